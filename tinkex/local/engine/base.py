@@ -1,0 +1,141 @@
+"""What the embedded server asks of an engine: plain values in, plain values out.
+
+The HTTP side knows nothing of torch and the engine nothing of HTTP, so an engine can move to other processes or machines
+without touching the wire. Every method blocks; the server calls them from its worker threads, one call a model at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+
+class InvalidRequest(ValueError):
+    """The request cannot be carried out as asked: its sender's fault. The text names the item and the field."""
+
+
+@frozen
+class BaseModel:
+    """A base model that the engine can train and sample."""
+
+    name: str
+    max_context_length: int  # tokens
+    vocab_size: int
+    arch: str  # the transformers class, for example "Qwen3ForCausalLM"
+    tokenizer_id: str  # what a client can load the tokenizer by: a hub id, a folder, or a shipped name
+
+
+@frozen
+class LoraShape:
+    """The shape of one LoRA adapter; `seed` fixes its initial weights."""
+
+    rank: int
+    seed: int | None = None
+    train_attn: bool = True
+    train_mlp: bool = True
+    train_unembed: bool = True
+
+
+@frozen
+class Example:
+    """One datum: token ids `(N,)` and the loss inputs by name, each `(N,)`."""
+
+    tokens: NDArray[np.int64]
+    loss_inputs: Mapping[str, NDArray[np.generic]]
+
+
+@frozen
+class LossResult:
+    """One mapping of arrays a datum, in order, and the metrics as `name:reduction`."""
+
+    loss_fn_outputs: Sequence[Mapping[str, NDArray[np.float32]]]
+    metrics: Mapping[str, float]
+
+
+@frozen
+class AdamSettings:
+    """The parameters of one AdamW step; `grad_clip_norm` 0 clips nothing."""
+
+    learning_rate: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-12
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 0.0
+
+
+@frozen
+class SampleSpec:
+    """What to sample. `stop_strings` and `stop_tokens` both None keep the model's end-of-sequence stop; empty ones turn it off."""
+
+    prompt: Sequence[int]
+    num_samples: int = 1
+    max_tokens: int | None = None  # None: up to the model's context length
+    temperature: float = 1.0  # 0: greedy
+    top_k: int = -1  # -1 or 0: off
+    top_p: float = 1.0
+    seed: int | None = None
+    stop_strings: Sequence[str] | None = None
+    stop_tokens: Sequence[int] | None = None
+    prompt_logprobs: bool = False
+    topk_prompt_logprobs: int = 0
+
+
+@frozen
+class SampledTokens:
+    """One sampled sequence: tokens and their log-probabilities `(M,)` under the model at temperature 1, untruncated."""
+
+    tokens: Sequence[int]
+    logprobs: Sequence[float]
+    stop_reason: str  # "stop" or "length"
+
+
+@frozen
+class SampleResult:
+    """`prompt_logprobs` is `(len(prompt),)`, its first item None; `topk_prompt_logprobs` likewise, `(token, logprob)` pairs, best first."""
+
+    sequences: Sequence[SampledTokens]
+    prompt_logprobs: Sequence[float | None] | None = None
+    topk_prompt_logprobs: Sequence[Sequence[tuple[int, float]] | None] | None = None
+
+
+class Engine(Protocol):
+    """Training and sampling of LoRA adapters over shared, frozen base models.
+
+    `model_id` names a model in training. `sampler_id` names loaded sampler weights, a fixed snapshot.
+    Unknown ids, unknown losses and bad inputs raise `InvalidRequest`.
+    """
+
+    @property
+    def base_models(self) -> Sequence[BaseModel]: ...
+
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape) -> None: ...
+
+    def unload_model(self, model_id: str) -> None: ...
+
+    def forward_backward(
+        self, model_id: str, data: Sequence[Example], loss_fn: str, config: Mapping[str, float], *, backward: bool
+    ) -> LossResult:
+        """Adds the gradients of the loss to those of the model, when `backward`; else computes the same without a gradient."""
+        ...
+
+    def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
+        """Applies the gradients gathered since the last step and clears them; returns metrics."""
+        ...
+
+    def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
+        """Writes a peft adapter (adapter_config.json, adapter_model.safetensors), with the optimizer's state if asked."""
+        ...
+
+    def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None: ...
+
+    def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
+        """Makes the adapter in `folder` (None: the base model alone) sampleable under `sampler_id`."""
+        ...
+
+    def sample(self, sampler_id: str, spec: SampleSpec) -> SampleResult: ...
