@@ -1,0 +1,146 @@
+"""`Config`: every setting of a client, read from arguments and the environment once, checked once, and frozen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from attrs import field, frozen
+from attrs.validators import in_
+
+from tinkex.errors import ConfigError
+
+if TYPE_CHECKING:
+    import httpx
+
+HOSTED_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
+
+
+def _from_env(variable: str) -> Callable[[], str | None]:
+    """An empty variable counts as unset, as in the official SDK."""
+    return lambda: os.environ.get(variable, "").strip() or None
+
+
+def _base_url(url: str | None) -> str:
+    return (url or os.environ.get("TINKER_BASE_URL", "").strip() or HOSTED_BASE_URL).rstrip("/")
+
+
+def _tags_from_env() -> tuple[str, ...]:
+    return tuple(tag.strip() for tag in os.environ.get("TINKER_TAGS", "").split(",") if tag.strip())
+
+
+def _check_base_url(_config: object, _attribute: object, url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ConfigError(
+            f"base_url {url!r} is not an http(s) URL",
+            advice="Give it as http://host:port, in TINKER_BASE_URL or as base_url=…; `tinkex serve` prints the one to use.",
+        )
+
+
+def _positive(config: object, attribute: Any, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"{type(config).__name__}.{attribute.name} must be more than 0, not {value!r}")
+
+
+def _not_negative(config: object, attribute: Any, value: float) -> None:
+    if not value >= 0:
+        raise ConfigError(f"{type(config).__name__}.{attribute.name} must be 0 or more, not {value!r}")
+
+
+@frozen(kw_only=True)
+class RetrySettings:
+    """How often, and for how long in all, a failed HTTP call is tried again.
+
+    The delay before try n + 1 is `min(base_delay * 2**(n - 1), max_delay)`, less a random part of up to a quarter; a
+    `Retry-After` of the server goes before it.
+    """
+
+    max_attempts: int = field(default=10, validator=_positive)
+    max_seconds: float = field(default=300.0, validator=_positive)
+    base_delay: float = field(default=0.5, validator=_not_negative)
+    """Seconds."""
+    max_delay: float = field(default=10.0, validator=_not_negative)
+    """Seconds."""
+
+
+@frozen(kw_only=True)
+class PollSettings:
+    """How a result is waited for. Polling is not retrying: a poll that fails is retried by `RetrySettings`."""
+
+    min_interval: float = field(default=0.05, validator=_not_negative)
+    """Seconds between polls that the server answered at once with "not yet"; grows to `max_interval`."""
+    max_interval: float = field(default=2.0, validator=_not_negative)
+    """Seconds."""
+    request_timeout: float = field(default=45.0, validator=_positive)
+    """Seconds that one long poll may take; one that takes longer counts as "not yet"."""
+    max_wait: float = field(default=7200.0, validator=_positive)
+    """Seconds in all; then `WaitTimeoutError`."""
+
+
+@frozen(kw_only=True)
+class ChunkLimits:
+    """How much of a batch goes into one request; a larger batch is split, in order."""
+
+    max_items: int = field(default=1024, validator=_positive)
+    """Datums."""
+    max_size: int = field(default=5_000_000, validator=_positive)
+    """In `unit`."""
+    unit: Literal["bytes", "tokens"] = field(default="bytes", validator=in_(("bytes", "tokens")))
+    """Bytes are estimated: 4 a token, images as they are, loss inputs by their arrays' sizes."""
+
+
+SEED_CHUNK_LIMITS = ChunkLimits(max_items=128, max_size=500_000, unit="tokens")
+"""The limits of the Elixir SDK of the same name, and of servers of that time."""
+
+
+@frozen(kw_only=True)
+class Config:
+    """The settings of a client. Missing ones come from the environment; all are checked here and read nowhere else.
+
+    Example:
+        >>> Config(base_url="http://127.0.0.1:8765", api_key="tml-local").timeout
+        60.0
+
+    Args:
+        base_url: where the server is; `TINKER_BASE_URL`, else the hosted service.
+        api_key: `TINKER_API_KEY`. The hosted service wants one; other servers may not. Never shown in a repr.
+        project_id: the project that sessions belong to; `TINKER_PROJECT_ID`.
+        tags: tags of the session; `TINKER_TAGS`, comma-separated.
+        timeout: seconds for an ordinary HTTP call.
+        connect_timeout: seconds to connect.
+        retry: when a failed call is tried again.
+        poll: how results are waited for.
+        chunk_limits: how a batch is split into requests; by default what the server says, else `ChunkLimits()`.
+        heartbeat_interval: seconds between heartbeats of a session.
+        default_headers: headers to add to every request.
+        http_transport: what carries the requests instead of a connection of our own, for proxies and tests.
+
+    Raises:
+        ConfigError: a value is missing or not allowed; it names the setting, the value and what is allowed.
+    """
+
+    base_url: str = field(default=None, converter=_base_url, validator=_check_base_url)
+    api_key: str | None = field(factory=_from_env("TINKER_API_KEY"), repr=False)
+    project_id: str | None = field(factory=_from_env("TINKER_PROJECT_ID"))
+    tags: tuple[str, ...] = field(factory=_tags_from_env, converter=tuple)
+    timeout: float = field(default=60.0, validator=_positive)
+    connect_timeout: float = field(default=5.0, validator=_positive)
+    retry: RetrySettings = field(factory=RetrySettings)
+    poll: PollSettings = field(factory=PollSettings)
+    chunk_limits: ChunkLimits | None = None
+    heartbeat_interval: float = field(default=10.0, validator=_positive)
+    default_headers: Mapping[str, str] = field(factory=dict[str, str], repr=False)
+    http_transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.api_key is None and self.base_url == HOSTED_BASE_URL:
+            raise ConfigError(
+                "no API key for the hosted service",
+                advice="Set TINKER_API_KEY or pass api_key=…. To use a server of your own, which may need none, set "
+                "TINKER_BASE_URL or pass base_url=…; `tinkex serve` starts one.",
+            )
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ConfigError("the API key holds characters that no header can carry", advice="Was it copied whole?")

@@ -1,0 +1,241 @@
+"""Everything that tinkex raises on its own account.
+
+    TinkexError
+    ├── ConfigError                    a setting is missing or wrong; nothing was sent       (also a ValueError)
+    ├── InvalidInputError              an argument is wrong; nothing was sent                (also a ValueError)
+    ├── ClientClosedError              the client was closed before the call
+    ├── APIConnectionError             no answer came
+    │   └── APITimeoutError            no answer came in time
+    ├── APIStatusError                 the server refused: `status_code`, `body`
+    │   ├── BadRequestError 400        ├── ConflictError 409
+    │   ├── AuthenticationError 401    ├── GoneError 410
+    │   ├── BillingError 402           ├── UnprocessableEntityError 422
+    │   ├── PermissionDeniedError 403  ├── RateLimitError 429
+    │   └── NotFoundError 404          └── InternalServerError 5xx
+    ├── APIResponseValidationError     the server's answer is not of the contract's form
+    ├── NotATinkerServerError          the base URL leads to something else
+    ├── RequestFailedError             the server took the request, and the work failed
+    ├── WaitTimeoutError               the work did not end in the time allowed             (also a TimeoutError)
+    ├── StepOutcomeUnknown             a training request was sent and nobody knows whether it was applied
+    └── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent
+
+Each says in `fault` whose it is and in `retryable` whether the same call may work later. All of them can be pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+Fault = Literal["user", "server", "network", "unknown"]
+
+
+class TinkexError(Exception):
+    """The root: catch it to catch all. `operation` and `request_id` name the call where there was one.
+
+    `message` says what failed, `advice` what to do next; `str()` gives both.
+    """
+
+    fault: Fault = "unknown"
+    retryable: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        operation: str | None = None,
+        request_id: str | None = None,
+        advice: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.operation = operation
+        self.request_id = request_id
+        self.advice = advice
+
+    def __str__(self) -> str:
+        where = ", ".join(
+            part
+            for part in (
+                f"operation {self.operation}" if self.operation else "",
+                f"request {self.request_id}" if self.request_id else "",
+            )
+            if part
+        )
+        text = f"{self.message} ({where})" if where else self.message
+        return f"{text}\n  {self.advice}" if self.advice else text
+
+    def __reduce__(self) -> tuple[Callable[..., TinkexError], tuple[Any, ...]]:
+        return _restore, (type(self), self.args, self.__dict__.copy())
+
+
+def _restore(cls: type[TinkexError], args: tuple[Any, ...], state: dict[str, Any]) -> TinkexError:
+    """Unpickles without calling `__init__`, whose keywords differ from class to class."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigError(TinkexError, ValueError):
+    """A setting is missing or wrong; the message names it, its value and what is allowed."""
+
+    fault = "user"
+
+
+class InvalidInputError(TinkexError, ValueError):
+    """An argument is wrong; the message names the datum's index and the field. Nothing was sent."""
+
+    fault = "user"
+
+
+class ClientClosedError(TinkexError):
+    """The client, or the service client that made it, was closed before this call."""
+
+    fault = "user"
+
+
+class APIConnectionError(TinkexError):
+    """No answer came: the server is not there, or the connection broke."""
+
+    fault = "network"
+    retryable = True
+    sent: bool = True
+    """Whether the server may have read the request; False when the connection was never made."""
+
+
+class APITimeoutError(APIConnectionError):
+    """No answer came in the time allowed by `Config.timeout`."""
+
+
+class APIStatusError(TinkexError):
+    """The server answered with an error status. `body` is the parsed answer, or its text."""
+
+    def __init__(self, message: str, *, status_code: int, body: Any = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.status_code = status_code
+        self.body = body
+
+
+class BadRequestError(APIStatusError):
+    """400: the server understood the request and refuses it."""
+
+    fault = "user"
+
+
+class AuthenticationError(APIStatusError):
+    """401: no key, or one that the server does not know."""
+
+    fault = "user"
+
+
+class BillingError(APIStatusError):
+    """402: the account cannot pay."""
+
+    fault = "user"
+    retryable = True
+
+
+class PermissionDeniedError(APIStatusError):
+    """403: the key is known and may not do this."""
+
+    fault = "user"
+
+
+class NotFoundError(APIStatusError):
+    """404: no such thing, or no such route on this server."""
+
+    fault = "user"
+
+
+class ConflictError(APIStatusError):
+    """409: the request does not fit the server's state."""
+
+
+class GoneError(APIStatusError):
+    """410: it was there and is no more: a finished session, a result past its time."""
+
+
+class UnprocessableEntityError(APIStatusError):
+    """422: the request's body is not of the form that this server wants."""
+
+    fault = "user"
+
+
+class RateLimitError(APIStatusError):
+    """429: too many requests, and waiting for as long as `Config.retry` allows did not help."""
+
+    fault = "server"
+    retryable = True
+
+
+class InternalServerError(APIStatusError):
+    """5xx: the server failed."""
+
+    fault = "server"
+    retryable = True
+
+
+class APIResponseValidationError(TinkexError):
+    """The server's answer is not of the contract's form."""
+
+    fault = "server"
+
+
+class NotATinkerServerError(TinkexError):
+    """Something answers at the base URL, but it does not speak the Tinker API."""
+
+    fault = "user"
+
+
+FailureCategory = Literal["user", "server", "unknown"]
+
+
+class RequestFailedError(TinkexError):
+    """The server took the request, and the work failed. `category` is the server's own word on whose fault it is."""
+
+    def __init__(self, message: str, *, category: FailureCategory = "unknown", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.category: FailureCategory = category
+        self.fault = category
+        self.retryable = category == "server"
+
+
+class WaitTimeoutError(TinkexError, TimeoutError):
+    """The work did not end in the time allowed. It may still end: the request is not cancelled by this."""
+
+    fault = "server"
+    retryable = True
+
+    def __init__(self, message: str, *, waited: float, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.waited = waited
+        """Seconds."""
+
+
+class StepOutcomeUnknown(TinkexError):  # noqa: N818 - a name that states the outcome, not "an error"
+    """A training request was sent, and no answer says whether it was applied. It must not be repeated blindly."""
+
+
+class ClientPoisonedError(TinkexError):
+    """An earlier training request of this client ended in doubt (the cause), so no later one is sent."""
+
+
+_BY_STATUS: dict[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: BillingError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    410: GoneError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+}
+
+
+def status_error_class(status_code: int) -> type[APIStatusError]:
+    """The class for an error status: the one of its own, `InternalServerError` for any 5xx, else the base."""
+    if status_code >= 500:
+        return InternalServerError
+    return _BY_STATUS.get(status_code, APIStatusError)

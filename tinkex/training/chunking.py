@@ -1,0 +1,54 @@
+"""How a batch is split into requests. Plain values: no I/O here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tinkex.config import ChunkLimits
+from tinkex.types import Datum, EncodedTextChunk, ImageAssetPointerChunk, ImageChunk, ModelInputChunk
+
+_BYTES_A_TOKEN = 4  # as protobuf packs them; source: the limits' definition in openapi/tinker.yaml, ClientConfigResponse
+
+
+def split(data: Sequence[Datum], limits: ChunkLimits) -> list[Sequence[Datum]]:
+    """`data` in order, in as few consecutive chunks as the limits allow; a datum over the limit goes alone."""
+    return [data[start:stop] for start, stop in _borders([size(datum, limits) for datum in data], limits)]
+
+
+def _borders(sizes: Sequence[int], limits: ChunkLimits) -> Iterator[tuple[int, int]]:
+    start = total = 0
+    for index, datum_size in enumerate(sizes):
+        full = index - start >= limits.max_items or total + datum_size > limits.max_size
+        if full and index > start:
+            yield start, index
+            start, total = index, 0
+        total += datum_size
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
+def size(datum: Datum, limits: ChunkLimits) -> int:
+    """In the limits' unit."""
+    if limits.unit == "tokens":
+        return sum(_tokens(chunk) for chunk in datum.model_input.chunks)
+    return estimated_bytes(datum.model_input.chunks) + sum(t.array.nbytes for t in datum.loss_fn_inputs.values())
+
+
+def estimated_bytes(chunks: Sequence[ModelInputChunk]) -> int:
+    return sum(_bytes(chunk) for chunk in chunks)
+
+
+def _tokens(chunk: ModelInputChunk) -> int:
+    if isinstance(chunk, (ImageChunk, ImageAssetPointerChunk)):
+        return chunk.expected_tokens or 0
+    return chunk.length
+
+
+def _bytes(chunk: ModelInputChunk) -> int:
+    if isinstance(chunk, EncodedTextChunk):
+        return _BYTES_A_TOKEN * chunk.length
+    if isinstance(chunk, ImageChunk):
+        return len(chunk.data)
+    if isinstance(chunk, ImageAssetPointerChunk):
+        return len(chunk.location)
+    return len(chunk.dmel)

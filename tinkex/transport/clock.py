@@ -1,0 +1,22 @@
+"""Time and chance, in one place, so that a test can hold both."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+
+class Clock:
+    """The real ones. A test's subclass moves time by hand and draws what it likes."""
+
+    def now(self) -> float:
+        """Seconds, monotonic."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def random(self) -> float:
+        """In [0, 1)."""
+        return random.random()

@@ -1,0 +1,87 @@
+"""What a failed exchange means: from httpx errors and HTTP statuses to errors of `tinkex.errors`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import orjson
+
+from tinkex.errors import APIConnectionError, APIStatusError, APITimeoutError, status_error_class
+
+_ADVICE = {
+    401: "Check TINKER_API_KEY, or api_key=….",
+    402: "The account behind the key cannot pay; see the server's billing page.",
+    404: "The thing does not exist, or this server lacks the call; check base_url and the ids.",
+    429: "The server is saturated: send less at once, or raise Config.retry.max_seconds.",
+}
+
+
+def connection_error(error: httpx.TransportError, operation: str, base_url: str, attempts: int) -> APIConnectionError:
+    """The error for an exchange that brought no answer. `sent` tells whether the server may have read the request."""
+    sent = not never_sent(error)
+    kind = APITimeoutError if isinstance(error, httpx.TimeoutException) and sent else APIConnectionError
+    what = "gave no answer in time" if kind is APITimeoutError else "closed the connection" if sent else "cannot be reached"
+    tries = f" (tried {attempts} times)" if attempts > 1 else ""
+    raised = kind(
+        f"{base_url} {what}{tries}: {error or type(error).__name__}",
+        operation=operation,
+        advice="Is the server running, and is base_url right? `tinkex serve` prints the one of a local server.",
+    )
+    raised.sent = sent
+    return raised
+
+
+def never_sent(error: httpx.TransportError) -> bool:
+    """Whether it is certain that no byte of the request left: the connection was never made.
+
+    httpx-aiohttp reports a connection that broke *after* sending as `ConnectTimeout`, so the cause decides where there is one.
+    """
+    import aiohttp
+
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientError):
+        return isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+    return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol))
+
+
+def status_error(response: httpx.Response, operation: str, attempts: int) -> APIStatusError:
+    """The error for an answer with an error status, its message from whichever field this server puts it in."""
+    body = _body(response)
+    tries = f" (tried {attempts} times)" if attempts > 1 else ""
+    return status_error_class(response.status_code)(
+        f"{response.status_code} {detail(body) or response.reason_phrase}{tries}",
+        status_code=response.status_code,
+        body=body,
+        operation=operation,
+        advice=_ADVICE.get(response.status_code),
+    )
+
+
+def _body(response: httpx.Response) -> Any:
+    try:
+        return orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        return response.text
+
+
+def detail(body: Any) -> str:
+    """The human-readable part of an error body: `detail` (text, or a list of located problems), `error`, `message`, or a text."""
+    if isinstance(body, str):
+        return body[:500]
+    if not isinstance(body, dict):
+        return ""
+    for name in ("detail", "error", "error_message", "message"):
+        value: Any = body.get(name)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        if isinstance(value, list):
+            return "; ".join(_problem(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
+        if value:
+            return str(value)
+    return ""
+
+
+def _problem(item: Any) -> str:
+    """One entry of a 422: `{loc: [...], msg: ...}`."""
+    if isinstance(item, dict) and "msg" in item:
+        return f"{'.'.join(map(str, item.get('loc', ())))}: {item['msg']}"  # pyright: ignore
+    return str(item)

@@ -1,0 +1,194 @@
+"""`ModelInput`: what a model reads, as a sequence of chunks of text tokens, images or audio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from attrs import field, frozen
+from numpy.typing import NDArray
+
+from tinkex.errors import InvalidInputError
+from tinkex.types.tensor import ArrayLike, to_dtype, to_numpy
+
+_MAX_TOKEN = 2**31 - 1  # tokens travel as int32 in protobuf
+
+
+def _tokens(value: ArrayLike) -> NDArray[np.int64]:
+    array = to_dtype(to_numpy(value, "tokens"), "int64", "tokens")
+    if array.ndim != 1:
+        raise InvalidInputError(f"tokens must be one-dimensional, not of shape {list(array.shape)}")
+    if array.size and not (0 <= int(array.min()) and int(array.max()) <= _MAX_TOKEN):  # type: ignore[arg-type]
+        position = int(np.argmax((array < 0) | (array > _MAX_TOKEN)))  # type: ignore[operator]
+        raise InvalidInputError(f"tokens[{position}] = {array[position]} is out of range: 0 to {_MAX_TOKEN}")
+    return array  # type: ignore[return-value]
+
+
+@frozen(eq=False)
+class EncodedTextChunk:
+    """Text as token ids `(N,)`, int64."""
+
+    tokens: NDArray[np.int64] = field(converter=_tokens)
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return len(self.tokens)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EncodedTextChunk) and np.array_equal(self.tokens, other.tokens)
+
+    __hash__ = None  # type: ignore[assignment] # like an array's
+
+
+@frozen
+class ImageChunk:
+    """An image's file in bytes. The server says how many tokens it makes; `expected_tokens` lets a mismatch fail early."""
+
+    data: bytes
+    format: Literal["png", "jpeg"]
+    expected_tokens: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens, as expected. Raises `InvalidInputError` when `expected_tokens` is not set."""
+        return _expected_tokens(self.expected_tokens)
+
+
+@frozen
+class ImageAssetPointerChunk:
+    """An image that the server already has, by its location there."""
+
+    location: str
+    format: Literal["png", "jpeg"]
+    expected_tokens: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens, as expected. Raises `InvalidInputError` when `expected_tokens` is not set."""
+        return _expected_tokens(self.expected_tokens)
+
+
+def _expected_tokens(count: int | None) -> int:
+    if count is None:
+        raise InvalidInputError(
+            "an image's length in tokens is the server's to say", advice="Set expected_tokens on the chunk."
+        )
+    return count
+
+
+@frozen
+class DmelChunk:
+    """Audio as a serialized mel-spectrogram tensor, whose header (wire format: dtype, dimensions, sizes) gives its length."""
+
+    dmel: bytes
+
+    @property
+    def length(self) -> int:
+        """Tokens: the tensor's first dimension."""
+        header = iter(self.dmel)
+        try:
+            first = next(header)
+            dtype = next(header) if first == 254 else first  # 254: an optional marker before the dtype
+            dimensions = _varint(header)
+            if dtype > 7 or dimensions < 1:
+                raise InvalidInputError(f"dmel: dtype {dtype} with {dimensions} dimensions is not a tensor's header")
+            return _varint(header)
+        except StopIteration:
+            raise InvalidInputError("dmel ends within its header") from None
+
+
+def _varint(data: Iterable[int]) -> int:
+    """An unsigned LEB128 number, least significant seven bits first."""
+    value = shift = 0
+    for byte in data:
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value
+        shift += 7
+    raise StopIteration
+
+
+ModelInputChunk: TypeAlias = EncodedTextChunk | ImageChunk | ImageAssetPointerChunk | DmelChunk
+
+
+def _chunks(value: Iterable[ModelInputChunk]) -> tuple[ModelInputChunk, ...]:
+    chunks = tuple(value)
+    for index, chunk in enumerate(chunks):
+        if not isinstance(chunk, (EncodedTextChunk, ImageChunk, ImageAssetPointerChunk, DmelChunk)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(
+                f"chunks[{index}] is {type(chunk).__name__}, not a chunk",
+                advice="For token ids use ModelInput.from_ints(tokens).",
+            )
+    return chunks
+
+
+@frozen
+class ModelInput:
+    """A prompt or a training text: chunks in order. Immutable; `append` gives a new one.
+
+    Example:
+        >>> ModelInput.from_ints([1, 2, 3]).append_int(4).to_ints()
+        [1, 2, 3, 4]
+    """
+
+    chunks: tuple[ModelInputChunk, ...] = field(converter=_chunks, default=())
+
+    @classmethod
+    def from_ints(cls, tokens: ArrayLike) -> ModelInput:
+        """From token ids `(N,)`: a list, numpy array or torch tensor of integers. Raises `InvalidInputError` for others."""
+        return cls((EncodedTextChunk(tokens),))
+
+    @classmethod
+    def from_text(cls, text: str, *, model_name: str) -> ModelInput:
+        """From text, by the tokenizer of `model_name`: a hub id, a folder, or `tinkex/tiny`. Chat templates are not applied.
+
+        Raises:
+            TokenizerError: the tokenizer cannot be had; the message says where it was looked for.
+        """
+        from tinkex.tokenizer import get_tokenizer
+
+        return cls.from_ints(get_tokenizer(model_name).encode(text))
+
+    @classmethod
+    def empty(cls) -> ModelInput:
+        return cls()
+
+    def append(self, chunk: ModelInputChunk) -> ModelInput:
+        return ModelInput((*self.chunks, chunk))
+
+    def append_int(self, token: int) -> ModelInput:
+        """With one token more, in the last chunk where that is text."""
+        if self.chunks and isinstance(last := self.chunks[-1], EncodedTextChunk):
+            return ModelInput((*self.chunks[:-1], EncodedTextChunk(np.append(last.tokens, token))))
+        return self.append(EncodedTextChunk([token]))
+
+    @property
+    def length(self) -> int:
+        """Tokens. Raises `InvalidInputError` when an image does not say its own."""
+        return sum(chunk.length for chunk in self.chunks)
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """All token ids `(N,)`. Raises `InvalidInputError` unless every chunk is text."""
+        parts = [chunk.tokens for chunk in self.chunks if isinstance(chunk, EncodedTextChunk)]
+        if len(parts) != len(self.chunks):
+            raise InvalidInputError("not all chunks are text, so there are no token ids for all")
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
+
+    def to_ints(self) -> list[int]:
+        """All token ids. Raises `InvalidInputError` unless every chunk is text."""
+        return self.tokens.tolist()
+
+
+def as_model_input(prompt: Any) -> ModelInput:
+    """A `ModelInput` from itself or from token ids. Raises `InvalidInputError` for text, which needs a tokenizer."""
+    if isinstance(prompt, ModelInput):
+        return prompt
+    if isinstance(prompt, str):
+        raise InvalidInputError(
+            "the prompt is text, and the model reads tokens",
+            advice="Encode it: ModelInput.from_text(text, model_name=…), or client.get_tokenizer().encode(text).",
+        )
+    return ModelInput.from_ints(prompt)
