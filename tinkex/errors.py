@@ -24,7 +24,7 @@ Each says in `fault` whose it is and in `retryable` whether the same call may wo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 Fault = Literal["user", "server", "network", "unknown"]
@@ -109,12 +109,21 @@ class APITimeoutError(APIConnectionError):
 
 
 class APIStatusError(TinkexError):
-    """The server answered with an error status. `body` is the parsed answer, or its text."""
+    """The server answered with an error status. `body` is the parsed answer, or its text; `headers` are the answer's."""
 
-    def __init__(self, message: str, *, status_code: int, body: Any = None, **facts: Any) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **facts: Any,
+    ) -> None:
         super().__init__(message, **facts)
         self.status_code = status_code
         self.body = body
+        self.headers = headers or {}
 
 
 class BadRequestError(APIStatusError):

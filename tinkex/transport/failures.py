@@ -17,14 +17,13 @@ _ADVICE = {
 }
 
 
-def connection_error(error: httpx.TransportError, operation: str, base_url: str, attempts: int) -> APIConnectionError:
+def connection_error(error: httpx.TransportError, operation: str, base_url: str) -> APIConnectionError:
     """The error for an exchange that brought no answer. `sent` tells whether the server may have read the request."""
     sent = not never_sent(error)
     kind = APITimeoutError if isinstance(error, httpx.TimeoutException) and sent else APIConnectionError
     what = "gave no answer in time" if kind is APITimeoutError else "closed the connection" if sent else "cannot be reached"
-    tries = f" (tried {attempts} times)" if attempts > 1 else ""
     raised = kind(
-        f"{base_url} {what}{tries}: {error or type(error).__name__}",
+        f"{base_url} {what}: {error or type(error).__name__}",
         operation=operation,
         advice="Is the server running, and is base_url right? `tinkex serve` prints the one of a local server.",
     )
@@ -45,14 +44,14 @@ def never_sent(error: httpx.TransportError) -> bool:
     return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol))
 
 
-def status_error(response: httpx.Response, operation: str, attempts: int) -> APIStatusError:
+def status_error(response: httpx.Response, operation: str) -> APIStatusError:
     """The error for an answer with an error status, its message from whichever field this server puts it in."""
     body = _body(response)
-    tries = f" (tried {attempts} times)" if attempts > 1 else ""
     return status_error_class(response.status_code)(
-        f"{response.status_code} {detail(body) or response.reason_phrase}{tries}",
+        f"{response.status_code} {detail(body) or response.reason_phrase}",
         status_code=response.status_code,
         body=body,
+        headers=dict(response.headers),
         operation=operation,
         advice=_ADVICE.get(response.status_code),
     )
@@ -76,7 +75,7 @@ def detail(body: Any) -> str:
         if isinstance(value, list):
             return "; ".join(_problem(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
         if value:
-            return str(value)
+            return str(value)  # pyright: ignore[reportUnknownArgumentType]
     return ""
 
 
@@ -84,4 +83,4 @@ def _problem(item: Any) -> str:
     """One entry of a 422: `{loc: [...], msg: ...}`."""
     if isinstance(item, dict) and "msg" in item:
         return f"{'.'.join(map(str, item.get('loc', ())))}: {item['msg']}"  # pyright: ignore
-    return str(item)
+    return str(item)  # pyright: ignore[reportUnknownArgumentType]

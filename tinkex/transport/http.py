@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import httpx
 from attrs import define, field
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_after_delay
 
 from tinkex._version import __version__
 from tinkex.config import Config
-from tinkex.errors import APIConnectionError, APIResponseValidationError, APIStatusError, TinkexError
+from tinkex.errors import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
+    NotATinkerServerError,
+    TinkexError,
+)
 from tinkex.transport import backoff, failures
 from tinkex.transport.clock import Clock
 from tinkex.transport.rate_limit import RateLimitWindow, window_for
@@ -71,41 +77,57 @@ class Transport:
         response = await self._exchange(request, repeatable=repeatable, timeout=timeout)
         return parse(request, response)
 
-    async def send_once(self, request: Request[object], *, timeout: float, headers: Mapping[str, str]) -> httpx.Response:
+    async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str]) -> httpx.Response:
         """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
         try:
             return await self._attempt(request, {**self._headers, **headers}, timeout)
         except httpx.TransportError as error:
-            raise failures.connection_error(error, request.operation, self.config.base_url, 1) from error
+            raise failures.connection_error(error, request.operation, self.config.base_url) from error
 
     async def aclose(self) -> None:
         await self._handler.aclose()
 
-    async def _exchange(self, request: Request[object], *, repeatable: bool, timeout: float | None) -> httpx.Response:
+    async def _exchange(self, request: Request[Any], *, repeatable: bool, timeout: float | None) -> httpx.Response:
         headers = dict(self._headers)
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{uuid4()}"  # the same over all tries
-        body_size = len(request.content or b"")
-        retry = _Retry(self, request.operation, body_size, repeatable)
-        async for attempt in retry.attempts():
-            with attempt:
-                return await self._try(request, headers, timeout or self.config.timeout, attempt.retry_state.attempt_number)
-        raise AssertionError("tenacity ends in a result or an exception")
+        settings = self.config.retry
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(settings.max_attempts) | stop_after_delay(settings.max_seconds),
+            retry=retry_if_exception(lambda error: _may_repeat(error, repeatable)),
+            wait=lambda state: self._pause(state, len(request.content or b"")),
+            before_sleep=_log_retry,
+            sleep=self.clock.sleep,
+            reraise=True,
+        )
+        try:
+            return await retrying(self._try, request, headers, timeout or self.config.timeout)
+        except TinkexError as error:
+            attempts = int(retrying.statistics.get("attempt_number", 1))
+            if attempts > 1:
+                error.message += f" (tried {attempts} times)"
+            raise
 
-    async def _try(
-        self, request: Request[object], headers: Mapping[str, str], timeout: float, number: int
-    ) -> httpx.Response:
+    async def _try(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
         await self._window.wait(self.clock)
         try:
             response = await self._attempt(request, headers, timeout)
         except httpx.TransportError as error:
-            raise failures.connection_error(error, request.operation, self.config.base_url, number) from error
-        if response.is_error:
-            raise _Refused(response, failures.status_error(response, request.operation, number))
+            raise failures.connection_error(error, request.operation, self.config.base_url) from error
+        if not response.is_success:
+            raise failures.status_error(response, request.operation)
         self._window.succeeded()
         return response
 
-    async def _attempt(self, request: Request[object], headers: Mapping[str, str], timeout: float) -> httpx.Response:
+    def _pause(self, state: RetryCallState, body_size: int) -> float:
+        """Seconds until the next try; a 429 opens the window that all clients of this key keep to."""
+        error = state.outcome.exception() if state.outcome else None
+        hint = backoff.retry_hint(error.headers) if isinstance(error, APIStatusError) else None
+        if isinstance(error, APIStatusError) and error.status_code == 429:
+            return self._window.refused(body_size, hint, self.clock)
+        return backoff.delay(state.attempt_number, self.config.retry, hint, self.clock.random())
+
+    async def _attempt(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
         message = httpx.Request(
             request.method,
             self.config.base_url + request.path,
@@ -123,9 +145,33 @@ class Transport:
             await response.aclose()
         return response
 
-    def refused(self, response: httpx.Response, body_size: int) -> float | None:
-        """Takes note of a refusal; returns how long the server asks to wait, in seconds."""
-        hint = backoff.retry_hint(response.headers)
-        if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            return self._window.refused(body_size, hint, self.clock)
-        return hint
+
+def _may_repeat(error: BaseException, repeatable: bool) -> bool:
+    if isinstance(error, APIConnectionError):
+        return repeatable or not error.sent
+    return isinstance(error, APIStatusError) and backoff.may_repeat(
+        error.status_code, error.headers, repeatable=repeatable
+    )
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    logger.warning("try %d failed, again in %.1f s: %s", state.attempt_number, state.upcoming_sleep, error)
+
+
+def parse(request: Request[T], response: httpx.Response) -> T:
+    """A 2xx answer as the contract has it. Raises `APIResponseValidationError`, or `NotATinkerServerError` for a web page."""
+    try:
+        return request.parse(response)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if "html" in response.headers.get("content-type", ""):
+            raise NotATinkerServerError(
+                f"{response.request.url} answers with a web page",
+                operation=request.operation,
+                advice="Check base_url: it is the URL below which /api/v1/… lies.",
+            ) from error
+        raise APIResponseValidationError(
+            f"the answer is not of the contract's form: {type(error).__name__}: {error}",
+            operation=request.operation,
+            advice="Is base_url that of a Tinker server?",
+        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from attrs import field, frozen
@@ -84,6 +84,13 @@ class TensorData:
             array = _reshaped(array, tuple(shape))
         self.__attrs_init__(array, dtype)  # type: ignore[attr-defined] # made by attrs, which pyright does not see
 
+    @classmethod
+    def received(cls, array: Array, dtype: TensorDtype) -> TensorData:
+        """One that a server sent, as it is: it may hold NaN, which one that is to be sent may not."""
+        tensor = cls.__new__(cls)
+        tensor.__attrs_init__(array, dtype)  # type: ignore[attr-defined] # made by attrs, which pyright does not see
+        return tensor
+
     @property
     def shape(self) -> tuple[int, ...]:
         return self.array.shape
@@ -91,7 +98,7 @@ class TensorData:
     @property
     def data(self) -> list[Any]:
         """The values, flat, as Python numbers."""
-        return cast("list[Any]", self.array.ravel().tolist())
+        return self.array.ravel().tolist()
 
     def tolist(self) -> list[Any]:
         """The values as a list nested like `shape`."""

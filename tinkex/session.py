@@ -1,0 +1,137 @@
+"""A session: begun before the first model or sampler, kept alive by heartbeats, ended with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Mapping
+from typing import Literal
+
+from attrs import define, field
+
+from tinkex._version import __version__
+from tinkex.dialects.dialect import Dialect, from_client_config
+from tinkex.errors import APIStatusError, GoneError, NotFoundError, TinkexError
+from tinkex.transport import failures
+from tinkex.transport.http import Transport
+from tinkex_api.api.server import get_client_config
+from tinkex_api.api.sessions import create_session, finish_session, session_heartbeat
+from tinkex_api.models import (
+    ClientConfigRequest,
+    ClientConfigResponse,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    FinishReason,
+    FinishSessionRequest,
+    SessionHeartbeatRequest,
+    UserMetadata,
+)
+from tinkex_api.types import UNSET
+
+logger = logging.getLogger("tinkex")
+
+Outcome = Literal["success", "errored", "interrupted"]
+_HEARTBEAT_TIMEOUT = 10.0  # seconds
+_WARN_AFTER = 120.0  # seconds without a heartbeat that came through
+
+
+@define(eq=False)
+class Session:
+    """A session on a server, with what is known of the server's ways."""
+
+    transport: Transport
+    dialect: Dialect
+    session_id: str
+    model_numbers: itertools.count[int] = field(factory=itertools.count)
+    """`model_seq_id`s, from 0."""
+    sampler_numbers: itertools.count[int] = field(factory=itertools.count)
+    """`sampling_session_seq_id`s, from 0."""
+    _heartbeats: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def begin(cls, transport: Transport, user_metadata: Mapping[str, str] | None) -> Session:
+        """Asks for the server's flags, begins the session and its heartbeats.
+
+        Raises:
+            APIConnectionError: the server cannot be reached.
+            AuthenticationError: it does not take the key.
+            NotATinkerServerError, NotFoundError: the base URL leads elsewhere.
+        """
+        dialect = await find_dialect(transport)
+        config = transport.config
+        answer = await transport.send(
+            create_session.request(
+                body=CreateSessionRequest(
+                    tags=list(config.tags),
+                    user_metadata=UserMetadata.from_dict(user_metadata or {}),
+                    sdk_version=__version__,
+                    project_id=config.project_id or UNSET,
+                )
+            )
+        )
+        _log_messages(answer)
+        session = cls(transport, dialect, answer.session_id)
+        session._heartbeats = asyncio.create_task(session._beat(), name="tinkex heartbeats")
+        return session
+
+    async def finish(self, outcome: Outcome, detail: str | None = None) -> None:
+        """Stops the heartbeats and tells the server; one that lacks the call, or is gone, is left alone."""
+        if self._heartbeats is None:
+            return
+        self._heartbeats.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._heartbeats
+        self._heartbeats = None
+        body = FinishSessionRequest(FinishReason(outcome), detail)
+        try:
+            response = await self.transport.send_once(
+                finish_session.request(self.session_id, body=body), timeout=_HEARTBEAT_TIMEOUT, headers={}
+            )
+        except TinkexError as error:
+            logger.info("the server was not told that session %s is finished: %s", self.session_id, error)
+        else:
+            logger.debug("session %s finished: %s %d", self.session_id, outcome, response.status_code)
+
+    async def _beat(self) -> None:
+        clock, last = self.transport.clock, self.transport.clock.now()
+        while True:
+            await clock.sleep(self.transport.config.heartbeat_interval)
+            try:
+                await self._heartbeat()
+            except (GoneError, NotFoundError) as error:
+                logger.warning("session %s is gone, heartbeats stop: %s", self.session_id, error)
+                return
+            except TinkexError as error:
+                if clock.now() - last > _WARN_AFTER:
+                    logger.warning("no heartbeat came through for %.0f s: %s", clock.now() - last, error)
+            else:
+                last = clock.now()
+
+    async def _heartbeat(self) -> None:
+        request = session_heartbeat.request(body=SessionHeartbeatRequest(self.session_id))
+        response = await self.transport.send_once(request, timeout=_HEARTBEAT_TIMEOUT, headers={})
+        if not response.is_success:
+            raise failures.status_error(response, request.operation)
+
+
+async def find_dialect(transport: Transport) -> Dialect:
+    """What the server says of itself; one without the call (404, 405) wants all defaults."""
+    request = get_client_config.request(body=ClientConfigRequest(__version__))
+    try:
+        flags = await transport.send(request)
+    except APIStatusError as error:
+        if error.status_code not in (404, 405):
+            raise
+        flags = ClientConfigResponse()
+    return from_client_config(flags, transport.config.chunk_limits)
+
+
+def _log_messages(answer: CreateSessionResponse) -> None:
+    if answer.info_message:
+        logger.info("%s", answer.info_message)
+    if answer.warning_message:
+        logger.warning("%s", answer.warning_message)
+    if answer.error_message:
+        logger.error("%s", answer.error_message)
