@@ -1,1 +1,3 @@
-def render(out): out.mkdir(parents=True); (out/'__init__.py').write_text('')
+def render(out):
+    out.mkdir(parents=True)
+    (out / "__init__.py").write_text("")

@@ -17,6 +17,7 @@
     ├── RequestFailedError             the server took the request, and the work failed
     ├── WaitTimeoutError               the work did not end in the time allowed             (also a TimeoutError)
     ├── StepOutcomeUnknown             a training request was sent and nobody knows whether it was applied
+    ├── RequestSkippedError            not sent, since an earlier one that it was queued behind was refused
     └── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent
 
 Each says in `fault` whose it is and in `retryable` whether the same call may work later. All of them can be pickled.
@@ -222,8 +223,12 @@ class WaitTimeoutError(TinkexError, TimeoutError):
         """Seconds."""
 
 
-class StepOutcomeUnknown(TinkexError):  # noqa: N818 - a name that states the outcome, not "an error"
+class StepOutcomeUnknown(TinkexError):
     """A training request was sent, and no answer says whether it was applied. It must not be repeated blindly."""
+
+
+class RequestSkippedError(TinkexError):
+    """Not sent: a request called before it, and not awaited in between, was refused (the cause). The model is as it was then."""
 
 
 class ClientPoisonedError(TinkexError):

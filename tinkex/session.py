@@ -10,12 +10,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 from attrs import define, field
-
-from tinkex._version import __version__
-from tinkex.dialects.dialect import Dialect, from_client_config
-from tinkex.errors import APIStatusError, GoneError, NotFoundError, TinkexError
-from tinkex.transport import failures
-from tinkex.transport.http import Transport
 from tinkex_api.api.server import get_client_config
 from tinkex_api.api.sessions import create_session, finish_session, session_heartbeat
 from tinkex_api.models import (
@@ -29,6 +23,12 @@ from tinkex_api.models import (
     UserMetadata,
 )
 from tinkex_api.types import UNSET
+
+from tinkex._version import __version__
+from tinkex.dialects.dialect import Dialect, from_client_config
+from tinkex.errors import APIStatusError, GoneError, NotFoundError, TinkexError
+from tinkex.transport import failures
+from tinkex.transport.http import Transport
 
 logger = logging.getLogger("tinkex")
 

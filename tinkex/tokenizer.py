@@ -69,7 +69,7 @@ def _load(name: str) -> Tokenizer:
         return Tokenizer(name, _Tokenizer.from_file(str(path)))
     try:
         return Tokenizer(name, _Tokenizer.from_pretrained(name))
-    except Exception as error:  # noqa: BLE001 - the library raises what its HTTP and Rust parts happen to raise
+    except Exception as error:
         raise TokenizerError(
             f"no tokenizer for {name!r}: not shipped, no such folder or file, and the hub says: {error}",
             advice="Give a folder that holds a tokenizer.json, or the model's id on the hub (HF_TOKEN for a gated one).",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal, cast, get_args
 
 from attrs import evolve, frozen
+from tinkex_api.models import ClientConfigResponse
 
 from tinkex.config import ChunkLimits
-from tinkex_api.models import ClientConfigResponse
 
 SeqIdRepeats = Literal["repeats", "refuses", "ignores", "unknown"]
 """What a server does with a repeated (model, seq_id): answers with the first request's promise, refuses, applies it twice."""

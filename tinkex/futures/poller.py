@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import orjson
 from attrs import define, field
+from tinkex_api.api.futures import retrieve_future
+from tinkex_api.models import FutureRetrieveRequest
 
 from tinkex.errors import (
     APIConnectionError,
@@ -23,8 +25,6 @@ from tinkex.errors import (
 from tinkex.futures.answers import Failed, Finished, Pending, classify, pause_after
 from tinkex.transport import backoff, failures
 from tinkex.transport.http import Transport
-from tinkex_api.api.futures import retrieve_future
-from tinkex_api.models import FutureRetrieveRequest
 
 logger = logging.getLogger("tinkex")
 
@@ -94,7 +94,9 @@ class _Wait:
         try:
             response = await self.transport.send_once(request, timeout=polls.request_timeout, headers={})
         except APITimeoutError:
-            return Pending(self.state.queue_state, self.state.queue_state_reason)  # it held the poll for longer than we do
+            return Pending(
+                self.state.queue_state, self.state.queue_state_reason
+            )  # it held the poll for longer than we do
         except APIConnectionError as error:
             return await self._after_failure(error, None)
         answer = classify(response.status_code, _fields(response))
@@ -154,4 +156,4 @@ def _fields(response: httpx.Response) -> Mapping[str, Any]:
         body = orjson.loads(response.content)
     except orjson.JSONDecodeError:
         return {}
-    return body if isinstance(body, dict) else {}
+    return body if isinstance(body, dict) else {}  # pyright: ignore[reportUnknownVariableType]

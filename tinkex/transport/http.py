@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 from attrs import define, field
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_after_delay
+from tinkex_api.types import Request
 
 from tinkex._version import __version__
 from tinkex.config import Config
@@ -23,7 +24,6 @@ from tinkex.errors import (
 from tinkex.transport import backoff, failures
 from tinkex.transport.clock import Clock
 from tinkex.transport.rate_limit import RateLimitWindow, window_for
-from tinkex_api.types import Request
 
 logger = logging.getLogger("tinkex")
 T = TypeVar("T")

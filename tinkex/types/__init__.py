@@ -3,18 +3,6 @@
 Hand-written where a user wants something else than the wire has (arrays, prompts); elsewhere the generated types themselves.
 """
 
-from tinkex.types.datum import Datum
-from tinkex.types.model_input import (
-    DmelChunk,
-    EncodedTextChunk,
-    ImageAssetPointerChunk,
-    ImageChunk,
-    ModelInput,
-    ModelInputChunk,
-    as_model_input,
-)
-from tinkex.types.outputs import ForwardBackwardOutput, LossFnOutput, SampledSequence, SampleResponse
-from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype
 from tinkex_api.models import (
     AdamParams,
     Checkpoint,
@@ -31,6 +19,19 @@ from tinkex_api.models import (
     TrainingRun,
     TrainingRunsResponse,
 )
+
+from tinkex.types.datum import Datum
+from tinkex.types.model_input import (
+    DmelChunk,
+    EncodedTextChunk,
+    ImageAssetPointerChunk,
+    ImageChunk,
+    ModelInput,
+    ModelInputChunk,
+    as_model_input,
+)
+from tinkex.types.outputs import ForwardBackwardOutput, LossFnOutput, SampledSequence, SampleResponse
+from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype
 
 __all__ = [
     "AdamParams",

@@ -19,7 +19,7 @@ def _tokens(value: ArrayLike) -> NDArray[np.int64]:
     array = to_dtype(to_numpy(value, "tokens"), "int64", "tokens")
     if array.ndim != 1:
         raise InvalidInputError(f"tokens must be one-dimensional, not of shape {list(array.shape)}")
-    if array.size and not (0 <= int(array.min()) and int(array.max()) <= _MAX_TOKEN):  # type: ignore[arg-type]
+    if array.size and not (int(array.min()) >= 0 and int(array.max()) <= _MAX_TOKEN):  # type: ignore[arg-type]
         position = int(np.argmax((array < 0) | (array > _MAX_TOKEN)))  # type: ignore[operator]
         raise InvalidInputError(f"tokens[{position}] = {array[position]} is out of range: 0 to {_MAX_TOKEN}")
     return array  # type: ignore[return-value]

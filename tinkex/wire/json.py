@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tinkex_api import models as api
+from tinkex_api.types import UNSET
 
 from tinkex.types import (
     Datum,
@@ -21,8 +23,6 @@ from tinkex.types import (
     SampleResponse,
     TensorData,
 )
-from tinkex_api import models as api
-from tinkex_api.types import UNSET
 
 
 def encode_model_input(value: ModelInput) -> api.ModelInput:

@@ -1,0 +1,120 @@
+"""`AsyncSamplingClient`: sampling from a base model or from saved weights."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex_api.api.sampling import create_sampling_session, sample
+from tinkex_api.models import CreateSamplingSessionRequest, SampleRequest
+from tinkex_api.types import UNSET
+
+from tinkex.errors import InvalidInputError
+from tinkex.futures.api_future import AsyncAPIFuture
+from tinkex.futures.poller import RequestState, wait_for_result
+from tinkex.session import Session
+from tinkex.tokenizer import Tokenizer, get_tokenizer
+from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, as_model_input
+from tinkex.wire import json
+
+
+class AsyncSamplingClient:
+    """Samples from one set of weights. Made by `AsyncServiceClient.create_sampling_client`, or by a training client."""
+
+    def __init__(self, session: Session, sampling_session_id: str, *, base_model: str | None) -> None:
+        self.sampling_session_id = sampling_session_id
+        self._session = session
+        self._base_model = base_model
+        self._numbers = itertools.count()
+
+    @classmethod
+    async def open(cls, session: Session, *, base_model: str | None, model_path: str | None) -> AsyncSamplingClient:
+        """Opens a sampling session on the server; the weights are `model_path`'s where it is given, else `base_model`'s."""
+        body = CreateSamplingSessionRequest(session.session_id, next(session.sampler_numbers))
+        if model_path:
+            body.model_path = model_path
+        elif base_model:
+            body.base_model = base_model
+        else:
+            raise InvalidInputError("create_sampling_client needs base_model or model_path")
+        answer = await session.transport.send(create_sampling_session.request(body=body))
+        return cls(session, answer.sampling_session_id, base_model=base_model)
+
+    def sample(
+        self,
+        prompt: ModelInput | ArrayLike,
+        num_samples: int = 1,
+        sampling_params: SamplingParams | Mapping[str, Any] | None = None,
+        *,
+        prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+    ) -> AsyncAPIFuture[SampleResponse]:
+        """Samples continuations of a prompt.
+
+        Args:
+            prompt: a `ModelInput`, or token ids `(N,)`.
+            num_samples: how many continuations.
+            sampling_params: as a `SamplingParams` or a dict of its fields.
+            prompt_logprobs: whether to give the logprob of each of the prompt's tokens, too.
+            topk_prompt_logprobs: how many of the likeliest tokens to give for each of the prompt's.
+
+        Raises:
+            InvalidInputError: at the call: no tokens, fewer than one sample, or an unknown sampling parameter.
+            RequestFailedError: when awaited: the server could not do it.
+        """
+        model_input = as_model_input(prompt)
+        if not model_input.chunks or num_samples < 1 or topk_prompt_logprobs < 0:
+            raise InvalidInputError(
+                f"a prompt with tokens and num_samples >= 1 are needed; got {len(model_input.chunks)} chunks, "
+                f"num_samples={num_samples}, topk_prompt_logprobs={topk_prompt_logprobs}"
+            )
+        body = SampleRequest(
+            prompt=json.encode_model_input(model_input),
+            sampling_params=_params(sampling_params),
+            num_samples=num_samples,
+            prompt_logprobs=prompt_logprobs,
+            topk_prompt_logprobs=topk_prompt_logprobs,
+            sampling_session_id=self.sampling_session_id,
+            seq_id=next(self._numbers),
+        )
+        state = RequestState("sample")
+        return AsyncAPIFuture(self._sample(body, state), state)
+
+    def compute_logprobs(self, prompt: ModelInput | ArrayLike) -> AsyncAPIFuture[list[float | None]]:
+        """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the first."""
+        sampled = self.sample(prompt, 1, SamplingParams(max_tokens=1), prompt_logprobs=True)
+
+        async def logprobs() -> list[float | None]:
+            return list((await sampled).prompt_logprobs or ())
+
+        return AsyncAPIFuture(logprobs(), RequestState("sample"))
+
+    async def get_tokenizer(self) -> Tokenizer:
+        """The base model's tokenizer. Raises `TokenizerError` when it cannot be had."""
+        if self._base_model is None:
+            raise InvalidInputError(
+                "the base model of this sampling client is not known",
+                advice="Use tinkex.get_tokenizer(name), or give base_model besides model_path.",
+            )
+        return await asyncio.to_thread(get_tokenizer, self._base_model)
+
+    async def _sample(self, body: SampleRequest, state: RequestState) -> SampleResponse:
+        promise = await self._session.transport.send(sample.request(body=body))
+        state.request_id = promise.request_id
+        result = await wait_for_result(self._session.transport, state)
+        return json.decode_sample(result, promise.sample_sequence_ids or ())
+
+
+def _params(params: SamplingParams | Mapping[str, Any] | None) -> SamplingParams:
+    if isinstance(params, SamplingParams):
+        return params
+    parsed = SamplingParams.from_dict(params or {})
+    if parsed.additional_properties:
+        raise InvalidInputError(
+            f"unknown sampling parameter {next(iter(parsed.additional_properties))!r}",
+            advice="Known are max_tokens, seed, stop, temperature, top_k, top_p.",
+        )
+    parsed.stop = UNSET if parsed.stop is None else parsed.stop
+    return parsed

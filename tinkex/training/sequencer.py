@@ -1,0 +1,102 @@
+"""The order of a model's requests: fixed when a method is called, kept on the wire, numbered without a gap."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from attrs import define, field
+
+from tinkex.errors import ClientPoisonedError, RequestSkippedError, TinkexError
+
+
+@define(eq=False)
+class Sequencer:
+    """Gives each call its turn. For one event loop.
+
+    A turn's numbers (`seq_id`, from 1) are taken when it comes, so a call that is cancelled before leaves no hole that the
+    server would wait behind. A request that the server refused took no number; those that were queued behind it are skipped,
+    since they were meant to follow it. A request whose fate is unknown ends the line for good.
+    """
+
+    _next_seq_id: int = 1
+    _turns_given: int = 0
+    _end_of_line: asyncio.Future[None] | None = None
+    _poison: TinkexError | None = None
+    _refusal: TinkexError | None = None
+    _refused_before_turn: int = 0
+
+    def turn(self, operation: str) -> Turn:
+        """A place at the end of the line; `async with` waits until it comes."""
+        turn = Turn(self, operation, self._turns_given, self._end_of_line)
+        self._turns_given += 1
+        self._end_of_line = turn.over
+        return turn
+
+    @property
+    def next_seq_id(self) -> int:
+        return self._next_seq_id
+
+    def accepted(self, requests: int = 1) -> None:
+        """So many requests, numbered from `next_seq_id`, were taken on by the server."""
+        self._next_seq_id += requests
+
+    def refused(self, error: TinkexError) -> None:
+        """The request was not taken on: its number stays free, and all calls queued by now are skipped."""
+        self._refusal, self._refused_before_turn = error, self._turns_given
+
+    def poison(self, error: TinkexError) -> None:
+        """Nobody knows what the server has: nothing more is sent."""
+        self._poison = self._poison or error
+
+    def check(self, turn: Turn) -> None:
+        if self._poison is not None:
+            raise ClientPoisonedError(
+                f"not sent: an earlier {self._poison.operation or 'request'} ended in doubt: {self._poison.message}",
+                operation=turn.operation,
+                advice="Make a new training client from the last saved state.",
+            ) from self._poison
+        if self._refusal is not None and turn.number < self._refused_before_turn:
+            raise RequestSkippedError(
+                f"not sent: it was queued behind a request that was refused: {self._refusal.message}",
+                operation=turn.operation,
+                advice="Mend that request and call both again.",
+            ) from self._refusal
+
+
+@define(eq=False)
+class Turn:
+    """One call's place in the line."""
+
+    sequencer: Sequencer
+    operation: str
+    number: int
+    _before: asyncio.Future[None] | None
+    over: asyncio.Future[None] = field(factory=lambda: asyncio.get_running_loop().create_future())
+
+    async def __aenter__(self) -> Turn:
+        try:
+            if self._before is not None:
+                await asyncio.shield(self._before)
+            self.sequencer.check(self)
+        except BaseException:
+            self._pass_on()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """The next in line may go once all before it are over, also when this one gave up its place early."""
+        if self._before is None or self._before.done():
+            self._end()
+        else:
+            self._before.add_done_callback(lambda _: self._end())
+        self._before = None
+
+    def _end(self) -> None:
+        if not self.over.done():
+            self.over.set_result(None)

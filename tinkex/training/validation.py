@@ -1,0 +1,53 @@
+"""What is wrong with a batch, said before anything is sent."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from tinkex.errors import InvalidInputError
+from tinkex.types import Datum
+
+_RATIO_INPUTS = frozenset({"target_tokens", "logprobs", "advantages"})
+_REQUIRED_INPUTS = {
+    "cross_entropy": frozenset({"target_tokens"}),
+    "importance_sampling": _RATIO_INPUTS,
+    "ppo": _RATIO_INPUTS,
+    "cispo": _RATIO_INPUTS,
+}
+"""Of the losses whose needs are public; others are the server's to check."""
+
+_KNOWN_INPUTS = frozenset(
+    {
+        *_RATIO_INPUTS,
+        *("weights", "clip_low_threshold", "clip_high_threshold", "sequence_ratio_mask"),
+        *("values", "returns", "ref_logps", "mask"),  # of single servers
+    }
+)
+
+
+def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
+    """Raises `InvalidInputError` for an empty batch, a thing that is no `Datum`, and a loss input that is missing or unknown."""
+    if not data:
+        raise InvalidInputError("the batch is empty")
+    if not loss_fn:
+        raise InvalidInputError("loss_fn is empty", advice='Name a loss, for example "cross_entropy".')
+    for index, datum in enumerate(data):
+        if not isinstance(datum, Datum):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(f"data[{index}] is {type(datum).__name__}, not Datum")
+        if datum.model_input.chunks == () or datum.model_input.chunks[0].length == 0:
+            raise InvalidInputError(f"data[{index}].model_input is empty")
+        _check_inputs(index, datum, loss_fn)
+
+
+def _check_inputs(index: int, datum: Datum, loss_fn: str) -> None:
+    have = datum.loss_fn_inputs.keys()
+    missing = sorted(_REQUIRED_INPUTS.get(loss_fn, frozenset()) - have)
+    if missing:
+        raise InvalidInputError(f"data[{index}].loss_fn_inputs lacks {missing[0]!r}, which {loss_fn} needs")
+    if loss_fn in _REQUIRED_INPUTS and (unknown := sorted(have - _KNOWN_INPUTS)):
+        near = difflib.get_close_matches(unknown[0], _KNOWN_INPUTS, n=1)
+        raise InvalidInputError(
+            f"data[{index}].loss_fn_inputs has the unknown input {unknown[0]!r}",
+            advice=f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(_KNOWN_INPUTS))}.",
+        )
