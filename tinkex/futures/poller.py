@@ -94,9 +94,7 @@ class _Wait:
         try:
             response = await self.transport.send_once(request, timeout=polls.request_timeout, headers={})
         except APITimeoutError:
-            return Pending(
-                self.state.queue_state, self.state.queue_state_reason
-            )  # it held the poll for longer than we do
+            return Pending(self.state.queue_state, self.state.queue_state_reason)  # it held the poll for longer than we do
         except APIConnectionError as error:
             return await self._after_failure(error, None)
         answer = classify(response.status_code, _fields(response))

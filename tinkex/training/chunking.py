@@ -7,9 +7,7 @@ from collections.abc import Iterator, Sequence
 from tinkex.config import ChunkLimits
 from tinkex.types import Datum, EncodedTextChunk, ImageAssetPointerChunk, ImageChunk, ModelInputChunk
 
-_BYTES_A_TOKEN = (
-    4  # as protobuf packs them; source: the limits' definition in openapi/tinker.yaml, ClientConfigResponse
-)
+_BYTES_A_TOKEN = 4  # as protobuf packs them; source: the limits' definition in openapi/tinker.yaml, ClientConfigResponse
 
 
 def split(data: Sequence[Datum], limits: ChunkLimits) -> list[Sequence[Datum]]:

@@ -217,9 +217,7 @@ class AsyncTrainingClient:
                     await send(index)
                     sent += 1
         except TinkexError as error:
-            self._give_up(
-                error, untouched=sent == 0 and (len(submits) == 1 or not self._session.dialect.parallel_chunks)
-            )
+            self._give_up(error, untouched=sent == 0 and (len(submits) == 1 or not self._session.dialect.parallel_chunks))
             raise
         except BaseException:
             self._sequencer.poison(StepOutcomeUnknown("cancelled while it was being sent", operation=turn.operation))

@@ -21,13 +21,7 @@ def connection_error(error: httpx.TransportError, operation: str, base_url: str)
     """The error for an exchange that brought no answer. `sent` tells whether the server may have read the request."""
     sent = not never_sent(error)
     kind = APITimeoutError if isinstance(error, httpx.TimeoutException) and sent else APIConnectionError
-    what = (
-        "gave no answer in time"
-        if kind is APITimeoutError
-        else "closed the connection"
-        if sent
-        else "cannot be reached"
-    )
+    what = "gave no answer in time" if kind is APITimeoutError else "closed the connection" if sent else "cannot be reached"
     raised = kind(
         f"{base_url} {what}: {error or type(error).__name__}",
         operation=operation,

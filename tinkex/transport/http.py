@@ -134,9 +134,7 @@ class Transport:
             params=request.params,
             headers={**headers, **request.headers},
             content=request.content,
-            extensions={
-                "timeout": {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}
-            },
+            extensions={"timeout": {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}},
         )
         response = await self._handler.handle_async_request(message)
         try:
@@ -149,9 +147,7 @@ class Transport:
 def _may_repeat(error: BaseException, repeatable: bool) -> bool:
     if isinstance(error, APIConnectionError):
         return repeatable or not error.sent
-    return isinstance(error, APIStatusError) and backoff.may_repeat(
-        error.status_code, error.headers, repeatable=repeatable
-    )
+    return isinstance(error, APIStatusError) and backoff.may_repeat(error.status_code, error.headers, repeatable=repeatable)
 
 
 def _log_retry(state: RetryCallState) -> None:

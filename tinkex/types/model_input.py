@@ -72,9 +72,7 @@ class ImageAssetPointerChunk:
 
 def _expected_tokens(count: int | None) -> int:
     if count is None:
-        raise InvalidInputError(
-            "an image's length in tokens is the server's to say", advice="Set expected_tokens on the chunk."
-        )
+        raise InvalidInputError("an image's length in tokens is the server's to say", advice="Set expected_tokens on the chunk.")
     return count
 
 

@@ -41,9 +41,7 @@ def to_numpy(value: ArrayLike, name: str) -> Array:
 def to_dtype(array: Array, dtype: TensorDtype, name: str) -> Array:
     """`array` as float32 or int64, C-contiguous. Raises `InvalidInputError` when that would change a value or hide a NaN."""
     if dtype == "int64" and array.dtype.kind == "f" and array.size:
-        raise InvalidInputError(
-            f"{name} must hold integers, not {array.dtype}", advice="Convert it with .astype('int64')."
-        )
+        raise InvalidInputError(f"{name} must hold integers, not {array.dtype}", advice="Convert it with .astype('int64').")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidInputError(f"{name} holds NaN or infinity at flat position {int(np.argmin(np.isfinite(array)))}")
     return np.ascontiguousarray(array, dtype=_NUMPY_DTYPE[dtype]) if array.ndim else array.astype(_NUMPY_DTYPE[dtype])

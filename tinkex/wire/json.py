@@ -38,16 +38,12 @@ def _encode_chunk(chunk: ModelInputChunk) -> api.ModelInputChunk:
                 "image", data=base64.b64encode(data).decode(), format_=format, expected_tokens=expected or UNSET
             )
         case ImageAssetPointerChunk(location, format, expected):
-            return api.ModelInputChunk(
-                "image_asset_pointer", location=location, format_=format, expected_tokens=expected or UNSET
-            )
+            return api.ModelInputChunk("image_asset_pointer", location=location, format_=format, expected_tokens=expected or UNSET)
         case DmelChunk(dmel):
             return api.ModelInputChunk("dmel", dmel=base64.b64encode(dmel).decode())
 
 
-def encode_batch(
-    data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
-) -> api.ForwardBackwardInput:
+def encode_batch(data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None) -> api.ForwardBackwardInput:
     return api.ForwardBackwardInput(
         data=[_encode_datum(datum) for datum in data],
         loss_fn=loss_fn,

@@ -1,0 +1,60 @@
+"""The open Python SDK for the Tinker fine-tuning API.
+
+Blocking scripts use `ServiceClient` and what it makes; asyncio applications `AsyncServiceClient`, with the same methods. Names are
+imported when they are first used, so that `import tinkex` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinkex._version import __version__ as __version__
+    from tinkex.config import SEED_CHUNK_LIMITS as SEED_CHUNK_LIMITS
+    from tinkex.config import ChunkLimits as ChunkLimits
+    from tinkex.config import Config as Config
+    from tinkex.config import PollSettings as PollSettings
+    from tinkex.config import RetrySettings as RetrySettings
+    from tinkex.errors import *  # noqa: F403
+    from tinkex.futures.api_future import AsyncAPIFuture as AsyncAPIFuture
+    from tinkex.portal import APIFuture as APIFuture
+    from tinkex.rest.client import AsyncRestClient as AsyncRestClient
+    from tinkex.sampling.client import AsyncSamplingClient as AsyncSamplingClient
+    from tinkex.service import AsyncServiceClient as AsyncServiceClient
+    from tinkex.sync.rest import RestClient as RestClient
+    from tinkex.sync.sampling import SamplingClient as SamplingClient
+    from tinkex.sync.service import ServiceClient as ServiceClient
+    from tinkex.sync.training import TrainingClient as TrainingClient
+    from tinkex.tokenizer import Tokenizer as Tokenizer
+    from tinkex.tokenizer import TokenizerError as TokenizerError
+    from tinkex.tokenizer import get_tokenizer as get_tokenizer
+    from tinkex.training.client import AsyncTrainingClient as AsyncTrainingClient
+    from tinkex.types import *  # noqa: F403
+
+_HOMES = {
+    "tinkex._version": ("__version__",),
+    "tinkex.config": ("ChunkLimits", "Config", "PollSettings", "RetrySettings", "SEED_CHUNK_LIMITS"),
+    "tinkex.futures.api_future": ("AsyncAPIFuture",),
+    "tinkex.portal": ("APIFuture",),
+    "tinkex.rest.client": ("AsyncRestClient",),
+    "tinkex.sampling.client": ("AsyncSamplingClient",),
+    "tinkex.service": ("AsyncServiceClient",),
+    "tinkex.sync.rest": ("RestClient",),
+    "tinkex.sync.sampling": ("SamplingClient",),
+    "tinkex.sync.service": ("ServiceClient",),
+    "tinkex.sync.training": ("TrainingClient",),
+    "tinkex.tokenizer": ("Tokenizer", "TokenizerError", "get_tokenizer"),
+    "tinkex.training.client": ("AsyncTrainingClient",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_") and name not in _HOME_OF:
+        raise AttributeError(f"module 'tinkex' has no attribute {name!r}")
+    homes = [_HOME_OF[name]] if name in _HOME_OF else ["tinkex.errors", "tinkex.types"]
+    for home in homes:
+        module = import_module(home)
+        if hasattr(module, name):
+            value = globals()[name] = getattr(module, name)
+            return value
+    raise AttributeError(f"module 'tinkex' has no attribute {name!r}")

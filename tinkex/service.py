@@ -1,0 +1,148 @@
+"""`AsyncServiceClient`: the way in; makes the other clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from attrs import evolve
+from tinkex_api.api.models import create_model
+from tinkex_api.api.server import get_server_capabilities
+from tinkex_api.models import CreateModelRequest, CreateModelResponse, UserMetadata
+from tinkex_api.types import UNSET
+
+from tinkex.config import Config
+from tinkex.errors import ClientClosedError, InvalidInputError
+from tinkex.futures.poller import RequestState, wait_for_result
+from tinkex.rest.client import AsyncRestClient
+from tinkex.sampling.client import AsyncSamplingClient
+from tinkex.session import Outcome, Session
+from tinkex.training.client import AsyncTrainingClient
+from tinkex.transport.http import Transport
+from tinkex.types import GetServerCapabilitiesResponse, LoraConfig
+
+
+class AsyncServiceClient:
+    """A connection to a server, and the session in which its models and samplers live.
+
+    Nothing is sent until it is needed. Leave it as a context manager, or call `close`, to end the session.
+
+    Example:
+        async with AsyncServiceClient(base_url="http://127.0.0.1:8765") as service:
+            trainer = await service.create_lora_training_client("tinkex/tiny", rank=16)
+
+    Args:
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service.
+        api_key: by default `TINKER_API_KEY`.
+        user_metadata: facts of your own, kept with the session.
+        config: all settings; `base_url` and `api_key` go before its own.
+
+    Raises:
+        ConfigError: a setting is missing or wrong.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        user_metadata: Mapping[str, str] | None = None,
+        config: Config | None = None,
+    ) -> None:
+        given = {name: value for name, value in (("base_url", base_url), ("api_key", api_key)) if value is not None}
+        self.config = evolve(config, **given) if config else Config(**given)
+        self._user_metadata = dict(user_metadata or {})
+        self._transport: Transport | None = None
+        self._session: Session | None = None
+        self._beginning = asyncio.Lock()
+        self._closed = False
+
+    async def create_lora_training_client(
+        self,
+        base_model: str,
+        rank: int = 32,
+        seed: int | None = None,
+        *,
+        train_mlp: bool = True,
+        train_attn: bool = True,
+        train_unembed: bool = True,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> AsyncTrainingClient:
+        """A new LoRA adapter over `base_model`, ready to be trained.
+
+        Args:
+            base_model: one of `get_server_capabilities`.
+            rank: the adapter's rank.
+            seed: fixes the adapter's initial weights.
+            train_mlp, train_attn, train_unembed: which layers to train; at least one.
+            user_metadata: facts of your own, kept with the training run.
+
+        Raises:
+            InvalidInputError: rank below 1, or nothing to train.
+            BadRequestError, RequestFailedError: the server does not have the model, or not this shape.
+            APIConnectionError: the server cannot be reached.
+        """
+        if rank < 1 or not (train_mlp or train_attn or train_unembed):
+            raise InvalidInputError(f"rank must be 1 or more (got {rank}), and at least one of train_* true")
+        session = await self._begun()
+        shape = LoraConfig(rank=rank, seed=seed, train_mlp=train_mlp, train_attn=train_attn, train_unembed=train_unembed)
+        body = CreateModelRequest(session.session_id, next(session.model_numbers), base_model, shape)
+        body.user_metadata = UserMetadata.from_dict(user_metadata) if user_metadata else UNSET
+        promise = await session.transport.send(create_model.request(body=body))
+        state = RequestState("create_model", promise.request_id)
+        model = CreateModelResponse.from_dict(await wait_for_result(session.transport, state))
+        return AsyncTrainingClient(session, model.model_id, base_model)
+
+    async def create_sampling_client(self, model_path: str | None = None, base_model: str | None = None) -> AsyncSamplingClient:
+        """A client that samples from saved weights (`tinker://…`), or from a base model.
+
+        Raises:
+            InvalidInputError: neither is given.
+            NotFoundError, BadRequestError: the server does not have it.
+            APIConnectionError: the server cannot be reached.
+        """
+        if not (model_path or base_model):
+            raise InvalidInputError("create_sampling_client needs model_path or base_model")
+        return await AsyncSamplingClient.open(await self._begun(), base_model=base_model, model_path=model_path)
+
+    def create_rest_client(self) -> AsyncRestClient:
+        """A client for training runs and checkpoints. Begins no session."""
+        return AsyncRestClient(self._connected())
+
+    async def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
+        """The base models that the server can train and sample. Begins no session."""
+        return await self._connected().send(get_server_capabilities.request())
+
+    async def close(self, outcome: Outcome = "success", detail: str | None = None) -> None:
+        """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.finish(outcome, detail)
+        if self._transport is not None:
+            await self._transport.aclose()
+        self._session = self._transport = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            await self.close()
+        else:
+            await self.close("errored" if isinstance(error, Exception) else "interrupted", type(error).__name__)
+
+    def _connected(self) -> Transport:
+        if self._closed:
+            raise ClientClosedError("the service client was closed", advice="Make a new one.")
+        if self._transport is None:
+            self._transport = Transport(self.config)
+        return self._transport
+
+    async def _begun(self) -> Session:
+        transport = self._connected()
+        async with self._beginning:
+            if self._session is None:
+                self._session = await Session.begin(transport, self._user_metadata)
+            return self._session
