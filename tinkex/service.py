@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from attrs import evolve
 from tinkex_api.api.models import create_model
@@ -51,7 +51,7 @@ class AsyncServiceClient:
         user_metadata: Mapping[str, str] | None = None,
         config: Config | None = None,
     ) -> None:
-        given = {name: value for name, value in (("base_url", base_url), ("api_key", api_key)) if value is not None}
+        given: dict[str, Any] = {name: value for name, value in (("base_url", base_url), ("api_key", api_key)) if value is not None}
         self.config = evolve(config, **given) if config else Config(**given)
         self._user_metadata = dict(user_metadata or {})
         self._transport: Transport | None = None

@@ -25,7 +25,7 @@ def delay(attempt: int, settings: RetrySettings, hint: float | None, chance: flo
 
 
 def rate_limit_pause(streak: int, body_size: int, hint: float | None, chance: float) -> float:
-    """Seconds for which nobody sends after the `streak`-th 429 in a row: the server's wish, else 1 s (5 s for large bodies), doubling."""
+    """Seconds without sending after the `streak`-th 429 in a row: the server's wish, else 1 s (5 s for large bodies), doubling."""
     if hint is not None:
         return hint
     first = 5.0 if body_size > _LARGE_BODY else 1.0

@@ -97,7 +97,10 @@ class SampledTokens:
 
 @frozen
 class SampleResult:
-    """`prompt_logprobs` is `(len(prompt),)`, its first item None; `topk_prompt_logprobs` likewise, `(token, logprob)` pairs, best first."""
+    """What was sampled. `prompt_logprobs` is `(len(prompt),)`, its first item None.
+
+    `topk_prompt_logprobs` is likewise: `(token, logprob)` pairs, best first.
+    """
 
     sequences: Sequence[SampledTokens]
     prompt_logprobs: Sequence[float | None] | None = None
@@ -128,11 +131,9 @@ class Engine(Protocol):
         """Applies the gradients gathered since the last step and clears them; returns metrics."""
         ...
 
-    def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
-        """Writes a peft adapter (adapter_config.json, adapter_model.safetensors), with the optimizer's state if asked."""
+    def save_model(self, model_id: str, folder: Path) -> None:
+        """Writes a peft adapter (adapter_config.json, adapter_model.safetensors) to a new folder, whole or not at all."""
         ...
-
-    def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None: ...
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         """Makes the adapter in `folder` (None: the base model alone) sampleable under `sampler_id`."""

@@ -1,0 +1,152 @@
+"""Base models and the LoRA adapters over them: the one place that touches transformers and peft, which ship few types."""
+
+# Those two libraries ship few types, so what comes from them is unknown to the checker.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false, reportUnknownLambdaType=false, reportPrivateImportUsage=false
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import define, field
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tinkex.local.engine.base import BaseModel, InvalidRequest, LoraShape
+
+_ALPHA = 32  # of all adapters, whatever their rank
+_ATTN = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
+_UNEMBED = ("lm_head",)
+_SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tiny"}
+_IDLE = "idle"  # an adapter that nobody uses, since peft wants one from the start
+
+
+@define(eq=False)
+class Base:
+    """One frozen base model and the adapters over it. Whoever uses the model holds `lock`: it has one active adapter at a time."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    lock: threading.RLock = field(factory=threading.RLock)
+    _adapters: int = 0
+
+    @classmethod
+    def load(cls, name: str) -> Base:
+        """By folder, shipped name or hub id. Raises `InvalidRequest` when it cannot be loaded."""
+        source = str(_SHIPPED.get(name, name))
+        try:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise InvalidRequest(f"cannot load the model {name!r}: {error}") from error
+        peft_model = PeftModel(model.eval().requires_grad_(False), _lora_config(model, LoraShape(rank=1)), adapter_name=_IDLE)
+        return cls(name, peft_model.to(_device()), tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def end_of_text(self) -> frozenset[int]:
+        ids = self.model.generation_config.eos_token_id
+        return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+
+    def describe(self) -> BaseModel:
+        config = self.model.config
+        return BaseModel(
+            name=self.name,
+            max_context_length=config.max_position_embeddings,
+            vocab_size=config.vocab_size,
+            arch=config.architectures[0],
+            tokenizer_id=self.name,
+        )
+
+    def add_adapter(self, shape: LoraShape) -> str:
+        """A new adapter, which changes nothing until it is trained; returns its name."""
+        with self.lock, torch.random.fork_rng():
+            if shape.seed is None:
+                torch.seed()
+            else:
+                torch.manual_seed(shape.seed)
+            name = f"adapter{self._adapters}"
+            self._adapters += 1
+            self.model.add_adapter(name, _lora_config(self.model.get_base_model(), shape))
+        return name
+
+    def remove_adapter(self, name: str) -> None:
+        with self.lock:
+            self.model.set_adapter(_IDLE)
+            self.model.delete_adapter(name)
+
+    def parameters(self, adapter: str) -> list[nn.Parameter]:
+        return [value for name, value in self.model.named_parameters() if f".{adapter}." in name]
+
+    @contextmanager
+    def active(self, adapter: str | None) -> Iterator[Any]:
+        """The model with this adapter alone, or with none."""
+        with self.lock:
+            if adapter is None:
+                with self.model.disable_adapter():
+                    yield self.model
+            else:
+                self.model.set_adapter(adapter)
+                yield self.model
+
+    def save_adapter(self, adapter: str, folder: Path) -> None:
+        """As peft reads it. The folder appears whole or not at all."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".draft-"))
+        with self.lock:
+            weights = get_peft_model_state_dict(self.model, adapter_name=adapter, save_embedding_layers=False)
+            self.model.peft_config[adapter].save_pretrained(draft)
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in weights.items()}, draft / "adapter_model.safetensors"
+            )
+        _flush(draft)
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.rename(folder)
+
+    def load_adapter(self, folder: Path) -> str:
+        """A saved adapter under a new name, for sampling."""
+        config = LoraConfig.from_pretrained(folder)
+        name = f"adapter{self._adapters}"
+        with self.lock:
+            self._adapters += 1
+            config.inference_mode = True
+            self.model.add_adapter(name, config)
+            set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"), adapter_name=name)
+        return name
+
+
+def _lora_config(model: Any, shape: LoraShape) -> LoraConfig:
+    wanted = [*_ATTN * shape.train_attn, *_MLP * shape.train_mlp, *_UNEMBED * shape.train_unembed]
+    have = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    targets = [name for name in wanted if name in have]
+    if not targets:
+        raise InvalidRequest(f"none of the layers {wanted} is in {type(model).__name__}, which has {sorted(have)}")
+    return LoraConfig(r=shape.rank, lora_alpha=_ALPHA, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,254 @@
+"""`TorchEngine`: training and sampling by torch, on transformers models with peft adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import define
+from torch import Tensor, nn
+
+from tinkex.local.engine.adapters import Base
+from tinkex.local.engine.base import (
+    AdamSettings,
+    BaseModel,
+    Example,
+    InvalidRequest,
+    LoraShape,
+    LossResult,
+    SampledTokens,
+    SampleResult,
+    SampleSpec,
+)
+from tinkex.local.engine.losses import find_loss, required_inputs
+from tinkex.local.engine.sampling import draw, generators
+
+_TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory for activations
+
+
+@define(eq=False)
+class _Model:
+    base: Base
+    adapter: str
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.AdamW
+
+
+@define(eq=False)
+class _Sampler:
+    base: Base
+    adapter: str | None
+
+
+class TorchEngine:
+    """The engine for one machine. Calls on one base model take turns; see `tinkex.local.engine.base.Engine` for what they do."""
+
+    def __init__(self, models: Sequence[str]) -> None:
+        self._bases = {name: Base.load(name) for name in models}
+        self._models: dict[str, _Model] = {}
+        self._samplers: dict[str, _Sampler] = {}
+
+    @property
+    def base_models(self) -> Sequence[BaseModel]:
+        return [base.describe() for base in self._bases.values()]
+
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape) -> None:
+        base = self._base(base_model)
+        adapter = base.add_adapter(lora)
+        parameters = base.parameters(adapter)
+        self._models[model_id] = _Model(base, adapter, parameters, torch.optim.AdamW(parameters))
+
+    def unload_model(self, model_id: str) -> None:
+        model = self._model(model_id)
+        del self._models[model_id]
+        model.base.remove_adapter(model.adapter)
+
+    def forward_backward(
+        self, model_id: str, data: Sequence[Example], loss_fn: str, config: Mapping[str, float], *, backward: bool
+    ) -> LossResult:
+        model = self._model(model_id)
+        loss = find_loss(loss_fn, config)
+        for index, example in enumerate(data):
+            _check_example(index, example, loss_fn, model.base.describe())
+        outputs: list[Mapping[str, Any]] = [{}] * len(data)
+        total = 0.0
+        with model.base.active(model.adapter) as network, torch.set_grad_enabled(backward):
+            for indices in _micro_batches([len(example.tokens) for example in data]):
+                logprobs = _target_logprobs(network, [data[i] for i in indices])
+                losses = [loss(row, _tensors(data[i], row), config) for i, row in zip(indices, logprobs, strict=True)]
+                batch_loss = torch.cat(losses).sum()
+                if backward:
+                    batch_loss.backward()
+                total += batch_loss.item()
+                for i, row in zip(indices, logprobs, strict=True):
+                    outputs[i] = {"logprobs": row.detach().cpu().numpy()}
+        return LossResult(outputs, {"loss:sum": total, "tokens:sum": float(sum(len(example.tokens) for example in data))})
+
+    def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
+        model = self._model(model_id)
+        with model.base.lock:
+            norm = nn.utils.clip_grad_norm_(model.parameters, adam.grad_clip_norm or float("inf"))
+            for group in model.optimizer.param_groups:
+                group.update(lr=adam.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
+            model.optimizer.step()
+            model.optimizer.zero_grad()
+        return {"grad_norm": float(norm), "learning_rate": adam.learning_rate}
+
+    def save_model(self, model_id: str, folder: Path) -> None:
+        model = self._model(model_id)
+        model.base.save_adapter(model.adapter, folder)
+
+    def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
+        base = self._base(base_model)
+        self._samplers[sampler_id] = _Sampler(base, base.load_adapter(folder) if folder else None)
+
+    @torch.inference_mode()
+    def sample(self, sampler_id: str, spec: SampleSpec) -> SampleResult:
+        sampler = self._samplers.get(sampler_id)
+        if sampler is None:
+            raise InvalidRequest(f"unknown sampler {sampler_id!r}")
+        room = _check_prompt(spec, sampler.base.describe())
+        with sampler.base.active(sampler.adapter) as network:
+            prompt = torch.tensor([list(spec.prompt)], device=sampler.base.device)
+            out = network(input_ids=prompt, use_cache=True)
+            sequences = _generate(network, sampler.base, out, spec, room)
+        logits = out.logits[0].float()
+        return SampleResult(
+            sequences,
+            prompt_logprobs=_prompt_logprobs(logits, spec) if spec.prompt_logprobs else None,
+            topk_prompt_logprobs=_topk_prompt_logprobs(logits, spec) if spec.topk_prompt_logprobs else None,
+        )
+
+    def _base(self, name: str) -> Base:
+        if name not in self._bases:
+            raise InvalidRequest(f"unknown base model {name!r}; known are {', '.join(self._bases)}")
+        return self._bases[name]
+
+    def _model(self, model_id: str) -> _Model:
+        if model_id not in self._models:
+            raise InvalidRequest(f"unknown model {model_id!r}")
+        return self._models[model_id]
+
+
+def _micro_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices, of similar lengths together, so that little is padding."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and (len(batch) + 1) * lengths[index] > _TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
+    """The model's logprobs of the targets, `(N,)` for each example."""
+    longest = max(len(example.tokens) for example in data)
+    tokens = torch.zeros(len(data), longest, dtype=torch.long)
+    targets = torch.zeros_like(tokens)
+    for row, example in enumerate(data):
+        tokens[row, : len(example.tokens)] = torch.from_numpy(np.array(example.tokens, dtype=np.int64))
+        targets[row, : len(example.tokens)] = torch.from_numpy(np.array(example.loss_inputs["target_tokens"], dtype=np.int64))
+    # padding comes last, and attention looks back only: no mask is needed
+    logits = network(input_ids=tokens.to(network.device), use_cache=False).logits.float()
+    logprobs = torch.log_softmax(logits, dim=-1).gather(-1, targets.to(network.device).unsqueeze(-1)).squeeze(-1)
+    return [logprobs[row, : len(example.tokens)] for row, example in enumerate(data)]
+
+
+def _tensors(example: Example, like: Tensor) -> dict[str, Tensor]:
+    return {
+        name: torch.as_tensor(np.array(value, dtype=np.float32), device=like.device)
+        for name, value in example.loss_inputs.items()
+        if name != "target_tokens"
+    }
+
+
+def _generate(network: Any, base: Base, prefill: Any, spec: SampleSpec, room: int) -> list[SampledTokens]:
+    """Token after token for all samples together, each until its own end."""
+    count, cache = spec.num_samples, prefill.past_key_values
+    cache.batch_repeat_interleave(count)
+    logits = prefill.logits[:, -1].expand(count, -1)
+    streams = generators(spec.seed, count)
+    stops = _stop_tokens(spec, base)
+    tokens: list[list[int]] = [[] for _ in range(count)]
+    logprobs: list[list[float]] = [[] for _ in range(count)]
+    reasons = ["length"] * count
+    running = set(range(count))
+    for left in range(room, 0, -1):
+        drawn = draw(logits, spec, streams)
+        drawn_logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1).tolist()
+        for row, token in enumerate(drawn.tolist()):
+            if row not in running:
+                continue
+            tokens[row].append(token)
+            logprobs[row].append(drawn_logprobs[row])
+            if token in stops or _ends_in_stop_string(tokens[row], spec.stop_strings, base):
+                reasons[row] = "stop"
+                running.discard(row)
+        if not running or left == 1:
+            break
+        logits = network(input_ids=drawn.unsqueeze(-1), past_key_values=cache, use_cache=True).logits[:, -1]
+    return [SampledTokens(*sample) for sample in zip(tokens, logprobs, reasons, strict=True)]
+
+
+def _stop_tokens(spec: SampleSpec, base: Base) -> frozenset[int]:
+    if spec.stop_tokens is None and spec.stop_strings is None:
+        return base.end_of_text
+    return frozenset(spec.stop_tokens or ())
+
+
+def _ends_in_stop_string(tokens: Sequence[int], stops: Sequence[str] | None, base: Base) -> bool:
+    if not stops:
+        return False
+    tail = 4 * max(len(stop) for stop in stops) + 4  # tokens: a character is at most four bytes, a token at least one
+    text = base.tokenizer.decode(tokens[-tail:])
+    return any(stop in text for stop in stops)
+
+
+def _prompt_logprobs(logits: Tensor, spec: SampleSpec) -> list[float | None]:
+    following = torch.tensor(list(spec.prompt[1:]), device=logits.device, dtype=torch.long)
+    logprobs = torch.log_softmax(logits[:-1], dim=-1).gather(-1, following.unsqueeze(-1)).squeeze(-1)
+    return [None, *logprobs.tolist()]
+
+
+def _topk_prompt_logprobs(logits: Tensor, spec: SampleSpec) -> list[list[tuple[int, float]] | None]:
+    best = torch.log_softmax(logits[:-1], dim=-1).topk(min(spec.topk_prompt_logprobs, logits.shape[-1]), dim=-1)
+    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [None, *(list(zip(tokens, logprobs, strict=True)) for tokens, logprobs in rows)]
+
+
+def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
+    """How many tokens may be sampled. Raises `InvalidRequest` for a prompt that the model cannot read."""
+    _check_tokens("prompt", np.asarray(spec.prompt), base.vocab_size)
+    room = base.max_context_length - len(spec.prompt)
+    if not spec.prompt or room < 1:
+        raise InvalidRequest(f"the prompt has {len(spec.prompt)} tokens; 1 to {base.max_context_length - 1} are possible")
+    if spec.temperature < 0 or not 0 < spec.top_p <= 1:
+        raise InvalidRequest(f"temperature {spec.temperature} must be 0 or more, and top_p {spec.top_p} above 0 and at most 1")
+    return room if spec.max_tokens is None else min(room, spec.max_tokens)
+
+
+def _check_example(index: int, example: Example, loss_fn: str, base: BaseModel) -> None:
+    length = len(example.tokens)
+    if not 1 <= length <= base.max_context_length:
+        raise InvalidRequest(f"data[{index}] has {length} tokens; 1 to {base.max_context_length} are possible")
+    _check_tokens(f"data[{index}].model_input", example.tokens, base.vocab_size)
+    for name in required_inputs(loss_fn):
+        if name not in example.loss_inputs:
+            raise InvalidRequest(f"data[{index}].loss_fn_inputs lacks {name!r}, which {loss_fn} needs")
+    for name, value in example.loss_inputs.items():
+        if value.shape != (length,):
+            raise InvalidRequest(f"data[{index}].loss_fn_inputs[{name!r}] is of shape {list(value.shape)}, not [{length}]")
+        if not np.isfinite(np.asarray(value, dtype=np.float64)).all():
+            raise InvalidRequest(f"data[{index}].loss_fn_inputs[{name!r}] holds NaN or infinity")
+    _check_tokens(f"data[{index}].target_tokens", example.loss_inputs["target_tokens"], base.vocab_size)
+
+
+def _check_tokens(where: str, tokens: np.typing.NDArray[Any], vocab_size: int) -> None:
+    wrong = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
+    if len(wrong):
+        raise InvalidRequest(f"{where}[{wrong[0]}] = {tokens[wrong[0]]} is not a token: the vocabulary has {vocab_size}")
