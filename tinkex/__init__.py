@@ -1,7 +1,6 @@
 """The open Python SDK for the Tinker fine-tuning API.
 
-Blocking scripts use `ServiceClient` and what it makes; asyncio applications `AsyncServiceClient`, with the same methods. Names are
-imported when they are first used, so that `import tinkex` costs next to nothing.
+Begin with `AsyncServiceClient`. Names are imported when they are first used, so that `import tinkex` costs next to nothing.
 """
 
 from importlib import import_module
@@ -16,14 +15,9 @@ if TYPE_CHECKING:
     from tinkex.config import RetrySettings as RetrySettings
     from tinkex.errors import *  # noqa: F403
     from tinkex.futures.api_future import AsyncAPIFuture as AsyncAPIFuture
-    from tinkex.portal import APIFuture as APIFuture
     from tinkex.rest.client import AsyncRestClient as AsyncRestClient
     from tinkex.sampling.client import AsyncSamplingClient as AsyncSamplingClient
     from tinkex.service import AsyncServiceClient as AsyncServiceClient
-    from tinkex.sync.rest import RestClient as RestClient
-    from tinkex.sync.sampling import SamplingClient as SamplingClient
-    from tinkex.sync.service import ServiceClient as ServiceClient
-    from tinkex.sync.training import TrainingClient as TrainingClient
     from tinkex.tokenizer import Tokenizer as Tokenizer
     from tinkex.tokenizer import TokenizerError as TokenizerError
     from tinkex.tokenizer import get_tokenizer as get_tokenizer
@@ -34,14 +28,9 @@ _HOMES = {
     "tinkex._version": ("__version__",),
     "tinkex.config": ("ChunkLimits", "Config", "PollSettings", "RetrySettings", "SEED_CHUNK_LIMITS"),
     "tinkex.futures.api_future": ("AsyncAPIFuture",),
-    "tinkex.portal": ("APIFuture",),
     "tinkex.rest.client": ("AsyncRestClient",),
     "tinkex.sampling.client": ("AsyncSamplingClient",),
     "tinkex.service": ("AsyncServiceClient",),
-    "tinkex.sync.rest": ("RestClient",),
-    "tinkex.sync.sampling": ("SamplingClient",),
-    "tinkex.sync.service": ("ServiceClient",),
-    "tinkex.sync.training": ("TrainingClient",),
     "tinkex.tokenizer": ("Tokenizer", "TokenizerError", "get_tokenizer"),
     "tinkex.training.client": ("AsyncTrainingClient",),
 }

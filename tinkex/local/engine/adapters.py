@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Base:
     name: str
     model: Any
     tokenizer: Any
+    layers: frozenset[str]
+    """The names of its linear layers, which adapters can be put on."""
     lock: threading.RLock = field(factory=threading.RLock)
     _adapters: int = 0
 
@@ -51,8 +53,10 @@ class Base:
             tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise InvalidRequest(f"cannot load the model {name!r}: {error}") from error
-        peft_model = PeftModel(model.eval().requires_grad_(False), _lora_config(model, LoraShape(rank=1)), adapter_name=_IDLE)
-        return cls(name, peft_model.to(_device()), tokenizer)
+        layers = frozenset(n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear))
+        idle = _lora_config(layers, LoraShape(rank=1))
+        peft_model = PeftModel(model.eval().requires_grad_(False), idle, adapter_name=_IDLE)
+        return cls(name, peft_model.to(_device()), tokenizer, layers)
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +86,7 @@ class Base:
                 torch.manual_seed(shape.seed)
             name = f"adapter{self._adapters}"
             self._adapters += 1
-            self.model.add_adapter(name, _lora_config(self.model.get_base_model(), shape))
+            self.model.add_adapter(name, _lora_config(self.layers, shape))
         return name
 
     def remove_adapter(self, name: str) -> None:
@@ -94,7 +98,7 @@ class Base:
         return [value for name, value in self.model.named_parameters() if f".{adapter}." in name]
 
     @contextmanager
-    def active(self, adapter: str | None) -> Iterator[Any]:
+    def active(self, adapter: str | None) -> Generator[Any, None, None]:
         """The model with this adapter alone, or with none."""
         with self.lock:
             if adapter is None:
@@ -111,9 +115,7 @@ class Base:
         with self.lock:
             weights = get_peft_model_state_dict(self.model, adapter_name=adapter, save_embedding_layers=False)
             self.model.peft_config[adapter].save_pretrained(draft)
-            save_file(
-                {name: value.detach().cpu().contiguous() for name, value in weights.items()}, draft / "adapter_model.safetensors"
-            )
+            save_file({n: value.detach().cpu().contiguous() for n, value in weights.items()}, draft / "adapter_model.safetensors")
         _flush(draft)
         if folder.exists():
             shutil.rmtree(folder)
@@ -121,7 +123,7 @@ class Base:
 
     def load_adapter(self, folder: Path) -> str:
         """A saved adapter under a new name, for sampling."""
-        config = LoraConfig.from_pretrained(folder)
+        config = LoraConfig.from_pretrained(str(folder))
         name = f"adapter{self._adapters}"
         with self.lock:
             self._adapters += 1
@@ -131,12 +133,11 @@ class Base:
         return name
 
 
-def _lora_config(model: Any, shape: LoraShape) -> LoraConfig:
+def _lora_config(layers: frozenset[str], shape: LoraShape) -> LoraConfig:
     wanted = [*_ATTN * shape.train_attn, *_MLP * shape.train_mlp, *_UNEMBED * shape.train_unembed]
-    have = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    targets = [name for name in wanted if name in have]
+    targets = [name for name in wanted if name in layers]
     if not targets:
-        raise InvalidRequest(f"none of the layers {wanted} is in {type(model).__name__}, which has {sorted(have)}")
+        raise InvalidRequest(f"none of the layers {wanted} is in the model, which has {sorted(layers)}")
     return LoraConfig(r=shape.rank, lora_alpha=_ALPHA, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
 
 

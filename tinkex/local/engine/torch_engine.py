@@ -1,5 +1,8 @@
 """`TorchEngine`: training and sampling by torch, on transformers models with peft adapters."""
 
+# torch types some of its methods only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence

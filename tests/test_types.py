@@ -1,0 +1,47 @@
+"""Bad input is refused where it is made, naming the field; errors survive a pickle."""
+
+import pickle
+
+import pytest
+
+from tinkex import AdamParams, Config, ConfigError, Datum, InvalidInputError, ModelInput, RateLimitError, SamplingParams
+
+
+@pytest.mark.parametrize(
+    ("tokens", "inputs", "words"),
+    [
+        ([1, 2, 3], {"target_tokens": [2, 3]}, "2 values for 3 tokens"),
+        ([1, 2], {"target_tokens": [[2], [3, 4]]}, "not rectangular"),
+        ([1, 2], {"weights": [1.0, float("nan")]}, "NaN"),
+        ([1, 2], {"target_tokens": [1.5, 2.0]}, "integers"),
+        ([1, -2], {}, "out of range"),
+        ("text", {}, "the prompt is text"),
+    ],
+)
+def test_a_bad_datum_is_refused(tokens: object, inputs: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        Datum(tokens, inputs)  # type: ignore[arg-type]
+
+
+def test_text_becomes_tokens_and_back() -> None:
+    assert bytes(ModelInput.from_text("héllo\n", model_name="tinkex/tiny").to_ints()).decode() == "héllo\n"
+
+
+def test_wire_defaults() -> None:
+    assert AdamParams.from_dict({}) == AdamParams(1e-4, 0.9, 0.95, 1e-12, 0.0, 0.0)
+    assert SamplingParams(max_tokens=3, seed=None).to_dict() == {"max_tokens": 3, "temperature": 1.0, "top_k": -1, "top_p": 1.0}
+
+
+def test_errors_survive_a_pickle() -> None:
+    error = pickle.loads(pickle.dumps(RateLimitError("slow", status_code=429, body={"a": 1}, operation="sample")))
+    assert (str(error), error.status_code, error.body) == ("slow (operation sample)", 429, {"a": 1})
+
+
+def test_config_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TINKER_API_KEY", raising=False)
+    monkeypatch.delenv("TINKER_BASE_URL", raising=False)
+    with pytest.raises(ConfigError, match="no API key"):
+        Config()
+    with pytest.raises(ConfigError, match="not an http"):
+        Config(base_url="localhost")
+    assert "secret" not in repr(Config(base_url="http://127.0.0.1:1", api_key="tml-secret"))

@@ -1,0 +1,100 @@
+"""`Backend`: what the routes work on, and the rules that several of them share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tinkex.local.engine.base import BaseModel, Engine, InvalidRequest
+from tinkex.local.errors import bad_request, not_found
+from tinkex.local.futures import Futures
+from tinkex.local.lanes import Job, Lanes
+from tinkex.local.store import ModelRow, SamplerRow, SessionRow, Store
+
+HOLD = 20.0
+"""Seconds that a poll waits for a result: under the 45 s that clients give it."""
+
+
+class Backend:
+    """The state of one server: the engine, what is remembered, and what is under way. Lives on the event loop's thread."""
+
+    def __init__(self, engine: Engine, store: Store, data_dir: Path, hold: float = HOLD) -> None:
+        self.engine = engine
+        self.store = store
+        self.data_dir = data_dir
+        self.lanes = Lanes()
+        self.futures = Futures(store, self.lanes, hold)
+        self.base_models: Mapping[str, BaseModel] = {model.name: model for model in engine.base_models}
+        self._loaded: set[str] = set()
+        store.recover("the server was restarted before this was done", time.time())
+
+    def stop(self) -> None:
+        """Answers the polls that wait."""
+        self.futures.stop()
+
+    async def close(self) -> None:
+        """Waits for the engine's calls under way, and drops the rest."""
+        await self.lanes.close()
+
+    def session(self, session_id: str) -> SessionRow:
+        """Raises `Refused` for a session that there is not."""
+        row = self.store.session(session_id)
+        if row is None:
+            raise not_found(f"unknown session {session_id!r}")
+        return row
+
+    def open_session(self, session_id: str) -> SessionRow:
+        """Raises `Refused` also for a session that was finished."""
+        row = self.session(session_id)
+        if row.finished_at is not None:
+            raise bad_request(f"session {session_id!r} was finished; create a new one")
+        return row
+
+    def base_model(self, name: str) -> BaseModel:
+        """Raises `Refused`, naming those that there are."""
+        if name not in self.base_models:
+            raise bad_request(f"unknown base model {name!r}; this server has {', '.join(self.base_models)}")
+        return self.base_models[name]
+
+    def run(self, model_id: str) -> ModelRow:
+        """A training run, loaded or not. Raises `Refused` when there is none."""
+        row = self.store.model(model_id)
+        if row is None:
+            raise not_found(f"unknown model {model_id!r}")
+        return row
+
+    def model(self, model_id: str) -> ModelRow:
+        """A model that takes requests."""
+        row = self.run(model_id)
+        if row.state == "unloaded":
+            raise not_found(f"model {model_id!r} was unloaded")
+        if row.state == "failed":
+            raise not_found(f"model {model_id!r} could not be created")
+        return row
+
+    def retire(self, row: ModelRow) -> bool:
+        """Takes no more requests for this model, and fails those whose turn can no longer come. Whether it took any before."""
+        if row.state not in ("creating", "ready"):
+            return False
+        self.store.set_model_state(row.model_id, "unloaded")
+        self.futures.fail_early(row.model_id, "the model was unloaded before its turn came")
+        return True
+
+    def unload_later(self, model_id: str) -> None:
+        """Frees the model's memory, after the requests whose turn has come."""
+
+        async def unload() -> None:
+            await self.lanes.call(self.engine.unload_model, model_id)
+
+        self.lanes.put(model_id, None, Job(None, unload))
+
+    async def load_sampler(self, sampler: SamplerRow) -> None:
+        """Makes sure that the engine has the weights. Runs in the sampler's lane."""
+        if sampler.sampler_id in self._loaded:
+            return
+        folder = Path(sampler.folder) if sampler.folder else None
+        if folder is not None and not folder.is_dir():
+            raise InvalidRequest(f"the weights of sampler {sampler.sampler_id!r} were deleted")
+        await self.lanes.call(self.engine.load_sampler, sampler.sampler_id, sampler.base_model, folder)
+        self._loaded.add(sampler.sampler_id)

@@ -1,0 +1,48 @@
+"""`Refused`: a request that is turned down before anything is queued."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from attrs import frozen
+
+
+@frozen
+class Problem:
+    """One fault of a body: where it is, as keys and indices, and what is wrong there."""
+
+    location: tuple[str | int, ...]
+    message: str
+
+    def to_dict(self) -> dict[str, object]:
+        return {"loc": ["body", *self.location], "msg": self.message, "type": "value_error"}
+
+
+Detail: TypeAlias = str | list[dict[str, object]]
+
+
+class Refused(Exception):
+    """Answered with `status` and the body `{"detail": …}`. A refused request takes no seq_id."""
+
+    def __init__(self, status: int, detail: Detail) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail
+
+
+def bad_request(text: str) -> Refused:
+    return Refused(400, text)
+
+
+def not_found(text: str) -> Refused:
+    return Refused(404, text)
+
+
+def malformed(*location: str | int, message: str) -> Refused:
+    """A body whose field at `location` is missing or of the wrong kind."""
+    return malformed_at([Problem(location, message)])
+
+
+def malformed_at(problems: Sequence[Problem]) -> Refused:
+    return Refused(422, [problem.to_dict() for problem in problems])

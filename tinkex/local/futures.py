@@ -1,0 +1,152 @@
+"""Requests that were taken on: each once, run in its lane, its outcome kept, and those woken who wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+import orjson
+from attrs import define, evolve, field, frozen
+
+from tinkex.local.engine.base import InvalidRequest
+from tinkex.local.errors import Refused, bad_request, not_found
+from tinkex.local.lanes import Job, Lanes
+from tinkex.local.store import FutureRow, Store
+
+logger = logging.getLogger("tinkex.local")
+
+Work = Callable[[], Awaitable[bytes]]
+"""Gives the result as JSON; `InvalidRequest` is the sender's fault, any other error the server's."""
+
+
+@frozen
+class Outcome:
+    """The answer to a poll: a status and a JSON body."""
+
+    status: int
+    body: bytes
+
+
+@frozen
+class Ticket:
+    """What makes a request the same as an earlier one: a number in its scope (None: no number), and what it asks."""
+
+    scope: str
+    seq_id: int | None
+    kind: str
+    fingerprint: str
+
+
+@define(eq=False)
+class _Waiting:
+    lane: str
+    number: int | None
+    started: bool = False
+    ended: asyncio.Event = field(factory=asyncio.Event)
+
+
+class Futures:
+    """The futures of a server. To be used on the event loop's thread."""
+
+    def __init__(self, store: Store, lanes: Lanes, hold: float) -> None:
+        self._store = store
+        self._lanes = lanes
+        self._hold = hold  # seconds; how long a poll waits
+        self._waiting: dict[str, _Waiting] = {}
+        self._stopping = asyncio.Event()
+
+    def repeated(self, ticket: Ticket) -> str | None:
+        """The request id that was given out for this ticket before, or None.
+
+        Raises `Refused` when the number was used for something else.
+        """
+        if ticket.seq_id is None or (row := self._store.future_of(ticket.scope, ticket.seq_id)) is None:
+            return None
+        if (row.kind, row.fingerprint) != (ticket.kind, ticket.fingerprint):
+            raise bad_request(f"number {ticket.seq_id} of {ticket.scope} was used before, for another {row.kind} request")
+        return row.request_id
+
+    def submit(self, ticket: Ticket, work: Work, *, lane: str, number: int | None) -> str:
+        """Queues work in a lane, at its number's turn there; returns the request id."""
+        row = FutureRow(secrets.token_hex(12), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint)
+        self._store.add_future(row, time.time())
+        self._waiting[row.request_id] = _Waiting(lane, number)
+        self._lanes.put(lane, number, Job(row.request_id, lambda: self._run(row, work)))
+        return row.request_id
+
+    async def wait(self, request_id: str) -> Outcome:
+        """The outcome as soon as it is there; "not yet" when it is not there in time. Raises `Refused` for an unknown id."""
+        if waiting := self._waiting.get(request_id):
+            await _first_of(waiting.ended, self._stopping, timeout=self._hold)
+        row = self._store.future(request_id)
+        if row is None:
+            raise not_found(f"unknown request {request_id!r}")
+        if row.state == "pending" and self._stopping.is_set():
+            raise Refused(503, "the server is stopping")
+        return self._outcome(row)
+
+    def cancel(self, request_id: str) -> None:
+        """Gives up a request that has not begun; one that has runs on."""
+        row = self._store.future(request_id)
+        if row is None:
+            raise not_found(f"unknown request {request_id!r}")
+        waiting = self._waiting.get(request_id)
+        if waiting and not waiting.started:
+            self._end(evolve(row, state="failed", error="cancelled", category="user"))
+
+    def fail_early(self, lane: str, reason: str) -> None:
+        """Fails what waits in a lane for a number that will not come."""
+        for job in self._lanes.drop_early(lane):
+            if job.request_id in self._waiting and (row := self._store.future(job.request_id)):
+                self._end(evolve(row, state="failed", error=reason, category="user"))
+
+    def stop(self) -> None:
+        """Answers all polls now."""
+        self._stopping.set()
+
+    async def _run(self, row: FutureRow, work: Work) -> None:
+        waiting = self._waiting.get(row.request_id)
+        if waiting is None:  # cancelled
+            return
+        waiting.started = True
+        try:
+            ended = evolve(row, state="done", result=await work())
+        except InvalidRequest as error:
+            ended = evolve(row, state="failed", error=str(error), category="user")
+        except Exception as error:
+            logger.exception("%s of %s failed (request %s)", row.kind, row.scope, row.request_id)
+            text = f"{row.kind} failed in the server: {type(error).__name__}: {_short(error)}"
+            ended = evolve(row, state="failed", error=text, category="server")
+        self._end(ended)
+
+    def _end(self, row: FutureRow) -> None:
+        self._store.end_future(row, time.time())
+        self._waiting.pop(row.request_id).ended.set()
+
+    def _outcome(self, row: FutureRow) -> Outcome:
+        if row.state == "done":
+            return Outcome(200, row.result or b"{}")
+        if row.state == "failed":
+            return Outcome(200, orjson.dumps({"error": row.error, "category": row.category}))
+        waiting = self._waiting[row.request_id]
+        body = {"type": "try_again", "request_id": row.request_id, "queue_state": "active"}
+        if (missing := self._lanes.waits_for(waiting.lane, waiting.number)) is not None:
+            body["queue_state_reason"] = f"seq_id {waiting.number} waits for seq_id {missing}, which has not come"
+        return Outcome(408, orjson.dumps(body))
+
+
+def _short(error: Exception) -> str:
+    """The first line, for a client; the log has all."""
+    return (str(error).splitlines() or ["no message"])[0][:300]
+
+
+async def _first_of(*events: asyncio.Event, timeout: float) -> None:
+    tasks = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

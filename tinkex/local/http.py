@@ -1,0 +1,138 @@
+"""From a request to a handler's arguments, and from what it returns or raises to an answer. Every answer is JSON with its length."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from attrs import frozen
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tinkex.local import bodies
+from tinkex.local.backend import Backend
+from tinkex.local.errors import Refused
+from tinkex.local.futures import Outcome
+from tinkex.local.translate import encode
+
+logger = logging.getLogger("tinkex.local")
+
+T = TypeVar("T")
+
+PREFIX = "/api/v1"
+OPEN_PATHS = frozenset({f"{PREFIX}/healthz"})
+_LARGE = 64 * 1024  # bytes; a longer body is read in a thread, so that others need not wait for it
+
+
+@frozen
+class Call(Generic[T]):
+    """What a handler gets: the body as the contract's type, and what stands in the URL."""
+
+    body: T
+    fingerprint: str
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+
+
+Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Mapping[str, Any] | Outcome]]
+
+
+def post(path: str, kind: type[T], handler: Handler[T], *, defaults: Mapping[str, Any] | None = None) -> Route:
+    """A POST whose JSON body is of the generated type `kind`; `defaults` are for fields that the contract requires."""
+
+    async def endpoint(request: Request) -> Response:
+        return await _answer(request, handler, lambda raw: _read(kind, raw, defaults or {}))
+
+    return Route(PREFIX + path, endpoint, methods=["POST"])
+
+
+def post_fields(path: str, handler: Handler[Mapping[str, Any]]) -> Route:
+    """A POST whose body the contract does not describe yet: the handler gets its fields."""
+
+    async def endpoint(request: Request) -> Response:
+        return await _answer(request, handler, _read_fields)
+
+    return Route(PREFIX + path, endpoint, methods=["POST"])
+
+
+def get(path: str, handler: Handler[None]) -> Route:
+    return _bodiless("GET", path, handler)
+
+
+def delete(path: str, handler: Handler[None]) -> Route:
+    return _bodiless("DELETE", path, handler)
+
+
+def _bodiless(method: str, path: str, handler: Handler[None]) -> Route:
+    async def endpoint(request: Request) -> Response:
+        return await _answer(request, handler, None)
+
+    return Route(PREFIX + path, endpoint, methods=[method])
+
+
+def _read(kind: type[T], raw: bytes, defaults: Mapping[str, Any]) -> tuple[T, str]:
+    fields = {**defaults, **bodies.parse_object(raw)}
+    return bodies.read(kind, fields), bodies.fingerprint(fields)
+
+
+def _read_fields(raw: bytes) -> tuple[Mapping[str, Any], str]:
+    fields = bodies.parse_object(raw)
+    return fields, bodies.fingerprint(fields)
+
+
+async def _answer(request: Request, handler: Handler[Any], read: Callable[[bytes], tuple[Any, str]] | None) -> Response:
+    try:
+        body, fingerprint = await _body(request, read) if read else (None, "")
+        call = Call(body, fingerprint, request.path_params, request.query_params)
+        result = await handler(request.app.state.backend, call)
+    except Refused as refusal:
+        return json_response(refusal.status, {"detail": refusal.detail})
+    except Exception:  # answered here, since an error that reaches uvicorn closes the connection under the client's next request
+        logger.exception("%s %s failed", request.method, request.url.path)
+        return json_response(500, {"detail": "the server failed; its log says how"})
+    if isinstance(result, Outcome):
+        return Response(result.body, result.status, media_type="application/json")
+    return json_response(200, result)
+
+
+async def _body(request: Request, read: Callable[[bytes], T]) -> T:
+    encoding = request.headers.get("content-encoding", "identity")
+    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+    if content_type != "application/json" or encoding != "identity":
+        raise Refused(415, f"this server reads application/json, uncompressed; this is {content_type}, {encoding}")
+    raw = await request.body()
+    return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
+
+
+def json_response(status: int, body: Mapping[str, Any]) -> Response:
+    return Response(encode(body), status, media_type="application/json")
+
+
+async def refuse_route(request: Request, error: Exception) -> Response:
+    """The answer for a path or a method that there is not."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    words = {404: "no such route", 405: "no such method here"}
+    return json_response(status, {"detail": f"{words.get(status, 'refused')}: {request.method} {request.url.path}"})
+
+
+class KeyCheck:
+    """Lets a request pass when its X-API-Key is the server's key."""
+
+    def __init__(self, app: ASGIApp, api_key: str) -> None:
+        self._app = app
+        self._api_key = api_key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app if self._passes(scope) else json_response(401, {"detail": "X-API-Key is missing or wrong"})
+        await app(scope, receive, send)
+
+    def _passes(self, scope: Scope) -> bool:
+        given = Headers(scope=scope).get("x-api-key", "").encode("latin-1")
+        return scope["path"] in OPEN_PATHS or hmac.compare_digest(given, self._api_key)

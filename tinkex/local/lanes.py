@@ -1,0 +1,67 @@
+"""Runs work in lanes: one thing at a time in each, all lanes side by side, engine calls in worker threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from attrs import frozen
+
+from tinkex.local.turns import Turns
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@frozen
+class Job:
+    """What a lane runs. `run` raises nothing: it keeps its own outcome under `request_id` (None: nobody asks for it)."""
+
+    request_id: str | None
+    run: Callable[[], Awaitable[None]]
+
+
+class Lanes:
+    """All lanes of a server, a model's or a sampler's under its id. To be used on the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._turns: defaultdict[str, Turns[Job]] = defaultdict(Turns)
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._pool = ThreadPoolExecutor(thread_name_prefix="tinkex-engine")
+
+    def put(self, lane: str, number: int | None, job: Job) -> None:
+        """Queues a job; see `Turns` for the order."""
+        self._turns[lane].put(number, job)
+        if lane not in self._running:
+            task = asyncio.get_running_loop().create_task(self._run(lane))
+            self._running[lane] = task
+
+    def waits_for(self, lane: str, number: int | None) -> int | None:
+        return self._turns[lane].waits_for(number) if lane in self._turns else None
+
+    def drop_early(self, lane: str) -> list[Job]:
+        """Takes out the jobs whose turn can no longer come."""
+        return self._turns[lane].drop_early() if lane in self._turns else []
+
+    async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What `function` returns, run in a worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args, **kwargs))
+
+    async def close(self) -> None:
+        """Drops what waits, and returns when the calls under way have ended: a thread cannot be interrupted."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+
+    async def _run(self, lane: str) -> None:
+        try:
+            while (job := self._turns[lane].take()) is not None:
+                await job.run()
+        finally:
+            del self._running[lane]

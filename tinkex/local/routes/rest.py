@@ -1,0 +1,119 @@
+"""Training runs and checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from tinkex_api.models import Checkpoint, CheckpointsListResponse, Cursor, TrainingRun, TrainingRunsResponse
+
+from tinkex.local import paths
+from tinkex.local.backend import Backend
+from tinkex.local.bodies import required_text
+from tinkex.local.errors import not_found
+from tinkex.local.http import Call, delete, get, post_fields
+from tinkex.local.paths import CHECKPOINT_TYPES, CheckpointPath
+from tinkex.local.routes.paging import page
+from tinkex.local.store import CheckpointRow, ModelRow
+
+_OWNER = "local"  # there are no users yet
+
+
+async def list_training_runs(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    limit, offset = page(call.query, limit=20)
+    runs = [_run(backend, row) for row in backend.store.models(limit, offset)]
+    return TrainingRunsResponse(runs, Cursor(offset, limit, backend.store.count_models())).to_dict()
+
+
+async def get_training_run(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    return _run(backend, backend.run(call.path["run_id"])).to_dict()
+
+
+async def list_run_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    run = backend.run(call.path["run_id"])
+    return CheckpointsListResponse([_checkpoint(row) for row in backend.store.checkpoints_of(run.model_id)]).to_dict()
+
+
+async def list_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    limit, offset = page(call.query, limit=100)
+    rows = backend.store.checkpoints(limit, offset)
+    cursor = Cursor(offset, limit, backend.store.count_checkpoints())
+    return CheckpointsListResponse([_checkpoint(row) for row in rows]).to_dict() | {"cursor": cursor.to_dict()}
+
+
+async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    """Deletes the row first: what is not listed is not there, should the folder outlive it."""
+    path = CheckpointPath(call.path["run_id"], call.path["kind"], call.path["name"])
+    _saved(backend, path)
+    backend.store.delete_checkpoint(path)
+    await asyncio.to_thread(shutil.rmtree, path.folder(backend.data_dir), ignore_errors=True)
+    return {}
+
+
+async def weights_info(backend: Backend, call: Call[Mapping[str, Any]]) -> Mapping[str, Any]:
+    path = paths.parse(required_text(call.body, "tinker_path"))
+    _saved(backend, path)
+    run = backend.run(path.run_id)
+    return {
+        "base_model": run.base_model,
+        "is_lora": True,
+        "lora_rank": run.lora.rank,
+        "train_unembed": run.lora.train_unembed,
+        "train_mlp": run.lora.train_mlp,
+        "train_attn": run.lora.train_attn,
+    }
+
+
+def _saved(backend: Backend, path: CheckpointPath) -> CheckpointRow:
+    row = backend.store.checkpoint(path)
+    if row is None:
+        raise not_found(f"there is no checkpoint {path}")
+    return row
+
+
+def _run(backend: Backend, row: ModelRow) -> TrainingRun:
+    run = TrainingRun(
+        training_run_id=row.model_id,
+        base_model=row.base_model,
+        model_owner=_OWNER,
+        is_lora=True,
+        lora_rank=row.lora.rank,
+        corrupted=False,
+        last_request_time=_iso(row.last_request_at),
+    )
+    run["user_metadata"] = row.user_metadata
+    for checkpoint in reversed(backend.store.checkpoints_of(row.model_id)):  # the newest is written last
+        field = "last_sampler_checkpoint" if checkpoint.path.kind == paths.SAMPLER_WEIGHTS else "last_checkpoint"
+        run[field] = _checkpoint(checkpoint).to_dict()
+    return run
+
+
+def _checkpoint(row: CheckpointRow) -> Checkpoint:
+    checkpoint = Checkpoint(
+        checkpoint_id=row.path.checkpoint_id,
+        checkpoint_type=CHECKPOINT_TYPES[row.path.kind],
+        time=_iso(row.created_at),
+        tinker_path=str(row.path),
+        size_bytes=row.size_bytes,
+        public=False,
+    )
+    if row.expires_at is not None:
+        checkpoint["expires_at"] = _iso(row.expires_at)
+    return checkpoint
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+ROUTES = [
+    get("/training_runs", list_training_runs),
+    get("/training_runs/{run_id}", get_training_run),
+    get("/training_runs/{run_id}/checkpoints", list_run_checkpoints),
+    delete("/training_runs/{run_id}/checkpoints/{kind}/{name}", delete_checkpoint),
+    get("/checkpoints", list_checkpoints),
+    post_fields("/weights_info", weights_info),
+]

@@ -1,0 +1,102 @@
+"""Sampling sessions and samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex_api.models import (
+    CreateSamplingSessionRequest,
+    CreateSamplingSessionResponse,
+    SampleRequest,
+    UntypedAPIFuture,
+)
+from tinkex_api.types import Unset
+
+from tinkex.local import paths
+from tinkex.local.backend import Backend
+from tinkex.local.errors import bad_request, malformed, not_found
+from tinkex.local.futures import Ticket
+from tinkex.local.http import Call, get, post
+from tinkex.local.store import SamplerRow
+from tinkex.local.translate import encode_sample, sample_spec
+
+
+async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSessionRequest]) -> Mapping[str, Any]:
+    body = call.body
+    if body.sampling_session_seq_id < 0:
+        raise malformed("sampling_session_seq_id", message="must be 0 or more")
+    sampler_id = f"{body.session_id}:sample:{body.sampling_session_seq_id}"
+    wanted = _sampler(backend, sampler_id, body.session_id, body.base_model, body.model_path)
+    known = backend.store.sampler(sampler_id)
+    if known is None:
+        backend.open_session(body.session_id)
+        backend.store.add_sampler(wanted, time.time())
+    elif known != wanted:
+        raise bad_request(f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other weights")
+    return CreateSamplingSessionResponse(sampler_id).to_dict() | {"type": "create_sampling_session"}
+
+
+def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str | Unset, model_path: str | Unset) -> SamplerRow:
+    """A base model, or saved weights, whose base model may be named too."""
+    if not isinstance(model_path, str):
+        if not isinstance(base_model, str):
+            raise malformed("model_path", message="is missing, and so is base_model: one of them is needed")
+        return SamplerRow(sampler_id, session_id, backend.base_model(base_model).name, None, None)
+    path = paths.parse(model_path)
+    if backend.store.checkpoint(path) is None:
+        raise not_found(f"there is no checkpoint {model_path}")
+    trained = backend.run(path.run_id).base_model
+    if isinstance(base_model, str) and base_model != trained:
+        raise bad_request(f"{model_path} was trained over {trained!r}, not over {base_model!r}")
+    return SamplerRow(sampler_id, session_id, backend.base_model(trained).name, model_path, str(path.folder(backend.data_dir)))
+
+
+async def get_sampler(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    row = _known_sampler(backend, call.path["sampler_id"])
+    return {"sampler_id": row.sampler_id, "base_model": row.base_model, "model_path": row.model_path}
+
+
+async def sample(backend: Backend, call: Call[SampleRequest]) -> Mapping[str, Any]:
+    body = call.body
+    sampler = _sampler_of(backend, body)
+    number = body.seq_id if isinstance(body.seq_id, int) and body.sampling_session_id else None
+    ticket = Ticket(sampler.sampler_id, number, "sample", call.fingerprint)
+    request_id = backend.futures.repeated(ticket) or _submit(backend, sampler, ticket, body)
+    ids = [f"{request_id}:{index}" for index in range(body.num_samples)]
+    return UntypedAPIFuture(request_id, sample_sequence_ids=ids).to_dict()
+
+
+def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleRequest) -> str:
+    spec = sample_spec(body)
+
+    async def work() -> bytes:
+        await backend.load_sampler(sampler)
+        return await backend.lanes.call(lambda: encode_sample(backend.engine.sample(sampler.sampler_id, spec)))
+
+    return backend.futures.submit(ticket, work, lane=sampler.sampler_id, number=None)
+
+
+def _sampler_of(backend: Backend, body: SampleRequest) -> SamplerRow:
+    """The sampling session's, or one for all who ask for these weights without a session."""
+    if isinstance(body.sampling_session_id, str):
+        return _known_sampler(backend, body.sampling_session_id)
+    base_model, model_path = (body.additional_properties.get(name) for name in ("base_model", "model_path"))
+    if not isinstance(base_model or model_path, str):
+        raise malformed("sampling_session_id", message="is missing, and so are base_model and model_path")
+    return _sampler(backend, f"weights:{model_path or base_model}", "", base_model or Unset(), model_path or Unset())
+
+
+def _known_sampler(backend: Backend, sampler_id: str) -> SamplerRow:
+    row = backend.store.sampler(sampler_id)
+    if row is None:
+        raise not_found(f"unknown sampling session {sampler_id!r}")
+    return row
+
+
+ROUTES = [
+    post("/create_sampling_session", CreateSamplingSessionRequest, create_sampling_session),
+    get("/samplers/{sampler_id}", get_sampler),
+    post("/asample", SampleRequest, sample),
+]

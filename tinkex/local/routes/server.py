@@ -1,0 +1,58 @@
+"""What the server is and can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex_api.models import (
+    ClientConfigRequest,
+    ClientConfigResponse,
+    GetServerCapabilitiesResponse,
+    HealthResponse,
+    SupportedModel,
+)
+
+from tinkex.local.backend import Backend
+from tinkex.local.http import Call, get, post, post_fields
+
+_FLAGS = ClientConfigResponse(
+    pjwt_auth_enabled=False,
+    parallel_fwdbwd_chunks=True,
+    fwdbwd_max_chunk_len=1024,
+    fwdbwd_max_chunk_bytes_count=5_000_000,
+    proto_compress_fwdbwd=False,
+    seq_id_repeats="repeats",
+)
+
+
+async def client_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
+    return _FLAGS.to_dict()
+
+
+async def dynamic_config(backend: Backend, call: Call[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return {"refresh_interval_sec": 300, "sample_cancel_enabled": True, "sample_cancel_max_batch_size": 64}
+
+
+async def health(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    return HealthResponse(status="ok").to_dict()
+
+
+async def capabilities(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    return GetServerCapabilitiesResponse(
+        [SupportedModel(model.name, model.max_context_length, True, True) for model in backend.base_models.values()]
+    ).to_dict()
+
+
+async def telemetry(backend: Backend, call: Call[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Clients send it unasked; nothing is kept."""
+    return {"status": "accepted"}
+
+
+ROUTES = [
+    post("/client/config", ClientConfigRequest, client_config),
+    post_fields("/client/dynamic_config", dynamic_config),
+    get("/healthz", health),
+    get("/get_server_capabilities", capabilities),
+    post_fields("/telemetry", telemetry),
+]

@@ -1,0 +1,79 @@
+"""The life of a session."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex_api.models import (
+    CreateSessionRequest,
+    CreateSessionResponse,
+    FinishSessionRequest,
+    SessionHeartbeatRequest,
+    SessionHeartbeatResponse,
+)
+
+from tinkex.local.backend import Backend
+from tinkex.local.errors import Refused
+from tinkex.local.http import Call, get, post
+from tinkex.local.routes.paging import page
+from tinkex.local.store import SessionRow
+
+
+async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> Mapping[str, Any]:
+    body = call.body
+    row = SessionRow(
+        session_id=f"s-{secrets.token_hex(8)}",
+        tags=body.tags,
+        user_metadata=body.user_metadata.additional_properties,
+        sdk_version=body.sdk_version,
+        project_id=body.project_id or None,
+        display_name=body.display_name or None,
+        created_at=time.time(),
+    )
+    backend.store.add_session(row)
+    return CreateSessionResponse(row.session_id).to_dict()
+
+
+async def heartbeat(backend: Backend, call: Call[SessionHeartbeatRequest]) -> Mapping[str, Any]:
+    row = backend.session(call.body.session_id)
+    if row.finished_at is not None:
+        raise Refused(410, f"session {row.session_id!r} was finished")
+    backend.store.note_heartbeat(row.session_id, time.time())
+    return SessionHeartbeatResponse(type_="session_heartbeat").to_dict()
+
+
+async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
+    """Ends the session; its models are unloaded after the requests whose turn has come."""
+    row = backend.session(call.path["session_id"])
+    if backend.store.finish_session(row.session_id, call.body.reason.type_, call.body.detail, time.time()):
+        for model in backend.store.models_of(row.session_id):
+            if backend.retire(model):
+                backend.unload_later(model.model_id)
+    return {}
+
+
+async def list_sessions(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    limit, offset = page(call.query, limit=20)
+    return {"sessions": backend.store.session_ids(limit, offset)}
+
+
+async def get_session(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    row = backend.session(call.path["session_id"])
+    return {
+        "training_run_ids": [model.model_id for model in backend.store.models_of(row.session_id)],
+        "sampler_ids": backend.store.sampler_ids(row.session_id),
+        "user_metadata": row.user_metadata,
+        "display_name": row.display_name,
+    }
+
+
+ROUTES = [
+    post("/create_session", CreateSessionRequest, create_session, defaults={"tags": [], "user_metadata": {}, "sdk_version": ""}),
+    post("/session_heartbeat", SessionHeartbeatRequest, heartbeat),
+    post("/sessions/{session_id}/finish", FinishSessionRequest, finish),
+    get("/sessions", list_sessions),
+    get("/sessions/{session_id}", get_session),
+]

@@ -1,0 +1,192 @@
+"""Between the wire's types and the engine's: plain functions.
+
+JSON has no NaN and no infinity: they are written as null, in logprobs and in metrics, rather than hidden or made an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from tinkex_api import models as api
+
+from tinkex.local.engine.base import AdamSettings, Example, LoraShape, LossResult, SampleResult, SampleSpec
+from tinkex.local.errors import bad_request, malformed
+
+LOSS_FNS = ("cross_entropy", "importance_sampling", "ppo", "cispo")
+"""The losses that the engines have; openapi/tinker.yaml, ForwardBackwardInput.loss_fn, has their formulas."""
+
+Location = tuple[str | int, ...]
+
+_KINDS = {"int64": (np.int64, "iu", "integers"), "float32": (np.float32, "iuf", "numbers")}
+
+
+def encode(value: object) -> bytes:
+    """JSON; arrays as lists, and what is not finite as null."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def lora_shape(config: api.LoraConfig) -> LoraShape:
+    if config.rank < 1:
+        raise malformed("lora_config", "rank", message="must be 1 or more")
+    if not (config.train_attn or config.train_mlp or config.train_unembed):
+        raise malformed("lora_config", message="trains nothing: one of train_attn, train_mlp and train_unembed must be true")
+    return LoraShape(config.rank, config.seed or None, config.train_attn, config.train_mlp, config.train_unembed)
+
+
+def adam_settings(params: api.AdamParams) -> AdamSettings:
+    return AdamSettings(params.learning_rate, params.beta1, params.beta2, params.eps, params.weight_decay, params.grad_clip_norm)
+
+
+def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, float]:
+    """The loss's settings, after a check of its name."""
+    if batch.loss_fn not in LOSS_FNS:
+        raise bad_request(f"unknown loss_fn {batch.loss_fn!r}; known are {', '.join(LOSS_FNS)}")
+    settings: Mapping[str, Any] = batch.loss_fn_config.additional_properties if batch.loss_fn_config else {}
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise malformed(*at, "loss_fn_config", name, message="must be a number")
+    return dict(settings)
+
+
+def examples(batch: api.ForwardBackwardInput, at: Location) -> list[Example]:
+    if not batch.data:
+        raise malformed(*at, "data", message="is empty")
+    return [_example(datum, (*at, "data", index)) for index, datum in enumerate(batch.data)]
+
+
+def _example(datum: api.Datum, at: Location) -> Example:
+    inputs = datum.loss_fn_inputs.additional_properties
+    return Example(
+        tokens(datum.model_input, (*at, "model_input")),
+        {name: _array(tensor, (*at, "loss_fn_inputs", name)) for name, tensor in inputs.items()},
+    )
+
+
+def tokens(value: api.ModelInput, at: Location) -> NDArray[np.int64]:
+    """The text chunks' token ids `(N,)`, one after another."""
+    parts = [_chunk(chunk, (*at, "chunks", index)) for index, chunk in enumerate(value.chunks)]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _chunk(chunk: api.ModelInputChunk, at: Location) -> NDArray[np.int64]:
+    if chunk.type_ != "encoded_text":
+        raise malformed(*at, "type", message=f"is {chunk.type_!r}: this server reads encoded_text alone")
+    if not isinstance(chunk.tokens, list):
+        raise malformed(*at, "tokens", message="is missing")
+    return _flat(chunk.tokens, "int64", (*at, "tokens")).astype(np.int64, copy=False)
+
+
+def _array(tensor: api.TensorData, at: Location) -> NDArray[np.generic]:
+    if tensor.dtype not in _KINDS:
+        raise malformed(*at, "dtype", message=f"must be one of {', '.join(_KINDS)}")
+    if "sparse_crow_indices" in tensor.additional_properties:
+        raise malformed(*at, message="is sparse: this server reads dense arrays alone")
+    flat = _flat(tensor.data, tensor.dtype, (*at, "data"))
+    if not tensor.shape:
+        return flat
+    if not all(type(size) is int and size >= 0 for size in tensor.shape) or np.prod(tensor.shape) != flat.size:
+        raise malformed(*at, "shape", message=f"does not fit the {flat.size} values of data")
+    return flat.reshape(tensor.shape)
+
+
+def _flat(values: Sequence[object], dtype: str, at: Location) -> NDArray[np.generic]:
+    target, kinds, words = _KINDS[dtype]
+    if not values:
+        return np.empty(0, target)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # ragged
+        raise malformed(*at, message=f"must be a flat list of {words}") from None
+    if array.ndim != 1 or array.dtype.kind not in kinds or (array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max):
+        raise malformed(*at, message=f"must be a flat list of {words}")
+    return array.astype(target)
+
+
+def sample_spec(request: api.SampleRequest) -> SampleSpec:
+    params = request.sampling_params
+    _check_sample(request)
+    strings, stop_tokens = _stops(params.stop)
+    return SampleSpec(
+        prompt=cast("list[int]", tokens(request.prompt, ("prompt",)).tolist()),
+        num_samples=request.num_samples,
+        max_tokens=params.max_tokens if isinstance(params.max_tokens, int) else None,
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        seed=params.seed if isinstance(params.seed, int) else None,
+        stop_strings=strings,
+        stop_tokens=stop_tokens,
+        prompt_logprobs=request.prompt_logprobs,
+        topk_prompt_logprobs=request.topk_prompt_logprobs,
+    )
+
+
+_NOT_OFFERED = ("target_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k", "prompt_logprobs_last_n")
+
+
+def _check_sample(request: api.SampleRequest) -> None:
+    params = request.sampling_params
+    if request.num_samples < 1:
+        raise malformed("num_samples", message="must be 1 or more")
+    if isinstance(params.max_tokens, int) and params.max_tokens < 1:
+        raise malformed("sampling_params", "max_tokens", message="must be 1 or more")
+    if not params.temperature >= 0:
+        raise malformed("sampling_params", "temperature", message="must be 0 or more")
+    if not 0 < params.top_p <= 1:
+        raise malformed("sampling_params", "top_p", message="must be above 0, and at most 1")
+    if request.topk_prompt_logprobs < 0:
+        raise malformed("topk_prompt_logprobs", message="must be 0 or more")
+    for name in _NOT_OFFERED:
+        if request.additional_properties.get(name):
+            raise bad_request(f"this server does not offer {name}")
+
+
+def _stops(stop: Any) -> tuple[Sequence[str] | None, Sequence[int] | None]:
+    """Stop strings and stop tokens. Absent keeps the model's own stop, so both are None; an empty list turns it off."""
+    if not stop and not isinstance(stop, list):
+        return None, None
+    values = cast("list[Any]", stop) if isinstance(stop, list) else [stop]
+    if all(isinstance(value, str) and value for value in values):
+        return values, []
+    if all(type(value) is int for value in values):
+        return [], values
+    raise malformed("sampling_params", "stop", message="must be a string, a list of strings, or a list of token ids")
+
+
+def encode_loss(result: LossResult) -> bytes:
+    output = api.ForwardBackwardOutput(
+        loss_fn_output_type="ArrayRecord",
+        loss_fn_outputs=[_outputs(arrays) for arrays in result.loss_fn_outputs],
+        metrics=api.ForwardBackwardOutputMetrics.from_dict(result.metrics),
+    )
+    return encode(output.to_dict())
+
+
+def _outputs(arrays: Mapping[str, NDArray[np.float32]]) -> api.LossFnInputs:
+    outputs = api.LossFnInputs()
+    for name, array in arrays.items():
+        flat = np.ascontiguousarray(array, np.float32).ravel()
+        # orjson writes the array itself
+        outputs[name] = api.TensorData(flat, "float32", list(array.shape))  # pyright: ignore[reportArgumentType]
+    return outputs
+
+
+def encode_sample(result: SampleResult) -> bytes:
+    sequences = [
+        api.SampledSequence(list(sequence.tokens), list(sequence.logprobs), sequence.stop_reason) for sequence in result.sequences
+    ]
+    response = api.SampleResponse(sequences, prompt_cache_hit_tokens=0)
+    if result.prompt_logprobs is not None:
+        response.prompt_logprobs = list(result.prompt_logprobs)
+    if result.topk_prompt_logprobs is not None:
+        response.topk_prompt_logprobs = list(_pairs(result.topk_prompt_logprobs))
+    return encode(response.to_dict())
+
+
+def _pairs(rows: Sequence[Sequence[tuple[int, float]] | None]) -> Iterator[list[list[float]] | None]:
+    for row in rows:
+        yield None if row is None else [[token, logprob] for token, logprob in row]

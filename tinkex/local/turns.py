@@ -1,0 +1,42 @@
+"""The order in which the requests of one model run. Plain values: no clock, no lock, no socket."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Turns(Generic[T]):
+    """Items by number, from 1, without a gap; one that comes early waits for those before it.
+
+    An item without a number comes after those whose turn has come, in order of arrival.
+    """
+
+    def __init__(self) -> None:
+        self._ready: deque[T] = deque()
+        self._early: dict[int, T] = {}
+        self._next = 1
+
+    def put(self, number: int | None, item: T) -> None:
+        """Takes an item; a number is given once only."""
+        if number is None:
+            self._ready.append(item)
+            return
+        self._early[number] = item
+        while self._next in self._early:
+            self._ready.append(self._early.pop(self._next))
+            self._next += 1
+
+    def take(self) -> T | None:
+        """The item whose turn it is, or None."""
+        return self._ready.popleft() if self._ready else None
+
+    def waits_for(self, number: int | None) -> int | None:
+        """The number whose absence keeps the item with this number waiting, or None."""
+        return self._next if number in self._early else None
+
+    def drop_early(self) -> list[T]:
+        """Takes out the items that wait for a number that has not come."""
+        return [self._early.pop(number) for number in sorted(self._early)]
