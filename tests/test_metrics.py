@@ -1,5 +1,6 @@
 """The results of a split batch are those of the whole."""
 
+import itertools
 import math
 
 from hypothesis import given
@@ -23,7 +24,7 @@ def output_of(values: list[float]) -> ForwardBackwardOutput:
 def test_any_split_gives_the_same(values: list[float], data: st.DataObject) -> None:
     cuts = data.draw(st.sets(st.integers(1, len(values)), max_size=5))
     borders = [0, *sorted(cuts | {len(values)})]
-    parts = [values[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    parts = [values[a:b] for a, b in itertools.pairwise(borders)]
     whole, joined = output_of(values), combine([output_of(part) for part in parts])
     assert joined.loss_fn_outputs == whole.loss_fn_outputs
     for name, value in whole.metrics.items():
@@ -31,8 +32,9 @@ def test_any_split_gives_the_same(values: list[float], data: st.DataObject) -> N
 
 
 def test_each_reduction() -> None:
-    chunks = [{"a:slack": 1.0, "u:unique": 5.0, "h:hash2": 2**64 - 1, "odd": 1.0, "x:y:sum": 1.0}] + [
-        {"a:slack": 4.0, "u:unique": 6.0, "h:hash2": 2, "odd": 4.0, "x:y:sum": 4.0}
+    chunks = [
+        {"a:slack": 1.0, "u:unique": 5.0, "h:hash2": 2**64 - 1, "odd": 1.0, "x:y:sum": 1.0},
+        {"a:slack": 4.0, "u:unique": 6.0, "h:hash2": 2, "odd": 4.0, "x:y:sum": 4.0},
     ]
     assert reduce_metrics(chunks, [2, 1]) == {
         "a:slack": 2.0,

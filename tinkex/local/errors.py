@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from attrs import frozen
@@ -19,7 +19,7 @@ class Problem:
         return {"loc": ["body", *self.location], "msg": self.message, "type": "value_error"}
 
 
-Detail: TypeAlias = str | list[dict[str, object]]
+Detail: TypeAlias = str | Sequence[Mapping[str, object]]
 
 
 class Refused(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +14,15 @@ from attrs import frozen
 
 from tinkex.local.turns import Turns
 
+logger = logging.getLogger("tinkex.local")
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 @frozen
 class Job:
-    """What a lane runs. `run` raises nothing: it keeps its own outcome under `request_id` (None: nobody asks for it)."""
+    """What a lane runs. `run` keeps its own outcome, under `request_id` (None: nobody asks for it)."""
 
     request_id: str | None
     run: Callable[[], Awaitable[None]]
@@ -62,6 +65,12 @@ class Lanes:
     async def _run(self, lane: str) -> None:
         try:
             while (job := self._turns[lane].take()) is not None:
-                await job.run()
+                await self._run_job(lane, job)
         finally:
             del self._running[lane]
+
+    async def _run_job(self, lane: str, job: Job) -> None:
+        try:
+            await job.run()
+        except Exception:  # the lane goes on, whatever becomes of one job
+            logger.exception("a job in lane %s failed (request %s)", lane, job.request_id)

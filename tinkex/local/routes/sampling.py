@@ -6,13 +6,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import evolve
 from tinkex_api.models import (
     CreateSamplingSessionRequest,
     CreateSamplingSessionResponse,
     SampleRequest,
     UntypedAPIFuture,
 )
-from tinkex_api.types import Unset
+from tinkex_api.types import UNSET, Unset
 
 from tinkex.local import paths
 from tinkex.local.backend import Backend
@@ -82,10 +83,18 @@ def _sampler_of(backend: Backend, body: SampleRequest) -> SamplerRow:
     """The sampling session's, or one for all who ask for these weights without a session."""
     if isinstance(body.sampling_session_id, str):
         return _known_sampler(backend, body.sampling_session_id)
-    base_model, model_path = (body.additional_properties.get(name) for name in ("base_model", "model_path"))
-    if not isinstance(base_model or model_path, str):
-        raise malformed("sampling_session_id", message="is missing, and so are base_model and model_path")
-    return _sampler(backend, f"weights:{model_path or base_model}", "", base_model or Unset(), model_path or Unset())
+    base_model, model_path = (body.additional_properties.get(name, UNSET) for name in ("base_model", "model_path"))
+    for name, value in (("base_model", base_model), ("model_path", model_path)):
+        if not isinstance(value, (str, Unset)):
+            raise malformed(name, message="must be a string")
+    row = _sampler(backend, "", "", base_model, model_path)
+    return evolve(row, sampler_id=f"{row.model_path or row.base_model} as of {_saved_at(backend, row)}")
+
+
+def _saved_at(backend: Backend, row: SamplerRow) -> float:
+    """A path that was written anew is another sampler."""
+    checkpoint = backend.store.checkpoint(paths.parse(row.model_path)) if row.model_path else None
+    return checkpoint.created_at if checkpoint else 0.0
 
 
 def _known_sampler(backend: Backend, sampler_id: str) -> SamplerRow:

@@ -1,0 +1,33 @@
+"""The command `tinkex`. Each subcommand is a module of its own, imported when it is run."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+_COMMANDS = {
+    "serve": "Run the embedded server.",
+    "version": "Print the version.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Shows the commands' first lines without importing them, so that `tinkex --help` is quick and needs no extras."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        return importlib.import_module(f"tinkex.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup)
+def main() -> None:
+    """Tinkex: the Tinker fine-tuning API, as a client and as a server."""

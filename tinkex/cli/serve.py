@@ -1,0 +1,91 @@
+"""`tinkex serve`."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from tinkex.local import Server
+
+_INTERRUPTED = 130
+
+
+@click.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=["tinkex/tiny"],
+    show_default=True,
+    help="Transformers folder or hub id; repeatable.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Database and checkpoints.  [default: in the user's data folder]",
+)
+@click.option("--api-key", help="Key that clients must send; by default any is accepted.")
+@click.option("--verbose", is_flag=True, help="Log every request.")
+def command(host: str, port: int, models: tuple[str, ...], data_dir: Path | None, api_key: str | None, verbose: bool) -> None:
+    """Run the embedded server until Ctrl-C."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _start(host, port, models, data_dir or _default_data_dir(), api_key, verbose) as server:
+            _announce(server, api_key)
+            server.wait()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+def _start(host: str, port: int, models: tuple[str, ...], data_dir: Path, api_key: str | None, verbose: bool) -> Server:
+    """Raises `click.ClickException`, one line, for what the user can put right."""
+    try:
+        from tinkex.local import serve
+        from tinkex.local.engine.base import InvalidRequest
+        from tinkex.local.store import StoreError
+    except ImportError as error:
+        raise click.ClickException(str(error)) from error
+    try:
+        return serve(list(models), host=host, port=port, data_dir=data_dir, api_key=api_key, access_log=verbose)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise click.ClickException(f"port {port} of {host} is in use; choose another by --port, or 0 for a free one") from error
+        raise click.ClickException(f"cannot start: {error}") from error
+    except (InvalidRequest, StoreError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from error
+
+
+def _announce(server: Server, api_key: str | None) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]tinkex serves {server.base_url}[/bold]  (Ctrl-C stops it)")
+    for model in server.models:
+        console.print(f"  model  {model.name}  {model.arch}, {model.max_context_length} tokens of context")
+    console.print(f"  data   {server.data_dir}")
+    console.print("\nTo point a client at it:")
+    console.print(f"  export TINKER_BASE_URL={server.base_url}", markup=False)
+    console.print(f"  export TINKER_API_KEY={'<the key>' if api_key else 'tml-local'}", markup=False)
+
+
+def _default_data_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME", "").strip()
+    return (Path(base) if base else Path.home() / ".local" / "share") / "tinkex"
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """A polite end is one, whoever asks for it."""
+    raise KeyboardInterrupt

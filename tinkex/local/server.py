@@ -1,0 +1,192 @@
+"""`serve`: starts the server in a background thread of this process; `Server` is the handle to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+
+from tinkex.local.app import make_app
+from tinkex.local.backend import HOLD, Backend
+from tinkex.local.engine.base import BaseModel, Engine
+from tinkex.local.store import Store
+
+logger = logging.getLogger("tinkex.local")
+
+_GRACE = 5  # seconds that answers under way get when the server stops
+
+
+def serve(
+    model: str | Sequence[str] = "tinkex/tiny",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    data_dir: Path | str | None = None,
+    api_key: str | None = None,
+    engine: Engine | None = None,
+    hold: float = HOLD,
+    access_log: bool = False,
+) -> Server:
+    """A running server, which answers by the time this returns. Leave it as a context manager, or call `close`.
+
+    Example:
+        with tinkex.local.serve() as server:
+            client = tinkex.ServiceClient(base_url=server.base_url)
+
+    Args:
+        model: base models, each by a shipped name, a transformers folder, or a hub id.
+        host, port: where to listen; port 0 takes a free one.
+        data_dir: where the database and the checkpoints are kept; by default a temporary folder, removed at the end.
+        api_key: what clients must send as X-API-Key; by default anything is accepted.
+        engine: what trains and samples, instead of torch in this process.
+        hold: seconds that a poll waits for a result before it is answered "not yet".
+        access_log: log every request, to the logger `uvicorn.access`.
+
+    Raises:
+        ImportError: the extra `local`, or torch, is not installed.
+        InvalidRequest: a model cannot be loaded.
+        OSError: the address cannot be listened on, or the data folder not written.
+        StoreError: the data folder is of another release.
+    """
+    listener = _listen(host, port)
+    with ExitStack() as on_failure:
+        on_failure.callback(listener.close)
+        engine = engine or _torch_engine([model] if isinstance(model, str) else list(model))
+        server = Server(listener, engine, data_dir=data_dir, api_key=api_key, hold=hold, access_log=access_log)
+        on_failure.pop_all()
+    return server
+
+
+class Server:
+    """A server that runs in a thread of this process. Made by `serve`."""
+
+    base_url: str
+    models: Sequence[BaseModel]
+    data_dir: Path
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        engine: Engine,
+        *,
+        data_dir: Path | str | None,
+        api_key: str | None,
+        hold: float,
+        access_log: bool,
+    ) -> None:
+        self.models = engine.base_models
+        self.base_url = _url(listener)
+        with ExitStack() as resources:
+            self.data_dir = Path(data_dir or resources.enter_context(tempfile.TemporaryDirectory(prefix="tinkex-"))).absolute()
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
+            self._stop_requested: Future[None] = Future()
+            self._thread = threading.Thread(
+                target=lambda: asyncio.run(self._run(listener, engine, store, api_key, hold, access_log)),
+                name="tinkex-server",
+                daemon=True,  # a script that forgets to close it still ends
+            )
+            self._started: Future[None] = Future()
+            self._thread.start()
+            resources.callback(self._join)
+            self._started.result()
+            self._resources = resources.pop_all()
+
+    def wait(self) -> None:
+        """Returns when the server has stopped."""
+        while self._thread.is_alive():
+            self._thread.join(timeout=0.5)  # short, so that a signal is seen on every platform
+
+    def close(self) -> None:
+        """Stops: polls are answered 503, engine calls under way end, threads are joined. Again does nothing."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.base_url} {', '.join(model.name for model in self.models)}>"
+
+    def _join(self) -> None:
+        if not self._stop_requested.done():
+            self._stop_requested.set_result(None)
+        self._thread.join()
+
+    async def _run(
+        self, listener: socket.socket, engine: Engine, store: Store, api_key: str | None, hold: float, access_log: bool
+    ) -> None:
+        try:
+            backend = Backend(engine, store, self.data_dir, hold)
+            config = uvicorn.Config(
+                make_app(backend, api_key),
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=access_log,
+                timeout_graceful_shutdown=_GRACE,
+            )
+            server = _Uvicorn(config, self._started)
+            stopping = asyncio.create_task(self._stop(server, backend))
+            await server.serve(sockets=[listener])
+            stopping.cancel()
+            await backend.close()
+        except BaseException as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)
+
+    async def _stop(self, server: uvicorn.Server, backend: Backend) -> None:
+        await asyncio.wrap_future(self._stop_requested)
+        backend.stop()
+        server.should_exit = True
+
+
+class _Uvicorn(uvicorn.Server):
+    """Says when it has begun to answer."""
+
+    def __init__(self, config: uvicorn.Config, begun: Future[None]) -> None:
+        super().__init__(config)
+        self._begun = begun
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._begun.set_result(None)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket: what is wrong with the address shows here, in the caller's thread."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _torch_engine(models: Sequence[str]) -> Engine:
+    """The one place that names an engine. Imported here, so that the rest needs no torch."""
+    from tinkex.local.engine.torch_engine import TorchEngine
+
+    return TorchEngine(models)
