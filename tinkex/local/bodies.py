@@ -38,7 +38,10 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:
-    """The same for a request that is sent again. A resent ephemeral save takes a new sampling_session_seq_id, so it does not count."""
+    """The same for a request that is sent again.
+
+    An ephemeral save that is sent again takes a new sampling_session_seq_id, so that does not count.
+    """
     counted = {name: value for name, value in fields.items() if name != "sampling_session_seq_id"}
     return hashlib.blake2b(orjson.dumps(counted, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
@@ -113,8 +116,14 @@ def _read_plain(hint: Any, value: Any, at: Location) -> Any:
 
 
 @cache
+def _generated() -> dict[str, Any]:
+    """What the generated annotations name, and import for the type checker alone."""
+    return {name: getattr(models, name) for name in models.__all__} | {"Unset": Unset}
+
+
+@cache
 def _hints(kind: type[Any]) -> dict[str, Any]:
-    return get_type_hints(kind, localns=vars(models) | {"Unset": Unset})
+    return get_type_hints(kind, localns=_generated())
 
 
 @cache

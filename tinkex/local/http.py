@@ -1,4 +1,4 @@
-"""From a request to a handler's arguments, and from what it returns or raises to an answer. Every answer is JSON with its length."""
+"""From a request to a handler's arguments, and from what it returns or raises to an answer: JSON, with its length, always."""
 
 from __future__ import annotations
 

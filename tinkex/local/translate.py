@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from tinkex_api import models as api
+from tinkex_api.types import Unset
 
 from tinkex.local.engine.base import AdamSettings, Example, LoraShape, LossResult, SampleResult, SampleSpec
 from tinkex.local.errors import bad_request, malformed
@@ -34,7 +35,8 @@ def lora_shape(config: api.LoraConfig) -> LoraShape:
         raise malformed("lora_config", "rank", message="must be 1 or more")
     if not (config.train_attn or config.train_mlp or config.train_unembed):
         raise malformed("lora_config", message="trains nothing: one of train_attn, train_mlp and train_unembed must be true")
-    return LoraShape(config.rank, config.seed or None, config.train_attn, config.train_mlp, config.train_unembed)
+    seed = config.seed if isinstance(config.seed, int) else None
+    return LoraShape(config.rank, seed, config.train_attn, config.train_mlp, config.train_unembed)
 
 
 def adam_settings(params: api.AdamParams) -> AdamSettings:
@@ -147,7 +149,7 @@ def _check_sample(request: api.SampleRequest) -> None:
 
 def _stops(stop: Any) -> tuple[Sequence[str] | None, Sequence[int] | None]:
     """Stop strings and stop tokens. Absent keeps the model's own stop, so both are None; an empty list turns it off."""
-    if not stop and not isinstance(stop, list):
+    if isinstance(stop, Unset):
         return None, None
     values = cast("list[Any]", stop) if isinstance(stop, list) else [stop]
     if all(isinstance(value, str) and value for value in values):

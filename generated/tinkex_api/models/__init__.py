@@ -6,107 +6,237 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .adam_params import AdamParams
+    from .api_key_details import ApiKeyDetails
+    from .api_key_info_response import ApiKeyInfoResponse
+    from .api_key_organization import ApiKeyOrganization
+    from .api_key_user import ApiKeyUser
+    from .assign_session_project_request import AssignSessionProjectRequest
+    from .audit_log_entry import AuditLogEntry
+    from .audit_log_entry_event_details_type_0 import AuditLogEntryEventDetailsType0
+    from .audit_log_response import AuditLogResponse
+    from .auth_token_request import AuthTokenRequest
+    from .auth_token_response import AuthTokenResponse
+    from .billing_event_info import BillingEventInfo
+    from .billing_usage_event import BillingUsageEvent
+    from .billing_usage_response import BillingUsageResponse
+    from .billing_usage_session import BillingUsageSession
+    from .billing_usage_sessions import BillingUsageSessions
     from .checkpoint import Checkpoint
+    from .checkpoint_archive_url_response import CheckpointArchiveUrlResponse
     from .checkpoints_list_response import CheckpointsListResponse
     from .client_config_request import ClientConfigRequest
     from .client_config_response import ClientConfigResponse
+    from .client_dynamic_config_response import ClientDynamicConfigResponse
+    from .copy_weights_request import CopyWeightsRequest
+    from .copy_weights_response import CopyWeightsResponse
+    from .create_custom_loss_request import CreateCustomLossRequest
+    from .create_custom_loss_response import CreateCustomLossResponse
     from .create_model_request import CreateModelRequest
     from .create_model_response import CreateModelResponse
     from .create_sampling_session_request import CreateSamplingSessionRequest
     from .create_sampling_session_response import CreateSamplingSessionResponse
     from .create_session_request import CreateSessionRequest
     from .create_session_response import CreateSessionResponse
+    from .current_checkpoint_storage_usage_item import CurrentCheckpointStorageUsageItem
+    from .current_checkpoint_storage_usage_response import (
+        CurrentCheckpointStorageUsageResponse,
+    )
     from .cursor import Cursor
+    from .custom_loss_graph import CustomLossGraph
+    from .custom_loss_input import CustomLossInput
+    from .custom_loss_node import CustomLossNode
+    from .custom_loss_node_kwargs import CustomLossNodeKwargs
     from .datum import Datum
+    from .dimuon_params import DimuonParams
     from .error_response import ErrorResponse
+    from .external_weights_urls_response import ExternalWeightsUrlsResponse
     from .finish_reason import FinishReason
     from .finish_session_request import FinishSessionRequest
     from .forward_backward_input import ForwardBackwardInput
     from .forward_backward_output import ForwardBackwardOutput
-    from .forward_backward_output_metrics import ForwardBackwardOutputMetrics
     from .forward_backward_request import ForwardBackwardRequest
     from .forward_request import ForwardRequest
+    from .future_cancel_request import FutureCancelRequest
+    from .future_completion import FutureCompletion
     from .future_retrieve_request import FutureRetrieveRequest
     from .future_retrieve_response import FutureRetrieveResponse
+    from .futures_retrieve_request import FuturesRetrieveRequest
+    from .futures_retrieve_response import FuturesRetrieveResponse
     from .get_info_request import GetInfoRequest
     from .get_info_response import GetInfoResponse
+    from .get_sampler_response import GetSamplerResponse
     from .get_server_capabilities_response import GetServerCapabilitiesResponse
+    from .get_session_response import GetSessionResponse
     from .health_response import HealthResponse
+    from .join_sampling_session_request import JoinSamplingSessionRequest
+    from .join_sampling_session_response import JoinSamplingSessionResponse
+    from .list_sessions_response import ListSessionsResponse
+    from .load_weights_request import LoadWeightsRequest
+    from .load_weights_response import LoadWeightsResponse
     from .lora_config import LoraConfig
     from .loss_fn_config import LossFnConfig
     from .loss_fn_inputs import LossFnInputs
+    from .metrics import Metrics
     from .model_data import ModelData
     from .model_input import ModelInput
     from .model_input_chunk import ModelInputChunk
     from .optim_step_request import OptimStepRequest
     from .optim_step_response import OptimStepResponse
-    from .optim_step_response_metrics_type_0 import OptimStepResponseMetricsType0
+    from .optimizer_config import OptimizerConfig
     from .sample_request import SampleRequest
     from .sample_response import SampleResponse
     from .sampled_sequence import SampledSequence
     from .sampling_params import SamplingParams
+    from .sampling_session_futures_target import SamplingSessionFuturesTarget
+    from .save_weights_external_request import SaveWeightsExternalRequest
+    from .save_weights_external_response import SaveWeightsExternalResponse
     from .save_weights_for_sampler_request import SaveWeightsForSamplerRequest
     from .save_weights_for_sampler_response import SaveWeightsForSamplerResponse
+    from .save_weights_request import SaveWeightsRequest
+    from .save_weights_response import SaveWeightsResponse
+    from .search_owner import SearchOwner
     from .session_heartbeat_request import SessionHeartbeatRequest
     from .session_heartbeat_response import SessionHeartbeatResponse
+    from .session_search_cursor import SessionSearchCursor
+    from .session_search_request import SessionSearchRequest
+    from .session_search_response import SessionSearchResponse
+    from .session_status import SessionStatus
+    from .session_status_query import SessionStatusQuery
+    from .session_status_reason import SessionStatusReason
+    from .session_summary import SessionSummary
+    from .session_trace_export_response import SessionTraceExportResponse
+    from .set_checkpoint_ttl_request import SetCheckpointTtlRequest
+    from .signed_urls import SignedUrls
     from .supported_model import SupportedModel
+    from .telemetry_event import TelemetryEvent
+    from .telemetry_event_event_data import TelemetryEventEventData
+    from .telemetry_response import TelemetryResponse
+    from .telemetry_send_request import TelemetrySendRequest
     from .tensor_data import TensorData
     from .training_run import TrainingRun
     from .training_runs_response import TrainingRunsResponse
+    from .unload_model_request import UnloadModelRequest
+    from .unload_model_response import UnloadModelResponse
     from .untyped_api_future import UntypedAPIFuture
     from .user_metadata import UserMetadata
+    from .weights_info_request import WeightsInfoRequest
+    from .weights_info_response import WeightsInfoResponse
 
 _MODULES = {
     "AdamParams": ".adam_params",
+    "ApiKeyDetails": ".api_key_details",
+    "ApiKeyInfoResponse": ".api_key_info_response",
+    "ApiKeyOrganization": ".api_key_organization",
+    "ApiKeyUser": ".api_key_user",
+    "AssignSessionProjectRequest": ".assign_session_project_request",
+    "AuditLogEntry": ".audit_log_entry",
+    "AuditLogEntryEventDetailsType0": ".audit_log_entry_event_details_type_0",
+    "AuditLogResponse": ".audit_log_response",
+    "AuthTokenRequest": ".auth_token_request",
+    "AuthTokenResponse": ".auth_token_response",
+    "BillingEventInfo": ".billing_event_info",
+    "BillingUsageEvent": ".billing_usage_event",
+    "BillingUsageResponse": ".billing_usage_response",
+    "BillingUsageSession": ".billing_usage_session",
+    "BillingUsageSessions": ".billing_usage_sessions",
     "Checkpoint": ".checkpoint",
+    "CheckpointArchiveUrlResponse": ".checkpoint_archive_url_response",
     "CheckpointsListResponse": ".checkpoints_list_response",
     "ClientConfigRequest": ".client_config_request",
     "ClientConfigResponse": ".client_config_response",
+    "ClientDynamicConfigResponse": ".client_dynamic_config_response",
+    "CopyWeightsRequest": ".copy_weights_request",
+    "CopyWeightsResponse": ".copy_weights_response",
+    "CreateCustomLossRequest": ".create_custom_loss_request",
+    "CreateCustomLossResponse": ".create_custom_loss_response",
     "CreateModelRequest": ".create_model_request",
     "CreateModelResponse": ".create_model_response",
     "CreateSamplingSessionRequest": ".create_sampling_session_request",
     "CreateSamplingSessionResponse": ".create_sampling_session_response",
     "CreateSessionRequest": ".create_session_request",
     "CreateSessionResponse": ".create_session_response",
+    "CurrentCheckpointStorageUsageItem": ".current_checkpoint_storage_usage_item",
+    "CurrentCheckpointStorageUsageResponse": ".current_checkpoint_storage_usage_response",
     "Cursor": ".cursor",
+    "CustomLossGraph": ".custom_loss_graph",
+    "CustomLossInput": ".custom_loss_input",
+    "CustomLossNode": ".custom_loss_node",
+    "CustomLossNodeKwargs": ".custom_loss_node_kwargs",
     "Datum": ".datum",
+    "DimuonParams": ".dimuon_params",
     "ErrorResponse": ".error_response",
+    "ExternalWeightsUrlsResponse": ".external_weights_urls_response",
     "FinishReason": ".finish_reason",
     "FinishSessionRequest": ".finish_session_request",
     "ForwardBackwardInput": ".forward_backward_input",
     "ForwardBackwardOutput": ".forward_backward_output",
-    "ForwardBackwardOutputMetrics": ".forward_backward_output_metrics",
     "ForwardBackwardRequest": ".forward_backward_request",
     "ForwardRequest": ".forward_request",
+    "FutureCancelRequest": ".future_cancel_request",
+    "FutureCompletion": ".future_completion",
     "FutureRetrieveRequest": ".future_retrieve_request",
     "FutureRetrieveResponse": ".future_retrieve_response",
+    "FuturesRetrieveRequest": ".futures_retrieve_request",
+    "FuturesRetrieveResponse": ".futures_retrieve_response",
     "GetInfoRequest": ".get_info_request",
     "GetInfoResponse": ".get_info_response",
+    "GetSamplerResponse": ".get_sampler_response",
     "GetServerCapabilitiesResponse": ".get_server_capabilities_response",
+    "GetSessionResponse": ".get_session_response",
     "HealthResponse": ".health_response",
+    "JoinSamplingSessionRequest": ".join_sampling_session_request",
+    "JoinSamplingSessionResponse": ".join_sampling_session_response",
+    "ListSessionsResponse": ".list_sessions_response",
+    "LoadWeightsRequest": ".load_weights_request",
+    "LoadWeightsResponse": ".load_weights_response",
     "LoraConfig": ".lora_config",
     "LossFnConfig": ".loss_fn_config",
     "LossFnInputs": ".loss_fn_inputs",
+    "Metrics": ".metrics",
     "ModelData": ".model_data",
     "ModelInput": ".model_input",
     "ModelInputChunk": ".model_input_chunk",
     "OptimStepRequest": ".optim_step_request",
     "OptimStepResponse": ".optim_step_response",
-    "OptimStepResponseMetricsType0": ".optim_step_response_metrics_type_0",
+    "OptimizerConfig": ".optimizer_config",
     "SampleRequest": ".sample_request",
     "SampleResponse": ".sample_response",
     "SampledSequence": ".sampled_sequence",
     "SamplingParams": ".sampling_params",
+    "SamplingSessionFuturesTarget": ".sampling_session_futures_target",
+    "SaveWeightsExternalRequest": ".save_weights_external_request",
+    "SaveWeightsExternalResponse": ".save_weights_external_response",
     "SaveWeightsForSamplerRequest": ".save_weights_for_sampler_request",
     "SaveWeightsForSamplerResponse": ".save_weights_for_sampler_response",
+    "SaveWeightsRequest": ".save_weights_request",
+    "SaveWeightsResponse": ".save_weights_response",
+    "SearchOwner": ".search_owner",
     "SessionHeartbeatRequest": ".session_heartbeat_request",
     "SessionHeartbeatResponse": ".session_heartbeat_response",
+    "SessionSearchCursor": ".session_search_cursor",
+    "SessionSearchRequest": ".session_search_request",
+    "SessionSearchResponse": ".session_search_response",
+    "SessionStatus": ".session_status",
+    "SessionStatusQuery": ".session_status_query",
+    "SessionStatusReason": ".session_status_reason",
+    "SessionSummary": ".session_summary",
+    "SessionTraceExportResponse": ".session_trace_export_response",
+    "SetCheckpointTtlRequest": ".set_checkpoint_ttl_request",
+    "SignedUrls": ".signed_urls",
     "SupportedModel": ".supported_model",
+    "TelemetryEvent": ".telemetry_event",
+    "TelemetryEventEventData": ".telemetry_event_event_data",
+    "TelemetryResponse": ".telemetry_response",
+    "TelemetrySendRequest": ".telemetry_send_request",
     "TensorData": ".tensor_data",
     "TrainingRun": ".training_run",
     "TrainingRunsResponse": ".training_runs_response",
+    "UnloadModelRequest": ".unload_model_request",
+    "UnloadModelResponse": ".unload_model_response",
     "UntypedAPIFuture": ".untyped_api_future",
     "UserMetadata": ".user_metadata",
+    "WeightsInfoRequest": ".weights_info_request",
+    "WeightsInfoResponse": ".weights_info_response",
 }
 
 
@@ -120,53 +250,117 @@ def __getattr__(name: str) -> Any:
 
 __all__ = (
     "AdamParams",
+    "ApiKeyDetails",
+    "ApiKeyInfoResponse",
+    "ApiKeyOrganization",
+    "ApiKeyUser",
+    "AssignSessionProjectRequest",
+    "AuditLogEntry",
+    "AuditLogEntryEventDetailsType0",
+    "AuditLogResponse",
+    "AuthTokenRequest",
+    "AuthTokenResponse",
+    "BillingEventInfo",
+    "BillingUsageEvent",
+    "BillingUsageResponse",
+    "BillingUsageSession",
+    "BillingUsageSessions",
     "Checkpoint",
+    "CheckpointArchiveUrlResponse",
     "CheckpointsListResponse",
     "ClientConfigRequest",
     "ClientConfigResponse",
+    "ClientDynamicConfigResponse",
+    "CopyWeightsRequest",
+    "CopyWeightsResponse",
+    "CreateCustomLossRequest",
+    "CreateCustomLossResponse",
     "CreateModelRequest",
     "CreateModelResponse",
     "CreateSamplingSessionRequest",
     "CreateSamplingSessionResponse",
     "CreateSessionRequest",
     "CreateSessionResponse",
+    "CurrentCheckpointStorageUsageItem",
+    "CurrentCheckpointStorageUsageResponse",
     "Cursor",
+    "CustomLossGraph",
+    "CustomLossInput",
+    "CustomLossNode",
+    "CustomLossNodeKwargs",
     "Datum",
+    "DimuonParams",
     "ErrorResponse",
+    "ExternalWeightsUrlsResponse",
     "FinishReason",
     "FinishSessionRequest",
     "ForwardBackwardInput",
     "ForwardBackwardOutput",
-    "ForwardBackwardOutputMetrics",
     "ForwardBackwardRequest",
     "ForwardRequest",
+    "FutureCancelRequest",
+    "FutureCompletion",
     "FutureRetrieveRequest",
     "FutureRetrieveResponse",
+    "FuturesRetrieveRequest",
+    "FuturesRetrieveResponse",
     "GetInfoRequest",
     "GetInfoResponse",
+    "GetSamplerResponse",
     "GetServerCapabilitiesResponse",
+    "GetSessionResponse",
     "HealthResponse",
+    "JoinSamplingSessionRequest",
+    "JoinSamplingSessionResponse",
+    "ListSessionsResponse",
+    "LoadWeightsRequest",
+    "LoadWeightsResponse",
     "LoraConfig",
     "LossFnConfig",
     "LossFnInputs",
+    "Metrics",
     "ModelData",
     "ModelInput",
     "ModelInputChunk",
+    "OptimizerConfig",
     "OptimStepRequest",
     "OptimStepResponse",
-    "OptimStepResponseMetricsType0",
     "SampledSequence",
     "SampleRequest",
     "SampleResponse",
     "SamplingParams",
+    "SamplingSessionFuturesTarget",
+    "SaveWeightsExternalRequest",
+    "SaveWeightsExternalResponse",
     "SaveWeightsForSamplerRequest",
     "SaveWeightsForSamplerResponse",
+    "SaveWeightsRequest",
+    "SaveWeightsResponse",
+    "SearchOwner",
     "SessionHeartbeatRequest",
     "SessionHeartbeatResponse",
+    "SessionSearchCursor",
+    "SessionSearchRequest",
+    "SessionSearchResponse",
+    "SessionStatus",
+    "SessionStatusQuery",
+    "SessionStatusReason",
+    "SessionSummary",
+    "SessionTraceExportResponse",
+    "SetCheckpointTtlRequest",
+    "SignedUrls",
     "SupportedModel",
+    "TelemetryEvent",
+    "TelemetryEventEventData",
+    "TelemetryResponse",
+    "TelemetrySendRequest",
     "TensorData",
     "TrainingRun",
     "TrainingRunsResponse",
+    "UnloadModelRequest",
+    "UnloadModelResponse",
     "UntypedAPIFuture",
     "UserMetadata",
+    "WeightsInfoRequest",
+    "WeightsInfoResponse",
 )

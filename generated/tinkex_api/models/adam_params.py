@@ -18,12 +18,12 @@ class AdamParams:
         {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0, 'grad_clip_norm': 0.0}
 
     Attributes:
-        learning_rate (float): Step size Default: 0.0001.
-        beta1 (float): Decay of the first moment Default: 0.9.
-        beta2 (float): Decay of the second moment Default: 0.95.
-        eps (float): Added to the denominator Default: 1e-12.
-        weight_decay (float): Decoupled weight decay Default: 0.0.
-        grad_clip_norm (float): Longest gradient by its norm; 0 for no limit Default: 0.0.
+        learning_rate (float): Size of the step. Default: 0.0001.
+        beta1 (float): Decay of the gradient's running mean. Default: 0.9.
+        beta2 (float): Decay of the squared gradient's running mean. Default: 0.95.
+        eps (float): Added to the denominator. Default: 1e-12.
+        weight_decay (float): Share of the weights, times the learning rate, that is taken away. Default: 0.0.
+        grad_clip_norm (float): Longest gradient, by the norm over all weights; 0 for no limit. Default: 0.0.
     """
 
     learning_rate: float = 0.0001

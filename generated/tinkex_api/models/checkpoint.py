@@ -2,12 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
 from ..types import UNSET, Unset
+
+if TYPE_CHECKING:
+    from ..models.user_metadata import UserMetadata
+
 
 T = TypeVar("T", bound="Checkpoint")
 
@@ -18,15 +22,18 @@ class Checkpoint:
 
     Example:
         {'checkpoint_id': 'sampler_weights/0001', 'checkpoint_type': 'sampler', 'time': '2026-01-01T00:00:00Z',
-            'tinker_path': 'tinker://S1:train:0/sampler_weights/0001'}
+            'tinker_path': 'tinker://S1:train:0/sampler_weights/0001', 'size_bytes': 6291456, 'public': False}
 
     Attributes:
-        checkpoint_id (str): <kind>/<name>, or the bare name on some servers
-        checkpoint_type (str): What for
-        time (str): When it was made in ISO 8601
-        tinker_path (str): tinker://<run>/<kind>/<name>
-        size_bytes (int | None | Unset): Its size
-        public (bool | Unset): Whether all may read it
+        checkpoint_id (str): `<kind>/<name>`; the bare name on some servers.
+        checkpoint_type (str): What it is for.
+        time (str): When it was made, in ISO 8601, with or without a zone.
+        tinker_path (str): `tinker://<run>/<kind>/<name>`, where kind is weights, sampler_weights or external_weights.
+            Other schemes occur.
+        size_bytes (int | None | Unset): Bytes.
+        public (bool | None | Unset): Whether everybody may read it.
+        user_metadata (None | Unset | UserMetadata):
+        expires_at (None | str | Unset): When it will be deleted, in ISO 8601; never without it.
     """
 
     checkpoint_id: str
@@ -34,10 +41,14 @@ class Checkpoint:
     time: str
     tinker_path: str
     size_bytes: int | None | Unset = UNSET
-    public: bool | Unset = UNSET
+    public: bool | None | Unset = UNSET
+    user_metadata: None | Unset | UserMetadata = UNSET
+    expires_at: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
+
         checkpoint_id = self.checkpoint_id
 
         checkpoint_type = self.checkpoint_type
@@ -52,7 +63,25 @@ class Checkpoint:
         else:
             size_bytes = self.size_bytes
 
-        public = self.public
+        public: bool | None | Unset
+        if isinstance(self.public, Unset):
+            public = UNSET
+        else:
+            public = self.public
+
+        user_metadata: dict[str, Any] | None | Unset
+        if isinstance(self.user_metadata, Unset):
+            user_metadata = UNSET
+        elif isinstance(self.user_metadata, UserMetadata):
+            user_metadata = self.user_metadata.to_dict()
+        else:
+            user_metadata = self.user_metadata
+
+        expires_at: None | str | Unset
+        if isinstance(self.expires_at, Unset):
+            expires_at = UNSET
+        else:
+            expires_at = self.expires_at
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -68,11 +97,17 @@ class Checkpoint:
             field_dict["size_bytes"] = size_bytes
         if public is not UNSET and public is not None:
             field_dict["public"] = public
+        if user_metadata is not UNSET and user_metadata is not None:
+            field_dict["user_metadata"] = user_metadata
+        if expires_at is not UNSET and expires_at is not None:
+            field_dict["expires_at"] = expires_at
 
         return field_dict
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
+
         d = dict(src_dict)
         checkpoint_id = d.pop("checkpoint_id")
 
@@ -91,7 +126,40 @@ class Checkpoint:
 
         size_bytes = _parse_size_bytes(d.pop("size_bytes", UNSET))
 
-        public = d.pop("public", UNSET)
+        def _parse_public(data: object) -> bool | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(bool | None | Unset, data)
+
+        public = _parse_public(d.pop("public", UNSET))
+
+        def _parse_user_metadata(data: object) -> None | Unset | UserMetadata:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                user_metadata_type_0 = UserMetadata.from_dict(data)
+
+                return user_metadata_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(None | Unset | UserMetadata, data)
+
+        user_metadata = _parse_user_metadata(d.pop("user_metadata", UNSET))
+
+        def _parse_expires_at(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        expires_at = _parse_expires_at(d.pop("expires_at", UNSET))
 
         checkpoint = cls(
             checkpoint_id=checkpoint_id,
@@ -100,6 +168,8 @@ class Checkpoint:
             tinker_path=tinker_path,
             size_bytes=size_bytes,
             public=public,
+            user_metadata=user_metadata,
+            expires_at=expires_at,
         )
 
         checkpoint.additional_properties = d

@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
+from ..types import UNSET, Unset
+
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
+    from ..models.cursor import Cursor
 
 
 T = TypeVar("T", bound="CheckpointsListResponse")
@@ -19,20 +22,34 @@ class CheckpointsListResponse:
     """Checkpoints.
 
     Example:
-        {'checkpoints': []}
+        {'checkpoints': [{'checkpoint_id': 'weights/0001', 'checkpoint_type': 'training', 'time':
+            '2026-01-01T00:00:00Z', 'tinker_path': 'tinker://S1:train:0/weights/0001'}], 'cursor': {'offset': 0, 'limit':
+            100, 'total_count': 1}}
 
     Attributes:
-        checkpoints (list[Checkpoint]): Of the page
+        checkpoints (list[Checkpoint]): All of a run's, or a page of the user's.
+        cursor (Cursor | None | Unset):
     """
 
     checkpoints: list[Checkpoint]
+    cursor: Cursor | None | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        from ..models.cursor import Cursor  # noqa: PLC0415
+
         checkpoints = []
         for checkpoints_item_data in self.checkpoints:
             checkpoints_item = checkpoints_item_data.to_dict()
             checkpoints.append(checkpoints_item)
+
+        cursor: dict[str, Any] | None | Unset
+        if isinstance(self.cursor, Unset):
+            cursor = UNSET
+        elif isinstance(self.cursor, Cursor):
+            cursor = self.cursor.to_dict()
+        else:
+            cursor = self.cursor
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -41,12 +58,15 @@ class CheckpointsListResponse:
                 "checkpoints": checkpoints,
             }
         )
+        if cursor is not UNSET and cursor is not None:
+            field_dict["cursor"] = cursor
 
         return field_dict
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.checkpoint import Checkpoint  # noqa: PLC0415
+        from ..models.cursor import Cursor  # noqa: PLC0415
 
         d = dict(src_dict)
         checkpoints = []
@@ -56,8 +76,26 @@ class CheckpointsListResponse:
 
             checkpoints.append(checkpoints_item)
 
+        def _parse_cursor(data: object) -> Cursor | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                cursor_type_0 = Cursor.from_dict(data)
+
+                return cursor_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(Cursor | None | Unset, data)
+
+        cursor = _parse_cursor(d.pop("cursor", UNSET))
+
         checkpoints_list_response = cls(
             checkpoints=checkpoints,
+            cursor=cursor,
         )
 
         checkpoints_list_response.additional_properties = d

@@ -12,13 +12,13 @@ T = TypeVar("T", bound="ClientConfigRequest")
 
 @_attrs_define
 class ClientConfigRequest:
-    """Who asks.
+    """Who asks for the flags.
 
     Example:
-        {'sdk_version': '0.1.0'}
+        {'sdk_version': '0.38.0'}
 
     Attributes:
-        sdk_version (str): The client's version
+        sdk_version (str): The client's version; the hosted service refuses old ones.
     """
 
     sdk_version: str

@@ -11,6 +11,7 @@ from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.lora_config import LoraConfig
+    from ..models.optimizer_config import OptimizerConfig
     from ..models.user_metadata import UserMetadata
 
 
@@ -19,20 +20,23 @@ T = TypeVar("T", bound="CreateModelRequest")
 
 @_attrs_define
 class CreateModelRequest:
-    """Creates a model.
+    """Creates a model to train, as a LoRA adapter over a base model.
 
     Example:
-        {'session_id': 'S1', 'model_seq_id': 0, 'base_model': 'tinkex/tiny', 'lora_config': {'rank': 32}, 'type':
-            'create_model'}
+        {'session_id': 'S1', 'model_seq_id': 0, 'base_model': 'tinkex/tiny', 'lora_config': {'rank': 32,
+            'train_unembed': True, 'train_mlp': True, 'train_attn': True}, 'type': 'create_model'}
 
     Attributes:
-        session_id (str): The session
-        model_seq_id (int): Counts the session's models from 0; a repeat gives the same model
-        base_model (str): The base model's name
-        lora_config (LoraConfig): The shape of a LoRA adapter. At least one train_* must be true. Example: {'rank': 32,
-            'train_unembed': True, 'train_mlp': True, 'train_attn': True}.
-        type_ (str): The request's name Default: 'create_model'.
-        user_metadata (UserMetadata | Unset): The user's own facts. Example: {'experiment': '7'}.
+        session_id (str): The session.
+        model_seq_id (int): Counts the session's models from 0; a repeat gives the same model.
+        base_model (str): The base model's name.
+        lora_config (LoraConfig): The shape of a LoRA adapter. At least one `train_*` must be true. Example: {'rank':
+            32, 'seed': 7, 'train_unembed': True, 'train_mlp': True, 'train_attn': True}.
+        type_ (str): The request's name. Default: 'create_model'.
+        optimizer_config (OptimizerConfig | Unset): The kind of optimizer that a model is trained with; each of its
+            steps must be of the same kind. Others have fields of their own. Example: {'type': 'adamw'}.
+        user_metadata (UserMetadata | Unset): Facts of the user's own, kept with what they are sent for. Example:
+            {'experiment': '7'}.
     """
 
     session_id: str
@@ -40,6 +44,7 @@ class CreateModelRequest:
     base_model: str
     lora_config: LoraConfig
     type_: str = "create_model"
+    optimizer_config: OptimizerConfig | Unset = UNSET
     user_metadata: UserMetadata | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
@@ -53,6 +58,10 @@ class CreateModelRequest:
         lora_config = self.lora_config.to_dict()
 
         type_ = self.type_
+
+        optimizer_config: dict[str, Any] | Unset = UNSET
+        if not isinstance(self.optimizer_config, Unset):
+            optimizer_config = self.optimizer_config.to_dict()
 
         user_metadata: dict[str, Any] | Unset = UNSET
         if not isinstance(self.user_metadata, Unset):
@@ -69,6 +78,8 @@ class CreateModelRequest:
                 "type": type_,
             }
         )
+        if optimizer_config is not UNSET and optimizer_config is not None:
+            field_dict["optimizer_config"] = optimizer_config
         if user_metadata is not UNSET and user_metadata is not None:
             field_dict["user_metadata"] = user_metadata
 
@@ -77,6 +88,7 @@ class CreateModelRequest:
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.lora_config import LoraConfig  # noqa: PLC0415
+        from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
         d = dict(src_dict)
@@ -89,6 +101,13 @@ class CreateModelRequest:
         lora_config = LoraConfig.from_dict(d.pop("lora_config"))
 
         type_ = d.pop("type", "create_model")
+
+        _optimizer_config = d.pop("optimizer_config", UNSET)
+        optimizer_config: OptimizerConfig | Unset
+        if isinstance(_optimizer_config, Unset):
+            optimizer_config = UNSET
+        else:
+            optimizer_config = OptimizerConfig.from_dict(_optimizer_config)
 
         _user_metadata = d.pop("user_metadata", UNSET)
         user_metadata: UserMetadata | Unset
@@ -103,6 +122,7 @@ class CreateModelRequest:
             base_model=base_model,
             lora_config=lora_config,
             type_=type_,
+            optimizer_config=optimizer_config,
             user_metadata=user_metadata,
         )
 

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="CreateModelResponse")
 
@@ -15,17 +17,25 @@ class CreateModelResponse:
     """The new model.
 
     Example:
-        {'model_id': 'S1:train:0'}
+        {'model_id': 'S1:train:0', 'type': 'create_model'}
 
     Attributes:
-        model_id (str): The model
+        model_id (str): The model. Hosted: `<session_id>:train:<model_seq_id>`, which is the training run's id too.
+        type_ (None | str | Unset): The answer's name.
     """
 
     model_id: str
+    type_: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         model_id = self.model_id
+
+        type_: None | str | Unset
+        if isinstance(self.type_, Unset):
+            type_ = UNSET
+        else:
+            type_ = self.type_
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -34,6 +44,8 @@ class CreateModelResponse:
                 "model_id": model_id,
             }
         )
+        if type_ is not UNSET and type_ is not None:
+            field_dict["type"] = type_
 
         return field_dict
 
@@ -42,8 +54,18 @@ class CreateModelResponse:
         d = dict(src_dict)
         model_id = d.pop("model_id")
 
+        def _parse_type_(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        type_ = _parse_type_(d.pop("type", UNSET))
+
         create_model_response = cls(
             model_id=model_id,
+            type_=type_,
         )
 
         create_model_response.additional_properties = d

@@ -14,18 +14,18 @@ T = TypeVar("T", bound="CreateSamplingSessionRequest")
 
 @_attrs_define
 class CreateSamplingSessionRequest:
-    """Opens a sampling session.
+    """Opens a sampling session on a base model or on saved weights. Some servers take exactly one of the two.
 
     Example:
         {'session_id': 'S1', 'sampling_session_seq_id': 0, 'base_model': 'tinkex/tiny', 'type':
             'create_sampling_session'}
 
     Attributes:
-        session_id (str): The session
-        sampling_session_seq_id (int): Counts the session's sampling sessions from 0
-        type_ (str): The request's name Default: 'create_sampling_session'.
-        base_model (str | Unset): The base model
-        model_path (str | Unset): The path of saved weights
+        session_id (str): The session.
+        sampling_session_seq_id (int): Counts the session's sampling sessions from 0, ephemeral saves included.
+        type_ (str): The request's name. Default: 'create_sampling_session'.
+        base_model (str | Unset): The base model's name.
+        model_path (str | Unset): `tinker://<run>/sampler_weights/<name>`.
     """
 
     session_id: str

@@ -2,30 +2,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="CreateSamplingSessionResponse")
 
 
 @_attrs_define
 class CreateSamplingSessionResponse:
-    """The sampling session.
+    """The sampling session. One server answers an UntypedAPIFuture instead, whose result has this form.
 
     Example:
         {'sampling_session_id': 'S1:sample:0'}
 
     Attributes:
-        sampling_session_id (str): The sampling session
+        sampling_session_id (str): The sampling session.
+        type_ (None | str | Unset): The answer's name.
     """
 
     sampling_session_id: str
+    type_: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         sampling_session_id = self.sampling_session_id
+
+        type_: None | str | Unset
+        if isinstance(self.type_, Unset):
+            type_ = UNSET
+        else:
+            type_ = self.type_
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -34,6 +44,8 @@ class CreateSamplingSessionResponse:
                 "sampling_session_id": sampling_session_id,
             }
         )
+        if type_ is not UNSET and type_ is not None:
+            field_dict["type"] = type_
 
         return field_dict
 
@@ -42,8 +54,18 @@ class CreateSamplingSessionResponse:
         d = dict(src_dict)
         sampling_session_id = d.pop("sampling_session_id")
 
+        def _parse_type_(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        type_ = _parse_type_(d.pop("type", UNSET))
+
         create_sampling_session_response = cls(
             sampling_session_id=sampling_session_id,
+            type_=type_,
         )
 
         create_sampling_session_response.additional_properties = d

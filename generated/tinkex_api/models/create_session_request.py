@@ -21,15 +21,16 @@ class CreateSessionRequest:
     """Begins a session.
 
     Example:
-        {'tags': [], 'user_metadata': {}, 'sdk_version': '0.1.0', 'type': 'create_session'}
+        {'tags': ['demo'], 'user_metadata': {}, 'sdk_version': '0.38.0', 'type': 'create_session'}
 
     Attributes:
-        tags (list[str]): Words to find it by
-        user_metadata (UserMetadata): The user's own facts. Example: {'experiment': '7'}.
-        sdk_version (str): The client's version
-        type_ (str): The request's name Default: 'create_session'.
-        project_id (str | Unset): The project it belongs to
-        display_name (str | Unset): A name for people
+        tags (list[str]): Words to find it by.
+        user_metadata (UserMetadata): Facts of the user's own, kept with what they are sent for. Example: {'experiment':
+            '7'}.
+        sdk_version (str): The client's version.
+        type_ (str): The request's name. Default: 'create_session'.
+        project_id (str | Unset): The project it belongs to.
+        display_name (str | Unset): A name for people.
     """
 
     tags: list[str]

@@ -14,22 +14,24 @@ T = TypeVar("T", bound="CreateSessionResponse")
 
 @_attrs_define
 class CreateSessionResponse:
-    """The new session, and messages that the client logs.
+    """The new session, and messages for the client to log.
 
     Example:
-        {'session_id': 'S1'}
+        {'session_id': 'S1', 'info_message': 'Welcome'}
 
     Attributes:
-        session_id (str): The session
-        info_message (None | str | Unset): To be logged
-        warning_message (None | str | Unset): To be logged
-        error_message (None | str | Unset): To be logged
+        session_id (str): The session.
+        info_message (None | str | Unset): To be logged.
+        warning_message (None | str | Unset): To be logged as a warning.
+        error_message (None | str | Unset): To be logged as an error; the session is begun all the same.
+        type_ (None | str | Unset): The answer's name.
     """
 
     session_id: str
     info_message: None | str | Unset = UNSET
     warning_message: None | str | Unset = UNSET
     error_message: None | str | Unset = UNSET
+    type_: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,6 +55,12 @@ class CreateSessionResponse:
         else:
             error_message = self.error_message
 
+        type_: None | str | Unset
+        if isinstance(self.type_, Unset):
+            type_ = UNSET
+        else:
+            type_ = self.type_
+
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
         field_dict.update(
@@ -66,6 +74,8 @@ class CreateSessionResponse:
             field_dict["warning_message"] = warning_message
         if error_message is not UNSET and error_message is not None:
             field_dict["error_message"] = error_message
+        if type_ is not UNSET and type_ is not None:
+            field_dict["type"] = type_
 
         return field_dict
 
@@ -101,11 +111,21 @@ class CreateSessionResponse:
 
         error_message = _parse_error_message(d.pop("error_message", UNSET))
 
+        def _parse_type_(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        type_ = _parse_type_(d.pop("type", UNSET))
+
         create_session_response = cls(
             session_id=session_id,
             info_message=info_message,
             warning_message=warning_message,
             error_message=error_message,
+            type_=type_,
         )
 
         create_session_response.additional_properties = d

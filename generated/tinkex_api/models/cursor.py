@@ -12,15 +12,15 @@ T = TypeVar("T", bound="Cursor")
 
 @_attrs_define
 class Cursor:
-    """Where a page stands.
+    """Where a page stands in the whole.
 
     Example:
         {'offset': 0, 'limit': 20, 'total_count': 1}
 
     Attributes:
-        offset (int): How many were left out
-        limit (int): The longest page
-        total_count (int): How many there are
+        offset (int): How many come before it.
+        limit (int): How long it may be.
+        total_count (int): How many there are in all.
     """
 
     offset: int

@@ -17,18 +17,20 @@ T = TypeVar("T", bound="Datum")
 
 @_attrs_define
 class Datum:
-    """A training example.
+    """One training example.
 
     Example:
         {'model_input': {'chunks': [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs': {'target_tokens':
-            {'data': [105], 'dtype': 'int64'}}}
+            {'data': [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}
 
     Attributes:
         model_input (ModelInput): What a model reads. Example: {'chunks': [{'type': 'encoded_text', 'tokens': [104,
             105]}]}.
-        loss_fn_inputs (LossFnInputs): Arrays by name. target_tokens int64; weights, advantages, logprobs,
-            clip_low_threshold, clip_high_threshold, sequence_ratio_mask float32. Example: {'target_tokens': {'data': [105],
-            'dtype': 'int64'}}.
+        loss_fn_inputs (LossFnInputs): Arrays by name, each with one row a token of the model input. A loss reads
+            `target_tokens` (int64); `weights`, `advantages`,
+            `logprobs`, `clip_low_threshold`, `clip_high_threshold`, `sequence_ratio_mask` (all float32); or a server's own.
+             Example: {'target_tokens': {'data': [105], 'dtype': 'int64', 'shape': [1]}, 'weights': {'data': [1.0], 'dtype':
+            'float32', 'shape': [1]}}.
     """
 
     model_input: ModelInput

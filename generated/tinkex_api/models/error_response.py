@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
@@ -14,24 +14,45 @@ T = TypeVar("T", bound="ErrorResponse")
 
 @_attrs_define
 class ErrorResponse:
-    """Why a request was refused. Most servers use `detail`, some `error`.
+    """Why a request was refused. Most servers write `detail`, a text or, in a 422, a list of located problems; a few write
+    `error` or `error_message` instead. A proxy may answer with no JSON at all.
 
-    Example:
-        {'detail': 'unknown model S1:train:7'}
+        Example:
+            {'detail': 'unknown model S1:train:7'}
 
-    Attributes:
-        detail (Any | Unset): Text, or a list of located problems in a 422
-        error (str | Unset): Text
+        Attributes:
+            detail (Any | Unset): A text, a list of problems `{loc, msg, type}`, or an object.
+            error (None | str | Unset): The text, on servers that do not write `detail`.
+            error_message (None | str | Unset): The text, on a few servers more.
+            category (None | str | Unset): Whose fault it is; any case.
     """
 
     detail: Any | Unset = UNSET
-    error: str | Unset = UNSET
+    error: None | str | Unset = UNSET
+    error_message: None | str | Unset = UNSET
+    category: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         detail = self.detail
 
-        error = self.error
+        error: None | str | Unset
+        if isinstance(self.error, Unset):
+            error = UNSET
+        else:
+            error = self.error
+
+        error_message: None | str | Unset
+        if isinstance(self.error_message, Unset):
+            error_message = UNSET
+        else:
+            error_message = self.error_message
+
+        category: None | str | Unset
+        if isinstance(self.category, Unset):
+            category = UNSET
+        else:
+            category = self.category
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -40,6 +61,10 @@ class ErrorResponse:
             field_dict["detail"] = detail
         if error is not UNSET and error is not None:
             field_dict["error"] = error
+        if error_message is not UNSET and error_message is not None:
+            field_dict["error_message"] = error_message
+        if category is not UNSET and category is not None:
+            field_dict["category"] = category
 
         return field_dict
 
@@ -48,11 +73,38 @@ class ErrorResponse:
         d = dict(src_dict)
         detail = d.pop("detail", UNSET)
 
-        error = d.pop("error", UNSET)
+        def _parse_error(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        error = _parse_error(d.pop("error", UNSET))
+
+        def _parse_error_message(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        error_message = _parse_error_message(d.pop("error_message", UNSET))
+
+        def _parse_category(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        category = _parse_category(d.pop("category", UNSET))
 
         error_response = cls(
             detail=detail,
             error=error,
+            error_message=error_message,
+            category=category,
         )
 
         error_response.additional_properties = d

@@ -12,13 +12,13 @@ T = TypeVar("T", bound="FinishReason")
 
 @_attrs_define
 class FinishReason:
-    """How it ended.
+    """How a session ended.
 
     Example:
         {'type': 'success'}
 
     Attributes:
-        type_ (str): How
+        type_ (str): `errored` by an exception, `interrupted` by the user or the system.
     """
 
     type_: str

@@ -19,11 +19,11 @@ class FinishSessionRequest:
     """Ends a session.
 
     Example:
-        {'reason': {'type': 'success'}, 'detail': None}
+        {'reason': {'type': 'errored'}, 'detail': 'ValueError'}
 
     Attributes:
-        reason (FinishReason): How it ended. Example: {'type': 'success'}.
-        detail (None | str): More on the reason; null is sent
+        reason (FinishReason): How a session ended. Example: {'type': 'success'}.
+        detail (None | str): More on the reason. Null is sent when there is none.
     """
 
     reason: FinishReason

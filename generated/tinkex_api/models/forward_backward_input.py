@@ -19,18 +19,23 @@ T = TypeVar("T", bound="ForwardBackwardInput")
 
 @_attrs_define
 class ForwardBackwardInput:
-    """A batch and its loss.
+    """A batch and its loss. With p = the logprob of a target, w = `weights`, A = `advantages`, r = exp(p - `logprobs`),
+    and clip(r) held within
+    the config's bounds, the loss is the sum over all positions of: cross_entropy -w·p; importance_sampling -r·A; ppo
+    -min(r·A, clip(r)·A);
+    cispo -clip(r)·A·p with no gradient through clip(r). Servers differ in weighting and normalisation; formulas of the
+    others are not published.
 
-    Example:
-        {'data': [], 'loss_fn': 'cross_entropy'}
+        Example:
+            {'data': [{'model_input': {'chunks': [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs':
+                {'target_tokens': {'data': [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}],
+                'loss_fn': 'cross_entropy'}
 
-    Attributes:
-        data (list[Datum]): The batch
-        loss_fn (str): The loss. r = exp(logprob - logprobs), A = advantages, each summed over positions: cross_entropy
-            -w·logprob; importance_sampling -r·A; ppo -min(r·A, clip(r)·A); cispo -clip(r)·logprob·A, no gradient through
-            the clip
-        loss_fn_config (LossFnConfig | Unset): A loss's settings. Example: {'clip_low_threshold': 0.8,
-            'clip_high_threshold': 1.2}.
+        Attributes:
+            data (list[Datum]): The batch, not empty.
+            loss_fn (str): The loss.
+            loss_fn_config (LossFnConfig | Unset): A loss's settings by name, numbers or, since 0.26, texts; for example
+                ppo's bounds of the probability ratio. Example: {'clip_low_threshold': 0.8, 'clip_high_threshold': 1.2}.
     """
 
     data: list[Datum]

@@ -10,8 +10,8 @@ from attrs import field as _attrs_field
 from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
-    from ..models.forward_backward_output_metrics import ForwardBackwardOutputMetrics
     from ..models.loss_fn_inputs import LossFnInputs
+    from ..models.metrics import Metrics
 
 
 T = TypeVar("T", bound="ForwardBackwardOutput")
@@ -19,26 +19,27 @@ T = TypeVar("T", bound="ForwardBackwardOutput")
 
 @_attrs_define
 class ForwardBackwardOutput:
-    """One mapping of arrays a datum, and metrics named `name:reduction`, with the reductions sum, min, max, mean and slack
-    (max - mean),
-    both weighted by the numbers of outputs, unique, hash_unordered and hash2 (sums of integers mod 2^64).
+    """The result of forward and forward_backward in JSON. Clients since 0.25 read the protobuf one of tinker.proto only.
 
-        Example:
-            {'loss_fn_output_type': 'ArrayRecord', 'loss_fn_outputs': [{'logprobs': {'data': [-1.5], 'dtype': 'float32'}}],
-                'metrics': {'loss:sum': 1.5}}
+    Example:
+        {'loss_fn_output_type': 'ArrayRecord', 'loss_fn_outputs': [{'logprobs': {'data': [-1.5], 'dtype': 'float32',
+            'shape': [1]}}], 'metrics': {'loss:sum': 1.5}}
 
-        Attributes:
-            loss_fn_outputs (list[LossFnInputs]): In order, usually logprobs
-            loss_fn_output_type (None | str | Unset): The outputs' type
-            metrics (ForwardBackwardOutputMetrics | Unset): Numbers by name
+    Attributes:
+        loss_fn_outputs (list[LossFnInputs]): Arrays by name for each datum in order: usually `logprobs`, maybe
+            `elementwise_loss`.
+        loss_fn_output_type (None | str | Unset): The outputs' type; what follows the last `:` counts.
+        metrics (Metrics | None | Unset):
     """
 
     loss_fn_outputs: list[LossFnInputs]
     loss_fn_output_type: None | str | Unset = UNSET
-    metrics: ForwardBackwardOutputMetrics | Unset = UNSET
+    metrics: Metrics | None | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        from ..models.metrics import Metrics  # noqa: PLC0415
+
         loss_fn_outputs = []
         for loss_fn_outputs_item_data in self.loss_fn_outputs:
             loss_fn_outputs_item = loss_fn_outputs_item_data.to_dict()
@@ -50,9 +51,13 @@ class ForwardBackwardOutput:
         else:
             loss_fn_output_type = self.loss_fn_output_type
 
-        metrics: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.metrics, Unset):
+        metrics: dict[str, Any] | None | Unset
+        if isinstance(self.metrics, Unset):
+            metrics = UNSET
+        elif isinstance(self.metrics, Metrics):
             metrics = self.metrics.to_dict()
+        else:
+            metrics = self.metrics
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -70,10 +75,8 @@ class ForwardBackwardOutput:
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        from ..models.forward_backward_output_metrics import (
-            ForwardBackwardOutputMetrics,  # noqa: PLC0415
-        )
         from ..models.loss_fn_inputs import LossFnInputs  # noqa: PLC0415
+        from ..models.metrics import Metrics  # noqa: PLC0415
 
         d = dict(src_dict)
         loss_fn_outputs = []
@@ -92,12 +95,22 @@ class ForwardBackwardOutput:
 
         loss_fn_output_type = _parse_loss_fn_output_type(d.pop("loss_fn_output_type", UNSET))
 
-        _metrics = d.pop("metrics", UNSET)
-        metrics: ForwardBackwardOutputMetrics | Unset
-        if isinstance(_metrics, Unset):
-            metrics = UNSET
-        else:
-            metrics = ForwardBackwardOutputMetrics.from_dict(_metrics)
+        def _parse_metrics(data: object) -> Metrics | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                metrics_type_0 = Metrics.from_dict(data)
+
+                return metrics_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(Metrics | None | Unset, data)
+
+        metrics = _parse_metrics(d.pop("metrics", UNSET))
 
         forward_backward_output = cls(
             loss_fn_outputs=loss_fn_outputs,

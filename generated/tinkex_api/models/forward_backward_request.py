@@ -19,13 +19,23 @@ class ForwardBackwardRequest:
     """A training step's gradients.
 
     Example:
-        {'model_id': 'S1:train:0', 'seq_id': 1, 'forward_backward_input': {'data': [], 'loss_fn': 'cross_entropy'}}
+        {'model_id': 'S1:train:0', 'seq_id': 1, 'forward_backward_input': {'data': [{'model_input': {'chunks': [{'type':
+            'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs': {'target_tokens': {'data': [105], 'dtype': 'int64'},
+            'weights': {'data': [1.0], 'dtype': 'float32'}}}], 'loss_fn': 'cross_entropy'}}
 
     Attributes:
-        model_id (str): The model
-        seq_id (int): Counts the model's requests from 1; the server runs them in this order
-        forward_backward_input (ForwardBackwardInput): A batch and its loss. Example: {'data': [], 'loss_fn':
-            'cross_entropy'}.
+        model_id (str): The model.
+        seq_id (int): Counts the model's requests from 1. The server runs them in this order, and a gap blocks all that
+            follow.
+        forward_backward_input (ForwardBackwardInput): A batch and its loss. With p = the logprob of a target, w =
+            `weights`, A = `advantages`, r = exp(p - `logprobs`), and clip(r) held within
+            the config's bounds, the loss is the sum over all positions of: cross_entropy -w·p; importance_sampling -r·A;
+            ppo -min(r·A, clip(r)·A);
+            cispo -clip(r)·A·p with no gradient through clip(r). Servers differ in weighting and normalisation; formulas of
+            the others are not published.
+             Example: {'data': [{'model_input': {'chunks': [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs':
+            {'target_tokens': {'data': [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}],
+            'loss_fn': 'cross_entropy'}.
     """
 
     model_id: str

@@ -14,14 +14,16 @@ T = TypeVar("T", bound="FutureRetrieveRequest")
 
 @_attrs_define
 class FutureRetrieveRequest:
-    """Waits for a result.
+    """Waits for the result of a request.
 
     Example:
-        {'request_id': '17'}
+        {'request_id': '17', 'allow_metadata_only': True}
 
     Attributes:
-        request_id (str): The future's
-        allow_metadata_only (bool | Unset): Whether the size of a large result may come first
+        request_id (str): The promise's.
+        allow_metadata_only (bool | Unset): Whether the size of a large result may come first, so that room for it can
+            be made. A client that says true asks again
+            with false after it got the size. Older servers ignore it.
     """
 
     request_id: str

@@ -14,28 +14,42 @@ T = TypeVar("T", bound="FutureRetrieveResponse")
 
 @_attrs_define
 class FutureRetrieveResponse:
-    """ "Not yet", a failure, or the result, whose fields are then the object's additional properties, since they depend on
-    the request.
-    `type: try_again` means not yet; `error` or `error_message` a failure.
+    """One of four, told apart by their fields:
+    - not yet: `type` is `try_again`;
+    - done, but large: `status` is `complete_metadata`, and `response_payload_size` says how large;
+    - failed: `error` or `error_message`, with `category`;
+    - done: none of these. The result's own fields are then the object's additional properties, since they depend on the
+    request.
+
+    So no result may have a field `error`, a `type` of `try_again` or a `status` of `complete_metadata`.
 
         Example:
-            {'type': 'try_again', 'queue_state': 'active'}
+            {'type': 'try_again', 'request_id': '17', 'queue_state': 'active'}
 
         Attributes:
-            type_ (None | str | Unset): The answer's name
-            queue_state (None | str | Unset): How it waits
-            queue_state_reason (None | str | Unset): Why it waits
-            error (None | str | Unset): Why it failed
-            error_message (None | str | Unset): Why it failed on some servers
-            category (None | str | Unset): Whose fault
+            type_ (None | str | Unset): `try_again`, or the name of the result.
+            status (None | str | Unset): `complete_metadata`, or absent.
+            request_id (None | str | Unset): The promise's, once more.
+            queue_state (None | str | Unset): Why it is not yet done.
+            queue_state_reason (None | str | Unset): The same for people.
+            response_payload_size (int | None | Unset): Bytes of the result.
+            error (None | str | Unset): Why the request failed.
+            error_message (None | str | Unset): The same, on some servers.
+            category (None | str | Unset): Whose fault the failure is; any case.
+            detail (Any | Unset): Why the request failed, or that it is pending, on some servers: a text, or a list of
+                problems.
     """
 
     type_: None | str | Unset = UNSET
+    status: None | str | Unset = UNSET
+    request_id: None | str | Unset = UNSET
     queue_state: None | str | Unset = UNSET
     queue_state_reason: None | str | Unset = UNSET
+    response_payload_size: int | None | Unset = UNSET
     error: None | str | Unset = UNSET
     error_message: None | str | Unset = UNSET
     category: None | str | Unset = UNSET
+    detail: Any | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,6 +58,18 @@ class FutureRetrieveResponse:
             type_ = UNSET
         else:
             type_ = self.type_
+
+        status: None | str | Unset
+        if isinstance(self.status, Unset):
+            status = UNSET
+        else:
+            status = self.status
+
+        request_id: None | str | Unset
+        if isinstance(self.request_id, Unset):
+            request_id = UNSET
+        else:
+            request_id = self.request_id
 
         queue_state: None | str | Unset
         if isinstance(self.queue_state, Unset):
@@ -56,6 +82,12 @@ class FutureRetrieveResponse:
             queue_state_reason = UNSET
         else:
             queue_state_reason = self.queue_state_reason
+
+        response_payload_size: int | None | Unset
+        if isinstance(self.response_payload_size, Unset):
+            response_payload_size = UNSET
+        else:
+            response_payload_size = self.response_payload_size
 
         error: None | str | Unset
         if isinstance(self.error, Unset):
@@ -75,21 +107,31 @@ class FutureRetrieveResponse:
         else:
             category = self.category
 
+        detail = self.detail
+
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
         field_dict.update({})
         if type_ is not UNSET and type_ is not None:
             field_dict["type"] = type_
+        if status is not UNSET and status is not None:
+            field_dict["status"] = status
+        if request_id is not UNSET and request_id is not None:
+            field_dict["request_id"] = request_id
         if queue_state is not UNSET and queue_state is not None:
             field_dict["queue_state"] = queue_state
         if queue_state_reason is not UNSET and queue_state_reason is not None:
             field_dict["queue_state_reason"] = queue_state_reason
+        if response_payload_size is not UNSET and response_payload_size is not None:
+            field_dict["response_payload_size"] = response_payload_size
         if error is not UNSET and error is not None:
             field_dict["error"] = error
         if error_message is not UNSET and error_message is not None:
             field_dict["error_message"] = error_message
         if category is not UNSET and category is not None:
             field_dict["category"] = category
+        if detail is not UNSET and detail is not None:
+            field_dict["detail"] = detail
 
         return field_dict
 
@@ -105,6 +147,24 @@ class FutureRetrieveResponse:
             return cast(None | str | Unset, data)
 
         type_ = _parse_type_(d.pop("type", UNSET))
+
+        def _parse_status(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        status = _parse_status(d.pop("status", UNSET))
+
+        def _parse_request_id(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        request_id = _parse_request_id(d.pop("request_id", UNSET))
 
         def _parse_queue_state(data: object) -> None | str | Unset:
             if data is None:
@@ -123,6 +183,15 @@ class FutureRetrieveResponse:
             return cast(None | str | Unset, data)
 
         queue_state_reason = _parse_queue_state_reason(d.pop("queue_state_reason", UNSET))
+
+        def _parse_response_payload_size(data: object) -> int | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(int | None | Unset, data)
+
+        response_payload_size = _parse_response_payload_size(d.pop("response_payload_size", UNSET))
 
         def _parse_error(data: object) -> None | str | Unset:
             if data is None:
@@ -151,13 +220,19 @@ class FutureRetrieveResponse:
 
         category = _parse_category(d.pop("category", UNSET))
 
+        detail = d.pop("detail", UNSET)
+
         future_retrieve_response = cls(
             type_=type_,
+            status=status,
+            request_id=request_id,
             queue_state=queue_state,
             queue_state_reason=queue_state_reason,
+            response_payload_size=response_payload_size,
             error=error,
             error_message=error_message,
             category=category,
+            detail=detail,
         )
 
         future_retrieve_response.additional_properties = d

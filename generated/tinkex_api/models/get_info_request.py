@@ -18,8 +18,8 @@ class GetInfoRequest:
         {'model_id': 'S1:train:0', 'type': 'get_info'}
 
     Attributes:
-        model_id (str): The model
-        type_ (str): The request's name Default: 'get_info'.
+        model_id (str): The model.
+        type_ (str): The request's name. Default: 'get_info'.
     """
 
     model_id: str

@@ -11,6 +11,7 @@ from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.model_data import ModelData
+    from ..models.optimizer_config import OptimizerConfig
 
 
 T = TypeVar("T", bound="GetInfoResponse")
@@ -18,18 +19,21 @@ T = TypeVar("T", bound="GetInfoResponse")
 
 @_attrs_define
 class GetInfoResponse:
-    """What a model is.
+    """What a model is. Several servers say it in `model_data` only.
 
     Example:
-        {'model_id': 'S1:train:0', 'model_data': {'model_name': 'tinkex/tiny'}}
+        {'model_id': 'S1:train:0', 'model_data': {'model_name': 'tinkex/tiny', 'tokenizer_id': 'tinkex/tiny'},
+            'is_lora': True, 'lora_rank': 32}
 
     Attributes:
-        model_id (str): The model
-        model_data (ModelData): On the base model. Example: {'arch': 'Qwen3ForCausalLM', 'model_name': 'tinkex/tiny',
+        model_id (str): The model.
+        model_data (ModelData): Of a base model. Example: {'arch': 'Qwen3ForCausalLM', 'model_name': 'tinkex/tiny',
             'tokenizer_id': 'tinkex/tiny'}.
-        model_name (None | str | Unset): The base model
-        is_lora (bool | None | Unset): Whether it is an adapter
-        lora_rank (int | None | Unset): The adapter's rank
+        model_name (None | str | Unset): The base model's name.
+        is_lora (bool | None | Unset): Whether it is an adapter.
+        lora_rank (int | None | Unset): The adapter's rank.
+        optimizer_config (None | OptimizerConfig | Unset):
+        type_ (None | str | Unset): The answer's name.
     """
 
     model_id: str
@@ -37,9 +41,13 @@ class GetInfoResponse:
     model_name: None | str | Unset = UNSET
     is_lora: bool | None | Unset = UNSET
     lora_rank: int | None | Unset = UNSET
+    optimizer_config: None | OptimizerConfig | Unset = UNSET
+    type_: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
+
         model_id = self.model_id
 
         model_data = self.model_data.to_dict()
@@ -62,6 +70,20 @@ class GetInfoResponse:
         else:
             lora_rank = self.lora_rank
 
+        optimizer_config: dict[str, Any] | None | Unset
+        if isinstance(self.optimizer_config, Unset):
+            optimizer_config = UNSET
+        elif isinstance(self.optimizer_config, OptimizerConfig):
+            optimizer_config = self.optimizer_config.to_dict()
+        else:
+            optimizer_config = self.optimizer_config
+
+        type_: None | str | Unset
+        if isinstance(self.type_, Unset):
+            type_ = UNSET
+        else:
+            type_ = self.type_
+
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
         field_dict.update(
@@ -76,12 +98,17 @@ class GetInfoResponse:
             field_dict["is_lora"] = is_lora
         if lora_rank is not UNSET and lora_rank is not None:
             field_dict["lora_rank"] = lora_rank
+        if optimizer_config is not UNSET and optimizer_config is not None:
+            field_dict["optimizer_config"] = optimizer_config
+        if type_ is not UNSET and type_ is not None:
+            field_dict["type"] = type_
 
         return field_dict
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.model_data import ModelData  # noqa: PLC0415
+        from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
 
         d = dict(src_dict)
         model_id = d.pop("model_id")
@@ -115,12 +142,40 @@ class GetInfoResponse:
 
         lora_rank = _parse_lora_rank(d.pop("lora_rank", UNSET))
 
+        def _parse_optimizer_config(data: object) -> None | OptimizerConfig | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                optimizer_config_type_0 = OptimizerConfig.from_dict(data)
+
+                return optimizer_config_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(None | OptimizerConfig | Unset, data)
+
+        optimizer_config = _parse_optimizer_config(d.pop("optimizer_config", UNSET))
+
+        def _parse_type_(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        type_ = _parse_type_(d.pop("type", UNSET))
+
         get_info_response = cls(
             model_id=model_id,
             model_data=model_data,
             model_name=model_name,
             is_lora=is_lora,
             lora_rank=lora_rank,
+            optimizer_config=optimizer_config,
+            type_=type_,
         )
 
         get_info_response.additional_properties = d

@@ -19,10 +19,11 @@ class GetServerCapabilitiesResponse:
     """What a server offers.
 
     Example:
-        {'supported_models': [{'model_name': 'tinkex/tiny'}]}
+        {'supported_models': [{'model_name': 'tinkex/tiny', 'max_context_length': 1024, 'trainable': True, 'sampleable':
+            True}]}
 
     Attributes:
-        supported_models (list[SupportedModel]): The base models
+        supported_models (list[SupportedModel]): The base models; on some servers only those that are loaded.
     """
 
     supported_models: list[SupportedModel]

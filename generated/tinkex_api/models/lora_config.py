@@ -14,17 +14,17 @@ T = TypeVar("T", bound="LoraConfig")
 
 @_attrs_define
 class LoraConfig:
-    """The shape of a LoRA adapter. At least one train_* must be true.
+    """The shape of a LoRA adapter. At least one `train_*` must be true.
 
     Example:
-        {'rank': 32, 'train_unembed': True, 'train_mlp': True, 'train_attn': True}
+        {'rank': 32, 'seed': 7, 'train_unembed': True, 'train_mlp': True, 'train_attn': True}
 
     Attributes:
-        rank (int): Width of the adapter Default: 32.
-        train_unembed (bool): Train the output layer Default: True.
-        train_mlp (bool): Train the MLP layers Default: True.
-        train_attn (bool): Train the attention layers Default: True.
-        seed (int | None | Unset): Fixes the initial weights
+        rank (int): The adapter's rank. A few servers take 0 for the full weights. Default: 32.
+        train_unembed (bool): Train the output layer. Default: True.
+        train_mlp (bool): Train the MLP layers. Default: True.
+        train_attn (bool): Train the attention layers. Default: True.
+        seed (int | None | Unset): Fixes the adapter's initial weights. Omitted when null.
     """
 
     rank: int = 32

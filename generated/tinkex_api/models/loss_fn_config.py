@@ -12,7 +12,7 @@ T = TypeVar("T", bound="LossFnConfig")
 
 @_attrs_define
 class LossFnConfig:
-    """A loss's settings.
+    """A loss's settings by name, numbers or, since 0.26, texts; for example ppo's bounds of the probability ratio.
 
     Example:
         {'clip_low_threshold': 0.8, 'clip_high_threshold': 1.2}

@@ -16,11 +16,13 @@ T = TypeVar("T", bound="LossFnInputs")
 
 @_attrs_define
 class LossFnInputs:
-    """Arrays by name. target_tokens int64; weights, advantages, logprobs, clip_low_threshold, clip_high_threshold,
-    sequence_ratio_mask float32.
+    """Arrays by name, each with one row a token of the model input. A loss reads `target_tokens` (int64); `weights`,
+    `advantages`,
+    `logprobs`, `clip_low_threshold`, `clip_high_threshold`, `sequence_ratio_mask` (all float32); or a server's own.
 
         Example:
-            {'target_tokens': {'data': [105], 'dtype': 'int64'}}
+            {'target_tokens': {'data': [105], 'dtype': 'int64', 'shape': [1]}, 'weights': {'data': [1.0], 'dtype':
+                'float32', 'shape': [1]}}
 
     """
 

@@ -14,15 +14,15 @@ T = TypeVar("T", bound="ModelData")
 
 @_attrs_define
 class ModelData:
-    """On the base model.
+    """Of a base model.
 
     Example:
         {'arch': 'Qwen3ForCausalLM', 'model_name': 'tinkex/tiny', 'tokenizer_id': 'tinkex/tiny'}
 
     Attributes:
-        arch (None | str | Unset): Its architecture
-        model_name (None | str | Unset): Its name
-        tokenizer_id (None | str | Unset): Where its tokenizer is
+        arch (None | str | Unset): Its architecture.
+        model_name (None | str | Unset): Its name.
+        tokenizer_id (None | str | Unset): Where its tokenizer is found; what follows a `:` does not count.
     """
 
     arch: None | str | Unset = UNSET

@@ -22,7 +22,7 @@ class ModelInput:
         {'chunks': [{'type': 'encoded_text', 'tokens': [104, 105]}]}
 
     Attributes:
-        chunks (list[ModelInputChunk]): In order
+        chunks (list[ModelInputChunk]): In order.
     """
 
     chunks: list[ModelInputChunk]

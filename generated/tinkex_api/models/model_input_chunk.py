@@ -14,20 +14,26 @@ T = TypeVar("T", bound="ModelInputChunk")
 
 @_attrs_define
 class ModelInputChunk:
-    """A piece of input, by `type`. One open schema for all kinds, so that reading thousands of tokens tries no
-    alternatives.
+    """A piece of what a model reads, of the kind that `type` names: encoded_text with `tokens`; image with `data` and
+    `format`;
+    image_asset_pointer with `location` and `format`; dmel with `dmel`. One open schema for all kinds rather than a
+    union, so that
+    reading long inputs tries no alternatives, and a kind that is still unknown is kept.
 
         Example:
             {'type': 'encoded_text', 'tokens': [104, 105]}
 
         Attributes:
-            type_ (str): The kind
-            tokens (list[int] | Unset): encoded_text: the token ids
-            data (str | Unset): image: the file in base64
-            format_ (str | Unset): image kinds: the file's format
-            location (str | Unset): image_asset_pointer: where the server finds it
-            dmel (str | Unset): dmel: a serialized tensor in base64
-            expected_tokens (int | Unset): image kinds: its length, so that a mismatch fails early
+            type_ (str): The kind.
+            tokens (list[int] | Unset): encoded_text: token ids. Some servers sample from the first chunk only, so adjacent
+                ones are best merged.
+            data (str | Unset): image: the file, in base64.
+            format_ (str | Unset): image, image_asset_pointer: the file's format.
+            location (str | Unset): image_asset_pointer: where the server finds the image. Has no protobuf form.
+            dmel (str | Unset): dmel: audio as a serialized mel-spectrogram tensor, in base64. Its first dimension is its
+                length in tokens.
+            expected_tokens (int | None | Unset): image, image_asset_pointer: its length in tokens, so that a mismatch fails
+                early.
     """
 
     type_: str
@@ -36,7 +42,7 @@ class ModelInputChunk:
     format_: str | Unset = UNSET
     location: str | Unset = UNSET
     dmel: str | Unset = UNSET
-    expected_tokens: int | Unset = UNSET
+    expected_tokens: int | None | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,7 +60,11 @@ class ModelInputChunk:
 
         dmel = self.dmel
 
-        expected_tokens = self.expected_tokens
+        expected_tokens: int | None | Unset
+        if isinstance(self.expected_tokens, Unset):
+            expected_tokens = UNSET
+        else:
+            expected_tokens = self.expected_tokens
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -93,7 +103,14 @@ class ModelInputChunk:
 
         dmel = d.pop("dmel", UNSET)
 
-        expected_tokens = d.pop("expected_tokens", UNSET)
+        def _parse_expected_tokens(data: object) -> int | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(int | None | Unset, data)
+
+        expected_tokens = _parse_expected_tokens(d.pop("expected_tokens", UNSET))
 
         model_input_chunk = cls(
             type_=type_,

@@ -10,7 +10,7 @@ from attrs import field as _attrs_field
 from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
-    from ..models.optim_step_response_metrics_type_0 import OptimStepResponseMetricsType0
+    from ..models.metrics import Metrics
 
 
 T = TypeVar("T", bound="OptimStepResponse")
@@ -18,48 +18,54 @@ T = TypeVar("T", bound="OptimStepResponse")
 
 @_attrs_define
 class OptimStepResponse:
-    """What the step did.
+    """What the step did. An empty object is a valid one.
 
     Example:
         {'metrics': {'grad_norm': 0.5}}
 
     Attributes:
-        metrics (None | OptimStepResponseMetricsType0 | Unset): Numbers by name
+        metrics (Metrics | None | Unset):
+        type_ (None | str | Unset): The answer's name.
     """
 
-    metrics: None | OptimStepResponseMetricsType0 | Unset = UNSET
+    metrics: Metrics | None | Unset = UNSET
+    type_: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.optim_step_response_metrics_type_0 import (
-            OptimStepResponseMetricsType0,  # noqa: PLC0415
-        )
+        from ..models.metrics import Metrics  # noqa: PLC0415
 
         metrics: dict[str, Any] | None | Unset
         if isinstance(self.metrics, Unset):
             metrics = UNSET
-        elif isinstance(self.metrics, OptimStepResponseMetricsType0):
+        elif isinstance(self.metrics, Metrics):
             metrics = self.metrics.to_dict()
         else:
             metrics = self.metrics
+
+        type_: None | str | Unset
+        if isinstance(self.type_, Unset):
+            type_ = UNSET
+        else:
+            type_ = self.type_
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
         field_dict.update({})
         if metrics is not UNSET and metrics is not None:
             field_dict["metrics"] = metrics
+        if type_ is not UNSET and type_ is not None:
+            field_dict["type"] = type_
 
         return field_dict
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        from ..models.optim_step_response_metrics_type_0 import (
-            OptimStepResponseMetricsType0,  # noqa: PLC0415
-        )
+        from ..models.metrics import Metrics  # noqa: PLC0415
 
         d = dict(src_dict)
 
-        def _parse_metrics(data: object) -> None | OptimStepResponseMetricsType0 | Unset:
+        def _parse_metrics(data: object) -> Metrics | None | Unset:
             if data is None:
                 return data
             if isinstance(data, Unset):
@@ -67,17 +73,27 @@ class OptimStepResponse:
             try:
                 if not isinstance(data, dict):
                     raise TypeError()
-                metrics_type_0 = OptimStepResponseMetricsType0.from_dict(data)
+                metrics_type_0 = Metrics.from_dict(data)
 
                 return metrics_type_0
             except (TypeError, ValueError, AttributeError, KeyError):
                 pass
-            return cast(None | OptimStepResponseMetricsType0 | Unset, data)
+            return cast(Metrics | None | Unset, data)
 
         metrics = _parse_metrics(d.pop("metrics", UNSET))
 
+        def _parse_type_(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        type_ = _parse_type_(d.pop("type", UNSET))
+
         optim_step_response = cls(
             metrics=metrics,
+            type_=type_,
         )
 
         optim_step_response.additional_properties = d

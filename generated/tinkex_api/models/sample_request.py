@@ -12,6 +12,7 @@ from ..types import UNSET, Unset
 if TYPE_CHECKING:
     from ..models.model_input import ModelInput
     from ..models.sampling_params import SamplingParams
+    from ..models.tensor_data import TensorData
 
 
 T = TypeVar("T", bound="SampleRequest")
@@ -19,22 +20,40 @@ T = TypeVar("T", bound="SampleRequest")
 
 @_attrs_define
 class SampleRequest:
-    """Asks for samples.
+    """Asks for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one from `base_model` or
+    `model_path`.
+    The logprobs of a prompt alone are a sample of `max_tokens` 1 with `prompt_logprobs`.
 
-    Example:
-        {'sampling_session_id': 'S1:sample:0', 'seq_id': 0, 'num_samples': 1, 'prompt': {'chunks': []},
-            'sampling_params': {'max_tokens': 8}, 'type': 'sample'}
+        Example:
+            {'sampling_session_id': 'S1:sample:0', 'seq_id': 0, 'num_samples': 1, 'prompt': {'chunks': [{'type':
+                'encoded_text', 'tokens': [104, 105]}]}, 'sampling_params': {'max_tokens': 16, 'temperature': 1.0, 'top_k': -1,
+                'top_p': 1.0}, 'prompt_logprobs': False, 'topk_prompt_logprobs': 0, 'type': 'sample'}
 
-    Attributes:
-        num_samples (int): How many Default: 1.
-        prompt (ModelInput): What a model reads. Example: {'chunks': [{'type': 'encoded_text', 'tokens': [104, 105]}]}.
-        sampling_params (SamplingParams): How to sample. Example: {'max_tokens': 16, 'temperature': 1.0, 'top_k': -1,
-            'top_p': 1.0, 'stop': ['\\n']}.
-        prompt_logprobs (bool): Give the prompt's logprobs Default: False.
-        topk_prompt_logprobs (int): Give so many likeliest tokens for each of the prompt's Default: 0.
-        type_ (str): The request's name Default: 'sample'.
-        sampling_session_id (str | Unset): The sampling session
-        seq_id (int | Unset): Counts the session's samples from 0
+        Attributes:
+            prompt (ModelInput): What a model reads. Example: {'chunks': [{'type': 'encoded_text', 'tokens': [104, 105]}]}.
+            sampling_params (SamplingParams): How to sample. Example: {'max_tokens': 16, 'seed': 7, 'stop': ['\\n'],
+                'temperature': 1.0, 'top_k': -1, 'top_p': 1.0}.
+            num_samples (int): How many. Default: 1.
+            prompt_logprobs (bool): Give the logprobs of the prompt's tokens. Default: False.
+            topk_prompt_logprobs (int): Give so many likeliest tokens at each of the prompt's positions. Default: 0.
+            type_ (str): The request's name. Default: 'sample'.
+            sampling_session_id (str | Unset): The sampling session.
+            seq_id (int | Unset): Counts the sampling client's requests from 0, and a copied client's from its number times
+                1e9, so it passes 2^53. A repeat gives the same promise.
+            base_model (str | Unset): Without a sampling session: the base model.
+            model_path (str | Unset): Without a sampling session: the saved weights.
+            topk_sample_logprobs (int | Unset): Give so many likeliest tokens at each of the sample's positions. Strict
+                servers refuse the field.
+            target_prompt_logprobs (TensorData | Unset): An array. Dense: `data` holds all values, flat and row-major.
+                Sparse, for two dimensions only: `data` holds the values of a CSR
+                matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
+                 Example: {'data': [0.5, 1.5, 2.5, 3.5], 'dtype': 'float32', 'shape': [2, 2]}.
+            prompt_alt_tokens_k (int | Unset): Draw so many tokens, with replacement and at the request's temperature, at
+                each of the prompt's positions. Strict servers refuse the field.
+            prompt_logprobs_last_n (int | Unset): Give prompt logprobs for the last n tokens only, 1 to the prompt's length
+                - 1; needs prompt_logprobs.
+            record_stability_info (bool | Unset): Keep what the loss stable_reinforce needs. Strict servers refuse the
+                field.
     """
 
     prompt: ModelInput
@@ -45,14 +64,21 @@ class SampleRequest:
     type_: str = "sample"
     sampling_session_id: str | Unset = UNSET
     seq_id: int | Unset = UNSET
+    base_model: str | Unset = UNSET
+    model_path: str | Unset = UNSET
+    topk_sample_logprobs: int | Unset = UNSET
+    target_prompt_logprobs: TensorData | Unset = UNSET
+    prompt_alt_tokens_k: int | Unset = UNSET
+    prompt_logprobs_last_n: int | Unset = UNSET
+    record_stability_info: bool | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        num_samples = self.num_samples
-
         prompt = self.prompt.to_dict()
 
         sampling_params = self.sampling_params.to_dict()
+
+        num_samples = self.num_samples
 
         prompt_logprobs = self.prompt_logprobs
 
@@ -64,13 +90,29 @@ class SampleRequest:
 
         seq_id = self.seq_id
 
+        base_model = self.base_model
+
+        model_path = self.model_path
+
+        topk_sample_logprobs = self.topk_sample_logprobs
+
+        target_prompt_logprobs: dict[str, Any] | Unset = UNSET
+        if not isinstance(self.target_prompt_logprobs, Unset):
+            target_prompt_logprobs = self.target_prompt_logprobs.to_dict()
+
+        prompt_alt_tokens_k = self.prompt_alt_tokens_k
+
+        prompt_logprobs_last_n = self.prompt_logprobs_last_n
+
+        record_stability_info = self.record_stability_info
+
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
         field_dict.update(
             {
-                "num_samples": num_samples,
                 "prompt": prompt,
                 "sampling_params": sampling_params,
+                "num_samples": num_samples,
                 "prompt_logprobs": prompt_logprobs,
                 "topk_prompt_logprobs": topk_prompt_logprobs,
                 "type": type_,
@@ -80,6 +122,20 @@ class SampleRequest:
             field_dict["sampling_session_id"] = sampling_session_id
         if seq_id is not UNSET and seq_id is not None:
             field_dict["seq_id"] = seq_id
+        if base_model is not UNSET and base_model is not None:
+            field_dict["base_model"] = base_model
+        if model_path is not UNSET and model_path is not None:
+            field_dict["model_path"] = model_path
+        if topk_sample_logprobs is not UNSET and topk_sample_logprobs is not None:
+            field_dict["topk_sample_logprobs"] = topk_sample_logprobs
+        if target_prompt_logprobs is not UNSET and target_prompt_logprobs is not None:
+            field_dict["target_prompt_logprobs"] = target_prompt_logprobs
+        if prompt_alt_tokens_k is not UNSET and prompt_alt_tokens_k is not None:
+            field_dict["prompt_alt_tokens_k"] = prompt_alt_tokens_k
+        if prompt_logprobs_last_n is not UNSET and prompt_logprobs_last_n is not None:
+            field_dict["prompt_logprobs_last_n"] = prompt_logprobs_last_n
+        if record_stability_info is not UNSET and record_stability_info is not None:
+            field_dict["record_stability_info"] = record_stability_info
 
         return field_dict
 
@@ -87,13 +143,14 @@ class SampleRequest:
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.model_input import ModelInput  # noqa: PLC0415
         from ..models.sampling_params import SamplingParams  # noqa: PLC0415
+        from ..models.tensor_data import TensorData  # noqa: PLC0415
 
         d = dict(src_dict)
-        num_samples = d.pop("num_samples", 1)
-
         prompt = ModelInput.from_dict(d.pop("prompt"))
 
         sampling_params = SamplingParams.from_dict(d.pop("sampling_params"))
+
+        num_samples = d.pop("num_samples", 1)
 
         prompt_logprobs = d.pop("prompt_logprobs", False)
 
@@ -105,15 +162,41 @@ class SampleRequest:
 
         seq_id = d.pop("seq_id", UNSET)
 
+        base_model = d.pop("base_model", UNSET)
+
+        model_path = d.pop("model_path", UNSET)
+
+        topk_sample_logprobs = d.pop("topk_sample_logprobs", UNSET)
+
+        _target_prompt_logprobs = d.pop("target_prompt_logprobs", UNSET)
+        target_prompt_logprobs: TensorData | Unset
+        if isinstance(_target_prompt_logprobs, Unset):
+            target_prompt_logprobs = UNSET
+        else:
+            target_prompt_logprobs = TensorData.from_dict(_target_prompt_logprobs)
+
+        prompt_alt_tokens_k = d.pop("prompt_alt_tokens_k", UNSET)
+
+        prompt_logprobs_last_n = d.pop("prompt_logprobs_last_n", UNSET)
+
+        record_stability_info = d.pop("record_stability_info", UNSET)
+
         sample_request = cls(
-            num_samples=num_samples,
             prompt=prompt,
             sampling_params=sampling_params,
+            num_samples=num_samples,
             prompt_logprobs=prompt_logprobs,
             topk_prompt_logprobs=topk_prompt_logprobs,
             type_=type_,
             sampling_session_id=sampling_session_id,
             seq_id=seq_id,
+            base_model=base_model,
+            model_path=model_path,
+            topk_sample_logprobs=topk_sample_logprobs,
+            target_prompt_logprobs=target_prompt_logprobs,
+            prompt_alt_tokens_k=prompt_alt_tokens_k,
+            prompt_logprobs_last_n=prompt_logprobs_last_n,
+            record_stability_info=record_stability_info,
         )
 
         sample_request.additional_properties = d

@@ -17,17 +17,18 @@ class SampledSequence:
     """One sample.
 
     Example:
-        {'tokens': [104], 'logprobs': [-0.5], 'stop_reason': 'length'}
+        {'tokens': [33, 10], 'logprobs': [-0.5, -0.1], 'stop_reason': 'stop'}
 
     Attributes:
-        tokens (list[int]): Token ids
-        logprobs (list[float] | None | Unset): Theirs, under the model
-        stop_reason (str | Unset): Why it ended
+        tokens (list[int]): Token ids.
+        logprobs (list[float] | None | Unset): Each token's logprob under the model.
+        stop_reason (None | str | Unset): `length` when max_tokens were sampled. Some servers say `stop` always, or
+            `eos`.
     """
 
     tokens: list[int]
     logprobs: list[float] | None | Unset = UNSET
-    stop_reason: str | Unset = UNSET
+    stop_reason: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -42,7 +43,11 @@ class SampledSequence:
         else:
             logprobs = self.logprobs
 
-        stop_reason = self.stop_reason
+        stop_reason: None | str | Unset
+        if isinstance(self.stop_reason, Unset):
+            stop_reason = UNSET
+        else:
+            stop_reason = self.stop_reason
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -80,7 +85,14 @@ class SampledSequence:
 
         logprobs = _parse_logprobs(d.pop("logprobs", UNSET))
 
-        stop_reason = d.pop("stop_reason", UNSET)
+        def _parse_stop_reason(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        stop_reason = _parse_stop_reason(d.pop("stop_reason", UNSET))
 
         sampled_sequence = cls(
             tokens=tokens,

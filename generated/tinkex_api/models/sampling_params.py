@@ -17,16 +17,17 @@ class SamplingParams:
     """How to sample.
 
     Example:
-        {'max_tokens': 16, 'temperature': 1.0, 'top_k': -1, 'top_p': 1.0, 'stop': ['\\n']}
+        {'max_tokens': 16, 'seed': 7, 'stop': ['\\n'], 'temperature': 1.0, 'top_k': -1, 'top_p': 1.0}
 
     Attributes:
-        temperature (float): 0 for the likeliest token Default: 1.0.
-        top_k (int): Sample from so many likeliest tokens; -1 for all Default: -1.
-        top_p (float): Sample from the likeliest tokens of this probability together Default: 1.0.
-        max_tokens (int | None | Unset): Most tokens to sample; else up to the model's context
-        seed (int | None | Unset): The same seed gives the same tokens where the server can
-        stop (Any | Unset): A string, strings, or token ids; absent keeps the end-of-sequence stop, [] turns every stop
-            off
+        temperature (float): Divides the logits; 0 for the likeliest token. Default: 1.0.
+        top_k (int): Sample from so many likeliest tokens; -1 for all. Default: -1.
+        top_p (float): Sample from the fewest likeliest tokens that have this probability together. Default: 1.0.
+        max_tokens (int | None | Unset): Most tokens to sample; without it up to the model's context, or a server's own
+            number. Omitted when null.
+        seed (int | None | Unset): The same seed gives the same tokens, on servers that heed it. Omitted when null.
+        stop (Any | Unset): Where to stop: a text, texts, or token ids. Without it at the end-of-sequence token; an
+            empty list turns every stop off. Some servers refuse a bare text. Omitted when null.
     """
 
     temperature: float = 1.0

@@ -2,30 +2,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
 from ..types import UNSET, Unset
 
+if TYPE_CHECKING:
+    from ..models.user_metadata import UserMetadata
+
+
 T = TypeVar("T", bound="SaveWeightsForSamplerRequest")
 
 
 @_attrs_define
 class SaveWeightsForSamplerRequest:
-    """Saves weights to sample from.
+    """Saves weights to sample from, either named by `path` or ephemeral with `sampling_session_seq_id`, which opens a
+    sampling session.
 
-    Example:
-        {'model_id': 'S1:train:0', 'seq_id': 3, 'path': '0001', 'type': 'save_weights_for_sampler'}
+        Example:
+            {'model_id': 'S1:train:0', 'seq_id': 4, 'path': '0001', 'type': 'save_weights_for_sampler'}
 
-    Attributes:
-        model_id (str): The model
-        seq_id (int): Counts the model's requests from 1
-        type_ (str): The request's name Default: 'save_weights_for_sampler'.
-        path (str | Unset): A name to save under
-        sampling_session_seq_id (int | Unset): Instead of path: counts the session's sampling sessions from 0
-        ttl_seconds (int | Unset): How long it is kept in seconds
+        Attributes:
+            model_id (str): The model.
+            seq_id (int): Counts the model's requests from 1.
+            type_ (str): The request's name. Default: 'save_weights_for_sampler'.
+            path (str | Unset): A name without `/`.
+            sampling_session_seq_id (int | Unset): Instead of a path. Counts the session's sampling sessions from 0.
+            kind (str | Unset): `snapshot` for weights that stay as they are; `inflight` for weights that all inflight
+                sampling clients of the model share, and that each
+                save replaces, also for samples that are under way.
+            ttl_seconds (int | Unset): How long it is kept, 3600 s to ten years; for ever without it. Not with inflight
+                weights.
+            user_metadata (UserMetadata | Unset): Facts of the user's own, kept with what they are sent for. Example:
+                {'experiment': '7'}.
     """
 
     model_id: str
@@ -33,7 +44,9 @@ class SaveWeightsForSamplerRequest:
     type_: str = "save_weights_for_sampler"
     path: str | Unset = UNSET
     sampling_session_seq_id: int | Unset = UNSET
+    kind: str | Unset = UNSET
     ttl_seconds: int | Unset = UNSET
+    user_metadata: UserMetadata | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,7 +60,13 @@ class SaveWeightsForSamplerRequest:
 
         sampling_session_seq_id = self.sampling_session_seq_id
 
+        kind = self.kind
+
         ttl_seconds = self.ttl_seconds
+
+        user_metadata: dict[str, Any] | Unset = UNSET
+        if not isinstance(self.user_metadata, Unset):
+            user_metadata = self.user_metadata.to_dict()
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -62,13 +81,19 @@ class SaveWeightsForSamplerRequest:
             field_dict["path"] = path
         if sampling_session_seq_id is not UNSET and sampling_session_seq_id is not None:
             field_dict["sampling_session_seq_id"] = sampling_session_seq_id
+        if kind is not UNSET and kind is not None:
+            field_dict["kind"] = kind
         if ttl_seconds is not UNSET and ttl_seconds is not None:
             field_dict["ttl_seconds"] = ttl_seconds
+        if user_metadata is not UNSET and user_metadata is not None:
+            field_dict["user_metadata"] = user_metadata
 
         return field_dict
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
+
         d = dict(src_dict)
         model_id = d.pop("model_id")
 
@@ -80,7 +105,16 @@ class SaveWeightsForSamplerRequest:
 
         sampling_session_seq_id = d.pop("sampling_session_seq_id", UNSET)
 
+        kind = d.pop("kind", UNSET)
+
         ttl_seconds = d.pop("ttl_seconds", UNSET)
+
+        _user_metadata = d.pop("user_metadata", UNSET)
+        user_metadata: UserMetadata | Unset
+        if isinstance(_user_metadata, Unset):
+            user_metadata = UNSET
+        else:
+            user_metadata = UserMetadata.from_dict(_user_metadata)
 
         save_weights_for_sampler_request = cls(
             model_id=model_id,
@@ -88,7 +122,9 @@ class SaveWeightsForSamplerRequest:
             type_=type_,
             path=path,
             sampling_session_seq_id=sampling_session_seq_id,
+            kind=kind,
             ttl_seconds=ttl_seconds,
+            user_metadata=user_metadata,
         )
 
         save_weights_for_sampler_request.additional_properties = d

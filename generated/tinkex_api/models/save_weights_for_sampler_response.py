@@ -14,18 +14,20 @@ T = TypeVar("T", bound="SaveWeightsForSamplerResponse")
 
 @_attrs_define
 class SaveWeightsForSamplerResponse:
-    """A path for named weights, a sampling session for ephemeral ones.
+    """A path for named weights, a sampling session for ephemeral ones, or both on some servers.
 
     Example:
-        {'path': 'tinker://S1:train:0/sampler_weights/0001'}
+        {'path': 'tinker://S1:train:0/sampler_weights/0001', 'type': 'save_weights_for_sampler'}
 
     Attributes:
-        path (None | str | Unset): tinker://<run>/sampler_weights/<name>
-        sampling_session_id (None | str | Unset): The opened session
+        path (None | str | Unset): `tinker://<run>/sampler_weights/<name>`.
+        sampling_session_id (None | str | Unset): The opened sampling session.
+        type_ (None | str | Unset): The answer's name.
     """
 
     path: None | str | Unset = UNSET
     sampling_session_id: None | str | Unset = UNSET
+    type_: None | str | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -41,6 +43,12 @@ class SaveWeightsForSamplerResponse:
         else:
             sampling_session_id = self.sampling_session_id
 
+        type_: None | str | Unset
+        if isinstance(self.type_, Unset):
+            type_ = UNSET
+        else:
+            type_ = self.type_
+
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
         field_dict.update({})
@@ -48,6 +56,8 @@ class SaveWeightsForSamplerResponse:
             field_dict["path"] = path
         if sampling_session_id is not UNSET and sampling_session_id is not None:
             field_dict["sampling_session_id"] = sampling_session_id
+        if type_ is not UNSET and type_ is not None:
+            field_dict["type"] = type_
 
         return field_dict
 
@@ -73,9 +83,19 @@ class SaveWeightsForSamplerResponse:
 
         sampling_session_id = _parse_sampling_session_id(d.pop("sampling_session_id", UNSET))
 
+        def _parse_type_(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        type_ = _parse_type_(d.pop("type", UNSET))
+
         save_weights_for_sampler_response = cls(
             path=path,
             sampling_session_id=sampling_session_id,
+            type_=type_,
         )
 
         save_weights_for_sampler_response.additional_properties = d

@@ -12,14 +12,14 @@ T = TypeVar("T", bound="SessionHeartbeatRequest")
 
 @_attrs_define
 class SessionHeartbeatRequest:
-    """That the client is there.
+    """Says that the client is still there.
 
     Example:
         {'session_id': 'S1', 'type': 'session_heartbeat'}
 
     Attributes:
-        session_id (str): The session
-        type_ (str): The request's name Default: 'session_heartbeat'.
+        session_id (str): The session.
+        type_ (str): The request's name. Default: 'session_heartbeat'.
     """
 
     session_id: str

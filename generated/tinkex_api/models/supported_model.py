@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
@@ -17,29 +17,46 @@ class SupportedModel:
     """A base model.
 
     Example:
-        {'model_name': 'tinkex/tiny', 'max_context_length': 1024}
+        {'model_name': 'tinkex/tiny', 'max_context_length': 1024, 'trainable': True, 'sampleable': True}
 
     Attributes:
-        model_name (str | Unset): What create_model and create_sampling_session take
-        max_context_length (int | Unset): In tokens
-        trainable (bool | Unset): Whether it can be trained
-        sampleable (bool | Unset): Whether it can be sampled
+        model_name (None | str | Unset): What create_model and create_sampling_session take as base_model. One server
+            says `model_id` instead.
+        max_context_length (int | None | Unset): Tokens, prompt and sample together.
+        trainable (bool | None | Unset): Whether it can be trained.
+        sampleable (bool | None | Unset): Whether it can be sampled from as it is.
     """
 
-    model_name: str | Unset = UNSET
-    max_context_length: int | Unset = UNSET
-    trainable: bool | Unset = UNSET
-    sampleable: bool | Unset = UNSET
+    model_name: None | str | Unset = UNSET
+    max_context_length: int | None | Unset = UNSET
+    trainable: bool | None | Unset = UNSET
+    sampleable: bool | None | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        model_name = self.model_name
+        model_name: None | str | Unset
+        if isinstance(self.model_name, Unset):
+            model_name = UNSET
+        else:
+            model_name = self.model_name
 
-        max_context_length = self.max_context_length
+        max_context_length: int | None | Unset
+        if isinstance(self.max_context_length, Unset):
+            max_context_length = UNSET
+        else:
+            max_context_length = self.max_context_length
 
-        trainable = self.trainable
+        trainable: bool | None | Unset
+        if isinstance(self.trainable, Unset):
+            trainable = UNSET
+        else:
+            trainable = self.trainable
 
-        sampleable = self.sampleable
+        sampleable: bool | None | Unset
+        if isinstance(self.sampleable, Unset):
+            sampleable = UNSET
+        else:
+            sampleable = self.sampleable
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -58,13 +75,42 @@ class SupportedModel:
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         d = dict(src_dict)
-        model_name = d.pop("model_name", UNSET)
 
-        max_context_length = d.pop("max_context_length", UNSET)
+        def _parse_model_name(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
 
-        trainable = d.pop("trainable", UNSET)
+        model_name = _parse_model_name(d.pop("model_name", UNSET))
 
-        sampleable = d.pop("sampleable", UNSET)
+        def _parse_max_context_length(data: object) -> int | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(int | None | Unset, data)
+
+        max_context_length = _parse_max_context_length(d.pop("max_context_length", UNSET))
+
+        def _parse_trainable(data: object) -> bool | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(bool | None | Unset, data)
+
+        trainable = _parse_trainable(d.pop("trainable", UNSET))
+
+        def _parse_sampleable(data: object) -> bool | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(bool | None | Unset, data)
+
+        sampleable = _parse_sampleable(d.pop("sampleable", UNSET))
 
         supported_model = cls(
             model_name=model_name,

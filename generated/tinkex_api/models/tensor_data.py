@@ -14,20 +14,26 @@ T = TypeVar("T", bound="TensorData")
 
 @_attrs_define
 class TensorData:
-    """An array; `data` is flat, row-major.
+    """An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions only: `data` holds the
+    values of a CSR
+    matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
 
-    Example:
-        {'data': [1, 2], 'dtype': 'int64', 'shape': [2]}
+        Example:
+            {'data': [0.5, 1.5, 2.5, 3.5], 'dtype': 'float32', 'shape': [2, 2]}
 
-    Attributes:
-        data (list[float]): The values
-        dtype (str): Their type
-        shape (list[int] | None | Unset): The array's shape, else one-dimensional
+        Attributes:
+            data (list[float]): The values. Some servers write NaN as null.
+            dtype (str): The values' type.
+            shape (list[int] | None | Unset): The dimensions; one-dimensional without it.
+            sparse_crow_indices (list[int] | None | Unset): Where each row begins in `data`, one more than there are rows.
+            sparse_col_indices (list[int] | None | Unset): The column of each value.
     """
 
     data: list[float]
     dtype: str
     shape: list[int] | None | Unset = UNSET
+    sparse_crow_indices: list[int] | None | Unset = UNSET
+    sparse_col_indices: list[int] | None | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,6 +50,24 @@ class TensorData:
         else:
             shape = self.shape
 
+        sparse_crow_indices: list[int] | None | Unset
+        if isinstance(self.sparse_crow_indices, Unset):
+            sparse_crow_indices = UNSET
+        elif isinstance(self.sparse_crow_indices, list):
+            sparse_crow_indices = self.sparse_crow_indices
+
+        else:
+            sparse_crow_indices = self.sparse_crow_indices
+
+        sparse_col_indices: list[int] | None | Unset
+        if isinstance(self.sparse_col_indices, Unset):
+            sparse_col_indices = UNSET
+        elif isinstance(self.sparse_col_indices, list):
+            sparse_col_indices = self.sparse_col_indices
+
+        else:
+            sparse_col_indices = self.sparse_col_indices
+
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
         field_dict.update(
@@ -54,6 +78,10 @@ class TensorData:
         )
         if shape is not UNSET and shape is not None:
             field_dict["shape"] = shape
+        if sparse_crow_indices is not UNSET and sparse_crow_indices is not None:
+            field_dict["sparse_crow_indices"] = sparse_crow_indices
+        if sparse_col_indices is not UNSET and sparse_col_indices is not None:
+            field_dict["sparse_col_indices"] = sparse_col_indices
 
         return field_dict
 
@@ -81,10 +109,46 @@ class TensorData:
 
         shape = _parse_shape(d.pop("shape", UNSET))
 
+        def _parse_sparse_crow_indices(data: object) -> list[int] | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, list):
+                    raise TypeError()
+                sparse_crow_indices_type_0 = cast(list[int], data)
+
+                return sparse_crow_indices_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(list[int] | None | Unset, data)
+
+        sparse_crow_indices = _parse_sparse_crow_indices(d.pop("sparse_crow_indices", UNSET))
+
+        def _parse_sparse_col_indices(data: object) -> list[int] | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, list):
+                    raise TypeError()
+                sparse_col_indices_type_0 = cast(list[int], data)
+
+                return sparse_col_indices_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(list[int] | None | Unset, data)
+
+        sparse_col_indices = _parse_sparse_col_indices(d.pop("sparse_col_indices", UNSET))
+
         tensor_data = cls(
             data=data,
             dtype=dtype,
             shape=shape,
+            sparse_crow_indices=sparse_crow_indices,
+            sparse_col_indices=sparse_col_indices,
         )
 
         tensor_data.additional_properties = d

@@ -2,50 +2,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
 from ..types import UNSET, Unset
 
+if TYPE_CHECKING:
+    from ..models.checkpoint import Checkpoint
+    from ..models.user_metadata import UserMetadata
+
+
 T = TypeVar("T", bound="TrainingRun")
 
 
 @_attrs_define
 class TrainingRun:
-    """A model that was or is trained.
+    """A model that is, or was, in training.
 
     Example:
-        {'training_run_id': 'S1:train:0', 'base_model': 'tinkex/tiny'}
+        {'training_run_id': 'S1:train:0', 'base_model': 'tinkex/tiny', 'model_owner': 'ada', 'is_lora': True,
+            'lora_rank': 32, 'corrupted': False, 'last_request_time': '2026-01-01T00:00:00Z'}
 
     Attributes:
-        training_run_id (str): The run; on the hosted service the model's id
-        base_model (str): The base model
-        model_owner (str | Unset): Whose
-        is_lora (bool | Unset): Whether it is an adapter
-        lora_rank (int | None | Unset): The adapter's rank
-        corrupted (bool | Unset): Whether its state was lost
-        last_request_time (str | Unset): When it was last used in ISO 8601
+        training_run_id (str): The run; hosted, the model's id. May hold `:`.
+        base_model (str): The base model's name.
+        model_owner (None | str | Unset): Whose it is.
+        is_lora (bool | None | Unset): Whether it is an adapter.
+        lora_rank (int | None | Unset): The adapter's rank.
+        corrupted (bool | None | Unset): Whether its state was lost.
+        last_request_time (None | str | Unset): When it was last used, in ISO 8601.
+        last_checkpoint (Checkpoint | None | Unset):
+        last_sampler_checkpoint (Checkpoint | None | Unset):
+        user_metadata (None | Unset | UserMetadata):
     """
 
     training_run_id: str
     base_model: str
-    model_owner: str | Unset = UNSET
-    is_lora: bool | Unset = UNSET
+    model_owner: None | str | Unset = UNSET
+    is_lora: bool | None | Unset = UNSET
     lora_rank: int | None | Unset = UNSET
-    corrupted: bool | Unset = UNSET
-    last_request_time: str | Unset = UNSET
+    corrupted: bool | None | Unset = UNSET
+    last_request_time: None | str | Unset = UNSET
+    last_checkpoint: Checkpoint | None | Unset = UNSET
+    last_sampler_checkpoint: Checkpoint | None | Unset = UNSET
+    user_metadata: None | Unset | UserMetadata = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        from ..models.checkpoint import Checkpoint  # noqa: PLC0415
+        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
+
         training_run_id = self.training_run_id
 
         base_model = self.base_model
 
-        model_owner = self.model_owner
+        model_owner: None | str | Unset
+        if isinstance(self.model_owner, Unset):
+            model_owner = UNSET
+        else:
+            model_owner = self.model_owner
 
-        is_lora = self.is_lora
+        is_lora: bool | None | Unset
+        if isinstance(self.is_lora, Unset):
+            is_lora = UNSET
+        else:
+            is_lora = self.is_lora
 
         lora_rank: int | None | Unset
         if isinstance(self.lora_rank, Unset):
@@ -53,9 +76,41 @@ class TrainingRun:
         else:
             lora_rank = self.lora_rank
 
-        corrupted = self.corrupted
+        corrupted: bool | None | Unset
+        if isinstance(self.corrupted, Unset):
+            corrupted = UNSET
+        else:
+            corrupted = self.corrupted
 
-        last_request_time = self.last_request_time
+        last_request_time: None | str | Unset
+        if isinstance(self.last_request_time, Unset):
+            last_request_time = UNSET
+        else:
+            last_request_time = self.last_request_time
+
+        last_checkpoint: dict[str, Any] | None | Unset
+        if isinstance(self.last_checkpoint, Unset):
+            last_checkpoint = UNSET
+        elif isinstance(self.last_checkpoint, Checkpoint):
+            last_checkpoint = self.last_checkpoint.to_dict()
+        else:
+            last_checkpoint = self.last_checkpoint
+
+        last_sampler_checkpoint: dict[str, Any] | None | Unset
+        if isinstance(self.last_sampler_checkpoint, Unset):
+            last_sampler_checkpoint = UNSET
+        elif isinstance(self.last_sampler_checkpoint, Checkpoint):
+            last_sampler_checkpoint = self.last_sampler_checkpoint.to_dict()
+        else:
+            last_sampler_checkpoint = self.last_sampler_checkpoint
+
+        user_metadata: dict[str, Any] | None | Unset
+        if isinstance(self.user_metadata, Unset):
+            user_metadata = UNSET
+        elif isinstance(self.user_metadata, UserMetadata):
+            user_metadata = self.user_metadata.to_dict()
+        else:
+            user_metadata = self.user_metadata
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -75,19 +130,42 @@ class TrainingRun:
             field_dict["corrupted"] = corrupted
         if last_request_time is not UNSET and last_request_time is not None:
             field_dict["last_request_time"] = last_request_time
+        if last_checkpoint is not UNSET and last_checkpoint is not None:
+            field_dict["last_checkpoint"] = last_checkpoint
+        if last_sampler_checkpoint is not UNSET and last_sampler_checkpoint is not None:
+            field_dict["last_sampler_checkpoint"] = last_sampler_checkpoint
+        if user_metadata is not UNSET and user_metadata is not None:
+            field_dict["user_metadata"] = user_metadata
 
         return field_dict
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+        from ..models.checkpoint import Checkpoint  # noqa: PLC0415
+        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
+
         d = dict(src_dict)
         training_run_id = d.pop("training_run_id")
 
         base_model = d.pop("base_model")
 
-        model_owner = d.pop("model_owner", UNSET)
+        def _parse_model_owner(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
 
-        is_lora = d.pop("is_lora", UNSET)
+        model_owner = _parse_model_owner(d.pop("model_owner", UNSET))
+
+        def _parse_is_lora(data: object) -> bool | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(bool | None | Unset, data)
+
+        is_lora = _parse_is_lora(d.pop("is_lora", UNSET))
 
         def _parse_lora_rank(data: object) -> int | None | Unset:
             if data is None:
@@ -98,9 +176,74 @@ class TrainingRun:
 
         lora_rank = _parse_lora_rank(d.pop("lora_rank", UNSET))
 
-        corrupted = d.pop("corrupted", UNSET)
+        def _parse_corrupted(data: object) -> bool | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(bool | None | Unset, data)
 
-        last_request_time = d.pop("last_request_time", UNSET)
+        corrupted = _parse_corrupted(d.pop("corrupted", UNSET))
+
+        def _parse_last_request_time(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        last_request_time = _parse_last_request_time(d.pop("last_request_time", UNSET))
+
+        def _parse_last_checkpoint(data: object) -> Checkpoint | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                last_checkpoint_type_0 = Checkpoint.from_dict(data)
+
+                return last_checkpoint_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(Checkpoint | None | Unset, data)
+
+        last_checkpoint = _parse_last_checkpoint(d.pop("last_checkpoint", UNSET))
+
+        def _parse_last_sampler_checkpoint(data: object) -> Checkpoint | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                last_sampler_checkpoint_type_0 = Checkpoint.from_dict(data)
+
+                return last_sampler_checkpoint_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(Checkpoint | None | Unset, data)
+
+        last_sampler_checkpoint = _parse_last_sampler_checkpoint(d.pop("last_sampler_checkpoint", UNSET))
+
+        def _parse_user_metadata(data: object) -> None | Unset | UserMetadata:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                user_metadata_type_0 = UserMetadata.from_dict(data)
+
+                return user_metadata_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(None | Unset | UserMetadata, data)
+
+        user_metadata = _parse_user_metadata(d.pop("user_metadata", UNSET))
 
         training_run = cls(
             training_run_id=training_run_id,
@@ -110,6 +253,9 @@ class TrainingRun:
             lora_rank=lora_rank,
             corrupted=corrupted,
             last_request_time=last_request_time,
+            last_checkpoint=last_checkpoint,
+            last_sampler_checkpoint=last_sampler_checkpoint,
+            user_metadata=user_metadata,
         )
 
         training_run.additional_properties = d

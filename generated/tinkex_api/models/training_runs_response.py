@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
@@ -19,29 +19,36 @@ T = TypeVar("T", bound="TrainingRunsResponse")
 
 @_attrs_define
 class TrainingRunsResponse:
-    """Training runs.
+    """A page of training runs.
 
     Example:
-        {'training_runs': [], 'cursor': {'offset': 0, 'limit': 20, 'total_count': 0}}
+        {'training_runs': [{'training_run_id': 'S1:train:0', 'base_model': 'tinkex/tiny'}], 'cursor': {'offset': 0,
+            'limit': 20, 'total_count': 1}}
 
     Attributes:
-        training_runs (list[TrainingRun]): Of the page
-        cursor (Cursor | Unset): Where a page stands. Example: {'offset': 0, 'limit': 20, 'total_count': 1}.
+        training_runs (list[TrainingRun]): The page, newest first.
+        cursor (Cursor | None | Unset):
     """
 
     training_runs: list[TrainingRun]
-    cursor: Cursor | Unset = UNSET
+    cursor: Cursor | None | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        from ..models.cursor import Cursor  # noqa: PLC0415
+
         training_runs = []
         for training_runs_item_data in self.training_runs:
             training_runs_item = training_runs_item_data.to_dict()
             training_runs.append(training_runs_item)
 
-        cursor: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.cursor, Unset):
+        cursor: dict[str, Any] | None | Unset
+        if isinstance(self.cursor, Unset):
+            cursor = UNSET
+        elif isinstance(self.cursor, Cursor):
             cursor = self.cursor.to_dict()
+        else:
+            cursor = self.cursor
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
@@ -68,12 +75,22 @@ class TrainingRunsResponse:
 
             training_runs.append(training_runs_item)
 
-        _cursor = d.pop("cursor", UNSET)
-        cursor: Cursor | Unset
-        if isinstance(_cursor, Unset):
-            cursor = UNSET
-        else:
-            cursor = Cursor.from_dict(_cursor)
+        def _parse_cursor(data: object) -> Cursor | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                cursor_type_0 = Cursor.from_dict(data)
+
+                return cursor_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(Cursor | None | Unset, data)
+
+        cursor = _parse_cursor(d.pop("cursor", UNSET))
 
         training_runs_response = cls(
             training_runs=training_runs,

@@ -14,29 +14,40 @@ T = TypeVar("T", bound="UntypedAPIFuture")
 
 @_attrs_define
 class UntypedAPIFuture:
-    """The promise of a result, whose type depends on the request.
+    """The promise of a result, which `retrieve_future` gives. Of which type the result is depends on the request:
+    see `x-tinker-results` of FutureRetrieveResponse.
 
-    Example:
-        {'request_id': '17', 'model_id': 'S1:train:0'}
+        Example:
+            {'request_id': '17', 'model_id': 'S1:train:0', 'sample_sequence_ids': ['17:0']}
 
-    Attributes:
-        request_id (str): What to retrieve the result by
-        model_id (str | Unset): The model concerned
-        sample_sequence_ids (list[str] | Unset): One a sample, in order
+        Attributes:
+            request_id (str): What to retrieve the result by. Always a string, never a number.
+            model_id (None | str | Unset): The model concerned.
+            sample_sequence_ids (list[str] | None | Unset): Of `sample` only, the ids of the sequences to come, one a sample
+                and in their order.
     """
 
     request_id: str
-    model_id: str | Unset = UNSET
-    sample_sequence_ids: list[str] | Unset = UNSET
+    model_id: None | str | Unset = UNSET
+    sample_sequence_ids: list[str] | None | Unset = UNSET
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         request_id = self.request_id
 
-        model_id = self.model_id
+        model_id: None | str | Unset
+        if isinstance(self.model_id, Unset):
+            model_id = UNSET
+        else:
+            model_id = self.model_id
 
-        sample_sequence_ids: list[str] | Unset = UNSET
-        if not isinstance(self.sample_sequence_ids, Unset):
+        sample_sequence_ids: list[str] | None | Unset
+        if isinstance(self.sample_sequence_ids, Unset):
+            sample_sequence_ids = UNSET
+        elif isinstance(self.sample_sequence_ids, list):
+            sample_sequence_ids = self.sample_sequence_ids
+
+        else:
             sample_sequence_ids = self.sample_sequence_ids
 
         field_dict: dict[str, Any] = {}
@@ -58,9 +69,31 @@ class UntypedAPIFuture:
         d = dict(src_dict)
         request_id = d.pop("request_id")
 
-        model_id = d.pop("model_id", UNSET)
+        def _parse_model_id(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
 
-        sample_sequence_ids = cast(list[str], d.pop("sample_sequence_ids", UNSET))
+        model_id = _parse_model_id(d.pop("model_id", UNSET))
+
+        def _parse_sample_sequence_ids(data: object) -> list[str] | None | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            try:
+                if not isinstance(data, list):
+                    raise TypeError()
+                sample_sequence_ids_type_0 = cast(list[str], data)
+
+                return sample_sequence_ids_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            return cast(list[str] | None | Unset, data)
+
+        sample_sequence_ids = _parse_sample_sequence_ids(d.pop("sample_sequence_ids", UNSET))
 
         untyped_api_future = cls(
             request_id=request_id,

@@ -12,7 +12,7 @@ T = TypeVar("T", bound="UserMetadata")
 
 @_attrs_define
 class UserMetadata:
-    """The user's own facts.
+    """Facts of the user's own, kept with what they are sent for.
 
     Example:
         {'experiment': '7'}

@@ -17,6 +17,6 @@ def page(query: Mapping[str, str], *, limit: int) -> tuple[int, int]:
 def _number(query: Mapping[str, str], name: str, default: int) -> int:
     text = query.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        problem = {"loc": ["query", name], "msg": "must be a whole number, 0 or more", "type": "value_error"}
+        problem: dict[str, object] = {"loc": ["query", name], "msg": "must be a whole number, 0 or more", "type": "value_error"}
         raise Refused(422, [problem])
     return int(text)

@@ -10,14 +10,25 @@ from ...client import AuthenticatedClient, Client
 from ...models.error_response import ErrorResponse
 from ...models.future_retrieve_request import FutureRetrieveRequest
 from ...models.future_retrieve_response import FutureRetrieveResponse
-from ...types import Request, Response
+from ...types import UNSET, Request, Response, Unset
 
 
 def _get_kwargs(
     *,
     body: FutureRetrieveRequest,
+    x_tinker_request_iteration: int | Unset = UNSET,
+    x_tinker_request_type: str | Unset = UNSET,
+    x_tinker_create_promise_roundtrip_time: float | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
+    if not isinstance(x_tinker_request_iteration, Unset):
+        headers["X-Tinker-Request-Iteration"] = str(x_tinker_request_iteration)
+
+    if not isinstance(x_tinker_request_type, Unset):
+        headers["X-Tinker-Request-Type"] = x_tinker_request_type
+
+    if not isinstance(x_tinker_create_promise_roundtrip_time, Unset):
+        headers["X-Tinker-Create-Promise-Roundtrip-Time"] = str(x_tinker_create_promise_roundtrip_time)
 
     _kwargs: dict[str, Any] = {
         "method": "post",
@@ -36,30 +47,70 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ErrorResponse | FutureRetrieveResponse | None:
-    if response.status_code == 200:
-        response_200 = FutureRetrieveResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 400:
+        response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_400
+
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_401
+
+    if response.status_code == 402:
+        response_402 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_402
+
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_404
 
     if response.status_code == 408:
         response_408 = FutureRetrieveResponse.from_dict(orjson.loads(response.content))
 
         return response_408
 
+    if response.status_code == 409:
+        response_409 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_409
+
     if response.status_code == 410:
         response_410 = ErrorResponse.from_dict(orjson.loads(response.content))
 
         return response_410
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 422:
+        response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_422
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = FutureRetrieveResponse.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -68,20 +119,26 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> FutureRetrieveResponse:
-    response_200 = FutureRetrieveResponse.from_dict(orjson.loads(response.content))
+    response_2xx = FutureRetrieveResponse.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
     *,
     body: FutureRetrieveRequest,
+    x_tinker_request_iteration: int | Unset = UNSET,
+    x_tinker_request_type: str | Unset = UNSET,
+    x_tinker_create_promise_roundtrip_time: float | Unset = UNSET,
 ) -> Request[FutureRetrieveResponse]:
     """What to send for `retrieve_future`, and how to read a 2xx answer; for a transport of one's own."""
     return Request(
         "retrieve_future",
         _get_kwargs(
             body=body,
+            x_tinker_request_iteration=x_tinker_request_iteration,
+            x_tinker_request_type=x_tinker_request_type,
+            x_tinker_create_promise_roundtrip_time=x_tinker_create_promise_roundtrip_time,
         ),
         _parse_success,
     )
@@ -102,14 +159,26 @@ def sync_detailed(
     *,
     client: AuthenticatedClient | Client,
     body: FutureRetrieveRequest,
+    x_tinker_request_iteration: int | Unset = UNSET,
+    x_tinker_request_type: str | Unset = UNSET,
+    x_tinker_create_promise_roundtrip_time: float | Unset = UNSET,
 ) -> Response[ErrorResponse | FutureRetrieveResponse]:
     """Wait for a result
 
-     A long poll. The answer is the result itself, a failure, or "not yet" (200 or 408). Protobuf results
-    (application/x-protobuf, messages of tinker.proto) come where the request's Accept has that type.
+     A long poll: the server holds it until the result is there, or for a time of its own (0 to 300 s are
+    known, 30 s
+    hosted), and then says that it is pending, by 408 or by a 200 of type try_again. A result may be
+    given once only, or for
+    a few minutes, so it is not asked for twice. Failed requests are told by a 200 with `error`, on some
+    servers by 400 or
+    422.
 
     Args:
-        body (FutureRetrieveRequest): Waits for a result. Example: {'request_id': '17'}.
+        x_tinker_request_iteration (int | Unset):
+        x_tinker_request_type (str | Unset):
+        x_tinker_create_promise_roundtrip_time (float | Unset):
+        body (FutureRetrieveRequest): Waits for the result of a request. Example: {'request_id':
+            '17', 'allow_metadata_only': True}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -121,6 +190,9 @@ def sync_detailed(
 
     kwargs = _get_kwargs(
         body=body,
+        x_tinker_request_iteration=x_tinker_request_iteration,
+        x_tinker_request_type=x_tinker_request_type,
+        x_tinker_create_promise_roundtrip_time=x_tinker_create_promise_roundtrip_time,
     )
 
     response = client.get_httpx_client().request(
@@ -134,14 +206,26 @@ def sync(
     *,
     client: AuthenticatedClient | Client,
     body: FutureRetrieveRequest,
+    x_tinker_request_iteration: int | Unset = UNSET,
+    x_tinker_request_type: str | Unset = UNSET,
+    x_tinker_create_promise_roundtrip_time: float | Unset = UNSET,
 ) -> ErrorResponse | FutureRetrieveResponse | None:
     """Wait for a result
 
-     A long poll. The answer is the result itself, a failure, or "not yet" (200 or 408). Protobuf results
-    (application/x-protobuf, messages of tinker.proto) come where the request's Accept has that type.
+     A long poll: the server holds it until the result is there, or for a time of its own (0 to 300 s are
+    known, 30 s
+    hosted), and then says that it is pending, by 408 or by a 200 of type try_again. A result may be
+    given once only, or for
+    a few minutes, so it is not asked for twice. Failed requests are told by a 200 with `error`, on some
+    servers by 400 or
+    422.
 
     Args:
-        body (FutureRetrieveRequest): Waits for a result. Example: {'request_id': '17'}.
+        x_tinker_request_iteration (int | Unset):
+        x_tinker_request_type (str | Unset):
+        x_tinker_create_promise_roundtrip_time (float | Unset):
+        body (FutureRetrieveRequest): Waits for the result of a request. Example: {'request_id':
+            '17', 'allow_metadata_only': True}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -154,6 +238,9 @@ def sync(
     return sync_detailed(
         client=client,
         body=body,
+        x_tinker_request_iteration=x_tinker_request_iteration,
+        x_tinker_request_type=x_tinker_request_type,
+        x_tinker_create_promise_roundtrip_time=x_tinker_create_promise_roundtrip_time,
     ).parsed
 
 
@@ -161,14 +248,26 @@ async def asyncio_detailed(
     *,
     client: AuthenticatedClient | Client,
     body: FutureRetrieveRequest,
+    x_tinker_request_iteration: int | Unset = UNSET,
+    x_tinker_request_type: str | Unset = UNSET,
+    x_tinker_create_promise_roundtrip_time: float | Unset = UNSET,
 ) -> Response[ErrorResponse | FutureRetrieveResponse]:
     """Wait for a result
 
-     A long poll. The answer is the result itself, a failure, or "not yet" (200 or 408). Protobuf results
-    (application/x-protobuf, messages of tinker.proto) come where the request's Accept has that type.
+     A long poll: the server holds it until the result is there, or for a time of its own (0 to 300 s are
+    known, 30 s
+    hosted), and then says that it is pending, by 408 or by a 200 of type try_again. A result may be
+    given once only, or for
+    a few minutes, so it is not asked for twice. Failed requests are told by a 200 with `error`, on some
+    servers by 400 or
+    422.
 
     Args:
-        body (FutureRetrieveRequest): Waits for a result. Example: {'request_id': '17'}.
+        x_tinker_request_iteration (int | Unset):
+        x_tinker_request_type (str | Unset):
+        x_tinker_create_promise_roundtrip_time (float | Unset):
+        body (FutureRetrieveRequest): Waits for the result of a request. Example: {'request_id':
+            '17', 'allow_metadata_only': True}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -180,6 +279,9 @@ async def asyncio_detailed(
 
     kwargs = _get_kwargs(
         body=body,
+        x_tinker_request_iteration=x_tinker_request_iteration,
+        x_tinker_request_type=x_tinker_request_type,
+        x_tinker_create_promise_roundtrip_time=x_tinker_create_promise_roundtrip_time,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -191,14 +293,26 @@ async def asyncio(
     *,
     client: AuthenticatedClient | Client,
     body: FutureRetrieveRequest,
+    x_tinker_request_iteration: int | Unset = UNSET,
+    x_tinker_request_type: str | Unset = UNSET,
+    x_tinker_create_promise_roundtrip_time: float | Unset = UNSET,
 ) -> ErrorResponse | FutureRetrieveResponse | None:
     """Wait for a result
 
-     A long poll. The answer is the result itself, a failure, or "not yet" (200 or 408). Protobuf results
-    (application/x-protobuf, messages of tinker.proto) come where the request's Accept has that type.
+     A long poll: the server holds it until the result is there, or for a time of its own (0 to 300 s are
+    known, 30 s
+    hosted), and then says that it is pending, by 408 or by a 200 of type try_again. A result may be
+    given once only, or for
+    a few minutes, so it is not asked for twice. Failed requests are told by a 200 with `error`, on some
+    servers by 400 or
+    422.
 
     Args:
-        body (FutureRetrieveRequest): Waits for a result. Example: {'request_id': '17'}.
+        x_tinker_request_iteration (int | Unset):
+        x_tinker_request_type (str | Unset):
+        x_tinker_create_promise_roundtrip_time (float | Unset):
+        body (FutureRetrieveRequest): Waits for the result of a request. Example: {'request_id':
+            '17', 'allow_metadata_only': True}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -212,5 +326,8 @@ async def asyncio(
         await asyncio_detailed(
             client=client,
             body=body,
+            x_tinker_request_iteration=x_tinker_request_iteration,
+            x_tinker_request_type=x_tinker_request_type,
+            x_tinker_create_promise_roundtrip_time=x_tinker_create_promise_roundtrip_time,
         )
     ).parsed

@@ -36,20 +36,65 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ErrorResponse | UntypedAPIFuture | None:
-    if response.status_code == 200:
-        response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    if response.status_code == 400:
+        response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_400
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_401
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 402:
+        response_402 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_402
+
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_404
+
+    if response.status_code == 408:
+        response_408 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_408
+
+    if response.status_code == 409:
+        response_409 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_409
+
+    if response.status_code == 422:
+        response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_422
+
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -58,9 +103,9 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> UntypedAPIFuture:
-    response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
@@ -95,11 +140,13 @@ def sync_detailed(
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Create a model to train
 
-     A LoRA adapter over a base model. The future's result is a CreateModelResponse.
+     A LoRA adapter over a base model. The result is a CreateModelResponse.
 
     Args:
-        body (CreateModelRequest): Creates a model. Example: {'session_id': 'S1', 'model_seq_id':
-            0, 'base_model': 'tinkex/tiny', 'lora_config': {'rank': 32}, 'type': 'create_model'}.
+        body (CreateModelRequest): Creates a model to train, as a LoRA adapter over a base model.
+            Example: {'session_id': 'S1', 'model_seq_id': 0, 'base_model': 'tinkex/tiny',
+            'lora_config': {'rank': 32, 'train_unembed': True, 'train_mlp': True, 'train_attn': True},
+            'type': 'create_model'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -127,11 +174,13 @@ def sync(
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Create a model to train
 
-     A LoRA adapter over a base model. The future's result is a CreateModelResponse.
+     A LoRA adapter over a base model. The result is a CreateModelResponse.
 
     Args:
-        body (CreateModelRequest): Creates a model. Example: {'session_id': 'S1', 'model_seq_id':
-            0, 'base_model': 'tinkex/tiny', 'lora_config': {'rank': 32}, 'type': 'create_model'}.
+        body (CreateModelRequest): Creates a model to train, as a LoRA adapter over a base model.
+            Example: {'session_id': 'S1', 'model_seq_id': 0, 'base_model': 'tinkex/tiny',
+            'lora_config': {'rank': 32, 'train_unembed': True, 'train_mlp': True, 'train_attn': True},
+            'type': 'create_model'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -154,11 +203,13 @@ async def asyncio_detailed(
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Create a model to train
 
-     A LoRA adapter over a base model. The future's result is a CreateModelResponse.
+     A LoRA adapter over a base model. The result is a CreateModelResponse.
 
     Args:
-        body (CreateModelRequest): Creates a model. Example: {'session_id': 'S1', 'model_seq_id':
-            0, 'base_model': 'tinkex/tiny', 'lora_config': {'rank': 32}, 'type': 'create_model'}.
+        body (CreateModelRequest): Creates a model to train, as a LoRA adapter over a base model.
+            Example: {'session_id': 'S1', 'model_seq_id': 0, 'base_model': 'tinkex/tiny',
+            'lora_config': {'rank': 32, 'train_unembed': True, 'train_mlp': True, 'train_attn': True},
+            'type': 'create_model'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -184,11 +235,13 @@ async def asyncio(
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Create a model to train
 
-     A LoRA adapter over a base model. The future's result is a CreateModelResponse.
+     A LoRA adapter over a base model. The result is a CreateModelResponse.
 
     Args:
-        body (CreateModelRequest): Creates a model. Example: {'session_id': 'S1', 'model_seq_id':
-            0, 'base_model': 'tinkex/tiny', 'lora_config': {'rank': 32}, 'type': 'create_model'}.
+        body (CreateModelRequest): Creates a model to train, as a LoRA adapter over a base model.
+            Example: {'session_id': 'S1', 'model_seq_id': 0, 'base_model': 'tinkex/tiny',
+            'lora_config': {'rank': 32, 'train_unembed': True, 'train_mlp': True, 'train_attn': True},
+            'type': 'create_model'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

@@ -36,20 +36,60 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> CreateSamplingSessionResponse | ErrorResponse | None:
-    if response.status_code == 200:
-        response_200 = CreateSamplingSessionResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 400:
+        response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_400
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_401
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 402:
+        response_402 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_402
+
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_404
+
+    if response.status_code == 409:
+        response_409 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_409
+
+    if response.status_code == 422:
+        response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_422
+
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = CreateSamplingSessionResponse.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -58,9 +98,9 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> CreateSamplingSessionResponse:
-    response_200 = CreateSamplingSessionResponse.from_dict(orjson.loads(response.content))
+    response_2xx = CreateSamplingSessionResponse.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
@@ -93,13 +133,14 @@ def sync_detailed(
     client: AuthenticatedClient | Client,
     body: CreateSamplingSessionRequest,
 ) -> Response[CreateSamplingSessionResponse | ErrorResponse]:
-    """Open a sampling session on a base model or saved weights
+    """Open a sampling session
 
-     Exactly one of base_model and model_path on some servers.
+     On a base model or on saved weights. One server (hatchery) answers with a promise.
 
     Args:
-        body (CreateSamplingSessionRequest): Opens a sampling session. Example: {'session_id':
-            'S1', 'sampling_session_seq_id': 0, 'base_model': 'tinkex/tiny', 'type':
+        body (CreateSamplingSessionRequest): Opens a sampling session on a base model or on saved
+            weights. Some servers take exactly one of the two. Example: {'session_id': 'S1',
+            'sampling_session_seq_id': 0, 'base_model': 'tinkex/tiny', 'type':
             'create_sampling_session'}.
 
     Raises:
@@ -126,13 +167,14 @@ def sync(
     client: AuthenticatedClient | Client,
     body: CreateSamplingSessionRequest,
 ) -> CreateSamplingSessionResponse | ErrorResponse | None:
-    """Open a sampling session on a base model or saved weights
+    """Open a sampling session
 
-     Exactly one of base_model and model_path on some servers.
+     On a base model or on saved weights. One server (hatchery) answers with a promise.
 
     Args:
-        body (CreateSamplingSessionRequest): Opens a sampling session. Example: {'session_id':
-            'S1', 'sampling_session_seq_id': 0, 'base_model': 'tinkex/tiny', 'type':
+        body (CreateSamplingSessionRequest): Opens a sampling session on a base model or on saved
+            weights. Some servers take exactly one of the two. Example: {'session_id': 'S1',
+            'sampling_session_seq_id': 0, 'base_model': 'tinkex/tiny', 'type':
             'create_sampling_session'}.
 
     Raises:
@@ -154,13 +196,14 @@ async def asyncio_detailed(
     client: AuthenticatedClient | Client,
     body: CreateSamplingSessionRequest,
 ) -> Response[CreateSamplingSessionResponse | ErrorResponse]:
-    """Open a sampling session on a base model or saved weights
+    """Open a sampling session
 
-     Exactly one of base_model and model_path on some servers.
+     On a base model or on saved weights. One server (hatchery) answers with a promise.
 
     Args:
-        body (CreateSamplingSessionRequest): Opens a sampling session. Example: {'session_id':
-            'S1', 'sampling_session_seq_id': 0, 'base_model': 'tinkex/tiny', 'type':
+        body (CreateSamplingSessionRequest): Opens a sampling session on a base model or on saved
+            weights. Some servers take exactly one of the two. Example: {'session_id': 'S1',
+            'sampling_session_seq_id': 0, 'base_model': 'tinkex/tiny', 'type':
             'create_sampling_session'}.
 
     Raises:
@@ -185,13 +228,14 @@ async def asyncio(
     client: AuthenticatedClient | Client,
     body: CreateSamplingSessionRequest,
 ) -> CreateSamplingSessionResponse | ErrorResponse | None:
-    """Open a sampling session on a base model or saved weights
+    """Open a sampling session
 
-     Exactly one of base_model and model_path on some servers.
+     On a base model or on saved weights. One server (hatchery) answers with a promise.
 
     Args:
-        body (CreateSamplingSessionRequest): Opens a sampling session. Example: {'session_id':
-            'S1', 'sampling_session_seq_id': 0, 'base_model': 'tinkex/tiny', 'type':
+        body (CreateSamplingSessionRequest): Opens a sampling session on a base model or on saved
+            weights. Some servers take exactly one of the two. Example: {'session_id': 'S1',
+            'sampling_session_seq_id': 0, 'base_model': 'tinkex/tiny', 'type':
             'create_sampling_session'}.
 
     Raises:

@@ -10,14 +10,17 @@ from ...client import AuthenticatedClient, Client
 from ...models.error_response import ErrorResponse
 from ...models.sample_request import SampleRequest
 from ...models.untyped_api_future import UntypedAPIFuture
-from ...types import Request, Response
+from ...types import UNSET, Request, Response, Unset
 
 
 def _get_kwargs(
     *,
     body: SampleRequest,
+    x_tinker_sampling_backpressure: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
+    if not isinstance(x_tinker_sampling_backpressure, Unset):
+        headers["X-Tinker-Sampling-Backpressure"] = x_tinker_sampling_backpressure
 
     _kwargs: dict[str, Any] = {
         "method": "post",
@@ -36,25 +39,80 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ErrorResponse | UntypedAPIFuture | None:
-    if response.status_code == 200:
-        response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    if response.status_code == 400:
+        response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_400
+
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_401
+
+    if response.status_code == 402:
+        response_402 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_402
+
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_404
+
+    if response.status_code == 408:
+        response_408 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_408
+
+    if response.status_code == 409:
+        response_409 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_409
+
+    if response.status_code == 410:
+        response_410 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_410
+
+    if response.status_code == 413:
+        response_413 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_413
+
+    if response.status_code == 422:
+        response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_422
+
+    if response.status_code == 425:
+        response_425 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_425
 
     if response.status_code == 429:
         response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
 
         return response_429
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_500
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -63,20 +121,22 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> UntypedAPIFuture:
-    response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
     *,
     body: SampleRequest,
+    x_tinker_sampling_backpressure: str | Unset = UNSET,
 ) -> Request[UntypedAPIFuture]:
     """What to send for `sample`, and how to read a 2xx answer; for a transport of one's own."""
     return Request(
         "sample",
         _get_kwargs(
             body=body,
+            x_tinker_sampling_backpressure=x_tinker_sampling_backpressure,
         ),
         _parse_success,
     )
@@ -97,15 +157,23 @@ def sync_detailed(
     *,
     client: AuthenticatedClient | Client,
     body: SampleRequest,
+    x_tinker_sampling_backpressure: str | Unset = UNSET,
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Sample
 
-     The future's result is a SampleResponse. 429 means slow down.
+     The result is a SampleResponse. After 429 wait 1 s, or 5 s for a large request, and send the same
+    one again. A sample
+    that is begun anew after its promise is gone takes a new seq_id.
 
     Args:
-        body (SampleRequest): Asks for samples. Example: {'sampling_session_id': 'S1:sample:0',
-            'seq_id': 0, 'num_samples': 1, 'prompt': {'chunks': []}, 'sampling_params': {'max_tokens':
-            8}, 'type': 'sample'}.
+        x_tinker_sampling_backpressure (str | Unset):
+        body (SampleRequest): Asks for samples, from a sampling session (`sampling_session_id` and
+            `seq_id`), or without one from `base_model` or `model_path`.
+            The logprobs of a prompt alone are a sample of `max_tokens` 1 with `prompt_logprobs`.
+             Example: {'sampling_session_id': 'S1:sample:0', 'seq_id': 0, 'num_samples': 1, 'prompt':
+            {'chunks': [{'type': 'encoded_text', 'tokens': [104, 105]}]}, 'sampling_params':
+            {'max_tokens': 16, 'temperature': 1.0, 'top_k': -1, 'top_p': 1.0}, 'prompt_logprobs':
+            False, 'topk_prompt_logprobs': 0, 'type': 'sample'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -117,6 +185,7 @@ def sync_detailed(
 
     kwargs = _get_kwargs(
         body=body,
+        x_tinker_sampling_backpressure=x_tinker_sampling_backpressure,
     )
 
     response = client.get_httpx_client().request(
@@ -130,15 +199,23 @@ def sync(
     *,
     client: AuthenticatedClient | Client,
     body: SampleRequest,
+    x_tinker_sampling_backpressure: str | Unset = UNSET,
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Sample
 
-     The future's result is a SampleResponse. 429 means slow down.
+     The result is a SampleResponse. After 429 wait 1 s, or 5 s for a large request, and send the same
+    one again. A sample
+    that is begun anew after its promise is gone takes a new seq_id.
 
     Args:
-        body (SampleRequest): Asks for samples. Example: {'sampling_session_id': 'S1:sample:0',
-            'seq_id': 0, 'num_samples': 1, 'prompt': {'chunks': []}, 'sampling_params': {'max_tokens':
-            8}, 'type': 'sample'}.
+        x_tinker_sampling_backpressure (str | Unset):
+        body (SampleRequest): Asks for samples, from a sampling session (`sampling_session_id` and
+            `seq_id`), or without one from `base_model` or `model_path`.
+            The logprobs of a prompt alone are a sample of `max_tokens` 1 with `prompt_logprobs`.
+             Example: {'sampling_session_id': 'S1:sample:0', 'seq_id': 0, 'num_samples': 1, 'prompt':
+            {'chunks': [{'type': 'encoded_text', 'tokens': [104, 105]}]}, 'sampling_params':
+            {'max_tokens': 16, 'temperature': 1.0, 'top_k': -1, 'top_p': 1.0}, 'prompt_logprobs':
+            False, 'topk_prompt_logprobs': 0, 'type': 'sample'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -151,6 +228,7 @@ def sync(
     return sync_detailed(
         client=client,
         body=body,
+        x_tinker_sampling_backpressure=x_tinker_sampling_backpressure,
     ).parsed
 
 
@@ -158,15 +236,23 @@ async def asyncio_detailed(
     *,
     client: AuthenticatedClient | Client,
     body: SampleRequest,
+    x_tinker_sampling_backpressure: str | Unset = UNSET,
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Sample
 
-     The future's result is a SampleResponse. 429 means slow down.
+     The result is a SampleResponse. After 429 wait 1 s, or 5 s for a large request, and send the same
+    one again. A sample
+    that is begun anew after its promise is gone takes a new seq_id.
 
     Args:
-        body (SampleRequest): Asks for samples. Example: {'sampling_session_id': 'S1:sample:0',
-            'seq_id': 0, 'num_samples': 1, 'prompt': {'chunks': []}, 'sampling_params': {'max_tokens':
-            8}, 'type': 'sample'}.
+        x_tinker_sampling_backpressure (str | Unset):
+        body (SampleRequest): Asks for samples, from a sampling session (`sampling_session_id` and
+            `seq_id`), or without one from `base_model` or `model_path`.
+            The logprobs of a prompt alone are a sample of `max_tokens` 1 with `prompt_logprobs`.
+             Example: {'sampling_session_id': 'S1:sample:0', 'seq_id': 0, 'num_samples': 1, 'prompt':
+            {'chunks': [{'type': 'encoded_text', 'tokens': [104, 105]}]}, 'sampling_params':
+            {'max_tokens': 16, 'temperature': 1.0, 'top_k': -1, 'top_p': 1.0}, 'prompt_logprobs':
+            False, 'topk_prompt_logprobs': 0, 'type': 'sample'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -178,6 +264,7 @@ async def asyncio_detailed(
 
     kwargs = _get_kwargs(
         body=body,
+        x_tinker_sampling_backpressure=x_tinker_sampling_backpressure,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -189,15 +276,23 @@ async def asyncio(
     *,
     client: AuthenticatedClient | Client,
     body: SampleRequest,
+    x_tinker_sampling_backpressure: str | Unset = UNSET,
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Sample
 
-     The future's result is a SampleResponse. 429 means slow down.
+     The result is a SampleResponse. After 429 wait 1 s, or 5 s for a large request, and send the same
+    one again. A sample
+    that is begun anew after its promise is gone takes a new seq_id.
 
     Args:
-        body (SampleRequest): Asks for samples. Example: {'sampling_session_id': 'S1:sample:0',
-            'seq_id': 0, 'num_samples': 1, 'prompt': {'chunks': []}, 'sampling_params': {'max_tokens':
-            8}, 'type': 'sample'}.
+        x_tinker_sampling_backpressure (str | Unset):
+        body (SampleRequest): Asks for samples, from a sampling session (`sampling_session_id` and
+            `seq_id`), or without one from `base_model` or `model_path`.
+            The logprobs of a prompt alone are a sample of `max_tokens` 1 with `prompt_logprobs`.
+             Example: {'sampling_session_id': 'S1:sample:0', 'seq_id': 0, 'num_samples': 1, 'prompt':
+            {'chunks': [{'type': 'encoded_text', 'tokens': [104, 105]}]}, 'sampling_params':
+            {'max_tokens': 16, 'temperature': 1.0, 'top_k': -1, 'top_p': 1.0}, 'prompt_logprobs':
+            False, 'topk_prompt_logprobs': 0, 'type': 'sample'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -211,5 +306,6 @@ async def asyncio(
         await asyncio_detailed(
             client=client,
             body=body,
+            x_tinker_sampling_backpressure=x_tinker_sampling_backpressure,
         )
     ).parsed

@@ -36,20 +36,50 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ClientConfigResponse | ErrorResponse | None:
-    if response.status_code == 200:
-        response_200 = ClientConfigResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 400:
+        response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_400
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_401
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_404
+
+    if response.status_code == 422:
+        response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_422
+
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = ClientConfigResponse.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -58,9 +88,9 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> ClientConfigResponse:
-    response_200 = ClientConfigResponse.from_dict(orjson.loads(response.content))
+    response_2xx = ClientConfigResponse.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
@@ -93,12 +123,14 @@ def sync_detailed(
     client: AuthenticatedClient | Client,
     body: ClientConfigRequest,
 ) -> Response[ClientConfigResponse | ErrorResponse]:
-    """The flags that this server wants of its clients
+    """The flags that the server wants of its clients
 
-     A server without it (404, 405) wants all defaults.
+     The first call of a client. Where it is missing (404, 405), every flag has its default. A 200 does
+    not tell which
+    encodings the server speaks.
 
     Args:
-        body (ClientConfigRequest): Who asks. Example: {'sdk_version': '0.1.0'}.
+        body (ClientConfigRequest): Who asks for the flags. Example: {'sdk_version': '0.38.0'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -124,12 +156,14 @@ def sync(
     client: AuthenticatedClient | Client,
     body: ClientConfigRequest,
 ) -> ClientConfigResponse | ErrorResponse | None:
-    """The flags that this server wants of its clients
+    """The flags that the server wants of its clients
 
-     A server without it (404, 405) wants all defaults.
+     The first call of a client. Where it is missing (404, 405), every flag has its default. A 200 does
+    not tell which
+    encodings the server speaks.
 
     Args:
-        body (ClientConfigRequest): Who asks. Example: {'sdk_version': '0.1.0'}.
+        body (ClientConfigRequest): Who asks for the flags. Example: {'sdk_version': '0.38.0'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -150,12 +184,14 @@ async def asyncio_detailed(
     client: AuthenticatedClient | Client,
     body: ClientConfigRequest,
 ) -> Response[ClientConfigResponse | ErrorResponse]:
-    """The flags that this server wants of its clients
+    """The flags that the server wants of its clients
 
-     A server without it (404, 405) wants all defaults.
+     The first call of a client. Where it is missing (404, 405), every flag has its default. A 200 does
+    not tell which
+    encodings the server speaks.
 
     Args:
-        body (ClientConfigRequest): Who asks. Example: {'sdk_version': '0.1.0'}.
+        body (ClientConfigRequest): Who asks for the flags. Example: {'sdk_version': '0.38.0'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -179,12 +215,14 @@ async def asyncio(
     client: AuthenticatedClient | Client,
     body: ClientConfigRequest,
 ) -> ClientConfigResponse | ErrorResponse | None:
-    """The flags that this server wants of its clients
+    """The flags that the server wants of its clients
 
-     A server without it (404, 405) wants all defaults.
+     The first call of a client. Where it is missing (404, 405), every flag has its default. A 200 does
+    not tell which
+    encodings the server speaks.
 
     Args:
-        body (ClientConfigRequest): Who asks. Example: {'sdk_version': '0.1.0'}.
+        body (ClientConfigRequest): Who asks for the flags. Example: {'sdk_version': '0.38.0'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

@@ -25,20 +25,40 @@ def _get_kwargs() -> dict[str, Any]:
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ErrorResponse | GetServerCapabilitiesResponse | None:
-    if response.status_code == 200:
-        response_200 = GetServerCapabilitiesResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_401
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_403
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_404
+
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = GetServerCapabilitiesResponse.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -47,9 +67,9 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> GetServerCapabilitiesResponse:
-    response_200 = GetServerCapabilitiesResponse.from_dict(orjson.loads(response.content))
+    response_2xx = GetServerCapabilitiesResponse.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request() -> Request[GetServerCapabilitiesResponse]:
@@ -74,7 +94,7 @@ def sync_detailed(
 ) -> Response[ErrorResponse | GetServerCapabilitiesResponse]:
     """The models that can be trained and sampled
 
-     Some servers name only the models that are loaded.
+     Some servers name only what is loaded, and one names what is not.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -99,7 +119,7 @@ def sync(
 ) -> ErrorResponse | GetServerCapabilitiesResponse | None:
     """The models that can be trained and sampled
 
-     Some servers name only the models that are loaded.
+     Some servers name only what is loaded, and one names what is not.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -120,7 +140,7 @@ async def asyncio_detailed(
 ) -> Response[ErrorResponse | GetServerCapabilitiesResponse]:
     """The models that can be trained and sampled
 
-     Some servers name only the models that are loaded.
+     Some servers name only what is loaded, and one names what is not.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -143,7 +163,7 @@ async def asyncio(
 ) -> ErrorResponse | GetServerCapabilitiesResponse | None:
     """The models that can be trained and sampled
 
-     Some servers name only the models that are loaded.
+     Some servers name only what is loaded, and one names what is not.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

@@ -25,20 +25,25 @@ def _get_kwargs() -> dict[str, Any]:
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ErrorResponse | HealthResponse | None:
-    if response.status_code == 200:
-        response_200 = HealthResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_404
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_500
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = HealthResponse.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -47,9 +52,9 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> HealthResponse:
-    response_200 = HealthResponse.from_dict(orjson.loads(response.content))
+    response_2xx = HealthResponse.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request() -> Request[HealthResponse]:
@@ -74,7 +79,8 @@ def sync_detailed(
 ) -> Response[ErrorResponse | HealthResponse]:
     """Whether the server runs
 
-     Wants no key.
+     Wants no key. Any 2xx means that it runs; while it starts, one server answers 503 to all other
+    calls.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -99,7 +105,8 @@ def sync(
 ) -> ErrorResponse | HealthResponse | None:
     """Whether the server runs
 
-     Wants no key.
+     Wants no key. Any 2xx means that it runs; while it starts, one server answers 503 to all other
+    calls.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -120,7 +127,8 @@ async def asyncio_detailed(
 ) -> Response[ErrorResponse | HealthResponse]:
     """Whether the server runs
 
-     Wants no key.
+     Wants no key. Any 2xx means that it runs; while it starts, one server answers 503 to all other
+    calls.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -143,7 +151,8 @@ async def asyncio(
 ) -> ErrorResponse | HealthResponse | None:
     """Whether the server runs
 
-     Wants no key.
+     Wants no key. Any 2xx means that it runs; while it starts, one server answers 503 to all other
+    calls.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

@@ -36,20 +36,50 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> CreateSessionResponse | ErrorResponse | None:
-    if response.status_code == 200:
-        response_200 = CreateSessionResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 400:
+        response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_400
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_401
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 402:
+        response_402 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_402
+
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_403
+
+    if response.status_code == 422:
+        response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_422
+
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = CreateSessionResponse.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -58,9 +88,9 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> CreateSessionResponse:
-    response_200 = CreateSessionResponse.from_dict(orjson.loads(response.content))
+    response_2xx = CreateSessionResponse.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
@@ -95,11 +125,11 @@ def sync_detailed(
 ) -> Response[CreateSessionResponse | ErrorResponse]:
     """Begin a session
 
-     Models and samplers belong to a session, which lives while heartbeats come.
+     Models and samplers belong to a session, which lives as long as heartbeats come.
 
     Args:
-        body (CreateSessionRequest): Begins a session. Example: {'tags': [], 'user_metadata': {},
-            'sdk_version': '0.1.0', 'type': 'create_session'}.
+        body (CreateSessionRequest): Begins a session. Example: {'tags': ['demo'],
+            'user_metadata': {}, 'sdk_version': '0.38.0', 'type': 'create_session'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -127,11 +157,11 @@ def sync(
 ) -> CreateSessionResponse | ErrorResponse | None:
     """Begin a session
 
-     Models and samplers belong to a session, which lives while heartbeats come.
+     Models and samplers belong to a session, which lives as long as heartbeats come.
 
     Args:
-        body (CreateSessionRequest): Begins a session. Example: {'tags': [], 'user_metadata': {},
-            'sdk_version': '0.1.0', 'type': 'create_session'}.
+        body (CreateSessionRequest): Begins a session. Example: {'tags': ['demo'],
+            'user_metadata': {}, 'sdk_version': '0.38.0', 'type': 'create_session'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -154,11 +184,11 @@ async def asyncio_detailed(
 ) -> Response[CreateSessionResponse | ErrorResponse]:
     """Begin a session
 
-     Models and samplers belong to a session, which lives while heartbeats come.
+     Models and samplers belong to a session, which lives as long as heartbeats come.
 
     Args:
-        body (CreateSessionRequest): Begins a session. Example: {'tags': [], 'user_metadata': {},
-            'sdk_version': '0.1.0', 'type': 'create_session'}.
+        body (CreateSessionRequest): Begins a session. Example: {'tags': ['demo'],
+            'user_metadata': {}, 'sdk_version': '0.38.0', 'type': 'create_session'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -184,11 +214,11 @@ async def asyncio(
 ) -> CreateSessionResponse | ErrorResponse | None:
     """Begin a session
 
-     Models and samplers belong to a session, which lives while heartbeats come.
+     Models and samplers belong to a session, which lives as long as heartbeats come.
 
     Args:
-        body (CreateSessionRequest): Begins a session. Example: {'tags': [], 'user_metadata': {},
-            'sdk_version': '0.1.0', 'type': 'create_session'}.
+        body (CreateSessionRequest): Begins a session. Example: {'tags': ['demo'],
+            'user_metadata': {}, 'sdk_version': '0.38.0', 'type': 'create_session'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

@@ -36,25 +36,55 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ErrorResponse | SessionHeartbeatResponse | None:
-    if response.status_code == 200:
-        response_200 = SessionHeartbeatResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 400:
+        response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_400
+
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_401
+
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_404
 
     if response.status_code == 410:
         response_410 = ErrorResponse.from_dict(orjson.loads(response.content))
 
         return response_410
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 422:
+        response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_422
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = SessionHeartbeatResponse.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -63,9 +93,9 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> SessionHeartbeatResponse:
-    response_200 = SessionHeartbeatResponse.from_dict(orjson.loads(response.content))
+    response_2xx = SessionHeartbeatResponse.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
@@ -100,11 +130,12 @@ def sync_detailed(
 ) -> Response[ErrorResponse | SessionHeartbeatResponse]:
     """Say that the client is still there
 
-     Sent every 10 s. 410 means that the session was finished, 404 that it is unknown.
+     Sent every 10 s. 410: the session is finished, so stop. 404: the server does not know it. After
+    other failures go on.
 
     Args:
-        body (SessionHeartbeatRequest): That the client is there. Example: {'session_id': 'S1',
-            'type': 'session_heartbeat'}.
+        body (SessionHeartbeatRequest): Says that the client is still there. Example:
+            {'session_id': 'S1', 'type': 'session_heartbeat'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -132,11 +163,12 @@ def sync(
 ) -> ErrorResponse | SessionHeartbeatResponse | None:
     """Say that the client is still there
 
-     Sent every 10 s. 410 means that the session was finished, 404 that it is unknown.
+     Sent every 10 s. 410: the session is finished, so stop. 404: the server does not know it. After
+    other failures go on.
 
     Args:
-        body (SessionHeartbeatRequest): That the client is there. Example: {'session_id': 'S1',
-            'type': 'session_heartbeat'}.
+        body (SessionHeartbeatRequest): Says that the client is still there. Example:
+            {'session_id': 'S1', 'type': 'session_heartbeat'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -159,11 +191,12 @@ async def asyncio_detailed(
 ) -> Response[ErrorResponse | SessionHeartbeatResponse]:
     """Say that the client is still there
 
-     Sent every 10 s. 410 means that the session was finished, 404 that it is unknown.
+     Sent every 10 s. 410: the session is finished, so stop. 404: the server does not know it. After
+    other failures go on.
 
     Args:
-        body (SessionHeartbeatRequest): That the client is there. Example: {'session_id': 'S1',
-            'type': 'session_heartbeat'}.
+        body (SessionHeartbeatRequest): Says that the client is still there. Example:
+            {'session_id': 'S1', 'type': 'session_heartbeat'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -189,11 +222,12 @@ async def asyncio(
 ) -> ErrorResponse | SessionHeartbeatResponse | None:
     """Say that the client is still there
 
-     Sent every 10 s. 410 means that the session was finished, 404 that it is unknown.
+     Sent every 10 s. 410: the session is finished, so stop. 404: the server does not know it. After
+    other failures go on.
 
     Args:
-        body (SessionHeartbeatRequest): That the client is there. Example: {'session_id': 'S1',
-            'type': 'session_heartbeat'}.
+        body (SessionHeartbeatRequest): Says that the client is still there. Example:
+            {'session_id': 'S1', 'type': 'session_heartbeat'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

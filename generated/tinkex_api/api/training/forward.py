@@ -36,20 +36,70 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ErrorResponse | UntypedAPIFuture | None:
-    if response.status_code == 200:
-        response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    if response.status_code == 400:
+        response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_400
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_401
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 402:
+        response_402 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_402
+
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_404
+
+    if response.status_code == 408:
+        response_408 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_408
+
+    if response.status_code == 409:
+        response_409 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_409
+
+    if response.status_code == 413:
+        response_413 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_413
+
+    if response.status_code == 422:
+        response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_422
+
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -58,9 +108,9 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> UntypedAPIFuture:
-    response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
@@ -95,12 +145,16 @@ def sync_detailed(
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Compute a loss without gradients
 
-     The future's result is a ForwardBackwardOutput. Later clients send forward_backward with
-    `forward_only` in protobuf.
+     The result is a ForwardBackwardOutput. Clients since 0.25 send a protobuf forward_backward with
+    forward_only instead. In
+    JSON use this call only: a server that does not know the field would train.
 
     Args:
         body (ForwardRequest): A loss without gradients. Example: {'model_id': 'S1:train:0',
-            'seq_id': 1, 'forward_input': {'data': [], 'loss_fn': 'cross_entropy'}}.
+            'seq_id': 1, 'forward_input': {'data': [{'model_input': {'chunks': [{'type':
+            'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs': {'target_tokens': {'data': [105],
+            'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}], 'loss_fn':
+            'cross_entropy'}}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -128,12 +182,16 @@ def sync(
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Compute a loss without gradients
 
-     The future's result is a ForwardBackwardOutput. Later clients send forward_backward with
-    `forward_only` in protobuf.
+     The result is a ForwardBackwardOutput. Clients since 0.25 send a protobuf forward_backward with
+    forward_only instead. In
+    JSON use this call only: a server that does not know the field would train.
 
     Args:
         body (ForwardRequest): A loss without gradients. Example: {'model_id': 'S1:train:0',
-            'seq_id': 1, 'forward_input': {'data': [], 'loss_fn': 'cross_entropy'}}.
+            'seq_id': 1, 'forward_input': {'data': [{'model_input': {'chunks': [{'type':
+            'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs': {'target_tokens': {'data': [105],
+            'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}], 'loss_fn':
+            'cross_entropy'}}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -156,12 +214,16 @@ async def asyncio_detailed(
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Compute a loss without gradients
 
-     The future's result is a ForwardBackwardOutput. Later clients send forward_backward with
-    `forward_only` in protobuf.
+     The result is a ForwardBackwardOutput. Clients since 0.25 send a protobuf forward_backward with
+    forward_only instead. In
+    JSON use this call only: a server that does not know the field would train.
 
     Args:
         body (ForwardRequest): A loss without gradients. Example: {'model_id': 'S1:train:0',
-            'seq_id': 1, 'forward_input': {'data': [], 'loss_fn': 'cross_entropy'}}.
+            'seq_id': 1, 'forward_input': {'data': [{'model_input': {'chunks': [{'type':
+            'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs': {'target_tokens': {'data': [105],
+            'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}], 'loss_fn':
+            'cross_entropy'}}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -187,12 +249,16 @@ async def asyncio(
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Compute a loss without gradients
 
-     The future's result is a ForwardBackwardOutput. Later clients send forward_backward with
-    `forward_only` in protobuf.
+     The result is a ForwardBackwardOutput. Clients since 0.25 send a protobuf forward_backward with
+    forward_only instead. In
+    JSON use this call only: a server that does not know the field would train.
 
     Args:
         body (ForwardRequest): A loss without gradients. Example: {'model_id': 'S1:train:0',
-            'seq_id': 1, 'forward_input': {'data': [], 'loss_fn': 'cross_entropy'}}.
+            'seq_id': 1, 'forward_input': {'data': [{'model_input': {'chunks': [{'type':
+            'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs': {'target_tokens': {'data': [105],
+            'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}], 'loss_fn':
+            'cross_entropy'}}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

@@ -10,24 +10,31 @@ from ...client import AuthenticatedClient, Client
 from ...models.error_response import ErrorResponse
 from ...models.forward_backward_request import ForwardBackwardRequest
 from ...models.untyped_api_future import UntypedAPIFuture
-from ...types import Request, Response
+from ...types import UNSET, File, Request, Response, Unset
 
 
 def _get_kwargs(
     *,
-    body: ForwardBackwardRequest,
+    body: ForwardBackwardRequest | File | Unset = UNSET,
+    content_encoding: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
+    if not isinstance(content_encoding, Unset):
+        headers["Content-Encoding"] = content_encoding
 
     _kwargs: dict[str, Any] = {
         "method": "post",
         "url": "/api/v1/forward_backward",
     }
 
-    json_body = body.to_dict()
-    _kwargs["content"] = orjson.dumps(json_body, option=orjson.OPT_SERIALIZE_NUMPY)
+    if isinstance(body, ForwardBackwardRequest):
+        json_body = body.to_dict()
+        _kwargs["content"] = orjson.dumps(json_body, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    headers["Content-Type"] = "application/json"
+        headers["Content-Type"] = "application/json"
+    if isinstance(body, File):
+        _kwargs["content"] = body.payload
+        headers["Content-Type"] = "application/x-protobuf"
 
     _kwargs["headers"] = headers
     return _kwargs
@@ -36,20 +43,75 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ErrorResponse | UntypedAPIFuture | None:
-    if response.status_code == 200:
-        response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    if response.status_code == 400:
+        response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_400
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_401
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 402:
+        response_402 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_402
+
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_404
+
+    if response.status_code == 408:
+        response_408 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_408
+
+    if response.status_code == 409:
+        response_409 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_409
+
+    if response.status_code == 413:
+        response_413 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_413
+
+    if response.status_code == 415:
+        response_415 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_415
+
+    if response.status_code == 422:
+        response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_422
+
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -58,20 +120,22 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> UntypedAPIFuture:
-    response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
     *,
-    body: ForwardBackwardRequest,
+    body: ForwardBackwardRequest | File | Unset = UNSET,
+    content_encoding: str | Unset = UNSET,
 ) -> Request[UntypedAPIFuture]:
     """What to send for `forward_backward`, and how to read a 2xx answer; for a transport of one's own."""
     return Request(
         "forward_backward",
         _get_kwargs(
             body=body,
+            content_encoding=content_encoding,
         ),
         _parse_success,
     )
@@ -91,18 +155,25 @@ def _build_response(
 def sync_detailed(
     *,
     client: AuthenticatedClient | Client,
-    body: ForwardBackwardRequest,
+    body: ForwardBackwardRequest | File | Unset = UNSET,
+    content_encoding: str | Unset = UNSET,
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Compute a loss and add its gradients to the model's
 
-     The future's result is a ForwardBackwardOutput. Servers of the 0.25 era and later also take, and
-    hosted ones only take, a
-    protobuf ForwardBackwardRequest of tinker.proto.
+     The result is a ForwardBackwardOutput. The official client sends protobuf only since 0.25; JSON-only
+    servers answer to
+    it with 400, 415, 422 or 500, and protobuf-only ones with 415 to JSON. Such a request was not taken
+    on, so the same one,
+    with the same seq_id, may be sent in the other encoding.
 
     Args:
+        content_encoding (str | Unset):
         body (ForwardBackwardRequest): A training step's gradients. Example: {'model_id':
-            'S1:train:0', 'seq_id': 1, 'forward_backward_input': {'data': [], 'loss_fn':
+            'S1:train:0', 'seq_id': 1, 'forward_backward_input': {'data': [{'model_input': {'chunks':
+            [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs': {'target_tokens': {'data':
+            [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}], 'loss_fn':
             'cross_entropy'}}.
+        body (File): A ForwardBackwardRequest of tinker.proto.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -114,6 +185,7 @@ def sync_detailed(
 
     kwargs = _get_kwargs(
         body=body,
+        content_encoding=content_encoding,
     )
 
     response = client.get_httpx_client().request(
@@ -126,18 +198,25 @@ def sync_detailed(
 def sync(
     *,
     client: AuthenticatedClient | Client,
-    body: ForwardBackwardRequest,
+    body: ForwardBackwardRequest | File | Unset = UNSET,
+    content_encoding: str | Unset = UNSET,
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Compute a loss and add its gradients to the model's
 
-     The future's result is a ForwardBackwardOutput. Servers of the 0.25 era and later also take, and
-    hosted ones only take, a
-    protobuf ForwardBackwardRequest of tinker.proto.
+     The result is a ForwardBackwardOutput. The official client sends protobuf only since 0.25; JSON-only
+    servers answer to
+    it with 400, 415, 422 or 500, and protobuf-only ones with 415 to JSON. Such a request was not taken
+    on, so the same one,
+    with the same seq_id, may be sent in the other encoding.
 
     Args:
+        content_encoding (str | Unset):
         body (ForwardBackwardRequest): A training step's gradients. Example: {'model_id':
-            'S1:train:0', 'seq_id': 1, 'forward_backward_input': {'data': [], 'loss_fn':
+            'S1:train:0', 'seq_id': 1, 'forward_backward_input': {'data': [{'model_input': {'chunks':
+            [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs': {'target_tokens': {'data':
+            [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}], 'loss_fn':
             'cross_entropy'}}.
+        body (File): A ForwardBackwardRequest of tinker.proto.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -150,24 +229,32 @@ def sync(
     return sync_detailed(
         client=client,
         body=body,
+        content_encoding=content_encoding,
     ).parsed
 
 
 async def asyncio_detailed(
     *,
     client: AuthenticatedClient | Client,
-    body: ForwardBackwardRequest,
+    body: ForwardBackwardRequest | File | Unset = UNSET,
+    content_encoding: str | Unset = UNSET,
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Compute a loss and add its gradients to the model's
 
-     The future's result is a ForwardBackwardOutput. Servers of the 0.25 era and later also take, and
-    hosted ones only take, a
-    protobuf ForwardBackwardRequest of tinker.proto.
+     The result is a ForwardBackwardOutput. The official client sends protobuf only since 0.25; JSON-only
+    servers answer to
+    it with 400, 415, 422 or 500, and protobuf-only ones with 415 to JSON. Such a request was not taken
+    on, so the same one,
+    with the same seq_id, may be sent in the other encoding.
 
     Args:
+        content_encoding (str | Unset):
         body (ForwardBackwardRequest): A training step's gradients. Example: {'model_id':
-            'S1:train:0', 'seq_id': 1, 'forward_backward_input': {'data': [], 'loss_fn':
+            'S1:train:0', 'seq_id': 1, 'forward_backward_input': {'data': [{'model_input': {'chunks':
+            [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs': {'target_tokens': {'data':
+            [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}], 'loss_fn':
             'cross_entropy'}}.
+        body (File): A ForwardBackwardRequest of tinker.proto.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -179,6 +266,7 @@ async def asyncio_detailed(
 
     kwargs = _get_kwargs(
         body=body,
+        content_encoding=content_encoding,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -189,18 +277,25 @@ async def asyncio_detailed(
 async def asyncio(
     *,
     client: AuthenticatedClient | Client,
-    body: ForwardBackwardRequest,
+    body: ForwardBackwardRequest | File | Unset = UNSET,
+    content_encoding: str | Unset = UNSET,
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Compute a loss and add its gradients to the model's
 
-     The future's result is a ForwardBackwardOutput. Servers of the 0.25 era and later also take, and
-    hosted ones only take, a
-    protobuf ForwardBackwardRequest of tinker.proto.
+     The result is a ForwardBackwardOutput. The official client sends protobuf only since 0.25; JSON-only
+    servers answer to
+    it with 400, 415, 422 or 500, and protobuf-only ones with 415 to JSON. Such a request was not taken
+    on, so the same one,
+    with the same seq_id, may be sent in the other encoding.
 
     Args:
+        content_encoding (str | Unset):
         body (ForwardBackwardRequest): A training step's gradients. Example: {'model_id':
-            'S1:train:0', 'seq_id': 1, 'forward_backward_input': {'data': [], 'loss_fn':
+            'S1:train:0', 'seq_id': 1, 'forward_backward_input': {'data': [{'model_input': {'chunks':
+            [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs': {'target_tokens': {'data':
+            [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}], 'loss_fn':
             'cross_entropy'}}.
+        body (File): A ForwardBackwardRequest of tinker.proto.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -214,5 +309,6 @@ async def asyncio(
         await asyncio_detailed(
             client=client,
             body=body,
+            content_encoding=content_encoding,
         )
     ).parsed

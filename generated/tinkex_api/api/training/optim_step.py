@@ -36,20 +36,65 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ErrorResponse | UntypedAPIFuture | None:
-    if response.status_code == 200:
-        response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    if response.status_code == 400:
+        response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_400
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_401
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 402:
+        response_402 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_402
+
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_404
+
+    if response.status_code == 408:
+        response_408 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_408
+
+    if response.status_code == 409:
+        response_409 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_409
+
+    if response.status_code == 422:
+        response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_422
+
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -58,9 +103,9 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> UntypedAPIFuture:
-    response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
@@ -93,13 +138,15 @@ def sync_detailed(
     client: AuthenticatedClient | Client,
     body: OptimStepRequest,
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
-    """Apply the gathered gradients
+    """Apply the gathered gradients, and clear them
 
-     The future's result is an OptimStepResponse.
+     The result is an OptimStepResponse.
 
     Args:
-        body (OptimStepRequest): An optimizer's step. Example: {'model_id': 'S1:train:0',
-            'seq_id': 2, 'adam_params': {'learning_rate': 0.0001}, 'type': 'optim_step'}.
+        body (OptimStepRequest): An optimizer's step, with either `adam_params` or
+            `optimizer_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params':
+            {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0,
+            'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -125,13 +172,15 @@ def sync(
     client: AuthenticatedClient | Client,
     body: OptimStepRequest,
 ) -> ErrorResponse | UntypedAPIFuture | None:
-    """Apply the gathered gradients
+    """Apply the gathered gradients, and clear them
 
-     The future's result is an OptimStepResponse.
+     The result is an OptimStepResponse.
 
     Args:
-        body (OptimStepRequest): An optimizer's step. Example: {'model_id': 'S1:train:0',
-            'seq_id': 2, 'adam_params': {'learning_rate': 0.0001}, 'type': 'optim_step'}.
+        body (OptimStepRequest): An optimizer's step, with either `adam_params` or
+            `optimizer_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params':
+            {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0,
+            'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -152,13 +201,15 @@ async def asyncio_detailed(
     client: AuthenticatedClient | Client,
     body: OptimStepRequest,
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
-    """Apply the gathered gradients
+    """Apply the gathered gradients, and clear them
 
-     The future's result is an OptimStepResponse.
+     The result is an OptimStepResponse.
 
     Args:
-        body (OptimStepRequest): An optimizer's step. Example: {'model_id': 'S1:train:0',
-            'seq_id': 2, 'adam_params': {'learning_rate': 0.0001}, 'type': 'optim_step'}.
+        body (OptimStepRequest): An optimizer's step, with either `adam_params` or
+            `optimizer_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params':
+            {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0,
+            'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -182,13 +233,15 @@ async def asyncio(
     client: AuthenticatedClient | Client,
     body: OptimStepRequest,
 ) -> ErrorResponse | UntypedAPIFuture | None:
-    """Apply the gathered gradients
+    """Apply the gathered gradients, and clear them
 
-     The future's result is an OptimStepResponse.
+     The result is an OptimStepResponse.
 
     Args:
-        body (OptimStepRequest): An optimizer's step. Example: {'model_id': 'S1:train:0',
-            'seq_id': 2, 'adam_params': {'learning_rate': 0.0001}, 'type': 'optim_step'}.
+        body (OptimStepRequest): An optimizer's step, with either `adam_params` or
+            `optimizer_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params':
+            {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0,
+            'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

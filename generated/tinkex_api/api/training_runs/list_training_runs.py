@@ -17,6 +17,7 @@ def _get_kwargs(
     limit: int | Unset = 20,
     offset: int | Unset = 0,
     access_scope: str | Unset = "owned",
+    project_id: str | Unset = UNSET,
 ) -> dict[str, Any]:
 
     params: dict[str, Any] = {}
@@ -26,6 +27,8 @@ def _get_kwargs(
     params["offset"] = offset
 
     params["access_scope"] = access_scope
+
+    params["project_id"] = project_id
 
     params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 
@@ -41,20 +44,40 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ErrorResponse | TrainingRunsResponse | None:
-    if response.status_code == 200:
-        response_200 = TrainingRunsResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_401
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_403
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_404
+
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = TrainingRunsResponse.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -63,9 +86,9 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> TrainingRunsResponse:
-    response_200 = TrainingRunsResponse.from_dict(orjson.loads(response.content))
+    response_2xx = TrainingRunsResponse.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
@@ -73,6 +96,7 @@ def request(
     limit: int | Unset = 20,
     offset: int | Unset = 0,
     access_scope: str | Unset = "owned",
+    project_id: str | Unset = UNSET,
 ) -> Request[TrainingRunsResponse]:
     """What to send for `list_training_runs`, and how to read a 2xx answer; for a transport of one's own."""
     return Request(
@@ -81,6 +105,7 @@ def request(
             limit=limit,
             offset=offset,
             access_scope=access_scope,
+            project_id=project_id,
         ),
         _parse_success,
     )
@@ -103,15 +128,17 @@ def sync_detailed(
     limit: int | Unset = 20,
     offset: int | Unset = 0,
     access_scope: str | Unset = "owned",
+    project_id: str | Unset = UNSET,
 ) -> Response[ErrorResponse | TrainingRunsResponse]:
-    """The training runs, newest first
+    """The training runs
 
-     Paged by limit and offset.
+     Newest first.
 
     Args:
         limit (int | Unset):  Default: 20.
         offset (int | Unset):  Default: 0.
         access_scope (str | Unset):  Default: 'owned'.
+        project_id (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -125,6 +152,7 @@ def sync_detailed(
         limit=limit,
         offset=offset,
         access_scope=access_scope,
+        project_id=project_id,
     )
 
     response = client.get_httpx_client().request(
@@ -140,15 +168,17 @@ def sync(
     limit: int | Unset = 20,
     offset: int | Unset = 0,
     access_scope: str | Unset = "owned",
+    project_id: str | Unset = UNSET,
 ) -> ErrorResponse | TrainingRunsResponse | None:
-    """The training runs, newest first
+    """The training runs
 
-     Paged by limit and offset.
+     Newest first.
 
     Args:
         limit (int | Unset):  Default: 20.
         offset (int | Unset):  Default: 0.
         access_scope (str | Unset):  Default: 'owned'.
+        project_id (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -163,6 +193,7 @@ def sync(
         limit=limit,
         offset=offset,
         access_scope=access_scope,
+        project_id=project_id,
     ).parsed
 
 
@@ -172,15 +203,17 @@ async def asyncio_detailed(
     limit: int | Unset = 20,
     offset: int | Unset = 0,
     access_scope: str | Unset = "owned",
+    project_id: str | Unset = UNSET,
 ) -> Response[ErrorResponse | TrainingRunsResponse]:
-    """The training runs, newest first
+    """The training runs
 
-     Paged by limit and offset.
+     Newest first.
 
     Args:
         limit (int | Unset):  Default: 20.
         offset (int | Unset):  Default: 0.
         access_scope (str | Unset):  Default: 'owned'.
+        project_id (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -194,6 +227,7 @@ async def asyncio_detailed(
         limit=limit,
         offset=offset,
         access_scope=access_scope,
+        project_id=project_id,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -207,15 +241,17 @@ async def asyncio(
     limit: int | Unset = 20,
     offset: int | Unset = 0,
     access_scope: str | Unset = "owned",
+    project_id: str | Unset = UNSET,
 ) -> ErrorResponse | TrainingRunsResponse | None:
-    """The training runs, newest first
+    """The training runs
 
-     Paged by limit and offset.
+     Newest first.
 
     Args:
         limit (int | Unset):  Default: 20.
         offset (int | Unset):  Default: 0.
         access_scope (str | Unset):  Default: 'owned'.
+        project_id (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -231,5 +267,6 @@ async def asyncio(
             limit=limit,
             offset=offset,
             access_scope=access_scope,
+            project_id=project_id,
         )
     ).parsed

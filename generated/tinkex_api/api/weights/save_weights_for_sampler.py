@@ -36,20 +36,65 @@ def _get_kwargs(
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
 ) -> ErrorResponse | UntypedAPIFuture | None:
-    if response.status_code == 200:
-        response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    if response.status_code == 400:
+        response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_200
+        return response_400
 
-    if 400 <= response.status_code <= 499:
-        response_4xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 401:
+        response_401 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_4xx
+        return response_401
 
-    if 500 <= response.status_code <= 599:
-        response_5xx = ErrorResponse.from_dict(orjson.loads(response.content))
+    if response.status_code == 402:
+        response_402 = ErrorResponse.from_dict(orjson.loads(response.content))
 
-        return response_5xx
+        return response_402
+
+    if response.status_code == 403:
+        response_403 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_403
+
+    if response.status_code == 404:
+        response_404 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_404
+
+    if response.status_code == 408:
+        response_408 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_408
+
+    if response.status_code == 409:
+        response_409 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_409
+
+    if response.status_code == 422:
+        response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_422
+
+    if response.status_code == 429:
+        response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_429
+
+    if response.status_code == 500:
+        response_500 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_500
+
+    if response.status_code == 503:
+        response_503 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_503
+
+    if 200 <= response.status_code <= 299:
+        response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+
+        return response_2xx
 
     if client.raise_on_unexpected_status:
         raise errors.UnexpectedStatus(response.status_code, response.content)
@@ -58,9 +103,9 @@ def _parse_response(
 
 
 def _parse_success(response: httpx.Response) -> UntypedAPIFuture:
-    response_200 = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+    response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
 
-    return response_200
+    return response_2xx
 
 
 def request(
@@ -95,13 +140,15 @@ def sync_detailed(
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Save weights to sample from
 
-     Named by `path`, or ephemeral with `sampling_session_seq_id`, which opens a sampling session. The
-    future's result is a
-    SaveWeightsForSamplerResponse.
+     The result is a SaveWeightsForSamplerResponse. An ephemeral save that is tried again keeps its
+    seq_id, but takes a new
+    sampling_session_seq_id.
 
     Args:
-        body (SaveWeightsForSamplerRequest): Saves weights to sample from. Example: {'model_id':
-            'S1:train:0', 'seq_id': 3, 'path': '0001', 'type': 'save_weights_for_sampler'}.
+        body (SaveWeightsForSamplerRequest): Saves weights to sample from, either named by `path`
+            or ephemeral with `sampling_session_seq_id`, which opens a sampling session. Example:
+            {'model_id': 'S1:train:0', 'seq_id': 4, 'path': '0001', 'type':
+            'save_weights_for_sampler'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -129,13 +176,15 @@ def sync(
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Save weights to sample from
 
-     Named by `path`, or ephemeral with `sampling_session_seq_id`, which opens a sampling session. The
-    future's result is a
-    SaveWeightsForSamplerResponse.
+     The result is a SaveWeightsForSamplerResponse. An ephemeral save that is tried again keeps its
+    seq_id, but takes a new
+    sampling_session_seq_id.
 
     Args:
-        body (SaveWeightsForSamplerRequest): Saves weights to sample from. Example: {'model_id':
-            'S1:train:0', 'seq_id': 3, 'path': '0001', 'type': 'save_weights_for_sampler'}.
+        body (SaveWeightsForSamplerRequest): Saves weights to sample from, either named by `path`
+            or ephemeral with `sampling_session_seq_id`, which opens a sampling session. Example:
+            {'model_id': 'S1:train:0', 'seq_id': 4, 'path': '0001', 'type':
+            'save_weights_for_sampler'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -158,13 +207,15 @@ async def asyncio_detailed(
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Save weights to sample from
 
-     Named by `path`, or ephemeral with `sampling_session_seq_id`, which opens a sampling session. The
-    future's result is a
-    SaveWeightsForSamplerResponse.
+     The result is a SaveWeightsForSamplerResponse. An ephemeral save that is tried again keeps its
+    seq_id, but takes a new
+    sampling_session_seq_id.
 
     Args:
-        body (SaveWeightsForSamplerRequest): Saves weights to sample from. Example: {'model_id':
-            'S1:train:0', 'seq_id': 3, 'path': '0001', 'type': 'save_weights_for_sampler'}.
+        body (SaveWeightsForSamplerRequest): Saves weights to sample from, either named by `path`
+            or ephemeral with `sampling_session_seq_id`, which opens a sampling session. Example:
+            {'model_id': 'S1:train:0', 'seq_id': 4, 'path': '0001', 'type':
+            'save_weights_for_sampler'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -190,13 +241,15 @@ async def asyncio(
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Save weights to sample from
 
-     Named by `path`, or ephemeral with `sampling_session_seq_id`, which opens a sampling session. The
-    future's result is a
-    SaveWeightsForSamplerResponse.
+     The result is a SaveWeightsForSamplerResponse. An ephemeral save that is tried again keeps its
+    seq_id, but takes a new
+    sampling_session_seq_id.
 
     Args:
-        body (SaveWeightsForSamplerRequest): Saves weights to sample from. Example: {'model_id':
-            'S1:train:0', 'seq_id': 3, 'path': '0001', 'type': 'save_weights_for_sampler'}.
+        body (SaveWeightsForSamplerRequest): Saves weights to sample from, either named by `path`
+            or ephemeral with `sampling_session_seq_id`, which opens a sampling session. Example:
+            {'model_id': 'S1:train:0', 'seq_id': 4, 'path': '0001', 'type':
+            'save_weights_for_sampler'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

@@ -7,14 +7,19 @@ from typing import Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="OptimStepResponseMetricsType0")
+T = TypeVar("T", bound="SignedUrls")
 
 
 @_attrs_define
-class OptimStepResponseMetricsType0:
-    """Numbers by name"""
+class SignedUrls:
+    """URLs by file name, which can be fetched without a key.
 
-    additional_properties: dict[str, float] = _attrs_field(init=False, factory=dict)
+    Example:
+        {'adapter_model.safetensors': 'https://storage.example.org/1?signature=abc'}
+
+    """
+
+    additional_properties: dict[str, str] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
 
@@ -26,19 +31,19 @@ class OptimStepResponseMetricsType0:
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         d = dict(src_dict)
-        optim_step_response_metrics_type_0 = cls()
+        signed_urls = cls()
 
-        optim_step_response_metrics_type_0.additional_properties = d
-        return optim_step_response_metrics_type_0
+        signed_urls.additional_properties = d
+        return signed_urls
 
     @property
     def additional_keys(self) -> list[str]:
         return list(self.additional_properties.keys())
 
-    def __getitem__(self, key: str) -> float:
+    def __getitem__(self, key: str) -> str:
         return self.additional_properties[key]
 
-    def __setitem__(self, key: str, value: float) -> None:
+    def __setitem__(self, key: str, value: str) -> None:
         self.additional_properties[key] = value
 
     def __delitem__(self, key: str) -> None:

@@ -7,38 +7,56 @@ from typing import Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="ForwardBackwardOutputMetrics")
+T = TypeVar("T", bound="AssignSessionProjectRequest")
 
 
 @_attrs_define
-class ForwardBackwardOutputMetrics:
-    """Numbers by name"""
+class AssignSessionProjectRequest:
+    """Moves a session to a project.
 
-    additional_properties: dict[str, float] = _attrs_field(init=False, factory=dict)
+    Example:
+        {'project_id': 'proj-1'}
+
+    Attributes:
+        project_id (str): The project.
+    """
+
+    project_id: str
+    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        project_id = self.project_id
 
         field_dict: dict[str, Any] = {}
         field_dict.update(self.additional_properties)
+        field_dict.update(
+            {
+                "project_id": project_id,
+            }
+        )
 
         return field_dict
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         d = dict(src_dict)
-        forward_backward_output_metrics = cls()
+        project_id = d.pop("project_id")
 
-        forward_backward_output_metrics.additional_properties = d
-        return forward_backward_output_metrics
+        assign_session_project_request = cls(
+            project_id=project_id,
+        )
+
+        assign_session_project_request.additional_properties = d
+        return assign_session_project_request
 
     @property
     def additional_keys(self) -> list[str]:
         return list(self.additional_properties.keys())
 
-    def __getitem__(self, key: str) -> float:
+    def __getitem__(self, key: str) -> Any:
         return self.additional_properties[key]
 
-    def __setitem__(self, key: str, value: float) -> None:
+    def __setitem__(self, key: str, value: Any) -> None:
         self.additional_properties[key] = value
 
     def __delitem__(self, key: str) -> None:

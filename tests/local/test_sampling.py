@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from .helpers import Api, sample
+
+
+def test_a_sample_has_what_was_asked_for(api: Api) -> None:
+    sampler_id = api.sampler()
+    promise = api.ok(
+        "asample", **sample(sampler_id, 0, 5, 6, num_samples=2, prompt_logprobs=True, topk_prompt_logprobs=1, type="sample")
+    )
+    assert len(set(promise["sample_sequence_ids"])) == 2
+    result = api.result(promise)
+    assert result["sequences"] == [{"tokens": [6, 1], "logprobs": [-0.5, -1.0], "stop_reason": "stop"}] * 2
+    assert result["prompt_logprobs"] == [None, -1.0]
+    assert result["topk_prompt_logprobs"] == [None, [[1, -0.5]]]
+
+
+def test_fifty_samples_at_once(api: Api) -> None:
+    sampler_id = api.sampler()
+
+    def one(number: int) -> list[int]:
+        return api.result(api.ok("asample", **sample(sampler_id, number, number + 1)))["sequences"][0]["tokens"]
+
+    with ThreadPoolExecutor(50) as threads:
+        assert list(threads.map(one, range(50))) == [[number + 1, 1] for number in range(50)]
+    assert api.engine.count("load_sampler", sampler_id) == 1
+
+
+def test_a_repeated_sample_is_drawn_once(api: Api) -> None:
+    sampler_id = api.sampler()
+    big = 98_185_507_000_000_001  # past what a double holds
+    promises = [api.ok("asample", **sample(sampler_id, big)) for _ in range(2)]
+    assert promises[0] == promises[1]
+    api.result(promises[0])
+    assert api.ok("asample", **sample(sampler_id, big)) == promises[0]
+    assert api.ok("asample", **sample(sampler_id, big + 1)) != promises[0]
+    assert api.send("asample", **sample(sampler_id, big, 9)).status_code == 400
+
+
+def test_samples_without_a_number_are_all_drawn(api: Api) -> None:
+    sampler_id = api.sampler()
+    assert api.ok("asample", **sample(sampler_id)) != api.ok("asample", **sample(sampler_id))
+
+
+def test_a_sampling_session_asked_for_twice_is_one(api: Api) -> None:
+    session_id = api.session()
+    assert api.sampler(session_id, 0) == api.sampler(session_id, 0) != api.sampler(session_id, 1)
+
+
+def test_a_base_model_is_sampled_without_a_session(api: Api) -> None:
+    body = sample("", base_model="fake/base")
+    del body["sampling_session_id"]
+    assert api.result(api.ok("asample", **body))["sequences"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "strings", "tokens"),
+    [
+        (None, None, None),
+        ([], [], []),
+        ("\n", ["\n"], []),
+        (["a", "b"], ["a", "b"], []),
+        ([1, 2], [], [1, 2]),
+    ],
+)
+def test_stop_has_five_forms(api: Api, stop: Any, strings: Any, tokens: Any) -> None:
+    sampler_id = api.sampler()
+    api.result(api.ok("asample", **sample(sampler_id, sampling_params={"max_tokens": 1, "stop": stop})))
+    [_, seen_strings, seen_tokens] = next(call[1:] for call in api.engine.calls if call[:2] == ("sample", sampler_id))
+    assert (seen_strings, seen_tokens) == (str(strings), str(tokens))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"sampling_params": {"stop": [1, "a"]}}, ["sampling_params", "stop"]),
+        ({"sampling_params": {"stop": ""}}, ["sampling_params", "stop"]),
+        ({"sampling_params": {"max_tokens": 0}}, ["sampling_params", "max_tokens"]),
+        ({"sampling_params": {"temperature": -1}}, ["sampling_params", "temperature"]),
+        ({"sampling_params": {"top_p": 0}}, ["sampling_params", "top_p"]),
+        ({"sampling_params": None}, ["sampling_params"]),
+        ({"num_samples": 0}, ["num_samples"]),
+        ({"prompt": {"chunks": [{"type": "dmel", "dmel": ""}]}}, ["prompt", "chunks", 0, "type"]),
+        ({"sampling_session_id": None}, ["sampling_session_id"]),
+    ],
+)
+def test_a_malformed_sample_is_422_and_names_the_field(api: Api, change: dict[str, Any], field: list[str | int]) -> None:
+    response = api.send("asample", **{**sample(api.sampler()), **change})
+    assert response.status_code == 422, response.text
+    assert response.json()["detail"][0]["loc"] == ["body", *field]
+
+
+@pytest.mark.parametrize(
+    "feature", ["topk_sample_logprobs", "prompt_alt_tokens_k", "target_prompt_logprobs", "prompt_logprobs_last_n"]
+)
+def test_what_is_not_offered_is_refused_not_ignored(api: Api, feature: str) -> None:
+    sampler_id = api.sampler()
+    assert api.send("asample", **sample(sampler_id, **{feature: 0})).status_code == 200
+    response = api.send("asample", **sample(sampler_id, **{feature: 1}))
+    assert (response.status_code, feature in response.json()["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("weights", "status"),
+    [
+        ({}, 422),
+        ({"base_model": "no/such"}, 400),
+        ({"model_path": "/absolute"}, 400),
+        ({"model_path": "tinker://a/b/../c"}, 400),
+        ({"model_path": "tinker://none/sampler_weights/x"}, 404),
+    ],
+)
+def test_a_sampling_session_on_nothing_is_refused(api: Api, weights: dict[str, str], status: int) -> None:
+    body = {"session_id": api.session(), "sampling_session_seq_id": 0, **weights}
+    assert api.send("create_sampling_session", **body).status_code == status
+
+
+def test_an_unknown_sampling_session_is_404(api: Api) -> None:
+    assert api.send("asample", **sample("none")).status_code == 404
+
+
+def test_a_sample_can_be_cancelled_until_it_begins(api: Api) -> None:
+    sampler_id = api.sampler()
+    running = api.ok("asample", **sample(sampler_id, 0, 96))
+    queued = api.ok("asample", **sample(sampler_id, 1, 7))
+    assert api.engine.waiting.acquire(timeout=5)
+    for promise in (running, queued, queued):
+        api.ok("cancel_future", request_id=promise["request_id"])
+    assert api.result(queued) == {"error": "cancelled", "category": "user"}
+    api.engine.gate.set()
+    assert api.result(running)["sequences"]
+    assert api.engine.count("sample", sampler_id) == 1

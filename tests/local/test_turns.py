@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinkex.local.turns import Turns
+
+
+def taken(turns: Turns[int]) -> list[int]:
+    items: list[int] = []
+    while (item := turns.take()) is not None:
+        items.append(item)
+    return items
+
+
+@given(st.integers(1, 30).flatmap(lambda count: st.permutations(range(1, count + 1))))
+def test_numbered_items_come_in_the_order_of_their_numbers_however_they_arrive(arrivals: list[int]) -> None:
+    turns: Turns[int] = Turns()
+    got: list[int] = []
+    for number in arrivals:
+        turns.put(number, number)
+        got += taken(turns)
+    assert got == sorted(arrivals)
+
+
+def test_an_item_without_a_number_does_not_wait_for_a_gap() -> None:
+    turns: Turns[int] = Turns()
+    turns.put(1, 1)
+    turns.put(3, 3)
+    turns.put(None, 50)
+    assert taken(turns) == [1, 50]
+    turns.put(2, 2)
+    assert taken(turns) == [2, 3]
+
+
+def test_what_waits_for_a_gap_is_known_and_can_be_dropped() -> None:
+    turns: Turns[int] = Turns()
+    turns.put(3, 3)
+    turns.put(2, 2)
+    assert (turns.waits_for(3), turns.waits_for(1), turns.waits_for(None)) == (1, None, None)
+    assert turns.drop_early() == [2, 3]
+    turns.put(1, 1)
+    assert taken(turns) == [1]
