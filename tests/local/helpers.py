@@ -23,15 +23,15 @@ class Api:
     http: httpx.Client
     engine: FakeEngine
 
-    def send(self, path: str, **body: Any) -> httpx.Response:
+    def send(self, path: str, /, **body: Any) -> httpx.Response:
         return self.http.post(f"{API}/{path}", json=body)
 
-    def ok(self, path: str, **body: Any) -> dict[str, Any]:
+    def ok(self, path: str, /, **body: Any) -> dict[str, Any]:
         response = self.send(path, **body)
         assert response.status_code == 200, response.text
         return response.json()
 
-    def get(self, path: str, **params: Any) -> httpx.Response:
+    def get(self, path: str, /, **params: Any) -> httpx.Response:
         return self.http.get(f"{API}/{path}", params=params)
 
     def result(self, promise: dict[str, Any]) -> dict[str, Any]:

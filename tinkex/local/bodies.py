@@ -51,14 +51,6 @@ def read(kind: type[T], fields: Mapping[str, Any]) -> T:
     return _read_class(kind, fields, ())
 
 
-def required_text(fields: Mapping[str, Any], name: str) -> str:
-    """A field of a body that the contract does not describe yet."""
-    value = fields.get(name)
-    if value is None:
-        raise malformed(name, message="is missing")
-    return _read_plain(str, value, (name,))
-
-
 def _read(hint: Any, value: Any, at: Location) -> Any:
     if hint is Any:
         return value

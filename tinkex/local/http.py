@@ -53,15 +53,6 @@ def post(path: str, kind: type[T], handler: Handler[T], *, defaults: Mapping[str
     return Route(PREFIX + path, endpoint, methods=["POST"])
 
 
-def post_fields(path: str, handler: Handler[Mapping[str, Any]]) -> Route:
-    """A POST whose body the contract does not describe yet: the handler gets its fields."""
-
-    async def endpoint(request: Request) -> Response:
-        return await _answer(request, handler, _read_fields)
-
-    return Route(PREFIX + path, endpoint, methods=["POST"])
-
-
 def get(path: str, handler: Handler[None]) -> Route:
     return _bodiless("GET", path, handler)
 
@@ -80,11 +71,6 @@ def _bodiless(method: str, path: str, handler: Handler[None]) -> Route:
 def _read(kind: type[T], raw: bytes, defaults: Mapping[str, Any]) -> tuple[T, str]:
     fields = {**defaults, **bodies.parse_object(raw)}
     return bodies.read(kind, fields), bodies.fingerprint(fields)
-
-
-def _read_fields(raw: bytes) -> tuple[Mapping[str, Any], str]:
-    fields = bodies.parse_object(raw)
-    return fields, bodies.fingerprint(fields)
 
 
 async def _answer(request: Request, handler: Handler[Any], read: Callable[[bytes], tuple[Any, str]] | None) -> Response:

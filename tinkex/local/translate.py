@@ -85,7 +85,7 @@ def _chunk(chunk: api.ModelInputChunk, at: Location) -> NDArray[np.int64]:
 def _array(tensor: api.TensorData, at: Location) -> NDArray[np.generic]:
     if tensor.dtype not in _KINDS:
         raise malformed(*at, "dtype", message=f"must be one of {', '.join(_KINDS)}")
-    if "sparse_crow_indices" in tensor.additional_properties:
+    if tensor.sparse_crow_indices or tensor.sparse_col_indices:
         raise malformed(*at, message="is sparse: this server reads dense arrays alone")
     flat = _flat(tensor.data, tensor.dtype, (*at, "data"))
     if not tensor.shape:
@@ -143,7 +143,7 @@ def _check_sample(request: api.SampleRequest) -> None:
     if request.topk_prompt_logprobs < 0:
         raise malformed("topk_prompt_logprobs", message="must be 0 or more")
     for name in _NOT_OFFERED:
-        if request.additional_properties.get(name):
+        if getattr(request, name):
             raise bad_request(f"this server does not offer {name}")
 
 
@@ -163,7 +163,7 @@ def encode_loss(result: LossResult) -> bytes:
     output = api.ForwardBackwardOutput(
         loss_fn_output_type="ArrayRecord",
         loss_fn_outputs=[_outputs(arrays) for arrays in result.loss_fn_outputs],
-        metrics=api.ForwardBackwardOutputMetrics.from_dict(result.metrics),
+        metrics=api.Metrics.from_dict(result.metrics),
     )
     return encode(output.to_dict())
 

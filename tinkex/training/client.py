@@ -104,7 +104,7 @@ class AsyncTrainingClient:
             raise InvalidInputError(f"adam_params is {type(adam_params).__name__}, not AdamParams")
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
-            return optim_step.request(body=OptimStepRequest(self.model_id, seq_id, adam_params))
+            return optim_step.request(body=OptimStepRequest(self.model_id, seq_id, adam_params=adam_params))
 
         return self._run("optim_step", submit, OptimStepResponse.from_dict)
 

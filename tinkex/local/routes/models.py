@@ -12,14 +12,15 @@ from tinkex_api.models import (
     GetInfoRequest,
     GetInfoResponse,
     ModelData,
+    UnloadModelRequest,
+    UnloadModelResponse,
     UntypedAPIFuture,
 )
 
 from tinkex.local.backend import Backend
-from tinkex.local.bodies import required_text
 from tinkex.local.errors import bad_request, malformed
 from tinkex.local.futures import Ticket
-from tinkex.local.http import Call, post, post_fields
+from tinkex.local.http import Call, post
 from tinkex.local.store import ModelRow
 from tinkex.local.translate import encode, lora_shape
 
@@ -40,7 +41,7 @@ async def create_model(backend: Backend, call: Call[CreateModelRequest]) -> Mapp
             backend.store.set_model_state(model_id, "failed")
             raise
         backend.store.mark_created(model_id)
-        return encode(CreateModelResponse(model_id).to_dict() | {"type": "create_model"})
+        return encode(CreateModelResponse(model_id, "create_model").to_dict())
 
     request_id = backend.futures.submit(ticket, work, lane=model_id, number=None)
     return UntypedAPIFuture(request_id, model_id).to_dict()
@@ -51,9 +52,8 @@ def _new_model(backend: Backend, body: CreateModelRequest, model_id: str) -> Mod
     backend.base_model(body.base_model)
     if body.model_seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more")
-    optimizer = body.additional_properties.get("optimizer_config") or {"type": "adamw"}
-    if optimizer != {"type": "adamw"}:
-        raise bad_request(f"this server has no optimizer {optimizer!r}; it has {{'type': 'adamw'}}")
+    if body.optimizer_config and body.optimizer_config.type_ != "adamw":
+        raise bad_request(f"this server has no optimizer {body.optimizer_config.type_!r}; it has 'adamw'")
     return ModelRow(
         model_id=model_id,
         session_id=body.session_id,
@@ -75,17 +75,18 @@ async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str,
         model_name=base.name,
         is_lora=True,
         lora_rank=row.lora.rank,
-    ).to_dict() | {"type": "get_info"}
+        type_="get_info",
+    ).to_dict()
 
 
-async def unload_model(backend: Backend, call: Call[Mapping[str, Any]]) -> Mapping[str, Any]:
+async def unload_model(backend: Backend, call: Call[UnloadModelRequest]) -> Mapping[str, Any]:
     """Unloads the model after the requests whose turn has come; it takes no more."""
-    row = backend.model(required_text(call.body, "model_id"))
+    row = backend.model(call.body.model_id)
     backend.retire(row)
 
     async def work() -> bytes:
         await backend.lanes.call(backend.engine.unload_model, row.model_id)
-        return encode({"model_id": row.model_id, "type": "unload_model"})
+        return encode(UnloadModelResponse(row.model_id, "unload_model").to_dict())
 
     ticket = Ticket(row.model_id, None, "unload_model", call.fingerprint)
     request_id = backend.futures.submit(ticket, work, lane=row.model_id, number=None)
@@ -95,5 +96,5 @@ async def unload_model(backend: Backend, call: Call[Mapping[str, Any]]) -> Mappi
 ROUTES = [
     post("/create_model", CreateModelRequest, create_model),
     post("/get_info", GetInfoRequest, get_info),
-    post_fields("/unload_model", unload_model),
+    post("/unload_model", UnloadModelRequest, unload_model),
 ]

@@ -8,13 +8,22 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tinkex_api.models import Checkpoint, CheckpointsListResponse, Cursor, TrainingRun, TrainingRunsResponse
+from tinkex_api.models import (
+    Checkpoint,
+    CheckpointsListResponse,
+    Cursor,
+    TrainingRun,
+    TrainingRunsResponse,
+    UserMetadata,
+    WeightsInfoRequest,
+    WeightsInfoResponse,
+)
+from tinkex_api.types import UNSET
 
 from tinkex.local import paths
 from tinkex.local.backend import Backend
-from tinkex.local.bodies import required_text
 from tinkex.local.errors import not_found
-from tinkex.local.http import Call, delete, get, post_fields
+from tinkex.local.http import Call, delete, get, post
 from tinkex.local.paths import CHECKPOINT_TYPES, CheckpointPath
 from tinkex.local.routes.paging import page
 from tinkex.local.store import CheckpointRow, ModelRow
@@ -41,7 +50,7 @@ async def list_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, A
     limit, offset = page(call.query, limit=100)
     rows = backend.store.checkpoints(limit, offset)
     cursor = Cursor(offset, limit, backend.store.count_checkpoints())
-    return CheckpointsListResponse([_checkpoint(row) for row in rows]).to_dict() | {"cursor": cursor.to_dict()}
+    return CheckpointsListResponse([_checkpoint(row) for row in rows], cursor).to_dict()
 
 
 async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
@@ -53,18 +62,18 @@ async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, 
     return {}
 
 
-async def weights_info(backend: Backend, call: Call[Mapping[str, Any]]) -> Mapping[str, Any]:
-    path = paths.parse(required_text(call.body, "tinker_path"))
+async def weights_info(backend: Backend, call: Call[WeightsInfoRequest]) -> Mapping[str, Any]:
+    path = paths.parse(call.body.tinker_path)
     _saved(backend, path)
     run = backend.run(path.run_id)
-    return {
-        "base_model": run.base_model,
-        "is_lora": True,
-        "lora_rank": run.lora.rank,
-        "train_unembed": run.lora.train_unembed,
-        "train_mlp": run.lora.train_mlp,
-        "train_attn": run.lora.train_attn,
-    }
+    return WeightsInfoResponse(
+        base_model=run.base_model,
+        is_lora=True,
+        lora_rank=run.lora.rank,
+        train_unembed=run.lora.train_unembed,
+        train_mlp=run.lora.train_mlp,
+        train_attn=run.lora.train_attn,
+    ).to_dict()
 
 
 def _saved(backend: Backend, path: CheckpointPath) -> CheckpointRow:
@@ -83,26 +92,26 @@ def _run(backend: Backend, row: ModelRow) -> TrainingRun:
         lora_rank=row.lora.rank,
         corrupted=False,
         last_request_time=_iso(row.last_request_at),
+        user_metadata=UserMetadata.from_dict(row.user_metadata),
     )
-    run["user_metadata"] = row.user_metadata
     for checkpoint in reversed(backend.store.checkpoints_of(row.model_id)):  # the newest is written last
-        field = "last_sampler_checkpoint" if checkpoint.path.kind == paths.SAMPLER_WEIGHTS else "last_checkpoint"
-        run[field] = _checkpoint(checkpoint).to_dict()
+        if checkpoint.path.kind == paths.SAMPLER_WEIGHTS:
+            run.last_sampler_checkpoint = _checkpoint(checkpoint)
+        else:
+            run.last_checkpoint = _checkpoint(checkpoint)
     return run
 
 
 def _checkpoint(row: CheckpointRow) -> Checkpoint:
-    checkpoint = Checkpoint(
+    return Checkpoint(
         checkpoint_id=row.path.checkpoint_id,
         checkpoint_type=CHECKPOINT_TYPES[row.path.kind],
         time=_iso(row.created_at),
         tinker_path=str(row.path),
         size_bytes=row.size_bytes,
         public=False,
+        expires_at=UNSET if row.expires_at is None else _iso(row.expires_at),
     )
-    if row.expires_at is not None:
-        checkpoint["expires_at"] = _iso(row.expires_at)
-    return checkpoint
 
 
 def _iso(seconds: float) -> str:
@@ -115,5 +124,5 @@ ROUTES = [
     get("/training_runs/{run_id}/checkpoints", list_run_checkpoints),
     delete("/training_runs/{run_id}/checkpoints/{kind}/{name}", delete_checkpoint),
     get("/checkpoints", list_checkpoints),
-    post_fields("/weights_info", weights_info),
+    post("/weights_info", WeightsInfoRequest, weights_info),
 ]

@@ -10,10 +10,11 @@ from attrs import evolve
 from tinkex_api.models import (
     CreateSamplingSessionRequest,
     CreateSamplingSessionResponse,
+    GetSamplerResponse,
     SampleRequest,
     UntypedAPIFuture,
 )
-from tinkex_api.types import UNSET, Unset
+from tinkex_api.types import Unset
 
 from tinkex.local import paths
 from tinkex.local.backend import Backend
@@ -36,7 +37,7 @@ async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSes
         backend.store.add_sampler(wanted, time.time())
     elif known != wanted:
         raise bad_request(f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other weights")
-    return CreateSamplingSessionResponse(sampler_id).to_dict() | {"type": "create_sampling_session"}
+    return CreateSamplingSessionResponse(sampler_id, "create_sampling_session").to_dict()
 
 
 def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str | Unset, model_path: str | Unset) -> SamplerRow:
@@ -56,7 +57,7 @@ def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str
 
 async def get_sampler(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     row = _known_sampler(backend, call.path["sampler_id"])
-    return {"sampler_id": row.sampler_id, "base_model": row.base_model, "model_path": row.model_path}
+    return GetSamplerResponse(row.sampler_id, row.base_model, row.model_path).to_dict()
 
 
 async def sample(backend: Backend, call: Call[SampleRequest]) -> Mapping[str, Any]:
@@ -83,11 +84,7 @@ def _sampler_of(backend: Backend, body: SampleRequest) -> SamplerRow:
     """The sampling session's, or one for all who ask for these weights without a session."""
     if isinstance(body.sampling_session_id, str):
         return _known_sampler(backend, body.sampling_session_id)
-    base_model, model_path = (body.additional_properties.get(name, UNSET) for name in ("base_model", "model_path"))
-    for name, value in (("base_model", base_model), ("model_path", model_path)):
-        if not isinstance(value, (str, Unset)):
-            raise malformed(name, message="must be a string")
-    row = _sampler(backend, "", "", base_model, model_path)
+    row = _sampler(backend, "", "", body.base_model, body.model_path)
     return evolve(row, sampler_id=f"{row.model_path or row.base_model} as of {_saved_at(backend, row)}")
 
 

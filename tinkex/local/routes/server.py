@@ -8,13 +8,16 @@ from typing import Any
 from tinkex_api.models import (
     ClientConfigRequest,
     ClientConfigResponse,
+    ClientDynamicConfigResponse,
     GetServerCapabilitiesResponse,
     HealthResponse,
     SupportedModel,
+    TelemetryResponse,
+    TelemetrySendRequest,
 )
 
 from tinkex.local.backend import Backend
-from tinkex.local.http import Call, get, post, post_fields
+from tinkex.local.http import Call, get, post
 
 _FLAGS = ClientConfigResponse(
     pjwt_auth_enabled=False,
@@ -24,14 +27,15 @@ _FLAGS = ClientConfigResponse(
     proto_compress_fwdbwd=False,
     seq_id_repeats="repeats",
 )
+_CHANGING_FLAGS = ClientDynamicConfigResponse(refresh_interval_sec=300, sample_cancel_enabled=True, sample_cancel_max_batch_size=64)
 
 
 async def client_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
     return _FLAGS.to_dict()
 
 
-async def dynamic_config(backend: Backend, call: Call[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return {"refresh_interval_sec": 300, "sample_cancel_enabled": True, "sample_cancel_max_batch_size": 64}
+async def dynamic_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
+    return _CHANGING_FLAGS.to_dict()
 
 
 async def health(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
@@ -44,15 +48,15 @@ async def capabilities(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     ).to_dict()
 
 
-async def telemetry(backend: Backend, call: Call[Mapping[str, Any]]) -> Mapping[str, Any]:
+async def telemetry(backend: Backend, call: Call[TelemetrySendRequest]) -> Mapping[str, Any]:
     """Clients send it unasked; nothing is kept."""
-    return {"status": "accepted"}
+    return TelemetryResponse(status="accepted").to_dict()
 
 
 ROUTES = [
     post("/client/config", ClientConfigRequest, client_config),
-    post_fields("/client/dynamic_config", dynamic_config),
+    post("/client/dynamic_config", ClientConfigRequest, dynamic_config),
     get("/healthz", health),
     get("/get_server_capabilities", capabilities),
-    post_fields("/telemetry", telemetry),
+    post("/telemetry", TelemetrySendRequest, telemetry, defaults={"process_uuid": ""}),
 ]

@@ -11,8 +11,11 @@ from tinkex_api.models import (
     CreateSessionRequest,
     CreateSessionResponse,
     FinishSessionRequest,
+    GetSessionResponse,
+    ListSessionsResponse,
     SessionHeartbeatRequest,
     SessionHeartbeatResponse,
+    UserMetadata,
 )
 
 from tinkex.local.backend import Backend
@@ -57,17 +60,17 @@ async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[
 
 async def list_sessions(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     limit, offset = page(call.query, limit=20)
-    return {"sessions": backend.store.session_ids(limit, offset)}
+    return ListSessionsResponse(backend.store.session_ids(limit, offset)).to_dict()
 
 
 async def get_session(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     row = backend.session(call.path["session_id"])
-    return {
-        "training_run_ids": [model.model_id for model in backend.store.models_of(row.session_id)],
-        "sampler_ids": backend.store.sampler_ids(row.session_id),
-        "user_metadata": row.user_metadata,
-        "display_name": row.display_name,
-    }
+    return GetSessionResponse(
+        training_run_ids=[model.model_id for model in backend.store.models_of(row.session_id)],
+        sampler_ids=backend.store.sampler_ids(row.session_id),
+        user_metadata=UserMetadata.from_dict(row.user_metadata),
+        display_name=row.display_name,
+    ).to_dict()
 
 
 ROUTES = [

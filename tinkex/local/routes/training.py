@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tinkex_api.models import (
+    AdamParams,
     ForwardBackwardInput,
     ForwardBackwardRequest,
     ForwardRequest,
+    Metrics,
     OptimStepRequest,
     OptimStepResponse,
-    OptimStepResponseMetricsType0,
     SaveWeightsForSamplerRequest,
     SaveWeightsForSamplerResponse,
     UntypedAPIFuture,
@@ -79,17 +80,19 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
 
 
 def _optim_step(backend: Backend, row: ModelRow, body: OptimStepRequest) -> Work:
+    if not isinstance(body.adam_params, AdamParams):
+        raise malformed("adam_params", message="is missing: this server has the optimizer AdamW alone")
     adam = adam_settings(body.adam_params)
 
     async def work() -> bytes:
         metrics = await backend.lanes.call(backend.engine.optim_step, row.model_id, adam)
-        return encode(OptimStepResponse(OptimStepResponseMetricsType0.from_dict(metrics)).to_dict())
+        return encode(OptimStepResponse(Metrics.from_dict(metrics)).to_dict())
 
     return work
 
 
 def _save_for_sampler(backend: Backend, row: ModelRow, body: SaveWeightsForSamplerRequest) -> Work:
-    if body.additional_properties.get("kind", "snapshot") != "snapshot":
+    if body.kind and body.kind != "snapshot":
         raise bad_request("this server saves snapshots for sampling, not kind 'inflight'")
     if isinstance(body.path, str):
         if isinstance(body.sampling_session_seq_id, int):
@@ -103,10 +106,8 @@ def _save_for_sampler(backend: Backend, row: ModelRow, body: SaveWeightsForSampl
 
 
 def _save_named(backend: Backend, body: SaveWeightsForSamplerRequest, path: CheckpointPath) -> Work:
-    overwrite = body.additional_properties.get("overwrite") is True
-
     async def work() -> bytes:
-        if not overwrite and backend.store.checkpoint(path):
+        if backend.store.checkpoint(path):
             raise InvalidRequest(f"{path} exists; save under another name, or delete it first")
         folder, now = path.folder(backend.data_dir), time.time()
         await backend.lanes.call(backend.engine.save_model, path.run_id, folder)
