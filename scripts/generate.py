@@ -1,6 +1,7 @@
 """Makes all committed generated code from its sources: `make generate`. With --check, compares instead of writing.
 
-Generated are `generated/tinkex_api` and `generated/tinkex_proto`, from the contract in openapi/.
+Generated are `generated/tinkex_api` and `generated/tinkex_proto` from the contract in openapi/, and the blocking facade
+`tinkex/sync` from the asyncio clients.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+import generate_sync
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRACT = ROOT / "openapi" / "tinker.yaml"
@@ -48,9 +51,18 @@ def render_proto(out: Path) -> None:
     _finish(out, "protoc", PROTO)
 
 
+def render_sync(out: Path) -> None:
+    """The blocking facade. It is of the project's own style, so that it is linted and type-checked like the rest."""
+    generate_sync.render(out)
+    style = f"--config={ROOT / 'pyproject.toml'}"
+    _run("ruff", "check", "--quiet", "--fix", "--select=F401,I", "--no-cache", style, str(out))
+    _run("ruff", "format", "--quiet", "--no-cache", style, str(out))
+
+
 TARGETS: dict[str, Callable[[Path], None]] = {
     "generated/tinkex_api": render_api,
     "generated/tinkex_proto": render_proto,
+    "tinkex/sync": render_sync,
 }
 
 

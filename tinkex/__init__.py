@@ -1,6 +1,6 @@
 """The open Python SDK for the Tinker fine-tuning API.
 
-Begin with `AsyncServiceClient`. Names are imported when they are first used, so that `import tinkex` costs next to nothing.
+Begin with `ServiceClient` in a blocking script, with `AsyncServiceClient` in an asyncio application. Names are imported when they are first used, so that `import tinkex` costs next to nothing.
 """
 
 from importlib import import_module
@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from tinkex.config import PollSettings as PollSettings
     from tinkex.config import RetrySettings as RetrySettings
     from tinkex.errors import *  # noqa: F403
+    from tinkex.futures.api_future import APIFuture as APIFuture
     from tinkex.futures.api_future import AsyncAPIFuture as AsyncAPIFuture
     from tinkex.rest.client import AsyncRestClient as AsyncRestClient
     from tinkex.sampling.client import AsyncSamplingClient as AsyncSamplingClient
     from tinkex.service import AsyncServiceClient as AsyncServiceClient
+    from tinkex.sync.rest import RestClient as RestClient
+    from tinkex.sync.sampling import SamplingClient as SamplingClient
+    from tinkex.sync.service import ServiceClient as ServiceClient
+    from tinkex.sync.training import TrainingClient as TrainingClient
     from tinkex.tokenizer import Tokenizer as Tokenizer
     from tinkex.tokenizer import TokenizerError as TokenizerError
     from tinkex.tokenizer import get_tokenizer as get_tokenizer
@@ -27,10 +32,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "tinkex._version": ("__version__",),
     "tinkex.config": ("ChunkLimits", "Config", "PollSettings", "RetrySettings", "SEED_CHUNK_LIMITS"),
-    "tinkex.futures.api_future": ("AsyncAPIFuture",),
+    "tinkex.futures.api_future": ("APIFuture", "AsyncAPIFuture"),
     "tinkex.rest.client": ("AsyncRestClient",),
     "tinkex.sampling.client": ("AsyncSamplingClient",),
     "tinkex.service": ("AsyncServiceClient",),
+    "tinkex.sync.rest": ("RestClient",),
+    "tinkex.sync.sampling": ("SamplingClient",),
+    "tinkex.sync.service": ("ServiceClient",),
+    "tinkex.sync.training": ("TrainingClient",),
     "tinkex.tokenizer": ("Tokenizer", "TokenizerError", "get_tokenizer"),
     "tinkex.training.client": ("AsyncTrainingClient",),
 }

@@ -43,6 +43,8 @@ class AsyncServiceClient:
         ConfigError: a setting is missing or wrong.
     """
 
+    config: Config
+
     def __init__(
         self,
         base_url: str | None = None,
@@ -132,6 +134,9 @@ class AsyncServiceClient:
             await self.close()
         else:
             await self.close("errored" if isinstance(error, Exception) else "interrupted", type(error).__name__)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.config.base_url}{' closed' if self._closed else ''}>"
 
     def _connected(self) -> Transport:
         if self._closed:

@@ -73,17 +73,20 @@ class Session:
         )
         _log_messages(answer)
         session = cls(transport, dialect, answer.session_id)
-        session._heartbeats = asyncio.create_task(session._beat(), name="tinkex heartbeats")
+        session._heartbeats = asyncio.create_task(session._live(), name="tinkex heartbeats")
         return session
 
     async def finish(self, outcome: Outcome, detail: str | None = None) -> None:
         """Stops the heartbeats and tells the server; one that lacks the call, or is gone, is left alone."""
         if self._heartbeats is None:
             return
-        self._heartbeats.cancel()
+        heartbeats, self._heartbeats = self._heartbeats, None
+        heartbeats.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await self._heartbeats
-        self._heartbeats = None
+            await heartbeats
+        await self._say_goodbye(outcome, detail)
+
+    async def _say_goodbye(self, outcome: Outcome, detail: str | None) -> None:
         body = FinishSessionRequest(FinishReason(outcome), detail)
         try:
             response = await self.transport.send_once(
@@ -93,6 +96,15 @@ class Session:
             logger.info("the server was not told that session %s is finished: %s", self.session_id, error)
         else:
             logger.debug("session %s finished: %s %d", self.session_id, outcome, response.status_code)
+
+    async def _live(self) -> None:
+        try:
+            await self._beat()
+        except asyncio.CancelledError:
+            if self._heartbeats is not None:  # not by `finish`: the event loop ends, and nobody closed the client
+                await self._say_goodbye("interrupted", "the client's event loop ended before the client was closed")
+                await self.transport.aclose()
+            raise
 
     async def _beat(self) -> None:
         clock, last = self.transport.clock, self.transport.clock.now()

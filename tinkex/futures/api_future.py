@@ -1,12 +1,15 @@
-"""`AsyncAPIFuture`: what a call that changes a model or asks for samples gives back at once."""
+"""`APIFuture` and `AsyncAPIFuture`: what a call that changes a model or asks for samples gives back at once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import CancelledError, Future
 from typing import Any, Generic, TypeVar
 
+from tinkex.errors import WaitTimeoutError
 from tinkex.futures.poller import RequestState
+from tinkex.portal import Portal
 
 T = TypeVar("T")
 
@@ -19,32 +22,117 @@ class AsyncAPIFuture(Generic[T]):
     """
 
     def __init__(self, work: Coroutine[Any, Any, T], state: RequestState) -> None:
-        self._task = asyncio.ensure_future(work)
-        self._state = state
+        self.task = asyncio.ensure_future(work)
+        self.state = state
 
     def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.shield(self._task).__await__()
+        return asyncio.shield(self.task).__await__()
 
     def done(self) -> bool:
-        return self._task.done()
+        return self.task.done()
 
     def cancel(self) -> bool:
         """Stops waiting for the result; False when it is there already."""
-        return self._task.cancel()
+        return self.task.cancel()
 
     def add_done_callback(self, callback: Callable[[AsyncAPIFuture[T]], object]) -> None:
         """Calls `callback(future)` on the event loop once the result, or the error, is there."""
-        self._task.add_done_callback(lambda _: callback(self))
+        self.task.add_done_callback(lambda _: callback(self))
 
     @property
     def request_id(self) -> str | None:
         """The server's name for the request; None until it took the request on."""
-        return self._state.request_id
+        return self.state.request_id
 
     @property
     def queue_state(self) -> str | None:
         """How the request waits, in the server's words: `active`, `paused_capacity`, `paused_rate_limit`."""
-        return self._state.queue_state
+        return self.state.queue_state
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._state.operation} request_id={self.request_id} done={self.done()}>"
+        return f"<{type(self).__name__} {self.state.operation} request_id={self.request_id} done={self.done()}>"
+
+
+class APIFuture(Generic[T]):
+    """The result to come of one call of a blocking client. `result()` waits for it, in any thread, now or later, once or often."""
+
+    def __init__(self, portal: Portal, begin: Callable[[], AsyncAPIFuture[T]]) -> None:
+        self._portal = portal
+        self._outcome: Future[T] = Future()
+        self._future = portal.call(self._begin, begin)
+
+    def result(self, timeout: float | None = None) -> T:
+        """The result, or raises the error.
+
+        Args:
+            timeout: seconds to wait for it; by default as long as `Config.poll.max_wait` allows. The request goes on when it is over.
+
+        Raises:
+            WaitTimeoutError: it is not there in time.
+            CancelledError: `cancel` was called.
+        """
+        try:
+            return self._outcome.result(timeout)
+        except TimeoutError as error:
+            if self._outcome.done():  # the work's own
+                raise
+            raise self._not_in_time(timeout or 0.0) from error
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The error that `result` would raise, or None. Raises `WaitTimeoutError` and `CancelledError` as it does."""
+        try:
+            return self._outcome.exception(timeout)
+        except TimeoutError as error:
+            raise self._not_in_time(timeout or 0.0) from error
+
+    def done(self) -> bool:
+        return self._outcome.done()
+
+    def cancel(self) -> bool:
+        """Stops waiting for the result; False when it is there already."""
+        return self._portal.call(self._future.cancel)
+
+    def add_done_callback(self, callback: Callable[[APIFuture[T]], object]) -> None:
+        """Calls `callback(future)` in a worker thread once the result, or the error, is there; it may make blocking calls."""
+
+        def call() -> None:
+            self._future.task.add_done_callback(lambda task: task.get_loop().run_in_executor(None, callback, self))
+
+        self._portal.call(call)
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's name for the request; None until it took the request on."""
+        return self._future.request_id
+
+    @property
+    def queue_state(self) -> str | None:
+        """How the request waits, in the server's words: `active`, `paused_capacity`, `paused_rate_limit`."""
+        return self._future.queue_state
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._future.state.operation} request_id={self.request_id} done={self.done()}>"
+
+    def _begin(self, begin: Callable[[], AsyncAPIFuture[T]]) -> AsyncAPIFuture[T]:
+        future = begin()
+        future.task.add_done_callback(self._take)
+        return future
+
+    def _take(self, task: asyncio.Future[T]) -> None:
+        if task.cancelled():
+            self._outcome.set_exception(CancelledError())
+        elif error := task.exception():
+            self._outcome.set_exception(error)
+        else:
+            self._outcome.set_result(task.result())
+
+    def _not_in_time(self, timeout: float) -> WaitTimeoutError:
+        state = self._future.state
+        queue = f", queue {state.queue_state}" if state.queue_state else ""
+        return WaitTimeoutError(
+            f"no result within {timeout:g} s{queue}",
+            waited=timeout,
+            operation=state.operation,
+            request_id=state.request_id,
+            advice="The request goes on; call result() again.",
+        )

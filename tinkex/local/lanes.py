@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -73,4 +74,6 @@ class Lanes:
         try:
             await job.run()
         except Exception:  # the lane goes on, whatever becomes of one job
+            if not threading.main_thread().is_alive():
+                return  # the interpreter is exiting, and no worker can be had any more
             logger.exception("a job in lane %s failed (request %s)", lane, job.request_id)

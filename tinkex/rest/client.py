@@ -16,6 +16,9 @@ class AsyncRestClient:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._transport.config.base_url}>"
+
     async def list_training_runs(self, limit: int = 20, offset: int = 0) -> TrainingRunsResponse:
         """A page of the training runs, newest first: at most `limit`, after leaving out `offset`."""
         return await self._transport.send(list_training_runs.request(limit=limit, offset=offset))

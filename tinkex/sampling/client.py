@@ -23,6 +23,9 @@ from tinkex.wire import json
 class AsyncSamplingClient:
     """Samples from one set of weights. Made by `AsyncServiceClient.create_sampling_client`, or by a training client."""
 
+    sampling_session_id: str
+    """The server's name for these weights in this session."""
+
     def __init__(self, session: Session, sampling_session_id: str, *, base_model: str | None) -> None:
         self.sampling_session_id = sampling_session_id
         self._session = session
@@ -99,6 +102,9 @@ class AsyncSamplingClient:
                 advice="Use tinkex.get_tokenizer(name), or give base_model besides model_path.",
             )
         return await asyncio.to_thread(get_tokenizer, self._base_model)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.sampling_session_id}>"
 
     async def _sample(self, body: SampleRequest, state: RequestState) -> SampleResponse:
         promise = await self._session.transport.send(sample.request(body=body))

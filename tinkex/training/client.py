@@ -62,6 +62,10 @@ class AsyncTrainingClient:
         await step
     """
 
+    model_id: str
+    """The server's name for the model, and for its training run."""
+    base_model: str
+
     def __init__(self, session: Session, model_id: str, base_model: str) -> None:
         self.model_id = model_id
         self.base_model = base_model
@@ -152,6 +156,9 @@ class AsyncTrainingClient:
         """The model's tokenizer, found by `get_info`. Raises `TokenizerError` when it cannot be had."""
         data = (await self.get_info()).model_data
         return await asyncio.to_thread(get_tokenizer, data.tokenizer_id or data.model_name or self.base_model)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.model_id} over {self.base_model}>"
 
     def _run_batch(
         self, operation: str, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import threading
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,13 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from tinkex.local.engine.base import BaseModel, InvalidRequest, LoraShape
+
+# peft asks transformers for it at each new adapter, and nobody who serves a model can mend that
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+logging.disable_progress_bar()
 
 _ALPHA = 32  # of all adapters, whatever their rank
 _ATTN = ("q_proj", "k_proj", "v_proj", "o_proj")
