@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup test check format generate tiny-model demo bench docs
+.PHONY: setup demo test check format generate contract-diff tiny-model bench docs
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,15 +16,15 @@ test: setup
 	$(BIN)/pytest
 
 check: setup
-	$(BIN)/ruff check tinkex scripts tests
-	$(BIN)/ruff format --check tinkex scripts tests
+	$(BIN)/ruff check tinkex scripts tests examples
+	$(BIN)/ruff format --check tinkex scripts tests examples
 	$(BIN)/pyright tinkex
 	$(BIN)/python -m openapi_spec_validator openapi/tinker.yaml
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py --check
 
 format: setup
-	$(BIN)/ruff check --fix tinkex scripts tests
-	$(BIN)/ruff format tinkex scripts tests
+	$(BIN)/ruff check --fix tinkex scripts tests examples
+	$(BIN)/ruff format tinkex scripts tests examples
 
 generate: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py
@@ -32,5 +32,11 @@ generate: setup
 tiny-model: setup
 	$(BIN)/python scripts/make_tiny_model.py
 
-demo bench docs:
-	@echo "make $@ is not there yet; README.md says what is"; exit 1
+demo: setup
+	$(BIN)/python examples/demo.py
+
+contract-diff: setup
+	$(BIN)/python scripts/contract_diff.py $(BASE)
+
+bench docs:
+	@echo "make $@ comes later: there is no $@ yet"; exit 1

@@ -11,7 +11,6 @@ from attrs import evolve
 from tinkex_api.api.models import create_model
 from tinkex_api.api.server import get_server_capabilities
 from tinkex_api.models import CreateModelRequest, CreateModelResponse, UserMetadata
-from tinkex_api.types import UNSET
 
 from tinkex.config import Config
 from tinkex.errors import ClientClosedError, InvalidInputError
@@ -91,7 +90,7 @@ class AsyncServiceClient:
         session = await self._begun()
         shape = LoraConfig(rank=rank, seed=seed, train_mlp=train_mlp, train_attn=train_attn, train_unembed=train_unembed)
         body = CreateModelRequest(session.session_id, next(session.model_numbers), base_model, shape)
-        body.user_metadata = UserMetadata.from_dict(user_metadata) if user_metadata else UNSET
+        body.user_metadata = UserMetadata.from_dict(user_metadata) if user_metadata else None
         promise = await session.transport.send(create_model.request(body=body))
         state = RequestState("create_model", promise.request_id)
         model = CreateModelResponse.from_dict(await wait_for_result(session.transport, state))

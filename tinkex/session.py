@@ -22,7 +22,6 @@ from tinkex_api.models import (
     SessionHeartbeatRequest,
     UserMetadata,
 )
-from tinkex_api.types import UNSET
 
 from tinkex._version import __version__
 from tinkex.dialects.dialect import Dialect, from_client_config
@@ -34,6 +33,7 @@ logger = logging.getLogger("tinkex")
 
 Outcome = Literal["success", "errored", "interrupted"]
 _HEARTBEAT_TIMEOUT = 10.0  # seconds
+_FIRST_CONTACT_ATTEMPTS = 3  # a wrong URL should show in a second or two, not when all retries are used up
 _WARN_AFTER = 120.0  # seconds without a heartbeat that came through
 
 
@@ -67,7 +67,7 @@ class Session:
                     tags=list(config.tags),
                     user_metadata=UserMetadata.from_dict(user_metadata or {}),
                     sdk_version=__version__,
-                    project_id=config.project_id or UNSET,
+                    project_id=config.project_id,
                 )
             )
         )
@@ -132,7 +132,7 @@ async def find_dialect(transport: Transport) -> Dialect:
     """What the server says of itself; one without the call (404, 405) wants all defaults."""
     request = get_client_config.request(body=ClientConfigRequest(__version__))
     try:
-        flags = await transport.send(request)
+        flags = await transport.send(request, max_attempts=_FIRST_CONTACT_ATTEMPTS)
     except APIStatusError as error:
         if error.status_code not in (404, 405):
             raise

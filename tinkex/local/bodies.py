@@ -15,7 +15,6 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 import attrs
 import orjson
 from tinkex_api import models
-from tinkex_api.types import Unset
 
 from tinkex.local.errors import Refused, malformed
 
@@ -67,7 +66,7 @@ def _read_union(members: tuple[Any, ...], value: Any, at: Location) -> Any:
     """The contract's unions are of one kind of value with null or absence."""
     if value is None and type(None) in members:
         return None
-    return _read(next(hint for hint in members if hint not in (Unset, type(None))), value, at)
+    return _read(next(hint for hint in members if hint is not type(None)), value, at)
 
 
 def _read_list(item: Any, value: Any, at: Location) -> list[Any]:
@@ -110,7 +109,7 @@ def _read_plain(hint: Any, value: Any, at: Location) -> Any:
 @cache
 def _generated() -> dict[str, Any]:
     """What the generated annotations name, and import for the type checker alone."""
-    return {name: getattr(models, name) for name in models.__all__} | {"Unset": Unset}
+    return {name: getattr(models, name) for name in models.__all__}
 
 
 @cache

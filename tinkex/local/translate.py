@@ -12,7 +12,6 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from tinkex_api import models as api
-from tinkex_api.types import Unset
 
 from tinkex.local.engine.base import AdamSettings, Example, LoraShape, LossResult, SampleResult, SampleSpec
 from tinkex.local.errors import bad_request, malformed
@@ -149,7 +148,7 @@ def _check_sample(request: api.SampleRequest) -> None:
 
 def _stops(stop: Any) -> tuple[Sequence[str] | None, Sequence[int] | None]:
     """Stop strings and stop tokens. Absent keeps the model's own stop, so both are None; an empty list turns it off."""
-    if isinstance(stop, Unset):
+    if stop is None:
         return None, None
     values = cast("list[Any]", stop) if isinstance(stop, list) else [stop]
     if all(isinstance(value, str) and value for value in values):

@@ -9,7 +9,6 @@ from typing import Any
 
 from tinkex_api.api.sampling import create_sampling_session, sample
 from tinkex_api.models import CreateSamplingSessionRequest, SampleRequest
-from tinkex_api.types import UNSET
 
 from tinkex.errors import InvalidInputError
 from tinkex.futures.api_future import AsyncAPIFuture
@@ -122,5 +121,4 @@ def _params(params: SamplingParams | Mapping[str, Any] | None) -> SamplingParams
             f"unknown sampling parameter {next(iter(parsed.additional_properties))!r}",
             advice="Known are max_tokens, seed, stop, temperature, top_k, top_p.",
         )
-    parsed.stop = UNSET if parsed.stop is None else parsed.stop
     return parsed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import httpx
@@ -23,12 +24,20 @@ def connection_error(error: httpx.TransportError, operation: str, base_url: str)
     kind = APITimeoutError if isinstance(error, httpx.TimeoutException) and sent else APIConnectionError
     what = "gave no answer in time" if kind is APITimeoutError else "closed the connection" if sent else "cannot be reached"
     raised = kind(
-        f"{base_url} {what}: {error or type(error).__name__}",
+        f"{base_url} {what}: {_reason(error)}",
         operation=operation,
         advice="Is the server running, and is base_url right? `tinkex serve` prints the one of a local server.",
     )
     raised.sent = sent
     return raised
+
+
+def _reason(error: httpx.TransportError) -> str:
+    """The operating system's words where it has some, else the library's."""
+    cause = getattr(error.__cause__, "os_error", None)
+    if isinstance(cause, OSError) and cause.errno:
+        return os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(cause)
+    return str(error) or type(error).__name__
 
 
 def never_sent(error: httpx.TransportError) -> bool:

@@ -61,20 +61,24 @@ class Transport:
             **self.config.default_headers,
         }
 
-    async def send(self, request: Request[T], *, repeatable: bool = True, timeout: float | None = None) -> T:
+    async def send(
+        self, request: Request[T], *, repeatable: bool = True, timeout: float | None = None, max_attempts: int | None = None
+    ) -> T:
         """The server's answer, parsed.
 
         Args:
             repeatable: whether the server may get the request twice. If not, it is tried again only where it is certain that
                 the server did not take it.
             timeout: seconds for one try; by default `Config.timeout`.
+            max_attempts: at most so many tries, if `Config.retry` allows more.
 
         Raises:
             APIConnectionError: no answer came; `sent` tells whether the server may have read the request.
             APIStatusError: the server refused, and trying again did not help.
             APIResponseValidationError: the answer is not of the contract's form.
         """
-        response = await self._exchange(request, repeatable=repeatable, timeout=timeout)
+        attempts = min(self.config.retry.max_attempts, max_attempts or self.config.retry.max_attempts)
+        response = await self._exchange(request, repeatable, timeout or self.config.timeout, attempts)
         return parse(request, response)
 
     async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str]) -> httpx.Response:
@@ -87,13 +91,13 @@ class Transport:
     async def aclose(self) -> None:
         await self._handler.aclose()
 
-    async def _exchange(self, request: Request[Any], *, repeatable: bool, timeout: float | None) -> httpx.Response:
+    async def _exchange(self, request: Request[Any], repeatable: bool, timeout: float, max_attempts: int) -> httpx.Response:
         headers = dict(self._headers)
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{uuid4()}"  # the same over all tries
         settings = self.config.retry
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(settings.max_attempts) | stop_after_delay(settings.max_seconds),
+            stop=stop_after_attempt(max_attempts) | stop_after_delay(settings.max_seconds),
             retry=retry_if_exception(lambda error: _may_repeat(error, repeatable)),
             wait=lambda state: self._pause(state, len(request.content or b"")),
             before_sleep=_log_retry,
@@ -101,7 +105,7 @@ class Transport:
             reraise=True,
         )
         try:
-            return await retrying(self._try, request, headers, timeout or self.config.timeout)
+            return await retrying(self._try, request, headers, timeout)
         except TinkexError as error:
             attempts = int(retrying.statistics.get("attempt_number", 1))
             if attempts > 1:
@@ -152,7 +156,8 @@ def _may_repeat(error: BaseException, repeatable: bool) -> bool:
 
 def _log_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    logger.warning("try %d failed, again in %.1f s: %s", state.attempt_number, state.upcoming_sleep, error)
+    reason = error.message if isinstance(error, TinkexError) else error
+    logger.warning("try %d failed, again in %.1f s: %s", state.attempt_number, state.upcoming_sleep, reason)
 
 
 def parse(request: Request[T], response: httpx.Response) -> T:

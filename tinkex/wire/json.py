@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from tinkex_api import models as api
-from tinkex_api.types import UNSET
 
 from tinkex.types import (
     Datum,
@@ -35,10 +34,10 @@ def _encode_chunk(chunk: ModelInputChunk) -> api.ModelInputChunk:
             return api.ModelInputChunk("encoded_text", tokens=tokens)  # pyright: ignore[reportArgumentType] # orjson writes arrays
         case ImageChunk(data, format, expected):
             return api.ModelInputChunk(
-                "image", data=base64.b64encode(data).decode(), format_=format, expected_tokens=expected or UNSET
+                "image", data=base64.b64encode(data).decode(), format_=format, expected_tokens=expected or None
             )
         case ImageAssetPointerChunk(location, format, expected):
-            return api.ModelInputChunk("image_asset_pointer", location=location, format_=format, expected_tokens=expected or UNSET)
+            return api.ModelInputChunk("image_asset_pointer", location=location, format_=format, expected_tokens=expected or None)
         case DmelChunk(dmel):
             return api.ModelInputChunk("dmel", dmel=base64.b64encode(dmel).decode())
 
@@ -47,7 +46,7 @@ def encode_batch(data: Sequence[Datum], loss_fn: str, config: Mapping[str, float
     return api.ForwardBackwardInput(
         data=[_encode_datum(datum) for datum in data],
         loss_fn=loss_fn,
-        loss_fn_config=api.LossFnConfig.from_dict(config) if config else UNSET,
+        loss_fn_config=api.LossFnConfig.from_dict(config) if config else None,
     )
 
 

@@ -35,49 +35,25 @@ class AdamParams:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        learning_rate = self.learning_rate
-
-        beta1 = self.beta1
-
-        beta2 = self.beta2
-
-        eps = self.eps
-
-        weight_decay = self.weight_decay
-
-        grad_clip_norm = self.grad_clip_norm
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "learning_rate": learning_rate,
-                "beta1": beta1,
-                "beta2": beta2,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "grad_clip_norm": grad_clip_norm,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["learning_rate"] = self.learning_rate
+        fields["beta1"] = self.beta1
+        fields["beta2"] = self.beta2
+        fields["eps"] = self.eps
+        fields["weight_decay"] = self.weight_decay
+        fields["grad_clip_norm"] = self.grad_clip_norm
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        learning_rate = d.pop("learning_rate", 0.0001)
-
-        beta1 = d.pop("beta1", 0.9)
-
-        beta2 = d.pop("beta2", 0.95)
-
-        eps = d.pop("eps", 1e-12)
-
-        weight_decay = d.pop("weight_decay", 0.0)
-
-        grad_clip_norm = d.pop("grad_clip_norm", 0.0)
-
-        adam_params = cls(
+        rest = dict(src_dict)
+        learning_rate = rest.pop("learning_rate", 0.0001)
+        beta1 = rest.pop("beta1", 0.9)
+        beta2 = rest.pop("beta2", 0.95)
+        eps = rest.pop("eps", 1e-12)
+        weight_decay = rest.pop("weight_decay", 0.0)
+        grad_clip_norm = rest.pop("grad_clip_norm", 0.0)
+        self = cls(
             learning_rate=learning_rate,
             beta1=beta1,
             beta2=beta2,
@@ -85,9 +61,8 @@ class AdamParams:
             weight_decay=weight_decay,
             grad_clip_norm=grad_clip_norm,
         )
-
-        adam_params.additional_properties = d
-        return adam_params
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

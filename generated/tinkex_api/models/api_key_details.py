@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.api_key_organization import ApiKeyOrganization
@@ -25,92 +23,36 @@ class ApiKeyDetails:
         {'org_details': {'name': 'Example Lab'}, 'user_details': {'email': 'ada@example.org'}}
 
     Attributes:
-        org_details (ApiKeyOrganization | None | Unset):
-        user_details (ApiKeyUser | None | Unset):
+        org_details (ApiKeyOrganization | None): See its type.
+        user_details (ApiKeyUser | None): See its type.
     """
 
-    org_details: ApiKeyOrganization | None | Unset = UNSET
-    user_details: ApiKeyUser | None | Unset = UNSET
+    org_details: ApiKeyOrganization | None = None
+    user_details: ApiKeyUser | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.api_key_organization import ApiKeyOrganization  # noqa: PLC0415
-        from ..models.api_key_user import ApiKeyUser  # noqa: PLC0415
-
-        org_details: dict[str, Any] | None | Unset
-        if isinstance(self.org_details, Unset):
-            org_details = UNSET
-        elif isinstance(self.org_details, ApiKeyOrganization):
-            org_details = self.org_details.to_dict()
-        else:
-            org_details = self.org_details
-
-        user_details: dict[str, Any] | None | Unset
-        if isinstance(self.user_details, Unset):
-            user_details = UNSET
-        elif isinstance(self.user_details, ApiKeyUser):
-            user_details = self.user_details.to_dict()
-        else:
-            user_details = self.user_details
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if org_details is not UNSET and org_details is not None:
-            field_dict["org_details"] = org_details
-        if user_details is not UNSET and user_details is not None:
-            field_dict["user_details"] = user_details
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.org_details is not None:
+            fields["org_details"] = self.org_details.to_dict()
+        if self.user_details is not None:
+            fields["user_details"] = self.user_details.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.api_key_organization import ApiKeyOrganization  # noqa: PLC0415
         from ..models.api_key_user import ApiKeyUser  # noqa: PLC0415
 
-        d = dict(src_dict)
-
-        def _parse_org_details(data: object) -> ApiKeyOrganization | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                org_details_type_0 = ApiKeyOrganization.from_dict(data)
-
-                return org_details_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(ApiKeyOrganization | None | Unset, data)
-
-        org_details = _parse_org_details(d.pop("org_details", UNSET))
-
-        def _parse_user_details(data: object) -> ApiKeyUser | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                user_details_type_0 = ApiKeyUser.from_dict(data)
-
-                return user_details_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(ApiKeyUser | None | Unset, data)
-
-        user_details = _parse_user_details(d.pop("user_details", UNSET))
-
-        api_key_details = cls(
-            org_details=org_details,
-            user_details=user_details,
+        rest = dict(src_dict)
+        org_details = rest.pop("org_details", None)
+        user_details = rest.pop("user_details", None)
+        self = cls(
+            org_details=ApiKeyOrganization.from_dict(org_details) if org_details is not None else None,
+            user_details=ApiKeyUser.from_dict(user_details) if user_details is not None else None,
         )
-
-        api_key_details.additional_properties = d
-        return api_key_details
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.api_key_details import ApiKeyDetails
@@ -26,109 +24,45 @@ class ApiKeyInfoResponse:
 
     Attributes:
         key_id (int): The key's number.
-        name (None | str | Unset): What its owner called it.
-        note (None | str | Unset): What its owner wrote of it.
-        details (ApiKeyDetails | None | Unset):
+        name (str | None): What its owner called it.
+        note (str | None): What its owner wrote of it.
+        details (ApiKeyDetails | None): See its type.
     """
 
     key_id: int
-    name: None | str | Unset = UNSET
-    note: None | str | Unset = UNSET
-    details: ApiKeyDetails | None | Unset = UNSET
+    name: str | None = None
+    note: str | None = None
+    details: ApiKeyDetails | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.api_key_details import ApiKeyDetails  # noqa: PLC0415
-
-        key_id = self.key_id
-
-        name: None | str | Unset
-        if isinstance(self.name, Unset):
-            name = UNSET
-        else:
-            name = self.name
-
-        note: None | str | Unset
-        if isinstance(self.note, Unset):
-            note = UNSET
-        else:
-            note = self.note
-
-        details: dict[str, Any] | None | Unset
-        if isinstance(self.details, Unset):
-            details = UNSET
-        elif isinstance(self.details, ApiKeyDetails):
-            details = self.details.to_dict()
-        else:
-            details = self.details
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "key_id": key_id,
-            }
-        )
-        if name is not UNSET and name is not None:
-            field_dict["name"] = name
-        if note is not UNSET and note is not None:
-            field_dict["note"] = note
-        if details is not UNSET and details is not None:
-            field_dict["details"] = details
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["key_id"] = self.key_id
+        if self.name is not None:
+            fields["name"] = self.name
+        if self.note is not None:
+            fields["note"] = self.note
+        if self.details is not None:
+            fields["details"] = self.details.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.api_key_details import ApiKeyDetails  # noqa: PLC0415
 
-        d = dict(src_dict)
-        key_id = d.pop("key_id")
-
-        def _parse_name(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        name = _parse_name(d.pop("name", UNSET))
-
-        def _parse_note(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        note = _parse_note(d.pop("note", UNSET))
-
-        def _parse_details(data: object) -> ApiKeyDetails | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                details_type_0 = ApiKeyDetails.from_dict(data)
-
-                return details_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(ApiKeyDetails | None | Unset, data)
-
-        details = _parse_details(d.pop("details", UNSET))
-
-        api_key_info_response = cls(
+        rest = dict(src_dict)
+        key_id = rest.pop("key_id")
+        name = rest.pop("name", None)
+        note = rest.pop("note", None)
+        details = rest.pop("details", None)
+        self = cls(
             key_id=key_id,
             name=name,
             note=note,
-            details=details,
+            details=ApiKeyDetails.from_dict(details) if details is not None else None,
         )
-
-        api_key_info_response.additional_properties = d
-        return api_key_info_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

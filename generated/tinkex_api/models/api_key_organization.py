@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="ApiKeyOrganization")
 
@@ -20,46 +18,27 @@ class ApiKeyOrganization:
         {'name': 'Example Lab'}
 
     Attributes:
-        name (None | str | Unset): Its name.
+        name (str | None): Its name.
     """
 
-    name: None | str | Unset = UNSET
+    name: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        name: None | str | Unset
-        if isinstance(self.name, Unset):
-            name = UNSET
-        else:
-            name = self.name
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if name is not UNSET and name is not None:
-            field_dict["name"] = name
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.name is not None:
+            fields["name"] = self.name
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_name(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        name = _parse_name(d.pop("name", UNSET))
-
-        api_key_organization = cls(
+        rest = dict(src_dict)
+        name = rest.pop("name", None)
+        self = cls(
             name=name,
         )
-
-        api_key_organization.additional_properties = d
-        return api_key_organization
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

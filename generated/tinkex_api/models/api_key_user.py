@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="ApiKeyUser")
 
@@ -20,46 +18,27 @@ class ApiKeyUser:
         {'email': 'ada@example.org'}
 
     Attributes:
-        email (None | str | Unset): Their address.
+        email (str | None): Their address.
     """
 
-    email: None | str | Unset = UNSET
+    email: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        email: None | str | Unset
-        if isinstance(self.email, Unset):
-            email = UNSET
-        else:
-            email = self.email
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if email is not UNSET and email is not None:
-            field_dict["email"] = email
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.email is not None:
+            fields["email"] = self.email
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_email(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        email = _parse_email(d.pop("email", UNSET))
-
-        api_key_user = cls(
+        rest = dict(src_dict)
+        email = rest.pop("email", None)
+        self = cls(
             email=email,
         )
-
-        api_key_user.additional_properties = d
-        return api_key_user
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -25,29 +25,19 @@ class AssignSessionProjectRequest:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        project_id = self.project_id
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "project_id": project_id,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["project_id"] = self.project_id
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        project_id = d.pop("project_id")
-
-        assign_session_project_request = cls(
+        rest = dict(src_dict)
+        project_id = rest.pop("project_id")
+        self = cls(
             project_id=project_id,
         )
-
-        assign_session_project_request.additional_properties = d
-        return assign_session_project_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

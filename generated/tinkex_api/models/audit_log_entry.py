@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.audit_log_entry_event_details_type_0 import (
@@ -29,73 +27,33 @@ class AuditLogEntry:
     Attributes:
         timestamp (str): When, in ISO 8601.
         event (str): What.
-        event_details (AuditLogEntryEventDetailsType0 | None | Unset): Facts of its own.
-        model_id (None | str | Unset): Deprecated: the model concerned.
-        tinker_path (None | str | Unset): Deprecated: the checkpoint concerned.
-        purpose (None | str | Unset): Deprecated: what for.
+        event_details (AuditLogEntryEventDetailsType0 | None): Facts of its own.
+        model_id (str | None): Deprecated: the model concerned.
+        tinker_path (str | None): Deprecated: the checkpoint concerned.
+        purpose (str | None): Deprecated: what for.
     """
 
     timestamp: str
     event: str
-    event_details: AuditLogEntryEventDetailsType0 | None | Unset = UNSET
-    model_id: None | str | Unset = UNSET
-    tinker_path: None | str | Unset = UNSET
-    purpose: None | str | Unset = UNSET
+    event_details: AuditLogEntryEventDetailsType0 | None = None
+    model_id: str | None = None
+    tinker_path: str | None = None
+    purpose: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.audit_log_entry_event_details_type_0 import (
-            AuditLogEntryEventDetailsType0,  # noqa: PLC0415
-        )
-
-        timestamp = self.timestamp
-
-        event = self.event
-
-        event_details: dict[str, Any] | None | Unset
-        if isinstance(self.event_details, Unset):
-            event_details = UNSET
-        elif isinstance(self.event_details, AuditLogEntryEventDetailsType0):
-            event_details = self.event_details.to_dict()
-        else:
-            event_details = self.event_details
-
-        model_id: None | str | Unset
-        if isinstance(self.model_id, Unset):
-            model_id = UNSET
-        else:
-            model_id = self.model_id
-
-        tinker_path: None | str | Unset
-        if isinstance(self.tinker_path, Unset):
-            tinker_path = UNSET
-        else:
-            tinker_path = self.tinker_path
-
-        purpose: None | str | Unset
-        if isinstance(self.purpose, Unset):
-            purpose = UNSET
-        else:
-            purpose = self.purpose
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "timestamp": timestamp,
-                "event": event,
-            }
-        )
-        if event_details is not UNSET and event_details is not None:
-            field_dict["event_details"] = event_details
-        if model_id is not UNSET and model_id is not None:
-            field_dict["model_id"] = model_id
-        if tinker_path is not UNSET and tinker_path is not None:
-            field_dict["tinker_path"] = tinker_path
-        if purpose is not UNSET and purpose is not None:
-            field_dict["purpose"] = purpose
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["timestamp"] = self.timestamp
+        fields["event"] = self.event
+        if self.event_details is not None:
+            fields["event_details"] = self.event_details.to_dict()
+        if self.model_id is not None:
+            fields["model_id"] = self.model_id
+        if self.tinker_path is not None:
+            fields["tinker_path"] = self.tinker_path
+        if self.purpose is not None:
+            fields["purpose"] = self.purpose
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
@@ -103,66 +61,25 @@ class AuditLogEntry:
             AuditLogEntryEventDetailsType0,  # noqa: PLC0415
         )
 
-        d = dict(src_dict)
-        timestamp = d.pop("timestamp")
-
-        event = d.pop("event")
-
-        def _parse_event_details(data: object) -> AuditLogEntryEventDetailsType0 | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                event_details_type_0 = AuditLogEntryEventDetailsType0.from_dict(data)
-
-                return event_details_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(AuditLogEntryEventDetailsType0 | None | Unset, data)
-
-        event_details = _parse_event_details(d.pop("event_details", UNSET))
-
-        def _parse_model_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        model_id = _parse_model_id(d.pop("model_id", UNSET))
-
-        def _parse_tinker_path(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        tinker_path = _parse_tinker_path(d.pop("tinker_path", UNSET))
-
-        def _parse_purpose(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        purpose = _parse_purpose(d.pop("purpose", UNSET))
-
-        audit_log_entry = cls(
+        rest = dict(src_dict)
+        timestamp = rest.pop("timestamp")
+        event = rest.pop("event")
+        event_details = rest.pop("event_details", None)
+        model_id = rest.pop("model_id", None)
+        tinker_path = rest.pop("tinker_path", None)
+        purpose = rest.pop("purpose", None)
+        self = cls(
             timestamp=timestamp,
             event=event,
-            event_details=event_details,
+            event_details=AuditLogEntryEventDetailsType0.from_dict(event_details)
+            if event_details is not None
+            else None,
             model_id=model_id,
             tinker_path=tinker_path,
             purpose=purpose,
         )
-
-        audit_log_entry.additional_properties = d
-        return audit_log_entry
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

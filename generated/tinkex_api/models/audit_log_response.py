@@ -29,39 +29,21 @@ class AuditLogResponse:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        entries = []
-        for entries_item_data in self.entries:
-            entries_item = entries_item_data.to_dict()
-            entries.append(entries_item)
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "entries": entries,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["entries"] = [item.to_dict() for item in self.entries]
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.audit_log_entry import AuditLogEntry  # noqa: PLC0415
 
-        d = dict(src_dict)
-        entries = []
-        _entries = d.pop("entries")
-        for entries_item_data in _entries:
-            entries_item = AuditLogEntry.from_dict(entries_item_data)
-
-            entries.append(entries_item)
-
-        audit_log_response = cls(
-            entries=entries,
+        rest = dict(src_dict)
+        entries = rest.pop("entries")
+        self = cls(
+            entries=[AuditLogEntry.from_dict(item) for item in entries],
         )
-
-        audit_log_response.additional_properties = d
-        return audit_log_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -26,29 +26,19 @@ class AuthTokenResponse:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        jwt = self.jwt
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "jwt": jwt,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["jwt"] = self.jwt
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        jwt = d.pop("jwt")
-
-        auth_token_response = cls(
+        rest = dict(src_dict)
+        jwt = rest.pop("jwt")
+        self = cls(
             jwt=jwt,
         )
-
-        auth_token_response.additional_properties = d
-        return auth_token_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

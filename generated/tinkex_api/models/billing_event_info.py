@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="BillingEventInfo")
 
@@ -23,125 +21,46 @@ class BillingEventInfo:
 
         Attributes:
             type_ (str): The kind.
-            token_count (int | None | Unset): training, sampling_*: tokens.
-            cached (bool | None | Unset): sampling_prefill: whether they were not computed anew.
-            count (int | None | Unset): checkpoint: how many.
-            gigabyte_hours (float | None | Unset): storage: gigabytes times hours.
-            free (bool | None | Unset): storage: whether it is not charged.
+            token_count (int | None): training, sampling_*: tokens.
+            cached (bool | None): sampling_prefill: whether they were not computed anew.
+            count (int | None): checkpoint: how many.
+            gigabyte_hours (float | None): storage: gigabytes times hours.
+            free (bool | None): storage: whether it is not charged.
     """
 
     type_: str
-    token_count: int | None | Unset = UNSET
-    cached: bool | None | Unset = UNSET
-    count: int | None | Unset = UNSET
-    gigabyte_hours: float | None | Unset = UNSET
-    free: bool | None | Unset = UNSET
+    token_count: int | None = None
+    cached: bool | None = None
+    count: int | None = None
+    gigabyte_hours: float | None = None
+    free: bool | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        type_ = self.type_
-
-        token_count: int | None | Unset
-        if isinstance(self.token_count, Unset):
-            token_count = UNSET
-        else:
-            token_count = self.token_count
-
-        cached: bool | None | Unset
-        if isinstance(self.cached, Unset):
-            cached = UNSET
-        else:
-            cached = self.cached
-
-        count: int | None | Unset
-        if isinstance(self.count, Unset):
-            count = UNSET
-        else:
-            count = self.count
-
-        gigabyte_hours: float | None | Unset
-        if isinstance(self.gigabyte_hours, Unset):
-            gigabyte_hours = UNSET
-        else:
-            gigabyte_hours = self.gigabyte_hours
-
-        free: bool | None | Unset
-        if isinstance(self.free, Unset):
-            free = UNSET
-        else:
-            free = self.free
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "type": type_,
-            }
-        )
-        if token_count is not UNSET and token_count is not None:
-            field_dict["token_count"] = token_count
-        if cached is not UNSET and cached is not None:
-            field_dict["cached"] = cached
-        if count is not UNSET and count is not None:
-            field_dict["count"] = count
-        if gigabyte_hours is not UNSET and gigabyte_hours is not None:
-            field_dict["gigabyte_hours"] = gigabyte_hours
-        if free is not UNSET and free is not None:
-            field_dict["free"] = free
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["type"] = self.type_
+        if self.token_count is not None:
+            fields["token_count"] = self.token_count
+        if self.cached is not None:
+            fields["cached"] = self.cached
+        if self.count is not None:
+            fields["count"] = self.count
+        if self.gigabyte_hours is not None:
+            fields["gigabyte_hours"] = self.gigabyte_hours
+        if self.free is not None:
+            fields["free"] = self.free
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        type_ = d.pop("type")
-
-        def _parse_token_count(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        token_count = _parse_token_count(d.pop("token_count", UNSET))
-
-        def _parse_cached(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        cached = _parse_cached(d.pop("cached", UNSET))
-
-        def _parse_count(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        count = _parse_count(d.pop("count", UNSET))
-
-        def _parse_gigabyte_hours(data: object) -> float | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(float | None | Unset, data)
-
-        gigabyte_hours = _parse_gigabyte_hours(d.pop("gigabyte_hours", UNSET))
-
-        def _parse_free(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        free = _parse_free(d.pop("free", UNSET))
-
-        billing_event_info = cls(
+        rest = dict(src_dict)
+        type_ = rest.pop("type")
+        token_count = rest.pop("token_count", None)
+        cached = rest.pop("cached", None)
+        count = rest.pop("count", None)
+        gigabyte_hours = rest.pop("gigabyte_hours", None)
+        free = rest.pop("free", None)
+        self = cls(
             type_=type_,
             token_count=token_count,
             cached=cached,
@@ -149,9 +68,8 @@ class BillingEventInfo:
             gigabyte_hours=gigabyte_hours,
             free=free,
         )
-
-        billing_event_info.additional_properties = d
-        return billing_event_info
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

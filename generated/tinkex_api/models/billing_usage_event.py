@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.billing_event_info import BillingEventInfo
@@ -30,204 +28,72 @@ class BillingUsageEvent:
         event_info (BillingEventInfo): What was used. One open schema for all kinds, by `type`: training with
             `token_count`; sampling_prefill with `token_count` and `cached`;
             sampling_sample with `token_count`; checkpoint with `count`; storage with `gigabyte_hours` and `free`.
-             Example: {'type': 'training', 'token_count': 120000}.
-        base_model (None | str | Unset): The base model's name.
-        user_id (None | str | Unset): Who used it.
-        user_name (None | str | Unset): Their name.
-        session_id (None | str | Unset): The session.
-        project_id (None | str | Unset): The project.
-        estimated_cost_usd (float | None | Unset): US dollars.
-        effective_rate_usd_per_million_tokens (float | None | Unset): US dollars for a million tokens.
-        effective_rate_usd_per_gigabyte_month (float | None | Unset): US dollars for a gigabyte and month.
+        base_model (str | None): The base model's name.
+        user_id (str | None): Who used it.
+        user_name (str | None): Their name.
+        session_id (str | None): The session.
+        project_id (str | None): The project.
+        estimated_cost_usd (float | None): US dollars.
+        effective_rate_usd_per_million_tokens (float | None): US dollars for a million tokens.
+        effective_rate_usd_per_gigabyte_month (float | None): US dollars for a gigabyte and month.
     """
 
     bucket_start: str
     bucket_end: str
     event_info: BillingEventInfo
-    base_model: None | str | Unset = UNSET
-    user_id: None | str | Unset = UNSET
-    user_name: None | str | Unset = UNSET
-    session_id: None | str | Unset = UNSET
-    project_id: None | str | Unset = UNSET
-    estimated_cost_usd: float | None | Unset = UNSET
-    effective_rate_usd_per_million_tokens: float | None | Unset = UNSET
-    effective_rate_usd_per_gigabyte_month: float | None | Unset = UNSET
+    base_model: str | None = None
+    user_id: str | None = None
+    user_name: str | None = None
+    session_id: str | None = None
+    project_id: str | None = None
+    estimated_cost_usd: float | None = None
+    effective_rate_usd_per_million_tokens: float | None = None
+    effective_rate_usd_per_gigabyte_month: float | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        bucket_start = self.bucket_start
-
-        bucket_end = self.bucket_end
-
-        event_info = self.event_info.to_dict()
-
-        base_model: None | str | Unset
-        if isinstance(self.base_model, Unset):
-            base_model = UNSET
-        else:
-            base_model = self.base_model
-
-        user_id: None | str | Unset
-        if isinstance(self.user_id, Unset):
-            user_id = UNSET
-        else:
-            user_id = self.user_id
-
-        user_name: None | str | Unset
-        if isinstance(self.user_name, Unset):
-            user_name = UNSET
-        else:
-            user_name = self.user_name
-
-        session_id: None | str | Unset
-        if isinstance(self.session_id, Unset):
-            session_id = UNSET
-        else:
-            session_id = self.session_id
-
-        project_id: None | str | Unset
-        if isinstance(self.project_id, Unset):
-            project_id = UNSET
-        else:
-            project_id = self.project_id
-
-        estimated_cost_usd: float | None | Unset
-        if isinstance(self.estimated_cost_usd, Unset):
-            estimated_cost_usd = UNSET
-        else:
-            estimated_cost_usd = self.estimated_cost_usd
-
-        effective_rate_usd_per_million_tokens: float | None | Unset
-        if isinstance(self.effective_rate_usd_per_million_tokens, Unset):
-            effective_rate_usd_per_million_tokens = UNSET
-        else:
-            effective_rate_usd_per_million_tokens = self.effective_rate_usd_per_million_tokens
-
-        effective_rate_usd_per_gigabyte_month: float | None | Unset
-        if isinstance(self.effective_rate_usd_per_gigabyte_month, Unset):
-            effective_rate_usd_per_gigabyte_month = UNSET
-        else:
-            effective_rate_usd_per_gigabyte_month = self.effective_rate_usd_per_gigabyte_month
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "bucket_start": bucket_start,
-                "bucket_end": bucket_end,
-                "event_info": event_info,
-            }
-        )
-        if base_model is not UNSET and base_model is not None:
-            field_dict["base_model"] = base_model
-        if user_id is not UNSET and user_id is not None:
-            field_dict["user_id"] = user_id
-        if user_name is not UNSET and user_name is not None:
-            field_dict["user_name"] = user_name
-        if session_id is not UNSET and session_id is not None:
-            field_dict["session_id"] = session_id
-        if project_id is not UNSET and project_id is not None:
-            field_dict["project_id"] = project_id
-        if estimated_cost_usd is not UNSET and estimated_cost_usd is not None:
-            field_dict["estimated_cost_usd"] = estimated_cost_usd
-        if effective_rate_usd_per_million_tokens is not UNSET and effective_rate_usd_per_million_tokens is not None:
-            field_dict["effective_rate_usd_per_million_tokens"] = effective_rate_usd_per_million_tokens
-        if effective_rate_usd_per_gigabyte_month is not UNSET and effective_rate_usd_per_gigabyte_month is not None:
-            field_dict["effective_rate_usd_per_gigabyte_month"] = effective_rate_usd_per_gigabyte_month
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["bucket_start"] = self.bucket_start
+        fields["bucket_end"] = self.bucket_end
+        fields["event_info"] = self.event_info.to_dict()
+        if self.base_model is not None:
+            fields["base_model"] = self.base_model
+        if self.user_id is not None:
+            fields["user_id"] = self.user_id
+        if self.user_name is not None:
+            fields["user_name"] = self.user_name
+        if self.session_id is not None:
+            fields["session_id"] = self.session_id
+        if self.project_id is not None:
+            fields["project_id"] = self.project_id
+        if self.estimated_cost_usd is not None:
+            fields["estimated_cost_usd"] = self.estimated_cost_usd
+        if self.effective_rate_usd_per_million_tokens is not None:
+            fields["effective_rate_usd_per_million_tokens"] = self.effective_rate_usd_per_million_tokens
+        if self.effective_rate_usd_per_gigabyte_month is not None:
+            fields["effective_rate_usd_per_gigabyte_month"] = self.effective_rate_usd_per_gigabyte_month
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.billing_event_info import BillingEventInfo  # noqa: PLC0415
 
-        d = dict(src_dict)
-        bucket_start = d.pop("bucket_start")
-
-        bucket_end = d.pop("bucket_end")
-
-        event_info = BillingEventInfo.from_dict(d.pop("event_info"))
-
-        def _parse_base_model(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        base_model = _parse_base_model(d.pop("base_model", UNSET))
-
-        def _parse_user_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        user_id = _parse_user_id(d.pop("user_id", UNSET))
-
-        def _parse_user_name(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        user_name = _parse_user_name(d.pop("user_name", UNSET))
-
-        def _parse_session_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        session_id = _parse_session_id(d.pop("session_id", UNSET))
-
-        def _parse_project_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        project_id = _parse_project_id(d.pop("project_id", UNSET))
-
-        def _parse_estimated_cost_usd(data: object) -> float | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(float | None | Unset, data)
-
-        estimated_cost_usd = _parse_estimated_cost_usd(d.pop("estimated_cost_usd", UNSET))
-
-        def _parse_effective_rate_usd_per_million_tokens(data: object) -> float | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(float | None | Unset, data)
-
-        effective_rate_usd_per_million_tokens = _parse_effective_rate_usd_per_million_tokens(
-            d.pop("effective_rate_usd_per_million_tokens", UNSET)
-        )
-
-        def _parse_effective_rate_usd_per_gigabyte_month(data: object) -> float | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(float | None | Unset, data)
-
-        effective_rate_usd_per_gigabyte_month = _parse_effective_rate_usd_per_gigabyte_month(
-            d.pop("effective_rate_usd_per_gigabyte_month", UNSET)
-        )
-
-        billing_usage_event = cls(
+        rest = dict(src_dict)
+        bucket_start = rest.pop("bucket_start")
+        bucket_end = rest.pop("bucket_end")
+        event_info = rest.pop("event_info")
+        base_model = rest.pop("base_model", None)
+        user_id = rest.pop("user_id", None)
+        user_name = rest.pop("user_name", None)
+        session_id = rest.pop("session_id", None)
+        project_id = rest.pop("project_id", None)
+        estimated_cost_usd = rest.pop("estimated_cost_usd", None)
+        effective_rate_usd_per_million_tokens = rest.pop("effective_rate_usd_per_million_tokens", None)
+        effective_rate_usd_per_gigabyte_month = rest.pop("effective_rate_usd_per_gigabyte_month", None)
+        self = cls(
             bucket_start=bucket_start,
             bucket_end=bucket_end,
-            event_info=event_info,
+            event_info=BillingEventInfo.from_dict(event_info),
             base_model=base_model,
             user_id=user_id,
             user_name=user_name,
@@ -237,9 +103,8 @@ class BillingUsageEvent:
             effective_rate_usd_per_million_tokens=effective_rate_usd_per_million_tokens,
             effective_rate_usd_per_gigabyte_month=effective_rate_usd_per_gigabyte_month,
         )
-
-        billing_usage_event.additional_properties = d
-        return billing_usage_event
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.billing_usage_event import BillingUsageEvent
@@ -27,98 +25,40 @@ class BillingUsageResponse:
 
     Attributes:
         data (list[BillingUsageEvent]): By hour.
-        sessions (BillingUsageSessions | None | Unset):
-        cost_data_through (None | str | Unset): Until when costs are known, in ISO 8601.
+        sessions (BillingUsageSessions | None): See its type.
+        cost_data_through (str | None): Until when costs are known, in ISO 8601.
     """
 
     data: list[BillingUsageEvent]
-    sessions: BillingUsageSessions | None | Unset = UNSET
-    cost_data_through: None | str | Unset = UNSET
+    sessions: BillingUsageSessions | None = None
+    cost_data_through: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.billing_usage_sessions import BillingUsageSessions  # noqa: PLC0415
-
-        data = []
-        for data_item_data in self.data:
-            data_item = data_item_data.to_dict()
-            data.append(data_item)
-
-        sessions: dict[str, Any] | None | Unset
-        if isinstance(self.sessions, Unset):
-            sessions = UNSET
-        elif isinstance(self.sessions, BillingUsageSessions):
-            sessions = self.sessions.to_dict()
-        else:
-            sessions = self.sessions
-
-        cost_data_through: None | str | Unset
-        if isinstance(self.cost_data_through, Unset):
-            cost_data_through = UNSET
-        else:
-            cost_data_through = self.cost_data_through
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "data": data,
-            }
-        )
-        if sessions is not UNSET and sessions is not None:
-            field_dict["sessions"] = sessions
-        if cost_data_through is not UNSET and cost_data_through is not None:
-            field_dict["cost_data_through"] = cost_data_through
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["data"] = [item.to_dict() for item in self.data]
+        if self.sessions is not None:
+            fields["sessions"] = self.sessions.to_dict()
+        if self.cost_data_through is not None:
+            fields["cost_data_through"] = self.cost_data_through
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.billing_usage_event import BillingUsageEvent  # noqa: PLC0415
         from ..models.billing_usage_sessions import BillingUsageSessions  # noqa: PLC0415
 
-        d = dict(src_dict)
-        data = []
-        _data = d.pop("data")
-        for data_item_data in _data:
-            data_item = BillingUsageEvent.from_dict(data_item_data)
-
-            data.append(data_item)
-
-        def _parse_sessions(data: object) -> BillingUsageSessions | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                sessions_type_0 = BillingUsageSessions.from_dict(data)
-
-                return sessions_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(BillingUsageSessions | None | Unset, data)
-
-        sessions = _parse_sessions(d.pop("sessions", UNSET))
-
-        def _parse_cost_data_through(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        cost_data_through = _parse_cost_data_through(d.pop("cost_data_through", UNSET))
-
-        billing_usage_response = cls(
-            data=data,
-            sessions=sessions,
+        rest = dict(src_dict)
+        data = rest.pop("data")
+        sessions = rest.pop("sessions", None)
+        cost_data_through = rest.pop("cost_data_through", None)
+        self = cls(
+            data=[BillingUsageEvent.from_dict(item) for item in data],
+            sessions=BillingUsageSessions.from_dict(sessions) if sessions is not None else None,
             cost_data_through=cost_data_through,
         )
-
-        billing_usage_response.additional_properties = d
-        return billing_usage_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

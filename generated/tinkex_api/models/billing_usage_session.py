@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
@@ -24,60 +22,29 @@ class BillingUsageSession:
         {'user_metadata': {'experiment': '7'}}
 
     Attributes:
-        user_metadata (None | Unset | UserMetadata):
+        user_metadata (UserMetadata | None): See its type.
     """
 
-    user_metadata: None | Unset | UserMetadata = UNSET
+    user_metadata: UserMetadata | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
-        user_metadata: dict[str, Any] | None | Unset
-        if isinstance(self.user_metadata, Unset):
-            user_metadata = UNSET
-        elif isinstance(self.user_metadata, UserMetadata):
-            user_metadata = self.user_metadata.to_dict()
-        else:
-            user_metadata = self.user_metadata
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if user_metadata is not UNSET and user_metadata is not None:
-            field_dict["user_metadata"] = user_metadata
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.user_metadata is not None:
+            fields["user_metadata"] = self.user_metadata.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
-        d = dict(src_dict)
-
-        def _parse_user_metadata(data: object) -> None | Unset | UserMetadata:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                user_metadata_type_0 = UserMetadata.from_dict(data)
-
-                return user_metadata_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(None | Unset | UserMetadata, data)
-
-        user_metadata = _parse_user_metadata(d.pop("user_metadata", UNSET))
-
-        billing_usage_session = cls(
-            user_metadata=user_metadata,
+        rest = dict(src_dict)
+        user_metadata = rest.pop("user_metadata", None)
+        self = cls(
+            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
         )
-
-        billing_usage_session.additional_properties = d
-        return billing_usage_session
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

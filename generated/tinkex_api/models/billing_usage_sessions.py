@@ -26,28 +26,17 @@ class BillingUsageSessions:
     additional_properties: dict[str, BillingUsageSession] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-
-        field_dict: dict[str, Any] = {}
-        for prop_name, prop in self.additional_properties.items():
-            field_dict[prop_name] = prop.to_dict()
-
-        return field_dict
+        fields: dict[str, Any] = {name: value.to_dict() for name, value in self.additional_properties.items()}
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.billing_usage_session import BillingUsageSession  # noqa: PLC0415
 
-        d = dict(src_dict)
-        billing_usage_sessions = cls()
-
-        additional_properties = {}
-        for prop_name, prop_dict in d.items():
-            additional_property = BillingUsageSession.from_dict(prop_dict)
-
-            additional_properties[prop_name] = additional_property
-
-        billing_usage_sessions.additional_properties = additional_properties
-        return billing_usage_sessions
+        rest = dict(src_dict)
+        self = cls()
+        self.additional_properties = {name: BillingUsageSession.from_dict(value) for name, value in rest.items()}
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
@@ -30,150 +28,63 @@ class Checkpoint:
         time (str): When it was made, in ISO 8601, with or without a zone.
         tinker_path (str): `tinker://<run>/<kind>/<name>`, where kind is weights, sampler_weights or external_weights.
             Other schemes occur.
-        size_bytes (int | None | Unset): Bytes.
-        public (bool | None | Unset): Whether everybody may read it.
-        user_metadata (None | Unset | UserMetadata):
-        expires_at (None | str | Unset): When it will be deleted, in ISO 8601; never without it.
+        size_bytes (int | None): Bytes.
+        public (bool | None): Whether everybody may read it.
+        user_metadata (UserMetadata | None): See its type.
+        expires_at (str | None): When it will be deleted, in ISO 8601; never without it.
     """
 
     checkpoint_id: str
     checkpoint_type: str
     time: str
     tinker_path: str
-    size_bytes: int | None | Unset = UNSET
-    public: bool | None | Unset = UNSET
-    user_metadata: None | Unset | UserMetadata = UNSET
-    expires_at: None | str | Unset = UNSET
+    size_bytes: int | None = None
+    public: bool | None = None
+    user_metadata: UserMetadata | None = None
+    expires_at: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
-        checkpoint_id = self.checkpoint_id
-
-        checkpoint_type = self.checkpoint_type
-
-        time = self.time
-
-        tinker_path = self.tinker_path
-
-        size_bytes: int | None | Unset
-        if isinstance(self.size_bytes, Unset):
-            size_bytes = UNSET
-        else:
-            size_bytes = self.size_bytes
-
-        public: bool | None | Unset
-        if isinstance(self.public, Unset):
-            public = UNSET
-        else:
-            public = self.public
-
-        user_metadata: dict[str, Any] | None | Unset
-        if isinstance(self.user_metadata, Unset):
-            user_metadata = UNSET
-        elif isinstance(self.user_metadata, UserMetadata):
-            user_metadata = self.user_metadata.to_dict()
-        else:
-            user_metadata = self.user_metadata
-
-        expires_at: None | str | Unset
-        if isinstance(self.expires_at, Unset):
-            expires_at = UNSET
-        else:
-            expires_at = self.expires_at
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "checkpoint_id": checkpoint_id,
-                "checkpoint_type": checkpoint_type,
-                "time": time,
-                "tinker_path": tinker_path,
-            }
-        )
-        if size_bytes is not UNSET and size_bytes is not None:
-            field_dict["size_bytes"] = size_bytes
-        if public is not UNSET and public is not None:
-            field_dict["public"] = public
-        if user_metadata is not UNSET and user_metadata is not None:
-            field_dict["user_metadata"] = user_metadata
-        if expires_at is not UNSET and expires_at is not None:
-            field_dict["expires_at"] = expires_at
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["checkpoint_id"] = self.checkpoint_id
+        fields["checkpoint_type"] = self.checkpoint_type
+        fields["time"] = self.time
+        fields["tinker_path"] = self.tinker_path
+        if self.size_bytes is not None:
+            fields["size_bytes"] = self.size_bytes
+        if self.public is not None:
+            fields["public"] = self.public
+        if self.user_metadata is not None:
+            fields["user_metadata"] = self.user_metadata.to_dict()
+        if self.expires_at is not None:
+            fields["expires_at"] = self.expires_at
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
-        d = dict(src_dict)
-        checkpoint_id = d.pop("checkpoint_id")
-
-        checkpoint_type = d.pop("checkpoint_type")
-
-        time = d.pop("time")
-
-        tinker_path = d.pop("tinker_path")
-
-        def _parse_size_bytes(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        size_bytes = _parse_size_bytes(d.pop("size_bytes", UNSET))
-
-        def _parse_public(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        public = _parse_public(d.pop("public", UNSET))
-
-        def _parse_user_metadata(data: object) -> None | Unset | UserMetadata:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                user_metadata_type_0 = UserMetadata.from_dict(data)
-
-                return user_metadata_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(None | Unset | UserMetadata, data)
-
-        user_metadata = _parse_user_metadata(d.pop("user_metadata", UNSET))
-
-        def _parse_expires_at(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        expires_at = _parse_expires_at(d.pop("expires_at", UNSET))
-
-        checkpoint = cls(
+        rest = dict(src_dict)
+        checkpoint_id = rest.pop("checkpoint_id")
+        checkpoint_type = rest.pop("checkpoint_type")
+        time = rest.pop("time")
+        tinker_path = rest.pop("tinker_path")
+        size_bytes = rest.pop("size_bytes", None)
+        public = rest.pop("public", None)
+        user_metadata = rest.pop("user_metadata", None)
+        expires_at = rest.pop("expires_at", None)
+        self = cls(
             checkpoint_id=checkpoint_id,
             checkpoint_type=checkpoint_type,
             time=time,
             tinker_path=tinker_path,
             size_bytes=size_bytes,
             public=public,
-            user_metadata=user_metadata,
+            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
             expires_at=expires_at,
         )
-
-        checkpoint.additional_properties = d
-        return checkpoint
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

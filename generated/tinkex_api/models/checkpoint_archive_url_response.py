@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="CheckpointArchiveUrlResponse")
 
@@ -21,55 +19,31 @@ class CheckpointArchiveUrlResponse:
 
     Attributes:
         url (str): A tar file's, which can be fetched without a key.
-        expires (None | str | Unset): Until when, in ISO 8601.
+        expires (str | None): Until when, in ISO 8601.
     """
 
     url: str
-    expires: None | str | Unset = UNSET
+    expires: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        url = self.url
-
-        expires: None | str | Unset
-        if isinstance(self.expires, Unset):
-            expires = UNSET
-        else:
-            expires = self.expires
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "url": url,
-            }
-        )
-        if expires is not UNSET and expires is not None:
-            field_dict["expires"] = expires
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["url"] = self.url
+        if self.expires is not None:
+            fields["expires"] = self.expires
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        url = d.pop("url")
-
-        def _parse_expires(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        expires = _parse_expires(d.pop("expires", UNSET))
-
-        checkpoint_archive_url_response = cls(
+        rest = dict(src_dict)
+        url = rest.pop("url")
+        expires = rest.pop("expires", None)
+        self = cls(
             url=url,
             expires=expires,
         )
-
-        checkpoint_archive_url_response.additional_properties = d
-        return checkpoint_archive_url_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

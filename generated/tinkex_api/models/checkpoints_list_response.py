@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
@@ -28,78 +26,34 @@ class CheckpointsListResponse:
 
     Attributes:
         checkpoints (list[Checkpoint]): All of a run's, or a page of the user's.
-        cursor (Cursor | None | Unset):
+        cursor (Cursor | None): See its type.
     """
 
     checkpoints: list[Checkpoint]
-    cursor: Cursor | None | Unset = UNSET
+    cursor: Cursor | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.cursor import Cursor  # noqa: PLC0415
-
-        checkpoints = []
-        for checkpoints_item_data in self.checkpoints:
-            checkpoints_item = checkpoints_item_data.to_dict()
-            checkpoints.append(checkpoints_item)
-
-        cursor: dict[str, Any] | None | Unset
-        if isinstance(self.cursor, Unset):
-            cursor = UNSET
-        elif isinstance(self.cursor, Cursor):
-            cursor = self.cursor.to_dict()
-        else:
-            cursor = self.cursor
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "checkpoints": checkpoints,
-            }
-        )
-        if cursor is not UNSET and cursor is not None:
-            field_dict["cursor"] = cursor
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["checkpoints"] = [item.to_dict() for item in self.checkpoints]
+        if self.cursor is not None:
+            fields["cursor"] = self.cursor.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.checkpoint import Checkpoint  # noqa: PLC0415
         from ..models.cursor import Cursor  # noqa: PLC0415
 
-        d = dict(src_dict)
-        checkpoints = []
-        _checkpoints = d.pop("checkpoints")
-        for checkpoints_item_data in _checkpoints:
-            checkpoints_item = Checkpoint.from_dict(checkpoints_item_data)
-
-            checkpoints.append(checkpoints_item)
-
-        def _parse_cursor(data: object) -> Cursor | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                cursor_type_0 = Cursor.from_dict(data)
-
-                return cursor_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(Cursor | None | Unset, data)
-
-        cursor = _parse_cursor(d.pop("cursor", UNSET))
-
-        checkpoints_list_response = cls(
-            checkpoints=checkpoints,
-            cursor=cursor,
+        rest = dict(src_dict)
+        checkpoints = rest.pop("checkpoints")
+        cursor = rest.pop("cursor", None)
+        self = cls(
+            checkpoints=[Checkpoint.from_dict(item) for item in checkpoints],
+            cursor=Cursor.from_dict(cursor) if cursor is not None else None,
         )
-
-        checkpoints_list_response.additional_properties = d
-        return checkpoints_list_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

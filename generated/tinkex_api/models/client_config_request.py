@@ -25,29 +25,19 @@ class ClientConfigRequest:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        sdk_version = self.sdk_version
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "sdk_version": sdk_version,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["sdk_version"] = self.sdk_version
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        sdk_version = d.pop("sdk_version")
-
-        client_config_request = cls(
+        rest = dict(src_dict)
+        sdk_version = rest.pop("sdk_version")
+        self = cls(
             sdk_version=sdk_version,
         )
-
-        client_config_request.additional_properties = d
-        return client_config_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="ClientConfigResponse")
 
@@ -23,450 +21,133 @@ class ClientConfigResponse:
                 'pjwt_auth_enabled': False}
 
         Attributes:
-            pjwt_auth_enabled (bool | None | Unset): Exchange the key for a JWT by create_auth_token.
-            credential_default_source (None | str | Unset): Where the credential must come from.
-            parallel_fwdbwd_chunks (bool | None | Unset): Whether the requests that one large batch is split into may be
-                sent together, seq_ids 2 to n first and 1 last. The official
+            pjwt_auth_enabled (bool | None): Exchange the key for a JWT by create_auth_token.
+            credential_default_source (str | None): Where the credential must come from.
+            parallel_fwdbwd_chunks (bool | None): Whether the requests that one large batch is split into may be sent
+                together, seq_ids 2 to n first and 1 last. The official
                 client assumes true, and false up to 0.18; a client that does not know its server does well to assume false.
-            fwdbwd_max_chunk_len (int | None | Unset): Most datums in one request.
-            fwdbwd_max_chunk_bytes_count (int | None | Unset): Most bytes in one request, by estimate and before
-                compression: 4 a token, images and tensors by their bytes, 8 a sparse index.
-            fwdbwd_dispatch_bytes_semaphore_size (int | None | Unset): Most bytes of forward_backward bodies that are being
+            fwdbwd_max_chunk_len (int | None): Most datums in one request.
+            fwdbwd_max_chunk_bytes_count (int | None): Most bytes in one request, by estimate and before compression: 4 a
+                token, images and tensors by their bytes, 8 a sparse index.
+            fwdbwd_dispatch_bytes_semaphore_size (int | None): Most bytes of forward_backward bodies that are being sent at
+                once.
+            proto_compress_fwdbwd (bool | None): Compress protobuf bodies by zstd, with `Content-Encoding: zstd`.
+            proto_write_fwdbwd (bool | None): The server takes protobuf bodies of forward_backward.
+            fwd_via_fwdbwd (bool | None): Send forward as a forward_backward with forward_only.
+            create_model_via_load_weights (bool | None): Create a model from a checkpoint by one load_weights that is
+                addressed by session. Since 0.38 the official client assumes it.
+            sample_dispatch_bytes_semaphore_size (int | None): Most bytes, by estimate, of sample requests that are being
                 sent at once.
-            proto_compress_fwdbwd (bool | None | Unset): Compress protobuf bodies by zstd, with `Content-Encoding: zstd`.
-            proto_write_fwdbwd (bool | None | Unset): The server takes protobuf bodies of forward_backward.
-            fwd_via_fwdbwd (bool | None | Unset): Send forward as a forward_backward with forward_only.
-            create_model_via_load_weights (bool | None | Unset): Create a model from a checkpoint by one load_weights that
-                is addressed by session. Since 0.38 the official client assumes it.
-            sample_dispatch_bytes_semaphore_size (int | None | Unset): Most bytes, by estimate, of sample requests that are
-                being sent at once.
-            inflight_response_bytes_semaphore_size (int | None | Unset): Most bytes of large results that are being fetched
-                at once.
-            sample_max_concurrent_requests (int | None | Unset): Most samples in flight per sampling client.
-            sample_no_retries (bool | None | Unset): Do not begin a failed sample anew.
-            sample_enable_stuck_detection (bool | None | Unset): Fail when no sample made progress for 7200 s.
-            sample_use_retrieve_futures (bool | None | Unset): Wait for all samples of a client by retrieve_futures.
-            sample_join_sampling_session (bool | None | Unset): A copied sampling client asks for its number by
+            inflight_response_bytes_semaphore_size (int | None): Most bytes of large results that are being fetched at once.
+            sample_max_concurrent_requests (int | None): Most samples in flight per sampling client.
+            sample_no_retries (bool | None): Do not begin a failed sample anew.
+            sample_enable_stuck_detection (bool | None): Fail when no sample made progress for 7200 s.
+            sample_use_retrieve_futures (bool | None): Wait for all samples of a client by retrieve_futures.
+            sample_join_sampling_session (bool | None): A copied sampling client asks for its number by
                 join_sampling_session.
-            custom_loss_server_side (bool | None | Unset): Custom losses may be uploaded by create_custom_loss.
-            billing_exception_max_pause_duration_sec (float | None | Unset): Longest pause on a 402, in seconds.
-            use_pyqwest_transport (bool | None | Unset): Which HTTP library the official client uses; no meaning on the
-                wire.
-            seq_id_repeats (None | str | Unset): What the server does with a training request whose (model_id, seq_id) it
-                has had already: `repeats` gives the promise of the
+            custom_loss_server_side (bool | None): Custom losses may be uploaded by create_custom_loss.
+            billing_exception_max_pause_duration_sec (float | None): Longest pause on a 402, in seconds.
+            use_pyqwest_transport (bool | None): Which HTTP library the official client uses; no meaning on the wire.
+            seq_id_repeats (str | None): What the server does with a training request whose (model_id, seq_id) it has had
+                already: `repeats` gives the promise of the
                 first one, `refuses` answers with an error, `ignores` applies it a second time. The embedded server of tinkex
                 sends it; no other does.
     """
 
-    pjwt_auth_enabled: bool | None | Unset = UNSET
-    credential_default_source: None | str | Unset = UNSET
-    parallel_fwdbwd_chunks: bool | None | Unset = UNSET
-    fwdbwd_max_chunk_len: int | None | Unset = UNSET
-    fwdbwd_max_chunk_bytes_count: int | None | Unset = UNSET
-    fwdbwd_dispatch_bytes_semaphore_size: int | None | Unset = UNSET
-    proto_compress_fwdbwd: bool | None | Unset = UNSET
-    proto_write_fwdbwd: bool | None | Unset = UNSET
-    fwd_via_fwdbwd: bool | None | Unset = UNSET
-    create_model_via_load_weights: bool | None | Unset = UNSET
-    sample_dispatch_bytes_semaphore_size: int | None | Unset = UNSET
-    inflight_response_bytes_semaphore_size: int | None | Unset = UNSET
-    sample_max_concurrent_requests: int | None | Unset = UNSET
-    sample_no_retries: bool | None | Unset = UNSET
-    sample_enable_stuck_detection: bool | None | Unset = UNSET
-    sample_use_retrieve_futures: bool | None | Unset = UNSET
-    sample_join_sampling_session: bool | None | Unset = UNSET
-    custom_loss_server_side: bool | None | Unset = UNSET
-    billing_exception_max_pause_duration_sec: float | None | Unset = UNSET
-    use_pyqwest_transport: bool | None | Unset = UNSET
-    seq_id_repeats: None | str | Unset = UNSET
+    pjwt_auth_enabled: bool | None = None
+    credential_default_source: str | None = None
+    parallel_fwdbwd_chunks: bool | None = None
+    fwdbwd_max_chunk_len: int | None = None
+    fwdbwd_max_chunk_bytes_count: int | None = None
+    fwdbwd_dispatch_bytes_semaphore_size: int | None = None
+    proto_compress_fwdbwd: bool | None = None
+    proto_write_fwdbwd: bool | None = None
+    fwd_via_fwdbwd: bool | None = None
+    create_model_via_load_weights: bool | None = None
+    sample_dispatch_bytes_semaphore_size: int | None = None
+    inflight_response_bytes_semaphore_size: int | None = None
+    sample_max_concurrent_requests: int | None = None
+    sample_no_retries: bool | None = None
+    sample_enable_stuck_detection: bool | None = None
+    sample_use_retrieve_futures: bool | None = None
+    sample_join_sampling_session: bool | None = None
+    custom_loss_server_side: bool | None = None
+    billing_exception_max_pause_duration_sec: float | None = None
+    use_pyqwest_transport: bool | None = None
+    seq_id_repeats: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        pjwt_auth_enabled: bool | None | Unset
-        if isinstance(self.pjwt_auth_enabled, Unset):
-            pjwt_auth_enabled = UNSET
-        else:
-            pjwt_auth_enabled = self.pjwt_auth_enabled
-
-        credential_default_source: None | str | Unset
-        if isinstance(self.credential_default_source, Unset):
-            credential_default_source = UNSET
-        else:
-            credential_default_source = self.credential_default_source
-
-        parallel_fwdbwd_chunks: bool | None | Unset
-        if isinstance(self.parallel_fwdbwd_chunks, Unset):
-            parallel_fwdbwd_chunks = UNSET
-        else:
-            parallel_fwdbwd_chunks = self.parallel_fwdbwd_chunks
-
-        fwdbwd_max_chunk_len: int | None | Unset
-        if isinstance(self.fwdbwd_max_chunk_len, Unset):
-            fwdbwd_max_chunk_len = UNSET
-        else:
-            fwdbwd_max_chunk_len = self.fwdbwd_max_chunk_len
-
-        fwdbwd_max_chunk_bytes_count: int | None | Unset
-        if isinstance(self.fwdbwd_max_chunk_bytes_count, Unset):
-            fwdbwd_max_chunk_bytes_count = UNSET
-        else:
-            fwdbwd_max_chunk_bytes_count = self.fwdbwd_max_chunk_bytes_count
-
-        fwdbwd_dispatch_bytes_semaphore_size: int | None | Unset
-        if isinstance(self.fwdbwd_dispatch_bytes_semaphore_size, Unset):
-            fwdbwd_dispatch_bytes_semaphore_size = UNSET
-        else:
-            fwdbwd_dispatch_bytes_semaphore_size = self.fwdbwd_dispatch_bytes_semaphore_size
-
-        proto_compress_fwdbwd: bool | None | Unset
-        if isinstance(self.proto_compress_fwdbwd, Unset):
-            proto_compress_fwdbwd = UNSET
-        else:
-            proto_compress_fwdbwd = self.proto_compress_fwdbwd
-
-        proto_write_fwdbwd: bool | None | Unset
-        if isinstance(self.proto_write_fwdbwd, Unset):
-            proto_write_fwdbwd = UNSET
-        else:
-            proto_write_fwdbwd = self.proto_write_fwdbwd
-
-        fwd_via_fwdbwd: bool | None | Unset
-        if isinstance(self.fwd_via_fwdbwd, Unset):
-            fwd_via_fwdbwd = UNSET
-        else:
-            fwd_via_fwdbwd = self.fwd_via_fwdbwd
-
-        create_model_via_load_weights: bool | None | Unset
-        if isinstance(self.create_model_via_load_weights, Unset):
-            create_model_via_load_weights = UNSET
-        else:
-            create_model_via_load_weights = self.create_model_via_load_weights
-
-        sample_dispatch_bytes_semaphore_size: int | None | Unset
-        if isinstance(self.sample_dispatch_bytes_semaphore_size, Unset):
-            sample_dispatch_bytes_semaphore_size = UNSET
-        else:
-            sample_dispatch_bytes_semaphore_size = self.sample_dispatch_bytes_semaphore_size
-
-        inflight_response_bytes_semaphore_size: int | None | Unset
-        if isinstance(self.inflight_response_bytes_semaphore_size, Unset):
-            inflight_response_bytes_semaphore_size = UNSET
-        else:
-            inflight_response_bytes_semaphore_size = self.inflight_response_bytes_semaphore_size
-
-        sample_max_concurrent_requests: int | None | Unset
-        if isinstance(self.sample_max_concurrent_requests, Unset):
-            sample_max_concurrent_requests = UNSET
-        else:
-            sample_max_concurrent_requests = self.sample_max_concurrent_requests
-
-        sample_no_retries: bool | None | Unset
-        if isinstance(self.sample_no_retries, Unset):
-            sample_no_retries = UNSET
-        else:
-            sample_no_retries = self.sample_no_retries
-
-        sample_enable_stuck_detection: bool | None | Unset
-        if isinstance(self.sample_enable_stuck_detection, Unset):
-            sample_enable_stuck_detection = UNSET
-        else:
-            sample_enable_stuck_detection = self.sample_enable_stuck_detection
-
-        sample_use_retrieve_futures: bool | None | Unset
-        if isinstance(self.sample_use_retrieve_futures, Unset):
-            sample_use_retrieve_futures = UNSET
-        else:
-            sample_use_retrieve_futures = self.sample_use_retrieve_futures
-
-        sample_join_sampling_session: bool | None | Unset
-        if isinstance(self.sample_join_sampling_session, Unset):
-            sample_join_sampling_session = UNSET
-        else:
-            sample_join_sampling_session = self.sample_join_sampling_session
-
-        custom_loss_server_side: bool | None | Unset
-        if isinstance(self.custom_loss_server_side, Unset):
-            custom_loss_server_side = UNSET
-        else:
-            custom_loss_server_side = self.custom_loss_server_side
-
-        billing_exception_max_pause_duration_sec: float | None | Unset
-        if isinstance(self.billing_exception_max_pause_duration_sec, Unset):
-            billing_exception_max_pause_duration_sec = UNSET
-        else:
-            billing_exception_max_pause_duration_sec = self.billing_exception_max_pause_duration_sec
-
-        use_pyqwest_transport: bool | None | Unset
-        if isinstance(self.use_pyqwest_transport, Unset):
-            use_pyqwest_transport = UNSET
-        else:
-            use_pyqwest_transport = self.use_pyqwest_transport
-
-        seq_id_repeats: None | str | Unset
-        if isinstance(self.seq_id_repeats, Unset):
-            seq_id_repeats = UNSET
-        else:
-            seq_id_repeats = self.seq_id_repeats
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if pjwt_auth_enabled is not UNSET and pjwt_auth_enabled is not None:
-            field_dict["pjwt_auth_enabled"] = pjwt_auth_enabled
-        if credential_default_source is not UNSET and credential_default_source is not None:
-            field_dict["credential_default_source"] = credential_default_source
-        if parallel_fwdbwd_chunks is not UNSET and parallel_fwdbwd_chunks is not None:
-            field_dict["parallel_fwdbwd_chunks"] = parallel_fwdbwd_chunks
-        if fwdbwd_max_chunk_len is not UNSET and fwdbwd_max_chunk_len is not None:
-            field_dict["fwdbwd_max_chunk_len"] = fwdbwd_max_chunk_len
-        if fwdbwd_max_chunk_bytes_count is not UNSET and fwdbwd_max_chunk_bytes_count is not None:
-            field_dict["fwdbwd_max_chunk_bytes_count"] = fwdbwd_max_chunk_bytes_count
-        if fwdbwd_dispatch_bytes_semaphore_size is not UNSET and fwdbwd_dispatch_bytes_semaphore_size is not None:
-            field_dict["fwdbwd_dispatch_bytes_semaphore_size"] = fwdbwd_dispatch_bytes_semaphore_size
-        if proto_compress_fwdbwd is not UNSET and proto_compress_fwdbwd is not None:
-            field_dict["proto_compress_fwdbwd"] = proto_compress_fwdbwd
-        if proto_write_fwdbwd is not UNSET and proto_write_fwdbwd is not None:
-            field_dict["proto_write_fwdbwd"] = proto_write_fwdbwd
-        if fwd_via_fwdbwd is not UNSET and fwd_via_fwdbwd is not None:
-            field_dict["fwd_via_fwdbwd"] = fwd_via_fwdbwd
-        if create_model_via_load_weights is not UNSET and create_model_via_load_weights is not None:
-            field_dict["create_model_via_load_weights"] = create_model_via_load_weights
-        if sample_dispatch_bytes_semaphore_size is not UNSET and sample_dispatch_bytes_semaphore_size is not None:
-            field_dict["sample_dispatch_bytes_semaphore_size"] = sample_dispatch_bytes_semaphore_size
-        if inflight_response_bytes_semaphore_size is not UNSET and inflight_response_bytes_semaphore_size is not None:
-            field_dict["inflight_response_bytes_semaphore_size"] = inflight_response_bytes_semaphore_size
-        if sample_max_concurrent_requests is not UNSET and sample_max_concurrent_requests is not None:
-            field_dict["sample_max_concurrent_requests"] = sample_max_concurrent_requests
-        if sample_no_retries is not UNSET and sample_no_retries is not None:
-            field_dict["sample_no_retries"] = sample_no_retries
-        if sample_enable_stuck_detection is not UNSET and sample_enable_stuck_detection is not None:
-            field_dict["sample_enable_stuck_detection"] = sample_enable_stuck_detection
-        if sample_use_retrieve_futures is not UNSET and sample_use_retrieve_futures is not None:
-            field_dict["sample_use_retrieve_futures"] = sample_use_retrieve_futures
-        if sample_join_sampling_session is not UNSET and sample_join_sampling_session is not None:
-            field_dict["sample_join_sampling_session"] = sample_join_sampling_session
-        if custom_loss_server_side is not UNSET and custom_loss_server_side is not None:
-            field_dict["custom_loss_server_side"] = custom_loss_server_side
-        if (
-            billing_exception_max_pause_duration_sec is not UNSET
-            and billing_exception_max_pause_duration_sec is not None
-        ):
-            field_dict["billing_exception_max_pause_duration_sec"] = billing_exception_max_pause_duration_sec
-        if use_pyqwest_transport is not UNSET and use_pyqwest_transport is not None:
-            field_dict["use_pyqwest_transport"] = use_pyqwest_transport
-        if seq_id_repeats is not UNSET and seq_id_repeats is not None:
-            field_dict["seq_id_repeats"] = seq_id_repeats
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.pjwt_auth_enabled is not None:
+            fields["pjwt_auth_enabled"] = self.pjwt_auth_enabled
+        if self.credential_default_source is not None:
+            fields["credential_default_source"] = self.credential_default_source
+        if self.parallel_fwdbwd_chunks is not None:
+            fields["parallel_fwdbwd_chunks"] = self.parallel_fwdbwd_chunks
+        if self.fwdbwd_max_chunk_len is not None:
+            fields["fwdbwd_max_chunk_len"] = self.fwdbwd_max_chunk_len
+        if self.fwdbwd_max_chunk_bytes_count is not None:
+            fields["fwdbwd_max_chunk_bytes_count"] = self.fwdbwd_max_chunk_bytes_count
+        if self.fwdbwd_dispatch_bytes_semaphore_size is not None:
+            fields["fwdbwd_dispatch_bytes_semaphore_size"] = self.fwdbwd_dispatch_bytes_semaphore_size
+        if self.proto_compress_fwdbwd is not None:
+            fields["proto_compress_fwdbwd"] = self.proto_compress_fwdbwd
+        if self.proto_write_fwdbwd is not None:
+            fields["proto_write_fwdbwd"] = self.proto_write_fwdbwd
+        if self.fwd_via_fwdbwd is not None:
+            fields["fwd_via_fwdbwd"] = self.fwd_via_fwdbwd
+        if self.create_model_via_load_weights is not None:
+            fields["create_model_via_load_weights"] = self.create_model_via_load_weights
+        if self.sample_dispatch_bytes_semaphore_size is not None:
+            fields["sample_dispatch_bytes_semaphore_size"] = self.sample_dispatch_bytes_semaphore_size
+        if self.inflight_response_bytes_semaphore_size is not None:
+            fields["inflight_response_bytes_semaphore_size"] = self.inflight_response_bytes_semaphore_size
+        if self.sample_max_concurrent_requests is not None:
+            fields["sample_max_concurrent_requests"] = self.sample_max_concurrent_requests
+        if self.sample_no_retries is not None:
+            fields["sample_no_retries"] = self.sample_no_retries
+        if self.sample_enable_stuck_detection is not None:
+            fields["sample_enable_stuck_detection"] = self.sample_enable_stuck_detection
+        if self.sample_use_retrieve_futures is not None:
+            fields["sample_use_retrieve_futures"] = self.sample_use_retrieve_futures
+        if self.sample_join_sampling_session is not None:
+            fields["sample_join_sampling_session"] = self.sample_join_sampling_session
+        if self.custom_loss_server_side is not None:
+            fields["custom_loss_server_side"] = self.custom_loss_server_side
+        if self.billing_exception_max_pause_duration_sec is not None:
+            fields["billing_exception_max_pause_duration_sec"] = self.billing_exception_max_pause_duration_sec
+        if self.use_pyqwest_transport is not None:
+            fields["use_pyqwest_transport"] = self.use_pyqwest_transport
+        if self.seq_id_repeats is not None:
+            fields["seq_id_repeats"] = self.seq_id_repeats
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_pjwt_auth_enabled(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        pjwt_auth_enabled = _parse_pjwt_auth_enabled(d.pop("pjwt_auth_enabled", UNSET))
-
-        def _parse_credential_default_source(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        credential_default_source = _parse_credential_default_source(d.pop("credential_default_source", UNSET))
-
-        def _parse_parallel_fwdbwd_chunks(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        parallel_fwdbwd_chunks = _parse_parallel_fwdbwd_chunks(d.pop("parallel_fwdbwd_chunks", UNSET))
-
-        def _parse_fwdbwd_max_chunk_len(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        fwdbwd_max_chunk_len = _parse_fwdbwd_max_chunk_len(d.pop("fwdbwd_max_chunk_len", UNSET))
-
-        def _parse_fwdbwd_max_chunk_bytes_count(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        fwdbwd_max_chunk_bytes_count = _parse_fwdbwd_max_chunk_bytes_count(d.pop("fwdbwd_max_chunk_bytes_count", UNSET))
-
-        def _parse_fwdbwd_dispatch_bytes_semaphore_size(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        fwdbwd_dispatch_bytes_semaphore_size = _parse_fwdbwd_dispatch_bytes_semaphore_size(
-            d.pop("fwdbwd_dispatch_bytes_semaphore_size", UNSET)
-        )
-
-        def _parse_proto_compress_fwdbwd(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        proto_compress_fwdbwd = _parse_proto_compress_fwdbwd(d.pop("proto_compress_fwdbwd", UNSET))
-
-        def _parse_proto_write_fwdbwd(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        proto_write_fwdbwd = _parse_proto_write_fwdbwd(d.pop("proto_write_fwdbwd", UNSET))
-
-        def _parse_fwd_via_fwdbwd(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        fwd_via_fwdbwd = _parse_fwd_via_fwdbwd(d.pop("fwd_via_fwdbwd", UNSET))
-
-        def _parse_create_model_via_load_weights(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        create_model_via_load_weights = _parse_create_model_via_load_weights(
-            d.pop("create_model_via_load_weights", UNSET)
-        )
-
-        def _parse_sample_dispatch_bytes_semaphore_size(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        sample_dispatch_bytes_semaphore_size = _parse_sample_dispatch_bytes_semaphore_size(
-            d.pop("sample_dispatch_bytes_semaphore_size", UNSET)
-        )
-
-        def _parse_inflight_response_bytes_semaphore_size(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        inflight_response_bytes_semaphore_size = _parse_inflight_response_bytes_semaphore_size(
-            d.pop("inflight_response_bytes_semaphore_size", UNSET)
-        )
-
-        def _parse_sample_max_concurrent_requests(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        sample_max_concurrent_requests = _parse_sample_max_concurrent_requests(
-            d.pop("sample_max_concurrent_requests", UNSET)
-        )
-
-        def _parse_sample_no_retries(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        sample_no_retries = _parse_sample_no_retries(d.pop("sample_no_retries", UNSET))
-
-        def _parse_sample_enable_stuck_detection(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        sample_enable_stuck_detection = _parse_sample_enable_stuck_detection(
-            d.pop("sample_enable_stuck_detection", UNSET)
-        )
-
-        def _parse_sample_use_retrieve_futures(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        sample_use_retrieve_futures = _parse_sample_use_retrieve_futures(d.pop("sample_use_retrieve_futures", UNSET))
-
-        def _parse_sample_join_sampling_session(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        sample_join_sampling_session = _parse_sample_join_sampling_session(d.pop("sample_join_sampling_session", UNSET))
-
-        def _parse_custom_loss_server_side(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        custom_loss_server_side = _parse_custom_loss_server_side(d.pop("custom_loss_server_side", UNSET))
-
-        def _parse_billing_exception_max_pause_duration_sec(data: object) -> float | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(float | None | Unset, data)
-
-        billing_exception_max_pause_duration_sec = _parse_billing_exception_max_pause_duration_sec(
-            d.pop("billing_exception_max_pause_duration_sec", UNSET)
-        )
-
-        def _parse_use_pyqwest_transport(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        use_pyqwest_transport = _parse_use_pyqwest_transport(d.pop("use_pyqwest_transport", UNSET))
-
-        def _parse_seq_id_repeats(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        seq_id_repeats = _parse_seq_id_repeats(d.pop("seq_id_repeats", UNSET))
-
-        client_config_response = cls(
+        rest = dict(src_dict)
+        pjwt_auth_enabled = rest.pop("pjwt_auth_enabled", None)
+        credential_default_source = rest.pop("credential_default_source", None)
+        parallel_fwdbwd_chunks = rest.pop("parallel_fwdbwd_chunks", None)
+        fwdbwd_max_chunk_len = rest.pop("fwdbwd_max_chunk_len", None)
+        fwdbwd_max_chunk_bytes_count = rest.pop("fwdbwd_max_chunk_bytes_count", None)
+        fwdbwd_dispatch_bytes_semaphore_size = rest.pop("fwdbwd_dispatch_bytes_semaphore_size", None)
+        proto_compress_fwdbwd = rest.pop("proto_compress_fwdbwd", None)
+        proto_write_fwdbwd = rest.pop("proto_write_fwdbwd", None)
+        fwd_via_fwdbwd = rest.pop("fwd_via_fwdbwd", None)
+        create_model_via_load_weights = rest.pop("create_model_via_load_weights", None)
+        sample_dispatch_bytes_semaphore_size = rest.pop("sample_dispatch_bytes_semaphore_size", None)
+        inflight_response_bytes_semaphore_size = rest.pop("inflight_response_bytes_semaphore_size", None)
+        sample_max_concurrent_requests = rest.pop("sample_max_concurrent_requests", None)
+        sample_no_retries = rest.pop("sample_no_retries", None)
+        sample_enable_stuck_detection = rest.pop("sample_enable_stuck_detection", None)
+        sample_use_retrieve_futures = rest.pop("sample_use_retrieve_futures", None)
+        sample_join_sampling_session = rest.pop("sample_join_sampling_session", None)
+        custom_loss_server_side = rest.pop("custom_loss_server_side", None)
+        billing_exception_max_pause_duration_sec = rest.pop("billing_exception_max_pause_duration_sec", None)
+        use_pyqwest_transport = rest.pop("use_pyqwest_transport", None)
+        seq_id_repeats = rest.pop("seq_id_repeats", None)
+        self = cls(
             pjwt_auth_enabled=pjwt_auth_enabled,
             credential_default_source=credential_default_source,
             parallel_fwdbwd_chunks=parallel_fwdbwd_chunks,
@@ -489,9 +170,8 @@ class ClientConfigResponse:
             use_pyqwest_transport=use_pyqwest_transport,
             seq_id_repeats=seq_id_repeats,
         )
-
-        client_config_response.additional_properties = d
-        return client_config_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="ClientDynamicConfigResponse")
 
@@ -20,86 +18,39 @@ class ClientDynamicConfigResponse:
         {'refresh_interval_sec': 300, 'sample_cancel_enabled': False, 'sample_cancel_max_batch_size': 64}
 
     Attributes:
-        refresh_interval_sec (int | None | Unset): Seconds until they should be asked for again; 10 at least.
-        sample_cancel_enabled (bool | None | Unset): cancel_future may be called.
-        sample_cancel_max_batch_size (int | None | Unset): Most cancellations to have under way at once.
+        refresh_interval_sec (int | None): Seconds until they should be asked for again; 10 at least.
+        sample_cancel_enabled (bool | None): cancel_future may be called.
+        sample_cancel_max_batch_size (int | None): Most cancellations to have under way at once.
     """
 
-    refresh_interval_sec: int | None | Unset = UNSET
-    sample_cancel_enabled: bool | None | Unset = UNSET
-    sample_cancel_max_batch_size: int | None | Unset = UNSET
+    refresh_interval_sec: int | None = None
+    sample_cancel_enabled: bool | None = None
+    sample_cancel_max_batch_size: int | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        refresh_interval_sec: int | None | Unset
-        if isinstance(self.refresh_interval_sec, Unset):
-            refresh_interval_sec = UNSET
-        else:
-            refresh_interval_sec = self.refresh_interval_sec
-
-        sample_cancel_enabled: bool | None | Unset
-        if isinstance(self.sample_cancel_enabled, Unset):
-            sample_cancel_enabled = UNSET
-        else:
-            sample_cancel_enabled = self.sample_cancel_enabled
-
-        sample_cancel_max_batch_size: int | None | Unset
-        if isinstance(self.sample_cancel_max_batch_size, Unset):
-            sample_cancel_max_batch_size = UNSET
-        else:
-            sample_cancel_max_batch_size = self.sample_cancel_max_batch_size
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if refresh_interval_sec is not UNSET and refresh_interval_sec is not None:
-            field_dict["refresh_interval_sec"] = refresh_interval_sec
-        if sample_cancel_enabled is not UNSET and sample_cancel_enabled is not None:
-            field_dict["sample_cancel_enabled"] = sample_cancel_enabled
-        if sample_cancel_max_batch_size is not UNSET and sample_cancel_max_batch_size is not None:
-            field_dict["sample_cancel_max_batch_size"] = sample_cancel_max_batch_size
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.refresh_interval_sec is not None:
+            fields["refresh_interval_sec"] = self.refresh_interval_sec
+        if self.sample_cancel_enabled is not None:
+            fields["sample_cancel_enabled"] = self.sample_cancel_enabled
+        if self.sample_cancel_max_batch_size is not None:
+            fields["sample_cancel_max_batch_size"] = self.sample_cancel_max_batch_size
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_refresh_interval_sec(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        refresh_interval_sec = _parse_refresh_interval_sec(d.pop("refresh_interval_sec", UNSET))
-
-        def _parse_sample_cancel_enabled(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        sample_cancel_enabled = _parse_sample_cancel_enabled(d.pop("sample_cancel_enabled", UNSET))
-
-        def _parse_sample_cancel_max_batch_size(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        sample_cancel_max_batch_size = _parse_sample_cancel_max_batch_size(d.pop("sample_cancel_max_batch_size", UNSET))
-
-        client_dynamic_config_response = cls(
+        rest = dict(src_dict)
+        refresh_interval_sec = rest.pop("refresh_interval_sec", None)
+        sample_cancel_enabled = rest.pop("sample_cancel_enabled", None)
+        sample_cancel_max_batch_size = rest.pop("sample_cancel_max_batch_size", None)
+        self = cls(
             refresh_interval_sec=refresh_interval_sec,
             sample_cancel_enabled=sample_cancel_enabled,
             sample_cancel_max_batch_size=sample_cancel_max_batch_size,
         )
-
-        client_dynamic_config_response.additional_properties = d
-        return client_dynamic_config_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

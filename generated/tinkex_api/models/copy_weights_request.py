@@ -7,8 +7,6 @@ from typing import Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 T = TypeVar("T", bound="CopyWeightsRequest")
 
 
@@ -21,70 +19,46 @@ class CopyWeightsRequest:
 
     Attributes:
         source_path (str): `tinker://<run>/<kind>/<name>`.
-        destination_project_id (str | Unset): The project.
-        session_id (str | Unset): Instead of a project: the session.
-        model_seq_id (int | Unset): With session_id: counts the session's models from 0.
-        ttl_seconds (int | Unset): How long the copy is kept, 3600 s to ten years; for ever without it.
-        weights_access_token (str | Unset): A right to read weights of others; the official client sends it as a header.
+        destination_project_id (str | None): The project.
+        session_id (str | None): Instead of a project: the session.
+        model_seq_id (int | None): With session_id: counts the session's models from 0.
+        ttl_seconds (int | None): How long the copy is kept, 3600 s to ten years; for ever without it.
+        weights_access_token (str | None): A right to read weights of others; the official client sends it as a header.
     """
 
     source_path: str
-    destination_project_id: str | Unset = UNSET
-    session_id: str | Unset = UNSET
-    model_seq_id: int | Unset = UNSET
-    ttl_seconds: int | Unset = UNSET
-    weights_access_token: str | Unset = UNSET
+    destination_project_id: str | None = None
+    session_id: str | None = None
+    model_seq_id: int | None = None
+    ttl_seconds: int | None = None
+    weights_access_token: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        source_path = self.source_path
-
-        destination_project_id = self.destination_project_id
-
-        session_id = self.session_id
-
-        model_seq_id = self.model_seq_id
-
-        ttl_seconds = self.ttl_seconds
-
-        weights_access_token = self.weights_access_token
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "source_path": source_path,
-            }
-        )
-        if destination_project_id is not UNSET and destination_project_id is not None:
-            field_dict["destination_project_id"] = destination_project_id
-        if session_id is not UNSET and session_id is not None:
-            field_dict["session_id"] = session_id
-        if model_seq_id is not UNSET and model_seq_id is not None:
-            field_dict["model_seq_id"] = model_seq_id
-        if ttl_seconds is not UNSET and ttl_seconds is not None:
-            field_dict["ttl_seconds"] = ttl_seconds
-        if weights_access_token is not UNSET and weights_access_token is not None:
-            field_dict["weights_access_token"] = weights_access_token
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["source_path"] = self.source_path
+        if self.destination_project_id is not None:
+            fields["destination_project_id"] = self.destination_project_id
+        if self.session_id is not None:
+            fields["session_id"] = self.session_id
+        if self.model_seq_id is not None:
+            fields["model_seq_id"] = self.model_seq_id
+        if self.ttl_seconds is not None:
+            fields["ttl_seconds"] = self.ttl_seconds
+        if self.weights_access_token is not None:
+            fields["weights_access_token"] = self.weights_access_token
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        source_path = d.pop("source_path")
-
-        destination_project_id = d.pop("destination_project_id", UNSET)
-
-        session_id = d.pop("session_id", UNSET)
-
-        model_seq_id = d.pop("model_seq_id", UNSET)
-
-        ttl_seconds = d.pop("ttl_seconds", UNSET)
-
-        weights_access_token = d.pop("weights_access_token", UNSET)
-
-        copy_weights_request = cls(
+        rest = dict(src_dict)
+        source_path = rest.pop("source_path")
+        destination_project_id = rest.pop("destination_project_id", None)
+        session_id = rest.pop("session_id", None)
+        model_seq_id = rest.pop("model_seq_id", None)
+        ttl_seconds = rest.pop("ttl_seconds", None)
+        weights_access_token = rest.pop("weights_access_token", None)
+        self = cls(
             source_path=source_path,
             destination_project_id=destination_project_id,
             session_id=session_id,
@@ -92,9 +66,8 @@ class CopyWeightsRequest:
             ttl_seconds=ttl_seconds,
             weights_access_token=weights_access_token,
         )
-
-        copy_weights_request.additional_properties = d
-        return copy_weights_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -25,29 +25,19 @@ class CopyWeightsResponse:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        tinker_path = self.tinker_path
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "tinker_path": tinker_path,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["tinker_path"] = self.tinker_path
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        tinker_path = d.pop("tinker_path")
-
-        copy_weights_response = cls(
+        rest = dict(src_dict)
+        tinker_path = rest.pop("tinker_path")
+        self = cls(
             tinker_path=tinker_path,
         )
-
-        copy_weights_response.additional_properties = d
-        return copy_weights_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -30,9 +30,7 @@ class CreateCustomLossRequest:
         name (str): A name for people.
         inputs (list[CustomLossInput]): At most 16, `logprobs` first.
         graph (CustomLossGraph): A custom loss as a traced graph. Its output is a scalar loss and metrics named
-            `custom/<name>:sum` or `custom/<name>:mean`. Example: {'format': 1, 'nodes': [{'op': 'placeholder', 'name':
-            'logprobs', 'target': 'logprobs'}, {'op': 'output', 'name': 'output', 'target': 'output', 'args': [{'tuple':
-            [{'ref': 'logprobs'}, {'dict': {}}]}]}]}.
+            `custom/<name>:sum` or `custom/<name>:mean`.
         type_ (str): The request's name. Default: 'create_custom_loss'.
     """
 
@@ -45,70 +43,37 @@ class CreateCustomLossRequest:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        session_id = self.session_id
-
-        custom_loss_seq_id = self.custom_loss_seq_id
-
-        name = self.name
-
-        inputs = []
-        for inputs_item_data in self.inputs:
-            inputs_item = inputs_item_data.to_dict()
-            inputs.append(inputs_item)
-
-        graph = self.graph.to_dict()
-
-        type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "session_id": session_id,
-                "custom_loss_seq_id": custom_loss_seq_id,
-                "name": name,
-                "inputs": inputs,
-                "graph": graph,
-                "type": type_,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["session_id"] = self.session_id
+        fields["custom_loss_seq_id"] = self.custom_loss_seq_id
+        fields["name"] = self.name
+        fields["inputs"] = [item.to_dict() for item in self.inputs]
+        fields["graph"] = self.graph.to_dict()
+        fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.custom_loss_graph import CustomLossGraph  # noqa: PLC0415
         from ..models.custom_loss_input import CustomLossInput  # noqa: PLC0415
 
-        d = dict(src_dict)
-        session_id = d.pop("session_id")
-
-        custom_loss_seq_id = d.pop("custom_loss_seq_id")
-
-        name = d.pop("name")
-
-        inputs = []
-        _inputs = d.pop("inputs")
-        for inputs_item_data in _inputs:
-            inputs_item = CustomLossInput.from_dict(inputs_item_data)
-
-            inputs.append(inputs_item)
-
-        graph = CustomLossGraph.from_dict(d.pop("graph"))
-
-        type_ = d.pop("type", "create_custom_loss")
-
-        create_custom_loss_request = cls(
+        rest = dict(src_dict)
+        session_id = rest.pop("session_id")
+        custom_loss_seq_id = rest.pop("custom_loss_seq_id")
+        name = rest.pop("name")
+        inputs = rest.pop("inputs")
+        graph = rest.pop("graph")
+        type_ = rest.pop("type", "create_custom_loss")
+        self = cls(
             session_id=session_id,
             custom_loss_seq_id=custom_loss_seq_id,
             name=name,
-            inputs=inputs,
-            graph=graph,
+            inputs=[CustomLossInput.from_dict(item) for item in inputs],
+            graph=CustomLossGraph.from_dict(graph),
             type_=type_,
         )
-
-        create_custom_loss_request.additional_properties = d
-        return create_custom_loss_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

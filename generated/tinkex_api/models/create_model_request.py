@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.lora_config import LoraConfig
     from ..models.optimizer_config import OptimizerConfig
@@ -30,13 +28,11 @@ class CreateModelRequest:
         session_id (str): The session.
         model_seq_id (int): Counts the session's models from 0; a repeat gives the same model.
         base_model (str): The base model's name.
-        lora_config (LoraConfig): The shape of a LoRA adapter. At least one `train_*` must be true. Example: {'rank':
-            32, 'seed': 7, 'train_unembed': True, 'train_mlp': True, 'train_attn': True}.
+        lora_config (LoraConfig): The shape of a LoRA adapter. At least one `train_*` must be true.
         type_ (str): The request's name. Default: 'create_model'.
-        optimizer_config (OptimizerConfig | Unset): The kind of optimizer that a model is trained with; each of its
-            steps must be of the same kind. Others have fields of their own. Example: {'type': 'adamw'}.
-        user_metadata (UserMetadata | Unset): Facts of the user's own, kept with what they are sent for. Example:
-            {'experiment': '7'}.
+        optimizer_config (OptimizerConfig | None): The kind of optimizer that a model is trained with; each of its steps
+            must be of the same kind. Others have fields of their own.
+        user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
     """
 
     session_id: str
@@ -44,46 +40,22 @@ class CreateModelRequest:
     base_model: str
     lora_config: LoraConfig
     type_: str = "create_model"
-    optimizer_config: OptimizerConfig | Unset = UNSET
-    user_metadata: UserMetadata | Unset = UNSET
+    optimizer_config: OptimizerConfig | None = None
+    user_metadata: UserMetadata | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        session_id = self.session_id
-
-        model_seq_id = self.model_seq_id
-
-        base_model = self.base_model
-
-        lora_config = self.lora_config.to_dict()
-
-        type_ = self.type_
-
-        optimizer_config: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.optimizer_config, Unset):
-            optimizer_config = self.optimizer_config.to_dict()
-
-        user_metadata: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.user_metadata, Unset):
-            user_metadata = self.user_metadata.to_dict()
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "session_id": session_id,
-                "model_seq_id": model_seq_id,
-                "base_model": base_model,
-                "lora_config": lora_config,
-                "type": type_,
-            }
-        )
-        if optimizer_config is not UNSET and optimizer_config is not None:
-            field_dict["optimizer_config"] = optimizer_config
-        if user_metadata is not UNSET and user_metadata is not None:
-            field_dict["user_metadata"] = user_metadata
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["session_id"] = self.session_id
+        fields["model_seq_id"] = self.model_seq_id
+        fields["base_model"] = self.base_model
+        fields["lora_config"] = self.lora_config.to_dict()
+        fields["type"] = self.type_
+        if self.optimizer_config is not None:
+            fields["optimizer_config"] = self.optimizer_config.to_dict()
+        if self.user_metadata is not None:
+            fields["user_metadata"] = self.user_metadata.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
@@ -91,43 +63,25 @@ class CreateModelRequest:
         from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
-        d = dict(src_dict)
-        session_id = d.pop("session_id")
-
-        model_seq_id = d.pop("model_seq_id")
-
-        base_model = d.pop("base_model")
-
-        lora_config = LoraConfig.from_dict(d.pop("lora_config"))
-
-        type_ = d.pop("type", "create_model")
-
-        _optimizer_config = d.pop("optimizer_config", UNSET)
-        optimizer_config: OptimizerConfig | Unset
-        if isinstance(_optimizer_config, Unset):
-            optimizer_config = UNSET
-        else:
-            optimizer_config = OptimizerConfig.from_dict(_optimizer_config)
-
-        _user_metadata = d.pop("user_metadata", UNSET)
-        user_metadata: UserMetadata | Unset
-        if isinstance(_user_metadata, Unset):
-            user_metadata = UNSET
-        else:
-            user_metadata = UserMetadata.from_dict(_user_metadata)
-
-        create_model_request = cls(
+        rest = dict(src_dict)
+        session_id = rest.pop("session_id")
+        model_seq_id = rest.pop("model_seq_id")
+        base_model = rest.pop("base_model")
+        lora_config = rest.pop("lora_config")
+        type_ = rest.pop("type", "create_model")
+        optimizer_config = rest.pop("optimizer_config", None)
+        user_metadata = rest.pop("user_metadata", None)
+        self = cls(
             session_id=session_id,
             model_seq_id=model_seq_id,
             base_model=base_model,
-            lora_config=lora_config,
+            lora_config=LoraConfig.from_dict(lora_config),
             type_=type_,
-            optimizer_config=optimizer_config,
-            user_metadata=user_metadata,
+            optimizer_config=OptimizerConfig.from_dict(optimizer_config) if optimizer_config is not None else None,
+            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
         )
-
-        create_model_request.additional_properties = d
-        return create_model_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

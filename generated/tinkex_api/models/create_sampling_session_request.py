@@ -7,8 +7,6 @@ from typing import Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 T = TypeVar("T", bound="CreateSamplingSessionRequest")
 
 
@@ -24,67 +22,45 @@ class CreateSamplingSessionRequest:
         session_id (str): The session.
         sampling_session_seq_id (int): Counts the session's sampling sessions from 0, ephemeral saves included.
         type_ (str): The request's name. Default: 'create_sampling_session'.
-        base_model (str | Unset): The base model's name.
-        model_path (str | Unset): `tinker://<run>/sampler_weights/<name>`.
+        base_model (str | None): The base model's name.
+        model_path (str | None): `tinker://<run>/sampler_weights/<name>`.
     """
 
     session_id: str
     sampling_session_seq_id: int
     type_: str = "create_sampling_session"
-    base_model: str | Unset = UNSET
-    model_path: str | Unset = UNSET
+    base_model: str | None = None
+    model_path: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        session_id = self.session_id
-
-        sampling_session_seq_id = self.sampling_session_seq_id
-
-        type_ = self.type_
-
-        base_model = self.base_model
-
-        model_path = self.model_path
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "session_id": session_id,
-                "sampling_session_seq_id": sampling_session_seq_id,
-                "type": type_,
-            }
-        )
-        if base_model is not UNSET and base_model is not None:
-            field_dict["base_model"] = base_model
-        if model_path is not UNSET and model_path is not None:
-            field_dict["model_path"] = model_path
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["session_id"] = self.session_id
+        fields["sampling_session_seq_id"] = self.sampling_session_seq_id
+        fields["type"] = self.type_
+        if self.base_model is not None:
+            fields["base_model"] = self.base_model
+        if self.model_path is not None:
+            fields["model_path"] = self.model_path
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        session_id = d.pop("session_id")
-
-        sampling_session_seq_id = d.pop("sampling_session_seq_id")
-
-        type_ = d.pop("type", "create_sampling_session")
-
-        base_model = d.pop("base_model", UNSET)
-
-        model_path = d.pop("model_path", UNSET)
-
-        create_sampling_session_request = cls(
+        rest = dict(src_dict)
+        session_id = rest.pop("session_id")
+        sampling_session_seq_id = rest.pop("sampling_session_seq_id")
+        type_ = rest.pop("type", "create_sampling_session")
+        base_model = rest.pop("base_model", None)
+        model_path = rest.pop("model_path", None)
+        self = cls(
             session_id=session_id,
             sampling_session_seq_id=sampling_session_seq_id,
             type_=type_,
             base_model=base_model,
             model_path=model_path,
         )
-
-        create_sampling_session_request.additional_properties = d
-        return create_sampling_session_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="CreateSamplingSessionResponse")
 
@@ -21,55 +19,31 @@ class CreateSamplingSessionResponse:
 
     Attributes:
         sampling_session_id (str): The sampling session.
-        type_ (None | str | Unset): The answer's name.
+        type_ (str | None): The answer's name.
     """
 
     sampling_session_id: str
-    type_: None | str | Unset = UNSET
+    type_: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        sampling_session_id = self.sampling_session_id
-
-        type_: None | str | Unset
-        if isinstance(self.type_, Unset):
-            type_ = UNSET
-        else:
-            type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "sampling_session_id": sampling_session_id,
-            }
-        )
-        if type_ is not UNSET and type_ is not None:
-            field_dict["type"] = type_
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["sampling_session_id"] = self.sampling_session_id
+        if self.type_ is not None:
+            fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        sampling_session_id = d.pop("sampling_session_id")
-
-        def _parse_type_(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        type_ = _parse_type_(d.pop("type", UNSET))
-
-        create_sampling_session_response = cls(
+        rest = dict(src_dict)
+        sampling_session_id = rest.pop("sampling_session_id")
+        type_ = rest.pop("type", None)
+        self = cls(
             sampling_session_id=sampling_session_id,
             type_=type_,
         )
-
-        create_sampling_session_response.additional_properties = d
-        return create_sampling_session_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
@@ -25,80 +23,54 @@ class CreateSessionRequest:
 
     Attributes:
         tags (list[str]): Words to find it by.
-        user_metadata (UserMetadata): Facts of the user's own, kept with what they are sent for. Example: {'experiment':
-            '7'}.
+        user_metadata (UserMetadata): Facts of the user's own, kept with what they are sent for.
         sdk_version (str): The client's version.
         type_ (str): The request's name. Default: 'create_session'.
-        project_id (str | Unset): The project it belongs to.
-        display_name (str | Unset): A name for people.
+        project_id (str | None): The project it belongs to.
+        display_name (str | None): A name for people.
     """
 
     tags: list[str]
     user_metadata: UserMetadata
     sdk_version: str
     type_: str = "create_session"
-    project_id: str | Unset = UNSET
-    display_name: str | Unset = UNSET
+    project_id: str | None = None
+    display_name: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        tags = self.tags
-
-        user_metadata = self.user_metadata.to_dict()
-
-        sdk_version = self.sdk_version
-
-        type_ = self.type_
-
-        project_id = self.project_id
-
-        display_name = self.display_name
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "tags": tags,
-                "user_metadata": user_metadata,
-                "sdk_version": sdk_version,
-                "type": type_,
-            }
-        )
-        if project_id is not UNSET and project_id is not None:
-            field_dict["project_id"] = project_id
-        if display_name is not UNSET and display_name is not None:
-            field_dict["display_name"] = display_name
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["tags"] = self.tags
+        fields["user_metadata"] = self.user_metadata.to_dict()
+        fields["sdk_version"] = self.sdk_version
+        fields["type"] = self.type_
+        if self.project_id is not None:
+            fields["project_id"] = self.project_id
+        if self.display_name is not None:
+            fields["display_name"] = self.display_name
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
-        d = dict(src_dict)
-        tags = cast(list[str], d.pop("tags"))
-
-        user_metadata = UserMetadata.from_dict(d.pop("user_metadata"))
-
-        sdk_version = d.pop("sdk_version")
-
-        type_ = d.pop("type", "create_session")
-
-        project_id = d.pop("project_id", UNSET)
-
-        display_name = d.pop("display_name", UNSET)
-
-        create_session_request = cls(
+        rest = dict(src_dict)
+        tags = rest.pop("tags")
+        user_metadata = rest.pop("user_metadata")
+        sdk_version = rest.pop("sdk_version")
+        type_ = rest.pop("type", "create_session")
+        project_id = rest.pop("project_id", None)
+        display_name = rest.pop("display_name", None)
+        self = cls(
             tags=tags,
-            user_metadata=user_metadata,
+            user_metadata=UserMetadata.from_dict(user_metadata),
             sdk_version=sdk_version,
             type_=type_,
             project_id=project_id,
             display_name=display_name,
         )
-
-        create_session_request.additional_properties = d
-        return create_session_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="CreateSessionResponse")
 
@@ -21,115 +19,49 @@ class CreateSessionResponse:
 
     Attributes:
         session_id (str): The session.
-        info_message (None | str | Unset): To be logged.
-        warning_message (None | str | Unset): To be logged as a warning.
-        error_message (None | str | Unset): To be logged as an error; the session is begun all the same.
-        type_ (None | str | Unset): The answer's name.
+        info_message (str | None): To be logged.
+        warning_message (str | None): To be logged as a warning.
+        error_message (str | None): To be logged as an error; the session is begun all the same.
+        type_ (str | None): The answer's name.
     """
 
     session_id: str
-    info_message: None | str | Unset = UNSET
-    warning_message: None | str | Unset = UNSET
-    error_message: None | str | Unset = UNSET
-    type_: None | str | Unset = UNSET
+    info_message: str | None = None
+    warning_message: str | None = None
+    error_message: str | None = None
+    type_: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        session_id = self.session_id
-
-        info_message: None | str | Unset
-        if isinstance(self.info_message, Unset):
-            info_message = UNSET
-        else:
-            info_message = self.info_message
-
-        warning_message: None | str | Unset
-        if isinstance(self.warning_message, Unset):
-            warning_message = UNSET
-        else:
-            warning_message = self.warning_message
-
-        error_message: None | str | Unset
-        if isinstance(self.error_message, Unset):
-            error_message = UNSET
-        else:
-            error_message = self.error_message
-
-        type_: None | str | Unset
-        if isinstance(self.type_, Unset):
-            type_ = UNSET
-        else:
-            type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "session_id": session_id,
-            }
-        )
-        if info_message is not UNSET and info_message is not None:
-            field_dict["info_message"] = info_message
-        if warning_message is not UNSET and warning_message is not None:
-            field_dict["warning_message"] = warning_message
-        if error_message is not UNSET and error_message is not None:
-            field_dict["error_message"] = error_message
-        if type_ is not UNSET and type_ is not None:
-            field_dict["type"] = type_
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["session_id"] = self.session_id
+        if self.info_message is not None:
+            fields["info_message"] = self.info_message
+        if self.warning_message is not None:
+            fields["warning_message"] = self.warning_message
+        if self.error_message is not None:
+            fields["error_message"] = self.error_message
+        if self.type_ is not None:
+            fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        session_id = d.pop("session_id")
-
-        def _parse_info_message(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        info_message = _parse_info_message(d.pop("info_message", UNSET))
-
-        def _parse_warning_message(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        warning_message = _parse_warning_message(d.pop("warning_message", UNSET))
-
-        def _parse_error_message(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        error_message = _parse_error_message(d.pop("error_message", UNSET))
-
-        def _parse_type_(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        type_ = _parse_type_(d.pop("type", UNSET))
-
-        create_session_response = cls(
+        rest = dict(src_dict)
+        session_id = rest.pop("session_id")
+        info_message = rest.pop("info_message", None)
+        warning_message = rest.pop("warning_message", None)
+        error_message = rest.pop("error_message", None)
+        type_ = rest.pop("type", None)
+        self = cls(
             session_id=session_id,
             info_message=info_message,
             warning_message=warning_message,
             error_message=error_message,
             type_=type_,
         )
-
-        create_session_response.additional_properties = d
-        return create_session_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

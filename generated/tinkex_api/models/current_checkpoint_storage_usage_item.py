@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="CurrentCheckpointStorageUsageItem")
 
@@ -23,150 +21,54 @@ class CurrentCheckpointStorageUsageItem:
     Attributes:
         checkpoint_count (int): How many there are.
         size_bytes (int): Bytes.
-        size_gigabytes (float | None | Unset): The same in gigabytes.
-        project_id (None | str | Unset): The project.
-        org_user_urn (None | str | Unset): The user.
-        user_email (None | str | Unset): Their address.
-        user_name (None | str | Unset): Their name.
-        estimated_monthly_cost_usd (float | None | Unset): US dollars a month.
+        size_gigabytes (float | None): The same in gigabytes.
+        project_id (str | None): The project.
+        org_user_urn (str | None): The user.
+        user_email (str | None): Their address.
+        user_name (str | None): Their name.
+        estimated_monthly_cost_usd (float | None): US dollars a month.
     """
 
     checkpoint_count: int
     size_bytes: int
-    size_gigabytes: float | None | Unset = UNSET
-    project_id: None | str | Unset = UNSET
-    org_user_urn: None | str | Unset = UNSET
-    user_email: None | str | Unset = UNSET
-    user_name: None | str | Unset = UNSET
-    estimated_monthly_cost_usd: float | None | Unset = UNSET
+    size_gigabytes: float | None = None
+    project_id: str | None = None
+    org_user_urn: str | None = None
+    user_email: str | None = None
+    user_name: str | None = None
+    estimated_monthly_cost_usd: float | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        checkpoint_count = self.checkpoint_count
-
-        size_bytes = self.size_bytes
-
-        size_gigabytes: float | None | Unset
-        if isinstance(self.size_gigabytes, Unset):
-            size_gigabytes = UNSET
-        else:
-            size_gigabytes = self.size_gigabytes
-
-        project_id: None | str | Unset
-        if isinstance(self.project_id, Unset):
-            project_id = UNSET
-        else:
-            project_id = self.project_id
-
-        org_user_urn: None | str | Unset
-        if isinstance(self.org_user_urn, Unset):
-            org_user_urn = UNSET
-        else:
-            org_user_urn = self.org_user_urn
-
-        user_email: None | str | Unset
-        if isinstance(self.user_email, Unset):
-            user_email = UNSET
-        else:
-            user_email = self.user_email
-
-        user_name: None | str | Unset
-        if isinstance(self.user_name, Unset):
-            user_name = UNSET
-        else:
-            user_name = self.user_name
-
-        estimated_monthly_cost_usd: float | None | Unset
-        if isinstance(self.estimated_monthly_cost_usd, Unset):
-            estimated_monthly_cost_usd = UNSET
-        else:
-            estimated_monthly_cost_usd = self.estimated_monthly_cost_usd
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "checkpoint_count": checkpoint_count,
-                "size_bytes": size_bytes,
-            }
-        )
-        if size_gigabytes is not UNSET and size_gigabytes is not None:
-            field_dict["size_gigabytes"] = size_gigabytes
-        if project_id is not UNSET and project_id is not None:
-            field_dict["project_id"] = project_id
-        if org_user_urn is not UNSET and org_user_urn is not None:
-            field_dict["org_user_urn"] = org_user_urn
-        if user_email is not UNSET and user_email is not None:
-            field_dict["user_email"] = user_email
-        if user_name is not UNSET and user_name is not None:
-            field_dict["user_name"] = user_name
-        if estimated_monthly_cost_usd is not UNSET and estimated_monthly_cost_usd is not None:
-            field_dict["estimated_monthly_cost_usd"] = estimated_monthly_cost_usd
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["checkpoint_count"] = self.checkpoint_count
+        fields["size_bytes"] = self.size_bytes
+        if self.size_gigabytes is not None:
+            fields["size_gigabytes"] = self.size_gigabytes
+        if self.project_id is not None:
+            fields["project_id"] = self.project_id
+        if self.org_user_urn is not None:
+            fields["org_user_urn"] = self.org_user_urn
+        if self.user_email is not None:
+            fields["user_email"] = self.user_email
+        if self.user_name is not None:
+            fields["user_name"] = self.user_name
+        if self.estimated_monthly_cost_usd is not None:
+            fields["estimated_monthly_cost_usd"] = self.estimated_monthly_cost_usd
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        checkpoint_count = d.pop("checkpoint_count")
-
-        size_bytes = d.pop("size_bytes")
-
-        def _parse_size_gigabytes(data: object) -> float | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(float | None | Unset, data)
-
-        size_gigabytes = _parse_size_gigabytes(d.pop("size_gigabytes", UNSET))
-
-        def _parse_project_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        project_id = _parse_project_id(d.pop("project_id", UNSET))
-
-        def _parse_org_user_urn(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        org_user_urn = _parse_org_user_urn(d.pop("org_user_urn", UNSET))
-
-        def _parse_user_email(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        user_email = _parse_user_email(d.pop("user_email", UNSET))
-
-        def _parse_user_name(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        user_name = _parse_user_name(d.pop("user_name", UNSET))
-
-        def _parse_estimated_monthly_cost_usd(data: object) -> float | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(float | None | Unset, data)
-
-        estimated_monthly_cost_usd = _parse_estimated_monthly_cost_usd(d.pop("estimated_monthly_cost_usd", UNSET))
-
-        current_checkpoint_storage_usage_item = cls(
+        rest = dict(src_dict)
+        checkpoint_count = rest.pop("checkpoint_count")
+        size_bytes = rest.pop("size_bytes")
+        size_gigabytes = rest.pop("size_gigabytes", None)
+        project_id = rest.pop("project_id", None)
+        org_user_urn = rest.pop("org_user_urn", None)
+        user_email = rest.pop("user_email", None)
+        user_name = rest.pop("user_name", None)
+        estimated_monthly_cost_usd = rest.pop("estimated_monthly_cost_usd", None)
+        self = cls(
             checkpoint_count=checkpoint_count,
             size_bytes=size_bytes,
             size_gigabytes=size_gigabytes,
@@ -176,9 +78,8 @@ class CurrentCheckpointStorageUsageItem:
             user_name=user_name,
             estimated_monthly_cost_usd=estimated_monthly_cost_usd,
         )
-
-        current_checkpoint_storage_usage_item.additional_properties = d
-        return current_checkpoint_storage_usage_item
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

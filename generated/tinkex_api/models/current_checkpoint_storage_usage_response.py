@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.current_checkpoint_storage_usage_item import (
@@ -27,36 +25,19 @@ class CurrentCheckpointStorageUsageResponse:
 
     Attributes:
         data (list[CurrentCheckpointStorageUsageItem]): By project and user.
-        effective_rate_usd_per_gigabyte_month (float | None | Unset): US dollars for a gigabyte and month.
+        effective_rate_usd_per_gigabyte_month (float | None): US dollars for a gigabyte and month.
     """
 
     data: list[CurrentCheckpointStorageUsageItem]
-    effective_rate_usd_per_gigabyte_month: float | None | Unset = UNSET
+    effective_rate_usd_per_gigabyte_month: float | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        data = []
-        for data_item_data in self.data:
-            data_item = data_item_data.to_dict()
-            data.append(data_item)
-
-        effective_rate_usd_per_gigabyte_month: float | None | Unset
-        if isinstance(self.effective_rate_usd_per_gigabyte_month, Unset):
-            effective_rate_usd_per_gigabyte_month = UNSET
-        else:
-            effective_rate_usd_per_gigabyte_month = self.effective_rate_usd_per_gigabyte_month
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "data": data,
-            }
-        )
-        if effective_rate_usd_per_gigabyte_month is not UNSET and effective_rate_usd_per_gigabyte_month is not None:
-            field_dict["effective_rate_usd_per_gigabyte_month"] = effective_rate_usd_per_gigabyte_month
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["data"] = [item.to_dict() for item in self.data]
+        if self.effective_rate_usd_per_gigabyte_month is not None:
+            fields["effective_rate_usd_per_gigabyte_month"] = self.effective_rate_usd_per_gigabyte_month
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
@@ -64,32 +45,15 @@ class CurrentCheckpointStorageUsageResponse:
             CurrentCheckpointStorageUsageItem,  # noqa: PLC0415
         )
 
-        d = dict(src_dict)
-        data = []
-        _data = d.pop("data")
-        for data_item_data in _data:
-            data_item = CurrentCheckpointStorageUsageItem.from_dict(data_item_data)
-
-            data.append(data_item)
-
-        def _parse_effective_rate_usd_per_gigabyte_month(data: object) -> float | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(float | None | Unset, data)
-
-        effective_rate_usd_per_gigabyte_month = _parse_effective_rate_usd_per_gigabyte_month(
-            d.pop("effective_rate_usd_per_gigabyte_month", UNSET)
-        )
-
-        current_checkpoint_storage_usage_response = cls(
-            data=data,
+        rest = dict(src_dict)
+        data = rest.pop("data")
+        effective_rate_usd_per_gigabyte_month = rest.pop("effective_rate_usd_per_gigabyte_month", None)
+        self = cls(
+            data=[CurrentCheckpointStorageUsageItem.from_dict(item) for item in data],
             effective_rate_usd_per_gigabyte_month=effective_rate_usd_per_gigabyte_month,
         )
-
-        current_checkpoint_storage_usage_response.additional_properties = d
-        return current_checkpoint_storage_usage_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -29,41 +29,25 @@ class Cursor:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        offset = self.offset
-
-        limit = self.limit
-
-        total_count = self.total_count
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "offset": offset,
-                "limit": limit,
-                "total_count": total_count,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["offset"] = self.offset
+        fields["limit"] = self.limit
+        fields["total_count"] = self.total_count
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        offset = d.pop("offset")
-
-        limit = d.pop("limit")
-
-        total_count = d.pop("total_count")
-
-        cursor = cls(
+        rest = dict(src_dict)
+        offset = rest.pop("offset")
+        limit = rest.pop("limit")
+        total_count = rest.pop("total_count")
+        self = cls(
             offset=offset,
             limit=limit,
             total_count=total_count,
         )
-
-        cursor.additional_properties = d
-        return cursor
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -33,45 +33,24 @@ class CustomLossGraph:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        format_ = self.format_
-
-        nodes = []
-        for nodes_item_data in self.nodes:
-            nodes_item = nodes_item_data.to_dict()
-            nodes.append(nodes_item)
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "format": format_,
-                "nodes": nodes,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["format"] = self.format_
+        fields["nodes"] = [item.to_dict() for item in self.nodes]
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.custom_loss_node import CustomLossNode  # noqa: PLC0415
 
-        d = dict(src_dict)
-        format_ = d.pop("format", 1)
-
-        nodes = []
-        _nodes = d.pop("nodes")
-        for nodes_item_data in _nodes:
-            nodes_item = CustomLossNode.from_dict(nodes_item_data)
-
-            nodes.append(nodes_item)
-
-        custom_loss_graph = cls(
+        rest = dict(src_dict)
+        format_ = rest.pop("format", 1)
+        nodes = rest.pop("nodes")
+        self = cls(
             format_=format_,
-            nodes=nodes,
+            nodes=[CustomLossNode.from_dict(item) for item in nodes],
         )
-
-        custom_loss_graph.additional_properties = d
-        return custom_loss_graph
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

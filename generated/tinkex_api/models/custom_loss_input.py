@@ -27,35 +27,22 @@ class CustomLossInput:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        name = self.name
-
-        rank = self.rank
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "name": name,
-                "rank": rank,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["name"] = self.name
+        fields["rank"] = self.rank
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        name = d.pop("name")
-
-        rank = d.pop("rank")
-
-        custom_loss_input = cls(
+        rest = dict(src_dict)
+        name = rest.pop("name")
+        rank = rest.pop("rank")
+        self = cls(
             name=name,
             rank=rank,
         )
-
-        custom_loss_input.additional_properties = d
-        return custom_loss_input
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

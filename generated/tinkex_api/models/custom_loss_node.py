@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.custom_loss_node_kwargs import CustomLossNodeKwargs
@@ -31,78 +29,47 @@ class CustomLossNode:
             op (str): What it does.
             name (str): What the others refer to it by.
             target (str): What is called or read; a function by its qualified name, such as `torch.exp`.
-            args (list[Any] | Unset): Arguments by position.
-            kwargs (CustomLossNodeKwargs | Unset): Arguments by name.
+            args (list[Any] | None): Arguments by position.
+            kwargs (CustomLossNodeKwargs | None): Arguments by name.
     """
 
     op: str
     name: str
     target: str
-    args: list[Any] | Unset = UNSET
-    kwargs: CustomLossNodeKwargs | Unset = UNSET
+    args: list[Any] | None = None
+    kwargs: CustomLossNodeKwargs | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        op = self.op
-
-        name = self.name
-
-        target = self.target
-
-        args: list[Any] | Unset = UNSET
-        if not isinstance(self.args, Unset):
-            args = self.args
-
-        kwargs: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.kwargs, Unset):
-            kwargs = self.kwargs.to_dict()
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "op": op,
-                "name": name,
-                "target": target,
-            }
-        )
-        if args is not UNSET and args is not None:
-            field_dict["args"] = args
-        if kwargs is not UNSET and kwargs is not None:
-            field_dict["kwargs"] = kwargs
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["op"] = self.op
+        fields["name"] = self.name
+        fields["target"] = self.target
+        if self.args is not None:
+            fields["args"] = self.args
+        if self.kwargs is not None:
+            fields["kwargs"] = self.kwargs.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.custom_loss_node_kwargs import CustomLossNodeKwargs  # noqa: PLC0415
 
-        d = dict(src_dict)
-        op = d.pop("op")
-
-        name = d.pop("name")
-
-        target = d.pop("target")
-
-        args = cast(list[Any], d.pop("args", UNSET))
-
-        _kwargs = d.pop("kwargs", UNSET)
-        kwargs: CustomLossNodeKwargs | Unset
-        if isinstance(_kwargs, Unset):
-            kwargs = UNSET
-        else:
-            kwargs = CustomLossNodeKwargs.from_dict(_kwargs)
-
-        custom_loss_node = cls(
+        rest = dict(src_dict)
+        op = rest.pop("op")
+        name = rest.pop("name")
+        target = rest.pop("target")
+        args = rest.pop("args", None)
+        kwargs = rest.pop("kwargs", None)
+        self = cls(
             op=op,
             name=name,
             target=target,
             args=args,
-            kwargs=kwargs,
+            kwargs=CustomLossNodeKwargs.from_dict(kwargs) if kwargs is not None else None,
         )
-
-        custom_loss_node.additional_properties = d
-        return custom_loss_node
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -17,19 +17,15 @@ class CustomLossNodeKwargs:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        custom_loss_node_kwargs = cls()
-
-        custom_loss_node_kwargs.additional_properties = d
-        return custom_loss_node_kwargs
+        rest = dict(src_dict)
+        self = cls()
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -24,13 +24,10 @@ class Datum:
             {'data': [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}
 
     Attributes:
-        model_input (ModelInput): What a model reads. Example: {'chunks': [{'type': 'encoded_text', 'tokens': [104,
-            105]}]}.
+        model_input (ModelInput): What a model reads.
         loss_fn_inputs (LossFnInputs): Arrays by name, each with one row a token of the model input. A loss reads
             `target_tokens` (int64); `weights`, `advantages`,
             `logprobs`, `clip_low_threshold`, `clip_high_threshold`, `sequence_ratio_mask` (all float32); or a server's own.
-             Example: {'target_tokens': {'data': [105], 'dtype': 'int64', 'shape': [1]}, 'weights': {'data': [1.0], 'dtype':
-            'float32', 'shape': [1]}}.
     """
 
     model_input: ModelInput
@@ -38,38 +35,25 @@ class Datum:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        model_input = self.model_input.to_dict()
-
-        loss_fn_inputs = self.loss_fn_inputs.to_dict()
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "model_input": model_input,
-                "loss_fn_inputs": loss_fn_inputs,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["model_input"] = self.model_input.to_dict()
+        fields["loss_fn_inputs"] = self.loss_fn_inputs.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.loss_fn_inputs import LossFnInputs  # noqa: PLC0415
         from ..models.model_input import ModelInput  # noqa: PLC0415
 
-        d = dict(src_dict)
-        model_input = ModelInput.from_dict(d.pop("model_input"))
-
-        loss_fn_inputs = LossFnInputs.from_dict(d.pop("loss_fn_inputs"))
-
-        datum = cls(
-            model_input=model_input,
-            loss_fn_inputs=loss_fn_inputs,
+        rest = dict(src_dict)
+        model_input = rest.pop("model_input")
+        loss_fn_inputs = rest.pop("loss_fn_inputs")
+        self = cls(
+            model_input=ModelInput.from_dict(model_input),
+            loss_fn_inputs=LossFnInputs.from_dict(loss_fn_inputs),
         )
-
-        datum.additional_properties = d
-        return datum
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -31,47 +31,28 @@ class DimuonParams:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        type_ = self.type_
-
-        learning_rate = self.learning_rate
-
-        grad_clip_norm = self.grad_clip_norm
-
-        beta1 = self.beta1
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "type": type_,
-                "learning_rate": learning_rate,
-                "grad_clip_norm": grad_clip_norm,
-                "beta1": beta1,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["type"] = self.type_
+        fields["learning_rate"] = self.learning_rate
+        fields["grad_clip_norm"] = self.grad_clip_norm
+        fields["beta1"] = self.beta1
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        type_ = d.pop("type", "dimuon")
-
-        learning_rate = d.pop("learning_rate")
-
-        grad_clip_norm = d.pop("grad_clip_norm", 0.0)
-
-        beta1 = d.pop("beta1", 0.9)
-
-        dimuon_params = cls(
+        rest = dict(src_dict)
+        type_ = rest.pop("type", "dimuon")
+        learning_rate = rest.pop("learning_rate")
+        grad_clip_norm = rest.pop("grad_clip_norm", 0.0)
+        beta1 = rest.pop("beta1", 0.9)
+        self = cls(
             type_=type_,
             learning_rate=learning_rate,
             grad_clip_norm=grad_clip_norm,
             beta1=beta1,
         )
-
-        dimuon_params.additional_properties = d
-        return dimuon_params
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="ErrorResponse")
 
@@ -21,94 +19,45 @@ class ErrorResponse:
             {'detail': 'unknown model S1:train:7'}
 
         Attributes:
-            detail (Any | Unset): A text, a list of problems `{loc, msg, type}`, or an object.
-            error (None | str | Unset): The text, on servers that do not write `detail`.
-            error_message (None | str | Unset): The text, on a few servers more.
-            category (None | str | Unset): Whose fault it is; any case.
+            detail (Any): A text, a list of problems `{loc, msg, type}`, or an object.
+            error (str | None): The text, on servers that do not write `detail`.
+            error_message (str | None): The text, on a few servers more.
+            category (str | None): Whose fault it is; any case.
     """
 
-    detail: Any | Unset = UNSET
-    error: None | str | Unset = UNSET
-    error_message: None | str | Unset = UNSET
-    category: None | str | Unset = UNSET
+    detail: Any = None
+    error: str | None = None
+    error_message: str | None = None
+    category: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        detail = self.detail
-
-        error: None | str | Unset
-        if isinstance(self.error, Unset):
-            error = UNSET
-        else:
-            error = self.error
-
-        error_message: None | str | Unset
-        if isinstance(self.error_message, Unset):
-            error_message = UNSET
-        else:
-            error_message = self.error_message
-
-        category: None | str | Unset
-        if isinstance(self.category, Unset):
-            category = UNSET
-        else:
-            category = self.category
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if detail is not UNSET and detail is not None:
-            field_dict["detail"] = detail
-        if error is not UNSET and error is not None:
-            field_dict["error"] = error
-        if error_message is not UNSET and error_message is not None:
-            field_dict["error_message"] = error_message
-        if category is not UNSET and category is not None:
-            field_dict["category"] = category
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.detail is not None:
+            fields["detail"] = self.detail
+        if self.error is not None:
+            fields["error"] = self.error
+        if self.error_message is not None:
+            fields["error_message"] = self.error_message
+        if self.category is not None:
+            fields["category"] = self.category
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        detail = d.pop("detail", UNSET)
-
-        def _parse_error(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        error = _parse_error(d.pop("error", UNSET))
-
-        def _parse_error_message(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        error_message = _parse_error_message(d.pop("error_message", UNSET))
-
-        def _parse_category(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        category = _parse_category(d.pop("category", UNSET))
-
-        error_response = cls(
+        rest = dict(src_dict)
+        detail = rest.pop("detail", None)
+        error = rest.pop("error", None)
+        error_message = rest.pop("error_message", None)
+        category = rest.pop("category", None)
+        self = cls(
             detail=detail,
             error=error,
             error_message=error_message,
             category=category,
         )
-
-        error_response.additional_properties = d
-        return error_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -23,8 +23,7 @@ class ExternalWeightsUrlsResponse:
             '2026-01-01T01:00:00Z'}
 
     Attributes:
-        urls (SignedUrls): URLs by file name, which can be fetched without a key. Example: {'adapter_model.safetensors':
-            'https://storage.example.org/1?signature=abc'}.
+        urls (SignedUrls): URLs by file name, which can be fetched without a key.
         expires (str): Until when, in ISO 8601.
     """
 
@@ -33,37 +32,24 @@ class ExternalWeightsUrlsResponse:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        urls = self.urls.to_dict()
-
-        expires = self.expires
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "urls": urls,
-                "expires": expires,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["urls"] = self.urls.to_dict()
+        fields["expires"] = self.expires
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.signed_urls import SignedUrls  # noqa: PLC0415
 
-        d = dict(src_dict)
-        urls = SignedUrls.from_dict(d.pop("urls"))
-
-        expires = d.pop("expires")
-
-        external_weights_urls_response = cls(
-            urls=urls,
+        rest = dict(src_dict)
+        urls = rest.pop("urls")
+        expires = rest.pop("expires")
+        self = cls(
+            urls=SignedUrls.from_dict(urls),
             expires=expires,
         )
-
-        external_weights_urls_response.additional_properties = d
-        return external_weights_urls_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

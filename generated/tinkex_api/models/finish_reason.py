@@ -25,29 +25,19 @@ class FinishReason:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "type": type_,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        type_ = d.pop("type")
-
-        finish_reason = cls(
+        rest = dict(src_dict)
+        type_ = rest.pop("type")
+        self = cls(
             type_=type_,
         )
-
-        finish_reason.additional_properties = d
-        return finish_reason
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
@@ -22,52 +22,33 @@ class FinishSessionRequest:
         {'reason': {'type': 'errored'}, 'detail': 'ValueError'}
 
     Attributes:
-        reason (FinishReason): How a session ended. Example: {'type': 'success'}.
-        detail (None | str): More on the reason. Null is sent when there is none.
+        reason (FinishReason): How a session ended.
+        detail (str | None): More on the reason. Null is sent when there is none.
     """
 
     reason: FinishReason
-    detail: None | str
+    detail: str | None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        reason = self.reason.to_dict()
-
-        detail: None | str
-        detail = self.detail
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "reason": reason,
-                "detail": detail,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["reason"] = self.reason.to_dict()
+        fields["detail"] = self.detail
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.finish_reason import FinishReason  # noqa: PLC0415
 
-        d = dict(src_dict)
-        reason = FinishReason.from_dict(d.pop("reason"))
-
-        def _parse_detail(data: object) -> None | str:
-            if data is None:
-                return data
-            return cast(None | str, data)
-
-        detail = _parse_detail(d.pop("detail"))
-
-        finish_session_request = cls(
-            reason=reason,
+        rest = dict(src_dict)
+        reason = rest.pop("reason")
+        detail = rest.pop("detail")
+        self = cls(
+            reason=FinishReason.from_dict(reason),
             detail=detail,
         )
-
-        finish_session_request.additional_properties = d
-        return finish_session_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

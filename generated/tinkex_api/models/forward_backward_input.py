@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.datum import Datum
     from ..models.loss_fn_config import LossFnConfig
@@ -34,70 +32,39 @@ class ForwardBackwardInput:
         Attributes:
             data (list[Datum]): The batch, not empty.
             loss_fn (str): The loss.
-            loss_fn_config (LossFnConfig | Unset): A loss's settings by name, numbers or, since 0.26, texts; for example
-                ppo's bounds of the probability ratio. Example: {'clip_low_threshold': 0.8, 'clip_high_threshold': 1.2}.
+            loss_fn_config (LossFnConfig | None): A loss's settings by name, numbers or, since 0.26, texts; for example
+                ppo's bounds of the probability ratio.
     """
 
     data: list[Datum]
     loss_fn: str
-    loss_fn_config: LossFnConfig | Unset = UNSET
+    loss_fn_config: LossFnConfig | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        data = []
-        for data_item_data in self.data:
-            data_item = data_item_data.to_dict()
-            data.append(data_item)
-
-        loss_fn = self.loss_fn
-
-        loss_fn_config: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.loss_fn_config, Unset):
-            loss_fn_config = self.loss_fn_config.to_dict()
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "data": data,
-                "loss_fn": loss_fn,
-            }
-        )
-        if loss_fn_config is not UNSET and loss_fn_config is not None:
-            field_dict["loss_fn_config"] = loss_fn_config
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["data"] = [item.to_dict() for item in self.data]
+        fields["loss_fn"] = self.loss_fn
+        if self.loss_fn_config is not None:
+            fields["loss_fn_config"] = self.loss_fn_config.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.datum import Datum  # noqa: PLC0415
         from ..models.loss_fn_config import LossFnConfig  # noqa: PLC0415
 
-        d = dict(src_dict)
-        data = []
-        _data = d.pop("data")
-        for data_item_data in _data:
-            data_item = Datum.from_dict(data_item_data)
-
-            data.append(data_item)
-
-        loss_fn = d.pop("loss_fn")
-
-        _loss_fn_config = d.pop("loss_fn_config", UNSET)
-        loss_fn_config: LossFnConfig | Unset
-        if isinstance(_loss_fn_config, Unset):
-            loss_fn_config = UNSET
-        else:
-            loss_fn_config = LossFnConfig.from_dict(_loss_fn_config)
-
-        forward_backward_input = cls(
-            data=data,
+        rest = dict(src_dict)
+        data = rest.pop("data")
+        loss_fn = rest.pop("loss_fn")
+        loss_fn_config = rest.pop("loss_fn_config", None)
+        self = cls(
+            data=[Datum.from_dict(item) for item in data],
             loss_fn=loss_fn,
-            loss_fn_config=loss_fn_config,
+            loss_fn_config=LossFnConfig.from_dict(loss_fn_config) if loss_fn_config is not None else None,
         )
-
-        forward_backward_input.additional_properties = d
-        return forward_backward_input
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.loss_fn_inputs import LossFnInputs
@@ -28,98 +26,40 @@ class ForwardBackwardOutput:
     Attributes:
         loss_fn_outputs (list[LossFnInputs]): Arrays by name for each datum in order: usually `logprobs`, maybe
             `elementwise_loss`.
-        loss_fn_output_type (None | str | Unset): The outputs' type; what follows the last `:` counts.
-        metrics (Metrics | None | Unset):
+        loss_fn_output_type (str | None): The outputs' type; what follows the last `:` counts.
+        metrics (Metrics | None): See its type.
     """
 
     loss_fn_outputs: list[LossFnInputs]
-    loss_fn_output_type: None | str | Unset = UNSET
-    metrics: Metrics | None | Unset = UNSET
+    loss_fn_output_type: str | None = None
+    metrics: Metrics | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.metrics import Metrics  # noqa: PLC0415
-
-        loss_fn_outputs = []
-        for loss_fn_outputs_item_data in self.loss_fn_outputs:
-            loss_fn_outputs_item = loss_fn_outputs_item_data.to_dict()
-            loss_fn_outputs.append(loss_fn_outputs_item)
-
-        loss_fn_output_type: None | str | Unset
-        if isinstance(self.loss_fn_output_type, Unset):
-            loss_fn_output_type = UNSET
-        else:
-            loss_fn_output_type = self.loss_fn_output_type
-
-        metrics: dict[str, Any] | None | Unset
-        if isinstance(self.metrics, Unset):
-            metrics = UNSET
-        elif isinstance(self.metrics, Metrics):
-            metrics = self.metrics.to_dict()
-        else:
-            metrics = self.metrics
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "loss_fn_outputs": loss_fn_outputs,
-            }
-        )
-        if loss_fn_output_type is not UNSET and loss_fn_output_type is not None:
-            field_dict["loss_fn_output_type"] = loss_fn_output_type
-        if metrics is not UNSET and metrics is not None:
-            field_dict["metrics"] = metrics
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["loss_fn_outputs"] = [item.to_dict() for item in self.loss_fn_outputs]
+        if self.loss_fn_output_type is not None:
+            fields["loss_fn_output_type"] = self.loss_fn_output_type
+        if self.metrics is not None:
+            fields["metrics"] = self.metrics.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.loss_fn_inputs import LossFnInputs  # noqa: PLC0415
         from ..models.metrics import Metrics  # noqa: PLC0415
 
-        d = dict(src_dict)
-        loss_fn_outputs = []
-        _loss_fn_outputs = d.pop("loss_fn_outputs")
-        for loss_fn_outputs_item_data in _loss_fn_outputs:
-            loss_fn_outputs_item = LossFnInputs.from_dict(loss_fn_outputs_item_data)
-
-            loss_fn_outputs.append(loss_fn_outputs_item)
-
-        def _parse_loss_fn_output_type(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        loss_fn_output_type = _parse_loss_fn_output_type(d.pop("loss_fn_output_type", UNSET))
-
-        def _parse_metrics(data: object) -> Metrics | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                metrics_type_0 = Metrics.from_dict(data)
-
-                return metrics_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(Metrics | None | Unset, data)
-
-        metrics = _parse_metrics(d.pop("metrics", UNSET))
-
-        forward_backward_output = cls(
-            loss_fn_outputs=loss_fn_outputs,
+        rest = dict(src_dict)
+        loss_fn_outputs = rest.pop("loss_fn_outputs")
+        loss_fn_output_type = rest.pop("loss_fn_output_type", None)
+        metrics = rest.pop("metrics", None)
+        self = cls(
+            loss_fn_outputs=[LossFnInputs.from_dict(item) for item in loss_fn_outputs],
             loss_fn_output_type=loss_fn_output_type,
-            metrics=metrics,
+            metrics=Metrics.from_dict(metrics) if metrics is not None else None,
         )
-
-        forward_backward_output.additional_properties = d
-        return forward_backward_output
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -33,9 +33,6 @@ class ForwardBackwardRequest:
             ppo -min(r·A, clip(r)·A);
             cispo -clip(r)·A·p with no gradient through clip(r). Servers differ in weighting and normalisation; formulas of
             the others are not published.
-             Example: {'data': [{'model_input': {'chunks': [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs':
-            {'target_tokens': {'data': [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}],
-            'loss_fn': 'cross_entropy'}.
     """
 
     model_id: str
@@ -44,43 +41,27 @@ class ForwardBackwardRequest:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        model_id = self.model_id
-
-        seq_id = self.seq_id
-
-        forward_backward_input = self.forward_backward_input.to_dict()
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "model_id": model_id,
-                "seq_id": seq_id,
-                "forward_backward_input": forward_backward_input,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["model_id"] = self.model_id
+        fields["seq_id"] = self.seq_id
+        fields["forward_backward_input"] = self.forward_backward_input.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.forward_backward_input import ForwardBackwardInput  # noqa: PLC0415
 
-        d = dict(src_dict)
-        model_id = d.pop("model_id")
-
-        seq_id = d.pop("seq_id")
-
-        forward_backward_input = ForwardBackwardInput.from_dict(d.pop("forward_backward_input"))
-
-        forward_backward_request = cls(
+        rest = dict(src_dict)
+        model_id = rest.pop("model_id")
+        seq_id = rest.pop("seq_id")
+        forward_backward_input = rest.pop("forward_backward_input")
+        self = cls(
             model_id=model_id,
             seq_id=seq_id,
-            forward_backward_input=forward_backward_input,
+            forward_backward_input=ForwardBackwardInput.from_dict(forward_backward_input),
         )
-
-        forward_backward_request.additional_properties = d
-        return forward_backward_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -25,29 +25,19 @@ class FutureCancelRequest:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        request_id = self.request_id
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "request_id": request_id,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["request_id"] = self.request_id
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        request_id = d.pop("request_id")
-
-        future_cancel_request = cls(
+        rest = dict(src_dict)
+        request_id = rest.pop("request_id")
+        self = cls(
             request_id=request_id,
         )
-
-        future_cancel_request.additional_properties = d
-        return future_cancel_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

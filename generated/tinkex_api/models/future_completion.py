@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="FutureCompletion")
 
@@ -22,64 +20,35 @@ class FutureCompletion:
     Attributes:
         state (str): How it ended.
         request_id (str): The promise's.
-        response_payload_uncompressed_size (int | None | Unset): Bytes of the result.
+        response_payload_uncompressed_size (int | None): Bytes of the result.
     """
 
     state: str
     request_id: str
-    response_payload_uncompressed_size: int | None | Unset = UNSET
+    response_payload_uncompressed_size: int | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        state = self.state
-
-        request_id = self.request_id
-
-        response_payload_uncompressed_size: int | None | Unset
-        if isinstance(self.response_payload_uncompressed_size, Unset):
-            response_payload_uncompressed_size = UNSET
-        else:
-            response_payload_uncompressed_size = self.response_payload_uncompressed_size
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "state": state,
-                "request_id": request_id,
-            }
-        )
-        if response_payload_uncompressed_size is not UNSET and response_payload_uncompressed_size is not None:
-            field_dict["response_payload_uncompressed_size"] = response_payload_uncompressed_size
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["state"] = self.state
+        fields["request_id"] = self.request_id
+        if self.response_payload_uncompressed_size is not None:
+            fields["response_payload_uncompressed_size"] = self.response_payload_uncompressed_size
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        state = d.pop("state")
-
-        request_id = d.pop("request_id")
-
-        def _parse_response_payload_uncompressed_size(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        response_payload_uncompressed_size = _parse_response_payload_uncompressed_size(
-            d.pop("response_payload_uncompressed_size", UNSET)
-        )
-
-        future_completion = cls(
+        rest = dict(src_dict)
+        state = rest.pop("state")
+        request_id = rest.pop("request_id")
+        response_payload_uncompressed_size = rest.pop("response_payload_uncompressed_size", None)
+        self = cls(
             state=state,
             request_id=request_id,
             response_payload_uncompressed_size=response_payload_uncompressed_size,
         )
-
-        future_completion.additional_properties = d
-        return future_completion
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

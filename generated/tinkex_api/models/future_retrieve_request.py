@@ -7,8 +7,6 @@ from typing import Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 T = TypeVar("T", bound="FutureRetrieveRequest")
 
 
@@ -21,46 +19,33 @@ class FutureRetrieveRequest:
 
     Attributes:
         request_id (str): The promise's.
-        allow_metadata_only (bool | Unset): Whether the size of a large result may come first, so that room for it can
-            be made. A client that says true asks again
+        allow_metadata_only (bool | None): Whether the size of a large result may come first, so that room for it can be
+            made. A client that says true asks again
             with false after it got the size. Older servers ignore it.
     """
 
     request_id: str
-    allow_metadata_only: bool | Unset = UNSET
+    allow_metadata_only: bool | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        request_id = self.request_id
-
-        allow_metadata_only = self.allow_metadata_only
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "request_id": request_id,
-            }
-        )
-        if allow_metadata_only is not UNSET and allow_metadata_only is not None:
-            field_dict["allow_metadata_only"] = allow_metadata_only
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["request_id"] = self.request_id
+        if self.allow_metadata_only is not None:
+            fields["allow_metadata_only"] = self.allow_metadata_only
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        request_id = d.pop("request_id")
-
-        allow_metadata_only = d.pop("allow_metadata_only", UNSET)
-
-        future_retrieve_request = cls(
+        rest = dict(src_dict)
+        request_id = rest.pop("request_id")
+        allow_metadata_only = rest.pop("allow_metadata_only", None)
+        self = cls(
             request_id=request_id,
             allow_metadata_only=allow_metadata_only,
         )
-
-        future_retrieve_request.additional_properties = d
-        return future_retrieve_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

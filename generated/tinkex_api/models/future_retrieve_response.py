@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="FutureRetrieveResponse")
 
@@ -27,202 +25,68 @@ class FutureRetrieveResponse:
             {'type': 'try_again', 'request_id': '17', 'queue_state': 'active'}
 
         Attributes:
-            type_ (None | str | Unset): `try_again`, or the name of the result.
-            status (None | str | Unset): `complete_metadata`, or absent.
-            request_id (None | str | Unset): The promise's, once more.
-            queue_state (None | str | Unset): Why it is not yet done.
-            queue_state_reason (None | str | Unset): The same for people.
-            response_payload_size (int | None | Unset): Bytes of the result.
-            error (None | str | Unset): Why the request failed.
-            error_message (None | str | Unset): The same, on some servers.
-            category (None | str | Unset): Whose fault the failure is; any case.
-            detail (Any | Unset): Why the request failed, or that it is pending, on some servers: a text, or a list of
-                problems.
+            type_ (str | None): `try_again`, or the name of the result.
+            status (str | None): `complete_metadata`, or absent.
+            request_id (str | None): The promise's, once more.
+            queue_state (str | None): Why it is not yet done.
+            queue_state_reason (str | None): The same for people.
+            response_payload_size (int | None): Bytes of the result.
+            error (str | None): Why the request failed.
+            error_message (str | None): The same, on some servers.
+            category (str | None): Whose fault the failure is; any case.
+            detail (Any): Why the request failed, or that it is pending, on some servers: a text, or a list of problems.
     """
 
-    type_: None | str | Unset = UNSET
-    status: None | str | Unset = UNSET
-    request_id: None | str | Unset = UNSET
-    queue_state: None | str | Unset = UNSET
-    queue_state_reason: None | str | Unset = UNSET
-    response_payload_size: int | None | Unset = UNSET
-    error: None | str | Unset = UNSET
-    error_message: None | str | Unset = UNSET
-    category: None | str | Unset = UNSET
-    detail: Any | Unset = UNSET
+    type_: str | None = None
+    status: str | None = None
+    request_id: str | None = None
+    queue_state: str | None = None
+    queue_state_reason: str | None = None
+    response_payload_size: int | None = None
+    error: str | None = None
+    error_message: str | None = None
+    category: str | None = None
+    detail: Any = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        type_: None | str | Unset
-        if isinstance(self.type_, Unset):
-            type_ = UNSET
-        else:
-            type_ = self.type_
-
-        status: None | str | Unset
-        if isinstance(self.status, Unset):
-            status = UNSET
-        else:
-            status = self.status
-
-        request_id: None | str | Unset
-        if isinstance(self.request_id, Unset):
-            request_id = UNSET
-        else:
-            request_id = self.request_id
-
-        queue_state: None | str | Unset
-        if isinstance(self.queue_state, Unset):
-            queue_state = UNSET
-        else:
-            queue_state = self.queue_state
-
-        queue_state_reason: None | str | Unset
-        if isinstance(self.queue_state_reason, Unset):
-            queue_state_reason = UNSET
-        else:
-            queue_state_reason = self.queue_state_reason
-
-        response_payload_size: int | None | Unset
-        if isinstance(self.response_payload_size, Unset):
-            response_payload_size = UNSET
-        else:
-            response_payload_size = self.response_payload_size
-
-        error: None | str | Unset
-        if isinstance(self.error, Unset):
-            error = UNSET
-        else:
-            error = self.error
-
-        error_message: None | str | Unset
-        if isinstance(self.error_message, Unset):
-            error_message = UNSET
-        else:
-            error_message = self.error_message
-
-        category: None | str | Unset
-        if isinstance(self.category, Unset):
-            category = UNSET
-        else:
-            category = self.category
-
-        detail = self.detail
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if type_ is not UNSET and type_ is not None:
-            field_dict["type"] = type_
-        if status is not UNSET and status is not None:
-            field_dict["status"] = status
-        if request_id is not UNSET and request_id is not None:
-            field_dict["request_id"] = request_id
-        if queue_state is not UNSET and queue_state is not None:
-            field_dict["queue_state"] = queue_state
-        if queue_state_reason is not UNSET and queue_state_reason is not None:
-            field_dict["queue_state_reason"] = queue_state_reason
-        if response_payload_size is not UNSET and response_payload_size is not None:
-            field_dict["response_payload_size"] = response_payload_size
-        if error is not UNSET and error is not None:
-            field_dict["error"] = error
-        if error_message is not UNSET and error_message is not None:
-            field_dict["error_message"] = error_message
-        if category is not UNSET and category is not None:
-            field_dict["category"] = category
-        if detail is not UNSET and detail is not None:
-            field_dict["detail"] = detail
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.type_ is not None:
+            fields["type"] = self.type_
+        if self.status is not None:
+            fields["status"] = self.status
+        if self.request_id is not None:
+            fields["request_id"] = self.request_id
+        if self.queue_state is not None:
+            fields["queue_state"] = self.queue_state
+        if self.queue_state_reason is not None:
+            fields["queue_state_reason"] = self.queue_state_reason
+        if self.response_payload_size is not None:
+            fields["response_payload_size"] = self.response_payload_size
+        if self.error is not None:
+            fields["error"] = self.error
+        if self.error_message is not None:
+            fields["error_message"] = self.error_message
+        if self.category is not None:
+            fields["category"] = self.category
+        if self.detail is not None:
+            fields["detail"] = self.detail
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_type_(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        type_ = _parse_type_(d.pop("type", UNSET))
-
-        def _parse_status(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        status = _parse_status(d.pop("status", UNSET))
-
-        def _parse_request_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        request_id = _parse_request_id(d.pop("request_id", UNSET))
-
-        def _parse_queue_state(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        queue_state = _parse_queue_state(d.pop("queue_state", UNSET))
-
-        def _parse_queue_state_reason(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        queue_state_reason = _parse_queue_state_reason(d.pop("queue_state_reason", UNSET))
-
-        def _parse_response_payload_size(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        response_payload_size = _parse_response_payload_size(d.pop("response_payload_size", UNSET))
-
-        def _parse_error(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        error = _parse_error(d.pop("error", UNSET))
-
-        def _parse_error_message(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        error_message = _parse_error_message(d.pop("error_message", UNSET))
-
-        def _parse_category(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        category = _parse_category(d.pop("category", UNSET))
-
-        detail = d.pop("detail", UNSET)
-
-        future_retrieve_response = cls(
+        rest = dict(src_dict)
+        type_ = rest.pop("type", None)
+        status = rest.pop("status", None)
+        request_id = rest.pop("request_id", None)
+        queue_state = rest.pop("queue_state", None)
+        queue_state_reason = rest.pop("queue_state_reason", None)
+        response_payload_size = rest.pop("response_payload_size", None)
+        error = rest.pop("error", None)
+        error_message = rest.pop("error_message", None)
+        category = rest.pop("category", None)
+        detail = rest.pop("detail", None)
+        self = cls(
             type_=type_,
             status=status,
             request_id=request_id,
@@ -234,9 +98,8 @@ class FutureRetrieveResponse:
             category=category,
             detail=detail,
         )
-
-        future_retrieve_response.additional_properties = d
-        return future_retrieve_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.sampling_session_futures_target import SamplingSessionFuturesTarget
@@ -25,45 +23,28 @@ class FuturesRetrieveRequest:
             'prev_cursor': 0, 'retrieved_request_ids': ['17']}
 
     Attributes:
-        target (SamplingSessionFuturesTarget): All samples of one sampling client. Example: {'type': 'sampling_session',
-            'sampling_session_id': 'S1:sample:0', 'cloned_sampler_id': 0}.
+        target (SamplingSessionFuturesTarget): All samples of one sampling client.
         prev_cursor (int): The cursor of the last answer; what came at or before it may be forgotten. Default: 0.
-        timeout (float | Unset): Seconds to hold the answer while nothing is done; 0 for an answer at once. By default a
+        timeout (float | None): Seconds to hold the answer while nothing is done; 0 for an answer at once. By default a
             long poll of the server's choice.
-        retrieved_request_ids (list[str] | Unset): Results that were fetched and may be forgotten.
+        retrieved_request_ids (list[str] | None): Results that were fetched and may be forgotten.
     """
 
     target: SamplingSessionFuturesTarget
     prev_cursor: int = 0
-    timeout: float | Unset = UNSET
-    retrieved_request_ids: list[str] | Unset = UNSET
+    timeout: float | None = None
+    retrieved_request_ids: list[str] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        target = self.target.to_dict()
-
-        prev_cursor = self.prev_cursor
-
-        timeout = self.timeout
-
-        retrieved_request_ids: list[str] | Unset = UNSET
-        if not isinstance(self.retrieved_request_ids, Unset):
-            retrieved_request_ids = self.retrieved_request_ids
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "target": target,
-                "prev_cursor": prev_cursor,
-            }
-        )
-        if timeout is not UNSET and timeout is not None:
-            field_dict["timeout"] = timeout
-        if retrieved_request_ids is not UNSET and retrieved_request_ids is not None:
-            field_dict["retrieved_request_ids"] = retrieved_request_ids
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["target"] = self.target.to_dict()
+        fields["prev_cursor"] = self.prev_cursor
+        if self.timeout is not None:
+            fields["timeout"] = self.timeout
+        if self.retrieved_request_ids is not None:
+            fields["retrieved_request_ids"] = self.retrieved_request_ids
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
@@ -71,24 +52,19 @@ class FuturesRetrieveRequest:
             SamplingSessionFuturesTarget,  # noqa: PLC0415
         )
 
-        d = dict(src_dict)
-        target = SamplingSessionFuturesTarget.from_dict(d.pop("target"))
-
-        prev_cursor = d.pop("prev_cursor", 0)
-
-        timeout = d.pop("timeout", UNSET)
-
-        retrieved_request_ids = cast(list[str], d.pop("retrieved_request_ids", UNSET))
-
-        futures_retrieve_request = cls(
-            target=target,
+        rest = dict(src_dict)
+        target = rest.pop("target")
+        prev_cursor = rest.pop("prev_cursor", 0)
+        timeout = rest.pop("timeout", None)
+        retrieved_request_ids = rest.pop("retrieved_request_ids", None)
+        self = cls(
+            target=SamplingSessionFuturesTarget.from_dict(target),
             prev_cursor=prev_cursor,
             timeout=timeout,
             retrieved_request_ids=retrieved_request_ids,
         )
-
-        futures_retrieve_request.additional_properties = d
-        return futures_retrieve_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

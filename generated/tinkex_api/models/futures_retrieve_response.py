@@ -31,45 +31,24 @@ class FuturesRetrieveResponse:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        cursor = self.cursor
-
-        completions = []
-        for completions_item_data in self.completions:
-            completions_item = completions_item_data.to_dict()
-            completions.append(completions_item)
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "cursor": cursor,
-                "completions": completions,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["cursor"] = self.cursor
+        fields["completions"] = [item.to_dict() for item in self.completions]
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.future_completion import FutureCompletion  # noqa: PLC0415
 
-        d = dict(src_dict)
-        cursor = d.pop("cursor")
-
-        completions = []
-        _completions = d.pop("completions")
-        for completions_item_data in _completions:
-            completions_item = FutureCompletion.from_dict(completions_item_data)
-
-            completions.append(completions_item)
-
-        futures_retrieve_response = cls(
+        rest = dict(src_dict)
+        cursor = rest.pop("cursor")
+        completions = rest.pop("completions")
+        self = cls(
             cursor=cursor,
-            completions=completions,
+            completions=[FutureCompletion.from_dict(item) for item in completions],
         )
-
-        futures_retrieve_response.additional_properties = d
-        return futures_retrieve_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

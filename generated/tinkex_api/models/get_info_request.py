@@ -27,35 +27,22 @@ class GetInfoRequest:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        model_id = self.model_id
-
-        type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "model_id": model_id,
-                "type": type_,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["model_id"] = self.model_id
+        fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        model_id = d.pop("model_id")
-
-        type_ = d.pop("type", "get_info")
-
-        get_info_request = cls(
+        rest = dict(src_dict)
+        model_id = rest.pop("model_id")
+        type_ = rest.pop("type", "get_info")
+        self = cls(
             model_id=model_id,
             type_=type_,
         )
-
-        get_info_request.additional_properties = d
-        return get_info_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

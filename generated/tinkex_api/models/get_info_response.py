@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.model_data import ModelData
@@ -27,159 +25,63 @@ class GetInfoResponse:
 
     Attributes:
         model_id (str): The model.
-        model_data (ModelData): Of a base model. Example: {'arch': 'Qwen3ForCausalLM', 'model_name': 'tinkex/tiny',
-            'tokenizer_id': 'tinkex/tiny'}.
-        model_name (None | str | Unset): The base model's name.
-        is_lora (bool | None | Unset): Whether it is an adapter.
-        lora_rank (int | None | Unset): The adapter's rank.
-        optimizer_config (None | OptimizerConfig | Unset):
-        type_ (None | str | Unset): The answer's name.
+        model_data (ModelData): Of a base model.
+        model_name (str | None): The base model's name.
+        is_lora (bool | None): Whether it is an adapter.
+        lora_rank (int | None): The adapter's rank.
+        optimizer_config (OptimizerConfig | None): See its type.
+        type_ (str | None): The answer's name.
     """
 
     model_id: str
     model_data: ModelData
-    model_name: None | str | Unset = UNSET
-    is_lora: bool | None | Unset = UNSET
-    lora_rank: int | None | Unset = UNSET
-    optimizer_config: None | OptimizerConfig | Unset = UNSET
-    type_: None | str | Unset = UNSET
+    model_name: str | None = None
+    is_lora: bool | None = None
+    lora_rank: int | None = None
+    optimizer_config: OptimizerConfig | None = None
+    type_: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
-
-        model_id = self.model_id
-
-        model_data = self.model_data.to_dict()
-
-        model_name: None | str | Unset
-        if isinstance(self.model_name, Unset):
-            model_name = UNSET
-        else:
-            model_name = self.model_name
-
-        is_lora: bool | None | Unset
-        if isinstance(self.is_lora, Unset):
-            is_lora = UNSET
-        else:
-            is_lora = self.is_lora
-
-        lora_rank: int | None | Unset
-        if isinstance(self.lora_rank, Unset):
-            lora_rank = UNSET
-        else:
-            lora_rank = self.lora_rank
-
-        optimizer_config: dict[str, Any] | None | Unset
-        if isinstance(self.optimizer_config, Unset):
-            optimizer_config = UNSET
-        elif isinstance(self.optimizer_config, OptimizerConfig):
-            optimizer_config = self.optimizer_config.to_dict()
-        else:
-            optimizer_config = self.optimizer_config
-
-        type_: None | str | Unset
-        if isinstance(self.type_, Unset):
-            type_ = UNSET
-        else:
-            type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "model_id": model_id,
-                "model_data": model_data,
-            }
-        )
-        if model_name is not UNSET and model_name is not None:
-            field_dict["model_name"] = model_name
-        if is_lora is not UNSET and is_lora is not None:
-            field_dict["is_lora"] = is_lora
-        if lora_rank is not UNSET and lora_rank is not None:
-            field_dict["lora_rank"] = lora_rank
-        if optimizer_config is not UNSET and optimizer_config is not None:
-            field_dict["optimizer_config"] = optimizer_config
-        if type_ is not UNSET and type_ is not None:
-            field_dict["type"] = type_
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["model_id"] = self.model_id
+        fields["model_data"] = self.model_data.to_dict()
+        if self.model_name is not None:
+            fields["model_name"] = self.model_name
+        if self.is_lora is not None:
+            fields["is_lora"] = self.is_lora
+        if self.lora_rank is not None:
+            fields["lora_rank"] = self.lora_rank
+        if self.optimizer_config is not None:
+            fields["optimizer_config"] = self.optimizer_config.to_dict()
+        if self.type_ is not None:
+            fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.model_data import ModelData  # noqa: PLC0415
         from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
 
-        d = dict(src_dict)
-        model_id = d.pop("model_id")
-
-        model_data = ModelData.from_dict(d.pop("model_data"))
-
-        def _parse_model_name(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        model_name = _parse_model_name(d.pop("model_name", UNSET))
-
-        def _parse_is_lora(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        is_lora = _parse_is_lora(d.pop("is_lora", UNSET))
-
-        def _parse_lora_rank(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        lora_rank = _parse_lora_rank(d.pop("lora_rank", UNSET))
-
-        def _parse_optimizer_config(data: object) -> None | OptimizerConfig | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                optimizer_config_type_0 = OptimizerConfig.from_dict(data)
-
-                return optimizer_config_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(None | OptimizerConfig | Unset, data)
-
-        optimizer_config = _parse_optimizer_config(d.pop("optimizer_config", UNSET))
-
-        def _parse_type_(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        type_ = _parse_type_(d.pop("type", UNSET))
-
-        get_info_response = cls(
+        rest = dict(src_dict)
+        model_id = rest.pop("model_id")
+        model_data = rest.pop("model_data")
+        model_name = rest.pop("model_name", None)
+        is_lora = rest.pop("is_lora", None)
+        lora_rank = rest.pop("lora_rank", None)
+        optimizer_config = rest.pop("optimizer_config", None)
+        type_ = rest.pop("type", None)
+        self = cls(
             model_id=model_id,
-            model_data=model_data,
+            model_data=ModelData.from_dict(model_data),
             model_name=model_name,
             is_lora=is_lora,
             lora_rank=lora_rank,
-            optimizer_config=optimizer_config,
+            optimizer_config=OptimizerConfig.from_dict(optimizer_config) if optimizer_config is not None else None,
             type_=type_,
         )
-
-        get_info_response.additional_properties = d
-        return get_info_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="GetSamplerResponse")
 
@@ -23,62 +21,35 @@ class GetSamplerResponse:
     Attributes:
         sampler_id (str): The sampling session.
         base_model (str): The base model's name.
-        model_path (None | str | Unset): The saved weights, if any.
+        model_path (str | None): The saved weights, if any.
     """
 
     sampler_id: str
     base_model: str
-    model_path: None | str | Unset = UNSET
+    model_path: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        sampler_id = self.sampler_id
-
-        base_model = self.base_model
-
-        model_path: None | str | Unset
-        if isinstance(self.model_path, Unset):
-            model_path = UNSET
-        else:
-            model_path = self.model_path
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "sampler_id": sampler_id,
-                "base_model": base_model,
-            }
-        )
-        if model_path is not UNSET and model_path is not None:
-            field_dict["model_path"] = model_path
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["sampler_id"] = self.sampler_id
+        fields["base_model"] = self.base_model
+        if self.model_path is not None:
+            fields["model_path"] = self.model_path
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        sampler_id = d.pop("sampler_id")
-
-        base_model = d.pop("base_model")
-
-        def _parse_model_path(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        model_path = _parse_model_path(d.pop("model_path", UNSET))
-
-        get_sampler_response = cls(
+        rest = dict(src_dict)
+        sampler_id = rest.pop("sampler_id")
+        base_model = rest.pop("base_model")
+        model_path = rest.pop("model_path", None)
+        self = cls(
             sampler_id=sampler_id,
             base_model=base_model,
             model_path=model_path,
         )
-
-        get_sampler_response.additional_properties = d
-        return get_sampler_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

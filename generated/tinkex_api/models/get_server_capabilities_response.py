@@ -30,39 +30,21 @@ class GetServerCapabilitiesResponse:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        supported_models = []
-        for supported_models_item_data in self.supported_models:
-            supported_models_item = supported_models_item_data.to_dict()
-            supported_models.append(supported_models_item)
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "supported_models": supported_models,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["supported_models"] = [item.to_dict() for item in self.supported_models]
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.supported_model import SupportedModel  # noqa: PLC0415
 
-        d = dict(src_dict)
-        supported_models = []
-        _supported_models = d.pop("supported_models")
-        for supported_models_item_data in _supported_models:
-            supported_models_item = SupportedModel.from_dict(supported_models_item_data)
-
-            supported_models.append(supported_models_item)
-
-        get_server_capabilities_response = cls(
-            supported_models=supported_models,
+        rest = dict(src_dict)
+        supported_models = rest.pop("supported_models")
+        self = cls(
+            supported_models=[SupportedModel.from_dict(item) for item in supported_models],
         )
-
-        get_server_capabilities_response.additional_properties = d
-        return get_server_capabilities_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
@@ -26,96 +24,43 @@ class GetSessionResponse:
     Attributes:
         training_run_ids (list[str]): Its models.
         sampler_ids (list[str]): Its sampling sessions.
-        user_metadata (None | Unset | UserMetadata):
-        display_name (None | str | Unset): A name for people.
+        user_metadata (UserMetadata | None): See its type.
+        display_name (str | None): A name for people.
     """
 
     training_run_ids: list[str]
     sampler_ids: list[str]
-    user_metadata: None | Unset | UserMetadata = UNSET
-    display_name: None | str | Unset = UNSET
+    user_metadata: UserMetadata | None = None
+    display_name: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
-        training_run_ids = self.training_run_ids
-
-        sampler_ids = self.sampler_ids
-
-        user_metadata: dict[str, Any] | None | Unset
-        if isinstance(self.user_metadata, Unset):
-            user_metadata = UNSET
-        elif isinstance(self.user_metadata, UserMetadata):
-            user_metadata = self.user_metadata.to_dict()
-        else:
-            user_metadata = self.user_metadata
-
-        display_name: None | str | Unset
-        if isinstance(self.display_name, Unset):
-            display_name = UNSET
-        else:
-            display_name = self.display_name
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "training_run_ids": training_run_ids,
-                "sampler_ids": sampler_ids,
-            }
-        )
-        if user_metadata is not UNSET and user_metadata is not None:
-            field_dict["user_metadata"] = user_metadata
-        if display_name is not UNSET and display_name is not None:
-            field_dict["display_name"] = display_name
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["training_run_ids"] = self.training_run_ids
+        fields["sampler_ids"] = self.sampler_ids
+        if self.user_metadata is not None:
+            fields["user_metadata"] = self.user_metadata.to_dict()
+        if self.display_name is not None:
+            fields["display_name"] = self.display_name
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
-        d = dict(src_dict)
-        training_run_ids = cast(list[str], d.pop("training_run_ids"))
-
-        sampler_ids = cast(list[str], d.pop("sampler_ids"))
-
-        def _parse_user_metadata(data: object) -> None | Unset | UserMetadata:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                user_metadata_type_0 = UserMetadata.from_dict(data)
-
-                return user_metadata_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(None | Unset | UserMetadata, data)
-
-        user_metadata = _parse_user_metadata(d.pop("user_metadata", UNSET))
-
-        def _parse_display_name(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        display_name = _parse_display_name(d.pop("display_name", UNSET))
-
-        get_session_response = cls(
+        rest = dict(src_dict)
+        training_run_ids = rest.pop("training_run_ids")
+        sampler_ids = rest.pop("sampler_ids")
+        user_metadata = rest.pop("user_metadata", None)
+        display_name = rest.pop("display_name", None)
+        self = cls(
             training_run_ids=training_run_ids,
             sampler_ids=sampler_ids,
-            user_metadata=user_metadata,
+            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
             display_name=display_name,
         )
-
-        get_session_response.additional_properties = d
-        return get_session_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -27,35 +27,22 @@ class JoinSamplingSessionRequest:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        sampling_session_id = self.sampling_session_id
-
-        type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "sampling_session_id": sampling_session_id,
-                "type": type_,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["sampling_session_id"] = self.sampling_session_id
+        fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        sampling_session_id = d.pop("sampling_session_id")
-
-        type_ = d.pop("type", "join_sampling_session")
-
-        join_sampling_session_request = cls(
+        rest = dict(src_dict)
+        sampling_session_id = rest.pop("sampling_session_id")
+        type_ = rest.pop("type", "join_sampling_session")
+        self = cls(
             sampling_session_id=sampling_session_id,
             type_=type_,
         )
-
-        join_sampling_session_request.additional_properties = d
-        return join_sampling_session_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

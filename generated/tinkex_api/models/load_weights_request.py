@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.optimizer_config import OptimizerConfig
     from ..models.user_metadata import UserMetadata
@@ -31,125 +29,71 @@ class LoadWeightsRequest:
             path (str): `tinker://<run>/weights/<name>`.
             optimizer (bool): Whether the optimizer's state is loaded too. Some servers always load it.
             type_ (str): The request's name. Default: 'load_weights'.
-            model_id (str | Unset): The model to load into.
-            seq_id (int | Unset): With model_id: counts the model's requests from 1.
-            session_id (str | Unset): The session of the new model.
-            model_seq_id (int | Unset): With session_id: counts the session's models from 0.
-            base_model (str | Unset): With session_id: another base model that the weights fit.
-            user_metadata (UserMetadata | Unset): Facts of the user's own, kept with what they are sent for. Example:
-                {'experiment': '7'}.
-            optimizer_config (OptimizerConfig | Unset): The kind of optimizer that a model is trained with; each of its
-                steps must be of the same kind. Others have fields of their own. Example: {'type': 'adamw'}.
-            weights_access_token (str | Unset): A right to read weights of others.
+            model_id (str | None): The model to load into.
+            seq_id (int | None): With model_id: counts the model's requests from 1.
+            session_id (str | None): The session of the new model.
+            model_seq_id (int | None): With session_id: counts the session's models from 0.
+            base_model (str | None): With session_id: another base model that the weights fit.
+            user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
+            optimizer_config (OptimizerConfig | None): The kind of optimizer that a model is trained with; each of its steps
+                must be of the same kind. Others have fields of their own.
+            weights_access_token (str | None): A right to read weights of others.
     """
 
     path: str
     optimizer: bool
     type_: str = "load_weights"
-    model_id: str | Unset = UNSET
-    seq_id: int | Unset = UNSET
-    session_id: str | Unset = UNSET
-    model_seq_id: int | Unset = UNSET
-    base_model: str | Unset = UNSET
-    user_metadata: UserMetadata | Unset = UNSET
-    optimizer_config: OptimizerConfig | Unset = UNSET
-    weights_access_token: str | Unset = UNSET
+    model_id: str | None = None
+    seq_id: int | None = None
+    session_id: str | None = None
+    model_seq_id: int | None = None
+    base_model: str | None = None
+    user_metadata: UserMetadata | None = None
+    optimizer_config: OptimizerConfig | None = None
+    weights_access_token: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        path = self.path
-
-        optimizer = self.optimizer
-
-        type_ = self.type_
-
-        model_id = self.model_id
-
-        seq_id = self.seq_id
-
-        session_id = self.session_id
-
-        model_seq_id = self.model_seq_id
-
-        base_model = self.base_model
-
-        user_metadata: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.user_metadata, Unset):
-            user_metadata = self.user_metadata.to_dict()
-
-        optimizer_config: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.optimizer_config, Unset):
-            optimizer_config = self.optimizer_config.to_dict()
-
-        weights_access_token = self.weights_access_token
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "path": path,
-                "optimizer": optimizer,
-                "type": type_,
-            }
-        )
-        if model_id is not UNSET and model_id is not None:
-            field_dict["model_id"] = model_id
-        if seq_id is not UNSET and seq_id is not None:
-            field_dict["seq_id"] = seq_id
-        if session_id is not UNSET and session_id is not None:
-            field_dict["session_id"] = session_id
-        if model_seq_id is not UNSET and model_seq_id is not None:
-            field_dict["model_seq_id"] = model_seq_id
-        if base_model is not UNSET and base_model is not None:
-            field_dict["base_model"] = base_model
-        if user_metadata is not UNSET and user_metadata is not None:
-            field_dict["user_metadata"] = user_metadata
-        if optimizer_config is not UNSET and optimizer_config is not None:
-            field_dict["optimizer_config"] = optimizer_config
-        if weights_access_token is not UNSET and weights_access_token is not None:
-            field_dict["weights_access_token"] = weights_access_token
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["path"] = self.path
+        fields["optimizer"] = self.optimizer
+        fields["type"] = self.type_
+        if self.model_id is not None:
+            fields["model_id"] = self.model_id
+        if self.seq_id is not None:
+            fields["seq_id"] = self.seq_id
+        if self.session_id is not None:
+            fields["session_id"] = self.session_id
+        if self.model_seq_id is not None:
+            fields["model_seq_id"] = self.model_seq_id
+        if self.base_model is not None:
+            fields["base_model"] = self.base_model
+        if self.user_metadata is not None:
+            fields["user_metadata"] = self.user_metadata.to_dict()
+        if self.optimizer_config is not None:
+            fields["optimizer_config"] = self.optimizer_config.to_dict()
+        if self.weights_access_token is not None:
+            fields["weights_access_token"] = self.weights_access_token
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
-        d = dict(src_dict)
-        path = d.pop("path")
-
-        optimizer = d.pop("optimizer")
-
-        type_ = d.pop("type", "load_weights")
-
-        model_id = d.pop("model_id", UNSET)
-
-        seq_id = d.pop("seq_id", UNSET)
-
-        session_id = d.pop("session_id", UNSET)
-
-        model_seq_id = d.pop("model_seq_id", UNSET)
-
-        base_model = d.pop("base_model", UNSET)
-
-        _user_metadata = d.pop("user_metadata", UNSET)
-        user_metadata: UserMetadata | Unset
-        if isinstance(_user_metadata, Unset):
-            user_metadata = UNSET
-        else:
-            user_metadata = UserMetadata.from_dict(_user_metadata)
-
-        _optimizer_config = d.pop("optimizer_config", UNSET)
-        optimizer_config: OptimizerConfig | Unset
-        if isinstance(_optimizer_config, Unset):
-            optimizer_config = UNSET
-        else:
-            optimizer_config = OptimizerConfig.from_dict(_optimizer_config)
-
-        weights_access_token = d.pop("weights_access_token", UNSET)
-
-        load_weights_request = cls(
+        rest = dict(src_dict)
+        path = rest.pop("path")
+        optimizer = rest.pop("optimizer")
+        type_ = rest.pop("type", "load_weights")
+        model_id = rest.pop("model_id", None)
+        seq_id = rest.pop("seq_id", None)
+        session_id = rest.pop("session_id", None)
+        model_seq_id = rest.pop("model_seq_id", None)
+        base_model = rest.pop("base_model", None)
+        user_metadata = rest.pop("user_metadata", None)
+        optimizer_config = rest.pop("optimizer_config", None)
+        weights_access_token = rest.pop("weights_access_token", None)
+        self = cls(
             path=path,
             optimizer=optimizer,
             type_=type_,
@@ -158,13 +102,12 @@ class LoadWeightsRequest:
             session_id=session_id,
             model_seq_id=model_seq_id,
             base_model=base_model,
-            user_metadata=user_metadata,
-            optimizer_config=optimizer_config,
+            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
+            optimizer_config=OptimizerConfig.from_dict(optimizer_config) if optimizer_config is not None else None,
             weights_access_token=weights_access_token,
         )
-
-        load_weights_request.additional_properties = d
-        return load_weights_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

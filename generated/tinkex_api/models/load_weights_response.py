@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="LoadWeightsResponse")
 
@@ -20,86 +18,39 @@ class LoadWeightsResponse:
         {'path': 'tinker://S1:train:0/weights/0001', 'model_id': 'S2:train:0'}
 
     Attributes:
-        path (None | str | Unset): The weights.
-        model_id (None | str | Unset): The model. Hosted: `<session_id>:train:<model_seq_id>` for a new one.
-        type_ (None | str | Unset): The answer's name.
+        path (str | None): The weights.
+        model_id (str | None): The model. Hosted: `<session_id>:train:<model_seq_id>` for a new one.
+        type_ (str | None): The answer's name.
     """
 
-    path: None | str | Unset = UNSET
-    model_id: None | str | Unset = UNSET
-    type_: None | str | Unset = UNSET
+    path: str | None = None
+    model_id: str | None = None
+    type_: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        path: None | str | Unset
-        if isinstance(self.path, Unset):
-            path = UNSET
-        else:
-            path = self.path
-
-        model_id: None | str | Unset
-        if isinstance(self.model_id, Unset):
-            model_id = UNSET
-        else:
-            model_id = self.model_id
-
-        type_: None | str | Unset
-        if isinstance(self.type_, Unset):
-            type_ = UNSET
-        else:
-            type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if path is not UNSET and path is not None:
-            field_dict["path"] = path
-        if model_id is not UNSET and model_id is not None:
-            field_dict["model_id"] = model_id
-        if type_ is not UNSET and type_ is not None:
-            field_dict["type"] = type_
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.path is not None:
+            fields["path"] = self.path
+        if self.model_id is not None:
+            fields["model_id"] = self.model_id
+        if self.type_ is not None:
+            fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_path(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        path = _parse_path(d.pop("path", UNSET))
-
-        def _parse_model_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        model_id = _parse_model_id(d.pop("model_id", UNSET))
-
-        def _parse_type_(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        type_ = _parse_type_(d.pop("type", UNSET))
-
-        load_weights_response = cls(
+        rest = dict(src_dict)
+        path = rest.pop("path", None)
+        model_id = rest.pop("model_id", None)
+        type_ = rest.pop("type", None)
+        self = cls(
             path=path,
             model_id=model_id,
             type_=type_,
         )
-
-        load_weights_response.additional_properties = d
-        return load_weights_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="LoraConfig")
 
@@ -24,76 +22,43 @@ class LoraConfig:
         train_unembed (bool): Train the output layer. Default: True.
         train_mlp (bool): Train the MLP layers. Default: True.
         train_attn (bool): Train the attention layers. Default: True.
-        seed (int | None | Unset): Fixes the adapter's initial weights. Omitted when null.
+        seed (int | None): Fixes the adapter's initial weights. Omitted when null.
     """
 
     rank: int = 32
     train_unembed: bool = True
     train_mlp: bool = True
     train_attn: bool = True
-    seed: int | None | Unset = UNSET
+    seed: int | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        rank = self.rank
-
-        train_unembed = self.train_unembed
-
-        train_mlp = self.train_mlp
-
-        train_attn = self.train_attn
-
-        seed: int | None | Unset
-        if isinstance(self.seed, Unset):
-            seed = UNSET
-        else:
-            seed = self.seed
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "rank": rank,
-                "train_unembed": train_unembed,
-                "train_mlp": train_mlp,
-                "train_attn": train_attn,
-            }
-        )
-        if seed is not UNSET and seed is not None:
-            field_dict["seed"] = seed
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["rank"] = self.rank
+        fields["train_unembed"] = self.train_unembed
+        fields["train_mlp"] = self.train_mlp
+        fields["train_attn"] = self.train_attn
+        if self.seed is not None:
+            fields["seed"] = self.seed
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        rank = d.pop("rank", 32)
-
-        train_unembed = d.pop("train_unembed", True)
-
-        train_mlp = d.pop("train_mlp", True)
-
-        train_attn = d.pop("train_attn", True)
-
-        def _parse_seed(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        seed = _parse_seed(d.pop("seed", UNSET))
-
-        lora_config = cls(
+        rest = dict(src_dict)
+        rank = rest.pop("rank", 32)
+        train_unembed = rest.pop("train_unembed", True)
+        train_mlp = rest.pop("train_mlp", True)
+        train_attn = rest.pop("train_attn", True)
+        seed = rest.pop("seed", None)
+        self = cls(
             rank=rank,
             train_unembed=train_unembed,
             train_mlp=train_mlp,
             train_attn=train_attn,
             seed=seed,
         )
-
-        lora_config.additional_properties = d
-        return lora_config
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -26,19 +26,15 @@ class Metrics:
     additional_properties: dict[str, float] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        metrics = cls()
-
-        metrics.additional_properties = d
-        return metrics
+        rest = dict(src_dict)
+        self = cls()
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="ModelData")
 
@@ -20,86 +18,39 @@ class ModelData:
         {'arch': 'Qwen3ForCausalLM', 'model_name': 'tinkex/tiny', 'tokenizer_id': 'tinkex/tiny'}
 
     Attributes:
-        arch (None | str | Unset): Its architecture.
-        model_name (None | str | Unset): Its name.
-        tokenizer_id (None | str | Unset): Where its tokenizer is found; what follows a `:` does not count.
+        arch (str | None): Its architecture.
+        model_name (str | None): Its name.
+        tokenizer_id (str | None): Where its tokenizer is found; what follows a `:` does not count.
     """
 
-    arch: None | str | Unset = UNSET
-    model_name: None | str | Unset = UNSET
-    tokenizer_id: None | str | Unset = UNSET
+    arch: str | None = None
+    model_name: str | None = None
+    tokenizer_id: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        arch: None | str | Unset
-        if isinstance(self.arch, Unset):
-            arch = UNSET
-        else:
-            arch = self.arch
-
-        model_name: None | str | Unset
-        if isinstance(self.model_name, Unset):
-            model_name = UNSET
-        else:
-            model_name = self.model_name
-
-        tokenizer_id: None | str | Unset
-        if isinstance(self.tokenizer_id, Unset):
-            tokenizer_id = UNSET
-        else:
-            tokenizer_id = self.tokenizer_id
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if arch is not UNSET and arch is not None:
-            field_dict["arch"] = arch
-        if model_name is not UNSET and model_name is not None:
-            field_dict["model_name"] = model_name
-        if tokenizer_id is not UNSET and tokenizer_id is not None:
-            field_dict["tokenizer_id"] = tokenizer_id
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.arch is not None:
+            fields["arch"] = self.arch
+        if self.model_name is not None:
+            fields["model_name"] = self.model_name
+        if self.tokenizer_id is not None:
+            fields["tokenizer_id"] = self.tokenizer_id
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_arch(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        arch = _parse_arch(d.pop("arch", UNSET))
-
-        def _parse_model_name(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        model_name = _parse_model_name(d.pop("model_name", UNSET))
-
-        def _parse_tokenizer_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        tokenizer_id = _parse_tokenizer_id(d.pop("tokenizer_id", UNSET))
-
-        model_data = cls(
+        rest = dict(src_dict)
+        arch = rest.pop("arch", None)
+        model_name = rest.pop("model_name", None)
+        tokenizer_id = rest.pop("tokenizer_id", None)
+        self = cls(
             arch=arch,
             model_name=model_name,
             tokenizer_id=tokenizer_id,
         )
-
-        model_data.additional_properties = d
-        return model_data
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -29,39 +29,21 @@ class ModelInput:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        chunks = []
-        for chunks_item_data in self.chunks:
-            chunks_item = chunks_item_data.to_dict()
-            chunks.append(chunks_item)
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "chunks": chunks,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["chunks"] = [item.to_dict() for item in self.chunks]
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.model_input_chunk import ModelInputChunk  # noqa: PLC0415
 
-        d = dict(src_dict)
-        chunks = []
-        _chunks = d.pop("chunks")
-        for chunks_item_data in _chunks:
-            chunks_item = ModelInputChunk.from_dict(chunks_item_data)
-
-            chunks.append(chunks_item)
-
-        model_input = cls(
-            chunks=chunks,
+        rest = dict(src_dict)
+        chunks = rest.pop("chunks")
+        self = cls(
+            chunks=[ModelInputChunk.from_dict(item) for item in chunks],
         )
-
-        model_input.additional_properties = d
-        return model_input
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

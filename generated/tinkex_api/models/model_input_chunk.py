@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="ModelInputChunk")
 
@@ -25,94 +23,53 @@ class ModelInputChunk:
 
         Attributes:
             type_ (str): The kind.
-            tokens (list[int] | Unset): encoded_text: token ids. Some servers sample from the first chunk only, so adjacent
+            tokens (list[int] | None): encoded_text: token ids. Some servers sample from the first chunk only, so adjacent
                 ones are best merged.
-            data (str | Unset): image: the file, in base64.
-            format_ (str | Unset): image, image_asset_pointer: the file's format.
-            location (str | Unset): image_asset_pointer: where the server finds the image. Has no protobuf form.
-            dmel (str | Unset): dmel: audio as a serialized mel-spectrogram tensor, in base64. Its first dimension is its
+            data (str | None): image: the file, in base64.
+            format_ (str | None): image, image_asset_pointer: the file's format.
+            location (str | None): image_asset_pointer: where the server finds the image. Has no protobuf form.
+            dmel (str | None): dmel: audio as a serialized mel-spectrogram tensor, in base64. Its first dimension is its
                 length in tokens.
-            expected_tokens (int | None | Unset): image, image_asset_pointer: its length in tokens, so that a mismatch fails
-                early.
+            expected_tokens (int | None): image, image_asset_pointer: its length in tokens, so that a mismatch fails early.
     """
 
     type_: str
-    tokens: list[int] | Unset = UNSET
-    data: str | Unset = UNSET
-    format_: str | Unset = UNSET
-    location: str | Unset = UNSET
-    dmel: str | Unset = UNSET
-    expected_tokens: int | None | Unset = UNSET
+    tokens: list[int] | None = None
+    data: str | None = None
+    format_: str | None = None
+    location: str | None = None
+    dmel: str | None = None
+    expected_tokens: int | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        type_ = self.type_
-
-        tokens: list[int] | Unset = UNSET
-        if not isinstance(self.tokens, Unset):
-            tokens = self.tokens
-
-        data = self.data
-
-        format_ = self.format_
-
-        location = self.location
-
-        dmel = self.dmel
-
-        expected_tokens: int | None | Unset
-        if isinstance(self.expected_tokens, Unset):
-            expected_tokens = UNSET
-        else:
-            expected_tokens = self.expected_tokens
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "type": type_,
-            }
-        )
-        if tokens is not UNSET and tokens is not None:
-            field_dict["tokens"] = tokens
-        if data is not UNSET and data is not None:
-            field_dict["data"] = data
-        if format_ is not UNSET and format_ is not None:
-            field_dict["format"] = format_
-        if location is not UNSET and location is not None:
-            field_dict["location"] = location
-        if dmel is not UNSET and dmel is not None:
-            field_dict["dmel"] = dmel
-        if expected_tokens is not UNSET and expected_tokens is not None:
-            field_dict["expected_tokens"] = expected_tokens
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["type"] = self.type_
+        if self.tokens is not None:
+            fields["tokens"] = self.tokens
+        if self.data is not None:
+            fields["data"] = self.data
+        if self.format_ is not None:
+            fields["format"] = self.format_
+        if self.location is not None:
+            fields["location"] = self.location
+        if self.dmel is not None:
+            fields["dmel"] = self.dmel
+        if self.expected_tokens is not None:
+            fields["expected_tokens"] = self.expected_tokens
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        type_ = d.pop("type")
-
-        tokens = cast(list[int], d.pop("tokens", UNSET))
-
-        data = d.pop("data", UNSET)
-
-        format_ = d.pop("format", UNSET)
-
-        location = d.pop("location", UNSET)
-
-        dmel = d.pop("dmel", UNSET)
-
-        def _parse_expected_tokens(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        expected_tokens = _parse_expected_tokens(d.pop("expected_tokens", UNSET))
-
-        model_input_chunk = cls(
+        rest = dict(src_dict)
+        type_ = rest.pop("type")
+        tokens = rest.pop("tokens", None)
+        data = rest.pop("data", None)
+        format_ = rest.pop("format", None)
+        location = rest.pop("location", None)
+        dmel = rest.pop("dmel", None)
+        expected_tokens = rest.pop("expected_tokens", None)
+        self = cls(
             type_=type_,
             tokens=tokens,
             data=data,
@@ -121,9 +78,8 @@ class ModelInputChunk:
             dmel=dmel,
             expected_tokens=expected_tokens,
         )
-
-        model_input_chunk.additional_properties = d
-        return model_input_chunk
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.adam_params import AdamParams
     from ..models.dimuon_params import DimuonParams
@@ -29,86 +27,48 @@ class OptimStepRequest:
         model_id (str): The model.
         seq_id (int): Counts the model's requests from 1.
         type_ (str): The request's name. Default: 'optim_step'.
-        adam_params (AdamParams | Unset): One step of AdamW. Example: {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2':
-            0.95, 'eps': 1e-12, 'weight_decay': 0.0, 'grad_clip_norm': 0.0}.
-        optimizer_params (DimuonParams | Unset): One step of Dimuon. Example: {'type': 'dimuon', 'learning_rate': 0.001,
-            'grad_clip_norm': 0.0, 'beta1': 0.9}.
+        adam_params (AdamParams | None): One step of AdamW.
+        optimizer_params (DimuonParams | None): One step of Dimuon.
     """
 
     model_id: str
     seq_id: int
     type_: str = "optim_step"
-    adam_params: AdamParams | Unset = UNSET
-    optimizer_params: DimuonParams | Unset = UNSET
+    adam_params: AdamParams | None = None
+    optimizer_params: DimuonParams | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        model_id = self.model_id
-
-        seq_id = self.seq_id
-
-        type_ = self.type_
-
-        adam_params: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.adam_params, Unset):
-            adam_params = self.adam_params.to_dict()
-
-        optimizer_params: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.optimizer_params, Unset):
-            optimizer_params = self.optimizer_params.to_dict()
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "model_id": model_id,
-                "seq_id": seq_id,
-                "type": type_,
-            }
-        )
-        if adam_params is not UNSET and adam_params is not None:
-            field_dict["adam_params"] = adam_params
-        if optimizer_params is not UNSET and optimizer_params is not None:
-            field_dict["optimizer_params"] = optimizer_params
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["model_id"] = self.model_id
+        fields["seq_id"] = self.seq_id
+        fields["type"] = self.type_
+        if self.adam_params is not None:
+            fields["adam_params"] = self.adam_params.to_dict()
+        if self.optimizer_params is not None:
+            fields["optimizer_params"] = self.optimizer_params.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.adam_params import AdamParams  # noqa: PLC0415
         from ..models.dimuon_params import DimuonParams  # noqa: PLC0415
 
-        d = dict(src_dict)
-        model_id = d.pop("model_id")
-
-        seq_id = d.pop("seq_id")
-
-        type_ = d.pop("type", "optim_step")
-
-        _adam_params = d.pop("adam_params", UNSET)
-        adam_params: AdamParams | Unset
-        if isinstance(_adam_params, Unset):
-            adam_params = UNSET
-        else:
-            adam_params = AdamParams.from_dict(_adam_params)
-
-        _optimizer_params = d.pop("optimizer_params", UNSET)
-        optimizer_params: DimuonParams | Unset
-        if isinstance(_optimizer_params, Unset):
-            optimizer_params = UNSET
-        else:
-            optimizer_params = DimuonParams.from_dict(_optimizer_params)
-
-        optim_step_request = cls(
+        rest = dict(src_dict)
+        model_id = rest.pop("model_id")
+        seq_id = rest.pop("seq_id")
+        type_ = rest.pop("type", "optim_step")
+        adam_params = rest.pop("adam_params", None)
+        optimizer_params = rest.pop("optimizer_params", None)
+        self = cls(
             model_id=model_id,
             seq_id=seq_id,
             type_=type_,
-            adam_params=adam_params,
-            optimizer_params=optimizer_params,
+            adam_params=AdamParams.from_dict(adam_params) if adam_params is not None else None,
+            optimizer_params=DimuonParams.from_dict(optimizer_params) if optimizer_params is not None else None,
         )
-
-        optim_step_request.additional_properties = d
-        return optim_step_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.metrics import Metrics
@@ -24,80 +22,35 @@ class OptimStepResponse:
         {'metrics': {'grad_norm': 0.5}}
 
     Attributes:
-        metrics (Metrics | None | Unset):
-        type_ (None | str | Unset): The answer's name.
+        metrics (Metrics | None): See its type.
+        type_ (str | None): The answer's name.
     """
 
-    metrics: Metrics | None | Unset = UNSET
-    type_: None | str | Unset = UNSET
+    metrics: Metrics | None = None
+    type_: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.metrics import Metrics  # noqa: PLC0415
-
-        metrics: dict[str, Any] | None | Unset
-        if isinstance(self.metrics, Unset):
-            metrics = UNSET
-        elif isinstance(self.metrics, Metrics):
-            metrics = self.metrics.to_dict()
-        else:
-            metrics = self.metrics
-
-        type_: None | str | Unset
-        if isinstance(self.type_, Unset):
-            type_ = UNSET
-        else:
-            type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if metrics is not UNSET and metrics is not None:
-            field_dict["metrics"] = metrics
-        if type_ is not UNSET and type_ is not None:
-            field_dict["type"] = type_
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.metrics is not None:
+            fields["metrics"] = self.metrics.to_dict()
+        if self.type_ is not None:
+            fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.metrics import Metrics  # noqa: PLC0415
 
-        d = dict(src_dict)
-
-        def _parse_metrics(data: object) -> Metrics | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                metrics_type_0 = Metrics.from_dict(data)
-
-                return metrics_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(Metrics | None | Unset, data)
-
-        metrics = _parse_metrics(d.pop("metrics", UNSET))
-
-        def _parse_type_(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        type_ = _parse_type_(d.pop("type", UNSET))
-
-        optim_step_response = cls(
-            metrics=metrics,
+        rest = dict(src_dict)
+        metrics = rest.pop("metrics", None)
+        type_ = rest.pop("type", None)
+        self = cls(
+            metrics=Metrics.from_dict(metrics) if metrics is not None else None,
             type_=type_,
         )
-
-        optim_step_response.additional_properties = d
-        return optim_step_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="OptimizerConfig")
 
@@ -22,55 +20,31 @@ class OptimizerConfig:
 
         Attributes:
             type_ (str): The kind. Default: 'adamw'.
-            version (int | None | Unset): dimuon: 1.
+            version (int | None): dimuon: 1.
     """
 
     type_: str = "adamw"
-    version: int | None | Unset = UNSET
+    version: int | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        type_ = self.type_
-
-        version: int | None | Unset
-        if isinstance(self.version, Unset):
-            version = UNSET
-        else:
-            version = self.version
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "type": type_,
-            }
-        )
-        if version is not UNSET and version is not None:
-            field_dict["version"] = version
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["type"] = self.type_
+        if self.version is not None:
+            fields["version"] = self.version
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        type_ = d.pop("type", "adamw")
-
-        def _parse_version(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        version = _parse_version(d.pop("version", UNSET))
-
-        optimizer_config = cls(
+        rest = dict(src_dict)
+        type_ = rest.pop("type", "adamw")
+        version = rest.pop("version", None)
+        self = cls(
             type_=type_,
             version=version,
         )
-
-        optimizer_config.additional_properties = d
-        return optimizer_config
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

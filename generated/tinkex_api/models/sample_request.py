@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.model_input import ModelInput
     from ..models.sampling_params import SamplingParams
@@ -30,30 +28,27 @@ class SampleRequest:
                 'top_p': 1.0}, 'prompt_logprobs': False, 'topk_prompt_logprobs': 0, 'type': 'sample'}
 
         Attributes:
-            prompt (ModelInput): What a model reads. Example: {'chunks': [{'type': 'encoded_text', 'tokens': [104, 105]}]}.
-            sampling_params (SamplingParams): How to sample. Example: {'max_tokens': 16, 'seed': 7, 'stop': ['\\n'],
-                'temperature': 1.0, 'top_k': -1, 'top_p': 1.0}.
+            prompt (ModelInput): What a model reads.
+            sampling_params (SamplingParams): How to sample.
             num_samples (int): How many. Default: 1.
             prompt_logprobs (bool): Give the logprobs of the prompt's tokens. Default: False.
             topk_prompt_logprobs (int): Give so many likeliest tokens at each of the prompt's positions. Default: 0.
             type_ (str): The request's name. Default: 'sample'.
-            sampling_session_id (str | Unset): The sampling session.
-            seq_id (int | Unset): Counts the sampling client's requests from 0, and a copied client's from its number times
+            sampling_session_id (str | None): The sampling session.
+            seq_id (int | None): Counts the sampling client's requests from 0, and a copied client's from its number times
                 1e9, so it passes 2^53. A repeat gives the same promise.
-            base_model (str | Unset): Without a sampling session: the base model.
-            model_path (str | Unset): Without a sampling session: the saved weights.
-            topk_sample_logprobs (int | Unset): Give so many likeliest tokens at each of the sample's positions. Strict
+            base_model (str | None): Without a sampling session: the base model.
+            model_path (str | None): Without a sampling session: the saved weights.
+            topk_sample_logprobs (int | None): Give so many likeliest tokens at each of the sample's positions. Strict
                 servers refuse the field.
-            target_prompt_logprobs (TensorData | Unset): An array. Dense: `data` holds all values, flat and row-major.
+            target_prompt_logprobs (TensorData | None): An array. Dense: `data` holds all values, flat and row-major.
                 Sparse, for two dimensions only: `data` holds the values of a CSR
                 matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
-                 Example: {'data': [0.5, 1.5, 2.5, 3.5], 'dtype': 'float32', 'shape': [2, 2]}.
-            prompt_alt_tokens_k (int | Unset): Draw so many tokens, with replacement and at the request's temperature, at
+            prompt_alt_tokens_k (int | None): Draw so many tokens, with replacement and at the request's temperature, at
                 each of the prompt's positions. Strict servers refuse the field.
-            prompt_logprobs_last_n (int | Unset): Give prompt logprobs for the last n tokens only, 1 to the prompt's length
-                - 1; needs prompt_logprobs.
-            record_stability_info (bool | Unset): Keep what the loss stable_reinforce needs. Strict servers refuse the
-                field.
+            prompt_logprobs_last_n (int | None): Give prompt logprobs for the last n tokens only, 1 to the prompt's length -
+                1; needs prompt_logprobs.
+            record_stability_info (bool | None): Keep what the loss stable_reinforce needs. Strict servers refuse the field.
     """
 
     prompt: ModelInput
@@ -62,82 +57,44 @@ class SampleRequest:
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
     type_: str = "sample"
-    sampling_session_id: str | Unset = UNSET
-    seq_id: int | Unset = UNSET
-    base_model: str | Unset = UNSET
-    model_path: str | Unset = UNSET
-    topk_sample_logprobs: int | Unset = UNSET
-    target_prompt_logprobs: TensorData | Unset = UNSET
-    prompt_alt_tokens_k: int | Unset = UNSET
-    prompt_logprobs_last_n: int | Unset = UNSET
-    record_stability_info: bool | Unset = UNSET
+    sampling_session_id: str | None = None
+    seq_id: int | None = None
+    base_model: str | None = None
+    model_path: str | None = None
+    topk_sample_logprobs: int | None = None
+    target_prompt_logprobs: TensorData | None = None
+    prompt_alt_tokens_k: int | None = None
+    prompt_logprobs_last_n: int | None = None
+    record_stability_info: bool | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        prompt = self.prompt.to_dict()
-
-        sampling_params = self.sampling_params.to_dict()
-
-        num_samples = self.num_samples
-
-        prompt_logprobs = self.prompt_logprobs
-
-        topk_prompt_logprobs = self.topk_prompt_logprobs
-
-        type_ = self.type_
-
-        sampling_session_id = self.sampling_session_id
-
-        seq_id = self.seq_id
-
-        base_model = self.base_model
-
-        model_path = self.model_path
-
-        topk_sample_logprobs = self.topk_sample_logprobs
-
-        target_prompt_logprobs: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.target_prompt_logprobs, Unset):
-            target_prompt_logprobs = self.target_prompt_logprobs.to_dict()
-
-        prompt_alt_tokens_k = self.prompt_alt_tokens_k
-
-        prompt_logprobs_last_n = self.prompt_logprobs_last_n
-
-        record_stability_info = self.record_stability_info
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "prompt": prompt,
-                "sampling_params": sampling_params,
-                "num_samples": num_samples,
-                "prompt_logprobs": prompt_logprobs,
-                "topk_prompt_logprobs": topk_prompt_logprobs,
-                "type": type_,
-            }
-        )
-        if sampling_session_id is not UNSET and sampling_session_id is not None:
-            field_dict["sampling_session_id"] = sampling_session_id
-        if seq_id is not UNSET and seq_id is not None:
-            field_dict["seq_id"] = seq_id
-        if base_model is not UNSET and base_model is not None:
-            field_dict["base_model"] = base_model
-        if model_path is not UNSET and model_path is not None:
-            field_dict["model_path"] = model_path
-        if topk_sample_logprobs is not UNSET and topk_sample_logprobs is not None:
-            field_dict["topk_sample_logprobs"] = topk_sample_logprobs
-        if target_prompt_logprobs is not UNSET and target_prompt_logprobs is not None:
-            field_dict["target_prompt_logprobs"] = target_prompt_logprobs
-        if prompt_alt_tokens_k is not UNSET and prompt_alt_tokens_k is not None:
-            field_dict["prompt_alt_tokens_k"] = prompt_alt_tokens_k
-        if prompt_logprobs_last_n is not UNSET and prompt_logprobs_last_n is not None:
-            field_dict["prompt_logprobs_last_n"] = prompt_logprobs_last_n
-        if record_stability_info is not UNSET and record_stability_info is not None:
-            field_dict["record_stability_info"] = record_stability_info
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["prompt"] = self.prompt.to_dict()
+        fields["sampling_params"] = self.sampling_params.to_dict()
+        fields["num_samples"] = self.num_samples
+        fields["prompt_logprobs"] = self.prompt_logprobs
+        fields["topk_prompt_logprobs"] = self.topk_prompt_logprobs
+        fields["type"] = self.type_
+        if self.sampling_session_id is not None:
+            fields["sampling_session_id"] = self.sampling_session_id
+        if self.seq_id is not None:
+            fields["seq_id"] = self.seq_id
+        if self.base_model is not None:
+            fields["base_model"] = self.base_model
+        if self.model_path is not None:
+            fields["model_path"] = self.model_path
+        if self.topk_sample_logprobs is not None:
+            fields["topk_sample_logprobs"] = self.topk_sample_logprobs
+        if self.target_prompt_logprobs is not None:
+            fields["target_prompt_logprobs"] = self.target_prompt_logprobs.to_dict()
+        if self.prompt_alt_tokens_k is not None:
+            fields["prompt_alt_tokens_k"] = self.prompt_alt_tokens_k
+        if self.prompt_logprobs_last_n is not None:
+            fields["prompt_logprobs_last_n"] = self.prompt_logprobs_last_n
+        if self.record_stability_info is not None:
+            fields["record_stability_info"] = self.record_stability_info
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
@@ -145,45 +102,25 @@ class SampleRequest:
         from ..models.sampling_params import SamplingParams  # noqa: PLC0415
         from ..models.tensor_data import TensorData  # noqa: PLC0415
 
-        d = dict(src_dict)
-        prompt = ModelInput.from_dict(d.pop("prompt"))
-
-        sampling_params = SamplingParams.from_dict(d.pop("sampling_params"))
-
-        num_samples = d.pop("num_samples", 1)
-
-        prompt_logprobs = d.pop("prompt_logprobs", False)
-
-        topk_prompt_logprobs = d.pop("topk_prompt_logprobs", 0)
-
-        type_ = d.pop("type", "sample")
-
-        sampling_session_id = d.pop("sampling_session_id", UNSET)
-
-        seq_id = d.pop("seq_id", UNSET)
-
-        base_model = d.pop("base_model", UNSET)
-
-        model_path = d.pop("model_path", UNSET)
-
-        topk_sample_logprobs = d.pop("topk_sample_logprobs", UNSET)
-
-        _target_prompt_logprobs = d.pop("target_prompt_logprobs", UNSET)
-        target_prompt_logprobs: TensorData | Unset
-        if isinstance(_target_prompt_logprobs, Unset):
-            target_prompt_logprobs = UNSET
-        else:
-            target_prompt_logprobs = TensorData.from_dict(_target_prompt_logprobs)
-
-        prompt_alt_tokens_k = d.pop("prompt_alt_tokens_k", UNSET)
-
-        prompt_logprobs_last_n = d.pop("prompt_logprobs_last_n", UNSET)
-
-        record_stability_info = d.pop("record_stability_info", UNSET)
-
-        sample_request = cls(
-            prompt=prompt,
-            sampling_params=sampling_params,
+        rest = dict(src_dict)
+        prompt = rest.pop("prompt")
+        sampling_params = rest.pop("sampling_params")
+        num_samples = rest.pop("num_samples", 1)
+        prompt_logprobs = rest.pop("prompt_logprobs", False)
+        topk_prompt_logprobs = rest.pop("topk_prompt_logprobs", 0)
+        type_ = rest.pop("type", "sample")
+        sampling_session_id = rest.pop("sampling_session_id", None)
+        seq_id = rest.pop("seq_id", None)
+        base_model = rest.pop("base_model", None)
+        model_path = rest.pop("model_path", None)
+        topk_sample_logprobs = rest.pop("topk_sample_logprobs", None)
+        target_prompt_logprobs = rest.pop("target_prompt_logprobs", None)
+        prompt_alt_tokens_k = rest.pop("prompt_alt_tokens_k", None)
+        prompt_logprobs_last_n = rest.pop("prompt_logprobs_last_n", None)
+        record_stability_info = rest.pop("record_stability_info", None)
+        self = cls(
+            prompt=ModelInput.from_dict(prompt),
+            sampling_params=SamplingParams.from_dict(sampling_params),
             num_samples=num_samples,
             prompt_logprobs=prompt_logprobs,
             topk_prompt_logprobs=topk_prompt_logprobs,
@@ -193,14 +130,15 @@ class SampleRequest:
             base_model=base_model,
             model_path=model_path,
             topk_sample_logprobs=topk_sample_logprobs,
-            target_prompt_logprobs=target_prompt_logprobs,
+            target_prompt_logprobs=TensorData.from_dict(target_prompt_logprobs)
+            if target_prompt_logprobs is not None
+            else None,
             prompt_alt_tokens_k=prompt_alt_tokens_k,
             prompt_logprobs_last_n=prompt_logprobs_last_n,
             record_stability_info=record_stability_info,
         )
-
-        sample_request.additional_properties = d
-        return sample_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.sampled_sequence import SampledSequence
@@ -28,209 +26,54 @@ class SampleResponse:
         Attributes:
             sequences (list[SampledSequence]): The samples, in the order of the promise's sample_sequence_ids; fewer than
                 asked for on some servers.
-            prompt_logprobs (list[float | None] | None | Unset): One a token of the prompt; null for the first, which
-                nothing comes before. Some servers leave the first out.
-            topk_prompt_logprobs (list[list[list[float]] | None] | None | Unset): One list a token of the prompt, of pairs
-                [token id, logprob], the likeliest first; null for the first token.
-            prompt_cache_hit_tokens (int | None | Unset): Tokens of the prompt that were not computed anew; not multiplied
-                by the samples.
-            type_ (None | str | Unset): The answer's name.
+            prompt_logprobs (list[float | None] | None): One a token of the prompt; null for the first, which nothing comes
+                before. Some servers leave the first out.
+            topk_prompt_logprobs (list[list[list[float]] | None] | None): One list a token of the prompt, of pairs [token
+                id, logprob], the likeliest first; null for the first token.
+            prompt_cache_hit_tokens (int | None): Tokens of the prompt that were not computed anew; not multiplied by the
+                samples.
+            type_ (str | None): The answer's name.
     """
 
     sequences: list[SampledSequence]
-    prompt_logprobs: list[float | None] | None | Unset = UNSET
-    topk_prompt_logprobs: list[list[list[float]] | None] | None | Unset = UNSET
-    prompt_cache_hit_tokens: int | None | Unset = UNSET
-    type_: None | str | Unset = UNSET
+    prompt_logprobs: list[float | None] | None = None
+    topk_prompt_logprobs: list[list[list[float]] | None] | None = None
+    prompt_cache_hit_tokens: int | None = None
+    type_: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        sequences = []
-        for sequences_item_data in self.sequences:
-            sequences_item = sequences_item_data.to_dict()
-            sequences.append(sequences_item)
-
-        prompt_logprobs: list[float | None] | None | Unset
-        if isinstance(self.prompt_logprobs, Unset):
-            prompt_logprobs = UNSET
-        elif isinstance(self.prompt_logprobs, list):
-            prompt_logprobs = []
-            for prompt_logprobs_type_0_item_data in self.prompt_logprobs:
-                prompt_logprobs_type_0_item: float | None
-                prompt_logprobs_type_0_item = prompt_logprobs_type_0_item_data
-                prompt_logprobs.append(prompt_logprobs_type_0_item)
-
-        else:
-            prompt_logprobs = self.prompt_logprobs
-
-        topk_prompt_logprobs: list[list[list[float]] | None] | None | Unset
-        if isinstance(self.topk_prompt_logprobs, Unset):
-            topk_prompt_logprobs = UNSET
-        elif isinstance(self.topk_prompt_logprobs, list):
-            topk_prompt_logprobs = []
-            for topk_prompt_logprobs_type_0_item_data in self.topk_prompt_logprobs:
-                topk_prompt_logprobs_type_0_item: list[list[float]] | None
-                if isinstance(topk_prompt_logprobs_type_0_item_data, list):
-                    topk_prompt_logprobs_type_0_item = []
-                    for topk_prompt_logprobs_type_0_item_type_0_item_data in topk_prompt_logprobs_type_0_item_data:
-                        topk_prompt_logprobs_type_0_item_type_0_item = topk_prompt_logprobs_type_0_item_type_0_item_data
-
-                        topk_prompt_logprobs_type_0_item.append(topk_prompt_logprobs_type_0_item_type_0_item)
-
-                else:
-                    topk_prompt_logprobs_type_0_item = topk_prompt_logprobs_type_0_item_data
-                topk_prompt_logprobs.append(topk_prompt_logprobs_type_0_item)
-
-        else:
-            topk_prompt_logprobs = self.topk_prompt_logprobs
-
-        prompt_cache_hit_tokens: int | None | Unset
-        if isinstance(self.prompt_cache_hit_tokens, Unset):
-            prompt_cache_hit_tokens = UNSET
-        else:
-            prompt_cache_hit_tokens = self.prompt_cache_hit_tokens
-
-        type_: None | str | Unset
-        if isinstance(self.type_, Unset):
-            type_ = UNSET
-        else:
-            type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "sequences": sequences,
-            }
-        )
-        if prompt_logprobs is not UNSET and prompt_logprobs is not None:
-            field_dict["prompt_logprobs"] = prompt_logprobs
-        if topk_prompt_logprobs is not UNSET and topk_prompt_logprobs is not None:
-            field_dict["topk_prompt_logprobs"] = topk_prompt_logprobs
-        if prompt_cache_hit_tokens is not UNSET and prompt_cache_hit_tokens is not None:
-            field_dict["prompt_cache_hit_tokens"] = prompt_cache_hit_tokens
-        if type_ is not UNSET and type_ is not None:
-            field_dict["type"] = type_
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["sequences"] = [item.to_dict() for item in self.sequences]
+        if self.prompt_logprobs is not None:
+            fields["prompt_logprobs"] = self.prompt_logprobs
+        if self.topk_prompt_logprobs is not None:
+            fields["topk_prompt_logprobs"] = self.topk_prompt_logprobs
+        if self.prompt_cache_hit_tokens is not None:
+            fields["prompt_cache_hit_tokens"] = self.prompt_cache_hit_tokens
+        if self.type_ is not None:
+            fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.sampled_sequence import SampledSequence  # noqa: PLC0415
 
-        d = dict(src_dict)
-        sequences = []
-        _sequences = d.pop("sequences")
-        for sequences_item_data in _sequences:
-            sequences_item = SampledSequence.from_dict(sequences_item_data)
-
-            sequences.append(sequences_item)
-
-        def _parse_prompt_logprobs(data: object) -> list[float | None] | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, list):
-                    raise TypeError()
-                prompt_logprobs_type_0 = []
-                _prompt_logprobs_type_0 = data
-                for prompt_logprobs_type_0_item_data in _prompt_logprobs_type_0:
-
-                    def _parse_prompt_logprobs_type_0_item(data: object) -> float | None:
-                        if data is None:
-                            return data
-                        return cast(float | None, data)
-
-                    prompt_logprobs_type_0_item = _parse_prompt_logprobs_type_0_item(prompt_logprobs_type_0_item_data)
-
-                    prompt_logprobs_type_0.append(prompt_logprobs_type_0_item)
-
-                return prompt_logprobs_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(list[float | None] | None | Unset, data)
-
-        prompt_logprobs = _parse_prompt_logprobs(d.pop("prompt_logprobs", UNSET))
-
-        def _parse_topk_prompt_logprobs(data: object) -> list[list[list[float]] | None] | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, list):
-                    raise TypeError()
-                topk_prompt_logprobs_type_0 = []
-                _topk_prompt_logprobs_type_0 = data
-                for topk_prompt_logprobs_type_0_item_data in _topk_prompt_logprobs_type_0:
-
-                    def _parse_topk_prompt_logprobs_type_0_item(data: object) -> list[list[float]] | None:
-                        if data is None:
-                            return data
-                        try:
-                            if not isinstance(data, list):
-                                raise TypeError()
-                            topk_prompt_logprobs_type_0_item_type_0 = []
-                            _topk_prompt_logprobs_type_0_item_type_0 = data
-                            for (
-                                topk_prompt_logprobs_type_0_item_type_0_item_data
-                            ) in _topk_prompt_logprobs_type_0_item_type_0:
-                                topk_prompt_logprobs_type_0_item_type_0_item = cast(
-                                    list[float], topk_prompt_logprobs_type_0_item_type_0_item_data
-                                )
-
-                                topk_prompt_logprobs_type_0_item_type_0.append(
-                                    topk_prompt_logprobs_type_0_item_type_0_item
-                                )
-
-                            return topk_prompt_logprobs_type_0_item_type_0
-                        except (TypeError, ValueError, AttributeError, KeyError):
-                            pass
-                        return cast(list[list[float]] | None, data)
-
-                    topk_prompt_logprobs_type_0_item = _parse_topk_prompt_logprobs_type_0_item(
-                        topk_prompt_logprobs_type_0_item_data
-                    )
-
-                    topk_prompt_logprobs_type_0.append(topk_prompt_logprobs_type_0_item)
-
-                return topk_prompt_logprobs_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(list[list[list[float]] | None] | None | Unset, data)
-
-        topk_prompt_logprobs = _parse_topk_prompt_logprobs(d.pop("topk_prompt_logprobs", UNSET))
-
-        def _parse_prompt_cache_hit_tokens(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        prompt_cache_hit_tokens = _parse_prompt_cache_hit_tokens(d.pop("prompt_cache_hit_tokens", UNSET))
-
-        def _parse_type_(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        type_ = _parse_type_(d.pop("type", UNSET))
-
-        sample_response = cls(
-            sequences=sequences,
+        rest = dict(src_dict)
+        sequences = rest.pop("sequences")
+        prompt_logprobs = rest.pop("prompt_logprobs", None)
+        topk_prompt_logprobs = rest.pop("topk_prompt_logprobs", None)
+        prompt_cache_hit_tokens = rest.pop("prompt_cache_hit_tokens", None)
+        type_ = rest.pop("type", None)
+        self = cls(
+            sequences=[SampledSequence.from_dict(item) for item in sequences],
             prompt_logprobs=prompt_logprobs,
             topk_prompt_logprobs=topk_prompt_logprobs,
             prompt_cache_hit_tokens=prompt_cache_hit_tokens,
             type_=type_,
         )
-
-        sample_response.additional_properties = d
-        return sample_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="SampledSequence")
 
@@ -21,87 +19,37 @@ class SampledSequence:
 
     Attributes:
         tokens (list[int]): Token ids.
-        logprobs (list[float] | None | Unset): Each token's logprob under the model.
-        stop_reason (None | str | Unset): `length` when max_tokens were sampled. Some servers say `stop` always, or
-            `eos`.
+        logprobs (list[float] | None): Each token's logprob under the model.
+        stop_reason (str | None): `length` when max_tokens were sampled. Some servers say `stop` always, or `eos`.
     """
 
     tokens: list[int]
-    logprobs: list[float] | None | Unset = UNSET
-    stop_reason: None | str | Unset = UNSET
+    logprobs: list[float] | None = None
+    stop_reason: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        tokens = self.tokens
-
-        logprobs: list[float] | None | Unset
-        if isinstance(self.logprobs, Unset):
-            logprobs = UNSET
-        elif isinstance(self.logprobs, list):
-            logprobs = self.logprobs
-
-        else:
-            logprobs = self.logprobs
-
-        stop_reason: None | str | Unset
-        if isinstance(self.stop_reason, Unset):
-            stop_reason = UNSET
-        else:
-            stop_reason = self.stop_reason
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "tokens": tokens,
-            }
-        )
-        if logprobs is not UNSET and logprobs is not None:
-            field_dict["logprobs"] = logprobs
-        if stop_reason is not UNSET and stop_reason is not None:
-            field_dict["stop_reason"] = stop_reason
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["tokens"] = self.tokens
+        if self.logprobs is not None:
+            fields["logprobs"] = self.logprobs
+        if self.stop_reason is not None:
+            fields["stop_reason"] = self.stop_reason
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        tokens = cast(list[int], d.pop("tokens"))
-
-        def _parse_logprobs(data: object) -> list[float] | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, list):
-                    raise TypeError()
-                logprobs_type_0 = cast(list[float], data)
-
-                return logprobs_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(list[float] | None | Unset, data)
-
-        logprobs = _parse_logprobs(d.pop("logprobs", UNSET))
-
-        def _parse_stop_reason(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        stop_reason = _parse_stop_reason(d.pop("stop_reason", UNSET))
-
-        sampled_sequence = cls(
+        rest = dict(src_dict)
+        tokens = rest.pop("tokens")
+        logprobs = rest.pop("logprobs", None)
+        stop_reason = rest.pop("stop_reason", None)
+        self = cls(
             tokens=tokens,
             logprobs=logprobs,
             stop_reason=stop_reason,
         )
-
-        sampled_sequence.additional_properties = d
-        return sampled_sequence
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="SamplingParams")
 
@@ -23,90 +21,44 @@ class SamplingParams:
         temperature (float): Divides the logits; 0 for the likeliest token. Default: 1.0.
         top_k (int): Sample from so many likeliest tokens; -1 for all. Default: -1.
         top_p (float): Sample from the fewest likeliest tokens that have this probability together. Default: 1.0.
-        max_tokens (int | None | Unset): Most tokens to sample; without it up to the model's context, or a server's own
-            number. Omitted when null.
-        seed (int | None | Unset): The same seed gives the same tokens, on servers that heed it. Omitted when null.
-        stop (Any | Unset): Where to stop: a text, texts, or token ids. Without it at the end-of-sequence token; an
-            empty list turns every stop off. Some servers refuse a bare text. Omitted when null.
+        max_tokens (int | None): Most tokens to sample; without it up to the model's context, or a server's own number.
+            Omitted when null.
+        seed (int | None): The same seed gives the same tokens, on servers that heed it. Omitted when null.
+        stop (Any): Where to stop: a text, texts, or token ids. Without it at the end-of-sequence token; an empty list
+            turns every stop off. Some servers refuse a bare text. Omitted when null.
     """
 
     temperature: float = 1.0
     top_k: int = -1
     top_p: float = 1.0
-    max_tokens: int | None | Unset = UNSET
-    seed: int | None | Unset = UNSET
-    stop: Any | Unset = UNSET
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: Any = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        temperature = self.temperature
-
-        top_k = self.top_k
-
-        top_p = self.top_p
-
-        max_tokens: int | None | Unset
-        if isinstance(self.max_tokens, Unset):
-            max_tokens = UNSET
-        else:
-            max_tokens = self.max_tokens
-
-        seed: int | None | Unset
-        if isinstance(self.seed, Unset):
-            seed = UNSET
-        else:
-            seed = self.seed
-
-        stop = self.stop
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "temperature": temperature,
-                "top_k": top_k,
-                "top_p": top_p,
-            }
-        )
-        if max_tokens is not UNSET and max_tokens is not None:
-            field_dict["max_tokens"] = max_tokens
-        if seed is not UNSET and seed is not None:
-            field_dict["seed"] = seed
-        if stop is not UNSET and stop is not None:
-            field_dict["stop"] = stop
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["temperature"] = self.temperature
+        fields["top_k"] = self.top_k
+        fields["top_p"] = self.top_p
+        if self.max_tokens is not None:
+            fields["max_tokens"] = self.max_tokens
+        if self.seed is not None:
+            fields["seed"] = self.seed
+        if self.stop is not None:
+            fields["stop"] = self.stop
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        temperature = d.pop("temperature", 1.0)
-
-        top_k = d.pop("top_k", -1)
-
-        top_p = d.pop("top_p", 1.0)
-
-        def _parse_max_tokens(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        max_tokens = _parse_max_tokens(d.pop("max_tokens", UNSET))
-
-        def _parse_seed(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        seed = _parse_seed(d.pop("seed", UNSET))
-
-        stop = d.pop("stop", UNSET)
-
-        sampling_params = cls(
+        rest = dict(src_dict)
+        temperature = rest.pop("temperature", 1.0)
+        top_k = rest.pop("top_k", -1)
+        top_p = rest.pop("top_p", 1.0)
+        max_tokens = rest.pop("max_tokens", None)
+        seed = rest.pop("seed", None)
+        stop = rest.pop("stop", None)
+        self = cls(
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -114,9 +66,8 @@ class SamplingParams:
             seed=seed,
             stop=stop,
         )
-
-        sampling_params.additional_properties = d
-        return sampling_params
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -30,41 +30,25 @@ class SamplingSessionFuturesTarget:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        type_ = self.type_
-
-        sampling_session_id = self.sampling_session_id
-
-        cloned_sampler_id = self.cloned_sampler_id
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "type": type_,
-                "sampling_session_id": sampling_session_id,
-                "cloned_sampler_id": cloned_sampler_id,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["type"] = self.type_
+        fields["sampling_session_id"] = self.sampling_session_id
+        fields["cloned_sampler_id"] = self.cloned_sampler_id
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        type_ = d.pop("type", "sampling_session")
-
-        sampling_session_id = d.pop("sampling_session_id")
-
-        cloned_sampler_id = d.pop("cloned_sampler_id", 0)
-
-        sampling_session_futures_target = cls(
+        rest = dict(src_dict)
+        type_ = rest.pop("type", "sampling_session")
+        sampling_session_id = rest.pop("sampling_session_id")
+        cloned_sampler_id = rest.pop("cloned_sampler_id", 0)
+        self = cls(
             type_=type_,
             sampling_session_id=sampling_session_id,
             cloned_sampler_id=cloned_sampler_id,
         )
-
-        sampling_session_futures_target.additional_properties = d
-        return sampling_session_futures_target
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="SaveWeightsExternalRequest")
 
@@ -25,8 +23,8 @@ class SaveWeightsExternalRequest:
         path (str): A name without `/`.
         seq_id (int): Counts the model's requests from 1.
         type_ (str): The request's name. Default: 'save_weights_external'.
-        ttl_seconds (int | Unset): How long it is kept, in seconds; for ever without it.
-        age_encryption_recipients (list[str] | Unset): Public keys of age to encrypt the files for; their names then end
+        ttl_seconds (int | None): How long it is kept, in seconds; for ever without it.
+        age_encryption_recipients (list[str] | None): Public keys of age to encrypt the files for; their names then end
             in `.age`.
     """
 
@@ -34,58 +32,32 @@ class SaveWeightsExternalRequest:
     path: str
     seq_id: int
     type_: str = "save_weights_external"
-    ttl_seconds: int | Unset = UNSET
-    age_encryption_recipients: list[str] | Unset = UNSET
+    ttl_seconds: int | None = None
+    age_encryption_recipients: list[str] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        model_id = self.model_id
-
-        path = self.path
-
-        seq_id = self.seq_id
-
-        type_ = self.type_
-
-        ttl_seconds = self.ttl_seconds
-
-        age_encryption_recipients: list[str] | Unset = UNSET
-        if not isinstance(self.age_encryption_recipients, Unset):
-            age_encryption_recipients = self.age_encryption_recipients
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "model_id": model_id,
-                "path": path,
-                "seq_id": seq_id,
-                "type": type_,
-            }
-        )
-        if ttl_seconds is not UNSET and ttl_seconds is not None:
-            field_dict["ttl_seconds"] = ttl_seconds
-        if age_encryption_recipients is not UNSET and age_encryption_recipients is not None:
-            field_dict["age_encryption_recipients"] = age_encryption_recipients
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["model_id"] = self.model_id
+        fields["path"] = self.path
+        fields["seq_id"] = self.seq_id
+        fields["type"] = self.type_
+        if self.ttl_seconds is not None:
+            fields["ttl_seconds"] = self.ttl_seconds
+        if self.age_encryption_recipients is not None:
+            fields["age_encryption_recipients"] = self.age_encryption_recipients
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        model_id = d.pop("model_id")
-
-        path = d.pop("path")
-
-        seq_id = d.pop("seq_id")
-
-        type_ = d.pop("type", "save_weights_external")
-
-        ttl_seconds = d.pop("ttl_seconds", UNSET)
-
-        age_encryption_recipients = cast(list[str], d.pop("age_encryption_recipients", UNSET))
-
-        save_weights_external_request = cls(
+        rest = dict(src_dict)
+        model_id = rest.pop("model_id")
+        path = rest.pop("path")
+        seq_id = rest.pop("seq_id")
+        type_ = rest.pop("type", "save_weights_external")
+        ttl_seconds = rest.pop("ttl_seconds", None)
+        age_encryption_recipients = rest.pop("age_encryption_recipients", None)
+        self = cls(
             model_id=model_id,
             path=path,
             seq_id=seq_id,
@@ -93,9 +65,8 @@ class SaveWeightsExternalRequest:
             ttl_seconds=ttl_seconds,
             age_encryption_recipients=age_encryption_recipients,
         )
-
-        save_weights_external_request.additional_properties = d
-        return save_weights_external_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="SaveWeightsExternalResponse")
 
@@ -20,86 +18,39 @@ class SaveWeightsExternalResponse:
         {'path': 'tinker://S1:train:0/external_weights/download', 'size_bytes': 6291456}
 
     Attributes:
-        path (None | str | Unset): `tinker://<run>/external_weights/<name>`, for get_external_weights_urls.
-        size_bytes (int | None | Unset): Bytes of all files.
-        type_ (None | str | Unset): The answer's name.
+        path (str | None): `tinker://<run>/external_weights/<name>`, for get_external_weights_urls.
+        size_bytes (int | None): Bytes of all files.
+        type_ (str | None): The answer's name.
     """
 
-    path: None | str | Unset = UNSET
-    size_bytes: int | None | Unset = UNSET
-    type_: None | str | Unset = UNSET
+    path: str | None = None
+    size_bytes: int | None = None
+    type_: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        path: None | str | Unset
-        if isinstance(self.path, Unset):
-            path = UNSET
-        else:
-            path = self.path
-
-        size_bytes: int | None | Unset
-        if isinstance(self.size_bytes, Unset):
-            size_bytes = UNSET
-        else:
-            size_bytes = self.size_bytes
-
-        type_: None | str | Unset
-        if isinstance(self.type_, Unset):
-            type_ = UNSET
-        else:
-            type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if path is not UNSET and path is not None:
-            field_dict["path"] = path
-        if size_bytes is not UNSET and size_bytes is not None:
-            field_dict["size_bytes"] = size_bytes
-        if type_ is not UNSET and type_ is not None:
-            field_dict["type"] = type_
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.path is not None:
+            fields["path"] = self.path
+        if self.size_bytes is not None:
+            fields["size_bytes"] = self.size_bytes
+        if self.type_ is not None:
+            fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_path(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        path = _parse_path(d.pop("path", UNSET))
-
-        def _parse_size_bytes(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        size_bytes = _parse_size_bytes(d.pop("size_bytes", UNSET))
-
-        def _parse_type_(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        type_ = _parse_type_(d.pop("type", UNSET))
-
-        save_weights_external_response = cls(
+        rest = dict(src_dict)
+        path = rest.pop("path", None)
+        size_bytes = rest.pop("size_bytes", None)
+        type_ = rest.pop("type", None)
+        self = cls(
             path=path,
             size_bytes=size_bytes,
             type_=type_,
         )
-
-        save_weights_external_response.additional_properties = d
-        return save_weights_external_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

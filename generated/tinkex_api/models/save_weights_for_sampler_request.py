@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
@@ -28,95 +26,57 @@ class SaveWeightsForSamplerRequest:
             model_id (str): The model.
             seq_id (int): Counts the model's requests from 1.
             type_ (str): The request's name. Default: 'save_weights_for_sampler'.
-            path (str | Unset): A name without `/`.
-            sampling_session_seq_id (int | Unset): Instead of a path. Counts the session's sampling sessions from 0.
-            kind (str | Unset): `snapshot` for weights that stay as they are; `inflight` for weights that all inflight
+            path (str | None): A name without `/`.
+            sampling_session_seq_id (int | None): Instead of a path. Counts the session's sampling sessions from 0.
+            kind (str | None): `snapshot` for weights that stay as they are; `inflight` for weights that all inflight
                 sampling clients of the model share, and that each
                 save replaces, also for samples that are under way.
-            ttl_seconds (int | Unset): How long it is kept, 3600 s to ten years; for ever without it. Not with inflight
+            ttl_seconds (int | None): How long it is kept, 3600 s to ten years; for ever without it. Not with inflight
                 weights.
-            user_metadata (UserMetadata | Unset): Facts of the user's own, kept with what they are sent for. Example:
-                {'experiment': '7'}.
+            user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
     """
 
     model_id: str
     seq_id: int
     type_: str = "save_weights_for_sampler"
-    path: str | Unset = UNSET
-    sampling_session_seq_id: int | Unset = UNSET
-    kind: str | Unset = UNSET
-    ttl_seconds: int | Unset = UNSET
-    user_metadata: UserMetadata | Unset = UNSET
+    path: str | None = None
+    sampling_session_seq_id: int | None = None
+    kind: str | None = None
+    ttl_seconds: int | None = None
+    user_metadata: UserMetadata | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        model_id = self.model_id
-
-        seq_id = self.seq_id
-
-        type_ = self.type_
-
-        path = self.path
-
-        sampling_session_seq_id = self.sampling_session_seq_id
-
-        kind = self.kind
-
-        ttl_seconds = self.ttl_seconds
-
-        user_metadata: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.user_metadata, Unset):
-            user_metadata = self.user_metadata.to_dict()
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "model_id": model_id,
-                "seq_id": seq_id,
-                "type": type_,
-            }
-        )
-        if path is not UNSET and path is not None:
-            field_dict["path"] = path
-        if sampling_session_seq_id is not UNSET and sampling_session_seq_id is not None:
-            field_dict["sampling_session_seq_id"] = sampling_session_seq_id
-        if kind is not UNSET and kind is not None:
-            field_dict["kind"] = kind
-        if ttl_seconds is not UNSET and ttl_seconds is not None:
-            field_dict["ttl_seconds"] = ttl_seconds
-        if user_metadata is not UNSET and user_metadata is not None:
-            field_dict["user_metadata"] = user_metadata
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["model_id"] = self.model_id
+        fields["seq_id"] = self.seq_id
+        fields["type"] = self.type_
+        if self.path is not None:
+            fields["path"] = self.path
+        if self.sampling_session_seq_id is not None:
+            fields["sampling_session_seq_id"] = self.sampling_session_seq_id
+        if self.kind is not None:
+            fields["kind"] = self.kind
+        if self.ttl_seconds is not None:
+            fields["ttl_seconds"] = self.ttl_seconds
+        if self.user_metadata is not None:
+            fields["user_metadata"] = self.user_metadata.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
-        d = dict(src_dict)
-        model_id = d.pop("model_id")
-
-        seq_id = d.pop("seq_id")
-
-        type_ = d.pop("type", "save_weights_for_sampler")
-
-        path = d.pop("path", UNSET)
-
-        sampling_session_seq_id = d.pop("sampling_session_seq_id", UNSET)
-
-        kind = d.pop("kind", UNSET)
-
-        ttl_seconds = d.pop("ttl_seconds", UNSET)
-
-        _user_metadata = d.pop("user_metadata", UNSET)
-        user_metadata: UserMetadata | Unset
-        if isinstance(_user_metadata, Unset):
-            user_metadata = UNSET
-        else:
-            user_metadata = UserMetadata.from_dict(_user_metadata)
-
-        save_weights_for_sampler_request = cls(
+        rest = dict(src_dict)
+        model_id = rest.pop("model_id")
+        seq_id = rest.pop("seq_id")
+        type_ = rest.pop("type", "save_weights_for_sampler")
+        path = rest.pop("path", None)
+        sampling_session_seq_id = rest.pop("sampling_session_seq_id", None)
+        kind = rest.pop("kind", None)
+        ttl_seconds = rest.pop("ttl_seconds", None)
+        user_metadata = rest.pop("user_metadata", None)
+        self = cls(
             model_id=model_id,
             seq_id=seq_id,
             type_=type_,
@@ -124,11 +84,10 @@ class SaveWeightsForSamplerRequest:
             sampling_session_seq_id=sampling_session_seq_id,
             kind=kind,
             ttl_seconds=ttl_seconds,
-            user_metadata=user_metadata,
+            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
         )
-
-        save_weights_for_sampler_request.additional_properties = d
-        return save_weights_for_sampler_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="SaveWeightsForSamplerResponse")
 
@@ -20,86 +18,39 @@ class SaveWeightsForSamplerResponse:
         {'path': 'tinker://S1:train:0/sampler_weights/0001', 'type': 'save_weights_for_sampler'}
 
     Attributes:
-        path (None | str | Unset): `tinker://<run>/sampler_weights/<name>`.
-        sampling_session_id (None | str | Unset): The opened sampling session.
-        type_ (None | str | Unset): The answer's name.
+        path (str | None): `tinker://<run>/sampler_weights/<name>`.
+        sampling_session_id (str | None): The opened sampling session.
+        type_ (str | None): The answer's name.
     """
 
-    path: None | str | Unset = UNSET
-    sampling_session_id: None | str | Unset = UNSET
-    type_: None | str | Unset = UNSET
+    path: str | None = None
+    sampling_session_id: str | None = None
+    type_: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        path: None | str | Unset
-        if isinstance(self.path, Unset):
-            path = UNSET
-        else:
-            path = self.path
-
-        sampling_session_id: None | str | Unset
-        if isinstance(self.sampling_session_id, Unset):
-            sampling_session_id = UNSET
-        else:
-            sampling_session_id = self.sampling_session_id
-
-        type_: None | str | Unset
-        if isinstance(self.type_, Unset):
-            type_ = UNSET
-        else:
-            type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if path is not UNSET and path is not None:
-            field_dict["path"] = path
-        if sampling_session_id is not UNSET and sampling_session_id is not None:
-            field_dict["sampling_session_id"] = sampling_session_id
-        if type_ is not UNSET and type_ is not None:
-            field_dict["type"] = type_
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.path is not None:
+            fields["path"] = self.path
+        if self.sampling_session_id is not None:
+            fields["sampling_session_id"] = self.sampling_session_id
+        if self.type_ is not None:
+            fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_path(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        path = _parse_path(d.pop("path", UNSET))
-
-        def _parse_sampling_session_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        sampling_session_id = _parse_sampling_session_id(d.pop("sampling_session_id", UNSET))
-
-        def _parse_type_(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        type_ = _parse_type_(d.pop("type", UNSET))
-
-        save_weights_for_sampler_response = cls(
+        rest = dict(src_dict)
+        path = rest.pop("path", None)
+        sampling_session_id = rest.pop("sampling_session_id", None)
+        type_ = rest.pop("type", None)
+        self = cls(
             path=path,
             sampling_session_id=sampling_session_id,
             type_=type_,
         )
-
-        save_weights_for_sampler_response.additional_properties = d
-        return save_weights_for_sampler_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
@@ -28,93 +26,57 @@ class SaveWeightsRequest:
         path (str): A name without `/`; some servers take letters, digits, `-` and `_` only.
         seq_id (int): Counts the model's requests from 1.
         type_ (str): The request's name. Default: 'save_weights'.
-        overwrite (bool | Unset): Whether a checkpoint of the same name may be replaced.
-        ttl_seconds (int | Unset): How long it is kept, 3600 s to ten years; for ever without it.
-        user_metadata (UserMetadata | Unset): Facts of the user's own, kept with what they are sent for. Example:
-            {'experiment': '7'}.
+        overwrite (bool | None): Whether a checkpoint of the same name may be replaced.
+        ttl_seconds (int | None): How long it is kept, 3600 s to ten years; for ever without it.
+        user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
     """
 
     model_id: str
     path: str
     seq_id: int
     type_: str = "save_weights"
-    overwrite: bool | Unset = UNSET
-    ttl_seconds: int | Unset = UNSET
-    user_metadata: UserMetadata | Unset = UNSET
+    overwrite: bool | None = None
+    ttl_seconds: int | None = None
+    user_metadata: UserMetadata | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        model_id = self.model_id
-
-        path = self.path
-
-        seq_id = self.seq_id
-
-        type_ = self.type_
-
-        overwrite = self.overwrite
-
-        ttl_seconds = self.ttl_seconds
-
-        user_metadata: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.user_metadata, Unset):
-            user_metadata = self.user_metadata.to_dict()
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "model_id": model_id,
-                "path": path,
-                "seq_id": seq_id,
-                "type": type_,
-            }
-        )
-        if overwrite is not UNSET and overwrite is not None:
-            field_dict["overwrite"] = overwrite
-        if ttl_seconds is not UNSET and ttl_seconds is not None:
-            field_dict["ttl_seconds"] = ttl_seconds
-        if user_metadata is not UNSET and user_metadata is not None:
-            field_dict["user_metadata"] = user_metadata
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["model_id"] = self.model_id
+        fields["path"] = self.path
+        fields["seq_id"] = self.seq_id
+        fields["type"] = self.type_
+        if self.overwrite is not None:
+            fields["overwrite"] = self.overwrite
+        if self.ttl_seconds is not None:
+            fields["ttl_seconds"] = self.ttl_seconds
+        if self.user_metadata is not None:
+            fields["user_metadata"] = self.user_metadata.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
-        d = dict(src_dict)
-        model_id = d.pop("model_id")
-
-        path = d.pop("path")
-
-        seq_id = d.pop("seq_id")
-
-        type_ = d.pop("type", "save_weights")
-
-        overwrite = d.pop("overwrite", UNSET)
-
-        ttl_seconds = d.pop("ttl_seconds", UNSET)
-
-        _user_metadata = d.pop("user_metadata", UNSET)
-        user_metadata: UserMetadata | Unset
-        if isinstance(_user_metadata, Unset):
-            user_metadata = UNSET
-        else:
-            user_metadata = UserMetadata.from_dict(_user_metadata)
-
-        save_weights_request = cls(
+        rest = dict(src_dict)
+        model_id = rest.pop("model_id")
+        path = rest.pop("path")
+        seq_id = rest.pop("seq_id")
+        type_ = rest.pop("type", "save_weights")
+        overwrite = rest.pop("overwrite", None)
+        ttl_seconds = rest.pop("ttl_seconds", None)
+        user_metadata = rest.pop("user_metadata", None)
+        self = cls(
             model_id=model_id,
             path=path,
             seq_id=seq_id,
             type_=type_,
             overwrite=overwrite,
             ttl_seconds=ttl_seconds,
-            user_metadata=user_metadata,
+            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
         )
-
-        save_weights_request.additional_properties = d
-        return save_weights_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="SearchOwner")
 
@@ -21,46 +19,31 @@ class SearchOwner:
 
     Attributes:
         type_ (str): `own`, all that are `accessible`, or those of a `user`. Default: 'own'.
-        owner_urns (list[str] | Unset): With `user`: 1 to 10 of them.
+        owner_urns (list[str] | None): With `user`: 1 to 10 of them.
     """
 
     type_: str = "own"
-    owner_urns: list[str] | Unset = UNSET
+    owner_urns: list[str] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        type_ = self.type_
-
-        owner_urns: list[str] | Unset = UNSET
-        if not isinstance(self.owner_urns, Unset):
-            owner_urns = self.owner_urns
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "type": type_,
-            }
-        )
-        if owner_urns is not UNSET and owner_urns is not None:
-            field_dict["owner_urns"] = owner_urns
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["type"] = self.type_
+        if self.owner_urns is not None:
+            fields["owner_urns"] = self.owner_urns
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        type_ = d.pop("type", "own")
-
-        owner_urns = cast(list[str], d.pop("owner_urns", UNSET))
-
-        search_owner = cls(
+        rest = dict(src_dict)
+        type_ = rest.pop("type", "own")
+        owner_urns = rest.pop("owner_urns", None)
+        self = cls(
             type_=type_,
             owner_urns=owner_urns,
         )
-
-        search_owner.additional_properties = d
-        return search_owner
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

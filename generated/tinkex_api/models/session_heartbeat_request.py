@@ -27,35 +27,22 @@ class SessionHeartbeatRequest:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        session_id = self.session_id
-
-        type_ = self.type_
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "session_id": session_id,
-                "type": type_,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["session_id"] = self.session_id
+        fields["type"] = self.type_
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        session_id = d.pop("session_id")
-
-        type_ = d.pop("type", "session_heartbeat")
-
-        session_heartbeat_request = cls(
+        rest = dict(src_dict)
+        session_id = rest.pop("session_id")
+        type_ = rest.pop("type", "session_heartbeat")
+        self = cls(
             session_id=session_id,
             type_=type_,
         )
-
-        session_heartbeat_request.additional_properties = d
-        return session_heartbeat_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

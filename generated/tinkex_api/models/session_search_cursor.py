@@ -27,35 +27,22 @@ class SessionSearchCursor:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        last_created_at = self.last_created_at
-
-        last_session_id = self.last_session_id
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "last_created_at": last_created_at,
-                "last_session_id": last_session_id,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["last_created_at"] = self.last_created_at
+        fields["last_session_id"] = self.last_session_id
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        last_created_at = d.pop("last_created_at")
-
-        last_session_id = d.pop("last_session_id")
-
-        session_search_cursor = cls(
+        rest = dict(src_dict)
+        last_created_at = rest.pop("last_created_at")
+        last_session_id = rest.pop("last_session_id")
+        self = cls(
             last_created_at=last_created_at,
             last_session_id=last_session_id,
         )
-
-        session_search_cursor.additional_properties = d
-        return session_search_cursor
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

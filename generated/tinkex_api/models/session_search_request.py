@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.search_owner import SearchOwner
@@ -27,80 +25,45 @@ class SessionSearchRequest:
         {'user_metadata': {'experiment': '7'}, 'owner': {'type': 'own'}, 'statuses': [{'type': 'active'}], 'limit': 50}
 
     Attributes:
-        session_id (str | Unset): The session's id.
-        project_ids (list[str] | Unset): Of any of these projects.
-        user_metadata (UserMetadata | Unset): Facts of the user's own, kept with what they are sent for. Example:
-            {'experiment': '7'}.
-        display_name (str | Unset): Words of its name, in any case.
-        owner (SearchOwner | Unset): Whose sessions to search. Example: {'type': 'user', 'owner_urns':
-            ['tml:user:ada']}.
-        statuses (list[SessionStatusQuery] | Unset): In any of these states; not empty.
-        limit (int | Unset): Longest page, 1 to 200.
-        cursor (SessionSearchCursor | Unset): Where the last page of a search ended. Example: {'last_created_at':
-            '2026-01-01T00:00:00Z', 'last_session_id': 'S1'}.
+        session_id (str | None): The session's id.
+        project_ids (list[str] | None): Of any of these projects.
+        user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
+        display_name (str | None): Words of its name, in any case.
+        owner (SearchOwner | None): Whose sessions to search.
+        statuses (list[SessionStatusQuery] | None): In any of these states; not empty.
+        limit (int | None): Longest page, 1 to 200.
+        cursor (SessionSearchCursor | None): Where the last page of a search ended.
     """
 
-    session_id: str | Unset = UNSET
-    project_ids: list[str] | Unset = UNSET
-    user_metadata: UserMetadata | Unset = UNSET
-    display_name: str | Unset = UNSET
-    owner: SearchOwner | Unset = UNSET
-    statuses: list[SessionStatusQuery] | Unset = UNSET
-    limit: int | Unset = UNSET
-    cursor: SessionSearchCursor | Unset = UNSET
+    session_id: str | None = None
+    project_ids: list[str] | None = None
+    user_metadata: UserMetadata | None = None
+    display_name: str | None = None
+    owner: SearchOwner | None = None
+    statuses: list[SessionStatusQuery] | None = None
+    limit: int | None = None
+    cursor: SessionSearchCursor | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        session_id = self.session_id
-
-        project_ids: list[str] | Unset = UNSET
-        if not isinstance(self.project_ids, Unset):
-            project_ids = self.project_ids
-
-        user_metadata: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.user_metadata, Unset):
-            user_metadata = self.user_metadata.to_dict()
-
-        display_name = self.display_name
-
-        owner: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.owner, Unset):
-            owner = self.owner.to_dict()
-
-        statuses: list[dict[str, Any]] | Unset = UNSET
-        if not isinstance(self.statuses, Unset):
-            statuses = []
-            for statuses_item_data in self.statuses:
-                statuses_item = statuses_item_data.to_dict()
-                statuses.append(statuses_item)
-
-        limit = self.limit
-
-        cursor: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.cursor, Unset):
-            cursor = self.cursor.to_dict()
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if session_id is not UNSET and session_id is not None:
-            field_dict["session_id"] = session_id
-        if project_ids is not UNSET and project_ids is not None:
-            field_dict["project_ids"] = project_ids
-        if user_metadata is not UNSET and user_metadata is not None:
-            field_dict["user_metadata"] = user_metadata
-        if display_name is not UNSET and display_name is not None:
-            field_dict["display_name"] = display_name
-        if owner is not UNSET and owner is not None:
-            field_dict["owner"] = owner
-        if statuses is not UNSET and statuses is not None:
-            field_dict["statuses"] = statuses
-        if limit is not UNSET and limit is not None:
-            field_dict["limit"] = limit
-        if cursor is not UNSET and cursor is not None:
-            field_dict["cursor"] = cursor
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.session_id is not None:
+            fields["session_id"] = self.session_id
+        if self.project_ids is not None:
+            fields["project_ids"] = self.project_ids
+        if self.user_metadata is not None:
+            fields["user_metadata"] = self.user_metadata.to_dict()
+        if self.display_name is not None:
+            fields["display_name"] = self.display_name
+        if self.owner is not None:
+            fields["owner"] = self.owner.to_dict()
+        if self.statuses is not None:
+            fields["statuses"] = [item.to_dict() for item in self.statuses]
+        if self.limit is not None:
+            fields["limit"] = self.limit
+        if self.cursor is not None:
+            fields["cursor"] = self.cursor.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
@@ -109,58 +72,27 @@ class SessionSearchRequest:
         from ..models.session_status_query import SessionStatusQuery  # noqa: PLC0415
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
-        d = dict(src_dict)
-        session_id = d.pop("session_id", UNSET)
-
-        project_ids = cast(list[str], d.pop("project_ids", UNSET))
-
-        _user_metadata = d.pop("user_metadata", UNSET)
-        user_metadata: UserMetadata | Unset
-        if isinstance(_user_metadata, Unset):
-            user_metadata = UNSET
-        else:
-            user_metadata = UserMetadata.from_dict(_user_metadata)
-
-        display_name = d.pop("display_name", UNSET)
-
-        _owner = d.pop("owner", UNSET)
-        owner: SearchOwner | Unset
-        if isinstance(_owner, Unset):
-            owner = UNSET
-        else:
-            owner = SearchOwner.from_dict(_owner)
-
-        _statuses = d.pop("statuses", UNSET)
-        statuses: list[SessionStatusQuery] | Unset = UNSET
-        if _statuses is not UNSET:
-            statuses = []
-            for statuses_item_data in _statuses:
-                statuses_item = SessionStatusQuery.from_dict(statuses_item_data)
-
-                statuses.append(statuses_item)
-
-        limit = d.pop("limit", UNSET)
-
-        _cursor = d.pop("cursor", UNSET)
-        cursor: SessionSearchCursor | Unset
-        if isinstance(_cursor, Unset):
-            cursor = UNSET
-        else:
-            cursor = SessionSearchCursor.from_dict(_cursor)
-
-        session_search_request = cls(
+        rest = dict(src_dict)
+        session_id = rest.pop("session_id", None)
+        project_ids = rest.pop("project_ids", None)
+        user_metadata = rest.pop("user_metadata", None)
+        display_name = rest.pop("display_name", None)
+        owner = rest.pop("owner", None)
+        statuses = rest.pop("statuses", None)
+        limit = rest.pop("limit", None)
+        cursor = rest.pop("cursor", None)
+        self = cls(
             session_id=session_id,
             project_ids=project_ids,
-            user_metadata=user_metadata,
+            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
             display_name=display_name,
-            owner=owner,
-            statuses=statuses,
+            owner=SearchOwner.from_dict(owner) if owner is not None else None,
+            statuses=[SessionStatusQuery.from_dict(item) for item in statuses] if statuses is not None else None,
             limit=limit,
-            cursor=cursor,
+            cursor=SessionSearchCursor.from_dict(cursor) if cursor is not None else None,
         )
-
-        session_search_request.additional_properties = d
-        return session_search_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

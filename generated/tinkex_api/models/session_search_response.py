@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.session_search_cursor import SessionSearchCursor
@@ -26,78 +24,34 @@ class SessionSearchResponse:
 
     Attributes:
         sessions (list[SessionSummary]): The page.
-        next_cursor (None | SessionSearchCursor | Unset):
+        next_cursor (SessionSearchCursor | None): See its type.
     """
 
     sessions: list[SessionSummary]
-    next_cursor: None | SessionSearchCursor | Unset = UNSET
+    next_cursor: SessionSearchCursor | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.session_search_cursor import SessionSearchCursor  # noqa: PLC0415
-
-        sessions = []
-        for sessions_item_data in self.sessions:
-            sessions_item = sessions_item_data.to_dict()
-            sessions.append(sessions_item)
-
-        next_cursor: dict[str, Any] | None | Unset
-        if isinstance(self.next_cursor, Unset):
-            next_cursor = UNSET
-        elif isinstance(self.next_cursor, SessionSearchCursor):
-            next_cursor = self.next_cursor.to_dict()
-        else:
-            next_cursor = self.next_cursor
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "sessions": sessions,
-            }
-        )
-        if next_cursor is not UNSET and next_cursor is not None:
-            field_dict["next_cursor"] = next_cursor
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["sessions"] = [item.to_dict() for item in self.sessions]
+        if self.next_cursor is not None:
+            fields["next_cursor"] = self.next_cursor.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.session_search_cursor import SessionSearchCursor  # noqa: PLC0415
         from ..models.session_summary import SessionSummary  # noqa: PLC0415
 
-        d = dict(src_dict)
-        sessions = []
-        _sessions = d.pop("sessions")
-        for sessions_item_data in _sessions:
-            sessions_item = SessionSummary.from_dict(sessions_item_data)
-
-            sessions.append(sessions_item)
-
-        def _parse_next_cursor(data: object) -> None | SessionSearchCursor | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                next_cursor_type_0 = SessionSearchCursor.from_dict(data)
-
-                return next_cursor_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(None | SessionSearchCursor | Unset, data)
-
-        next_cursor = _parse_next_cursor(d.pop("next_cursor", UNSET))
-
-        session_search_response = cls(
-            sessions=sessions,
-            next_cursor=next_cursor,
+        rest = dict(src_dict)
+        sessions = rest.pop("sessions")
+        next_cursor = rest.pop("next_cursor", None)
+        self = cls(
+            sessions=[SessionSummary.from_dict(item) for item in sessions],
+            next_cursor=SessionSearchCursor.from_dict(next_cursor) if next_cursor is not None else None,
         )
-
-        session_search_response.additional_properties = d
-        return session_search_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

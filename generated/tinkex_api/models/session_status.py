@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.session_status_reason import SessionStatusReason
@@ -28,129 +26,51 @@ class SessionStatus:
 
         Attributes:
             type_ (str): The kind.
-            detail (None | str | Unset): More on it.
-            reason (None | SessionStatusReason | Unset):
-            category (None | str | Unset): failed: whose fault it is.
-            message (None | str | Unset): failed: what went wrong.
+            detail (str | None): More on it.
+            reason (SessionStatusReason | None): See its type.
+            category (str | None): failed: whose fault it is.
+            message (str | None): failed: what went wrong.
     """
 
     type_: str
-    detail: None | str | Unset = UNSET
-    reason: None | SessionStatusReason | Unset = UNSET
-    category: None | str | Unset = UNSET
-    message: None | str | Unset = UNSET
+    detail: str | None = None
+    reason: SessionStatusReason | None = None
+    category: str | None = None
+    message: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.session_status_reason import SessionStatusReason  # noqa: PLC0415
-
-        type_ = self.type_
-
-        detail: None | str | Unset
-        if isinstance(self.detail, Unset):
-            detail = UNSET
-        else:
-            detail = self.detail
-
-        reason: dict[str, Any] | None | Unset
-        if isinstance(self.reason, Unset):
-            reason = UNSET
-        elif isinstance(self.reason, SessionStatusReason):
-            reason = self.reason.to_dict()
-        else:
-            reason = self.reason
-
-        category: None | str | Unset
-        if isinstance(self.category, Unset):
-            category = UNSET
-        else:
-            category = self.category
-
-        message: None | str | Unset
-        if isinstance(self.message, Unset):
-            message = UNSET
-        else:
-            message = self.message
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "type": type_,
-            }
-        )
-        if detail is not UNSET and detail is not None:
-            field_dict["detail"] = detail
-        if reason is not UNSET and reason is not None:
-            field_dict["reason"] = reason
-        if category is not UNSET and category is not None:
-            field_dict["category"] = category
-        if message is not UNSET and message is not None:
-            field_dict["message"] = message
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["type"] = self.type_
+        if self.detail is not None:
+            fields["detail"] = self.detail
+        if self.reason is not None:
+            fields["reason"] = self.reason.to_dict()
+        if self.category is not None:
+            fields["category"] = self.category
+        if self.message is not None:
+            fields["message"] = self.message
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.session_status_reason import SessionStatusReason  # noqa: PLC0415
 
-        d = dict(src_dict)
-        type_ = d.pop("type")
-
-        def _parse_detail(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        detail = _parse_detail(d.pop("detail", UNSET))
-
-        def _parse_reason(data: object) -> None | SessionStatusReason | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                reason_type_0 = SessionStatusReason.from_dict(data)
-
-                return reason_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(None | SessionStatusReason | Unset, data)
-
-        reason = _parse_reason(d.pop("reason", UNSET))
-
-        def _parse_category(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        category = _parse_category(d.pop("category", UNSET))
-
-        def _parse_message(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        message = _parse_message(d.pop("message", UNSET))
-
-        session_status = cls(
+        rest = dict(src_dict)
+        type_ = rest.pop("type")
+        detail = rest.pop("detail", None)
+        reason = rest.pop("reason", None)
+        category = rest.pop("category", None)
+        message = rest.pop("message", None)
+        self = cls(
             type_=type_,
             detail=detail,
-            reason=reason,
+            reason=SessionStatusReason.from_dict(reason) if reason is not None else None,
             category=category,
             message=message,
         )
-
-        session_status.additional_properties = d
-        return session_status
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="SessionStatusQuery")
 
@@ -21,46 +19,31 @@ class SessionStatusQuery:
 
     Attributes:
         type_ (str): The state.
-        reasons (list[str] | Unset): With `client_finished`: how it ended.
+        reasons (list[str] | None): With `client_finished`: how it ended.
     """
 
     type_: str
-    reasons: list[str] | Unset = UNSET
+    reasons: list[str] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        type_ = self.type_
-
-        reasons: list[str] | Unset = UNSET
-        if not isinstance(self.reasons, Unset):
-            reasons = self.reasons
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "type": type_,
-            }
-        )
-        if reasons is not UNSET and reasons is not None:
-            field_dict["reasons"] = reasons
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["type"] = self.type_
+        if self.reasons is not None:
+            fields["reasons"] = self.reasons
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        type_ = d.pop("type")
-
-        reasons = cast(list[str], d.pop("reasons", UNSET))
-
-        session_status_query = cls(
+        rest = dict(src_dict)
+        type_ = rest.pop("type")
+        reasons = rest.pop("reasons", None)
+        self = cls(
             type_=type_,
             reasons=reasons,
         )
-
-        session_status_query.additional_properties = d
-        return session_status_query
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

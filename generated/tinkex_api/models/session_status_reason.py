@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="SessionStatusReason")
 
@@ -23,115 +21,49 @@ class SessionStatusReason:
 
         Attributes:
             type_ (str): The kind.
-            request_id (None | str | Unset): request: the promise's.
-            request_type (None | str | Unset): request: what was asked.
-            training_run_id (None | str | Unset): training_run: the run.
-            sampling_session_id (None | str | Unset): sampling_session: the session.
+            request_id (str | None): request: the promise's.
+            request_type (str | None): request: what was asked.
+            training_run_id (str | None): training_run: the run.
+            sampling_session_id (str | None): sampling_session: the session.
     """
 
     type_: str
-    request_id: None | str | Unset = UNSET
-    request_type: None | str | Unset = UNSET
-    training_run_id: None | str | Unset = UNSET
-    sampling_session_id: None | str | Unset = UNSET
+    request_id: str | None = None
+    request_type: str | None = None
+    training_run_id: str | None = None
+    sampling_session_id: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        type_ = self.type_
-
-        request_id: None | str | Unset
-        if isinstance(self.request_id, Unset):
-            request_id = UNSET
-        else:
-            request_id = self.request_id
-
-        request_type: None | str | Unset
-        if isinstance(self.request_type, Unset):
-            request_type = UNSET
-        else:
-            request_type = self.request_type
-
-        training_run_id: None | str | Unset
-        if isinstance(self.training_run_id, Unset):
-            training_run_id = UNSET
-        else:
-            training_run_id = self.training_run_id
-
-        sampling_session_id: None | str | Unset
-        if isinstance(self.sampling_session_id, Unset):
-            sampling_session_id = UNSET
-        else:
-            sampling_session_id = self.sampling_session_id
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "type": type_,
-            }
-        )
-        if request_id is not UNSET and request_id is not None:
-            field_dict["request_id"] = request_id
-        if request_type is not UNSET and request_type is not None:
-            field_dict["request_type"] = request_type
-        if training_run_id is not UNSET and training_run_id is not None:
-            field_dict["training_run_id"] = training_run_id
-        if sampling_session_id is not UNSET and sampling_session_id is not None:
-            field_dict["sampling_session_id"] = sampling_session_id
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["type"] = self.type_
+        if self.request_id is not None:
+            fields["request_id"] = self.request_id
+        if self.request_type is not None:
+            fields["request_type"] = self.request_type
+        if self.training_run_id is not None:
+            fields["training_run_id"] = self.training_run_id
+        if self.sampling_session_id is not None:
+            fields["sampling_session_id"] = self.sampling_session_id
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        type_ = d.pop("type")
-
-        def _parse_request_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        request_id = _parse_request_id(d.pop("request_id", UNSET))
-
-        def _parse_request_type(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        request_type = _parse_request_type(d.pop("request_type", UNSET))
-
-        def _parse_training_run_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        training_run_id = _parse_training_run_id(d.pop("training_run_id", UNSET))
-
-        def _parse_sampling_session_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        sampling_session_id = _parse_sampling_session_id(d.pop("sampling_session_id", UNSET))
-
-        session_status_reason = cls(
+        rest = dict(src_dict)
+        type_ = rest.pop("type")
+        request_id = rest.pop("request_id", None)
+        request_type = rest.pop("request_type", None)
+        training_run_id = rest.pop("training_run_id", None)
+        sampling_session_id = rest.pop("sampling_session_id", None)
+        self = cls(
             type_=type_,
             request_id=request_id,
             request_type=request_type,
             training_run_id=training_run_id,
             sampling_session_id=sampling_session_id,
         )
-
-        session_status_reason.additional_properties = d
-        return session_status_reason
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.session_status import SessionStatus
@@ -28,208 +26,74 @@ class SessionSummary:
     Attributes:
         session_id (str): The session.
         created_at (str): When it was begun, in ISO 8601.
-        owner (None | str | Unset): Whose it is.
-        project_id (None | str | Unset): The project it belongs to.
-        checkpoints_count (int | None | Unset): How many checkpoints it has.
-        status (None | SessionStatus | Unset):
-        display_name (None | str | Unset): A name for people.
-        user_metadata (None | Unset | UserMetadata):
-        checkpoint_storage_bytes (int | None | Unset): Bytes of its checkpoints.
+        owner (str | None): Whose it is.
+        project_id (str | None): The project it belongs to.
+        checkpoints_count (int | None): How many checkpoints it has.
+        status (SessionStatus | None): See its type.
+        display_name (str | None): A name for people.
+        user_metadata (UserMetadata | None): See its type.
+        checkpoint_storage_bytes (int | None): Bytes of its checkpoints.
     """
 
     session_id: str
     created_at: str
-    owner: None | str | Unset = UNSET
-    project_id: None | str | Unset = UNSET
-    checkpoints_count: int | None | Unset = UNSET
-    status: None | SessionStatus | Unset = UNSET
-    display_name: None | str | Unset = UNSET
-    user_metadata: None | Unset | UserMetadata = UNSET
-    checkpoint_storage_bytes: int | None | Unset = UNSET
+    owner: str | None = None
+    project_id: str | None = None
+    checkpoints_count: int | None = None
+    status: SessionStatus | None = None
+    display_name: str | None = None
+    user_metadata: UserMetadata | None = None
+    checkpoint_storage_bytes: int | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.session_status import SessionStatus  # noqa: PLC0415
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
-        session_id = self.session_id
-
-        created_at = self.created_at
-
-        owner: None | str | Unset
-        if isinstance(self.owner, Unset):
-            owner = UNSET
-        else:
-            owner = self.owner
-
-        project_id: None | str | Unset
-        if isinstance(self.project_id, Unset):
-            project_id = UNSET
-        else:
-            project_id = self.project_id
-
-        checkpoints_count: int | None | Unset
-        if isinstance(self.checkpoints_count, Unset):
-            checkpoints_count = UNSET
-        else:
-            checkpoints_count = self.checkpoints_count
-
-        status: dict[str, Any] | None | Unset
-        if isinstance(self.status, Unset):
-            status = UNSET
-        elif isinstance(self.status, SessionStatus):
-            status = self.status.to_dict()
-        else:
-            status = self.status
-
-        display_name: None | str | Unset
-        if isinstance(self.display_name, Unset):
-            display_name = UNSET
-        else:
-            display_name = self.display_name
-
-        user_metadata: dict[str, Any] | None | Unset
-        if isinstance(self.user_metadata, Unset):
-            user_metadata = UNSET
-        elif isinstance(self.user_metadata, UserMetadata):
-            user_metadata = self.user_metadata.to_dict()
-        else:
-            user_metadata = self.user_metadata
-
-        checkpoint_storage_bytes: int | None | Unset
-        if isinstance(self.checkpoint_storage_bytes, Unset):
-            checkpoint_storage_bytes = UNSET
-        else:
-            checkpoint_storage_bytes = self.checkpoint_storage_bytes
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "session_id": session_id,
-                "created_at": created_at,
-            }
-        )
-        if owner is not UNSET and owner is not None:
-            field_dict["owner"] = owner
-        if project_id is not UNSET and project_id is not None:
-            field_dict["project_id"] = project_id
-        if checkpoints_count is not UNSET and checkpoints_count is not None:
-            field_dict["checkpoints_count"] = checkpoints_count
-        if status is not UNSET and status is not None:
-            field_dict["status"] = status
-        if display_name is not UNSET and display_name is not None:
-            field_dict["display_name"] = display_name
-        if user_metadata is not UNSET and user_metadata is not None:
-            field_dict["user_metadata"] = user_metadata
-        if checkpoint_storage_bytes is not UNSET and checkpoint_storage_bytes is not None:
-            field_dict["checkpoint_storage_bytes"] = checkpoint_storage_bytes
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["session_id"] = self.session_id
+        fields["created_at"] = self.created_at
+        if self.owner is not None:
+            fields["owner"] = self.owner
+        if self.project_id is not None:
+            fields["project_id"] = self.project_id
+        if self.checkpoints_count is not None:
+            fields["checkpoints_count"] = self.checkpoints_count
+        if self.status is not None:
+            fields["status"] = self.status.to_dict()
+        if self.display_name is not None:
+            fields["display_name"] = self.display_name
+        if self.user_metadata is not None:
+            fields["user_metadata"] = self.user_metadata.to_dict()
+        if self.checkpoint_storage_bytes is not None:
+            fields["checkpoint_storage_bytes"] = self.checkpoint_storage_bytes
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.session_status import SessionStatus  # noqa: PLC0415
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
-        d = dict(src_dict)
-        session_id = d.pop("session_id")
-
-        created_at = d.pop("created_at")
-
-        def _parse_owner(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        owner = _parse_owner(d.pop("owner", UNSET))
-
-        def _parse_project_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        project_id = _parse_project_id(d.pop("project_id", UNSET))
-
-        def _parse_checkpoints_count(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        checkpoints_count = _parse_checkpoints_count(d.pop("checkpoints_count", UNSET))
-
-        def _parse_status(data: object) -> None | SessionStatus | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                status_type_0 = SessionStatus.from_dict(data)
-
-                return status_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(None | SessionStatus | Unset, data)
-
-        status = _parse_status(d.pop("status", UNSET))
-
-        def _parse_display_name(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        display_name = _parse_display_name(d.pop("display_name", UNSET))
-
-        def _parse_user_metadata(data: object) -> None | Unset | UserMetadata:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                user_metadata_type_0 = UserMetadata.from_dict(data)
-
-                return user_metadata_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(None | Unset | UserMetadata, data)
-
-        user_metadata = _parse_user_metadata(d.pop("user_metadata", UNSET))
-
-        def _parse_checkpoint_storage_bytes(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        checkpoint_storage_bytes = _parse_checkpoint_storage_bytes(d.pop("checkpoint_storage_bytes", UNSET))
-
-        session_summary = cls(
+        rest = dict(src_dict)
+        session_id = rest.pop("session_id")
+        created_at = rest.pop("created_at")
+        owner = rest.pop("owner", None)
+        project_id = rest.pop("project_id", None)
+        checkpoints_count = rest.pop("checkpoints_count", None)
+        status = rest.pop("status", None)
+        display_name = rest.pop("display_name", None)
+        user_metadata = rest.pop("user_metadata", None)
+        checkpoint_storage_bytes = rest.pop("checkpoint_storage_bytes", None)
+        self = cls(
             session_id=session_id,
             created_at=created_at,
             owner=owner,
             project_id=project_id,
             checkpoints_count=checkpoints_count,
-            status=status,
+            status=SessionStatus.from_dict(status) if status is not None else None,
             display_name=display_name,
-            user_metadata=user_metadata,
+            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
             checkpoint_storage_bytes=checkpoint_storage_bytes,
         )
-
-        session_summary.additional_properties = d
-        return session_summary
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

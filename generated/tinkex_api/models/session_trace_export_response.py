@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="SessionTraceExportResponse")
 
@@ -21,75 +19,37 @@ class SessionTraceExportResponse:
 
     Attributes:
         status (str): While it is pending, ask again every 5 s.
-        url (None | str | Unset): Where a Perfetto file can be fetched without a key, for about an hour.
-        error (None | str | Unset): Why it failed.
+        url (str | None): Where a Perfetto file can be fetched without a key, for about an hour.
+        error (str | None): Why it failed.
     """
 
     status: str
-    url: None | str | Unset = UNSET
-    error: None | str | Unset = UNSET
+    url: str | None = None
+    error: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        status = self.status
-
-        url: None | str | Unset
-        if isinstance(self.url, Unset):
-            url = UNSET
-        else:
-            url = self.url
-
-        error: None | str | Unset
-        if isinstance(self.error, Unset):
-            error = UNSET
-        else:
-            error = self.error
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "status": status,
-            }
-        )
-        if url is not UNSET and url is not None:
-            field_dict["url"] = url
-        if error is not UNSET and error is not None:
-            field_dict["error"] = error
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["status"] = self.status
+        if self.url is not None:
+            fields["url"] = self.url
+        if self.error is not None:
+            fields["error"] = self.error
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        status = d.pop("status")
-
-        def _parse_url(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        url = _parse_url(d.pop("url", UNSET))
-
-        def _parse_error(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        error = _parse_error(d.pop("error", UNSET))
-
-        session_trace_export_response = cls(
+        rest = dict(src_dict)
+        status = rest.pop("status")
+        url = rest.pop("url", None)
+        error = rest.pop("error", None)
+        self = cls(
             status=status,
             url=url,
             error=error,
         )
-
-        session_trace_export_response.additional_properties = d
-        return session_trace_export_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

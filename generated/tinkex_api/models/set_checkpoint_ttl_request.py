@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
@@ -25,36 +25,19 @@ class SetCheckpointTtlRequest:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        ttl_seconds: int | None
-        ttl_seconds = self.ttl_seconds
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "ttl_seconds": ttl_seconds,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["ttl_seconds"] = self.ttl_seconds
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_ttl_seconds(data: object) -> int | None:
-            if data is None:
-                return data
-            return cast(int | None, data)
-
-        ttl_seconds = _parse_ttl_seconds(d.pop("ttl_seconds"))
-
-        set_checkpoint_ttl_request = cls(
+        rest = dict(src_dict)
+        ttl_seconds = rest.pop("ttl_seconds")
+        self = cls(
             ttl_seconds=ttl_seconds,
         )
-
-        set_checkpoint_ttl_request.additional_properties = d
-        return set_checkpoint_ttl_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="SupportedModel")
 
@@ -20,107 +18,46 @@ class SupportedModel:
         {'model_name': 'tinkex/tiny', 'max_context_length': 1024, 'trainable': True, 'sampleable': True}
 
     Attributes:
-        model_name (None | str | Unset): What create_model and create_sampling_session take as base_model. One server
-            says `model_id` instead.
-        max_context_length (int | None | Unset): Tokens, prompt and sample together.
-        trainable (bool | None | Unset): Whether it can be trained.
-        sampleable (bool | None | Unset): Whether it can be sampled from as it is.
+        model_name (str | None): What create_model and create_sampling_session take as base_model. One server says
+            `model_id` instead.
+        max_context_length (int | None): Tokens, prompt and sample together.
+        trainable (bool | None): Whether it can be trained.
+        sampleable (bool | None): Whether it can be sampled from as it is.
     """
 
-    model_name: None | str | Unset = UNSET
-    max_context_length: int | None | Unset = UNSET
-    trainable: bool | None | Unset = UNSET
-    sampleable: bool | None | Unset = UNSET
+    model_name: str | None = None
+    max_context_length: int | None = None
+    trainable: bool | None = None
+    sampleable: bool | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        model_name: None | str | Unset
-        if isinstance(self.model_name, Unset):
-            model_name = UNSET
-        else:
-            model_name = self.model_name
-
-        max_context_length: int | None | Unset
-        if isinstance(self.max_context_length, Unset):
-            max_context_length = UNSET
-        else:
-            max_context_length = self.max_context_length
-
-        trainable: bool | None | Unset
-        if isinstance(self.trainable, Unset):
-            trainable = UNSET
-        else:
-            trainable = self.trainable
-
-        sampleable: bool | None | Unset
-        if isinstance(self.sampleable, Unset):
-            sampleable = UNSET
-        else:
-            sampleable = self.sampleable
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if model_name is not UNSET and model_name is not None:
-            field_dict["model_name"] = model_name
-        if max_context_length is not UNSET and max_context_length is not None:
-            field_dict["max_context_length"] = max_context_length
-        if trainable is not UNSET and trainable is not None:
-            field_dict["trainable"] = trainable
-        if sampleable is not UNSET and sampleable is not None:
-            field_dict["sampleable"] = sampleable
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.model_name is not None:
+            fields["model_name"] = self.model_name
+        if self.max_context_length is not None:
+            fields["max_context_length"] = self.max_context_length
+        if self.trainable is not None:
+            fields["trainable"] = self.trainable
+        if self.sampleable is not None:
+            fields["sampleable"] = self.sampleable
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_model_name(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        model_name = _parse_model_name(d.pop("model_name", UNSET))
-
-        def _parse_max_context_length(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        max_context_length = _parse_max_context_length(d.pop("max_context_length", UNSET))
-
-        def _parse_trainable(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        trainable = _parse_trainable(d.pop("trainable", UNSET))
-
-        def _parse_sampleable(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        sampleable = _parse_sampleable(d.pop("sampleable", UNSET))
-
-        supported_model = cls(
+        rest = dict(src_dict)
+        model_name = rest.pop("model_name", None)
+        max_context_length = rest.pop("max_context_length", None)
+        trainable = rest.pop("trainable", None)
+        sampleable = rest.pop("sampleable", None)
+        self = cls(
             model_name=model_name,
             max_context_length=max_context_length,
             trainable=trainable,
             sampleable=sampleable,
         )
-
-        supported_model.additional_properties = d
-        return supported_model
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

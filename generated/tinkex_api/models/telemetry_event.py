@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-from ..types import UNSET, Unset
-
 if TYPE_CHECKING:
     from ..models.telemetry_event_event_data import TelemetryEventEventData
 
@@ -32,12 +30,12 @@ class TelemetryEvent:
             event_session_index (int): Counts the events of the client from 0.
             severity (str): How bad it is.
             timestamp (str): When, in ISO 8601.
-            duration (str | Unset): SESSION_END: how long the session lasted, as `H:MM:SS.ffffff`.
-            error_type (str | Unset): UNHANDLED_EXCEPTION: the exception's class.
-            error_message (str | Unset): UNHANDLED_EXCEPTION: its text. Never put headers or keys in it.
-            traceback (str | Unset): UNHANDLED_EXCEPTION: where it was raised.
-            event_name (str | Unset): GENERIC_EVENT: what happened.
-            event_data (TelemetryEventEventData | Unset): GENERIC_EVENT: facts of its own.
+            duration (str | None): SESSION_END: how long the session lasted, as `H:MM:SS.ffffff`.
+            error_type (str | None): UNHANDLED_EXCEPTION: the exception's class.
+            error_message (str | None): UNHANDLED_EXCEPTION: its text. Never put headers or keys in it.
+            traceback (str | None): UNHANDLED_EXCEPTION: where it was raised.
+            event_name (str | None): GENERIC_EVENT: what happened.
+            event_data (TelemetryEventEventData | None): GENERIC_EVENT: facts of its own.
     """
 
     event: str
@@ -45,98 +43,52 @@ class TelemetryEvent:
     event_session_index: int
     severity: str
     timestamp: str
-    duration: str | Unset = UNSET
-    error_type: str | Unset = UNSET
-    error_message: str | Unset = UNSET
-    traceback: str | Unset = UNSET
-    event_name: str | Unset = UNSET
-    event_data: TelemetryEventEventData | Unset = UNSET
+    duration: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    traceback: str | None = None
+    event_name: str | None = None
+    event_data: TelemetryEventEventData | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        event = self.event
-
-        event_id = self.event_id
-
-        event_session_index = self.event_session_index
-
-        severity = self.severity
-
-        timestamp = self.timestamp
-
-        duration = self.duration
-
-        error_type = self.error_type
-
-        error_message = self.error_message
-
-        traceback = self.traceback
-
-        event_name = self.event_name
-
-        event_data: dict[str, Any] | Unset = UNSET
-        if not isinstance(self.event_data, Unset):
-            event_data = self.event_data.to_dict()
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "event": event,
-                "event_id": event_id,
-                "event_session_index": event_session_index,
-                "severity": severity,
-                "timestamp": timestamp,
-            }
-        )
-        if duration is not UNSET and duration is not None:
-            field_dict["duration"] = duration
-        if error_type is not UNSET and error_type is not None:
-            field_dict["error_type"] = error_type
-        if error_message is not UNSET and error_message is not None:
-            field_dict["error_message"] = error_message
-        if traceback is not UNSET and traceback is not None:
-            field_dict["traceback"] = traceback
-        if event_name is not UNSET and event_name is not None:
-            field_dict["event_name"] = event_name
-        if event_data is not UNSET and event_data is not None:
-            field_dict["event_data"] = event_data
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["event"] = self.event
+        fields["event_id"] = self.event_id
+        fields["event_session_index"] = self.event_session_index
+        fields["severity"] = self.severity
+        fields["timestamp"] = self.timestamp
+        if self.duration is not None:
+            fields["duration"] = self.duration
+        if self.error_type is not None:
+            fields["error_type"] = self.error_type
+        if self.error_message is not None:
+            fields["error_message"] = self.error_message
+        if self.traceback is not None:
+            fields["traceback"] = self.traceback
+        if self.event_name is not None:
+            fields["event_name"] = self.event_name
+        if self.event_data is not None:
+            fields["event_data"] = self.event_data.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.telemetry_event_event_data import TelemetryEventEventData  # noqa: PLC0415
 
-        d = dict(src_dict)
-        event = d.pop("event")
-
-        event_id = d.pop("event_id")
-
-        event_session_index = d.pop("event_session_index")
-
-        severity = d.pop("severity")
-
-        timestamp = d.pop("timestamp")
-
-        duration = d.pop("duration", UNSET)
-
-        error_type = d.pop("error_type", UNSET)
-
-        error_message = d.pop("error_message", UNSET)
-
-        traceback = d.pop("traceback", UNSET)
-
-        event_name = d.pop("event_name", UNSET)
-
-        _event_data = d.pop("event_data", UNSET)
-        event_data: TelemetryEventEventData | Unset
-        if isinstance(_event_data, Unset):
-            event_data = UNSET
-        else:
-            event_data = TelemetryEventEventData.from_dict(_event_data)
-
-        telemetry_event = cls(
+        rest = dict(src_dict)
+        event = rest.pop("event")
+        event_id = rest.pop("event_id")
+        event_session_index = rest.pop("event_session_index")
+        severity = rest.pop("severity")
+        timestamp = rest.pop("timestamp")
+        duration = rest.pop("duration", None)
+        error_type = rest.pop("error_type", None)
+        error_message = rest.pop("error_message", None)
+        traceback = rest.pop("traceback", None)
+        event_name = rest.pop("event_name", None)
+        event_data = rest.pop("event_data", None)
+        self = cls(
             event=event,
             event_id=event_id,
             event_session_index=event_session_index,
@@ -147,11 +99,10 @@ class TelemetryEvent:
             error_message=error_message,
             traceback=traceback,
             event_name=event_name,
-            event_data=event_data,
+            event_data=TelemetryEventEventData.from_dict(event_data) if event_data is not None else None,
         )
-
-        telemetry_event.additional_properties = d
-        return telemetry_event
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="TelemetryResponse")
 
@@ -20,46 +18,27 @@ class TelemetryResponse:
         {'status': 'accepted'}
 
     Attributes:
-        status (None | str | Unset): A word.
+        status (str | None): A word.
     """
 
-    status: None | str | Unset = UNSET
+    status: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        status: None | str | Unset
-        if isinstance(self.status, Unset):
-            status = UNSET
-        else:
-            status = self.status
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update({})
-        if status is not UNSET and status is not None:
-            field_dict["status"] = status
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        if self.status is not None:
+            fields["status"] = self.status
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-
-        def _parse_status(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        status = _parse_status(d.pop("status", UNSET))
-
-        telemetry_response = cls(
+        rest = dict(src_dict)
+        status = rest.pop("status", None)
+        self = cls(
             status=status,
         )
-
-        telemetry_response.additional_properties = d
-        return telemetry_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

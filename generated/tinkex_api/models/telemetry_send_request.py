@@ -38,63 +38,33 @@ class TelemetrySendRequest:
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        events = []
-        for events_item_data in self.events:
-            events_item = events_item_data.to_dict()
-            events.append(events_item)
-
-        platform = self.platform
-
-        sdk_version = self.sdk_version
-
-        session_id = self.session_id
-
-        process_uuid = self.process_uuid
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "events": events,
-                "platform": platform,
-                "sdk_version": sdk_version,
-                "session_id": session_id,
-                "process_uuid": process_uuid,
-            }
-        )
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["events"] = [item.to_dict() for item in self.events]
+        fields["platform"] = self.platform
+        fields["sdk_version"] = self.sdk_version
+        fields["session_id"] = self.session_id
+        fields["process_uuid"] = self.process_uuid
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.telemetry_event import TelemetryEvent  # noqa: PLC0415
 
-        d = dict(src_dict)
-        events = []
-        _events = d.pop("events")
-        for events_item_data in _events:
-            events_item = TelemetryEvent.from_dict(events_item_data)
-
-            events.append(events_item)
-
-        platform = d.pop("platform")
-
-        sdk_version = d.pop("sdk_version")
-
-        session_id = d.pop("session_id")
-
-        process_uuid = d.pop("process_uuid")
-
-        telemetry_send_request = cls(
-            events=events,
+        rest = dict(src_dict)
+        events = rest.pop("events")
+        platform = rest.pop("platform")
+        sdk_version = rest.pop("sdk_version")
+        session_id = rest.pop("session_id")
+        process_uuid = rest.pop("process_uuid")
+        self = cls(
+            events=[TelemetryEvent.from_dict(item) for item in events],
             platform=platform,
             sdk_version=sdk_version,
             session_id=session_id,
             process_uuid=process_uuid,
         )
-
-        telemetry_send_request.additional_properties = d
-        return telemetry_send_request
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="TensorData")
 
@@ -24,135 +22,47 @@ class TensorData:
         Attributes:
             data (list[float]): The values. Some servers write NaN as null.
             dtype (str): The values' type.
-            shape (list[int] | None | Unset): The dimensions; one-dimensional without it.
-            sparse_crow_indices (list[int] | None | Unset): Where each row begins in `data`, one more than there are rows.
-            sparse_col_indices (list[int] | None | Unset): The column of each value.
+            shape (list[int] | None): The dimensions; one-dimensional without it.
+            sparse_crow_indices (list[int] | None): Where each row begins in `data`, one more than there are rows.
+            sparse_col_indices (list[int] | None): The column of each value.
     """
 
     data: list[float]
     dtype: str
-    shape: list[int] | None | Unset = UNSET
-    sparse_crow_indices: list[int] | None | Unset = UNSET
-    sparse_col_indices: list[int] | None | Unset = UNSET
+    shape: list[int] | None = None
+    sparse_crow_indices: list[int] | None = None
+    sparse_col_indices: list[int] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        data = self.data
-
-        dtype = self.dtype
-
-        shape: list[int] | None | Unset
-        if isinstance(self.shape, Unset):
-            shape = UNSET
-        elif isinstance(self.shape, list):
-            shape = self.shape
-
-        else:
-            shape = self.shape
-
-        sparse_crow_indices: list[int] | None | Unset
-        if isinstance(self.sparse_crow_indices, Unset):
-            sparse_crow_indices = UNSET
-        elif isinstance(self.sparse_crow_indices, list):
-            sparse_crow_indices = self.sparse_crow_indices
-
-        else:
-            sparse_crow_indices = self.sparse_crow_indices
-
-        sparse_col_indices: list[int] | None | Unset
-        if isinstance(self.sparse_col_indices, Unset):
-            sparse_col_indices = UNSET
-        elif isinstance(self.sparse_col_indices, list):
-            sparse_col_indices = self.sparse_col_indices
-
-        else:
-            sparse_col_indices = self.sparse_col_indices
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "data": data,
-                "dtype": dtype,
-            }
-        )
-        if shape is not UNSET and shape is not None:
-            field_dict["shape"] = shape
-        if sparse_crow_indices is not UNSET and sparse_crow_indices is not None:
-            field_dict["sparse_crow_indices"] = sparse_crow_indices
-        if sparse_col_indices is not UNSET and sparse_col_indices is not None:
-            field_dict["sparse_col_indices"] = sparse_col_indices
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["data"] = self.data
+        fields["dtype"] = self.dtype
+        if self.shape is not None:
+            fields["shape"] = self.shape
+        if self.sparse_crow_indices is not None:
+            fields["sparse_crow_indices"] = self.sparse_crow_indices
+        if self.sparse_col_indices is not None:
+            fields["sparse_col_indices"] = self.sparse_col_indices
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        data = cast(list[float], d.pop("data"))
-
-        dtype = d.pop("dtype")
-
-        def _parse_shape(data: object) -> list[int] | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, list):
-                    raise TypeError()
-                shape_type_0 = cast(list[int], data)
-
-                return shape_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(list[int] | None | Unset, data)
-
-        shape = _parse_shape(d.pop("shape", UNSET))
-
-        def _parse_sparse_crow_indices(data: object) -> list[int] | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, list):
-                    raise TypeError()
-                sparse_crow_indices_type_0 = cast(list[int], data)
-
-                return sparse_crow_indices_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(list[int] | None | Unset, data)
-
-        sparse_crow_indices = _parse_sparse_crow_indices(d.pop("sparse_crow_indices", UNSET))
-
-        def _parse_sparse_col_indices(data: object) -> list[int] | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, list):
-                    raise TypeError()
-                sparse_col_indices_type_0 = cast(list[int], data)
-
-                return sparse_col_indices_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(list[int] | None | Unset, data)
-
-        sparse_col_indices = _parse_sparse_col_indices(d.pop("sparse_col_indices", UNSET))
-
-        tensor_data = cls(
+        rest = dict(src_dict)
+        data = rest.pop("data")
+        dtype = rest.pop("dtype")
+        shape = rest.pop("shape", None)
+        sparse_crow_indices = rest.pop("sparse_crow_indices", None)
+        sparse_col_indices = rest.pop("sparse_col_indices", None)
+        self = cls(
             data=data,
             dtype=dtype,
             shape=shape,
             sparse_crow_indices=sparse_crow_indices,
             sparse_col_indices=sparse_col_indices,
         )
-
-        tensor_data.additional_properties = d
-        return tensor_data
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
@@ -28,224 +26,67 @@ class TrainingRun:
     Attributes:
         training_run_id (str): The run; hosted, the model's id. May hold `:`.
         base_model (str): The base model's name.
-        model_owner (None | str | Unset): Whose it is.
-        is_lora (bool | None | Unset): Whether it is an adapter.
-        lora_rank (int | None | Unset): The adapter's rank.
-        corrupted (bool | None | Unset): Whether its state was lost.
-        last_request_time (None | str | Unset): When it was last used, in ISO 8601.
-        last_checkpoint (Checkpoint | None | Unset):
-        last_sampler_checkpoint (Checkpoint | None | Unset):
-        user_metadata (None | Unset | UserMetadata):
+        model_owner (str | None): Whose it is.
+        is_lora (bool | None): Whether it is an adapter.
+        lora_rank (int | None): The adapter's rank.
+        corrupted (bool | None): Whether its state was lost.
+        last_request_time (str | None): When it was last used, in ISO 8601.
+        last_checkpoint (Checkpoint | None): See its type.
+        last_sampler_checkpoint (Checkpoint | None): See its type.
+        user_metadata (UserMetadata | None): See its type.
     """
 
     training_run_id: str
     base_model: str
-    model_owner: None | str | Unset = UNSET
-    is_lora: bool | None | Unset = UNSET
-    lora_rank: int | None | Unset = UNSET
-    corrupted: bool | None | Unset = UNSET
-    last_request_time: None | str | Unset = UNSET
-    last_checkpoint: Checkpoint | None | Unset = UNSET
-    last_sampler_checkpoint: Checkpoint | None | Unset = UNSET
-    user_metadata: None | Unset | UserMetadata = UNSET
+    model_owner: str | None = None
+    is_lora: bool | None = None
+    lora_rank: int | None = None
+    corrupted: bool | None = None
+    last_request_time: str | None = None
+    last_checkpoint: Checkpoint | None = None
+    last_sampler_checkpoint: Checkpoint | None = None
+    user_metadata: UserMetadata | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.checkpoint import Checkpoint  # noqa: PLC0415
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
-        training_run_id = self.training_run_id
-
-        base_model = self.base_model
-
-        model_owner: None | str | Unset
-        if isinstance(self.model_owner, Unset):
-            model_owner = UNSET
-        else:
-            model_owner = self.model_owner
-
-        is_lora: bool | None | Unset
-        if isinstance(self.is_lora, Unset):
-            is_lora = UNSET
-        else:
-            is_lora = self.is_lora
-
-        lora_rank: int | None | Unset
-        if isinstance(self.lora_rank, Unset):
-            lora_rank = UNSET
-        else:
-            lora_rank = self.lora_rank
-
-        corrupted: bool | None | Unset
-        if isinstance(self.corrupted, Unset):
-            corrupted = UNSET
-        else:
-            corrupted = self.corrupted
-
-        last_request_time: None | str | Unset
-        if isinstance(self.last_request_time, Unset):
-            last_request_time = UNSET
-        else:
-            last_request_time = self.last_request_time
-
-        last_checkpoint: dict[str, Any] | None | Unset
-        if isinstance(self.last_checkpoint, Unset):
-            last_checkpoint = UNSET
-        elif isinstance(self.last_checkpoint, Checkpoint):
-            last_checkpoint = self.last_checkpoint.to_dict()
-        else:
-            last_checkpoint = self.last_checkpoint
-
-        last_sampler_checkpoint: dict[str, Any] | None | Unset
-        if isinstance(self.last_sampler_checkpoint, Unset):
-            last_sampler_checkpoint = UNSET
-        elif isinstance(self.last_sampler_checkpoint, Checkpoint):
-            last_sampler_checkpoint = self.last_sampler_checkpoint.to_dict()
-        else:
-            last_sampler_checkpoint = self.last_sampler_checkpoint
-
-        user_metadata: dict[str, Any] | None | Unset
-        if isinstance(self.user_metadata, Unset):
-            user_metadata = UNSET
-        elif isinstance(self.user_metadata, UserMetadata):
-            user_metadata = self.user_metadata.to_dict()
-        else:
-            user_metadata = self.user_metadata
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "training_run_id": training_run_id,
-                "base_model": base_model,
-            }
-        )
-        if model_owner is not UNSET and model_owner is not None:
-            field_dict["model_owner"] = model_owner
-        if is_lora is not UNSET and is_lora is not None:
-            field_dict["is_lora"] = is_lora
-        if lora_rank is not UNSET and lora_rank is not None:
-            field_dict["lora_rank"] = lora_rank
-        if corrupted is not UNSET and corrupted is not None:
-            field_dict["corrupted"] = corrupted
-        if last_request_time is not UNSET and last_request_time is not None:
-            field_dict["last_request_time"] = last_request_time
-        if last_checkpoint is not UNSET and last_checkpoint is not None:
-            field_dict["last_checkpoint"] = last_checkpoint
-        if last_sampler_checkpoint is not UNSET and last_sampler_checkpoint is not None:
-            field_dict["last_sampler_checkpoint"] = last_sampler_checkpoint
-        if user_metadata is not UNSET and user_metadata is not None:
-            field_dict["user_metadata"] = user_metadata
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["training_run_id"] = self.training_run_id
+        fields["base_model"] = self.base_model
+        if self.model_owner is not None:
+            fields["model_owner"] = self.model_owner
+        if self.is_lora is not None:
+            fields["is_lora"] = self.is_lora
+        if self.lora_rank is not None:
+            fields["lora_rank"] = self.lora_rank
+        if self.corrupted is not None:
+            fields["corrupted"] = self.corrupted
+        if self.last_request_time is not None:
+            fields["last_request_time"] = self.last_request_time
+        if self.last_checkpoint is not None:
+            fields["last_checkpoint"] = self.last_checkpoint.to_dict()
+        if self.last_sampler_checkpoint is not None:
+            fields["last_sampler_checkpoint"] = self.last_sampler_checkpoint.to_dict()
+        if self.user_metadata is not None:
+            fields["user_metadata"] = self.user_metadata.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.checkpoint import Checkpoint  # noqa: PLC0415
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
-        d = dict(src_dict)
-        training_run_id = d.pop("training_run_id")
-
-        base_model = d.pop("base_model")
-
-        def _parse_model_owner(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        model_owner = _parse_model_owner(d.pop("model_owner", UNSET))
-
-        def _parse_is_lora(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        is_lora = _parse_is_lora(d.pop("is_lora", UNSET))
-
-        def _parse_lora_rank(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        lora_rank = _parse_lora_rank(d.pop("lora_rank", UNSET))
-
-        def _parse_corrupted(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        corrupted = _parse_corrupted(d.pop("corrupted", UNSET))
-
-        def _parse_last_request_time(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        last_request_time = _parse_last_request_time(d.pop("last_request_time", UNSET))
-
-        def _parse_last_checkpoint(data: object) -> Checkpoint | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                last_checkpoint_type_0 = Checkpoint.from_dict(data)
-
-                return last_checkpoint_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(Checkpoint | None | Unset, data)
-
-        last_checkpoint = _parse_last_checkpoint(d.pop("last_checkpoint", UNSET))
-
-        def _parse_last_sampler_checkpoint(data: object) -> Checkpoint | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                last_sampler_checkpoint_type_0 = Checkpoint.from_dict(data)
-
-                return last_sampler_checkpoint_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(Checkpoint | None | Unset, data)
-
-        last_sampler_checkpoint = _parse_last_sampler_checkpoint(d.pop("last_sampler_checkpoint", UNSET))
-
-        def _parse_user_metadata(data: object) -> None | Unset | UserMetadata:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                user_metadata_type_0 = UserMetadata.from_dict(data)
-
-                return user_metadata_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(None | Unset | UserMetadata, data)
-
-        user_metadata = _parse_user_metadata(d.pop("user_metadata", UNSET))
-
-        training_run = cls(
+        rest = dict(src_dict)
+        training_run_id = rest.pop("training_run_id")
+        base_model = rest.pop("base_model")
+        model_owner = rest.pop("model_owner", None)
+        is_lora = rest.pop("is_lora", None)
+        lora_rank = rest.pop("lora_rank", None)
+        corrupted = rest.pop("corrupted", None)
+        last_request_time = rest.pop("last_request_time", None)
+        last_checkpoint = rest.pop("last_checkpoint", None)
+        last_sampler_checkpoint = rest.pop("last_sampler_checkpoint", None)
+        user_metadata = rest.pop("user_metadata", None)
+        self = cls(
             training_run_id=training_run_id,
             base_model=base_model,
             model_owner=model_owner,
@@ -253,13 +94,14 @@ class TrainingRun:
             lora_rank=lora_rank,
             corrupted=corrupted,
             last_request_time=last_request_time,
-            last_checkpoint=last_checkpoint,
-            last_sampler_checkpoint=last_sampler_checkpoint,
-            user_metadata=user_metadata,
+            last_checkpoint=Checkpoint.from_dict(last_checkpoint) if last_checkpoint is not None else None,
+            last_sampler_checkpoint=Checkpoint.from_dict(last_sampler_checkpoint)
+            if last_sampler_checkpoint is not None
+            else None,
+            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
         )
-
-        training_run.additional_properties = d
-        return training_run
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.cursor import Cursor
@@ -27,78 +25,34 @@ class TrainingRunsResponse:
 
     Attributes:
         training_runs (list[TrainingRun]): The page, newest first.
-        cursor (Cursor | None | Unset):
+        cursor (Cursor | None): See its type.
     """
 
     training_runs: list[TrainingRun]
-    cursor: Cursor | None | Unset = UNSET
+    cursor: Cursor | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.cursor import Cursor  # noqa: PLC0415
-
-        training_runs = []
-        for training_runs_item_data in self.training_runs:
-            training_runs_item = training_runs_item_data.to_dict()
-            training_runs.append(training_runs_item)
-
-        cursor: dict[str, Any] | None | Unset
-        if isinstance(self.cursor, Unset):
-            cursor = UNSET
-        elif isinstance(self.cursor, Cursor):
-            cursor = self.cursor.to_dict()
-        else:
-            cursor = self.cursor
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "training_runs": training_runs,
-            }
-        )
-        if cursor is not UNSET and cursor is not None:
-            field_dict["cursor"] = cursor
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["training_runs"] = [item.to_dict() for item in self.training_runs]
+        if self.cursor is not None:
+            fields["cursor"] = self.cursor.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.cursor import Cursor  # noqa: PLC0415
         from ..models.training_run import TrainingRun  # noqa: PLC0415
 
-        d = dict(src_dict)
-        training_runs = []
-        _training_runs = d.pop("training_runs")
-        for training_runs_item_data in _training_runs:
-            training_runs_item = TrainingRun.from_dict(training_runs_item_data)
-
-            training_runs.append(training_runs_item)
-
-        def _parse_cursor(data: object) -> Cursor | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                cursor_type_0 = Cursor.from_dict(data)
-
-                return cursor_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(Cursor | None | Unset, data)
-
-        cursor = _parse_cursor(d.pop("cursor", UNSET))
-
-        training_runs_response = cls(
-            training_runs=training_runs,
-            cursor=cursor,
+        rest = dict(src_dict)
+        training_runs = rest.pop("training_runs")
+        cursor = rest.pop("cursor", None)
+        self = cls(
+            training_runs=[TrainingRun.from_dict(item) for item in training_runs],
+            cursor=Cursor.from_dict(cursor) if cursor is not None else None,
         )
-
-        training_runs_response.additional_properties = d
-        return training_runs_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 T = TypeVar("T", bound="UntypedAPIFuture")
 
@@ -22,87 +20,38 @@ class UntypedAPIFuture:
 
         Attributes:
             request_id (str): What to retrieve the result by. Always a string, never a number.
-            model_id (None | str | Unset): The model concerned.
-            sample_sequence_ids (list[str] | None | Unset): Of `sample` only, the ids of the sequences to come, one a sample
-                and in their order.
+            model_id (str | None): The model concerned.
+            sample_sequence_ids (list[str] | None): Of `sample` only, the ids of the sequences to come, one a sample and in
+                their order.
     """
 
     request_id: str
-    model_id: None | str | Unset = UNSET
-    sample_sequence_ids: list[str] | None | Unset = UNSET
+    model_id: str | None = None
+    sample_sequence_ids: list[str] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        request_id = self.request_id
-
-        model_id: None | str | Unset
-        if isinstance(self.model_id, Unset):
-            model_id = UNSET
-        else:
-            model_id = self.model_id
-
-        sample_sequence_ids: list[str] | None | Unset
-        if isinstance(self.sample_sequence_ids, Unset):
-            sample_sequence_ids = UNSET
-        elif isinstance(self.sample_sequence_ids, list):
-            sample_sequence_ids = self.sample_sequence_ids
-
-        else:
-            sample_sequence_ids = self.sample_sequence_ids
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "request_id": request_id,
-            }
-        )
-        if model_id is not UNSET and model_id is not None:
-            field_dict["model_id"] = model_id
-        if sample_sequence_ids is not UNSET and sample_sequence_ids is not None:
-            field_dict["sample_sequence_ids"] = sample_sequence_ids
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["request_id"] = self.request_id
+        if self.model_id is not None:
+            fields["model_id"] = self.model_id
+        if self.sample_sequence_ids is not None:
+            fields["sample_sequence_ids"] = self.sample_sequence_ids
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        request_id = d.pop("request_id")
-
-        def _parse_model_id(data: object) -> None | str | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(None | str | Unset, data)
-
-        model_id = _parse_model_id(d.pop("model_id", UNSET))
-
-        def _parse_sample_sequence_ids(data: object) -> list[str] | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, list):
-                    raise TypeError()
-                sample_sequence_ids_type_0 = cast(list[str], data)
-
-                return sample_sequence_ids_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(list[str] | None | Unset, data)
-
-        sample_sequence_ids = _parse_sample_sequence_ids(d.pop("sample_sequence_ids", UNSET))
-
-        untyped_api_future = cls(
+        rest = dict(src_dict)
+        request_id = rest.pop("request_id")
+        model_id = rest.pop("model_id", None)
+        sample_sequence_ids = rest.pop("sample_sequence_ids", None)
+        self = cls(
             request_id=request_id,
             model_id=model_id,
             sample_sequence_ids=sample_sequence_ids,
         )
-
-        untyped_api_future.additional_properties = d
-        return untyped_api_future
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

@@ -22,19 +22,15 @@ class UserMetadata:
     additional_properties: dict[str, str] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        d = dict(src_dict)
-        user_metadata = cls()
-
-        user_metadata.additional_properties = d
-        return user_metadata
+        rest = dict(src_dict)
+        self = cls()
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

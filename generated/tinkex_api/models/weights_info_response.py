@@ -2,12 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
-
-from ..types import UNSET, Unset
 
 if TYPE_CHECKING:
     from ..models.optimizer_config import OptimizerConfig
@@ -27,156 +25,61 @@ class WeightsInfoResponse:
     Attributes:
         base_model (str): The base model's name.
         is_lora (bool): Whether they are an adapter's.
-        lora_rank (int | None | Unset): The adapter's rank.
-        train_unembed (bool | None | Unset): The output layer was trained.
-        train_mlp (bool | None | Unset): The MLP layers were trained.
-        train_attn (bool | None | Unset): The attention layers were trained.
-        optimizer_config (None | OptimizerConfig | Unset):
+        lora_rank (int | None): The adapter's rank.
+        train_unembed (bool | None): The output layer was trained.
+        train_mlp (bool | None): The MLP layers were trained.
+        train_attn (bool | None): The attention layers were trained.
+        optimizer_config (OptimizerConfig | None): See its type.
     """
 
     base_model: str
     is_lora: bool
-    lora_rank: int | None | Unset = UNSET
-    train_unembed: bool | None | Unset = UNSET
-    train_mlp: bool | None | Unset = UNSET
-    train_attn: bool | None | Unset = UNSET
-    optimizer_config: None | OptimizerConfig | Unset = UNSET
+    lora_rank: int | None = None
+    train_unembed: bool | None = None
+    train_mlp: bool | None = None
+    train_attn: bool | None = None
+    optimizer_config: OptimizerConfig | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
-
-        base_model = self.base_model
-
-        is_lora = self.is_lora
-
-        lora_rank: int | None | Unset
-        if isinstance(self.lora_rank, Unset):
-            lora_rank = UNSET
-        else:
-            lora_rank = self.lora_rank
-
-        train_unembed: bool | None | Unset
-        if isinstance(self.train_unembed, Unset):
-            train_unembed = UNSET
-        else:
-            train_unembed = self.train_unembed
-
-        train_mlp: bool | None | Unset
-        if isinstance(self.train_mlp, Unset):
-            train_mlp = UNSET
-        else:
-            train_mlp = self.train_mlp
-
-        train_attn: bool | None | Unset
-        if isinstance(self.train_attn, Unset):
-            train_attn = UNSET
-        else:
-            train_attn = self.train_attn
-
-        optimizer_config: dict[str, Any] | None | Unset
-        if isinstance(self.optimizer_config, Unset):
-            optimizer_config = UNSET
-        elif isinstance(self.optimizer_config, OptimizerConfig):
-            optimizer_config = self.optimizer_config.to_dict()
-        else:
-            optimizer_config = self.optimizer_config
-
-        field_dict: dict[str, Any] = {}
-        field_dict.update(self.additional_properties)
-        field_dict.update(
-            {
-                "base_model": base_model,
-                "is_lora": is_lora,
-            }
-        )
-        if lora_rank is not UNSET and lora_rank is not None:
-            field_dict["lora_rank"] = lora_rank
-        if train_unembed is not UNSET and train_unembed is not None:
-            field_dict["train_unembed"] = train_unembed
-        if train_mlp is not UNSET and train_mlp is not None:
-            field_dict["train_mlp"] = train_mlp
-        if train_attn is not UNSET and train_attn is not None:
-            field_dict["train_attn"] = train_attn
-        if optimizer_config is not UNSET and optimizer_config is not None:
-            field_dict["optimizer_config"] = optimizer_config
-
-        return field_dict
+        fields: dict[str, Any] = dict(self.additional_properties)
+        fields["base_model"] = self.base_model
+        fields["is_lora"] = self.is_lora
+        if self.lora_rank is not None:
+            fields["lora_rank"] = self.lora_rank
+        if self.train_unembed is not None:
+            fields["train_unembed"] = self.train_unembed
+        if self.train_mlp is not None:
+            fields["train_mlp"] = self.train_mlp
+        if self.train_attn is not None:
+            fields["train_attn"] = self.train_attn
+        if self.optimizer_config is not None:
+            fields["optimizer_config"] = self.optimizer_config.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
 
-        d = dict(src_dict)
-        base_model = d.pop("base_model")
-
-        is_lora = d.pop("is_lora")
-
-        def _parse_lora_rank(data: object) -> int | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(int | None | Unset, data)
-
-        lora_rank = _parse_lora_rank(d.pop("lora_rank", UNSET))
-
-        def _parse_train_unembed(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        train_unembed = _parse_train_unembed(d.pop("train_unembed", UNSET))
-
-        def _parse_train_mlp(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        train_mlp = _parse_train_mlp(d.pop("train_mlp", UNSET))
-
-        def _parse_train_attn(data: object) -> bool | None | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            return cast(bool | None | Unset, data)
-
-        train_attn = _parse_train_attn(d.pop("train_attn", UNSET))
-
-        def _parse_optimizer_config(data: object) -> None | OptimizerConfig | Unset:
-            if data is None:
-                return data
-            if isinstance(data, Unset):
-                return data
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                optimizer_config_type_0 = OptimizerConfig.from_dict(data)
-
-                return optimizer_config_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            return cast(None | OptimizerConfig | Unset, data)
-
-        optimizer_config = _parse_optimizer_config(d.pop("optimizer_config", UNSET))
-
-        weights_info_response = cls(
+        rest = dict(src_dict)
+        base_model = rest.pop("base_model")
+        is_lora = rest.pop("is_lora")
+        lora_rank = rest.pop("lora_rank", None)
+        train_unembed = rest.pop("train_unembed", None)
+        train_mlp = rest.pop("train_mlp", None)
+        train_attn = rest.pop("train_attn", None)
+        optimizer_config = rest.pop("optimizer_config", None)
+        self = cls(
             base_model=base_model,
             is_lora=is_lora,
             lora_rank=lora_rank,
             train_unembed=train_unembed,
             train_mlp=train_mlp,
             train_attn=train_attn,
-            optimizer_config=optimizer_config,
+            optimizer_config=OptimizerConfig.from_dict(optimizer_config) if optimizer_config is not None else None,
         )
-
-        weights_info_response.additional_properties = d
-        return weights_info_response
+        self.additional_properties = rest
+        return self
 
     @property
     def additional_keys(self) -> list[str]:

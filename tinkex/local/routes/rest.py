@@ -18,7 +18,6 @@ from tinkex_api.models import (
     WeightsInfoRequest,
     WeightsInfoResponse,
 )
-from tinkex_api.types import UNSET
 
 from tinkex.local import paths
 from tinkex.local.backend import Backend
@@ -110,7 +109,7 @@ def _checkpoint(row: CheckpointRow) -> Checkpoint:
         tinker_path=str(row.path),
         size_bytes=row.size_bytes,
         public=False,
-        expires_at=UNSET if row.expires_at is None else _iso(row.expires_at),
+        expires_at=None if row.expires_at is None else _iso(row.expires_at),
     )
 
 

@@ -14,7 +14,6 @@ from tinkex_api.models import (
     SampleRequest,
     UntypedAPIFuture,
 )
-from tinkex_api.types import Unset
 
 from tinkex.local import paths
 from tinkex.local.backend import Backend
@@ -40,7 +39,7 @@ async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSes
     return CreateSamplingSessionResponse(sampler_id, "create_sampling_session").to_dict()
 
 
-def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str | Unset, model_path: str | Unset) -> SamplerRow:
+def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str | None, model_path: str | None) -> SamplerRow:
     """A base model, or saved weights, whose base model may be named too."""
     if not isinstance(model_path, str):
         if not isinstance(base_model, str):
