@@ -5,21 +5,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tinkex.local import Server, serve
+from tests.fake_engine import FakeEngine
+from tinkex.local import Server
 
-from .fake_engine import FakeEngine
 from .helpers import Api
-
-
-@pytest.fixture(scope="session")
-def server_engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture(scope="session")
-def server(server_engine: FakeEngine) -> Iterator[Server]:
-    with serve(engine=server_engine) as server:
-        yield server
 
 
 @pytest.fixture

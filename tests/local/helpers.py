@@ -9,9 +9,8 @@ from typing import Any
 import httpx
 from attrs import define
 
+from tests.fake_engine import FakeEngine
 from tinkex.local import serve
-
-from .fake_engine import FakeEngine
 
 API = "/api/v1"
 

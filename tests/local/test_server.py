@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.fake_engine import FakeEngine
 from tinkex.local import serve
 
-from .fake_engine import FakeEngine
 from .helpers import Api, started
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.fake_engine import FakeEngine
 from tinkex.local import Server, serve
 
-from .fake_engine import FakeEngine
 from .helpers import Api, new_model, step
 
 

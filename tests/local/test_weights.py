@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from tests.fake_engine import FakeEngine
 from tinkex.local import Server
 
-from .fake_engine import FakeEngine
 from .helpers import Api, sample, started
 
 

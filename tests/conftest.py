@@ -1,0 +1,51 @@
+"""Servers over real sockets, and clients of both facades."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+import tinkex.local
+from tests.facades import FACADES
+from tests.fake_engine import FakeEngine
+from tinkex.local import Server
+
+
+@pytest.fixture(scope="session")
+def server_engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture(scope="session")
+def server(server_engine: FakeEngine) -> Iterator[Server]:
+    """A server with an engine that does sums at once."""
+    with tinkex.local.serve(engine=server_engine) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def torch_server() -> Iterator[Server]:
+    """A server that really trains tinkex/tiny."""
+    with tinkex.local.serve() as server:
+        yield server
+
+
+@pytest.fixture(params=list(FACADES))
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Makes service clients, of each facade in turn, which are closed at the end."""
+    with ExitStack() as stack:
+
+        def connect(base_url: str, **settings: Any) -> Any:
+            return stack.enter_context(FACADES[request.param](base_url=base_url, **{"api_key": "tml-test", **settings}))
+
+        yield connect
+
+
+@pytest.fixture
+def service(connect: Callable[..., Any], server: Server, server_engine: FakeEngine) -> Any:
+    """A client of the server with the fake engine."""
+    server_engine.gate.set()
+    return connect(server.base_url)

@@ -1,0 +1,74 @@
+"""Lets one test speak to both facades: the asyncio clients, called from here as the blocking ones are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import frozen
+
+import tinkex
+from tinkex import AsyncAPIFuture, AsyncRestClient, AsyncSamplingClient, AsyncServiceClient, AsyncTrainingClient, portal
+
+_CLIENTS = (AsyncServiceClient, AsyncTrainingClient, AsyncSamplingClient, AsyncRestClient)
+
+
+@frozen
+class _Future:
+    """An AsyncAPIFuture whose await is called `result()`."""
+
+    future: AsyncAPIFuture[Any]
+
+    def result(self, timeout: float | None = None) -> Any:
+        async def wait() -> Any:
+            return await self.future
+
+        return portal.shared().run(wait)
+
+    def __getattr__(self, name: str) -> Any:
+        return _called_on_the_loop(getattr(self.future, name))
+
+
+@frozen
+class _Client:
+    """An asyncio client whose methods wait."""
+
+    client: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return _called_on_the_loop(getattr(self.client, name))
+
+    def __enter__(self) -> _Client:
+        portal.shared().run(self.client.__aenter__)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        portal.shared().run(self.client.__aexit__, *error)
+
+    def __repr__(self) -> str:
+        return repr(self.client)
+
+
+def _called_on_the_loop(attribute: Any) -> Any:
+    if not callable(attribute):
+        return attribute
+
+    async def wait(*args: Any, **kwargs: Any) -> Any:
+        given = attribute(*args, **kwargs)
+        return given if isinstance(given, AsyncAPIFuture) or not hasattr(given, "__await__") else await given
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = portal.shared().run(wait, *args, **kwargs)
+        if isinstance(given, AsyncAPIFuture):
+            return _Future(given)
+        return _Client(given) if isinstance(given, _CLIENTS) else given
+
+    return call
+
+
+def _asyncio_service(*args: Any, **kwargs: Any) -> Any:
+    return _Client(AsyncServiceClient(*args, **kwargs))
+
+
+FACADES: dict[str, Callable[..., Any]] = {"asyncio": _asyncio_service, "blocking": tinkex.ServiceClient}
+"""What makes a service client, by facade."""

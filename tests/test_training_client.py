@@ -1,0 +1,199 @@
+"""Training through both facades, against the embedded server over a real socket."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.batches import batch, datum, text_datum
+from tests.fake_engine import FakeEngine
+from tinkex import (
+    AdamParams,
+    ChunkLimits,
+    Config,
+    Datum,
+    InvalidInputError,
+    ModelInput,
+    NotFoundError,
+    RequestFailedError,
+    RequestSkippedError,
+    UnprocessableEntityError,
+)
+from tinkex.local import Server
+
+
+@pytest.fixture
+def trainer(service: Any) -> Any:
+    return service.create_lora_training_client("fake/base", rank=4)
+
+
+def numbers_of(engine: FakeEngine, model_id: str) -> list[tuple[str, ...]]:
+    return [(call[0], *call[2:]) for call in engine.calls if call[1] == model_id]
+
+
+def test_a_model_learns_and_is_sampled_from_its_saved_weights(connect: Callable[..., Any], torch_server: Server) -> None:
+    service = connect(torch_server.base_url)
+    trainer = service.create_lora_training_client("tinkex/tiny", rank=16, seed=3)
+    data = [text_datum("the answer is", " 42\n")] * 4
+    losses = []
+    for _ in range(12):
+        losses.append(trainer.forward_backward(data, "cross_entropy"))
+        trainer.optim_step(AdamParams(learning_rate=4e-3))
+    first, last = (losses[index].result().metrics["loss:sum"] for index in (0, -1))
+    assert last < first / 4
+
+    path = trainer.save_weights_for_sampler("learned").result().path
+    tokenizer = trainer.get_tokenizer()
+    for sampler in (trainer.save_weights_and_get_sampling_client(), service.create_sampling_client(model_path=path)):
+        sampled = sampler.sample(tokenizer.encode("the answer is"), 1, {"temperature": 0.0, "max_tokens": 6, "stop": ["\n"]})
+        assert tokenizer.decode(sampled.result().sequences[0].tokens) == " 42\n"
+    logprobs = sampler.compute_logprobs(tokenizer.encode("the answer is 42")).result()
+    assert logprobs[0] is None
+    trained = trainer.forward(data[:1], "cross_entropy").result().loss_fn_outputs[0]["logprobs"].to_numpy()
+    assert logprobs[-3:] == pytest.approx(trained[-4:-1].tolist(), abs=1e-4)
+
+
+def test_forward_leaves_the_model_as_it_is(connect: Callable[..., Any], torch_server: Server) -> None:
+    trainer = connect(torch_server.base_url).create_lora_training_client("tinkex/tiny", rank=4, seed=3)
+    data = [text_datum("ab", "cd")]
+    first = trainer.forward(data, "cross_entropy").result().metrics["loss:sum"]
+    trainer.optim_step(AdamParams(learning_rate=1.0)).result()
+    assert trainer.forward(data, "cross_entropy").result().metrics["loss:sum"] == first
+
+
+@pytest.mark.parametrize("loss_fn", ["importance_sampling", "ppo", "cispo"])
+def test_the_losses_of_reinforcement_learning(connect: Callable[..., Any], torch_server: Server, loss_fn: str) -> None:
+    trainer = connect(torch_server.base_url).create_lora_training_client("tinkex/tiny", rank=4, seed=3)
+    tokens, advantages = list(b"abcd"), np.array([0.0, 1.0, -1.0], np.float32)
+    prompt, targets = ModelInput.from_ints(tokens[:-1]), tokens[1:]
+    known = Datum(model_input=prompt, loss_fn_inputs={"target_tokens": targets, "weights": [1.0] * 3})
+    logprobs = trainer.forward([known], "cross_entropy").result().loss_fn_outputs[0]["logprobs"].to_numpy()
+    data = Datum(model_input=prompt, loss_fn_inputs={"target_tokens": targets, "logprobs": logprobs, "advantages": advantages})
+    result = trainer.forward_backward([data], loss_fn).result()
+    # at a ratio of 1, the loss is -sum(A), or -sum(A * logprob) for cispo
+    expected = -(advantages * (logprobs if loss_fn == "cispo" else 1.0)).sum()
+    assert result.metrics["loss:sum"] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_calls_run_in_the_order_in_which_they_were_made(trainer: Any, server_engine: FakeEngine) -> None:
+    futures = []
+    for token in range(1, 6):
+        futures.append(trainer.forward_backward([datum(token)], "cross_entropy"))
+        futures.append(trainer.optim_step(AdamParams(learning_rate=token / 10)))
+    for future in reversed(futures):  # whatever the order in which they are waited for
+        future.result()
+    expected = [call for token in range(1, 6) for call in (("forward_backward", str(token)), ("optim_step", str(token / 10)))]
+    assert numbers_of(server_engine, trainer.model_id)[1:] == expected
+
+
+@pytest.mark.parametrize("parallel", [True, False], ids=["together", "one-after-another"])
+def test_a_large_batch_is_split_and_put_together_in_order(
+    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, parallel: bool
+) -> None:
+    from tinkex.local.routes import server as routes
+
+    monkeypatch.setattr(routes._FLAGS, "parallel_fwdbwd_chunks", parallel)
+    config = Config(base_url=server.base_url, api_key="tml-x", chunk_limits=ChunkLimits(max_items=10))
+    trainer = connect(server.base_url, config=config).create_lora_training_client("fake/base", rank=4)
+    data = batch(35)
+    result = trainer.forward_backward(data, "cross_entropy").result()
+    outputs = [float(output["logprobs"].to_numpy()[0]) for output in result.loss_fn_outputs]
+    assert outputs == [-float(1 + index) for index in range(35)]
+    assert result.metrics["loss:sum"] == sum(range(1, 36))
+    calls = [call for call in numbers_of(server_engine, trainer.model_id) if call[0] == "forward_backward"]
+    assert calls == [("forward_backward", str(first)) for first in (1, 11, 21, 31)]
+
+
+@pytest.mark.parametrize(
+    ("data", "loss_fn", "words"),
+    [
+        ([], "cross_entropy", "empty"),
+        ([datum()], "cross_entropy", "data[0]"),
+        ([Datum(model_input=ModelInput.from_ints([1]), loss_fn_inputs={"weights": [1.0]})], "cross_entropy", "target_tokens"),
+    ],
+    ids=["empty batch", "empty datum", "missing input"],
+)
+def test_a_bad_batch_is_refused_at_the_call(
+    trainer: Any, server_engine: FakeEngine, data: list[Datum], loss_fn: str, words: str
+) -> None:
+    before = len(server_engine.calls)
+    with pytest.raises(InvalidInputError) as caught:
+        trainer.forward_backward(data, loss_fn)
+    assert words in str(caught.value)
+    assert caught.value.fault == "user"
+    assert len(server_engine.calls) == before
+    trainer.forward_backward([datum(1)], "cross_entropy").result()  # nothing was lost by it
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"target_tokens": [1]}, "target_tokens.*1 values for 2 tokens"),
+        ({"target_tokens": ["a", "b"]}, "target_tokens"),
+        ({"target_tokens": [[1], [2, 3]]}, "target_tokens"),
+        ({"target_tokens": [None, 1]}, "target_tokens"),
+        ({"target_tokens": [1, 2], "weights": [1.0, math.nan]}, "weights"),
+    ],
+    ids=["ragged", "texts", "ragged lists", "None", "NaN"],
+)
+def test_bad_loss_inputs_are_refused_when_the_datum_is_made(inputs: Any, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        Datum(model_input=ModelInput.from_ints([1, 2]), loss_fn_inputs=inputs)
+
+
+def test_a_token_out_of_range_fails_that_request_alone(connect: Callable[..., Any], torch_server: Server) -> None:
+    trainer = connect(torch_server.base_url).create_lora_training_client("tinkex/tiny", rank=4)
+    wrong = trainer.forward_backward([datum(1), datum(70_000)], "cross_entropy")
+    right = trainer.forward_backward([datum(1)], "cross_entropy")
+    with pytest.raises(RequestFailedError, match=r"data\[1\].*70000.*257") as caught:
+        wrong.result()
+    assert caught.value.category == "user"
+    assert right.result().loss_fn_outputs
+
+
+def test_a_fault_of_the_server_says_so(trainer: Any) -> None:
+    with pytest.raises(RequestFailedError, match="ZeroDivisionError") as caught:
+        trainer.forward_backward([datum(98)], "cross_entropy").result()
+    assert (caught.value.category, caught.value.operation) == ("server", "forward_backward")
+    assert caught.value.request_id
+
+
+def test_a_refused_request_skips_what_was_queued_behind_it_and_the_client_goes_on(trainer: Any) -> None:
+    refused = trainer.forward_backward([datum(1)], "no_such_loss")
+    queued = trainer.optim_step(AdamParams())
+    with pytest.raises(Exception, match="no_such_loss"):
+        refused.result()
+    with pytest.raises(RequestSkippedError):
+        queued.result()
+    trainer.forward_backward([datum(1)], "cross_entropy").result()
+    trainer.optim_step(AdamParams()).result()
+
+
+def test_a_name_that_no_checkpoint_can_have(trainer: Any) -> None:
+    with pytest.raises(InvalidInputError):
+        trainer.save_weights_for_sampler("a/b")
+    with pytest.raises(UnprocessableEntityError):
+        trainer.save_weights_for_sampler("..").result()
+
+
+def test_what_the_server_says_of_the_model(trainer: Any) -> None:
+    info = trainer.get_info()
+    assert (info.model_id, info.model_data.model_name, info.lora_rank) == (trainer.model_id, "fake/base", 4)
+
+
+def test_saved_weights_are_listed_and_deleted(service: Any, trainer: Any) -> None:
+    rest = service.create_rest_client()
+    path = trainer.save_weights_for_sampler("one").result().path
+    assert rest.list_training_runs(limit=1).training_runs[0].training_run_id == trainer.model_id
+    [checkpoint] = rest.list_checkpoints(trainer.model_id).checkpoints
+    assert (checkpoint.tinker_path, checkpoint.checkpoint_type) == (path, "sampler")
+    rest.delete_checkpoint(trainer.model_id, checkpoint.checkpoint_id)
+    assert rest.list_checkpoints(trainer.model_id).checkpoints == []
+    with pytest.raises(NotFoundError):
+        rest.delete_checkpoint(trainer.model_id, checkpoint.checkpoint_id)
+    with pytest.raises(InvalidInputError):
+        rest.delete_checkpoint(trainer.model_id, "one")
