@@ -67,10 +67,11 @@ class AsyncSamplingClient:
             RequestFailedError: when awaited: the server could not do it.
         """
         model_input = as_model_input(prompt)
-        if not model_input.chunks or num_samples < 1 or topk_prompt_logprobs < 0:
+        if model_input.is_empty:
+            raise InvalidInputError("the prompt is empty", advice="Give it one token at least.")
+        if num_samples < 1 or topk_prompt_logprobs < 0:
             raise InvalidInputError(
-                f"a prompt with tokens and num_samples >= 1 are needed; got {len(model_input.chunks)} chunks, "
-                f"num_samples={num_samples}, topk_prompt_logprobs={topk_prompt_logprobs}"
+                f"num_samples must be 1 or more, and topk_prompt_logprobs 0 or more; got {num_samples} and {topk_prompt_logprobs}"
             )
         body = SampleRequest(
             prompt=json.encode_model_input(model_input),

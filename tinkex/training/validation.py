@@ -35,7 +35,7 @@ def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
     for index, datum in enumerate(data):
         if not isinstance(datum, Datum):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(f"data[{index}] is {type(datum).__name__}, not Datum")
-        if datum.model_input.chunks == () or datum.model_input.chunks[0].length == 0:
+        if datum.model_input.is_empty:
             raise InvalidInputError(f"data[{index}].model_input is empty")
         _check_inputs(index, datum, loss_fn)
 

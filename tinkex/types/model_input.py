@@ -168,6 +168,11 @@ class ModelInput:
         return sum(chunk.length for chunk in self.chunks)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to read: no chunk, or text without a token alone."""
+        return all(isinstance(chunk, EncodedTextChunk) and not len(chunk.tokens) for chunk in self.chunks)
+
+    @property
     def tokens(self) -> NDArray[np.int64]:
         """All token ids `(N,)`. Raises `InvalidInputError` unless every chunk is text."""
         parts = [chunk.tokens for chunk in self.chunks if isinstance(chunk, EncodedTextChunk)]
@@ -187,6 +192,6 @@ def as_model_input(prompt: Any) -> ModelInput:
     if isinstance(prompt, str):
         raise InvalidInputError(
             "the prompt is text, and the model reads tokens",
-            advice="Encode it: ModelInput.from_text(text, model_name=…), or client.get_tokenizer().encode(text).",
+            advice="Encode it first: client.get_tokenizer().encode(text).",
         )
     return ModelInput.from_ints(prompt)
