@@ -72,7 +72,7 @@ def test_a_wrong_key(connect: Callable[..., Any]) -> None:
 
 
 def test_a_server_that_is_not_there(connect: Callable[..., Any]) -> None:
-    with pytest.raises(APIConnectionError, match="cannot be reached.*Connection refused") as caught:
+    with pytest.raises(APIConnectionError, match=r"cannot be reached.*Connection refused") as caught:
         connect("http://127.0.0.1:1").create_lora_training_client("fake/base")
     assert "base_url" in str(caught.value)
     assert caught.value.fault == "network"

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import httpx
 from attrs import define, field
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_after_delay
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tinkex_api.types import Request
 
 from tinkex._version import __version__
@@ -96,8 +96,9 @@ class Transport:
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{uuid4()}"  # the same over all tries
         settings = self.config.retry
+        last_moment = self.clock.now() + settings.max_seconds
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(max_attempts) | stop_after_delay(settings.max_seconds),
+            stop=lambda state: state.attempt_number >= max_attempts or self.clock.now() >= last_moment,
             retry=retry_if_exception(lambda error: _may_repeat(error, repeatable)),
             wait=lambda state: self._pause(state, len(request.content or b"")),
             before_sleep=_log_retry,

@@ -1,0 +1,82 @@
+"""Turns: the order of calls, and what becomes of those behind one that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinkex import ClientPoisonedError, RequestSkippedError, TinkexError
+from tinkex.training.sequencer import Sequencer, Turn
+
+
+@given(st.permutations(range(6)))
+def test_turns_come_in_the_order_of_the_calls_whoever_is_ready_first(ready: Sequence[int]) -> None:
+    ran: list[tuple[int, int]] = []
+
+    async def take(sequencer: Sequencer, turn: Turn, name: int) -> None:
+        async with turn:
+            ran.append((name, sequencer.next_seq_id))
+            sequencer.accepted()
+
+    async def run() -> None:
+        sequencer = Sequencer()
+        turns = [sequencer.turn("step") for _ in ready]
+        await asyncio.gather(*(take(sequencer, turns[name], name) for name in ready))
+
+    asyncio.run(run())
+    assert ran == [(index, index + 1) for index in range(6)]
+
+
+def test_a_cancelled_call_leaves_no_hole() -> None:
+    async def run() -> int:
+        sequencer = Sequencer()
+        first, second, third = (sequencer.turn("step") for _ in range(3))
+
+        async def take(turn: Turn) -> int:
+            async with turn:
+                number = sequencer.next_seq_id
+                sequencer.accepted()
+                return number
+
+        waiting = asyncio.create_task(take(second))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        last = asyncio.create_task(take(third))
+        await asyncio.sleep(0)
+        assert not last.done(), "it must not pass the first"
+        assert await take(first) == 1
+        return await last
+
+    assert asyncio.run(run()) == 2
+
+
+def test_a_refusal_skips_what_was_queued_and_no_more() -> None:
+    async def run() -> None:
+        sequencer = Sequencer()
+        refused, queued = sequencer.turn("first"), sequencer.turn("second")
+        async with refused:
+            sequencer.refused(TinkexError("no such loss"))
+        with pytest.raises(RequestSkippedError, match="no such loss"):
+            async with queued:
+                pytest.fail("its turn must not come")
+        async with sequencer.turn("third"):
+            assert sequencer.next_seq_id == 1
+
+    asyncio.run(run())
+
+
+def test_an_unknown_outcome_ends_the_line_for_good() -> None:
+    async def run() -> None:
+        sequencer = Sequencer()
+        async with sequencer.turn("first"):
+            sequencer.poison(TinkexError("nobody knows"))
+        for _ in range(2):
+            with pytest.raises(ClientPoisonedError, match="nobody knows"):
+                async with sequencer.turn("later"):
+                    pytest.fail("its turn must not come")
+
+    asyncio.run(run())
