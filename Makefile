@@ -19,7 +19,8 @@ check: setup
 	$(BIN)/ruff check tinkex scripts tests examples
 	$(BIN)/ruff format --check tinkex scripts tests examples
 	$(BIN)/pyright tinkex
-	$(BIN)/python -m openapi_spec_validator openapi/tinker.yaml
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/lint_contract.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py --check
 
 format: setup
