@@ -1,0 +1,70 @@
+"""The contract describes itself well: each schema has an example that is valid and that the generated classes read and write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinkex_api.models
+from openapi_schema_validator import OAS31Validator
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
+from ruamel.yaml import YAML
+
+CONTRACT: dict[str, Any] = YAML(typ="safe").load((Path(__file__).parents[2] / "openapi" / "tinker.yaml").read_text())
+SCHEMAS: dict[str, Any] = CONTRACT["components"]["schemas"]
+OPERATIONS = {
+    operation["operationId"]: operation
+    for item in CONTRACT["paths"].values()
+    for operation in item.values()
+    if isinstance(operation, dict)
+}
+REGISTRY = Registry().with_resource("tinker.yaml", Resource.from_contents(CONTRACT, DRAFT202012))
+
+
+def validator(name: str) -> OAS31Validator:
+    return OAS31Validator({"$ref": f"tinker.yaml#/components/schemas/{name}"}, registry=REGISTRY)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_an_example_fits_its_schema(name: str) -> None:
+    assert SCHEMAS[name]["description"]
+    assert [error.message for error in validator(name).iter_errors(SCHEMAS[name]["example"])] == []
+
+
+def test_the_validator_refuses_what_does_not_fit() -> None:
+    assert not validator("Datum").is_valid({"model_input": {"chunks": [{"tokens": "no type"}]}, "loss_fn_inputs": {}})
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_an_example_comes_back_from_the_generated_class(name: str) -> None:
+    example = SCHEMAS[name]["example"]
+    written = getattr(tinkex_api.models, name).from_dict(example).to_dict()
+    nulls = {key for key, value in example.items() if value is None} - set(SCHEMAS[name].get("required", ()))
+    assert {key: written[key] for key in example.keys() - nulls} == {key: example[key] for key in example.keys() - nulls}
+    defaults = {key: value["default"] for key, value in SCHEMAS[name].get("properties", {}).items() if "default" in value}
+    added = written.keys() - example.keys()
+    assert {key: written[key] for key in added} == {key: defaults[key] for key in added}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_unknown_fields_are_kept(name: str) -> None:
+    schema = SCHEMAS[name]
+    if isinstance(schema.get("additionalProperties"), dict) and schema["additionalProperties"]:
+        pytest.skip("a map: its fields are of one known kind")
+    example = schema["example"] | {"a_field_of_tomorrow": {"deep": [1]}}
+    assert getattr(tinkex_api.models, name).from_dict(example).to_dict()["a_field_of_tomorrow"] == {"deep": [1]}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_is_described_with_its_answers(name: str) -> None:
+    operation = OPERATIONS[name]
+    assert operation["summary"]
+    assert operation["description"]
+    assert len(operation["tags"]) == 1
+    statuses = operation["responses"].keys()
+    assert any(status.startswith("2") for status in statuses)
+    assert "500" in statuses
+    assert any(status.startswith("4") for status in statuses)
+    assert set(operation.get("x-tinker-missing-on", ())) <= CONTRACT["x-tinker-servers"].keys()
