@@ -1,39 +1,56 @@
-"""Writes numbers.train.tsv and numbers.held_out.tsv beside itself: the numbers 1 to 999, in words and in digits."""
+"""Writes numbers.train.jsonl and numbers.held_out.jsonl beside itself: numbers from 1 to 9999, in words and in digits."""
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-HELD_OUT = 80
 SEED = 0
+# (first, last, how many to train on, how many to hold out): by length, since most numbers up to 9999 are long
+GROUPS = [(1, 99, 80, 10), (100, 999, 400, 30), (1000, 9999, 1000, 60)]
 
 # fmt: off
 ONES = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+    "", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
     "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 ]
 TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 # fmt: on
 
 
-def words(number: int) -> str:
-    """A number below a thousand as it is read in British English."""
+def in_words(number: int) -> str:
+    """A number from 1 to 9999 as it is read in British English."""
     if number < 20:
         return ONES[number]
     if number < 100:
         tens, ones = divmod(number, 10)
-        return TENS[tens] + (f" {ONES[ones]}" if ones else "")
-    hundreds, rest = divmod(number, 100)
-    return f"{ONES[hundreds]} hundred" + (f" and {words(rest)}" if rest else "")
+        return TENS[tens] + (f"-{ONES[ones]}" if ones else "")
+    size, name = (1000, "thousand") if number >= 1000 else (100, "hundred")
+    count, rest = divmod(number, size)
+    link = " and " if rest < 100 else " "
+    return f"{in_words(count)} {name}" + (f"{link}{in_words(rest)}" if rest else "")
 
 
 def write(name: str, numbers: list[int]) -> None:
-    (FOLDER / name).write_text("".join(f"{words(number)}\t{number}\n" for number in numbers))
+    lines = (json.dumps({"prompt": f"{in_words(number)} =", "completion": f" {number}"}) for number in numbers)
+    (FOLDER / name).write_text("".join(f"{line}\n" for line in lines))
+
+
+def main() -> None:
+    rng = random.Random(SEED)
+    train: list[int] = []
+    held_out: list[int] = []
+    for first, last, to_train, to_hold_out in GROUPS:
+        numbers = rng.sample(range(first, last + 1), to_train + to_hold_out)
+        train += numbers[:to_train]
+        held_out += numbers[to_train:]
+    rng.shuffle(train)
+    rng.shuffle(held_out)
+    write("numbers.train.jsonl", train)
+    write("numbers.held_out.jsonl", held_out)
 
 
 if __name__ == "__main__":
-    shuffled = random.Random(SEED).sample(range(1, 1000), 999)
-    write("numbers.held_out.tsv", shuffled[:HELD_OUT])
-    write("numbers.train.tsv", shuffled[HELD_OUT:])
+    main()
