@@ -54,6 +54,8 @@ class Base:
     def load(cls, name: str) -> Base:
         """By folder, shipped name or hub id. Raises `InvalidRequest` when it cannot be loaded."""
         source = str(_SHIPPED.get(name, name))
+        if (Path(source).is_absolute() or source.startswith(".")) and not Path(source).is_dir():
+            raise InvalidRequest(f"there is no folder {source}")
         try:
             model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(source)
