@@ -21,6 +21,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from tinkex import AdamParams, APIFuture, Datum, ModelInput, SamplingClient, ServiceClient, TinkexError, Tokenizer, TrainingClient
 from tinkex.types import ForwardBackwardOutput, OptimStepResponse
@@ -29,6 +30,7 @@ DATA = Path(__file__).parent / "data"
 BATCH = 8  # examples a step
 WINDOW = 20  # steps over which the loss is smoothed
 GREEDY = {"max_tokens": 8, "temperature": 0.0, "stop": ["\n"]}
+STARTED = time.monotonic()
 console = Console(highlight=False)
 
 
@@ -60,15 +62,13 @@ def main() -> None:
         with server_url(options) as url, ServiceClient(base_url=url, api_key=options.api_key) as service:
             run(service, options)
     except TinkexError as error:
-        console.print(f"[red]error:[/red] {error}", soft_wrap=True)
-        sys.exit(1)
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         console.print("interrupted")
         sys.exit(130)
 
 
 def run(service: ServiceClient, options: argparse.Namespace) -> None:
-    began = time.monotonic()
     train, held_out = read("numbers.train.jsonl"), read("numbers.held_out.jsonl")
     console.print(f"[bold]{options.model} learns to write numbers in digits[/bold], by a LoRA adapter of rank {options.rank}:")
     console.print(f"  {options.steps} steps on {len(train)} numbers; scored on {len(held_out)} others that it is never trained on.")
@@ -84,11 +84,11 @@ def run(service: ServiceClient, options: argparse.Namespace) -> None:
     after = complete(service.create_sampling_client(path), tokenizer, held_out)
     show_samples(held_out, before, after)
     console.print(f"held-out numbers right: {score(held_out, before):.0%} before, [bold]{score(held_out, after):.0%} after[/bold]")
-    console.print(f"loss a token: {steps[0].loss:.2f} in the first step, {mean_loss(steps[-WINDOW:]):.3f} in the last {WINDOW}")
+    console.print(f"loss a token: {steps[0].loss:.2f} at the start, {mean_loss(steps[-WINDOW:]):.3f} at the end")
     console.print(f"weights saved, and sampled from: {path}", soft_wrap=True)
     write_losses(steps, options.out)
     draw_losses(steps, f"{score(held_out, before):.0%} right before, {score(held_out, after):.0%} after", options.out)
-    console.print(f"done in {time.monotonic() - began:.0f} s")
+    console.print(f"done in {time.monotonic() - STARTED:.0f} s")
 
 
 def fine_tune(
@@ -173,7 +173,7 @@ def show_samples(examples: Sequence[Example], before: Sequence[str], after: Sequ
     table = Table("held-out number", "before", "after", "right")
     for example, first, last in list(zip(examples, before, after, strict=True))[:shown]:
         colour = "green" if last == example.completion else "red"
-        table.add_row(example.prompt, repr(first), f"[{colour}]{last.strip()}[/{colour}]", example.completion.strip())
+        table.add_row(example.prompt.removesuffix(" ="), Text(repr(first)), Text(last.strip(), colour), example.completion.strip())
     console.print(table)
 
 
@@ -215,7 +215,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="fits tinkex/tiny; large models want a tenth or less")
     parser.add_argument("--seed", type=int, default=0, help="of the adapter's first weights, and of the batches")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the loss curve")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.steps < 1:
+        parser.error("--steps must be 1 or more")
+    return options
 
 
 if __name__ == "__main__":

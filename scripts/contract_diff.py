@@ -1,18 +1,24 @@
 """Says in words what changed in the contract since a git revision: `make contract-diff BASE=main`.
 
-Exits with 1 when a change breaks a client that was made for the old contract, with 2 when the revision cannot be read. A schema that
-requests use and one that answers use are judged by different rules; one that both use, by both:
+Exits with 1 when a change breaks a client that was made for the old contract, with 2 when one of the two contracts cannot be read. A
+schema that requests use and one that answers use are judged by different rules; one that both use, by both:
 
     breaks a client                                     is safe
-    an operation that is gone, or moved                 a new operation
-    a parameter that is gone, or that one must send     a new optional parameter
-    a property of a request that is gone, or that       a new property of a request that may be left out
-    one must send and has no default
-    a property of an answer that is gone, or is         a new property of an answer, or one that is sure
-    no longer sure to be there, or may now be null      to be there by now
-    another type or default                             texts, examples, extensions
-    a protobuf field that is gone, or has another       a new protobuf field or message
-    number, type or label
+    an operation that is gone, renamed or moved         a new operation
+    a parameter, property, body form, answer header     a new one that may be left out
+    or schema that is gone
+    what a request must hold now                        what a request may leave out now
+    what an answer may leave out now                    what an answer is sure to hold now
+    null: allowed where an answer was sure to hold      null: allowed in a request, or in an answer that might lack it;
+    something, or refused in a request                  gone from an answer
+    another type, or another result of a promise
+    another default, or none any more                   a default where there was none
+    an answer of status 2XX that is gone                any other status that is gone, or new
+    other credentials                                   credentials that are optional now
+    a protobuf field or enum value that is gone, or     a new one; one that has another name, or turned `optional`; both go
+    has another number or type                          over the wire as before
+
+"Must hold" is required without a default: `x-tinker-default` counts as one. Descriptions, examples and notes are only counted.
 """
 
 from __future__ import annotations
@@ -21,19 +27,22 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorSet
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT, PROTO = "openapi/tinker.yaml", "openapi/tinker.proto"
 METHODS = ("get", "put", "post", "delete", "patch")
-MISSING = object()
+TEXTS = {"description", "example", "examples", "externalDocs", "info", "servers", "summary", "tags", "title"}
+EFFECTIVE_EXTENSIONS = {"x-tinker-default", "x-tinker-results"}
 
-Schema = Mapping[str, Any]
+Node = Mapping[str, Any]
 
 
 @frozen
@@ -44,30 +53,15 @@ class Change:
     breaks: bool
 
 
-# ---- reading ---------------------------------------------------------------------------------------------------------
+@frozen
+class Use:
+    """Where a schema's values go."""
+
+    in_requests: bool
+    in_answers: bool
 
 
-def at_revision(revision: str, path: str, root: Path) -> str:
-    """A file's text at a git revision. Raises `CalledProcessError` when there is none."""
-    return subprocess.run(["git", "show", f"{revision}:{path}"], cwd=root, capture_output=True, text=True, check=True).stdout
-
-
-def messages(proto: str) -> dict[str, dict[str, tuple[Any, ...]]]:
-    """Messages and their fields, each with its number, type and label."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, out = Path(folder) / "tinker.proto", Path(folder) / "descriptors"
-        source.write_text(proto)
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", f"--descriptor_set_out={out}", str(source)]
-        subprocess.run(command, check=True, capture_output=True)
-        [file] = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
-    return {name: fields for message in file.message_type for name, fields in _message(message, "")}
-
-
-def _message(message: descriptor_pb2.DescriptorProto, prefix: str) -> Iterator[tuple[str, dict[str, tuple[Any, ...]]]]:
-    name = prefix + message.name
-    yield name, {field.name: (field.number, field.type, field.type_name, field.label) for field in message.field}
-    for inner in message.nested_type:
-        yield from _message(inner, f"{name}.")
+REQUEST, ANSWER = Use(True, False), Use(False, True)
 
 
 # ---- the OpenAPI document --------------------------------------------------------------------------------------------
@@ -77,9 +71,9 @@ def _message(message: descriptor_pb2.DescriptorProto, prefix: str) -> Iterator[t
 class Contract:
     """One state of the OpenAPI document."""
 
-    document: Schema
+    document: Node
 
-    def operations(self) -> dict[str, tuple[str, Schema]]:
+    def operations(self) -> dict[str, tuple[str, Node]]:
         """By operationId: method with path, and the operation."""
         return {
             operation["operationId"]: (f"{method.upper()} {path}", operation)
@@ -88,10 +82,10 @@ class Contract:
             if method in METHODS
         }
 
-    def schemas(self) -> Schema:
-        return self.document["components"]["schemas"]
+    def components(self, kind: str) -> Node:
+        return self.document["components"].get(kind, {})
 
-    def resolve(self, node: Schema) -> Schema:
+    def resolve(self, node: Node) -> Node:
         while "$ref" in node:
             target: Any = self.document
             for part in node["$ref"].removeprefix("#/").split("/"):
@@ -99,69 +93,87 @@ class Contract:
             node = target
         return node
 
-    def parameters(self, operation: Schema) -> dict[str, Schema]:
-        found = (self.resolve(parameter) for parameter in operation.get("parameters", ()))
-        return {f"{parameter['in']} parameter {parameter['name']}": parameter for parameter in found}
+    def parameters(self, operation: Node) -> dict[str, Node]:
+        named = ((self.resolve(parameter), parameter) for parameter in operation.get("parameters", ()))
+        return {f"{found['in']} parameter {found['name']}": parameter for found, parameter in named}
 
-    def used_in_requests(self) -> set[str]:
-        return self._used(operation.get("requestBody", {}) for _, operation in self.operations().values())
+    def results(self) -> dict[str, str]:
+        """The schema of what a promise gives, by the operation that promises it."""
+        return {k: v for schema in self.components("schemas").values() for k, v in schema.get("x-tinker-results", {}).items()}
 
-    def used_in_answers(self) -> set[str]:
-        """Those of the answers, and the results of promises, which `x-tinker-results` names."""
-        names = self._used(operation["responses"] for _, operation in self.operations().values())
-        for schema in self.schemas().values():
-            for result in schema.get("x-tinker-results", {}).values():
-                names |= {result, *self._used([self.schemas()[result]])}
-        return names
+    def schemas_of_requests(self) -> set[str]:
+        return self._reached(operation.get("requestBody", {}) for _, operation in self.operations().values())
 
-    def _used(self, nodes: Any) -> set[str]:
-        found: set[str] = set()
+    def schemas_of_answers(self) -> set[str]:
+        results = [{"$ref": f"#/components/schemas/{name}"} for name in self.results().values()]
+        return self._reached([*results, *(operation["responses"] for _, operation in self.operations().values())])
+
+    def _reached(self, nodes: Iterable[Any]) -> set[str]:
+        """Names of the schemas that these parts of the document refer to, at any depth."""
+        references: set[str] = set()
         waiting = [*nodes]
         while waiting:
             node = waiting.pop()
             if isinstance(node, list):
                 waiting += node
             elif isinstance(node, Mapping):
+                waiting += node.values()
                 reference = node.get("$ref")
-                if isinstance(reference, str) and reference.startswith("#/components/schemas/"):
-                    name = reference.rpartition("/")[2]
-                    if name in found:
-                        continue
-                    found.add(name)
-                waiting += [self.resolve(node)] if isinstance(reference, str) else node.values()
-        return found
+                if isinstance(reference, str) and reference not in references:
+                    references.add(reference)
+                    waiting.append(self.resolve(node))
+        return {name for kind, _, name in (reference.rpartition("/") for reference in references) if kind.endswith("/schemas")}
 
 
-def kind(node: Schema) -> str:
-    """What decides whether values fit, as text: type, reference, items, null."""
+def kinds(node: Node) -> frozenset[str]:
+    """The types that a value may have, in words."""
     if "$ref" in node:
-        return node["$ref"].rpartition("/")[2]
-    if "oneOf" in node:
-        return " or ".join(sorted(kind(member) for member in node["oneOf"]))
+        return frozenset([node["$ref"].rpartition("/")[2]])
+    for word in ("oneOf", "anyOf"):
+        if word in node:
+            return frozenset().union(*(kinds(member) for member in node[word]))
     types = node.get("type", "anything")
-    words = " or ".join(sorted(types)) if isinstance(types, list) else str(types)
-    if "items" in node:
-        words = words.replace("array", f"array of {kind(node['items']) if node['items'] else 'anything'}")
-    if isinstance(extra := node.get("additionalProperties"), Mapping) and extra:
-        words += f" of {kind(extra)}"
-    return words
+    return frozenset(_kind(word, node) for word in ([types] if isinstance(types, str) else types))
 
 
-def _without_null(words: str) -> str:
-    return " or ".join(word for word in words.split(" or ") if word != "null")
+def _kind(word: str, node: Node) -> str:
+    inner = {"array": node.get("items"), "object": node.get("additionalProperties")}.get(word)
+    if isinstance(inner, Mapping) and inner:
+        return f"{word} of ({in_words(kinds(inner))})" if len(kinds(inner)) > 1 else f"{word} of {in_words(kinds(inner))}"
+    # Of numbers the format is a note, int32 or int64; a text with another format is another type to the generated code.
+    return f"{word} ({node['format']})" if word == "string" and "format" in node else word
+
+
+def in_words(found: frozenset[str]) -> str:
+    return " or ".join(sorted(found, key=lambda word: (word == "null", word)))
+
+
+def default_of(node: Node) -> str | None:
+    found = [node[key] for key in ("default", "x-tinker-default") if key in node]
+    return repr(found[0]) if found else None
+
+
+def must_hold(schema: Node, key: str) -> bool:
+    return key in schema.get("required", ()) and default_of(schema["properties"][key]) is None
 
 
 def document_changes(old: Contract, new: Contract) -> Iterator[Change]:
+    yield from _credential_changes("the document", old.document, new.document)
+    schemes = (
+        [{k: v for k, v in s.items() if k != "description"} for s in c.components("securitySchemes").values()] for c in (old, new)
+    )
+    if next(schemes) != next(schemes):
+        yield Change("credentials are sent in another way", True)
     yield from _operation_changes(old, new)
-    before, after = old.schemas(), new.schemas()
-    requests, answers = old.used_in_requests() | new.used_in_requests(), old.used_in_answers() | new.used_in_answers()
-    for name in sorted(before.keys() | after.keys()):
-        if name not in after:
-            yield Change(f"schema {name} is gone", True)
-        elif name not in before:
-            yield Change(f"schema {name} is new", False)
-        else:
-            yield from _schema_changes(name, before[name], after[name], in_request=name in requests, in_answer=name in answers)
+    yield from _shared_part_changes(old, new)
+    yield from _result_changes(old.results(), new.results())
+    yield from _all_schema_changes(old, new)
+
+
+def _credential_changes(where: str, before: Node, after: Node) -> Iterator[Change]:
+    old, new = (node.get("security") for node in (before, after))
+    if old != new:
+        yield Change(f"{where} asks for other credentials", new is None or {} not in new)
 
 
 def _operation_changes(old: Contract, new: Contract) -> Iterator[Change]:
@@ -175,114 +187,260 @@ def _operation_changes(old: Contract, new: Contract) -> Iterator[Change]:
             (old_place, old_operation), (new_place, new_operation) = before[name], after[name]
             if old_place != new_place:
                 yield Change(f"operation {name} moved from {old_place} to {new_place}", True)
-            yield from _parameter_changes(name, old.parameters(old_operation), new.parameters(new_operation))
-            yield from _body_changes(name, old, old_operation, new, new_operation)
-
-
-def _parameter_changes(operation: str, before: Mapping[str, Schema], after: Mapping[str, Schema]) -> Iterator[Change]:
-    for name in sorted(before.keys() | after.keys()):
-        where = f"{operation}: {name}"
-        if name not in after:
-            yield Change(f"{where} is gone", True)
-            continue
-        needed = after[name].get("required", False)
-        if name not in before:
-            yield Change(f"{where} is new{' and must be sent' if needed else ''}", needed)
-            continue
-        if needed != before[name].get("required", False):
-            yield Change(f"{where} {'must be sent now' if needed else 'may be left out now'}", needed)
-        yield from _value_changes(where, before[name]["schema"], after[name]["schema"])
-
-
-def _body_changes(name: str, old: Contract, before: Schema, new: Contract, after: Schema) -> Iterator[Change]:
-    yield from _media_changes(f"{name}: request body", before.get("requestBody", {}), after.get("requestBody", {}))
-    old_answers, new_answers = before["responses"], after["responses"]
-    for status in sorted(old_answers.keys() | new_answers.keys()):
-        if status not in new_answers:
-            yield Change(f"{name}: answer {status} is gone", status.startswith("2"))
-        elif status not in old_answers:
-            yield Change(f"{name}: answer {status} is new", False)
-        else:
-            yield from _media_changes(
-                f"{name}: answer {status}", old.resolve(old_answers[status]), new.resolve(new_answers[status])
+            yield from _credential_changes(name, old_operation, new_operation)
+            yield from _parameter_changes(name, old, old_operation, new, new_operation)
+            yield from _body_changes(
+                name, old.resolve(old_operation.get("requestBody", {})), new.resolve(new_operation.get("requestBody", {}))
             )
+            yield from _answer_changes(name, old, old_operation["responses"], new, new_operation["responses"])
 
 
-def _media_changes(where: str, before: Schema, after: Schema) -> Iterator[Change]:
-    old, new = ({media: kind(entry["schema"]) for media, entry in node.get("content", {}).items()} for node in (before, after))
-    for media in sorted(old.keys() | new.keys()):
-        if media not in new:
-            yield Change(f"{where} as {media} is gone", True)
-        elif media not in old:
-            yield Change(f"{where} as {media} is new", False)
-        elif old[media] != new[media]:
-            yield Change(f"{where} as {media} is {new[media]} instead of {old[media]}", True)
+def _parameter_changes(name: str, old: Contract, old_operation: Node, new: Contract, new_operation: Node) -> Iterator[Change]:
+    before, after = old.parameters(old_operation), new.parameters(new_operation)
+    for key in sorted(before.keys() | after.keys()):
+        where = f"{name}: {key}"
+        if key not in after:
+            yield Change(f"{where} is gone", True)
+        elif key not in before:
+            needed = new.resolve(after[key]).get("required", False)
+            yield Change(f"{where} is new{' and must be sent' if needed else ''}", needed)
+        elif not _same_reference(before[key], after[key]):
+            yield from _one_parameter_changes(where, old.resolve(before[key]), new.resolve(after[key]))
 
 
-def _schema_changes(name: str, before: Schema, after: Schema, *, in_request: bool, in_answer: bool) -> Iterator[Change]:
-    if kind(before) != kind(after):
-        yield Change(f"{name} is {kind(after)} instead of {kind(before)}", True)
+def _one_parameter_changes(where: str, before: Node, after: Node) -> Iterator[Change]:
+    yield from _needed_changes(where, before, after)
+    yield from _value_changes(where, before["schema"], after["schema"], REQUEST)
+
+
+def _needed_changes(where: str, before: Node, after: Node) -> Iterator[Change]:
+    needed = after.get("required", False)
+    if needed != before.get("required", False):
+        yield Change(f"{where} {'must be sent now' if needed else 'may be left out now'}", needed)
+
+
+def _body_changes(name: str, before: Node, after: Node) -> Iterator[Change]:
+    where = f"{name}: request body"
+    yield from _needed_changes(where, before, after)
+    yield from _media_changes(where, before, after, REQUEST)
+
+
+def _answer_changes(name: str, old: Contract, before: Node, new: Contract, after: Node) -> Iterator[Change]:
+    for status in sorted(before.keys() | after.keys()):
+        where = f"{name}: answer {status}"
+        if status not in after:
+            # Clients read errors by class of status, and a server may answer with any.
+            yield Change(f"{where} is gone", status.startswith("2"))
+        elif status not in before:
+            yield Change(f"{where} is new", False)
+        elif not _same_reference(before[status], after[status]):
+            yield from _one_answer_changes(where, old.resolve(before[status]), new.resolve(after[status]))
+
+
+def _one_answer_changes(where: str, before: Node, after: Node) -> Iterator[Change]:
+    yield from _media_changes(where, before, after, ANSWER)
+    old, new = before.get("headers", {}), after.get("headers", {})
+    for header in sorted(old.keys() ^ new.keys()):
+        yield Change(f"{where}: header {header} is {'gone' if header in old else 'new'}", header in old)
+
+
+def _same_reference(before: Node, after: Node) -> bool:
+    """Whether both are the same part of `components`, which is compared there once, not once for each operation."""
+    return "$ref" in before and before == after
+
+
+def _shared_part_changes(old: Contract, new: Contract) -> Iterator[Change]:
+    for name, before, after in _in_both(old.components("parameters"), new.components("parameters")):
+        yield from _one_parameter_changes(f"parameter {name}", before, after)
+    for name, before, after in _in_both(old.components("responses"), new.components("responses")):
+        yield from _one_answer_changes(f"answer {name}", before, after)
+
+
+def _in_both(old: Node, new: Node) -> list[tuple[str, Any, Any]]:
+    return [(name, old[name], new[name]) for name in sorted(old.keys() & new.keys())]
+
+
+def _media_changes(where: str, before: Node, after: Node, use: Use) -> Iterator[Change]:
+    old, new = before.get("content", {}), after.get("content", {})
+    for media in sorted(old.keys() ^ new.keys()):
+        yield Change(f"{where} as {media} is {'gone' if media in old else 'new'}", media in old)
+    for media, one, other in _in_both(old, new):
+        yield from _value_changes(f"{where} as {media}", one["schema"], other["schema"], use)
+
+
+def _result_changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Change]:
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before:
+            yield Change(f"{name}: its result is known now, {after[name]}", False)
+        elif before[name] != after.get(name):
+            yield Change(f"{name}: its result is {after.get(name, 'unknown')} instead of {before[name]}", True)
+
+
+def _all_schema_changes(old: Contract, new: Contract) -> Iterator[Change]:
+    before, after = old.components("schemas"), new.components("schemas")
+    requests = old.schemas_of_requests() | new.schemas_of_requests()
+    answers = old.schemas_of_answers() | new.schemas_of_answers()
+    for name in sorted(before.keys() ^ after.keys()):
+        yield Change(f"schema {name} is {'gone' if name in before else 'new'}", name in before)
+    for name, one, other in _in_both(before, after):
+        unused = name not in requests | answers  # by nothing here: others may use it either way
+        yield from _schema_changes(name, one, other, Use(unused or name in requests, unused or name in answers))
+
+
+def _schema_changes(name: str, before: Node, after: Node, use: Use) -> Iterator[Change]:
+    yield from _value_changes(name, before, after, use)
     old, new = before.get("properties", {}), after.get("properties", {})
     for key in sorted(old.keys() | new.keys()):
-        where, was_sure, is_sure = f"{name}.{key}", key in before.get("required", ()), key in after.get("required", ())
-        must_be_sent = in_request and is_sure and "default" not in new.get(key, {})
+        where, needed = f"{name}.{key}", key in new and must_hold(after, key)
         if key not in new:
             yield Change(f"{where} is gone", True)
         elif key not in old:
-            yield Change(f"{where} is new{' and must be sent' if must_be_sent else ''}", must_be_sent)
+            to_be_sent = needed and use.in_requests
+            yield Change(f"{where} is new{' and must be sent' if to_be_sent else ''}", to_be_sent)
         else:
-            if is_sure and not was_sure:
-                yield Change(f"{where} {'must be sent now' if must_be_sent else 'is sure to be there now'}", must_be_sent)
-            elif was_sure and not is_sure:
-                yield Change(f"{where} is optional now", in_answer)
-            yield from _value_changes(where, old[key], new[key], null_is_safe=in_request and not in_answer)
+            if needed and not must_hold(before, key):
+                yield Change(f"{where} {'must be sent now' if use.in_requests else 'is sure to be there now'}", use.in_requests)
+            elif must_hold(before, key) and not needed:
+                yield Change(f"{where} may be missing now", use.in_answers)
+            yield from _value_changes(where, old[key], new[key], use, was_sure=key in before.get("required", ()))
 
 
-def _value_changes(where: str, before: Schema, after: Schema, *, null_is_safe: bool = False) -> Iterator[Change]:
-    old, new = kind(before), kind(after)
+def _value_changes(where: str, before: Node, after: Node, use: Use, *, was_sure: bool = True) -> Iterator[Change]:
+    old, new = kinds(before), kinds(after)
     if old != new:
-        same_but_null = _without_null(old) == _without_null(new)
-        safe = same_but_null and (("null" in new.split(" or ")) == null_is_safe)
-        yield Change(f"{where} is {new} instead of {old}", not safe)
-    if before.get("default", MISSING) != after.get("default", MISSING):
-        words = (repr(node["default"]) if "default" in node else "none" for node in (after, before))
-        yield Change(f"{where}: the default is {next(words)} instead of {next(words)}", True)
+        if old | {"null"} != new | {"null"}:
+            breaks = True
+        else:
+            breaks = use.in_answers and was_sure if "null" in new else use.in_requests
+        yield Change(f"{where} is {in_words(new)} instead of {in_words(old)}", breaks)
+    if default_of(before) != default_of(after):
+        words = f"{default_of(after) or 'none'} instead of {default_of(before) or 'none'}"
+        yield Change(f"{where}: the default is {words}", default_of(before) is not None)
+
+
+def count_texts(old: Any, new: Any, *, keys_are_names: bool = False) -> int:
+    """How many descriptions, examples and notes differ in what both documents have."""
+    if isinstance(old, list) and isinstance(new, list):
+        return sum(count_texts(one, other) for one, other in zip(old, new, strict=False))
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return 0
+    found = 0
+    for key in old.keys() | new.keys():
+        if not keys_are_names and (key in TEXTS or (key.startswith("x-") and key not in EFFECTIVE_EXTENSIONS)):
+            found += old.get(key) != new.get(key)
+        elif key in old and key in new:
+            found += count_texts(old[key], new[key], keys_are_names=key == "properties" and not keys_are_names)
+    return found
 
 
 # ---- the protobuf messages -------------------------------------------------------------------------------------------
 
 
-def proto_changes(
-    old: Mapping[str, Mapping[str, tuple[Any, ...]]], new: Mapping[str, Mapping[str, tuple[Any, ...]]]
-) -> Iterator[Change]:
-    for message in sorted(old.keys() | new.keys()):
-        if message not in new:
-            yield Change(f"message {message} is gone", True)
-            continue
-        if message not in old:
-            yield Change(f"message {message} is new", False)
-            continue
-        before, after = old[message], new[message]
-        for field in sorted(before.keys() | after.keys()):
-            if field not in after:
-                yield Change(f"{message}.{field} (protobuf) is gone", True)
-            elif field not in before:
-                yield Change(f"{message}.{field} (protobuf) is new", False)
-            elif before[field] != after[field]:
-                yield Change(f"{message}.{field} (protobuf) has another number, type or label", True)
+@frozen
+class Field:
+    """A field of a message, or a value of an enum."""
+
+    number: int
+    type: str
+
+
+Messages = Mapping[str, Mapping[str, Field]]
+
+
+def messages(proto: str) -> Messages:
+    """Messages and enums with what they hold. Raises `CalledProcessError` when protoc cannot read it."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / Path(PROTO).name, Path(folder) / "descriptors"
+        source.write_text(proto)
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", f"--descriptor_set_out={out}", str(source)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        [file] = FileDescriptorSet.FromString(out.read_bytes()).file
+    found = {f"enum {enum.name}": {value.name: Field(value.number, "a value") for value in enum.value} for enum in file.enum_type}
+    for message in file.message_type:
+        found |= _messages_within(message, f".{file.package}." if file.package else ".", "")
+    return found
+
+
+def _messages_within(message: DescriptorProto, package: str, prefix: str) -> dict[str, dict[str, Field]]:
+    name = prefix + message.name
+    maps = {f"{package}{name}.{entry.name}": entry for entry in message.nested_type if entry.options.map_entry}
+    found = {name: {field.name: Field(field.number, _field_type(field, message, maps, package)) for field in message.field}}
+    found |= {
+        f"enum {name}.{enum.name}": {value.name: Field(value.number, "a value") for value in enum.value}
+        for enum in message.enum_type
+    }
+    for inner in message.nested_type:
+        if not inner.options.map_entry:
+            found |= _messages_within(inner, package, f"{name}.")
+    return found
+
+
+def _field_type(field: FieldDescriptorProto, message: DescriptorProto, maps: Mapping[str, DescriptorProto], package: str) -> str:
+    """As the source writes it: `repeated Datum`, `map<string, double>`, `bytes in oneof encoding`."""
+    if field.type_name in maps:
+        key, value = maps[field.type_name].field
+        return f"map<{_bare_type(key, package)}, {_bare_type(value, package)}>"
+    words = _bare_type(field, package)
+    if field.label == FieldDescriptorProto.LABEL_REPEATED:
+        return f"repeated {words}"
+    if field.proto3_optional:
+        return f"optional {words}"
+    return f"{words} in oneof {message.oneof_decl[field.oneof_index].name}" if field.HasField("oneof_index") else words
+
+
+def _bare_type(field: FieldDescriptorProto, package: str) -> str:
+    return field.type_name.removeprefix(package) or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+
+
+def proto_changes(old: Messages, new: Messages) -> Iterator[Change]:
+    for name in sorted(old.keys() ^ new.keys()):
+        yield Change(f"{name} (protobuf) is {'gone' if name in old else 'new'}", name in old)
+    for name, before, after in _in_both(old, new):
+        yield from _message_changes(name, before, after)
+
+
+def _message_changes(name: str, before: Mapping[str, Field], after: Mapping[str, Field]) -> Iterator[Change]:
+    added = {field: key for key, field in after.items() if key not in before}
+    renamed = {key: added[field] for key, field in before.items() if key not in after and field in added}
+    for key in sorted((before.keys() | after.keys()) - {*renamed.values()}):
+        where = f"{name}.{key} (protobuf)"
+        if key in renamed:
+            yield Change(f"{where} is called {renamed[key]} now", False)
+        elif key not in after:
+            yield Change(f"{where} is gone", True)
+        elif key not in before:
+            yield Change(f"{where} is new", False)
+        else:
+            yield from _field_changes(where, before[key], after[key])
+
+
+def _field_changes(where: str, before: Field, after: Field) -> Iterator[Change]:
+    if before.number != after.number:
+        yield Change(f"{where} has number {after.number} instead of {before.number}", True)
+    if before.type != after.type:
+        same_on_the_wire = before.type.removeprefix("optional ") == after.type.removeprefix("optional ")
+        yield Change(f"{where} is {after.type} instead of {before.type}", not same_on_the_wire)
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
+def at_revision(revision: str, path: str, root: Path) -> str:
+    """A file's text at a git revision. Raises `CalledProcessError` when there is none."""
+    command = ["git", "show", f"{revision}:./{path}"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+
+
 def changes_since(revision: str, root: Path) -> list[Change]:
     yaml = YAML(typ="safe")
-    document, proto = "openapi/tinker.yaml", "openapi/tinker.proto"
-    old, new = Contract(yaml.load(at_revision(revision, document, root))), Contract(yaml.load((root / document).read_text()))
-    old_messages, new_messages = messages(at_revision(revision, proto, root)), messages((root / proto).read_text())
-    changes = [*document_changes(old, new), *proto_changes(old_messages, new_messages)]
-    if not changes and old != new:
-        changes.append(Change("texts, examples or extensions", False))
+    old = Contract(yaml.load(at_revision(revision, DOCUMENT, root)))
+    new = Contract(yaml.load((root / DOCUMENT).read_text()))
+    old_proto, new_proto = at_revision(revision, PROTO, root), (root / PROTO).read_text()
+    changes = [*document_changes(old, new), *proto_changes(messages(old_proto), messages(new_proto))]
+    if texts := count_texts(old.document, new.document):
+        changes.append(Change(f"{texts} descriptions, examples or notes", False))
+    if not changes and (old != new or old_proto != new_proto):
+        changes.append(Change("nothing that the rules look at: read `git diff`", False))
     return changes
 
 
@@ -293,8 +451,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         changes = changes_since(options.base, options.root)
-    except subprocess.CalledProcessError as error:
-        print(f"cannot compare with {options.base!r}: {(error.stderr or str(error)).strip()}", file=sys.stderr)
+    except (OSError, YAMLError, subprocess.CalledProcessError) as error:
+        message = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+        print(f"cannot compare with {options.base!r}: {' '.join(message.split())}", file=sys.stderr)
         return 2
     for heading, breaks in (("breaks clients", True), ("safe", False)):
         if lines := [change.text for change in changes if change.breaks is breaks]:
