@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from attrs import evolve
-from tinkex_api.api.models import create_model
+from tinkex_api.api.models import create_model, get_weights_info
 from tinkex_api.api.server import get_server_capabilities
-from tinkex_api.models import CreateModelRequest, CreateModelResponse, UserMetadata
+from tinkex_api.api.weights import load_weights
+from tinkex_api.models import CreateModelRequest, CreateModelResponse, LoadWeightsRequest, UserMetadata, WeightsInfoRequest
 
 from tinkex.config import Config
 from tinkex.errors import ClientClosedError, InvalidInputError
@@ -20,7 +21,7 @@ from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Outcome, Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.transport.http import Transport
-from tinkex.types import GetServerCapabilitiesResponse, LoraConfig
+from tinkex.types import GetServerCapabilitiesResponse, LoadWeightsResponse, LoraConfig, OptimizerConfig
 
 
 class AsyncServiceClient:
@@ -70,6 +71,7 @@ class AsyncServiceClient:
         train_attn: bool = True,
         train_unembed: bool = True,
         user_metadata: Mapping[str, str] | None = None,
+        optimizer: OptimizerConfig | None = None,
     ) -> AsyncTrainingClient:
         """A new LoRA adapter over `base_model`, ready to be trained.
 
@@ -79,6 +81,7 @@ class AsyncServiceClient:
             seed: fixes the adapter's initial weights.
             train_mlp, train_attn, train_unembed: which layers to train; at least one.
             user_metadata: facts of your own, kept with the training run.
+            optimizer: its kind, by default AdamW.
 
         Raises:
             InvalidInputError: rank below 1, or nothing to train.
@@ -87,14 +90,44 @@ class AsyncServiceClient:
         """
         if rank < 1 or not (train_mlp or train_attn or train_unembed):
             raise InvalidInputError(f"rank must be 1 or more (got {rank}), and at least one of train_* true")
-        session = await self._begun()
         shape = LoraConfig(rank=rank, seed=seed, train_mlp=train_mlp, train_attn=train_attn, train_unembed=train_unembed)
-        body = CreateModelRequest(session.session_id, next(session.model_numbers), base_model, shape)
-        body.user_metadata = UserMetadata.from_dict(user_metadata) if user_metadata else None
-        promise = await session.transport.send(create_model.request(body=body))
-        state = RequestState("create_model", promise.request_id)
-        model = CreateModelResponse.from_dict(await wait_for_result(session.transport, state))
-        return AsyncTrainingClient(session, model.model_id, base_model)
+        return await self._create_model(base_model, shape, user_metadata, optimizer)
+
+    async def create_training_client_from_state(
+        self,
+        path: str,
+        base_model: str | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
+        optimizer: OptimizerConfig | None = None,
+    ) -> AsyncTrainingClient:
+        """A new model with saved weights and a new optimizer.
+
+        Args:
+            path: `tinker://…/weights/…`, as `save_state` gave it.
+            base_model: by default the one that the weights were trained on.
+            user_metadata: facts of your own, kept with the training run.
+            weights_access_token: a right to read weights of others.
+            optimizer: its kind, by default AdamW.
+
+        Raises:
+            NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they do not fit.
+            APIConnectionError: the server cannot be reached.
+        """
+        return await self._create_from_state(path, base_model, user_metadata, weights_access_token, optimizer, with_optimizer=False)
+
+    async def create_training_client_from_state_with_optimizer(
+        self,
+        path: str,
+        base_model: str | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
+    ) -> AsyncTrainingClient:
+        """A new model with saved weights and the state of their optimizer, to go on where `save_state` was called.
+
+        Takes and raises what `create_training_client_from_state` does.
+        """
+        return await self._create_from_state(path, base_model, user_metadata, weights_access_token, None, with_optimizer=True)
 
     async def create_sampling_client(self, model_path: str | None = None, base_model: str | None = None) -> AsyncSamplingClient:
         """A client that samples from saved weights (`tinker://…`), or from a base model.
@@ -143,6 +176,49 @@ class AsyncServiceClient:
         if self._transport is None:
             self._transport = Transport(self.config)
         return self._transport
+
+    async def _create_model(
+        self, base_model: str, shape: LoraConfig, user_metadata: Mapping[str, str] | None, optimizer: OptimizerConfig | None
+    ) -> AsyncTrainingClient:
+        session = await self._begun()
+        body = CreateModelRequest(session.session_id, next(session.model_numbers), base_model, shape, optimizer_config=optimizer)
+        body.user_metadata = UserMetadata.from_dict(user_metadata) if user_metadata else None
+        promise = await session.transport.send(create_model.request(body=body))
+        state = RequestState("create_model", promise.request_id)
+        model = CreateModelResponse.from_dict(await wait_for_result(session.transport, state))
+        return AsyncTrainingClient(session, model.model_id, base_model)
+
+    async def _create_from_state(
+        self,
+        path: str,
+        base_model: str | None,
+        user_metadata: Mapping[str, str] | None,
+        token: str | None,
+        optimizer: OptimizerConfig | None,
+        *,
+        with_optimizer: bool,
+    ) -> AsyncTrainingClient:
+        """By one load_weights where the server has that; else by what makes a model that the weights fit, and loads them first."""
+        session = await self._begun()
+        saved = await session.transport.send(get_weights_info.request(body=WeightsInfoRequest(path)))
+        if not session.dialect.creates_from_state:
+            shape = LoraConfig(
+                rank=saved.lora_rank or LoraConfig().rank,
+                train_unembed=saved.train_unembed is not False,
+                train_mlp=saved.train_mlp is not False,
+                train_attn=saved.train_attn is not False,
+            )
+            client = await self._create_model(base_model or saved.base_model, shape, user_metadata, optimizer)
+            await (client.load_state_with_optimizer if with_optimizer else client.load_state)(path, token)
+            return client
+        number = next(session.model_numbers)
+        body = LoadWeightsRequest(path, with_optimizer, session_id=session.session_id, model_seq_id=number)
+        body.base_model, body.weights_access_token, body.optimizer_config = base_model, token, optimizer
+        body.user_metadata = UserMetadata.from_dict(user_metadata) if user_metadata else None
+        promise = await session.transport.send(load_weights.request(body=body))
+        state = RequestState("load_weights", promise.request_id)
+        loaded = LoadWeightsResponse.from_dict(await wait_for_result(session.transport, state))
+        return AsyncTrainingClient(session, loaded.model_id or f"{session.session_id}:train:{number}", base_model or saved.base_model)
 
     async def _begun(self) -> Session:
         transport = self._connected()

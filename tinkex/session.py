@@ -24,6 +24,7 @@ from tinkex_api.models import (
 )
 
 from tinkex._version import __version__
+from tinkex.config import HOSTED_BASE_URL
 from tinkex.dialects.dialect import Dialect, from_client_config
 from tinkex.errors import APIStatusError, GoneError, NotFoundError, TinkexError
 from tinkex.transport import failures
@@ -137,7 +138,8 @@ async def find_dialect(transport: Transport) -> Dialect:
         if error.status_code not in (404, 405):
             raise
         flags = ClientConfigResponse()
-    return from_client_config(flags, transport.config.chunk_limits)
+    config = transport.config
+    return from_client_config(flags, config.chunk_limits, hosted=config.base_url == HOSTED_BASE_URL)
 
 
 def _log_messages(answer: CreateSessionResponse) -> None:

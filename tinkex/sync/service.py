@@ -13,7 +13,7 @@ from tinkex.session import Outcome
 from tinkex.sync.rest import RestClient
 from tinkex.sync.sampling import SamplingClient
 from tinkex.sync.training import TrainingClient
-from tinkex.types import GetServerCapabilitiesResponse
+from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
 
 
 class ServiceClient:
@@ -60,6 +60,7 @@ class ServiceClient:
         train_attn: bool = True,
         train_unembed: bool = True,
         user_metadata: Mapping[str, str] | None = None,
+        optimizer: OptimizerConfig | None = None,
     ) -> TrainingClient:
         """A new LoRA adapter over `base_model`, ready to be trained.
 
@@ -69,6 +70,7 @@ class ServiceClient:
             seed: fixes the adapter's initial weights.
             train_mlp, train_attn, train_unembed: which layers to train; at least one.
             user_metadata: facts of your own, kept with the training run.
+            optimizer: its kind, by default AdamW.
 
         Raises:
             InvalidInputError: rank below 1, or nothing to train.
@@ -85,6 +87,53 @@ class ServiceClient:
                 train_attn=train_attn,
                 train_unembed=train_unembed,
                 user_metadata=user_metadata,
+                optimizer=optimizer,
+            ),
+            self._portal,
+        )
+
+    def create_training_client_from_state(
+        self,
+        path: str,
+        base_model: str | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
+        optimizer: OptimizerConfig | None = None,
+    ) -> TrainingClient:
+        """A new model with saved weights and a new optimizer.
+
+        Args:
+            path: `tinker://…/weights/…`, as `save_state` gave it.
+            base_model: by default the one that the weights were trained on.
+            user_metadata: facts of your own, kept with the training run.
+            weights_access_token: a right to read weights of others.
+            optimizer: its kind, by default AdamW.
+
+        Raises:
+            NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they do not fit.
+            APIConnectionError: the server cannot be reached.
+        """
+        return TrainingClient(
+            self._portal.run(
+                self._client.create_training_client_from_state, path, base_model, user_metadata, weights_access_token, optimizer
+            ),
+            self._portal,
+        )
+
+    def create_training_client_from_state_with_optimizer(
+        self,
+        path: str,
+        base_model: str | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
+    ) -> TrainingClient:
+        """A new model with saved weights and the state of their optimizer, to go on where `save_state` was called.
+
+        Takes and raises what `create_training_client_from_state` does.
+        """
+        return TrainingClient(
+            self._portal.run(
+                self._client.create_training_client_from_state_with_optimizer, path, base_model, user_metadata, weights_access_token
             ),
             self._portal,
         )

@@ -9,7 +9,19 @@ from tinkex.portal import Portal
 from tinkex.sync.sampling import SamplingClient
 from tinkex.tokenizer import Tokenizer
 from tinkex.training.client import AsyncTrainingClient
-from tinkex.types import AdamParams, Datum, ForwardBackwardOutput, GetInfoResponse, OptimStepResponse, SaveWeightsForSamplerResponse
+from tinkex.types import (
+    AdamParams,
+    Datum,
+    DimuonParams,
+    ForwardBackwardOutput,
+    GetInfoResponse,
+    LoadWeightsResponse,
+    OptimStepResponse,
+    SaveWeightsExternalResponse,
+    SaveWeightsForSamplerResponse,
+    SaveWeightsResponse,
+    TrainStepOutput,
+)
 
 
 class TrainingClient:
@@ -61,29 +73,114 @@ class TrainingClient:
         """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
         return APIFuture(self._portal, lambda: self._client.forward(data, loss_fn, loss_fn_config))
 
-    def optim_step(self, adam_params: AdamParams) -> APIFuture[OptimStepResponse]:
-        """Applies the gathered gradients by AdamW, and clears them.
+    def optim_step(
+        self, optim_params: AdamParams | DimuonParams | None = None, *, adam_params: AdamParams | None = None
+    ) -> APIFuture[OptimStepResponse]:
+        """Applies the gathered gradients, and clears them.
+
+        Args:
+            optim_params: of the optimizer that the model was created with.
+            adam_params: the same by the name that older programs use.
 
         Raises:
+            InvalidInputError: at the call: neither or both are given, or another thing.
             StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
         """
-        return APIFuture(self._portal, lambda: self._client.optim_step(adam_params))
+        return APIFuture(self._portal, lambda: self._client.optim_step(optim_params, adam_params=adam_params))
 
-    def save_weights_for_sampler(self, name: str, *, ttl_seconds: int | None = None) -> APIFuture[SaveWeightsForSamplerResponse]:
+    def train_step(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str,
+        optim_params: AdamParams | DimuonParams,
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> APIFuture[TrainStepOutput]:
+        """`forward_backward` and `optim_step`, both sent before either is waited for. Takes and raises what they do."""
+        return APIFuture(self._portal, lambda: self._client.train_step(data, loss_fn, optim_params, loss_fn_config))
+
+    def save_state(
+        self, name: str, ttl_seconds: int | None = None, overwrite: bool = False, user_metadata: Mapping[str, str] | None = None
+    ) -> APIFuture[SaveWeightsResponse]:
+        """Saves the weights and the optimizer's state as they are after the calls so far, to go on training from the result's `path`.
+
+        Gradients that no `optim_step` has applied yet are not saved.
+
+        Args:
+            name: letters, digits, `-`, `_` and `.`; no `/`.
+            ttl_seconds: how long it is kept; for ever by default.
+            overwrite: whether a checkpoint of that name may be replaced.
+            user_metadata: facts of your own, kept with it.
+
+        Raises:
+            InvalidInputError: at the call: the name is empty or holds a `/`.
+            RequestFailedError: by `.result()`: the name is in use.
+        """
+        return APIFuture(self._portal, lambda: self._client.save_state(name, ttl_seconds, overwrite, user_metadata))
+
+    def load_state(self, path: str, weights_access_token: str | None = None) -> APIFuture[LoadWeightsResponse]:
+        """Loads saved weights into this model, and begins its optimizer anew.
+
+        Several servers load only as a model's first request; `ServiceClient.create_training_client_from_state` works everywhere.
+
+        Args:
+            path: `tinker://…/weights/…`, as `save_state` gave it.
+            weights_access_token: a right to read weights of others.
+
+        Raises:
+            RequestFailedError, APIStatusError: by `.result()`: there are no such weights, or they do not fit.
+        """
+        return APIFuture(self._portal, lambda: self._client.load_state(path, weights_access_token))
+
+    def load_state_with_optimizer(self, path: str, weights_access_token: str | None = None) -> APIFuture[LoadWeightsResponse]:
+        """Loads saved weights with the optimizer's state. Takes and raises what `load_state` does."""
+        return APIFuture(self._portal, lambda: self._client.load_state_with_optimizer(path, weights_access_token))
+
+    def save_weights_for_sampler(
+        self, name: str, ttl_seconds: int | None = None, user_metadata: Mapping[str, str] | None = None
+    ) -> APIFuture[SaveWeightsForSamplerResponse]:
         """Saves the weights as they are after the calls so far; the result's `path` can be sampled from.
 
         Args:
             name: letters, digits, `-`, `_` and `.`; no `/`.
             ttl_seconds: how long they are kept; for ever by default.
+            user_metadata: facts of your own, kept with them.
 
         Raises:
             InvalidInputError: at the call: the name is empty or holds a `/`.
         """
-        return APIFuture(self._portal, lambda: self._client.save_weights_for_sampler(name, ttl_seconds=ttl_seconds))
+        return APIFuture(self._portal, lambda: self._client.save_weights_for_sampler(name, ttl_seconds, user_metadata))
+
+    def save_weights_external(
+        self, name: str, ttl_seconds: int | None = None, age_encryption_recipients: Sequence[str] | None = None
+    ) -> APIFuture[SaveWeightsExternalResponse]:
+        """Saves the weights as files to be fetched.
+
+        Args:
+            name: letters, digits, `-`, `_` and `.`; no `/`.
+            ttl_seconds: how long they are kept; for ever by default.
+            age_encryption_recipients: public keys of age to encrypt the files for.
+
+        Raises:
+            InvalidInputError: at the call: the name is empty or holds a `/`.
+            NotFoundError: by `.result()`: this server has no such call.
+        """
+        return APIFuture(self._portal, lambda: self._client.save_weights_external(name, ttl_seconds, age_encryption_recipients))
 
     def save_weights_and_get_sampling_client(self) -> SamplingClient:
         """A client that samples from the weights as they are after the calls so far; later steps do not change it."""
         return SamplingClient(self._portal.run(self._client.save_weights_and_get_sampling_client), self._portal)
+
+    def create_sampling_client(self, model_path: str) -> SamplingClient:
+        """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none."""
+        return SamplingClient(self._portal.run(self._client.create_sampling_client, model_path), self._portal)
+
+    def unload_model(self) -> None:
+        """Frees the model on the server, after the calls so far. What was saved stays.
+
+        Raises:
+            NotFoundError: this server has no such call, as the hosted one.
+        """
+        self._portal.run(self._client.unload_model)
 
     def get_info(self) -> GetInfoResponse:
         """What the server says of the model."""

@@ -3,51 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from tinkex_api.api.models import get_info
+from tinkex_api.api.models import get_info, unload_model
 from tinkex_api.api.training import forward, forward_backward, optim_step
-from tinkex_api.api.weights import save_weights_for_sampler
+from tinkex_api.api.weights import load_weights, save_weights, save_weights_external, save_weights_for_sampler
 from tinkex_api.models import (
     ForwardBackwardRequest,
     ForwardRequest,
     GetInfoRequest,
+    LoadWeightsRequest,
     OptimStepRequest,
+    SaveWeightsExternalRequest,
     SaveWeightsForSamplerRequest,
+    SaveWeightsRequest,
+    UnloadModelRequest,
     UntypedAPIFuture,
+    UserMetadata,
 )
 from tinkex_api.types import Request
 
-from tinkex.errors import (
-    APIConnectionError,
-    APIStatusError,
-    InternalServerError,
-    InvalidInputError,
-    StepOutcomeUnknown,
-    TinkexError,
-)
+from tinkex.errors import InvalidInputError
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import RequestState, wait_for_result
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, get_tokenizer
 from tinkex.training import chunking, metrics
-from tinkex.training.sequencer import Sequencer, Turn
-from tinkex.training.validation import check_batch
+from tinkex.training.line import Submit, TrainingLine
+from tinkex.training.validation import check_batch, check_name
 from tinkex.types import (
     AdamParams,
     Datum,
+    DimuonParams,
     ForwardBackwardOutput,
     GetInfoResponse,
+    LoadWeightsResponse,
     OptimStepResponse,
+    SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
+    SaveWeightsResponse,
+    TrainStepOutput,
 )
 from tinkex.wire import json
 
 T = TypeVar("T")
-Submit = Callable[[int], Request[UntypedAPIFuture]]
-"""Builds the request for a seq_id."""
 
 
 class AsyncTrainingClient:
@@ -71,7 +72,7 @@ class AsyncTrainingClient:
         self.base_model = base_model
         self._session = session
         self._transport = session.transport
-        self._sequencer = Sequencer()
+        self._line = TrainingLine(session)
 
     def forward_backward(
         self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
@@ -98,42 +99,141 @@ class AsyncTrainingClient:
         """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
         return self._run_batch("forward", data, loss_fn, loss_fn_config)
 
-    def optim_step(self, adam_params: AdamParams) -> AsyncAPIFuture[OptimStepResponse]:
-        """Applies the gathered gradients by AdamW, and clears them.
+    def optim_step(
+        self, optim_params: AdamParams | DimuonParams | None = None, *, adam_params: AdamParams | None = None
+    ) -> AsyncAPIFuture[OptimStepResponse]:
+        """Applies the gathered gradients, and clears them.
+
+        Args:
+            optim_params: of the optimizer that the model was created with.
+            adam_params: the same by the name that older programs use.
 
         Raises:
+            InvalidInputError: at the call: neither or both are given, or another thing.
             StepOutcomeUnknown: when awaited: nobody knows whether it was applied.
         """
-        if not isinstance(adam_params, AdamParams):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidInputError(f"adam_params is {type(adam_params).__name__}, not AdamParams")
+        params = _one_of(optim_params, adam_params)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
-            return optim_step.request(body=OptimStepRequest(self.model_id, seq_id, adam_params=adam_params))
+            body = OptimStepRequest(self.model_id, seq_id)
+            if isinstance(params, AdamParams):
+                body.adam_params = params
+            else:
+                body.optimizer_params = params
+            return optim_step.request(body=body)
 
         return self._run("optim_step", submit, OptimStepResponse.from_dict)
 
+    def train_step(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str,
+        optim_params: AdamParams | DimuonParams,
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> AsyncAPIFuture[TrainStepOutput]:
+        """`forward_backward` and `optim_step`, both sent before either is waited for. Takes and raises what they do."""
+        params = _one_of(optim_params, None)
+        gradients = self.forward_backward(data, loss_fn, loss_fn_config)
+        update = self.optim_step(params)
+
+        async def both() -> TrainStepOutput:
+            return TrainStepOutput(*await asyncio.gather(gradients, update))
+
+        return AsyncAPIFuture(both(), gradients.state)
+
+    def save_state(
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        overwrite: bool = False,
+        user_metadata: Mapping[str, str] | None = None,
+    ) -> AsyncAPIFuture[SaveWeightsResponse]:
+        """Saves the weights and the optimizer's state as they are after the calls so far, to go on training from the result's `path`.
+
+        Gradients that no `optim_step` has applied yet are not saved.
+
+        Args:
+            name: letters, digits, `-`, `_` and `.`; no `/`.
+            ttl_seconds: how long it is kept; for ever by default.
+            overwrite: whether a checkpoint of that name may be replaced.
+            user_metadata: facts of your own, kept with it.
+
+        Raises:
+            InvalidInputError: at the call: the name is empty or holds a `/`.
+            RequestFailedError: when awaited: the name is in use.
+        """
+        check_name(name)
+
+        def submit(seq_id: int) -> Request[UntypedAPIFuture]:
+            body = SaveWeightsRequest(self.model_id, name, seq_id, overwrite=overwrite or None, ttl_seconds=ttl_seconds)
+            body.user_metadata = _metadata(user_metadata)
+            return save_weights.request(body=body)
+
+        return self._run("save_weights", submit, SaveWeightsResponse.from_dict)
+
+    def load_state(self, path: str, weights_access_token: str | None = None) -> AsyncAPIFuture[LoadWeightsResponse]:
+        """Loads saved weights into this model, and begins its optimizer anew.
+
+        Several servers load only as a model's first request; `AsyncServiceClient.create_training_client_from_state` works everywhere.
+
+        Args:
+            path: `tinker://…/weights/…`, as `save_state` gave it.
+            weights_access_token: a right to read weights of others.
+
+        Raises:
+            RequestFailedError, APIStatusError: when awaited: there are no such weights, or they do not fit.
+        """
+        return self._load(path, weights_access_token, optimizer=False)
+
+    def load_state_with_optimizer(self, path: str, weights_access_token: str | None = None) -> AsyncAPIFuture[LoadWeightsResponse]:
+        """Loads saved weights with the optimizer's state. Takes and raises what `load_state` does."""
+        return self._load(path, weights_access_token, optimizer=True)
+
     def save_weights_for_sampler(
-        self, name: str, *, ttl_seconds: int | None = None
+        self, name: str, ttl_seconds: int | None = None, user_metadata: Mapping[str, str] | None = None
     ) -> AsyncAPIFuture[SaveWeightsForSamplerResponse]:
         """Saves the weights as they are after the calls so far; the result's `path` can be sampled from.
 
         Args:
             name: letters, digits, `-`, `_` and `.`; no `/`.
             ttl_seconds: how long they are kept; for ever by default.
+            user_metadata: facts of your own, kept with them.
 
         Raises:
             InvalidInputError: at the call: the name is empty or holds a `/`.
         """
-        if not name or "/" in name:
-            raise InvalidInputError(f"the name {name!r} must not be empty or hold a '/'")
+        check_name(name)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
-            body = SaveWeightsForSamplerRequest(self.model_id, seq_id, path=name)
-            if ttl_seconds is not None:
-                body.ttl_seconds = ttl_seconds
+            body = SaveWeightsForSamplerRequest(self.model_id, seq_id, path=name, ttl_seconds=ttl_seconds)
+            body.user_metadata = _metadata(user_metadata)
             return save_weights_for_sampler.request(body=body)
 
         return self._run("save_weights_for_sampler", submit, SaveWeightsForSamplerResponse.from_dict)
+
+    def save_weights_external(
+        self, name: str, ttl_seconds: int | None = None, age_encryption_recipients: Sequence[str] | None = None
+    ) -> AsyncAPIFuture[SaveWeightsExternalResponse]:
+        """Saves the weights as files to be fetched.
+
+        Args:
+            name: letters, digits, `-`, `_` and `.`; no `/`.
+            ttl_seconds: how long they are kept; for ever by default.
+            age_encryption_recipients: public keys of age to encrypt the files for.
+
+        Raises:
+            InvalidInputError: at the call: the name is empty or holds a `/`.
+            NotFoundError: when awaited: this server has no such call.
+        """
+        check_name(name)
+        recipients = list(age_encryption_recipients) if age_encryption_recipients else None
+
+        def submit(seq_id: int) -> Request[UntypedAPIFuture]:
+            body = SaveWeightsExternalRequest(self.model_id, name, seq_id, ttl_seconds=ttl_seconds)
+            body.age_encryption_recipients = recipients
+            return save_weights_external.request(body=body)
+
+        return self._run("save_weights_external", submit, SaveWeightsExternalResponse.from_dict)
 
     async def save_weights_and_get_sampling_client(self) -> AsyncSamplingClient:
         """A client that samples from the weights as they are after the calls so far; later steps do not change it."""
@@ -146,7 +246,21 @@ class AsyncTrainingClient:
         saved = await self._run("save_weights_for_sampler", submit, SaveWeightsForSamplerResponse.from_dict)
         if saved.sampling_session_id:
             return AsyncSamplingClient(self._session, saved.sampling_session_id, base_model=self.base_model)
-        return await AsyncSamplingClient.open(self._session, base_model=self.base_model, model_path=saved.path or None)
+        return await AsyncSamplingClient.open(self._session, base_model=self.base_model, model_path=saved.path)
+
+    async def create_sampling_client(self, model_path: str) -> AsyncSamplingClient:
+        """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none."""
+        return await AsyncSamplingClient.open(self._session, base_model=self.base_model, model_path=model_path)
+
+    async def unload_model(self) -> None:
+        """Frees the model on the server, after the calls so far. What was saved stays.
+
+        Raises:
+            NotFoundError: this server has no such call, as the hosted one.
+        """
+        async with self._line.turn("unload_model"):
+            promise = await self._transport.send(unload_model.request(body=UnloadModelRequest(self.model_id)))
+        await wait_for_result(self._transport, RequestState("unload_model", promise.request_id))
 
     async def get_info(self) -> GetInfoResponse:
         """What the server says of the model."""
@@ -167,16 +281,9 @@ class AsyncTrainingClient:
         check_batch(data, loss_fn)
         chunks = chunking.split(data, self._session.dialect.chunk_limits)
         submits = [self._batch_submit(operation, chunk, loss_fn, config) for chunk in chunks]
-        turn = self._sequencer.turn(operation)
-        state = RequestState(operation)
-
-        async def work() -> ForwardBackwardOutput:
-            async with turn:
-                waits = await self._submit_chunks(turn, state, submits)
-            results = await asyncio.gather(*(wait() for wait in waits))
-            return metrics.combine([json.decode_forward_backward(result) for result in results])
-
-        return AsyncAPIFuture(work(), state)
+        return self._line.run(
+            operation, submits, lambda results: metrics.combine([json.decode_forward_backward(result) for result in results])
+        )
 
     def _batch_submit(
         self, operation: str, chunk: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
@@ -189,74 +296,28 @@ class AsyncTrainingClient:
 
         return submit
 
+    def _load(self, path: str, token: str | None, *, optimizer: bool) -> AsyncAPIFuture[LoadWeightsResponse]:
+        if not path:
+            raise InvalidInputError("the path is empty", advice="Give the one that save_state returned.")
+
+        def submit(seq_id: int) -> Request[UntypedAPIFuture]:
+            body = LoadWeightsRequest(path, optimizer, model_id=self.model_id, seq_id=seq_id, weights_access_token=token)
+            return load_weights.request(body=body)
+
+        return self._run("load_weights", submit, LoadWeightsResponse.from_dict)
+
     def _run(self, operation: str, submit: Submit, parse: Callable[[Mapping[str, object]], T]) -> AsyncAPIFuture[T]:
-        turn = self._sequencer.turn(operation)
-        state = RequestState(operation)
-
-        async def work() -> T:
-            async with turn:
-                [wait] = await self._submit_chunks(turn, state, [submit])
-            return parse(await wait())
-
-        return AsyncAPIFuture(work(), state)
-
-    async def _submit_chunks(
-        self, turn: Turn, state: RequestState, submits: Sequence[Submit]
-    ) -> list[Callable[[], Awaitable[Mapping[str, object]]]]:
-        """Sends a call's requests under consecutive numbers; returns what waits for each result, in order.
-
-        Together, where the server says so, and then the first one last, so that it finds all the others queued.
-        """
-        first = self._sequencer.next_seq_id
-        states = [state, *(RequestState(state.operation) for _ in submits[1:])]
-
-        async def send(index: int) -> None:
-            await self._submit(states[index], submits[index], first + index)
-
-        sent = 0
-        try:
-            if self._session.dialect.parallel_chunks and len(submits) > 1:
-                await _all_or_first_error([send(index) for index in range(1, len(submits))])
-                sent = len(submits) - 1
-                await send(0)
-            else:
-                for index in range(len(submits)):
-                    await send(index)
-                    sent += 1
-        except TinkexError as error:
-            self._give_up(error, untouched=sent == 0 and (len(submits) == 1 or not self._session.dialect.parallel_chunks))
-            raise
-        except BaseException:
-            self._sequencer.poison(StepOutcomeUnknown("cancelled while it was being sent", operation=turn.operation))
-            raise
-        self._sequencer.accepted(len(submits))
-        return [lambda state=state: wait_for_result(self._transport, state) for state in states]
-
-    async def _submit(self, state: RequestState, submit: Submit, seq_id: int) -> None:
-        repeatable = self._session.dialect.steps_repeatable
-        request = await asyncio.to_thread(submit, seq_id)  # a large body takes long to encode
-        try:
-            promise = await self._transport.send(request, repeatable=repeatable)
-        except (APIConnectionError, InternalServerError) as error:
-            if isinstance(error, APIConnectionError) and not error.sent:
-                raise
-            raise StepOutcomeUnknown(
-                f"nobody knows whether it was applied: {error.message}",
-                operation=state.operation,
-                advice="Make a new training client from the last saved state.",
-            ) from error
-        state.request_id = promise.request_id
-
-    def _give_up(self, error: TinkexError, *, untouched: bool) -> None:
-        refused = isinstance(error, (APIStatusError, APIConnectionError))
-        if refused and untouched:
-            self._sequencer.refused(error)
-        else:
-            self._sequencer.poison(error)
+        return self._line.run(operation, [submit], lambda results: parse(results[0]))
 
 
-async def _all_or_first_error(work: Sequence[Awaitable[None]]) -> None:
-    """Waits for all, so that none is left running, and raises the first error in order."""
-    for outcome in await asyncio.gather(*work, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome
+def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonParams:
+    if optim_params is not None and adam_params is not None:
+        raise InvalidInputError("optim_params and adam_params are the same; give one of them")
+    params = optim_params if optim_params is not None else adam_params
+    if not isinstance(params, (AdamParams, DimuonParams)):
+        raise InvalidInputError(f"optim_params is {type(params).__name__}, not AdamParams or DimuonParams")
+    return params
+
+
+def _metadata(facts: Mapping[str, str] | None) -> UserMetadata | None:
+    return UserMetadata.from_dict(facts) if facts else None

@@ -26,6 +26,12 @@ _KNOWN_INPUTS = frozenset(
 )
 
 
+def check_name(name: str) -> None:
+    """Raises `InvalidInputError` for a name that no checkpoint can have: it is a part of a path."""
+    if not name or "/" in name:
+        raise InvalidInputError(f"the name {name!r} must not be empty or hold a '/'")
+
+
 def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
     """Raises `InvalidInputError` for an empty batch, a thing that is no `Datum`, and a loss input that is missing or unknown."""
     if not data:

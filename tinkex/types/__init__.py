@@ -7,17 +7,24 @@ from tinkex_api.models import (
     AdamParams,
     Checkpoint,
     CheckpointsListResponse,
+    CopyWeightsResponse,
     Cursor,
+    DimuonParams,
     GetInfoResponse,
     GetServerCapabilitiesResponse,
+    LoadWeightsResponse,
     LoraConfig,
     ModelData,
+    OptimizerConfig,
     OptimStepResponse,
     SamplingParams,
+    SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
+    SaveWeightsResponse,
     SupportedModel,
     TrainingRun,
     TrainingRunsResponse,
+    WeightsInfoResponse,
 )
 
 from tinkex.types.datum import Datum
@@ -30,7 +37,7 @@ from tinkex.types.model_input import (
     ModelInputChunk,
     as_model_input,
 )
-from tinkex.types.outputs import ForwardBackwardOutput, LossFnOutput, SampledSequence, SampleResponse
+from tinkex.types.outputs import ForwardBackwardOutput, LossFnOutput, SampledSequence, SampleResponse, TrainStepOutput
 from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype
 
 __all__ = [
@@ -38,8 +45,10 @@ __all__ = [
     "ArrayLike",
     "Checkpoint",
     "CheckpointsListResponse",
+    "CopyWeightsResponse",
     "Cursor",
     "Datum",
+    "DimuonParams",
     "DmelChunk",
     "EncodedTextChunk",
     "ForwardBackwardOutput",
@@ -47,20 +56,26 @@ __all__ = [
     "GetServerCapabilitiesResponse",
     "ImageAssetPointerChunk",
     "ImageChunk",
+    "LoadWeightsResponse",
     "LoraConfig",
     "LossFnOutput",
     "ModelData",
     "ModelInput",
     "ModelInputChunk",
     "OptimStepResponse",
+    "OptimizerConfig",
     "SampleResponse",
     "SampledSequence",
     "SamplingParams",
+    "SaveWeightsExternalResponse",
     "SaveWeightsForSamplerResponse",
+    "SaveWeightsResponse",
     "SupportedModel",
     "TensorData",
     "TensorDtype",
+    "TrainStepOutput",
     "TrainingRun",
     "TrainingRunsResponse",
+    "WeightsInfoResponse",
     "as_model_input",
 ]

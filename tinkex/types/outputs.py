@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
+from tinkex_api.models import OptimStepResponse
 
 from tinkex.types.tensor import TensorData
 
@@ -25,6 +26,14 @@ class ForwardBackwardOutput:
     loss_fn_output_type: str
     loss_fn_outputs: Sequence[LossFnOutput]
     metrics: Mapping[str, float] = field(factory=dict[str, float])
+
+
+@frozen
+class TrainStepOutput:
+    """The results of `train_step`: those of its `forward_backward` and of its `optim_step`."""
+
+    forward_backward: ForwardBackwardOutput
+    optim_step: OptimStepResponse
 
 
 @frozen(eq=False)
