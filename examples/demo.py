@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -136,7 +136,7 @@ def read(name: str) -> Sequence[Example]:
 
 
 @contextmanager
-def server_url(options: argparse.Namespace) -> Iterator[str]:
+def server_url(options: argparse.Namespace) -> Generator[str]:
     """The URL of the server that was named, or of an embedded one that runs as long as this does."""
     if options.base_url:
         yield options.base_url
@@ -191,11 +191,12 @@ def draw_losses(steps: Sequence[Step], result: str, out: Path) -> None:
         console.print("no picture of them: it needs matplotlib (pip install 'tinkex[plot]')", markup=False)
         return
     numbers = range(1, len(steps) + 1)
-    smooth = [mean_loss(steps[max(0, n - WINDOW // 2) : n + WINDOW // 2]) for n in numbers]
+    reach = [min(n - 1, len(steps) - n, WINDOW // 2) for n in numbers]  # to each side, less at the ends
+    smooth = [mean_loss(steps[n - 1 - r : n + r]) for n, r in zip(numbers, reach, strict=True)]
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(numbers, [step.loss for step in steps], color="#9ecae1", linewidth=0.8, label="each step")
-    axes.plot(numbers, smooth, color="#08519c", linewidth=2.2, label=f"mean of {WINDOW} steps")
+    axes.plot(numbers, smooth, color="#08519c", linewidth=2.2, label=f"mean of {WINDOW + 1} steps")
     axes.set(xlabel="step", ylabel="loss a token (nats)", xlim=(1, max(2, len(steps))), ylim=(0, None))
     axes.set_title(f"Numbers to digits: {result} (held-out numbers)", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)

@@ -86,9 +86,12 @@ class Contract:
         return self.document["components"].get(kind, {})
 
     def resolve(self, node: Node) -> Node:
+        """The node that a reference leads to, or the node itself. Raises `ValueError` when it leads nowhere."""
         while "$ref" in node:
             target: Any = self.document
             for part in node["$ref"].removeprefix("#/").split("/"):
+                if part not in target:
+                    raise ValueError(f"{node['$ref']} leads nowhere")
                 target = target[part]
             node = target
         return node
@@ -100,6 +103,10 @@ class Contract:
     def results(self) -> dict[str, str]:
         """The schema of what a promise gives, by the operation that promises it."""
         return {k: v for schema in self.components("schemas").values() for k, v in schema.get("x-tinker-results", {}).items()}
+
+    def credentials(self) -> list[dict[str, Any]]:
+        """How credentials are sent."""
+        return [{k: v for k, v in scheme.items() if k != "description"} for scheme in self.components("securitySchemes").values()]
 
     def schemas_of_requests(self) -> set[str]:
         return self._reached(operation.get("requestBody", {}) for _, operation in self.operations().values())
@@ -159,10 +166,7 @@ def must_hold(schema: Node, key: str) -> bool:
 
 def document_changes(old: Contract, new: Contract) -> Iterator[Change]:
     yield from _credential_changes("the document", old.document, new.document)
-    schemes = (
-        [{k: v for k, v in s.items() if k != "description"} for s in c.components("securitySchemes").values()] for c in (old, new)
-    )
-    if next(schemes) != next(schemes):
+    if old.credentials() != new.credentials():
         yield Change("credentials are sent in another way", True)
     yield from _operation_changes(old, new)
     yield from _shared_part_changes(old, new)
@@ -211,6 +215,7 @@ def _parameter_changes(name: str, old: Contract, old_operation: Node, new: Contr
 def _one_parameter_changes(where: str, before: Node, after: Node) -> Iterator[Change]:
     yield from _needed_changes(where, before, after)
     yield from _value_changes(where, before["schema"], after["schema"], REQUEST)
+    yield from _default_changes(where, before["schema"], after["schema"])
 
 
 def _needed_changes(where: str, before: Node, after: Node) -> Iterator[Change]:
@@ -230,7 +235,7 @@ def _answer_changes(name: str, old: Contract, before: Node, new: Contract, after
         where = f"{name}: answer {status}"
         if status not in after:
             # Clients read errors by class of status, and a server may answer with any.
-            yield Change(f"{where} is gone", status.startswith("2"))
+            yield Change(f"{where} is gone", status.startswith("2") and "2XX" not in after)
         elif status not in before:
             yield Change(f"{where} is new", False)
         elif not _same_reference(before[status], after[status]):
@@ -302,20 +307,23 @@ def _schema_changes(name: str, before: Node, after: Node, use: Use) -> Iterator[
                 yield Change(f"{where} {'must be sent now' if use.in_requests else 'is sure to be there now'}", use.in_requests)
             elif must_hold(before, key) and not needed:
                 yield Change(f"{where} may be missing now", use.in_answers)
+            else:
+                yield from _default_changes(where, old[key], new[key])
             yield from _value_changes(where, old[key], new[key], use, was_sure=key in before.get("required", ()))
 
 
 def _value_changes(where: str, before: Node, after: Node, use: Use, *, was_sure: bool = True) -> Iterator[Change]:
     old, new = kinds(before), kinds(after)
     if old != new:
-        if old | {"null"} != new | {"null"}:
-            breaks = True
-        else:
-            breaks = use.in_answers and was_sure if "null" in new else use.in_requests
-        yield Change(f"{where} is {in_words(new)} instead of {in_words(old)}", breaks)
-    if default_of(before) != default_of(after):
-        words = f"{default_of(after) or 'none'} instead of {default_of(before) or 'none'}"
-        yield Change(f"{where}: the default is {words}", default_of(before) is not None)
+        only_null = old | {"null"} == new | {"null"}
+        null_is_safe = not (use.in_answers and was_sure) if "null" in new else not use.in_requests
+        yield Change(f"{where} is {in_words(new)} instead of {in_words(old)}", not (only_null and null_is_safe))
+
+
+def _default_changes(where: str, before: Node, after: Node) -> Iterator[Change]:
+    old, new = default_of(before), default_of(after)
+    if old != new:
+        yield Change(f"{where}: the default is {new or 'none'} instead of {old or 'none'}", old is not None)
 
 
 def count_texts(old: Any, new: Any, *, keys_are_names: bool = False) -> int:
@@ -436,7 +444,9 @@ def changes_since(revision: str, root: Path) -> list[Change]:
     old = Contract(yaml.load(at_revision(revision, DOCUMENT, root)))
     new = Contract(yaml.load((root / DOCUMENT).read_text()))
     old_proto, new_proto = at_revision(revision, PROTO, root), (root / PROTO).read_text()
-    changes = [*document_changes(old, new), *proto_changes(messages(old_proto), messages(new_proto))]
+    changes = [*document_changes(old, new)]
+    if old_proto != new_proto:
+        changes += proto_changes(messages(old_proto), messages(new_proto))
     if texts := count_texts(old.document, new.document):
         changes.append(Change(f"{texts} descriptions, examples or notes", False))
     if not changes and (old != new or old_proto != new_proto):
@@ -451,7 +461,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         changes = changes_since(options.base, options.root)
-    except (OSError, YAMLError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, YAMLError, subprocess.CalledProcessError) as error:
         message = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
         print(f"cannot compare with {options.base!r}: {' '.join(message.split())}", file=sys.stderr)
         return 2

@@ -218,7 +218,9 @@ class AsyncServiceClient:
         promise = await session.transport.send(load_weights.request(body=body))
         state = RequestState("load_weights", promise.request_id)
         loaded = LoadWeightsResponse.from_dict(await wait_for_result(session.transport, state))
-        return AsyncTrainingClient(session, loaded.model_id or f"{session.session_id}:train:{number}", base_model or saved.base_model)
+        return AsyncTrainingClient(
+            session, loaded.model_id or f"{session.session_id}:train:{number}", base_model or saved.base_model
+        )
 
     async def _begun(self) -> Session:
         transport = self._connected()

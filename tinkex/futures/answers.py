@@ -12,6 +12,9 @@ from attrs import frozen
 
 from tinkex.errors import FailureCategory
 
+Payload: TypeAlias = Mapping[str, Any] | bytes
+"""A result: a JSON object's fields, or a protobuf message."""
+
 
 @frozen
 class Pending:
@@ -33,7 +36,7 @@ class Failed:
 class Finished:
     """The result, of the type that belongs to the request."""
 
-    result: Mapping[str, Any]
+    result: Payload
 
 
 Answer: TypeAlias = Pending | Failed | Finished

@@ -15,6 +15,7 @@ from tinkex_api.models import FutureRetrieveRequest
 
 from tinkex.errors import (
     APIConnectionError,
+    APIResponseValidationError,
     APITimeoutError,
     InternalServerError,
     RateLimitError,
@@ -22,12 +23,15 @@ from tinkex.errors import (
     TinkexError,
     WaitTimeoutError,
 )
-from tinkex.futures.answers import Failed, Finished, Pending, classify, pause_after
+from tinkex.futures.answers import Failed, Finished, Payload, Pending, classify, pause_after
 from tinkex.transport import backoff, failures
 from tinkex.transport.http import Transport
 
 logger = logging.getLogger("tinkex")
 
+_PROTOBUF = "application/x-protobuf"
+_IN_PROTOBUF = frozenset({"forward", "forward_backward", "sample"})  # operations whose results have a protobuf form
+_ACCEPT_BOTH = {"Accept": f"{_PROTOBUF}, application/json"}
 _FAST = 0.5  # seconds; a poll that took less was not held by the server
 _WAIT_LINES = (10.0, 30.0, 60.0, 120.0)  # seconds of age at which a wait says what it waits for; then every 300
 
@@ -43,7 +47,19 @@ class RequestState:
 
 
 async def wait_for_result(transport: Transport, state: RequestState) -> Mapping[str, Any]:
-    """The result's fields, once `state.request_id` is done.
+    """The fields of a result that is JSON on all servers. Raises what `wait_for_payload` does."""
+    return fields(await wait_for_payload(transport, state))
+
+
+def fields(payload: Payload) -> Mapping[str, Any]:
+    """Raises `APIResponseValidationError` for a protobuf message."""
+    if isinstance(payload, bytes):
+        raise APIResponseValidationError("the result is a protobuf message, where JSON was expected")
+    return payload
+
+
+async def wait_for_payload(transport: Transport, state: RequestState) -> Payload:
+    """The result, in the encoding that the server chose, once `state.request_id` is done.
 
     Raises:
         RequestFailedError: the work failed.
@@ -73,10 +89,11 @@ class _Wait:
     def age(self) -> float:
         return self.transport.clock.now() - self.started
 
-    async def result(self) -> Mapping[str, Any]:
+    async def result(self) -> Payload:
         request = retrieve_future.request(body=FutureRetrieveRequest(self.state.request_id or ""))
+        headers = _ACCEPT_BOTH if self.state.operation in _IN_PROTOBUF else {}
         while True:
-            answer = await self._poll(request)
+            answer = await self._poll(request, headers)
             if isinstance(answer, Finished):
                 return answer.result
             if isinstance(answer, Failed):
@@ -89,15 +106,15 @@ class _Wait:
             self._say_what_is_awaited()
             await self._pause(answer)
 
-    async def _poll(self, request: Any) -> Pending | Failed | Finished:
+    async def _poll(self, request: Any, headers: Mapping[str, str]) -> Pending | Failed | Finished:
         polls, began = self.transport.config.poll, self.transport.clock.now()
         try:
-            response = await self.transport.send_once(request, timeout=polls.request_timeout, headers={})
+            response = await self.transport.send_once(request, timeout=polls.request_timeout, headers=headers)
         except APITimeoutError:
             return Pending(self.state.queue_state, self.state.queue_state_reason)  # it held the poll for longer than we do
         except APIConnectionError as error:
             return await self._after_failure(error, None)
-        answer = classify(response.status_code, _fields(response))
+        answer = Finished(response.content) if _is_protobuf(response) else classify(response.status_code, _fields(response))
         if answer is None:
             error = failures.status_error(response, self.state.operation)
             return await self._after_failure(error, backoff.retry_hint(response.headers))
@@ -146,6 +163,11 @@ class _Wait:
     def _queue_words(self) -> str:
         state, reason = self.state.queue_state, self.state.queue_state_reason
         return f", queue {state}{f': {reason}' if reason else ''}" if state else ""
+
+
+def _is_protobuf(response: httpx.Response) -> bool:
+    """The Content-Type tells, never what was asked for."""
+    return response.status_code == 200 and response.headers.get("content-type", "").startswith(_PROTOBUF)
 
 
 def _fields(response: httpx.Response) -> Mapping[str, Any]:

@@ -12,11 +12,11 @@ from tinkex_api.models import CreateSamplingSessionRequest, SampleRequest
 
 from tinkex.errors import InvalidInputError
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import RequestState, wait_for_result
+from tinkex.futures.poller import RequestState, wait_for_payload
 from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, get_tokenizer
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, as_model_input
-from tinkex.wire import json
+from tinkex.wire import json, protobuf
 
 
 class AsyncSamplingClient:
@@ -109,8 +109,9 @@ class AsyncSamplingClient:
     async def _sample(self, body: SampleRequest, state: RequestState) -> SampleResponse:
         promise = await self._session.transport.send(sample.request(body=body))
         state.request_id = promise.request_id
-        result = await wait_for_result(self._session.transport, state)
-        return json.decode_sample(result, promise.sample_sequence_ids or ())
+        result = await wait_for_payload(self._session.transport, state)
+        codec = protobuf if isinstance(result, bytes) else json
+        return codec.decode_sample(result, promise.sample_sequence_ids or ())  # pyright: ignore[reportArgumentType]
 
 
 def _params(params: SamplingParams | Mapping[str, Any] | None) -> SamplingParams:

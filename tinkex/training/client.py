@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from typing import TypeVar
 
 from tinkex_api.api.models import get_info, unload_model
@@ -22,16 +23,16 @@ from tinkex_api.models import (
     UntypedAPIFuture,
     UserMetadata,
 )
-from tinkex_api.types import Request
+from tinkex_api.types import File, Request
 
 from tinkex.errors import InvalidInputError
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import RequestState, wait_for_result
+from tinkex.futures.poller import Payload, RequestState, fields, wait_for_result
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, get_tokenizer
 from tinkex.training import chunking, metrics
-from tinkex.training.line import Submit, TrainingLine
+from tinkex.training.line import Build, Submit, TrainingLine
 from tinkex.training.validation import check_batch, check_name
 from tinkex.types import (
     AdamParams,
@@ -46,7 +47,7 @@ from tinkex.types import (
     SaveWeightsResponse,
     TrainStepOutput,
 )
-from tinkex.wire import json
+from tinkex.wire import json, protobuf
 
 T = TypeVar("T")
 
@@ -281,20 +282,26 @@ class AsyncTrainingClient:
         check_batch(data, loss_fn)
         chunks = chunking.split(data, self._session.dialect.chunk_limits)
         submits = [self._batch_submit(operation, chunk, loss_fn, config) for chunk in chunks]
-        return self._line.run(
-            operation, submits, lambda results: metrics.combine([json.decode_forward_backward(result) for result in results])
-        )
+        return self._line.run(operation, submits, lambda results: metrics.combine([_decode_batch(result) for result in results]))
 
     def _batch_submit(
         self, operation: str, chunk: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
     ) -> Submit:
-        def submit(seq_id: int) -> Request[UntypedAPIFuture]:
+        def as_json(seq_id: int) -> Request[UntypedAPIFuture]:
             batch = json.encode_batch(chunk, loss_fn, config)
             if operation == "forward":
                 return forward.request(body=ForwardRequest(self.model_id, seq_id, batch))
             return forward_backward.request(body=ForwardBackwardRequest(self.model_id, seq_id, batch))
 
-        return submit
+        def as_protobuf(seq_id: int) -> Request[UntypedAPIFuture]:
+            raw = protobuf.encode_forward_backward(
+                self.model_id, seq_id, chunk, loss_fn, config, forward_only=operation == "forward"
+            )
+            if self._session.dialect.compress_protobuf:
+                return forward_backward.request(body=File(BytesIO(protobuf.compress(raw))), content_encoding="zstd")
+            return forward_backward.request(body=File(BytesIO(raw)))
+
+        return {"json": as_json, "protobuf": as_protobuf}
 
     def _load(self, path: str, token: str | None, *, optimizer: bool) -> AsyncAPIFuture[LoadWeightsResponse]:
         if not path:
@@ -306,8 +313,8 @@ class AsyncTrainingClient:
 
         return self._run("load_weights", submit, LoadWeightsResponse.from_dict)
 
-    def _run(self, operation: str, submit: Submit, parse: Callable[[Mapping[str, object]], T]) -> AsyncAPIFuture[T]:
-        return self._line.run(operation, [submit], lambda results: parse(results[0]))
+    def _run(self, operation: str, submit: Build, parse: Callable[[Mapping[str, object]], T]) -> AsyncAPIFuture[T]:
+        return self._line.run(operation, [{"json": submit}], lambda results: parse(fields(results[0])))
 
 
 def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonParams:
@@ -317,6 +324,10 @@ def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonPar
     if not isinstance(params, (AdamParams, DimuonParams)):
         raise InvalidInputError(f"optim_params is {type(params).__name__}, not AdamParams or DimuonParams")
     return params
+
+
+def _decode_batch(result: Payload) -> ForwardBackwardOutput:
+    return protobuf.decode_forward_backward(result) if isinstance(result, bytes) else json.decode_forward_backward(result)
 
 
 def _metadata(facts: Mapping[str, str] | None) -> UserMetadata | None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from attrs import evolve
 from tinkex_api.models import UntypedAPIFuture
 from tinkex_api.types import Request
 
+from tinkex.dialects.dialect import Encoding, encodings_to_try, refuses_encoding
 from tinkex.errors import APIConnectionError, APIStatusError, InternalServerError, StepOutcomeUnknown, TinkexError
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import RequestState, wait_for_result
+from tinkex.futures.poller import Payload, RequestState, wait_for_payload
 from tinkex.session import Session
 from tinkex.training.sequencer import Sequencer, Turn
 
 T = TypeVar("T")
-Result = Mapping[str, Any]
-Submit = Callable[[int], Request[UntypedAPIFuture]]
-"""Builds the request for a seq_id."""
+Build = Callable[[int], Request[UntypedAPIFuture]]
+"""Makes the request for a seq_id."""
+Submit = Mapping[Encoding, Build]
+"""A request in each of the encodings that it has."""
 
 
 class TrainingLine:
@@ -33,7 +36,7 @@ class TrainingLine:
         """A place in the order for a request without a number; `async with` waits until it comes."""
         return self._sequencer.turn(operation)
 
-    def run(self, operation: str, submits: Sequence[Submit], parse: Callable[[Sequence[Result]], T]) -> AsyncAPIFuture[T]:
+    def run(self, operation: str, submits: Sequence[Submit], parse: Callable[[Sequence[Payload]], T]) -> AsyncAPIFuture[T]:
         """One call, of one request or several. Its place in the order is fixed now.
 
         Args:
@@ -52,7 +55,7 @@ class TrainingLine:
 
     async def _submit_all(
         self, turn: Turn, state: RequestState, submits: Sequence[Submit]
-    ) -> list[Callable[[], Awaitable[Result]]]:
+    ) -> list[Callable[[], Awaitable[Payload]]]:
         """Sends a call's requests under consecutive numbers; returns what waits for each result, in order.
 
         Together, where the server says so, and then the first one last, so that it finds all the others queued.
@@ -80,13 +83,31 @@ class TrainingLine:
             self._sequencer.poison(StepOutcomeUnknown("cancelled while it was being sent", operation=turn.operation))
             raise
         self._sequencer.accepted(len(submits))
-        return [lambda state=state: wait_for_result(self._transport, state) for state in states]
+        return [lambda state=state: wait_for_payload(self._transport, state) for state in states]
 
     async def _submit(self, state: RequestState, submit: Submit, seq_id: int) -> None:
+        """Sends a request in the encoding that the server is known to read; else in one after the other, to learn it."""
+        order = encodings_to_try(self._session.dialect) if len(submit) > 1 else tuple(submit)
+        refusals: list[APIStatusError] = []
+        for encoding in order:
+            try:
+                state.request_id = await self._send(state, submit[encoding], seq_id)
+            except APIStatusError as error:
+                if len(order) == 1 or not refuses_encoding(error.status_code, state.operation):
+                    raise
+                refusals.append(error)
+            else:
+                if len(submit) > 1:
+                    self._session.dialect = evolve(self._session.dialect, encoding=encoding)
+                return
+        raise refusals[0]
+
+    async def _send(self, state: RequestState, build: Build, seq_id: int) -> str:
+        """The request id that the server gives."""
         repeatable = self._session.dialect.steps_repeatable
-        request = await asyncio.to_thread(submit, seq_id)  # a large body takes long to encode
+        request = await asyncio.to_thread(build, seq_id)  # a large body takes long to encode
         try:
-            promise = await self._transport.send(request, repeatable=repeatable)
+            return (await self._transport.send(request, repeatable=repeatable)).request_id
         except (APIConnectionError, InternalServerError) as error:
             if isinstance(error, APIConnectionError) and not error.sent:
                 raise
@@ -95,7 +116,6 @@ class TrainingLine:
                 operation=state.operation,
                 advice="Make a new training client from the last saved state.",
             ) from error
-        state.request_id = promise.request_id
 
     def _give_up(self, error: TinkexError, *, untouched: bool) -> None:
         refused = isinstance(error, (APIStatusError, APIConnectionError))

@@ -1,0 +1,183 @@
+"""Between what users hold and what protobuf carries; arrays go to and from bytes whole.
+
+The messages are those of openapi/tinker.proto, which says how each is laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from tinkex_proto import tinker_pb2 as pb
+
+from tinkex.errors import InvalidInputError
+from tinkex.types import (
+    Datum,
+    DmelChunk,
+    EncodedTextChunk,
+    ForwardBackwardOutput,
+    ImageAssetPointerChunk,
+    ImageChunk,
+    LossFnOutput,
+    ModelInputChunk,
+    SampledSequence,
+    SampleResponse,
+    TensorData,
+)
+
+_EMPTY_CELL = -99999.0  # the logprob of a top-k cell that holds nothing
+_NUMPY: dict[int, np.dtype[Any]] = {
+    pb.DTYPE_FLOAT32: np.dtype("<f4"),
+    pb.DTYPE_INT64: np.dtype("<i8"),
+    pb.DTYPE_INT32: np.dtype("<i4"),
+    pb.DTYPE_BFLOAT16: np.dtype("<u2"),  # numpy has none: these are its bits
+}
+_STOP_REASONS: dict[int, str] = {pb.STOP_REASON_STOP: "stop", pb.STOP_REASON_LENGTH: "length"}
+
+
+# ---- requests --------------------------------------------------------------------------------------------------------
+
+
+def encode_forward_backward(
+    model_id: str,
+    seq_id: int,
+    data: Sequence[Datum],
+    loss_fn: str,
+    config: Mapping[str, float | str] | None,
+    *,
+    forward_only: bool = False,
+) -> bytes:
+    """The body of forward_backward. Raises `InvalidInputError` for a chunk that has no protobuf form."""
+    message = pb.ForwardBackwardRequest(model_id=model_id, seq_id=seq_id, loss_fn=loss_fn, forward_only=forward_only)
+    message.data.extend(_encode_datum(index, datum) for index, datum in enumerate(data))
+    for name, value in (config or {}).items():
+        if isinstance(value, str):
+            message.loss_fn_config_v2[name].text = value
+        else:
+            message.loss_fn_config_v2[name].number = value
+            message.loss_fn_config[name] = value  # once more, for older servers
+    return message.SerializeToString()
+
+
+def compress(raw: bytes) -> bytes:
+    """By zstd, for servers that ask for it."""
+    import zstandard  # here, since few servers do
+
+    return zstandard.ZstdCompressor().compress(raw)
+
+
+def _encode_datum(index: int, datum: Datum) -> pb.Datum:
+    message = pb.Datum(model_input=[_encode_chunk(index, chunk) for chunk in datum.model_input.chunks])
+    for name, tensor in datum.loss_fn_inputs.items():
+        field = message.loss_fn_inputs[name]
+        dtype = pb.DTYPE_INT64 if tensor.dtype == "int64" else pb.DTYPE_FLOAT32
+        field.dense = tensor.array.astype(_NUMPY[dtype], copy=False).tobytes()
+        field.dtype = dtype
+        field.shape.extend(tensor.shape)
+    return message
+
+
+def _encode_chunk(index: int, chunk: ModelInputChunk) -> pb.Chunk:
+    match chunk:
+        case EncodedTextChunk(tokens):
+            return pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=np.asarray(tokens).astype("<i4").tobytes()))
+        case ImageChunk(data, format, expected):
+            return pb.Chunk(image=pb.ImageChunk(data=data, format=format, expected_tokens=expected))
+        case DmelChunk(dmel):
+            return pb.Chunk(dmel=pb.DmelChunk(dmel=dmel))
+        case ImageAssetPointerChunk():
+            raise InvalidInputError(
+                f"data[{index}].model_input points to an image, which has no protobuf form, and this server reads protobuf alone",
+                advice="Give the image itself, as an ImageChunk.",
+            )
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def decode_forward_backward(raw: bytes) -> ForwardBackwardOutput:
+    """Raises `ValueError` for what is no such message."""
+    message = _parse(pb.ForwardBackwardOutput(), raw)
+    outputs = [output for record in message.loss_fn_outputs for output in _decode_record(record)]
+    kind = message.loss_fn_output_type.rpartition(":")[2] or "ArrayRecord"
+    return ForwardBackwardOutput(kind, outputs, dict(message.metrics))
+
+
+def decode_sample(raw: bytes, sequence_ids: Sequence[str]) -> SampleResponse:
+    """Raises `ValueError` for what is no such message. `sequence_ids` are the promise's."""
+    message = _parse(pb.SampleResponse(), raw)
+    ids = [*sequence_ids, *[""] * len(message.sequences)]
+    return SampleResponse(
+        sequences=[_decode_sequence(sequence, id_) for sequence, id_ in zip(message.sequences, ids, strict=False)],
+        prompt_logprobs=_none_for_nan(_array(message.prompt_logprobs, pb.DTYPE_FLOAT32)) or None,
+        topk_prompt_logprobs=_decode_topk(message.topk_prompt_logprobs),
+        prompt_cache_hit_tokens=message.prompt_cache_hit_tokens,
+    )
+
+
+def _parse(message: Any, raw: bytes) -> Any:
+    try:
+        message.ParseFromString(raw)
+    except DecodeError as error:
+        raise ValueError(f"these {len(raw)} bytes are no {message.DESCRIPTOR.name}: {error}") from error
+    return message
+
+
+def _array(raw: bytes, dtype: int) -> NDArray[Any]:
+    """Flat; int32 is widened to int64 and bfloat16 to float32."""
+    if dtype not in _NUMPY:
+        raise ValueError(f"unknown dtype {dtype} of an array")
+    flat = np.frombuffer(raw, _NUMPY[dtype])
+    if dtype == pb.DTYPE_BFLOAT16:
+        return (flat.astype(np.uint32) << 16).view(np.float32)
+    return flat.astype(np.int64) if dtype == pb.DTYPE_INT32 else flat
+
+
+def _decode_record(record: pb.ArrayRecord) -> list[LossFnOutput]:
+    """One mapping of arrays for each datum of the record."""
+    columns = {name: _split(tensor) for name, tensor in record.fields.items()}
+    count = record.num_datums or max((len(column) for column in columns.values()), default=0)
+    if wrong := [name for name, column in columns.items() if len(column) != count]:
+        raise ValueError(f"{wrong[0]} has {len(columns[wrong[0]])} arrays for {count} datums")
+    return [{name: column[index] for name, column in columns.items()} for index in range(count)]
+
+
+def _split(tensor: pb.BatchedTensor) -> list[TensorData]:
+    width = _NUMPY[tensor.dtype].itemsize if tensor.dtype in _NUMPY else 1
+    values = _array(tensor.data, tensor.dtype)
+    offsets = np.frombuffer(tensor.offsets, "<i8") // width
+    trailing = tuple(tensor.trailing_shape)
+    dtype = "int64" if values.dtype == np.int64 else "float32"
+    return [
+        TensorData.received(values[begin:end].reshape(-1, *trailing), dtype)
+        for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+    ]
+
+
+def _decode_sequence(sequence: pb.SampledSequence, sequence_id: str) -> SampledSequence:
+    if sequence.stop_reason not in _STOP_REASONS:
+        raise ValueError(f"unknown stop reason {sequence.stop_reason}")
+    return SampledSequence(
+        tokens_np=_array(sequence.tokens, pb.DTYPE_INT32),
+        stop_reason=_STOP_REASONS[sequence.stop_reason],
+        logprobs_np=_array(sequence.logprobs, pb.DTYPE_FLOAT32) if sequence.logprobs else None,
+        sequence_id=sequence_id,
+    )
+
+
+def _none_for_nan(values: NDArray[Any]) -> list[float | None]:
+    return [None if value != value else value for value in values.tolist()]
+
+
+def _decode_topk(table: pb.TopkLogprobs) -> list[list[tuple[int, float]] | None] | None:
+    """A row whose first cell is empty is None; empty cells at a row's end are left out."""
+    if not (table.k and table.length):
+        return None
+    tokens = _array(table.token_ids, pb.DTYPE_INT32).reshape(table.length, table.k)
+    logprobs = _array(table.logprobs, pb.DTYPE_FLOAT32).reshape(table.length, table.k)
+    filled = (logprobs != _EMPTY_CELL).sum(axis=1).tolist()
+    rows = zip(tokens.tolist(), logprobs.tolist(), filled, strict=True)
+    return [list(zip(ids[:count], values[:count], strict=True)) if count else None for ids, values, count in rows]
