@@ -6,6 +6,7 @@ and docstrings are taken from the source; what a method returns tells what becom
     def … -> AsyncAPIFuture[T]          an APIFuture[T], which has `.result()`
     async def … -> Async…Client         waits, and wraps the client
     async def … -> T                    waits, and returns T
+    def … -> AsyncIterator[T]           an Iterator[T]
     def … -> Async…Client               wraps the client
     public annotation in the class      a read-only property
     anything else that is public        ends the script: it would need a rule of its own
@@ -87,6 +88,8 @@ def module(source: Source) -> str:
         "from tinkex import portal as portals",
         "from tinkex.futures.api_future import APIFuture",
         "from tinkex.portal import Portal",
+        "from tinkex.portal_iter import iterate",
+        "from collections.abc import Iterator",
         *(f"from tinkex.sync.{home} import {_plain(client)}" for client, home in CLIENTS.items() if client != name),
     ]
     return "\n".join(head) + "\n\n\n" + client_class(source.client)
@@ -140,6 +143,9 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     elif returned.startswith("AsyncAPIFuture["):
         direct = f"self._client.{node.name}({_call_arguments(node.args)})"
         body, result = f"APIFuture(self._portal, lambda: {direct})", returned.removeprefix("Async")
+    elif returned.startswith("AsyncIterator["):
+        direct = f"self._client.{node.name}({_call_arguments(node.args)})"
+        body, result = f"iterate(self._portal, lambda: {direct})", returned.removeprefix("Async")
     elif returned in CLIENTS:
         body, result = f"self._portal.call({call})", returned
     else:

@@ -60,10 +60,19 @@ class FakeEngine:
         self._note("optim_step", model_id, str(adam.learning_rate))
         return {"learning_rate": adam.learning_rate}
 
-    def save_model(self, model_id: str, folder: Path) -> None:
-        self._note("save_model", model_id)
+    def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
+        self._note("save_model", model_id, "with optimizer" if optimizer else "without optimizer")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "adapter_model.safetensors").write_bytes(b"12345")
+        if optimizer:
+            (folder / "optimizer.safetensors").write_bytes(model_id.encode())
+
+    def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
+        self._note("load_model", model_id, "with optimizer" if optimizer else "without optimizer", folder.name)
+        if model_id not in self.models:
+            raise InvalidRequest(f"unknown model {model_id!r}")
+        if folder.name == "misfit":
+            raise InvalidRequest("the saved weights do not fit")
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         self._note("load_sampler", sampler_id)

@@ -197,3 +197,89 @@ def test_saved_weights_are_listed_and_deleted(service: Any, trainer: Any) -> Non
         rest.delete_checkpoint(trainer.model_id, checkpoint.checkpoint_id)
     with pytest.raises(InvalidInputError):
         rest.delete_checkpoint(trainer.model_id, "one")
+
+
+def test_a_custom_loss_trains_as_the_servers_own_does(connect: Callable[..., Any], torch_server: Server) -> None:
+    import torch
+
+    service = connect(torch_server.base_url)
+    data = [text_datum("the answer is", " 42\n"), text_datum("ab", "cd")]
+
+    def cross_entropy(data: Any, logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        weights = [datum.loss_fn_inputs["weights"].to_torch() for datum in data]
+        return -sum((w * x).sum() for w, x in zip(weights, logprobs, strict=True)), {"mine": 1.0}
+
+    own, custom = (service.create_lora_training_client("tinkex/tiny", rank=4, seed=3) for _ in range(2))
+    for _ in range(3):
+        expected = own.forward_backward(data, "cross_entropy").result().metrics["loss:sum"]
+        own.optim_step(AdamParams(learning_rate=5e-3))
+        found = custom.forward_backward_custom(data, cross_entropy)
+        custom.optim_step(AdamParams(learning_rate=5e-3)).result()
+        assert found.result().metrics["loss:sum"] == pytest.approx(expected, rel=1e-4)
+        assert found.result().metrics["mine"] == 1.0
+
+
+def test_a_custom_loss_that_fails_holds_back_the_step_that_was_to_follow(trainer: Any) -> None:
+    from tinkex import NumpyLoss
+
+    def broken(data: Any, logprobs: Any) -> Any:
+        raise ZeroDivisionError("mine")
+
+    failed = trainer.forward_backward_custom([datum(1)], NumpyLoss(broken))
+    step = trainer.optim_step(AdamParams())
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        failed.result()
+    with pytest.raises(RequestSkippedError):
+        step.result()
+    trainer.train_step([datum(1)], "cross_entropy", AdamParams()).result()
+
+
+def test_training_goes_on_from_a_saved_state(connect: Callable[..., Any], torch_server: Server) -> None:
+    service = connect(torch_server.base_url)
+    data, adam = [text_datum("the answer is", " 42\n")], AdamParams(learning_rate=5e-3)
+    trainer = service.create_lora_training_client("tinkex/tiny", rank=4, seed=3)
+    for _ in range(3):
+        trainer.train_step(data, "cross_entropy", adam)
+    path = trainer.save_state("three").result().path
+    on = [trainer.train_step(data, "cross_entropy", adam) for _ in range(3)]
+    resumed = service.create_training_client_from_state_with_optimizer(path)
+    again = [resumed.train_step(data, "cross_entropy", adam) for _ in range(3)]
+    losses, losses_again = ([step.result().forward_backward.metrics["loss:sum"] for step in steps] for steps in (on, again))
+    assert losses_again == losses
+    afresh = service.create_training_client_from_state(path)
+    assert afresh.train_step(data, "cross_entropy", adam).result().forward_backward.metrics["loss:sum"] == losses[0]
+    assert afresh.train_step(data, "cross_entropy", adam).result().forward_backward.metrics["loss:sum"] != losses[1]
+
+
+def test_weights_are_loaded_into_a_model_that_is_there(connect: Callable[..., Any], torch_server: Server) -> None:
+    service = connect(torch_server.base_url)
+    data = [text_datum("ab", "cd")]
+    trainer = service.create_lora_training_client("tinkex/tiny", rank=4, seed=3)
+    trainer.train_step(data, "cross_entropy", AdamParams(learning_rate=1e-2)).result()
+    path = trainer.save_state("one").result().path
+    other = service.create_lora_training_client("tinkex/tiny", rank=4, seed=4)
+    other.load_state_with_optimizer(path).result()
+    assert other.forward(data, "cross_entropy").result().metrics == trainer.forward(data, "cross_entropy").result().metrics
+    with pytest.raises(RequestFailedError, match="rank"):
+        service.create_lora_training_client("tinkex/tiny", rank=8).load_state(path).result()
+
+
+def test_saving_a_state_twice_under_one_name(trainer: Any) -> None:
+    trainer.save_state("one").result()
+    with pytest.raises(RequestFailedError, match="one"):
+        trainer.save_state("one").result()
+    assert trainer.save_state("one", overwrite=True).result().path.endswith("/weights/one")
+
+
+def test_an_unloaded_model_is_gone(trainer: Any) -> None:
+    trainer.train_step([datum(1)], "cross_entropy", AdamParams())
+    trainer.unload_model()
+    with pytest.raises(NotFoundError):
+        trainer.optim_step(AdamParams()).result()
+
+
+@pytest.mark.parametrize("given", [{}, {"optim_params": AdamParams(), "adam_params": AdamParams()}, {"optim_params": 1e-4}])
+def test_an_optimizers_parameters_are_given_once_and_as_such(trainer: Any, given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError):
+        trainer.optim_step(**given)
+    trainer.optim_step(adam_params=AdamParams()).result()

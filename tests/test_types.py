@@ -1,10 +1,22 @@
 """Bad input is refused where it is made, naming the field; errors survive a pickle."""
 
 import pickle
+from typing import Any
 
 import pytest
 
-from tinkex import AdamParams, Config, ConfigError, Datum, InvalidInputError, ModelInput, RateLimitError, SamplingParams
+from tinkex import (
+    AdamParams,
+    Config,
+    ConfigError,
+    Datum,
+    InvalidInputError,
+    ModelInput,
+    RateLimitError,
+    SamplingParams,
+    TokenizerError,
+    get_tokenizer,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +37,30 @@ def test_a_bad_datum_is_refused(tokens: object, inputs: dict[str, object], words
 
 def test_text_becomes_tokens_and_back() -> None:
     assert bytes(ModelInput.from_text("héllo\n", model_name="tinkex/tiny").to_ints()).decode() == "héllo\n"
+
+
+def test_text_is_encoded_by_a_given_tokenizer_without_special_tokens() -> None:
+    class Tokens:
+        def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+            return [1] * add_special_tokens + [len(word) for word in text.split()]
+
+    assert ModelInput.from_text("a bc def", tokenizer=Tokens()).to_ints() == [1, 2, 3]
+    assert ModelInput.from_text("hi", tokenizer=get_tokenizer("tinkex/tiny")) == ModelInput.from_ints([104, 105])
+    assert ModelInput.from_text("", model_name="tinkex/tiny").is_empty
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "error", "words"),
+    [
+        ("hi", {}, InvalidInputError, "either model_name or tokenizer"),
+        ("hi", {"model_name": "tinkex/tiny", "tokenizer": get_tokenizer("tinkex/tiny")}, InvalidInputError, "either"),
+        ([104], {"model_name": "tinkex/tiny"}, InvalidInputError, "text is list, not str"),
+        ("hi", {"model_name": "no such/tokenizer at all"}, TokenizerError, "no tokenizer for 'no such/"),
+    ],
+)
+def test_text_that_cannot_be_encoded(text: Any, settings: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        ModelInput.from_text(text, **settings)
 
 
 def test_wire_defaults() -> None:

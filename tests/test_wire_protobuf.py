@@ -150,6 +150,69 @@ def test_an_unknown_dtype_is_an_error_rather_than_a_guess() -> None:
         protobuf.decode_forward_backward(pb.ForwardBackwardOutput(loss_fn_outputs=[record]).SerializeToString())
 
 
+ONE_TO_FOUR = np.array([1, 2, 3, 4], "<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "offsets", "trailing", "words"),
+    [
+        (ONE_TO_FOUR, [0, 8, 4000], (), "at most, by whole"),  # past the end
+        (ONE_TO_FOUR, [0, 16, 8], (), "must rise"),
+        (ONE_TO_FOUR, [-8, 16], (), "must rise from 0"),
+        (ONE_TO_FOUR, [0, 6, 16], (), "whole 4-byte values"),  # inside a value
+        (ONE_TO_FOUR, [0, 16, 16], (), r"2 arrays for 1 datums"),
+        (ONE_TO_FOUR, [], (), r"0 arrays for 1 datums"),
+        (ONE_TO_FOUR[:-1], [0, 15], (), r"'a'\] has 15 bytes"),
+        (ONE_TO_FOUR, [0, 16], (3,), r"trailing_shape \[3\] does not fit"),
+        (ONE_TO_FOUR, [0, 16], (-1,), "does not fit"),
+        (ONE_TO_FOUR, [0, 16], (0,), "does not fit"),
+    ],
+    ids=lambda value: "" if isinstance(value, bytes) else str(value),
+)
+def test_arrays_that_do_not_fit_are_refused_rather_than_cut(data: bytes, offsets: list[int], trailing: Any, words: str) -> None:
+    record = pb.ArrayRecord(num_datums=1)
+    tensor = pb.BatchedTensor(
+        data=data, offsets=np.array(offsets, "<i8").tobytes(), dtype=pb.DTYPE_FLOAT32, trailing_shape=trailing
+    )
+    record.fields["a"].CopyFrom(tensor)
+    with pytest.raises(ValueError, match=words):
+        protobuf.decode_forward_backward(pb.ForwardBackwardOutput(loss_fn_outputs=[record]).SerializeToString())
+
+
+def test_outputs_without_arrays_are_still_counted() -> None:
+    def outputs(count: int) -> Any:
+        raw = pb.ForwardBackwardOutput(loss_fn_outputs=[pb.ArrayRecord(num_datums=count)]).SerializeToString()
+        return protobuf.decode_forward_backward(raw).loss_fn_outputs
+
+    assert outputs(2) == [{}, {}]
+    with pytest.raises(ValueError, match="num_datums is -3"):
+        outputs(-3)
+
+
+def topk(tokens: list[int], logprobs: list[float], k: int, length: int) -> Any:
+    table = pb.TopkLogprobs(
+        token_ids=np.array(tokens, "<i4").tobytes(), logprobs=np.array(logprobs, "<f4").tobytes(), k=k, length=length
+    )
+    return protobuf.decode_sample(pb.SampleResponse(topk_prompt_logprobs=table).SerializeToString(), []).topk_prompt_logprobs
+
+
+def test_only_cells_at_a_rows_end_are_left_out() -> None:
+    none = -99999.0
+    assert topk([4, 0, 5, 4, 0, 0], [-1, none, -2, -1, none, none], 3, 2) == [[(4, -1.0), (0, none), (5, -2.0)], [(4, -1.0)]]
+    assert topk([0, 5], [none, -1], 2, 1) == [None]
+    assert topk([4, 0, 4, 7], [-1, -3, -1, none], 2, 2) == [[(4, -1.0), (0, -3.0)], [(4, -1.0), (7, none)]]
+    assert topk([], [], 2, 0) is None
+
+
+def test_a_torn_sample_names_the_field() -> None:
+    with pytest.raises(ValueError, match="1 tokens and 1 logprobs for 1 x 2 cells"):
+        topk([4], [-1.0], 2, 1)
+    with pytest.raises(ValueError, match="prompt_logprobs has 3 bytes"):
+        protobuf.decode_sample(pb.SampleResponse(prompt_logprobs=b"abc").SerializeToString(), [])
+    with pytest.raises(ValueError, match="sequence's tokens has 5 bytes"):
+        protobuf.decode_sample(pb.SampleResponse(sequences=[pb.SampledSequence(tokens=b"abcde")]).SerializeToString(), [])
+
+
 def test_images_go_along_but_pointers_to_them_cannot() -> None:
     text, image = EncodedTextChunk([1]), ImageChunk(b"png", "png", 4)
     message = pb.ForwardBackwardRequest.FromString(

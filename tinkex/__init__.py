@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tinkex.futures.api_future import AsyncAPIFuture as AsyncAPIFuture
     from tinkex.rest.client import AsyncRestClient as AsyncRestClient
     from tinkex.sampling.client import AsyncSamplingClient as AsyncSamplingClient
+    from tinkex.sampling.many import SampleManyItem as SampleManyItem
     from tinkex.service import AsyncServiceClient as AsyncServiceClient
     from tinkex.sync.rest import RestClient as RestClient
     from tinkex.sync.sampling import SamplingClient as SamplingClient
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tinkex.tokenizer import TokenizerError as TokenizerError
     from tinkex.tokenizer import get_tokenizer as get_tokenizer
     from tinkex.training.client import AsyncTrainingClient as AsyncTrainingClient
+    from tinkex.training.custom_loss import CustomLoss as CustomLoss
+    from tinkex.training.custom_loss import NumpyLoss as NumpyLoss
     from tinkex.types import *  # noqa: F403
 
 _HOMES = {
@@ -40,6 +43,8 @@ _HOMES = {
     "tinkex.sync.sampling": ("SamplingClient",),
     "tinkex.sync.service": ("ServiceClient",),
     "tinkex.sync.training": ("TrainingClient",),
+    "tinkex.sampling.many": ("SampleManyItem",),
+    "tinkex.training.custom_loss": ("CustomLoss", "NumpyLoss"),
     "tinkex.tokenizer": ("Tokenizer", "TokenizerError", "get_tokenizer"),
     "tinkex.training.client": ("AsyncTrainingClient",),
 }

@@ -1,6 +1,8 @@
 """The engine trains, samples what it learned, and keeps its models apart."""
 
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def test_it_learns_and_samples_what_it_learned(engine: TorchEngine, tmp_path: Pa
     assert after.metrics["loss:sum"] < 0.1 * before.metrics["loss:sum"]
     assert engine.forward_backward("b", BATCH, "cross_entropy", {}, backward=False).metrics == before.metrics
 
-    engine.save_model("a", tmp_path / "saved")
+    engine.save_model("a", tmp_path / "saved", optimizer=False)
     engine.load_sampler("s", "tinkex/tiny", tmp_path / "saved")
     spec = SampleSpec(list(b"forty two"), 2, 20, temperature=0.0, stop_strings=["\n"], prompt_logprobs=True)
     result = engine.sample("s", spec)
@@ -58,3 +60,148 @@ def test_what_cannot_be_done_is_said(engine: TorchEngine, inputs: dict[str, np.n
     with pytest.raises(InvalidRequest, match=words):
         engine.forward_backward("c", [Example(TEXT[:-1], inputs)], loss, {}, backward=True)
     engine.unload_model("c")
+
+
+def train(engine: TorchEngine, model_id: str, steps: int) -> list[float]:
+    """The losses of so many steps."""
+    losses: list[float] = []
+    for _ in range(steps):
+        losses.append(engine.forward_backward(model_id, BATCH, "cross_entropy", {}, backward=True).metrics["loss:sum"])
+        engine.optim_step(model_id, AdamSettings(learning_rate=3e-3, weight_decay=0.01))
+    return losses
+
+
+@pytest.fixture
+def saved(engine: TorchEngine, tmp_path: Path, make: Callable[..., str]) -> tuple[Path, list[float]]:
+    """A training state after three steps, and the losses of the three that followed in the model itself."""
+    model_id = make("source", seed=3)
+    train(engine, model_id, 3)
+    engine.save_model(model_id, tmp_path / "saved", optimizer=True)
+    return tmp_path / "saved", train(engine, model_id, 3)
+
+
+@pytest.fixture
+def make(engine: TorchEngine) -> Iterator[Callable[..., str]]:
+    """Makes models, which are unloaded at the end."""
+    made: list[str] = []
+
+    def make(model_id: str, rank: int = 4, **shape: Any) -> str:
+        engine.create_model(model_id, "tinkex/tiny", LoraShape(rank=rank, **shape))
+        made.append(model_id)
+        return model_id
+
+    yield make
+    for model_id in made:
+        engine.unload_model(model_id)
+
+
+def test_a_loaded_training_state_goes_on_bit_for_bit(
+    engine: TorchEngine, saved: tuple[Path, list[float]], make: Callable[..., str]
+) -> None:
+    folder, followed = saved
+    engine.load_model(make("new", seed=8), folder, optimizer=True)
+    assert train(engine, "new", 3) == followed
+
+
+def test_loaded_into_a_model_that_trained_it_goes_back(
+    engine: TorchEngine, saved: tuple[Path, list[float]], make: Callable[..., str]
+) -> None:
+    folder, followed = saved
+    train(engine, make("used", seed=8), 2)
+    engine.forward_backward("used", BATCH, "cross_entropy", {}, backward=True)  # its gradients are dropped by the load
+    engine.load_model("used", folder, optimizer=True)
+    assert train(engine, "used", 3) == followed
+
+
+def test_without_the_optimizer_adamw_starts_anew(
+    engine: TorchEngine, saved: tuple[Path, list[float]], make: Callable[..., str], tmp_path: Path
+) -> None:
+    folder, followed = saved
+    engine.load_model(make("first"), folder, optimizer=False)
+    engine.save_model("first", tmp_path / "weights", optimizer=True)
+    first = train(engine, "first", 3)
+    assert first[0] == followed[0], "the weights are the same"
+    assert first != followed
+    train(engine, make("second"), 2)
+    engine.load_model("second", folder, optimizer=False)
+    assert train(engine, "second", 3) == first, "nothing is left of the second's own optimizer"
+    engine.load_model(make("third"), tmp_path / "weights", optimizer=True)
+    assert train(engine, "third", 3) == first, "a state saved before any step is that of a new optimizer"
+
+
+def test_gradients_that_were_not_applied_are_not_saved(engine: TorchEngine, make: Callable[..., str], tmp_path: Path) -> None:
+    train(engine, make("waiting", seed=3), 1)
+    engine.forward_backward("waiting", BATCH, "cross_entropy", {}, backward=True)
+    engine.save_model("waiting", tmp_path / "state", optimizer=True)
+    engine.load_model(make("loaded"), tmp_path / "state", optimizer=True)
+    assert engine.optim_step("loaded", AdamSettings())["grad_norm"] == 0
+    assert engine.optim_step("waiting", AdamSettings())["grad_norm"] > 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"rank": 8}, r"saved as \[4, .*, and is \[8, .* in the model"),
+        ({"train_mlp": False}, "have .*_proj.*, which the model does not train"),
+    ],
+)
+def test_weights_of_another_shape_are_refused_and_change_nothing(
+    engine: TorchEngine, saved: tuple[Path, list[float]], make: Callable[..., str], shape: dict[str, Any], words: str
+) -> None:
+    make("other", seed=5, **shape)
+    make("twin", seed=5, **shape)
+    train(engine, "other", 1)
+    train(engine, "twin", 1)
+    with pytest.raises(InvalidRequest, match=words):
+        engine.load_model("other", saved[0], optimizer=True)
+    assert train(engine, "other", 2) == train(engine, "twin", 2)
+
+
+def test_what_was_saved_for_sampling_holds_no_optimizer(engine: TorchEngine, make: Callable[..., str], tmp_path: Path) -> None:
+    train(engine, make("a1"), 1)
+    engine.save_model("a1", tmp_path / "sampler", optimizer=False)
+    assert sorted(path.name for path in (tmp_path / "sampler").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    with pytest.raises(InvalidRequest, match="without the optimizer"):
+        engine.load_model("a1", tmp_path / "sampler", optimizer=True)
+    with pytest.raises(InvalidRequest, match="deleted"):
+        engine.load_model("a1", tmp_path / "none", optimizer=False)
+
+
+def test_saving_over_a_state_replaces_it_whole(engine: TorchEngine, make: Callable[..., str], tmp_path: Path) -> None:
+    train(engine, make("again", seed=1), 1)
+    engine.save_model("again", tmp_path / "state", optimizer=True)
+    train(engine, "again", 1)
+    engine.save_model("again", tmp_path / "state", optimizer=True)
+    followed = train(engine, "again", 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    engine.load_model(make("reader"), tmp_path / "state", optimizer=True)
+    assert train(engine, "reader", 2) == followed
+
+
+def test_a_save_that_breaks_off_leaves_the_old_state(
+    engine: TorchEngine, make: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(engine, make("broken", seed=1), 1)
+    engine.save_model("broken", tmp_path / "state", optimizer=True)
+    followed = train(engine, "broken", 2)
+
+    def no_space(tensors: Mapping[str, Any], file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("tinkex.local.engine.adapters.save_file", no_space)
+    with pytest.raises(OSError, match="no space"):
+        engine.save_model("broken", tmp_path / "state", optimizer=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    engine.load_model("broken", tmp_path / "state", optimizer=True)
+    assert train(engine, "broken", 2) == followed
+
+
+def test_a_training_state_can_be_sampled(engine: TorchEngine, saved: tuple[Path, list[float]], make: Callable[..., str]) -> None:
+    engine.load_model(make("source2"), saved[0], optimizer=False)
+    engine.load_sampler("of weights", "tinkex/tiny", saved[0])
+    spec = SampleSpec([int(token) for token in TEXT], 1, 1, temperature=0.0, prompt_logprobs=True)
+    sampled = engine.sample("of weights", spec).prompt_logprobs
+    assert sampled is not None
+    trained = engine.forward_backward("source2", BATCH[:1], "cross_entropy", {}, backward=False).loss_fn_outputs[0]["logprobs"]
+    np.testing.assert_allclose(sampled[1:], trained, atol=1e-4)

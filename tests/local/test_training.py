@@ -209,9 +209,14 @@ def test_a_body_that_is_no_json_object_is_422(api: Api, raw: bytes) -> None:
     assert (response.status_code, type(response.json()["detail"])) == (422, str)
 
 
+def test_bytes_that_are_no_protobuf_message_are_400(api: Api) -> None:
+    response = api.http.post("/api/v1/forward_backward", content=b"\xff{}", headers={"content-type": "application/x-protobuf"})
+    assert (response.status_code, "ForwardBackwardRequest" in response.json()["detail"]) == (400, True)
+
+
 @pytest.mark.parametrize("headers", [{"content-type": "application/x-protobuf"}, {"content-encoding": "zstd"}])
 def test_other_encodings_are_415(api: Api, headers: dict[str, str]) -> None:
-    response = api.http.post("/api/v1/forward_backward", content=b"{}", headers={"content-type": "application/json"} | headers)
+    response = api.http.post("/api/v1/optim_step", content=b"{}", headers={"content-type": "application/json"} | headers)
     assert response.status_code == 415
     assert "application/json" in response.json()["detail"]
 

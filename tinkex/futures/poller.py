@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import orjson
@@ -28,6 +28,8 @@ from tinkex.transport import backoff, failures
 from tinkex.transport.http import Transport
 
 logger = logging.getLogger("tinkex")
+P = TypeVar("P")
+T = TypeVar("T")
 
 _PROTOBUF = "application/x-protobuf"
 _IN_PROTOBUF = frozenset({"forward", "forward_backward", "sample"})  # operations whose results have a protobuf form
@@ -56,6 +58,18 @@ def fields(payload: Payload) -> Mapping[str, Any]:
     if isinstance(payload, bytes):
         raise APIResponseValidationError("the result is a protobuf message, where JSON was expected")
     return payload
+
+
+def read_result(parse: Callable[[P], T], payload: P, operation: str) -> T:
+    """What `parse` makes of a result. Raises `APIResponseValidationError` for one that is not of the contract's form."""
+    try:
+        return parse(payload)
+    except TinkexError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise APIResponseValidationError(
+            f"the result is not of the contract's form: {type(error).__name__}: {error}", operation=operation
+        ) from error
 
 
 async def wait_for_payload(transport: Transport, state: RequestState) -> Payload:

@@ -8,9 +8,10 @@ from starlette.middleware import Middleware
 
 from tinkex.local.backend import Backend
 from tinkex.local.http import KeyCheck, refuse_route
-from tinkex.local.routes import futures, models, rest, sampling, server, sessions, training
+from tinkex.local.routes import futures, models, rest, sampling, server, sessions, training, weights
 
-ROUTES = [*server.ROUTES, *sessions.ROUTES, *models.ROUTES, *training.ROUTES, *sampling.ROUTES, *futures.ROUTES, *rest.ROUTES]
+_PARTS = (server, sessions, models, training, weights, sampling, futures, rest)
+ROUTES = [route for part in _PARTS for route in part.ROUTES]
 
 
 def make_app(backend: Backend, api_key: str | None) -> Starlette:

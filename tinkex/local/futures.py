@@ -24,10 +24,12 @@ Work = Callable[[], Awaitable[bytes]]
 
 @frozen
 class Outcome:
-    """The answer to a poll: a status and a JSON body."""
+    """The answer to a poll: a status and a body, and of which kind of request it is the result, if it is one."""
 
     status: int
     body: bytes
+    result_of: str | None = None
+    media_type: str = "application/json"
 
 
 @frozen
@@ -128,7 +130,7 @@ class Futures:
 
     def _outcome(self, row: FutureRow) -> Outcome:
         if row.state == "done":
-            return Outcome(200, row.result or b"{}")
+            return Outcome(200, row.result or b"{}", result_of=row.kind)
         if row.state == "failed":
             return Outcome(200, orjson.dumps({"error": row.error, "category": row.category}))
         waiting = self._waiting[row.request_id]

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from attrs import frozen
@@ -20,6 +21,7 @@ from tinkex.local import bodies
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused
 from tinkex.local.futures import Outcome
+from tinkex.local.protobuf import MEDIA_TYPE
 from tinkex.local.translate import encode
 
 logger = logging.getLogger("tinkex.local")
@@ -39,16 +41,32 @@ class Call(Generic[T]):
     fingerprint: str
     path: Mapping[str, str]
     query: Mapping[str, str]
+    accept: str
 
 
+Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
+"""From a body's bytes to its fields. Raises `Refused` for bytes of another form."""
 Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Mapping[str, Any] | Outcome]]
 
 
-def post(path: str, kind: type[T], handler: Handler[T], *, defaults: Mapping[str, Any] | None = None) -> Route:
-    """A POST whose JSON body is of the generated type `kind`; `defaults` are for fields that the contract requires."""
+def post(
+    path: str,
+    kind: type[T],
+    handler: Handler[T],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    protobuf: Parse | None = None,
+) -> Route:
+    """A POST whose body is of the generated type `kind`.
+
+    Args:
+        defaults: for fields that the contract requires.
+        protobuf: reads the protobuf form of the body, where it has one.
+    """
+    parsers = {"application/json": bodies.parse_object, **({MEDIA_TYPE: protobuf} if protobuf else {})}
 
     async def endpoint(request: Request) -> Response:
-        return await _answer(request, handler, lambda raw: _read(kind, raw, defaults or {}))
+        return await _answer(request, handler, lambda parse, raw: _read(kind, parse(raw), defaults or {}), parsers)
 
     return Route(PREFIX + path, endpoint, methods=["POST"])
 
@@ -68,15 +86,20 @@ def _bodiless(method: str, path: str, handler: Handler[None]) -> Route:
     return Route(PREFIX + path, endpoint, methods=[method])
 
 
-def _read(kind: type[T], raw: bytes, defaults: Mapping[str, Any]) -> tuple[T, str]:
-    fields = {**defaults, **bodies.parse_object(raw)}
+def _read(kind: type[T], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[T, str]:
+    fields = {**defaults, **given}
     return bodies.read(kind, fields), bodies.fingerprint(fields)
 
 
-async def _answer(request: Request, handler: Handler[Any], read: Callable[[bytes], tuple[Any, str]] | None) -> Response:
+async def _answer(
+    request: Request,
+    handler: Handler[Any],
+    read: Callable[[Parse, bytes], tuple[Any, str]] | None,
+    parsers: Mapping[str, Parse] = MappingProxyType({}),
+) -> Response:
     try:
-        body, fingerprint = await _body(request, read) if read else (None, "")
-        call = Call(body, fingerprint, request.path_params, request.query_params)
+        body, fingerprint = await _body(request, read, parsers) if read else (None, "")
+        call = Call(body, fingerprint, request.path_params, request.query_params, request.headers.get("accept", ""))
         result = await handler(request.app.state.backend, call)
     except Refused as refusal:
         return json_response(refusal.status, {"detail": refusal.detail})
@@ -84,17 +107,17 @@ async def _answer(request: Request, handler: Handler[Any], read: Callable[[bytes
         logger.exception("%s %s failed", request.method, request.url.path)
         return json_response(500, {"detail": "the server failed; its log says how"})
     if isinstance(result, Outcome):
-        return Response(result.body, result.status, media_type="application/json")
+        return Response(result.body, result.status, media_type=result.media_type)
     return json_response(200, result)
 
 
-async def _body(request: Request, read: Callable[[bytes], T]) -> T:
+async def _body(request: Request, read: Callable[[Parse, bytes], T], parsers: Mapping[str, Parse]) -> T:
     encoding = request.headers.get("content-encoding", "identity")
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if content_type != "application/json" or encoding != "identity":
-        raise Refused(415, f"this server reads application/json, uncompressed; this is {content_type}, {encoding}")
-    raw = await request.body()
-    return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
+    if content_type not in parsers or encoding != "identity":
+        raise Refused(415, f"this call reads {' and '.join(parsers)}, uncompressed; this is {content_type}, {encoding}")
+    parse, raw = parsers[content_type], await request.body()
+    return await asyncio.to_thread(read, parse, raw) if len(raw) > _LARGE else read(parse, raw)
 
 
 def json_response(status: int, body: Mapping[str, Any]) -> Response:

@@ -9,8 +9,9 @@ from attrs import frozen
 
 from tinkex.local.errors import Refused, bad_request, malformed
 
+WEIGHTS = "weights"
 SAMPLER_WEIGHTS = "sampler_weights"
-CHECKPOINT_TYPES = {"weights": "training", SAMPLER_WEIGHTS: "sampler"}
+CHECKPOINT_TYPES = {WEIGHTS: "training", SAMPLER_WEIGHTS: "sampler"}
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,255}")
 _PATH = re.compile(r"tinker://([^/]+)/([^/]+)/([^/]+)")
@@ -51,4 +52,6 @@ def parse(text: str) -> CheckpointPath:
 
 
 def _not_a_path(text: str) -> Refused:
-    return bad_request(f"{text!r} is not a checkpoint path; one looks like tinker://<run id>/sampler_weights/<name>")
+    return bad_request(
+        f"{text!r} is not a checkpoint path; one looks like tinker://<run id>/weights/<name>, or …/sampler_weights/<name>"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from tinkex_api.api.sampling import create_sampling_session, sample
@@ -12,7 +12,8 @@ from tinkex_api.models import CreateSamplingSessionRequest, SampleRequest
 
 from tinkex.errors import InvalidInputError
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import RequestState, wait_for_payload
+from tinkex.futures.poller import Payload, RequestState, read_result, wait_for_payload
+from tinkex.sampling.many import Prompts, SampleManyItem, sample_many
 from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, get_tokenizer
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, as_model_input
@@ -85,6 +86,39 @@ class AsyncSamplingClient:
         state = RequestState("sample")
         return AsyncAPIFuture(self._sample(body, state), state)
 
+    def sample_many(
+        self,
+        prompts: Prompts,
+        num_samples: int = 1,
+        sampling_params: SamplingParams | Mapping[str, Any] | None = None,
+        *,
+        prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        max_in_flight: int = 256,
+        ordered: bool = True,
+        progress: bool = False,
+    ) -> AsyncIterator[SampleManyItem]:
+        """Samples for any number of prompts, with a bounded number of them in memory; failures stand beside results.
+
+        Args:
+            prompts: `ModelInput`s or token ids, in a list or an iterator, which is read as they are needed.
+            num_samples, sampling_params, prompt_logprobs, topk_prompt_logprobs: for each, as for `sample`.
+            max_in_flight: at most so many prompts at once.
+            ordered: whether the items come in the order of the prompts, or as they finish.
+            progress: whether to draw a progress bar on stderr.
+
+        Raises:
+            InvalidInputError: at the call: `max_in_flight` below 1, or a single prompt.
+        """
+        params = _params(sampling_params)
+
+        def one(prompt: ModelInput | ArrayLike) -> AsyncAPIFuture[SampleResponse]:
+            return self.sample(
+                prompt, num_samples, params, prompt_logprobs=prompt_logprobs, topk_prompt_logprobs=topk_prompt_logprobs
+            )
+
+        return sample_many(one, prompts, max_in_flight=max_in_flight, ordered=ordered, progress=progress)
+
     def compute_logprobs(self, prompt: ModelInput | ArrayLike) -> AsyncAPIFuture[list[float | None]]:
         """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the first."""
         sampled = self.sample(prompt, 1, SamplingParams(max_tokens=1), prompt_logprobs=True)
@@ -110,8 +144,12 @@ class AsyncSamplingClient:
         promise = await self._session.transport.send(sample.request(body=body))
         state.request_id = promise.request_id
         result = await wait_for_payload(self._session.transport, state)
-        codec = protobuf if isinstance(result, bytes) else json
-        return codec.decode_sample(result, promise.sample_sequence_ids or ())  # pyright: ignore[reportArgumentType]
+        return read_result(lambda payload: _decode(payload, promise.sample_sequence_ids or ()), result, "sample")
+
+
+def _decode(payload: Payload, sequence_ids: Sequence[str]) -> SampleResponse:
+    decode = protobuf.decode_sample if isinstance(payload, bytes) else json.decode_sample
+    return decode(payload, sequence_ids)  # pyright: ignore[reportArgumentType]
 
 
 def _params(params: SamplingParams | Mapping[str, Any] | None) -> SamplingParams:

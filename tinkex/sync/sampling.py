@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tinkex.futures.api_future import APIFuture
 from tinkex.portal import Portal
+from tinkex.portal_iter import iterate
 from tinkex.sampling.client import AsyncSamplingClient
+from tinkex.sampling.many import Prompts, SampleManyItem
 from tinkex.tokenizer import Tokenizer
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams
 
@@ -49,6 +51,44 @@ class SamplingClient:
             self._portal,
             lambda: self._client.sample(
                 prompt, num_samples, sampling_params, prompt_logprobs=prompt_logprobs, topk_prompt_logprobs=topk_prompt_logprobs
+            ),
+        )
+
+    def sample_many(
+        self,
+        prompts: Prompts,
+        num_samples: int = 1,
+        sampling_params: SamplingParams | Mapping[str, Any] | None = None,
+        *,
+        prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        max_in_flight: int = 256,
+        ordered: bool = True,
+        progress: bool = False,
+    ) -> Iterator[SampleManyItem]:
+        """Samples for any number of prompts, with a bounded number of them in memory; failures stand beside results.
+
+        Args:
+            prompts: `ModelInput`s or token ids, in a list or an iterator, which is read as they are needed.
+            num_samples, sampling_params, prompt_logprobs, topk_prompt_logprobs: for each, as for `sample`.
+            max_in_flight: at most so many prompts at once.
+            ordered: whether the items come in the order of the prompts, or as they finish.
+            progress: whether to draw a progress bar on stderr.
+
+        Raises:
+            InvalidInputError: at the call: `max_in_flight` below 1, or a single prompt.
+        """
+        return iterate(
+            self._portal,
+            lambda: self._client.sample_many(
+                prompts,
+                num_samples,
+                sampling_params,
+                prompt_logprobs=prompt_logprobs,
+                topk_prompt_logprobs=topk_prompt_logprobs,
+                max_in_flight=max_in_flight,
+                ordered=ordered,
+                progress=progress,
             ),
         )
 

@@ -9,6 +9,7 @@ from tinkex.portal import Portal
 from tinkex.sync.sampling import SamplingClient
 from tinkex.tokenizer import Tokenizer
 from tinkex.training.client import AsyncTrainingClient
+from tinkex.training.custom_loss import CustomLoss
 from tinkex.types import (
     AdamParams,
     Datum,
@@ -72,6 +73,22 @@ class TrainingClient:
     ) -> APIFuture[ForwardBackwardOutput]:
         """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
         return APIFuture(self._portal, lambda: self._client.forward(data, loss_fn, loss_fn_config))
+
+    def forward_backward_custom(self, data: Sequence[Datum], loss_fn: CustomLoss) -> APIFuture[ForwardBackwardOutput]:
+        """Computes a loss of your own, here, and adds its gradients to the model's on the server.
+
+        One forward pass gives the logprobs of the targets; your function makes the loss of them; one backward pass brings its gradient
+        to the weights (`tinkex.training.custom_loss`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
+
+        Args:
+            data: the batch, with `target_tokens`; other loss inputs are for your function alone.
+            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which gives the gradients itself.
+
+        Raises:
+            InvalidInputError: at the call: the batch is wrong; or by `.result()`: what your function returned is.
+            StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
+        """
+        return APIFuture(self._portal, lambda: self._client.forward_backward_custom(data, loss_fn))
 
     def optim_step(
         self, optim_params: AdamParams | DimuonParams | None = None, *, adam_params: AdamParams | None = None

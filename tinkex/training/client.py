@@ -31,7 +31,8 @@ from tinkex.futures.poller import Payload, RequestState, fields, wait_for_result
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, get_tokenizer
-from tinkex.training import chunking, metrics
+from tinkex.training import chunking, custom_loss, metrics
+from tinkex.training.custom_loss import CustomLoss
 from tinkex.training.line import Build, Submit, TrainingLine
 from tinkex.training.validation import check_batch, check_name
 from tinkex.types import (
@@ -99,6 +100,35 @@ class AsyncTrainingClient:
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
         return self._run_batch("forward", data, loss_fn, loss_fn_config)
+
+    def forward_backward_custom(self, data: Sequence[Datum], loss_fn: CustomLoss) -> AsyncAPIFuture[ForwardBackwardOutput]:
+        """Computes a loss of your own, here, and adds its gradients to the model's on the server.
+
+        One forward pass gives the logprobs of the targets; your function makes the loss of them; one backward pass brings its gradient
+        to the weights (`tinkex.training.custom_loss`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
+
+        Args:
+            data: the batch, with `target_tokens`; other loss inputs are for your function alone.
+            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which gives the gradients itself.
+
+        Raises:
+            InvalidInputError: at the call: the batch is wrong; or when awaited: what your function returned is.
+            StepOutcomeUnknown: when awaited: nobody knows whether it was applied.
+        """
+        data = list(data)
+        evaluated: list[custom_loss.Evaluated] = []
+
+        def backward(results: Sequence[Payload]) -> Sequence[Submit]:
+            outputs = metrics.combine([_decode_batch(result) for result in results]).loss_fn_outputs
+            evaluated.append(custom_loss.evaluate(data, outputs, loss_fn))
+            batch = custom_loss.linearized(data, evaluated[0].gradients)
+            return self._submits("forward_backward", batch, "cross_entropy", None)
+
+        def result(results: Sequence[Payload]) -> ForwardBackwardOutput:
+            return custom_loss.custom_output(metrics.combine([_decode_batch(result) for result in results]), evaluated[0])
+
+        forward_pass = self._submits("forward", custom_loss.forward_data(data), "cross_entropy", None)
+        return self._line.run_both("forward_backward", forward_pass, backward, result)
 
     def optim_step(
         self, optim_params: AdamParams | DimuonParams | None = None, *, adam_params: AdamParams | None = None
@@ -280,9 +310,14 @@ class AsyncTrainingClient:
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         data = list(data)  # the caller may go on with its list
         check_batch(data, loss_fn)
-        chunks = chunking.split(data, self._session.dialect.chunk_limits)
-        submits = [self._batch_submit(operation, chunk, loss_fn, config) for chunk in chunks]
+        submits = self._submits(operation, data, loss_fn, config)
         return self._line.run(operation, submits, lambda results: metrics.combine([_decode_batch(result) for result in results]))
+
+    def _submits(
+        self, operation: str, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
+    ) -> Sequence[Submit]:
+        chunks = chunking.split(data, self._session.dialect.chunk_limits)
+        return [self._batch_submit(operation, chunk, loss_fn, config) for chunk in chunks]
 
     def _batch_submit(
         self, operation: str, chunk: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
-TorchLoss: TypeAlias = "Callable[[Sequence[Datum], list[torch.Tensor]], tuple[torch.Tensor, Mapping[str, float]]]"
+TorchLoss: TypeAlias = Callable[[Sequence[Datum], "list[torch.Tensor]"], "tuple[torch.Tensor, Mapping[str, float]]"]
 """`loss_fn(data, logprobs) -> (loss, metrics)`: the loss is a tensor of one value, made of the logprobs by torch.
 
 `logprobs` are the targets', one tensor for each datum, of the shape of its `target_tokens`: `(N,)`, or `(N, K)`.
@@ -173,8 +173,7 @@ def _torch() -> ModuleType:
 def _run_numpy(
     data: Sequence[Datum], logprobs: Sequence[FloatArray], loss_fn: NumpyLoss
 ) -> tuple[float, list[Any], dict[str, float]]:
-    given = [array.copy() for array in logprobs]  # the function may write into its own
-    loss, gradients, metrics = _unpack(loss_fn.function(data, given), 3, "(loss, gradients, metrics)")
+    loss, gradients, metrics = _unpack(loss_fn.function(data, list(logprobs)), 3, "(loss, gradients, metrics)")
     _check_count(gradients, len(data))
     return _number(loss, "the custom loss"), list(gradients), _metrics(metrics)
 
@@ -217,6 +216,7 @@ def _logprobs_of(index: int, datum: Datum, output: LossFnOutput) -> FloatArray:
         raise APIResponseValidationError(
             f"the forward pass gave logprobs of shape {list(array.shape)} for data[{index}], whose target_tokens are {list(shape)}"
         )
+    # a copy, also where nothing changes: the user's function may write into it
     return array.reshape(shape).astype(np.float64 if array.dtype == np.float64 else np.float32)
 
 

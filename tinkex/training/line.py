@@ -13,7 +13,7 @@ from tinkex_api.types import Request
 from tinkex.dialects.dialect import Encoding, encodings_to_try, refuses_encoding
 from tinkex.errors import APIConnectionError, APIStatusError, InternalServerError, StepOutcomeUnknown, TinkexError
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import Payload, RequestState, wait_for_payload
+from tinkex.futures.poller import Payload, RequestState, read_result, wait_for_payload
 from tinkex.session import Session
 from tinkex.training.sequencer import Sequencer, Turn
 
@@ -49,7 +49,37 @@ class TrainingLine:
         async def work() -> T:
             async with turn:
                 waits = await self._submit_all(turn, state, submits)
-            return parse(await asyncio.gather(*(wait() for wait in waits)))
+            return read_result(parse, await asyncio.gather(*(wait() for wait in waits)), operation)
+
+        return AsyncAPIFuture(work(), state)
+
+    def run_both(
+        self,
+        operation: str,
+        first: Sequence[Submit],
+        second: Callable[[Sequence[Payload]], Sequence[Submit]],
+        parse: Callable[[Sequence[Payload]], T],
+    ) -> AsyncAPIFuture[T]:
+        """One call whose second requests depend on the results of its first ones, which change nothing. No other call comes between.
+
+        Args:
+            first: build the first requests, all of `forward`.
+            second: makes the second ones of their results; it may take long.
+            parse: makes the call's result of the second ones' results.
+        """
+        turn = self._sequencer.turn(operation)
+        state = RequestState(operation)
+
+        async def work() -> T:
+            async with turn:
+                waits = await self._submit_all(turn, RequestState("forward"), first)
+                try:
+                    submits = await asyncio.to_thread(second, await asyncio.gather(*(wait() for wait in waits)))
+                except Exception as error:
+                    self._sequencer.refused(_as_own(error, operation))  # what is queued behind was to follow the gradients
+                    raise
+                waits = await self._submit_all(turn, state, submits)
+            return read_result(parse, await asyncio.gather(*(wait() for wait in waits)), operation)
 
         return AsyncAPIFuture(work(), state)
 
@@ -123,6 +153,10 @@ class TrainingLine:
             self._sequencer.refused(error)
         else:
             self._sequencer.poison(error)
+
+
+def _as_own(error: Exception, operation: str) -> TinkexError:
+    return error if isinstance(error, TinkexError) else TinkexError(f"it raised {error!r}", operation=operation)
 
 
 async def _all_or_first_error(work: Sequence[Awaitable[None]]) -> None:

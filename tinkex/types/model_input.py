@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from attrs import field, frozen
@@ -122,6 +122,14 @@ def _chunks(value: Iterable[ModelInputChunk]) -> tuple[ModelInputChunk, ...]:
     return chunks
 
 
+class TextEncoder(Protocol):
+    """What `ModelInput.from_text` needs of a tokenizer: `tinkex.Tokenizer` has it, and so have those of transformers."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> ArrayLike:
+        """Token ids `(N,)`."""
+        ...
+
+
 @frozen
 class ModelInput:
     """A prompt or a training text: chunks in order. Immutable; `append` gives a new one.
@@ -139,15 +147,27 @@ class ModelInput:
         return cls((EncodedTextChunk(tokens),))
 
     @classmethod
-    def from_text(cls, text: str, *, model_name: str) -> ModelInput:
-        """From text, by the tokenizer of `model_name`: a hub id, a folder, or `tinkex/tiny`. Chat templates are not applied.
+    def from_text(cls, text: str, *, model_name: str | None = None, tokenizer: TextEncoder | None = None) -> ModelInput:
+        """From text, without special tokens and chat templates.
+
+        Args:
+            model_name: whose tokenizer to use: a hub id, a folder, or `tinkex/tiny`.
+            tokenizer: in place of `model_name`: a `Tokenizer`, or one of transformers.
 
         Raises:
+            InvalidInputError: both are given, or neither, or `text` is none.
             TokenizerError: the tokenizer cannot be had; the message says where it was looked for.
         """
-        from tinkex.tokenizer import get_tokenizer
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(
+                f"text is {type(text).__name__}, not str", advice="For token ids use ModelInput.from_ints(tokens)."
+            )
+        if (model_name is None) == (tokenizer is None):
+            raise InvalidInputError("from_text needs either model_name or tokenizer")
+        from tinkex.tokenizer import get_tokenizer  # here, since it takes its time to import
 
-        return cls.from_ints(get_tokenizer(model_name).encode(text))
+        encoder = tokenizer if tokenizer is not None else get_tokenizer(model_name or "")
+        return cls.from_ints(encoder.encode(text, add_special_tokens=False))
 
     @classmethod
     def empty(cls) -> ModelInput:

@@ -5,6 +5,8 @@ The messages are those of openapi/tinker.proto, which says how each is laid out.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,7 +101,7 @@ def _encode_chunk(index: int, chunk: ModelInputChunk) -> pb.Chunk:
 
 
 def decode_forward_backward(raw: bytes) -> ForwardBackwardOutput:
-    """Raises `ValueError` for what is no such message."""
+    """Raises `ValueError`, which says what is wrong, for what is no such message."""
     message = _parse(pb.ForwardBackwardOutput(), raw)
     outputs = [output for record in message.loss_fn_outputs for output in _decode_record(record)]
     kind = message.loss_fn_output_type.rpartition(":")[2] or "ArrayRecord"
@@ -112,8 +114,8 @@ def decode_sample(raw: bytes, sequence_ids: Sequence[str]) -> SampleResponse:
     ids = [*sequence_ids, *[""] * len(message.sequences)]
     return SampleResponse(
         sequences=[_decode_sequence(sequence, id_) for sequence, id_ in zip(message.sequences, ids, strict=False)],
-        prompt_logprobs=_none_for_nan(_array(message.prompt_logprobs, pb.DTYPE_FLOAT32)) or None,
-        topk_prompt_logprobs=_decode_topk(message.topk_prompt_logprobs),
+        prompt_logprobs=_none_for_nan(_array(message.prompt_logprobs, pb.DTYPE_FLOAT32, "prompt_logprobs")) or None,
+        topk_prompt_logprobs=_decode_topk(message.topk_prompt_logprobs, "topk_prompt_logprobs"),
         prompt_cache_hit_tokens=message.prompt_cache_hit_tokens,
     )
 
@@ -126,44 +128,69 @@ def _parse(message: Any, raw: bytes) -> Any:
     return message
 
 
-def _array(raw: bytes, dtype: int) -> NDArray[Any]:
-    """Flat; int32 is widened to int64 and bfloat16 to float32."""
+def _array(raw: bytes, dtype: int, name: str) -> NDArray[Any]:
+    """Flat, and the caller's own to write to; int32 is widened to int64 and bfloat16 to float32."""
     if dtype not in _NUMPY:
-        raise ValueError(f"unknown dtype {dtype} of an array")
+        raise ValueError(f"unknown dtype {dtype} of {name}")
+    if len(raw) % _NUMPY[dtype].itemsize:
+        raise ValueError(f"{name} has {len(raw)} bytes, which is no whole number of {_NUMPY[dtype].itemsize}-byte values")
     flat = np.frombuffer(raw, _NUMPY[dtype])
     if dtype == pb.DTYPE_BFLOAT16:
         return (flat.astype(np.uint32) << 16).view(np.float32)
-    return flat.astype(np.int64) if dtype == pb.DTYPE_INT32 else flat
+    return flat.astype(np.float32 if dtype == pb.DTYPE_FLOAT32 else np.int64)  # a copy: bytes cannot be written to
 
 
 def _decode_record(record: pb.ArrayRecord) -> list[LossFnOutput]:
     """One mapping of arrays for each datum of the record."""
-    columns = {name: _split(tensor) for name, tensor in record.fields.items()}
+    columns = {name: _split(tensor, f"loss_fn_outputs[{name!r}]") for name, tensor in record.fields.items()}
     count = record.num_datums or max((len(column) for column in columns.values()), default=0)
+    if count < 0:
+        raise ValueError(f"num_datums is {count}")
     if wrong := [name for name, column in columns.items() if len(column) != count]:
-        raise ValueError(f"{wrong[0]} has {len(columns[wrong[0]])} arrays for {count} datums")
+        raise ValueError(f"loss_fn_outputs[{wrong[0]!r}] has {len(columns[wrong[0]])} arrays for {count} datums")
     return [{name: column[index] for name, column in columns.items()} for index in range(count)]
 
 
-def _split(tensor: pb.BatchedTensor) -> list[TensorData]:
-    width = _NUMPY[tensor.dtype].itemsize if tensor.dtype in _NUMPY else 1
-    values = _array(tensor.data, tensor.dtype)
-    offsets = np.frombuffer(tensor.offsets, "<i8") // width
-    trailing = tuple(tensor.trailing_shape)
+def _split(tensor: pb.BatchedTensor, name: str) -> list[TensorData]:
+    """One array for each datum: views of disjoint parts of one array."""
+    values = _array(tensor.data, tensor.dtype, name)
+    borders = _borders(tensor, name)
     dtype = "int64" if values.dtype == np.int64 else "float32"
     return [
-        TensorData.received(values[begin:end].reshape(-1, *trailing), dtype)
-        for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        TensorData.received(_shaped(values[begin:end], tuple(tensor.trailing_shape), name), dtype)
+        for begin, end in itertools.pairwise(borders)
     ]
+
+
+def _borders(tensor: pb.BatchedTensor, name: str) -> list[int]:
+    """Where the datums begin and end, in values. Slices do not fail where an offset is wrong, so it is looked for here."""
+    width = _NUMPY[tensor.dtype].itemsize
+    offsets = _array(tensor.offsets, pb.DTYPE_INT64, f"the offsets of {name}")
+    bounds = np.concatenate([[0], offsets, [len(tensor.data)]])
+    if (np.diff(bounds) < 0).any() or (offsets % width).any():
+        raise ValueError(
+            f"the offsets of {name} must rise from 0 to {len(tensor.data)} bytes at most, by whole {width}-byte values; "
+            f"they are {np.array2string(offsets, threshold=6)}"
+        )
+    return (offsets // width).tolist()
+
+
+def _shaped(flat: NDArray[Any], trailing: tuple[int, ...], name: str) -> NDArray[Any]:
+    """`(rows, *trailing)`."""
+    row = math.prod(trailing)
+    rows = flat.size // row if row > 0 else 0
+    if min(trailing, default=0) < 0 or rows * row != flat.size:
+        raise ValueError(f"{name} has {flat.size} values for a datum, which trailing_shape {list(trailing)} does not fit")
+    return flat.reshape(rows, *trailing)
 
 
 def _decode_sequence(sequence: pb.SampledSequence, sequence_id: str) -> SampledSequence:
     if sequence.stop_reason not in _STOP_REASONS:
         raise ValueError(f"unknown stop reason {sequence.stop_reason}")
     return SampledSequence(
-        tokens_np=_array(sequence.tokens, pb.DTYPE_INT32),
+        tokens_np=_array(sequence.tokens, pb.DTYPE_INT32, "a sequence's tokens"),
         stop_reason=_STOP_REASONS[sequence.stop_reason],
-        logprobs_np=_array(sequence.logprobs, pb.DTYPE_FLOAT32) if sequence.logprobs else None,
+        logprobs_np=_array(sequence.logprobs, pb.DTYPE_FLOAT32, "a sequence's logprobs") if sequence.logprobs else None,
         sequence_id=sequence_id,
     )
 
@@ -172,12 +199,21 @@ def _none_for_nan(values: NDArray[Any]) -> list[float | None]:
     return [None if value != value else value for value in values.tolist()]
 
 
-def _decode_topk(table: pb.TopkLogprobs) -> list[list[tuple[int, float]] | None] | None:
+def _decode_topk(table: pb.TopkLogprobs, name: str) -> list[list[tuple[int, float]] | None] | None:
     """A row whose first cell is empty is None; empty cells at a row's end are left out."""
     if not (table.k and table.length):
         return None
-    tokens = _array(table.token_ids, pb.DTYPE_INT32).reshape(table.length, table.k)
-    logprobs = _array(table.logprobs, pb.DTYPE_FLOAT32).reshape(table.length, table.k)
-    filled = (logprobs != _EMPTY_CELL).sum(axis=1).tolist()
-    rows = zip(tokens.tolist(), logprobs.tolist(), filled, strict=True)
+    tokens = _array(table.token_ids, pb.DTYPE_INT32, f"the tokens of {name}")
+    logprobs = _array(table.logprobs, pb.DTYPE_FLOAT32, f"the logprobs of {name}")
+    if not tokens.size == logprobs.size == table.length * table.k:
+        raise ValueError(f"{name} has {tokens.size} tokens and {logprobs.size} logprobs for {table.length} x {table.k} cells")
+    tokens, logprobs = tokens.reshape(table.length, table.k), logprobs.reshape(table.length, table.k)
+    rows = zip(tokens.tolist(), logprobs.tolist(), _row_lengths(tokens, logprobs), strict=True)
     return [list(zip(ids[:count], values[:count], strict=True)) if count else None for ids, values, count in rows]
+
+
+def _row_lengths(tokens: NDArray[np.int64], logprobs: NDArray[np.float32]) -> list[int]:
+    """Cells up to each row's last one that is not empty; 0 where the first one is empty."""
+    filled = (tokens != 0) | (logprobs != _EMPTY_CELL)
+    lengths = filled.shape[1] - np.argmax(filled[:, ::-1], axis=1)
+    return np.where(filled[:, 0], lengths, 0).tolist()

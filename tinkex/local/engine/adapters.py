@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import threading
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 from attrs import define, field
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -36,6 +35,8 @@ _MLP = ("gate_proj", "up_proj", "down_proj")
 _UNEMBED = ("lm_head",)
 _SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tiny"}
 _IDLE = "idle"  # an adapter that nobody uses, since peft wants one from the start
+_WEIGHTS_FILE = "adapter_model.safetensors"  # peft's name for it
+_OPTIMIZER_FILE = "optimizer.safetensors"
 
 
 @define(eq=False)
@@ -102,8 +103,10 @@ class Base:
             self.model.set_adapter(_IDLE)
             self.model.delete_adapter(name)
 
-    def parameters(self, adapter: str) -> list[nn.Parameter]:
-        return [value for name, value in self.model.named_parameters() if f".{adapter}." in name]
+    def parameters(self, adapter: str) -> dict[str, nn.Parameter]:
+        """By names that are the same for every adapter of the same shape, in the same order."""
+        part = f".{adapter}."
+        return {name.replace(part, "."): value for name, value in self.model.named_parameters() if part in name}
 
     @contextmanager
     def active(self, adapter: str | None) -> Generator[Any, None, None]:
@@ -116,28 +119,53 @@ class Base:
                 self.model.set_adapter(adapter)
                 yield self.model
 
-    def save_adapter(self, adapter: str, folder: Path) -> None:
-        """As peft reads it. The folder appears whole or not at all."""
+    def save_adapter(self, adapter: str, folder: Path, optimizer_state: Mapping[str, Tensor] | None = None) -> None:
+        """As peft reads it, with the optimizer's state in a file of its own. The folder appears whole or not at all."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".draft-"))
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".draft-") as place:
+            draft = Path(place, "new")
+            with self.lock:
+                self.model.peft_config[adapter].save_pretrained(draft)
+                _write(self._weights(adapter), draft / _WEIGHTS_FILE)
+                if optimizer_state is not None:
+                    _write(optimizer_state, draft / _OPTIMIZER_FILE)
+            _flush(draft)
+            with self.lock:  # so that nobody reads one file of the old folder and one of the new
+                _put_in_place(draft, folder, Path(place, "old"))
+
+    def read_training_state(self, adapter: str, folder: Path, *, optimizer: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The saved weights, and the optimizer's state (empty unless `optimizer`). Changes nothing.
+
+        Raises `InvalidRequest` when the adapter cannot take the weights, or when the optimizer's state was not saved.
+        """
         with self.lock:
-            weights = get_peft_model_state_dict(self.model, adapter_name=adapter, save_embedding_layers=False)
-            self.model.peft_config[adapter].save_pretrained(draft)
-            save_file({n: value.detach().cpu().contiguous() for n, value in weights.items()}, draft / "adapter_model.safetensors")
-        _flush(draft)
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.rename(folder)
+            if not (folder / _WEIGHTS_FILE).is_file():
+                raise InvalidRequest("the saved weights were deleted")
+            weights = load_file(folder / _WEIGHTS_FILE)
+            _check_fit(weights, self._weights(adapter))
+            if not optimizer:
+                return weights, {}
+            if not (folder / _OPTIMIZER_FILE).is_file():
+                raise InvalidRequest("the weights were saved without the optimizer's state; load them without it")
+            return weights, load_file(folder / _OPTIMIZER_FILE)
+
+    def set_weights(self, adapter: str, weights: Mapping[str, Tensor]) -> None:
+        """Into the adapter's own parameters, which stay the same objects."""
+        with self.lock:
+            set_peft_model_state_dict(self.model, dict(weights), adapter_name=adapter)
+
+    def _weights(self, adapter: str) -> dict[str, Tensor]:
+        return get_peft_model_state_dict(self.model, adapter_name=adapter, save_embedding_layers=False)
 
     def load_adapter(self, folder: Path) -> str:
         """A saved adapter under a new name, for sampling."""
-        config = LoraConfig.from_pretrained(str(folder))
-        name = f"adapter{self._adapters}"
         with self.lock:
+            config = LoraConfig.from_pretrained(str(folder))
+            name = f"adapter{self._adapters}"
             self._adapters += 1
             config.inference_mode = True
             self.model.add_adapter(name, config)
-            set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"), adapter_name=name)
+            set_peft_model_state_dict(self.model, load_file(folder / _WEIGHTS_FILE), adapter_name=name)
         return name
 
 
@@ -153,6 +181,37 @@ def _device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises `InvalidRequest`, naming the first weight that is not as in the model."""
+    for name in sorted(saved.keys() | wanted.keys()):
+        if name not in saved:
+            raise InvalidRequest(f"the saved weights lack {name}, which the model trains")
+        if name not in wanted:
+            raise InvalidRequest(f"the saved weights have {name}, which the model does not train")
+        if saved[name].shape != wanted[name].shape:
+            raise InvalidRequest(f"{name} was saved as {list(saved[name].shape)}, and is {list(wanted[name].shape)} in the model")
+
+
+def _write(tensors: Mapping[str, Tensor], file: Path) -> None:
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, file)
+
+
+def _put_in_place(draft: Path, folder: Path, aside: Path) -> None:
+    """Renames, so that `folder` is never half written; what it was before goes to `aside`, and comes back if this fails.
+
+    A machine that stops just between the two renames leaves the old one in `aside`, and none in its place.
+    """
+    if not folder.exists():
+        draft.rename(folder)
+        return
+    folder.rename(aside)
+    try:
+        draft.rename(folder)
+    except OSError:
+        aside.rename(folder)
+        raise
 
 
 def _flush(folder: Path) -> None:

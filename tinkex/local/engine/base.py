@@ -131,8 +131,20 @@ class Engine(Protocol):
         """Applies the gradients gathered since the last step and clears them; returns metrics."""
         ...
 
-    def save_model(self, model_id: str, folder: Path) -> None:
-        """Writes a peft adapter (adapter_config.json, adapter_model.safetensors) to a new folder, whole or not at all."""
+    def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
+        """Writes a peft adapter (adapter_config.json, adapter_model.safetensors), and the optimizer's state if `optimizer`.
+
+        The folder is written whole or not at all, and takes the place of one of that name. Gradients that wait for their
+        optim_step are not part of it.
+        """
+        ...
+
+    def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
+        """Gives the model the weights in `folder`, and the optimizer's state if `optimizer`; else AdamW starts anew.
+
+        Gradients that wait for their optim_step are dropped. Raises `InvalidRequest`, with the model as it was, when the
+        weights do not fit it or the optimizer's state was not saved.
+        """
         ...
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:

@@ -14,6 +14,7 @@ import torch
 from attrs import define
 from torch import Tensor, nn
 
+from tinkex.local.engine import adamw
 from tinkex.local.engine.adapters import Base
 from tinkex.local.engine.base import (
     AdamSettings,
@@ -36,7 +37,7 @@ _TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory f
 class _Model:
     base: Base
     adapter: str
-    parameters: list[nn.Parameter]
+    parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
 
 
@@ -62,7 +63,7 @@ class TorchEngine:
         base = self._base(base_model)
         adapter = base.add_adapter(lora)
         parameters = base.parameters(adapter)
-        self._models[model_id] = _Model(base, adapter, parameters, torch.optim.AdamW(parameters))
+        self._models[model_id] = _Model(base, adapter, parameters, adamw.restored(parameters, {}))
 
     def unload_model(self, model_id: str) -> None:
         model = self._model(model_id)
@@ -93,16 +94,25 @@ class TorchEngine:
     def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
         model = self._model(model_id)
         with model.base.lock:
-            norm = nn.utils.clip_grad_norm_(model.parameters, adam.grad_clip_norm or float("inf"))
+            norm = nn.utils.clip_grad_norm_(model.parameters.values(), adam.grad_clip_norm or float("inf"))
             for group in model.optimizer.param_groups:
                 group.update(lr=adam.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
             model.optimizer.step()
             model.optimizer.zero_grad()
         return {"grad_norm": float(norm), "learning_rate": adam.learning_rate}
 
-    def save_model(self, model_id: str, folder: Path) -> None:
+    def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
-        model.base.save_adapter(model.adapter, folder)
+        state = adamw.state_of(model.optimizer, model.parameters) if optimizer else None
+        model.base.save_adapter(model.adapter, folder, state)
+
+    def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
+        model = self._model(model_id)
+        weights, state = model.base.read_training_state(model.adapter, folder, optimizer=optimizer)
+        restored = adamw.restored(model.parameters, state)  # may refuse, so before anything is changed
+        model.base.set_weights(model.adapter, weights)
+        model.optimizer = restored
+        model.optimizer.zero_grad()
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         base = self._base(base_model)

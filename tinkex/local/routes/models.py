@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from attrs import frozen
 from tinkex_api.models import (
     CreateModelRequest,
     CreateModelResponse,
     GetInfoRequest,
     GetInfoResponse,
     ModelData,
+    OptimizerConfig,
     UnloadModelRequest,
     UnloadModelResponse,
     UntypedAPIFuture,
+    UserMetadata,
 )
 
 from tinkex.local.backend import Backend
+from tinkex.local.engine.base import LoraShape
 from tinkex.local.errors import bad_request, malformed
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, post
@@ -25,45 +30,80 @@ from tinkex.local.store import ModelRow
 from tinkex.local.translate import encode, lora_shape
 
 
+@frozen
+class NewModel:
+    """A model to be made: its row, the engine's call that makes it, and what its sender is told then."""
+
+    row: ModelRow
+    make: Callable[[], None]
+    result: Mapping[str, Any]
+
+
 async def create_model(backend: Backend, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
     body = call.body
-    model_id = f"{body.session_id}:train:{body.model_seq_id}"
     ticket = Ticket(body.session_id, body.model_seq_id, "create_model", call.fingerprint)
-    if request_id := backend.futures.repeated(ticket):
-        return UntypedAPIFuture(request_id, model_id).to_dict()
-    row = _new_model(backend, body, model_id)
-    backend.store.add_model(row)
-
-    async def work() -> bytes:
-        try:
-            await backend.lanes.call(backend.engine.create_model, model_id, row.base_model, row.lora)
-        except Exception:
-            backend.store.set_model_state(model_id, "failed")
-            raise
-        backend.store.mark_created(model_id)
-        return encode(CreateModelResponse(model_id, "create_model").to_dict())
-
-    request_id = backend.futures.submit(ticket, work, lane=model_id, number=None)
-    return UntypedAPIFuture(request_id, model_id).to_dict()
+    return start_model(backend, ticket, lambda: _new_model(backend, body, ticket))
 
 
-def _new_model(backend: Backend, body: CreateModelRequest, model_id: str) -> ModelRow:
-    backend.open_session(body.session_id)
-    backend.base_model(body.base_model)
-    if body.model_seq_id < 0:
+def start_model(backend: Backend, ticket: Ticket, prepare: Callable[[], NewModel]) -> Mapping[str, Any]:
+    """Makes the model of the ticket's number in the ticket's session, unless that was asked for before.
+
+    `prepare` refuses what can be seen to be wrong, before the number is taken.
+    """
+    request_id = backend.futures.repeated(ticket) or _submit(backend, ticket, prepare())
+    return UntypedAPIFuture(request_id, model_id_of(ticket)).to_dict()
+
+
+def model_id_of(ticket: Ticket) -> str:
+    return f"{ticket.scope}:train:{ticket.seq_id}"
+
+
+def creating(
+    backend: Backend,
+    ticket: Ticket,
+    base_model: str,
+    lora: LoraShape,
+    optimizer: OptimizerConfig | None,
+    metadata: UserMetadata | None,
+) -> ModelRow:
+    """The row of a model that is about to be made. Raises `Refused` for one that this session cannot have."""
+    session = backend.open_session(ticket.scope)
+    if ticket.seq_id is None or ticket.seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more")
-    if body.optimizer_config and body.optimizer_config.type_ != "adamw":
-        raise bad_request(f"this server has no optimizer {body.optimizer_config.type_!r}; it has 'adamw'")
+    if optimizer and optimizer.type_ != "adamw":
+        raise bad_request(f"this server has no optimizer {optimizer.type_!r}; it has 'adamw'")
     return ModelRow(
-        model_id=model_id,
-        session_id=body.session_id,
-        base_model=body.base_model,
-        lora=lora_shape(body.lora_config),
-        user_metadata=body.user_metadata.additional_properties if body.user_metadata else {},
+        model_id=model_id_of(ticket),
+        session_id=session.session_id,
+        base_model=backend.base_model(base_model).name,
+        lora=lora,
+        user_metadata=metadata.additional_properties if metadata else {},
         state="creating",
         created_at=time.time(),
         last_request_at=time.time(),
     )
+
+
+def _new_model(backend: Backend, body: CreateModelRequest, ticket: Ticket) -> NewModel:
+    row = creating(backend, ticket, body.base_model, lora_shape(body.lora_config), body.optimizer_config, body.user_metadata)
+    make = partial(backend.engine.create_model, row.model_id, row.base_model, row.lora)
+    return NewModel(row, make, CreateModelResponse(row.model_id, "create_model").to_dict())
+
+
+def _submit(backend: Backend, ticket: Ticket, new: NewModel) -> str:
+    model_id = new.row.model_id
+    backend.store.add_model(new.row)
+
+    async def work() -> bytes:
+        try:
+            await backend.lanes.call(new.make)
+        except Exception:
+            backend.store.set_model_state(model_id, "failed")
+            raise
+        backend.store.mark_created(model_id)
+        return encode(new.result)
+
+    return backend.futures.submit(ticket, work, lane=model_id, number=None)
 
 
 async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str, Any]:

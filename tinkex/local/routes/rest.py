@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -57,7 +58,10 @@ async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, 
     path = CheckpointPath(call.path["run_id"], call.path["kind"], call.path["name"])
     _saved(backend, path)
     backend.store.delete_checkpoint(path)
-    await asyncio.to_thread(shutil.rmtree, path.folder(backend.data_dir), ignore_errors=True)
+    folder = path.folder(backend.data_dir)
+    if folder.exists():
+        doomed = folder.rename(folder.with_name(f".deleted-{secrets.token_hex(8)}"))  # the name may be saved under anew at once
+        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
     return {}
 
 

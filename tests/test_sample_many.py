@@ -1,0 +1,364 @@
+"""Samples for many prompts through both facades: order, bounds, failures, and endings that leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, closing
+from typing import Any
+
+import pytest
+
+from tests.facades import FACADES
+from tests.fake_engine import FakeEngine
+from tinkex import InvalidInputError, ModelInput, RequestFailedError, SamplingClient, portal
+from tinkex.local import Server
+from tinkex.portal_iter import iterate
+from tinkex.sampling.client import AsyncSamplingClient
+from tinkex.sampling.many import SampleManyItem, sample_many
+
+_OURS = {"_Run.feed", "_Run.one", "AsyncSamplingClient._sample"}  # the coroutines of a run
+
+
+@pytest.fixture
+def sampler(service: Any) -> Any:
+    return service.create_sampling_client(base_model="fake/base")
+
+
+def begin(
+    client: AsyncSamplingClient, prompts: Any, *, max_in_flight: int = 8, ordered: bool = True, progress: bool = False
+) -> AsyncIterator[SampleManyItem]:
+    def sample(prompt: Any) -> Any:
+        return client.sample(prompt, 1, {"max_tokens": 1})
+
+    return sample_many(sample, prompts, max_in_flight=max_in_flight, ordered=ordered, progress=progress)
+
+
+def take(
+    sampler: Any,
+    prompts: Any,
+    *,
+    each: Callable[[SampleManyItem], None] = lambda item: None,
+    count: int | None = None,
+    pause: float = 0.0,
+    **settings: Any,
+) -> list[SampleManyItem]:
+    """The first `count` items, in the manner of the facade; `each` is called, and the loop paused, after each."""
+    return (_take_blocking if isinstance(sampler, SamplingClient) else _take_asyncio)(
+        sampler, prompts, each, count, pause, settings
+    )
+
+
+def _take_blocking(sampler: Any, prompts: Any, each: Any, count: int | None, pause: float, settings: Any) -> list[SampleManyItem]:
+    seen: list[SampleManyItem] = []
+    with closing(iterate(portal.shared(), lambda: begin(sampler._client, prompts, **settings))) as items:  # type: ignore[type-var]
+        for item in items:
+            seen.append(item)
+            each(item)
+            time.sleep(pause)
+            if len(seen) == count:
+                break
+    return seen
+
+
+def _take_asyncio(sampler: Any, prompts: Any, each: Any, count: int | None, pause: float, settings: Any) -> list[SampleManyItem]:
+    async def take() -> list[SampleManyItem]:
+        seen: list[SampleManyItem] = []
+        async with aclosing(begin(sampler.client, prompts, **settings)) as items:  # type: ignore[type-var]
+            async for item in items:
+                seen.append(item)
+                each(item)
+                await asyncio.sleep(pause)
+                if len(seen) == count:
+                    break
+        return seen
+
+    return portal.shared().run(take)
+
+
+def tokens(items: list[SampleManyItem]) -> list[int]:
+    return [item.result().sequences[0].tokens[0] for item in items]
+
+
+def running() -> list[str]:
+    """The coroutines of runs that have not ended on the portal's loop."""
+
+    def names() -> list[str]:
+        return [name for task in asyncio.all_tasks() if (name := task.get_coro().__qualname__) in _OURS]
+
+    return portal.shared().call(names)
+
+
+def reading() -> list[threading.Thread]:
+    """The threads that still read prompts, after a moment to end."""
+    readers = [thread for thread in threading.enumerate() if thread.name == "tinkex-prompts"]
+    for reader in readers:
+        reader.join(2)
+    return [reader for reader in readers if reader.is_alive()]
+
+
+class Counted:
+    """Prompts that count how many of them were read, and by which thread."""
+
+    def __init__(self, prompts: list[list[int]]) -> None:
+        self.prompts = prompts
+        self.read = 0
+        self.threads: set[str] = set()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for prompt in self.prompts:
+            self.read += 1
+            self.threads.add(threading.current_thread().name)
+            yield prompt
+
+    async def stream(self) -> AsyncIterator[list[int]]:
+        for prompt in self:
+            await asyncio.sleep(0)
+            yield prompt
+
+
+@contextlib.contextmanager
+def once_the_engine_waits(engine: FakeEngine, look: Callable[[], None]) -> Iterator[None]:
+    """Calls `look` some time after the engine came to a prompt that waits for the gate, then opens the gate."""
+
+    def watch() -> None:
+        if engine.waiting.acquire(timeout=10):
+            time.sleep(0.3)
+            look()
+        engine.gate.set()
+
+    while engine.waiting.acquire(blocking=False):  # of other tests
+        pass
+    engine.gate.clear()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        watcher.join()
+
+
+@pytest.mark.slow
+def test_two_thousand_prompts_come_in_their_order(sampler: Any) -> None:
+    prompts = [[1 + number % 90] for number in range(2000)]
+    items = take(sampler, iter(prompts), max_in_flight=256)
+    assert [item.index for item in items] == list(range(2000))
+    assert [[token] for token in tokens(items)] == [item.prompt for item in items] == prompts
+    assert not running()
+    assert not reading()
+
+
+@pytest.mark.parametrize("form", ["list", "iterator", "asynchronous"])
+def test_prompts_may_be_any_iterable(sampler: Any, form: str) -> None:
+    counted = Counted([[1], [2], [3]])
+    prompts = {"list": counted.prompts, "iterator": counted, "asynchronous": counted.stream()}[form]
+    assert tokens(take(sampler, prompts)) == [1, 2, 3]
+    if form == "iterator":
+        assert counted.threads == {"tinkex-prompts"}
+    assert take(sampler, type(counted.prompts)()) == []
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_no_more_are_read_than_may_be_in_flight(sampler: Any, server_engine: FakeEngine, ordered: bool, asynchronous: bool) -> None:
+    counted = Counted([[96], *([number] for number in range(1, 50))])
+    read: list[int] = []
+    with once_the_engine_waits(server_engine, lambda: read.append(counted.read)):
+        items = take(sampler, counted.stream() if asynchronous else counted, ordered=ordered)
+    assert read == [8]
+    assert sorted(item.index for item in items) == list(range(50))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_slow_caller_is_waited_for(sampler: Any, ordered: bool) -> None:
+    counted = Counted([[number] for number in range(1, 41)])
+    ahead: list[int] = []
+    taken = iter(range(1, 41))
+    take(sampler, counted, pause=0.02, ordered=ordered, each=lambda item: ahead.append(counted.read - next(taken)))
+    assert len(ahead) == 40
+    assert 4 <= max(ahead) <= 8
+
+
+def test_as_they_finish_or_in_order(sampler: Any, server_engine: FakeEngine) -> None:
+    prompts = [[96], [5], [], [6]]
+    first: list[int] = []
+
+    def each(item: SampleManyItem) -> None:
+        first.append(item.index)
+        server_engine.gate.set()
+
+    server_engine.gate.clear()
+    finished = take(sampler, prompts, ordered=False, each=each)
+    assert first[0] == 2  # refused at once, while the one before waits
+    assert sorted(item.index for item in finished) == [0, 1, 2, 3]
+    with once_the_engine_waits(server_engine, lambda: None):
+        assert [item.index for item in take(sampler, prompts)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_failures_stand_beside_results(sampler: Any, ordered: bool) -> None:
+    prompts = [[5], [99], [], "text", [1.5], None, [6]]
+    items = sorted(take(sampler, prompts, ordered=ordered), key=lambda item: item.index)
+    assert [type(item.error) for item in items] == [type(None), RequestFailedError, *[InvalidInputError] * 4, type(None)]
+    assert [item.response is None for item in items] == [False, *[True] * 5, False]
+    assert tokens([items[0], items[6]]) == [5, 6]
+    with pytest.raises(RequestFailedError, match="99 is not a token"):
+        items[1].result()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_leaving_early_cancels_what_is_under_way(sampler: Any, server_engine: FakeEngine, ordered: bool) -> None:
+    counted = Counted([[5], *[[96]] * 2000])
+    server_engine.gate.clear()
+    [first] = take(sampler, counted, count=1, ordered=ordered, max_in_flight=16)
+    assert not running()
+    assert not reading()
+    server_engine.gate.set()
+    assert first.index == 0
+    assert counted.read <= 17
+    assert sampler.sample([7], 1, {"max_tokens": 1}).result().sequences[0].tokens[0] == 7
+
+
+def test_an_error_of_the_prompts_comes_after_the_items_before_it(sampler: Any) -> None:
+    def prompts() -> Iterator[list[int]]:
+        yield [5]
+        yield [6]
+        raise OSError("the file is gone")
+
+    seen: list[SampleManyItem] = []
+    with pytest.raises(OSError, match="the file is gone"):
+        take(sampler, prompts(), each=seen.append)
+    assert tokens(seen) == [5, 6]
+    assert not running()
+    assert not reading()
+
+
+def test_one_prompt_and_no_room_are_refused_at_the_call(sampler: Any) -> None:
+    for prompts in ("text", ModelInput.from_ints([1])):
+        with pytest.raises(InvalidInputError, match="prompts is one"):
+            take(sampler, prompts)
+    with pytest.raises(InvalidInputError, match="max_in_flight"):
+        take(sampler, [[1]], max_in_flight=0)
+    with pytest.raises(TypeError, match="not iterable"):
+        take(sampler, 5)
+
+
+def test_progress_is_drawn_on_stderr(sampler: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    take(sampler, [[5], [99], [6]], progress=True)
+    take(sampler, iter([[5]]), progress=False)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "3/3" in err
+    assert "1 failed" in err
+    assert "1/1" not in err
+
+
+@pytest.fixture
+def blocking(server: Server, server_engine: FakeEngine) -> Iterator[SamplingClient]:
+    server_engine.gate.set()
+    with FACADES["blocking"](base_url=server.base_url, api_key="tml-test") as service:
+        yield service.create_sampling_client(base_model="fake/base")
+
+
+def test_prompts_may_make_blocking_calls(blocking: SamplingClient) -> None:
+    prompts = (blocking.sample([token], 1, {"max_tokens": 1}).result().sequences[0].tokens for token in (3, 4))
+    assert tokens(take(blocking, prompts)) == [1, 1]
+
+
+def test_an_iterator_that_is_let_go_of_ends(blocking: SamplingClient, server_engine: FakeEngine) -> None:
+    server_engine.gate.clear()
+    for item in iterate(portal.shared(), lambda: begin(blocking._client, iter([[5], *[[96]] * 20]))):
+        assert item.index == 0
+        assert running()
+        break
+    assert not running()
+    server_engine.gate.set()
+
+
+def test_an_iterator_that_was_never_begun_needs_no_end(blocking: SamplingClient) -> None:
+    counted = Counted([[5]])
+    items = iterate(portal.shared(), lambda: begin(blocking._client, counted))
+    del items
+    assert counted.read == 0
+    assert not running()
+
+
+def test_an_exit_of_the_prompts_leaves_the_portal_running(blocking: SamplingClient) -> None:
+    def prompts() -> Iterator[list[int]]:
+        yield [5]
+        sys.exit(3)
+
+    with pytest.raises(SystemExit):
+        take(blocking, prompts())
+    assert tokens(take(blocking, [[6]])) == [6]
+
+
+async def in_asyncio(server: Server, work: Callable[[AsyncSamplingClient], Any]) -> None:
+    async with FACADES["asyncio"](base_url=server.base_url, api_key="tml-test").client as service:
+        await work(await service.create_sampling_client(base_model="fake/base"))
+
+
+def test_cancelling_who_waits_cancels_what_is_under_way(server: Server, server_engine: FakeEngine) -> None:
+    async def work(client: AsyncSamplingClient) -> None:
+        before = asyncio.all_tasks()
+        waiting = asyncio.ensure_future(anext(begin(client, iter([[96]] * 20))))
+        await asyncio.sleep(0.5)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert asyncio.all_tasks() == before
+
+    server_engine.gate.clear()
+    asyncio.run(in_asyncio(server, work))
+    server_engine.gate.set()
+
+
+def test_a_cancelled_source_of_prompts_does_not_hang(server: Server, server_engine: FakeEngine) -> None:
+    async def prompts() -> AsyncIterator[list[int]]:
+        yield [5]
+        raise asyncio.CancelledError
+
+    async def work(client: AsyncSamplingClient) -> None:
+        items = begin(client, prompts())
+        assert tokens([await anext(items)]) == [5]
+        with pytest.raises(asyncio.CancelledError):
+            await anext(items)
+
+    server_engine.gate.set()
+    asyncio.run(in_asyncio(server, work))
+
+
+def test_ctrl_c_ends_a_wait_at_once(server: Server, server_engine: FakeEngine) -> None:
+    server_engine.gate.clear()
+    script = """
+        import sys, tinkex
+        from tests.test_sample_many import begin
+        from tinkex.portal_iter import iterate
+        with tinkex.ServiceClient(base_url=sys.argv[1], api_key="x") as service:
+            sampler = service.create_sampling_client(base_model="fake/base")
+            for item in iterate(tinkex.portal.shared(), lambda: begin(sampler._client, iter([[5], [96], [96]]))):
+                print("waiting", flush=True)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), server.base_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        time.sleep(0.2)
+        began = time.monotonic()
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+        server_engine.gate.set()
+    assert time.monotonic() - began < 5
+    assert errors.splitlines()[-1] == "KeyboardInterrupt"
+    assert "ignored" not in errors
+    assert "never retrieved" not in errors

@@ -1,0 +1,128 @@
+"""Protobuf bodies and results, as the fields and from the fields that JSON ones have, so that one path serves both.
+
+The messages are those of openapi/tinker.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from google.protobuf.message import DecodeError
+from tinkex_proto import tinker_pb2 as pb
+
+from tinkex.local.errors import bad_request, malformed
+
+MEDIA_TYPE = "application/x-protobuf"
+
+_EMPTY_CELL = (0, -99999.0)  # of a top-k table
+_DTYPES: dict[int, str] = {pb.DTYPE_FLOAT32: "float32", pb.DTYPE_INT64: "int64"}  # of requests
+
+
+def read_forward_backward(raw: bytes) -> dict[str, Any]:
+    """The fields of the JSON body that says the same, and `forward_only`. Raises `Refused` for what is no such message."""
+    message = pb.ForwardBackwardRequest()
+    try:
+        message.ParseFromString(raw)
+    except DecodeError as error:
+        raise bad_request(f"the body is not a ForwardBackwardRequest: {error}") from error
+    config = {name: getattr(value, value.WhichOneof("value") or "number") for name, value in message.loss_fn_config_v2.items()}
+    batch = {
+        "data": [_datum(index, datum) for index, datum in enumerate(message.data)],
+        "loss_fn": message.loss_fn,
+        "loss_fn_config": config or dict(message.loss_fn_config),
+    }
+    return {
+        "model_id": message.model_id,
+        "seq_id": message.seq_id,
+        "forward_backward_input": batch,
+        "forward_only": message.forward_only,
+    }
+
+
+def _datum(index: int, datum: pb.Datum) -> dict[str, Any]:
+    inputs = {name: _tensor((index, name), tensor) for name, tensor in datum.loss_fn_inputs.items()}
+    return {"model_input": {"chunks": [_chunk(chunk) for chunk in datum.model_input]}, "loss_fn_inputs": inputs}
+
+
+def _chunk(chunk: pb.Chunk) -> dict[str, Any]:
+    kind = chunk.WhichOneof("chunk") or "nothing"
+    if kind != "encoded_text":
+        return {"type": kind}
+    return {"type": kind, "tokens": np.frombuffer(chunk.encoded_text.tokens, "<i4").tolist()}
+
+
+def _tensor(at: tuple[str | int, ...], tensor: pb.Tensor) -> dict[str, Any]:
+    if tensor.dtype not in _DTYPES or tensor.WhichOneof("encoding") != "dense":
+        raise malformed("data", *at, message="must be a dense array of float32 or int64")
+    dtype = _DTYPES[tensor.dtype]
+    flat = np.frombuffer(tensor.dense, np.dtype(dtype).newbyteorder("<"))
+    return {"data": flat.tolist(), "dtype": dtype, "shape": list(tensor.shape)}
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def write_result(kind: str, result: bytes) -> bytes | None:
+    """A JSON result of this kind of request as a message; None when the kind has none."""
+    write = _WRITERS.get(kind)
+    return write(orjson.loads(result)).SerializeToString() if write else None
+
+
+def _loss(result: Mapping[str, Any]) -> pb.ForwardBackwardOutput:
+    outputs: Sequence[Mapping[str, Any]] = result["loss_fn_outputs"]
+    record = pb.ArrayRecord(num_datums=len(outputs))
+    for name in outputs[0] if outputs else ():
+        parts = [_floats(output[name]["data"]) for output in outputs]
+        record.fields[name].CopyFrom(
+            pb.BatchedTensor(
+                data=b"".join(parts),
+                offsets=np.cumsum([0, *map(len, parts)]).astype("<i8").tobytes(),
+                dtype=pb.DTYPE_FLOAT32,
+            )
+        )
+    return pb.ForwardBackwardOutput(
+        loss_fn_output_type=result.get("loss_fn_output_type") or "",
+        loss_fn_outputs=[record],
+        metrics={name: float("nan") if value is None else value for name, value in result["metrics"].items()},
+    )
+
+
+def _sample(result: Mapping[str, Any]) -> pb.SampleResponse:
+    message = pb.SampleResponse(prompt_cache_hit_tokens=result.get("prompt_cache_hit_tokens") or 0)
+    for sequence in result["sequences"]:
+        message.sequences.add(
+            stop_reason=pb.STOP_REASON_LENGTH if sequence["stop_reason"] == "length" else pb.STOP_REASON_STOP,
+            tokens=np.array(sequence["tokens"], "<i4").tobytes(),
+            logprobs=_floats(sequence["logprobs"]),
+        )
+    if logprobs := result.get("prompt_logprobs"):
+        message.prompt_logprobs = _floats(logprobs)
+    if rows := result.get("topk_prompt_logprobs"):
+        message.topk_prompt_logprobs.CopyFrom(_table(rows))
+    return message
+
+
+def _table(rows: Sequence[Sequence[Sequence[float]] | None]) -> pb.TopkLogprobs:
+    width = max(len(row or ()) for row in rows)
+    cells = np.array([[*(row or ()), *[_EMPTY_CELL] * (width - len(row or ()))] for row in rows], np.float64)
+    return pb.TopkLogprobs(
+        token_ids=cells[..., 0].astype("<i4").tobytes(),
+        logprobs=cells[..., 1].astype("<f4").tobytes(),
+        k=width,
+        length=len(rows),
+    )
+
+
+def _floats(values: Sequence[float | None]) -> bytes:
+    """Null stands for NaN."""
+    return np.array(values, dtype="<f4").tobytes()
+
+
+_WRITERS: Mapping[str, Callable[[Mapping[str, Any]], pb.ForwardBackwardOutput | pb.SampleResponse]] = {
+    "forward": _loss,
+    "forward_backward": _loss,
+    "sample": _sample,
+}

@@ -1,0 +1,36 @@
+"""The requests of a model, which run one at a time, in the order of their seq_ids."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tinkex_api.models import UntypedAPIFuture
+
+from tinkex.local.backend import Backend
+from tinkex.local.errors import malformed
+from tinkex.local.futures import Ticket, Work
+from tinkex.local.http import Call
+from tinkex.local.store import ModelRow
+
+UNNUMBERED = {"seq_id": 0}
+"""For routes whose requests may come without a seq_id."""
+
+
+def in_turn(backend: Backend, call: Call[Any], kind: str, prepare: Callable[[ModelRow], Work]) -> Mapping[str, Any]:
+    """Queues what `prepare` makes of the request at its seq_id's turn, unless it was taken on before.
+
+    `prepare` refuses what can be seen to be wrong, before the seq_id is taken. The body has `model_id` and `seq_id`.
+    """
+    model_id: str = call.body.model_id
+    number: int | None = call.body.seq_id or None  # 0 and absent: no number, so it runs when it comes
+    if number is not None and number < 0:
+        raise malformed("seq_id", message="must be 1 or more")
+    ticket = Ticket(model_id, number, kind, call.fingerprint)
+    request_id = backend.futures.repeated(ticket)
+    if request_id is None:
+        work = prepare(backend.model(model_id))
+        backend.store.note_request(model_id, time.time())
+        request_id = backend.futures.submit(ticket, work, lane=model_id, number=number)
+    return UntypedAPIFuture(request_id, model_id).to_dict()

@@ -1,0 +1,184 @@
+"""Saving and loading of weights: each in its model's lane, at its turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from tinkex_api.models import (
+    LoadWeightsRequest,
+    LoadWeightsResponse,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsForSamplerResponse,
+    SaveWeightsRequest,
+    SaveWeightsResponse,
+)
+
+from tinkex.local import paths
+from tinkex.local.backend import Backend
+from tinkex.local.engine.base import InvalidRequest
+from tinkex.local.errors import bad_request, malformed, not_found
+from tinkex.local.futures import Ticket, Work
+from tinkex.local.http import Call, post
+from tinkex.local.paths import SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath, check_name
+from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
+from tinkex.local.routes.models import NewModel, creating, start_model
+from tinkex.local.store import CheckpointRow, ModelRow, SamplerRow
+from tinkex.local.translate import encode
+
+
+async def save(backend: Backend, call: Call[SaveWeightsRequest]) -> Mapping[str, Any]:
+    """Weights and optimizer state; gradients that wait for their optim_step are not saved."""
+    return in_turn(backend, call, "save_weights", lambda row: _save(backend, row, call.body))
+
+
+async def save_for_sampler(backend: Backend, call: Call[SaveWeightsForSamplerRequest]) -> Mapping[str, Any]:
+    return in_turn(backend, call, "save_weights_for_sampler", lambda row: _save_for_sampler(backend, row, call.body))
+
+
+async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str, Any]:
+    """Into the model that is named, whose gradients are dropped; or, with a session, into a new one."""
+    body, path = call.body, _training_path(call.body.path)
+    if (body.model_id is None) == (body.session_id is None):
+        raise malformed("model_id", message="or session_id is needed: one of them, not both")
+    if body.session_id is None:
+        return in_turn(backend, call, "load_weights", lambda row: _load(backend, row, path, optimizer=body.optimizer))
+    if body.model_seq_id is None:
+        raise malformed("model_seq_id", message="is missing: session_id needs it")
+    ticket = Ticket(body.session_id, body.model_seq_id, "load_weights", call.fingerprint)
+    return start_model(backend, ticket, lambda: _loaded_model(backend, body, path, ticket))
+
+
+def _save(backend: Backend, row: ModelRow, body: SaveWeightsRequest) -> Work:
+    path = CheckpointPath(row.model_id, WEIGHTS, check_name(body.path, "path"))
+    result = SaveWeightsResponse(str(path), "save_weights").to_dict()
+    return _save_named(backend, path, _ttl(body.ttl_seconds), result, overwrite=bool(body.overwrite))
+
+
+def _save_for_sampler(backend: Backend, row: ModelRow, body: SaveWeightsForSamplerRequest) -> Work:
+    if body.kind and body.kind != "snapshot":
+        raise bad_request("this server saves snapshots for sampling, not kind 'inflight'")
+    if body.path is not None:
+        if body.sampling_session_seq_id is not None:
+            raise malformed("sampling_session_seq_id", message="and path cannot both be given")
+        path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
+        result = SaveWeightsForSamplerResponse(str(path), type_="save_weights_for_sampler").to_dict()
+        return _save_named(backend, path, _ttl(body.ttl_seconds), result, overwrite=False)
+    if body.sampling_session_seq_id is None:
+        raise malformed("path", message="is missing, and so is sampling_session_seq_id: one of them is needed")
+    return _save_ephemeral(backend, row, body.sampling_session_seq_id)
+
+
+def _ttl(seconds: int | None) -> int | None:
+    if seconds is not None and seconds < 1:
+        raise malformed("ttl_seconds", message="must be 1 or more")
+    return seconds
+
+
+def _save_named(
+    backend: Backend, path: CheckpointPath, ttl_seconds: int | None, result: Mapping[str, Any], *, overwrite: bool
+) -> Work:
+    async def work() -> bytes:
+        if backend.store.checkpoint(path) and not overwrite:
+            raise InvalidRequest(f"{path} exists; save under another name, or delete it first")
+        folder, now = path.folder(backend.data_dir), time.time()
+        await backend.lanes.call(backend.engine.save_model, path.run_id, folder, optimizer=path.kind == WEIGHTS)
+        expires_at = None if ttl_seconds is None else now + ttl_seconds
+        backend.store.put_checkpoint(CheckpointRow(path, _size(folder), now, expires_at))
+        return encode(result)
+
+    return work
+
+
+def _save_ephemeral(backend: Backend, row: ModelRow, number: int) -> Work:
+    sampler_id = f"{row.session_id}:sample:{number}"
+    folder = backend.data_dir / "samplers" / sampler_id
+
+    async def work() -> bytes:
+        if backend.store.sampler(sampler_id):
+            raise InvalidRequest(f"sampling_session_seq_id {number} of session {row.session_id!r} was used before")
+        await backend.lanes.call(backend.engine.save_model, row.model_id, folder, optimizer=False)
+        sampler = SamplerRow(sampler_id, row.session_id, row.base_model, None, str(folder))
+        backend.store.add_sampler(sampler, time.time())
+        return encode(SaveWeightsForSamplerResponse(sampling_session_id=sampler_id).to_dict())
+
+    return work
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _training_path(text: str) -> CheckpointPath:
+    path = paths.parse(text)
+    if path.kind != WEIGHTS:
+        raise bad_request(f"{path} was saved to sample from; load what save_weights saved, under tinker://<run id>/{WEIGHTS}/")
+    return path
+
+
+def _load(backend: Backend, row: ModelRow, path: CheckpointPath, *, optimizer: bool) -> Work:
+    async def work() -> bytes:
+        # looked for only now: it may be saved by the request before
+        saved = backend.store.model(path.run_id)
+        if saved is None or backend.store.checkpoint(path) is None:
+            raise InvalidRequest(f"there is no checkpoint {path}")
+        _check_fit(path, saved, row)
+        folder = path.folder(backend.data_dir)
+        await backend.lanes.call(backend.engine.load_model, row.model_id, folder, optimizer=optimizer)
+        return encode(_loaded(path, row.model_id))
+
+    return work
+
+
+def _loaded_model(backend: Backend, body: LoadWeightsRequest, path: CheckpointPath, ticket: Ticket) -> NewModel:
+    """A model of the checkpoint's shape, over its base model or another that the weights fit."""
+    if backend.store.checkpoint(path) is None:
+        raise not_found(f"there is no checkpoint {path}")
+    run = backend.run(path.run_id)
+    lora = evolve(run.lora, seed=None)  # its weights come from the checkpoint, not from a seed
+    row = creating(backend, ticket, body.base_model or run.base_model, lora, body.optimizer_config, body.user_metadata)
+    folder = path.folder(backend.data_dir)
+    return NewModel(row, lambda: _make_loaded(backend, row, folder, optimizer=body.optimizer), _loaded(path, row.model_id))
+
+
+def _make_loaded(backend: Backend, row: ModelRow, folder: Path, *, optimizer: bool) -> None:
+    """Runs in a worker thread. What cannot be loaded leaves no model behind."""
+    backend.engine.create_model(row.model_id, row.base_model, row.lora)
+    try:
+        backend.engine.load_model(row.model_id, folder, optimizer=optimizer)
+    except Exception:
+        backend.engine.unload_model(row.model_id)
+        raise
+
+
+def _loaded(path: CheckpointPath, model_id: str) -> Mapping[str, Any]:
+    return LoadWeightsResponse(str(path), model_id, "load_weights").to_dict()
+
+
+def _check_fit(path: CheckpointPath, saved: ModelRow, into: ModelRow) -> None:
+    """Raises `InvalidRequest`, saying all that differs, unless the two models are of one shape."""
+    ours, theirs = _shape(into), _shape(saved)
+    wrong = [f"{name} {theirs[name]!r} and not {ours[name]!r}" for name in ours if theirs[name] != ours[name]]
+    if wrong:
+        raise InvalidRequest(f"{path} does not fit {into.model_id!r}: it has {', '.join(wrong)}")
+
+
+def _shape(row: ModelRow) -> Mapping[str, object]:
+    lora = row.lora
+    return {
+        "base_model": row.base_model,
+        "rank": lora.rank,
+        "train_attn": lora.train_attn,
+        "train_mlp": lora.train_mlp,
+        "train_unembed": lora.train_unembed,
+    }
+
+
+ROUTES = [
+    post("/save_weights", SaveWeightsRequest, save, defaults=UNNUMBERED),
+    post("/save_weights_for_sampler", SaveWeightsForSamplerRequest, save_for_sampler, defaults=UNNUMBERED),
+    post("/load_weights", LoadWeightsRequest, load),
+]

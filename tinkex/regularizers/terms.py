@@ -1,0 +1,103 @@
+"""What the regularizers share: which positions count, what they are compared with, and how their terms are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from tinkex.errors import InvalidInputError
+from tinkex.types import Datum
+from tinkex.types.tensor import ArrayLike, to_numpy
+
+Regularizer: TypeAlias = Callable[[Sequence[Datum], Sequence[Tensor]], Tensor]
+"""`regularizer(data, logprobs) -> value`: logprobs as a custom loss gets them, and a tensor of one value."""
+
+Reference: TypeAlias = str | Sequence[ArrayLike] | Callable[[Sequence[Datum]], Sequence[ArrayLike]]
+"""Logprobs to compare with: the name of an input of each datum, an array for each datum, or a function that gives these."""
+
+Reduction = Literal["mean", "sum"]
+
+
+@frozen(eq=False)
+class Counted:
+    """The values that count, of the whole batch, flat `(C,)`, and the number of their positions."""
+
+    values: Tensor
+    positions: int
+    masks: Sequence[Tensor]
+
+    def of(self, others: Sequence[Tensor]) -> Tensor:
+        """The values of other tensors of the same shapes that stand where these do, `(C,)`."""
+        return select(others, self.masks)
+
+    def reduce(self, terms: Tensor, reduction: Reduction) -> Tensor:
+        """The terms' sum, or that divided by the positions; 0 where nothing counts."""
+        return terms.sum() if reduction == "sum" else terms.sum() / max(self.positions, 1)
+
+
+def counted(data: Sequence[Datum], logprobs: Sequence[Tensor]) -> Counted:
+    masks = positions_that_count(data, logprobs)
+    positions = sum(int((mask if mask.ndim < 2 else mask.any(-1)).sum()) for mask in masks)
+    return Counted(select(logprobs, masks), positions, masks)
+
+
+def select(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    # selected before anything is computed, so that a NaN elsewhere reaches neither value nor gradient
+    return torch.cat([tensor[mask] for tensor, mask in zip(tensors, masks, strict=True)])
+
+
+def positions_that_count(data: Sequence[Datum], logprobs: Sequence[Tensor]) -> list[Tensor]:
+    """True where the weights are not 0: a mask for each datum, of its logprobs' shape."""
+    return [_mask(index, datum, logprob) for index, (datum, logprob) in enumerate(zip(data, logprobs, strict=True))]
+
+
+def _mask(index: int, datum: Datum, logprobs: Tensor) -> Tensor:
+    weights = datum.loss_fn_inputs.get("weights")
+    if weights is None:
+        return torch.ones_like(logprobs, dtype=torch.bool)
+    if weights.shape != tuple(logprobs.shape):
+        raise InvalidInputError(f"data[{index}] has weights of shape {list(weights.shape)}, and logprobs of {list(logprobs.shape)}")
+    return torch.tensor(weights.to_numpy() != 0, device=logprobs.device)
+
+
+def references(data: Sequence[Datum], logprobs: Sequence[Tensor], reference: Reference) -> list[Tensor]:
+    """The reference's logprobs, like those given in shape, dtype and device. Raises `InvalidInputError`, naming the datum."""
+    if isinstance(reference, str):
+        arrays: Sequence[ArrayLike] = [_input(index, datum, reference) for index, datum in enumerate(data)]
+    else:
+        arrays = reference(data) if callable(reference) else reference
+    if len(arrays) != len(logprobs):
+        raise InvalidInputError(f"there are {len(arrays)} reference logprobs for {len(logprobs)} datums")
+    return [_like(index, array, logprob) for index, (array, logprob) in enumerate(zip(arrays, logprobs, strict=True))]
+
+
+def _input(index: int, datum: Datum, name: str) -> ArrayLike:
+    if name not in datum.loss_fn_inputs:
+        raise InvalidInputError(f"data[{index}].loss_fn_inputs lacks {name!r}, the reference logprobs")
+    return datum.loss_fn_inputs[name].to_numpy()
+
+
+def _like(index: int, value: ArrayLike, logprobs: Tensor) -> Tensor:
+    array = to_numpy(value, f"the reference for data[{index}]")
+    if array.shape != tuple(logprobs.shape):
+        raise InvalidInputError(
+            f"the reference for data[{index}] is of shape {list(array.shape)}, and the logprobs of {list(logprobs.shape)}"
+        )
+    return torch.tensor(array, dtype=logprobs.dtype, device=logprobs.device)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises `InvalidInputError` for a value that is none of the choices."""
+    if value not in choices:
+        raise InvalidInputError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def check_finite(name: str, value: Any, *, low: float = float("-inf"), high: float = float("inf")) -> None:
+    """Raises `InvalidInputError` for a number that is NaN, infinite, or not from low to high."""
+    if not (low <= value <= high) or abs(value) == float("inf"):
+        bounds = f" from {low:g} to {high:g}" if high < float("inf") else f" of {low:g} or more" if low > float("-inf") else ""
+        raise InvalidInputError(f"{name} must be a finite number{bounds}, not {value}")
