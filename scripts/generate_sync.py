@@ -101,6 +101,8 @@ def client_class(client: ast.ClassDef) -> str:
     parts.append(_indent(_constructor(client)))
     parts += [_indent(_property(node)) for node in members if isinstance(node, ast.AnnAssign)]
     parts += [_indent(_method(node)) for node in members if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    if any(isinstance(node, ast.FunctionDef) and node.name == "__getstate__" for node in client.body):
+        parts.append(_indent(_pickling(client)))
     parts.append(_indent(_representation(client)))
     return "\n\n".join(parts) + "\n"
 
@@ -158,6 +160,14 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 def _representation(client: ast.ClassDef) -> str:
     return f'def __repr__(self) -> str:\n    return repr(self._client).replace("{client.name}", "{_plain(client.name)}", 1)'
+
+
+def _pickling(client: ast.ClassDef) -> str:
+    """The asyncio client goes along, and the other process's portal takes this one's place."""
+    return (
+        f"def __getstate__(self) -> {client.name}:\n    return self._client\n\n"
+        f"def __setstate__(self, state: {client.name}) -> None:\n    self.__init__(state, portals.shared())"
+    )
 
 
 def _call_arguments(arguments: ast.arguments) -> str:

@@ -21,9 +21,8 @@ from tests.facades import FACADES
 from tests.fake_engine import FakeEngine
 from tinkex import InvalidInputError, ModelInput, RequestFailedError, SamplingClient, portal
 from tinkex.local import Server
-from tinkex.portal_iter import iterate
 from tinkex.sampling.client import AsyncSamplingClient
-from tinkex.sampling.many import SampleManyItem, sample_many
+from tinkex.sampling.many import SampleManyItem
 
 _OURS = {"_Run.feed", "_Run.one", "AsyncSamplingClient._sample"}  # the coroutines of a run
 
@@ -33,13 +32,9 @@ def sampler(service: Any) -> Any:
     return service.create_sampling_client(base_model="fake/base")
 
 
-def begin(
-    client: AsyncSamplingClient, prompts: Any, *, max_in_flight: int = 8, ordered: bool = True, progress: bool = False
-) -> AsyncIterator[SampleManyItem]:
-    def sample(prompt: Any) -> Any:
-        return client.sample(prompt, 1, {"max_tokens": 1})
-
-    return sample_many(sample, prompts, max_in_flight=max_in_flight, ordered=ordered, progress=progress)
+def many(client: Any, prompts: Any, **settings: Any) -> Any:
+    """Few at once, so that a test sees the bound."""
+    return client.sample_many(prompts, 1, {"max_tokens": 1}, **{"max_in_flight": 8, **settings})
 
 
 def take(
@@ -59,7 +54,7 @@ def take(
 
 def _take_blocking(sampler: Any, prompts: Any, each: Any, count: int | None, pause: float, settings: Any) -> list[SampleManyItem]:
     seen: list[SampleManyItem] = []
-    with closing(iterate(portal.shared(), lambda: begin(sampler._client, prompts, **settings))) as items:  # type: ignore[type-var]
+    with closing(many(sampler, prompts, **settings)) as items:
         for item in items:
             seen.append(item)
             each(item)
@@ -72,7 +67,7 @@ def _take_blocking(sampler: Any, prompts: Any, each: Any, count: int | None, pau
 def _take_asyncio(sampler: Any, prompts: Any, each: Any, count: int | None, pause: float, settings: Any) -> list[SampleManyItem]:
     async def take() -> list[SampleManyItem]:
         seen: list[SampleManyItem] = []
-        async with aclosing(begin(sampler.client, prompts, **settings)) as items:  # type: ignore[type-var]
+        async with aclosing(many(sampler.client, prompts, **settings)) as items:
             async for item in items:
                 seen.append(item)
                 each(item)
@@ -205,7 +200,7 @@ def test_as_they_finish_or_in_order(sampler: Any, server_engine: FakeEngine) -> 
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_failures_stand_beside_results(sampler: Any, ordered: bool) -> None:
-    prompts = [[5], [99], [], "text", [1.5], None, [6]]
+    prompts = [[5], [99], [], "", [1.5], None, [6]]
     items = sorted(take(sampler, prompts, ordered=ordered), key=lambda item: item.index)
     assert [type(item.error) for item in items] == [type(None), RequestFailedError, *[InvalidInputError] * 4, type(None)]
     assert [item.response is None for item in items] == [False, *[True] * 5, False]
@@ -247,6 +242,8 @@ def test_one_prompt_and_no_room_are_refused_at_the_call(sampler: Any) -> None:
             take(sampler, prompts)
     with pytest.raises(InvalidInputError, match="max_in_flight"):
         take(sampler, [[1]], max_in_flight=0)
+    with pytest.raises(InvalidInputError, match="temprature"):
+        sampler.sample_many([[1]], 1, {"temprature": 1.0})
     with pytest.raises(TypeError, match="not iterable"):
         take(sampler, 5)
 
@@ -275,7 +272,7 @@ def test_prompts_may_make_blocking_calls(blocking: SamplingClient) -> None:
 
 def test_an_iterator_that_is_let_go_of_ends(blocking: SamplingClient, server_engine: FakeEngine) -> None:
     server_engine.gate.clear()
-    for item in iterate(portal.shared(), lambda: begin(blocking._client, iter([[5], *[[96]] * 20]))):
+    for item in many(blocking, iter([[5], *[[96]] * 20])):
         assert item.index == 0
         assert running()
         break
@@ -285,7 +282,7 @@ def test_an_iterator_that_is_let_go_of_ends(blocking: SamplingClient, server_eng
 
 def test_an_iterator_that_was_never_begun_needs_no_end(blocking: SamplingClient) -> None:
     counted = Counted([[5]])
-    items = iterate(portal.shared(), lambda: begin(blocking._client, counted))
+    items = many(blocking, counted)
     del items
     assert counted.read == 0
     assert not running()
@@ -309,7 +306,7 @@ async def in_asyncio(server: Server, work: Callable[[AsyncSamplingClient], Any])
 def test_cancelling_who_waits_cancels_what_is_under_way(server: Server, server_engine: FakeEngine) -> None:
     async def work(client: AsyncSamplingClient) -> None:
         before = asyncio.all_tasks()
-        waiting = asyncio.ensure_future(anext(begin(client, iter([[96]] * 20))))
+        waiting = asyncio.ensure_future(anext(many(client, iter([[96]] * 20))))
         await asyncio.sleep(0.5)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -327,7 +324,7 @@ def test_a_cancelled_source_of_prompts_does_not_hang(server: Server, server_engi
         raise asyncio.CancelledError
 
     async def work(client: AsyncSamplingClient) -> None:
-        items = begin(client, prompts())
+        items = many(client, prompts())
         assert tokens([await anext(items)]) == [5]
         with pytest.raises(asyncio.CancelledError):
             await anext(items)
@@ -340,11 +337,9 @@ def test_ctrl_c_ends_a_wait_at_once(server: Server, server_engine: FakeEngine) -
     server_engine.gate.clear()
     script = """
         import sys, tinkex
-        from tests.test_sample_many import begin
-        from tinkex.portal_iter import iterate
         with tinkex.ServiceClient(base_url=sys.argv[1], api_key="x") as service:
             sampler = service.create_sampling_client(base_model="fake/base")
-            for item in iterate(tinkex.portal.shared(), lambda: begin(sampler._client, iter([[5], [96], [96]]))):
+            for item in sampler.sample_many(iter([[5], [96], [96]]), 1, {"max_tokens": 1}):
                 print("waiting", flush=True)
     """
     process = subprocess.Popen(

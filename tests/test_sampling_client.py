@@ -98,3 +98,22 @@ def test_a_wait_can_be_bounded_and_taken_up_again(sampler: Any, server_engine: F
     assert future.result(timeout=10).sequences
     assert future.done()
     assert future.request_id
+
+
+def test_a_text_is_encoded_by_the_base_models_tokenizer(connect: Callable[..., Any], torch_server: Server) -> None:
+    sampler = connect(torch_server.base_url).create_sampling_client(base_model="tinkex/tiny")
+    response = sampler.sample(
+        prompt="Summarize: tinkex",
+        sampling_params={"max_tokens": 4, "temperature": 0.7, "top_p": 0.9, "seed": 123},
+        prompt_logprobs=True,
+    ).result()
+    assert len(response.prompt_logprobs) == len("Summarize: tinkex")
+    assert len(response.sequences[0].tokens) == 4
+    with pytest.raises(InvalidInputError, match="empty"):
+        sampler.sample(prompt="")
+
+
+def test_the_base_model_of_saved_weights_is_asked_for(service: Any) -> None:
+    trainer = service.create_lora_training_client("fake/base", rank=4)
+    path = trainer.save_weights_for_sampler("one").result().path
+    assert service.create_sampling_client(model_path=path).get_base_model() == "fake/base"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from attrs import field, frozen
+from attrs import field, fields, frozen
 from attrs.validators import in_
 
 from tinkex.errors import ConfigError
@@ -15,6 +16,7 @@ from tinkex.errors import ConfigError
 if TYPE_CHECKING:
     import httpx
 
+_SECRET_HEADER = re.compile("auth|key|secret|token|cookie", re.IGNORECASE)
 HOSTED_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 
 
@@ -134,6 +136,12 @@ class Config:
     heartbeat_interval: float = field(default=10.0, validator=_positive)
     default_headers: Mapping[str, str] = field(factory=dict[str, str], repr=False)
     http_transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
+
+    def without_secrets(self) -> dict[str, Any]:
+        """The settings that may be sent to another process, which takes the key from its own environment: `Config(**settings)`."""
+        settings = {a.name: getattr(self, a.name) for a in fields(Config) if a.name not in ("api_key", "http_transport")}
+        headers = {name: value for name, value in self.default_headers.items() if not _SECRET_HEADER.search(name)}
+        return {**settings, "default_headers": headers}
 
     def __attrs_post_init__(self) -> None:
         if self.api_key is None and self.base_url == HOSTED_BASE_URL:

@@ -26,6 +26,8 @@ class Dialect:
     """Of training batches; None until the first one was taken."""
     compress_protobuf: bool = False
     """Whether protobuf bodies are compressed by zstd."""
+    joins_samplers: bool = False
+    """Whether a copied sampling client asks the server for its number."""
     creates_from_state: bool = False
     """Whether one load_weights makes a model from a checkpoint. Elsewhere weights_info, create_model and load_weights do."""
 
@@ -50,6 +52,7 @@ def from_client_config(flags: ClientConfigResponse, chunk_limits: ChunkLimits | 
         parallel_chunks=flags.parallel_fwdbwd_chunks is True,
         encoding="protobuf" if hosted else None,
         compress_protobuf=flags.proto_compress_fwdbwd is True,
+        joins_samplers=flags.sample_join_sampling_session is True,
         creates_from_state=hosted or flags.create_model_via_load_weights is True,
     )
     if flags.seq_id_repeats in get_args(SeqIdRepeats):

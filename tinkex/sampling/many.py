@@ -18,7 +18,7 @@ from tinkex.errors import InvalidInputError
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.types import ArrayLike, ModelInput, SampleResponse
 
-Prompt: TypeAlias = ModelInput | ArrayLike
+Prompt: TypeAlias = ModelInput | ArrayLike | str
 Prompts: TypeAlias = Iterable[Prompt] | AsyncIterable[Prompt]
 
 

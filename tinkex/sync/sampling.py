@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from tinkex import portal as portals
 from tinkex.futures.api_future import APIFuture
 from tinkex.portal import Portal
 from tinkex.portal_iter import iterate
@@ -15,7 +17,11 @@ from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams
 
 
 class SamplingClient:
-    """Samples from one set of weights. Made by `ServiceClient.create_sampling_client`, or by a training client."""
+    """Samples from one set of weights. Made by `ServiceClient.create_sampling_client`, or by a training client.
+
+    It can be pickled, and sent to other processes and machines. The key does not go along: a copy takes it from its own environment.
+    The session lives as long as the service client that began it. `close` a copy, or leave it as a context manager.
+    """
 
     def __init__(self, client: AsyncSamplingClient, portal: Portal) -> None:
         self._client = client
@@ -27,7 +33,7 @@ class SamplingClient:
 
     def sample(
         self,
-        prompt: ModelInput | ArrayLike,
+        prompt: ModelInput | ArrayLike | str,
         num_samples: int = 1,
         sampling_params: SamplingParams | Mapping[str, Any] | None = None,
         *,
@@ -37,7 +43,7 @@ class SamplingClient:
         """Samples continuations of a prompt.
 
         Args:
-            prompt: a `ModelInput`, or token ids `(N,)`.
+            prompt: a `ModelInput`, token ids `(N,)`, or a text, which the base model's tokenizer encodes.
             num_samples: how many continuations.
             sampling_params: as a `SamplingParams` or a dict of its fields.
             prompt_logprobs: whether to give the logprob of each of the prompt's tokens, too.
@@ -69,14 +75,14 @@ class SamplingClient:
         """Samples for any number of prompts, with a bounded number of them in memory; failures stand beside results.
 
         Args:
-            prompts: `ModelInput`s or token ids, in a list or an iterator, which is read as they are needed.
+            prompts: `ModelInput`s, token ids or texts, in a list or an iterator, which is read as they are needed.
             num_samples, sampling_params, prompt_logprobs, topk_prompt_logprobs: for each, as for `sample`.
             max_in_flight: at most so many prompts at once.
             ordered: whether the items come in the order of the prompts, or as they finish.
             progress: whether to draw a progress bar on stderr.
 
         Raises:
-            InvalidInputError: at the call: `max_in_flight` below 1, or a single prompt.
+            InvalidInputError: at the call: `max_in_flight` or `num_samples` below 1, an unknown sampling parameter, or a single prompt.
         """
         return iterate(
             self._portal,
@@ -96,9 +102,29 @@ class SamplingClient:
         """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the first."""
         return APIFuture(self._portal, lambda: self._client.compute_logprobs(prompt))
 
+    def get_base_model(self) -> str:
+        """The name of the base model. Raises `NotFoundError` where only the server knows it and does not tell."""
+        return self._portal.run(self._client.get_base_model)
+
     def get_tokenizer(self) -> Tokenizer:
         """The base model's tokenizer. Raises `TokenizerError` when it cannot be had."""
         return self._portal.run(self._client.get_tokenizer)
+
+    def close(self) -> None:
+        """Ends the connections of a copy that was unpickled; another one's end with its service client."""
+        self._portal.run(self._client.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._portal.run(self._client.__aexit__, kind, error, trace)
+
+    def __getstate__(self) -> AsyncSamplingClient:
+        return self._client
+
+    def __setstate__(self, state: AsyncSamplingClient) -> None:
+        self.__init__(state, portals.shared())
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncSamplingClient", "SamplingClient", 1)
