@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test check format generate contract-diff tiny-model bench docs
+.PHONY: setup demo test check format generate contract-diff test-clients tiny-model bench docs
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,9 @@ tiny-model: setup
 
 demo: setup
 	$(BIN)/python examples/demo.py
+
+test-clients: setup
+	$(BIN)/python scripts/test_clients.py
 
 contract-diff: setup
 	$(BIN)/python scripts/contract_diff.py $(BASE)

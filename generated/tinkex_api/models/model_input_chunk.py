@@ -22,7 +22,7 @@ class ModelInputChunk:
             {'type': 'encoded_text', 'tokens': [104, 105]}
 
         Attributes:
-            type_ (str): The kind.
+            type_ (str): The kind. Old clients leave it out of texts. Default: 'encoded_text'.
             tokens (list[int] | None): encoded_text: token ids. Some servers sample from the first chunk only, so adjacent
                 ones are best merged.
             data (str | None): image: the file, in base64.
@@ -33,7 +33,7 @@ class ModelInputChunk:
             expected_tokens (int | None): image, image_asset_pointer: its length in tokens, so that a mismatch fails early.
     """
 
-    type_: str
+    type_: str = "encoded_text"
     tokens: list[int] | None = None
     data: str | None = None
     format_: str | None = None
@@ -62,7 +62,7 @@ class ModelInputChunk:
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         rest = dict(src_dict)
-        type_ = rest.pop("type")
+        type_ = rest.pop("type", "encoded_text")
         tokens = rest.pop("tokens", None)
         data = rest.pop("data", None)
         format_ = rest.pop("format", None)
