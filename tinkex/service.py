@@ -11,17 +11,18 @@ from attrs import evolve
 from tinkex_api.api.models import create_model, get_weights_info
 from tinkex_api.api.server import get_server_capabilities
 from tinkex_api.api.weights import load_weights
-from tinkex_api.models import CreateModelRequest, CreateModelResponse, LoadWeightsRequest, UserMetadata, WeightsInfoRequest
+from tinkex_api.models import CreateModelRequest, CreateModelResponse, LoadWeightsRequest, WeightsInfoRequest
 
 from tinkex.config import Config
 from tinkex.errors import ClientClosedError, InvalidInputError
-from tinkex.futures.poller import RequestState, wait_for_result
+from tinkex.futures.poller import send_and_wait
 from tinkex.rest.client import AsyncRestClient
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Outcome, Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.transport.http import Transport
 from tinkex.types import GetServerCapabilitiesResponse, LoadWeightsResponse, LoraConfig, OptimizerConfig
+from tinkex.wire import json
 
 
 class AsyncServiceClient:
@@ -182,10 +183,8 @@ class AsyncServiceClient:
     ) -> AsyncTrainingClient:
         session = await self._begun()
         body = CreateModelRequest(session.session_id, next(session.model_numbers), base_model, shape, optimizer_config=optimizer)
-        body.user_metadata = UserMetadata.from_dict(user_metadata) if user_metadata else None
-        promise = await session.transport.send(create_model.request(body=body))
-        state = RequestState("create_model", promise.request_id)
-        model = CreateModelResponse.from_dict(await wait_for_result(session.transport, state))
+        body.user_metadata = json.encode_metadata(user_metadata)
+        model = CreateModelResponse.from_dict(await send_and_wait(session.transport, create_model.request(body=body)))
         return AsyncTrainingClient(session, model.model_id, base_model)
 
     async def _create_from_state(
@@ -214,10 +213,8 @@ class AsyncServiceClient:
         number = next(session.model_numbers)
         body = LoadWeightsRequest(path, with_optimizer, session_id=session.session_id, model_seq_id=number)
         body.base_model, body.weights_access_token, body.optimizer_config = base_model, token, optimizer
-        body.user_metadata = UserMetadata.from_dict(user_metadata) if user_metadata else None
-        promise = await session.transport.send(load_weights.request(body=body))
-        state = RequestState("load_weights", promise.request_id)
-        loaded = LoadWeightsResponse.from_dict(await wait_for_result(session.transport, state))
+        body.user_metadata = json.encode_metadata(user_metadata)
+        loaded = LoadWeightsResponse.from_dict(await send_and_wait(session.transport, load_weights.request(body=body)))
         return AsyncTrainingClient(
             session, loaded.model_id or f"{session.session_id}:train:{number}", base_model or saved.base_model
         )

@@ -11,7 +11,8 @@ import httpx
 import orjson
 from attrs import define, field
 from tinkex_api.api.futures import retrieve_future
-from tinkex_api.models import FutureRetrieveRequest
+from tinkex_api.models import FutureRetrieveRequest, UntypedAPIFuture
+from tinkex_api.types import Request
 
 from tinkex.errors import (
     APIConnectionError,
@@ -25,7 +26,7 @@ from tinkex.errors import (
 )
 from tinkex.futures.answers import Failed, Finished, Payload, Pending, classify, pause_after
 from tinkex.transport import backoff, failures
-from tinkex.transport.http import Transport
+from tinkex.transport.http import PARSE_ERRORS, Transport
 
 logger = logging.getLogger("tinkex")
 P = TypeVar("P")
@@ -48,6 +49,12 @@ class RequestState:
     queue_state_reason: str | None = None
 
 
+async def send_and_wait(transport: Transport, request: Request[UntypedAPIFuture]) -> Mapping[str, Any]:
+    """The fields of the result of a request that stands alone. Raises what sending and `wait_for_payload` raise."""
+    promise = await transport.send(request)
+    return await wait_for_result(transport, RequestState(request.operation, promise.request_id))
+
+
 async def wait_for_result(transport: Transport, state: RequestState) -> Mapping[str, Any]:
     """The fields of a result that is JSON on all servers. Raises what `wait_for_payload` does."""
     return fields(await wait_for_payload(transport, state))
@@ -66,7 +73,7 @@ def read_result(parse: Callable[[P], T], payload: P, operation: str) -> T:
         return parse(payload)
     except TinkexError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except PARSE_ERRORS as error:
         raise APIResponseValidationError(
             f"the result is not of the contract's form: {type(error).__name__}: {error}", operation=operation
         ) from error

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from types import MappingProxyType
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from attrs import frozen
@@ -46,6 +46,8 @@ class Call(Generic[T]):
 
 Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
 """From a body's bytes to its fields. Raises `Refused` for bytes of another form."""
+Read: TypeAlias = Callable[[bytes], tuple[T, str]]
+"""From a body's bytes to the contract's type and the fingerprint."""
 Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Mapping[str, Any] | Outcome]]
 
 
@@ -64,9 +66,10 @@ def post(
         protobuf: reads the protobuf form of the body, where it has one.
     """
     parsers = {"application/json": bodies.parse_object, **({MEDIA_TYPE: protobuf} if protobuf else {})}
+    readers = {media_type: partial(_read, kind, parse, defaults or {}) for media_type, parse in parsers.items()}
 
     async def endpoint(request: Request) -> Response:
-        return await _answer(request, handler, lambda parse, raw: _read(kind, parse(raw), defaults or {}), parsers)
+        return await _answer(request, handler, readers)
 
     return Route(PREFIX + path, endpoint, methods=["POST"])
 
@@ -81,24 +84,20 @@ def delete(path: str, handler: Handler[None]) -> Route:
 
 def _bodiless(method: str, path: str, handler: Handler[None]) -> Route:
     async def endpoint(request: Request) -> Response:
-        return await _answer(request, handler, None)
+        return await _answer(request, handler, {})
 
     return Route(PREFIX + path, endpoint, methods=[method])
 
 
-def _read(kind: type[T], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[T, str]:
-    fields = {**defaults, **given}
+def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], raw: bytes) -> tuple[T, str]:
+    fields = {**defaults, **parse(raw)}
     return bodies.read(kind, fields), bodies.fingerprint(fields)
 
 
-async def _answer(
-    request: Request,
-    handler: Handler[Any],
-    read: Callable[[Parse, bytes], tuple[Any, str]] | None,
-    parsers: Mapping[str, Parse] = MappingProxyType({}),
-) -> Response:
+async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str, Read[Any]]) -> Response:
+    """`readers`, by media type, are for the body; none where there is none."""
     try:
-        body, fingerprint = await _body(request, read, parsers) if read else (None, "")
+        body, fingerprint = await _body(request, readers) if readers else (None, "")
         call = Call(body, fingerprint, request.path_params, request.query_params, request.headers.get("accept", ""))
         result = await handler(request.app.state.backend, call)
     except Refused as refusal:
@@ -111,13 +110,13 @@ async def _answer(
     return json_response(200, result)
 
 
-async def _body(request: Request, read: Callable[[Parse, bytes], T], parsers: Mapping[str, Parse]) -> T:
+async def _body(request: Request, readers: Mapping[str, Read[T]]) -> tuple[T, str]:
     encoding = request.headers.get("content-encoding", "identity")
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if content_type not in parsers or encoding != "identity":
-        raise Refused(415, f"this call reads {' and '.join(parsers)}, uncompressed; this is {content_type}, {encoding}")
-    parse, raw = parsers[content_type], await request.body()
-    return await asyncio.to_thread(read, parse, raw) if len(raw) > _LARGE else read(parse, raw)
+    if content_type not in readers or encoding != "identity":
+        raise Refused(415, f"this call reads {' and '.join(readers)}, uncompressed; this is {content_type}, {encoding}")
+    read, raw = readers[content_type], await request.body()
+    return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
 
 
 def json_response(status: int, body: Mapping[str, Any]) -> Response:

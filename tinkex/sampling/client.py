@@ -81,8 +81,9 @@ class AsyncSamplingClient:
             InvalidInputError: at the call: no tokens, fewer than one sample, or an unknown sampling parameter.
             RequestFailedError: when awaited: the server could not do it.
         """
-        model_input = ModelInput() if isinstance(prompt, str) else as_model_input(prompt)
-        if not prompt if isinstance(prompt, str) else model_input.is_empty:
+        text = prompt if isinstance(prompt, str) else None
+        model_input = ModelInput() if text is not None else as_model_input(prompt)
+        if not text and model_input.is_empty:
             raise InvalidInputError("the prompt is empty", advice="Give it one token at least.")
         _check_counts(num_samples, topk_prompt_logprobs)
         body = SampleRequest(
@@ -94,7 +95,7 @@ class AsyncSamplingClient:
             sampling_session_id=self.sampling_session_id,
         )
         state = RequestState("sample")
-        return AsyncAPIFuture(self._sample(body, state, prompt if isinstance(prompt, str) else None), state)
+        return AsyncAPIFuture(self._sample(body, state, text), state)
 
     def sample_many(
         self,

@@ -21,7 +21,6 @@ from tinkex_api.models import (
     SaveWeightsRequest,
     UnloadModelRequest,
     UntypedAPIFuture,
-    UserMetadata,
 )
 from tinkex_api.types import File, Request
 
@@ -116,19 +115,15 @@ class AsyncTrainingClient:
             StepOutcomeUnknown: when awaited: nobody knows whether it was applied.
         """
         data = list(data)
-        evaluated: list[custom_loss.Evaluated] = []
 
-        def backward(results: Sequence[Payload]) -> Sequence[Submit]:
-            outputs = metrics.combine([_decode_batch(result) for result in results]).loss_fn_outputs
-            evaluated.append(custom_loss.evaluate(data, outputs, loss_fn))
-            batch = custom_loss.linearized(data, evaluated[0].gradients)
-            return self._submits("forward_backward", batch, "cross_entropy", None)
-
-        def result(results: Sequence[Payload]) -> ForwardBackwardOutput:
-            return custom_loss.custom_output(metrics.combine([_decode_batch(result) for result in results]), evaluated[0])
+        def backward(results: Sequence[Payload]) -> tuple[Sequence[Submit], Callable[[Sequence[Payload]], ForwardBackwardOutput]]:
+            evaluated = custom_loss.evaluate(data, _combined(results).loss_fn_outputs, loss_fn)
+            batch = custom_loss.linearized(data, evaluated.gradients)
+            submits = self._submits("forward_backward", batch, "cross_entropy", None)
+            return submits, lambda results: custom_loss.custom_output(_combined(results), evaluated)
 
         forward_pass = self._submits("forward", custom_loss.forward_data(data), "cross_entropy", None)
-        return self._line.run_both("forward_backward", forward_pass, backward, result)
+        return self._line.run_both("forward_backward", forward_pass, backward)
 
     def optim_step(
         self, optim_params: AdamParams | DimuonParams | None = None, *, adam_params: AdamParams | None = None
@@ -197,7 +192,7 @@ class AsyncTrainingClient:
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
             body = SaveWeightsRequest(self.model_id, name, seq_id, overwrite=overwrite or None, ttl_seconds=ttl_seconds)
-            body.user_metadata = _metadata(user_metadata)
+            body.user_metadata = json.encode_metadata(user_metadata)
             return save_weights.request(body=body)
 
         return self._run("save_weights", submit, SaveWeightsResponse.from_dict)
@@ -237,7 +232,7 @@ class AsyncTrainingClient:
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
             body = SaveWeightsForSamplerRequest(self.model_id, seq_id, path=name, ttl_seconds=ttl_seconds)
-            body.user_metadata = _metadata(user_metadata)
+            body.user_metadata = json.encode_metadata(user_metadata)
             return save_weights_for_sampler.request(body=body)
 
         return self._run("save_weights_for_sampler", submit, SaveWeightsForSamplerResponse.from_dict)
@@ -311,7 +306,7 @@ class AsyncTrainingClient:
         data = list(data)  # the caller may go on with its list
         check_batch(data, loss_fn)
         submits = self._submits(operation, data, loss_fn, config)
-        return self._line.run(operation, submits, lambda results: metrics.combine([_decode_batch(result) for result in results]))
+        return self._line.run(operation, submits, _combined)
 
     def _submits(
         self, operation: str, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
@@ -361,9 +356,10 @@ def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonPar
     return params
 
 
+def _combined(results: Sequence[Payload]) -> ForwardBackwardOutput:
+    """What the requests of one batch gave, put together."""
+    return metrics.combine([_decode_batch(result) for result in results])
+
+
 def _decode_batch(result: Payload) -> ForwardBackwardOutput:
     return protobuf.decode_forward_backward(result) if isinstance(result, bytes) else json.decode_forward_backward(result)
-
-
-def _metadata(facts: Mapping[str, str] | None) -> UserMetadata | None:
-    return UserMetadata.from_dict(facts) if facts else None

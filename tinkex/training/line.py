@@ -48,8 +48,8 @@ class TrainingLine:
 
         async def work() -> T:
             async with turn:
-                waits = await self._submit_all(turn, state, submits)
-            return read_result(parse, await asyncio.gather(*(wait() for wait in waits)), operation)
+                states = await self._submit_all(turn, state, submits)
+            return read_result(parse, await self._results(states), operation)
 
         return AsyncAPIFuture(work(), state)
 
@@ -57,36 +57,35 @@ class TrainingLine:
         self,
         operation: str,
         first: Sequence[Submit],
-        second: Callable[[Sequence[Payload]], Sequence[Submit]],
-        parse: Callable[[Sequence[Payload]], T],
+        second: Callable[[Sequence[Payload]], tuple[Sequence[Submit], Callable[[Sequence[Payload]], T]]],
     ) -> AsyncAPIFuture[T]:
         """One call whose second requests depend on the results of its first ones, which change nothing. No other call comes between.
 
         Args:
             first: build the first requests, all of `forward`.
-            second: makes the second ones of their results; it may take long.
-            parse: makes the call's result of the second ones' results.
+            second: makes of their results the second ones, and what makes the call's result of those ones'; it may take long.
         """
         turn = self._sequencer.turn(operation)
         state = RequestState(operation)
 
         async def work() -> T:
             async with turn:
-                waits = await self._submit_all(turn, RequestState("forward"), first)
+                states = await self._submit_all(turn, RequestState("forward"), first)
                 try:
-                    submits = await asyncio.to_thread(second, await asyncio.gather(*(wait() for wait in waits)))
+                    submits, parse = await asyncio.to_thread(second, await self._results(states))
                 except Exception as error:
                     self._sequencer.refused(_as_own(error, operation))  # what is queued behind was to follow the gradients
                     raise
-                waits = await self._submit_all(turn, state, submits)
-            return read_result(parse, await asyncio.gather(*(wait() for wait in waits)), operation)
+                states = await self._submit_all(turn, state, submits)
+            return read_result(parse, await self._results(states), operation)
 
         return AsyncAPIFuture(work(), state)
 
-    async def _submit_all(
-        self, turn: Turn, state: RequestState, submits: Sequence[Submit]
-    ) -> list[Callable[[], Awaitable[Payload]]]:
-        """Sends a call's requests under consecutive numbers; returns what waits for each result, in order.
+    async def _results(self, states: Sequence[RequestState]) -> Sequence[Payload]:
+        return await asyncio.gather(*(wait_for_payload(self._transport, state) for state in states))
+
+    async def _submit_all(self, turn: Turn, state: RequestState, submits: Sequence[Submit]) -> Sequence[RequestState]:
+        """Sends a call's requests under consecutive numbers; returns their states, in order.
 
         Together, where the server says so, and then the first one last, so that it finds all the others queued.
         """
@@ -113,7 +112,7 @@ class TrainingLine:
             self._sequencer.poison(StepOutcomeUnknown("cancelled while it was being sent", operation=turn.operation))
             raise
         self._sequencer.accepted(len(submits))
-        return [lambda state=state: wait_for_payload(self._transport, state) for state in states]
+        return states
 
     async def _submit(self, state: RequestState, submit: Submit, seq_id: int) -> None:
         """Sends a request in the encoding that the server is known to read; else in one after the other, to learn it."""
@@ -127,7 +126,7 @@ class TrainingLine:
                     raise
                 refusals.append(error)
             else:
-                if len(submit) > 1:
+                if len(order) > 1:
                     self._session.dialect = evolve(self._session.dialect, encoding=encoding)
                 return
         raise refusals[0]

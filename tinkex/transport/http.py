@@ -28,6 +28,9 @@ from tinkex.transport.rate_limit import RateLimitWindow, window_for
 logger = logging.getLogger("tinkex")
 T = TypeVar("T")
 
+PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading an answer of another form than the contract's ends in."""
+
 # Below the 5 seconds after which common servers close an idle connection: a request sent on one that is just being
 # closed dies unanswered, and for a training step that would mean an unknown outcome.
 _KEEPALIVE_SECONDS = 4.0
@@ -165,7 +168,7 @@ def parse(request: Request[T], response: httpx.Response) -> T:
     """A 2xx answer as the contract has it. Raises `APIResponseValidationError`, or `NotATinkerServerError` for a web page."""
     try:
         return request.parse(response)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except PARSE_ERRORS as error:
         if "html" in response.headers.get("content-type", ""):
             raise NotATinkerServerError(
                 f"{response.request.url} answers with a web page",

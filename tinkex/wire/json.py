@@ -24,6 +24,11 @@ from tinkex.types import (
 )
 
 
+def encode_metadata(facts: Mapping[str, str] | None) -> api.UserMetadata | None:
+    """None, which is not sent, where there are none."""
+    return api.UserMetadata.from_dict(facts) if facts else None
+
+
 def encode_model_input(value: ModelInput) -> api.ModelInput:
     return api.ModelInput([_encode_chunk(chunk) for chunk in value.chunks])
 

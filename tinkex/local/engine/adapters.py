@@ -93,10 +93,14 @@ class Base:
                 torch.seed()
             else:
                 torch.manual_seed(shape.seed)
-            name = f"adapter{self._adapters}"
-            self._adapters += 1
+            name = self._new_name()
             self.model.add_adapter(name, _lora_config(self.layers, shape))
         return name
+
+    def _new_name(self) -> str:
+        """To be called with the lock held."""
+        self._adapters += 1
+        return f"adapter{self._adapters}"
 
     def remove_adapter(self, name: str) -> None:
         with self.lock:
@@ -161,8 +165,7 @@ class Base:
         """A saved adapter under a new name, for sampling."""
         with self.lock:
             config = LoraConfig.from_pretrained(str(folder))
-            name = f"adapter{self._adapters}"
-            self._adapters += 1
+            name = self._new_name()
             config.inference_mode = True
             self.model.add_adapter(name, config)
             set_peft_model_state_dict(self.model, load_file(folder / _WEIGHTS_FILE), adapter_name=name)
