@@ -182,7 +182,7 @@ def _tensors(example: Example, like: Tensor) -> dict[str, Tensor]:
 
 def _generate(network: Any, base: Base, prefill: Any, spec: SampleSpec, room: int) -> list[SampledTokens]:
     """Token after token for all samples together, each until its own end."""
-    count, cache = spec.num_samples, prefill.past_key_values
+    count, cache = spec.num_samples, prefill.cache
     cache.batch_repeat_interleave(count)
     logits = prefill.logits[:, -1].expand(count, -1)
     streams = generators(spec.seed, count)
@@ -204,7 +204,7 @@ def _generate(network: Any, base: Base, prefill: Any, spec: SampleSpec, room: in
                 running.discard(row)
         if not running or left == 1:
             break
-        logits = network(input_ids=drawn.unsqueeze(-1), past_key_values=cache, use_cache=True).logits[:, -1]
+        logits = network(input_ids=drawn.unsqueeze(-1), cache=cache, use_cache=True).logits[:, -1]
     return [SampledTokens(*sample) for sample in zip(tokens, logprobs, reasons, strict=True)]
 
 
