@@ -7,12 +7,18 @@ from typing import Any
 
 import httpx
 import pytest
+from attrs import evolve
 
 from tests.batches import batch, datum
 from tests.fake_engine import FakeEngine
-from tinkex import AdamParams, BadRequestError
+from tinkex import AdamParams, BadRequestError, Config
+from tinkex.dialects.dialect import Dialect, Encoding
+from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
 from tinkex.local.http import MEDIA_TYPE
+
+UNKNOWN = Config(base_url="http://127.0.0.1", dialect=Dialect())
+"""For a server that is not known; the fixture fills in the address."""
 
 
 class Watch(httpx.AsyncBaseTransport):
@@ -62,7 +68,7 @@ def test_a_server_that_reads_protobuf_alone(
     connect: Callable[..., Any], server: Server, server_engine: FakeEngine, watch: Any, status: int
 ) -> None:
     watches = watch("application/json", status)
-    trainer = connect(server.base_url).create_lora_training_client("fake/base", rank=4)
+    trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client("fake/base", rank=4)
     outputs = trainer.forward_backward(batch(3), "cross_entropy").result().loss_fn_outputs
     assert [output["logprobs"].tolist() for output in outputs] == [[-1.0], [-2.0], [-3.0]]
     trainer.optim_step(AdamParams()).result()
@@ -78,31 +84,27 @@ def test_a_server_that_reads_protobuf_alone(
 
 def test_a_server_that_reads_json(connect: Callable[..., Any], server: Server, watch: Any) -> None:
     watches = watch(MEDIA_TYPE)
-    trainer = connect(server.base_url).create_lora_training_client("fake/base", rank=4)
+    trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client("fake/base", rank=4)
     trainer.forward_backward(batch(3), "cross_entropy").result()
     trainer.forward(batch(3), "cross_entropy").result()
     assert watches[0].seen == [("forward_backward", "json"), ("forward", "json")]
 
 
 def test_a_mistake_of_the_user_is_told_in_the_first_refusals_words(connect: Callable[..., Any], server: Server) -> None:
-    trainer = connect(server.base_url).create_lora_training_client("fake/base", rank=4)
+    trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client("fake/base", rank=4)
     with pytest.raises(BadRequestError, match="unknown loss_fn 'mse'"):
         trainer.forward_backward(batch(1), "mse").result()
     trainer.forward_backward(batch(1), "cross_entropy").result()
 
 
-def test_both_encodings_train_alike(connect: Callable[..., Any], torch_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinkex.dialects import dialect
-
-    def losses() -> list[float]:
-        trainer = connect(torch_server.base_url).create_lora_training_client("tinkex/tiny", rank=4, seed=5)
+def test_both_encodings_train_alike(connect: Callable[..., Any], torch_server: Server) -> None:
+    def losses(encoding: Encoding) -> list[float]:
+        config = Config(base_url=torch_server.base_url, dialect=evolve(DIALECTS["tinkex"], encodings=(encoding,)))
+        trainer = connect(torch_server.base_url, config=config).create_lora_training_client("tinkex/tiny", rank=4, seed=5)
         found = []
         for _ in range(3):
             found.append(trainer.forward_backward([datum(*b"some text")], "cross_entropy").result().metrics["loss:sum"])
             trainer.optim_step(AdamParams(learning_rate=1e-2)).result()
         return found
 
-    in_json = losses()
-    monkeypatch.setattr("tinkex.training.line.encodings_to_try", lambda _dialect: ("protobuf",))
-    assert dialect.encodings_to_try(dialect.Dialect()) == ("json", "protobuf")
-    assert losses() == pytest.approx(in_json, rel=1e-6)
+    assert losses("protobuf") == pytest.approx(losses("json"), rel=1e-6)

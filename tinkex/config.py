@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from attrs import field, fields, frozen
-from attrs.validators import in_
 
+from tinkex.dialects.dialect import ChunkLimits, Dialect
+from tinkex.dialects.table import DIALECTS
 from tinkex.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,20 +83,16 @@ class PollSettings:
     """Seconds in all; then `WaitTimeoutError`."""
 
 
-@frozen(kw_only=True)
-class ChunkLimits:
-    """How much of a batch goes into one request; a larger batch is split, in order."""
-
-    max_items: int = field(default=1024, validator=_positive)
-    """Datums."""
-    max_size: int = field(default=5_000_000, validator=_positive)
-    """In `unit`."""
-    unit: Literal["bytes", "tokens"] = field(default="bytes", validator=in_(("bytes", "tokens")))
-    """Bytes are estimated: 4 a token, images as they are, loss inputs by their arrays' sizes."""
-
-
 SEED_CHUNK_LIMITS = ChunkLimits(max_items=128, max_size=500_000, unit="tokens")
 """The limits of the Elixir SDK of the same name, and of servers of that time."""
+
+
+def _dialect(given: str | Dialect | None) -> Dialect | None:
+    if given is None or isinstance(given, Dialect):
+        return given
+    if given not in DIALECTS:
+        raise ConfigError(f"dialect {given!r} is not known", advice=f"Known are {', '.join(DIALECTS)}; a Dialect is taken, too.")
+    return DIALECTS[given]
 
 
 @frozen(kw_only=True)
@@ -115,6 +112,7 @@ class Config:
         connect_timeout: seconds to connect.
         retry: when a failed call is tried again.
         poll: how results are waited for.
+        dialect: what the server speaks, by name or as a `Dialect`; by default it is found out. The server's own flags go before it.
         chunk_limits: how a batch is split into requests; by default what the server says, else `ChunkLimits()`.
         heartbeat_interval: seconds between heartbeats of a session.
         default_headers: headers to add to every request.
@@ -132,6 +130,7 @@ class Config:
     connect_timeout: float = field(default=5.0, validator=_positive)
     retry: RetrySettings = field(factory=RetrySettings)
     poll: PollSettings = field(factory=PollSettings)
+    dialect: Dialect | None = field(default=None, converter=_dialect)
     chunk_limits: ChunkLimits | None = None
     heartbeat_interval: float = field(default=10.0, validator=_positive)
     default_headers: Mapping[str, str] = field(factory=dict[str, str], repr=False)

@@ -4,6 +4,7 @@
     ├── ConfigError                    a setting is missing or wrong; nothing was sent       (also a ValueError)
     ├── InvalidInputError              an argument is wrong; nothing was sent                (also a ValueError)
     ├── ClientClosedError              the client was closed before the call
+    ├── UnsupportedByServer            this server cannot do it; nothing was sent
     ├── APIConnectionError             no answer came
     │   └── APITimeoutError            no answer came in time
     ├── APIStatusError                 the server refused: `status_code`, `body`
@@ -17,6 +18,8 @@
     ├── RequestFailedError             the server took the request, and the work failed
     ├── WaitTimeoutError               the work did not end in the time allowed             (also a TimeoutError)
     ├── StepOutcomeUnknown             a training request was sent and nobody knows whether it was applied
+    ├── ResultLostError                the server applied a training request, and its result was lost on the way
+    ├── ServerStateLostError           the server has forgotten what the model learned since it was last saved
     ├── RequestSkippedError            not sent, since an earlier one that it was queued behind was refused
     └── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent
 
@@ -96,13 +99,31 @@ class ClientClosedError(TinkexError):
     fault = "user"
 
 
+class UnsupportedByServer(TinkexError):
+    """This server cannot do it: `server` names its dialect, `operation` the call, and `advice` says what to do instead."""
+
+    fault = "server"
+
+    def __init__(self, message: str, *, server: str, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.server = server
+
+
+Place = Literal["connecting", "unsent", "unanswered", "answered"]
+"""Where an exchange died: before there was a connection, before a byte was sent, before a byte came back, within the answer."""
+
+
 class APIConnectionError(TinkexError):
-    """No answer came: the server is not there, or the connection broke."""
+    """No answer came: the server is not there, or the connection broke. `place` tells how far the exchange got."""
 
     fault = "network"
     retryable = True
-    sent: bool = True
-    """Whether the server may have read the request; False when the connection was never made."""
+    place: Place = "unanswered"
+
+    @property
+    def sent(self) -> bool:
+        """Whether the server may have read the request."""
+        return self.place in ("unanswered", "answered")
 
 
 class APITimeoutError(APIConnectionError):
@@ -225,6 +246,18 @@ class WaitTimeoutError(TinkexError, TimeoutError):
 
 class StepOutcomeUnknown(TinkexError):
     """A training request was sent, and no answer says whether it was applied. It must not be repeated blindly."""
+
+
+class ResultLostError(TinkexError):
+    """The server applied a training request once, and its result was lost on the way. The model is as after the step: go on."""
+
+    fault = "network"
+
+
+class ServerStateLostError(TinkexError):
+    """The server has forgotten what the model learned since it was last saved: make a new training client from there."""
+
+    fault = "server"
 
 
 class RequestSkippedError(TinkexError):

@@ -200,7 +200,7 @@ class AsyncServiceClient:
         """By one load_weights where the server has that; else by what makes a model that the weights fit, and loads them first."""
         session = await self._begun()
         saved = await session.transport.send(get_weights_info.request(body=WeightsInfoRequest(path)))
-        if not session.dialect.creates_from_state:
+        if session.transport.server.dialect.resume != "by_session":
             shape = LoraConfig(
                 rank=saved.lora_rank or LoraConfig().rank,
                 train_unembed=saved.train_unembed is not False,

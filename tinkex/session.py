@@ -7,14 +7,13 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 from attrs import define, field
-from tinkex_api.api.server import get_client_config
+from tinkex_api.api.server import get_client_config, get_dynamic_config, get_server_capabilities, health
 from tinkex_api.api.sessions import create_session, finish_session, session_heartbeat
 from tinkex_api.models import (
     ClientConfigRequest,
-    ClientConfigResponse,
     CreateSessionRequest,
     CreateSessionResponse,
     FinishReason,
@@ -22,15 +21,17 @@ from tinkex_api.models import (
     SessionHeartbeatRequest,
     UserMetadata,
 )
+from tinkex_api.types import Request
 
 from tinkex._version import __version__
 from tinkex.config import HOSTED_BASE_URL
-from tinkex.dialects.dialect import Dialect, from_client_config
-from tinkex.errors import APIStatusError, GoneError, NotFoundError, TinkexError
+from tinkex.dialects.recognition import Seen
+from tinkex.errors import APIStatusError, GoneError, NotFoundError, TinkexError, UnsupportedByServer
 from tinkex.transport import failures
 from tinkex.transport.http import Transport
 
 logger = logging.getLogger("tinkex")
+T = TypeVar("T")
 
 Outcome = Literal["success", "errored", "interrupted"]
 _HEARTBEAT_TIMEOUT = 10.0  # seconds
@@ -43,7 +44,6 @@ class Session:
     """A session on a server, with what is known of the server's ways."""
 
     transport: Transport
-    dialect: Dialect
     session_id: str
     model_numbers: itertools.count[int] = field(factory=itertools.count)
     """`model_seq_id`s, from 0."""
@@ -60,7 +60,7 @@ class Session:
             AuthenticationError: it does not take the key.
             NotATinkerServerError, NotFoundError: the base URL leads elsewhere.
         """
-        dialect = await find_dialect(transport)
+        transport.server.saw(await _look(transport))
         config = transport.config
         answer = await transport.send(
             create_session.request(
@@ -73,7 +73,7 @@ class Session:
             )
         )
         _log_messages(answer)
-        session = cls(transport, dialect, answer.session_id)
+        session = cls(transport, answer.session_id)
         session._heartbeats = asyncio.create_task(session._live(), name="tinkex heartbeats")
         return session
 
@@ -115,6 +115,7 @@ class Session:
                 await self._heartbeat()
             except (GoneError, NotFoundError) as error:
                 logger.warning("session %s is gone, heartbeats stop: %s", self.session_id, error)
+                self.transport.server.doubt()
                 return
             except TinkexError as error:
                 if clock.now() - last > _WARN_AFTER:
@@ -129,17 +130,32 @@ class Session:
             raise failures.status_error(response, request.operation)
 
 
-async def find_dialect(transport: Transport) -> Dialect:
-    """What the server says of itself; one without the call (404, 405) wants all defaults."""
-    request = get_client_config.request(body=ClientConfigRequest(__version__))
+async def _look(transport: Transport) -> Seen:
+    """Asks the server about itself; of one that has no flags it is asked what else it lacks."""
+    config = await _if_there(transport, get_client_config.request(body=ClientConfigRequest(__version__)))
+    dynamic = (
+        None if config is None else await _if_there(transport, get_dynamic_config.request(body=ClientConfigRequest(__version__)))
+    )
+    named = config is not None or transport.config.dialect is not None
+    return Seen(
+        hosted=transport.config.base_url == HOSTED_BASE_URL,
+        config=config,
+        dynamic=dynamic,
+        has_capabilities=named or await _if_there(transport, get_server_capabilities.request()) is not None,
+        has_health=named or await _if_there(transport, health.request()) is not None,
+    )
+
+
+async def _if_there(transport: Transport, request: Request[T]) -> T | None:
+    """The answer, or None of a server that lacks the call."""
     try:
-        flags = await transport.send(request, max_attempts=_FIRST_CONTACT_ATTEMPTS)
+        return await transport.send(request, max_attempts=_FIRST_CONTACT_ATTEMPTS)
+    except UnsupportedByServer:
+        return None
     except APIStatusError as error:
         if error.status_code not in (404, 405):
             raise
-        flags = ClientConfigResponse()
-    config = transport.config
-    return from_client_config(flags, config.chunk_limits, hosted=config.base_url == HOSTED_BASE_URL)
+        return None
 
 
 def _log_messages(answer: CreateSessionResponse) -> None:

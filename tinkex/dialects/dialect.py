@@ -1,74 +1,132 @@
-"""`Dialect`: what is known of a server's ways, as plain data that every layer reads."""
+"""`Dialect`: the ways of one kind of server, as plain data that every layer reads."""
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from attrs import evolve, frozen
-from tinkex_api.models import ClientConfigResponse
+from attrs import field, frozen
+from attrs.validators import in_
 
-from tinkex.config import ChunkLimits
+from tinkex.errors import ConfigError
 
 Encoding = Literal["json", "protobuf"]
+Results = Literal["json", "by_accept", "protobuf"]
+"""The form of a batch's or a sample's result: always JSON, as the Accept header asks, always protobuf."""
+PendingForm = Literal["408", "try_again", "at_once"]
+"""How a poll says "not yet": status 408, a 200 of type try_again, or not at all, since the work is done within the POST."""
+FailedForm = Literal["200", "400", "422"]
+"""The status with which a poll says that the work failed."""
+SeqIdOrder = Literal["ordered", "strict", "arrival"]
+"""What a server makes of the order of seq_ids: it waits for a missing one, refuses a wrong one, or goes by arrival."""
 SeqIdRepeats = Literal["repeats", "refuses", "ignores", "unknown"]
 """What a server does with a repeated (model, seq_id): answers with the first request's promise, refuses, applies it twice."""
+Resume = Literal["by_session", "load_first", "by_create", "never"]
+"""How a model is made from a checkpoint: by one load_weights of the session; by weights_info, create_model and load_weights; by the
+`checkpoint_path` of create_model; not."""
+
+
+def _positive(limits: object, attribute: Any, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"{type(limits).__name__}.{attribute.name} must be more than 0, not {value!r}")
+
+
+@frozen(kw_only=True)
+class ChunkLimits:
+    """How much of a batch goes into one request; a larger batch is split, in order."""
+
+    max_items: int = field(default=1024, validator=_positive)
+    """Datums."""
+    max_size: int = field(default=5_000_000, validator=_positive)
+    """In `unit`."""
+    unit: Literal["bytes", "tokens"] = field(default="bytes", validator=in_(("bytes", "tokens")))
+    """Bytes are estimated: 4 a token, images as they are, loss inputs by their arrays' sizes."""
+
+
+@frozen(kw_only=True)
+class SamplingWays:
+    """How a server samples, where it is otherwise than asked. The defaults are those of one that does what it is asked."""
+
+    base_models: bool = True
+    """Whether a base model can be sampled, without a model in training."""
+    saved_names: bool = True
+    """Whether what save_weights_for_sampler saved by name can be sampled; elsewhere only what save_weights saved."""
+    prompt_logprobs: bool = True
+    """Whether it gives any."""
+    seeds: bool = True
+    """Whether a seed has an effect."""
+    greedy_temperature: float = 0.0
+    """What greedy sampling is asked for by: one server takes 0 for 1."""
+    top_p_off: float = 1.0
+    """What asks for sampling from all of the distribution; one server decodes greedily at 1.0."""
+    top_k_off: int = -1
+    """The same; one server takes -1 for 50."""
+    max_tokens: int | None = None
+    """At most so many in one request."""
+    max_samples: int | None = None
+    """At most so many in one request."""
 
 
 @frozen(kw_only=True)
 class Dialect:
-    """The ways of one server. The defaults are safe on all."""
+    """The ways of one kind of server. The defaults are safe on all.
 
+    Shown by `service.server`, given by `Config(dialect=…)`: the name of one in `tinkex.dialects.table`, or a value of this class.
+    """
+
+    name: str = "unknown"
+    about: str = "a server of unknown kind"
+
+    encodings: tuple[Encoding, ...] = ("json", "protobuf")
+    """Of training batches, the best first. More than one until the first batch was taken."""
+    results: Results = "by_accept"
+    compress_protobuf: bool = False
+    """Whether protobuf bodies are compressed by zstd."""
     chunk_limits: ChunkLimits = ChunkLimits()
     parallel_chunks: bool = False
     """Chunks of one batch together, only where the server says so: some reorder what comes together."""
+    max_body_bytes: int | None = None
+    """The largest body that it reads."""
+    bearer: bool = False
+    """Whether it wants the key as `Authorization: Bearer` as well."""
+
+    pending: PendingForm = "try_again"
+    failed: FailedForm = "200"
+    hold: float = 0.0
+    """Seconds for which it holds a poll; 0 where that is short or not known."""
+    long_posts: bool = False
+    """Whether the POST itself lasts as long as the work."""
+    results_once: bool = False
+    """Whether a result is given out once only."""
+    bulk_results: bool = False
+    """Whether the results of a sampler are waited for together, by retrieve_futures."""
+    cancels: bool = False
+    """Whether cancel_future may be called."""
+
+    seq_id_order: SeqIdOrder = "arrival"
     seq_id_repeats: SeqIdRepeats = "unknown"
-    encoding: Encoding | None = None
-    """Of training batches; None until the first one was taken."""
-    compress_protobuf: bool = False
-    """Whether protobuf bodies are compressed by zstd."""
+    failed_step_keeps_number: bool = False
+    """Whether a step that failed leaves the count where it was, so that the next one takes its number."""
+
+    missing: Mapping[str, str] = field(factory=dict[str, str])
+    """Operations of the contract that it lacks, each with what to do instead."""
+    losses: frozenset[str] | None = None
+    """The loss functions that it has; None where it refuses others itself."""
+    loss_notes: Mapping[str, str] = field(factory=dict[str, str])
+    """Where a loss of it is not what its name says elsewhere."""
+    resume: Resume = "load_first"
     joins_samplers: bool = False
     """Whether a copied sampling client asks the server for its number."""
-    creates_from_state: bool = False
-    """Whether one load_weights makes a model from a checkpoint. Elsewhere weights_info, create_model and load_weights do."""
+    runs_custom_losses: bool = False
+    """Whether custom losses can be uploaded."""
+    unloads_by_query: bool = False
+    """Whether unload_model takes the model's id in the URL."""
+    sampling: SamplingWays = SamplingWays()
 
     @property
     def steps_repeatable(self) -> bool:
         """Whether a training request may be sent again when no answer came."""
         return self.seq_id_repeats == "repeats"
 
-
-def from_client_config(flags: ClientConfigResponse, chunk_limits: ChunkLimits | None, *, hosted: bool) -> Dialect:
-    """What the server says of itself; `chunk_limits` of the user go before its own.
-
-    The hosted service no longer says that it wants protobuf and creates models from checkpoints; it always does
-    (openapi/tinker.yaml, ClientConfigResponse).
-    """
-    dialect = Dialect(
-        chunk_limits=chunk_limits
-        or ChunkLimits(
-            max_items=flags.fwdbwd_max_chunk_len or ChunkLimits().max_items,
-            max_size=flags.fwdbwd_max_chunk_bytes_count or ChunkLimits().max_size,
-        ),
-        parallel_chunks=flags.parallel_fwdbwd_chunks is True,
-        encoding="protobuf" if hosted else None,
-        compress_protobuf=flags.proto_compress_fwdbwd is True,
-        joins_samplers=flags.sample_join_sampling_session is True,
-        creates_from_state=hosted or flags.create_model_via_load_weights is True,
-    )
-    if flags.seq_id_repeats in get_args(SeqIdRepeats):
-        return evolve(dialect, seq_id_repeats=cast(SeqIdRepeats, flags.seq_id_repeats))
-    return dialect
-
-
-def encodings_to_try(dialect: Dialect) -> tuple[Encoding, ...]:
-    """The known encoding; else JSON, which all open servers but a few read, and then the other."""
-    return (dialect.encoding,) if dialect.encoding else ("json", "protobuf")
-
-
-def refuses_encoding(status_code: int, operation: str) -> bool:
-    """Whether a refusal may be meant for the body's encoding, so that the other one is worth a try: nothing was taken on.
-
-    The protobuf form of `forward` goes to another route than the JSON one, which newer servers lack. Source: openapi/tinker.yaml,
-    forward_backward and forward.
-    """
-    return status_code in (400, 415, 422) or (operation == "forward" and status_code in (404, 405))
+    def lacks(self, operation: str) -> bool:
+        return operation in self.missing

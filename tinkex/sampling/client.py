@@ -165,8 +165,7 @@ class AsyncSamplingClient:
     def __getstate__(self) -> dict[str, Any]:
         session = self._session
         return {
-            "config": session.transport.config.without_secrets(),
-            "dialect": session.dialect,
+            "config": {**session.transport.config.without_secrets(), "dialect": session.transport.server.dialect},
             "session_id": session.session_id,
             "sampling_session_id": self.sampling_session_id,
             "base_model": self._base_model,
@@ -174,7 +173,7 @@ class AsyncSamplingClient:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         transport = Transport(Config(**state["config"]))
-        session = Session(transport, state["dialect"], state["session_id"])
+        session = Session(transport, state["session_id"])
         self.__init__(session, state["sampling_session_id"], base_model=state["base_model"])
         self._is_copy, self._own_transport = True, transport
 
@@ -199,7 +198,7 @@ class AsyncSamplingClient:
             if not self._is_copy:
                 return
             number = 1 + secrets.randbelow(_COPIES)
-            if self._session.dialect.joins_samplers:
+            if self._session.transport.server.dialect.joins_samplers:
                 body = JoinSamplingSessionRequest(self.sampling_session_id)
                 number = (await self._session.transport.send(join_sampling_session.request(body=body))).client_counter
             self._numbers = itertools.count(number * _NUMBERS_OF_A_COPY)

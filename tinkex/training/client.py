@@ -73,7 +73,7 @@ class AsyncTrainingClient:
         self.base_model = base_model
         self._session = session
         self._transport = session.transport
-        self._line = TrainingLine(session)
+        self._line = TrainingLine(session.transport)
 
     def forward_backward(
         self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
@@ -311,7 +311,7 @@ class AsyncTrainingClient:
     def _submits(
         self, operation: str, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
     ) -> Sequence[Submit]:
-        chunks = chunking.split(data, self._session.dialect.chunk_limits)
+        chunks = chunking.split(data, self._transport.config.chunk_limits or self._transport.server.dialect.chunk_limits)
         return [self._batch_submit(operation, chunk, loss_fn, config) for chunk in chunks]
 
     def _batch_submit(
@@ -327,7 +327,7 @@ class AsyncTrainingClient:
             raw = protobuf.encode_forward_backward(
                 self.model_id, seq_id, chunk, loss_fn, config, forward_only=operation == "forward"
             )
-            if self._session.dialect.compress_protobuf:
+            if self._transport.server.dialect.compress_protobuf:
                 return forward_backward.request(body=File(BytesIO(protobuf.compress(raw))), content_encoding="zstd")
             return forward_backward.request(body=File(BytesIO(raw)))
 

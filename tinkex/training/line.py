@@ -4,32 +4,56 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
-from attrs import evolve
+from attrs import define
 from tinkex_api.models import UntypedAPIFuture
 from tinkex_api.types import Request
 
-from tinkex.dialects.dialect import Encoding, encodings_to_try, refuses_encoding
-from tinkex.errors import APIConnectionError, APIStatusError, InternalServerError, StepOutcomeUnknown, TinkexError
+from tinkex.dialects import fate
+from tinkex.dialects.dialect import Encoding
+from tinkex.dialects.recognition import refuses_encoding
+from tinkex.errors import (
+    APIConnectionError,
+    APIStatusError,
+    InternalServerError,
+    RequestFailedError,
+    ResultLostError,
+    ServerStateLostError,
+    StepOutcomeUnknown,
+    TinkexError,
+)
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import Payload, RequestState, read_result, wait_for_payload
-from tinkex.session import Session
 from tinkex.training.sequencer import Sequencer, Turn
+from tinkex.transport.http import Transport
 
 T = TypeVar("T")
 Build = Callable[[int], Request[UntypedAPIFuture]]
 """Makes the request for a seq_id."""
 Submit = Mapping[Encoding, Build]
 """A request in each of the encodings that it has."""
+_FROM_SAVED = "Make a new training client from the last saved state."
+
+
+@define(eq=False)
+class _Sent:
+    """A request that was sent under a number."""
+
+    state: RequestState
+    seq_id: int
+    twice: bool = False
+    """Whether it was sent again, since nobody knew whether the first one had arrived."""
+    error: TinkexError | None = None
+    """Why there is nothing to wait for."""
 
 
 class TrainingLine:
     """The requests of one model. For one event loop."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._transport = session.transport
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
         self._sequencer = Sequencer()
 
     def turn(self, operation: str) -> Turn:
@@ -48,8 +72,8 @@ class TrainingLine:
 
         async def work() -> T:
             async with turn:
-                states = await self._submit_all(turn, state, submits)
-            return read_result(parse, await self._results(states), operation)
+                sent = await self._submit_all(turn, state, submits)
+            return read_result(parse, await self._results(sent), operation)
 
         return AsyncAPIFuture(work(), state)
 
@@ -70,95 +94,152 @@ class TrainingLine:
 
         async def work() -> T:
             async with turn:
-                states = await self._submit_all(turn, RequestState("forward"), first)
+                sent = await self._submit_all(turn, RequestState("forward"), first)
                 try:
-                    submits, parse = await asyncio.to_thread(second, await self._results(states))
-                except Exception as error:
-                    self._sequencer.refused(_as_own(error, operation))  # what is queued behind was to follow the gradients
+                    submits, parse = await asyncio.to_thread(second, await self._results(sent))
+                except BaseException as error:  # a cancellation, too: what is queued behind was to follow the gradients
+                    self._sequencer.refused(_as_own(error, operation))
                     raise
-                states = await self._submit_all(turn, state, submits)
-            return read_result(parse, await self._results(states), operation)
+                sent = await self._submit_all(turn, state, submits)
+            return read_result(parse, await self._results(sent), operation)
 
         return AsyncAPIFuture(work(), state)
 
-    async def _results(self, states: Sequence[RequestState]) -> Sequence[Payload]:
-        return await asyncio.gather(*(wait_for_payload(self._transport, state) for state in states))
+    # ---- sending -----------------------------------------------------------------------------------------------------
 
-    async def _submit_all(self, turn: Turn, state: RequestState, submits: Sequence[Submit]) -> Sequence[RequestState]:
-        """Sends a call's requests under consecutive numbers; returns their states, in order.
+    async def _submit_all(self, turn: Turn, state: RequestState, submits: Sequence[Submit]) -> Sequence[_Sent]:
+        """Sends a call's requests under consecutive numbers; returns them in order.
 
         Together, where the server says so, and then the first one last, so that it finds all the others queued.
         """
-        first = self._sequencer.next_seq_id
-        states = [state, *(RequestState(state.operation) for _ in submits[1:])]
-
-        async def send(index: int) -> None:
-            await self._submit(states[index], submits[index], first + index)
-
-        sent = 0
+        await self._sequencer.settle()
+        first, parallel = self._sequencer.next_seq_id, self._transport.server.dialect.parallel_chunks and len(submits) > 1
+        all_sent = [_Sent(state if not index else RequestState(state.operation), first + index) for index in range(len(submits))]
+        accepted = 0
         try:
-            if self._session.dialect.parallel_chunks and len(submits) > 1:
-                await _all_or_first_error([send(index) for index in range(1, len(submits))])
-                sent = len(submits) - 1
-                await send(0)
-            else:
-                for index in range(len(submits)):
-                    await send(index)
-                    sent += 1
+            if parallel:
+                await _all_or_first_error([self._submit(*pair) for pair in zip(all_sent[1:], submits[1:], strict=True)])
+            for sent, submit in zip(all_sent[: 1 if parallel else None], submits, strict=False):
+                await self._submit(sent, submit)
+                accepted += 1
         except TinkexError as error:
-            self._give_up(error, untouched=sent == 0 and (len(submits) == 1 or not self._session.dialect.parallel_chunks))
+            self._give_up(error, untouched=accepted == 0 and not parallel)
             raise
         except BaseException:
             self._sequencer.poison(StepOutcomeUnknown("cancelled while it was being sent", operation=turn.operation))
             raise
         self._sequencer.accepted(len(submits))
-        return states
+        return all_sent
 
-    async def _submit(self, state: RequestState, submit: Submit, seq_id: int) -> None:
+    async def _submit(self, sent: _Sent, submit: Submit) -> None:
         """Sends a request in the encoding that the server is known to read; else in one after the other, to learn it."""
-        order = encodings_to_try(self._session.dialect) if len(submit) > 1 else tuple(submit)
+        order = self._transport.server.dialect.encodings if len(submit) > 1 else tuple(submit)
         refusals: list[APIStatusError] = []
         for encoding in order:
+            request = await asyncio.to_thread(submit[encoding], sent.seq_id)  # a large body takes long to encode
+            mistaken = partial(_is_mistaken, encoding, sent.state.operation) if len(order) > 1 else None
             try:
-                state.request_id = await self._send(state, submit[encoding], seq_id)
+                await self._send(sent, request, mistaken)
             except APIStatusError as error:
-                if len(order) == 1 or not refuses_encoding(error.status_code, state.operation):
+                if mistaken is None or not mistaken(error):
                     raise
                 refusals.append(error)
             else:
                 if len(order) > 1:
-                    self._session.dialect = evolve(self._session.dialect, encoding=encoding)
+                    self._transport.server.learn(encodings=(encoding,))
                 return
         raise refusals[0]
 
-    async def _send(self, state: RequestState, build: Build, seq_id: int) -> str:
-        """The request id that the server gives."""
-        repeatable = self._session.dialect.steps_repeatable
-        request = await asyncio.to_thread(build, seq_id)  # a large body takes long to encode
+    async def _send(
+        self, sent: _Sent, request: Request[UntypedAPIFuture], mistaken: Callable[[APIStatusError], bool] | None
+    ) -> None:
+        """Sends it, again where that is safe. Raises `StepOutcomeUnknown` when nobody knows whether it was taken on."""
+        operation, repeats = sent.state.operation, self._transport.server.dialect.seq_id_repeats
+        repeatable = fate.verdict("unanswered", operation, repeats) == "resend"
         try:
-            return (await self._transport.send(request, repeatable=repeatable)).request_id
+            sent.state.request_id = (await self._transport.send(request, repeatable=repeatable)).request_id
         except (APIConnectionError, InternalServerError) as error:
-            if isinstance(error, APIConnectionError) and not error.sent:
+            place = error.place if isinstance(error, APIConnectionError) else "answered"
+            if place in ("connecting", "unsent") or (isinstance(error, InternalServerError) and mistaken and mistaken(error)):
                 raise
-            raise StepOutcomeUnknown(
-                f"nobody knows whether it was applied: {error.message}",
-                operation=state.operation,
-                advice="Make a new training client from the last saved state.",
-            ) from error
+            if fate.verdict(place, operation, repeats) != "resend_once":
+                raise _unknown(error, operation) from error
+            await self._send_again(sent, request, error)
+
+    async def _send_again(self, sent: _Sent, request: Request[UntypedAPIFuture], first: TinkexError) -> None:
+        """The one resend to a server that refuses a number that it has had."""
+        sent.twice = True
+        try:
+            sent.state.request_id = (await self._transport.send(request, repeatable=False)).request_id
+        except APIStatusError as refusal:
+            sent.error = self._read_refusal(sent, refusal)
+            if sent.error is None:
+                raise _unknown(first, sent.state.operation) from refusal
+        except APIConnectionError as error:
+            raise _unknown(first, sent.state.operation) from error
+
+    def _read_refusal(self, sent: _Sent, refusal: TinkexError) -> TinkexError | None:
+        """What the refusal of a request that was sent twice says of the first one; None where it says nothing."""
+        match fate.read_refusal(refusal.message, sent.seq_id):
+            case "applied":
+                return ResultLostError(
+                    f"it was applied, and its result was lost: {refusal.message}",
+                    operation=sent.state.operation,
+                    advice="Go on with the next step.",
+                )
+            case "state_lost":
+                lost = ServerStateLostError(
+                    f"the server has forgotten earlier steps: {refusal.message}", operation=sent.state.operation, advice=_FROM_SAVED
+                )
+                self._sequencer.poison(lost)
+                return lost
+            case "unclear":
+                return None
 
     def _give_up(self, error: TinkexError, *, untouched: bool) -> None:
-        refused = isinstance(error, (APIStatusError, APIConnectionError))
-        if refused and untouched:
+        if untouched and isinstance(error, (APIStatusError, APIConnectionError)):
             self._sequencer.refused(error)
         else:
             self._sequencer.poison(error)
 
+    # ---- results -----------------------------------------------------------------------------------------------------
 
-def _as_own(error: Exception, operation: str) -> TinkexError:
+    async def _results(self, all_sent: Sequence[_Sent]) -> Sequence[Payload]:
+        return await asyncio.gather(*(self._result(sent) for sent in all_sent))
+
+    async def _result(self, sent: _Sent) -> Payload:
+        if sent.error is not None:
+            raise sent.error
+        with self._sequencer.unsettled():
+            try:
+                return await wait_for_payload(self._transport, sent.state)
+            except RequestFailedError as error:
+                raise self._after_failure(sent, error) or error from error
+
+    def _after_failure(self, sent: _Sent, error: RequestFailedError) -> TinkexError | None:
+        """Puts the count right where a failed step leaves it as it was; the error of a request that was sent twice is another one."""
+        if sent.twice and (found := self._read_refusal(sent, error)):
+            return found
+        dialect = self._transport.server.dialect
+        expected = fate.expected_number(error.message) if dialect.seq_id_order == "strict" else None
+        if expected is not None or dialect.failed_step_keeps_number:
+            self._sequencer.number_free(sent.seq_id if expected is None else expected)
+        return None
+
+
+def _is_mistaken(encoding: Encoding, operation: str, error: APIStatusError) -> bool:
+    return refuses_encoding(encoding, operation, error.status_code, error.body)
+
+
+def _unknown(error: TinkexError, operation: str) -> StepOutcomeUnknown:
+    return StepOutcomeUnknown(f"nobody knows whether it was applied: {error.message}", operation=operation, advice=_FROM_SAVED)
+
+
+def _as_own(error: BaseException, operation: str) -> TinkexError:
     return error if isinstance(error, TinkexError) else TinkexError(f"it raised {error!r}", operation=operation)
 
 
-async def _all_or_first_error(work: Sequence[Awaitable[None]]) -> None:
+async def _all_or_first_error(work: Sequence[Awaitable[Any]]) -> None:
     """Waits for all, so that none is left running, and raises the first error in order."""
     for outcome in await asyncio.gather(*work, return_exceptions=True):
         if isinstance(outcome, BaseException):

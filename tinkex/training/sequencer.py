@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import TracebackType
 
 from attrs import define, field
@@ -25,6 +27,9 @@ class Sequencer:
     _poison: TinkexError | None = None
     _refusal: TinkexError | None = None
     _refused_before_turn: int = 0
+    _unsettled: int = 0
+    _all_settled: asyncio.Event = field(factory=asyncio.Event)
+    _free_number: int | None = None
 
     def turn(self, operation: str) -> Turn:
         """A place at the end of the line; `async with` waits until it comes."""
@@ -44,6 +49,30 @@ class Sequencer:
     def refused(self, error: TinkexError) -> None:
         """The request was not taken on: its number stays free, and all calls queued by now are skipped."""
         self._refusal, self._refused_before_turn = error, self._turns_given
+
+    @contextmanager
+    def unsettled(self) -> Generator[None]:
+        """While the result of a request is awaited."""
+        self._unsettled += 1
+        self._all_settled.clear()
+        try:
+            yield
+        finally:
+            self._unsettled -= 1
+            if not self._unsettled:
+                self._all_settled.set()
+
+    def number_free(self, seq_id: int) -> None:
+        """The server did not use this number, or a higher one: the next request gets it, once all under way are settled."""
+        self._free_number = min(seq_id, self._free_number or seq_id)
+
+    async def settle(self) -> None:
+        """Takes the count back to a number that was left free."""
+        if self._free_number is None:
+            return
+        if self._unsettled:
+            await self._all_settled.wait()
+        self._next_seq_id, self._free_number = self._free_number, None
 
     def poison(self, error: TinkexError) -> None:
         """Nobody knows what the server has: nothing more is sent."""

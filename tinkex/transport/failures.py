@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import orjson
 
-from tinkex.errors import APIConnectionError, APIStatusError, APITimeoutError, status_error_class
+from tinkex.errors import APIConnectionError, APIStatusError, APITimeoutError, Place, status_error_class
 
 _ADVICE = {
     401: "Check TINKER_API_KEY, or api_key=….",
@@ -18,17 +18,18 @@ _ADVICE = {
 }
 
 
-def connection_error(error: httpx.TransportError, operation: str, base_url: str) -> APIConnectionError:
-    """The error for an exchange that brought no answer. `sent` tells whether the server may have read the request."""
-    sent = not never_sent(error)
-    kind = APITimeoutError if isinstance(error, httpx.TimeoutException) and sent else APIConnectionError
+def connection_error(error: httpx.TransportError, place: Place, operation: str, base_url: str) -> APIConnectionError:
+    """The error for an exchange that brought no answer and died at `place`."""
+    sent = place in ("unanswered", "answered")
+    late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))  # httpx-aiohttp calls others so, too
+    kind = APITimeoutError if late and sent else APIConnectionError
     what = "gave no answer in time" if kind is APITimeoutError else "closed the connection" if sent else "cannot be reached"
     raised = kind(
         f"{base_url} {what}: {_reason(error)}",
         operation=operation,
         advice="Is the server running, and is base_url right? `tinkex serve` prints the one of a local server.",
     )
-    raised.sent = sent
+    raised.place = place
     return raised
 
 
@@ -40,17 +41,11 @@ def _reason(error: httpx.TransportError) -> str:
     return str(error) or type(error).__name__
 
 
-def never_sent(error: httpx.TransportError) -> bool:
-    """Whether it is certain that no byte of the request left: the connection was never made.
-
-    httpx-aiohttp reports a connection that broke *after* sending as `ConnectTimeout`, so the cause decides where there is one.
-    """
-    import aiohttp
-
-    cause = error.__cause__
-    if isinstance(cause, aiohttp.ClientError):
-        return isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-    return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol))
+def place_of(error: httpx.TransportError) -> Place:
+    """Where an exchange died by the kind of its error, for a transport of the user's own, which tells no more."""
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)):
+        return "connecting"
+    return "unsent" if isinstance(error, httpx.PoolTimeout) else "unanswered"
 
 
 def status_error(response: httpx.Response, operation: str) -> APIStatusError:

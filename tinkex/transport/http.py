@@ -23,7 +23,9 @@ from tinkex.errors import (
 )
 from tinkex.transport import backoff, failures
 from tinkex.transport.clock import Clock
+from tinkex.transport.progress import Progress, progress
 from tinkex.transport.rate_limit import RateLimitWindow, window_for
+from tinkex.transport.server import Server, server_for
 
 logger = logging.getLogger("tinkex")
 T = TypeVar("T")
@@ -31,17 +33,11 @@ T = TypeVar("T")
 PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError)
 """What reading an answer of another form than the contract's ends in."""
 
-# Below the 5 seconds after which common servers close an idle connection: a request sent on one that is just being
-# closed dies unanswered, and for a training step that would mean an unknown outcome.
-_KEEPALIVE_SECONDS = 4.0
-_UNLIMITED = 0  # connections; what bounds them is the number of requests that a client has in flight
-
 
 def _default_handler() -> httpx.AsyncBaseTransport:
-    from httpx_aiohttp import AiohttpTransport  # here, since aiohttp takes its time to import
+    from tinkex.transport.connection import Connections  # here, since aiohttp takes its time to import
 
-    limits = httpx.Limits(max_connections=_UNLIMITED, keepalive_expiry=_KEEPALIVE_SECONDS)
-    return AiohttpTransport(limits=limits)
+    return Connections()
 
 
 @define(eq=False)
@@ -50,11 +46,13 @@ class Transport:
 
     config: Config
     clock: Clock = field(factory=Clock)
+    server: Server = field(init=False)
     _handler: httpx.AsyncBaseTransport = field(init=False)
     _headers: dict[str, str] = field(init=False)
     _window: RateLimitWindow = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.server = server_for(self.config)
         self._handler = self.config.http_transport or _default_handler()
         self._window = window_for(self.config.base_url, self.config.api_key)
         self._headers = {
@@ -78,18 +76,17 @@ class Transport:
         Raises:
             APIConnectionError: no answer came; `sent` tells whether the server may have read the request.
             APIStatusError: the server refused, and trying again did not help.
+            UnsupportedByServer: it is known to lack the call.
             APIResponseValidationError: the answer is not of the contract's form.
         """
+        self.server.require(request.operation)
         attempts = min(self.config.retry.max_attempts, max_attempts or self.config.retry.max_attempts)
         response = await self._exchange(request, repeatable, timeout or self.config.timeout, attempts)
         return parse(request, response)
 
     async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str]) -> httpx.Response:
         """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
-        try:
-            return await self._attempt(request, {**self._headers, **headers}, timeout)
-        except httpx.TransportError as error:
-            raise failures.connection_error(error, request.operation, self.config.base_url) from error
+        return await self._attempt(request, {**self._headers, **headers}, timeout)
 
     async def aclose(self) -> None:
         await self._handler.aclose()
@@ -118,10 +115,7 @@ class Transport:
 
     async def _try(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
         await self._window.wait(self.clock)
-        try:
-            response = await self._attempt(request, headers, timeout)
-        except httpx.TransportError as error:
-            raise failures.connection_error(error, request.operation, self.config.base_url) from error
+        response = await self._attempt(request, headers, timeout)
         if not response.is_success:
             raise failures.status_error(response, request.operation)
         self._window.succeeded()
@@ -144,11 +138,17 @@ class Transport:
             content=request.content,
             extensions={"timeout": {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}},
         )
-        response = await self._handler.handle_async_request(message)
+        how_far = Progress()
+        progress.set(how_far)
         try:
-            await response.aread()
-        finally:
-            await response.aclose()
+            response = await self._handler.handle_async_request(message)
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
+        except httpx.TransportError as error:
+            place = how_far.place or failures.place_of(error)
+            raise failures.connection_error(error, place, request.operation, self.config.base_url) from error
         return response
 
 

@@ -1,0 +1,287 @@
+"""The dialects of the servers that are known, by name.
+
+Each was read in the server's source; docs/servers.md says which of it was seen on a running one. A server that is none of these is
+treated as `UNKNOWN`, whose rules are safe on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tinkex.dialects.dialect import Dialect, SamplingWays
+
+UNKNOWN = Dialect()
+
+_OPTIONAL = (
+    *("get_client_config", "get_dynamic_config", "get_server_capabilities", "health", "send_telemetry", "create_auth_token"),
+    *("finish_session", "list_sessions", "get_session", "search_sessions", "assign_session_project", "export_session_trace"),
+    *("get_info", "unload_model", "get_weights_info", "forward", "load_weights"),
+    *("copy_weights", "save_weights_external", "get_external_weights_urls", "create_custom_loss"),
+    *("sample", "get_sampler", "join_sampling_session", "retrieve_futures", "cancel_future"),
+    *("list_training_runs", "get_training_run", "list_checkpoints", "list_user_checkpoints"),
+    *("delete_checkpoint", "publish_checkpoint", "unpublish_checkpoint", "set_checkpoint_ttl", "get_checkpoint_archive_url"),
+)
+"""The operations of the contract that some server lacks."""
+
+_USUAL = ("health", "send_telemetry", "get_server_capabilities", "get_info", "load_weights", "sample")
+"""Those that nearly all have."""
+
+_INSTEAD = {
+    "forward": "A forward there is a forward_backward that says so, which this client sends by itself where it can.",
+    "get_info": "The name of the base model is known from the call that made the client.",
+    "unload_model": "Models there are freed when the server sees fit.",
+    "finish_session": "Sessions there end by themselves.",
+    "get_weights_info": "Give base_model and rank, which the server does not tell.",
+}
+"""What to do without an operation; for others there is nothing to be done."""
+
+
+def _all_but(*there: str, **instead: str) -> Mapping[str, str]:
+    """The optional operations but these and the usual ones, each with what to do instead."""
+    absent = (name for name in _OPTIONAL if name not in (*there, *_USUAL) or name in instead)
+    return {name: instead.get(name) or _INSTEAD.get(name, "") for name in absent}
+
+
+_IS_AND_PPO = frozenset({"cross_entropy", "importance_sampling", "ppo"})
+_ALL_RATIOS = _IS_AND_PPO | {"cispo", "dro"}
+
+_DIALECTS = (
+    Dialect(
+        name="tinkex",
+        about="the embedded server of tinkex",
+        encodings=("protobuf",),
+        parallel_chunks=True,
+        pending="408",
+        hold=20.0,
+        cancels=True,
+        seq_id_order="ordered",
+        seq_id_repeats="repeats",
+        resume="by_session",
+    ),
+    Dialect(
+        name="hosted",
+        about="the hosted service, as its client 0.38 needs it",
+        encodings=("protobuf",),
+        results="protobuf",
+        parallel_chunks=True,
+        hold=30.0,
+        seq_id_order="ordered",
+        seq_id_repeats="repeats",
+        missing={name: _INSTEAD.get(name, "") for name in ("unload_model", "forward", "get_checkpoint_archive_url")},
+        resume="by_session",
+    ),
+    Dialect(
+        name="hosted-0.25",
+        about="the hosted service in the days of its client 0.25",
+        encodings=("protobuf",),
+        results="protobuf",
+        parallel_chunks=True,
+        hold=30.0,
+        seq_id_order="ordered",
+        seq_id_repeats="repeats",
+        missing={
+            name: _INSTEAD.get(name, "")
+            for name in (
+                "forward",
+                "finish_session",
+                "join_sampling_session",
+                "retrieve_futures",
+                "cancel_future",
+                "create_custom_loss",
+            )
+        },
+    ),
+    Dialect(
+        name="skyrl-0.3",
+        about="NovaSky-AI/SkyRL, release 0.3",
+        encodings=("json",),
+        results="json",
+        pending="408",
+        failed="400",
+        hold=300.0,
+        seq_id_repeats="ignores",
+        missing=_all_but(
+            *("get_client_config", "unload_model", "get_weights_info", "forward", "get_sampler"),
+            *("list_training_runs", "get_training_run", "list_checkpoints", "get_checkpoint_archive_url"),
+        ),
+    ),
+    Dialect(
+        name="skyrl",
+        about="NovaSky-AI/SkyRL, main of August 2026",
+        encodings=("protobuf",),
+        pending="408",
+        failed="400",
+        hold=300.0,
+        seq_id_repeats="repeats",
+        missing=_all_but(
+            *("get_client_config", "unload_model", "get_weights_info", "forward", "get_sampler"),
+            *("list_training_runs", "get_training_run", "list_checkpoints", "delete_checkpoint", "get_checkpoint_archive_url"),
+        ),
+    ),
+    Dialect(
+        name="open-rl-old",
+        about="gke-labs/open-rl up to v0.0.3",
+        encodings=("json",),
+        results="json",
+        failed="400",
+        hold=60.0,
+        seq_id_repeats="ignores",
+        missing=_all_but("get_client_config"),
+        losses=_IS_AND_PPO,
+        sampling=SamplingWays(base_models=False, prompt_logprobs=False, seeds=False),
+    ),
+    Dialect(
+        name="open-rl",
+        about="gke-labs/open-rl from v0.0.4",
+        encodings=("protobuf",),
+        failed="400",
+        hold=60.0,
+        seq_id_repeats="ignores",
+        missing=_all_but("get_client_config", "get_weights_info", "forward", "get_sampler"),
+        losses=_IS_AND_PPO,
+    ),
+    Dialect(
+        name="tuft",
+        about="agentscope-ai/TuFT, August 2026",
+        encodings=("protobuf",),
+        max_body_bytes=64 * 2**20,
+        failed="422",
+        hold=120.0,
+        seq_id_order="strict",
+        seq_id_repeats="refuses",
+        failed_step_keeps_number=True,
+        missing=_all_but(
+            *("get_client_config", "create_auth_token", "list_sessions", "get_session", "unload_model", "get_weights_info"),
+            *("get_sampler", "list_training_runs", "get_training_run", "list_checkpoints", "list_user_checkpoints"),
+            *("delete_checkpoint", "publish_checkpoint", "unpublish_checkpoint", "get_checkpoint_archive_url"),
+        ),
+        losses=_ALL_RATIOS,
+    ),
+    Dialect(
+        name="tinker-cloud-old",
+        about="GMISWE/tinker-cloud up to August 2026",
+        encodings=("json",),
+        results="json",
+        pending="408",
+        failed="400",
+        seq_id_repeats="ignores",
+        missing=_all_but(
+            *("list_sessions", "get_session", "unload_model", "get_weights_info", "forward", "get_sampler", "get_training_run"),
+            health="It answers at /health.",
+        ),
+        loss_notes={"ppo": "its verl backend trains plain importance sampling"},
+        resume="by_create",
+        sampling=SamplingWays(max_tokens=4096),
+    ),
+    Dialect(
+        name="tinker-cloud",
+        about="GMISWE/tinker-cloud from September 2026",
+        encodings=("protobuf",),
+        pending="408",
+        failed="400",
+        hold=30.0,
+        bulk_results=True,
+        cancels=True,
+        missing=dict.fromkeys(("copy_weights", "create_custom_loss", "search_sessions", "export_session_trace"), ""),
+        loss_notes={"ppo": "its verl backend trains plain importance sampling"},
+        joins_samplers=True,
+        sampling=SamplingWays(base_models=False, max_tokens=4096),
+    ),
+    Dialect(
+        name="twinkle",
+        about="modelscope/twinkle, July 2026",
+        encodings=("json",),
+        results="json",
+        bearer=True,
+        hold=30.0,
+        seq_id_repeats="ignores",
+        missing=_all_but(
+            *("unload_model", "get_weights_info", "forward", "list_training_runs", "get_training_run", "list_checkpoints"),
+            *("delete_checkpoint", "publish_checkpoint"),
+        ),
+        losses=frozenset({"cross_entropy", "importance_sampling"}),
+        loss_notes={"importance_sampling": "it is GRPO clipped at 0.2, and wants an even number of datums"},
+        sampling=SamplingWays(greedy_temperature=1e-6, prompt_logprobs=False, seeds=False),
+    ),
+    Dialect(
+        name="miles",
+        about="radixark/miles, September 2026",
+        encodings=("protobuf",),
+        hold=30.0,
+        cancels=True,
+        seq_id_order="ordered",
+        seq_id_repeats="repeats",
+        missing=_all_but("get_client_config", "get_dynamic_config", "get_weights_info", "cancel_future"),
+        losses=_ALL_RATIOS,
+        sampling=SamplingWays(max_samples=64),
+    ),
+    Dialect(
+        name="xorl",
+        about="togethercomputer/xorl, August 2026",
+        encodings=("json",),
+        results="json",
+        hold=45.0,
+        seq_id_repeats="ignores",
+        missing=_all_but(
+            *("unload_model", "forward", "list_training_runs"),
+            sample="Sample from the SGLang server on which it loads the adapter.",
+            get_info=_INSTEAD["get_info"],
+            get_server_capabilities="Ask for the model that the server was started with.",
+            send_telemetry="It keeps none.",
+        ),
+        losses=frozenset({"cross_entropy", "causallm_loss", "policy_loss", "importance_sampling"}),
+    ),
+    Dialect(
+        name="verl",
+        about="verl-project/verl-recipe, verl_tinker, August 2026",
+        encodings=("json",),
+        results="json",
+        hold=30.0,
+        results_once=True,
+        seq_id_repeats="ignores",
+        missing=_all_but("get_client_config", "get_session", "get_weights_info", "forward", "get_sampler"),
+        losses=_IS_AND_PPO | {"custom"},
+    ),
+    Dialect(
+        name="arctic",
+        about="Snowflake Arctic-Platform, integrations/tinker",
+        encodings=("protobuf",),
+        pending="at_once",
+        long_posts=True,
+        results_once=True,
+        seq_id_repeats="ignores",
+        missing=_all_but(
+            *("get_client_config", "create_auth_token", "forward"),
+            load_weights="It keeps no training state; begin anew from the base model.",
+            get_weights_info="It keeps no training state; begin anew from the base model.",
+        ),
+        losses=_IS_AND_PPO,
+        resume="never",
+    ),
+    Dialect(
+        name="hatchery",
+        about="axolotl-ai-cloud/hatchery-core, July 2026",
+        encodings=("json",),
+        results="json",
+        hold=60.0,
+        seq_id_repeats="repeats",
+        missing=_all_but(
+            *("get_client_config", "unload_model", "get_weights_info", "forward", "list_checkpoints", "delete_checkpoint"),
+            *("publish_checkpoint", "unpublish_checkpoint", "set_checkpoint_ttl", "get_checkpoint_archive_url"),
+        ),
+        unloads_by_query=True,
+        sampling=SamplingWays(saved_names=False, top_p_off=0.999999, top_k_off=1000),
+    ),
+    Dialect(
+        name="mlx-tinker",
+        about="mlx-tinker, September 2026",
+        encodings=("json",),
+        results="json",
+        hold=1.0,
+        seq_id_repeats="ignores",
+        missing=_all_but("unload_model", "forward"),
+        losses=_ALL_RATIOS,
+    ),
+)
+
+DIALECTS: Mapping[str, Dialect] = {dialect.name: dialect for dialect in _DIALECTS}

@@ -1,0 +1,20 @@
+"""How far the exchange of the running task has got: begun by who sends, moved on by the connection."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+from attrs import define
+
+from tinkex.errors import Place
+
+
+@define
+class Progress:
+    """Where the exchange would die if it died now; None where the connection does not tell."""
+
+    place: Place | None = None
+
+
+progress: ContextVar[Progress] = ContextVar("progress")
+"""aiohttp runs all of an exchange in the task that asked for it."""

@@ -1,0 +1,64 @@
+"""`Server`: what is known of the server at one base URL, shared by the clients that use it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from weakref import WeakValueDictionary
+
+from attrs import evolve
+
+from tinkex.config import Config
+from tinkex.dialects.dialect import Dialect
+from tinkex.dialects.recognition import Seen, recognise, with_flags
+from tinkex.dialects.table import UNKNOWN
+from tinkex.errors import UnsupportedByServer
+
+
+class Server:
+    """Holds the dialect, which grows as the server is seen at work. Safe from any thread."""
+
+    def __init__(self, given: Dialect | None = None) -> None:
+        self.dialect = given or UNKNOWN
+        self._given = given
+        self._seen: Seen | None = None
+        self._lock = threading.Lock()
+
+    def saw(self, seen: Seen) -> None:
+        """What it said at first contact. What was learned since the last time is kept, unless it is another server now."""
+        with self._lock:
+            if seen != self._seen:
+                self._seen = seen
+                self.dialect = with_flags(self._given, seen.config, seen.dynamic) if self._given else recognise(seen)
+
+    def learn(self, **changes: Any) -> None:
+        """Fields of the dialect that the server has shown in its answers."""
+        with self._lock:
+            self.dialect = evolve(self.dialect, **changes)
+
+    def doubt(self) -> None:
+        """The server has lost a session or was changed: nobody knows any more what it makes of a repeated request."""
+        self.learn(seq_id_repeats="unknown")
+
+    def require(self, operation: str) -> None:
+        """Raises `UnsupportedByServer` for an operation that it lacks."""
+        if self.dialect.lacks(operation):
+            name = self.dialect.name
+            raise UnsupportedByServer(
+                f"{name} has no {operation}",
+                server=name,
+                operation=operation,
+                advice=self.dialect.missing[operation] or "Use another server for it.",
+            )
+
+
+_servers: WeakValueDictionary[str, Server] = WeakValueDictionary()
+_servers_lock = threading.Lock()
+
+
+def server_for(config: Config) -> Server:
+    """The one of this base URL, kept for as long as a client uses it; one of its own where the user gives the dialect."""
+    if config.dialect is not None:
+        return Server(config.dialect)
+    with _servers_lock:
+        return _servers.setdefault(config.base_url, Server())
