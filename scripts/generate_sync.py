@@ -9,6 +9,7 @@ and docstrings are taken from the source; what a method returns tells what becom
     def … -> AsyncIterator[T]           an Iterator[T]
     def … -> Async…Client               wraps the client
     public annotation in the class      a read-only property
+    @property                           the same
     anything else that is public        ends the script: it would need a rule of its own
 
 A docstring that still speaks of `await` or `async` after the replacements below ends the script, too.
@@ -135,9 +136,17 @@ def _property(node: ast.AnnAssign) -> str:
 
 
 def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    returned = ast.unparse(node.returns) if node.returns else ""
+    if any(ast.unparse(decorator) == "property" for decorator in node.decorator_list):
+        return "\n".join(
+            [
+                f"@property\ndef {node.name}(self) -> {returned}:",
+                _indent(_docstring(node)),
+                _indent(f"return self._client.{node.name}"),
+            ]
+        )
     if node.name == "__aenter__":
         return "def __enter__(self) -> Self:\n    return self"
-    returned = ast.unparse(node.returns) if node.returns else ""
     signature = f"def {CONTEXT.get(node.name, node.name)}({ast.unparse(node.args)})"
     call = ", ".join(filter(None, [f"self._client.{node.name}", _call_arguments(node.args)]))
     if isinstance(node, ast.AsyncFunctionDef):

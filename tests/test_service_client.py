@@ -94,7 +94,7 @@ def test_an_unknown_base_model_is_answered_with_the_known_ones(service: Any) -> 
     assert [model.model_name for model in service.get_server_capabilities().supported_models] == ["fake/base"]
 
 
-@pytest.mark.parametrize("shape", [{"rank": 0}, {"train_mlp": False, "train_attn": False, "train_unembed": False}])
+@pytest.mark.parametrize("shape", [{"rank": -1}, {"train_mlp": False, "train_attn": False, "train_unembed": False}])
 def test_a_shape_that_trains_nothing(service: Any, shape: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
         service.create_lora_training_client("fake/base", **shape)

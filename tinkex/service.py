@@ -8,21 +8,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from attrs import evolve
-from tinkex_api.api.models import create_model, get_weights_info
 from tinkex_api.api.server import get_server_capabilities
-from tinkex_api.api.weights import load_weights
-from tinkex_api.models import CreateModelRequest, CreateModelResponse, LoadWeightsRequest, WeightsInfoRequest
 
 from tinkex.config import Config
+from tinkex.dialects.dialect import Dialect
 from tinkex.errors import ClientClosedError, InvalidInputError
-from tinkex.futures.poller import send_and_wait
 from tinkex.rest.client import AsyncRestClient
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Outcome, Session
 from tinkex.training.client import AsyncTrainingClient
+from tinkex.training.creation import SavedState, model_from_state, new_model
+from tinkex.training.unloading import unload_left_behind
 from tinkex.transport.http import Transport
-from tinkex.types import GetServerCapabilitiesResponse, LoadWeightsResponse, LoraConfig, OptimizerConfig
-from tinkex.wire import json
+from tinkex.types import GetServerCapabilitiesResponse, LoraConfig, OptimizerConfig
 
 
 class AsyncServiceClient:
@@ -62,12 +60,16 @@ class AsyncServiceClient:
         self._beginning = asyncio.Lock()
         self._closed = False
 
+    @property
+    def server(self) -> Dialect:
+        """What is known of the server's ways; all of it only once a session has begun."""
+        return self._connected().server.dialect
+
     async def create_lora_training_client(
         self,
         base_model: str,
         rank: int = 32,
         seed: int | None = None,
-        *,
         train_mlp: bool = True,
         train_attn: bool = True,
         train_unembed: bool = True,
@@ -78,21 +80,21 @@ class AsyncServiceClient:
 
         Args:
             base_model: one of `get_server_capabilities`.
-            rank: the adapter's rank.
+            rank: the adapter's rank; 0 trains all weights, on servers that can.
             seed: fixes the adapter's initial weights.
             train_mlp, train_attn, train_unembed: which layers to train; at least one.
             user_metadata: facts of your own, kept with the training run.
             optimizer: its kind, by default AdamW.
 
         Raises:
-            InvalidInputError: rank below 1, or nothing to train.
+            InvalidInputError: rank below 0, or nothing to train.
             BadRequestError, RequestFailedError: the server does not have the model, or not this shape.
             APIConnectionError: the server cannot be reached.
         """
-        if rank < 1 or not (train_mlp or train_attn or train_unembed):
-            raise InvalidInputError(f"rank must be 1 or more (got {rank}), and at least one of train_* true")
+        if rank < 0 or not (train_mlp or train_attn or train_unembed):
+            raise InvalidInputError(f"rank must be 0 or more (got {rank}), and at least one of train_* true")
         shape = LoraConfig(rank=rank, seed=seed, train_mlp=train_mlp, train_attn=train_attn, train_unembed=train_unembed)
-        return await self._create_model(base_model, shape, user_metadata, optimizer)
+        return await new_model(await self._begun(), base_model, shape, user_metadata, optimizer)
 
     async def create_training_client_from_state(
         self,
@@ -101,21 +103,28 @@ class AsyncServiceClient:
         user_metadata: Mapping[str, str] | None = None,
         weights_access_token: str | None = None,
         optimizer: OptimizerConfig | None = None,
+        *,
+        rank: int | None = None,
     ) -> AsyncTrainingClient:
         """A new model with saved weights and a new optimizer.
 
         Args:
             path: `tinker://…/weights/…`, as `save_state` gave it.
             base_model: by default the one that the weights were trained on.
+            rank: the adapter's, as it was created, for a server that does not tell; a session knows it of what it saved itself.
             user_metadata: facts of your own, kept with the training run.
             weights_access_token: a right to read weights of others.
             optimizer: its kind, by default AdamW.
 
         Raises:
             NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they do not fit.
+            UnsupportedByServer: it has no way to make a model from a checkpoint.
             APIConnectionError: the server cannot be reached.
         """
-        return await self._create_from_state(path, base_model, user_metadata, weights_access_token, optimizer, with_optimizer=False)
+        saved = SavedState(
+            path=path, with_optimizer=False, base_model=base_model, rank=rank, weights_access_token=weights_access_token
+        )
+        return await model_from_state(await self._begun(), saved, user_metadata, optimizer)
 
     async def create_training_client_from_state_with_optimizer(
         self,
@@ -123,12 +132,17 @@ class AsyncServiceClient:
         base_model: str | None = None,
         user_metadata: Mapping[str, str] | None = None,
         weights_access_token: str | None = None,
+        *,
+        rank: int | None = None,
     ) -> AsyncTrainingClient:
         """A new model with saved weights and the state of their optimizer, to go on where `save_state` was called.
 
         Takes and raises what `create_training_client_from_state` does.
         """
-        return await self._create_from_state(path, base_model, user_metadata, weights_access_token, None, with_optimizer=True)
+        saved = SavedState(
+            path=path, with_optimizer=True, base_model=base_model, rank=rank, weights_access_token=weights_access_token
+        )
+        return await model_from_state(await self._begun(), saved, user_metadata, None)
 
     async def create_sampling_client(self, model_path: str | None = None, base_model: str | None = None) -> AsyncSamplingClient:
         """A client that samples from saved weights (`tinker://…`), or from a base model.
@@ -153,8 +167,8 @@ class AsyncServiceClient:
     async def close(self, outcome: Outcome = "success", detail: str | None = None) -> None:
         """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`."""
         self._closed = True
-        if self._session is not None:
-            await self._session.finish(outcome, detail)
+        if self._session is not None and not await self._session.finish(outcome, detail):
+            await unload_left_behind(self._session)
         if self._transport is not None:
             await self._transport.aclose()
         self._session = self._transport = None
@@ -177,47 +191,6 @@ class AsyncServiceClient:
         if self._transport is None:
             self._transport = Transport(self.config)
         return self._transport
-
-    async def _create_model(
-        self, base_model: str, shape: LoraConfig, user_metadata: Mapping[str, str] | None, optimizer: OptimizerConfig | None
-    ) -> AsyncTrainingClient:
-        session = await self._begun()
-        body = CreateModelRequest(session.session_id, next(session.model_numbers), base_model, shape, optimizer_config=optimizer)
-        body.user_metadata = json.encode_metadata(user_metadata)
-        model = CreateModelResponse.from_dict(await send_and_wait(session.transport, create_model.request(body=body)))
-        return AsyncTrainingClient(session, model.model_id, base_model)
-
-    async def _create_from_state(
-        self,
-        path: str,
-        base_model: str | None,
-        user_metadata: Mapping[str, str] | None,
-        token: str | None,
-        optimizer: OptimizerConfig | None,
-        *,
-        with_optimizer: bool,
-    ) -> AsyncTrainingClient:
-        """By one load_weights where the server has that; else by what makes a model that the weights fit, and loads them first."""
-        session = await self._begun()
-        saved = await session.transport.send(get_weights_info.request(body=WeightsInfoRequest(path)))
-        if session.transport.server.dialect.resume != "by_session":
-            shape = LoraConfig(
-                rank=saved.lora_rank or LoraConfig().rank,
-                train_unembed=saved.train_unembed is not False,
-                train_mlp=saved.train_mlp is not False,
-                train_attn=saved.train_attn is not False,
-            )
-            client = await self._create_model(base_model or saved.base_model, shape, user_metadata, optimizer)
-            await (client.load_state_with_optimizer if with_optimizer else client.load_state)(path, token)
-            return client
-        number = next(session.model_numbers)
-        body = LoadWeightsRequest(path, with_optimizer, session_id=session.session_id, model_seq_id=number)
-        body.base_model, body.weights_access_token, body.optimizer_config = base_model, token, optimizer
-        body.user_metadata = json.encode_metadata(user_metadata)
-        loaded = LoadWeightsResponse.from_dict(await send_and_wait(session.transport, load_weights.request(body=body)))
-        return AsyncTrainingClient(
-            session, loaded.model_id or f"{session.session_id}:train:{number}", base_model or saved.base_model
-        )
 
     async def _begun(self) -> Session:
         transport = self._connected()

@@ -29,6 +29,7 @@ from tinkex.dialects.recognition import Seen
 from tinkex.errors import APIStatusError, GoneError, NotFoundError, TinkexError, UnsupportedByServer
 from tinkex.transport import failures
 from tinkex.transport.http import Transport
+from tinkex.types import LoraConfig
 
 logger = logging.getLogger("tinkex")
 T = TypeVar("T")
@@ -49,6 +50,10 @@ class Session:
     """`model_seq_id`s, from 0."""
     sampler_numbers: itertools.count[int] = field(factory=itertools.count)
     """`sampling_session_seq_id`s, from 0."""
+    models: set[str] = field(factory=set[str])
+    """Ids of the models that are loaded."""
+    saved_shapes: dict[str, tuple[str, LoraConfig]] = field(factory=dict[str, tuple[str, LoraConfig]])
+    """Base model and LoRA shape of what was saved in this session, by path: some servers do not tell."""
     _heartbeats: asyncio.Task[None] | None = None
 
     @classmethod
@@ -77,17 +82,19 @@ class Session:
         session._heartbeats = asyncio.create_task(session._live(), name="tinkex heartbeats")
         return session
 
-    async def finish(self, outcome: Outcome, detail: str | None = None) -> None:
-        """Stops the heartbeats and tells the server; one that lacks the call, or is gone, is left alone."""
+    async def finish(self, outcome: Outcome, detail: str | None = None) -> bool:
+        """Stops the heartbeats and tells the server; one that lacks the call, or is gone, is left alone. Whether it took it."""
         if self._heartbeats is None:
-            return
+            return True
         heartbeats, self._heartbeats = self._heartbeats, None
         heartbeats.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await heartbeats
-        await self._say_goodbye(outcome, detail)
+        return await self._say_goodbye(outcome, detail)
 
-    async def _say_goodbye(self, outcome: Outcome, detail: str | None) -> None:
+    async def _say_goodbye(self, outcome: Outcome, detail: str | None) -> bool:
+        if self.transport.server.dialect.lacks("finish_session"):
+            return False
         body = FinishSessionRequest(FinishReason(outcome), detail)
         try:
             response = await self.transport.send_once(
@@ -95,8 +102,9 @@ class Session:
             )
         except TinkexError as error:
             logger.info("the server was not told that session %s is finished: %s", self.session_id, error)
-        else:
-            logger.debug("session %s finished: %s %d", self.session_id, outcome, response.status_code)
+            return False
+        logger.debug("session %s finished: %s %d", self.session_id, outcome, response.status_code)
+        return response.is_success
 
     async def _live(self) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from attrs.validators import in_
 
 from tinkex.errors import ConfigError
@@ -41,6 +41,10 @@ class ChunkLimits:
     """In `unit`."""
     unit: Literal["bytes", "tokens"] = field(default="bytes", validator=in_(("bytes", "tokens")))
     """Bytes are estimated: 4 a token, images as they are, loss inputs by their arrays' sizes."""
+
+    def smaller(self) -> ChunkLimits:
+        """Half of it, for a server that was given more than it can take at once."""
+        return evolve(self, max_items=max(1, self.max_items // 2), max_size=max(1, self.max_size // 2))
 
 
 @frozen(kw_only=True)
@@ -89,6 +93,8 @@ class Dialect:
     """The largest body that it reads."""
     bearer: bool = False
     """Whether it wants the key as `Authorization: Bearer` as well."""
+    refused_fields: Mapping[str, frozenset[str]] = field(factory=dict[str, frozenset[str]])
+    """By operation, fields of the contract that it does not know and does not take."""
 
     pending: PendingForm = "try_again"
     failed: FailedForm = "200"

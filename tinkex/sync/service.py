@@ -8,6 +8,7 @@ from typing import Self
 
 from tinkex import portal as portals
 from tinkex.config import Config
+from tinkex.dialects.dialect import Dialect
 from tinkex.service import AsyncServiceClient
 from tinkex.session import Outcome
 from tinkex.sync.rest import RestClient
@@ -50,12 +51,16 @@ class ServiceClient:
     def config(self) -> Config:
         return self._client.config
 
+    @property
+    def server(self) -> Dialect:
+        """What is known of the server's ways; all of it only once a session has begun."""
+        return self._client.server
+
     def create_lora_training_client(
         self,
         base_model: str,
         rank: int = 32,
         seed: int | None = None,
-        *,
         train_mlp: bool = True,
         train_attn: bool = True,
         train_unembed: bool = True,
@@ -66,14 +71,14 @@ class ServiceClient:
 
         Args:
             base_model: one of `get_server_capabilities`.
-            rank: the adapter's rank.
+            rank: the adapter's rank; 0 trains all weights, on servers that can.
             seed: fixes the adapter's initial weights.
             train_mlp, train_attn, train_unembed: which layers to train; at least one.
             user_metadata: facts of your own, kept with the training run.
             optimizer: its kind, by default AdamW.
 
         Raises:
-            InvalidInputError: rank below 1, or nothing to train.
+            InvalidInputError: rank below 0, or nothing to train.
             BadRequestError, RequestFailedError: the server does not have the model, or not this shape.
             APIConnectionError: the server cannot be reached.
         """
@@ -83,11 +88,11 @@ class ServiceClient:
                 base_model,
                 rank,
                 seed,
-                train_mlp=train_mlp,
-                train_attn=train_attn,
-                train_unembed=train_unembed,
-                user_metadata=user_metadata,
-                optimizer=optimizer,
+                train_mlp,
+                train_attn,
+                train_unembed,
+                user_metadata,
+                optimizer,
             ),
             self._portal,
         )
@@ -99,23 +104,33 @@ class ServiceClient:
         user_metadata: Mapping[str, str] | None = None,
         weights_access_token: str | None = None,
         optimizer: OptimizerConfig | None = None,
+        *,
+        rank: int | None = None,
     ) -> TrainingClient:
         """A new model with saved weights and a new optimizer.
 
         Args:
             path: `tinker://…/weights/…`, as `save_state` gave it.
             base_model: by default the one that the weights were trained on.
+            rank: the adapter's, as it was created, for a server that does not tell; a session knows it of what it saved itself.
             user_metadata: facts of your own, kept with the training run.
             weights_access_token: a right to read weights of others.
             optimizer: its kind, by default AdamW.
 
         Raises:
             NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they do not fit.
+            UnsupportedByServer: it has no way to make a model from a checkpoint.
             APIConnectionError: the server cannot be reached.
         """
         return TrainingClient(
             self._portal.run(
-                self._client.create_training_client_from_state, path, base_model, user_metadata, weights_access_token, optimizer
+                self._client.create_training_client_from_state,
+                path,
+                base_model,
+                user_metadata,
+                weights_access_token,
+                optimizer,
+                rank=rank,
             ),
             self._portal,
         )
@@ -126,6 +141,8 @@ class ServiceClient:
         base_model: str | None = None,
         user_metadata: Mapping[str, str] | None = None,
         weights_access_token: str | None = None,
+        *,
+        rank: int | None = None,
     ) -> TrainingClient:
         """A new model with saved weights and the state of their optimizer, to go on where `save_state` was called.
 
@@ -133,7 +150,12 @@ class ServiceClient:
         """
         return TrainingClient(
             self._portal.run(
-                self._client.create_training_client_from_state_with_optimizer, path, base_model, user_metadata, weights_access_token
+                self._client.create_training_client_from_state_with_optimizer,
+                path,
+                base_model,
+                user_metadata,
+                weights_access_token,
+                rank=rank,
             ),
             self._portal,
         )

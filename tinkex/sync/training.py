@@ -195,7 +195,7 @@ class TrainingClient:
         """Frees the model on the server, after the calls so far. What was saved stays.
 
         Raises:
-            NotFoundError: this server has no such call, as the hosted one.
+            UnsupportedByServer, NotFoundError: this server has no such call, as the hosted one.
         """
         self._portal.run(self._client.unload_model)
 
@@ -204,7 +204,7 @@ class TrainingClient:
         return self._portal.run(self._client.get_info)
 
     def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer, found by `get_info`. Raises `TokenizerError` when it cannot be had."""
+        """The model's tokenizer, found by what the server says of the model. Raises `TokenizerError` when it cannot be had."""
         return self._portal.run(self._client.get_tokenizer)
 
     def __repr__(self) -> str:

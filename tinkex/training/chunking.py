@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tinkex.config import ChunkLimits
+from attrs import evolve
+
+from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.types import Datum, EncodedTextChunk, ImageAssetPointerChunk, ImageChunk, ModelInputChunk
 
 _BYTES_A_TOKEN = 4  # as protobuf packs them; source: the limits' definition in openapi/tinker.yaml, ClientConfigResponse
+
+
+def limits(given: ChunkLimits | None, dialect: Dialect) -> ChunkLimits:
+    """The user's, else the server's, and never more than a body of the server may hold."""
+    limits = given or dialect.chunk_limits
+    if dialect.max_body_bytes is None or limits.unit != "bytes":
+        return limits
+    return evolve(limits, max_size=min(limits.max_size, dialect.max_body_bytes))
 
 
 def split(data: Sequence[Datum], limits: ChunkLimits) -> list[Sequence[Datum]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import TypeVar
 
-from tinkex_api.api.models import get_info, unload_model
+from tinkex_api.api.models import get_info
 from tinkex_api.api.training import forward, forward_backward, optim_step
 from tinkex_api.api.weights import load_weights, save_weights, save_weights_external, save_weights_for_sampler
 from tinkex_api.models import (
@@ -19,20 +19,22 @@ from tinkex_api.models import (
     SaveWeightsExternalRequest,
     SaveWeightsForSamplerRequest,
     SaveWeightsRequest,
-    UnloadModelRequest,
     UntypedAPIFuture,
 )
 from tinkex_api.types import File, Request
 
-from tinkex.errors import InvalidInputError
+from tinkex.errors import InvalidInputError, NotFoundError, UnsupportedByServer
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import Payload, RequestState, fields, wait_for_result
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, get_tokenizer
 from tinkex.training import chunking, custom_loss, metrics
+from tinkex.training.bodies import Build, Submit
 from tinkex.training.custom_loss import CustomLoss
-from tinkex.training.line import Build, Submit, TrainingLine
+from tinkex.training.line import TrainingLine
+from tinkex.training.losses import check_loss, weighted
+from tinkex.training.unloading import unload
 from tinkex.training.validation import check_batch, check_name
 from tinkex.types import (
     AdamParams,
@@ -41,6 +43,7 @@ from tinkex.types import (
     ForwardBackwardOutput,
     GetInfoResponse,
     LoadWeightsResponse,
+    LoraConfig,
     OptimStepResponse,
     SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
@@ -68,12 +71,14 @@ class AsyncTrainingClient:
     """The server's name for the model, and for its training run."""
     base_model: str
 
-    def __init__(self, session: Session, model_id: str, base_model: str) -> None:
+    def __init__(self, session: Session, model_id: str, base_model: str, shape: LoraConfig) -> None:
         self.model_id = model_id
         self.base_model = base_model
+        self._shape = shape
         self._session = session
         self._transport = session.transport
         self._line = TrainingLine(session.transport)
+        session.models.add(model_id)
 
     def forward_backward(
         self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
@@ -195,7 +200,12 @@ class AsyncTrainingClient:
             body.user_metadata = json.encode_metadata(user_metadata)
             return save_weights.request(body=body)
 
-        return self._run("save_weights", submit, SaveWeightsResponse.from_dict)
+        def parse(result: Mapping[str, object]) -> SaveWeightsResponse:
+            saved = SaveWeightsResponse.from_dict(result)
+            self._session.saved_shapes[saved.path] = (self.base_model, self._shape)
+            return saved
+
+        return self._run("save_weights", submit, parse)
 
     def load_state(self, path: str, weights_access_token: str | None = None) -> AsyncAPIFuture[LoadWeightsResponse]:
         """Loads saved weights into this model, and begins its optimizer anew.
@@ -282,20 +292,29 @@ class AsyncTrainingClient:
         """Frees the model on the server, after the calls so far. What was saved stays.
 
         Raises:
-            NotFoundError: this server has no such call, as the hosted one.
+            UnsupportedByServer, NotFoundError: this server has no such call, as the hosted one.
         """
         async with self._line.turn("unload_model"):
-            promise = await self._transport.send(unload_model.request(body=UnloadModelRequest(self.model_id)))
-        await wait_for_result(self._transport, RequestState("unload_model", promise.request_id))
+            request_id = await unload(self._transport, self.model_id)
+        await wait_for_result(self._transport, RequestState("unload_model", request_id))
+        self._session.models.discard(self.model_id)
 
     async def get_info(self) -> GetInfoResponse:
         """What the server says of the model."""
         return await self._transport.send(get_info.request(body=GetInfoRequest(self.model_id)))
 
     async def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer, found by `get_info`. Raises `TokenizerError` when it cannot be had."""
-        data = (await self.get_info()).model_data
-        return await asyncio.to_thread(get_tokenizer, data.tokenizer_id or data.model_name or self.base_model)
+        """The model's tokenizer, found by what the server says of the model. Raises `TokenizerError` when it cannot be had."""
+        return await asyncio.to_thread(get_tokenizer, await self._tokenizer_id())
+
+    async def _tokenizer_id(self) -> str:
+        """By the server's words, where it has some; else by the base model that was asked for."""
+        try:
+            info = await self.get_info()
+        except (UnsupportedByServer, NotFoundError):
+            return self.base_model
+        data = info.model_data
+        return data.tokenizer_id or data.model_name or info.model_name or self.base_model
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.model_id} over {self.base_model}>"
@@ -305,13 +324,14 @@ class AsyncTrainingClient:
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         data = list(data)  # the caller may go on with its list
         check_batch(data, loss_fn)
-        submits = self._submits(operation, data, loss_fn, config)
+        check_loss(self._transport.server, loss_fn)
+        submits = self._submits(operation, weighted(data, loss_fn), loss_fn, config)
         return self._line.run(operation, submits, _combined)
 
     def _submits(
         self, operation: str, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
     ) -> Sequence[Submit]:
-        chunks = chunking.split(data, self._transport.config.chunk_limits or self._transport.server.dialect.chunk_limits)
+        chunks = chunking.split(data, chunking.limits(self._transport.config.chunk_limits, self._transport.server.dialect))
         return [self._batch_submit(operation, chunk, loss_fn, config) for chunk in chunks]
 
     def _batch_submit(

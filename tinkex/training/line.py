@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,22 +27,21 @@ from tinkex.errors import (
 )
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import Payload, RequestState, read_result, wait_for_payload
+from tinkex.training.bodies import Bodies, Submit
 from tinkex.training.sequencer import Sequencer, Turn
 from tinkex.transport.http import Transport
 
 T = TypeVar("T")
-Build = Callable[[int], Request[UntypedAPIFuture]]
-"""Makes the request for a seq_id."""
-Submit = Mapping[Encoding, Build]
-"""A request in each of the encodings that it has."""
+_HELD_BODIES = 2  # calls: the one that is being sent, and the next one, which is encoded meanwhile
 _FROM_SAVED = "Make a new training client from the last saved state."
 
 
 @define(eq=False)
 class _Sent:
-    """A request that was sent under a number."""
+    """A request of a call that is sent under a number."""
 
     state: RequestState
+    index: int
     seq_id: int
     twice: bool = False
     """Whether it was sent again, since nobody knew whether the first one had arrived."""
@@ -55,6 +55,7 @@ class TrainingLine:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._sequencer = Sequencer()
+        self._encoders = asyncio.Semaphore(_HELD_BODIES)
 
     def turn(self, operation: str) -> Turn:
         """A place in the order for a request without a number; `async with` waits until it comes."""
@@ -67,12 +68,12 @@ class TrainingLine:
             submits: build the requests, which get consecutive numbers.
             parse: makes the call's result of the requests' results, in order.
         """
-        turn = self._sequencer.turn(operation)
+        turn = self._sequencer.turn(operation, len(submits))
         state = RequestState(operation)
 
         async def work() -> T:
-            async with turn:
-                sent = await self._submit_all(turn, state, submits)
+            async with self._ahead(turn, submits) as bodies, turn:
+                sent = await self._submit_all(turn, state, bodies)
             return read_result(parse, await self._results(sent), operation)
 
         return AsyncAPIFuture(work(), state)
@@ -89,38 +90,55 @@ class TrainingLine:
             first: build the first requests, all of `forward`.
             second: makes of their results the second ones, and what makes the call's result of those ones'; it may take long.
         """
-        turn = self._sequencer.turn(operation)
+        turn = self._sequencer.turn(operation, len(first))
         state = RequestState(operation)
 
         async def work() -> T:
-            async with turn:
-                sent = await self._submit_all(turn, RequestState("forward"), first)
+            async with self._ahead(turn, first) as bodies, turn:
+                sent = await self._submit_all(turn, RequestState("forward"), bodies)
                 try:
                     submits, parse = await asyncio.to_thread(second, await self._results(sent))
                 except BaseException as error:  # a cancellation, too: what is queued behind was to follow the gradients
                     self._sequencer.refused(_as_own(error, operation))
                     raise
-                sent = await self._submit_all(turn, state, submits)
+                sent = await self._submit_all(turn, state, self._bodies(submits))
             return read_result(parse, await self._results(sent), operation)
 
         return AsyncAPIFuture(work(), state)
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 
-    async def _submit_all(self, turn: Turn, state: RequestState, submits: Sequence[Submit]) -> Sequence[_Sent]:
+    def _bodies(self, submits: Sequence[Submit]) -> Bodies:
+        return Bodies(submits, self._transport.server.dialect.encodings)
+
+    @asynccontextmanager
+    async def _ahead(self, turn: Turn, submits: Sequence[Submit]) -> AsyncGenerator[Bodies]:
+        """The requests of a call, the first one encoded while the call before is being sent."""
+        async with self._encoders:
+            bodies = self._bodies(submits)
+            bodies.begin(0, turn.expected_seq_id)
+            try:
+                yield bodies
+            finally:
+                bodies.drop()
+
+    async def _submit_all(self, turn: Turn, state: RequestState, bodies: Bodies) -> Sequence[_Sent]:
         """Sends a call's requests under consecutive numbers; returns them in order.
 
         Together, where the server says so, and then the first one last, so that it finds all the others queued.
         """
         await self._sequencer.settle()
-        first, parallel = self._sequencer.next_seq_id, self._transport.server.dialect.parallel_chunks and len(submits) > 1
-        all_sent = [_Sent(state if not index else RequestState(state.operation), first + index) for index in range(len(submits))]
+        first, count = self._sequencer.next_seq_id, len(bodies)
+        all_sent = [_Sent(RequestState(state.operation) if index else state, index, first + index) for index in range(count)]
+        parallel = self._transport.server.dialect.parallel_chunks and count > 1
         accepted = 0
         try:
             if parallel:
-                await _all_or_first_error([self._submit(*pair) for pair in zip(all_sent[1:], submits[1:], strict=True)])
-            for sent, submit in zip(all_sent[: 1 if parallel else None], submits, strict=False):
-                await self._submit(sent, submit)
+                await _all_or_first_error([self._submit(sent, bodies) for sent in all_sent[1:]])
+            for sent in all_sent[: 1 if parallel else None]:
+                if not parallel:
+                    bodies.begin(sent.index + 1, sent.seq_id + 1)
+                await self._submit(sent, bodies)
                 accepted += 1
         except TinkexError as error:
             self._give_up(error, untouched=accepted == 0 and not parallel)
@@ -128,15 +146,15 @@ class TrainingLine:
         except BaseException:
             self._sequencer.poison(StepOutcomeUnknown("cancelled while it was being sent", operation=turn.operation))
             raise
-        self._sequencer.accepted(len(submits))
+        self._sequencer.accepted(count)
         return all_sent
 
-    async def _submit(self, sent: _Sent, submit: Submit) -> None:
+    async def _submit(self, sent: _Sent, bodies: Bodies) -> None:
         """Sends a request in the encoding that the server is known to read; else in one after the other, to learn it."""
-        order = self._transport.server.dialect.encodings if len(submit) > 1 else tuple(submit)
+        order = bodies.encodings(sent.index)
         refusals: list[APIStatusError] = []
         for encoding in order:
-            request = await asyncio.to_thread(submit[encoding], sent.seq_id)  # a large body takes long to encode
+            request = await bodies.get(sent.index, encoding, sent.seq_id)
             mistaken = partial(_is_mistaken, encoding, sent.state.operation) if len(order) > 1 else None
             try:
                 await self._send(sent, request, mistaken)

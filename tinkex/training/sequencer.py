@@ -22,6 +22,7 @@ class Sequencer:
     """
 
     _next_seq_id: int = 1
+    _expected_seq_id: int = 1
     _turns_given: int = 0
     _end_of_line: asyncio.Future[None] | None = None
     _poison: TinkexError | None = None
@@ -31,10 +32,13 @@ class Sequencer:
     _all_settled: asyncio.Event = field(factory=asyncio.Event)
     _free_number: int | None = None
 
-    def turn(self, operation: str) -> Turn:
-        """A place at the end of the line; `async with` waits until it comes."""
-        turn = Turn(self, operation, self._turns_given, self._end_of_line)
+    def turn(self, operation: str, requests: int = 0) -> Turn:
+        """A place at the end of the line for a call of so many numbered requests; `async with` waits until it comes."""
+        if self._end_of_line is None or self._end_of_line.done():
+            self._expected_seq_id = self._next_seq_id
+        turn = Turn(self, operation, self._turns_given, self._expected_seq_id, self._end_of_line)
         self._turns_given += 1
+        self._expected_seq_id += requests
         self._end_of_line = turn.over
         return turn
 
@@ -100,6 +104,8 @@ class Turn:
     sequencer: Sequencer
     operation: str
     number: int
+    expected_seq_id: int
+    """The first number that the call gets, unless one before it is refused or is of another size than it was said."""
     _before: asyncio.Future[None] | None
     over: asyncio.Future[None] = field(factory=lambda: asyncio.get_running_loop().create_future())
 

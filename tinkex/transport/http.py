@@ -21,7 +21,7 @@ from tinkex.errors import (
     NotATinkerServerError,
     TinkexError,
 )
-from tinkex.transport import backoff, failures
+from tinkex.transport import adaptation, backoff, failures
 from tinkex.transport.clock import Clock
 from tinkex.transport.progress import Progress, progress
 from tinkex.transport.rate_limit import RateLimitWindow, window_for
@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError)
 """What reading an answer of another form than the contract's ends in."""
+
+_BATCHES = frozenset({"forward", "forward_backward"})
 
 
 def _default_handler() -> httpx.AsyncBaseTransport:
@@ -58,6 +60,7 @@ class Transport:
         self._headers = {
             "User-Agent": f"tinkex/{__version__}",
             "Accept": "application/json",
+            "X-Request-Id": uuid4().hex,  # one server routes by it
             **({"X-API-Key": self.config.api_key} if self.config.api_key else {}),
             **self.config.default_headers,
         }
@@ -70,7 +73,7 @@ class Transport:
         Args:
             repeatable: whether the server may get the request twice. If not, it is tried again only where it is certain that
                 the server did not take it.
-            timeout: seconds for one try; by default `Config.timeout`.
+            timeout: seconds for one try; by default `Config.timeout`, or as long as a wait may be where the work is done meanwhile.
             max_attempts: at most so many tries, if `Config.retry` allows more.
 
         Raises:
@@ -81,7 +84,8 @@ class Transport:
         """
         self.server.require(request.operation)
         attempts = min(self.config.retry.max_attempts, max_attempts or self.config.retry.max_attempts)
-        response = await self._exchange(request, repeatable, timeout or self.config.timeout, attempts)
+        usual = self.config.poll.max_wait if self.server.dialect.long_posts else self.config.timeout
+        response = await self._exchange(request, repeatable, timeout or usual, attempts)
         return parse(request, response)
 
     async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str]) -> httpx.Response:
@@ -115,21 +119,41 @@ class Transport:
 
     async def _try(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
         await self._window.wait(self.clock)
+        request = adaptation.less(request, self.server.dialect.refused_fields.get(request.operation, frozenset()))
         response = await self._attempt(request, headers, timeout)
+        if response.status_code in adaptation.STATUSES:
+            response = await self._adapt(request, headers, timeout, response)
         if not response.is_success:
             raise failures.status_error(response, request.operation)
         self._window.succeeded()
         return response
+
+    async def _adapt(
+        self, request: Request[Any], headers: Mapping[str, str], timeout: float, refusal: httpx.Response
+    ) -> httpx.Response:
+        """The answer to the request in the form that the refusal asks for, which is then kept to; else the refusal."""
+        adapted = adaptation.adapt(request, refusal, self.server.dialect, self.config.api_key)
+        if adapted is None:
+            return refusal
+        response = await self._attempt(adapted.request, {**headers, **adapted.headers}, timeout)
+        if response.is_success:
+            self.server.learn(**adapted.learned)
+            logger.warning("%s: %s", self.config.base_url, adapted.words)
+        return response if response.is_success else refusal
 
     def _pause(self, state: RetryCallState, body_size: int) -> float:
         """Seconds until the next try; a 429 opens the window that all clients of this key keep to."""
         error = state.outcome.exception() if state.outcome else None
         hint = backoff.retry_hint(error.headers) if isinstance(error, APIStatusError) else None
         if isinstance(error, APIStatusError) and error.status_code == 429:
+            if error.operation in _BATCHES:
+                self.server.learn(chunk_limits=self.server.dialect.chunk_limits.smaller())
             return self._window.refused(body_size, hint, self.clock)
         return backoff.delay(state.attempt_number, self.config.retry, hint, self.clock.random())
 
     async def _attempt(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
+        if self.server.dialect.bearer:
+            headers = {**adaptation.bearer(self.config.api_key), **headers}
         message = httpx.Request(
             request.method,
             self.config.base_url + request.path,

@@ -10,18 +10,26 @@ from ...client import AuthenticatedClient, Client
 from ...models.error_response import ErrorResponse
 from ...models.unload_model_request import UnloadModelRequest
 from ...models.untyped_api_future import UntypedAPIFuture
-from ...types import Request, Response
+from ...types import UNSET, Request, Response, Unset
 
 
 def _get_kwargs(
     *,
     body: UnloadModelRequest,
+    model_id: str | Unset = UNSET,
 ) -> dict[str, Any]:
     headers: dict[str, Any] = {}
+
+    params: dict[str, Any] = {}
+
+    params["model_id"] = model_id
+
+    params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 
     _kwargs: dict[str, Any] = {
         "method": "post",
         "url": "/api/v1/unload_model",
+        "params": params,
     }
 
     json_body = body.to_dict()
@@ -111,12 +119,14 @@ def _parse_success(response: httpx.Response) -> UntypedAPIFuture:
 def request(
     *,
     body: UnloadModelRequest,
+    model_id: str | Unset = UNSET,
 ) -> Request[UntypedAPIFuture]:
     """What to send for `unload_model`, and how to read a 2xx answer; for a transport of one's own."""
     return Request(
         "unload_model",
         _get_kwargs(
             body=body,
+            model_id=model_id,
         ),
         _parse_success,
     )
@@ -137,6 +147,7 @@ def sync_detailed(
     *,
     client: AuthenticatedClient | Client,
     body: UnloadModelRequest,
+    model_id: str | Unset = UNSET,
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Free a model
 
@@ -145,6 +156,7 @@ def sync_detailed(
     model_id in the query.
 
     Args:
+        model_id (str | Unset):
         body (UnloadModelRequest): Frees a model. Example: {'model_id': 'S1:train:0', 'type':
             'unload_model'}.
 
@@ -158,6 +170,7 @@ def sync_detailed(
 
     kwargs = _get_kwargs(
         body=body,
+        model_id=model_id,
     )
 
     response = client.get_httpx_client().request(
@@ -171,6 +184,7 @@ def sync(
     *,
     client: AuthenticatedClient | Client,
     body: UnloadModelRequest,
+    model_id: str | Unset = UNSET,
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Free a model
 
@@ -179,6 +193,7 @@ def sync(
     model_id in the query.
 
     Args:
+        model_id (str | Unset):
         body (UnloadModelRequest): Frees a model. Example: {'model_id': 'S1:train:0', 'type':
             'unload_model'}.
 
@@ -193,6 +208,7 @@ def sync(
     return sync_detailed(
         client=client,
         body=body,
+        model_id=model_id,
     ).parsed
 
 
@@ -200,6 +216,7 @@ async def asyncio_detailed(
     *,
     client: AuthenticatedClient | Client,
     body: UnloadModelRequest,
+    model_id: str | Unset = UNSET,
 ) -> Response[ErrorResponse | UntypedAPIFuture]:
     """Free a model
 
@@ -208,6 +225,7 @@ async def asyncio_detailed(
     model_id in the query.
 
     Args:
+        model_id (str | Unset):
         body (UnloadModelRequest): Frees a model. Example: {'model_id': 'S1:train:0', 'type':
             'unload_model'}.
 
@@ -221,6 +239,7 @@ async def asyncio_detailed(
 
     kwargs = _get_kwargs(
         body=body,
+        model_id=model_id,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -232,6 +251,7 @@ async def asyncio(
     *,
     client: AuthenticatedClient | Client,
     body: UnloadModelRequest,
+    model_id: str | Unset = UNSET,
 ) -> ErrorResponse | UntypedAPIFuture | None:
     """Free a model
 
@@ -240,6 +260,7 @@ async def asyncio(
     model_id in the query.
 
     Args:
+        model_id (str | Unset):
         body (UnloadModelRequest): Frees a model. Example: {'model_id': 'S1:train:0', 'type':
             'unload_model'}.
 
@@ -255,5 +276,6 @@ async def asyncio(
         await asyncio_detailed(
             client=client,
             body=body,
+            model_id=model_id,
         )
     ).parsed

@@ -1,0 +1,101 @@
+"""Models on the server: made anew, or from what was saved, in the way that this server has for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+from tinkex_api.api.models import create_model, get_weights_info
+from tinkex_api.api.weights import load_weights
+from tinkex_api.models import CreateModelRequest, CreateModelResponse, LoadWeightsRequest, WeightsInfoRequest
+
+from tinkex.errors import UnsupportedByServer
+from tinkex.futures.poller import send_and_wait
+from tinkex.session import Session
+from tinkex.training.client import AsyncTrainingClient
+from tinkex.types import LoadWeightsResponse, LoraConfig, OptimizerConfig
+from tinkex.wire import json
+
+
+@frozen(kw_only=True)
+class SavedState:
+    """What a model is to be made from: a checkpoint, and how it is to be taken over."""
+
+    path: str
+    with_optimizer: bool
+    base_model: str | None = None
+    rank: int | None = None
+    weights_access_token: str | None = None
+
+
+async def new_model(
+    session: Session,
+    base_model: str,
+    shape: LoraConfig,
+    user_metadata: Mapping[str, str] | None,
+    optimizer: OptimizerConfig | None,
+    checkpoint_path: str | None = None,
+) -> AsyncTrainingClient:
+    """A model by create_model; `checkpoint_path` is for the one server that loads weights with it."""
+    body = CreateModelRequest(session.session_id, next(session.model_numbers), base_model, shape, optimizer_config=optimizer)
+    body.user_metadata = json.encode_metadata(user_metadata)
+    if checkpoint_path:
+        body.additional_properties["checkpoint_path"] = checkpoint_path
+    model = CreateModelResponse.from_dict(await send_and_wait(session.transport, create_model.request(body=body)))
+    return AsyncTrainingClient(session, model.model_id, base_model, shape)
+
+
+async def model_from_state(
+    session: Session, saved: SavedState, user_metadata: Mapping[str, str] | None, optimizer: OptimizerConfig | None
+) -> AsyncTrainingClient:
+    """A model with the weights of a checkpoint. Raises `UnsupportedByServer` where the server has no way to make one."""
+    dialect = session.transport.server.dialect
+    if dialect.resume == "by_session":
+        return await _by_session(session, saved, user_metadata, optimizer)
+    if dialect.resume == "never":
+        session.transport.server.require("load_weights")
+    base_model, shape = await _shape_of(session, saved)
+    if dialect.resume == "by_create":
+        return await new_model(session, base_model, shape, user_metadata, optimizer, saved.path)
+    client = await new_model(session, base_model, shape, user_metadata, optimizer)
+    load = client.load_state_with_optimizer if saved.with_optimizer else client.load_state
+    await load(saved.path, saved.weights_access_token)  # some servers load only as a model's first request
+    return client
+
+
+async def _by_session(
+    session: Session, saved: SavedState, user_metadata: Mapping[str, str] | None, optimizer: OptimizerConfig | None
+) -> AsyncTrainingClient:
+    """By one load_weights, which makes the model and loads it."""
+    base_model, shape = await _shape_of(session, saved)
+    number = next(session.model_numbers)
+    body = LoadWeightsRequest(saved.path, saved.with_optimizer, session_id=session.session_id, model_seq_id=number)
+    body.base_model, body.weights_access_token = saved.base_model, saved.weights_access_token
+    body.optimizer_config, body.user_metadata = optimizer, json.encode_metadata(user_metadata)
+    loaded = LoadWeightsResponse.from_dict(await send_and_wait(session.transport, load_weights.request(body=body)))
+    model_id = loaded.model_id or f"{session.session_id}:train:{number}"
+    return AsyncTrainingClient(session, model_id, base_model, shape)
+
+
+async def _shape_of(session: Session, saved: SavedState) -> tuple[str, LoraConfig]:
+    """Base model and LoRA shape of a checkpoint: as given, as saved in this session, or as the server says."""
+    if known := session.saved_shapes.get(saved.path):
+        return saved.base_model or known[0], known[1]
+    if saved.base_model and saved.rank:
+        return saved.base_model, LoraConfig(rank=saved.rank)
+    try:
+        info = await session.transport.send(get_weights_info.request(body=WeightsInfoRequest(saved.path)))
+    except UnsupportedByServer as error:
+        raise UnsupportedByServer(
+            f"{error.server} does not say of which shape {saved.path} is",
+            server=error.server,
+            operation="get_weights_info",
+            advice="Give base_model=… and rank=… as the model was created.",
+        ) from error
+    shape = LoraConfig(
+        rank=saved.rank or info.lora_rank or LoraConfig().rank,
+        train_unembed=info.train_unembed is not False,
+        train_mlp=info.train_mlp is not False,
+        train_attn=info.train_attn is not False,
+    )
+    return saved.base_model or info.base_model, shape

@@ -1,0 +1,35 @@
+"""Freeing models: one that is done with, and those that a client leaves behind where its server has slots to free."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from tinkex_api.api.models import unload_model
+from tinkex_api.models import UnloadModelRequest
+from tinkex_api.types import UNSET
+
+from tinkex.errors import TinkexError
+from tinkex.session import Session
+from tinkex.transport.http import Transport
+
+logger = logging.getLogger("tinkex")
+
+
+async def unload(transport: Transport, model_id: str) -> str:
+    """Asks the server to free the model; returns the request id. Raises what sending raises."""
+    in_query = model_id if transport.server.dialect.unloads_by_query else UNSET
+    return (await transport.send(unload_model.request(body=UnloadModelRequest(model_id), model_id=in_query))).request_id
+
+
+async def unload_left_behind(session: Session) -> None:
+    """Frees the models of a session that the server was not told is finished, as far as it can; what fails is logged."""
+    if not session.transport.server.dialect.lacks("unload_model"):
+        await asyncio.gather(*(_unload_or_log(session.transport, model_id) for model_id in session.models))
+
+
+async def _unload_or_log(transport: Transport, model_id: str) -> None:
+    try:
+        await unload(transport, model_id)
+    except TinkexError as error:
+        logger.info("model %s was not unloaded: %s", model_id, error)
