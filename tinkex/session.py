@@ -83,7 +83,7 @@ class Session:
         return session
 
     async def finish(self, outcome: Outcome, detail: str | None = None) -> bool:
-        """Stops the heartbeats and tells the server; one that lacks the call, or is gone, is left alone. Whether it took it."""
+        """Stops the heartbeats and tells the server; one that is gone is left alone. False where it lacks the call."""
         if self._heartbeats is None:
             return True
         heartbeats, self._heartbeats = self._heartbeats, None
@@ -102,9 +102,9 @@ class Session:
             )
         except TinkexError as error:
             logger.info("the server was not told that session %s is finished: %s", self.session_id, error)
-            return False
+            return True
         logger.debug("session %s finished: %s %d", self.session_id, outcome, response.status_code)
-        return response.is_success
+        return response.status_code not in (404, 405)
 
     async def _live(self) -> None:
         try:

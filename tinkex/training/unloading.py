@@ -16,10 +16,11 @@ from tinkex.transport.http import Transport
 logger = logging.getLogger("tinkex")
 
 
-async def unload(transport: Transport, model_id: str) -> str:
+async def unload(transport: Transport, model_id: str, max_attempts: int | None = None) -> str:
     """Asks the server to free the model; returns the request id. Raises what sending raises."""
     in_query = model_id if transport.server.dialect.unloads_by_query else UNSET
-    return (await transport.send(unload_model.request(body=UnloadModelRequest(model_id), model_id=in_query))).request_id
+    request = unload_model.request(body=UnloadModelRequest(model_id), model_id=in_query)
+    return (await transport.send(request, max_attempts=max_attempts)).request_id
 
 
 async def unload_left_behind(session: Session) -> None:
@@ -30,6 +31,6 @@ async def unload_left_behind(session: Session) -> None:
 
 async def _unload_or_log(transport: Transport, model_id: str) -> None:
     try:
-        await unload(transport, model_id)
+        await unload(transport, model_id, max_attempts=1)
     except TinkexError as error:
         logger.info("model %s was not unloaded: %s", model_id, error)

@@ -1,0 +1,95 @@
+"""A proxy before a server that loses requests and answers when it is told to, over real sockets."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+from urllib.parse import urlsplit
+
+from attrs import define, field
+
+Fault = Literal["request lost", "answer lost", "answer cut"]
+"""The request is read and goes no further; the server answers it, and nothing of that comes back; or the headers alone."""
+
+
+@define(eq=False)
+class Faulty:
+    """Where the proxy is, what it is to do wrong next, and what passed through it: paths and statuses."""
+
+    base_url: str
+    faults: list[tuple[str, Fault]] = field(factory=list)
+    """What the next request of a path suffers, in order."""
+    seen: list[str] = field(factory=list)
+    """The last parts of the paths of all POSTs that came."""
+    lock: threading.Lock = field(factory=threading.Lock)
+
+    def next_fault(self, call: str) -> Fault | None:
+        with self.lock:
+            self.seen.append(call)
+            for index, (path, fault) in enumerate(self.faults):
+                if path == call:
+                    del self.faults[index]
+                    return fault
+        return None
+
+    def count(self, call: str) -> int:
+        return self.seen.count(call)
+
+
+@contextmanager
+def faulty(base_url: str) -> Iterator[Faulty]:
+    """A proxy before the server at `base_url`."""
+    target = urlsplit(base_url)
+    proxy = Faulty("")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            fault = proxy.next_fault(self.path.rpartition("/")[2])
+            if fault == "request lost":
+                self.close_connection = True
+                return
+            status, headers, answer = forward(self.path, body, dict(self.headers.items()))
+            if fault == "answer lost":
+                self.close_connection = True
+                return
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if fault == "answer cut":
+                self.close_connection = True
+                return
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    def forward(path: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=30)
+        try:
+            connection.request("POST", path, body, headers)
+            response = connection.getresponse()
+            answer = response.read()
+            kept = {name: response.headers[name] for name in ("content-type", "content-length") if name in response.headers}
+            return response.status, kept, answer
+        finally:
+            connection.close()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    proxy.base_url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
