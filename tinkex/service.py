@@ -18,6 +18,7 @@ from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Outcome, Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import SavedState, model_from_state, new_model
+from tinkex.training.probe import probe_repeats
 from tinkex.training.unloading import unload_left_behind
 from tinkex.transport.http import Transport
 from tinkex.types import GetServerCapabilitiesResponse, LoraConfig, OptimizerConfig
@@ -155,6 +156,23 @@ class AsyncServiceClient:
         if not (model_path or base_model):
             raise InvalidInputError("create_sampling_client needs model_path or base_model")
         return await AsyncSamplingClient.open(await self._begun(), base_model=base_model, model_path=model_path)
+
+    async def probe_server(self, base_model: str) -> Dialect:
+        """Finds out what the server does with a repeated training request, which decides whether one whose answer was lost is sent again.
+
+        Makes a small model for it, on which two forwards run, and frees it. What was found counts for all clients of this server
+        in the process. A server that is known by name, or that says it itself, needs no probe.
+
+        Args:
+            base_model: one of `get_server_capabilities`.
+
+        Raises:
+            RequestFailedError, APIStatusError: a model could not be made, or a forward not be run.
+            APIConnectionError: the server cannot be reached.
+        """
+        session = await self._begun()
+        session.transport.server.learn(seq_id_repeats=await probe_repeats(session, base_model))
+        return self.server
 
     def create_rest_client(self) -> AsyncRestClient:
         """A client for training runs and checkpoints. Begins no session."""

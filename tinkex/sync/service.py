@@ -170,6 +170,21 @@ class ServiceClient:
         """
         return SamplingClient(self._portal.run(self._client.create_sampling_client, model_path, base_model), self._portal)
 
+    def probe_server(self, base_model: str) -> Dialect:
+        """Finds out what the server does with a repeated training request, which decides whether one whose answer was lost is sent again.
+
+        Makes a small model for it, on which two forwards run, and frees it. What was found counts for all clients of this server
+        in the process. A server that is known by name, or that says it itself, needs no probe.
+
+        Args:
+            base_model: one of `get_server_capabilities`.
+
+        Raises:
+            RequestFailedError, APIStatusError: a model could not be made, or a forward not be run.
+            APIConnectionError: the server cannot be reached.
+        """
+        return self._portal.run(self._client.probe_server, base_model)
+
     def create_rest_client(self) -> RestClient:
         """A client for training runs and checkpoints. Begins no session."""
         return RestClient(self._portal.call(self._client.create_rest_client), self._portal)

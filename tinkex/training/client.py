@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from typing import TypeVar
 
 from tinkex_api.api.models import get_info
-from tinkex_api.api.training import forward, forward_backward, optim_step
+from tinkex_api.api.training import optim_step
 from tinkex_api.api.weights import load_weights, save_weights, save_weights_external, save_weights_for_sampler
 from tinkex_api.models import (
-    ForwardBackwardRequest,
-    ForwardRequest,
     GetInfoRequest,
     LoadWeightsRequest,
     OptimStepRequest,
@@ -21,7 +18,7 @@ from tinkex_api.models import (
     SaveWeightsRequest,
     UntypedAPIFuture,
 )
-from tinkex_api.types import File, Request
+from tinkex_api.types import Request
 
 from tinkex.errors import InvalidInputError, NotFoundError, UnsupportedByServer
 from tinkex.futures.api_future import AsyncAPIFuture
@@ -30,6 +27,7 @@ from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, get_tokenizer
 from tinkex.training import chunking, custom_loss, metrics
+from tinkex.training.batches import batch_submit
 from tinkex.training.bodies import Build, Submit
 from tinkex.training.custom_loss import CustomLoss
 from tinkex.training.line import TrainingLine
@@ -331,27 +329,9 @@ class AsyncTrainingClient:
     def _submits(
         self, operation: str, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
     ) -> Sequence[Submit]:
-        chunks = chunking.split(data, chunking.limits(self._transport.config.chunk_limits, self._transport.server.dialect))
-        return [self._batch_submit(operation, chunk, loss_fn, config) for chunk in chunks]
-
-    def _batch_submit(
-        self, operation: str, chunk: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
-    ) -> Submit:
-        def as_json(seq_id: int) -> Request[UntypedAPIFuture]:
-            batch = json.encode_batch(chunk, loss_fn, config)
-            if operation == "forward":
-                return forward.request(body=ForwardRequest(self.model_id, seq_id, batch))
-            return forward_backward.request(body=ForwardBackwardRequest(self.model_id, seq_id, batch))
-
-        def as_protobuf(seq_id: int) -> Request[UntypedAPIFuture]:
-            raw = protobuf.encode_forward_backward(
-                self.model_id, seq_id, chunk, loss_fn, config, forward_only=operation == "forward"
-            )
-            if self._transport.server.dialect.compress_protobuf:
-                return forward_backward.request(body=File(BytesIO(protobuf.compress(raw))), content_encoding="zstd")
-            return forward_backward.request(body=File(BytesIO(raw)))
-
-        return {"json": as_json, "protobuf": as_protobuf}
+        dialect = self._transport.server.dialect
+        chunks = chunking.split(data, chunking.limits(self._transport.config.chunk_limits, dialect))
+        return [batch_submit(operation, self.model_id, chunk, loss_fn, config, dialect) for chunk in chunks]
 
     def _load(self, path: str, token: str | None, *, optimizer: bool) -> AsyncAPIFuture[LoadWeightsResponse]:
         if not path:

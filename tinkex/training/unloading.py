@@ -25,12 +25,15 @@ async def unload(transport: Transport, model_id: str, max_attempts: int | None =
 
 async def unload_left_behind(session: Session) -> None:
     """Frees the models of a session that the server was not told is finished, as far as it can; what fails is logged."""
-    if not session.transport.server.dialect.lacks("unload_model"):
-        await asyncio.gather(*(_unload_or_log(session.transport, model_id) for model_id in session.models))
+    await asyncio.gather(*(unload_or_log(session, model_id) for model_id in tuple(session.models)))
 
 
-async def _unload_or_log(transport: Transport, model_id: str) -> None:
+async def unload_or_log(session: Session, model_id: str) -> None:
+    """Frees the model if the server can do that and is there."""
+    session.models.discard(model_id)
+    if session.transport.server.dialect.lacks("unload_model"):
+        return
     try:
-        await unload(transport, model_id, max_attempts=1)
+        await unload(session.transport, model_id, max_attempts=1)
     except TinkexError as error:
         logger.info("model %s was not unloaded: %s", model_id, error)
