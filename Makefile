@@ -22,6 +22,7 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/lint_contract.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py --check
+	$(BIN)/python scripts/servers_doc.py --check
 
 format: setup
 	$(BIN)/ruff check --fix tinkex scripts tests examples
@@ -42,5 +43,8 @@ test-clients: setup
 contract-diff: setup
 	$(BIN)/python scripts/contract_diff.py $(BASE)
 
-bench docs:
+docs: setup
+	$(BIN)/python scripts/servers_doc.py
+
+bench:
 	@echo "make $@ comes later: there is no $@ yet"; exit 1

@@ -54,6 +54,8 @@ _SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
 )
 """Servers that are not here look like others: twinkle and mlx-tinker are both without flags, open-rl and arctic have the old ones."""
 
+RECOGNISED = frozenset(name for name, _ in _SIGNS)
+
 
 def with_flags(dialect: Dialect, config: ClientConfigResponse | None, dynamic: ClientDynamicConfigResponse | None) -> Dialect:
     """The dialect as the server's own flags have it, where they say something."""
