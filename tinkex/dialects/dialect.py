@@ -30,6 +30,8 @@ class Dialect:
     """Whether a copied sampling client asks the server for its number."""
     creates_from_state: bool = False
     """Whether one load_weights makes a model from a checkpoint. Elsewhere weights_info, create_model and load_weights do."""
+    runs_custom_losses: bool = False
+    """Whether the server takes losses of the user's own; elsewhere the client computes them."""
 
     @property
     def steps_repeatable(self) -> bool:
@@ -53,6 +55,7 @@ def from_client_config(flags: ClientConfigResponse, chunk_limits: ChunkLimits | 
         encoding="protobuf" if hosted else None,
         compress_protobuf=flags.proto_compress_fwdbwd is True,
         joins_samplers=flags.sample_join_sampling_session is True,
+        runs_custom_losses=flags.custom_loss_server_side is True,
         creates_from_state=hosted or flags.create_model_via_load_weights is True,
     )
     if flags.seq_id_repeats in get_args(SeqIdRepeats):
