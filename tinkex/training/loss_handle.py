@@ -115,10 +115,9 @@ def _run_one(handle: LossHandle, index: int, datum: Datum, logprobs: torch.Tenso
 def check_scalars(whose: str, loss: torch.Tensor, metrics: Mapping[str, torch.Tensor]) -> None:
     """Raises `InvalidInputError` unless the loss and the metrics are of rank 0."""
     for name, value in {"its loss": loss, **metrics}.items():
-        if value.ndim != 0:
-            raise InvalidInputError(
-                f"{whose} must give scalars: {name} is of shape {list(value.shape)}", advice="Reduce it by .sum() or .mean()."
-            )
+        if getattr(value, "ndim", None) != 0:
+            what = f"a tensor of shape {list(value.shape)}" if hasattr(value, "shape") else f"a Python {type(value).__name__}"
+            raise InvalidInputError(f"{whose} must give scalar tensors: {name} is {what}", advice="Reduce it by .sum() or .mean().")
 
 
 def _reduced(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
