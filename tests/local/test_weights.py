@@ -82,7 +82,9 @@ def test_a_name_that_cannot_be_a_folder_is_422(api: Api, name: str) -> None:
     [
         ({}, 422),
         ({"path": "a", "sampling_session_seq_id": 0}, 422),
-        ({"path": "a", "kind": "inflight"}, 400),
+        ({"path": "a", "kind": "inflight"}, 422),
+        ({"sampling_session_seq_id": 0, "kind": "inflight", "ttl_seconds": 3600}, 422),
+        ({"sampling_session_seq_id": 0, "kind": "other"}, 422),
         ({"path": "a", "ttl_seconds": 0}, 422),
     ],
 )

@@ -398,7 +398,7 @@ class LossProgram:
         with logprobs.device:  # where new tensors are made
             for node in self.loss.nodes[:-1]:
                 values[node["name"]] = _run_node(node, values, logprobs.device)
-        return _checked(_read(self.loss.nodes[-1]["args"][0], values, logprobs.device), needs_grad=logprobs.requires_grad)
+        return _checked(read_argument(self.loss.nodes[-1]["args"][0], values, logprobs.device), needs_grad=logprobs.requires_grad)
 
 
 def compile_loss(loss: CustomLoss) -> LossProgram:
@@ -503,8 +503,8 @@ def _run_node(node: Mapping[str, Any], values: Values, device: torch.device) -> 
         return values[node["target"]]
     call = _FUNCTIONS[node["target"]] if node["op"] == "call_function" else _METHODS[node["target"]]
     try:
-        args = [_read(argument, values, device) for argument in node.get("args") or []]
-        kwargs = {name: _read(argument, values, device) for name, argument in (node.get("kwargs") or {}).items()}
+        args = [read_argument(argument, values, device) for argument in node.get("args") or []]
+        kwargs = {name: read_argument(argument, values, device) for name, argument in (node.get("kwargs") or {}).items()}
         return _bounded(call(*args, **kwargs))
     except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
@@ -519,10 +519,10 @@ def _bounded(value: Any) -> Any:
     return value
 
 
-def _read(argument: Any, values: Values, device: torch.device) -> Any:
+def read_argument(argument: Any, values: Values, device: torch.device) -> Any:
     """The argument's value. Its form was checked."""
     if isinstance(argument, list):
-        return [_read(item, values, device) for item in cast("list[Any]", argument)]
+        return [read_argument(item, values, device) for item in cast("list[Any]", argument)]
     if not isinstance(argument, dict):
         return argument
     [(kind, value)] = cast("dict[str, Any]", argument).items()
@@ -530,11 +530,11 @@ def _read(argument: Any, values: Values, device: torch.device) -> Any:
         case "ref":
             return values[value]
         case "tuple":
-            return tuple(_read(item, values, device) for item in value)
+            return tuple(read_argument(item, values, device) for item in value)
         case "dict":
-            return {name: _read(item, values, device) for name, item in value.items()}
+            return {name: read_argument(item, values, device) for name, item in value.items()}
         case "slice":
-            return slice(*(_read(part, values, device) for part in value))
+            return slice(*(read_argument(part, values, device) for part in value))
         case "ellipsis":
             return Ellipsis
         case "device":
