@@ -12,6 +12,7 @@ from attrs import define, field
 from tinkex.local.engine.base import (
     AdamSettings,
     BaseModel,
+    CustomLoss,
     Example,
     InvalidRequest,
     LoraShape,
@@ -44,8 +45,13 @@ class FakeEngine:
         self._note("unload_model", model_id)
         self.models.remove(model_id)
 
+    def check_loss(self, loss: CustomLoss) -> None:
+        self._note("check_loss", *(name for name, _ in loss.inputs))
+        if len(loss.nodes) > 20:
+            raise InvalidRequest("too many nodes")
+
     def forward_backward(
-        self, model_id: str, data: Sequence[Example], loss_fn: str, config: Mapping[str, float], *, backward: bool
+        self, model_id: str, data: Sequence[Example], loss_fn: str | CustomLoss, config: Mapping[str, float], *, backward: bool
     ) -> LossResult:
         tokens = np.concatenate([example.tokens for example in data])
         self._note("forward_backward" if backward else "forward", model_id, str(tokens[0]))

@@ -283,3 +283,45 @@ def test_an_optimizers_parameters_are_given_once_and_as_such(trainer: Any, given
     with pytest.raises(InvalidInputError):
         trainer.optim_step(**given)
     trainer.optim_step(adam_params=AdamParams()).result()
+
+
+def test_inflight_clients_follow_the_model_and_snapshots_do_not(connect: Callable[..., Any], torch_server: Server) -> None:
+    trainer = connect(torch_server.base_url).create_lora_training_client("tinkex/tiny", rank=8, seed=3)
+    prompt = list(b"forty two is 42")
+
+    def logprob(sampler: Any) -> float:
+        return sum(sampler.compute_logprobs(prompt).result()[1:])
+
+    first, fixed = trainer.save_weights_and_get_sampling_client(kind="inflight"), trainer.save_weights_and_get_sampling_client()
+    before = logprob(first)
+    trainer.train_step([text_datum("forty two is", " 42")], "cross_entropy", AdamParams(learning_rate=1e-2)).result()
+    assert logprob(first) == before, "until they are saved"
+    second = trainer.save_weights_and_get_sampling_client(kind="inflight")
+    assert logprob(first) == logprob(second) != before
+    assert logprob(fixed) == before
+    assert first.sampling_session_id != second.sampling_session_id
+
+
+def test_an_unknown_kind_of_sampler_weights_is_refused_at_the_call(trainer: Any) -> None:
+    with pytest.raises(InvalidInputError, match="'mutable', not one of snapshot, inflight"):
+        trainer.save_weights_and_get_sampling_client(kind="mutable")
+
+
+def test_weights_saved_as_files(trainer: Any) -> None:
+    saved = trainer.save_weights_external("all", ttl_seconds=3600).result()
+    assert (saved.path, saved.size_bytes) == (f"tinker://{trainer.model_id}/external_weights/all", 5)
+
+
+def test_weights_are_copied_into_the_clients_project(connect: Callable[..., Any], server: Server, trainer: Any) -> None:
+    path = trainer.save_state("one").result().path
+    config = Config(base_url=server.base_url, api_key="tml-test", project_id="proj-1")
+    service = connect(server.base_url, config=config)
+    copy = service.copy_weights(path, ttl_seconds=3600, weights_access_token="token")
+    assert copy.endswith("/weights/one")
+    assert copy != path
+    assert service.create_training_client_from_state_with_optimizer(copy).base_model == "fake/base"
+
+
+def test_without_a_project_weights_are_not_copied(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInputError, match="none is configured"):
+        service.copy_weights("tinker://a/weights/b")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tinkex.training.client import AsyncTrainingClient as AsyncTrainingClient
     from tinkex.training.custom_loss import CustomLoss as CustomLoss
     from tinkex.training.custom_loss import NumpyLoss as NumpyLoss
+    from tinkex.training.loss_handle import LossHandle as LossHandle
+    from tinkex.training.loss_handle import PerDatumLossFn as PerDatumLossFn
     from tinkex.types import *  # noqa: F403
 
 _HOMES = {
@@ -45,6 +47,7 @@ _HOMES = {
     "tinkex.sync.training": ("TrainingClient",),
     "tinkex.sampling.many": ("SampleManyItem",),
     "tinkex.training.custom_loss": ("CustomLoss", "NumpyLoss"),
+    "tinkex.training.loss_handle": ("LossHandle", "PerDatumLossFn"),
     "tinkex.tokenizer": ("Tokenizer", "TokenizerError", "get_tokenizer"),
     "tinkex.training.client": ("AsyncTrainingClient",),
 }

@@ -9,6 +9,9 @@ from typing import Any, Self
 
 from attrs import evolve
 from tinkex_api.api.server import get_server_capabilities
+from tinkex_api.api.weights import copy_weights
+from tinkex_api.models import CopyWeightsRequest
+from tinkex_api.types import UNSET
 
 from tinkex.config import Config
 from tinkex.dialects.dialect import Dialect
@@ -18,6 +21,8 @@ from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Outcome, Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import SavedState, model_from_state, new_model
+from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
+from tinkex.training.loss_upload import CustomLosses, traced
 from tinkex.training.probe import probe_repeats
 from tinkex.training.unloading import unload_left_behind
 from tinkex.transport.http import Transport
@@ -58,6 +63,7 @@ class AsyncServiceClient:
         self._user_metadata = dict(user_metadata or {})
         self._transport: Transport | None = None
         self._session: Session | None = None
+        self._custom_losses = CustomLosses()
         self._beginning = asyncio.Lock()
         self._closed = False
 
@@ -173,6 +179,55 @@ class AsyncServiceClient:
         session = await self._begun()
         session.transport.server.learn(seq_id_repeats=await probe_repeats(session, base_model))
         return self.server
+
+    async def create_custom_loss(self, fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> LossHandle:
+        """A loss of your own for `forward_backward_custom`, which the server runs where it can, and the training client elsewhere.
+
+        `fn` is called once, without data, and what it does is written down. A function that comes to a graph that this client has
+        already gets the handle that was made then, so that a cell of a notebook can be run again.
+
+        Example:
+            >>> def clipped(logprobs, old_logprobs, advantages):
+            ...     ratio = torch.exp(logprobs - old_logprobs)
+            ...     loss = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages).sum()
+            ...     return loss, {"custom/ratio:mean": ratio.mean()}
+            >>> loss_fn = service.create_custom_loss(clipped, {"logprobs": 1, "old_logprobs": 1, "advantages": 1})
+
+        Args:
+            fn: `fn(logprobs, *inputs) -> (loss, metrics)` for one datum: `logprobs` are its targets', the others its loss inputs of
+                those names, 16 in all at most. A scalar, and a dict of scalars named `custom/<name>:sum` or `custom/<name>:mean`,
+                which are summed or averaged over the datums. Only functions of torch, math and operator; no branch on a tensor.
+            input_ranks: the rank of each parameter: 1 or 2 for `logprobs`, 0 to 2 for the others.
+
+        Raises:
+            InvalidInputError: `fn` breaks a rule; it says which, and in which line.
+            RequestFailedError, BadRequestError: the server does not take it.
+            APIConnectionError: the server cannot be reached.
+        """
+        loss = await asyncio.to_thread(traced, fn, input_ranks)
+        return await self._custom_losses.handle(await self._begun(), loss)
+
+    async def copy_weights(self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None) -> str:
+        """The path of a copy of saved weights in this client's project (`Config.project_id`). Begins no session.
+
+        Args:
+            path: `tinker://…`, of any kind of saved weights.
+            ttl_seconds: how long the copy is kept; for ever by default.
+            weights_access_token: a right to read weights of others.
+
+        Raises:
+            InvalidInputError: no project is configured.
+            NotFoundError: there are no such weights, or the server has no such call.
+        """
+        project_id = self.config.project_id
+        if not project_id:
+            raise InvalidInputError(
+                "copy_weights copies into this client's project, and none is configured",
+                advice="Set TINKER_PROJECT_ID, or give Config(project_id=…).",
+            )
+        body = CopyWeightsRequest(path, destination_project_id=project_id, ttl_seconds=ttl_seconds)
+        token = UNSET if weights_access_token is None else weights_access_token
+        return (await self._connected().send(copy_weights.request(body=body, x_tinker_weights_access_token=token))).tinker_path
 
     def create_rest_client(self) -> AsyncRestClient:
         """A client for training runs and checkpoints. Begins no session."""

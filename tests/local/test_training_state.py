@@ -156,7 +156,7 @@ def test_a_new_model_that_cannot_be_loaded_is_not_left_behind(api: Api) -> None:
     ("change", "status", "words"),
     [
         ({"path": "tinker://RUN/weights/none"}, 404, "no checkpoint"),
-        ({"path": "tinker://RUN/sampler_weights/state"}, 400, "saved to sample from"),
+        ({"path": "tinker://RUN/sampler_weights/state"}, 400, "not saved to train on"),
         ({"path": "somewhere"}, 400, "not a checkpoint path"),
         ({"base_model": "no/such"}, 400, "fake/base"),
         ({"optimizer_config": {"type": "dimuon"}}, 400, "dimuon"),

@@ -8,9 +8,9 @@ from starlette.middleware import Middleware
 
 from tinkex.local.backend import Backend
 from tinkex.local.http import KeyCheck, refuse_route
-from tinkex.local.routes import futures, models, rest, sampling, server, sessions, training, weights
+from tinkex.local.routes import copies, custom_losses, futures, models, rest, sampling, server, sessions, training, weights
 
-_PARTS = (server, sessions, models, training, weights, sampling, futures, rest)
+_PARTS = (server, sessions, models, custom_losses, training, weights, copies, sampling, futures, rest)
 ROUTES = [route for part in _PARTS for route in part.ROUTES]
 
 

@@ -10,7 +10,8 @@ from tinkex.local.engine.base import BaseModel, Engine, InvalidRequest
 from tinkex.local.errors import bad_request, not_found
 from tinkex.local.futures import Futures
 from tinkex.local.lanes import Job, Lanes
-from tinkex.local.store import ModelRow, SamplerRow, SessionRow, Store
+from tinkex.local.paths import CheckpointPath
+from tinkex.local.store import CheckpointRow, ModelRow, SamplerRow, SessionRow, Store
 
 HOLD = 20.0
 """Seconds that a poll waits for a result: under the 45 s that clients give it."""
@@ -73,6 +74,13 @@ class Backend:
             raise not_found(f"model {model_id!r} could not be created")
         return row
 
+    def checkpoint(self, path: CheckpointPath) -> CheckpointRow:
+        """Raises `Refused` when there is none."""
+        row = self.store.checkpoint(path)
+        if row is None:
+            raise not_found(f"there is no checkpoint {path}")
+        return row
+
     def retire(self, row: ModelRow) -> bool:
         """Takes no more requests for this model, and fails those whose turn can no longer come. Whether it took any before."""
         if row.state not in ("creating", "ready"):
@@ -90,11 +98,16 @@ class Backend:
         self.lanes.put(model_id, None, Job(None, unload))
 
     async def load_sampler(self, sampler: SamplerRow) -> None:
-        """Makes sure that the engine has the weights. Runs in the sampler's lane."""
-        if sampler.sampler_id in self._loaded:
+        """Makes sure that the engine has the weights. Runs in the lane of the weights."""
+        if sampler.weights_id in self._loaded:
             return
         folder = Path(sampler.folder) if sampler.folder else None
         if folder is not None and not folder.is_dir():
             raise InvalidRequest(f"the weights of sampler {sampler.sampler_id!r} were deleted")
-        await self.lanes.call(self.engine.load_sampler, sampler.sampler_id, sampler.base_model, folder)
-        self._loaded.add(sampler.sampler_id)
+        await self.lanes.call(self.engine.load_sampler, sampler.weights_id, sampler.base_model, folder)
+        self._loaded.add(sampler.weights_id)
+
+    async def reload_sampler(self, sampler: SamplerRow) -> None:
+        """Gives the engine the weights anew, which were saved in the place of older ones."""
+        self._loaded.discard(sampler.weights_id)
+        await self.load_sampler(sampler)

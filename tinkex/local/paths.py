@@ -11,7 +11,8 @@ from tinkex.local.errors import Refused, bad_request, malformed
 
 WEIGHTS = "weights"
 SAMPLER_WEIGHTS = "sampler_weights"
-CHECKPOINT_TYPES = {WEIGHTS: "training", SAMPLER_WEIGHTS: "sampler"}
+EXTERNAL_WEIGHTS = "external_weights"
+CHECKPOINT_TYPES = {WEIGHTS: "training", SAMPLER_WEIGHTS: "sampler", EXTERNAL_WEIGHTS: "external"}
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,255}")
 _PATH = re.compile(r"tinker://([^/]+)/([^/]+)/([^/]+)")
@@ -53,5 +54,5 @@ def parse(text: str) -> CheckpointPath:
 
 def _not_a_path(text: str) -> Refused:
     return bad_request(
-        f"{text!r} is not a checkpoint path; one looks like tinker://<run id>/weights/<name>, or …/sampler_weights/<name>"
+        f"{text!r} is not a checkpoint path; one looks like tinker://<run id>/<kind>/<name>, of kind {', '.join(CHECKPOINT_TYPES)}"
     )

@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from attrs import frozen
 
-from tinkex.local.engine.base import LoraShape
+from tinkex.local.engine.base import CustomLoss, LoraShape
 from tinkex.local.paths import CheckpointPath
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE sessions (
     session_id TEXT PRIMARY KEY, tags TEXT NOT NULL, user_metadata TEXT NOT NULL, sdk_version TEXT NOT NULL,
@@ -40,7 +40,11 @@ CREATE TABLE checkpoints (
 );
 CREATE TABLE samplers (
     sampler_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
-    model_path TEXT, folder TEXT, created_at REAL NOT NULL
+    model_path TEXT, folder TEXT, inflight_of TEXT, created_at REAL NOT NULL
+);
+CREATE TABLE custom_losses (
+    loss_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, name TEXT NOT NULL, inputs TEXT NOT NULL,
+    nodes TEXT NOT NULL, created_at REAL NOT NULL
 );
 """
 
@@ -104,13 +108,32 @@ class CheckpointRow:
 
 @frozen
 class SamplerRow:
-    """A sampling session: a base model, and the folder of an adapter over it unless it is sampled bare."""
+    """A sampling session: a base model, and the folder of an adapter over it unless it is sampled bare.
+
+    `inflight_of` is the model whose newest in-flight weights it samples from.
+    """
 
     sampler_id: str
     session_id: str
     base_model: str
     model_path: str | None
     folder: str | None
+    inflight_of: str | None = None
+
+    @property
+    def weights_id(self) -> str:
+        """The engine's name for the weights: a session's own, or those that a model's in-flight sessions share."""
+        return f"{self.inflight_of}:inflight" if self.inflight_of else self.sampler_id
+
+
+@frozen
+class CustomLossRow:
+    """A loss that a client sent."""
+
+    loss_id: str
+    session_id: str
+    name: str
+    loss: CustomLoss
 
 
 class StoreError(RuntimeError):
@@ -299,8 +322,8 @@ class Store:
 
     def add_sampler(self, row: SamplerRow, now: float) -> None:
         self._db.execute(
-            "INSERT INTO samplers VALUES (?, ?, ?, ?, ?, ?)",
-            (row.sampler_id, row.session_id, row.base_model, row.model_path, row.folder, now),
+            "INSERT INTO samplers VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (row.sampler_id, row.session_id, row.base_model, row.model_path, row.folder, row.inflight_of, now),
         )
 
     def sampler(self, sampler_id: str) -> SamplerRow | None:
@@ -310,6 +333,18 @@ class Store:
     def sampler_ids(self, session_id: str) -> list[str]:
         rows = self._all("SELECT sampler_id FROM samplers WHERE session_id = ? ORDER BY rowid", session_id)
         return [row["sampler_id"] for row in rows]
+
+    # custom losses
+
+    def add_custom_loss(self, row: CustomLossRow, now: float) -> None:
+        self._db.execute(
+            "INSERT INTO custom_losses VALUES (?, ?, ?, ?, ?, ?)",
+            (row.loss_id, row.session_id, row.name, _dump(row.loss.inputs), _dump(row.loss.nodes), now),
+        )
+
+    def custom_loss(self, loss_id: str) -> CustomLossRow | None:
+        row = self._one("SELECT * FROM custom_losses WHERE loss_id = ?", loss_id)
+        return _custom_loss(row) if row else None
 
     def _all(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         return self._db.execute(sql, values).fetchall()
@@ -359,4 +394,10 @@ def _checkpoint(row: sqlite3.Row) -> CheckpointRow:
 
 
 def _sampler(row: sqlite3.Row) -> SamplerRow:
-    return SamplerRow(row["sampler_id"], row["session_id"], row["base_model"], row["model_path"], row["folder"])
+    names = ("sampler_id", "session_id", "base_model", "model_path", "folder", "inflight_of")
+    return SamplerRow(*(row[name] for name in names))
+
+
+def _custom_loss(row: sqlite3.Row) -> CustomLossRow:
+    inputs = [(name, rank) for name, rank in orjson.loads(row["inputs"])]
+    return CustomLossRow(row["loss_id"], row["session_id"], row["name"], CustomLoss(inputs, orjson.loads(row["nodes"])))

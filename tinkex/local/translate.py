@@ -17,7 +17,7 @@ from tinkex.local.engine.base import AdamSettings, Example, LoraShape, LossResul
 from tinkex.local.errors import bad_request, malformed
 
 LOSS_FNS = ("cross_entropy", "importance_sampling", "ppo", "cispo")
-"""The losses that the engines have; openapi/tinker.yaml, ForwardBackwardInput.loss_fn, has their formulas."""
+"""The losses that the engines have beside those that clients send; openapi/tinker.yaml, ForwardBackwardInput.loss_fn, has their formulas."""
 
 Location = tuple[str | int, ...]
 
@@ -45,7 +45,7 @@ def adam_settings(params: api.AdamParams) -> AdamSettings:
 def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, float]:
     """The loss's settings, after a check of its name."""
     if batch.loss_fn not in LOSS_FNS:
-        raise bad_request(f"unknown loss_fn {batch.loss_fn!r}; known are {', '.join(LOSS_FNS)}")
+        raise bad_request(f"unknown loss_fn {batch.loss_fn!r}; known are {', '.join(LOSS_FNS)}, and custom")
     settings: Mapping[str, Any] = batch.loss_fn_config.additional_properties if batch.loss_fn_config else {}
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):

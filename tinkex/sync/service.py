@@ -14,6 +14,7 @@ from tinkex.session import Outcome
 from tinkex.sync.rest import RestClient
 from tinkex.sync.sampling import SamplingClient
 from tinkex.sync.training import TrainingClient
+from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
 from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
 
 
@@ -184,6 +185,46 @@ class ServiceClient:
             APIConnectionError: the server cannot be reached.
         """
         return self._portal.run(self._client.probe_server, base_model)
+
+    def create_custom_loss(self, fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> LossHandle:
+        """A loss of your own for `forward_backward_custom`, which the server runs where it can, and the training client elsewhere.
+
+        `fn` is called once, without data, and what it does is written down. A function that comes to a graph that this client has
+        already gets the handle that was made then, so that a cell of a notebook can be run again.
+
+        Example:
+            >>> def clipped(logprobs, old_logprobs, advantages):
+            ...     ratio = torch.exp(logprobs - old_logprobs)
+            ...     loss = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages).sum()
+            ...     return loss, {"custom/ratio:mean": ratio.mean()}
+            >>> loss_fn = service.create_custom_loss(clipped, {"logprobs": 1, "old_logprobs": 1, "advantages": 1})
+
+        Args:
+            fn: `fn(logprobs, *inputs) -> (loss, metrics)` for one datum: `logprobs` are its targets', the others its loss inputs of
+                those names, 16 in all at most. A scalar, and a dict of scalars named `custom/<name>:sum` or `custom/<name>:mean`,
+                which are summed or averaged over the datums. Only functions of torch, math and operator; no branch on a tensor.
+            input_ranks: the rank of each parameter: 1 or 2 for `logprobs`, 0 to 2 for the others.
+
+        Raises:
+            InvalidInputError: `fn` breaks a rule; it says which, and in which line.
+            RequestFailedError, BadRequestError: the server does not take it.
+            APIConnectionError: the server cannot be reached.
+        """
+        return self._portal.run(self._client.create_custom_loss, fn, input_ranks)
+
+    def copy_weights(self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None) -> str:
+        """The path of a copy of saved weights in this client's project (`Config.project_id`). Begins no session.
+
+        Args:
+            path: `tinker://…`, of any kind of saved weights.
+            ttl_seconds: how long the copy is kept; for ever by default.
+            weights_access_token: a right to read weights of others.
+
+        Raises:
+            InvalidInputError: no project is configured.
+            NotFoundError: there are no such weights, or the server has no such call.
+        """
+        return self._portal.run(self._client.copy_weights, path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
 
     def create_rest_client(self) -> RestClient:
         """A client for training runs and checkpoints. Begins no session."""

@@ -10,6 +10,8 @@ from tinkex.sync.sampling import SamplingClient
 from tinkex.tokenizer import Tokenizer
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.custom_loss import CustomLoss
+from tinkex.training.loss_handle import LossHandle
+from tinkex.training.validation import SamplerKind
 from tinkex.types import (
     AdamParams,
     Datum,
@@ -74,18 +76,22 @@ class TrainingClient:
         """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
         return APIFuture(self._portal, lambda: self._client.forward(data, loss_fn, loss_fn_config))
 
-    def forward_backward_custom(self, data: Sequence[Datum], loss_fn: CustomLoss) -> APIFuture[ForwardBackwardOutput]:
-        """Computes a loss of your own, here, and adds its gradients to the model's on the server.
+    def forward_backward_custom(self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle) -> APIFuture[ForwardBackwardOutput]:
+        """Computes a loss of your own, and adds its gradients to the model's on the server.
 
-        One forward pass gives the logprobs of the targets; your function makes the loss of them; one backward pass brings its gradient
-        to the weights (`tinkex.training.custom_loss`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
+        A loss that the server has (`create_custom_loss`) is computed there, by one request. Any other is computed here: one forward
+        pass gives the logprobs of the targets; your function makes the loss of them; one backward pass brings its gradient to the
+        weights (`tinkex.training.custom_loss`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
 
         Args:
             data: the batch, with `target_tokens`; other loss inputs are for your function alone.
-            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which gives the gradients itself.
+            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which gives the gradients itself, or what
+                `create_custom_loss` made.
 
         Raises:
-            InvalidInputError: at the call: the batch is wrong; or by `.result()`: what your function returned is.
+            InvalidInputError: at the call: the batch is wrong, or the loss is another session's; or by `.result()`: what your
+                function returned is.
+            RequestFailedError: by `.result()`: the server could not compute the loss.
             StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
         """
         return APIFuture(self._portal, lambda: self._client.forward_backward_custom(data, loss_fn))
@@ -183,9 +189,18 @@ class TrainingClient:
         """
         return APIFuture(self._portal, lambda: self._client.save_weights_external(name, ttl_seconds, age_encryption_recipients))
 
-    def save_weights_and_get_sampling_client(self) -> SamplingClient:
-        """A client that samples from the weights as they are after the calls so far; later steps do not change it."""
-        return SamplingClient(self._portal.run(self._client.save_weights_and_get_sampling_client), self._portal)
+    def save_weights_and_get_sampling_client(self, *, kind: SamplerKind = "snapshot") -> SamplingClient:
+        """A client that samples from the weights as they are after the calls so far; later steps do not change them.
+
+        Args:
+            kind: `"snapshot"` for weights that stay as they are. `"inflight"` for weights that all inflight clients of this model
+                share: each such save puts newer ones in their place, for these clients and the one that it gives.
+
+        Raises:
+            InvalidInputError: at the call: an unknown kind.
+            BadRequestError, UnprocessableEntityError: the server does not have that kind.
+        """
+        return SamplingClient(self._portal.run(self._client.save_weights_and_get_sampling_client, kind=kind), self._portal)
 
     def create_sampling_client(self, model_path: str) -> SamplingClient:
         """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none."""

@@ -31,9 +31,10 @@ from tinkex.training.batches import batch_submit
 from tinkex.training.bodies import Build, Submit
 from tinkex.training.custom_loss import CustomLoss
 from tinkex.training.line import TrainingLine
+from tinkex.training.loss_handle import LossHandle, chosen_inputs, run_here
 from tinkex.training.losses import check_loss, weighted
 from tinkex.training.unloading import unload
-from tinkex.training.validation import check_batch, check_name
+from tinkex.training.validation import SamplerKind, check_batch, check_kind, check_name
 from tinkex.types import (
     AdamParams,
     Datum,
@@ -103,30 +104,33 @@ class AsyncTrainingClient:
         """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
         return self._run_batch("forward", data, loss_fn, loss_fn_config)
 
-    def forward_backward_custom(self, data: Sequence[Datum], loss_fn: CustomLoss) -> AsyncAPIFuture[ForwardBackwardOutput]:
-        """Computes a loss of your own, here, and adds its gradients to the model's on the server.
+    def forward_backward_custom(
+        self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle
+    ) -> AsyncAPIFuture[ForwardBackwardOutput]:
+        """Computes a loss of your own, and adds its gradients to the model's on the server.
 
-        One forward pass gives the logprobs of the targets; your function makes the loss of them; one backward pass brings its gradient
-        to the weights (`tinkex.training.custom_loss`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
+        A loss that the server has (`create_custom_loss`) is computed there, by one request. Any other is computed here: one forward
+        pass gives the logprobs of the targets; your function makes the loss of them; one backward pass brings its gradient to the
+        weights (`tinkex.training.custom_loss`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
 
         Args:
             data: the batch, with `target_tokens`; other loss inputs are for your function alone.
-            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which gives the gradients itself.
+            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which gives the gradients itself, or what
+                `create_custom_loss` made.
 
         Raises:
-            InvalidInputError: at the call: the batch is wrong; or when awaited: what your function returned is.
+            InvalidInputError: at the call: the batch is wrong, or the loss is another session's; or when awaited: what your
+                function returned is.
+            RequestFailedError: when awaited: the server could not compute the loss.
             StepOutcomeUnknown: when awaited: nobody knows whether it was applied.
         """
         data = list(data)
-
-        def backward(results: Sequence[Payload]) -> tuple[Sequence[Submit], Callable[[Sequence[Payload]], ForwardBackwardOutput]]:
-            evaluated = custom_loss.evaluate(data, _combined(results).loss_fn_outputs, loss_fn)
-            batch = custom_loss.linearized(data, evaluated.gradients)
-            submits = self._submits("forward_backward", batch, "cross_entropy", None)
-            return submits, lambda results: custom_loss.custom_output(_combined(results), evaluated)
-
-        forward_pass = self._submits("forward", custom_loss.forward_data(data), "cross_entropy", None)
-        return self._line.run_both("forward_backward", forward_pass, backward)
+        if isinstance(loss_fn, LossHandle):
+            data = chosen_inputs(loss_fn, data)
+            if loss_fn.loss_id is not None:
+                return self._run_uploaded(loss_fn, loss_fn.loss_id, data)
+            loss_fn = run_here(loss_fn)
+        return self._run_custom(data, loss_fn)
 
     def optim_step(
         self, optim_params: AdamParams | DimuonParams | None = None, *, adam_params: AdamParams | None = None
@@ -269,12 +273,23 @@ class AsyncTrainingClient:
 
         return self._run("save_weights_external", submit, SaveWeightsExternalResponse.from_dict)
 
-    async def save_weights_and_get_sampling_client(self) -> AsyncSamplingClient:
-        """A client that samples from the weights as they are after the calls so far; later steps do not change it."""
+    async def save_weights_and_get_sampling_client(self, *, kind: SamplerKind = "snapshot") -> AsyncSamplingClient:
+        """A client that samples from the weights as they are after the calls so far; later steps do not change them.
+
+        Args:
+            kind: `"snapshot"` for weights that stay as they are. `"inflight"` for weights that all inflight clients of this model
+                share: each such save puts newer ones in their place, for these clients and the one that it gives.
+
+        Raises:
+            InvalidInputError: at the call: an unknown kind.
+            BadRequestError, UnprocessableEntityError: the server does not have that kind.
+        """
+        check_kind(kind)
         number = next(self._session.sampler_numbers)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
             body = SaveWeightsForSamplerRequest(self.model_id, seq_id, sampling_session_seq_id=number)
+            body.kind = None if kind == "snapshot" else kind  # older servers do not know the field
             return save_weights_for_sampler.request(body=body)
 
         saved = await self._run("save_weights_for_sampler", submit, SaveWeightsForSamplerResponse.from_dict)
@@ -325,6 +340,25 @@ class AsyncTrainingClient:
         check_loss(self._transport.server, loss_fn)
         submits = self._submits(operation, weighted(data, loss_fn), loss_fn, config)
         return self._line.run(operation, submits, _combined)
+
+    def _run_uploaded(self, loss: LossHandle, loss_id: str, data: Sequence[Datum]) -> AsyncAPIFuture[ForwardBackwardOutput]:
+        if loss.session_id != self._session.session_id:
+            raise InvalidInputError(
+                f"the custom loss {loss.name} belongs to the session {loss.session_id}, not to this model's {self._session.session_id}",
+                advice="Make it by create_custom_loss of the service client that made this training client.",
+            )
+        return self._run_batch("forward_backward", data, "custom", {"loss_id": loss_id})
+
+    def _run_custom(self, data: Sequence[Datum], loss_fn: CustomLoss) -> AsyncAPIFuture[ForwardBackwardOutput]:
+
+        def backward(results: Sequence[Payload]) -> tuple[Sequence[Submit], Callable[[Sequence[Payload]], ForwardBackwardOutput]]:
+            evaluated = custom_loss.evaluate(data, _combined(results).loss_fn_outputs, loss_fn)
+            batch = custom_loss.linearized(data, evaluated.gradients)
+            submits = self._submits("forward_backward", batch, "cross_entropy", None)
+            return submits, lambda results: custom_loss.custom_output(_combined(results), evaluated)
+
+        forward_pass = self._submits("forward", custom_loss.forward_data(data), "cross_entropy", None)
+        return self._line.run_both("forward_backward", forward_pass, backward)
 
     def _submits(
         self, operation: str, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None

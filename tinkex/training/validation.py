@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 from tinkex.errors import InvalidInputError
 from tinkex.types import Datum
+
+SamplerKind = Literal["snapshot", "inflight"]
 
 _RATIO_INPUTS = frozenset({"target_tokens", "logprobs", "advantages"})
 _REQUIRED_INPUTS = {
@@ -30,6 +33,12 @@ def check_name(name: str) -> None:
     """Raises `InvalidInputError` for a name that no checkpoint can have: it is a part of a path."""
     if not name or "/" in name:
         raise InvalidInputError(f"the name {name!r} must not be empty or hold a '/'")
+
+
+def check_kind(kind: SamplerKind) -> None:
+    """Raises `InvalidInputError` for a kind of sampler weights that there is not."""
+    if kind not in get_args(SamplerKind):
+        raise InvalidInputError(f"kind is {kind!r}, not one of {', '.join(get_args(SamplerKind))}")
 
 
 def check_batch(data: Sequence[Datum], loss_fn: str) -> None:

@@ -161,6 +161,13 @@ class Base:
     def _weights(self, adapter: str) -> dict[str, Tensor]:
         return get_peft_model_state_dict(self.model, adapter_name=adapter, save_embedding_layers=False)
 
+    def replace_adapter(self, adapter: str, folder: Path) -> None:
+        """Gives an adapter the saved weights of one of the same shape."""
+        with self.lock:
+            weights = load_file(folder / _WEIGHTS_FILE)
+            _check_fit(weights, self._weights(adapter))
+            self.set_weights(adapter, weights)
+
     def load_adapter(self, folder: Path) -> str:
         """A saved adapter under a new name, for sampling."""
         with self.lock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from attrs import frozen
@@ -47,6 +47,17 @@ class Example:
 
     tokens: NDArray[np.int64]
     loss_inputs: Mapping[str, NDArray[np.generic]]
+
+
+@frozen
+class CustomLoss:
+    """A loss of one datum that a client sent: its inputs' names and ranks, and the nodes of its graph as plain JSON values.
+
+    The nodes are those of openapi/tinker.yaml, CustomLossGraph. The batch's loss is the sum of its datums'.
+    """
+
+    inputs: Sequence[tuple[str, int]]
+    nodes: Sequence[Mapping[str, Any]]
 
 
 @frozen
@@ -110,7 +121,7 @@ class SampleResult:
 class Engine(Protocol):
     """Training and sampling of LoRA adapters over shared, frozen base models.
 
-    `model_id` names a model in training. `sampler_id` names loaded sampler weights, a fixed snapshot.
+    `model_id` names a model in training. `sampler_id` names loaded sampler weights.
     Unknown ids, unknown losses and bad inputs raise `InvalidRequest`.
     """
 
@@ -121,10 +132,17 @@ class Engine(Protocol):
 
     def unload_model(self, model_id: str) -> None: ...
 
+    def check_loss(self, loss: CustomLoss) -> None:
+        """Raises `InvalidRequest` for a loss that `forward_backward` would not run, whatever the data."""
+        ...
+
     def forward_backward(
-        self, model_id: str, data: Sequence[Example], loss_fn: str, config: Mapping[str, float], *, backward: bool
+        self, model_id: str, data: Sequence[Example], loss_fn: str | CustomLoss, config: Mapping[str, float], *, backward: bool
     ) -> LossResult:
-        """Adds the gradients of the loss to those of the model, when `backward`; else computes the same without a gradient."""
+        """Adds the gradients of the loss to those of the model, when `backward`; else computes the same without a gradient.
+
+        When it raises, the model's gradients are as they were.
+        """
         ...
 
     def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
@@ -148,7 +166,11 @@ class Engine(Protocol):
         ...
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
-        """Makes the adapter in `folder` (None: the base model alone) sampleable under `sampler_id`."""
+        """Makes the adapter in `folder` (None: the base model alone) sampleable under `sampler_id`.
+
+        Under an id that is in use, the adapter, which must be of the same shape, takes the place of the one before, for the samples
+        that begin later.
+        """
         ...
 
     def sample(self, sampler_id: str, spec: SampleSpec) -> SampleResult: ...

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
+from attrs import frozen
 from torch import Tensor
 
-from tinkex.local.engine.base import InvalidRequest
+from tinkex.local.engine.base import Example, InvalidRequest
 
 Inputs = Mapping[str, Tensor]
 Config = Mapping[str, float]
@@ -65,15 +67,42 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
 }
 
 
-def find_loss(name: str, config: Config) -> LossFn:
+@frozen
+class NamedLoss:
+    """One of the losses above, with the request's settings."""
+
+    name: str
+    config: Config
+
+    def check(self, index: int, example: Example) -> None:
+        """Raises `InvalidRequest` for an input that is missing or has not one value a position."""
+        for name in _REQUIRED[self.name]:
+            if name not in example.loss_inputs:
+                raise InvalidRequest(f"data[{index}].loss_fn_inputs lacks {name!r}, which {self.name} needs")
+        for name, value in example.loss_inputs.items():
+            if value.shape != example.tokens.shape:
+                raise InvalidRequest(
+                    f"data[{index}].loss_fn_inputs[{name!r}] is of shape {list(value.shape)}, not {list(example.tokens.shape)}"
+                )
+
+    def __call__(self, logprobs: Tensor, index: int, example: Example) -> tuple[Tensor, Mapping[str, float]]:
+        """The losses of a datum's positions `(N,)`, and no metrics."""
+        return LOSSES[self.name](logprobs, _tensors(example, logprobs), self.config), {}
+
+
+def _tensors(example: Example, like: Tensor) -> dict[str, Tensor]:
+    return {
+        name: torch.as_tensor(np.array(value, dtype=np.float32), device=like.device)
+        for name, value in example.loss_inputs.items()
+        if name != "target_tokens"
+    }
+
+
+def find_loss(name: str, config: Config) -> NamedLoss:
     """Raises `InvalidRequest` for a loss, or a setting of one, that there is not."""
     if name not in LOSSES:
         raise InvalidRequest(f"unknown loss_fn {name!r}; known are {', '.join(LOSSES)}")
     unknown = sorted(config.keys() - (_CLIP_KEYS if name in ("ppo", "cispo") else frozenset()))
     if unknown:
         raise InvalidRequest(f"{name} has no setting {unknown[0]!r}")
-    return LOSSES[name]
-
-
-def required_inputs(loss_fn: str) -> tuple[str, ...]:
-    return _REQUIRED[loss_fn]
+    return NamedLoss(name, config)

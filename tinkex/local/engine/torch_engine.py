@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tinkex.local.engine.adapters import Base
 from tinkex.local.engine.base import (
     AdamSettings,
     BaseModel,
+    CustomLoss,
     Example,
     InvalidRequest,
     LoraShape,
@@ -27,7 +29,8 @@ from tinkex.local.engine.base import (
     SampleResult,
     SampleSpec,
 )
-from tinkex.local.engine.losses import find_loss, required_inputs
+from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
+from tinkex.local.engine.losses import NamedLoss, find_loss
 from tinkex.local.engine.sampling import draw, generators
 
 _TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory for activations
@@ -70,26 +73,36 @@ class TorchEngine:
         del self._models[model_id]
         model.base.remove_adapter(model.adapter)
 
+    def check_loss(self, loss: CustomLoss) -> None:
+        compile_loss(loss)
+
     def forward_backward(
-        self, model_id: str, data: Sequence[Example], loss_fn: str, config: Mapping[str, float], *, backward: bool
+        self, model_id: str, data: Sequence[Example], loss_fn: str | CustomLoss, config: Mapping[str, float], *, backward: bool
     ) -> LossResult:
         model = self._model(model_id)
-        loss = find_loss(loss_fn, config)
+        loss = compile_loss(loss_fn) if isinstance(loss_fn, CustomLoss) else find_loss(loss_fn, config)
         for index, example in enumerate(data):
-            _check_example(index, example, loss_fn, model.base.describe())
+            _check_example(index, example, loss, model.base.describe())
         outputs: list[Mapping[str, Any]] = [{}] * len(data)
+        metrics: list[Mapping[str, float]] = []
         total = 0.0
-        with model.base.active(model.adapter) as network, torch.set_grad_enabled(backward):
+        with (
+            model.base.active(model.adapter) as network,
+            _all_or_nothing(model.parameters.values()),
+            torch.set_grad_enabled(backward),
+        ):
             for indices in _micro_batches([len(example.tokens) for example in data]):
                 logprobs = _target_logprobs(network, [data[i] for i in indices])
-                losses = [loss(row, _tensors(data[i], row), config) for i, row in zip(indices, logprobs, strict=True)]
-                batch_loss = torch.cat(losses).sum()
+                results = [loss(row, i, data[i]) for i, row in zip(indices, logprobs, strict=True)]
+                batch_loss = torch.cat([losses for losses, _ in results]).sum()
                 if backward:
                     batch_loss.backward()
                 total += batch_loss.item()
+                metrics += [named for _, named in results]
                 for i, row in zip(indices, logprobs, strict=True):
                     outputs[i] = {"logprobs": row.detach().cpu().numpy()}
-        return LossResult(outputs, {"loss:sum": total, "tokens:sum": float(sum(len(example.tokens) for example in data))})
+        tokens = float(sum(len(example.tokens) for example in data))
+        return LossResult(outputs, {"loss:sum": total, "tokens:sum": tokens, **reduce_metrics(metrics)})
 
     def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
         model = self._model(model_id)
@@ -115,8 +128,11 @@ class TorchEngine:
         model.optimizer.zero_grad()
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
-        base = self._base(base_model)
-        self._samplers[sampler_id] = _Sampler(base, base.load_adapter(folder) if folder else None)
+        base, known = self._base(base_model), self._samplers.get(sampler_id)
+        if known and known.adapter and folder:
+            base.replace_adapter(known.adapter, folder)
+        else:
+            self._samplers[sampler_id] = _Sampler(base, base.load_adapter(folder) if folder else None)
 
     @torch.inference_mode()
     def sample(self, sampler_id: str, spec: SampleSpec) -> SampleResult:
@@ -146,6 +162,23 @@ class TorchEngine:
         return self._models[model_id]
 
 
+@contextmanager
+def _all_or_nothing(parameters: Iterable[nn.Parameter]) -> Generator[None, None, None]:
+    """Adds the gradients that the block makes to those that are there; none of them when it fails half way."""
+    before = [(parameter, parameter.grad) for parameter in parameters]
+    for parameter, _ in before:
+        parameter.grad = None
+    try:
+        yield
+    except BaseException:
+        for parameter, gradient in before:
+            parameter.grad = gradient
+        raise
+    for parameter, gradient in before:
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+
+
 def _micro_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Indices, of similar lengths together, so that little is padding."""
     batch: list[int] = []
@@ -170,14 +203,6 @@ def _target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
     logits = network(input_ids=tokens.to(network.device), use_cache=False).logits.float()
     logprobs = torch.log_softmax(logits, dim=-1).gather(-1, targets.to(network.device).unsqueeze(-1)).squeeze(-1)
     return [logprobs[row, : len(example.tokens)] for row, example in enumerate(data)]
-
-
-def _tensors(example: Example, like: Tensor) -> dict[str, Tensor]:
-    return {
-        name: torch.as_tensor(np.array(value, dtype=np.float32), device=like.device)
-        for name, value in example.loss_inputs.items()
-        if name != "target_tokens"
-    }
 
 
 def _generate(network: Any, base: Base, prefill: Any, spec: SampleSpec, room: int) -> list[SampledTokens]:
@@ -245,20 +270,19 @@ def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
     return room if spec.max_tokens is None else min(room, spec.max_tokens)
 
 
-def _check_example(index: int, example: Example, loss_fn: str, base: BaseModel) -> None:
+def _check_example(index: int, example: Example, loss: NamedLoss | LossProgram, base: BaseModel) -> None:
     length = len(example.tokens)
     if not 1 <= length <= base.max_context_length:
         raise InvalidRequest(f"data[{index}] has {length} tokens; 1 to {base.max_context_length} are possible")
     _check_tokens(f"data[{index}].model_input", example.tokens, base.vocab_size)
-    for name in required_inputs(loss_fn):
-        if name not in example.loss_inputs:
-            raise InvalidRequest(f"data[{index}].loss_fn_inputs lacks {name!r}, which {loss_fn} needs")
+    loss.check(index, example)
     for name, value in example.loss_inputs.items():
-        if value.shape != (length,):
-            raise InvalidRequest(f"data[{index}].loss_fn_inputs[{name!r}] is of shape {list(value.shape)}, not [{length}]")
         if not np.isfinite(np.asarray(value, dtype=np.float64)).all():
             raise InvalidRequest(f"data[{index}].loss_fn_inputs[{name!r}] holds NaN or infinity")
-    _check_tokens(f"data[{index}].target_tokens", example.loss_inputs["target_tokens"], base.vocab_size)
+    targets = example.loss_inputs["target_tokens"]
+    if targets.shape != (length,):
+        raise InvalidRequest(f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {list(targets.shape)}, not [{length}]")
+    _check_tokens(f"data[{index}].target_tokens", targets, base.vocab_size)
 
 
 def _check_tokens(where: str, tokens: np.typing.NDArray[Any], vocab_size: int) -> None:

@@ -22,7 +22,6 @@ from tinkex_api.models import (
 
 from tinkex.local import paths
 from tinkex.local.backend import Backend
-from tinkex.local.errors import not_found
 from tinkex.local.http import Call, delete, get, post
 from tinkex.local.paths import CHECKPOINT_TYPES, CheckpointPath
 from tinkex.local.routes.paging import page
@@ -56,7 +55,7 @@ async def list_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, A
 async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     """Deletes the row first: what is not listed is not there, should the folder outlive it."""
     path = CheckpointPath(call.path["run_id"], call.path["kind"], call.path["name"])
-    _saved(backend, path)
+    backend.checkpoint(path)
     backend.store.delete_checkpoint(path)
     folder = path.folder(backend.data_dir)
     if folder.exists():
@@ -67,7 +66,7 @@ async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, 
 
 async def weights_info(backend: Backend, call: Call[WeightsInfoRequest]) -> Mapping[str, Any]:
     path = paths.parse(call.body.tinker_path)
-    _saved(backend, path)
+    backend.checkpoint(path)
     run = backend.run(path.run_id)
     return WeightsInfoResponse(
         base_model=run.base_model,
@@ -77,13 +76,6 @@ async def weights_info(backend: Backend, call: Call[WeightsInfoRequest]) -> Mapp
         train_mlp=run.lora.train_mlp,
         train_attn=run.lora.train_attn,
     ).to_dict()
-
-
-def _saved(backend: Backend, path: CheckpointPath) -> CheckpointRow:
-    row = backend.store.checkpoint(path)
-    if row is None:
-        raise not_found(f"there is no checkpoint {path}")
-    return row
 
 
 def _run(backend: Backend, row: ModelRow) -> TrainingRun:
@@ -100,7 +92,7 @@ def _run(backend: Backend, row: ModelRow) -> TrainingRun:
     for checkpoint in reversed(backend.store.checkpoints_of(row.model_id)):  # the newest is written last
         if checkpoint.path.kind == paths.SAMPLER_WEIGHTS:
             run.last_sampler_checkpoint = _checkpoint(checkpoint)
-        else:
+        elif checkpoint.path.kind == paths.WEIGHTS:
             run.last_checkpoint = _checkpoint(checkpoint)
     return run
 

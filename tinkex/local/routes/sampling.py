@@ -46,8 +46,9 @@ def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str
             raise malformed("model_path", message="is missing, and so is base_model: one of them is needed")
         return SamplerRow(sampler_id, session_id, backend.base_model(base_model).name, None, None)
     path = paths.parse(model_path)
-    if backend.store.checkpoint(path) is None:
-        raise not_found(f"there is no checkpoint {model_path}")
+    if path.kind == paths.EXTERNAL_WEIGHTS:
+        raise bad_request(f"{path} was saved as files to be fetched; sample from what save_weights_for_sampler saved")
+    backend.checkpoint(path)
     trained = backend.run(path.run_id).base_model
     if isinstance(base_model, str) and base_model != trained:
         raise bad_request(f"{model_path} was trained over {trained!r}, not over {base_model!r}")
@@ -74,9 +75,9 @@ def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleR
 
     async def work() -> bytes:
         await backend.load_sampler(sampler)
-        return await backend.lanes.call(lambda: encode_sample(backend.engine.sample(sampler.sampler_id, spec)))
+        return await backend.lanes.call(lambda: encode_sample(backend.engine.sample(sampler.weights_id, spec)))
 
-    return backend.futures.submit(ticket, work, lane=sampler.sampler_id, number=None)
+    return backend.futures.submit(ticket, work, lane=sampler.weights_id, number=None)
 
 
 def _sampler_of(backend: Backend, body: SampleRequest) -> SamplerRow:

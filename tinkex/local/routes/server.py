@@ -26,6 +26,7 @@ _FLAGS = ClientConfigResponse(
     fwdbwd_max_chunk_bytes_count=5_000_000,
     proto_compress_fwdbwd=False,
     seq_id_repeats="repeats",
+    custom_loss_server_side=True,
 )
 _CHANGING_FLAGS = ClientDynamicConfigResponse(refresh_interval_sec=300, sample_cancel_enabled=True, sample_cancel_max_batch_size=64)
 

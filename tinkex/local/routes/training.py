@@ -20,6 +20,7 @@ from tinkex.local.errors import malformed
 from tinkex.local.futures import Work
 from tinkex.local.http import Call, post
 from tinkex.local.protobuf import read_forward_backward
+from tinkex.local.routes.custom_losses import custom_loss
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
 from tinkex.local.store import ModelRow
 from tinkex.local.translate import adam_settings, encode, encode_loss, examples, loss_config
@@ -42,11 +43,14 @@ async def optim_step(backend: Backend, call: Call[OptimStepRequest]) -> Mapping[
 
 
 def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str, *, backward: bool) -> Work:
-    config = loss_config(batch, (at,))
+    if batch.loss_fn == "custom":
+        loss, config = custom_loss(backend, row, batch, (at,)), {}
+    else:
+        loss, config = batch.loss_fn, loss_config(batch, (at,))
     data = examples(batch, (at,))
 
     def compute() -> bytes:
-        return encode_loss(backend.engine.forward_backward(row.model_id, data, batch.loss_fn, config, backward=backward))
+        return encode_loss(backend.engine.forward_backward(row.model_id, data, loss, config, backward=backward))
 
     return lambda: backend.lanes.call(compute)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from attrs import evolve
 from tinkex_api.models import (
     LoadWeightsRequest,
     LoadWeightsResponse,
+    SaveWeightsExternalRequest,
+    SaveWeightsExternalResponse,
     SaveWeightsForSamplerRequest,
     SaveWeightsForSamplerResponse,
     SaveWeightsRequest,
@@ -20,10 +22,10 @@ from tinkex_api.models import (
 from tinkex.local import paths
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import InvalidRequest
-from tinkex.local.errors import bad_request, malformed, not_found
+from tinkex.local.errors import bad_request, malformed
 from tinkex.local.futures import Ticket, Work
 from tinkex.local.http import Call, post
-from tinkex.local.paths import SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath, check_name
+from tinkex.local.paths import EXTERNAL_WEIGHTS, SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath, check_name
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
 from tinkex.local.routes.models import NewModel, creating, start_model
 from tinkex.local.store import CheckpointRow, ModelRow, SamplerRow
@@ -37,6 +39,10 @@ async def save(backend: Backend, call: Call[SaveWeightsRequest]) -> Mapping[str,
 
 async def save_for_sampler(backend: Backend, call: Call[SaveWeightsForSamplerRequest]) -> Mapping[str, Any]:
     return in_turn(backend, call, "save_weights_for_sampler", lambda row: _save_for_sampler(backend, row, call.body))
+
+
+async def save_external(backend: Backend, call: Call[SaveWeightsExternalRequest]) -> Mapping[str, Any]:
+    return in_turn(backend, call, "save_weights_external", lambda row: _save_external(backend, row, call.body))
 
 
 async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str, Any]:
@@ -54,54 +60,87 @@ async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str,
 
 def _save(backend: Backend, row: ModelRow, body: SaveWeightsRequest) -> Work:
     path = CheckpointPath(row.model_id, WEIGHTS, check_name(body.path, "path"))
-    result = SaveWeightsResponse(str(path), "save_weights").to_dict()
-    return _save_named(backend, path, _ttl(body.ttl_seconds), result, overwrite=bool(body.overwrite))
+    result = SaveWeightsResponse(str(path), "save_weights")
+    return _save_named(backend, path, checked_ttl(body.ttl_seconds), lambda saved: result.to_dict(), overwrite=bool(body.overwrite))
 
 
 def _save_for_sampler(backend: Backend, row: ModelRow, body: SaveWeightsForSamplerRequest) -> Work:
-    if body.kind and body.kind != "snapshot":
-        raise bad_request("this server saves snapshots for sampling, not kind 'inflight'")
+    inflight = _is_inflight(body)
     if body.path is not None:
         if body.sampling_session_seq_id is not None:
             raise malformed("sampling_session_seq_id", message="and path cannot both be given")
         path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
-        result = SaveWeightsForSamplerResponse(str(path), type_="save_weights_for_sampler").to_dict()
-        return _save_named(backend, path, _ttl(body.ttl_seconds), result, overwrite=False)
+        result = SaveWeightsForSamplerResponse(str(path), type_="save_weights_for_sampler")
+        return _save_named(backend, path, checked_ttl(body.ttl_seconds), lambda saved: result.to_dict(), overwrite=False)
     if body.sampling_session_seq_id is None:
         raise malformed("path", message="is missing, and so is sampling_session_seq_id: one of them is needed")
-    return _save_ephemeral(backend, row, body.sampling_session_seq_id)
+    return _save_ephemeral(backend, row, body.sampling_session_seq_id, inflight=inflight)
 
 
-def _ttl(seconds: int | None) -> int | None:
+def _is_inflight(body: SaveWeightsForSamplerRequest) -> bool:
+    if body.kind not in (None, "snapshot", "inflight"):
+        raise malformed("kind", message="must be snapshot or inflight")
+    if body.kind == "inflight" and (body.path is not None or body.ttl_seconds is not None):
+        raise malformed("kind", message="is inflight: such weights have neither a path nor a ttl_seconds")
+    return body.kind == "inflight"
+
+
+def _save_external(backend: Backend, row: ModelRow, body: SaveWeightsExternalRequest) -> Work:
+    if body.age_encryption_recipients:
+        raise malformed("age_encryption_recipients", message="cannot be given: this server does not encrypt")
+    path = CheckpointPath(row.model_id, EXTERNAL_WEIGHTS, check_name(body.path, "path"))
+
+    def result(saved: CheckpointRow) -> Mapping[str, Any]:
+        return SaveWeightsExternalResponse(str(path), saved.size_bytes, "save_weights_external").to_dict()
+
+    return _save_named(backend, path, checked_ttl(body.ttl_seconds), result, overwrite=False)
+
+
+def checked_ttl(seconds: int | None) -> int | None:
+    """Raises `Refused` for a lifetime that is none."""
     if seconds is not None and seconds < 1:
         raise malformed("ttl_seconds", message="must be 1 or more")
     return seconds
 
 
 def _save_named(
-    backend: Backend, path: CheckpointPath, ttl_seconds: int | None, result: Mapping[str, Any], *, overwrite: bool
+    backend: Backend,
+    path: CheckpointPath,
+    ttl_seconds: int | None,
+    result: Callable[[CheckpointRow], Mapping[str, Any]],
+    *,
+    overwrite: bool,
 ) -> Work:
     async def work() -> bytes:
         if backend.store.checkpoint(path) and not overwrite:
             raise InvalidRequest(f"{path} exists; save under another name, or delete it first")
         folder, now = path.folder(backend.data_dir), time.time()
         await backend.lanes.call(backend.engine.save_model, path.run_id, folder, optimizer=path.kind == WEIGHTS)
-        expires_at = None if ttl_seconds is None else now + ttl_seconds
-        backend.store.put_checkpoint(CheckpointRow(path, _size(folder), now, expires_at))
-        return encode(result)
+        saved = CheckpointRow(path, _size(folder), now, expiry(now, ttl_seconds))
+        backend.store.put_checkpoint(saved)
+        return encode(result(saved))
 
     return work
 
 
-def _save_ephemeral(backend: Backend, row: ModelRow, number: int) -> Work:
+def expiry(now: float, ttl_seconds: int | None) -> float | None:
+    """When it ends, in seconds since 1970."""
+    return None if ttl_seconds is None else now + ttl_seconds
+
+
+def _save_ephemeral(backend: Backend, row: ModelRow, number: int, *, inflight: bool) -> Work:
+    """Opens a sampling session on the weights. Those of in-flight saves take the place of the model's last ones, for all its sessions."""
     sampler_id = f"{row.session_id}:sample:{number}"
-    folder = backend.data_dir / "samplers" / sampler_id
+    new = SamplerRow(sampler_id, row.session_id, row.base_model, None, None, row.model_id if inflight else None)
+    folder = backend.data_dir / "samplers" / new.weights_id
+    sampler = evolve(new, folder=str(folder))
 
     async def work() -> bytes:
         if backend.store.sampler(sampler_id):
             raise InvalidRequest(f"sampling_session_seq_id {number} of session {row.session_id!r} was used before")
         await backend.lanes.call(backend.engine.save_model, row.model_id, folder, optimizer=False)
-        sampler = SamplerRow(sampler_id, row.session_id, row.base_model, None, str(folder))
+        if inflight:
+            await backend.reload_sampler(sampler)
         backend.store.add_sampler(sampler, time.time())
         return encode(SaveWeightsForSamplerResponse(sampling_session_id=sampler_id).to_dict())
 
@@ -115,7 +154,7 @@ def _size(folder: Path) -> int:
 def _training_path(text: str) -> CheckpointPath:
     path = paths.parse(text)
     if path.kind != WEIGHTS:
-        raise bad_request(f"{path} was saved to sample from; load what save_weights saved, under tinker://<run id>/{WEIGHTS}/")
+        raise bad_request(f"{path} was not saved to train on; load what save_weights saved, under tinker://<run id>/{WEIGHTS}/")
     return path
 
 
@@ -135,8 +174,7 @@ def _load(backend: Backend, row: ModelRow, path: CheckpointPath, *, optimizer: b
 
 def _loaded_model(backend: Backend, body: LoadWeightsRequest, path: CheckpointPath, ticket: Ticket) -> NewModel:
     """A model of the checkpoint's shape, over its base model or another that the weights fit."""
-    if backend.store.checkpoint(path) is None:
-        raise not_found(f"there is no checkpoint {path}")
+    backend.checkpoint(path)
     run = backend.run(path.run_id)
     lora = evolve(run.lora, seed=None)  # its weights come from the checkpoint, not from a seed
     row = creating(backend, ticket, body.base_model or run.base_model, lora, body.optimizer_config, body.user_metadata)
@@ -180,5 +218,6 @@ def _shape(row: ModelRow) -> Mapping[str, object]:
 ROUTES = [
     post("/save_weights", SaveWeightsRequest, save, defaults=UNNUMBERED),
     post("/save_weights_for_sampler", SaveWeightsForSamplerRequest, save_for_sampler, defaults=UNNUMBERED),
+    post("/save_weights_external", SaveWeightsExternalRequest, save_external, defaults=UNNUMBERED),
     post("/load_weights", LoadWeightsRequest, load),
 ]

@@ -1,0 +1,570 @@
+"""Losses that a client sent as a graph (openapi/tinker.yaml, CustomLossGraph): checked node by node, then run by torch.
+
+A graph comes from anybody who can reach the server. So nothing in it is imported, evaluated or looked up by a name of its choice: a node
+may only call what the tables below hold, and what it makes is bounded in size.
+"""
+
+# torch types some of its methods only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.nn import functional
+
+from tinkex.local.engine.base import CustomLoss, Example, InvalidRequest
+
+LOGPROBS = "logprobs"
+
+_MAX_INPUTS, _MAX_NODES, _MAX_DEPTH = 16, 2_000, 16
+_MAX_ELEMENTS = 2**26  # of any tensor on the way
+_MAX_EXPONENT = 64  # of a power of two plain numbers
+_METRIC_NAME = re.compile(r"custom/[a-z0-9_./-]{1,64}:(sum|mean)")
+
+_OPERATORS = [
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "neg",
+    "pos",
+    "abs",
+    "invert",
+    "and_",
+    "or_",
+    "xor",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "matmul",
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+]
+_MATH = [
+    "sqrt",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "pow",
+    "fabs",
+    "floor",
+    "ceil",
+    "sin",
+    "cos",
+    "tan",
+    "tanh",
+    "erf",
+]
+_TENSOR_OPS = [
+    "abs",
+    "neg",
+    "sign",
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "sqrt",
+    "rsqrt",
+    "square",
+    "pow",
+    "reciprocal",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "sigmoid",
+    "logit",
+    "erf",
+    "erfc",
+    "relu",
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+    "frac",
+    "clamp",
+    "clip",
+    "clamp_min",
+    "clamp_max",
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "true_divide",
+    "divide",
+    "multiply",
+    "subtract",
+    "floor_divide",
+    "remainder",
+    "fmod",
+    "lerp",
+    "addcmul",
+    "addcdiv",
+    "maximum",
+    "minimum",
+    "fmax",
+    "fmin",
+    "where",
+    "masked_fill",
+    "nan_to_num",
+    "xlogy",
+    "hypot",
+    "atan2",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "isclose",
+    "logical_and",
+    "logical_or",
+    "logical_not",
+    "logical_xor",
+    "sum",
+    "mean",
+    "prod",
+    "max",
+    "min",
+    "amax",
+    "amin",
+    "argmax",
+    "argmin",
+    "any",
+    "all",
+    "std",
+    "var",
+    "median",
+    "norm",
+    "logsumexp",
+    "nansum",
+    "nanmean",
+    "count_nonzero",
+    "quantile",
+    "cumsum",
+    "cumprod",
+    "cummax",
+    "cummin",
+    "logcumsumexp",
+    "diff",
+    "softmax",
+    "log_softmax",
+    "sort",
+    "argsort",
+    "topk",
+    "kthvalue",
+    "cat",
+    "concat",
+    "stack",
+    "chunk",
+    "split",
+    "unbind",
+    "narrow",
+    "select",
+    "index_select",
+    "gather",
+    "take",
+    "take_along_dim",
+    "masked_select",
+    "reshape",
+    "view",
+    "flatten",
+    "unsqueeze",
+    "squeeze",
+    "transpose",
+    "permute",
+    "t",
+    "swapaxes",
+    "movedim",
+    "flip",
+    "roll",
+    "tril",
+    "triu",
+    "diagonal",
+    "expand",
+    "expand_as",
+    "broadcast_to",
+    "view_as",
+    "reshape_as",
+    "matmul",
+    "mm",
+    "mv",
+    "dot",
+    "outer",
+    "detach",
+    "clone",
+    "contiguous",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "scatter",
+    "scatter_add",
+    "index_add",
+    "to",
+    "float",
+    "double",
+    "half",
+    "bfloat16",
+    "long",
+    "int",
+    "bool",
+    "type_as",
+    "size",
+    "dim",
+    "ndimension",
+    "numel",
+]
+_FUNCTIONAL = [
+    "softplus",
+    "logsigmoid",
+    "relu",
+    "relu6",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+    "leaky_relu",
+    "sigmoid",
+    "tanh",
+    "hardtanh",
+    "softmax",
+    "log_softmax",
+    "softmin",
+    "threshold",
+    "mse_loss",
+    "l1_loss",
+    "smooth_l1_loss",
+    "huber_loss",
+    "kl_div",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "poisson_nll_loss",
+    "gaussian_nll_loss",
+    "hinge_embedding_loss",
+    "margin_ranking_loss",
+    "normalize",
+    "cosine_similarity",
+    "pairwise_distance",
+]
+_SPECIAL = [
+    "expit",
+    "logit",
+    "log1p",
+    "expm1",
+    "exp2",
+    "xlogy",
+    "xlog1py",
+    "entr",
+    "erf",
+    "erfc",
+    "erfcx",
+    "log_ndtr",
+    "ndtr",
+    "digamma",
+    "gammaln",
+    "softmax",
+    "log_softmax",
+    "logsumexp",
+]
+_FACTORIES = ["zeros", "ones", "full", "arange"]
+
+
+def _on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of tensors and numbers alone: a list or a text times a number would grow without bound."""
+
+    def checked(*operands: Any) -> Any:
+        if not all(isinstance(operand, (Tensor, int, float)) for operand in operands):
+            raise TypeError(f"takes tensors and numbers, not {', '.join(type(operand).__name__ for operand in operands)}")
+        return function(*operands)
+
+    return checked
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if not isinstance(base, Tensor) and not isinstance(exponent, Tensor) and abs(exponent) > _MAX_EXPONENT:
+        raise OverflowError(f"an exponent of a plain number is at most {_MAX_EXPONENT}")
+    return base**exponent
+
+
+def _filled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def filled(*size: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+        numbers = size[0] if len(size) == 1 and isinstance(size[0], (list, tuple)) else size
+        _check_count(math.prod(numbers))
+        return function(*size, dtype=dtype, device=device)
+
+    return filled
+
+
+def _arange(*bounds: float, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+    start, end, step = (0, bounds[0], 1) if len(bounds) == 1 else (*bounds, 1)[:3]
+    _check_count(abs(end - start) / abs(step))
+    return torch.arange(*bounds, dtype=dtype, device=device)
+
+
+def _check_count(count: float) -> None:
+    """Before the memory is taken."""
+    if count > _MAX_ELEMENTS:
+        raise ValueError(f"makes more than {_MAX_ELEMENTS} values")
+
+
+def _named(prefix: str, module: Any, names: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    return {f"{prefix}.{name}": getattr(module, name) for name in names if hasattr(module, name)}
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **_named("math", math, _MATH),
+    **{name: _on_numbers(function) for name, function in _named("operator", operator, _OPERATORS).items()},
+    "operator.pow": _on_numbers(_power),
+    "operator.getitem": operator.getitem,
+    **_named("torch", torch, _TENSOR_OPS),
+    "torch.zeros": _filled(torch.zeros),
+    "torch.ones": _filled(torch.ones),
+    "torch.arange": _arange,
+    **_named("torch.nn.functional", functional, _FUNCTIONAL),
+    **_named("torch.special", torch.special, _SPECIAL),
+    **_named("torch.linalg", torch.linalg, ["norm", "vector_norm"]),
+}
+_METHODS = {name: cast("Callable[..., Any]", getattr(Tensor, name)) for name in _TENSOR_OPS if hasattr(Tensor, name)}
+_DTYPES = {
+    name: cast("torch.dtype", getattr(torch, name))
+    for name in ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+}
+_FORMATS = {"contiguous_format": torch.contiguous_format, "preserve_format": torch.preserve_format}
+
+Values = Mapping[str, Any]
+"""What the nodes so far came to, by their names."""
+
+
+@frozen
+class LossProgram:
+    """A custom loss that was checked. It may still fail on what it is given."""
+
+    loss: CustomLoss
+
+    def check(self, index: int, example: Example) -> None:
+        """Raises `InvalidRequest` for an input that is missing, or of another rank."""
+        for name, rank in self.loss.inputs:
+            wanted, where = "target_tokens" if name == LOGPROBS else name, f"data[{index}].loss_fn_inputs"
+            if wanted not in example.loss_inputs:
+                raise InvalidRequest(f"{where} lacks {wanted!r}, which the custom loss needs")
+            shape = example.loss_inputs[wanted].shape
+            if len(shape) != rank and not (rank == 0 and shape == (1,)):  # a scalar may come flat
+                raise InvalidRequest(f"{where}[{wanted!r}] is of shape {list(shape)}, and the custom loss takes rank {rank}")
+
+    def __call__(self, logprobs: Tensor, index: int, example: Example) -> tuple[Tensor, Mapping[str, float]]:
+        """The loss `(1,)` of a datum, and its metrics. Raises `InvalidRequest` when it cannot be computed."""
+        try:
+            loss, metrics = self._run(logprobs, example)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"the custom loss of data[{index}] cannot be computed: {error}") from error
+        return loss.reshape(1), {name: value.item() for name, value in metrics.items()}
+
+    def _run(self, logprobs: Tensor, example: Example) -> tuple[Tensor, Mapping[str, Tensor]]:
+        # a copy: the graph may change it in place
+        values = {LOGPROBS: logprobs.clone(), **_tensors(self.loss, example, logprobs.device)}
+        with logprobs.device:  # where new tensors are made
+            for node in self.loss.nodes[:-1]:
+                values[node["name"]] = _run_node(node, values, logprobs.device)
+        return _checked(read_argument(self.loss.nodes[-1]["args"][0], values, logprobs.device), needs_grad=logprobs.requires_grad)
+
+
+def compile_loss(loss: CustomLoss) -> LossProgram:
+    """Raises `InvalidRequest`, naming the node, for a graph that may not be run."""
+    _check_inputs(loss)
+    ends = [index for index, node in enumerate(loss.nodes) if node["op"] == "output"]
+    if len(loss.nodes) > _MAX_NODES or ends != [len(loss.nodes) - 1]:
+        raise InvalidRequest(f"a custom loss has up to {_MAX_NODES} nodes, of which the last one alone is the output")
+    known: set[str] = set()
+    for node in loss.nodes:
+        _check_node(node, known, [name for name, _ in loss.inputs])
+        known.add(node["name"])
+    return LossProgram(loss)
+
+
+def reduce_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of the datums, as their names say. All have the same ones."""
+    return {name: sum(row[name] for row in rows) / (len(rows) if name.endswith(":mean") else 1) for name in rows[0]}
+
+
+def _check_inputs(loss: CustomLoss) -> None:
+    names = [name for name, _ in loss.inputs]
+    if not names or names[0] != LOGPROBS or len(names) > _MAX_INPUTS or len(set(names)) != len(names):
+        raise InvalidRequest(f"a custom loss has up to {_MAX_INPUTS} inputs of different names, {LOGPROBS!r} first; not {names}")
+    if any(rank not in (0, 1, 2) for _, rank in loss.inputs):
+        raise InvalidRequest("the rank of a custom loss's input is 0, 1 or 2")
+    if loss.inputs[0][1] != 1:
+        raise InvalidRequest("this server has one target a position: logprobs are of rank 1")
+
+
+def _check_node(node: Mapping[str, Any], known: set[str], inputs: Sequence[str]) -> None:
+    op, target, where = node["op"], node["target"], f"node {node['name']!r} of the custom loss"
+    if node["name"] in known:
+        raise InvalidRequest(f"{where} has the name of an earlier one")
+    if op == "placeholder" and target not in inputs:
+        raise InvalidRequest(f"{where} reads {target!r}, which is not among its inputs")
+    if op == "call_function" and target not in _FUNCTIONS:
+        raise InvalidRequest(f"{where} calls the function {target!r}, which this server does not run")
+    if op == "call_method" and target not in _METHODS:
+        raise InvalidRequest(f"{where} calls the method {target!r}, which this server does not run")
+    if op not in ("placeholder", "call_function", "call_method", "output"):
+        raise InvalidRequest(f"{where} has the op {op!r}: a custom loss has no modules and no attributes")
+    args, kwargs = node.get("args") or [], node.get("kwargs") or {}
+    if op == "output" and len(args) != 1:
+        raise InvalidRequest(f"{where} must have one argument, the loss and its metrics")
+    for argument in (*args, *kwargs.values()):
+        _check_argument(argument, known, where, depth=0)
+
+
+def _check_argument(argument: Any, known: set[str], where: str, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise InvalidRequest(f"{where} has arguments nested deeper than {_MAX_DEPTH}")
+    for part in _parts(argument, where):
+        _check_argument(part, known, where, depth + 1)
+    if isinstance(argument, dict):
+        [(kind, value)] = cast("dict[str, Any]", argument).items()
+        _check_leaf(kind, value, known, where)
+
+
+def _parts(argument: Any, where: str) -> Sequence[Any]:
+    """The arguments that this one is made of. Raises `InvalidRequest` for a form that there is not."""
+    if isinstance(argument, list):
+        return cast("list[Any]", argument)
+    if not isinstance(argument, dict):
+        return ()
+    form = cast("dict[str, Any]", argument)
+    if len(form) != 1:
+        raise InvalidRequest(f"{where} has an argument with the keys {sorted(form)}: one key says what it is")
+    [(kind, value)] = form.items()
+    if (kind == "tuple" and isinstance(value, list)) or (kind == "slice" and isinstance(value, list) and len(value) == 3):
+        return cast("list[Any]", value)
+    if kind == "dict" and isinstance(value, dict):
+        return list(cast("dict[str, Any]", value).values())
+    if kind in _LEAVES:
+        return ()
+    raise InvalidRequest(f"{where} has the argument {kind!r}, of a form that there is not")
+
+
+_LEAVES: Mapping[str, Mapping[str, Any] | None] = {
+    "ref": None,
+    "device": None,
+    "ellipsis": None,
+    "float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan},
+    "dtype": _DTYPES,
+    "layout": {"strided": torch.strided},
+    "memory_format": _FORMATS,
+}
+"""Arguments without parts, and what their words stand for."""
+
+
+def _check_leaf(kind: str, value: Any, known: set[str], where: str) -> None:
+    if kind == "ref" and (not isinstance(value, str) or value not in known):
+        raise InvalidRequest(f"{where} refers to {value!r}, which is no earlier node")
+    words = _LEAVES.get(kind)
+    if words is not None and (not isinstance(value, str) or value not in words):
+        raise InvalidRequest(f"{where} has the {kind} {value!r}; known are {', '.join(words)}")
+
+
+def _run_node(node: Mapping[str, Any], values: Values, device: torch.device) -> Any:
+    """What the node comes to. Whatever goes wrong is the graph's fault."""
+    if node["op"] == "placeholder":
+        return values[node["target"]]
+    call = _FUNCTIONS[node["target"]] if node["op"] == "call_function" else _METHODS[node["target"]]
+    try:
+        args = [read_argument(argument, values, device) for argument in node.get("args") or []]
+        kwargs = {name: read_argument(argument, values, device) for name, argument in (node.get("kwargs") or {}).items()}
+        return _bounded(call(*args, **kwargs))
+    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidRequest(f"node {node['name']!r} ({node['target']}): {text}") from error
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        _check_count(value.numel())
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise OverflowError("makes an integer of more than 64 bits")
+    return value
+
+
+def read_argument(argument: Any, values: Values, device: torch.device) -> Any:
+    """The argument's value. Its form was checked."""
+    if isinstance(argument, list):
+        return [read_argument(item, values, device) for item in cast("list[Any]", argument)]
+    if not isinstance(argument, dict):
+        return argument
+    [(kind, value)] = cast("dict[str, Any]", argument).items()
+    match kind:
+        case "ref":
+            return values[value]
+        case "tuple":
+            return tuple(read_argument(item, values, device) for item in value)
+        case "dict":
+            return {name: read_argument(item, values, device) for name, item in value.items()}
+        case "slice":
+            return slice(*(read_argument(part, values, device) for part in value))
+        case "ellipsis":
+            return Ellipsis
+        case "device":
+            return device  # the client's own means nothing here
+        case _:
+            return cast("Mapping[str, Any]", _LEAVES[kind])[value]
+
+
+def _tensors(loss: CustomLoss, example: Example, device: torch.device) -> dict[str, Tensor]:
+    """The inputs but the logprobs, as tensors of their own dtypes."""
+    tensors: dict[str, Tensor] = {}
+    for name, rank in loss.inputs[1:]:
+        tensor = torch.as_tensor(np.array(example.loss_inputs[name]), device=device)
+        tensors[name] = tensor.reshape(()) if rank == 0 else tensor
+    return tensors
+
+
+def _checked(result: Any, *, needs_grad: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Raises `InvalidRequest` unless it is a scalar that can be trained by, and scalars of the names that metrics have."""
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):  # pyright: ignore[reportUnknownArgumentType]
+        raise InvalidRequest("the output is not a loss and a dict of metrics")
+    loss, metrics = cast("tuple[Any, dict[str, Any]]", result)
+    for name, value in {"the loss": loss, **metrics}.items():
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            raise InvalidRequest(f"{name} is no scalar tensor")
+    for name in metrics:
+        if not _METRIC_NAME.fullmatch(name):
+            raise InvalidRequest(f"the metric {name!r} is not named custom/<name>:sum or custom/<name>:mean")
+    if needs_grad and not loss.requires_grad:
+        raise InvalidRequest("the loss does not depend on the logprobs")
+    if not torch.isfinite(loss):
+        raise InvalidRequest(f"the loss is {loss.item()}")
+    return loss, metrics

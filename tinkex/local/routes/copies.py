@@ -1,0 +1,74 @@
+"""Copies of saved weights, each in a training run of its own, which was never in memory."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+
+from attrs import evolve
+from tinkex_api.models import CopyWeightsRequest, CopyWeightsResponse
+
+from tinkex.local import paths
+from tinkex.local.backend import Backend
+from tinkex.local.errors import Refused, malformed
+from tinkex.local.futures import Outcome, Ticket, Work
+from tinkex.local.http import Call, post
+from tinkex.local.paths import CheckpointPath
+from tinkex.local.routes.models import model_id_of
+from tinkex.local.routes.weights import checked_ttl, expiry
+from tinkex.local.store import CheckpointRow, SessionRow
+from tinkex.local.translate import encode
+
+
+async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outcome:
+    """Answers when the copy is made. One that is asked for again by session and number is made once."""
+    body = call.body
+    source, ttl_seconds = backend.checkpoint(paths.parse(body.source_path)), checked_ttl(body.ttl_seconds)
+    ticket = _ticket(backend, body, call.fingerprint)
+    request_id = backend.futures.repeated(ticket) or backend.futures.submit(
+        ticket, _copy(backend, source, ticket, ttl_seconds), lane=model_id_of(ticket), number=None
+    )
+    outcome = await backend.futures.wait(request_id)
+    if outcome.status == 200 and outcome.result_of is None:
+        raise Refused(500, f"{source.path} could not be copied")
+    return outcome
+
+
+def _ticket(backend: Backend, body: CopyWeightsRequest, fingerprint: str) -> Ticket:
+    """Where the copy goes: to a number of a session, or to a new session in a project."""
+    if (body.destination_project_id is None) == (body.session_id is None):
+        raise malformed("destination_project_id", message="or session_id is needed: one of them, not both")
+    if body.session_id is None:
+        return Ticket(_new_session(backend, body.destination_project_id), 0, "copy_weights", fingerprint)
+    if body.model_seq_id is None or body.model_seq_id < 0:
+        raise malformed("model_seq_id", message="must be 0 or more: session_id needs it")
+    backend.open_session(body.session_id)
+    return Ticket(body.session_id, body.model_seq_id, "copy_weights", fingerprint)
+
+
+def _new_session(backend: Backend, project_id: str | None) -> str:
+    now = time.time()
+    row = SessionRow(f"s-{secrets.token_hex(8)}", ["copy_weights"], {}, "", project_id, None, now)
+    backend.store.add_session(row)
+    backend.store.finish_session(row.session_id, "success", None, now)
+    return row.session_id
+
+
+def _copy(backend: Backend, source: CheckpointRow, ticket: Ticket, ttl_seconds: int | None) -> Work:
+    run, path = backend.run(source.path.run_id), CheckpointPath(model_id_of(ticket), source.path.kind, source.path.name)
+
+    async def work() -> bytes:
+        now = time.time()
+        await backend.lanes.call(shutil.copytree, source.path.folder(backend.data_dir), path.folder(backend.data_dir))
+        copied_run = evolve(
+            run, model_id=path.run_id, session_id=ticket.scope, state="unloaded", created_at=now, last_request_at=now
+        )
+        backend.store.add_model(copied_run)
+        backend.store.put_checkpoint(CheckpointRow(path, source.size_bytes, now, expiry(now, ttl_seconds)))
+        return encode(CopyWeightsResponse(str(path)).to_dict())
+
+    return work
+
+
+ROUTES = [post("/copy_weights", CopyWeightsRequest, copy_weights)]

@@ -1,0 +1,108 @@
+"""A graph of torch.fx in the contract's form (openapi/tinker.yaml, CustomLossGraph). Needs torch."""
+
+# torch.fx types little of what it hands out
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from tinkex_api.models import CustomLossGraph, CustomLossNode, CustomLossNodeKwargs
+from torch import fx
+from torch.nn import functional
+
+_FORMAT = 1
+_NAMESPACES = {
+    "torch": torch,
+    "torch.nn.functional": functional,
+    "torch.special": torch.special,
+    "torch.linalg": torch.linalg,
+    "math": math,
+    "operator": operator,
+}
+"""What a graph may call functions of; a function that several have goes by the first one's name."""
+
+
+class Unwritable(Exception):
+    """A value that the contract has no form for; the text describes it."""
+
+
+def write_graph(graph: fx.Graph) -> CustomLossGraph:
+    """Raises `Unwritable` for an argument, or a function, that has no form."""
+    return CustomLossGraph([_write_node(node) for node in graph.nodes], _FORMAT)
+
+
+def function_name(function: Callable[..., Any]) -> str | None:
+    """The qualified name by which a server can find it; None for a function of another module than torch, math and operator."""
+    return _names().get(id(function))
+
+
+def write_argument(value: Any) -> Any:
+    """Raises `Unwritable`."""
+    match value:
+        case None | bool() | str():
+            return value
+        case int():
+            return _write_integer(value)
+        case float():
+            return float(value) if math.isfinite(value) else {"float": str(float(value))}
+        case fx.Node():
+            return {"ref": value.name}
+        case tuple():
+            return {"tuple": [write_argument(item) for item in value]}
+        case list():
+            return [write_argument(item) for item in value]
+        case slice():
+            return {"slice": [write_argument(part) for part in (value.start, value.stop, value.step)]}
+        case Mapping():
+            return {"dict": {_write_key(name): write_argument(item) for name, item in value.items()}}
+        case _:
+            return _write_setting(value)
+
+
+def _write_node(node: fx.Node) -> CustomLossNode:
+    target = node.target if isinstance(node.target, str) else function_name(node.target)
+    if target is None:
+        raise Unwritable(f"the function {node.target!r}")
+    args = [write_argument(argument) for argument in node.args]
+    kwargs = CustomLossNodeKwargs.from_dict({name: write_argument(value) for name, value in node.kwargs.items()})
+    return CustomLossNode(node.op, node.name, target, args, kwargs)
+
+
+def _write_integer(value: int) -> int:
+    if not -(2**63) <= value < 2**63:
+        raise Unwritable("an integer of more than 64 bits")
+    return value
+
+
+def _write_key(name: Any) -> str:
+    if not isinstance(name, str):
+        raise Unwritable(f"a dict with the key {name!r}, which is no string")
+    return name
+
+
+def _write_setting(value: Any) -> dict[str, Any]:
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    for kind, name in ((torch.dtype, "dtype"), (torch.layout, "layout"), (torch.memory_format, "memory_format")):
+        if isinstance(value, kind):
+            return {name: str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    raise Unwritable(f"a value of the type {type(value).__name__}")
+
+
+@cache
+def _names() -> Mapping[int, str]:
+    """By identity: some of torch's functions are wrappers that cannot be hashed as what they wrap."""
+    names: dict[int, str] = {}
+    for namespace, module in _NAMESPACES.items():
+        for name, value in vars(module).items():
+            if callable(value) and not isinstance(value, type) and not name.startswith("_"):
+                names.setdefault(id(value), f"{namespace}.{name}")
+    return names
