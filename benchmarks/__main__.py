@@ -8,6 +8,7 @@ work keeps an event loop from running anything else.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -66,7 +67,8 @@ def server() -> Iterator[str]:
 def measure(sdk: str, task: Task, url: str) -> dict[str, float]:
     python = sys.executable if sdk == "tinkex" else python_with(_OFFICIAL)
     command = [python, _CLIENT, sdk, task.name, f"{url}/{task.encoding}"]
-    return json.loads(subprocess.run(command, check=True, timeout=_TIMEOUT, stdout=subprocess.PIPE).stdout)
+    compiled = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # as installed packages are
+    return json.loads(subprocess.run(command, check=True, timeout=_TIMEOUT, stdout=subprocess.PIPE, env=compiled).stdout)
 
 
 def rows(task: Task, url: str) -> Iterator[Row]:
