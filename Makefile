@@ -16,8 +16,8 @@ test: setup
 	$(BIN)/pytest
 
 check: setup
-	$(BIN)/ruff check tinkex scripts tests examples
-	$(BIN)/ruff format --check tinkex scripts tests examples
+	$(BIN)/ruff check tinkex scripts tests examples benchmarks
+	$(BIN)/ruff format --check tinkex scripts tests examples benchmarks
 	$(BIN)/pyright tinkex
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/lint_contract.py
@@ -25,8 +25,8 @@ check: setup
 	$(BIN)/python scripts/servers_doc.py --check
 
 format: setup
-	$(BIN)/ruff check --fix tinkex scripts tests examples
-	$(BIN)/ruff format tinkex scripts tests examples
+	$(BIN)/ruff check --fix tinkex scripts tests examples benchmarks
+	$(BIN)/ruff format tinkex scripts tests examples benchmarks
 
 generate: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py
@@ -43,8 +43,8 @@ test-clients: setup
 contract-diff: setup
 	$(BIN)/python scripts/contract_diff.py $(BASE)
 
+bench: setup
+	$(BIN)/python -m benchmarks
+
 docs: setup
 	$(BIN)/python scripts/servers_doc.py
-
-bench:
-	@echo "make $@ comes later: there is no $@ yet"; exit 1

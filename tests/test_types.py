@@ -3,7 +3,10 @@
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tinkex import (
     AdamParams,
@@ -14,6 +17,7 @@ from tinkex import (
     ModelInput,
     RateLimitError,
     SamplingParams,
+    TensorData,
     TokenizerError,
     get_tokenizer,
 )
@@ -33,6 +37,14 @@ from tinkex import (
 def test_a_bad_datum_is_refused(tokens: object, inputs: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         Datum(tokens, inputs)  # type: ignore[arg-type]
+
+
+@given(
+    st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.booleans(), st.floats(allow_nan=False, allow_infinity=False, width=32)))
+)
+def test_a_list_is_read_as_numpy_reads_it(values: list[float]) -> None:
+    expected = np.asarray(values, np.float32 if any(isinstance(value, float) for value in values) or not values else np.int64)
+    assert TensorData(values).array.tobytes() == expected.tobytes()
 
 
 def test_text_becomes_tokens_and_back() -> None:

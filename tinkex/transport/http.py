@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -156,7 +157,7 @@ class Transport:
             headers = {**adaptation.bearer(self.config.api_key), **headers}
         message = httpx.Request(
             request.method,
-            self.config.base_url + request.path,
+            _url(self.config.base_url + request.path),
             params=request.params,
             headers={**headers, **request.headers},
             content=request.content,
@@ -174,6 +175,12 @@ class Transport:
             place = how_far.place or failures.place_of(error)
             raise failures.connection_error(error, place, request.operation, self.config.base_url) from error
         return response
+
+
+@lru_cache(maxsize=256)
+def _url(text: str) -> httpx.URL:
+    """Parsed once: httpx takes longer to parse a URL than to send a small request."""
+    return httpx.URL(text)
 
 
 def _may_repeat(error: BaseException, repeatable: bool) -> bool:

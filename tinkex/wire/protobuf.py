@@ -54,14 +54,14 @@ def encode_forward_backward(
 ) -> bytes:
     """The body of forward_backward. Raises `InvalidInputError` for a chunk that has no protobuf form."""
     message = pb.ForwardBackwardRequest(model_id=model_id, seq_id=seq_id, loss_fn=loss_fn, forward_only=forward_only)
-    message.data.extend(_encode_datum(index, datum) for index, datum in enumerate(data))
     for name, value in (config or {}).items():
         if isinstance(value, str):
             message.loss_fn_config_v2[name].text = value
         else:
             message.loss_fn_config_v2[name].number = value
             message.loss_fn_config[name] = value  # once more, for older servers
-    return message.SerializeToString()
+    # joined messages are read as one; made piece by piece, they leave other threads, the event loop's above all, their turns
+    return b"".join([message.SerializeToString(), *(_encode_datum(index, datum) for index, datum in enumerate(data))])
 
 
 def compress(raw: bytes) -> bytes:
@@ -71,15 +71,17 @@ def compress(raw: bytes) -> bytes:
     return zstandard.ZstdCompressor().compress(raw)
 
 
-def _encode_datum(index: int, datum: Datum) -> pb.Datum:
-    message = pb.Datum(model_input=[_encode_chunk(index, chunk) for chunk in datum.model_input.chunks])
+def _encode_datum(index: int, datum: Datum) -> bytes:
+    """A request that has this datum alone."""
+    request = pb.ForwardBackwardRequest()
+    message = request.data.add(model_input=[_encode_chunk(index, chunk) for chunk in datum.model_input.chunks])
     for name, tensor in datum.loss_fn_inputs.items():
         field = message.loss_fn_inputs[name]
         dtype = pb.DTYPE_INT64 if tensor.dtype == "int64" else pb.DTYPE_FLOAT32
         field.dense = tensor.array.astype(_NUMPY[dtype], copy=False).tobytes()
         field.dtype = dtype
         field.shape.extend(tensor.shape)
-    return message
+    return request.SerializeToString()
 
 
 def _encode_chunk(index: int, chunk: ModelInputChunk) -> pb.Chunk:

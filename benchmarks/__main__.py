@@ -1,0 +1,98 @@
+"""Compares tinkex with the official SDK on one server of prepared answers: `make bench`, or with names of tasks as arguments.
+
+Figures are CPU time of the client's process, all threads, and the median of interleaved rounds, each in a process of its own: what else
+the machine does moves both clients alike. Take a ratio from one run, and no figure alone. A stall is the longest time that a client's
+work keeps an event loop from running anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attrs import frozen
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.workload import DATUMS, PROMPT_TOKENS, SAMPLES, TRAINED_TOKENS
+from scripts.official_sdk import ROOT, python_with
+
+_OFFICIAL = "0.38.0"
+_ROUNDS = 3
+_TIMEOUT = 120  # seconds for one process; a client that does not fit the server hangs rather than fails
+_CLIENT = Path(__file__).with_name("client.py")
+
+
+@frozen
+class Task:
+    title: str
+    name: str
+    encoding: str = "protobuf"
+    official: bool = True
+    """Whether the official SDK can do it: it writes no JSON batches since 0.25."""
+
+
+@frozen
+class Row:
+    title: str
+    tinkex: float
+    official: float | None
+
+
+_STEP = f"step, {DATUMS} x {TRAINED_TOKENS:,} tokens"
+TASKS = (
+    Task("import", "import"),
+    Task("import and first sampling client", "start"),
+    Task(f"sample, {SAMPLES:,} at once, {PROMPT_TOKENS} tokens", "sample"),
+    Task(f"{_STEP}, protobuf", "step"),
+    Task(f"{_STEP}, JSON", "step", "json", official=False),
+)
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Its URL."""
+    command = [sys.executable, "-m", "benchmarks.server"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield process.stdout.readline().strip()
+
+
+def measure(sdk: str, task: Task, url: str) -> dict[str, float]:
+    python = sys.executable if sdk == "tinkex" else python_with(_OFFICIAL)
+    command = [python, _CLIENT, sdk, task.name, f"{url}/{task.encoding}"]
+    compiled = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # as installed packages are
+    return json.loads(subprocess.run(command, check=True, timeout=_TIMEOUT, stdout=subprocess.PIPE, env=compiled).stdout)
+
+
+def rows(task: Task, url: str) -> Iterator[Row]:
+    """One for each figure of a task, in milliseconds."""
+    sdks = ("tinkex", "official") if task.official else ("tinkex",)
+    rounds = [{sdk: measure(sdk, task, url) for sdk in sdks} for _ in range(_ROUNDS)]
+    for figure in rounds[0]["tinkex"]:
+        median = {sdk: 1000 * statistics.median(one[sdk][figure] for one in rounds) for sdk in sdks}
+        title = task.title if figure == "cpu" else f"{task.title}: {figure}"
+        yield Row(title, median["tinkex"], median.get("official"))
+
+
+def main() -> None:
+    table = Table("median, ms", "tinkex", f"tinker {_OFFICIAL}", "ratio")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    with server() as url:
+        for task in [task for task in TASKS if task.name in sys.argv[1:] or not sys.argv[1:]]:
+            for row in rows(task, url):
+                official = f"{row.official:.2f}" if row.official else "-"
+                ratio = f"{row.official / row.tinkex:.1f}" if row.official else "-"
+                table.add_row(row.title, f"{row.tinkex:.2f}", official, ratio)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

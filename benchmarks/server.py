@@ -1,0 +1,112 @@
+"""A server that answers at once with answers made beforehand, so that nothing but the client is measured.
+
+`python -m benchmarks.server` prints its URL and runs until its standard input is closed. Below /json it takes training batches as JSON
+and answers them so; below /protobuf it refuses JSON ones, as the hosted service does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import numpy as np
+import orjson
+from tinkex_proto import tinker_pb2 as pb
+
+from benchmarks.workload import DATUMS, SAMPLED_TOKENS, TRAINED_TOKENS
+
+_JSON, _PROTOBUF = "application/json", "application/x-protobuf"
+_WHOLE_BATCH = 1 << 30  # bytes: a batch goes in one request, the largest that is measured
+
+
+def _answer(status: str, content_type: str, body: bytes) -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def _json(fields: object, status: str = "200 OK") -> bytes:
+    return _answer(status, _JSON, orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def _protobuf_sample() -> bytes:
+    tokens, logprobs = np.arange(SAMPLED_TOKENS, dtype="<i4"), np.full(SAMPLED_TOKENS, -0.5, "<f4")
+    sequence = pb.SampledSequence(stop_reason=pb.STOP_REASON_LENGTH, tokens=tokens.tobytes(), logprobs=logprobs.tobytes())
+    return pb.SampleResponse(sequences=[sequence]).SerializeToString()
+
+
+def _protobuf_batch(logprobs: np.ndarray) -> bytes:
+    record = pb.ArrayRecord(type_tag="ArrayRecord", num_datums=DATUMS)
+    column = record.fields["logprobs"]
+    column.data = logprobs.astype("<f4").tobytes()
+    column.offsets = (np.arange(DATUMS + 1, dtype="<i8") * 4 * TRAINED_TOKENS).tobytes()
+    column.dtype = pb.DTYPE_FLOAT32
+    return pb.ForwardBackwardOutput(loss_fn_outputs=[record], metrics={"loss:sum": 1.0}).SerializeToString()
+
+
+def _json_batch(logprobs: np.ndarray) -> dict[str, object]:
+    outputs = [{"logprobs": {"data": row, "dtype": "float32", "shape": [TRAINED_TOKENS]}} for row in logprobs]
+    return {"loss_fn_output_type": "ArrayRecord", "loss_fn_outputs": outputs, "metrics": {"loss:sum": 1.0}}
+
+
+_LOGPROBS = np.random.default_rng(0).normal(-1.0, 0.3, (DATUMS, TRAINED_TOKENS)).astype(np.float32)
+_RESULTS = {
+    "create_model": _json({"model_id": "session:train:0"}),
+    "asample": _answer("200 OK", _PROTOBUF, _protobuf_sample()),
+    "forward_backward": _answer("200 OK", _PROTOBUF, _protobuf_batch(_LOGPROBS)),
+    "forward_backward of JSON": _json(_json_batch(_LOGPROBS)),
+    "optim_step": _json({"metrics": {}}),
+}
+_ANSWERS = {
+    "client/config": _json({"fwdbwd_max_chunk_bytes_count": _WHOLE_BATCH}),
+    "client/dynamic_config": _json({}),
+    "create_session": _json({"session_id": "session"}),
+    "create_sampling_session": _json({"sampling_session_id": "session:sample:0"}),
+    "get_info": _json({"model_id": "session:train:0", "model_data": {"model_name": "tinkex/tiny"}}),
+    "telemetry": _json({"status": "accepted"}),
+    **{name: _json({"request_id": name, "sample_sequence_ids": ["sequence"]}) for name in _RESULTS},
+}
+_EMPTY = _json({})
+_REFUSED = _json({"detail": "send protobuf"}, "415 Unsupported Media Type")
+
+
+def answer(path: str, content_type: str, body: bytes) -> bytes:
+    """The whole HTTP answer to a POST."""
+    prefix, _, call = path.partition("/api/v1/")
+    if call == "retrieve_future":
+        return _RESULTS[orjson.loads(body)["request_id"]]
+    if call == "forward_backward" and content_type != _PROTOBUF:
+        return _REFUSED if prefix == "/protobuf" else _ANSWERS["forward_backward of JSON"]
+    return _ANSWERS.get(call, _EMPTY)
+
+
+class _Connection(asyncio.Protocol):
+    """As much of HTTP/1.1 as both clients speak: bodies with a length, one request after another."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._received = bytearray()
+        self._needed = 0  # bytes until it is worth looking again
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while len(self._received) >= self._needed and (end := self._received.find(b"\r\n\r\n")) >= 0:
+            first, *lines = self._received[:end].decode("latin-1").split("\r\n")
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            self._needed = end + 4 + int(headers.get("content-length", 0))
+            if len(self._received) < self._needed:
+                return
+            body = bytes(self._received[end + 4 : self._needed])
+            del self._received[: self._needed]
+            self._needed = 0
+            self._transport.write(answer(first.split(" ")[1], headers.get("content-type", ""), body))
+
+
+async def serve() -> None:
+    """Until standard input is closed, which it is when the process that began this one ends."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(_Connection, "127.0.0.1", 0, backlog=4096)
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())

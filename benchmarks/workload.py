@@ -1,0 +1,8 @@
+"""How much each task does; both clients and the server read it."""
+
+SAMPLES = 2000
+PROMPT_TOKENS = 512
+SAMPLED_TOKENS = 64
+DATUMS = 128
+TRAINED_TOKENS = 4096
+STEPS = 4

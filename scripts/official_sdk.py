@@ -1,0 +1,21 @@
+"""A venv of its own for each release of the official SDK, under .cache/clients: nothing of it reaches ours."""
+
+from __future__ import annotations
+
+import subprocess
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python_with(version: str) -> Path:
+    """The interpreter of a venv that has this version, made if need be."""
+    folder = ROOT / ".cache" / "clients" / version
+    python = folder / "bin" / "python"
+    if not (folder / ".ready").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        # orjson, since 0.18.0 imports it and does not say so
+        subprocess.run([python, "-m", "pip", "install", "--quiet", f"tinker=={version}", "orjson"], check=True)
+        (folder / ".ready").touch()
+    return python
