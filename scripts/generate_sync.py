@@ -12,6 +12,8 @@ and docstrings are taken from the source; what a method returns tells what becom
     @property                           the same
     anything else that is public        ends the script: it would need a rule of its own
 
+The methods of `TWINS` get a twin `…_async` besides, as the official SDK has it and calls it deprecated: for programs that come from it.
+
 A docstring that still speaks of `await` or `async` after the replacements below ends the script, too.
 """
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import TypeGuard
 
 from attrs import frozen
 
@@ -36,6 +39,16 @@ CLIENTS = {
     "AsyncSamplingClient": "sampling",
     "AsyncRestClient": "rest",
 }
+SAMPLING_CALLS = ("sample", "compute_logprobs")
+TWINS = frozenset(
+    {
+        *("create_lora_training_client", "create_training_client_from_state", "create_training_client_from_state_with_optimizer"),
+        *("create_sampling_client", "get_server_capabilities", "get_info", "get_base_model", *SAMPLING_CALLS),
+        *("forward", "forward_backward", "forward_backward_custom", "optim_step", "save_state", "load_state"),
+        *("load_state_with_optimizer", "save_weights_for_sampler", "save_weights_external", "save_weights_and_get_sampling_client"),
+        *("list_training_runs", "get_training_run", "list_checkpoints", "delete_checkpoint"),
+    }
+)
 CONTEXT = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 
 _WORDS = [
@@ -91,6 +104,8 @@ def module(source: Source) -> str:
         "from tinkex.portal import Portal",
         "from tinkex.portal_iter import iterate",
         "from collections.abc import Iterator",
+        "import asyncio",
+        "from tinkex.sync_twins import deprecated_twin",
         *(f"from tinkex.sync.{home} import {_plain(client)}" for client, home in CLIENTS.items() if client != name),
     ]
     return "\n".join(head) + "\n\n\n" + client_class(source.client)
@@ -102,6 +117,7 @@ def client_class(client: ast.ClassDef) -> str:
     parts.append(_indent(_constructor(client)))
     parts += [_indent(_property(node)) for node in members if isinstance(node, ast.AnnAssign)]
     parts += [_indent(_method(node)) for node in members if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    parts += [_indent(_twin(node)) for node in members if _has_twin(node)]
     if any(isinstance(node, ast.FunctionDef) and node.name == "__getstate__" for node in client.body):
         parts.append(_indent(_pickling(client)))
     parts.append(_indent(_representation(client)))
@@ -165,6 +181,31 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         body, result = f"{_plain(result)}({body}, self._portal)", _plain(result)
     statement = body if result == "None" else f"return {body}"
     return "\n".join(filter(None, [f"{signature} -> {result}:", _indent(_docstring(node)), _indent(statement)]))
+
+
+def _has_twin(node: ast.stmt) -> TypeGuard[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name in TWINS
+
+
+def _twin(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """A training call's twin gives the future, any other one's what the call gives; neither blocks the event loop."""
+    returned, name, arguments = ast.unparse(node.returns) if node.returns else "", node.name, _call_arguments(node.args)
+    call = f"self.{name}({arguments})"
+    result = _plain(returned)
+    if isinstance(node, ast.AsyncFunctionDef):
+        body = f"return await asyncio.to_thread({', '.join(filter(None, [f'self.{name}', arguments]))})"
+    elif name in SAMPLING_CALLS:
+        body, result = f"return await {call}", returned.removeprefix("AsyncAPIFuture[").removesuffix("]")
+    else:
+        body = f"return {call}"
+    return "\n".join(
+        [
+            f"async def {name}_async({ast.unparse(node.args)}) -> {result}:",
+            f'    """Deprecated: see `{name}`."""',
+            f'    deprecated_twin("{name}")',
+            f"    {body}",
+        ]
+    )
 
 
 def _representation(client: ast.ClassDef) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from tinkex.portal import Portal
 from tinkex.rest.client import AsyncRestClient
+from tinkex.sync_twins import deprecated_twin
 from tinkex.types import CheckpointsListResponse, TrainingRunsResponse
 
 
@@ -33,6 +36,21 @@ class RestClient:
             NotFoundError: there is no such checkpoint.
         """
         self._portal.run(self._client.delete_checkpoint, training_run_id, checkpoint_id)
+
+    async def list_training_runs_async(self, limit: int = 20, offset: int = 0) -> TrainingRunsResponse:
+        """Deprecated: see `list_training_runs`."""
+        deprecated_twin("list_training_runs")
+        return await asyncio.to_thread(self.list_training_runs, limit, offset)
+
+    async def list_checkpoints_async(self, training_run_id: str) -> CheckpointsListResponse:
+        """Deprecated: see `list_checkpoints`."""
+        deprecated_twin("list_checkpoints")
+        return await asyncio.to_thread(self.list_checkpoints, training_run_id)
+
+    async def delete_checkpoint_async(self, training_run_id: str, checkpoint_id: str) -> None:
+        """Deprecated: see `delete_checkpoint`."""
+        deprecated_twin("delete_checkpoint")
+        return await asyncio.to_thread(self.delete_checkpoint, training_run_id, checkpoint_id)
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncRestClient", "RestClient", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,7 @@ from tinkex.portal import Portal
 from tinkex.portal_iter import iterate
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.sampling.many import Prompts, SampleManyItem
+from tinkex.sync_twins import deprecated_twin
 from tinkex.tokenizer import Tokenizer
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams
 
@@ -119,6 +121,31 @@ class SamplingClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._portal.run(self._client.__aexit__, kind, error, trace)
+
+    async def sample_async(
+        self,
+        prompt: ModelInput | ArrayLike | str,
+        num_samples: int = 1,
+        sampling_params: SamplingParams | Mapping[str, Any] | None = None,
+        *,
+        prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+    ) -> SampleResponse:
+        """Deprecated: see `sample`."""
+        deprecated_twin("sample")
+        return await self.sample(
+            prompt, num_samples, sampling_params, prompt_logprobs=prompt_logprobs, topk_prompt_logprobs=topk_prompt_logprobs
+        )
+
+    async def compute_logprobs_async(self, prompt: ModelInput | ArrayLike) -> list[float | None]:
+        """Deprecated: see `compute_logprobs`."""
+        deprecated_twin("compute_logprobs")
+        return await self.compute_logprobs(prompt)
+
+    async def get_base_model_async(self) -> str:
+        """Deprecated: see `get_base_model`."""
+        deprecated_twin("get_base_model")
+        return await asyncio.to_thread(self.get_base_model)
 
     def __getstate__(self) -> AsyncSamplingClient:
         return self._client

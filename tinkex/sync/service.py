@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,7 @@ from tinkex.session import Outcome
 from tinkex.sync.rest import RestClient
 from tinkex.sync.sampling import SamplingClient
 from tinkex.sync.training import TrainingClient
+from tinkex.sync_twins import deprecated_twin
 from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
 from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
 
@@ -243,6 +245,64 @@ class ServiceClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._portal.run(self._client.__aexit__, kind, error, trace)
+
+    async def create_lora_training_client_async(
+        self,
+        base_model: str,
+        rank: int = 32,
+        seed: int | None = None,
+        train_mlp: bool = True,
+        train_attn: bool = True,
+        train_unembed: bool = True,
+        user_metadata: Mapping[str, str] | None = None,
+        optimizer: OptimizerConfig | None = None,
+    ) -> TrainingClient:
+        """Deprecated: see `create_lora_training_client`."""
+        deprecated_twin("create_lora_training_client")
+        return await asyncio.to_thread(
+            self.create_lora_training_client, base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata, optimizer
+        )
+
+    async def create_training_client_from_state_async(
+        self,
+        path: str,
+        base_model: str | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
+        optimizer: OptimizerConfig | None = None,
+        *,
+        rank: int | None = None,
+    ) -> TrainingClient:
+        """Deprecated: see `create_training_client_from_state`."""
+        deprecated_twin("create_training_client_from_state")
+        return await asyncio.to_thread(
+            self.create_training_client_from_state, path, base_model, user_metadata, weights_access_token, optimizer, rank=rank
+        )
+
+    async def create_training_client_from_state_with_optimizer_async(
+        self,
+        path: str,
+        base_model: str | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+        weights_access_token: str | None = None,
+        *,
+        rank: int | None = None,
+    ) -> TrainingClient:
+        """Deprecated: see `create_training_client_from_state_with_optimizer`."""
+        deprecated_twin("create_training_client_from_state_with_optimizer")
+        return await asyncio.to_thread(
+            self.create_training_client_from_state_with_optimizer, path, base_model, user_metadata, weights_access_token, rank=rank
+        )
+
+    async def create_sampling_client_async(self, model_path: str | None = None, base_model: str | None = None) -> SamplingClient:
+        """Deprecated: see `create_sampling_client`."""
+        deprecated_twin("create_sampling_client")
+        return await asyncio.to_thread(self.create_sampling_client, model_path, base_model)
+
+    async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
+        """Deprecated: see `get_server_capabilities`."""
+        deprecated_twin("get_server_capabilities")
+        return await asyncio.to_thread(self.get_server_capabilities)
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncServiceClient", "ServiceClient", 1)

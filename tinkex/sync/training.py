@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from tinkex.futures.api_future import APIFuture
 from tinkex.portal import Portal
 from tinkex.sync.sampling import SamplingClient
+from tinkex.sync_twins import deprecated_twin
 from tinkex.tokenizer import Tokenizer
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.custom_loss import CustomLoss
@@ -221,6 +223,82 @@ class TrainingClient:
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer, found by what the server says of the model. Raises `TokenizerError` when it cannot be had."""
         return self._portal.run(self._client.get_tokenizer)
+
+    async def forward_backward_async(
+        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Deprecated: see `forward_backward`."""
+        deprecated_twin("forward_backward")
+        return self.forward_backward(data, loss_fn, loss_fn_config)
+
+    async def forward_async(
+        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Deprecated: see `forward`."""
+        deprecated_twin("forward")
+        return self.forward(data, loss_fn, loss_fn_config)
+
+    async def forward_backward_custom_async(
+        self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Deprecated: see `forward_backward_custom`."""
+        deprecated_twin("forward_backward_custom")
+        return self.forward_backward_custom(data, loss_fn)
+
+    async def optim_step_async(
+        self, optim_params: AdamParams | DimuonParams | None = None, *, adam_params: AdamParams | None = None
+    ) -> APIFuture[OptimStepResponse]:
+        """Deprecated: see `optim_step`."""
+        deprecated_twin("optim_step")
+        return self.optim_step(optim_params, adam_params=adam_params)
+
+    async def save_state_async(
+        self, name: str, ttl_seconds: int | None = None, overwrite: bool = False, user_metadata: Mapping[str, str] | None = None
+    ) -> APIFuture[SaveWeightsResponse]:
+        """Deprecated: see `save_state`."""
+        deprecated_twin("save_state")
+        return self.save_state(name, ttl_seconds, overwrite, user_metadata)
+
+    async def load_state_async(self, path: str, weights_access_token: str | None = None) -> APIFuture[LoadWeightsResponse]:
+        """Deprecated: see `load_state`."""
+        deprecated_twin("load_state")
+        return self.load_state(path, weights_access_token)
+
+    async def load_state_with_optimizer_async(
+        self, path: str, weights_access_token: str | None = None
+    ) -> APIFuture[LoadWeightsResponse]:
+        """Deprecated: see `load_state_with_optimizer`."""
+        deprecated_twin("load_state_with_optimizer")
+        return self.load_state_with_optimizer(path, weights_access_token)
+
+    async def save_weights_for_sampler_async(
+        self, name: str, ttl_seconds: int | None = None, user_metadata: Mapping[str, str] | None = None
+    ) -> APIFuture[SaveWeightsForSamplerResponse]:
+        """Deprecated: see `save_weights_for_sampler`."""
+        deprecated_twin("save_weights_for_sampler")
+        return self.save_weights_for_sampler(name, ttl_seconds, user_metadata)
+
+    async def save_weights_external_async(
+        self, name: str, ttl_seconds: int | None = None, age_encryption_recipients: Sequence[str] | None = None
+    ) -> APIFuture[SaveWeightsExternalResponse]:
+        """Deprecated: see `save_weights_external`."""
+        deprecated_twin("save_weights_external")
+        return self.save_weights_external(name, ttl_seconds, age_encryption_recipients)
+
+    async def save_weights_and_get_sampling_client_async(self, *, kind: SamplerKind = "snapshot") -> SamplingClient:
+        """Deprecated: see `save_weights_and_get_sampling_client`."""
+        deprecated_twin("save_weights_and_get_sampling_client")
+        return await asyncio.to_thread(self.save_weights_and_get_sampling_client, kind=kind)
+
+    async def create_sampling_client_async(self, model_path: str) -> SamplingClient:
+        """Deprecated: see `create_sampling_client`."""
+        deprecated_twin("create_sampling_client")
+        return await asyncio.to_thread(self.create_sampling_client, model_path)
+
+    async def get_info_async(self) -> GetInfoResponse:
+        """Deprecated: see `get_info`."""
+        deprecated_twin("get_info")
+        return await asyncio.to_thread(self.get_info)
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncTrainingClient", "TrainingClient", 1)
