@@ -27,6 +27,7 @@ from tinkex._version import __version__
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.dialects.recognition import Seen
 from tinkex.errors import APIStatusError, GoneError, NotFoundError, TinkexError, UnsupportedByServer
+from tinkex.futures.samples import SampleResults
 from tinkex.transport import failures
 from tinkex.transport.http import Transport
 
@@ -49,7 +50,11 @@ class Session:
     """`model_seq_id`s, from 0."""
     sampler_numbers: itertools.count[int] = field(factory=itertools.count)
     """`sampling_session_seq_id`s, from 0."""
+    samples: SampleResults = field(init=False)
     _heartbeats: asyncio.Task[None] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.samples = SampleResults(self.transport)
 
     @classmethod
     async def begin(cls, transport: Transport, user_metadata: Mapping[str, str] | None) -> Session:
@@ -79,6 +84,7 @@ class Session:
 
     async def finish(self, outcome: Outcome, detail: str | None = None) -> None:
         """Stops the heartbeats and tells the server; one that lacks the call, or is gone, is left alone."""
+        await self.samples.close()
         if self._heartbeats is None:
             return
         heartbeats, self._heartbeats = self._heartbeats, None

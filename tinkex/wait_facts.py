@@ -61,12 +61,8 @@ class WaitFacts:
         program = self.seconds.get("program", 0.0)
         return [
             f"{_NAMES[self.whose]}{f', {self.what}' if self.what else ''}",
-            *([f"queue {queue_words(self.queue_state, self.queue_state_reason)}"] if self.queue_state else []),
+            *([" ".join(filter(None, ("queue", self.queue_state, self.queue_state_reason)))] if self.queue_state else []),
             f"last HTTP status {self.last_status or 'none'}, try {self.tries}",
             *([f"the event loop of this program stood still for {program:.0f} s{stall}"] if program >= _WORTH_SAYING else []),
             *([f"so far {', '.join(split)}"] if len(split) > 1 else []),
         ]
-
-
-def queue_words(state: str | None, reason: str | None) -> str:
-    return f"{state}: {reason}" if reason else str(state)

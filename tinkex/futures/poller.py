@@ -28,7 +28,6 @@ from tinkex.transport import failures
 from tinkex.transport.backoff import Patience
 from tinkex.transport.http import PARSE_ERRORS, Transport
 from tinkex.transport.waiting import RequestState, Wait
-from tinkex.wait_facts import queue_words
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -36,10 +35,12 @@ T = TypeVar("T")
 NO_RESULT = (NotFoundError, GoneError, ResultLostError)
 """What says that the server has no result under the request's id, or has it no more: a sample may be asked for again."""
 
+FAST = 0.5
+"""Seconds; a poll that took less was not held by the server."""
+
 _PROTOBUF = "application/x-protobuf"
 _IN_PROTOBUF = frozenset({"forward", "forward_backward", "sample"})  # operations whose results have a protobuf form
 _ACCEPT_BOTH = {"Accept": f"{_PROTOBUF}, application/json"}
-_FAST = 0.5  # seconds; a poll that took less was not held by the server
 _BEYOND_HOLD = 15.0  # seconds that a poll may take longer than the server is known to hold it
 
 
@@ -131,7 +132,7 @@ class _Polling:
         if answer is None:
             return await self._after_failure(failures.status_error(response, self.state.operation), began)
         self.patience.forget()
-        self.fast_polls = self.fast_polls + 1 if clock.now() - began < _FAST else 0
+        self.fast_polls = self.fast_polls + 1 if clock.now() - began < FAST else 0
         if isinstance(answer, Pending):
             self._note(answer)
         return answer
@@ -162,18 +163,23 @@ class _Polling:
         """Shows how the request waits, and charges the wait to it, the last poll included."""
         state = self.state
         self.wait.was(answer.whose)
-        self.wait.becomes(answer.whose, queue_words(answer.queue_state, answer.reason) if answer.queue_state else "")
+        self.wait.becomes(answer.whose)
         if (state.queue_state, state.queue_state_reason) != (answer.queue_state, answer.reason):
             state.queue_state, state.queue_state_reason = answer.queue_state, answer.reason
-            which = {"operation": state.operation, "request_id": state.request_id}
-            events.emit(events.QueueStateChange, **which, queue_state=answer.queue_state, reason=answer.reason)
+            events.emit(
+                events.QueueStateChange,
+                operation=state.operation,
+                request_id=state.request_id,
+                queue_state=answer.queue_state,
+                reason=answer.reason,
+            )
 
     async def _pause(self, answer: Pending) -> None:
         polls = self.transport.config.poll
         if pause := pause_after(self.fast_polls, answer, polls.min_interval, polls.max_interval):
             await self.transport.clock.sleep(pause)
 
-    def _which(self) -> dict[str, str | None]:
+    def _which(self) -> Mapping[str, Any]:
         return {"operation": self.state.operation, "request_id": self.state.request_id}
 
 

@@ -66,7 +66,13 @@ class Transport:
         }
 
     async def send(
-        self, request: Request[T], *, repeatable: bool = True, timeout: float | None = None, max_attempts: int | None = None
+        self,
+        request: Request[T],
+        *,
+        repeatable: bool = True,
+        timeout: float | None = None,
+        max_attempts: int | None = None,
+        state: RequestState | None = None,
     ) -> T:
         """The server's answer, parsed.
 
@@ -75,6 +81,7 @@ class Transport:
                 the server did not take it.
             timeout: seconds for one try; by default `Config.timeout`.
             max_attempts: at most so many tries, if `Config.retry` allows more.
+            state: shows the wait to others.
 
         Raises:
             APIConnectionError: no answer came; `sent` tells whether the server may have read the request.
@@ -85,7 +92,8 @@ class Transport:
         """
         self.server.require(request.operation)
         patience = Patience(self.config.retry, repeatable, max_attempts)
-        response = await self._exchange(request, timeout or self.config.timeout, patience)
+        with self.wait(state or RequestState(request.operation), "an answer") as wait:
+            response = await self._exchange(request, timeout or self.config.timeout, patience, wait)
         return parse(request, response)
 
     def wait(self, state: RequestState, awaited: str) -> Wait:
@@ -99,18 +107,16 @@ class Transport:
     async def aclose(self) -> None:
         await self._handler.aclose()
 
-    async def _exchange(self, request: Request[Any], timeout: float, patience: Patience) -> httpx.Response:
+    async def _exchange(self, request: Request[Any], timeout: float, patience: Patience, wait: Wait) -> httpx.Response:
         headers = dict(self._headers)
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{uuid4()}"  # the same over all tries
-        with self.wait(RequestState(request.operation), "an answer") as wait:
-            exchange = _Exchange(self, request, headers, timeout, patience, wait)
-            try:
-                return await exchange.answered()
-            except TinkexError as error:
-                if wait.tries > 1:
-                    error.message += f" (tried {wait.tries} times)"
-                raise
+        try:
+            return await _Exchange(self, request, headers, timeout, patience, wait).answered()
+        except TinkexError as error:
+            if wait.tries > 1:
+                error.message += f" (tried {wait.tries} times)"
+            raise
 
     async def attempt(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
         message = httpx.Request(
