@@ -121,7 +121,7 @@ class _Polling:
 
     async def _poll(self, request: Request[Any], headers: Mapping[str, str]) -> Answer | None:
         """What the server says; None when a poll failed, and the pause after it is over."""
-        clock, began = self.transport.clock, self.transport.clock.now()
+        began = self.transport.clock.now()
         self.wait.tries += 1
         try:
             response = await self.transport.send_once(request, timeout=poll_timeout(self.transport), headers=headers)
@@ -132,10 +132,13 @@ class _Polling:
         if answer is None:
             return await self._after_failure(failures.status_error(response, self.state.operation), began)
         self.patience.forget()
-        self.fast_polls = self.fast_polls + 1 if clock.now() - began < FAST else 0
+        self._count(began)
         if isinstance(answer, Pending):
             self._note(answer)
         return answer
+
+    def _count(self, began: float) -> None:
+        self.fast_polls = self.fast_polls + 1 if self.transport.clock.now() - began < FAST else 0
 
     async def _after_broken_poll(self, error: APIConnectionError, began: float) -> Pending | None:
         if not isinstance(error, APITimeoutError) or error.place == "answered":
@@ -144,7 +147,7 @@ class _Polling:
             return await self._after_failure(error, began)
         self.wait.was("network")
         self.wait.becomes("network", "the last poll was not answered in time")
-        self.fast_polls = 0
+        self._count(began)
         return Pending(self.state.queue_state, self.state.queue_state_reason)  # or the server held it for longer than we do
 
     async def _after_failure(self, error: TinkexError, began: float) -> None:

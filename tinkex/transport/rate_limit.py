@@ -23,6 +23,8 @@ class _Place:
 
     loop: asyncio.AbstractEventLoop
     admitted: bool = False
+    timed: bool = False
+    """Whether it looks again by itself, at the end of the window."""
     called: asyncio.Future[None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -75,7 +77,8 @@ class RateLimitWindow:
             self._ends = max(self._ends, self._refused_at + pause)
             self._limit = _FIRST_ADMITTED
             for place in self._queue:
-                place.call()  # to see the new end
+                if not place.timed:
+                    place.call()  # to see the new end
             return pause
 
     async def enter(self, clock: Clock) -> bool:
@@ -119,7 +122,7 @@ class RateLimitWindow:
                 self._admit()
             if place.admitted:
                 return True
-            place.called = place.loop.create_future()
+            place.called, place.timed = place.loop.create_future(), left > 0
         if left > 0:
             await _first_of(place.called, clock, left)
         else:

@@ -35,13 +35,13 @@ class Pace:
     """How long a loop beats on when nothing waits on it any more."""
 
 
-_PACE = Pace()
+PACE = Pace()
 
 
 class StallWatch:
     """Of one event loop; `hold`, `release` and the beats are its thread's, all else is for any thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pace: Pace = _PACE) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, pace: Pace) -> None:
         self.stalled_by: str | None = None
         """The line that held up the loop last, as `file:line in function`."""
         self.stalls = 0
@@ -143,7 +143,7 @@ def running_loop_watch() -> StallWatch:
     """The watch of the running loop."""
     with _lock:
         loop = asyncio.get_running_loop()
-        return _watches.setdefault(loop, StallWatch(loop))
+        return _watches.setdefault(loop, StallWatch(loop, PACE))
 
 
 def _listen_to(watch: StallWatch) -> None:
