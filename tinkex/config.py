@@ -67,20 +67,24 @@ class RetrySettings:
     """Seconds."""
     max_delay: float = field(default=10.0, validator=_not_negative)
     """Seconds."""
+    max_rate_limited: float = field(default=3600.0, validator=_positive)
+    """Seconds for which a request that is refused as one too many (429) is sent again; such tries do not count in `max_attempts`."""
+    max_billing_pause: float = field(default=3600.0, validator=_positive)
+    """Seconds for which a request that cannot be paid (402) is sent again, every 5 s."""
 
 
 @frozen(kw_only=True)
 class PollSettings:
-    """How a result is waited for. Polling is not retrying: a poll that fails is retried by `RetrySettings`."""
+    """How a result is waited for. Polling is not retrying: a poll that fails is tried again by `RetrySettings`."""
 
     min_interval: float = field(default=0.05, validator=_not_negative)
     """Seconds between polls that the server answered at once with "not yet"; grows to `max_interval`."""
     max_interval: float = field(default=2.0, validator=_not_negative)
     """Seconds."""
     request_timeout: float = field(default=45.0, validator=_positive)
-    """Seconds that one long poll may take; one that takes longer counts as "not yet"."""
+    """Seconds that one long poll may take, more where the server is known to hold it longer; one that takes longer counts as "not yet"."""
     max_wait: float = field(default=7200.0, validator=_positive)
-    """Seconds in all; then `WaitTimeoutError`."""
+    """Seconds that anything may wait: for a result, for its turn, or for an answer over all tries; then `WaitTimeoutError`."""
 
 
 SEED_CHUNK_LIMITS = ChunkLimits(max_items=128, max_size=500_000, unit="tokens")

@@ -18,7 +18,7 @@
     ├── RequestFailedError             the server took the request, and the work failed
     ├── WaitTimeoutError               the work did not end in the time allowed             (also a TimeoutError)
     ├── StepOutcomeUnknown             a training request was sent and nobody knows whether it was applied
-    ├── ResultLostError                the server applied a training request, and its result was lost on the way
+    ├── ResultLostError                the server did the work, and the result was lost on the way
     ├── ServerStateLostError           the server has forgotten what the model learned since it was last saved
     ├── RequestSkippedError            not sent, since an earlier one that it was queued behind was refused
     └── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent
@@ -31,6 +31,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from tinkex.wait_facts import Owner, WaitFacts
+
 Fault = Literal["user", "server", "network", "unknown"]
 
 
@@ -42,6 +44,8 @@ class TinkexError(Exception):
 
     fault: Fault = "unknown"
     retryable: bool = False
+    wait: WaitFacts | None = None
+    """What was waited for, and whose the wait was, where that took long before this was raised."""
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class TinkexError(Exception):
             if part
         )
         text = f"{self.message} ({where})" if where else self.message
+        text = f"{text}\n  {self.wait}" if self.wait else text
         return f"{text}\n  {self.advice}" if self.advice else text
 
     def __reduce__(self) -> tuple[Callable[..., TinkexError], tuple[Any, ...]]:
@@ -233,15 +238,30 @@ class RequestFailedError(TinkexError):
 
 
 class WaitTimeoutError(TinkexError, TimeoutError):
-    """The work did not end in the time allowed. It may still end: the request is not cancelled by this."""
+    """The work did not end in the time allowed. It may still end: the request is not cancelled by this.
+
+    `wait` says what was waited for, and how many seconds of it were whose.
+    """
 
     fault = "server"
     retryable = True
 
-    def __init__(self, message: str, *, waited: float, **facts: Any) -> None:
+    def __init__(self, message: str, *, waited: float, wait: WaitFacts | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.waited = waited
         """Seconds."""
+        self.wait = wait
+        if wait is not None:
+            self.fault = _FAULT_OF[wait.mostly]
+
+
+_FAULT_OF: Mapping[Owner, Fault] = {
+    "program": "user",
+    "turn": "unknown",
+    "network": "network",
+    "queue": "server",
+    "computation": "server",
+}
 
 
 class StepOutcomeUnknown(TinkexError):
@@ -249,7 +269,7 @@ class StepOutcomeUnknown(TinkexError):
 
 
 class ResultLostError(TinkexError):
-    """The server applied a training request once, and its result was lost on the way. The model is as after the step: go on."""
+    """The server did the work, and the result was lost on the way. A training step is applied: go on. A sample can be asked for again."""
 
     fault = "network"
 

@@ -27,6 +27,7 @@ from tinkex._version import __version__
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.dialects.recognition import Seen
 from tinkex.errors import APIStatusError, GoneError, NotFoundError, TinkexError, UnsupportedByServer
+from tinkex.futures.samples import SampleResults
 from tinkex.transport import failures
 from tinkex.transport.http import Transport
 from tinkex.types import LoraConfig
@@ -54,7 +55,11 @@ class Session:
     """Ids of the models that are loaded."""
     saved_shapes: dict[str, tuple[str, LoraConfig]] = field(factory=dict[str, tuple[str, LoraConfig]])
     """Base model and LoRA shape of what was saved in this session, by path: some servers do not tell."""
+    samples: SampleResults = field(init=False)
     _heartbeats: asyncio.Task[None] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.samples = SampleResults(self.transport)
 
     @classmethod
     async def begin(cls, transport: Transport, user_metadata: Mapping[str, str] | None) -> Session:
@@ -84,6 +89,7 @@ class Session:
 
     async def finish(self, outcome: Outcome, detail: str | None = None) -> bool:
         """Stops the heartbeats and tells the server; one that is gone is left alone. False where it lacks the call."""
+        await self.samples.close()
         if self._heartbeats is None:
             return True
         heartbeats, self._heartbeats = self._heartbeats, None

@@ -108,6 +108,8 @@ class Dialect:
     """Whether the results of a sampler are waited for together, by retrieve_futures."""
     cancels: bool = False
     """Whether cancel_future may be called."""
+    cancels_at_once: int = 64
+    """At most so many of these calls together."""
 
     seq_id_order: SeqIdOrder = "arrival"
     seq_id_repeats: SeqIdRepeats = "unknown"

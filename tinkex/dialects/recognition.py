@@ -73,6 +73,7 @@ def with_flags(dialect: Dialect, config: ClientConfigResponse | None, dynamic: C
         joins_samplers=dialect.joins_samplers or flags.sample_join_sampling_session is True,
         bulk_results=dialect.bulk_results or flags.sample_use_retrieve_futures is True,
         cancels=dialect.cancels or changing.sample_cancel_enabled is True,
+        cancels_at_once=changing.sample_cancel_max_batch_size or dialect.cancels_at_once,
         runs_custom_losses=flags.custom_loss_server_side is True,
         resume="by_session" if flags.create_model_via_load_weights else dialect.resume,
         seq_id_repeats=_repeats(flags) or dialect.seq_id_repeats,

@@ -5,12 +5,14 @@ Servers say "not yet" and "failed" in several ways; all that are known are read 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from attrs import frozen
 
 from tinkex.errors import FailureCategory
+from tinkex.wait_facts import Owner
 
 Payload: TypeAlias = Mapping[str, Any] | bytes
 """A result: a JSON object's fields, or a protobuf message."""
@@ -23,6 +25,14 @@ class Pending:
     queue_state: str | None = None
     reason: str | None = None
 
+    @property
+    def paused(self) -> bool:
+        return (self.queue_state or "").startswith("paused")
+
+    @property
+    def whose(self) -> Owner:
+        return "queue" if self.paused or self.reason else "computation"
+
 
 @frozen
 class Failed:
@@ -33,26 +43,48 @@ class Failed:
 
 
 @frozen
+class Lost:
+    """The work is done, and its result was given out before and is not kept."""
+
+    message: str
+
+
+@frozen
 class Finished:
     """The result, of the type that belongs to the request."""
 
     result: Payload
 
 
-Answer: TypeAlias = Pending | Failed | Finished
+Answer: TypeAlias = Pending | Failed | Lost | Finished
+
+_GIVEN_OUT = re.compile(r"already (been )?(retrieved|consumed|delivered)|seen[ _]before", re.IGNORECASE)
 
 
 def classify(status_code: int, body: Mapping[str, Any]) -> Answer | None:
-    """What the answer says; None where its status is a refusal of the call itself, not word of the work."""
-    if status_code == 408 or (status_code == 200 and body.get("type") == "try_again"):
+    """What the answer says; None where its status is a refusal of the call itself, not word of the work.
+
+    Args:
+        body: the fields of a JSON object, none where there is no such.
+    """
+    if status_code == 408 or (status_code == 200 and _is_pending(body)):
         return Pending(body.get("queue_state"), body.get("queue_state_reason"))
     if status_code == 400 and body:
         return Failed(_message(body), "user")
+    if status_code in (409, 422) and isinstance(body.get("detail"), str):  # a list tells what is wrong with the call
+        return Failed(_message(body), "unknown")
     if status_code != 200:
         return None
-    if body.get("error") or body.get("error_message"):
+    if "seen_before" in body or _GIVEN_OUT.search(str(body.get("error") or "")):
+        return Lost(_message(body))
+    if body.get("error") or body.get("error_message") or body.get("type") in ("request_failed", "RequestFailedResponse"):
         return Failed(_message(body), _category(body.get("category")))
     return Finished(body)
+
+
+def _is_pending(body: Mapping[str, Any]) -> bool:
+    """Or done and large, told of beforehand to a client that asks for that; the next poll brings the result."""
+    return body.get("type") == "try_again" or body.get("status") == "complete_metadata"
 
 
 def _message(body: Mapping[str, Any]) -> str:
@@ -67,8 +99,12 @@ def _category(word: object) -> FailureCategory:
     return "server" if text in ("server", "application", "execution_error") else "unknown"
 
 
+_SHORTEST_PAUSED = 1.0  # seconds between polls while the queue is paused, at least
+
+
 def pause_after(fast_polls: int, answer: Pending, shortest: float, longest: float) -> float:
-    """Seconds before the next poll, after so many in a row that were answered at once; longest while the queue is paused."""
-    if (answer.queue_state or "").startswith("paused"):
-        return longest
-    return min(shortest * 2.0 ** (fast_polls - 1), longest) if fast_polls else 0.0
+    """Seconds before the next poll, after so many in a row that were answered at once: more and more, and longer while the queue is paused."""
+    if not fast_polls:
+        return 0.0
+    pause = min(shortest * 2.0 ** min(fast_polls - 1, 30), longest)
+    return max(pause, min(_SHORTEST_PAUSED, longest)) if answer.paused else pause

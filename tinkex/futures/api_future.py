@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from tinkex.errors import WaitTimeoutError
-from tinkex.futures.poller import RequestState
 from tinkex.portal import Portal
+from tinkex.transport.waiting import RequestState
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ class AsyncAPIFuture(Generic[T]):
     """The result to come of one call. Await it, now or later, once or often.
 
     Giving up an await does not cancel the request: a training step that was sent is not undone by looking away. `cancel()` does
-    stop waiting for it.
+    stop waiting for it, and a sample is then given up on the server, too, where that can be.
     """
 
     def __init__(self, work: Coroutine[Any, Any, T], state: RequestState) -> None:
@@ -27,6 +27,20 @@ class AsyncAPIFuture(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         return asyncio.shield(self.task).__await__()
+
+    async def result_async(self, timeout: float | None = None) -> T:
+        """The result, or raises the error, as an await does.
+
+        Args:
+            timeout: seconds to wait for it; by default as long as `Config.poll.max_wait` allows. The request goes on when it is over.
+
+        Raises:
+            WaitTimeoutError: it is not there in time.
+        """
+        done, _ = await asyncio.wait([self.task], timeout=timeout)
+        if not done:
+            raise _not_in_time(self.state, timeout or 0.0)
+        return await self
 
     def done(self) -> bool:
         return self.task.done()
@@ -54,12 +68,31 @@ class AsyncAPIFuture(Generic[T]):
 
 
 class APIFuture(Generic[T]):
-    """The result to come of one call of a blocking client. `result()` waits for it, in any thread, now or later, once or often."""
+    """The result to come of one call of a blocking client. `result()` waits for it, in any thread, now or later, once or often.
+
+    In an event loop it can be awaited, as an `AsyncAPIFuture` can.
+    """
 
     def __init__(self, portal: Portal, begin: Callable[[], AsyncAPIFuture[T]]) -> None:
         self._portal = portal
         self._outcome: Future[T] = Future()
         self._future = portal.call(self._begin, begin)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return asyncio.shield(asyncio.wrap_future(self._outcome)).__await__()
+
+    async def result_async(self, timeout: float | None = None) -> T:
+        """As `result`, for a running event loop, which it does not hold up."""
+        waiting = asyncio.wrap_future(self._outcome)
+        waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # seen, also where nobody waits any more
+        done, _ = await asyncio.wait([waiting], timeout=timeout)
+        if not done:
+            raise _not_in_time(self._future.state, timeout or 0.0)
+        return await waiting
+
+    def future(self) -> Future[T]:
+        """For what works with futures of the standard library: `concurrent.futures.wait`, executors. Cancelling it is `cancel()`."""
+        return self._outcome
 
     def result(self, timeout: float | None = None) -> T:
         """The result, or raises the error.
@@ -76,14 +109,14 @@ class APIFuture(Generic[T]):
         except TimeoutError as error:
             if self._outcome.done():  # the work's own
                 raise
-            raise self._not_in_time(timeout or 0.0) from error
+            raise _not_in_time(self._future.state, timeout or 0.0) from error
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error that `result` would raise, or None. Raises `WaitTimeoutError` and `CancelledError` as it does."""
         try:
             return self._outcome.exception(timeout)
         except TimeoutError as error:
-            raise self._not_in_time(timeout or 0.0) from error
+            raise _not_in_time(self._future.state, timeout or 0.0) from error
 
     def done(self) -> bool:
         return self._outcome.done()
@@ -116,23 +149,31 @@ class APIFuture(Generic[T]):
     def _begin(self, begin: Callable[[], AsyncAPIFuture[T]]) -> AsyncAPIFuture[T]:
         future = begin()
         future.task.add_done_callback(self._take)
+        self._outcome.add_done_callback(self._pass_on_cancellation)
         return future
 
     def _take(self, task: asyncio.Future[T]) -> None:
         if task.cancelled():
-            self._outcome.set_exception(CancelledError())
+            self._outcome.cancel()
+            self._outcome.set_running_or_notify_cancel()
+        elif not self._outcome.set_running_or_notify_cancel():
+            task.exception()  # nobody is left to see it
         elif error := task.exception():
             self._outcome.set_exception(error)
         else:
             self._outcome.set_result(task.result())
 
-    def _not_in_time(self, timeout: float) -> WaitTimeoutError:
-        state = self._future.state
-        queue = f", queue {state.queue_state}" if state.queue_state else ""
-        return WaitTimeoutError(
-            f"no result within {timeout:g} s{queue}",
-            waited=timeout,
-            operation=state.operation,
-            request_id=state.request_id,
-            advice="The request goes on; call result() again.",
-        )
+    def _pass_on_cancellation(self, outcome: Future[T]) -> None:
+        if outcome.cancelled() and not self._future.done():
+            self.cancel()
+
+
+def _not_in_time(state: RequestState, timeout: float) -> WaitTimeoutError:
+    return WaitTimeoutError(
+        f"no result within {timeout:g} s",
+        waited=timeout,
+        wait=state.wait.facts() if state.wait else None,
+        operation=state.operation,
+        request_id=state.request_id,
+        advice="The request goes on; wait again, or cancel it.",
+    )

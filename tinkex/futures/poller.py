@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, repeat
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import httpx
@@ -14,39 +12,36 @@ from tinkex_api.api.futures import retrieve_future
 from tinkex_api.models import FutureRetrieveRequest, UntypedAPIFuture
 from tinkex_api.types import Request
 
+from tinkex import events
 from tinkex.errors import (
     APIConnectionError,
     APIResponseValidationError,
     APITimeoutError,
-    InternalServerError,
-    RateLimitError,
+    GoneError,
+    NotFoundError,
     RequestFailedError,
+    ResultLostError,
     TinkexError,
-    WaitTimeoutError,
 )
-from tinkex.futures.answers import Failed, Finished, Payload, Pending, classify, pause_after
-from tinkex.transport import backoff, failures
+from tinkex.futures.answers import Answer, Failed, Finished, Lost, Payload, Pending, classify, pause_after
+from tinkex.transport import failures
+from tinkex.transport.backoff import Patience
 from tinkex.transport.http import PARSE_ERRORS, Transport
+from tinkex.transport.waiting import RequestState, Wait
 
-logger = logging.getLogger("tinkex")
 P = TypeVar("P")
 T = TypeVar("T")
+
+NO_RESULT = (NotFoundError, GoneError, ResultLostError)
+"""What says that the server has no result under the request's id, or has it no more: a sample may be asked for again."""
+
+FAST = 0.5
+"""Seconds; a poll that took less was not held by the server."""
 
 _PROTOBUF = "application/x-protobuf"
 _IN_PROTOBUF = frozenset({"forward", "forward_backward", "sample"})  # operations whose results have a protobuf form
 _ACCEPT_BOTH = {"Accept": f"{_PROTOBUF}, application/json"}
-_FAST = 0.5  # seconds; a poll that took less was not held by the server
-_WAIT_LINES = (10.0, 30.0, 60.0, 120.0)  # seconds of age at which a wait says what it waits for; then every 300
-
-
-@define
-class RequestState:
-    """What is known of a request while it is under way; `APIFuture` shows it."""
-
-    operation: str
-    request_id: str | None = None
-    queue_state: str | None = None
-    queue_state_reason: str | None = None
+_BEYOND_HOLD = 15.0  # seconds that a poll may take longer than the server is known to hold it
 
 
 async def send_and_wait(transport: Transport, request: Request[UntypedAPIFuture]) -> Mapping[str, Any]:
@@ -82,108 +77,118 @@ def read_result(parse: Callable[[P], T], payload: P, operation: str) -> T:
 async def wait_for_payload(transport: Transport, state: RequestState) -> Payload:
     """The result, in the encoding that the server chose, once `state.request_id` is done.
 
+    An id is waited for in one place only: some servers give a result out once.
+
     Raises:
         RequestFailedError: the work failed.
         WaitTimeoutError: `PollSettings.max_wait` is over.
+        ResultLostError, GoneError, NotFoundError: the server has no result under this id, or has it no more.
         APIStatusError: the server refuses to tell.
         APIConnectionError: the server is gone for longer than `Config.retry` allows.
     """
-    return await _Wait(transport, state).result()
+    with transport.wait(state, "its result") as wait:
+        return await _Polling(transport, state, wait).result()
 
 
-@define
-class _Wait:
+@define(eq=False)
+class _Polling:
     transport: Transport
     state: RequestState
-    started: float = field(init=False)
+    wait: Wait
+    patience: Patience = field(init=False)
     fast_polls: int = 0
-    failed_polls: int = 0
-    lines: Iterator[float] = field(init=False)
-    next_line: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.started = self.transport.clock.now()
-        self.lines = chain(_WAIT_LINES, repeat(300.0))
-        self.next_line = next(self.lines)
-
-    @property
-    def age(self) -> float:
-        return self.transport.clock.now() - self.started
+        self.patience = Patience(self.transport.config.retry)
 
     async def result(self) -> Payload:
         request = retrieve_future.request(body=FutureRetrieveRequest(self.state.request_id or ""))
         headers = _ACCEPT_BOTH if self.state.operation in _IN_PROTOBUF else {}
+        self.wait.becomes("computation", "the poll is not answered yet")
         while True:
             answer = await self._poll(request, headers)
-            if isinstance(answer, Finished):
-                return answer.result
-            if isinstance(answer, Failed):
-                raise RequestFailedError(
-                    answer.message,
-                    category=answer.category,
-                    operation=self.state.operation,
-                    request_id=self.state.request_id,
-                )
-            self._say_what_is_awaited()
-            await self._pause(answer)
+            match answer:
+                case Finished():
+                    return answer.result
+                case Failed():
+                    raise RequestFailedError(answer.message, category=answer.category, **self._which())
+                case Lost():
+                    raise ResultLostError(f"its result is lost: {answer.message}", **self._which())
+                case Pending():
+                    await self._pause(answer)
+                case None:
+                    pass
 
-    async def _poll(self, request: Any, headers: Mapping[str, str]) -> Pending | Failed | Finished:
-        polls, began = self.transport.config.poll, self.transport.clock.now()
+    async def _poll(self, request: Request[Any], headers: Mapping[str, str]) -> Answer | None:
+        """What the server says; None when a poll failed, and the pause after it is over."""
+        began = self.transport.clock.now()
+        self.wait.tries += 1
         try:
-            response = await self.transport.send_once(request, timeout=polls.request_timeout, headers=headers)
-        except APITimeoutError:
-            return Pending(self.state.queue_state, self.state.queue_state_reason)  # it held the poll for longer than we do
+            response = await self.transport.send_once(request, timeout=poll_timeout(self.transport), headers=headers)
         except APIConnectionError as error:
-            return await self._after_failure(error, None)
+            return await self._after_broken_poll(error, began)
+        self.wait.last_status = response.status_code
         answer = Finished(response.content) if _is_protobuf(response) else classify(response.status_code, _fields(response))
         if answer is None:
-            error = failures.status_error(response, self.state.operation)
-            return await self._after_failure(error, backoff.retry_hint(response.headers))
-        self.failed_polls = 0
-        self.fast_polls = self.fast_polls + 1 if self.transport.clock.now() - began < _FAST else 0
+            return await self._after_failure(failures.status_error(response, self.state.operation), began)
+        self.patience.forget()
+        self._count(began)
         if isinstance(answer, Pending):
-            self.state.queue_state, self.state.queue_state_reason = answer.queue_state, answer.reason
+            self._note(answer)
         return answer
 
-    async def _after_failure(self, error: TinkexError, hint: float | None) -> Pending:
+    def _count(self, began: float) -> None:
+        self.fast_polls = self.fast_polls + 1 if self.transport.clock.now() - began < FAST else 0
+
+    async def _after_broken_poll(self, error: APIConnectionError, began: float) -> Pending | None:
+        if not isinstance(error, APITimeoutError) or error.place == "answered":
+            if error.place == "answered" and self.transport.server.dialect.results_once:
+                raise ResultLostError("its result was lost while it was being read", **self._which()) from error
+            return await self._after_failure(error, began)
+        self.wait.was("network")
+        self.wait.becomes("network", "the last poll was not answered in time")
+        self._count(began)
+        return Pending(self.state.queue_state, self.state.queue_state_reason)  # or the server held it for longer than we do
+
+    async def _after_failure(self, error: TinkexError, began: float) -> None:
         """Backs off from a poll that failed, or raises when it is final or has failed too often."""
-        error.request_id = self.state.request_id
-        self.failed_polls += 1
-        settings = self.transport.config.retry
-        passing = isinstance(error, (APIConnectionError, RateLimitError, InternalServerError))
-        if not passing or self.failed_polls >= settings.max_attempts:
-            raise error
         clock = self.transport.clock
-        await clock.sleep(backoff.delay(self.failed_polls, settings, hint, clock.random()))
-        return Pending(self.state.queue_state, self.state.queue_state_reason)
+        error.request_id = self.state.request_id
+        self.wait.was("network")
+        if not self.patience.lasts(error, began, clock.now()):
+            raise error
+        pause = self.patience.pause(error, clock.random())
+        self.wait.becomes("queue" if self.patience.trouble == "rate_limit" else "network", error.message)
+        events.emit(events.Retry, operation=self.state.operation, attempt=self.patience.attempts, pause=pause, reason=error.message)
+        await clock.sleep(pause)
+
+    def _note(self, answer: Pending) -> None:
+        """Shows how the request waits, and charges the wait to it, the last poll included."""
+        state = self.state
+        self.wait.was(answer.whose)
+        self.wait.becomes(answer.whose)
+        if (state.queue_state, state.queue_state_reason) != (answer.queue_state, answer.reason):
+            state.queue_state, state.queue_state_reason = answer.queue_state, answer.reason
+            events.emit(
+                events.QueueStateChange,
+                operation=state.operation,
+                request_id=state.request_id,
+                queue_state=answer.queue_state,
+                reason=answer.reason,
+            )
 
     async def _pause(self, answer: Pending) -> None:
         polls = self.transport.config.poll
-        if self.age >= polls.max_wait:
-            raise WaitTimeoutError(
-                f"no result after {self.age:.0f} s{self._queue_words()}",
-                waited=self.age,
-                operation=self.state.operation,
-                request_id=self.state.request_id,
-                advice="Raise Config.poll.max_wait, or ask the server why it does not get to the request.",
-            )
-        await self.transport.clock.sleep(pause_after(self.fast_polls, answer, polls.min_interval, polls.max_interval))
+        if pause := pause_after(self.fast_polls, answer, polls.min_interval, polls.max_interval):
+            await self.transport.clock.sleep(pause)
 
-    def _say_what_is_awaited(self) -> None:
-        if self.age < self.next_line:
-            return
-        self.next_line = self.age + next(self.lines)
-        logger.warning(
-            "waiting for %s (request %s) for %.0f s%s",
-            self.state.operation,
-            self.state.request_id,
-            self.age,
-            self._queue_words(),
-        )
+    def _which(self) -> Mapping[str, Any]:
+        return {"operation": self.state.operation, "request_id": self.state.request_id}
 
-    def _queue_words(self) -> str:
-        state, reason = self.state.queue_state, self.state.queue_state_reason
-        return f", queue {state}{f': {reason}' if reason else ''}" if state else ""
+
+def poll_timeout(transport: Transport) -> float:
+    """Seconds that a long poll may take: longer than the server holds it, so that no poll under way is given up."""
+    return max(transport.config.poll.request_timeout, transport.server.dialect.hold + _BEYOND_HOLD)
 
 
 def _is_protobuf(response: httpx.Response) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import orjson
 from attrs import define, evolve, field, frozen
@@ -14,7 +14,7 @@ from attrs import define, evolve, field, frozen
 from tinkex.local.engine.base import InvalidRequest
 from tinkex.local.errors import Refused, bad_request, not_found
 from tinkex.local.lanes import Job, Lanes
-from tinkex.local.store import FutureRow, Store
+from tinkex.local.store import EndedFuture, FutureRow, Store
 
 logger = logging.getLogger("tinkex.local")
 
@@ -50,6 +50,19 @@ class _Waiting:
     ended: asyncio.Event = field(factory=asyncio.Event)
 
 
+@define(eq=False)
+class _Log:
+    """The requests of one scope that have ended, in that order."""
+
+    rows: list[EndedFuture]
+    more: asyncio.Event = field(factory=asyncio.Event)
+
+    def add(self, row: EndedFuture) -> None:
+        self.rows.append(row)
+        self.more.set()
+        self.more = asyncio.Event()
+
+
 class Futures:
     """The futures of a server. To be used on the event loop's thread."""
 
@@ -58,6 +71,7 @@ class Futures:
         self._lanes = lanes
         self._hold = hold  # seconds; how long a poll waits
         self._waiting: dict[str, _Waiting] = {}
+        self._logs: dict[str, _Log] = {}  # by scope, of those that were asked for
         self._stopping = asyncio.Event()
 
     def repeated(self, ticket: Ticket) -> str | None:
@@ -89,6 +103,28 @@ class Futures:
         if row.state == "pending" and self._stopping.is_set():
             raise Refused(503, "the server is stopping")
         return self._outcome(row)
+
+    async def wait_for_any(
+        self, scope: str, numbers: range, after: int, timeout: float | None
+    ) -> tuple[int, Sequence[EndedFuture]]:
+        """Those of a scope with these numbers that ended after the place `after` in the order of ending, as soon as there are some.
+
+        Returns the last place, too, which is to be given the next time; none may have come by then.
+        """
+        log = self._log(scope)
+        after = after if 0 <= after <= len(log.rows) else 0
+        deadline = time.monotonic() + min(self._hold, self._hold if timeout is None else timeout)
+        while not (ended := [row for row in log.rows[after:] if row.seq_id in numbers]):
+            left = deadline - time.monotonic()
+            if left <= 0 or self._stopping.is_set():
+                break
+            await _first_of(log.more, self._stopping, timeout=left)
+        return len(log.rows), ended
+
+    def _log(self, scope: str) -> _Log:
+        if scope not in self._logs:
+            self._logs[scope] = _Log(self._store.ended_futures(scope))
+        return self._logs[scope]
 
     def cancel(self, request_id: str) -> None:
         """Gives up a request that has not begun; one that has runs on."""
@@ -127,6 +163,8 @@ class Futures:
     def _end(self, row: FutureRow) -> None:
         self._store.end_future(row, time.time())
         self._waiting.pop(row.request_id).ended.set()
+        if log := self._logs.get(row.scope):
+            log.add(EndedFuture(row.request_id, row.seq_id, row.state, len(row.result or b"")))
 
     def _outcome(self, row: FutureRow) -> Outcome:
         if row.state == "done":

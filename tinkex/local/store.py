@@ -97,6 +97,16 @@ class FutureRow:
 
 
 @frozen
+class EndedFuture:
+    """Without its result, of which it tells the size in bytes."""
+
+    request_id: str
+    seq_id: int | None
+    state: FutureState
+    size: int
+
+
+@frozen
 class CheckpointRow:
     """Saved weights. `expires_at` is what the saver asked for."""
 
@@ -269,6 +279,14 @@ class Store:
     def future_of(self, scope: str, seq_id: int) -> FutureRow | None:
         row = self._one("SELECT * FROM futures WHERE scope = ? AND seq_id = ?", scope, seq_id)
         return _future(row) if row else None
+
+    def ended_futures(self, scope: str) -> list[EndedFuture]:
+        """Those of a scope that have ended, in that order."""
+        sql = (
+            "SELECT request_id, seq_id, state, coalesce(length(result), 0) FROM futures"
+            " WHERE scope = ? AND state != 'pending' ORDER BY finished_at, rowid"
+        )
+        return [EndedFuture(*row) for row in self._all(sql, scope)]
 
     def end_future(self, row: FutureRow, now: float) -> None:
         """Writes the outcome that `row` holds."""

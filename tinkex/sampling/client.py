@@ -15,7 +15,8 @@ from tinkex_api.models import CreateSamplingSessionRequest, JoinSamplingSessionR
 from tinkex.config import Config
 from tinkex.errors import InvalidInputError
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import Payload, RequestState, read_result, wait_for_payload
+from tinkex.futures.poller import Payload, RequestState, read_result
+from tinkex.futures.samples import NUMBERS_OF_A_COPY
 from tinkex.sampling.many import Prompts, SampleManyItem, sample_many
 from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, get_tokenizer
@@ -23,7 +24,6 @@ from tinkex.transport.http import Transport
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, as_model_input
 from tinkex.wire import json, protobuf
 
-_NUMBERS_OF_A_COPY = 1_000_000_000
 _COPIES = 2**33  # so that all numbers stay below 2**63
 
 
@@ -40,6 +40,7 @@ class AsyncSamplingClient:
     def __init__(self, session: Session, sampling_session_id: str, *, base_model: str | None) -> None:
         self.sampling_session_id = sampling_session_id
         self._session = session
+        self._results = session.samples.of(sampling_session_id)
         self._base_model = base_model
         self._numbers = itertools.count()
         self._is_copy = False
@@ -154,6 +155,7 @@ class AsyncSamplingClient:
     async def close(self) -> None:
         """Ends the connections of a copy that was unpickled; another one's end with its service client."""
         if self._own_transport is not None:
+            await self._session.samples.close()
             await self._own_transport.aclose()
 
     async def __aenter__(self) -> Self:
@@ -187,9 +189,9 @@ class AsyncSamplingClient:
         if self._is_copy:
             await self._become_distinct()
         body.seq_id = next(self._numbers)
-        promise = await self._session.transport.send(sample.request(body=body))
+        promise = await self._session.transport.send(sample.request(body=body), state=state)
         state.request_id = promise.request_id
-        result = await wait_for_payload(self._session.transport, state)
+        result = await self._results.payload(state, body.seq_id)
         return read_result(lambda payload: _decode(payload, promise.sample_sequence_ids or ()), result, "sample")
 
     async def _become_distinct(self) -> None:
@@ -201,7 +203,7 @@ class AsyncSamplingClient:
             if self._session.transport.server.dialect.joins_samplers:
                 body = JoinSamplingSessionRequest(self.sampling_session_id)
                 number = (await self._session.transport.send(join_sampling_session.request(body=body))).client_counter
-            self._numbers = itertools.count(number * _NUMBERS_OF_A_COPY)
+            self._numbers = itertools.count(number * NUMBERS_OF_A_COPY)
             self._is_copy = False
 
 

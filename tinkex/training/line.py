@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from tinkex.errors import (
     ServerStateLostError,
     StepOutcomeUnknown,
     TinkexError,
+    WaitTimeoutError,
 )
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import Payload, RequestState, read_result, wait_for_payload
@@ -57,9 +58,9 @@ class TrainingLine:
         self._sequencer = Sequencer()
         self._encoders = asyncio.Semaphore(_HELD_BODIES)
 
-    def turn(self, operation: str) -> Turn:
+    def turn(self, operation: str) -> AbstractAsyncContextManager[None]:
         """A place in the order for a request without a number; `async with` waits until it comes."""
-        return self._sequencer.turn(operation)
+        return self._taken(self._sequencer.turn(operation), RequestState(operation))
 
     def run(self, operation: str, submits: Sequence[Submit], parse: Callable[[Sequence[Payload]], T]) -> AsyncAPIFuture[T]:
         """One call, of one request or several. Its place in the order is fixed now.
@@ -72,7 +73,7 @@ class TrainingLine:
         state = RequestState(operation)
 
         async def work() -> T:
-            async with self._ahead(turn, submits) as bodies, turn:
+            async with self._ahead(turn, submits) as bodies, self._taken(turn, state):
                 sent = await self._submit_all(turn, state, bodies)
             return read_result(parse, await self._results(sent), operation)
 
@@ -94,7 +95,7 @@ class TrainingLine:
         state = RequestState(operation)
 
         async def work() -> T:
-            async with self._ahead(turn, first) as bodies, turn:
+            async with self._ahead(turn, first) as bodies, self._taken(turn, state):
                 sent = await self._submit_all(turn, RequestState("forward"), bodies)
                 try:
                     submits, parse = await asyncio.to_thread(second, await self._results(sent))
@@ -105,6 +106,20 @@ class TrainingLine:
             return read_result(parse, await self._results(sent), operation)
 
         return AsyncAPIFuture(work(), state)
+
+    @asynccontextmanager
+    async def _taken(self, turn: Turn, state: RequestState) -> AsyncGenerator[None]:
+        """The turn, when it has come. One that does not come in time is given up, and those that were to follow it are skipped."""
+        if not turn.has_come:
+            try:
+                with self._transport.wait(state, "its turn") as wait:
+                    wait.becomes("turn")
+                    await turn.come()
+            except WaitTimeoutError as error:
+                self._sequencer.refused(error)
+                raise
+        async with turn:
+            yield
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 
@@ -175,7 +190,7 @@ class TrainingLine:
         operation, repeats = sent.state.operation, self._transport.server.dialect.seq_id_repeats
         repeatable = fate.verdict("unanswered", operation, repeats) == "resend"
         try:
-            sent.state.request_id = (await self._transport.send(request, repeatable=repeatable)).request_id
+            sent.state.request_id = (await self._transport.send(request, repeatable=repeatable, state=sent.state)).request_id
         except (APIConnectionError, InternalServerError) as error:
             place = error.place if isinstance(error, APIConnectionError) else "answered"
             if place in ("connecting", "unsent") or (isinstance(error, InternalServerError) and mistaken and mistaken(error)):
@@ -188,7 +203,7 @@ class TrainingLine:
         """The one resend to a server that refuses a number that it has had."""
         sent.twice = True
         try:
-            sent.state.request_id = (await self._transport.send(request, repeatable=False)).request_id
+            sent.state.request_id = (await self._transport.send(request, repeatable=False, state=sent.state)).request_id
         except APIStatusError as refusal:
             sent.error = self._read_refusal(sent, refusal)
             if sent.error is None:

@@ -109,10 +109,22 @@ class Turn:
     _before: asyncio.Future[None] | None
     over: asyncio.Future[None] = field(factory=lambda: asyncio.get_running_loop().create_future())
 
-    async def __aenter__(self) -> Turn:
+    @property
+    def has_come(self) -> bool:
+        return self._before is None or self._before.done()
+
+    async def come(self) -> None:
+        """Returns when it has come; whoever gives up waiting gives up the turn."""
         try:
             if self._before is not None:
                 await asyncio.shield(self._before)
+        except BaseException:
+            self._pass_on()
+            raise
+
+    async def __aenter__(self) -> Turn:
+        await self.come()
+        try:
             self.sequencer.check(self)
         except BaseException:
             self._pass_on()

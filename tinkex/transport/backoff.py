@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Literal
+
+from attrs import define
 
 from tinkex.config import RetrySettings
+from tinkex.errors import APIConnectionError, APIStatusError, TinkexError
 
 _MAX_RETRY_AFTER = 60.0  # seconds; a longer wish of the server is not believed (openapi/tinker.yaml, TooManyRequests)
 _JITTER = 0.25
 _LARGE_BODY = 128 * 1024  # bytes; from here on a 429 means a longer pause
 
-_RETRYABLE = frozenset({408, 409, 429, *range(500, 600)})
-_REFUSED_UNREAD = frozenset({425, 429})
+_PROXY_TRIES = 3  # of a request that a proxy refuses by a bare 400
+_BILLING_PAUSE = 5.0  # seconds
+
+_REFUSED_UNREAD = frozenset({402, 425, 429})
+_RETRYABLE = _REFUSED_UNREAD | {408, 409, *range(500, 600)}
+
+Trouble = Literal["failure", "rate_limit", "billing", "proxy"]
+"""Why a request is to be sent again: it failed, was refused as one too many, or cannot be paid, or something on the way refused it."""
 
 
 def delay(attempt: int, settings: RetrySettings, hint: float | None, chance: float) -> float:
@@ -44,6 +54,74 @@ def may_repeat(status_code: int, headers: Mapping[str, str], *, repeatable: bool
     if wish in ("true", "false"):
         return wish == "true"
     return status_code in _RETRYABLE
+
+
+def trouble_of(error: BaseException, *, repeatable: bool) -> Trouble | None:
+    """What keeps a request from being answered for now; None where it is for good."""
+    if isinstance(error, APIConnectionError):
+        return "failure" if repeatable or not error.sent else None
+    if not isinstance(error, APIStatusError):
+        return None
+    if error.status_code == 400 and not error.body and repeatable:
+        return "proxy"
+    if not may_repeat(error.status_code, error.headers, repeatable=repeatable):
+        return None
+    return _BY_STATUS.get(error.status_code, "failure")
+
+
+_BY_STATUS: Mapping[int, Trouble] = {402: "billing", 429: "rate_limit"}
+
+
+@define
+class Patience:
+    """What is left of the tries of one request, over failures of one kind in a row."""
+
+    settings: RetrySettings
+    repeatable: bool = True
+    max_attempts: int | None = None
+    """At most so many tries, whatever the kind; by default as the settings say for it."""
+    trouble: Trouble | None = None
+    """The kind of the last failure."""
+    attempts: int = 0
+    """Failures of that kind in a row."""
+    since: float = 0.0
+    """When the first of them was sent."""
+
+    def lasts(self, error: BaseException, sent_at: float, now: float) -> bool:
+        """Records a failure; whether there is to be another try."""
+        trouble = trouble_of(error, repeatable=self.repeatable)
+        if trouble != self.trouble:
+            self.trouble, self.attempts, self.since = trouble, 0, sent_at
+        self.attempts += 1
+        if trouble is None or self.attempts >= (self.max_attempts or self.attempts + 1):
+            return False
+        tries, seconds = self._limits(trouble)
+        return (tries is None or self.attempts < tries) and now - self.since < seconds
+
+    def forget(self) -> None:
+        """The request was answered."""
+        self.trouble = None
+
+    def pause(self, error: TinkexError, chance: float) -> float:
+        """Seconds until the next try."""
+        hint = retry_hint(error.headers) if isinstance(error, APIStatusError) else None
+        if self.trouble == "billing":
+            return hint or _BILLING_PAUSE
+        if self.trouble == "rate_limit":
+            return rate_limit_pause(self.attempts, 0, hint, chance)
+        return delay(self.attempts, self.settings, hint, chance)
+
+    def _limits(self, trouble: Trouble) -> tuple[int | None, float]:
+        """Tries and seconds."""
+        match trouble:
+            case "billing":
+                return None, self.settings.max_billing_pause
+            case "rate_limit":
+                return None, self.settings.max_rate_limited
+            case "proxy":
+                return min(_PROXY_TRIES, self.settings.max_attempts), self.settings.max_seconds
+            case "failure":
+                return self.settings.max_attempts, self.settings.max_seconds
 
 
 def retry_hint(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

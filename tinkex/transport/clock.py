@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from asyncio import TimerHandle
+from collections.abc import Callable
 
 
 class Clock:
@@ -16,6 +18,10 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> TimerHandle:
+        """Calls it on the running loop."""
+        return asyncio.get_running_loop().call_later(seconds, callback)
 
     def random(self) -> float:
         """In [0, 1)."""

@@ -8,7 +8,14 @@ from typing import Any
 import httpx
 import orjson
 
-from tinkex.errors import APIConnectionError, APIStatusError, APITimeoutError, Place, status_error_class
+from tinkex.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    BadRequestError,
+    Place,
+    status_error_class,
+)
 
 _ADVICE = {
     401: "Check TINKER_API_KEY, or api_key=….",
@@ -58,6 +65,21 @@ def status_error(response: httpx.Response, operation: str) -> APIStatusError:
         headers=dict(response.headers),
         operation=operation,
         advice=_ADVICE.get(response.status_code),
+    )
+
+
+def refusal_within(response: httpx.Response, operation: str) -> BadRequestError | None:
+    """The error for an answer that calls itself a success and says `error` and `reason`, as one server's do; None for another."""
+    body = _body(response)
+    if not (isinstance(body, dict) and body.get("error")):  # pyright: ignore[reportUnknownMemberType]
+        return None
+    reason: Any = body.get("reason")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return BadRequestError(
+        f"{detail(body)}: {reason}" if reason else detail(body),
+        status_code=response.status_code,
+        body=body,
+        headers=dict(response.headers),
+        operation=operation,
     )
 
 

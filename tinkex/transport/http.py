@@ -13,20 +13,21 @@ from attrs import define, field
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tinkex_api.types import Request
 
+from tinkex import events
 from tinkex._version import __version__
 from tinkex.config import Config
 from tinkex.errors import (
-    APIConnectionError,
     APIResponseValidationError,
-    APIStatusError,
     NotATinkerServerError,
     TinkexError,
 )
-from tinkex.transport import adaptation, backoff, failures
+from tinkex.transport import adaptation, failures
+from tinkex.transport.backoff import Patience, retry_hint
 from tinkex.transport.clock import Clock
 from tinkex.transport.progress import Progress, progress
 from tinkex.transport.rate_limit import RateLimitWindow, window_for
 from tinkex.transport.server import Server, server_for
+from tinkex.transport.waiting import Bound, RequestState, Wait, Waits
 
 logger = logging.getLogger("tinkex")
 T = TypeVar("T")
@@ -50,14 +51,16 @@ class Transport:
     config: Config
     clock: Clock = field(factory=Clock)
     server: Server = field(init=False)
+    waits: Waits = field(init=False)
+    window: RateLimitWindow = field(init=False)
     _handler: httpx.AsyncBaseTransport = field(init=False)
     _headers: dict[str, str] = field(init=False)
-    _window: RateLimitWindow = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.server = server_for(self.config)
         self._handler = self.config.http_transport or _default_handler()
-        self._window = window_for(self.config.base_url, self.config.api_key)
+        self.waits = Waits(self.clock)
+        self.window = window_for(self.config.base_url, self.config.api_key)
         self._headers = {
             "User-Agent": f"tinkex/{__version__}",
             "Accept": "application/json",
@@ -67,7 +70,13 @@ class Transport:
         }
 
     async def send(
-        self, request: Request[T], *, repeatable: bool = True, timeout: float | None = None, max_attempts: int | None = None
+        self,
+        request: Request[T],
+        *,
+        repeatable: bool = True,
+        timeout: float | None = None,
+        max_attempts: int | None = None,
+        state: RequestState | None = None,
     ) -> T:
         """The server's answer, parsed.
 
@@ -76,83 +85,49 @@ class Transport:
                 the server did not take it.
             timeout: seconds for one try; by default `Config.timeout`, or as long as a wait may be where the work is done meanwhile.
             max_attempts: at most so many tries, if `Config.retry` allows more.
+            state: shows the wait to others.
 
         Raises:
             APIConnectionError: no answer came; `sent` tells whether the server may have read the request.
             APIStatusError: the server refused, and trying again did not help.
+            WaitTimeoutError: `PollSettings.max_wait` is over.
             UnsupportedByServer: it is known to lack the call.
             APIResponseValidationError: the answer is not of the contract's form.
         """
         self.server.require(request.operation)
-        attempts = min(self.config.retry.max_attempts, max_attempts or self.config.retry.max_attempts)
-        usual = self.config.poll.max_wait if self.server.dialect.long_posts else self.config.timeout
-        response = await self._exchange(request, repeatable, timeout or usual, attempts)
+        patience = Patience(self.config.retry, repeatable, max_attempts)
+        with self.wait(state or RequestState(request.operation), "an answer") as wait:
+            response = await self._exchange(request, timeout or self._usual_timeout, patience, wait)
         return parse(request, response)
+
+    def wait(self, state: RequestState, awaited: str) -> Wait:
+        """To be entered by whatever waits on this transport."""
+        return self.waits.begin(state, awaited, Bound(self.config.poll.max_wait, "Config.poll.max_wait"))
 
     async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str]) -> httpx.Response:
         """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
-        return await self._attempt(request, {**self._headers, **headers}, timeout)
+        return await self.attempt(request, {**self._headers, **headers}, timeout)
 
     async def aclose(self) -> None:
         await self._handler.aclose()
 
-    async def _exchange(self, request: Request[Any], repeatable: bool, timeout: float, max_attempts: int) -> httpx.Response:
+    async def _exchange(self, request: Request[Any], timeout: float, patience: Patience, wait: Wait) -> httpx.Response:
         headers = dict(self._headers)
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{uuid4()}"  # the same over all tries
-        settings = self.config.retry
-        last_moment = self.clock.now() + settings.max_seconds
-        retrying = AsyncRetrying(
-            stop=lambda state: state.attempt_number >= max_attempts or self.clock.now() >= last_moment,
-            retry=retry_if_exception(lambda error: _may_repeat(error, repeatable)),
-            wait=lambda state: self._pause(state, len(request.content or b"")),
-            before_sleep=_log_retry,
-            sleep=self.clock.sleep,
-            reraise=True,
-        )
         try:
-            return await retrying(self._try, request, headers, timeout)
+            return await _Exchange(self, request, headers, timeout, patience, wait).answered()
         except TinkexError as error:
-            attempts = int(retrying.statistics.get("attempt_number", 1))
-            if attempts > 1:
-                error.message += f" (tried {attempts} times)"
+            if wait.tries > 1:
+                error.message += f" (tried {wait.tries} times)"
             raise
 
-    async def _try(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
-        await self._window.wait(self.clock)
-        request = adaptation.less(request, self.server.dialect.refused_fields.get(request.operation, frozenset()))
-        response = await self._attempt(request, headers, timeout)
-        if response.status_code in adaptation.STATUSES:
-            response = await self._adapt(request, headers, timeout, response)
-        if not response.is_success:
-            raise failures.status_error(response, request.operation)
-        self._window.succeeded()
-        return response
+    @property
+    def _usual_timeout(self) -> float:
+        return self.config.poll.max_wait if self.server.dialect.long_posts else self.config.timeout
 
-    async def _adapt(
-        self, request: Request[Any], headers: Mapping[str, str], timeout: float, refusal: httpx.Response
-    ) -> httpx.Response:
-        """The answer to the request in the form that the refusal asks for, which is then kept to; else the refusal."""
-        adapted = adaptation.adapt(request, refusal, self.server.dialect, self.config.api_key)
-        if adapted is None:
-            return refusal
-        response = await self._attempt(adapted.request, {**headers, **adapted.headers}, timeout)
-        if response.is_success:
-            self.server.learn(**adapted.learned)
-            logger.warning("%s: %s", self.config.base_url, adapted.words)
-        return response if response.is_success else refusal
-
-    def _pause(self, state: RetryCallState, body_size: int) -> float:
-        """Seconds until the next try; a 429 opens the window that all clients of this key keep to."""
-        error = state.outcome.exception() if state.outcome else None
-        hint = backoff.retry_hint(error.headers) if isinstance(error, APIStatusError) else None
-        if isinstance(error, APIStatusError) and error.status_code == 429:
-            if error.operation in _BATCHES:
-                self.server.learn(chunk_limits=self.server.dialect.chunk_limits.smaller())
-            return self._window.refused(body_size, hint, self.clock)
-        return backoff.delay(state.attempt_number, self.config.retry, hint, self.clock.random())
-
-    async def _attempt(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
+    async def attempt(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
+        """The answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
         if self.server.dialect.bearer:
             headers = {**adaptation.bearer(self.config.api_key), **headers}
         message = httpx.Request(
@@ -163,7 +138,7 @@ class Transport:
             content=request.content,
             extensions={"timeout": {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}},
         )
-        how_far = Progress()
+        how_far, began, status = Progress(), self.clock.now(), None
         progress.set(how_far)
         try:
             response = await self._handler.handle_async_request(message)
@@ -171,9 +146,12 @@ class Transport:
                 await response.aread()
             finally:
                 await response.aclose()
+            status = response.status_code
         except httpx.TransportError as error:
             place = how_far.place or failures.place_of(error)
             raise failures.connection_error(error, place, request.operation, self.config.base_url) from error
+        finally:
+            events.emit(events.HttpRequest, operation=request.operation, status=status, seconds=self.clock.now() - began)
         return response
 
 
@@ -183,23 +161,118 @@ def _url(text: str) -> httpx.URL:
     return httpx.URL(text)
 
 
-def _may_repeat(error: BaseException, repeatable: bool) -> bool:
-    if isinstance(error, APIConnectionError):
-        return repeatable or not error.sent
-    return isinstance(error, APIStatusError) and backoff.may_repeat(error.status_code, error.headers, repeatable=repeatable)
+@define(eq=False)
+class _Exchange:
+    """The tries of one request."""
+
+    transport: Transport
+    request: Request[Any]
+    headers: Mapping[str, str]
+    timeout: float
+    patience: Patience
+    wait: Wait
+    sent_at: float = 0.0
+    refused_for: float = 0.0
+    """Seconds that the last 429 closed the window for."""
+
+    async def answered(self) -> httpx.Response:
+        """The answer that is no refusal. Raises the last error when there is to be no other try."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda error: self.patience.lasts(error, self.sent_at, self.transport.clock.now())),
+            wait=self._pause,
+            before_sleep=self._tell,
+            sleep=self.transport.clock.sleep,
+            reraise=True,
+        )
+        return await retrying(self._try)
+
+    async def _try(self) -> httpx.Response:
+        window, self.sent_at = self.transport.window, self.transport.clock.now()
+        if not window.is_open:
+            self.wait.becomes("queue", "which refused requests of this key as too many (429)")
+        admitted = await window.enter(self.transport.clock)
+        try:
+            response = await self._attempt()
+        except BaseException:
+            if admitted:
+                window.leave(succeeded=False)
+            raise
+        if admitted:
+            window.leave(succeeded=response.is_success)
+        if response.status_code == 429:  # opens the window that all clients of this key keep to
+            if self.request.operation in _BATCHES:
+                server = self.transport.server
+                server.learn(chunk_limits=server.dialect.chunk_limits.smaller())
+            size = len(self.request.content or b"")
+            self.refused_for = window.refused(size, retry_hint(response.headers), self.transport.clock)
+        if not response.is_success:
+            raise failures.status_error(response, self.request.operation)
+        window.succeeded()
+        return response
+
+    async def _attempt(self) -> httpx.Response:
+        self.wait.tries += 1
+        if self.transport.server.dialect.long_posts:
+            self.wait.becomes("computation", "which this server does before it answers")
+        else:
+            self.wait.becomes("network", "no answer yet")
+        refused_fields = self.transport.server.dialect.refused_fields.get(self.request.operation, frozenset[str]())
+        request = adaptation.less(self.request, refused_fields)
+        response = await self.transport.attempt(request, self.headers, self.timeout)
+        if response.status_code in adaptation.STATUSES:
+            response = await self._adapted(request, response)
+        self.wait.last_status = response.status_code
+        return response
+
+    async def _adapted(self, request: Request[Any], refusal: httpx.Response) -> httpx.Response:
+        """The answer to the request in the form that the refusal asks for, which is then kept to; else the refusal."""
+        config, server = self.transport.config, self.transport.server
+        adapted = adaptation.adapt(request, refusal, server.dialect, config.api_key)
+        if adapted is None:
+            return refusal
+        response = await self.transport.attempt(adapted.request, {**self.headers, **adapted.headers}, self.timeout)
+        if not response.is_success:
+            return refusal
+        server.learn(**adapted.learned)
+        logger.warning("%s: %s", config.base_url, adapted.words)
+        return response
+
+    def _pause(self, state: RetryCallState) -> float:
+        """Seconds until the next try."""
+        if self.patience.trouble == "rate_limit":
+            return self.refused_for
+        return self.patience.pause(_error_of(state), self.transport.clock.random())
+
+    def _tell(self, state: RetryCallState) -> None:
+        error = _error_of(state)
+        self.wait.becomes("queue" if self.patience.trouble == "rate_limit" else "network", error.message)
+        logger.info("try %d failed, again in %.1f s: %s", state.attempt_number, state.upcoming_sleep, error.message)
+        events.emit(
+            events.Retry,
+            operation=self.request.operation,
+            attempt=state.attempt_number,
+            pause=state.upcoming_sleep,
+            reason=error.message,
+        )
 
 
-def _log_retry(state: RetryCallState) -> None:
+def _error_of(state: RetryCallState) -> TinkexError:
+    """What a try that failed raised; there is always one, of ours, where another try follows."""
     error = state.outcome.exception() if state.outcome else None
-    reason = error.message if isinstance(error, TinkexError) else error
-    logger.warning("try %d failed, again in %.1f s: %s", state.attempt_number, state.upcoming_sleep, reason)
+    assert isinstance(error, TinkexError)
+    return error
 
 
 def parse(request: Request[T], response: httpx.Response) -> T:
-    """A 2xx answer as the contract has it. Raises `APIResponseValidationError`, or `NotATinkerServerError` for a web page."""
+    """A 2xx answer as the contract has it.
+
+    Raises `BadRequestError` where it is a refusal all the same, `NotATinkerServerError` for a web page, else `APIResponseValidationError`.
+    """
     try:
         return request.parse(response)
     except PARSE_ERRORS as error:
+        if refusal := failures.refusal_within(response, request.operation):
+            raise refusal from error
         if "html" in response.headers.get("content-type", ""):
             raise NotATinkerServerError(
                 f"{response.request.url} answers with a web page",

@@ -6,12 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from attrs import evolve
-from tinkex_api.models import FutureCancelRequest, FutureRetrieveRequest
+from tinkex_api.models import (
+    FutureCancelRequest,
+    FutureCompletion,
+    FutureRetrieveRequest,
+    FuturesRetrieveRequest,
+    FuturesRetrieveResponse,
+)
 
 from tinkex.local import protobuf
 from tinkex.local.backend import Backend
+from tinkex.local.errors import malformed, not_found
 from tinkex.local.futures import Outcome
 from tinkex.local.http import Call, post
+from tinkex.local.store import EndedFuture
+
+_NUMBERS_OF_A_COPY = 1_000_000_000
 
 
 async def retrieve_future(backend: Backend, call: Call[FutureRetrieveRequest]) -> Outcome:
@@ -23,6 +33,27 @@ async def retrieve_future(backend: Backend, call: Call[FutureRetrieveRequest]) -
     return outcome
 
 
+async def retrieve_futures(backend: Backend, call: Call[FuturesRetrieveRequest]) -> Mapping[str, Any]:
+    """Which samples of one copy of a sampling client have ended. What was acknowledged is kept all the same."""
+    target = call.body.target
+    if target.type_ != "sampling_session" or target.cloned_sampler_id < 0:
+        raise malformed("target", message="must be a sampling_session, and cloned_sampler_id 0 or more")
+    if backend.store.sampler(target.sampling_session_id) is None:
+        raise not_found(f"unknown sampling session {target.sampling_session_id!r}")
+    first = target.cloned_sampler_id * _NUMBERS_OF_A_COPY
+    numbers = range(first, first + _NUMBERS_OF_A_COPY)
+    cursor, ended = await backend.futures.wait_for_any(
+        target.sampling_session_id, numbers, call.body.prev_cursor, call.body.timeout
+    )
+    return FuturesRetrieveResponse(cursor, [_completion(row) for row in ended]).to_dict()
+
+
+def _completion(row: EndedFuture) -> FutureCompletion:
+    if row.state == "done":
+        return FutureCompletion("finished", row.request_id, row.size)
+    return FutureCompletion("failed", row.request_id)
+
+
 async def cancel_future(backend: Backend, call: Call[FutureCancelRequest]) -> Mapping[str, Any]:
     backend.futures.cancel(call.body.request_id)
     return {}
@@ -30,5 +61,6 @@ async def cancel_future(backend: Backend, call: Call[FutureCancelRequest]) -> Ma
 
 ROUTES = [
     post("/retrieve_future", FutureRetrieveRequest, retrieve_future),
+    post("/retrieve_futures", FuturesRetrieveRequest, retrieve_futures),
     post("/cancel_future", FutureCancelRequest, cancel_future),
 ]

@@ -1,0 +1,228 @@
+"""`Wait`: everything that waits goes through one. It says what is waited for, whose the wait is, and it ends.
+
+After 10 s, and then ever more rarely, a line in the log tells what is known of the wait, and an event does; the error at its bound, or
+any other that ends a long wait, carries the same facts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import TimerHandle
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+from attrs import define, field, frozen
+
+from tinkex import events
+from tinkex.errors import TinkexError, WaitTimeoutError
+from tinkex.transport import wait_lines
+from tinkex.transport.clock import Clock
+from tinkex.transport.stalls import StallWatch, running_loop_watch
+from tinkex.transport.wait_lines import WaitLines
+from tinkex.wait_facts import Owner, WaitFacts
+
+logger = logging.getLogger("tinkex")
+
+_TOGETHER = 1.0  # seconds; lines that are due within so much of each other are said together
+
+
+@frozen
+class Bound:
+    """How long a wait may last, and the setting that says so."""
+
+    seconds: float
+    setting: str
+
+
+@define(eq=False)
+class RequestState:
+    """What is known of a request while it is under way; `APIFuture` shows it."""
+
+    operation: str
+    request_id: str | None = None
+    queue_state: str | None = None
+    queue_state_reason: str | None = None
+    wait: Wait | None = None
+    """The one that goes on, or went on last."""
+
+
+@define(eq=False)
+class Wait:
+    """One wait, as a context manager. For the task that enters it.
+
+    Raises `WaitTimeoutError` out of the block when its bound is reached.
+    """
+
+    state: RequestState
+    awaited: str
+    bound: Bound
+    _waits: Waits
+    last_status: int | None = None
+    tries: int = 0
+    whose: Owner = "computation"
+    what: str = ""
+    lines: WaitLines = field(factory=WaitLines)
+    _seconds: dict[Owner, float] = field(factory=dict[Owner, float])
+    _started: float = 0.0
+    _since: float = 0.0
+    """When it became its owner's."""
+    _stalled_before: float = 0.0
+    _stalls_before: int = 0
+    _task: asyncio.Task[object] | None = None
+    _cancelling: int = 0
+    _expired: bool = False
+
+    @property
+    def age(self) -> float:
+        return self._waits.clock.now() - self._started
+
+    @property
+    def due_at(self) -> float:
+        """When it has something to say, or is over."""
+        return self._started + min(self.lines.next_at, self.bound.seconds)
+
+    def becomes(self, owner: Owner, what: str = "") -> None:
+        """From now on it is `owner`'s; `what` says in words why."""
+        self._settle()
+        self.whose, self.what = owner, what
+
+    def was(self, owner: Owner) -> None:
+        """Since it last changed hands it was `owner`'s, as is known only now."""
+        self.whose = owner
+        self._settle()
+
+    def facts(self) -> WaitFacts:
+        """As it stands. May be called in any thread."""
+        state, watch, seconds = self.state, self._waits.watch, dict(self._seconds)
+        for owner, spent in self._segment().items():
+            seconds[owner] = seconds.get(owner, 0.0) + spent
+        return WaitFacts(
+            operation=state.operation,
+            request_id=state.request_id,
+            awaited=self.awaited,
+            age=self.age,
+            whose=self.whose,
+            what=self.what,
+            seconds=seconds,
+            queue_state=state.queue_state,
+            queue_state_reason=state.queue_state_reason,
+            last_status=self.last_status,
+            tries=self.tries,
+            stalled_by=watch.stalled_by if watch.stalls > self._stalls_before else None,
+        )
+
+    def expire(self) -> None:
+        """Its bound is reached."""
+        if self._task is not None and not self._expired:
+            self._expired = True
+            self._task.cancel()
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task else 0
+        self._started = self._since = self._waits.clock.now()
+        self.state.wait = self
+        self._waits.enter(self)
+        self._stalled_before, self._stalls_before = self._waits.watch.seconds, self._waits.watch.stalls
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._waits.leave(self)
+        if self.age >= wait_lines.FIRST:
+            facts = self.facts()
+            events.emit(events.Wait, facts=facts, over=True)
+            if isinstance(error, TinkexError) and error.wait is None:
+                error.wait = facts
+        if (
+            self._expired
+            and self._task is not None
+            and self._task.uncancel() <= self._cancelling
+            and kind is asyncio.CancelledError
+        ):
+            raise self._not_in_time() from error
+
+    def _not_in_time(self) -> WaitTimeoutError:
+        return WaitTimeoutError(
+            f"{self.awaited} did not come within {self.bound.seconds:g} s",
+            waited=self.age,
+            wait=self.facts(),
+            operation=self.state.operation,
+            request_id=self.state.request_id,
+            advice=f"Raise {self.bound.setting}, or see whose the wait was.",
+        )
+
+    def _settle(self) -> None:
+        for owner, spent in self._segment().items():
+            self._seconds[owner] = self._seconds.get(owner, 0.0) + spent
+        self._since, self._stalled_before = self._waits.clock.now(), self._waits.watch.seconds
+
+    def _segment(self) -> Mapping[Owner, float]:
+        """The time since it became its owner's, less what the program itself stood still."""
+        spent = self._waits.clock.now() - self._since
+        stalled = min(spent, self._waits.watch.seconds - self._stalled_before)
+        parts: dict[Owner, float] = {self.whose: spent - stalled}
+        parts["program"] = parts.get("program", 0.0) + stalled
+        return {owner: part for owner, part in parts.items() if part > 0}
+
+
+class Waits:
+    """All waits of one transport. For one event loop."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._under_way: dict[Wait, None] = {}
+        self._watch: StallWatch | None = None
+        self._timer: TimerHandle | None = None
+        self._timer_at = 0.0
+
+    @property
+    def watch(self) -> StallWatch:
+        if self._watch is None:
+            self._watch = running_loop_watch()
+        return self._watch
+
+    def begin(self, state: RequestState, awaited: str, bound: Bound) -> Wait:
+        """A wait, to be entered by `with`."""
+        return Wait(state, awaited, bound, self)
+
+    def enter(self, wait: Wait) -> None:
+        self.watch.hold()
+        self._under_way[wait] = None
+        self._look_at(wait.due_at)
+
+    def leave(self, wait: Wait) -> None:
+        self.watch.release()
+        self._under_way.pop(wait, None)
+
+    def _look_at(self, time: float) -> None:
+        if self._timer is not None:
+            if self._timer_at <= time:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_at = self.clock.call_later(max(0.0, time - self.clock.now()), self._look), time
+
+    def _look(self) -> None:
+        self._timer = None
+        due = [wait for wait in self._under_way if wait.lines.due(wait.age + _TOGETHER)]
+        _say(due)
+        for wait in self._under_way:
+            if wait.age >= wait.bound.seconds:
+                wait.expire()
+        waiting = [wait.due_at for wait in self._under_way if wait.age < wait.bound.seconds]
+        if waiting:
+            self._look_at(min(waiting))
+
+
+def _say(due: Iterable[Wait]) -> None:
+    """One line, and one event, for all that wait in the same way; it tells of the oldest."""
+    alike: defaultdict[tuple[str | None, ...], list[WaitFacts]] = defaultdict(list)
+    for wait in due:
+        facts = wait.facts()
+        alike[facts.operation, facts.awaited, facts.whose, facts.queue_state, facts.queue_state_reason].append(facts)
+    for group in alike.values():
+        oldest = max(group, key=lambda facts: facts.age)
+        logger.warning("%s%s", oldest, f" ({len(group) - 1} more like it)" if len(group) > 1 else "")
+        events.emit(events.Wait, facts=oldest, alike=len(group) - 1)
