@@ -26,6 +26,7 @@ from tinkex import (
     RequestFailedError,
     ResultLostError,
     RetrySettings,
+    TinkexError,
     UnprocessableEntityError,
 )
 from tinkex.dialects.dialect import Dialect
@@ -52,7 +53,7 @@ def poll(answers: list[Any], **settings: Any) -> tuple[Answering, Payload | Exce
     async def work() -> Payload | Exception:
         try:
             return await wait_for_payload(transport_to(server, **settings), RequestState("save_weights", "r1"))
-        except Exception as error:
+        except TinkexError as error:
             return error
 
     return server, run(work())

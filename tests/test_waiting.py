@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import pickle
 import time
@@ -54,7 +55,7 @@ def test_lines_come_after_10_seconds_and_then_ever_more_rarely() -> None:
     said = WaitLines()
     times = [second for second in range(5000) if said.due(second)]
     assert times[:7] == [10, 20, 40, 80, 160, 320, 640]
-    assert {later - earlier for earlier, later in zip(times[7:], times[8:], strict=False)} == {600}
+    assert {later - earlier for earlier, later in itertools.pairwise(times[7:])} == {600}
 
 
 def test_a_wait_tells_what_it_waits_for_and_whose_it_is(caplog: pytest.LogCaptureFixture) -> None:
@@ -69,7 +70,15 @@ def test_a_wait_tells_what_it_waits_for_and_whose_it_is(caplog: pytest.LogCaptur
 
     run(work())
     [line] = lines(caplog)
-    for part in ("sample", "request r1", "10 s", "the server's queue", "paused_capacity no free slot", "last HTTP status 200", "try 7"):
+    for part in (
+        "sample",
+        "request r1",
+        "10 s",
+        "the server's queue",
+        "paused_capacity no free slot",
+        "last HTTP status 200",
+        "try 7",
+    ):
         assert part in line
     assert "network 6 s, the server's queue 4 s" in line
 

@@ -71,6 +71,8 @@ class RetrySettings:
     """Seconds for which a request that is refused as one too many (429) is sent again; such tries do not count in `max_attempts`."""
     max_billing_pause: float = field(default=3600.0, validator=_positive)
     """Seconds for which a request that cannot be paid (402) is sent again, every 5 s."""
+    max_wait: float = field(default=7200.0, validator=_positive)
+    """Seconds that a call may last in all, over all tries and pauses; then `WaitTimeoutError`."""
 
 
 @frozen(kw_only=True)
@@ -84,7 +86,7 @@ class PollSettings:
     request_timeout: float = field(default=45.0, validator=_positive)
     """Seconds that one long poll may take, more where the server is known to hold it longer; one that takes longer counts as "not yet"."""
     max_wait: float = field(default=7200.0, validator=_positive)
-    """Seconds that anything may wait: for a result, for its turn, or for an answer over all tries; then `WaitTimeoutError`."""
+    """Seconds in all that a result is waited for, or the turn to be sent behind earlier calls; then `WaitTimeoutError`."""
 
 
 SEED_CHUNK_LIMITS = ChunkLimits(max_items=128, max_size=500_000, unit="tokens")

@@ -30,6 +30,7 @@ from tinkex.errors import APIStatusError, GoneError, NotFoundError, TinkexError,
 from tinkex.futures.samples import SampleResults
 from tinkex.transport import failures
 from tinkex.transport.http import Transport
+from tinkex.transport.wait_lines import WaitLines
 from tinkex.types import LoraConfig
 
 logger = logging.getLogger("tinkex")
@@ -122,7 +123,7 @@ class Session:
             raise
 
     async def _beat(self) -> None:
-        clock, last = self.transport.clock, self.transport.clock.now()
+        clock, last, lines = self.transport.clock, self.transport.clock.now(), WaitLines(_WARN_AFTER)
         while True:
             await clock.sleep(self.transport.config.heartbeat_interval)
             try:
@@ -132,10 +133,10 @@ class Session:
                 self.transport.server.doubt()
                 return
             except TinkexError as error:
-                if clock.now() - last > _WARN_AFTER:
+                if lines.due(clock.now() - last):
                     logger.warning("no heartbeat came through for %.0f s: %s", clock.now() - last, error)
             else:
-                last = clock.now()
+                last, lines = clock.now(), WaitLines(_WARN_AFTER)
 
     async def _heartbeat(self) -> None:
         request = session_heartbeat.request(body=SessionHeartbeatRequest(self.session_id))

@@ -158,7 +158,7 @@ class _Polling:
         if not self.patience.lasts(error, began, clock.now()):
             raise error
         pause = self.patience.pause(error, clock.random())
-        self.wait.becomes("queue" if self.patience.trouble == "rate_limit" else "network", error.message)
+        self.wait.becomes(self.patience.whose, error.message)
         events.emit(events.Retry, operation=self.state.operation, attempt=self.patience.attempts, pause=pause, reason=error.message)
         await clock.sleep(pause)
 
@@ -187,8 +187,9 @@ class _Polling:
 
 
 def poll_timeout(transport: Transport) -> float:
-    """Seconds that a long poll may take: longer than the server holds it, so that no poll under way is given up."""
-    return max(transport.config.poll.request_timeout, transport.server.dialect.hold + _BEYOND_HOLD)
+    """Seconds that a long poll may take: longer than the server is known to hold it, so that no poll under way is given up."""
+    shortest, hold = transport.config.poll.request_timeout, transport.server.dialect.hold
+    return max(shortest, hold + _BEYOND_HOLD) if hold else shortest
 
 
 def _is_protobuf(response: httpx.Response) -> bool:

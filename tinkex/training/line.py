@@ -191,7 +191,7 @@ class TrainingLine:
         repeatable = fate.verdict("unanswered", operation, repeats) == "resend"
         try:
             sent.state.request_id = (await self._transport.send(request, repeatable=repeatable, state=sent.state)).request_id
-        except (APIConnectionError, InternalServerError) as error:
+        except (APIConnectionError, InternalServerError, WaitTimeoutError) as error:
             place = error.place if isinstance(error, APIConnectionError) else "answered"
             if place in ("connecting", "unsent") or (isinstance(error, InternalServerError) and mistaken and mistaken(error)):
                 raise

@@ -11,6 +11,7 @@ from attrs import define
 
 from tinkex.config import RetrySettings
 from tinkex.errors import APIConnectionError, APIStatusError, TinkexError
+from tinkex.wait_facts import Owner
 
 _MAX_RETRY_AFTER = 60.0  # seconds; a longer wish of the server is not believed (openapi/tinker.yaml, TooManyRequests)
 _JITTER = 0.25
@@ -97,6 +98,11 @@ class Patience:
             return False
         tries, seconds = self._limits(trouble)
         return (tries is None or self.attempts < tries) and now - self.since < seconds
+
+    @property
+    def whose(self) -> Owner:
+        """Whose the pause is that follows."""
+        return "queue" if self.trouble in ("rate_limit", "billing") else "network"
 
     def forget(self) -> None:
         """The request was answered."""

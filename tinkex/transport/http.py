@@ -90,18 +90,19 @@ class Transport:
         Raises:
             APIConnectionError: no answer came; `sent` tells whether the server may have read the request.
             APIStatusError: the server refused, and trying again did not help.
-            WaitTimeoutError: `PollSettings.max_wait` is over.
+            WaitTimeoutError: `RetrySettings.max_wait` is over.
             UnsupportedByServer: it is known to lack the call.
             APIResponseValidationError: the answer is not of the contract's form.
         """
         self.server.require(request.operation)
         patience = Patience(self.config.retry, repeatable, max_attempts)
-        with self.wait(state or RequestState(request.operation), "an answer") as wait:
+        bound = Bound(self.config.retry.max_wait, "Config.retry.max_wait")
+        with self.waits.begin(state or RequestState(request.operation), "an answer", bound) as wait:
             response = await self._exchange(request, timeout or self._usual_timeout, patience, wait)
         return parse(request, response)
 
     def wait(self, state: RequestState, awaited: str) -> Wait:
-        """To be entered by whatever waits on this transport."""
+        """To be entered by what waits for a result, or for its turn."""
         return self.waits.begin(state, awaited, Bound(self.config.poll.max_wait, "Config.poll.max_wait"))
 
     async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str]) -> httpx.Response:
@@ -245,7 +246,7 @@ class _Exchange:
 
     def _tell(self, state: RetryCallState) -> None:
         error = _error_of(state)
-        self.wait.becomes("queue" if self.patience.trouble == "rate_limit" else "network", error.message)
+        self.wait.becomes(self.patience.whose, error.message)
         logger.info("try %d failed, again in %.1f s: %s", state.attempt_number, state.upcoming_sleep, error.message)
         events.emit(
             events.Retry,

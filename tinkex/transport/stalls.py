@@ -109,8 +109,8 @@ class StallWatch:
 
 
 _LIBRARIES = (
-    *(str(Path(sysconfig.get_paths()[name])) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    str(Path(__file__).parent.parent),
+    *(f"{Path(sysconfig.get_paths()[name])}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    f"{Path(__file__).parent.parent}{os.sep}",
     "<frozen",
 )
 """Where code lies that is not the program's own."""

@@ -1,0 +1,46 @@
+"""A server on a real socket that does to a request whatever a function says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+Fault = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
+"""Gets the path of a request, and may write an answer, or break off."""
+
+
+@asynccontextmanager
+async def fault_server(fault: Fault) -> AsyncGenerator[str]:
+    """Its base URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
+                await reader.readexactly(length)
+                await fault(head.split(b" ")[1].decode(), writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client is gone
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    tasks = asyncio.all_tasks()
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in asyncio.all_tasks() - tasks:
+            if getattr(task.get_coro(), "__qualname__", "").endswith("serve"):
+                task.cancel()
+
+
+async def answer(writer: asyncio.StreamWriter, body: bytes, status: str = "200 OK") -> None:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+
+
+async def never() -> None:
+    await asyncio.sleep(3600)
