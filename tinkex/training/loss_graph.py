@@ -6,26 +6,14 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import torch
 from tinkex_api.models import CustomLossGraph, CustomLossNode, CustomLossNodeKwargs
 from torch import fx
-from torch.nn import functional
 
 _FORMAT = 1
-_NAMESPACES = {
-    "torch": torch,
-    "torch.nn.functional": functional,
-    "torch.special": torch.special,
-    "torch.linalg": torch.linalg,
-    "math": math,
-    "operator": operator,
-}
-"""What a graph may call functions of; a function that several have goes by the first one's name."""
 
 
 class Unwritable(Exception):
@@ -38,8 +26,14 @@ def write_graph(graph: fx.Graph) -> CustomLossGraph:
 
 
 def function_name(function: Callable[..., Any]) -> str | None:
-    """The qualified name by which a server can find it; None for a function of another module than torch, math and operator."""
-    return _names().get(id(function))
+    """The qualified name by which servers know it; None for a function of another module than torch, math and operator.
+
+    It is the function's own name, torch._C._nn.softplus for what users call torch.nn.functional.softplus.
+    """
+    if function is getattr:
+        return "getattr"
+    module = (function.__module__ or "torch").replace("_operator", "operator")
+    return f"{module}.{function.__name__}" if module.partition(".")[0] in ("torch", "math", "operator") else None
 
 
 def write_argument(value: Any) -> Any:
@@ -95,14 +89,3 @@ def _write_setting(value: Any) -> dict[str, Any]:
     if isinstance(value, torch.device):
         return {"device": str(value)}
     raise Unwritable(f"a value of the type {type(value).__name__}")
-
-
-@cache
-def _names() -> Mapping[int, str]:
-    """By identity: some of torch's functions are wrappers that cannot be hashed as what they wrap."""
-    names: dict[int, str] = {}
-    for namespace, module in _NAMESPACES.items():
-        for name, value in vars(module).items():
-            if callable(value) and not isinstance(value, type) and not name.startswith("_"):
-                names.setdefault(id(value), f"{namespace}.{name}")
-    return names

@@ -55,7 +55,8 @@ class TracedLoss:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        return tuple(loss_input.name for loss_input in self.inputs)
+        """Of the loss inputs that the datums must have, beside `target_tokens`."""
+        return tuple(loss_input.name for loss_input in self.inputs[1:])
 
 
 @frozen(eq=False, kw_only=True)
@@ -103,7 +104,7 @@ def run_here(handle: LossHandle) -> TorchLoss:
 
 
 def _run_one(handle: LossHandle, index: int, datum: Datum, logprobs: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-    inputs: list[Any] = [datum.loss_fn_inputs[name].to_torch() for name in handle.input_names[1:]]
+    inputs: list[Any] = [datum.loss_fn_inputs[name].to_torch() for name in handle.input_names]
     try:
         loss, metrics = handle.run(logprobs, *inputs)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:

@@ -10,8 +10,10 @@ may be computing. Needs torch, so it is imported only when a loss is made.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import traceback
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +30,7 @@ from tinkex.training.loss_handle import LOGPROBS, METRIC_NAME, PerDatumLossFn, R
 _MAX_INPUTS = 16
 _INPUT_NAME = re.compile(r"[a-z_][a-z0-9_]{0,63}")
 _LEAVES_TORCH = frozenset({"backward", "item", "numpy", "tolist"})
+_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "T", "mT", "values", "indices"})
 _TRIAL_SIZES = (4, 3)  # of the first and the second dimension of what a loss is tried on
 
 
@@ -42,9 +45,9 @@ def trace(fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> TracedLoss:
     graph = fx.Graph()
     tracer = _LossTracer(graph)
     stand_ins = [tracer.proxy(graph.placeholder(loss_input.name)) for loss_input in inputs]
-    result = _call(fn, name, stand_ins)
+    result = _call(_with_traced_math(fn, tracer), name, stand_ins)
     graph.output(tracer.create_arg(_checked_result(result, name)))
-    run = fx.GraphModule({}, graph)
+    run = fx.GraphModule({}, graph).forward  # not the module itself, which prints what fails
     _try(run, name, inputs)
     return TracedLoss(name=name, inputs=inputs, graph=write_graph(graph), run=run)
 
@@ -72,10 +75,8 @@ class _LossTracer(GraphAppendingTracer):
 
 
 def _check_function(function: Any, args: Any) -> None:
-    if function is getattr:
-        raise _Forbidden(
-            f"reads the attribute .{args[1]}", "Use methods instead: .size() for .shape, .t() for .T, [0] for .values."
-        )
+    if function is getattr and args[1] not in _ATTRIBUTES:
+        raise _Forbidden(f"reads the attribute .{args[1]}", f"There are {', '.join(sorted(_ATTRIBUTES))}; methods have more.")
     if function_name(function) is None:
         words = f"calls {getattr(function, '__qualname__', function)!r}, which is not of torch, math or operator"
         raise _Forbidden(words, "Write it by functions of torch.")
@@ -120,6 +121,32 @@ def _check_parameter(parameter: inspect.Parameter, name: str) -> None:
         raise InvalidInputError(f"{where} has a default", advice="Leave it out: write the value into the function.")
     if not _INPUT_NAME.fullmatch(parameter.name):
         raise InvalidInputError(f"{where} must be of a-z, 0-9 and _, at most 64 of them, and not begin with a digit")
+
+
+def _with_traced_math(fn: PerDatumLossFn, tracer: _LossTracer) -> PerDatumLossFn:
+    """The function, with a `math` that takes stand-ins, which Python's own does not: it asks for real numbers."""
+    if not inspect.isfunction(fn):
+        return fn
+    names = {name: _TracedMath(tracer) if value is math else value for name, value in fn.__globals__.items()}
+    return types.FunctionType(fn.__code__, names, fn.__name__, fn.__defaults__, fn.__closure__)
+
+
+class _TracedMath:
+    """The module math, whose functions are written down when they are given a stand-in."""
+
+    def __init__(self, tracer: _LossTracer) -> None:
+        self._tracer = tracer
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(math, name)
+        if not callable(value):
+            return value
+
+        def function(*args: Any) -> Any:
+            given = any(isinstance(argument, fx.Proxy) for argument in args)
+            return self._tracer.create_proxy("call_function", value, args, {}) if given else value(*args)
+
+        return function
 
 
 def _call(fn: PerDatumLossFn, name: str, stand_ins: list[fx.Proxy]) -> Any:

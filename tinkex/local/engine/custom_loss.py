@@ -1,7 +1,7 @@
 """Losses that a client sent as a graph (openapi/tinker.yaml, CustomLossGraph): checked node by node, then run by torch.
 
 A graph comes from anybody who can reach the server. So nothing in it is imported, evaluated or looked up by a name of its choice: a node
-may only call what the tables below hold, and what it makes is bounded in size.
+may only call what `loss_tables` holds, and what it makes is bounded in size.
 """
 
 # torch types some of its methods only in part
@@ -9,360 +9,23 @@ may only call what the tables below hold, and what it makes is bounded in size.
 
 from __future__ import annotations
 
-import math
-import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
-from torch.nn import functional
 
 from tinkex.local.engine.base import CustomLoss, Example, InvalidRequest
+from tinkex.local.engine.loss_tables import FUNCTIONS, METHODS, WORDS, check_count
 
 LOGPROBS = "logprobs"
 
 _MAX_INPUTS, _MAX_NODES, _MAX_DEPTH = 16, 2_000, 16
-_MAX_ELEMENTS = 2**26  # of any tensor on the way
-_MAX_EXPONENT = 64  # of a power of two plain numbers
 _METRIC_NAME = re.compile(r"custom/[a-z0-9_./-]{1,64}:(sum|mean)")
-
-_OPERATORS = [
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "neg",
-    "pos",
-    "abs",
-    "invert",
-    "and_",
-    "or_",
-    "xor",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "matmul",
-    "iadd",
-    "isub",
-    "imul",
-    "itruediv",
-]
-_MATH = [
-    "sqrt",
-    "exp",
-    "expm1",
-    "log",
-    "log1p",
-    "log2",
-    "log10",
-    "pow",
-    "fabs",
-    "floor",
-    "ceil",
-    "sin",
-    "cos",
-    "tan",
-    "tanh",
-    "erf",
-]
-_TENSOR_OPS = [
-    "abs",
-    "neg",
-    "sign",
-    "exp",
-    "exp2",
-    "expm1",
-    "log",
-    "log1p",
-    "log2",
-    "log10",
-    "sqrt",
-    "rsqrt",
-    "square",
-    "pow",
-    "reciprocal",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "sinh",
-    "cosh",
-    "tanh",
-    "sigmoid",
-    "logit",
-    "erf",
-    "erfc",
-    "relu",
-    "floor",
-    "ceil",
-    "round",
-    "trunc",
-    "frac",
-    "clamp",
-    "clip",
-    "clamp_min",
-    "clamp_max",
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "true_divide",
-    "divide",
-    "multiply",
-    "subtract",
-    "floor_divide",
-    "remainder",
-    "fmod",
-    "lerp",
-    "addcmul",
-    "addcdiv",
-    "maximum",
-    "minimum",
-    "fmax",
-    "fmin",
-    "where",
-    "masked_fill",
-    "nan_to_num",
-    "xlogy",
-    "hypot",
-    "atan2",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "isnan",
-    "isinf",
-    "isfinite",
-    "isclose",
-    "logical_and",
-    "logical_or",
-    "logical_not",
-    "logical_xor",
-    "sum",
-    "mean",
-    "prod",
-    "max",
-    "min",
-    "amax",
-    "amin",
-    "argmax",
-    "argmin",
-    "any",
-    "all",
-    "std",
-    "var",
-    "median",
-    "norm",
-    "logsumexp",
-    "nansum",
-    "nanmean",
-    "count_nonzero",
-    "quantile",
-    "cumsum",
-    "cumprod",
-    "cummax",
-    "cummin",
-    "logcumsumexp",
-    "diff",
-    "softmax",
-    "log_softmax",
-    "sort",
-    "argsort",
-    "topk",
-    "kthvalue",
-    "cat",
-    "concat",
-    "stack",
-    "chunk",
-    "split",
-    "unbind",
-    "narrow",
-    "select",
-    "index_select",
-    "gather",
-    "take",
-    "take_along_dim",
-    "masked_select",
-    "reshape",
-    "view",
-    "flatten",
-    "unsqueeze",
-    "squeeze",
-    "transpose",
-    "permute",
-    "t",
-    "swapaxes",
-    "movedim",
-    "flip",
-    "roll",
-    "tril",
-    "triu",
-    "diagonal",
-    "expand",
-    "expand_as",
-    "broadcast_to",
-    "view_as",
-    "reshape_as",
-    "matmul",
-    "mm",
-    "mv",
-    "dot",
-    "outer",
-    "detach",
-    "clone",
-    "contiguous",
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "scatter",
-    "scatter_add",
-    "index_add",
-    "to",
-    "float",
-    "double",
-    "half",
-    "bfloat16",
-    "long",
-    "int",
-    "bool",
-    "type_as",
-    "size",
-    "dim",
-    "ndimension",
-    "numel",
-]
-_FUNCTIONAL = [
-    "softplus",
-    "logsigmoid",
-    "relu",
-    "relu6",
-    "elu",
-    "selu",
-    "celu",
-    "gelu",
-    "silu",
-    "mish",
-    "leaky_relu",
-    "sigmoid",
-    "tanh",
-    "hardtanh",
-    "softmax",
-    "log_softmax",
-    "softmin",
-    "threshold",
-    "mse_loss",
-    "l1_loss",
-    "smooth_l1_loss",
-    "huber_loss",
-    "kl_div",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "poisson_nll_loss",
-    "gaussian_nll_loss",
-    "hinge_embedding_loss",
-    "margin_ranking_loss",
-    "normalize",
-    "cosine_similarity",
-    "pairwise_distance",
-]
-_SPECIAL = [
-    "expit",
-    "logit",
-    "log1p",
-    "expm1",
-    "exp2",
-    "xlogy",
-    "xlog1py",
-    "entr",
-    "erf",
-    "erfc",
-    "erfcx",
-    "log_ndtr",
-    "ndtr",
-    "digamma",
-    "gammaln",
-    "softmax",
-    "log_softmax",
-    "logsumexp",
-]
-_FACTORIES = ["zeros", "ones", "full", "arange"]
-
-
-def _on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Of tensors and numbers alone: a list or a text times a number would grow without bound."""
-
-    def checked(*operands: Any) -> Any:
-        if not all(isinstance(operand, (Tensor, int, float)) for operand in operands):
-            raise TypeError(f"takes tensors and numbers, not {', '.join(type(operand).__name__ for operand in operands)}")
-        return function(*operands)
-
-    return checked
-
-
-def _power(base: Any, exponent: Any) -> Any:
-    if not isinstance(base, Tensor) and not isinstance(exponent, Tensor) and abs(exponent) > _MAX_EXPONENT:
-        raise OverflowError(f"an exponent of a plain number is at most {_MAX_EXPONENT}")
-    return base**exponent
-
-
-def _filled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def filled(*size: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
-        numbers = size[0] if len(size) == 1 and isinstance(size[0], (list, tuple)) else size
-        _check_count(math.prod(numbers))
-        return function(*size, dtype=dtype, device=device)
-
-    return filled
-
-
-def _arange(*bounds: float, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
-    start, end, step = (0, bounds[0], 1) if len(bounds) == 1 else (*bounds, 1)[:3]
-    _check_count(abs(end - start) / abs(step))
-    return torch.arange(*bounds, dtype=dtype, device=device)
-
-
-def _check_count(count: float) -> None:
-    """Before the memory is taken."""
-    if count > _MAX_ELEMENTS:
-        raise ValueError(f"makes more than {_MAX_ELEMENTS} values")
-
-
-def _named(prefix: str, module: Any, names: Sequence[str]) -> dict[str, Callable[..., Any]]:
-    return {f"{prefix}.{name}": getattr(module, name) for name in names if hasattr(module, name)}
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **_named("math", math, _MATH),
-    **{name: _on_numbers(function) for name, function in _named("operator", operator, _OPERATORS).items()},
-    "operator.pow": _on_numbers(_power),
-    "operator.getitem": operator.getitem,
-    **_named("torch", torch, _TENSOR_OPS),
-    "torch.zeros": _filled(torch.zeros),
-    "torch.ones": _filled(torch.ones),
-    "torch.arange": _arange,
-    **_named("torch.nn.functional", functional, _FUNCTIONAL),
-    **_named("torch.special", torch.special, _SPECIAL),
-    **_named("torch.linalg", torch.linalg, ["norm", "vector_norm"]),
-}
-_METHODS = {name: cast("Callable[..., Any]", getattr(Tensor, name)) for name in _TENSOR_OPS if hasattr(Tensor, name)}
-_DTYPES = {
-    name: cast("torch.dtype", getattr(torch, name))
-    for name in ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
-}
-_FORMATS = {"contiguous_format": torch.contiguous_format, "preserve_format": torch.preserve_format}
+_LEAVES = ("ref", "device", "ellipsis", *WORDS)  # forms of arguments without parts
 
 Values = Mapping[str, Any]
 """What the nodes so far came to, by their names."""
@@ -435,9 +98,9 @@ def _check_node(node: Mapping[str, Any], known: set[str], inputs: Sequence[str])
         raise InvalidRequest(f"{where} has the name of an earlier one")
     if op == "placeholder" and target not in inputs:
         raise InvalidRequest(f"{where} reads {target!r}, which is not among its inputs")
-    if op == "call_function" and target not in _FUNCTIONS:
+    if op == "call_function" and target not in FUNCTIONS:
         raise InvalidRequest(f"{where} calls the function {target!r}, which this server does not run")
-    if op == "call_method" and target not in _METHODS:
+    if op == "call_method" and target not in METHODS:
         raise InvalidRequest(f"{where} calls the method {target!r}, which this server does not run")
     if op not in ("placeholder", "call_function", "call_method", "output"):
         raise InvalidRequest(f"{where} has the op {op!r}: a custom loss has no modules and no attributes")
@@ -477,22 +140,10 @@ def _parts(argument: Any, where: str) -> Sequence[Any]:
     raise InvalidRequest(f"{where} has the argument {kind!r}, of a form that there is not")
 
 
-_LEAVES: Mapping[str, Mapping[str, Any] | None] = {
-    "ref": None,
-    "device": None,
-    "ellipsis": None,
-    "float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan},
-    "dtype": _DTYPES,
-    "layout": {"strided": torch.strided},
-    "memory_format": _FORMATS,
-}
-"""Arguments without parts, and what their words stand for."""
-
-
 def _check_leaf(kind: str, value: Any, known: set[str], where: str) -> None:
     if kind == "ref" and (not isinstance(value, str) or value not in known):
         raise InvalidRequest(f"{where} refers to {value!r}, which is no earlier node")
-    words = _LEAVES.get(kind)
+    words = WORDS.get(kind)
     if words is not None and (not isinstance(value, str) or value not in words):
         raise InvalidRequest(f"{where} has the {kind} {value!r}; known are {', '.join(words)}")
 
@@ -501,7 +152,7 @@ def _run_node(node: Mapping[str, Any], values: Values, device: torch.device) -> 
     """What the node comes to. Whatever goes wrong is the graph's fault."""
     if node["op"] == "placeholder":
         return values[node["target"]]
-    call = _FUNCTIONS[node["target"]] if node["op"] == "call_function" else _METHODS[node["target"]]
+    call = FUNCTIONS[node["target"]] if node["op"] == "call_function" else METHODS[node["target"]]
     try:
         args = [read_argument(argument, values, device) for argument in node.get("args") or []]
         kwargs = {name: read_argument(argument, values, device) for name, argument in (node.get("kwargs") or {}).items()}
@@ -513,7 +164,7 @@ def _run_node(node: Mapping[str, Any], values: Values, device: torch.device) -> 
 
 def _bounded(value: Any) -> Any:
     if isinstance(value, Tensor):
-        _check_count(value.numel())
+        check_count(value.numel())
     if isinstance(value, int) and abs(value) >= 2**63:
         raise OverflowError("makes an integer of more than 64 bits")
     return value
@@ -540,7 +191,7 @@ def read_argument(argument: Any, values: Values, device: torch.device) -> Any:
         case "device":
             return device  # the client's own means nothing here
         case _:
-            return cast("Mapping[str, Any]", _LEAVES[kind])[value]
+            return WORDS[kind][value]
 
 
 def _tensors(loss: CustomLoss, example: Example, device: torch.device) -> dict[str, Tensor]:
