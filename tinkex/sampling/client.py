@@ -24,6 +24,7 @@ from tinkex.transport.http import Transport
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, as_model_input
 from tinkex.wire import json, protobuf
 
+_SUBMITS_AT_ONCE = 256  # more only open connections, and keep the garbage collector busy
 _COPIES = 2**33  # so that all numbers stay below 2**63
 
 
@@ -45,6 +46,7 @@ class AsyncSamplingClient:
         self._numbers = itertools.count()
         self._is_copy = False
         self._joining = asyncio.Lock()
+        self._submitting = asyncio.Semaphore(_SUBMITS_AT_ONCE)
         self._own_transport: Transport | None = None
 
     @classmethod
@@ -188,8 +190,9 @@ class AsyncSamplingClient:
             body.prompt = json.encode_model_input(ModelInput.from_ints(tokens))
         if self._is_copy:
             await self._become_distinct()
-        body.seq_id = next(self._numbers)
-        promise = await self._session.transport.send(sample.request(body=body), state=state)
+        async with self._submitting:
+            body.seq_id = next(self._numbers)
+            promise = await self._session.transport.send(sample.request(body=body), state=state)
         state.request_id = promise.request_id
         result = await self._results.payload(state, body.seq_id)
         return read_result(lambda payload: _decode(payload, promise.sample_sequence_ids or ()), result, "sample")
