@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -84,6 +85,23 @@ class Transport:
         response = await self._exchange(request, repeatable, timeout or self.config.timeout, attempts)
         return parse(request, response)
 
+    @asynccontextmanager
+    async def stream(self, request: Request[Any], *, timeout: float | None = None) -> AsyncGenerator[AsyncIterator[str]]:
+        """The lines of a 2xx answer as they come; leaving closes the connection. Raises what `send` does, at any line, too.
+
+        Args:
+            timeout: seconds until the answer begins, and from one piece of it to the next; by default `Config.timeout`.
+        """
+        self.server.require(request.operation)
+        attempts = self.config.retry.max_attempts
+        response = await self._exchange(request, True, timeout or self.config.timeout, attempts, whole=False)
+        try:
+            yield response.aiter_lines()
+        except httpx.TransportError as error:
+            raise failures.connection_error(error, "answered", request.operation, self.config.base_url) from error
+        finally:
+            await response.aclose()
+
     async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str]) -> httpx.Response:
         """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
         return await self._attempt(request, {**self._headers, **headers}, timeout)
@@ -91,7 +109,9 @@ class Transport:
     async def aclose(self) -> None:
         await self._handler.aclose()
 
-    async def _exchange(self, request: Request[Any], repeatable: bool, timeout: float, max_attempts: int) -> httpx.Response:
+    async def _exchange(
+        self, request: Request[Any], repeatable: bool, timeout: float, max_attempts: int, *, whole: bool = True
+    ) -> httpx.Response:
         headers = dict(self._headers)
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{uuid4()}"  # the same over all tries
@@ -106,16 +126,16 @@ class Transport:
             reraise=True,
         )
         try:
-            return await retrying(self._try, request, headers, timeout)
+            return await retrying(self._try, request, headers, timeout, whole)
         except TinkexError as error:
             attempts = int(retrying.statistics.get("attempt_number", 1))
             if attempts > 1:
                 error.message += f" (tried {attempts} times)"
             raise
 
-    async def _try(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
+    async def _try(self, request: Request[Any], headers: Mapping[str, str], timeout: float, whole: bool) -> httpx.Response:
         await self._window.wait(self.clock)
-        response = await self._attempt(request, headers, timeout)
+        response = await self._attempt(request, headers, timeout, whole=whole)
         if not response.is_success:
             raise failures.status_error(response, request.operation)
         self._window.succeeded()
@@ -129,7 +149,10 @@ class Transport:
             return self._window.refused(body_size, hint, self.clock)
         return backoff.delay(state.attempt_number, self.config.retry, hint, self.clock.random())
 
-    async def _attempt(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
+    async def _attempt(
+        self, request: Request[Any], headers: Mapping[str, str], timeout: float, *, whole: bool = True
+    ) -> httpx.Response:
+        """An answer, read to its end; only its beginning where it is a success and not wanted `whole`."""
         message = httpx.Request(
             request.method,
             self.config.base_url + request.path,
@@ -142,6 +165,8 @@ class Transport:
         progress.set(how_far)
         try:
             response = await self._handler.handle_async_request(message)
+            if response.is_success and not whole:
+                return response
             try:
                 await response.aread()
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 from weakref import WeakValueDictionary
@@ -14,6 +15,8 @@ from tinkex.dialects.recognition import Seen, recognise, with_flags
 from tinkex.dialects.table import UNKNOWN
 from tinkex.errors import UnsupportedByServer
 
+logger = logging.getLogger("tinkex")
+
 
 class Server:
     """Holds the dialect, which grows as the server is seen at work. Safe from any thread."""
@@ -22,6 +25,7 @@ class Server:
         self.dialect = given or UNKNOWN
         self._given = given
         self._seen: Seen | None = None
+        self._warned: set[str] = set()
         self._lock = threading.Lock()
 
     def saw(self, seen: Seen) -> None:
@@ -39,6 +43,14 @@ class Server:
     def doubt(self) -> None:
         """The server has lost a session or was changed: nobody knows any more what it makes of a repeated request."""
         self.learn(seq_id_repeats="unknown")
+
+    def warn_once(self, text: str) -> None:
+        """Logs what users of this server should know, the first time that it matters."""
+        with self._lock:
+            if text in self._warned:
+                return
+            self._warned.add(text)
+        logger.warning("%s", text)
 
     def require(self, operation: str) -> None:
         """Raises `UnsupportedByServer` for an operation that it lacks."""

@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from .optimizer_config import OptimizerConfig
     from .sample_request import SampleRequest
     from .sample_response import SampleResponse
+    from .sample_stream_event import SampleStreamEvent
     from .sampled_sequence import SampledSequence
     from .sampling_params import SamplingParams
     from .sampling_session_futures_target import SamplingSessionFuturesTarget
@@ -201,6 +202,7 @@ _MODULES = {
     "OptimizerConfig": ".optimizer_config",
     "SampleRequest": ".sample_request",
     "SampleResponse": ".sample_response",
+    "SampleStreamEvent": ".sample_stream_event",
     "SampledSequence": ".sampled_sequence",
     "SamplingParams": ".sampling_params",
     "SamplingSessionFuturesTarget": ".sampling_session_futures_target",
@@ -328,6 +330,7 @@ __all__ = (
     "SampledSequence",
     "SampleRequest",
     "SampleResponse",
+    "SampleStreamEvent",
     "SamplingParams",
     "SamplingSessionFuturesTarget",
     "SaveWeightsExternalRequest",
