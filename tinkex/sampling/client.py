@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from tinkex_api.api.sampling import create_sampling_session, get_sampler, join_sampling_session, sample
-from tinkex_api.models import CreateSamplingSessionRequest, JoinSamplingSessionRequest, SampleRequest
+from tinkex_api.models import CreateSamplingSessionRequest, JoinSamplingSessionRequest, SampleRequest, UntypedAPIFuture
 
 from tinkex.config import Config
 from tinkex.errors import InvalidInputError
@@ -190,7 +190,7 @@ class AsyncSamplingClient:
         promise = await self._session.transport.send(sample.request(body=body))
         state.request_id = promise.request_id
         result = await wait_for_payload(self._session.transport, state)
-        return read_result(lambda payload: _decode(payload, promise.sample_sequence_ids or ()), result, "sample")
+        return read_result(lambda payload: _decode(payload, promise, json.prompt_length(body.prompt)), result, "sample")
 
     async def _become_distinct(self) -> None:
         """Gives this copy numbers of its own: the server takes two samples of one number for one (openapi/tinker.yaml, SampleRequest.seq_id)."""
@@ -205,9 +205,9 @@ class AsyncSamplingClient:
             self._is_copy = False
 
 
-def _decode(payload: Payload, sequence_ids: Sequence[str]) -> SampleResponse:
+def _decode(payload: Payload, promise: UntypedAPIFuture, prompt_length: int | None) -> SampleResponse:
     decode = protobuf.decode_sample if isinstance(payload, bytes) else json.decode_sample
-    return decode(payload, sequence_ids)  # pyright: ignore[reportArgumentType]
+    return decode(payload, promise, prompt_length)  # pyright: ignore[reportArgumentType]
 
 
 def _check_counts(num_samples: int, topk_prompt_logprobs: int) -> None:

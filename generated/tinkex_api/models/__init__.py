@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from .optim_step_request import OptimStepRequest
     from .optim_step_response import OptimStepResponse
     from .optimizer_config import OptimizerConfig
+    from .prompt_alt_tokens import PromptAltTokens
     from .sample_request import SampleRequest
     from .sample_response import SampleResponse
     from .sample_stream_event import SampleStreamEvent
@@ -200,6 +201,7 @@ _MODULES = {
     "OptimStepRequest": ".optim_step_request",
     "OptimStepResponse": ".optim_step_response",
     "OptimizerConfig": ".optimizer_config",
+    "PromptAltTokens": ".prompt_alt_tokens",
     "SampleRequest": ".sample_request",
     "SampleResponse": ".sample_response",
     "SampleStreamEvent": ".sample_stream_event",
@@ -327,6 +329,7 @@ __all__ = (
     "OptimizerConfig",
     "OptimStepRequest",
     "OptimStepResponse",
+    "PromptAltTokens",
     "SampledSequence",
     "SampleRequest",
     "SampleResponse",

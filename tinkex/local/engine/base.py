@@ -84,6 +84,10 @@ class SampleSpec:
     stop_tokens: Sequence[int] | None = None
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
+    topk_sample_logprobs: int = 0
+    target_prompt_tokens: NDArray[np.int64] | None = None  # (len(prompt) - 1, K): row i asks about position i + 1; -1 for none
+    prompt_alt_tokens_k: int = 0
+    prompt_logprobs_last_n: int | None = None  # None: of all tokens
 
 
 @frozen
@@ -93,18 +97,23 @@ class SampledTokens:
     tokens: Sequence[int]
     logprobs: Sequence[float]
     stop_reason: str  # "stop" or "length"
+    topk_logprobs: Sequence[Sequence[tuple[int, float]]] | None = None  # for each token, best first
 
 
 @frozen
 class SampleResult:
     """What was sampled. `prompt_logprobs` is `(len(prompt),)`, its first item None.
 
-    `topk_prompt_logprobs` is likewise: `(token, logprob)` pairs, best first.
+    `topk_prompt_logprobs` is likewise: `(token, logprob)` pairs, best first. `target_prompt_logprobs` is of the shape of
+    `target_prompt_tokens`, 0 where no token was asked about. `prompt_alt_tokens` are the tokens drawn and their logprobs, each
+    `(len(prompt) - 1, k)`.
     """
 
     sequences: Sequence[SampledTokens]
     prompt_logprobs: Sequence[float | None] | None = None
     topk_prompt_logprobs: Sequence[Sequence[tuple[int, float]] | None] | None = None
+    target_prompt_logprobs: NDArray[np.float32] | None = None
+    prompt_alt_tokens: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
 
 
 class Engine(Protocol):

@@ -74,7 +74,8 @@ def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleR
 
     async def work() -> bytes:
         await backend.load_sampler(sampler)
-        return await backend.lanes.call(lambda: encode_sample(backend.engine.sample(sampler.sampler_id, spec)))
+        targets = body.target_prompt_logprobs
+        return await backend.lanes.call(lambda: encode_sample(backend.engine.sample(sampler.sampler_id, spec), targets))
 
     return backend.futures.submit(ticket, work, lane=sampler.sampler_id, number=None)
 
