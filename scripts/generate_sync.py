@@ -8,10 +8,12 @@ and docstrings are taken from the source; what a method returns tells what becom
     async def … -> T                    waits, and returns T
     def … -> AsyncIterator[T]           an Iterator[T]
     def … -> Async…Client               wraps the client
+    @staticmethod def … -> Async…Client makes one, and wraps it
+    def … -> str                        returns it
     public annotation in the class      a read-only property
     anything else that is public        ends the script: it would need a rule of its own
 
-A docstring that still speaks of `await` or `async` after the replacements below ends the script, too.
+A docstring that still speaks of `await` or `async`, but for a parameter's name, after the replacements below ends the script, too.
 """
 
 from __future__ import annotations
@@ -148,7 +150,9 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     elif returned.startswith("AsyncIterator["):
         direct = f"self._client.{node.name}({_call_arguments(node.args)})"
         body, result = f"iterate(self._portal, lambda: {direct})", returned.removeprefix("Async")
-    elif returned in CLIENTS:
+    elif returned in CLIENTS and _is_static(node):
+        return _maker(node, returned, signature)
+    elif returned in CLIENTS or returned == "str":
         body, result = f"self._portal.call({call})", returned
     else:
         raise CannotConvert(f"no rule for `def {node.name}(…) -> {returned}`")
@@ -156,6 +160,16 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         body, result = f"{_plain(result)}({body}, self._portal)", _plain(result)
     statement = body if result == "None" else f"return {body}"
     return "\n".join(filter(None, [f"{signature} -> {result}:", _indent(_docstring(node)), _indent(statement)]))
+
+
+def _is_static(node: ast.FunctionDef) -> bool:
+    return any(ast.unparse(decorator) == "staticmethod" for decorator in node.decorator_list)
+
+
+def _maker(node: ast.FunctionDef, client: str, signature: str) -> str:
+    call = ", ".join(filter(None, [f"{client}.{node.name}", _call_arguments(node.args)]))
+    body = f"portal = portals.shared()\nreturn {_plain(client)}(portal.call({call}), portal)"
+    return "\n".join(["@staticmethod", f"{signature} -> {_plain(client)}:", _indent(_docstring(node)), _indent(body)])
 
 
 def _representation(client: ast.ClassDef) -> str:
@@ -183,7 +197,7 @@ def _docstring(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> s
         return ""
     for pattern, replacement in _WORDS:
         text = pattern.sub(replacement, text)
-    if left := re.search(r"\b(await\w*|async\w*)\b", text, re.I):
+    if left := re.search(r"\b(await|async)(?!_)\w*\b", text, re.I):
         raise CannotConvert(f"the docstring of {node.name} still says {left[0]!r}: write it otherwise, or add a rule")
     return f'"""{text}\n"""' if "\n" in text else f'"""{text}"""'
 

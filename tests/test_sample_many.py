@@ -24,7 +24,7 @@ from tinkex.local import Server
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.sampling.many import SampleManyItem
 
-_OURS = {"_Run.feed", "_Run.one", "AsyncSamplingClient._sample"}  # the coroutines of a run
+_OURS = {"_Run.feed", "_Run.one", "AsyncSamplingClient._sample", "_within"}  # the coroutines of a run
 
 
 @pytest.fixture

@@ -180,9 +180,6 @@ def _targets(tensor: api.TensorData | None, prompt_length: int) -> NDArray[np.in
     return targets.astype(np.int64, copy=False)
 
 
-_NOT_OFFERED = ("target_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k", "prompt_logprobs_last_n")
-
-
 def _check_sample(request: api.SampleRequest) -> None:
     params = request.sampling_params
     if request.num_samples < 1:
@@ -194,9 +191,6 @@ def _check_sample(request: api.SampleRequest) -> None:
     if not 0 < params.top_p <= 1:
         raise malformed("sampling_params", "top_p", message="must be above 0, and at most 1")
     _count(request.topk_prompt_logprobs, "topk_prompt_logprobs")
-    for name in _NOT_OFFERED:
-        if getattr(request, name):
-            raise bad_request(f"this server does not offer {name}")
 
 
 def _stops(stop: Any) -> tuple[Sequence[str] | None, Sequence[int] | None]:

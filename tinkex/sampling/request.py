@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
@@ -98,15 +98,13 @@ class Ask:
     questions: Questions
 
     @classmethod
-    def prepared(
-        cls, num_samples: int, params: SamplingParams | Mapping[str, Any] | None, questions: Questions, dialect: Dialect
-    ) -> Ask:
-        """Raises `InvalidInputError`, or `UnsupportedByServer` for what this server never gives."""
+    def prepared(cls, num_samples: int, params: SamplingParams, questions: Questions, dialect: Dialect) -> Ask:
+        """`params` are what `ways.read_params` gave. Raises `InvalidInputError`, or `UnsupportedByServer` for what this server never gives."""
         if num_samples < 1:
             raise InvalidInputError(f"num_samples must be 1 or more, found {num_samples}")
-        if questions.of_the_prompt:
-            ways.require_prompt_logprobs(dialect)
-        return cls(ways.parts(num_samples, dialect.sampling), ways.as_sent(ways.read_params(params), dialect.sampling), questions)
+        if questions.of_the_prompt and not dialect.sampling.prompt_logprobs:
+            raise ways.no_prompt_logprobs(dialect)
+        return cls(ways.parts(num_samples, dialect.sampling), ways.as_sent(params, dialect.sampling), questions)
 
     def requests(self, prompt: ModelInput) -> list[SampleRequest]:
         """One a part, the first of which asks about the prompt."""

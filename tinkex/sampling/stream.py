@@ -32,7 +32,7 @@ def whole(sequence: SampledSequence) -> SamplePiece:
     return SamplePiece(sequence.tokens, sequence.logprobs, sequence)
 
 
-async def events(transport: Transport, body: SampleRequest, timeout: float | None) -> AsyncGenerator[SamplePiece, None]:
+async def pieces(transport: Transport, body: SampleRequest, timeout: float | None) -> AsyncGenerator[SamplePiece, None]:
     """The pieces as the server sends them. Closing the generator closes the connection, at which the server stops.
 
     Raises:

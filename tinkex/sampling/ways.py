@@ -24,7 +24,8 @@ def read_params(params: SamplingParams | Mapping[str, Any] | None) -> SamplingPa
     read = SamplingParams.from_dict({name: value for name, value in given.items() if value is not None})
     if not isinstance(params, SamplingParams) and read.additional_properties:
         raise InvalidInputError(
-            f"unknown sampling parameter {next(iter(read.additional_properties))!r}", advice=f"Known are {', '.join(sorted(_KNOWN))}."
+            f"unknown sampling parameter {next(iter(read.additional_properties))!r}",
+            advice=f"Known are {', '.join(sorted(_KNOWN))}.",
         )
     _check_numbers(read)
     read.stop = _stops(read.stop)
@@ -106,15 +107,14 @@ def remarks(params: SamplingParams, dialect: Dialect) -> Iterator[str]:
         yield f"no max_tokens was given, and {dialect.name} has no safe default: {ways.default_max_tokens} are sampled at most"
 
 
-def require_prompt_logprobs(dialect: Dialect) -> None:
-    """Raises `UnsupportedByServer` where a server never gives any."""
-    if not dialect.sampling.prompt_logprobs:
-        raise UnsupportedByServer(
-            f"{dialect.name} gives no logprobs of a prompt",
-            server=dialect.name,
-            operation="sample",
-            advice="Give the tokens to a training client's forward: its loss_fn_outputs hold their logprobs.",
-        )
+def no_prompt_logprobs(dialect: Dialect) -> UnsupportedByServer:
+    """The error of a server that gives none."""
+    return UnsupportedByServer(
+        f"{dialect.name} gives no logprobs of a prompt",
+        server=dialect.name,
+        operation="sample",
+        advice="Give the tokens to a training client's forward: its loss_fn_outputs hold their logprobs.",
+    )
 
 
 def require_weights(dialect: Dialect, *, base_model: str | None, model_path: str | None) -> None:

@@ -36,7 +36,7 @@ async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSes
         backend.store.add_sampler(wanted, time.time())
     elif known != wanted:
         raise bad_request(f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other weights")
-    return CreateSamplingSessionResponse(sampler_id, "create_sampling_session").to_dict()
+    return CreateSamplingSessionResponse(sampler_id, type_="create_sampling_session").to_dict()
 
 
 def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str | None, model_path: str | None) -> SamplerRow:
