@@ -16,7 +16,7 @@ from attrs import frozen
 from tinkex.local.engine.base import LoraShape
 from tinkex.local.paths import CheckpointPath
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE sessions (
     session_id TEXT PRIMARY KEY, tags TEXT NOT NULL, user_metadata TEXT NOT NULL, sdk_version TEXT NOT NULL,
@@ -40,7 +40,7 @@ CREATE TABLE checkpoints (
 );
 CREATE TABLE samplers (
     sampler_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
-    model_path TEXT, folder TEXT, created_at REAL NOT NULL
+    model_path TEXT, folder TEXT, created_at REAL NOT NULL, copies INTEGER NOT NULL DEFAULT 0
 );
 """
 
@@ -299,13 +299,18 @@ class Store:
 
     def add_sampler(self, row: SamplerRow, now: float) -> None:
         self._db.execute(
-            "INSERT INTO samplers VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO samplers (sampler_id, session_id, base_model, model_path, folder, created_at) VALUES (?, ?, ?, ?, ?, ?)",
             (row.sampler_id, row.session_id, row.base_model, row.model_path, row.folder, now),
         )
 
     def sampler(self, sampler_id: str) -> SamplerRow | None:
         row = self._one("SELECT * FROM samplers WHERE sampler_id = ?", sampler_id)
         return _sampler(row) if row else None
+
+    def number_copy(self, sampler_id: str) -> int:
+        """The next number for a copied client of this sampler, from 1."""
+        [row] = self._all("UPDATE samplers SET copies = copies + 1 WHERE sampler_id = ? RETURNING copies", sampler_id)
+        return row["copies"]
 
     def sampler_ids(self, session_id: str) -> list[str]:
         rows = self._all("SELECT sampler_id FROM samplers WHERE session_id = ? ORDER BY rowid", session_id)
