@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from tinkex.local.engine.base import (
 class FakeEngine:
     """Each datum's logprobs are minus its tokens. A token of 99 is refused, 98 is a fault, 97 gives NaN; 96 waits for `gate`.
 
-    A stream whose prompt begins with 95 waits for it after each token, too.
+    A stream whose prompt begins with 95 goes on until it is stopped, and `waiting` is released.
     """
 
     calls: list[tuple[str, ...]] = field(factory=list)
@@ -91,12 +92,23 @@ class FakeEngine:
         self._behave(spec.prompt[0])
         tokens = [spec.prompt[-1], *[1] * max(1, (spec.max_tokens or 2) - 1)]
         logprobs = [-0.5, *[-1.0] * (len(tokens) - 1)]
-        for token, logprob in zip(tokens, logprobs, strict=True):
-            if on_token:
+        if on_token:
+            for token, logprob in zip(tokens, logprobs, strict=True):
                 on_token(token, logprob)
-                self._behave(95 if spec.prompt[0] == 95 else 0)
+            if spec.prompt[0] == 95:
+                self._go_on_until_stopped(on_token)
         top = [[(1, -0.5)]] * len(tokens) if spec.topk_sample_logprobs else None
         return SampleResult([SampledTokens(tokens, logprobs, "stop", top)] * spec.num_samples, *_about_prompt(spec))
+
+    def _go_on_until_stopped(self, on_token: OnToken) -> None:
+        try:
+            for _ in range(1000):
+                on_token(1, -1.0)
+                time.sleep(0.01)
+        except Exception:
+            self.waiting.release()
+            raise
+        raise AssertionError("nobody stopped it for 10 s")
 
     def count(self, *call: str) -> int:
         """How many calls began with these words."""
@@ -111,7 +123,7 @@ class FakeEngine:
             raise InvalidRequest("token 99 is not a token")
         if token == 98:
             raise ZeroDivisionError("the fake broke\nsecond line")
-        if token in (95, 96):
+        if token == 96:
             self.waiting.release()
             assert self.gate.wait(10)
 
