@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.fake_engine import FakeEngine
 from tests.scripted import Routes, scripted_sampler, scripted_session
 from tinkex import (
     AsyncSamplingClient,
+    AsyncServiceClient,
     BadRequestError,
     Config,
     GoneError,
@@ -25,6 +27,7 @@ from tinkex import (
     RequestFailedError,
     SamplingClient,
     SamplingParams,
+    ServiceClient,
     TensorData,
     TinkexError,
     UnsupportedByServer,
@@ -349,3 +352,39 @@ def test_a_server_that_does_not_tell_the_base_model_says_what_to_do() -> None:
             await sampler.get_tokenizer()
 
     asyncio.run(run())
+
+
+def test_clients_can_be_made_side_by_side(server: Server, server_engine: FakeEngine) -> None:
+    server_engine.gate.set()
+    with ServiceClient(base_url=server.base_url, api_key="tml-test") as service:
+        futures = [SamplingClient.create_async(service, base_model="fake/base") for _ in range(3)]
+        samplers = [*(future.result() for future in futures), SamplingClient.create(service, None, "fake/base")]
+        assert len({sampler.sampling_session_id for sampler in samplers}) == 4
+        assert samplers[0].sample([5], 1, {"max_tokens": 1}).result().sequences
+        with pytest.raises(BadRequestError):
+            SamplingClient.create_async(service, base_model="nope").result()
+
+
+def test_asyncio_clients_can_be_made_side_by_side(server: Server) -> None:
+    async def run() -> None:
+        async with AsyncServiceClient(base_url=server.base_url, api_key="tml-test") as service:
+            first, second = [AsyncSamplingClient.create_async(service, base_model="fake/base") for _ in range(2)]
+            third = await AsyncSamplingClient.create(service, base_model="fake/base")
+            assert len({sampler.sampling_session_id for sampler in (await first, await second, third)}) == 3
+
+    asyncio.run(run())
+
+
+def test_the_example_of_the_elixir_sdks_guide_runs_as_written(torch_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINKER_BASE_URL", torch_server.base_url)
+    monkeypatch.setenv("TINKER_API_KEY", "tml-test")
+    model, prompt = "tinkex/tiny", "Summarize: Tinkex ports the Python SDK."
+    client = ServiceClient(api_key=os.environ["TINKER_API_KEY"])
+    sampler = client.create_sampling_client(base_model=model)
+    resp = sampler.sample(
+        prompt=prompt,
+        sampling_params={"max_tokens": 64, "temperature": 0.7, "top_p": 0.9, "seed": 123},
+        prompt_logprobs=True,
+    )
+    assert len(resp.result().prompt_logprobs or ()) == len(prompt)
+    client.close()

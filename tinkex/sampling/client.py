@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Mapping
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,6 +17,7 @@ from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import RequestState, read_result, wait_for_result
 from tinkex.sampling import handle as handles
 from tinkex.sampling import ways
+from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem, sample_many
 from tinkex.sampling.request import Ask, Questions
 from tinkex.sampling.sampler import Sampler
@@ -67,6 +68,29 @@ class AsyncSamplingClient:
         answer = await transport.send(create_sampling_session.request(body=body))
         opened = answer.sampling_session_id or await _promised(transport, answer)
         return cls(session, opened, base_model=base_model, record_stability_info=record_stability_info)
+
+    @staticmethod
+    async def create(
+        service: MakesSamplers[Awaitable[AsyncSamplingClient]],
+        model_path: str | None = None,
+        base_model: str | None = None,
+        *,
+        record_stability_info: bool = False,
+    ) -> AsyncSamplingClient:
+        """What `service.create_sampling_client` makes of the same arguments."""
+        return await service.create_sampling_client(model_path, base_model, record_stability_info=record_stability_info)
+
+    @staticmethod
+    def create_async(
+        service: MakesSamplers[Awaitable[AsyncSamplingClient]],
+        model_path: str | None = None,
+        base_model: str | None = None,
+        *,
+        record_stability_info: bool = False,
+    ) -> AsyncAPIFuture[AsyncSamplingClient]:
+        """What `create` makes, as a future: begins at once, so that several can be made side by side."""
+        made = AsyncSamplingClient.create(service, model_path, base_model, record_stability_info=record_stability_info)
+        return AsyncAPIFuture(made, RequestState("create_async"))
 
     @staticmethod
     def from_sampler_handle(handle: str, *, api_key: str | None = None) -> AsyncSamplingClient:

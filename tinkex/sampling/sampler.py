@@ -100,7 +100,7 @@ class Sampler:
     async def _submit(self, body: SampleRequest, timeout: float | None) -> UntypedAPIFuture:
         body.sampling_session_id, body.seq_id = self.sampling_session_id, next(self._numbers)
         body.record_stability_info = self.record_stability_info or None
-        return await self.transport.send(sample.request(body=body), timeout=timeout)
+        return await self.transport.send(sample.request(body=body, x_tinker_sampling_backpressure="1"), timeout=timeout)
 
     async def _pause_before_another(self, attempt: int, error: TinkexError) -> None:
         """Raises `error` where another try may not help."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from tinkex import portal as portals
-from tinkex.futures.api_future import APIFuture
+from tinkex.futures.api_future import APIFuture, AsyncAPIFuture
+from tinkex.futures.poller import RequestState
 from tinkex.portal import Portal
 from tinkex.portal_iter import iterate
 from tinkex.sampling.client import AsyncSamplingClient
+from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem
 from tinkex.sampling.stream import SamplePiece
 from tinkex.tokenizer import Tokenizer
@@ -31,6 +34,36 @@ class SamplingClient:
     @property
     def sampling_session_id(self) -> str:
         return self._client.sampling_session_id
+
+    @staticmethod
+    def create(
+        service: MakesSamplers[SamplingClient],
+        model_path: str | None = None,
+        base_model: str | None = None,
+        *,
+        record_stability_info: bool = False,
+    ) -> SamplingClient:
+        """What `service.create_sampling_client` makes of the same arguments."""
+        return service.create_sampling_client(model_path, base_model, record_stability_info=record_stability_info)
+
+    @staticmethod
+    def create_async(
+        service: MakesSamplers[SamplingClient],
+        model_path: str | None = None,
+        base_model: str | None = None,
+        *,
+        record_stability_info: bool = False,
+    ) -> APIFuture[SamplingClient]:
+        """What `create` makes, as a future: begins at once, so that several can be made side by side."""
+        return APIFuture(
+            portals.shared(),
+            lambda: AsyncAPIFuture(
+                asyncio.to_thread(
+                    SamplingClient.create, service, model_path, base_model, record_stability_info=record_stability_info
+                ),
+                RequestState("create_async"),
+            ),
+        )
 
     @staticmethod
     def from_sampler_handle(handle: str, *, api_key: str | None = None) -> SamplingClient:
