@@ -10,9 +10,21 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tinkex import APIConnectionError, InvalidInputError, RequestFailedError, SamplePiece, SamplingClient, portal
+from tests.scripted import scripted_sampler
+from tinkex import (
+    APIConnectionError,
+    AsyncSamplingClient,
+    Config,
+    InvalidInputError,
+    RequestFailedError,
+    SamplePiece,
+    SamplingClient,
+    portal,
+)
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
+from tinkex.session import Session
+from tinkex.transport.http import Transport
 
 
 def take(sampler: Any, *what: Any, count: int | None = None) -> list[SamplePiece]:
@@ -72,22 +84,17 @@ def test_bad_input_is_refused_at_the_call(sampler: Any, server_engine: FakeEngin
 
 
 def test_a_server_that_does_not_stream_gives_one_piece(connect: Callable[..., Any], server: Server) -> None:
-    sampler = connect(server.base_url, config=_config("hosted")).create_sampling_client(base_model="fake/base")
+    sampler = connect(server.base_url, config=Config(dialect="hosted", api_key="tml-test")).create_sampling_client(
+        base_model="fake/base"
+    )
     [piece] = take(sampler, [5, 6], {"max_tokens": 2})
     assert piece.tokens == [6, 1]
     assert piece.sequence is not None
     assert piece.sequence.stop_reason == "stop"
 
 
-def _config(dialect: str) -> Any:
-    from tinkex import Config
-
-    return Config(dialect=dialect, api_key="tml-test")
-
-
 def test_a_broken_stream_is_an_error_and_a_missing_route_is_learned() -> None:
     """Faults that the embedded server does not have."""
-    from tests.scripted import scripted_sampler
 
     async def run() -> None:
         body = b'data: {"tokens": [5], "logprobs": [-1.0]}\n\n: waiting\n\n'
@@ -108,5 +115,28 @@ def test_a_broken_stream_is_an_error_and_a_missing_route_is_learned() -> None:
         for _ in range(2):
             assert [piece.tokens async for piece in sampler.sample_stream([1])] == [[7]]
         assert script.calls.count("asample_stream") == 1
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_breaks_is_an_error() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        event = b'data: {"tokens": [5], "logprobs": [-1.0]}\n\n'
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head + b"%x\r\n%s\r\n" % (len(event), event))
+        await writer.drain()
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        transport = Transport(Config(base_url=f"http://127.0.0.1:{port}", api_key="tml-x", dialect="tinkex"))
+        async with server:
+            pieces = AsyncSamplingClient(Session(transport, "S1"), "S1:sample:0", base_model="base").sample_stream([1])
+            assert (await anext(pieces)).tokens == [5]
+            with pytest.raises(APIConnectionError, match="closed the connection"):
+                await anext(pieces)
+            await transport.aclose()
 
     asyncio.run(run())

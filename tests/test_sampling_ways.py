@@ -52,6 +52,7 @@ def sent(params: Any, dialect: Dialect = UNKNOWN) -> dict[str, Any]:
         ({"top_p": 0.9, "top_k": 5}, "hatchery", {"top_p": 0.9, "top_k": 5}),
         ({"temperature": 0}, "hatchery", {"temperature": 0.0, "top_p": 1.0, "top_k": -1}),
         ({"seed": 3}, "hosted", {"seed": 3}),
+        ({"max_tokens": np.int64(4), "temperature": np.float32(0.5)}, "hosted", {"max_tokens": 4, "temperature": 0.5}),
     ],
 )
 def test_every_parameter_is_sent_as_the_server_takes_it(params: dict[str, Any], dialect: str, expected: dict[str, Any]) -> None:

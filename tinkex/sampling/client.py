@@ -105,9 +105,8 @@ class AsyncSamplingClient:
             ConfigError: a setting of the environment is missing or wrong.
         """
         known = handles.unpack(handle)
-        client = AsyncSamplingClient.__new__(AsyncSamplingClient)
-        client._begin_as_copy(known.config(api_key), known.session_id, known.sampling_session_id, known.base_model)
-        return client
+        session = Session(Transport(known.config(api_key)), known.session_id)
+        return AsyncSamplingClient(session, known.sampling_session_id, base_model=known.base_model, is_copy=True)
 
     def sample(
         self,
@@ -299,23 +298,11 @@ class AsyncSamplingClient:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._begin_as_copy(Config(**state.pop("config")), **state)
+        session = Session(Transport(Config(**state.pop("config"))), state.pop("session_id"))
+        self.__init__(session, is_copy=True, **state)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.sampling_session_id}>"
-
-    def _begin_as_copy(
-        self,
-        config: Config,
-        session_id: str,
-        sampling_session_id: str,
-        base_model: str | None,
-        record_stability_info: bool = False,
-    ) -> None:
-        session = Session(Transport(config), session_id)
-        AsyncSamplingClient.__init__(
-            self, session, sampling_session_id, base_model=base_model, record_stability_info=record_stability_info, is_copy=True
-        )
 
     def _ask(self, num_samples: int, params: SamplingParams | Mapping[str, Any] | None, questions: Questions) -> Ask:
         server, read = self._session.transport.server, ways.read_params(params)

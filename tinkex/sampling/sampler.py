@@ -37,12 +37,13 @@ _NO_SUCH_ROUTE = (404, 405)
 
 @define(eq=False)
 class Sampler:
-    """Sends what is asked and waits for it. Of a copy, the numbers begin where no other's are."""
+    """Sends what is asked, and waits for it."""
 
     transport: Transport
     sampling_session_id: str
     record_stability_info: bool
-    is_copy: bool
+    shares_numbers: bool
+    """Whether it is a copy that has no numbers of its own yet."""
     _numbers: itertools.count[int] = field(init=False, factory=itertools.count)
     _joining: asyncio.Lock = field(init=False, factory=asyncio.Lock)
 
@@ -113,12 +114,12 @@ class Sampler:
 
     async def _become_distinct(self) -> None:
         """Gives a copy numbers of its own: the server takes two samples of one number for one (openapi/tinker.yaml, SampleRequest.seq_id)."""
-        if not self.is_copy:
+        if not self.shares_numbers:
             return
         async with self._joining:
-            if self.is_copy:
+            if self.shares_numbers:
                 self._numbers = itertools.count(await self._number_of_copy() * _NUMBERS_OF_A_COPY)
-                self.is_copy = False
+                self.shares_numbers = False
 
     async def _number_of_copy(self) -> int:
         """From the server where it gives them, else a random one."""

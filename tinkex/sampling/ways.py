@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, cast
 
 from attrs import fields
@@ -46,11 +47,11 @@ def _check_numbers(params: SamplingParams) -> None:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return not isinstance(value, bool) and isinstance(value, Integral)  # as numpy's are
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, float) or _is_int(value)
+    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 def _stops(stop: Any) -> list[str] | list[int] | None:
