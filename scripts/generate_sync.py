@@ -8,13 +8,17 @@ and docstrings are taken from the source; what a method returns tells what becom
     async def … -> T                    waits, and returns T
     def … -> AsyncIterator[T]           an Iterator[T]
     def … -> Async…Client               wraps the client
+    @staticmethod def … -> Async…Client makes one, and wraps it
+    @staticmethod async def …           the same body, without `await`
+    @staticmethod def …_async           the one without `_async`, in a thread: an APIFuture of what it gives
+    def … -> str                        returns it
     public annotation in the class      a read-only property
     @property                           the same
     anything else that is public        ends the script: it would need a rule of its own
 
 The methods of `TWINS` get a twin `…_async` besides, as the official SDK has it and calls it deprecated: for programs that come from it.
 
-A docstring that still speaks of `await` or `async` after the replacements below ends the script, too.
+A docstring that still speaks of `await` or `async`, but for a parameter's name, after the replacements below ends the script, too.
 """
 
 from __future__ import annotations
@@ -100,7 +104,9 @@ def module(source: Source) -> str:
         *source.imports,
         f"from {source.module} import {name}",
         "from tinkex import portal as portals",
-        "from tinkex.futures.api_future import APIFuture",
+        "from tinkex.futures.api_future import APIFuture, AsyncAPIFuture",
+        "from tinkex.futures.poller import RequestState",
+        "import asyncio",
         "from tinkex.portal import Portal",
         "from tinkex.portal_iter import iterate",
         "from collections.abc import Iterator",
@@ -163,6 +169,8 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         )
     if node.name == "__aenter__":
         return "def __enter__(self) -> Self:\n    return self"
+    if _is_static(node):
+        return _static_method(node)
     signature = f"def {CONTEXT.get(node.name, node.name)}({ast.unparse(node.args)})"
     call = ", ".join(filter(None, [f"self._client.{node.name}", _call_arguments(node.args)]))
     if isinstance(node, ast.AsyncFunctionDef):
@@ -173,7 +181,7 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     elif returned.startswith("AsyncIterator["):
         direct = f"self._client.{node.name}({_call_arguments(node.args)})"
         body, result = f"iterate(self._portal, lambda: {direct})", returned.removeprefix("Async")
-    elif returned in CLIENTS:
+    elif returned in CLIENTS or returned == "str":
         body, result = f"self._portal.call({call})", returned
     else:
         raise CannotConvert(f"no rule for `def {node.name}(…) -> {returned}`")
@@ -208,6 +216,42 @@ def _twin(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     )
 
 
+def _is_static(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(ast.unparse(decorator) == "staticmethod" for decorator in node.decorator_list)
+
+
+class _WithoutAwait(ast.NodeTransformer):
+    """`await x` is x, `Awaitable[X]` is X, and a client is the blocking one."""
+
+    def visit_Await(self, node: ast.Await) -> ast.AST:
+        return self.visit(node.value)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        self.generic_visit(node)
+        return node.slice if ast.unparse(node.value) == "Awaitable" else node
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name(_plain(node.id)) if node.id in CLIENTS or node.id == "AsyncAPIFuture" else node
+
+
+def _static_method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    made = ast.unparse(node.returns) if node.returns else ""
+    docstring, arguments, call = _docstring(node), ast.unparse(_WithoutAwait().visit(node.args)), _call_arguments(node.args)
+    if isinstance(node, ast.AsyncFunctionDef):
+        body = ast.unparse([_WithoutAwait().visit(statement) for statement in node.body[1:]])  # the first is the docstring
+    elif made in CLIENTS:
+        body = f"portal = portals.shared()\nreturn {_plain(made)}(portal.call({made}.{node.name}, {call}), portal)"
+    elif made.startswith("AsyncAPIFuture[") and node.name.endswith("_async"):
+        client = _plain(made.removeprefix("AsyncAPIFuture[").removesuffix("]"))
+        state = f'RequestState("{node.name}")'
+        work = f"asyncio.to_thread({client}.{node.name.removesuffix('_async')}, {call})"
+        body = f"return APIFuture(portals.shared(), lambda: AsyncAPIFuture({work}, {state}))"
+    else:
+        raise CannotConvert(f"no rule for a static `def {node.name}(…) -> {made}`")
+    made = made.replace("Async", "")
+    return "\n".join(["@staticmethod", f"def {node.name}({arguments}) -> {made}:", _indent(docstring), _indent(body)])
+
+
 def _representation(client: ast.ClassDef) -> str:
     return f'def __repr__(self) -> str:\n    return repr(self._client).replace("{client.name}", "{_plain(client.name)}", 1)'
 
@@ -233,7 +277,7 @@ def _docstring(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> s
         return ""
     for pattern, replacement in _WORDS:
         text = pattern.sub(replacement, text)
-    if left := re.search(r"\b(await\w*|async\w*)\b", text, re.I):
+    if left := re.search(r"\b(await|async)(?!_)\w*\b", text, re.I):
         raise CannotConvert(f"the docstring of {node.name} still says {left[0]!r}: write it otherwise, or add a rule")
     return f'"""{text}\n"""' if "\n" in text else f'"""{text}"""'
 

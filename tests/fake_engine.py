@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from attrs import define, field
@@ -17,6 +19,7 @@ from tinkex.local.engine.base import (
     InvalidRequest,
     LoraShape,
     LossResult,
+    OnToken,
     SampledTokens,
     SampleResult,
     SampleSpec,
@@ -25,7 +28,10 @@ from tinkex.local.engine.base import (
 
 @define(eq=False)
 class FakeEngine:
-    """Each datum's logprobs are minus its tokens. A token of 99 is refused, 98 is a fault, 97 gives NaN; 96 waits for `gate`."""
+    """Each datum's logprobs are minus its tokens. A token of 99 is refused, 98 is a fault, 97 gives NaN; 96 waits for `gate`.
+
+    A stream whose prompt begins with 95 goes on until it is stopped, and `waiting` is released.
+    """
 
     calls: list[tuple[str, ...]] = field(factory=list)
     threads: set[str] = field(factory=set)
@@ -33,6 +39,7 @@ class FakeEngine:
     waiting: threading.Semaphore = field(factory=lambda: threading.Semaphore(0))
     models: set[str] = field(factory=set)
     samplers: dict[str, Path | None] = field(factory=dict)
+    specs: list[SampleSpec] = field(factory=list)
     base_models: Sequence[BaseModel] = (BaseModel("fake/base", 64, 100, "FakeForCausalLM", "fake/tokenizer"),)
 
     def create_model(self, model_id: str, base_model: str, lora: LoraShape) -> None:
@@ -84,13 +91,30 @@ class FakeEngine:
         self._note("load_sampler", sampler_id)
         self.samplers[sampler_id] = folder
 
-    def sample(self, sampler_id: str, spec: SampleSpec) -> SampleResult:
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> SampleResult:
+        """The prompt's last token and 1; with max_tokens above 2, more ones. What is asked besides is of the token 1, too."""
         self._note("sample", sampler_id, str(spec.stop_strings), str(spec.stop_tokens))
+        self.specs.append(spec)
         self._behave(spec.prompt[0])
-        sequence = SampledTokens([spec.prompt[-1], 1], [-0.5, -1.0], "stop")
-        prompt_logprobs = [None, *[-1.0] * (len(spec.prompt) - 1)] if spec.prompt_logprobs else None
-        top = [None, *[[(1, -0.5)]] * (len(spec.prompt) - 1)] if spec.topk_prompt_logprobs else None
-        return SampleResult([sequence] * spec.num_samples, prompt_logprobs, top)
+        tokens = [spec.prompt[-1], *[1] * max(1, (spec.max_tokens or 2) - 1)]
+        logprobs = [-0.5, *[-1.0] * (len(tokens) - 1)]
+        if on_token:
+            for token, logprob in zip(tokens, logprobs, strict=True):
+                on_token(token, logprob)
+            if spec.prompt[0] == 95:
+                self._go_on_until_stopped(on_token)
+        top = [[(1, -0.5)]] * len(tokens) if spec.topk_sample_logprobs else None
+        return SampleResult([SampledTokens(tokens, logprobs, "stop", top)] * spec.num_samples, *_about_prompt(spec))
+
+    def _go_on_until_stopped(self, on_token: OnToken) -> None:
+        try:
+            for _ in range(1000):
+                on_token(1, -1.0)
+                time.sleep(0.01)
+        except Exception:
+            self.waiting.release()
+            raise
+        raise AssertionError("nobody stopped it for 10 s")
 
     def count(self, *call: str) -> int:
         """How many calls began with these words."""
@@ -108,3 +132,16 @@ class FakeEngine:
         if token == 96:
             self.waiting.release()
             assert self.gate.wait(10)
+
+
+def _about_prompt(spec: SampleSpec) -> tuple[Any, Any, Any, Any]:
+    """Logprobs, likeliest tokens, logprobs of the targets, and drawn tokens: all of -1 but the second."""
+    scored = len(spec.prompt) - 1 if spec.prompt_logprobs_last_n is None else spec.prompt_logprobs_last_n
+    before = [None] * (len(spec.prompt) - scored)
+    shape = (len(spec.prompt) - 1, spec.prompt_alt_tokens_k)
+    return (
+        [*before, *[-1.0] * scored] if spec.prompt_logprobs else None,
+        [*before, *[[(1, -0.5)]] * scored] if spec.topk_prompt_logprobs else None,
+        None if spec.target_prompt_tokens is None else np.where(spec.target_prompt_tokens < 0, 0, -1).astype(np.float32),
+        (np.ones(shape, np.int64), np.full(shape, -1, np.float32)) if spec.prompt_alt_tokens_k else None,
+    )

@@ -24,7 +24,7 @@ from tinkex.local import Server
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.sampling.many import SampleManyItem
 
-_OURS = {"_Run.feed", "_Run.one", "AsyncSamplingClient._sample"}  # the coroutines of a run
+_OURS = {"_Run.feed", "_Run.one", "AsyncSamplingClient._sample", "_within"}  # the coroutines of a run
 
 
 @pytest.fixture
@@ -362,3 +362,12 @@ def test_ctrl_c_ends_a_wait_at_once(server: Server, server_engine: FakeEngine) -
     assert errors.splitlines()[-1] == "KeyboardInterrupt"
     assert "ignored" not in errors
     assert "never retrieved" not in errors
+
+
+def test_what_is_asked_of_one_prompt_can_be_asked_of_many(sampler: Any) -> None:
+    asked = {"prompt_logprobs": True, "prompt_logprobs_last_n": 1, "topk_sample_logprobs": 1, "prompt_alt_tokens_k": 2}
+    for item in take(sampler, [[5, 6, 7], [8, 9]], **asked):
+        response = item.result()
+        assert response.prompt_logprobs == [*[None] * (len(item.prompt) - 1), -1.0]
+        assert response.sequences[0].topk_logprobs == [[(1, -0.5)]] * 2
+        assert response.prompt_alt_tokens is not None

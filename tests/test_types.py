@@ -44,7 +44,7 @@ def test_a_bad_datum_is_refused(tokens: object, inputs: dict[str, object], words
 )
 def test_a_list_is_read_as_numpy_reads_it(values: list[float]) -> None:
     expected = np.asarray(values, np.float32 if any(isinstance(value, float) for value in values) or not values else np.int64)
-    assert TensorData(values).array.tobytes() == expected.tobytes()
+    assert TensorData(values).to_numpy().tobytes() == expected.tobytes()
 
 
 def test_text_becomes_tokens_and_back() -> None:

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import orjson
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tinkex_api.models import UntypedAPIFuture
 from tinkex_proto import tinker_pb2 as pb
 
 from tinkex import Datum, EncodedTextChunk, ForwardBackwardOutput, ImageChunk, ModelInput, SampleResponse, TensorData
-from tinkex.types import DmelChunk, ModelInputChunk, SampledSequence
+from tinkex.types import DmelChunk, ModelInputChunk, PromptAltTokens, SampledSequence, TopkLogprobs
 from tinkex.wire import json, protobuf
 
 logprobs = st.floats(-(2.0**60), 0, width=32)
@@ -150,10 +152,10 @@ def assert_same_losses(left: ForwardBackwardOutput, right: ForwardBackwardOutput
         assert ours.keys() == theirs.keys()
         for name in ours:
             assert (ours[name].dtype, ours[name].shape) == (theirs[name].dtype, theirs[name].shape)
-            assert ours[name].array.dtype == theirs[name].array.dtype
-            np.testing.assert_array_equal(ours[name].array, theirs[name].array)
-            assert ours[name].array.flags.writeable
-            assert theirs[name].array.flags.writeable
+            assert ours[name].to_numpy().dtype == theirs[name].to_numpy().dtype
+            np.testing.assert_array_equal(ours[name].to_numpy(), theirs[name].to_numpy())
+            assert ours[name].to_numpy().flags.writeable
+            assert theirs[name].to_numpy().flags.writeable
 
 
 @given(st.lists(columns_of_arrays(), min_size=1, max_size=3), st.booleans(), st.dictionaries(names, st.floats(-9, 9), max_size=3))
@@ -173,33 +175,72 @@ def test_losses_come_back_the_same(records: list[Any], says_count: bool, metrics
 # ---- samples ---------------------------------------------------------------------------------------------------------
 
 
-@st.composite
-def sequences(draw: st.DrawFn) -> SampledSequence:
-    sampled = draw(st.lists(tokens, max_size=6))
-    given = draw(st.lists(logprobs, min_size=len(sampled), max_size=len(sampled))) if draw(st.booleans()) else []
-    return SampledSequence(
-        np.array(sampled, np.int64), draw(st.sampled_from(["stop", "length"])), np.array(given, np.float32) if given else None
-    )
+def logprob_arrays(count: int, elements: st.SearchStrategy[float] = logprobs) -> st.SearchStrategy[Any]:
+    return hnp.arrays(np.float32, count, elements=elements)
 
 
 topk_rows = st.none() | st.lists(st.tuples(tokens, logprobs), min_size=1, max_size=4)
-samples = st.builds(
-    SampleResponse,
-    st.lists(sequences(), max_size=3),
-    st.none() | st.lists(st.none() | logprobs, min_size=1, max_size=6),
-    st.none() | st.lists(topk_rows, min_size=1, max_size=5),
-    st.integers(0, 2**31 - 1),
-)
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> SampledSequence:
+    sampled = np.array(draw(st.lists(tokens, max_size=6)), np.int64)
+    return SampledSequence(
+        draw(st.sampled_from(["stop", "length"])),
+        "",
+        sampled,
+        draw(st.none() | logprob_arrays(len(sampled))) if len(sampled) else None,
+        draw(tables(len(sampled))) if len(sampled) else None,
+    )
+
+
+def tables(count: int) -> st.SearchStrategy[TopkLogprobs | None]:
+    return st.none() | st.lists(topk_rows, min_size=count, max_size=count).map(TopkLogprobs.from_rows)
+
+
+@st.composite
+def matrices(draw: st.DrawFn, dtype: Any, shape: tuple[int, int], elements: st.SearchStrategy[Any]) -> TensorData:
+    """Dense, or sparse where it is mostly zeros."""
+    matrix = draw(hnp.arrays(dtype, shape, elements=elements, fill=st.just(0)))
+    return TensorData.from_torch_sparse(matrix) if draw(st.booleans()) else TensorData(matrix)
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> SampleResponse:
+    count, width = draw(st.integers(2, 6)), draw(st.integers(1, 9))
+    shape = (count - 1, width)
+    drawn = st.builds(PromptAltTokens, matrices(np.int64, shape, tokens), matrices(np.float32, shape, logprobs))
+    return SampleResponse(
+        draw(st.lists(sequences(), max_size=3)),
+        draw(st.none() | logprob_arrays(count, logprobs | st.just(np.nan))),
+        draw(tables(count)),
+        draw(st.none() | matrices(np.float32, shape, logprobs)),
+        draw(st.integers(0, 2**31 - 1)),
+        draw(st.none() | drawn),
+    )
+
+
+def tensor_as_json(tensor: TensorData | None) -> Any:
+    return tensor and json.encode_tensor(tensor).to_dict()
 
 
 def sample_as_json(sample: SampleResponse) -> Any:
+    drawn = sample.prompt_alt_tokens
     return over_json(
         {
             "sequences": [
-                {"tokens": s.tokens_np, "logprobs": s.logprobs_np, "stop_reason": s.stop_reason} for s in sample.sequences
+                {
+                    "tokens": s.tokens_np,
+                    "logprobs": s.logprobs_np,
+                    "stop_reason": s.stop_reason,
+                    "topk_sampled_logprobs": s.topk_logprobs,
+                }
+                for s in sample.sequences
             ],
             "prompt_logprobs": sample.prompt_logprobs,
             "topk_prompt_logprobs": sample.topk_prompt_logprobs,
+            "target_prompt_logprobs": tensor_as_json(sample.target_prompt_logprobs),
+            "prompt_alt_tokens": drawn and {"tokens": tensor_as_json(drawn.tokens), "logprobs": tensor_as_json(drawn.logprobs)},
             "prompt_cache_hit_tokens": sample.prompt_cache_hit_tokens,
         }
     )
@@ -212,36 +253,59 @@ def sample_as_protobuf(sample: SampleResponse) -> bytes:
         written = message.sequences.add(stop_reason=stop_reason, tokens=sequence.tokens_np.astype("<i4").tobytes())
         if sequence.logprobs_np is not None:
             written.logprobs = sequence.logprobs_np.astype("<f4").tobytes()
-    if sample.prompt_logprobs is not None:
-        message.prompt_logprobs = np.array(sample.prompt_logprobs, "<f4").tobytes()
-    if sample.topk_prompt_logprobs is not None:
-        message.topk_prompt_logprobs.CopyFrom(table_of(sample.topk_prompt_logprobs))
+        if sequence.topk_logprobs_np is not None:
+            written.topk_sampled_logprobs.CopyFrom(table_message(sequence.topk_logprobs_np))
+    if sample.prompt_logprobs_np is not None:
+        message.prompt_logprobs = sample.prompt_logprobs_np.astype("<f4").tobytes()
+    if sample.topk_prompt_logprobs_np is not None:
+        message.topk_prompt_logprobs.CopyFrom(table_message(sample.topk_prompt_logprobs_np))
+    if sample.target_prompt_logprobs is not None:
+        message.target_prompt_logprobs.CopyFrom(tensor_message(sample.target_prompt_logprobs))
+    if sample.prompt_alt_tokens is not None:
+        message.prompt_alt_tokens.tokens.CopyFrom(tensor_message(sample.prompt_alt_tokens.tokens))
+        message.prompt_alt_tokens.logprobs.CopyFrom(tensor_message(sample.prompt_alt_tokens.logprobs))
     return message.SerializeToString()
 
 
-def table_of(rows: Sequence[Sequence[tuple[int, float]] | None]) -> pb.TopkLogprobs:
-    width = max([1, *(len(row) for row in rows if row)])
-    ids, values = np.zeros((len(rows), width), "<i4"), np.full((len(rows), width), -99999, "<f4")
-    for index, row in enumerate(rows):
-        for column, (token, logprob) in enumerate(row or ()):
-            ids[index, column], values[index, column] = token, logprob
-    return pb.TopkLogprobs(token_ids=ids.tobytes(), logprobs=values.tobytes(), k=width, length=len(rows))
+def table_message(table: TopkLogprobs) -> pb.TopkLogprobs:
+    length, width = table.token_ids.shape
+    ids, values = table.token_ids.astype("<i4"), table.logprobs.astype("<f4")
+    return pb.TopkLogprobs(token_ids=ids.tobytes(), logprobs=values.tobytes(), k=width, length=length)
+
+
+def tensor_message(tensor: TensorData) -> pb.Tensor:
+    number, layout = _DTYPES[tensor.dtype]
+    message = pb.Tensor(dtype=number, shape=tensor.shape)
+    raw = tensor.values.astype(layout).tobytes()
+    if tensor.csr is None:
+        message.dense = raw
+    else:
+        _, crow, col = tensor.csr
+        message.sparse_csr.CopyFrom(
+            pb.SparseCsr(values=raw, crow_indices=crow.astype("<i8").tobytes(), col_indices=col.astype("<i8").tobytes())
+        )
+    return message
 
 
 def plain(sample: SampleResponse) -> Any:
     """To compare by: arrays have no one equality."""
+    drawn = sample.prompt_alt_tokens
     return (
-        [(s.tokens, s.tokens_np.dtype, s.logprobs, s.stop_reason, s.sequence_id) for s in sample.sequences],
+        [(s.tokens, s.tokens_np.dtype, s.logprobs, s.topk_logprobs, s.stop_reason, s.sequence_id) for s in sample.sequences],
         sample.prompt_logprobs,
         sample.topk_prompt_logprobs,
+        sample.target_prompt_logprobs,
+        sample.target_prompt_logprobs and sample.target_prompt_logprobs.csr is None,
         sample.prompt_cache_hit_tokens,
+        drawn and (drawn.tokens, drawn.logprobs),
     )
 
 
-@given(samples, st.lists(st.text("xyz", max_size=3), max_size=4))
+@given(samples(), st.lists(st.text("xyz", max_size=3), max_size=4))
 def test_a_sample_comes_back_the_same(sample: SampleResponse, ids: list[str]) -> None:
-    from_protobuf = protobuf.decode_sample(sample_as_protobuf(sample), ids)
-    assert plain(from_protobuf) == plain(json.decode_sample(sample_as_json(sample), ids))
-    unnamed = protobuf.decode_sample(sample_as_protobuf(sample), [])
-    assert plain(unnamed) == plain(sample)
+    promise = UntypedAPIFuture("r", sample_sequence_ids=ids)
+    from_protobuf = protobuf.decode_sample(sample_as_protobuf(sample), promise, None)
+    named = [*ids, *(f"r:{index}" for index in range(len(ids), 3))]
+    expected = evolve(sample, sequences=[evolve(s, sequence_id=name) for s, name in zip(sample.sequences, named, strict=False)])
+    assert plain(from_protobuf) == plain(json.decode_sample(sample_as_json(sample), promise, None)) == plain(expected)
     assert all(sequence.tokens_np.flags.writeable for sequence in from_protobuf.sequences)

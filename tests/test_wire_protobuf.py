@@ -11,14 +11,18 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tinkex_api.models import UntypedAPIFuture
 from tinkex_proto import tinker_pb2 as pb
 
 from tinkex import Datum, EncodedTextChunk, ImageAssetPointerChunk, ImageChunk, InvalidInputError, ModelInput
 from tinkex.wire import json, protobuf
 
+PROMISE = UntypedAPIFuture("r")
 floats = st.floats(-(2.0**100), 2.0**100, width=32)
 batches = st.lists(
-    st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**40), floats), min_size=1, max_size=8), min_size=1, max_size=5
+    st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), floats), min_size=1, max_size=8),
+    min_size=1,
+    max_size=5,
 )
 
 
@@ -112,7 +116,7 @@ def test_a_sample_comes_back_as_from_json() -> None:
         topk_prompt_logprobs=table,
         prompt_cache_hit_tokens=2,
     ).SerializeToString()
-    ours = protobuf.decode_sample(raw, ["a", "b"])
+    ours = protobuf.decode_sample(raw, UntypedAPIFuture("r", sample_sequence_ids=["a", "b"]), 3)
     theirs = json.decode_sample(
         {
             "sequences": [
@@ -123,7 +127,8 @@ def test_a_sample_comes_back_as_from_json() -> None:
             "topk_prompt_logprobs": [None, [[105, -0.25], [97, -1.5]], [[7, -0.5]]],
             "prompt_cache_hit_tokens": 2,
         },
-        ["a", "b"],
+        UntypedAPIFuture("r", sample_sequence_ids=["a", "b"]),
+        3,
     )
     for left, right in zip(ours.sequences, theirs.sequences, strict=True):
         assert (left.tokens, left.logprobs, left.stop_reason, left.sequence_id) == (
@@ -137,7 +142,7 @@ def test_a_sample_comes_back_as_from_json() -> None:
     assert ours.prompt_cache_hit_tokens == theirs.prompt_cache_hit_tokens
 
 
-@pytest.mark.parametrize("decode", [protobuf.decode_forward_backward, lambda raw: protobuf.decode_sample(raw, [])])
+@pytest.mark.parametrize("decode", [protobuf.decode_forward_backward, lambda raw: protobuf.decode_sample(raw, PROMISE, None)])
 def test_bytes_that_are_no_message(decode: Any) -> None:
     with pytest.raises(ValueError, match="are no "):
         decode(b"\xff\xff\xff")
@@ -193,7 +198,9 @@ def topk(tokens: list[int], logprobs: list[float], k: int, length: int) -> Any:
     table = pb.TopkLogprobs(
         token_ids=np.array(tokens, "<i4").tobytes(), logprobs=np.array(logprobs, "<f4").tobytes(), k=k, length=length
     )
-    return protobuf.decode_sample(pb.SampleResponse(topk_prompt_logprobs=table).SerializeToString(), []).topk_prompt_logprobs
+    return protobuf.decode_sample(
+        pb.SampleResponse(topk_prompt_logprobs=table).SerializeToString(), PROMISE, None
+    ).topk_prompt_logprobs
 
 
 def test_only_cells_at_a_rows_end_are_left_out() -> None:
@@ -208,9 +215,11 @@ def test_a_torn_sample_names_the_field() -> None:
     with pytest.raises(ValueError, match="1 tokens and 1 logprobs for 1 x 2 cells"):
         topk([4], [-1.0], 2, 1)
     with pytest.raises(ValueError, match="prompt_logprobs has 3 bytes"):
-        protobuf.decode_sample(pb.SampleResponse(prompt_logprobs=b"abc").SerializeToString(), [])
+        protobuf.decode_sample(pb.SampleResponse(prompt_logprobs=b"abc").SerializeToString(), PROMISE, None)
     with pytest.raises(ValueError, match="sequence's tokens has 5 bytes"):
-        protobuf.decode_sample(pb.SampleResponse(sequences=[pb.SampledSequence(tokens=b"abcde")]).SerializeToString(), [])
+        protobuf.decode_sample(
+            pb.SampleResponse(sequences=[pb.SampledSequence(tokens=b"abcde")]).SerializeToString(), PROMISE, None
+        )
 
 
 def test_images_go_along_but_pointers_to_them_cannot() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tinkex.rest.client import AsyncRestClient as AsyncRestClient
     from tinkex.sampling.client import AsyncSamplingClient as AsyncSamplingClient
     from tinkex.sampling.many import SampleManyItem as SampleManyItem
+    from tinkex.sampling.stream import SamplePiece as SamplePiece
     from tinkex.service import AsyncServiceClient as AsyncServiceClient
     from tinkex.sync.rest import RestClient as RestClient
     from tinkex.sync.sampling import SamplingClient as SamplingClient
@@ -46,6 +47,7 @@ _HOMES = {
     "tinkex.sync.service": ("ServiceClient",),
     "tinkex.sync.training": ("TrainingClient",),
     "tinkex.sampling.many": ("SampleManyItem",),
+    "tinkex.sampling.stream": ("SamplePiece",),
     "tinkex.training.custom_loss": ("CustomLoss", "NumpyLoss"),
     "tinkex.training.loss_handle": ("LossHandle", "PerDatumLossFn"),
     "tinkex.tokenizer": ("Tokenizer", "TokenizerError", "get_tokenizer"),

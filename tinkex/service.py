@@ -151,17 +151,27 @@ class AsyncServiceClient:
         )
         return await model_from_state(await self._begun(), saved, user_metadata, None)
 
-    async def create_sampling_client(self, model_path: str | None = None, base_model: str | None = None) -> AsyncSamplingClient:
-        """A client that samples from saved weights (`tinker://…`), or from a base model.
+    async def create_sampling_client(
+        self, model_path: str | None = None, base_model: str | None = None, *, record_stability_info: bool = False
+    ) -> AsyncSamplingClient:
+        """A client that samples from saved weights, or from a base model.
+
+        Args:
+            model_path: where the weights are, in the server's own form: `tinker://…`, on some servers another scheme, or a folder.
+            base_model: the model to sample; with `model_path` the one below it, whose tokenizer is wanted.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
 
         Raises:
+            UnsupportedByServer: the server cannot sample these.
             InvalidInputError: neither is given.
             NotFoundError, BadRequestError: the server does not have it.
             APIConnectionError: the server cannot be reached.
         """
         if not (model_path or base_model):
             raise InvalidInputError("create_sampling_client needs model_path or base_model")
-        return await AsyncSamplingClient.open(await self._begun(), base_model=base_model, model_path=model_path)
+        return await AsyncSamplingClient.open(
+            await self._begun(), base_model=base_model, model_path=model_path, record_stability_info=record_stability_info
+        )
 
     async def probe_server(self, base_model: str) -> Dialect:
         """Finds out what the server does with a repeated training request, which decides whether one whose answer was lost is sent again.

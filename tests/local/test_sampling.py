@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .helpers import Api, sample
+from tests.fake_engine import FakeEngine
+
+from .helpers import API, Api, sample, started
 
 
 def test_a_sample_has_what_was_asked_for(api: Api) -> None:
@@ -95,19 +99,81 @@ def test_a_malformed_sample_is_422_and_names_the_field(api: Api, change: dict[st
     assert response.json()["detail"][0]["loc"] == ["body", *field]
 
 
+def test_what_is_asked_of_the_prompt_and_the_samples(api: Api) -> None:
+    targets = {"data": [5, -1, 6, 7], "dtype": "int64", "shape": [2, 2]}
+    asked = {"topk_sample_logprobs": 1, "prompt_alt_tokens_k": 2, "target_prompt_logprobs": targets, "prompt_logprobs_last_n": 1}
+    body = sample(api.sampler(), None, 5, 6, 7, prompt_logprobs=True, topk_prompt_logprobs=1, **asked)
+    result = api.result(api.ok("asample", **body))
+    assert result["prompt_logprobs"] == [None, None, -1.0]
+    assert result["topk_prompt_logprobs"] == [None, None, [[1, -0.5]]]
+    assert result["sequences"][0]["topk_sampled_logprobs"] == [[[1, -0.5]]] * 2
+    assert result["target_prompt_logprobs"]["data"] == [-1.0, 0.0, -1.0, -1.0]
+    assert result["prompt_alt_tokens"]["tokens"] == {"data": [1, 1, 1, 1], "dtype": "int64", "shape": [2, 2]}
+
+
 @pytest.mark.parametrize(
-    ("feature", "value"),
+    ("field", "value"),
     [
-        ("topk_sample_logprobs", 2),
-        ("prompt_alt_tokens_k", 2),
+        ("topk_sample_logprobs", -1),
+        ("prompt_alt_tokens_k", -1),
         ("target_prompt_logprobs", {"data": [5, 6], "dtype": "int64"}),
+        ("target_prompt_logprobs", {"data": [5.0], "dtype": "float32", "shape": [1, 1]}),
         ("prompt_logprobs_last_n", 1),
     ],
 )
-def test_what_is_not_offered_is_refused_not_ignored(api: Api, feature: str, value: Any) -> None:
-    response = api.send("asample", **sample(api.sampler(), **{feature: value}))
-    assert response.status_code == 400
-    assert feature in response.json()["detail"]
+def test_a_malformed_question_is_422(api: Api, field: str, value: Any) -> None:
+    response = api.send("asample", **sample(api.sampler(), **{field: value}))
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["loc"] == ["body", field]
+
+
+def test_copies_of_a_sampler_are_numbered_also_after_a_restart(tmp_path: Path) -> None:
+    def join(api: Api, sampler_id: str) -> int:
+        return api.ok("join_sampling_session", sampling_session_id=sampler_id)["client_counter"]
+
+    with started(FakeEngine(), data_dir=tmp_path) as api:
+        first, second = api.sampler(number=0), api.sampler(number=0)
+        assert first != second
+        assert [join(api, first), join(api, first), join(api, second)] == [1, 2, 1]
+        assert api.send("join_sampling_session", sampling_session_id="none").status_code == 404
+    with started(FakeEngine(), data_dir=tmp_path) as api:
+        assert join(api, first) == 3
+
+
+def events(api: Api, **body: Any) -> list[dict[str, Any]]:
+    response = api.send("asample_stream", **body)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line.startswith("data: ")]
+
+
+def test_a_stream_tells_of_each_token_and_of_the_end(api: Api) -> None:
+    assert events(api, **sample(api.sampler())) == [
+        {"tokens": [6], "logprobs": [-0.5]},
+        {"tokens": [1], "logprobs": [-1.0]},
+        {"stop_reason": "stop"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("token", "error", "category"), [(99, "token 99 is not a token", "user"), (98, "ZeroDivisionError", "server")]
+)
+def test_a_stream_that_fails_says_whose_fault_it_is(api: Api, token: int, error: str, category: str) -> None:
+    [event] = events(api, **sample(api.sampler(), None, token))
+    assert error in event["error"]
+    assert event["category"] == category
+
+
+@pytest.mark.parametrize("change", [{"num_samples": 2}, {"prompt_logprobs": True}, {"sampling_session_id": "none"}])
+def test_a_stream_of_something_else_is_refused(api: Api, change: dict[str, Any]) -> None:
+    assert api.send("asample_stream", **{**sample(api.sampler()), **change}).status_code in (400, 404, 422)
+
+
+def test_a_stream_whose_reader_leaves_is_stopped(api: Api) -> None:
+    with api.http.stream("POST", f"{API}/asample_stream", json=sample(api.sampler(), None, 95)) as response:
+        next(response.iter_bytes())
+        assert not api.engine.waiting.acquire(blocking=False)
+    assert api.engine.waiting.acquire(timeout=5)
 
 
 @pytest.mark.parametrize(

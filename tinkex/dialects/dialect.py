@@ -65,6 +65,9 @@ class SamplingWays:
     """What asks for sampling from all of the distribution; one server decodes greedily at 1.0."""
     top_k_off: int = -1
     """The same; one server takes -1 for 50."""
+    default_max_tokens: int | None = 256
+    """What is asked for where the user says nothing, since some servers refuse a request without it and others take 20; None where
+    nothing need be sent, and the server then goes up to the model's context."""
     max_tokens: int | None = None
     """At most so many in one request."""
     max_samples: int | None = None
@@ -125,6 +128,8 @@ class Dialect:
     resume: Resume = "load_first"
     joins_samplers: bool = False
     """Whether a copied sampling client asks the server for its number."""
+    streams_samples: bool = False
+    """Whether it gives a sample's tokens as they come, by sample_stream."""
     runs_custom_losses: bool = False
     """Whether custom losses can be uploaded."""
     unloads_by_query: bool = False

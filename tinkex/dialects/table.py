@@ -44,6 +44,7 @@ def _all_but(*there: str, **instead: str) -> Mapping[str, str]:
 
 _IS_AND_PPO = frozenset({"cross_entropy", "importance_sampling", "ppo"})
 _ALL_RATIOS = _IS_AND_PPO | {"cispo", "dro"}
+_UP_TO_THE_CONTEXT = SamplingWays(default_max_tokens=None)
 
 _DIALECTS = (
     Dialect(
@@ -57,6 +58,8 @@ _DIALECTS = (
         seq_id_order="ordered",
         seq_id_repeats="repeats",
         resume="by_session",
+        streams_samples=True,
+        sampling=_UP_TO_THE_CONTEXT,
     ),
     Dialect(
         name="hosted",
@@ -69,6 +72,7 @@ _DIALECTS = (
         seq_id_repeats="repeats",
         missing={name: _INSTEAD.get(name, "") for name in ("unload_model", "forward", "get_checkpoint_archive_url")},
         resume="by_session",
+        sampling=_UP_TO_THE_CONTEXT,
     ),
     Dialect(
         name="hosted-0.25",
@@ -90,6 +94,7 @@ _DIALECTS = (
                 "create_custom_loss",
             )
         },
+        sampling=_UP_TO_THE_CONTEXT,
     ),
     Dialect(
         name="skyrl-0.3",

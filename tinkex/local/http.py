@@ -13,13 +13,14 @@ from attrs import frozen
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinkex.local import bodies
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused
+from tinkex.local.events import EventStream
 from tinkex.local.futures import Outcome
 from tinkex.local.protobuf import MEDIA_TYPE
 from tinkex.local.translate import encode
@@ -48,7 +49,7 @@ Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
 """From a body's bytes to its fields. Raises `Refused` for bytes of another form."""
 Read: TypeAlias = Callable[[bytes], tuple[T, str]]
 """From a body's bytes to the contract's type and the fingerprint."""
-Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Mapping[str, Any] | Outcome]]
+Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Mapping[str, Any] | Outcome | EventStream]]
 
 
 def post(
@@ -107,6 +108,8 @@ async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str,
         return json_response(500, {"detail": "the server failed; its log says how"})
     if isinstance(result, Outcome):
         return Response(result.body, result.status, media_type=result.media_type)
+    if isinstance(result, EventStream):
+        return StreamingResponse(result.read(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
     return json_response(200, result)
 
 

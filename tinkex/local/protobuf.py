@@ -55,11 +55,26 @@ def _chunk(chunk: pb.Chunk) -> dict[str, Any]:
 
 
 def _tensor(at: tuple[str | int, ...], tensor: pb.Tensor) -> dict[str, Any]:
-    if tensor.dtype not in _DTYPES or tensor.WhichOneof("encoding") != "dense":
-        raise malformed("data", *at, message="must be a dense array of float32 or int64")
+    encoding = tensor.WhichOneof("encoding")
+    if tensor.dtype not in _DTYPES or encoding is None:
+        raise malformed("data", *at, message="must be an array of float32 or int64")
     dtype = _DTYPES[tensor.dtype]
-    flat = np.frombuffer(tensor.dense, np.dtype(dtype).newbyteorder("<"))
-    return {"data": flat.tolist(), "dtype": dtype, "shape": list(tensor.shape)}
+    layout = np.dtype(dtype).newbyteorder("<")
+    if encoding == "dense":
+        return {"data": _list(at, tensor.dense, layout), "dtype": dtype, "shape": list(tensor.shape)}
+    return {
+        "data": _list(at, tensor.sparse_csr.values, layout),
+        "dtype": dtype,
+        "shape": list(tensor.shape),
+        "sparse_crow_indices": _list(at, tensor.sparse_csr.crow_indices, np.dtype("<i8")),
+        "sparse_col_indices": _list(at, tensor.sparse_csr.col_indices, np.dtype("<i8")),
+    }
+
+
+def _list(at: tuple[str | int, ...], raw: bytes, layout: np.dtype[Any]) -> list[Any]:
+    if len(raw) % layout.itemsize:
+        raise malformed("data", *at, message=f"has {len(raw)} bytes, which is no whole number of {layout.itemsize}-byte values")
+    return np.frombuffer(raw, layout).tolist()
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
@@ -93,20 +108,40 @@ def _loss(result: Mapping[str, Any]) -> pb.ForwardBackwardOutput:
 def _sample(result: Mapping[str, Any]) -> pb.SampleResponse:
     message = pb.SampleResponse(prompt_cache_hit_tokens=result.get("prompt_cache_hit_tokens") or 0)
     for sequence in result["sequences"]:
-        message.sequences.add(
+        written = message.sequences.add(
             stop_reason=pb.STOP_REASON_LENGTH if sequence["stop_reason"] == "length" else pb.STOP_REASON_STOP,
             tokens=np.array(sequence["tokens"], "<i4").tobytes(),
             logprobs=_floats(sequence["logprobs"]),
         )
+        if rows := sequence.get("topk_sampled_logprobs"):
+            written.topk_sampled_logprobs.CopyFrom(_table(rows))
     if logprobs := result.get("prompt_logprobs"):
         message.prompt_logprobs = _floats(logprobs)
     if rows := result.get("topk_prompt_logprobs"):
         message.topk_prompt_logprobs.CopyFrom(_table(rows))
+    if targets := result.get("target_prompt_logprobs"):
+        message.target_prompt_logprobs.CopyFrom(_written(targets))
+    if drawn := result.get("prompt_alt_tokens"):
+        message.prompt_alt_tokens.tokens.CopyFrom(_written(drawn["tokens"]))
+        message.prompt_alt_tokens.logprobs.CopyFrom(_written(drawn["logprobs"]))
+    return message
+
+
+def _written(tensor: Mapping[str, Any]) -> pb.Tensor:
+    integers = tensor["dtype"] == "int64"
+    raw = np.array(tensor["data"], "<i8" if integers else "<f4").tobytes()
+    message = pb.Tensor(dtype=pb.DTYPE_INT64 if integers else pb.DTYPE_FLOAT32, shape=tensor["shape"])
+    if tensor.get("sparse_crow_indices") is None:
+        message.dense = raw
+        return message
+    message.sparse_csr.values = raw
+    message.sparse_csr.crow_indices = np.array(tensor["sparse_crow_indices"], "<i8").tobytes()
+    message.sparse_csr.col_indices = np.array(tensor["sparse_col_indices"], "<i8").tobytes()
     return message
 
 
 def _table(rows: Sequence[Sequence[Sequence[float]] | None]) -> pb.TopkLogprobs:
-    width = max(len(row or ()) for row in rows)
+    width = max(1, *(len(row or ()) for row in rows))
     cells = np.array([[*(row or ()), *[_EMPTY_CELL] * (width - len(row or ()))] for row in rows], np.float64)
     return pb.TopkLogprobs(
         token_ids=cells[..., 0].astype("<i4").tobytes(),

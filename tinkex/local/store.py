@@ -40,7 +40,7 @@ CREATE TABLE checkpoints (
 );
 CREATE TABLE samplers (
     sampler_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
-    model_path TEXT, folder TEXT, inflight_of TEXT, created_at REAL NOT NULL
+    model_path TEXT, folder TEXT, inflight_of TEXT, created_at REAL NOT NULL, copies INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE custom_losses (
     loss_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, name TEXT NOT NULL, inputs TEXT NOT NULL,
@@ -340,13 +340,19 @@ class Store:
 
     def add_sampler(self, row: SamplerRow, now: float) -> None:
         self._db.execute(
-            "INSERT INTO samplers VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO samplers (sampler_id, session_id, base_model, model_path, folder, inflight_of, created_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (row.sampler_id, row.session_id, row.base_model, row.model_path, row.folder, row.inflight_of, now),
         )
 
     def sampler(self, sampler_id: str) -> SamplerRow | None:
         row = self._one("SELECT * FROM samplers WHERE sampler_id = ?", sampler_id)
         return _sampler(row) if row else None
+
+    def number_copy(self, sampler_id: str) -> int:
+        """The next number for a copied client of this sampler, from 1."""
+        [row] = self._all("UPDATE samplers SET copies = copies + 1 WHERE sampler_id = ? RETURNING copies", sampler_id)
+        return row["copies"]
 
     def sampler_ids(self, session_id: str) -> list[str]:
         rows = self._all("SELECT sampler_id FROM samplers WHERE session_id = ? ORDER BY rowid", session_id)

@@ -5,15 +5,16 @@ JSON has no NaN and no infinity: they are written as null, in logprobs and in me
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import orjson
+from attrs import evolve
 from numpy.typing import NDArray
 from tinkex_api import models as api
 
-from tinkex.local.engine.base import AdamSettings, Example, LoraShape, LossResult, SampleResult, SampleSpec
+from tinkex.local.engine.base import AdamSettings, Example, LoraShape, LossResult, SampledTokens, SampleResult, SampleSpec
 from tinkex.local.errors import bad_request, malformed
 
 LOSS_FNS = ("cross_entropy", "importance_sampling", "ppo", "cispo")
@@ -81,17 +82,39 @@ def _chunk(chunk: api.ModelInputChunk, at: Location) -> NDArray[np.int64]:
     return _flat(chunk.tokens, "int64", (*at, "tokens")).astype(np.int64, copy=False)
 
 
-def _array(tensor: api.TensorData, at: Location) -> NDArray[np.generic]:
+def _array(tensor: api.TensorData, at: Location, pad: int = 0) -> NDArray[np.generic]:
+    """Of a sparse tensor, `pad` stands in the cells that are not sent."""
     if tensor.dtype not in _KINDS:
         raise malformed(*at, "dtype", message=f"must be one of {', '.join(_KINDS)}")
-    if tensor.sparse_crow_indices or tensor.sparse_col_indices:
-        raise malformed(*at, message="is sparse: this server reads dense arrays alone")
     flat = _flat(tensor.data, tensor.dtype, (*at, "data"))
+    if tensor.sparse_crow_indices is not None or tensor.sparse_col_indices is not None:
+        return _from_csr(flat, tensor, at, pad)
     if not tensor.shape:
         return flat
     if not all(type(size) is int and size >= 0 for size in tensor.shape) or np.prod(tensor.shape) != flat.size:
         raise malformed(*at, "shape", message=f"does not fit the {flat.size} values of data")
     return flat.reshape(tensor.shape)
+
+
+def _from_csr(flat: NDArray[np.generic], tensor: api.TensorData, at: Location, pad: int) -> NDArray[np.generic]:
+    rows, columns = _csr_places(flat.size, tensor, at)
+    array = np.full(tensor.shape or (), pad, flat.dtype)
+    array[rows, columns] = flat
+    return array
+
+
+def _csr_places(count: int, tensor: api.TensorData, at: Location) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The row and the column of each of `count` values."""
+    shape = tensor.shape or []
+    if len(shape) != 2 or not all(type(size) is int and size >= 0 for size in shape):
+        raise malformed(*at, "shape", message="must be two sizes: the tensor is sparse")
+    borders = _flat(tensor.sparse_crow_indices or [], "int64", (*at, "sparse_crow_indices")).astype(np.int64, copy=False)
+    columns = _flat(tensor.sparse_col_indices or [], "int64", (*at, "sparse_col_indices")).astype(np.int64, copy=False)
+    if borders.size != shape[0] + 1 or borders[0] != 0 or borders[-1] != count or (np.diff(borders) < 0).any():
+        raise malformed(*at, "sparse_crow_indices", message=f"must be {shape[0] + 1} numbers that rise from 0 to {count}")
+    if columns.size != count or ((columns < 0) | (columns >= shape[1])).any():
+        raise malformed(*at, "sparse_col_indices", message=f"must be {count} numbers from 0 to {shape[1] - 1}")
+    return np.repeat(np.arange(shape[0]), np.diff(borders)), columns
 
 
 def _flat(values: Sequence[object], dtype: str, at: Location) -> NDArray[np.generic]:
@@ -111,8 +134,9 @@ def sample_spec(request: api.SampleRequest) -> SampleSpec:
     params = request.sampling_params
     _check_sample(request)
     strings, stop_tokens = _stops(params.stop)
+    prompt = cast("list[int]", tokens(request.prompt, ("prompt",)).tolist())
     return SampleSpec(
-        prompt=cast("list[int]", tokens(request.prompt, ("prompt",)).tolist()),
+        prompt=prompt,
         num_samples=request.num_samples,
         max_tokens=params.max_tokens if isinstance(params.max_tokens, int) else None,
         temperature=params.temperature,
@@ -123,10 +147,37 @@ def sample_spec(request: api.SampleRequest) -> SampleSpec:
         stop_tokens=stop_tokens,
         prompt_logprobs=request.prompt_logprobs,
         topk_prompt_logprobs=request.topk_prompt_logprobs,
+        topk_sample_logprobs=_count(request.topk_sample_logprobs, "topk_sample_logprobs"),
+        target_prompt_tokens=_targets(request.target_prompt_logprobs, len(prompt)),
+        prompt_alt_tokens_k=_count(request.prompt_alt_tokens_k, "prompt_alt_tokens_k"),
+        prompt_logprobs_last_n=_last_n(request, len(prompt)),
     )
 
 
-_NOT_OFFERED = ("target_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k", "prompt_logprobs_last_n")
+def _count(value: int | None, field: str) -> int:
+    if (value or 0) < 0:
+        raise malformed(field, message="must be 0 or more")
+    return value or 0
+
+
+def _last_n(request: api.SampleRequest, prompt_length: int) -> int | None:
+    count = request.prompt_logprobs_last_n
+    if count is None:
+        return None
+    if not 1 <= count < prompt_length or not request.prompt_logprobs:
+        raise malformed("prompt_logprobs_last_n", message=f"must be 1 to {prompt_length - 1}, and needs prompt_logprobs")
+    return count
+
+
+def _targets(tensor: api.TensorData | None, prompt_length: int) -> NDArray[np.int64] | None:
+    """The tokens asked about at each of the prompt's positions but the first; -1 for none."""
+    if tensor is None:
+        return None
+    at = ("target_prompt_logprobs",)
+    targets = _array(tensor, at, pad=-1)
+    if targets.dtype != np.int64 or targets.ndim != 2 or len(targets) != prompt_length - 1:
+        raise malformed(*at, message=f"must be int64 of shape [{prompt_length - 1}, K], one row for each token but the first")
+    return targets.astype(np.int64, copy=False)
 
 
 def _check_sample(request: api.SampleRequest) -> None:
@@ -139,11 +190,7 @@ def _check_sample(request: api.SampleRequest) -> None:
         raise malformed("sampling_params", "temperature", message="must be 0 or more")
     if not 0 < params.top_p <= 1:
         raise malformed("sampling_params", "top_p", message="must be above 0, and at most 1")
-    if request.topk_prompt_logprobs < 0:
-        raise malformed("topk_prompt_logprobs", message="must be 0 or more")
-    for name in _NOT_OFFERED:
-        if getattr(request, name):
-            raise bad_request(f"this server does not offer {name}")
+    _count(request.topk_prompt_logprobs, "topk_prompt_logprobs")
 
 
 def _stops(stop: Any) -> tuple[Sequence[str] | None, Sequence[int] | None]:
@@ -170,24 +217,43 @@ def encode_loss(result: LossResult) -> bytes:
 def _outputs(arrays: Mapping[str, NDArray[np.float32]]) -> api.LossFnInputs:
     outputs = api.LossFnInputs()
     for name, array in arrays.items():
-        flat = np.ascontiguousarray(array, np.float32).ravel()
-        # orjson writes the array itself
-        outputs[name] = api.TensorData(flat, "float32", list(array.shape))  # pyright: ignore[reportArgumentType]
+        outputs[name] = _tensor(array, "float32")
     return outputs
 
 
-def encode_sample(result: SampleResult) -> bytes:
-    sequences = [
-        api.SampledSequence(list(sequence.tokens), list(sequence.logprobs), sequence.stop_reason) for sequence in result.sequences
-    ]
-    response = api.SampleResponse(sequences, prompt_cache_hit_tokens=0)
+def _tensor(array: NDArray[np.generic], dtype: str) -> api.TensorData:
+    # orjson writes the array itself
+    return api.TensorData(np.ascontiguousarray(array, dtype).ravel(), dtype, list(array.shape))  # pyright: ignore[reportArgumentType]
+
+
+def encode_sample(result: SampleResult, targets: api.TensorData | None) -> bytes:
+    """`targets` are the tokens that the request asks about, in the layout that their logprobs take, too."""
+    response = api.SampleResponse([_sequence(sequence) for sequence in result.sequences], prompt_cache_hit_tokens=0)
     if result.prompt_logprobs is not None:
         response.prompt_logprobs = list(result.prompt_logprobs)
-    if result.topk_prompt_logprobs is not None:
-        response.topk_prompt_logprobs = list(_pairs(result.topk_prompt_logprobs))
+    response.topk_prompt_logprobs = _pairs(result.topk_prompt_logprobs)
+    if result.target_prompt_logprobs is not None:
+        response.target_prompt_logprobs = _laid_out_as(targets, result.target_prompt_logprobs)
+    if result.prompt_alt_tokens is not None:
+        alternatives, logprobs = result.prompt_alt_tokens
+        response.prompt_alt_tokens = api.PromptAltTokens(_tensor(alternatives, "int64"), _tensor(logprobs, "float32"))
     return encode(response.to_dict())
 
 
-def _pairs(rows: Sequence[Sequence[tuple[int, float]] | None]) -> Iterator[list[list[float]] | None]:
-    for row in rows:
-        yield None if row is None else [[token, logprob] for token, logprob in row]
+def _sequence(sequence: SampledTokens) -> api.SampledSequence:
+    top = _pairs(sequence.topk_logprobs)
+    return api.SampledSequence(list(sequence.tokens), list(sequence.logprobs), sequence.stop_reason, topk_sampled_logprobs=top)
+
+
+def _pairs(rows: Sequence[Sequence[tuple[int, float]] | None] | None) -> list[list[list[float]] | None] | None:
+    if rows is None:
+        return None
+    return [None if row is None else [[token, logprob] for token, logprob in row] for row in rows]
+
+
+def _laid_out_as(targets: api.TensorData | None, logprobs: NDArray[np.float32]) -> api.TensorData:
+    """A value for each of the targets' values."""
+    if targets is None or targets.sparse_crow_indices is None:
+        return _tensor(logprobs, "float32")
+    cells = logprobs[_csr_places(len(targets.data), targets, ("target_prompt_logprobs",))]
+    return evolve(targets, data=np.ascontiguousarray(cells, np.float32), dtype="float32")

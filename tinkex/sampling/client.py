@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Mapping
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from tinkex_api.api.sampling import create_sampling_session, get_sampler, join_sampling_session, sample
-from tinkex_api.models import CreateSamplingSessionRequest, JoinSamplingSessionRequest, SampleRequest
+from tinkex_api.api.sampling import create_sampling_session, get_sampler
+from tinkex_api.models import CreateSamplingSessionRequest, CreateSamplingSessionResponse
 
 from tinkex.config import Config
-from tinkex.errors import InvalidInputError
+from tinkex.errors import NotFoundError, TinkexError, UnsupportedByServer, WaitTimeoutError
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import Payload, RequestState, read_result
-from tinkex.futures.samples import NUMBERS_OF_A_COPY
+from tinkex.futures.poller import RequestState, read_result, wait_for_result
+from tinkex.sampling import handle as handles
+from tinkex.sampling import ways
+from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem, sample_many
+from tinkex.sampling.request import Ask, Questions
+from tinkex.sampling.sampler import Sampler
+from tinkex.sampling.stream import SamplePiece
 from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, get_tokenizer
 from tinkex.transport.http import Transport
-from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, as_model_input
-from tinkex.wire import json, protobuf
+from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData, as_model_input
 
-_SUBMITS_AT_ONCE = 256  # more only open connections, and keep the garbage collector busy
-_COPIES = 2**33  # so that all numbers stay below 2**63
+T = TypeVar("T")
 
 
 class AsyncSamplingClient:
@@ -38,67 +40,124 @@ class AsyncSamplingClient:
     sampling_session_id: str
     """The server's name for these weights in this session."""
 
-    def __init__(self, session: Session, sampling_session_id: str, *, base_model: str | None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        sampling_session_id: str,
+        *,
+        base_model: str | None,
+        record_stability_info: bool = False,
+        is_copy: bool = False,
+    ) -> None:
         self.sampling_session_id = sampling_session_id
         self._session = session
-        self._results = session.samples.of(sampling_session_id)
         self._base_model = base_model
-        self._numbers = itertools.count()
-        self._is_copy = False
-        self._joining = asyncio.Lock()
-        self._submitting = asyncio.Semaphore(_SUBMITS_AT_ONCE)
-        self._own_transport: Transport | None = None
+        self._sampler = Sampler(
+            session.transport, session.samples.of(sampling_session_id), sampling_session_id, record_stability_info, is_copy
+        )
+        self._own_transport = session.transport if is_copy else None
 
     @classmethod
-    async def open(cls, session: Session, *, base_model: str | None, model_path: str | None) -> AsyncSamplingClient:
+    async def open(
+        cls, session: Session, *, base_model: str | None, model_path: str | None, record_stability_info: bool = False
+    ) -> AsyncSamplingClient:
         """Opens a sampling session on the server; the weights are `model_path`'s where it is given, else `base_model`'s."""
+        transport = session.transport
+        ways.require_weights(transport.server.dialect, base_model=base_model, model_path=model_path)
         body = CreateSamplingSessionRequest(session.session_id, next(session.sampler_numbers))
-        if model_path:
-            body.model_path = model_path
-        elif base_model:
-            body.base_model = base_model
-        else:
-            raise InvalidInputError("create_sampling_client needs base_model or model_path")
-        answer = await session.transport.send(create_sampling_session.request(body=body))
-        return cls(session, answer.sampling_session_id, base_model=base_model)
+        body.model_path = model_path or None
+        body.base_model = None if model_path else base_model
+        answer = await transport.send(create_sampling_session.request(body=body))
+        opened = answer.sampling_session_id or await _promised(transport, answer)
+        return cls(session, opened, base_model=base_model, record_stability_info=record_stability_info)
+
+    @staticmethod
+    async def create(
+        service: MakesSamplers[Awaitable[AsyncSamplingClient]],
+        model_path: str | None = None,
+        base_model: str | None = None,
+        *,
+        record_stability_info: bool = False,
+    ) -> AsyncSamplingClient:
+        """What `service.create_sampling_client` makes of the same arguments."""
+        return await service.create_sampling_client(model_path, base_model, record_stability_info=record_stability_info)
+
+    @staticmethod
+    def create_async(
+        service: MakesSamplers[Awaitable[AsyncSamplingClient]],
+        model_path: str | None = None,
+        base_model: str | None = None,
+        *,
+        record_stability_info: bool = False,
+    ) -> AsyncAPIFuture[AsyncSamplingClient]:
+        """What `create` makes, as a future: begins at once, so that several can be made side by side."""
+        made = AsyncSamplingClient.create(service, model_path, base_model, record_stability_info=record_stability_info)
+        return AsyncAPIFuture(made, RequestState("create_async"))
+
+    @staticmethod
+    def from_sampler_handle(handle: str, *, api_key: str | None = None) -> AsyncSamplingClient:
+        """A client for the sampler that `get_sampler_handle` described. `close` it, or leave it as a context manager.
+
+        Args:
+            handle: the text, whole.
+            api_key: by default `TINKER_API_KEY`.
+
+        Raises:
+            InvalidInputError: it is no such text.
+            ConfigError: a setting of the environment is missing or wrong.
+        """
+        known = handles.unpack(handle)
+        session = Session(Transport(known.config(api_key)), known.session_id)
+        return AsyncSamplingClient(session, known.sampling_session_id, base_model=known.base_model, is_copy=True)
 
     def sample(
         self,
         prompt: ModelInput | ArrayLike | str,
         num_samples: int = 1,
         sampling_params: SamplingParams | Mapping[str, Any] | None = None,
+        include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: TensorData | ArrayLike | None = None,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: int | None = None,
         *,
         prompt_logprobs: bool = False,
-        topk_prompt_logprobs: int = 0,
+        timeout: float | None = None,
+        await_timeout: float | None = None,
     ) -> AsyncAPIFuture[SampleResponse]:
-        """Samples continuations of a prompt.
+        """Samples continuations of a prompt of N tokens.
 
         Args:
             prompt: a `ModelInput`, token ids `(N,)`, or a text, which the base model's tokenizer encodes.
-            num_samples: how many continuations.
-            sampling_params: as a `SamplingParams` or a dict of its fields.
-            prompt_logprobs: whether to give the logprob of each of the prompt's tokens, too.
+            num_samples: how many continuations; more than the server gives at once are asked for in several requests.
+            sampling_params: as a `SamplingParams` or a dict of its fields. Without `max_tokens` up to the model's context, on servers
+                that can; elsewhere 256, and a warning says so.
+            include_prompt_logprobs: whether to give the logprob of each of the prompt's tokens, too.
             topk_prompt_logprobs: how many of the likeliest tokens to give for each of the prompt's.
+            topk_sample_logprobs: how many to give for each of the sampled ones.
+            target_prompt_logprobs: tokens `(N - 1, K)`, int64, whose logprobs to give: row i asks about position i + 1; -1 asks nothing.
+            prompt_alt_tokens_k: how many tokens to draw at each of the prompt's positions but the first.
+            prompt_logprobs_last_n: of the prompt, score the last n tokens alone, 1 to N - 1.
+            prompt_logprobs: the same as `include_prompt_logprobs`.
+            timeout: seconds for the server to take the request on; by default `Config.timeout`.
+            await_timeout: seconds for all; by default `Config.poll` bounds the wait.
 
         Raises:
-            InvalidInputError: at the call: no tokens, fewer than one sample, or an unknown sampling parameter.
+            InvalidInputError: at the call: no tokens, fewer than one sample, or an argument that does not fit.
+            UnsupportedByServer: at the call, or when awaited: the server cannot do it, or passed over something that was asked.
             RequestFailedError: when awaited: the server could not do it.
+            WaitTimeoutError: when awaited: `await_timeout` is over.
         """
-        text = prompt if isinstance(prompt, str) else None
-        model_input = ModelInput() if text is not None else as_model_input(prompt)
-        if not text and model_input.is_empty:
-            raise InvalidInputError("the prompt is empty", advice="Give it one token at least.")
-        _check_counts(num_samples, topk_prompt_logprobs)
-        body = SampleRequest(
-            prompt=json.encode_model_input(model_input),
-            sampling_params=_params(sampling_params),
-            num_samples=num_samples,
-            prompt_logprobs=prompt_logprobs,
+        questions = Questions(
+            prompt_logprobs=include_prompt_logprobs or prompt_logprobs,
             topk_prompt_logprobs=topk_prompt_logprobs,
-            sampling_session_id=self.sampling_session_id,
+            topk_sample_logprobs=topk_sample_logprobs,
+            target_prompt_logprobs=target_prompt_logprobs,
+            prompt_alt_tokens_k=prompt_alt_tokens_k,
+            prompt_logprobs_last_n=prompt_logprobs_last_n,
         )
-        state = RequestState("sample")
-        return AsyncAPIFuture(self._sample(body, state, text), state)
+        return self._begin(prompt, self._ask(num_samples, sampling_params, questions), timeout, await_timeout)
 
     def sample_many(
         self,
@@ -108,6 +167,11 @@ class AsyncSamplingClient:
         *,
         prompt_logprobs: bool = False,
         topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: int | None = None,
+        timeout: float | None = None,
+        await_timeout: float | None = None,
         max_in_flight: int = 256,
         ordered: bool = True,
         progress: bool = False,
@@ -116,43 +180,103 @@ class AsyncSamplingClient:
 
         Args:
             prompts: `ModelInput`s, token ids or texts, in a list or an iterator, which is read as they are needed.
-            num_samples, sampling_params, prompt_logprobs, topk_prompt_logprobs: for each, as for `sample`.
+            num_samples, sampling_params, prompt_logprobs, topk_prompt_logprobs, topk_sample_logprobs, prompt_alt_tokens_k,
+                prompt_logprobs_last_n, timeout, await_timeout: for each, as for `sample`.
             max_in_flight: at most so many prompts at once.
             ordered: whether the items come in the order of the prompts, or as they finish.
             progress: whether to draw a progress bar on stderr.
 
         Raises:
             InvalidInputError: at the call: `max_in_flight` or `num_samples` below 1, an unknown sampling parameter, or a single prompt.
+            UnsupportedByServer: at the call: the server cannot do it.
         """
-        _check_counts(num_samples, topk_prompt_logprobs)
-        params = _params(sampling_params)
+        questions = Questions(
+            prompt_logprobs=prompt_logprobs,
+            topk_prompt_logprobs=topk_prompt_logprobs,
+            topk_sample_logprobs=topk_sample_logprobs,
+            prompt_alt_tokens_k=prompt_alt_tokens_k,
+            prompt_logprobs_last_n=prompt_logprobs_last_n,
+        )
+        ask = self._ask(num_samples, sampling_params, questions)
 
         def one(prompt: ModelInput | ArrayLike) -> AsyncAPIFuture[SampleResponse]:
-            return self.sample(
-                prompt, num_samples, params, prompt_logprobs=prompt_logprobs, topk_prompt_logprobs=topk_prompt_logprobs
-            )
+            return self._begin(prompt, ask, timeout, await_timeout)
 
         return sample_many(one, prompts, max_in_flight=max_in_flight, ordered=ordered, progress=progress)
 
-    def compute_logprobs(self, prompt: ModelInput | ArrayLike) -> AsyncAPIFuture[list[float | None]]:
-        """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the first."""
-        sampled = self.sample(prompt, 1, SamplingParams(max_tokens=1), prompt_logprobs=True)
+    def sample_stream(
+        self,
+        prompt: ModelInput | ArrayLike | str,
+        sampling_params: SamplingParams | Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> AsyncIterator[SamplePiece]:
+        """One continuation of a prompt, its tokens as they come where the server can; elsewhere the finished one in one piece.
+
+        The last piece has the whole sequence. Leaving early ends the sampling.
+
+        Args:
+            prompt, sampling_params: as for `sample`.
+            timeout: seconds until the first piece, and from one to the next; by default `Config.timeout`.
+
+        Raises:
+            InvalidInputError: at the call: no tokens, or a sampling parameter that does not fit.
+            RequestFailedError: at a piece: the server could not do it.
+            APIConnectionError: at a piece: the connection broke.
+        """
+        model_input, ask = _checked(prompt, Questions()), self._ask(1, sampling_params, Questions())
+        return self._stream(model_input, ask, timeout)
+
+    def compute_logprobs(
+        self, prompt: ModelInput | ArrayLike | str, prompt_logprobs_last_n: int | None = None
+    ) -> AsyncAPIFuture[list[float | None]]:
+        """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the first.
+
+        Args:
+            prompt: as for `sample`.
+            prompt_logprobs_last_n: score the last n tokens alone, 1 to N - 1; the others are None.
+
+        Raises:
+            InvalidInputError: at the call: no tokens, or n does not fit.
+            UnsupportedByServer: at the call, or when awaited: the server gives no logprobs of a prompt.
+            RequestFailedError: when awaited: the server could not do it.
+        """
+        questions = Questions(prompt_logprobs=True, prompt_logprobs_last_n=prompt_logprobs_last_n)
+        sampled = self._begin(prompt, self._ask(1, SamplingParams(max_tokens=1), questions), None, None)
 
         async def logprobs() -> list[float | None]:
-            return list((await sampled).prompt_logprobs or ())
+            given = (await sampled).prompt_logprobs
+            if given is None:
+                raise ways.no_prompt_logprobs(self._session.transport.server.dialect)
+            return given
 
-        return AsyncAPIFuture(logprobs(), RequestState("sample"))
+        return AsyncAPIFuture(logprobs(), sampled.state)
 
     async def get_base_model(self) -> str:
-        """The name of the base model. Raises `NotFoundError` where only the server knows it and does not tell."""
+        """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only the server knows it and does not tell."""
         if self._base_model is None:
-            answer = await self._session.transport.send(get_sampler.request(self.sampling_session_id))
+            try:
+                answer = await self._session.transport.send(get_sampler.request(self.sampling_session_id))
+            except (NotFoundError, UnsupportedByServer) as error:
+                error.advice = "Give base_model beside model_path when the client is made."
+                raise
             self._base_model = answer.base_model
         return self._base_model
 
     async def get_tokenizer(self) -> Tokenizer:
         """The base model's tokenizer. Raises `TokenizerError` when it cannot be had."""
         return await asyncio.to_thread(get_tokenizer, await self.get_base_model())
+
+    def get_sampler_handle(self) -> str:
+        """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It holds no key."""
+        transport = self._session.transport
+        return handles.pack(
+            transport.config.base_url,
+            self._session.session_id,
+            self.sampling_session_id,
+            self._base_model,
+            transport.server.dialect,
+        )
 
     async def close(self) -> None:
         """Ends the connections of a copy that was unpickled; another one's end with its service client."""
@@ -173,62 +297,75 @@ class AsyncSamplingClient:
             "session_id": session.session_id,
             "sampling_session_id": self.sampling_session_id,
             "base_model": self._base_model,
+            "record_stability_info": self._sampler.record_stability_info,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        transport = Transport(Config(**state["config"]))
-        session = Session(transport, state["session_id"])
-        self.__init__(session, state["sampling_session_id"], base_model=state["base_model"])
-        self._is_copy, self._own_transport = True, transport
+        session = Session(Transport(Config(**state.pop("config"))), state.pop("session_id"))
+        self.__init__(session, is_copy=True, **state)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.sampling_session_id}>"
 
-    async def _sample(self, body: SampleRequest, state: RequestState, text: str | None) -> SampleResponse:
-        if text is not None:
-            tokens = (await self.get_tokenizer()).encode(text)
-            body.prompt = json.encode_model_input(ModelInput.from_ints(tokens))
-        if self._is_copy:
-            await self._become_distinct()
-        async with self._submitting:
-            body.seq_id = next(self._numbers)
-            promise = await self._session.transport.send(sample.request(body=body), state=state)
-        state.request_id = promise.request_id
-        result = await self._results.payload(state, body.seq_id)
-        return read_result(lambda payload: _decode(payload, promise.sample_sequence_ids or ()), result, "sample")
+    def _ask(self, num_samples: int, params: SamplingParams | Mapping[str, Any] | None, questions: Questions) -> Ask:
+        server, read = self._session.transport.server, ways.read_params(params)
+        ask = Ask.prepared(num_samples, read, questions, server.dialect)
+        for remark in ways.remarks(read, server.dialect):
+            server.warn_once(remark)
+        return ask
 
-    async def _become_distinct(self) -> None:
-        """Gives this copy numbers of its own: the server takes two samples of one number for one (openapi/tinker.yaml, SampleRequest.seq_id)."""
-        async with self._joining:
-            if not self._is_copy:
-                return
-            number = 1 + secrets.randbelow(_COPIES)
-            if self._session.transport.server.dialect.joins_samplers:
-                body = JoinSamplingSessionRequest(self.sampling_session_id)
-                number = (await self._session.transport.send(join_sampling_session.request(body=body))).client_counter
-            self._numbers = itertools.count(number * NUMBERS_OF_A_COPY)
-            self._is_copy = False
+    def _begin(
+        self, prompt: ModelInput | ArrayLike | str, ask: Ask, timeout: float | None, await_timeout: float | None
+    ) -> AsyncAPIFuture[SampleResponse]:
+        state = RequestState("sample")
+        work = self._sample(_checked(prompt, ask.questions), ask, state, timeout)
+        return AsyncAPIFuture(_within(await_timeout, work, state), state)
 
+    async def _sample(self, prompt: ModelInput | str, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
+        return await self._sampler.sample(await self._encoded(prompt, ask.questions), ask, state, timeout)
 
-def _decode(payload: Payload, sequence_ids: Sequence[str]) -> SampleResponse:
-    decode = protobuf.decode_sample if isinstance(payload, bytes) else json.decode_sample
-    return decode(payload, sequence_ids)  # pyright: ignore[reportArgumentType]
+    async def _stream(self, prompt: ModelInput | str, ask: Ask, timeout: float | None) -> AsyncGenerator[SamplePiece, None]:
+        async with aclosing(self._sampler.stream(await self._encoded(prompt, ask.questions), ask, timeout)) as pieces:
+            async for piece in pieces:
+                yield piece
 
-
-def _check_counts(num_samples: int, topk_prompt_logprobs: int) -> None:
-    if num_samples < 1 or topk_prompt_logprobs < 0:
-        raise InvalidInputError(
-            f"num_samples must be 1 or more, and topk_prompt_logprobs 0 or more; got {num_samples} and {topk_prompt_logprobs}"
-        )
+    async def _encoded(self, prompt: ModelInput | str, questions: Questions) -> ModelInput:
+        if isinstance(prompt, ModelInput):
+            return prompt
+        encoded = ModelInput.from_ints((await self.get_tokenizer()).encode(prompt))
+        questions.check(encoded)
+        return encoded
 
 
-def _params(params: SamplingParams | Mapping[str, Any] | None) -> SamplingParams:
-    if isinstance(params, SamplingParams):
-        return params
-    parsed = SamplingParams.from_dict(params or {})
-    if parsed.additional_properties:
-        raise InvalidInputError(
-            f"unknown sampling parameter {next(iter(parsed.additional_properties))!r}",
-            advice="Known are max_tokens, seed, stop, temperature, top_k, top_p.",
-        )
-    return parsed
+async def _promised(transport: Transport, promise: CreateSamplingSessionResponse) -> str:
+    """The sampling session of a server that answers with a promise of it."""
+    state = RequestState("create_sampling_session", promise.request_id)
+    result = await wait_for_result(transport, state)
+    return read_result(lambda fields: fields["sampling_session_id"], result, state.operation)
+
+
+def _checked(prompt: ModelInput | ArrayLike | str, questions: Questions) -> ModelInput | str:
+    """A text is checked when it is encoded, but for an empty one."""
+    if isinstance(prompt, str) and prompt:
+        return prompt
+    model_input = ModelInput() if isinstance(prompt, str) else as_model_input(prompt)
+    questions.check(model_input)
+    return model_input
+
+
+async def _within(seconds: float | None, work: Coroutine[Any, Any, T], state: RequestState) -> T:
+    if seconds is None:
+        return await work
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError as error:
+        if isinstance(error, TinkexError):
+            raise
+        raise WaitTimeoutError(
+            f"no sample within await_timeout, {seconds:g} s",
+            waited=seconds,
+            operation=state.operation,
+            request_id=state.request_id,
+            advice="Give it more time, or ask the server why it does not get to the request.",
+        ) from error

@@ -8,14 +8,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from tinkex import portal as portals
-from tinkex.futures.api_future import APIFuture
+from tinkex.futures.api_future import APIFuture, AsyncAPIFuture
+from tinkex.futures.poller import RequestState
 from tinkex.portal import Portal
 from tinkex.portal_iter import iterate
 from tinkex.sampling.client import AsyncSamplingClient
+from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem
+from tinkex.sampling.stream import SamplePiece
 from tinkex.sync_twins import deprecated_twin
 from tinkex.tokenizer import Tokenizer
-from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams
+from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData
 
 
 class SamplingClient:
@@ -33,32 +36,105 @@ class SamplingClient:
     def sampling_session_id(self) -> str:
         return self._client.sampling_session_id
 
+    @staticmethod
+    def create(
+        service: MakesSamplers[SamplingClient],
+        model_path: str | None = None,
+        base_model: str | None = None,
+        *,
+        record_stability_info: bool = False,
+    ) -> SamplingClient:
+        """What `service.create_sampling_client` makes of the same arguments."""
+        return service.create_sampling_client(model_path, base_model, record_stability_info=record_stability_info)
+
+    @staticmethod
+    def create_async(
+        service: MakesSamplers[SamplingClient],
+        model_path: str | None = None,
+        base_model: str | None = None,
+        *,
+        record_stability_info: bool = False,
+    ) -> APIFuture[SamplingClient]:
+        """What `create` makes, as a future: begins at once, so that several can be made side by side."""
+        return APIFuture(
+            portals.shared(),
+            lambda: AsyncAPIFuture(
+                asyncio.to_thread(
+                    SamplingClient.create, service, model_path, base_model, record_stability_info=record_stability_info
+                ),
+                RequestState("create_async"),
+            ),
+        )
+
+    @staticmethod
+    def from_sampler_handle(handle: str, *, api_key: str | None = None) -> SamplingClient:
+        """A client for the sampler that `get_sampler_handle` described. `close` it, or leave it as a context manager.
+
+        Args:
+            handle: the text, whole.
+            api_key: by default `TINKER_API_KEY`.
+
+        Raises:
+            InvalidInputError: it is no such text.
+            ConfigError: a setting of the environment is missing or wrong.
+        """
+        portal = portals.shared()
+        return SamplingClient(portal.call(AsyncSamplingClient.from_sampler_handle, handle, api_key=api_key), portal)
+
     def sample(
         self,
         prompt: ModelInput | ArrayLike | str,
         num_samples: int = 1,
         sampling_params: SamplingParams | Mapping[str, Any] | None = None,
+        include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: TensorData | ArrayLike | None = None,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: int | None = None,
         *,
         prompt_logprobs: bool = False,
-        topk_prompt_logprobs: int = 0,
+        timeout: float | None = None,
+        await_timeout: float | None = None,
     ) -> APIFuture[SampleResponse]:
-        """Samples continuations of a prompt.
+        """Samples continuations of a prompt of N tokens.
 
         Args:
             prompt: a `ModelInput`, token ids `(N,)`, or a text, which the base model's tokenizer encodes.
-            num_samples: how many continuations.
-            sampling_params: as a `SamplingParams` or a dict of its fields.
-            prompt_logprobs: whether to give the logprob of each of the prompt's tokens, too.
+            num_samples: how many continuations; more than the server gives at once are asked for in several requests.
+            sampling_params: as a `SamplingParams` or a dict of its fields. Without `max_tokens` up to the model's context, on servers
+                that can; elsewhere 256, and a warning says so.
+            include_prompt_logprobs: whether to give the logprob of each of the prompt's tokens, too.
             topk_prompt_logprobs: how many of the likeliest tokens to give for each of the prompt's.
+            topk_sample_logprobs: how many to give for each of the sampled ones.
+            target_prompt_logprobs: tokens `(N - 1, K)`, int64, whose logprobs to give: row i asks about position i + 1; -1 asks nothing.
+            prompt_alt_tokens_k: how many tokens to draw at each of the prompt's positions but the first.
+            prompt_logprobs_last_n: of the prompt, score the last n tokens alone, 1 to N - 1.
+            prompt_logprobs: the same as `include_prompt_logprobs`.
+            timeout: seconds for the server to take the request on; by default `Config.timeout`.
+            await_timeout: seconds for all; by default `Config.poll` bounds the wait.
 
         Raises:
-            InvalidInputError: at the call: no tokens, fewer than one sample, or an unknown sampling parameter.
+            InvalidInputError: at the call: no tokens, fewer than one sample, or an argument that does not fit.
+            UnsupportedByServer: at the call, or by `.result()`: the server cannot do it, or passed over something that was asked.
             RequestFailedError: by `.result()`: the server could not do it.
+            WaitTimeoutError: by `.result()`: `await_timeout` is over.
         """
         return APIFuture(
             self._portal,
             lambda: self._client.sample(
-                prompt, num_samples, sampling_params, prompt_logprobs=prompt_logprobs, topk_prompt_logprobs=topk_prompt_logprobs
+                prompt,
+                num_samples,
+                sampling_params,
+                include_prompt_logprobs,
+                topk_prompt_logprobs,
+                topk_sample_logprobs,
+                target_prompt_logprobs,
+                prompt_alt_tokens_k,
+                prompt_logprobs_last_n,
+                prompt_logprobs=prompt_logprobs,
+                timeout=timeout,
+                await_timeout=await_timeout,
             ),
         )
 
@@ -70,6 +146,11 @@ class SamplingClient:
         *,
         prompt_logprobs: bool = False,
         topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: int | None = None,
+        timeout: float | None = None,
+        await_timeout: float | None = None,
         max_in_flight: int = 256,
         ordered: bool = True,
         progress: bool = False,
@@ -78,13 +159,15 @@ class SamplingClient:
 
         Args:
             prompts: `ModelInput`s, token ids or texts, in a list or an iterator, which is read as they are needed.
-            num_samples, sampling_params, prompt_logprobs, topk_prompt_logprobs: for each, as for `sample`.
+            num_samples, sampling_params, prompt_logprobs, topk_prompt_logprobs, topk_sample_logprobs, prompt_alt_tokens_k,
+                prompt_logprobs_last_n, timeout, await_timeout: for each, as for `sample`.
             max_in_flight: at most so many prompts at once.
             ordered: whether the items come in the order of the prompts, or as they finish.
             progress: whether to draw a progress bar on stderr.
 
         Raises:
             InvalidInputError: at the call: `max_in_flight` or `num_samples` below 1, an unknown sampling parameter, or a single prompt.
+            UnsupportedByServer: at the call: the server cannot do it.
         """
         return iterate(
             self._portal,
@@ -94,23 +177,66 @@ class SamplingClient:
                 sampling_params,
                 prompt_logprobs=prompt_logprobs,
                 topk_prompt_logprobs=topk_prompt_logprobs,
+                topk_sample_logprobs=topk_sample_logprobs,
+                prompt_alt_tokens_k=prompt_alt_tokens_k,
+                prompt_logprobs_last_n=prompt_logprobs_last_n,
+                timeout=timeout,
+                await_timeout=await_timeout,
                 max_in_flight=max_in_flight,
                 ordered=ordered,
                 progress=progress,
             ),
         )
 
-    def compute_logprobs(self, prompt: ModelInput | ArrayLike) -> APIFuture[list[float | None]]:
-        """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the first."""
-        return APIFuture(self._portal, lambda: self._client.compute_logprobs(prompt))
+    def sample_stream(
+        self,
+        prompt: ModelInput | ArrayLike | str,
+        sampling_params: SamplingParams | Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Iterator[SamplePiece]:
+        """One continuation of a prompt, its tokens as they come where the server can; elsewhere the finished one in one piece.
+
+        The last piece has the whole sequence. Leaving early ends the sampling.
+
+        Args:
+            prompt, sampling_params: as for `sample`.
+            timeout: seconds until the first piece, and from one to the next; by default `Config.timeout`.
+
+        Raises:
+            InvalidInputError: at the call: no tokens, or a sampling parameter that does not fit.
+            RequestFailedError: at a piece: the server could not do it.
+            APIConnectionError: at a piece: the connection broke.
+        """
+        return iterate(self._portal, lambda: self._client.sample_stream(prompt, sampling_params, timeout=timeout))
+
+    def compute_logprobs(
+        self, prompt: ModelInput | ArrayLike | str, prompt_logprobs_last_n: int | None = None
+    ) -> APIFuture[list[float | None]]:
+        """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the first.
+
+        Args:
+            prompt: as for `sample`.
+            prompt_logprobs_last_n: score the last n tokens alone, 1 to N - 1; the others are None.
+
+        Raises:
+            InvalidInputError: at the call: no tokens, or n does not fit.
+            UnsupportedByServer: at the call, or by `.result()`: the server gives no logprobs of a prompt.
+            RequestFailedError: by `.result()`: the server could not do it.
+        """
+        return APIFuture(self._portal, lambda: self._client.compute_logprobs(prompt, prompt_logprobs_last_n))
 
     def get_base_model(self) -> str:
-        """The name of the base model. Raises `NotFoundError` where only the server knows it and does not tell."""
+        """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only the server knows it and does not tell."""
         return self._portal.run(self._client.get_base_model)
 
     def get_tokenizer(self) -> Tokenizer:
         """The base model's tokenizer. Raises `TokenizerError` when it cannot be had."""
         return self._portal.run(self._client.get_tokenizer)
+
+    def get_sampler_handle(self) -> str:
+        """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It holds no key."""
+        return self._portal.call(self._client.get_sampler_handle)
 
     def close(self) -> None:
         """Ends the connections of a copy that was unpickled; another one's end with its service client."""
@@ -127,20 +253,40 @@ class SamplingClient:
         prompt: ModelInput | ArrayLike | str,
         num_samples: int = 1,
         sampling_params: SamplingParams | Mapping[str, Any] | None = None,
+        include_prompt_logprobs: bool = False,
+        topk_prompt_logprobs: int = 0,
+        topk_sample_logprobs: int = 0,
+        target_prompt_logprobs: TensorData | ArrayLike | None = None,
+        prompt_alt_tokens_k: int = 0,
+        prompt_logprobs_last_n: int | None = None,
         *,
         prompt_logprobs: bool = False,
-        topk_prompt_logprobs: int = 0,
+        timeout: float | None = None,
+        await_timeout: float | None = None,
     ) -> SampleResponse:
         """Deprecated: see `sample`."""
         deprecated_twin("sample")
         return await self.sample(
-            prompt, num_samples, sampling_params, prompt_logprobs=prompt_logprobs, topk_prompt_logprobs=topk_prompt_logprobs
+            prompt,
+            num_samples,
+            sampling_params,
+            include_prompt_logprobs,
+            topk_prompt_logprobs,
+            topk_sample_logprobs,
+            target_prompt_logprobs,
+            prompt_alt_tokens_k,
+            prompt_logprobs_last_n,
+            prompt_logprobs=prompt_logprobs,
+            timeout=timeout,
+            await_timeout=await_timeout,
         )
 
-    async def compute_logprobs_async(self, prompt: ModelInput | ArrayLike) -> list[float | None]:
+    async def compute_logprobs_async(
+        self, prompt: ModelInput | ArrayLike | str, prompt_logprobs_last_n: int | None = None
+    ) -> list[float | None]:
         """Deprecated: see `compute_logprobs`."""
         deprecated_twin("compute_logprobs")
-        return await self.compute_logprobs(prompt)
+        return await self.compute_logprobs(prompt, prompt_logprobs_last_n)
 
     async def get_base_model_async(self) -> str:
         """Deprecated: see `get_base_model`."""

@@ -163,15 +163,28 @@ class ServiceClient:
             self._portal,
         )
 
-    def create_sampling_client(self, model_path: str | None = None, base_model: str | None = None) -> SamplingClient:
-        """A client that samples from saved weights (`tinker://…`), or from a base model.
+    def create_sampling_client(
+        self, model_path: str | None = None, base_model: str | None = None, *, record_stability_info: bool = False
+    ) -> SamplingClient:
+        """A client that samples from saved weights, or from a base model.
+
+        Args:
+            model_path: where the weights are, in the server's own form: `tinker://…`, on some servers another scheme, or a folder.
+            base_model: the model to sample; with `model_path` the one below it, whose tokenizer is wanted.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
 
         Raises:
+            UnsupportedByServer: the server cannot sample these.
             InvalidInputError: neither is given.
             NotFoundError, BadRequestError: the server does not have it.
             APIConnectionError: the server cannot be reached.
         """
-        return SamplingClient(self._portal.run(self._client.create_sampling_client, model_path, base_model), self._portal)
+        return SamplingClient(
+            self._portal.run(
+                self._client.create_sampling_client, model_path, base_model, record_stability_info=record_stability_info
+            ),
+            self._portal,
+        )
 
     def probe_server(self, base_model: str) -> Dialect:
         """Finds out what the server does with a repeated training request, which decides whether one whose answer was lost is sent again.
@@ -294,10 +307,14 @@ class ServiceClient:
             self.create_training_client_from_state_with_optimizer, path, base_model, user_metadata, weights_access_token, rank=rank
         )
 
-    async def create_sampling_client_async(self, model_path: str | None = None, base_model: str | None = None) -> SamplingClient:
+    async def create_sampling_client_async(
+        self, model_path: str | None = None, base_model: str | None = None, *, record_stability_info: bool = False
+    ) -> SamplingClient:
         """Deprecated: see `create_sampling_client`."""
         deprecated_twin("create_sampling_client")
-        return await asyncio.to_thread(self.create_sampling_client, model_path, base_model)
+        return await asyncio.to_thread(
+            self.create_sampling_client, model_path, base_model, record_stability_info=record_stability_info
+        )
 
     async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
         """Deprecated: see `get_server_capabilities`."""

@@ -41,7 +41,7 @@ def size(datum: Datum, limits: ChunkLimits) -> int:
     """In the limits' unit."""
     if limits.unit == "tokens":
         return sum(_tokens(chunk) for chunk in datum.model_input.chunks)
-    return estimated_bytes(datum.model_input.chunks) + sum(t.array.nbytes for t in datum.loss_fn_inputs.values())
+    return estimated_bytes(datum.model_input.chunks) + sum(t.nbytes for t in datum.loss_fn_inputs.values())
 
 
 def estimated_bytes(chunks: Sequence[ModelInputChunk]) -> int:

@@ -20,6 +20,7 @@ def combine(results: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
         loss_fn_output_type=results[0].loss_fn_output_type,
         loss_fn_outputs=[output for result in results for output in result.loss_fn_outputs],
         metrics=reduce_metrics([result.metrics for result in results], [len(r.loss_fn_outputs) for r in results]),
+        additional_properties={name: value for result in results for name, value in result.additional_properties.items()},
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -96,14 +97,31 @@ class Transport:
         """
         self.server.require(request.operation)
         patience = Patience(self.config.retry, repeatable, max_attempts)
-        bound = Bound(self.config.retry.max_wait, "Config.retry.max_wait")
-        with self.waits.begin(state or RequestState(request.operation), "an answer", bound) as wait:
+        with self._waiting_for_answer(state or RequestState(request.operation)) as wait:
             response = await self._exchange(request, timeout or self._usual_timeout, patience, wait)
         return parse(request, response)
 
     def wait(self, state: RequestState, awaited: str) -> Wait:
         """To be entered by what waits for a result, or for its turn."""
         return self.waits.begin(state, awaited, Bound(self.config.poll.max_wait, "Config.poll.max_wait"))
+
+    @asynccontextmanager
+    async def stream(self, request: Request[Any], *, timeout: float | None = None) -> AsyncGenerator[AsyncIterator[str]]:
+        """The lines of a 2xx answer as they come; leaving closes the connection. Raises what `send` does, at any line, too.
+
+        Args:
+            timeout: seconds until the answer begins, and from one piece of it to the next; by default `Config.timeout`.
+        """
+        self.server.require(request.operation)
+        patience = Patience(self.config.retry, True, None)
+        with self._waiting_for_answer(RequestState(request.operation)) as wait:
+            response = await self._exchange(request, timeout or self._usual_timeout, patience, wait, whole=False)
+        try:
+            yield response.aiter_lines()
+        except httpx.TransportError as error:
+            raise failures.connection_error(error, "answered", request.operation, self.config.base_url) from error
+        finally:
+            await response.aclose()
 
     async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str]) -> httpx.Response:
         """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
@@ -112,12 +130,17 @@ class Transport:
     async def aclose(self) -> None:
         await self._handler.aclose()
 
-    async def _exchange(self, request: Request[Any], timeout: float, patience: Patience, wait: Wait) -> httpx.Response:
+    def _waiting_for_answer(self, state: RequestState) -> Wait:
+        return self.waits.begin(state, "an answer", Bound(self.config.retry.max_wait, "Config.retry.max_wait"))
+
+    async def _exchange(
+        self, request: Request[Any], timeout: float, patience: Patience, wait: Wait, *, whole: bool = True
+    ) -> httpx.Response:
         headers = dict(self._headers)
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{uuid4()}"  # the same over all tries
         try:
-            return await _Exchange(self, request, headers, timeout, patience, wait).answered()
+            return await _Exchange(self, request, headers, timeout, whole, patience, wait).answered()
         except TinkexError as error:
             if wait.tries > 1:
                 error.message += f" (tried {wait.tries} times)"
@@ -127,8 +150,13 @@ class Transport:
     def _usual_timeout(self) -> float:
         return self.config.poll.max_wait if self.server.dialect.long_posts else self.config.timeout
 
-    async def attempt(self, request: Request[Any], headers: Mapping[str, str], timeout: float) -> httpx.Response:
-        """The answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
+    async def attempt(
+        self, request: Request[Any], headers: Mapping[str, str], timeout: float, *, whole: bool = True
+    ) -> httpx.Response:
+        """The answer of one try, whatever its status, read to its end; only its beginning where it is a success and not wanted `whole`.
+
+        Raises `APIConnectionError` when none came.
+        """
         if self.server.dialect.bearer:
             headers = {**adaptation.bearer(self.config.api_key), **headers}
         message = httpx.Request(
@@ -143,6 +171,8 @@ class Transport:
         progress.set(how_far)
         try:
             response = await self._handler.handle_async_request(message)
+            if response.is_success and not whole:
+                return response
             try:
                 await response.aread()
             finally:
@@ -170,6 +200,7 @@ class _Exchange:
     request: Request[Any]
     headers: Mapping[str, str]
     timeout: float
+    whole: bool
     patience: Patience
     wait: Wait
     sent_at: float = 0.0
@@ -219,7 +250,7 @@ class _Exchange:
             self.wait.becomes("network", "no answer yet")
         refused_fields = self.transport.server.dialect.refused_fields.get(self.request.operation, frozenset[str]())
         request = adaptation.less(self.request, refused_fields)
-        response = await self.transport.attempt(request, self.headers, self.timeout)
+        response = await self.transport.attempt(request, self.headers, self.timeout, whole=self.whole)
         if response.status_code in adaptation.STATUSES:
             response = await self._adapted(request, response)
         self.wait.last_status = response.status_code
@@ -231,7 +262,9 @@ class _Exchange:
         adapted = adaptation.adapt(request, refusal, server.dialect, config.api_key)
         if adapted is None:
             return refusal
-        response = await self.transport.attempt(adapted.request, {**self.headers, **adapted.headers}, self.timeout)
+        response = await self.transport.attempt(
+            adapted.request, {**self.headers, **adapted.headers}, self.timeout, whole=self.whole
+        )
         if not response.is_success:
             return refusal
         server.learn(**adapted.learned)

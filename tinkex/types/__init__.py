@@ -37,8 +37,16 @@ from tinkex.types.model_input import (
     ModelInputChunk,
     as_model_input,
 )
-from tinkex.types.outputs import ForwardBackwardOutput, LossFnOutput, SampledSequence, SampleResponse, TrainStepOutput
+from tinkex.types.outputs import (
+    ForwardBackwardOutput,
+    LossFnOutput,
+    PromptAltTokens,
+    SampledSequence,
+    SampleResponse,
+    TrainStepOutput,
+)
 from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype
+from tinkex.types.topk import TopkLogprobs
 
 __all__ = [
     "AdamParams",
@@ -64,6 +72,7 @@ __all__ = [
     "ModelInputChunk",
     "OptimStepResponse",
     "OptimizerConfig",
+    "PromptAltTokens",
     "SampleResponse",
     "SampledSequence",
     "SamplingParams",
@@ -73,6 +82,7 @@ __all__ = [
     "SupportedModel",
     "TensorData",
     "TensorDtype",
+    "TopkLogprobs",
     "TrainStepOutput",
     "TrainingRun",
     "TrainingRunsResponse",

@@ -8,7 +8,7 @@ from attrs import field, frozen
 
 from tinkex.errors import InvalidInputError
 from tinkex.types.model_input import ModelInput, as_model_input
-from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype, natural_dtype, to_dtype, to_numpy
+from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype, as_tensor
 
 _DTYPE_BY_INPUT: dict[str, TensorDtype] = {
     "target_tokens": "int64",
@@ -22,18 +22,20 @@ _DTYPE_BY_INPUT: dict[str, TensorDtype] = {
 """The inputs that the protocol names, all of them one value a token."""
 
 
+_MOSTLY_ZERO = frozenset({"target_tokens", "weights"})
+"""The inputs that are zero almost everywhere where there are several targets a position."""
+
+
 def _loss_fn_inputs(inputs: Mapping[str, ArrayLike]) -> dict[str, TensorData]:
     return {name: _tensor(name, value) for name, value in inputs.items()}
 
 
 def _tensor(name: str, value: ArrayLike) -> TensorData:
     field_name = f"loss_fn_inputs[{name!r}]"
-    array = to_numpy(value.array if isinstance(value, TensorData) else value, field_name)
-    dtype = _DTYPE_BY_INPUT.get(name) or natural_dtype(array)
-    array = to_dtype(array, dtype, field_name)
-    if name in _DTYPE_BY_INPUT and array.ndim not in (1, 2):
-        raise InvalidInputError(f"{field_name} must be of shape (N,) or (N, K), not {list(array.shape)}")
-    return TensorData(array, dtype)
+    tensor = as_tensor(value, _DTYPE_BY_INPUT.get(name), field_name)
+    if name in _DTYPE_BY_INPUT and len(tensor.shape) not in (1, 2):
+        raise InvalidInputError(f"{field_name} must be of shape (N,) or (N, K), found {list(tensor.shape)}")
+    return tensor.smallest() if name in _MOSTLY_ZERO else tensor
 
 
 @frozen
@@ -61,7 +63,7 @@ class Datum:
 
     def __attrs_post_init__(self) -> None:
         targets = self.loss_fn_inputs.get("target_tokens")
-        if targets is not None and targets.array.size and int(targets.array.min()) < 0:  # type: ignore[arg-type]
+        if targets is not None and targets.values.size and int(targets.values.min()) < 0:  # type: ignore[arg-type]
             raise InvalidInputError("loss_fn_inputs['target_tokens'] holds a negative token")
         length = _known_length(self.model_input)
         for name, tensor in self.loss_fn_inputs.items():

@@ -1,8 +1,10 @@
-"""What training and sampling give back: arrays as numpy, with plain-list views where the official SDK has them."""
+"""What training and sampling give back: arrays as numpy, with plain-list views, made when they are first asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from attrs import field, frozen
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from tinkex_api.models import OptimStepResponse
 
 from tinkex.types.tensor import TensorData
+from tinkex.types.topk import TopkLogprobs, TopkRows
 
 LossFnOutput = Mapping[str, TensorData]
 """Arrays by name for one datum: usually `logprobs` `(N,)`, maybe `elementwise_loss` `(N,)`."""
@@ -26,6 +29,8 @@ class ForwardBackwardOutput:
     loss_fn_output_type: str
     loss_fn_outputs: Sequence[LossFnOutput]
     metrics: Mapping[str, float] = field(factory=dict[str, float])
+    additional_properties: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
+    """Fields of the server's own."""
 
 
 @frozen
@@ -38,33 +43,78 @@ class TrainStepOutput:
 
 @frozen(eq=False)
 class SampledSequence:
-    """One sampled sequence of M tokens. `stop_reason` is `"stop"` or `"length"` on the servers that are known."""
+    """One sampled sequence of M tokens. `stop_reason` is `"stop"` or `"length"`, or another word of the server's."""
 
+    stop_reason: str
+    sequence_id: str
     tokens_np: NDArray[np.int64]
     """`(M,)`"""
-    stop_reason: str
     logprobs_np: NDArray[np.float32] | None = None
     """`(M,)`, or None where the server gives none."""
-    sequence_id: str = ""
+    topk_logprobs_np: TopkLogprobs | None = None
+    """`(M, K)`, where `topk_sample_logprobs` was asked for."""
+    additional_properties: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
+    """Fields of the server's own."""
 
-    @property
+    @cached_property
     def tokens(self) -> list[int]:
+        """`(M,)`"""
         return self.tokens_np.tolist()
 
-    @property
+    @cached_property
     def logprobs(self) -> list[float] | None:
+        """`(M,)`"""
         return None if self.logprobs_np is None else self.logprobs_np.tolist()
 
+    @cached_property
+    def topk_logprobs(self) -> TopkRows | None:
+        """For each token the `(token, logprob)` pairs of the likeliest ones, best first."""
+        return None if self.topk_logprobs_np is None else self.topk_logprobs_np.to_rows()
 
-@frozen
-class SampleResponse:
-    """The result of `sample`: `[num_samples]` sequences, and what was asked about the prompt of N tokens.
 
-    `prompt_logprobs` is `(N,)`: None where there is no logprob, as for the first token. `topk_prompt_logprobs` is `(N,)` too,
-    each item the `(token, logprob)` pairs of the likeliest tokens, best first.
+@frozen(eq=False)
+class PromptAltTokens:
+    """Tokens drawn at the prompt's positions but the first, with replacement and at the request's temperature.
+
+    Row i stands for position i + 1 of the prompt's N.
     """
 
+    tokens: TensorData
+    """int64 `(N - 1, k)`"""
+    logprobs: TensorData
+    """float32 `(N - 1, k)`"""
+
+
+@frozen(eq=False)
+class SampleResponse:
+    """The result of `sample`: `[num_samples]` sequences, and what was asked about the prompt of N tokens."""
+
     sequences: Sequence[SampledSequence]
-    prompt_logprobs: Sequence[float | None] | None = None
-    topk_prompt_logprobs: Sequence[Sequence[tuple[int, float]] | None] | None = None
+    prompt_logprobs_np: NDArray[np.float32] | None = None
+    """`(N,)`: NaN where there is no logprob, as for the first token."""
+    topk_prompt_logprobs_np: TopkLogprobs | None = None
+    """`(N, K)`"""
+    target_prompt_logprobs: TensorData | None = None
+    """The logprobs of the target tokens asked about, float32 `(N - 1, K)`, sparse where those were; 0 where there was none."""
     prompt_cache_hit_tokens: int = 0
+    """Tokens of the prompt that were not computed anew."""
+    prompt_alt_tokens: PromptAltTokens | None = None
+    additional_properties: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
+    """Fields of the server's own."""
+
+    @cached_property
+    def prompt_logprobs(self) -> list[float | None] | None:
+        """`(N,)`: None where there is no logprob, as for the first token."""
+        return None if self.prompt_logprobs_np is None else _none_for_nan(self.prompt_logprobs_np)
+
+    @cached_property
+    def topk_prompt_logprobs(self) -> TopkRows | None:
+        """`(N,)`: for each token the `(token, logprob)` pairs of the likeliest ones, best first; None for the first token."""
+        return None if self.topk_prompt_logprobs_np is None else self.topk_prompt_logprobs_np.to_rows()
+
+
+def _none_for_nan(values: NDArray[np.float32]) -> list[float | None]:
+    numbers: list[float | None] = values.tolist()
+    for index in np.flatnonzero(np.isnan(values)):
+        numbers[index] = None
+    return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,10 +20,13 @@ from tinkex.types import (
     ImageChunk,
     ModelInput,
     ModelInputChunk,
+    PromptAltTokens,
     SampledSequence,
     SampleResponse,
     TensorData,
+    TopkLogprobs,
 )
+from tinkex.wire.sample_results import logprobs_from_first_token, sequence_ids, topk_from_first_token
 
 
 def encode_metadata(facts: Mapping[str, str] | None) -> api.UserMetadata | None:
@@ -59,7 +63,7 @@ def encode_batch(data: Sequence[Datum], loss_fn: str, config: Mapping[str, float
 def _encode_datum(datum: Datum) -> api.Datum:
     inputs = api.LossFnInputs()
     for name, tensor in datum.loss_fn_inputs.items():
-        inputs[name] = _encode_tensor(tensor)
+        inputs[name] = encode_tensor(tensor)
     return _Piece(encode_model_input(datum.model_input), inputs)
 
 
@@ -70,15 +74,25 @@ class _Piece(api.Datum):
         return orjson.Fragment(orjson.dumps(super().to_dict(), option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-def _encode_tensor(tensor: TensorData) -> api.TensorData:
-    # orjson writes the flat array itself
-    return api.TensorData(data=tensor.array.ravel(), dtype=tensor.dtype, shape=list(tensor.shape))  # pyright: ignore[reportArgumentType]
+def encode_tensor(tensor: TensorData) -> api.TensorData:
+    # orjson writes the arrays itself
+    return api.TensorData(
+        data=tensor.values.ravel(),  # pyright: ignore[reportArgumentType]
+        dtype=tensor.dtype,
+        shape=list(tensor.shape),
+        sparse_crow_indices=tensor.sparse_crow_indices,  # pyright: ignore[reportArgumentType]
+        sparse_col_indices=tensor.sparse_col_indices,  # pyright: ignore[reportArgumentType]
+    )
 
 
 def decode_tensor(tensor: api.TensorData) -> TensorData:
-    dtype = "int64" if tensor.dtype == "int64" else "float32"
+    """Of float32 where it does not say that it holds integers, and flat where it says no shape."""
+    dtype = "int64" if (tensor.dtype or "").startswith(("int", "uint")) else "float32"
     # null stands for NaN, which JSON has not; it does not pass TensorData's check, which guards what is sent
     array = np.asarray(tensor.data, dtype=np.int64 if dtype == "int64" else np.float32)
+    if tensor.sparse_crow_indices is not None and tensor.sparse_col_indices is not None:
+        indices = (np.asarray(tensor.sparse_crow_indices, np.int64), np.asarray(tensor.sparse_col_indices, np.int64))
+        return TensorData.received_sparse((array, *indices), dtype, tuple(tensor.shape or ()))
     return TensorData.received(array.reshape(tensor.shape) if tensor.shape else array, dtype)
 
 
@@ -90,31 +104,52 @@ def decode_forward_backward(result: Mapping[str, Any]) -> ForwardBackwardOutput:
             {name: decode_tensor(tensor) for name, tensor in outputs.additional_properties.items()}
             for outputs in output.loss_fn_outputs
         ],
-        metrics=output.metrics.additional_properties if output.metrics else {},
+        metrics=_metrics(output.metrics),
+        additional_properties=output.additional_properties,
     )
 
 
-def decode_sample(result: Mapping[str, Any], sequence_ids: Sequence[str]) -> SampleResponse:
-    """`sequence_ids` are the promise's; a server that gives none leaves the sequences' ids empty."""
+def _metrics(metrics: api.Metrics | None) -> dict[str, float]:
+    """Null stands for NaN, here too."""
+    values = metrics.additional_properties if metrics else {}
+    return {name: math.nan if value is None else value for name, value in values.items()}  # pyright: ignore[reportUnnecessaryComparison]
+
+
+def prompt_length(prompt: api.ModelInput) -> int | None:
+    """Tokens of an encoded prompt; None when it is not all text, so that only the server knows."""
+    texts = [chunk.tokens for chunk in prompt.chunks if chunk.tokens is not None]
+    return sum(map(len, texts)) if len(texts) == len(prompt.chunks) else None
+
+
+def decode_sample(result: Mapping[str, Any], promise: api.UntypedAPIFuture, prompt_length: int | None) -> SampleResponse:
+    """The result of the sample that `promise` was given for. `prompt_length` in tokens, where it is known."""
     response = api.SampleResponse.from_dict(result)
-    ids = [*sequence_ids, *[""] * len(response.sequences)]
+    ids = sequence_ids(promise, len(response.sequences))
+    logprobs = np.asarray(response.prompt_logprobs, np.float32) if response.prompt_logprobs else None
+    alternatives = response.prompt_alt_tokens
     return SampleResponse(
-        sequences=[_decode_sequence(seq, id_) for seq, id_ in zip(response.sequences, ids, strict=False)],
-        prompt_logprobs=response.prompt_logprobs or None,
-        topk_prompt_logprobs=[
-            None if row is None else [(int(token), float(logprob)) for token, logprob in row]
-            for row in response.topk_prompt_logprobs
-        ]
-        if response.topk_prompt_logprobs
-        else None,
+        sequences=[_decode_sequence(seq, id_) for seq, id_ in zip(response.sequences, ids, strict=True)],
+        prompt_logprobs_np=logprobs_from_first_token(logprobs, prompt_length),
+        topk_prompt_logprobs_np=topk_from_first_token(_decode_topk(response.topk_prompt_logprobs), prompt_length),
+        target_prompt_logprobs=decode_tensor(response.target_prompt_logprobs) if response.target_prompt_logprobs else None,
         prompt_cache_hit_tokens=response.prompt_cache_hit_tokens or 0,
+        prompt_alt_tokens=PromptAltTokens(decode_tensor(alternatives.tokens), decode_tensor(alternatives.logprobs))
+        if alternatives
+        else None,
+        additional_properties=response.additional_properties,
     )
 
 
 def _decode_sequence(sequence: api.SampledSequence, sequence_id: str) -> SampledSequence:
     return SampledSequence(
-        tokens_np=np.asarray(sequence.tokens, dtype=np.int64),
         stop_reason=sequence.stop_reason or "",
-        logprobs_np=np.asarray(sequence.logprobs, dtype=np.float32) if sequence.logprobs else None,
         sequence_id=sequence_id,
+        tokens_np=np.asarray(sequence.tokens, dtype=np.int64),
+        logprobs_np=np.asarray(sequence.logprobs, dtype=np.float32) if sequence.logprobs else None,
+        topk_logprobs_np=_decode_topk(sequence.topk_sampled_logprobs),
+        additional_properties=sequence.additional_properties,
     )
+
+
+def _decode_topk(rows: Sequence[Sequence[Sequence[float]] | None] | None) -> TopkLogprobs | None:
+    return TopkLogprobs.from_rows(rows) if rows else None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
+from tinkex_api.models import UntypedAPIFuture
 from tinkex_proto import tinker_pb2 as pb
 
 from tinkex.errors import InvalidInputError
@@ -25,12 +26,14 @@ from tinkex.types import (
     ImageChunk,
     LossFnOutput,
     ModelInputChunk,
+    PromptAltTokens,
     SampledSequence,
     SampleResponse,
     TensorData,
+    TopkLogprobs,
 )
+from tinkex.wire.sample_results import logprobs_from_first_token, sequence_ids, topk_from_first_token
 
-_EMPTY_CELL = -99999.0  # the logprob of a top-k cell that holds nothing
 _NUMPY: dict[int, np.dtype[Any]] = {
     pb.DTYPE_FLOAT32: np.dtype("<f4"),
     pb.DTYPE_INT64: np.dtype("<i8"),
@@ -76,12 +79,21 @@ def _encode_datum(index: int, datum: Datum) -> bytes:
     request = pb.ForwardBackwardRequest()
     message = request.data.add(model_input=[_encode_chunk(index, chunk) for chunk in datum.model_input.chunks])
     for name, tensor in datum.loss_fn_inputs.items():
-        field = message.loss_fn_inputs[name]
-        dtype = pb.DTYPE_INT64 if tensor.dtype == "int64" else pb.DTYPE_FLOAT32
-        field.dense = tensor.array.astype(_NUMPY[dtype], copy=False).tobytes()
-        field.dtype = dtype
-        field.shape.extend(tensor.shape)
+        _encode_tensor(message.loss_fn_inputs[name], tensor)
     return request.SerializeToString()
+
+
+def _encode_tensor(message: pb.Tensor, tensor: TensorData) -> None:
+    message.dtype = pb.DTYPE_INT64 if tensor.dtype == "int64" else pb.DTYPE_FLOAT32
+    message.shape.extend(tensor.shape)
+    raw = tensor.values.astype(_NUMPY[message.dtype], copy=False).tobytes()
+    if tensor.csr is None:
+        message.dense = raw
+        return
+    _, crow, col = tensor.csr
+    message.sparse_csr.values = raw
+    message.sparse_csr.crow_indices = crow.astype("<i8", copy=False).tobytes()
+    message.sparse_csr.col_indices = col.astype("<i8", copy=False).tobytes()
 
 
 def _encode_chunk(index: int, chunk: ModelInputChunk) -> pb.Chunk:
@@ -110,15 +122,30 @@ def decode_forward_backward(raw: bytes) -> ForwardBackwardOutput:
     return ForwardBackwardOutput(kind, outputs, dict(message.metrics))
 
 
-def decode_sample(raw: bytes, sequence_ids: Sequence[str]) -> SampleResponse:
-    """Raises `ValueError` for what is no such message. `sequence_ids` are the promise's."""
+def decode_sample(raw: bytes, promise: UntypedAPIFuture, prompt_length: int | None) -> SampleResponse:
+    """The result of the sample that `promise` was given for. `prompt_length` in tokens, where it is known.
+
+    Raises `ValueError` for what is no such message.
+    """
     message = _parse(pb.SampleResponse(), raw)
-    ids = [*sequence_ids, *[""] * len(message.sequences)]
+    ids = sequence_ids(promise, len(message.sequences))
+    topk = _decode_topk(message.topk_prompt_logprobs, "topk_prompt_logprobs")
     return SampleResponse(
-        sequences=[_decode_sequence(sequence, id_) for sequence, id_ in zip(message.sequences, ids, strict=False)],
-        prompt_logprobs=_none_for_nan(_array(message.prompt_logprobs, pb.DTYPE_FLOAT32, "prompt_logprobs")) or None,
-        topk_prompt_logprobs=_decode_topk(message.topk_prompt_logprobs, "topk_prompt_logprobs"),
+        sequences=[_decode_sequence(sequence, id_) for sequence, id_ in zip(message.sequences, ids, strict=True)],
+        prompt_logprobs_np=logprobs_from_first_token(_logprobs(message.prompt_logprobs, "prompt_logprobs"), prompt_length),
+        topk_prompt_logprobs_np=topk_from_first_token(topk, prompt_length),
+        target_prompt_logprobs=_decode_tensor(message.target_prompt_logprobs, "target_prompt_logprobs")
+        if message.HasField("target_prompt_logprobs")
+        else None,
         prompt_cache_hit_tokens=message.prompt_cache_hit_tokens,
+        prompt_alt_tokens=_decode_alternatives(message.prompt_alt_tokens) if message.HasField("prompt_alt_tokens") else None,
+    )
+
+
+def _decode_alternatives(message: pb.PromptAltTokens) -> PromptAltTokens:
+    return PromptAltTokens(
+        _decode_tensor(message.tokens, "the tokens of prompt_alt_tokens"),
+        _decode_tensor(message.logprobs, "the logprobs of prompt_alt_tokens"),
     )
 
 
@@ -140,6 +167,23 @@ def _array(raw: bytes, dtype: int, name: str) -> NDArray[Any]:
     if dtype == pb.DTYPE_BFLOAT16:
         return (flat.astype(np.uint32) << 16).view(np.float32)
     return flat.astype(np.float32 if dtype == pb.DTYPE_FLOAT32 else np.int64)  # a copy: bytes cannot be written to
+
+
+def _logprobs(raw: bytes, name: str) -> NDArray[np.float32] | None:
+    """No bytes are no logprobs."""
+    return _array(raw, pb.DTYPE_FLOAT32, name) if raw else None
+
+
+def _decode_tensor(tensor: pb.Tensor, name: str) -> TensorData:
+    """Sparse where it is sent so."""
+    sparse = tensor.WhichOneof("encoding") == "sparse_csr"
+    values = _array(tensor.sparse_csr.values if sparse else tensor.dense, tensor.dtype, name)
+    dtype, shape = "int64" if values.dtype == np.int64 else "float32", tuple(tensor.shape)
+    if sparse:
+        crow = _array(tensor.sparse_csr.crow_indices, pb.DTYPE_INT64, f"the rows of {name}")
+        col = _array(tensor.sparse_csr.col_indices, pb.DTYPE_INT64, f"the columns of {name}")
+        return TensorData.received_sparse((values, crow, col), dtype, shape)
+    return TensorData.received(values.reshape(shape) if shape else values, dtype)
 
 
 def _decode_record(record: pb.ArrayRecord) -> list[LossFnOutput]:
@@ -187,35 +231,20 @@ def _shaped(flat: NDArray[Any], trailing: tuple[int, ...], name: str) -> NDArray
 
 
 def _decode_sequence(sequence: pb.SampledSequence, sequence_id: str) -> SampledSequence:
-    if sequence.stop_reason not in _STOP_REASONS:
-        raise ValueError(f"unknown stop reason {sequence.stop_reason}")
     return SampledSequence(
-        tokens_np=_array(sequence.tokens, pb.DTYPE_INT32, "a sequence's tokens"),
-        stop_reason=_STOP_REASONS[sequence.stop_reason],
-        logprobs_np=_array(sequence.logprobs, pb.DTYPE_FLOAT32, "a sequence's logprobs") if sequence.logprobs else None,
+        stop_reason=_STOP_REASONS.get(sequence.stop_reason, f"unknown_{sequence.stop_reason}"),
         sequence_id=sequence_id,
+        tokens_np=_array(sequence.tokens, pb.DTYPE_INT32, "a sequence's tokens"),
+        logprobs_np=_logprobs(sequence.logprobs, "a sequence's logprobs"),
+        topk_logprobs_np=_decode_topk(sequence.topk_sampled_logprobs, "topk_sampled_logprobs"),
     )
 
 
-def _none_for_nan(values: NDArray[Any]) -> list[float | None]:
-    return [None if value != value else value for value in values.tolist()]
-
-
-def _decode_topk(table: pb.TopkLogprobs, name: str) -> list[list[tuple[int, float]] | None] | None:
-    """A row whose first cell is empty is None; empty cells at a row's end are left out."""
+def _decode_topk(table: pb.TopkLogprobs, name: str) -> TopkLogprobs | None:
     if not (table.k and table.length):
         return None
     tokens = _array(table.token_ids, pb.DTYPE_INT32, f"the tokens of {name}")
     logprobs = _array(table.logprobs, pb.DTYPE_FLOAT32, f"the logprobs of {name}")
     if not tokens.size == logprobs.size == table.length * table.k:
         raise ValueError(f"{name} has {tokens.size} tokens and {logprobs.size} logprobs for {table.length} x {table.k} cells")
-    tokens, logprobs = tokens.reshape(table.length, table.k), logprobs.reshape(table.length, table.k)
-    rows = zip(tokens.tolist(), logprobs.tolist(), _row_lengths(tokens, logprobs), strict=True)
-    return [list(zip(ids[:count], values[:count], strict=True)) if count else None for ids, values, count in rows]
-
-
-def _row_lengths(tokens: NDArray[np.int64], logprobs: NDArray[np.float32]) -> list[int]:
-    """Cells up to each row's last one that is not empty; 0 where the first one is empty."""
-    filled = (tokens != 0) | (logprobs != _EMPTY_CELL)
-    lengths = filled.shape[1] - np.argmax(filled[:, ::-1], axis=1)
-    return np.where(filled[:, 0], lengths, 0).tolist()
+    return TopkLogprobs(tokens.reshape(table.length, table.k), logprobs.reshape(table.length, table.k))

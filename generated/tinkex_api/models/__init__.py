@@ -83,8 +83,10 @@ if TYPE_CHECKING:
     from .optim_step_request import OptimStepRequest
     from .optim_step_response import OptimStepResponse
     from .optimizer_config import OptimizerConfig
+    from .prompt_alt_tokens import PromptAltTokens
     from .sample_request import SampleRequest
     from .sample_response import SampleResponse
+    from .sample_stream_event import SampleStreamEvent
     from .sampled_sequence import SampledSequence
     from .sampling_params import SamplingParams
     from .sampling_session_futures_target import SamplingSessionFuturesTarget
@@ -199,8 +201,10 @@ _MODULES = {
     "OptimStepRequest": ".optim_step_request",
     "OptimStepResponse": ".optim_step_response",
     "OptimizerConfig": ".optimizer_config",
+    "PromptAltTokens": ".prompt_alt_tokens",
     "SampleRequest": ".sample_request",
     "SampleResponse": ".sample_response",
+    "SampleStreamEvent": ".sample_stream_event",
     "SampledSequence": ".sampled_sequence",
     "SamplingParams": ".sampling_params",
     "SamplingSessionFuturesTarget": ".sampling_session_futures_target",
@@ -325,9 +329,11 @@ __all__ = (
     "OptimizerConfig",
     "OptimStepRequest",
     "OptimStepResponse",
+    "PromptAltTokens",
     "SampledSequence",
     "SampleRequest",
     "SampleResponse",
+    "SampleStreamEvent",
     "SamplingParams",
     "SamplingSessionFuturesTarget",
     "SaveWeightsExternalRequest",

@@ -12,23 +12,28 @@ T = TypeVar("T", bound="CreateSamplingSessionResponse")
 
 @_attrs_define
 class CreateSamplingSessionResponse:
-    """The sampling session. One server answers an UntypedAPIFuture instead, whose result has this form.
+    """The sampling session. One server answers a promise instead, whose result has this form.
 
     Example:
         {'sampling_session_id': 'S1:sample:0'}
 
     Attributes:
-        sampling_session_id (str): The sampling session.
+        sampling_session_id (str | None): The sampling session.
+        request_id (str | None): On one server, without a sampling_session_id: what to retrieve it by.
         type_ (str | None): The answer's name.
     """
 
-    sampling_session_id: str
+    sampling_session_id: str | None = None
+    request_id: str | None = None
     type_: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["sampling_session_id"] = self.sampling_session_id
+        if self.sampling_session_id is not None:
+            fields["sampling_session_id"] = self.sampling_session_id
+        if self.request_id is not None:
+            fields["request_id"] = self.request_id
         if self.type_ is not None:
             fields["type"] = self.type_
         return fields
@@ -36,10 +41,12 @@ class CreateSamplingSessionResponse:
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         rest = dict(src_dict)
-        sampling_session_id = rest.pop("sampling_session_id")
+        sampling_session_id = rest.pop("sampling_session_id", None)
+        request_id = rest.pop("request_id", None)
         type_ = rest.pop("type", None)
         self = cls(
             sampling_session_id=sampling_session_id,
+            request_id=request_id,
             type_=type_,
         )
         self.additional_properties = rest

@@ -8,7 +8,9 @@ from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
 if TYPE_CHECKING:
+    from ..models.prompt_alt_tokens import PromptAltTokens
     from ..models.sampled_sequence import SampledSequence
+    from ..models.tensor_data import TensorData
 
 
 T = TypeVar("T", bound="SampleResponse")
@@ -16,8 +18,9 @@ T = TypeVar("T", bound="SampleResponse")
 
 @_attrs_define
 class SampleResponse:
-    """The result of sample in JSON. Clients since 0.25 read the protobuf one of tinker.proto only, which has
-    `topk_sampled_logprobs`, `target_prompt_logprobs` and `prompt_alt_tokens` too.
+    """The result of sample in JSON. Clients since 0.25 read the protobuf one of tinker.proto only;
+    `topk_sampled_logprobs`,
+    `target_prompt_logprobs` and `prompt_alt_tokens`, which came later, stand here under that one's names.
 
         Example:
             {'sequences': [{'tokens': [33, 10], 'logprobs': [-0.5, -0.1], 'stop_reason': 'stop'}], 'prompt_logprobs': [None,
@@ -30,6 +33,8 @@ class SampleResponse:
                 before. Some servers leave the first out.
             topk_prompt_logprobs (list[list[list[float]] | None] | None): One list a token of the prompt, of pairs [token
                 id, logprob], the likeliest first; null for the first token.
+            target_prompt_logprobs (TensorData | None): See its type.
+            prompt_alt_tokens (PromptAltTokens | None): See its type.
             prompt_cache_hit_tokens (int | None): Tokens of the prompt that were not computed anew; not multiplied by the
                 samples.
             type_ (str | None): The answer's name.
@@ -38,6 +43,8 @@ class SampleResponse:
     sequences: list[SampledSequence]
     prompt_logprobs: list[float | None] | None = None
     topk_prompt_logprobs: list[list[list[float]] | None] | None = None
+    target_prompt_logprobs: TensorData | None = None
+    prompt_alt_tokens: PromptAltTokens | None = None
     prompt_cache_hit_tokens: int | None = None
     type_: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
@@ -49,6 +56,10 @@ class SampleResponse:
             fields["prompt_logprobs"] = self.prompt_logprobs
         if self.topk_prompt_logprobs is not None:
             fields["topk_prompt_logprobs"] = self.topk_prompt_logprobs
+        if self.target_prompt_logprobs is not None:
+            fields["target_prompt_logprobs"] = self.target_prompt_logprobs.to_dict()
+        if self.prompt_alt_tokens is not None:
+            fields["prompt_alt_tokens"] = self.prompt_alt_tokens.to_dict()
         if self.prompt_cache_hit_tokens is not None:
             fields["prompt_cache_hit_tokens"] = self.prompt_cache_hit_tokens
         if self.type_ is not None:
@@ -57,18 +68,26 @@ class SampleResponse:
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+        from ..models.prompt_alt_tokens import PromptAltTokens  # noqa: PLC0415
         from ..models.sampled_sequence import SampledSequence  # noqa: PLC0415
+        from ..models.tensor_data import TensorData  # noqa: PLC0415
 
         rest = dict(src_dict)
         sequences = rest.pop("sequences")
         prompt_logprobs = rest.pop("prompt_logprobs", None)
         topk_prompt_logprobs = rest.pop("topk_prompt_logprobs", None)
+        target_prompt_logprobs = rest.pop("target_prompt_logprobs", None)
+        prompt_alt_tokens = rest.pop("prompt_alt_tokens", None)
         prompt_cache_hit_tokens = rest.pop("prompt_cache_hit_tokens", None)
         type_ = rest.pop("type", None)
         self = cls(
             sequences=[SampledSequence.from_dict(item) for item in sequences],
             prompt_logprobs=prompt_logprobs,
             topk_prompt_logprobs=topk_prompt_logprobs,
+            target_prompt_logprobs=TensorData.from_dict(target_prompt_logprobs)
+            if target_prompt_logprobs is not None
+            else None,
+            prompt_alt_tokens=PromptAltTokens.from_dict(prompt_alt_tokens) if prompt_alt_tokens is not None else None,
             prompt_cache_hit_tokens=prompt_cache_hit_tokens,
             type_=type_,
         )

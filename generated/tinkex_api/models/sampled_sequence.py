@@ -21,11 +21,14 @@ class SampledSequence:
         tokens (list[int]): Token ids.
         logprobs (list[float] | None): Each token's logprob under the model.
         stop_reason (str | None): `length` when max_tokens were sampled. Some servers say `stop` always, or `eos`.
+        topk_sampled_logprobs (list[list[list[float]] | None] | None): One list a token of the sample, of pairs [token
+            id, logprob], the likeliest first; null for one without any.
     """
 
     tokens: list[int]
     logprobs: list[float] | None = None
     stop_reason: str | None = None
+    topk_sampled_logprobs: list[list[list[float]] | None] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -35,6 +38,8 @@ class SampledSequence:
             fields["logprobs"] = self.logprobs
         if self.stop_reason is not None:
             fields["stop_reason"] = self.stop_reason
+        if self.topk_sampled_logprobs is not None:
+            fields["topk_sampled_logprobs"] = self.topk_sampled_logprobs
         return fields
 
     @classmethod
@@ -43,10 +48,12 @@ class SampledSequence:
         tokens = rest.pop("tokens")
         logprobs = rest.pop("logprobs", None)
         stop_reason = rest.pop("stop_reason", None)
+        topk_sampled_logprobs = rest.pop("topk_sampled_logprobs", None)
         self = cls(
             tokens=tokens,
             logprobs=logprobs,
             stop_reason=stop_reason,
+            topk_sampled_logprobs=topk_sampled_logprobs,
         )
         self.additional_properties = rest
         return self

@@ -21,14 +21,14 @@ class TensorData:
 
         Attributes:
             data (list[float]): The values. Some servers write NaN as null.
-            dtype (str): The values' type.
+            dtype (str | None): The values' type. Clients always send it; some servers leave it out of results.
             shape (list[int] | None): The dimensions; one-dimensional without it.
             sparse_crow_indices (list[int] | None): Where each row begins in `data`, one more than there are rows.
             sparse_col_indices (list[int] | None): The column of each value.
     """
 
     data: list[float]
-    dtype: str
+    dtype: str | None = None
     shape: list[int] | None = None
     sparse_crow_indices: list[int] | None = None
     sparse_col_indices: list[int] | None = None
@@ -37,7 +37,8 @@ class TensorData:
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["data"] = self.data
-        fields["dtype"] = self.dtype
+        if self.dtype is not None:
+            fields["dtype"] = self.dtype
         if self.shape is not None:
             fields["shape"] = self.shape
         if self.sparse_crow_indices is not None:
@@ -50,7 +51,7 @@ class TensorData:
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         rest = dict(src_dict)
         data = rest.pop("data")
-        dtype = rest.pop("dtype")
+        dtype = rest.pop("dtype", None)
         shape = rest.pop("shape", None)
         sparse_crow_indices = rest.pop("sparse_crow_indices", None)
         sparse_col_indices = rest.pop("sparse_col_indices", None)

@@ -6,9 +6,9 @@ without touching the wire. Every method blocks; the server calls them from its w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from attrs import frozen
@@ -95,6 +95,16 @@ class SampleSpec:
     stop_tokens: Sequence[int] | None = None
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
+    topk_sample_logprobs: int = 0
+    target_prompt_tokens: NDArray[np.int64] | None = None  # (len(prompt) - 1, K): row i asks about position i + 1; -1 for none
+    prompt_alt_tokens_k: int = 0
+    prompt_logprobs_last_n: int | None = None  # None: of all tokens
+
+
+TopTokens: TypeAlias = Sequence[tuple[int, float]]
+"""Tokens with their logprobs, best first."""
+OnToken: TypeAlias = Callable[[int, float], None]
+"""Gets each token, with its logprob, as it is sampled. What it raises ends the sampling."""
 
 
 @frozen
@@ -104,18 +114,23 @@ class SampledTokens:
     tokens: Sequence[int]
     logprobs: Sequence[float]
     stop_reason: str  # "stop" or "length"
+    topk_logprobs: Sequence[TopTokens] | None = None  # for each token
 
 
 @frozen
 class SampleResult:
-    """What was sampled. `prompt_logprobs` is `(len(prompt),)`, its first item None.
+    """What was sampled. `prompt_logprobs` is `(len(prompt),)`, None for the first token and all before the last n.
 
-    `topk_prompt_logprobs` is likewise: `(token, logprob)` pairs, best first.
+    `topk_prompt_logprobs` is likewise: `(token, logprob)` pairs, best first. `target_prompt_logprobs` is of the shape of
+    `target_prompt_tokens`, 0 where no token was asked about. `prompt_alt_tokens` are the tokens drawn and their logprobs, each
+    `(len(prompt) - 1, k)`.
     """
 
     sequences: Sequence[SampledTokens]
     prompt_logprobs: Sequence[float | None] | None = None
-    topk_prompt_logprobs: Sequence[Sequence[tuple[int, float]] | None] | None = None
+    topk_prompt_logprobs: Sequence[TopTokens | None] | None = None
+    target_prompt_logprobs: NDArray[np.float32] | None = None
+    prompt_alt_tokens: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
 
 
 class Engine(Protocol):
@@ -173,4 +188,6 @@ class Engine(Protocol):
         """
         ...
 
-    def sample(self, sampler_id: str, spec: SampleSpec) -> SampleResult: ...
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> SampleResult:
+        """`on_token` is called on this thread; whoever gives it asks for one sample."""
+        ...

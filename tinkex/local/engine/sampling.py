@@ -1,5 +1,8 @@
 """From logits to tokens: the distribution that is asked for, drawn with the request's own randomness."""
 
+# torch types some of its methods only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,18 +10,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tinkex.local.engine.base import SampleSpec
+from tinkex.local.engine.base import SampleSpec, TopTokens
 
 
 def generators(seed: int | None, count: int) -> list[torch.Generator]:
     """One stream a sample; with a seed, the same streams whatever else is sampled before or beside."""
-    streams = [torch.Generator() for _ in range(count)]
-    for index, stream in enumerate(streams):
-        if seed is None:
-            stream.seed()
-        else:
-            stream.manual_seed((seed * 1_000_003 + index) % 2**63)
-    return streams
+    return [generator(seed, index) for index in range(count)]
+
+
+def generator(seed: int | None, index: int) -> torch.Generator:
+    stream = torch.Generator()
+    if seed is None:
+        stream.seed()
+    else:
+        stream.manual_seed((seed * 1_000_003 + index) % 2**63)
+    return stream
+
+
+def top_tokens(logprobs: Tensor, count: int) -> list[TopTokens]:
+    """The likeliest of each row of logprobs `(B, V)`, best first."""
+    best = logprobs.topk(min(count, logprobs.shape[-1]), dim=-1)
+    return [tuple(zip(*row, strict=True)) for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
 
 def draw(logits: Tensor, spec: SampleSpec, streams: Sequence[torch.Generator]) -> Tensor:

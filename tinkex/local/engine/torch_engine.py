@@ -25,13 +25,14 @@ from tinkex.local.engine.base import (
     InvalidRequest,
     LoraShape,
     LossResult,
-    SampledTokens,
+    OnToken,
     SampleResult,
     SampleSpec,
 )
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
+from tinkex.local.engine.generation import generate
 from tinkex.local.engine.losses import NamedLoss, find_loss
-from tinkex.local.engine.sampling import draw, generators
+from tinkex.local.engine.prompt import PromptAnswers
 
 _TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory for activations
 
@@ -135,21 +136,17 @@ class TorchEngine:
             self._samplers[sampler_id] = _Sampler(base, base.load_adapter(folder) if folder else None)
 
     @torch.inference_mode()
-    def sample(self, sampler_id: str, spec: SampleSpec) -> SampleResult:
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> SampleResult:
         sampler = self._samplers.get(sampler_id)
         if sampler is None:
             raise InvalidRequest(f"unknown sampler {sampler_id!r}")
         room = _check_prompt(spec, sampler.base.describe())
         with sampler.base.active(sampler.adapter) as network:
             prompt = torch.tensor([list(spec.prompt)], device=sampler.base.device)
-            out = network(input_ids=prompt, use_cache=True)
-            sequences = _generate(network, sampler.base, out, spec, room)
-        logits = out.logits[0].float()
-        return SampleResult(
-            sequences,
-            prompt_logprobs=_prompt_logprobs(logits, spec) if spec.prompt_logprobs else None,
-            topk_prompt_logprobs=_topk_prompt_logprobs(logits, spec) if spec.topk_prompt_logprobs else None,
-        )
+            prefill = network(input_ids=prompt, use_cache=True)
+            asked = PromptAnswers(prefill.logits[0], spec)
+            answers = asked.logprobs(), asked.topk(), asked.targets(), asked.alternatives()
+            return SampleResult(generate(network, sampler.base, prefill, spec, room, on_token), *answers)
 
     def _base(self, name: str) -> Base:
         if name not in self._bases:
@@ -203,60 +200,6 @@ def _target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
     logits = network(input_ids=tokens.to(network.device), use_cache=False).logits.float()
     logprobs = torch.log_softmax(logits, dim=-1).gather(-1, targets.to(network.device).unsqueeze(-1)).squeeze(-1)
     return [logprobs[row, : len(example.tokens)] for row, example in enumerate(data)]
-
-
-def _generate(network: Any, base: Base, prefill: Any, spec: SampleSpec, room: int) -> list[SampledTokens]:
-    """Token after token for all samples together, each until its own end."""
-    count, cache = spec.num_samples, prefill.cache
-    cache.batch_repeat_interleave(count)
-    logits = prefill.logits[:, -1].expand(count, -1)
-    streams = generators(spec.seed, count)
-    stops = _stop_tokens(spec, base)
-    tokens: list[list[int]] = [[] for _ in range(count)]
-    logprobs: list[list[float]] = [[] for _ in range(count)]
-    reasons = ["length"] * count
-    running = set(range(count))
-    for left in range(room, 0, -1):
-        drawn = draw(logits, spec, streams)
-        drawn_logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1).tolist()
-        for row, token in enumerate(drawn.tolist()):
-            if row not in running:
-                continue
-            tokens[row].append(token)
-            logprobs[row].append(drawn_logprobs[row])
-            if token in stops or _ends_in_stop_string(tokens[row], spec.stop_strings, base):
-                reasons[row] = "stop"
-                running.discard(row)
-        if not running or left == 1:
-            break
-        logits = network(input_ids=drawn.unsqueeze(-1), cache=cache, use_cache=True).logits[:, -1]
-    return [SampledTokens(*sample) for sample in zip(tokens, logprobs, reasons, strict=True)]
-
-
-def _stop_tokens(spec: SampleSpec, base: Base) -> frozenset[int]:
-    if spec.stop_tokens is None and spec.stop_strings is None:
-        return base.end_of_text
-    return frozenset(spec.stop_tokens or ())
-
-
-def _ends_in_stop_string(tokens: Sequence[int], stops: Sequence[str] | None, base: Base) -> bool:
-    if not stops:
-        return False
-    tail = 4 * max(len(stop) for stop in stops) + 4  # tokens: a character is at most four bytes, a token at least one
-    text = base.tokenizer.decode(tokens[-tail:])
-    return any(stop in text for stop in stops)
-
-
-def _prompt_logprobs(logits: Tensor, spec: SampleSpec) -> list[float | None]:
-    following = torch.tensor(list(spec.prompt[1:]), device=logits.device, dtype=torch.long)
-    logprobs = torch.log_softmax(logits[:-1], dim=-1).gather(-1, following.unsqueeze(-1)).squeeze(-1)
-    return [None, *logprobs.tolist()]
-
-
-def _topk_prompt_logprobs(logits: Tensor, spec: SampleSpec) -> list[list[tuple[int, float]] | None]:
-    best = torch.log_softmax(logits[:-1], dim=-1).topk(min(spec.topk_prompt_logprobs, logits.shape[-1]), dim=-1)
-    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [None, *(list(zip(tokens, logprobs, strict=True)) for tokens, logprobs in rows)]
 
 
 def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,17 +12,25 @@ from tinkex_api.models import (
     CreateSamplingSessionRequest,
     CreateSamplingSessionResponse,
     GetSamplerResponse,
+    JoinSamplingSessionRequest,
+    JoinSamplingSessionResponse,
     SampleRequest,
+    SampleStreamEvent,
     UntypedAPIFuture,
 )
 
 from tinkex.local import paths
 from tinkex.local.backend import Backend
+from tinkex.local.engine.base import Engine, InvalidRequest, SampleSpec
 from tinkex.local.errors import bad_request, malformed, not_found
+from tinkex.local.events import EventStream
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, get, post
+from tinkex.local.lanes import Job
 from tinkex.local.store import SamplerRow
 from tinkex.local.translate import encode_sample, sample_spec
+
+logger = logging.getLogger("tinkex.local")
 
 
 async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSessionRequest]) -> Mapping[str, Any]:
@@ -36,7 +45,7 @@ async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSes
         backend.store.add_sampler(wanted, time.time())
     elif known != wanted:
         raise bad_request(f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other weights")
-    return CreateSamplingSessionResponse(sampler_id, "create_sampling_session").to_dict()
+    return CreateSamplingSessionResponse(sampler_id, type_="create_sampling_session").to_dict()
 
 
 def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str | None, model_path: str | None) -> SamplerRow:
@@ -60,6 +69,11 @@ async def get_sampler(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     return GetSamplerResponse(row.sampler_id, row.base_model, row.model_path).to_dict()
 
 
+async def join_sampling_session(backend: Backend, call: Call[JoinSamplingSessionRequest]) -> Mapping[str, Any]:
+    sampler = _known_sampler(backend, call.body.sampling_session_id)
+    return JoinSamplingSessionResponse(backend.store.number_copy(sampler.sampler_id)).to_dict()
+
+
 async def sample(backend: Backend, call: Call[SampleRequest]) -> Mapping[str, Any]:
     body = call.body
     sampler = _sampler_of(backend, body)
@@ -75,9 +89,61 @@ def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleR
 
     async def work() -> bytes:
         await backend.load_sampler(sampler)
-        return await backend.lanes.call(lambda: encode_sample(backend.engine.sample(sampler.weights_id, spec)))
+        targets = body.target_prompt_logprobs
+        return await backend.lanes.call(lambda: encode_sample(backend.engine.sample(sampler.weights_id, spec), targets))
 
     return backend.futures.submit(ticket, work, lane=sampler.weights_id, number=None)
+
+
+async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStream:
+    sampler, spec, events = _sampler_of(backend, call.body), sample_spec(call.body), EventStream()
+    if spec.num_samples != 1:
+        raise malformed("num_samples", message="must be 1: one sample is streamed")
+    for name in _NOT_STREAMED:
+        if getattr(call.body, name):
+            raise bad_request(f"a stream gives no {name}")
+
+    async def run() -> None:
+        try:
+            if not events.left:
+                await backend.load_sampler(sampler)
+                await backend.lanes.call(_tell, backend.engine, sampler.weights_id, spec, events)
+        finally:
+            events.end()
+
+    backend.lanes.put(sampler.weights_id, None, Job(None, run))
+    return events
+
+
+_NOT_STREAMED = (
+    *("prompt_logprobs", "topk_prompt_logprobs", "topk_sample_logprobs"),
+    *("target_prompt_logprobs", "prompt_alt_tokens_k", "prompt_logprobs_last_n"),
+)
+
+
+class _ClientLeft(Exception):
+    """Ends the sampling for somebody who reads no more."""
+
+
+def _tell(engine: Engine, sampler_id: str, spec: SampleSpec, events: EventStream) -> None:
+    """Samples in this thread, and tells of each token and of the end."""
+
+    def on_token(token: int, logprob: float) -> None:
+        if events.left:
+            raise _ClientLeft
+        events.tell(SampleStreamEvent(tokens=[token], logprobs=[logprob]))
+
+    try:
+        result = engine.sample(sampler_id, spec, on_token)
+    except _ClientLeft:
+        logger.debug("a stream from %s was left before its end", sampler_id)
+    except InvalidRequest as error:
+        events.tell(SampleStreamEvent(error=str(error), category="user"))
+    except Exception as error:
+        logger.exception("a stream from %s failed", sampler_id)
+        events.tell(SampleStreamEvent(error=f"the sampling failed in the server: {type(error).__name__}", category="server"))
+    else:
+        events.tell(SampleStreamEvent(stop_reason=result.sequences[0].stop_reason))
 
 
 def _sampler_of(backend: Backend, body: SampleRequest) -> SamplerRow:
@@ -104,5 +170,7 @@ def _known_sampler(backend: Backend, sampler_id: str) -> SamplerRow:
 ROUTES = [
     post("/create_sampling_session", CreateSamplingSessionRequest, create_sampling_session),
     get("/samplers/{sampler_id}", get_sampler),
+    post("/join_sampling_session", JoinSamplingSessionRequest, join_sampling_session),
     post("/asample", SampleRequest, sample),
+    post("/asample_stream", SampleRequest, sample_stream),
 ]

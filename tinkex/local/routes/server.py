@@ -25,6 +25,7 @@ _FLAGS = ClientConfigResponse(
     fwdbwd_max_chunk_len=1024,
     fwdbwd_max_chunk_bytes_count=5_000_000,
     proto_compress_fwdbwd=False,
+    sample_join_sampling_session=True,
     seq_id_repeats="repeats",
     custom_loss_server_side=True,
 )

@@ -1,0 +1,146 @@
+"""What one sample asks: checked before anything is sent, and held against the answer. Plain values: no I/O here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from attrs import field, frozen
+from tinkex_api.models import SampleRequest
+
+from tinkex.dialects.dialect import Dialect
+from tinkex.errors import InvalidInputError, UnsupportedByServer
+from tinkex.sampling import ways
+from tinkex.types import ArrayLike, EncodedTextChunk, ModelInput, ModelInputChunk, SampleResponse, SamplingParams, TensorData
+from tinkex.wire import json
+
+
+def _targets(value: ArrayLike | None) -> TensorData | None:
+    tensor = value if value is None or isinstance(value, TensorData) else TensorData(value, "int64")
+    if tensor is not None and (tensor.dtype != "int64" or len(tensor.shape) != 2):
+        raise InvalidInputError(
+            f"target_prompt_logprobs must be int64 (prompt length - 1, K), found {tensor.dtype} {list(tensor.shape)}"
+        )
+    return tensor
+
+
+def _count(_questions: object, attribute: Any, value: int) -> None:
+    if value < 0:
+        raise InvalidInputError(f"{attribute.name} must be 0 or more, found {value}")
+
+
+@frozen(kw_only=True)
+class Questions:
+    """What is to be told besides the tokens. Raises `InvalidInputError` for what no prompt allows."""
+
+    prompt_logprobs: bool = False
+    topk_prompt_logprobs: int = field(default=0, validator=_count)
+    topk_sample_logprobs: int = field(default=0, validator=_count)
+    target_prompt_logprobs: TensorData | None = field(default=None, converter=_targets)
+    prompt_alt_tokens_k: int = field(default=0, validator=_count)
+    prompt_logprobs_last_n: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        last_n = self.prompt_logprobs_last_n
+        if last_n is not None and (last_n < 1 or not self.prompt_logprobs):
+            raise InvalidInputError(f"prompt_logprobs_last_n must be 1 or more, and needs prompt logprobs; found {last_n}")
+
+    @property
+    def of_the_prompt(self) -> bool:
+        """Whether they ask for logprobs at the prompt's positions."""
+        return bool(
+            self.prompt_logprobs or self.topk_prompt_logprobs or self.target_prompt_logprobs is not None or self.prompt_alt_tokens_k
+        )
+
+    def check(self, prompt: ModelInput) -> None:
+        """Raises `InvalidInputError` for a prompt that is empty, or too short for them."""
+        if prompt.is_empty:
+            raise InvalidInputError("the prompt is empty", advice="Give it one token at least.")
+        length, last_n, targets = text_length(prompt), self.prompt_logprobs_last_n, self.target_prompt_logprobs
+        if length is None:
+            return
+        if last_n is not None and last_n >= length:
+            raise InvalidInputError(f"prompt_logprobs_last_n must be less than the prompt's {length} tokens, found {last_n}")
+        if targets is not None and targets.shape[0] != length - 1:
+            raise InvalidInputError(
+                f"target_prompt_logprobs must have {length - 1} rows, one for each token of the prompt but the first; "
+                f"found {targets.shape[0]}"
+            )
+
+
+def text_length(prompt: ModelInput) -> int | None:
+    """Tokens; None where not all is text, so that only the server knows."""
+    chunks = [chunk.tokens for chunk in prompt.chunks if isinstance(chunk, EncodedTextChunk)]
+    return sum(map(len, chunks)) if len(chunks) == len(prompt.chunks) else None
+
+
+def with_texts_joined(prompt: ModelInput) -> ModelInput:
+    """The same prompt with texts that stand side by side as one chunk: some servers read the first alone."""
+    return prompt if len(prompt.chunks) == 1 else ModelInput(_joined(prompt))
+
+
+def _joined(prompt: ModelInput) -> Iterator[ModelInputChunk]:
+    for is_text, chunks in groupby(prompt.chunks, lambda chunk: isinstance(chunk, EncodedTextChunk)):
+        if is_text:
+            yield EncodedTextChunk(np.concatenate([chunk.tokens for chunk in chunks if isinstance(chunk, EncodedTextChunk)]))
+        else:
+            yield from chunks
+
+
+@frozen
+class Ask:
+    """What is asked of a server about any prompt. `params` are as it is to be sent them, `parts` the samples of each request."""
+
+    parts: list[int]
+    params: SamplingParams
+    questions: Questions
+
+    @classmethod
+    def prepared(cls, num_samples: int, params: SamplingParams, questions: Questions, dialect: Dialect) -> Ask:
+        """`params` are what `ways.read_params` gave. Raises `InvalidInputError`, or `UnsupportedByServer` for what this server never gives."""
+        if num_samples < 1:
+            raise InvalidInputError(f"num_samples must be 1 or more, found {num_samples}")
+        if questions.of_the_prompt and not dialect.sampling.prompt_logprobs:
+            raise ways.no_prompt_logprobs(dialect)
+        return cls(ways.parts(num_samples, dialect.sampling), ways.as_sent(params, dialect.sampling), questions)
+
+    def requests(self, prompt: ModelInput) -> list[SampleRequest]:
+        """One a part, the first of which asks about the prompt."""
+        encoded, questions = json.encode_model_input(with_texts_joined(prompt)), self.questions
+        requests = [
+            SampleRequest(
+                prompt=encoded,
+                sampling_params=ways.of_part(self.params, index),
+                num_samples=count,
+                prompt_logprobs=False,
+                topk_prompt_logprobs=0,
+                topk_sample_logprobs=questions.topk_sample_logprobs or None,
+            )
+            for index, count in enumerate(self.parts)
+        ]
+        first, targets = requests[0], questions.target_prompt_logprobs
+        first.prompt_logprobs, first.topk_prompt_logprobs = questions.prompt_logprobs, questions.topk_prompt_logprobs
+        first.target_prompt_logprobs = None if targets is None else json.encode_tensor(targets)
+        first.prompt_alt_tokens_k = questions.prompt_alt_tokens_k or None
+        first.prompt_logprobs_last_n = questions.prompt_logprobs_last_n
+        return requests
+
+
+def check_answer(response: SampleResponse, questions: Questions, dialect: Dialect) -> None:
+    """Raises `UnsupportedByServer` when the server passed over something newer that it was asked."""
+    for name in _passed_over(response, questions):
+        raise UnsupportedByServer(
+            f"{dialect.name} passed over {name}", server=dialect.name, operation="sample", advice="Sample without it."
+        )
+
+
+def _passed_over(response: SampleResponse, questions: Questions) -> Iterator[str]:
+    if questions.target_prompt_logprobs is not None and response.target_prompt_logprobs is None:
+        yield "target_prompt_logprobs"
+    if questions.prompt_alt_tokens_k and response.prompt_alt_tokens is None:
+        yield "prompt_alt_tokens_k"
+    last_n, logprobs = questions.prompt_logprobs_last_n, response.prompt_logprobs_np
+    if last_n is not None and logprobs is not None and not np.isnan(logprobs[:-last_n]).all():
+        yield "prompt_logprobs_last_n"

@@ -1,0 +1,148 @@
+"""`Sampler`: the requests for one set of weights on a server, each under a number of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, TypeVar
+
+from attrs import define, evolve, field
+from tinkex_api.api.sampling import join_sampling_session, sample
+from tinkex_api.models import JoinSamplingSessionRequest, SampleRequest, UntypedAPIFuture
+
+from tinkex.dialects.dialect import Dialect
+from tinkex.errors import APIStatusError, TinkexError
+from tinkex.futures.poller import NO_RESULT, Payload, RequestState, read_result
+from tinkex.futures.samples import NUMBERS_OF_A_COPY, SamplerResults
+from tinkex.sampling import stream
+from tinkex.sampling.request import Ask, check_answer
+from tinkex.sampling.stream import SamplePiece
+from tinkex.transport import backoff
+from tinkex.transport.http import Transport
+from tinkex.types import ModelInput, SampleResponse
+from tinkex.wire import json, protobuf
+
+logger = logging.getLogger("tinkex")
+T = TypeVar("T")
+
+_SUBMITS_AT_ONCE = 256  # more only open connections, and keep the garbage collector busy
+_COPIES = 2**33  # so that all numbers stay below 2**63
+_NO_SUCH_ROUTE = (404, 405)
+
+
+@define(eq=False)
+class Sampler:
+    """Sends what is asked, and waits for it."""
+
+    transport: Transport
+    results: SamplerResults
+    sampling_session_id: str
+    record_stability_info: bool
+    shares_numbers: bool
+    """Whether it is a copy that has no numbers of its own yet."""
+    _numbers: itertools.count[int] = field(init=False, factory=itertools.count)
+    _joining: asyncio.Lock = field(init=False, factory=asyncio.Lock)
+    _submitting: asyncio.Semaphore = field(init=False, factory=lambda: asyncio.Semaphore(_SUBMITS_AT_ONCE))
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.transport.server.dialect
+
+    async def sample(self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
+        """What was sampled, in as many requests as it takes; `state` tells of the first. `timeout` is for each to be taken on."""
+        await self._become_distinct()
+        bodies = ask.requests(prompt)
+        states = [state, *(RequestState("sample") for _ in bodies[1:])]
+        works = [self._answer(body, part, timeout) for body, part in zip(bodies, states, strict=True)]
+        first, *others = [await works[0]] if len(works) == 1 else await _together(works)
+        check_answer(first, ask.questions, self.dialect)
+        if not others:
+            return first
+        return evolve(first, sequences=[*first.sequences, *(sequence for part in others for sequence in part.sequences)])
+
+    async def stream(self, prompt: ModelInput, ask: Ask, timeout: float | None) -> AsyncGenerator[SamplePiece, None]:
+        """One sample as it comes, or whole from a server that does not stream."""
+        refused = False
+        if self.dialect.streams_samples:
+            [body] = ask.requests(prompt)
+            body.sampling_session_id = self.sampling_session_id
+            try:
+                async with aclosing(stream.pieces(self.transport, body, timeout)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+            except APIStatusError as error:
+                if error.status_code not in _NO_SUCH_ROUTE:
+                    raise
+                refused = True
+        response = await self.sample(prompt, ask, RequestState("sample"), timeout)
+        if refused:  # the weights are there, so it was the route that is not
+            self.transport.server.learn(streams_samples=False)
+        yield stream.whole(response.sequences[0])
+
+    async def _answer(self, body: SampleRequest, state: RequestState, timeout: float | None) -> SampleResponse:
+        """The result; where it is lost the sample is asked for again, under a new number."""
+        attempt = 1
+        while True:
+            promise = await self._submit(body, state, timeout)
+            state.request_id = promise.request_id
+            try:
+                payload = await self.results.payload(state, body.seq_id or 0)
+            except TinkexError as error:
+                await self._pause_before_another(attempt, error)
+                attempt += 1
+            else:
+                decode = partial(_decode, promise=promise, prompt_length=json.prompt_length(body.prompt))
+                return read_result(decode, payload, "sample")
+
+    async def _submit(self, body: SampleRequest, state: RequestState, timeout: float | None) -> UntypedAPIFuture:
+        body.sampling_session_id, body.seq_id = self.sampling_session_id, next(self._numbers)
+        body.record_stability_info = self.record_stability_info or None
+        request = sample.request(body=body, x_tinker_sampling_backpressure="1")
+        async with self._submitting:
+            return await self.transport.send(request, timeout=timeout, state=state)
+
+    async def _pause_before_another(self, attempt: int, error: TinkexError) -> None:
+        """Raises `error` where another try may not help."""
+        settings, clock = self.transport.config.retry, self.transport.clock
+        if attempt >= settings.max_attempts or not isinstance(error, NO_RESULT):
+            raise error
+        pause = backoff.delay(attempt, settings, None, clock.random())
+        logger.warning("a sample's result is lost, so it is asked for anew in %.1f s: %s", pause, error)
+        await clock.sleep(pause)
+
+    async def _become_distinct(self) -> None:
+        """Gives a copy numbers of its own: the server takes two samples of one number for one (openapi/tinker.yaml, SampleRequest.seq_id)."""
+        if not self.shares_numbers:
+            return
+        async with self._joining:
+            if self.shares_numbers:
+                self._numbers = itertools.count(await self._number_of_copy() * NUMBERS_OF_A_COPY)
+                self.shares_numbers = False
+
+    async def _number_of_copy(self) -> int:
+        """From the server where it gives them, else a random one."""
+        if self.dialect.joins_samplers:
+            body = JoinSamplingSessionRequest(self.sampling_session_id)
+            return (await self.transport.send(join_sampling_session.request(body=body))).client_counter
+        return 1 + secrets.randbelow(_COPIES)
+
+
+def _decode(payload: Payload, promise: UntypedAPIFuture, prompt_length: int | None) -> SampleResponse:
+    decode = protobuf.decode_sample if isinstance(payload, bytes) else json.decode_sample
+    return decode(payload, promise, prompt_length)  # pyright: ignore[reportArgumentType]
+
+
+async def _together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all give; when one fails the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

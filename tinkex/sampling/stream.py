@@ -1,0 +1,76 @@
+"""Samples as they come: the pieces of a stream of server-sent events, and what becomes of a server that has none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import numpy as np
+import orjson
+from attrs import define, field, frozen
+from tinkex_api.api.sampling import sample_stream
+from tinkex_api.models import SampleRequest, SampleStreamEvent
+
+from tinkex.errors import APIConnectionError, FailureCategory, RequestFailedError
+from tinkex.transport.http import Transport
+from tinkex.types import SampledSequence
+
+_DATA = "data:"
+
+
+@frozen(eq=False)
+class SamplePiece:
+    """The next tokens of a sample. The last piece has the whole `sequence`."""
+
+    tokens: list[int]
+    logprobs: list[float] | None
+    """One a token; None where the server gives none."""
+    sequence: SampledSequence | None = None
+
+
+def whole(sequence: SampledSequence) -> SamplePiece:
+    """A finished sequence as the one piece of a stream."""
+    return SamplePiece(sequence.tokens, sequence.logprobs, sequence)
+
+
+async def pieces(transport: Transport, body: SampleRequest, timeout: float | None) -> AsyncGenerator[SamplePiece, None]:
+    """The pieces as the server sends them. Closing the generator closes the connection, at which the server stops.
+
+    Raises:
+        RequestFailedError: the sampling failed.
+        APIConnectionError: the connection broke, or the stream ended before the sample did.
+        APIStatusError: the server refused.
+    """
+    so_far = _SoFar()
+    async with transport.stream(sample_stream.request(body=body), timeout=timeout) as lines:
+        async for line in lines:
+            if line.startswith(_DATA):
+                piece = so_far.add(SampleStreamEvent.from_dict(orjson.loads(line.removeprefix(_DATA))))
+                yield piece
+                if piece.sequence is not None:
+                    return
+    raise APIConnectionError("the stream ended before the sample did", operation="sample_stream", advice="Sample again.")
+
+
+@define(eq=False)
+class _SoFar:
+    """What has come of a sequence."""
+
+    tokens: list[int] = field(factory=list[int])
+    logprobs: list[float] = field(factory=list[float])
+
+    def add(self, event: SampleStreamEvent) -> SamplePiece:
+        if event.error:
+            category: FailureCategory = "user" if event.category == "user" else "server"
+            raise RequestFailedError(event.error, category=category, operation="sample_stream")
+        tokens, logprobs = event.tokens or [], event.logprobs or []
+        self.tokens += tokens
+        self.logprobs += logprobs
+        return SamplePiece(tokens, logprobs, self._sequence(event.stop_reason) if event.stop_reason else None)
+
+    def _sequence(self, stop_reason: str) -> SampledSequence:
+        return SampledSequence(
+            tokens_np=np.array(self.tokens, np.int64),
+            logprobs_np=np.array(self.logprobs, np.float32),
+            stop_reason=stop_reason,
+            sequence_id="",
+        )

@@ -1,0 +1,51 @@
+"""`TopkLogprobs`: the likeliest tokens at each of some positions, as two arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+EMPTY_LOGPROB = -99999.0
+"""The logprob of a cell that holds nothing; its token is 0."""
+
+TopkRows: TypeAlias = "Sequence[Sequence[tuple[int, float]] | None]"
+"""For each position the `(token, logprob)` pairs, the likeliest first; None where there is none."""
+
+
+@frozen(eq=False)
+class TopkLogprobs:
+    """The K likeliest tokens at each of N positions, the likeliest first; an empty cell is token 0 with logprob -99999."""
+
+    token_ids: NDArray[np.int64]
+    """`(N, K)`"""
+    logprobs: NDArray[np.float32]
+    """`(N, K)`"""
+
+    def to_rows(self) -> list[list[tuple[int, float]] | None]:
+        """A row whose first cell is empty is None; empty cells at a row's end are left out."""
+        rows = zip(self.token_ids.tolist(), self.logprobs.tolist(), self._row_lengths(), strict=True)
+        return [list(zip(ids[:count], values[:count], strict=True)) if count else None for ids, values, count in rows]
+
+    def _row_lengths(self) -> list[int]:
+        """Cells up to each row's last one that is not empty; 0 where the first one is empty."""
+        if not self.token_ids.size:
+            return [0] * len(self.token_ids)
+        filled = (self.token_ids != 0) | (self.logprobs != EMPTY_LOGPROB)
+        lengths = filled.shape[1] - np.argmax(filled[:, ::-1], axis=1)
+        return np.where(filled[:, 0], lengths, 0).tolist()
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[Sequence[float]] | None]) -> TopkLogprobs:
+        """The table of rows that may differ in length, or be None."""
+        lengths = np.array([len(row or ()) for row in rows], np.int64)
+        token_ids = np.zeros((len(rows), int(lengths.max(initial=1))), np.int64)
+        logprobs = np.full(token_ids.shape, EMPTY_LOGPROB, np.float32)
+        filled = np.arange(token_ids.shape[1]) < lengths[:, None]
+        pairs = [pair for row in rows for pair in row or ()]
+        token_ids[filled] = [int(token) for token, _ in pairs]
+        logprobs[filled] = [logprob for _, logprob in pairs]
+        return cls(token_ids, logprobs)
