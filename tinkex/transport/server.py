@@ -25,7 +25,7 @@ class Server:
         self.dialect = given or UNKNOWN
         self._given = given
         self._seen: Seen | None = None
-        self._warned: set[str] = set()
+        self._said: set[str] = set()
         self._lock = threading.Lock()
 
     def saw(self, seen: Seen) -> None:
@@ -44,13 +44,13 @@ class Server:
         """The server has lost a session or was changed: nobody knows any more what it makes of a repeated request."""
         self.learn(seq_id_repeats="unknown")
 
-    def warn_once(self, text: str) -> None:
-        """Logs what users of this server should know, the first time that it matters."""
+    def warn_once(self, words: str) -> None:
+        """Says something of the server that its user should know, the first time that it matters."""
         with self._lock:
-            if text in self._warned:
-                return
-            self._warned.add(text)
-        logger.warning("%s", text)
+            new = words not in self._said
+            self._said.add(words)
+        if new:
+            logger.warning("%s: %s", self.dialect.name, words)
 
     def require(self, operation: str) -> None:
         """Raises `UnsupportedByServer` for an operation that it lacks."""
