@@ -171,9 +171,9 @@ def test_weights_that_cannot_be_sampled_are_refused() -> None:
 
 def test_what_has_no_effect_is_remarked() -> None:
     params = ways.read_params({"seed": 1, "max_tokens": 2})
-    assert ["seed" in remark for remark in ways.remarks(params, TWINKLE)] == [True]
-    assert list(ways.remarks(params, DIALECTS["hosted"])) == []
-    assert "256" in next(ways.remarks(ways.read_params({}), UNKNOWN))
+    assert ["seed" in remark for remark in ways.remarks(params, TWINKLE.sampling)] == [True]
+    assert list(ways.remarks(params, DIALECTS["hosted"].sampling)) == []
+    assert "256" in next(ways.remarks(ways.read_params({}), UNKNOWN.sampling))
 
 
 def response(**fields: Any) -> SampleResponse:

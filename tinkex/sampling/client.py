@@ -310,7 +310,7 @@ class AsyncSamplingClient:
     def _ask(self, num_samples: int, params: SamplingParams | Mapping[str, Any] | None, questions: Questions) -> Ask:
         server, read = self._session.transport.server, ways.read_params(params)
         ask = Ask.prepared(num_samples, read, questions, server.dialect)
-        for remark in ways.remarks(read, server.dialect):
+        for remark in ways.remarks(read, server.dialect.sampling):
             server.warn_once(remark)
         return ask
 

@@ -99,13 +99,12 @@ def of_part(params: SamplingParams, index: int) -> SamplingParams:
     return SamplingParams.from_dict({**params.to_dict(), "seed": params.seed + index})
 
 
-def remarks(params: SamplingParams, dialect: Dialect) -> Iterator[str]:
-    """What the user should know of what this server makes of the parameters."""
-    ways = dialect.sampling
+def remarks(params: SamplingParams, ways: SamplingWays) -> Iterator[str]:
+    """What the user should know of what such a server makes of the parameters."""
     if params.seed is not None and not ways.seeds:
-        yield f"{dialect.name} takes a seed and does not heed it: samples differ from call to call"
+        yield "a seed is taken and not heeded: samples differ from call to call"
     if params.max_tokens is None and ways.default_max_tokens is not None:
-        yield f"no max_tokens was given, and {dialect.name} has no safe default: {ways.default_max_tokens} are sampled at most"
+        yield f"no max_tokens was given, and it has no safe default: {ways.default_max_tokens} tokens are sampled at most"
 
 
 def no_prompt_logprobs(dialect: Dialect) -> UnsupportedByServer:
