@@ -59,7 +59,7 @@ class StallWatch:
     @property
     def seconds(self) -> float:
         """For how long the loop has stood still in all, the stall under way included."""
-        return self._stalled + (self._lateness() if self.listening else 0.0)
+        return self._stalled + self._lateness() if self._beating else self._stalled
 
     def hold(self) -> None:
         """Something waits on the loop."""
