@@ -43,7 +43,7 @@ class WaitFacts:
     tries: int = 0
     """HTTP requests that were sent for it."""
     stalled_by: str | None = None
-    """The line of this program that held up the event loop last, while this waited."""
+    """The line of this program that held up the event loop longest, while this waited."""
 
     @property
     def mostly(self) -> Owner:

@@ -109,7 +109,7 @@ class Wait:
             queue_state_reason=state.queue_state_reason,
             last_status=self.last_status,
             tries=self.tries,
-            stalled_by=watch.stalled_by if watch.stalls > self._stalls_before else None,
+            stalled_by=watch.line_of_longest(after=self._stalls_before),
         )
 
     def expire(self) -> None:
@@ -124,7 +124,7 @@ class Wait:
         self._started = self._since = self._waits.clock.now()
         self.state.wait = self
         self._waits.enter(self)
-        self._stalled_before, self._stalls_before = self._waits.watch.seconds, self._waits.watch.stalls
+        self._stalled_before, self._stalls_before = self._waits.watch.seconds, self._waits.watch.count
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
