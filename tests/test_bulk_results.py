@@ -153,6 +153,17 @@ def test_what_was_fetched_is_acknowledged_and_nobody_is_asked_when_nobody_waits(
     run(work())
 
 
+def test_samples_one_after_another_do_not_wait_for_the_poller() -> None:
+    async def work() -> None:
+        bulk = Bulk()
+        for second in range(1, 6):
+            await bulk.wait(f"r{second}")
+            assert bulk.transport.clock.now() == pytest.approx(second)
+        await bulk.results.close()
+
+    run(work())
+
+
 def test_a_client_that_is_closed_acknowledges_what_it_fetched_last() -> None:
     async def work() -> None:
         bulk = Bulk()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
@@ -22,17 +23,23 @@ from tinkex.transport.waiting import RequestState
 
 
 @pytest.fixture
-def cancelled() -> Iterator[list[int | None]]:
-    """The server's answers to cancel_future."""
-    statuses: list[int | None] = []
+def answers() -> Iterator[dict[str, list[int | None]]]:
+    """The statuses of the server's answers, by operation."""
+    statuses: defaultdict[str, list[int | None]] = defaultdict(list)
 
     def note(event: events.Event) -> None:
-        if isinstance(event, events.HttpRequest) and event.operation == "cancel_future":
-            statuses.append(event.status)
+        if isinstance(event, events.HttpRequest):
+            statuses[event.operation].append(event.status)
 
     events.attach(note)
     yield statuses
     events.detach(note)
+
+
+@pytest.fixture
+def cancelled(answers: dict[str, list[int | None]]) -> list[int | None]:
+    """Those to cancel_future."""
+    return answers["cancel_future"]
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -62,14 +69,14 @@ def test_the_server_is_told_and_does_not_draw_the_sample(
 
 
 def test_leaving_sample_many_cancels_what_is_under_way(
-    server: Server, server_engine: FakeEngine, cancelled: list[int | None]
+    server: Server, server_engine: FakeEngine, answers: dict[str, list[int | None]]
 ) -> None:
     async def work() -> None:
         async with AsyncServiceClient(base_url=server.base_url, api_key="k") as service:
             sampler = await service.create_sampling_client(base_model="fake/base")
             items = sampler.sample_many([[96]] * 10, 1, {"max_tokens": 1})
             waiting = asyncio.ensure_future(anext(items))  # type: ignore[arg-type]
-            await asyncio.sleep(1.0)
+            await asyncio.to_thread(until, lambda: len(answers["sample"]) == 10)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -77,7 +84,7 @@ def test_leaving_sample_many_cancels_what_is_under_way(
 
     server_engine.gate.clear()
     asyncio.run(work())
-    assert cancelled == [200] * 10, "closing the client sent them all"
+    assert answers["cancel_future"] == [200] * 10, "closing the client sent them all"
 
 
 def test_a_training_step_is_not_cancelled_on_the_server(

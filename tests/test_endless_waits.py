@@ -47,7 +47,7 @@ def first_line(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def ages(caplog: pytest.LogCaptureFixture) -> list[int]:
-    return [int(age) for age in re.findall(r" for (\d+) s:", caplog.text)]
+    return [int(age) for age in re.findall(r"has waited (\d+) s for", caplog.text)]
 
 
 def awaited(server: Answering) -> TinkexError:
@@ -83,7 +83,7 @@ def test_a_server_that_always_says_not_yet(
     assert ages(caplog)[:5] == [10, 20, 40, 80, 160]
     assert len(ages(caplog)) < 25
     if response is PAUSED:
-        assert "the server's queue; queue paused_capacity no free slot" in first_line(caplog)
+        assert "the server's queue; queue_state paused_capacity (no free slot)" in first_line(caplog)
 
 
 def test_a_poll_that_is_never_answered(caplog: pytest.LogCaptureFixture) -> None:
@@ -123,7 +123,7 @@ def test_a_base_model_samples_while_an_adapter_never_does(caplog: pytest.LogCapt
 
     run(work())
     assert len(ages(caplog)) >= 6
-    assert all("adapter-1" in line for line in caplog.text.splitlines() if "waits for" in line)
+    assert all("adapter-1" in line for line in caplog.text.splitlines() if "has waited" in line)
 
 
 @pytest.mark.parametrize(

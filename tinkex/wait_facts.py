@@ -43,7 +43,7 @@ class WaitFacts:
     tries: int = 0
     """HTTP requests that were sent for it."""
     stalled_by: str | None = None
-    """The line of this program that held up the event loop last, while this waited."""
+    """The line of this program that held up the event loop longest, while this waited."""
 
     @property
     def mostly(self) -> Owner:
@@ -53,15 +53,16 @@ class WaitFacts:
 
     def __str__(self) -> str:
         request = f" (request {self.request_id})" if self.request_id else ""
-        return f"{self.operation}{request} waits for {self.awaited} for {self.age:.0f} s: {'; '.join(self._clauses())}"
+        return f"{self.operation}{request} has waited {self.age:.0f} s for {self.awaited}: {'; '.join(self._clauses())}"
 
     def _clauses(self) -> list[str]:
         split = [f"{_NAMES[owner]} {spent:.0f} s" for owner, spent in self.seconds.items() if spent >= _WORTH_SAYING]
         stall = f", held up by {self.stalled_by}" if self.stalled_by else ""
+        reason = f" ({self.queue_state_reason})" if self.queue_state_reason else ""
         program = self.seconds.get("program", 0.0)
         return [
             f"{_NAMES[self.whose]}{f', {self.what}' if self.what else ''}",
-            *([" ".join(filter(None, ("queue", self.queue_state, self.queue_state_reason)))] if self.queue_state else []),
+            *([f"queue_state {self.queue_state}{reason}"] if self.queue_state else []),
             f"last HTTP status {self.last_status or 'none'}, try {self.tries}",
             *([f"the event loop of this program stood still for {program:.0f} s{stall}"] if program >= _WORTH_SAYING else []),
             *([f"so far {', '.join(split)}"] if len(split) > 1 else []),

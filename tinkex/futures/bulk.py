@@ -47,6 +47,8 @@ class BulkPoller:
     """To be acknowledged."""
     _cursor: int = 0
     _fast_polls: int = 0
+    _wanted: asyncio.Future[None] | None = None
+    """What it waits for when nobody waits."""
     _task: asyncio.Task[None] | None = None
 
     async def done(self, state: RequestState) -> None:
@@ -60,6 +62,8 @@ class BulkPoller:
             return
         with self._transport.wait(state, "its result") as wait:
             waiter = self._waiters[request_id] = _Waiter(asyncio.get_running_loop().create_future(), wait)
+            if self._wanted is not None:
+                _end(self._wanted)
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._run(), name="tinkex bulk poller")
             try:
@@ -84,7 +88,9 @@ class BulkPoller:
     async def _run(self) -> None:
         while self._waiters:
             await self._poll_while_wanted()
-            await self._transport.clock.sleep(_LINGER)
+            self._wanted = asyncio.get_running_loop().create_future()
+            await self._transport.clock.sleep_unless(self._wanted, _LINGER)
+            self._wanted = None
             if not self._waiters:
                 await self._acknowledge()
 

@@ -19,6 +19,14 @@ class Clock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
+    async def sleep_unless(self, woken: asyncio.Future[None], seconds: float) -> None:
+        """Returns after so many seconds, or as soon as `woken` is done."""
+        sleep = asyncio.ensure_future(self.sleep(seconds))
+        try:
+            await asyncio.wait((woken, sleep), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+
     def call_later(self, seconds: float, callback: Callable[[], object]) -> TimerHandle:
         """Calls it on the running loop."""
         return asyncio.get_running_loop().call_later(seconds, callback)

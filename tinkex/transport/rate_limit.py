@@ -124,7 +124,7 @@ class RateLimitWindow:
                 return True
             place.called, place.timed = place.loop.create_future(), left > 0
         if left > 0:
-            await _first_of(place.called, clock, left)
+            await clock.sleep_unless(place.called, left)
         else:
             await place.called
         return place.admitted
@@ -144,15 +144,6 @@ class RateLimitWindow:
             elif place in self._queue:
                 self._queue.remove(place)
             self._admit()
-
-
-async def _first_of(called: asyncio.Future[None], clock: Clock, seconds: float) -> None:
-    """Returns after so many seconds, or sooner when called."""
-    sleep = asyncio.ensure_future(clock.sleep(seconds))
-    try:
-        await asyncio.wait((called, sleep), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        sleep.cancel()
 
 
 _windows: WeakValueDictionary[tuple[str, str | None], RateLimitWindow] = WeakValueDictionary()

@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from types import FrameType
 from weakref import WeakKeyDictionary, ref
@@ -36,16 +37,24 @@ class Pace:
 
 
 PACE = Pace()
+_KEPT = 32  # stalls
+
+
+@frozen
+class _Stall:
+    number: int
+    seconds: float
+    line: str
 
 
 class StallWatch:
     """Of one event loop; `hold`, `release` and the beats are its thread's, all else is for any thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pace: Pace) -> None:
-        self.stalled_by: str | None = None
-        """The line that held up the loop last, as `file:line in function`."""
-        self.stalls = 0
-        """How often a line was found."""
+        self.count = 0
+        """Stalls whose line was found."""
+        self._recent: deque[_Stall] = deque(maxlen=_KEPT)
+        self._now: _Stall | None = None
         self.pace = pace
         self._loop = ref(loop)
         self._stalled = 0.0
@@ -56,10 +65,15 @@ class StallWatch:
         self._thread_id = 0
         self._lines: WaitLines | None = None
 
+    def line_of_longest(self, after: int) -> str | None:
+        """The line that held up the loop longest since there were `after` stalls, as `file:line in function`."""
+        stalls = [stall for stall in (*self._recent, self._now) if stall is not None and stall.number > after]
+        return max(stalls, key=lambda stall: stall.seconds).line if stalls else None
+
     @property
     def seconds(self) -> float:
         """For how long the loop has stood still in all, the stall under way included."""
-        return self._stalled + (self._lateness() if self.listening else 0.0)
+        return self._stalled + self._lateness() if self._beating else self._stalled
 
     def hold(self) -> None:
         """Something waits on the loop."""
@@ -79,7 +93,9 @@ class StallWatch:
 
     def _beat(self) -> None:
         self._stalled += self._lateness()
-        self._last_beat, self._lines = time.monotonic(), None
+        if self._now is not None:
+            self._recent.append(self._now)
+        self._last_beat, self._lines, self._now = time.monotonic(), None, None
         if self._holders or self._last_beat - self._idle_since < self.pace.idle:
             self._beat_later()
         else:
@@ -100,12 +116,12 @@ class StallWatch:
         if not (late := self._lateness()) or (frame := _frame_of(self._thread_id)) is None:
             return
         if self._lines is None:
-            self.stalls += 1
+            self.count += 1
             self._lines = WaitLines()
-        self.stalled_by = place_of(frame)
+        self._now = _Stall(self.count, late, place_of(frame))
         if self._lines.due(late):
             words = "the event loop has stood still for %.0f s, held up by %s: nothing of this client goes on"
-            logger.warning(words, late, self.stalled_by)
+            logger.warning(words, late, self._now.line)
 
 
 _LIBRARIES = (

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from asyncio import TimerHandle
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -96,9 +96,7 @@ class Wait:
 
     def facts(self) -> WaitFacts:
         """As it stands. May be called in any thread."""
-        state, watch, seconds = self.state, self._waits.watch, dict(self._seconds)
-        for owner, spent in self._segment().items():
-            seconds[owner] = seconds.get(owner, 0.0) + spent
+        state, watch = self.state, self._waits.watch
         return WaitFacts(
             operation=state.operation,
             request_id=state.request_id,
@@ -106,12 +104,12 @@ class Wait:
             age=self.age,
             whose=self.whose,
             what=self.what,
-            seconds=seconds,
+            seconds=self._split(),
             queue_state=state.queue_state,
             queue_state_reason=state.queue_state_reason,
             last_status=self.last_status,
             tries=self.tries,
-            stalled_by=watch.stalled_by if watch.stalls > self._stalls_before else None,
+            stalled_by=watch.line_of_longest(after=self._stalls_before),
         )
 
     def expire(self) -> None:
@@ -126,7 +124,7 @@ class Wait:
         self._started = self._since = self._waits.clock.now()
         self.state.wait = self
         self._waits.enter(self)
-        self._stalled_before, self._stalls_before = self._waits.watch.seconds, self._waits.watch.stalls
+        self._stalled_before, self._stalls_before = self._waits.watch.seconds, self._waits.watch.count
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -155,17 +153,19 @@ class Wait:
         )
 
     def _settle(self) -> None:
-        for owner, spent in self._segment().items():
-            self._seconds[owner] = self._seconds.get(owner, 0.0) + spent
+        self._seconds = self._split()
         self._since, self._stalled_before = self._waits.clock.now(), self._waits.watch.seconds
 
-    def _segment(self) -> Mapping[Owner, float]:
-        """The time since it became its owner's, less what the program itself stood still."""
+    def _split(self) -> dict[Owner, float]:
+        """The seconds by owner; of the time since it last changed hands, what the program stood still is the program's."""
+        split = dict(self._seconds)
         spent = self._waits.clock.now() - self._since
         stalled = min(spent, self._waits.watch.seconds - self._stalled_before)
-        parts: dict[Owner, float] = {self.whose: spent - stalled}
-        parts["program"] = parts.get("program", 0.0) + stalled
-        return {owner: part for owner, part in parts.items() if part > 0}
+        if spent > stalled:
+            split[self.whose] = split.get(self.whose, 0.0) + spent - stalled
+        if stalled > 0:
+            split["program"] = split.get("program", 0.0) + stalled
+        return split
 
 
 class Waits:
