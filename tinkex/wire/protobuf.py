@@ -27,6 +27,8 @@ from tinkex.types import (
     LossFnOutput,
     ModelInputChunk,
     PromptAltTokens,
+    PromptProvenanceSpan,
+    ProvenanceSpan,
     SampledSequence,
     SampleResponse,
     TensorData,
@@ -78,6 +80,15 @@ def _encode_datum(index: int, datum: Datum) -> pb.Datum:
     message = pb.Datum(model_input=[_encode_chunk(index, chunk) for chunk in datum.model_input.chunks])
     for name, tensor in datum.loss_fn_inputs.items():
         _encode_tensor(message.loss_fn_inputs[name], tensor)
+    message.model_input_spans.extend(map(_encode_span, datum.model_input_spans or ()))
+    message.loss_fn_input_spans.extend(map(_encode_span, datum.loss_fn_input_spans or ()))
+    return message
+
+
+def _encode_span(span: ProvenanceSpan) -> pb.ProvenanceSpan:
+    message = pb.ProvenanceSpan()
+    part = message.prompt_tokens if isinstance(span, PromptProvenanceSpan) else message.sampled_tokens
+    part.sequence_id, part.offset, part.length = span.sequence_id, span.offset, span.length
     return message
 
 
