@@ -192,6 +192,8 @@ def _decode_tensor(tensor: pb.Tensor, name: str) -> TensorData:
         crow = _array(tensor.sparse_csr.crow_indices, pb.DTYPE_INT64, f"the rows of {name}")
         col = _array(tensor.sparse_csr.col_indices, pb.DTYPE_INT64, f"the columns of {name}")
         return TensorData.received_sparse((values, crow, col), dtype, shape)
+    if shape and math.prod(shape) != values.size:
+        raise ValueError(f"{name} has {values.size} values, which shape {list(shape)} does not fit")
     return TensorData.received(values.reshape(shape) if shape else values, dtype)
 
 
