@@ -226,7 +226,7 @@ def test_an_answer_that_does_not_fit_is_the_servers_fault(outputs: list[LossFnOu
     ("data", "words"),
     [
         ([], "empty"),
-        (["text"], r"data\[0\] is str"),
+        (["text"], r"data\[0\] must be a Datum, found str"),
         ([datum(1), Datum(model_input=[1], loss_fn_inputs={"weights": [1.0]})], r"data\[1\].*lacks 'target_tokens'"),
         ([Datum(model_input=[1], loss_fn_inputs={"target_tokens": [[1, 2]], "weights": [1.0]})], r"data\[0\] has weights of shape"),
     ],

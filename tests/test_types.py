@@ -13,8 +13,13 @@ from tinkex import (
     Config,
     ConfigError,
     Datum,
+    DmelChunk,
+    EncodedTextChunk,
+    ImageAssetPointerChunk,
+    ImageChunk,
     InvalidInputError,
     ModelInput,
+    ParsedCheckpointTinkerPath,
     RateLimitError,
     SamplingParams,
     TensorData,
@@ -73,6 +78,68 @@ def test_text_is_encoded_by_a_given_tokenizer_without_special_tokens() -> None:
 def test_text_that_cannot_be_encoded(text: Any, settings: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         ModelInput.from_text(text, **settings)
+
+
+@pytest.mark.parametrize(
+    ("path", "run_id", "kind", "checkpoint_id"),
+    [
+        ("tinker://S1:train:0/weights/0001", "S1:train:0", "training", "weights/0001"),
+        ("tinker://r/sampler_weights/a-b", "r", "sampler", "sampler_weights/a-b"),
+        ("tinker://r/external_weights/x", "r", "external", "external_weights/x"),
+    ],
+)
+def test_the_parts_of_a_checkpoints_path(path: str, run_id: str, kind: str, checkpoint_id: str) -> None:
+    parts = ParsedCheckpointTinkerPath.from_tinker_path(path)
+    assert (parts.tinker_path, parts.training_run_id) == (path, run_id)
+    assert (parts.checkpoint_type, parts.checkpoint_id) == (kind, checkpoint_id)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "r/weights/a",
+        "http://r/weights/a",
+        "tinker://r/other/a",
+        "tinker://r/weights",
+        "tinker:///weights/a",
+        "tinker://r/weights/a/b",
+    ],
+)
+def test_a_path_of_another_form_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="is not of the form tinker://"):
+        ParsedCheckpointTinkerPath.from_tinker_path(path)
+
+
+def test_chunks_take_bytes_and_base64() -> None:
+    for kind in (lambda data: ImageChunk(data, "png").data, lambda data: DmelChunk(data).dmel):
+        assert kind(b"\x00\x01") == kind("AAE=") == kind(bytearray([0, 1])) == b"\x00\x01"
+        for wrong, words in (("not base64!", "text that is not base64"), (7, "bytes or base64, found int")):
+            with pytest.raises(InvalidInputError, match=words):
+                kind(wrong)
+
+
+def test_a_chunks_length_is_in_tokens() -> None:
+    assert (
+        ModelInput([EncodedTextChunk([1, 2]), ImageChunk(b"", "png", 5), DmelChunk(bytes([254, 1, 2, 131, 1, 8]))]).length
+        == 2 + 5 + 131
+    )
+    for image in (ImageChunk(b"", "png"), ImageAssetPointerChunk("x", "png")):
+        assert ModelInput([image]).known_length is None
+        with pytest.raises(InvalidInputError, match="expected_tokens"):
+            ModelInput([image]).length  # noqa: B018
+        with pytest.raises(InvalidInputError, match="not all chunks are text"):
+            ModelInput([image]).to_ints()
+    for dmel, words in ((b"", "ends within"), (bytes([9, 1, 3]), "not a tensor's header"), (bytes([0, 1, 131]), "ends within")):
+        with pytest.raises(InvalidInputError, match=words):
+            DmelChunk(dmel).length  # noqa: B018
+
+
+def test_every_type_can_be_had_from_tinkex_itself() -> None:
+    import tinkex.types
+
+    for name in tinkex.types.__all__:
+        assert getattr(tinkex, name) is getattr(tinkex.types, name)
 
 
 def test_wire_defaults() -> None:

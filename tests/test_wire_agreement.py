@@ -41,8 +41,12 @@ chunks = st.one_of(
     st.builds(ImageChunk, st.binary(max_size=9), st.sampled_from(["png", "jpeg"]), st.none() | st.integers(1, 9)),
     st.binary(max_size=9).map(lambda values: DmelChunk(bytes([0, 1, len(values)]) + values)),  # with a tensor's header
 )
+mostly_zero = st.sampled_from([np.float32, np.int64]).flatmap(
+    lambda dtype: hnp.arrays(dtype, st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=st.integers(-9, 9), fill=st.just(0))
+)
+inputs = arrays | mostly_zero.map(TensorData.from_torch_sparse)
 datums = st.builds(
-    Datum, st.lists(chunks, max_size=3).map(ModelInput), st.dictionaries(names.map("x_{}".format), arrays, max_size=3)
+    Datum, st.lists(chunks, max_size=3).map(ModelInput), st.dictionaries(names.map("x_{}".format), inputs, max_size=3)
 )
 
 
@@ -71,7 +75,11 @@ def chunk_from_protobuf(chunk: pb.Chunk) -> ModelInputChunk:
 
 def tensor_from_protobuf(tensor: pb.Tensor) -> TensorData:
     dtype, layout = next((dtype, layout) for dtype, (number, layout) in _DTYPES.items() if number == tensor.dtype)
-    return TensorData(np.frombuffer(tensor.dense, layout), dtype, tensor.shape)  # type: ignore[arg-type]
+    if tensor.WhichOneof("encoding") == "dense":
+        return TensorData(np.frombuffer(tensor.dense, layout), dtype, tensor.shape)  # type: ignore[arg-type]
+    sparse = tensor.sparse_csr
+    indices = (np.frombuffer(raw, "<i8") for raw in (sparse.crow_indices, sparse.col_indices))
+    return TensorData(np.frombuffer(sparse.values, layout), dtype, tensor.shape, *indices)  # type: ignore[arg-type]
 
 
 def batch_from_json(fields: Mapping[str, Any]) -> list[Datum]:
@@ -94,12 +102,19 @@ def batch_from_protobuf(message: pb.ForwardBackwardRequest) -> list[Datum]:
     ]
 
 
+def layouts(data: Sequence[Datum]) -> Any:
+    """Which tensors are sparse."""
+    return [{name: tensor.csr is not None for name, tensor in datum.loss_fn_inputs.items()} for datum in data]
+
+
 @given(st.lists(datums, max_size=3), st.dictionaries(names, st.floats(-9, 9) | st.text("xyz", max_size=4), max_size=3))
 def test_a_batch_arrives_as_it_was(data: list[Datum], config: dict[str, float | str]) -> None:
     raw = protobuf.encode_forward_backward("m", 1, data, "ppo", config)
     message = pb.ForwardBackwardRequest.FromString(raw)
     fields = over_json(json.encode_batch(data, "ppo", config).to_dict())
-    assert batch_from_protobuf(message) == batch_from_json(fields) == data
+    ours, theirs = batch_from_protobuf(message), batch_from_json(fields)
+    assert ours == theirs == data
+    assert layouts(ours) == layouts(theirs) == layouts(data)
     sent = {name: getattr(value, value.WhichOneof("value") or "") for name, value in message.loss_fn_config_v2.items()}
     assert sent == (fields.get("loss_fn_config") or {}) == config
     assert dict(message.loss_fn_config) == {name: value for name, value in config.items() if not isinstance(value, str)}

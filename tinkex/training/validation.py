@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 from tinkex.errors import InvalidInputError
@@ -42,27 +42,43 @@ def check_kind(kind: SamplerKind) -> None:
 
 
 def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
-    """Raises `InvalidInputError` for an empty batch, a thing that is no `Datum`, and a loss input that is missing or unknown."""
+    """Raises `InvalidInputError`, naming the datum's index and the field, for what no server can train on.
+
+    That is an empty batch, a thing that is no `Datum`, a loss input that is missing or unknown, and arrays that were changed for
+    the worse since the datum was made.
+    """
     if not data:
-        raise InvalidInputError("the batch is empty")
+        raise InvalidInputError("the batch is empty: expected one datum at least")
     if not loss_fn:
         raise InvalidInputError("loss_fn is empty", advice='Name a loss, for example "cross_entropy".')
     for index, datum in enumerate(data):
         if not isinstance(datum, Datum):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidInputError(f"data[{index}] is {type(datum).__name__}, not Datum")
-        if datum.model_input.is_empty:
-            raise InvalidInputError(f"data[{index}].model_input is empty")
-        _check_inputs(index, datum, loss_fn)
+            raise InvalidInputError(f"data[{index}] must be a Datum, found {type(datum).__name__}")
+        try:
+            _check_datum(datum, loss_fn)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"data[{index}].{error.message}", advice=error.advice) from error
 
 
-def _check_inputs(index: int, datum: Datum, loss_fn: str) -> None:
+def _check_datum(datum: Datum, loss_fn: str) -> None:
+    if datum.model_input.is_empty:
+        raise InvalidInputError("model_input is empty: expected one token at least, found none")
+    _check_names(datum, loss_fn)
+    datum.check()
+
+
+def _check_names(datum: Datum, loss_fn: str) -> None:
     have = datum.loss_fn_inputs.keys()
     missing = sorted(_REQUIRED_INPUTS.get(loss_fn, frozenset()) - have)
     if missing:
-        raise InvalidInputError(f"data[{index}].loss_fn_inputs lacks {missing[0]!r}, which {loss_fn} needs")
+        raise InvalidInputError(f"loss_fn_inputs lacks {missing[0]!r}, which {loss_fn} needs; found {_listed(have)}")
     if loss_fn in _REQUIRED_INPUTS and (unknown := sorted(have - _KNOWN_INPUTS)):
         near = difflib.get_close_matches(unknown[0], _KNOWN_INPUTS, n=1)
         raise InvalidInputError(
-            f"data[{index}].loss_fn_inputs has the unknown input {unknown[0]!r}",
-            advice=f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(sorted(_KNOWN_INPUTS))}.",
+            f"loss_fn_inputs has the unknown input {unknown[0]!r}",
+            advice=f"Did you mean {near[0]!r}?" if near else f"Known are {_listed(_KNOWN_INPUTS)}.",
         )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -27,7 +27,8 @@ from tinkex_api.models import (
     WeightsInfoResponse,
 )
 
-from tinkex.types.datum import Datum
+from tinkex.types.checkpoint_path import CheckpointType, ParsedCheckpointTinkerPath
+from tinkex.types.datum import Datum, LossFnInputs
 from tinkex.types.model_input import (
     DmelChunk,
     EncodedTextChunk,
@@ -45,6 +46,7 @@ from tinkex.types.outputs import (
     SampleResponse,
     TrainStepOutput,
 )
+from tinkex.types.provenance import PromptProvenanceSpan, ProvenanceSpan, ProvenanceSpans, SampledProvenanceSpan
 from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype
 from tinkex.types.topk import TopkLogprobs
 
@@ -52,6 +54,7 @@ __all__ = [
     "AdamParams",
     "ArrayLike",
     "Checkpoint",
+    "CheckpointType",
     "CheckpointsListResponse",
     "CopyWeightsResponse",
     "Cursor",
@@ -66,14 +69,20 @@ __all__ = [
     "ImageChunk",
     "LoadWeightsResponse",
     "LoraConfig",
+    "LossFnInputs",
     "LossFnOutput",
     "ModelData",
     "ModelInput",
     "ModelInputChunk",
     "OptimStepResponse",
     "OptimizerConfig",
+    "ParsedCheckpointTinkerPath",
     "PromptAltTokens",
+    "PromptProvenanceSpan",
+    "ProvenanceSpan",
+    "ProvenanceSpans",
     "SampleResponse",
+    "SampledProvenanceSpan",
     "SampledSequence",
     "SamplingParams",
     "SaveWeightsExternalResponse",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -12,17 +13,29 @@ from numpy.typing import NDArray
 from tinkex.errors import InvalidInputError
 from tinkex.types.tensor import ArrayLike, to_dtype, to_numpy
 
-_MAX_TOKEN = 2**31 - 1  # tokens travel as int32 in protobuf
+MAX_TOKEN = 2**31 - 1  # tokens travel as int32 in protobuf
 
 
 def _tokens(value: ArrayLike) -> NDArray[np.int64]:
     array = to_dtype(to_numpy(value, "tokens"), "int64", "tokens")
     if array.ndim != 1:
-        raise InvalidInputError(f"tokens must be one-dimensional, not of shape {list(array.shape)}")
-    if array.size and not (int(array.min()) >= 0 and int(array.max()) <= _MAX_TOKEN):  # type: ignore[arg-type]
-        position = int(np.argmax((array < 0) | (array > _MAX_TOKEN)))  # type: ignore[operator]
-        raise InvalidInputError(f"tokens[{position}] = {array[position]} is out of range: 0 to {_MAX_TOKEN}")
+        raise InvalidInputError(f"tokens must be one-dimensional, found shape {list(array.shape)}")
+    if array.size and not (int(array.min()) >= 0 and int(array.max()) <= MAX_TOKEN):  # type: ignore[arg-type]
+        position = int(np.argmax((array < 0) | (array > MAX_TOKEN)))  # type: ignore[operator]
+        raise InvalidInputError(f"tokens[{position}] is out of range: expected 0 to {MAX_TOKEN}, found {array[position]}")
     return array  # type: ignore[return-value]
+
+
+def _bytes(value: bytes | str) -> bytes:
+    """From bytes, or from their base64 text."""
+    if isinstance(value, str):
+        try:
+            return base64.b64decode(value, validate=True)
+        except ValueError as error:
+            raise InvalidInputError(f"the data must be bytes or base64, found text that is not base64: {error}") from error
+    if not isinstance(value, (bytes, bytearray, memoryview)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInputError(f"the data must be bytes or base64, found {type(value).__name__}")
+    return bytes(value)
 
 
 @frozen(eq=False)
@@ -44,9 +57,9 @@ class EncodedTextChunk:
 
 @frozen
 class ImageChunk:
-    """An image's file in bytes. The server says how many tokens it makes; `expected_tokens` lets a mismatch fail early."""
+    """An image's file, in bytes or as base64. The server says how many tokens it makes; `expected_tokens` lets a mismatch fail early."""
 
-    data: bytes
+    data: bytes = field(converter=_bytes)
     format: Literal["png", "jpeg"]
     expected_tokens: int | None = None
 
@@ -78,9 +91,12 @@ def _expected_tokens(count: int | None) -> int:
 
 @frozen
 class DmelChunk:
-    """Audio as a serialized mel-spectrogram tensor, whose header (wire format: dtype, dimensions, sizes) gives its length."""
+    """Audio as a serialized mel-spectrogram tensor, in bytes or as base64.
 
-    dmel: bytes
+    Its header (dtype, number of dimensions, sizes) gives its length.
+    """
+
+    dmel: bytes = field(converter=_bytes)
 
     @property
     def length(self) -> int:
@@ -116,7 +132,7 @@ def _chunks(value: Iterable[ModelInputChunk]) -> tuple[ModelInputChunk, ...]:
     for index, chunk in enumerate(chunks):
         if not isinstance(chunk, (EncodedTextChunk, ImageChunk, ImageAssetPointerChunk, DmelChunk)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(
-                f"chunks[{index}] is {type(chunk).__name__}, not a chunk",
+                f"chunks[{index}] must be a chunk, found {type(chunk).__name__}",
                 advice="For token ids use ModelInput.from_ints(tokens).",
             )
     return chunks
@@ -186,6 +202,11 @@ class ModelInput:
     def length(self) -> int:
         """Tokens. Raises `InvalidInputError` when an image does not say its own."""
         return sum(chunk.length for chunk in self.chunks)
+
+    @property
+    def known_length(self) -> int | None:
+        """Tokens; None when an image leaves it to the server."""
+        return None if any(getattr(chunk, "expected_tokens", 0) is None for chunk in self.chunks) else self.length
 
     @property
     def is_empty(self) -> bool:

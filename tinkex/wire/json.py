@@ -43,11 +43,9 @@ def _encode_chunk(chunk: ModelInputChunk) -> api.ModelInputChunk:
         case EncodedTextChunk(tokens):
             return api.ModelInputChunk("encoded_text", tokens=tokens)  # pyright: ignore[reportArgumentType] # orjson writes arrays
         case ImageChunk(data, format, expected):
-            return api.ModelInputChunk(
-                "image", data=base64.b64encode(data).decode(), format_=format, expected_tokens=expected or None
-            )
+            return api.ModelInputChunk("image", data=base64.b64encode(data).decode(), format_=format, expected_tokens=expected)
         case ImageAssetPointerChunk(location, format, expected):
-            return api.ModelInputChunk("image_asset_pointer", location=location, format_=format, expected_tokens=expected or None)
+            return api.ModelInputChunk("image_asset_pointer", location=location, format_=format, expected_tokens=expected)
         case DmelChunk(dmel):
             return api.ModelInputChunk("dmel", dmel=base64.b64encode(dmel).decode())
 
@@ -61,6 +59,7 @@ def encode_batch(data: Sequence[Datum], loss_fn: str, config: Mapping[str, float
 
 
 def _encode_datum(datum: Datum) -> api.Datum:
+    """Without its spans, which have no JSON form."""
     inputs = api.LossFnInputs()
     for name, tensor in datum.loss_fn_inputs.items():
         inputs[name] = encode_tensor(tensor)

@@ -27,6 +27,8 @@ from tinkex.types import (
     LossFnOutput,
     ModelInputChunk,
     PromptAltTokens,
+    PromptProvenanceSpan,
+    ProvenanceSpan,
     SampledSequence,
     SampleResponse,
     TensorData,
@@ -80,7 +82,16 @@ def _encode_datum(index: int, datum: Datum) -> bytes:
     message = request.data.add(model_input=[_encode_chunk(index, chunk) for chunk in datum.model_input.chunks])
     for name, tensor in datum.loss_fn_inputs.items():
         _encode_tensor(message.loss_fn_inputs[name], tensor)
+    message.model_input_spans.extend(map(_encode_span, datum.model_input_spans or ()))
+    message.loss_fn_input_spans.extend(map(_encode_span, datum.loss_fn_input_spans or ()))
     return request.SerializeToString()
+
+
+def _encode_span(span: ProvenanceSpan) -> pb.ProvenanceSpan:
+    message = pb.ProvenanceSpan()
+    part = message.prompt_tokens if isinstance(span, PromptProvenanceSpan) else message.sampled_tokens
+    part.sequence_id, part.offset, part.length = span.sequence_id, span.offset, span.length
+    return message
 
 
 def _encode_tensor(message: pb.Tensor, tensor: TensorData) -> None:
@@ -183,6 +194,8 @@ def _decode_tensor(tensor: pb.Tensor, name: str) -> TensorData:
         crow = _array(tensor.sparse_csr.crow_indices, pb.DTYPE_INT64, f"the rows of {name}")
         col = _array(tensor.sparse_csr.col_indices, pb.DTYPE_INT64, f"the columns of {name}")
         return TensorData.received_sparse((values, crow, col), dtype, shape)
+    if shape and math.prod(shape) != values.size:
+        raise ValueError(f"{name} has {values.size} values, which shape {list(shape)} does not fit")
     return TensorData.received(values.reshape(shape) if shape else values, dtype)
 
 

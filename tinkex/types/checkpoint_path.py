@@ -1,0 +1,42 @@
+"""`ParsedCheckpointTinkerPath`: what the path of a checkpoint says."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import frozen
+
+from tinkex.errors import InvalidInputError
+
+CheckpointType = Literal["training", "sampler", "external"]
+
+_SCHEME = "tinker://"
+_TYPES: dict[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
+
+
+@frozen(kw_only=True)
+class ParsedCheckpointTinkerPath:
+    """The parts of `tinker://<training run>/<kind>/<name>`.
+
+    Example:
+        >>> ParsedCheckpointTinkerPath.from_tinker_path("tinker://S1:train:0/weights/0001").checkpoint_id
+        'weights/0001'
+    """
+
+    tinker_path: str
+    training_run_id: str
+    checkpoint_type: CheckpointType
+    checkpoint_id: str
+    """`<kind>/<name>`"""
+
+    @classmethod
+    def from_tinker_path(cls, tinker_path: str) -> ParsedCheckpointTinkerPath:
+        """Raises `InvalidInputError` for a path of another form."""
+        run_id, _, checkpoint_id = tinker_path.removeprefix(_SCHEME).partition("/")
+        kind, _, name = checkpoint_id.partition("/")
+        if not tinker_path.startswith(_SCHEME) or not run_id or kind not in _TYPES or not name or "/" in name:
+            raise InvalidInputError(
+                f"the path {tinker_path!r} is not of the form tinker://<training run>/<kind>/<name>",
+                advice=f"The kind is one of {', '.join(_TYPES)}.",
+            )
+        return cls(tinker_path=tinker_path, training_run_id=run_id, checkpoint_type=_TYPES[kind], checkpoint_id=checkpoint_id)

@@ -1,0 +1,63 @@
+"""Where a datum's tokens come from: which of a sampled sequence's prompt or of its sampled tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+from attrs import Attribute, field, frozen
+
+from tinkex.errors import InvalidInputError
+
+
+def _check_id(span: Any, attribute: Attribute[str], value: str) -> None:
+    if not isinstance(value, str) or not value:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInputError(f"{type(span).__name__}.{attribute.name} must be a text that is not empty, found {value!r}")
+
+
+def _check_count(span: Any, attribute: Attribute[int], value: int) -> None:
+    if type(value) is not int or value < 0:
+        raise InvalidInputError(f"{type(span).__name__}.{attribute.name} must be an int of 0 or more, found {value!r}")
+
+
+@frozen(kw_only=True)
+class PromptProvenanceSpan:
+    """Tokens of the prompt that a sequence was sampled from: `length` of them, from its token `offset` on."""
+
+    sequence_id: str = field(validator=_check_id)
+    offset: int = field(validator=_check_count, default=0)
+    length: int = field(validator=_check_count)
+
+
+@frozen(kw_only=True)
+class SampledProvenanceSpan:
+    """Tokens of a sampled sequence: `length` of them, from its token `offset` on."""
+
+    sequence_id: str = field(validator=_check_id)
+    offset: int = field(validator=_check_count, default=0)
+    length: int = field(validator=_check_count)
+
+
+ProvenanceSpan: TypeAlias = PromptProvenanceSpan | SampledProvenanceSpan
+ProvenanceSpans: TypeAlias = Iterable[ProvenanceSpan]
+"""In order, without a gap: the first one's tokens, then the next one's."""
+
+
+def as_spans(spans: ProvenanceSpans | None, name: str) -> tuple[ProvenanceSpan, ...] | None:
+    """Raises `InvalidInputError`, naming `name`, for what is no span."""
+    if spans is None:
+        return None
+    spans = tuple(spans)
+    for index, span in enumerate(spans):
+        if not isinstance(span, (PromptProvenanceSpan, SampledProvenanceSpan)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(
+                f"{name}[{index}] must be a PromptProvenanceSpan or a SampledProvenanceSpan, found {type(span).__name__}"
+            )
+    return spans
+
+
+def check_tiling(spans: tuple[ProvenanceSpan, ...], tokens: int | None, name: str) -> None:
+    """Raises `InvalidInputError`, naming `name`, unless the spans are as long as the tokens, where those are known."""
+    total = sum(span.length for span in spans)
+    if tokens is not None and total != tokens:
+        raise InvalidInputError(f"{name} must tile the {tokens} tokens exactly, found spans of {total} tokens in all")
