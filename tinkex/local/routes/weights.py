@@ -94,7 +94,7 @@ def _save_named(
 
 
 def _save_ephemeral(backend: Backend, row: ModelRow, number: int) -> Work:
-    sampler_id = f"{row.session_id}:sample:{number}"
+    sampler_id = backend.ids.sampler_of(row.session_id, number)
     folder = backend.data_dir / "samplers" / sampler_id
 
     async def work() -> bytes:
