@@ -21,7 +21,7 @@ from tinkex.local.app import make_app
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import BaseModel, Engine
 from tinkex.local.profiles import TINKEX, Profile, find_profile
-from tinkex.local.profiles.engine import WarpedSampling
+from tinkex.local.profiles.engine import with_warped_logprobs
 from tinkex.local.store import Store
 
 logger = logging.getLogger("tinkex.local")
@@ -71,7 +71,8 @@ def serve(
     with ExitStack() as on_failure:
         on_failure.callback(listener.close)
         engine = engine or _torch_engine([model] if isinstance(model, str) else list(model))
-        engine = WarpedSampling(engine) if profile.sampling.warped_logprobs else engine
+        if profile.sampling.warped_logprobs:
+            engine = with_warped_logprobs(engine)
         server = Server(listener, engine, data_dir=data_dir, api_key=api_key, profile=profile, access_log=access_log)
         on_failure.pop_all()
     return server

@@ -26,7 +26,7 @@ from tinkex.local.http import PREFIX, json_response
 from tinkex.local.profiles import requests
 from tinkex.local.profiles.polls import Polls, respond
 from tinkex.local.profiles.profile import NUMBERED, Auth, Bodies, Profile
-from tinkex.local.profiles.templates import Reply, fill
+from tinkex.local.profiles.templates import Reply, fill, list_at, mapping_at
 from tinkex.local.protobuf import MEDIA_TYPE, read_forward_backward
 
 Fields = dict[str, Any]
@@ -80,7 +80,6 @@ class Edge:
         if operation == "unload_model" and self._profile.unload_by_query:
             fields = {"model_id": request.query_params.get("model_id")}
         requests.check(self._profile, operation, fields)
-        requests.adapt(self._profile, operation, fields)
         if operation == "retrieve_future":
             return await self._polls.poll(fields, request.headers.get("accept", ""))
         return await self._carry_out(operation, request, fields)
@@ -99,6 +98,7 @@ class Edge:
         try:
             if reply := self._stopped(operation, request, fields):
                 return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
+            requests.adapt(self._profile, operation, fields)
             status, answer = await self._inner(request, *self._renamed(operation, request, fields))
         except Refused as refusal:
             status, answer = refusal.status, {"detail": refusal.detail}
@@ -120,14 +120,13 @@ class Edge:
             if fields.get("model_id") not in self._with_gradient:
                 return self._failure("server", "Traceback (most recent call last): no gradient since the last step")
             self._with_gradient.discard(fields["model_id"])
-        batch = fields.get(f"{operation}_input")
-        if isinstance(batch, dict) and self._is_odd(batch, request):
-            return self._failure("user", f"batch size {len(batch['data'])} is not divisible by 2")
+        if "authorization" in request.headers and self._is_odd(mapping_at(fields, f"{operation}_input") or {}):
+            return self._failure("user", "the batch size is not divisible by 2")
         return None
 
-    def _is_odd(self, batch: Fields, request: Request) -> bool:
-        losses = self._profile.batches.even_with_bearer
-        return "authorization" in request.headers and batch.get("loss_fn") in losses and len(batch.get("data") or ()) % 2 == 1
+    def _is_odd(self, batch: Fields) -> bool:
+        """Whether a loss is asked for that needs an even number of data."""
+        return batch.get("loss_fn") in self._profile.batches.even_with_bearer and len(list_at(batch, "data")) % 2 == 1
 
     def _failure(self, category: str, error: str) -> Reply:
         values = {"error": error, "category": category}
@@ -158,7 +157,7 @@ class Edge:
             return f"{PREFIX}/load_weights", {**named, "path": fields["checkpoint_path"], "optimizer": True}
         return path, fields
 
-    async def _inner(self, request: Request, path: str, fields: Fields) -> tuple[int, Any]:
+    async def _inner(self, request: Request, path: str, fields: Fields) -> tuple[int, Fields]:
         """The status and the JSON body of the embedded server's answer."""
         body = orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY) if request.method != "GET" else b""
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -181,8 +180,8 @@ class Edge:
             return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
         return respond(reply)
 
-    async def _accepted(self, operation: str, sent: Fields, answer: Any) -> Response:
-        if isinstance(answer, dict) and "request_id" in answer:
+    async def _accepted(self, operation: str, sent: Fields, answer: Fields) -> Response:
+        if "request_id" in answer:
             if self._profile.works_in_post and (failure := await self._polls.work_out(answer["request_id"])):
                 return respond(failure)
             return self._promise(operation, sent, answer)
@@ -198,7 +197,7 @@ class Edge:
             promise = {name: value for name, value in promise.items() if name != "sample_sequence_ids"}
         return self._good(operation, sent, self._profile.promise.of(promise, sent=sent, operation=operation))
 
-    def _good(self, operation: str, sent: Fields, answer: Any) -> Response:
+    def _good(self, operation: str, sent: Fields, answer: Fields) -> Response:
         status = self._profile.statuses.get(operation, 200)
         if status == 204:
             return Response(status_code=status)

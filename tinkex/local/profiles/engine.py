@@ -1,9 +1,9 @@
-"""`WarpedSampling`: an engine whose logprobs of samples are those of the distribution that was sampled from."""
+"""`with_warped_logprobs`: an engine whose logprobs of samples are those of the distribution that was sampled from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from attrs import define, evolve
@@ -11,8 +11,12 @@ from attrs import define, evolve
 from tinkex.local.engine.base import BaseModel, Engine, SampledTokens, SampleResult, SampleSpec
 
 
+def with_warped_logprobs(engine: Engine) -> Engine:
+    return cast("Engine", _WarpedSampling(engine))  # it passes on all that it does not change
+
+
 @define(eq=False)
-class WarpedSampling:
+class _WarpedSampling:
     """All of `engine`'s, but that a sample's logprobs are taken after temperature, top_k and top_p.
 
     Greedy samples, and those over all tokens, keep the model's own.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,16 +24,16 @@ class PathForms:
     weights: str = f"tinker://{{run_id}}/{WEIGHTS}/{{name}}"
     sampler: str = f"tinker://{{run_id}}/{SAMPLER_WEIGHTS}/{{name}}"
 
-    def outward(self, body: Any, data_dir: Path) -> Any:
+    def outward(self, body: dict[str, Any], data_dir: Path) -> dict[str, Any]:
         """An answer with all paths in it written so."""
-        return _walk(body, lambda text: self._write(text, data_dir))
+        return _walk(body, partial(self._write, data_dir=data_dir))
 
     def inward(self, body: dict[str, Any], data_dir: Path) -> dict[str, Any]:
         """A request's fields with the paths in it as the embedded server has them. Raises `Refused` for paths of another form."""
         paths_of = {key: self._read(value, data_dir) for key in _KEYS if isinstance(value := body.get(key), str)}
         return {**body, **paths_of}
 
-    def _write(self, text: str, data_dir: Path) -> str:
+    def _write(self, text: str, *, data_dir: Path) -> str:
         try:
             path = paths.parse(text)
         except Refused:  # a name, or another server's path
@@ -47,7 +48,7 @@ class PathForms:
         raise bad_request(f"{text!r} is not a path of this server")
 
 
-def _walk(value: Any, change: Any) -> Any:
+def _walk(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         items = cast("dict[str, Any]", value).items()
         return {key: change(entry) if key in _KEYS and isinstance(entry, str) else _walk(entry, change) for key, entry in items}

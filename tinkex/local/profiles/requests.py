@@ -13,8 +13,8 @@ import attrs
 from tinkex_api import models as api
 
 from tinkex.local.errors import Refused
-from tinkex.local.profiles.profile import BATCHES, Batches, Loading, Profile, Rule, Sampling
-from tinkex.local.profiles.templates import look_up
+from tinkex.local.profiles.profile import Batches, Loading, Profile, Rule, Sampling
+from tinkex.local.profiles.templates import list_at, look_up, mapping_at
 
 Fields = dict[str, Any]
 
@@ -68,7 +68,7 @@ def check(profile: Profile, operation: str, fields: Fields) -> None:
             raise Refused(rule.status, f"{rule.field} {problem}")
     if operation == "load_weights":
         _check_load(profile.loading, fields)
-    if operation in BATCHES and isinstance(batch := fields.get(f"{operation}_input"), dict):
+    if batch := mapping_at(fields, f"{operation}_input"):
         _check_batch(profile.batches, batch)
 
 
@@ -82,7 +82,7 @@ def adapt(profile: Profile, operation: str, fields: Fields) -> None:
             _take_out(fields, path)
         for path, value in edits.forced.items():
             _put(fields, path, value)
-    if operation in BATCHES and isinstance(batch := fields.get(f"{operation}_input"), dict):
+    if batch := mapping_at(fields, f"{operation}_input"):
         _adapt_batch(profile.batches, batch)
     if operation == "asample":
         _adapt_sample(profile.sampling, fields)
@@ -122,7 +122,7 @@ def _problem(rule: Rule, fields: Fields) -> str | None:
         return f"must be one of {', '.join(map(str, rule.among))}"
     if rule.not_text and isinstance(value, str):
         return "must be a list"
-    size = len(value) if isinstance(value, list) else value
+    size = len(list_at(fields, rule.field)) if isinstance(value, list) else value
     if rule.most is not None and isinstance(size, (int, float)) and size > rule.most:
         return f"is at most {rule.most:g}"
     return None
@@ -164,15 +164,13 @@ def _adapt_batch(rule: Batches, batch: Fields) -> None:
 
 
 def _inputs(batch: Fields) -> Iterator[tuple[int, dict[str, Any]]]:
-    data = batch.get("data")
-    for index, datum in enumerate(data if isinstance(data, list) else ()):
-        if isinstance(inputs := look_up(datum, "loss_fn_inputs"), dict):
-            yield index, inputs
+    for index, datum in enumerate(list_at(batch, "data")):
+        yield index, mapping_at(datum, "loss_fn_inputs") or {}
 
 
 def _adapt_sample(rule: Sampling, fields: Fields) -> None:
-    params, chunks = fields.setdefault("sampling_params", {}), look_up(fields, "prompt.chunks")
-    if rule.first_chunk_only and isinstance(chunks, list):
+    params = fields.setdefault("sampling_params", {})
+    if rule.first_chunk_only and (chunks := list_at(fields, "prompt.chunks")):
         fields["prompt"]["chunks"] = chunks[:1]
     if rule.zero_temperature_is is not None and params.get("temperature") == 0:
         params["temperature"] = rule.zero_temperature_is
@@ -194,6 +192,5 @@ def _put(fields: Fields, path: str, value: Any) -> None:
 
 def _take_out(fields: Fields, path: str) -> None:
     *parents, name = path.split(".")
-    holder = look_up(fields, ".".join(parents)) if parents else fields
-    if isinstance(holder, dict):
+    if holder := mapping_at(fields, ".".join(parents)) if parents else fields:
         holder.pop(name, None)

@@ -13,7 +13,7 @@ _LOSSES = ("forward_backward", "forward")
 
 def shaped(profile: Profile, kind: str, result: dict[str, Any]) -> dict[str, Any]:
     """The result of this kind of request as this server writes it."""
-    derived = _derived(result) if kind in _LOSSES else {}
+    derived: Mapping[str, float | None] = _derived(result) if kind in _LOSSES else {}
     if kind == "sample":
         _change_sample(profile.sampling, result)
     shape = profile.results.get(kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias, cast
 
 from attrs import frozen
@@ -12,7 +12,7 @@ Values: TypeAlias = Mapping[str, Any]
 
 @frozen
 class Ref:
-    """Stands for the value at a path of keys and indices, joined by dots; null where there is none."""
+    """Stands for the value at a path of keys, joined by dots; null where there is none."""
 
     path: str
 
@@ -61,19 +61,28 @@ def fill(template: Any, values: Values) -> Any:
     if isinstance(template, Ref):
         return look_up(values, template.path)
     if isinstance(template, Each):
-        return [fill(template.template, item) for item in look_up(values, template.path) or ()]
+        return [fill(template.template, item) for item in list_at(values, template.path)]
     if isinstance(template, Mapping):
         return {key: fill(value, values) for key, value in cast("Mapping[str, Any]", template).items()}
     return template
 
 
+def mapping_at(values: Any, path: str) -> dict[str, Any] | None:
+    """The object that is at the path, or None."""
+    value = look_up(values, path)
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def list_at(values: Any, path: str) -> list[Any]:
+    """The list that is at the path, or an empty one."""
+    value = look_up(values, path)
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
 def look_up(values: Any, path: str) -> Any:
     """What is at the path, or None."""
     for key in path.split("."):
-        if isinstance(values, Mapping):
-            values = cast("Values", values).get(key)
-        elif isinstance(values, Sequence) and not isinstance(values, str) and key.isdigit() and int(key) < len(values):
-            values = cast("Sequence[Any]", values)[int(key)]
-        else:
+        if not isinstance(values, Mapping):
             return None
+        values = cast("Values", values).get(key)
     return values
