@@ -77,6 +77,7 @@ def _routes(*groups: str | Iterable[str]) -> frozenset[str]:
 
 
 _NULL_PATH = also(path=Ref("path"))  # null for ephemeral weights, where others leave it out
+_ID_AS_PATH = also(path=Ref("path", "sampling_session_id"))  # ephemeral weights have a path too
 _IGNORED = SeqIds(repeats=False, turn="on arrival")
 _WITHOUT_OPTIMIZER = Edits(defaults={"optimizer": False})
 
@@ -249,7 +250,6 @@ _OPEN_RL_PATHS = PathForms(
     sampler="tinker://{run_id}-samp-{name}",  # (m)
 )
 _OPEN_RL_FAILED = {"user": Reply(400, {"type": "RequestFailedResponse", "error_message": Ref("error")})}
-_OPEN_RL_EPHEMERAL = also(path=Ref("sampling_session_id"))
 _OPEN_RL_BATCHES = Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo"))
 
 OPEN_RL_OLD = Profile(
@@ -271,7 +271,7 @@ OPEN_RL_OLD = Profile(
         "create_model": also(request_id=Ref("model_id")),
         "get_info": also(lora_rank=16),  # whatever was asked for (m)
     },
-    results={"save_weights_for_sampler": _OPEN_RL_EPHEMERAL},
+    results={"save_weights_for_sampler": _ID_AS_PATH},
     results_as="json",
     batches=_OPEN_RL_BATCHES,
     edits={
@@ -305,7 +305,7 @@ OPEN_RL = Profile(
     pending=Reply(200, _TRY_AGAIN),
     failed=_OPEN_RL_FAILED,
     unknown="pending",
-    results={"save_weights_for_sampler": _OPEN_RL_EPHEMERAL},
+    results={"save_weights_for_sampler": _ID_AS_PATH},
     batches=_OPEN_RL_BATCHES,
     edits={
         "asample": Edits(defaults={"sampling_params.max_tokens": 20}),
@@ -526,7 +526,7 @@ MILES = Profile(
     pending=Reply(200, _TRY_AGAIN_STATE),
     failed=_failed("user", "server"),
     unknown=Reply(410, {"detail": "Unknown or expired request"}),
-    results={"save_weights_for_sampler": also(path=Ref("sampling_session_id"))},
+    results={"save_weights_for_sampler": _ID_AS_PATH},
     rules=(
         Rule(operations=NUMBERED, field="model_id", needed=True),
         Rule(operations=NUMBERED, field="seq_id", needed=True),
@@ -662,7 +662,7 @@ ARCTIC = Profile(
     unknown="pending",
     kept_after_delivery=0.0,
     shapes={"get_info": only(model_id=Ref("model_id"), model_data=Ref("model_data"))},
-    results={"save_weights_for_sampler": also(path=Ref("sampling_session_id"))},
+    results={"save_weights_for_sampler": _ID_AS_PATH},
     rules=(Rule(operations=("asample",), field="sampling_params.temperature", among=(1, 1.0)),),
     batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo")),
     full_weights_at_rank_0=True,

@@ -12,9 +12,10 @@ Values: TypeAlias = Mapping[str, Any]
 
 @frozen
 class Ref:
-    """Stands for the value at a path of keys, joined by dots; null where there is none."""
+    """Stands for the value at a path of keys, joined by dots, or at another path; null where there is none."""
 
     path: str
+    otherwise: str = ""
 
 
 @frozen
@@ -59,7 +60,8 @@ def only(**fields: Any) -> Shape:
 def fill(template: Any, values: Values) -> Any:
     """The template with its references resolved."""
     if isinstance(template, Ref):
-        return look_up(values, template.path)
+        found = look_up(values, template.path)
+        return look_up(values, template.otherwise) if found is None and template.otherwise else found
     if isinstance(template, Each):
         return [fill(template.template, item) for item in list_at(values, template.path)]
     if isinstance(template, Mapping):
