@@ -37,36 +37,44 @@ _INTERRUPTED = 130
     help="Database and checkpoints.  [default: in the user's data folder]",
 )
 @click.option("--api-key", help="Key that clients must send; by default any is accepted.")
+@click.option(
+    "--profile", default="tinkex", show_default=True, help="Kind of Tinker server to look like on the wire, to test clients."
+)
 @click.option("--verbose", is_flag=True, help="Log every request.")
-def command(host: str, port: int, models: tuple[str, ...], data_dir: Path | None, api_key: str | None, verbose: bool) -> None:
+def command(
+    host: str, port: int, models: tuple[str, ...], data_dir: Path | None, api_key: str | None, profile: str, verbose: bool
+) -> None:
     """Run the embedded server until Ctrl-C."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with _start(host, port, models, data_dir or _default_data_dir(), api_key, verbose) as server:
+        with _start(host, port, models, data_dir or _default_data_dir(), api_key, profile, verbose) as server:
             _announce(server, api_key)
             server.wait()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
 
 
-def _start(host: str, port: int, models: tuple[str, ...], data_dir: Path, api_key: str | None, verbose: bool) -> Server:
+def _start(
+    host: str, port: int, models: tuple[str, ...], data_dir: Path, api_key: str | None, profile: str, verbose: bool
+) -> Server:
     """Raises `click.ClickException`, one line, for what the user can put right."""
     try:
         from tinkex.local import serve
         from tinkex.local.engine.base import InvalidRequest
+        from tinkex.local.profiles import UnknownProfile
         from tinkex.local.store import StoreError
     except ImportError as error:
         raise click.ClickException(str(error)) from error
     try:
-        return serve(list(models), host=host, port=port, data_dir=data_dir, api_key=api_key, access_log=verbose)
+        return serve(list(models), host=host, port=port, data_dir=data_dir, api_key=api_key, profile=profile, access_log=verbose)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise click.ClickException(f"port {port} of {host} is in use; choose another by --port, or 0 for a free one") from error
         raise click.ClickException(f"cannot start: {error}") from error
-    except (InvalidRequest, StoreError) as error:
+    except (InvalidRequest, StoreError, UnknownProfile) as error:
         raise click.ClickException(" ".join(str(error).split())) from error
 
 

@@ -9,23 +9,33 @@ from pathlib import Path
 from tinkex.local.engine.base import BaseModel, Engine, InvalidRequest
 from tinkex.local.errors import bad_request, not_found
 from tinkex.local.futures import Futures
+from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
 from tinkex.local.paths import CheckpointPath
+from tinkex.local.seq_ids import SeqIds, Steps
 from tinkex.local.store import CheckpointRow, ModelRow, SamplerRow, SessionRow, Store
-
-HOLD = 20.0
-"""Seconds that a poll waits for a result: under the 45 s that clients give it."""
 
 
 class Backend:
     """The state of one server: the engine, what is remembered, and what is under way. Lives on the event loop's thread."""
 
-    def __init__(self, engine: Engine, store: Store, data_dir: Path, hold: float = HOLD) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        data_dir: Path,
+        *,
+        hold: float,
+        ids: Ids,
+        seq_ids: SeqIds,
+    ) -> None:
         self.engine = engine
         self.store = store
         self.data_dir = data_dir
         self.lanes = Lanes()
-        self.futures = Futures(store, self.lanes, hold)
+        self.ids = ids
+        self.steps = Steps(seq_ids)
+        self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status)
         self.base_models: Mapping[str, BaseModel] = {model.name: model for model in engine.base_models}
         self._loaded: set[str] = set()
         store.recover("the server was restarted before this was done", time.time())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -12,7 +11,8 @@ import orjson
 from attrs import define, evolve, field, frozen
 
 from tinkex.local.engine.base import InvalidRequest
-from tinkex.local.errors import Refused, bad_request, not_found
+from tinkex.local.errors import Refused, not_found
+from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
 from tinkex.local.store import EndedFuture, FutureRow, Store
 
@@ -20,6 +20,10 @@ logger = logging.getLogger("tinkex.local")
 
 Work = Callable[[], Awaitable[bytes]]
 """Gives the result as JSON; `InvalidRequest` is the sender's fault, any other error the server's."""
+
+
+class OutOfTurn(InvalidRequest):
+    """The request's seq_id is not the model's next."""
 
 
 @frozen
@@ -66,10 +70,12 @@ class _Log:
 class Futures:
     """The futures of a server. To be used on the event loop's thread."""
 
-    def __init__(self, store: Store, lanes: Lanes, hold: float) -> None:
+    def __init__(self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int) -> None:
         self._store = store
         self._lanes = lanes
         self._hold = hold  # seconds; how long a poll waits
+        self._ids = ids
+        self._conflict_status = conflict_status
         self._waiting: dict[str, _Waiting] = {}
         self._logs: dict[str, _Log] = {}  # by scope, of those that were asked for
         self._stopping = asyncio.Event()
@@ -82,21 +88,25 @@ class Futures:
         if ticket.seq_id is None or (row := self._store.future_of(ticket.scope, ticket.seq_id)) is None:
             return None
         if (row.kind, row.fingerprint) != (ticket.kind, ticket.fingerprint):
-            raise bad_request(f"number {ticket.seq_id} of {ticket.scope} was used before, for another {row.kind} request")
+            text = f"number {ticket.seq_id} of {ticket.scope} was used before, for another {row.kind} request"
+            raise Refused(self._conflict_status, text)
         return row.request_id
 
     def submit(self, ticket: Ticket, work: Work, *, lane: str, number: int | None) -> str:
         """Queues work in a lane, at its number's turn there; returns the request id."""
-        row = FutureRow(secrets.token_hex(12), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint)
+        row = FutureRow(self._ids.new_request(), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint)
         self._store.add_future(row, time.time())
         self._waiting[row.request_id] = _Waiting(lane, number)
         self._lanes.put(lane, number, Job(row.request_id, lambda: self._run(row, work)))
         return row.request_id
 
-    async def wait(self, request_id: str) -> Outcome:
-        """The outcome as soon as it is there; "not yet" when it is not there in time. Raises `Refused` for an unknown id."""
+    async def wait(self, request_id: str, *, hold: float | None = None) -> Outcome:
+        """The outcome as soon as it is there; "not yet" when it is not there in time. Raises `Refused` for an unknown id.
+
+        `hold` goes before the server's own time.
+        """
         if waiting := self._waiting.get(request_id):
-            await _first_of(waiting.ended, self._stopping, timeout=self._hold)
+            await _first_of(waiting.ended, self._stopping, timeout=self._hold if hold is None else hold)
         row = self._store.future(request_id)
         if row is None:
             raise not_found(f"unknown request {request_id!r}")
@@ -126,6 +136,10 @@ class Futures:
             self._logs[scope] = _Log(self._store.ended_futures(scope))
         return self._logs[scope]
 
+    async def hold(self) -> None:
+        """Returns after the time that a poll waits for what does not come, or when the server stops."""
+        await _first_of(self._stopping, timeout=self._hold)
+
     def cancel(self, request_id: str) -> None:
         """Gives up a request that has not begun; one that has runs on."""
         row = self._store.future(request_id)
@@ -152,6 +166,8 @@ class Futures:
         waiting.started = True
         try:
             ended = evolve(row, state="done", result=await work())
+        except OutOfTurn as error:
+            ended = evolve(row, state="failed", error=str(error), category="order")
         except InvalidRequest as error:
             ended = evolve(row, state="failed", error=str(error), category="user")
         except Exception as error:

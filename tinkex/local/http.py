@@ -122,7 +122,7 @@ async def _body(request: Request, readers: Mapping[str, Read[T]]) -> tuple[T, st
     return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
 
 
-def json_response(status: int, body: Mapping[str, Any]) -> Response:
+def json_response(status: int, body: Mapping[str, Any] | None) -> Response:
     return Response(encode(body), status, media_type="application/json")
 
 

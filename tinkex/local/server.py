@@ -15,10 +15,13 @@ from types import TracebackType
 from typing import Self
 
 import uvicorn
+from attrs import evolve
 
 from tinkex.local.app import make_app
-from tinkex.local.backend import HOLD, Backend
+from tinkex.local.backend import Backend
 from tinkex.local.engine.base import BaseModel, Engine
+from tinkex.local.profiles import TINKEX, Profile, find_profile
+from tinkex.local.profiles.engine import with_warped_logprobs
 from tinkex.local.store import Store
 
 logger = logging.getLogger("tinkex.local")
@@ -34,7 +37,8 @@ def serve(
     data_dir: Path | str | None = None,
     api_key: str | None = None,
     engine: Engine | None = None,
-    hold: float = HOLD,
+    hold: float | None = None,
+    profile: str | Profile = TINKEX,
     access_log: bool = False,
 ) -> Server:
     """A running server, which answers by the time this returns. Leave it as a context manager, or call `close`.
@@ -49,20 +53,27 @@ def serve(
         data_dir: where the database and the checkpoints are kept; by default a temporary folder, removed at the end.
         api_key: what clients must send as X-API-Key; by default anything is accepted.
         engine: what trains and samples, instead of torch in this process.
-        hold: seconds that a poll waits for a result before it is answered "not yet".
+        hold: seconds that a poll waits for a result before it is answered "not yet"; by default the profile's.
+        profile: the kind of Tinker server to look like on the wire, by a name in `tinkex.local.profiles.PROFILES` or as a value.
         access_log: log every request, to the logger `uvicorn.access`.
 
     Raises:
+        UnknownProfile: there is no such profile.
         ImportError: the extra `local`, or torch, is not installed.
         InvalidRequest: a model cannot be loaded.
         OSError: the address cannot be listened on, or the data folder not written.
         StoreError: the data folder is of another release.
     """
+    profile = find_profile(profile) if isinstance(profile, str) else profile
+    if hold is not None:
+        profile = evolve(profile, hold=hold)
     listener = _listen(host, port)
     with ExitStack() as on_failure:
         on_failure.callback(listener.close)
         engine = engine or _torch_engine([model] if isinstance(model, str) else list(model))
-        server = Server(listener, engine, data_dir=data_dir, api_key=api_key, hold=hold, access_log=access_log)
+        if profile.sampling.warped_logprobs:
+            engine = with_warped_logprobs(engine)
+        server = Server(listener, engine, data_dir=data_dir, api_key=api_key, profile=profile, access_log=access_log)
         on_failure.pop_all()
     return server
 
@@ -81,7 +92,7 @@ class Server:
         *,
         data_dir: Path | str | None,
         api_key: str | None,
-        hold: float,
+        profile: Profile,
         access_log: bool,
     ) -> None:
         self.models = engine.base_models
@@ -92,7 +103,7 @@ class Server:
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
             self._stop_requested: Future[None] = Future()
             self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._run(listener, engine, store, api_key, hold, access_log)),
+                target=lambda: asyncio.run(self._run(listener, engine, store, api_key, profile, access_log)),
                 name="tinkex-server",
                 daemon=True,  # a script that forgets to close it still ends
             )
@@ -126,12 +137,12 @@ class Server:
         self._thread.join()
 
     async def _run(
-        self, listener: socket.socket, engine: Engine, store: Store, api_key: str | None, hold: float, access_log: bool
+        self, listener: socket.socket, engine: Engine, store: Store, api_key: str | None, profile: Profile, access_log: bool
     ) -> None:
         try:
-            backend = Backend(engine, store, self.data_dir, hold)
+            backend = Backend(engine, store, self.data_dir, hold=profile.hold, ids=profile.ids, seq_ids=profile.seq_ids)
             config = uvicorn.Config(
-                make_app(backend, api_key),
+                make_app(backend, api_key, profile),
                 lifespan="off",
                 ws="none",
                 log_config=None,

@@ -50,7 +50,7 @@ CREATE TABLE custom_losses (
 
 ModelState: TypeAlias = Literal["creating", "ready", "failed", "unloaded"]
 FutureState: TypeAlias = Literal["pending", "done", "failed"]
-Category: TypeAlias = Literal["user", "server"]
+Category: TypeAlias = Literal["user", "server", "order"]
 
 
 @frozen
@@ -181,8 +181,9 @@ class Store:
     # sessions
 
     def add_session(self, row: SessionRow) -> None:
+        """Adds it, unless it is there."""
         self._db.execute(
-            "INSERT INTO sessions (session_id, tags, user_metadata, sdk_version, project_id, display_name, created_at,"
+            "INSERT OR IGNORE INTO sessions (session_id, tags, user_metadata, sdk_version, project_id, display_name, created_at,"
             " heartbeat_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 row.session_id,

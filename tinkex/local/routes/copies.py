@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import time
 
@@ -15,7 +14,6 @@ from tinkex.local.errors import Refused, malformed
 from tinkex.local.futures import Outcome, Ticket, Work
 from tinkex.local.http import Call, post
 from tinkex.local.paths import CheckpointPath
-from tinkex.local.routes.models import model_id_of
 from tinkex.local.routes.weights import checked_ttl, expiry
 from tinkex.local.store import CheckpointRow, SessionRow
 from tinkex.local.translate import encode
@@ -27,7 +25,7 @@ async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outc
     source, ttl_seconds = backend.checkpoint(paths.parse(body.source_path)), checked_ttl(body.ttl_seconds)
     ticket = _ticket(backend, body, call.fingerprint)
     request_id = backend.futures.repeated(ticket) or backend.futures.submit(
-        ticket, _copy(backend, source, ticket, ttl_seconds), lane=model_id_of(ticket), number=None
+        ticket, _copy(backend, source, ticket, ttl_seconds), lane=backend.ids.model_of(ticket.scope, ticket.seq_id), number=None
     )
     outcome = await backend.futures.wait(request_id)
     if outcome.status == 200 and outcome.result_of is None:
@@ -49,14 +47,17 @@ def _ticket(backend: Backend, body: CopyWeightsRequest, fingerprint: str) -> Tic
 
 def _new_session(backend: Backend, project_id: str | None) -> str:
     now = time.time()
-    row = SessionRow(f"s-{secrets.token_hex(8)}", ["copy_weights"], {}, "", project_id, None, now)
+    row = SessionRow(backend.ids.new_session(), ["copy_weights"], {}, "", project_id, None, now)
     backend.store.add_session(row)
     backend.store.finish_session(row.session_id, "success", None, now)
     return row.session_id
 
 
 def _copy(backend: Backend, source: CheckpointRow, ticket: Ticket, ttl_seconds: int | None) -> Work:
-    run, path = backend.run(source.path.run_id), CheckpointPath(model_id_of(ticket), source.path.kind, source.path.name)
+    run, path = (
+        backend.run(source.path.run_id),
+        CheckpointPath(backend.ids.model_of(ticket.scope, ticket.seq_id), source.path.kind, source.path.name),
+    )
 
     async def work() -> bytes:
         now = time.time()

@@ -10,7 +10,7 @@ from tinkex_api.models import UntypedAPIFuture
 
 from tinkex.local.backend import Backend
 from tinkex.local.errors import malformed
-from tinkex.local.futures import Ticket, Work
+from tinkex.local.futures import Work
 from tinkex.local.http import Call
 from tinkex.local.store import ModelRow
 
@@ -27,10 +27,11 @@ def in_turn(backend: Backend, call: Call[Any], kind: str, prepare: Callable[[Mod
     number: int | None = call.body.seq_id or None  # 0 and absent: no number, so it runs when it comes
     if number is not None and number < 0:
         raise malformed("seq_id", message="must be 1 or more")
-    ticket = Ticket(model_id, number, kind, call.fingerprint)
+    rule = backend.steps.rule
+    ticket = rule.ticket(model_id, number, kind, call.fingerprint)
     request_id = backend.futures.repeated(ticket)
     if request_id is None:
-        work = prepare(backend.model(model_id))
+        work = backend.steps.checked(model_id, number, prepare(backend.model(model_id)))
         backend.store.note_request(model_id, time.time())
-        request_id = backend.futures.submit(ticket, work, lane=model_id, number=number)
+        request_id = backend.futures.submit(ticket, work, lane=model_id, number=rule.lane_number(number))
     return UntypedAPIFuture(request_id, model_id).to_dict()

@@ -51,11 +51,7 @@ def start_model(backend: Backend, ticket: Ticket, prepare: Callable[[], NewModel
     `prepare` refuses what can be seen to be wrong, before the number is taken.
     """
     request_id = backend.futures.repeated(ticket) or _submit(backend, ticket, prepare())
-    return UntypedAPIFuture(request_id, model_id_of(ticket)).to_dict()
-
-
-def model_id_of(ticket: Ticket) -> str:
-    return f"{ticket.scope}:train:{ticket.seq_id}"
+    return UntypedAPIFuture(request_id, backend.ids.model_of(ticket.scope, ticket.seq_id)).to_dict()
 
 
 def creating(
@@ -73,7 +69,7 @@ def creating(
     if optimizer and optimizer.type_ != "adamw":
         raise bad_request(f"this server has no optimizer {optimizer.type_!r}; it has 'adamw'")
     return ModelRow(
-        model_id=model_id_of(ticket),
+        model_id=backend.ids.model_of(session.session_id, ticket.seq_id),
         session_id=session.session_id,
         base_model=backend.base_model(base_model).name,
         lora=lora,

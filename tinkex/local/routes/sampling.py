@@ -37,7 +37,7 @@ async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSes
     body = call.body
     if body.sampling_session_seq_id < 0:
         raise malformed("sampling_session_seq_id", message="must be 0 or more")
-    sampler_id = f"{body.session_id}:sample:{body.sampling_session_seq_id}"
+    sampler_id = backend.ids.sampler_of(body.session_id, body.sampling_session_seq_id)
     wanted = _sampler(backend, sampler_id, body.session_id, body.base_model, body.model_path)
     known = backend.store.sampler(sampler_id)
     if known is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +27,7 @@ from tinkex.local.store import SessionRow
 async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> Mapping[str, Any]:
     body = call.body
     row = SessionRow(
-        session_id=f"s-{secrets.token_hex(8)}",
+        session_id=backend.ids.new_session(),
         tags=body.tags,
         user_metadata=body.user_metadata.additional_properties,
         sdk_version=body.sdk_version,

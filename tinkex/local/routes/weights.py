@@ -130,7 +130,7 @@ def expiry(now: float, ttl_seconds: int | None) -> float | None:
 
 def _save_ephemeral(backend: Backend, row: ModelRow, number: int, *, inflight: bool) -> Work:
     """Opens a sampling session on the weights. Those of in-flight saves take the place of the model's last ones, for all its sessions."""
-    sampler_id = f"{row.session_id}:sample:{number}"
+    sampler_id = backend.ids.sampler_of(row.session_id, number)
     new = SamplerRow(sampler_id, row.session_id, row.base_model, None, None, row.model_id if inflight else None)
     folder = backend.data_dir / "samplers" / new.weights_id
     sampler = evolve(new, folder=str(folder))

@@ -1,0 +1,257 @@
+"""`Edge`: stands before the embedded server's application and makes it look like another server, as its profile says.
+
+Requests are turned into those that the embedded server knows, and its answers into those of the other; what happens in
+between, training and sampling, is the same.
+"""
+
+from __future__ import annotations
+
+import hmac
+import itertools
+import time
+from typing import Any
+
+import orjson
+import zstandard
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Match, Route
+from starlette.types import Message, Receive, Scope, Send
+
+from tinkex.local import bodies, paths
+from tinkex.local.backend import Backend
+from tinkex.local.errors import Refused
+from tinkex.local.http import PREFIX, json_response
+from tinkex.local.profiles import requests
+from tinkex.local.profiles.polls import Polls, respond
+from tinkex.local.profiles.profile import NUMBERED, Auth, Bodies, Profile
+from tinkex.local.profiles.templates import Reply, fill, list_at, mapping_at
+from tinkex.local.protobuf import MEDIA_TYPE, read_forward_backward
+
+Fields = dict[str, Any]
+
+_PATH_READERS = ("load_weights", "weights_info", "create_sampling_session", "asample", "create_model")
+_CREATING = ("create_model", "create_sampling_session", "save_weights_for_sampler")
+_NOT_FOUND = Reply(404, {"detail": "Not Found"})
+_LONGEST = 1 << 30  # bytes of a decompressed body, where the profile has no limit
+
+
+class HandlerDied(Exception):
+    """Reaches uvicorn, which then closes the connection without having said so."""
+
+
+class Edge:
+    """An ASGI application around the embedded server's `app`, which must ask for no key."""
+
+    def __init__(self, app: Starlette, backend: Backend, profile: Profile, api_key: str | None) -> None:
+        self._app = app
+        self._backend = backend
+        self._profile = profile
+        self._api_key = api_key
+        self._polls = Polls(backend, profile)
+        self._starting = profile.starting
+        self._numbers = itertools.count(time.time_ns())
+        self._with_gradient: set[str] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except Refused as refusal:
+            response = respond(self._refusal(request, refusal.status, refusal.detail))
+        except HandlerDied:
+            await PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
+            raise
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        raw = await request.body()
+        operation = self._operation(request.scope)
+        if self._starting:
+            self._starting -= 1
+            return json_response(200 if operation == "healthz" else 503, {"status": "starting"})
+        if f"{request.method} {operation}" in self._profile.missing:
+            return respond(_NOT_FOUND)
+        _check_key(self._profile.auth or (Auth() if self._api_key else None), self._api_key, operation, request)
+        if reply := self._profile.replies.get(operation):
+            return respond(reply)
+        fields = _read(self._profile.bodies, operation, request, raw) if raw else {}
+        if operation == "unload_model" and self._profile.unload_by_query:
+            fields = {"model_id": request.query_params.get("model_id")}
+        requests.check(self._profile, operation, fields)
+        if operation == "retrieve_future":
+            return await self._polls.poll(fields, request.headers.get("accept", ""))
+        return await self._carry_out(operation, request, fields)
+
+    def _operation(self, scope: Scope) -> str:
+        for route in self._app.routes:
+            if isinstance(route, Route) and route.matches(scope)[0] is Match.FULL:
+                return route.path.removeprefix(f"{PREFIX}/")
+        return scope["path"].removeprefix(f"{PREFIX}/")
+
+    async def _carry_out(self, operation: str, request: Request, fields: Fields) -> Response:
+        """Has the embedded server do it."""
+        sent = dict(fields)
+        if operation in _PATH_READERS:
+            fields = self._profile.paths.inward(fields, self._backend.data_dir)
+        try:
+            if reply := self._stopped(operation, request, fields):
+                return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
+            requests.adapt(self._profile, operation, fields)
+            status, answer = await self._inner(request, *self._renamed(operation, request, fields))
+        except Refused as refusal:
+            status, answer = refusal.status, {"detail": refusal.detail}
+        if status >= 400:
+            return self._turned_down(operation, request, sent, status, answer.get("detail"))
+        if operation == "forward_backward":
+            self._with_gradient.add(fields["model_id"])
+        return await self._accepted(operation, sent, answer)
+
+    def _stopped(self, operation: str, request: Request, fields: Fields) -> Reply | None:
+        """The failure of a future that cannot succeed. Raises `Refused` for what the POST itself turns down."""
+        if operation == "load_weights":
+            self._check_load(fields)
+        if operation == "create_sampling_session" and not self._profile.sampling.named_weights:
+            _check_readable(fields)
+        if operation == "asample" and not self._profile.sampling.base_models:
+            self._check_adapter(fields)
+        if operation == "optim_step" and self._profile.needs_gradient:
+            if fields.get("model_id") not in self._with_gradient:
+                return self._failure("server", "Traceback (most recent call last): no gradient since the last step")
+            self._with_gradient.discard(fields["model_id"])
+        if "authorization" in request.headers and self._is_odd(mapping_at(fields, f"{operation}_input") or {}):
+            return self._failure("user", "the batch size is not divisible by 2")
+        return None
+
+    def _is_odd(self, batch: Fields) -> bool:
+        """Whether a loss is asked for that needs an even number of data."""
+        return batch.get("loss_fn") in self._profile.batches.even_with_bearer and len(list_at(batch, "data")) % 2 == 1
+
+    def _failure(self, category: str, error: str) -> Reply:
+        values = {"error": error, "category": category}
+        return self._profile.failed.get(category, Reply(200, values)).filled(values)
+
+    def _check_load(self, fields: Fields) -> None:
+        rule = self._profile.loading
+        if not rule.by_session and not fields.get("model_id"):
+            raise Refused(rule.no_model, "Missing model_id")
+        if rule.missing_checkpoint and self._backend.store.checkpoint(paths.parse(fields["path"])) is None:
+            raise Refused(rule.missing_checkpoint, f"Checkpoint not found: {fields['path']}")
+
+    def _check_adapter(self, fields: Fields) -> None:
+        session = fields.get("sampling_session_id")
+        row = self._backend.store.sampler(session) if isinstance(session, str) else None
+        if (row is None or row.folder is None) and not fields.get("model_path"):
+            raise Refused(400, f"Adapter {session or fields.get('base_model')} not found")
+
+    def _renamed(self, operation: str, request: Request, fields: Fields) -> tuple[str, Fields]:
+        """The path and the body of the embedded server's own request for it."""
+        path: str = request.scope["path"]
+        if self._profile.creates_anew and operation in _CREATING:
+            for name in ("model_seq_id", "sampling_session_seq_id"):
+                if fields.get(name) is not None:
+                    fields = {**fields, name: next(self._numbers)}
+        if operation == "create_model" and self._profile.checkpoint_in_create_model and fields.get("checkpoint_path"):
+            named = {name: fields.get(name) for name in ("session_id", "model_seq_id", "base_model", "user_metadata")}
+            return f"{PREFIX}/load_weights", {**named, "path": fields["checkpoint_path"], "optimizer": True}
+        return path, fields
+
+    async def _inner(self, request: Request, path: str, fields: Fields) -> tuple[int, Fields]:
+        """The status and the JSON body of the embedded server's answer."""
+        body = orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY) if request.method != "GET" else b""
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        status, parts = 500, list[bytes]()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            parts.append(message.get("body", b""))
+
+        await self._app({**request.scope, "path": path, "headers": headers}, receive, send)
+        return status, orjson.loads(b"".join(parts))
+
+    def _turned_down(self, operation: str, request: Request, sent: Fields, status: int, detail: Any) -> Response:
+        reply = self._refusal(request, status, detail)
+        if status in self._profile.refuses_late and operation in NUMBERED:
+            return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
+        return respond(reply)
+
+    async def _accepted(self, operation: str, sent: Fields, answer: Fields) -> Response:
+        if "request_id" in answer:
+            if self._profile.works_in_post and (failure := await self._polls.work_out(answer["request_id"])):
+                return respond(failure)
+            return self._promise(operation, sent, answer)
+        if shape := self._profile.promised.get(operation):
+            request_id = self._polls.foretell(Reply(200, shape.of(answer, sent=sent)))
+            return self._promise(operation, sent, {"request_id": request_id})
+        if operation == "create_sampling_session" and self._profile.sampling.base_session and not sent.get("model_path"):
+            answer = {**answer, "sampling_session_id": self._profile.sampling.base_session}
+        return self._good(operation, sent, self._profile.paths.outward(answer, self._backend.data_dir))
+
+    def _promise(self, operation: str, sent: Fields, promise: Fields) -> Response:
+        if not self._profile.sample_sequence_ids:
+            promise = {name: value for name, value in promise.items() if name != "sample_sequence_ids"}
+        return self._good(operation, sent, self._profile.promise.of(promise, sent=sent, operation=operation))
+
+    def _good(self, operation: str, sent: Fields, answer: Fields) -> Response:
+        status = self._profile.statuses.get(operation, 200)
+        if status == 204:
+            return Response(status_code=status)
+        if operation in self._profile.null_answers:
+            return json_response(status, None)
+        shape = self._profile.shapes.get(operation)
+        shaped = shape.of(answer, sent=sent) if shape else answer
+        if "request_id" in answer and shaped["request_id"] != answer["request_id"]:
+            self._polls.alias(shaped["request_id"], answer["request_id"])
+        return json_response(status, shaped)
+
+    def _refusal(self, request: Request, status: int, detail: Any) -> Reply:
+        return Reply(status, fill(self._profile.refusal, {"detail": detail, "status": status, "path": request.url.path}))
+
+
+def _check_readable(fields: Fields) -> None:
+    path = fields.get("model_path")
+    if path and paths.parse(path).kind == paths.SAMPLER_WEIGHTS:
+        raise HandlerDied(f"KeyError: {path}")
+
+
+def _check_key(auth: Auth | None, api_key: str | None, operation: str, request: Request) -> None:
+    if auth is None or operation in auth.open_to_all:
+        return
+    given = [request.headers[name].removeprefix("Bearer ") for name in auth.headers if name in request.headers]
+    if not given:
+        raise Refused(auth.missing, f"Missing {' or '.join(auth.headers)}")
+    if api_key and not any(hmac.compare_digest(key.encode("latin-1"), api_key.encode()) for key in given):
+        raise Refused(auth.wrong, "Invalid API key")
+
+
+def _read(rule: Bodies, operation: str, request: Request, raw: bytes) -> Fields:
+    """The fields of a body that the server reads. Raises what it does with one that it does not."""
+    most = rule.most_bytes or _LONGEST
+    is_protobuf = request.headers.get("content-type", "").startswith(MEDIA_TYPE)
+    is_zstd = request.headers.get("content-encoding") == "zstd"
+    taken = rule.protobuf if is_protobuf else rule.json or operation != "forward_backward"
+    if not taken or (is_zstd and not rule.zstd) or (is_protobuf and operation != "forward_backward"):
+        _refuse_encoding(rule, raw)
+    if is_zstd:
+        raw = zstandard.ZstdDecompressor().stream_reader(raw).read(most + 1)
+    if len(raw) > most:
+        raise Refused(413, f"the body is over {most} bytes")
+    fields = read_forward_backward(raw) if is_protobuf else bodies.parse_object(raw)
+    if not is_protobuf and operation == "forward_backward":
+        fields.pop("forward_only", None)  # only the protobuf form has it
+    return fields
+
+
+def _refuse_encoding(rule: Bodies, raw: bytes) -> None:
+    if isinstance(rule.other, int):
+        raise Refused(rule.other, "Unsupported Content-Type")
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        raise HandlerDied("the handler could not read the body") from None
+    raise Refused(422, [{"type": "model_attributes_type", "loc": ["body"], "msg": "Input should be a valid dictionary"}])

@@ -1,0 +1,35 @@
+"""What becomes of a result under a profile. Plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex.local.profiles.profile import Profile, Sampling
+from tinkex.local.profiles.templates import look_up
+
+_LOSSES = ("forward_backward", "forward")
+
+
+def shaped(profile: Profile, kind: str, result: dict[str, Any]) -> dict[str, Any]:
+    """The result of this kind of request as this server writes it."""
+    derived: Mapping[str, float | None] = _derived(result) if kind in _LOSSES else {}
+    if kind == "sample":
+        _change_sample(profile.sampling, result)
+    shape = profile.results.get(kind)
+    return shape.of(result, derived=derived) if shape else result
+
+
+def _derived(result: Mapping[str, Any]) -> Mapping[str, float | None]:
+    """The loss that the engine summed up, and other figures that servers make of it."""
+    total = look_up(result, "metrics.loss:sum")
+    tokens = sum(len(look_up(output, "logprobs.data") or ()) for output in result["loss_fn_outputs"])
+    return {"loss_sum": total, "loss_mean": None if total is None else total / max(tokens, 1)}
+
+
+def _change_sample(rule: Sampling, result: dict[str, Any]) -> None:
+    if rule.stop_reason:
+        for sequence in result["sequences"]:
+            sequence["stop_reason"] = rule.stop_reason
+    if rule.prompt_logprobs == "without the first" and result.get("prompt_logprobs"):
+        result["prompt_logprobs"] = result["prompt_logprobs"][1:]
