@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from tinkex_api.api.models import unload_model
 from tinkex_api.models import UnloadModelRequest
@@ -23,10 +24,12 @@ async def unload(transport: Transport, model_id: str, max_attempts: int | None =
     return (await transport.send(request, max_attempts=max_attempts)).request_id
 
 
-async def unload_left_behind(session: Session) -> None:
-    """Frees the models of a session that the server was not told is finished, as far as it can; what fails is logged."""
+async def unload_left_behind(session: Session, model_ids: Iterable[str]) -> None:
+    """Frees those of these models that are loaded in the session, as far as the server can; what fails is logged."""
+    left = session.models.intersection(model_ids)
+    session.models -= left
     if not session.transport.server.dialect.lacks("unload_model"):
-        await asyncio.gather(*(_unload_or_log(session.transport, model_id) for model_id in session.models))
+        await asyncio.gather(*(_unload_or_log(session.transport, model_id) for model_id in left))
 
 
 async def _unload_or_log(transport: Transport, model_id: str) -> None:
