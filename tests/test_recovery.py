@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,7 +19,7 @@ from attrs import evolve
 
 import tinkex.local
 from tests.batches import datum
-from tests.counting_engine import CountingEngine, Process, process
+from tests.counting_engine import ROOT, CountingEngine, Process, process
 from tests.faulty import faulty
 from tinkex import (
     AdamParams,
@@ -275,3 +277,27 @@ def test_a_server_that_keeps_no_state_is_refused_at_once(connect: Callable[..., 
     dialect = evolve(DIALECTS["tinkex"], resume="never", missing=instead)
     with pytest.raises(UnsupportedByServer, match="begin anew"):
         begin(connect, counting.base_url, dialect=dialect)
+
+
+def test_a_model_that_could_not_be_loaded_is_freed_again(
+    connect: Callable[..., Any], counting: Server, engine: CountingEngine
+) -> None:
+    dialect = evolve(DIALECTS["tinkex"], resume="load_first")
+    service = connect(counting.base_url, config=quick(counting.base_url, dialect=dialect))
+    before = engine.count("unload_model")
+    with pytest.raises(RequestFailedError, match="there is no checkpoint"):
+        service.create_training_client_from_state("tinker://s-0:train:0/weights/none", "fake/base", rank=4)
+    deadline = time.monotonic() + 10
+    while engine.count("unload_model") == before and time.monotonic() < deadline:  # nobody waits for the end of it
+        time.sleep(0.01)
+    assert engine.count("unload_model") == before + 1
+
+
+@pytest.mark.slow
+def test_the_example_survives_the_death_of_its_server_with_the_same_losses() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "survives_kill.py")], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the same, bit for bit" in done.stdout
+    assert "training goes on with step 8" in done.stderr

@@ -184,9 +184,7 @@ class World:
 
     def run(self, policy: RecoveryPolicy, work: Callable[[AsyncRecoverableRun], Any], model: Any = None) -> None:
         async def begin() -> None:
-            run = AsyncRecoverableRun(model or Model(), policy, self.replace, self, self.clock)  # type: ignore[arg-type]
-            await run.save()
-            await work(run)
+            await work(await AsyncRecoverableRun.begin(model or Model(), policy, self.replace, self, self.clock))  # type: ignore[arg-type]
 
         asyncio.run(begin())
 

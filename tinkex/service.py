@@ -182,9 +182,8 @@ class AsyncServiceClient:
         transport = self._connected()
         if transport.server.dialect.resume == "never":
             transport.server.require("load_weights")
-        run = AsyncRecoverableRun(trainer, policy or RecoveryPolicy(), self._replace, self.create_rest_client(), transport.clock)
-        await run.save()
-        return run
+        policy, rest = policy or RecoveryPolicy(), self.create_rest_client()
+        return await AsyncRecoverableRun.begin(trainer, policy, self._replace, rest, transport.clock)
 
     def create_rest_client(self) -> AsyncRestClient:
         """A client for training runs and checkpoints. Begins no session."""

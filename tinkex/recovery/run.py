@@ -81,9 +81,14 @@ class AsyncRecoverableRun:
         self._in_vain = 0  # recoveries since a checkpoint was new
         self._last_save = (0, clock.now())  # step and moment
 
-    async def save(self) -> None:
-        """Saves the model as it is now, and waits until that counts. Raises what `save_state` does."""
-        await self._counted(self._begin_to_save())
+    @classmethod
+    async def begin(
+        cls, trainer: AsyncTrainingClient, policy: RecoveryPolicy, replace: Replace, rest: AsyncRestClient, clock: Clock
+    ) -> AsyncRecoverableRun:
+        """A run whose first state is saved, so that there is one to go back to from the beginning."""
+        run = cls(trainer, policy, replace, rest, clock)
+        await run._counted(run._begin_to_save())
+        return run
 
     async def steps(self, until: int) -> AsyncIterator[int]:
         """The numbers of the steps below `until` that are still to be done, each as often as it takes."""
@@ -147,9 +152,9 @@ class AsyncRecoverableRun:
         """A save counts once its result is there, unless the run has gone back meanwhile."""
         checkpoint = Checkpoint(save.step, (await save.future).path)
         if save.recoveries == self.recoveries:
-            self._checkpoints.append(checkpoint)
+            known = sorted([*self._checkpoints, checkpoint], key=lambda known: known.step)  # results may overtake each other
+            superseded, self._checkpoints = known[: -self.policy.keep], known[-self.policy.keep :]
             self._in_vain = 0
-            superseded, self._checkpoints = self._checkpoints[: -self.policy.keep], self._checkpoints[-self.policy.keep :]
         else:
             superseded = [checkpoint]
         for old in superseded:

@@ -49,10 +49,6 @@ class RecoverableRun:
     def recoveries(self) -> int:
         return self._client.recoveries
 
-    def save(self) -> None:
-        """Saves the model as it is now, and waits until that counts. Raises what `save_state` does."""
-        self._portal.run(self._client.save)
-
     def steps(self, until: int) -> Iterator[int]:
         """The numbers of the steps below `until` that are still to be done, each as often as it takes."""
         return iterate(self._portal, lambda: self._client.steps(until))
