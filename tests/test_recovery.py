@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -129,6 +130,28 @@ def test_a_run_survives_kill_9_of_its_server(connect: Callable[..., Any], killab
     assert failed == 10
     assert back in (4, 8)  # the save before step 8 may not have counted yet
     assert run.trainer.model_id != first_model
+
+
+def test_a_loop_that_sends_steps_ahead_misses_no_result(connect: Callable[..., Any], killable: Process) -> None:
+    _, run = begin(connect, killable.base_url, RecoveryPolicy(save_every_steps=2))
+
+    def kill() -> None:
+        killable.kill()
+        killable.start()
+
+    disturb, losses, sent = once_at(8, kill), dict[int, float](), deque[tuple[int, Any]]()
+    for step in steps_of(run, 12):
+        try:
+            sent.append((step, run.trainer.train_step([datum(1)], "cross_entropy", AdamParams())))
+            disturb(step)
+            while len(sent) > (2 if step < 11 else 0):
+                losses[sent[0][0]] = sent[0][1].result().forward_backward.metrics["loss:sum"]
+                sent.popleft()
+        except TinkexError as error:
+            run.recover(error, sent[0][0])
+            sent.clear()
+    assert losses == each_step_once(12)
+    assert run.recoveries == 1
 
 
 @pytest.mark.slow

@@ -260,6 +260,17 @@ def test_when_no_checkpoint_can_be_loaded_the_run_ends_at_once() -> None:
     assert world.clock.sleeps == []
 
 
+@pytest.mark.parametrize(("missing", "back_to"), [(None, 4), (4, 4), (3, 2), (1, 2)])
+def test_a_run_goes_back_to_the_first_step_whose_result_is_missing_if_it_can(missing: int | None, back_to: int) -> None:
+    world = World()
+
+    async def work(run: AsyncRecoverableRun) -> None:
+        await train(run, 5)
+        assert await run.recover(UNKNOWN, missing) == back_to
+
+    world.run(RecoveryPolicy(save_every_steps=2), work)
+
+
 def test_recoveries_in_vain_are_counted_and_progress_counts_anew() -> None:
     world = World()
 

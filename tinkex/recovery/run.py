@@ -99,11 +99,16 @@ class AsyncRecoverableRun:
                 self._completed()
         await asyncio.gather(*self._saving)
 
-    async def recover(self, error: TinkexError) -> int:
+    async def recover(self, error: TinkexError, missing: int | None = None) -> int:
         """Reloads the last saved state into a new model, which is `trainer` from now on; returns the number of the step to go on with.
 
         A checkpoint that cannot be loaded is passed over for the one before it, and a server that does not answer is waited for. Drop
         the futures of the model that was lost, if there are any.
+
+        Args:
+            error: why the step failed.
+            missing: for a loop that sends steps ahead, the first one whose result it still waits for: the run goes back to that one or
+                further, even if a later state was saved, as far as `keep` allows. By default the step that the loop is at.
 
         Raises:
             TinkexError: the given error, where the policy does not recover from it.
@@ -116,6 +121,8 @@ class AsyncRecoverableRun:
             raise _failed(f"{self._in_vain} recoveries have brought no new checkpoint, and it failed again") from error
         self.recoveries += 1
         self._in_vain += 1
+        if missing is not None:
+            self._checkpoints = [known for known in self._checkpoints if known.step <= missing] or self._checkpoints[:1]
         logger.warning("step %d failed (recovery %d of %d): %s", self.step, self._in_vain, self.policy.give_up_after, error.message)
         checkpoint, self.trainer = await self._reload()
         self._checkpoints = [known for known in self._checkpoints if known.step <= checkpoint.step]

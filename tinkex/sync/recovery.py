@@ -53,18 +53,23 @@ class RecoverableRun:
         """The numbers of the steps below `until` that are still to be done, each as often as it takes."""
         return iterate(self._portal, lambda: self._client.steps(until))
 
-    def recover(self, error: TinkexError) -> int:
+    def recover(self, error: TinkexError, missing: int | None = None) -> int:
         """Reloads the last saved state into a new model, which is `trainer` from now on; returns the number of the step to go on with.
 
         A checkpoint that cannot be loaded is passed over for the one before it, and a server that does not answer is waited for. Drop
         the futures of the model that was lost, if there are any.
+
+        Args:
+            error: why the step failed.
+            missing: for a loop that sends steps ahead, the first one whose result it still waits for: the run goes back to that one or
+                further, even if a later state was saved, as far as `keep` allows. By default the step that the loop is at.
 
         Raises:
             TinkexError: the given error, where the policy does not recover from it.
             RecoveryFailedError: no checkpoint can be loaded, the server stays away for longer than the policy waits, or too many
                 recoveries brought no new checkpoint.
         """
-        return self._portal.run(self._client.recover, error)
+        return self._portal.run(self._client.recover, error, missing)
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncRecoverableRun", "RecoverableRun", 1)
