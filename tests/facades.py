@@ -8,9 +8,17 @@ from typing import Any
 from attrs import frozen
 
 import tinkex
-from tinkex import AsyncAPIFuture, AsyncRestClient, AsyncSamplingClient, AsyncServiceClient, AsyncTrainingClient, portal
+from tinkex import (
+    AsyncAPIFuture,
+    AsyncRecoverableRun,
+    AsyncRestClient,
+    AsyncSamplingClient,
+    AsyncServiceClient,
+    AsyncTrainingClient,
+    portal,
+)
 
-_CLIENTS = (AsyncServiceClient, AsyncTrainingClient, AsyncSamplingClient, AsyncRestClient)
+_CLIENTS = (AsyncServiceClient, AsyncTrainingClient, AsyncSamplingClient, AsyncRestClient, AsyncRecoverableRun)
 
 
 @frozen
@@ -36,7 +44,8 @@ class _Client:
     client: Any
 
     def __getattr__(self, name: str) -> Any:
-        return _called_on_the_loop(getattr(self.client, name))
+        attribute = getattr(self.client, name)
+        return _Client(attribute) if isinstance(attribute, _CLIENTS) else _called_on_the_loop(attribute)
 
     def __enter__(self) -> _Client:
         portal.shared().run(self.client.__aenter__)
@@ -58,7 +67,7 @@ def _called_on_the_loop(attribute: Any) -> Any:
         return given if isinstance(given, AsyncAPIFuture) or not hasattr(given, "__await__") else await given
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        given = portal.shared().run(wait, *args, **kwargs)
+        given = portal.shared().run(wait, *(arg.client if isinstance(arg, _Client) else arg for arg in args), **kwargs)
         if isinstance(given, AsyncAPIFuture):
             return _Future(given)
         return _Client(given) if isinstance(given, _CLIENTS) else given

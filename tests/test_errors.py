@@ -16,6 +16,7 @@ MADE = [
     errors.WaitTimeoutError("late", waited=3.0, request_id="r1"),
     errors.StepOutcomeUnknown("who knows", operation="optim_step", advice="reload"),
     errors.APIConnectionError("gone", operation="sample"),
+    errors.RecoveryFailedError("no checkpoint can be loaded", operation="recover", advice="see the log"),
 ]
 
 

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from tinkex.errors import *  # noqa: F403
     from tinkex.futures.api_future import APIFuture as APIFuture
     from tinkex.futures.api_future import AsyncAPIFuture as AsyncAPIFuture
+    from tinkex.recovery.policy import RecoveryPolicy as RecoveryPolicy
+    from tinkex.recovery.policy import is_recoverable as is_recoverable
+    from tinkex.recovery.run import AsyncRecoverableRun as AsyncRecoverableRun
     from tinkex.rest.client import AsyncRestClient as AsyncRestClient
     from tinkex.sampling.client import AsyncSamplingClient as AsyncSamplingClient
     from tinkex.sampling.many import SampleManyItem as SampleManyItem
     from tinkex.sampling.stream import SamplePiece as SamplePiece
     from tinkex.service import AsyncServiceClient as AsyncServiceClient
+    from tinkex.sync.recovery import RecoverableRun as RecoverableRun
     from tinkex.sync.rest import RestClient as RestClient
     from tinkex.sync.sampling import SamplingClient as SamplingClient
     from tinkex.sync.service import ServiceClient as ServiceClient
@@ -39,9 +43,12 @@ _HOMES = {
     "tinkex._version": ("__version__",),
     "tinkex.config": ("ChunkLimits", "Config", "PollSettings", "RetrySettings", "SEED_CHUNK_LIMITS"),
     "tinkex.futures.api_future": ("APIFuture", "AsyncAPIFuture"),
+    "tinkex.recovery.policy": ("RecoveryPolicy", "is_recoverable"),
+    "tinkex.recovery.run": ("AsyncRecoverableRun",),
     "tinkex.rest.client": ("AsyncRestClient",),
     "tinkex.sampling.client": ("AsyncSamplingClient",),
     "tinkex.service": ("AsyncServiceClient",),
+    "tinkex.sync.recovery": ("RecoverableRun",),
     "tinkex.sync.rest": ("RestClient",),
     "tinkex.sync.sampling": ("SamplingClient",),
     "tinkex.sync.service": ("ServiceClient",),

@@ -21,7 +21,8 @@
     ├── ResultLostError                the server did the work, and the result was lost on the way
     ├── ServerStateLostError           the server has forgotten what the model learned since it was last saved
     ├── RequestSkippedError            not sent, since an earlier one that it was queued behind was refused
-    └── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent
+    ├── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent
+    └── RecoveryFailedError            a run could not go back to a saved state
 
 Each says in `fault` whose it is and in `retryable` whether the same call may work later. All of them can be pickled.
 """
@@ -286,6 +287,10 @@ class RequestSkippedError(TinkexError):
 
 class ClientPoisonedError(TinkexError):
     """An earlier training request of this client ended in doubt (the cause), so no later one is sent."""
+
+
+class RecoveryFailedError(TinkexError):
+    """A run could not go back to a saved state, or did so again and again in vain. The cause is the error that ended it."""
 
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from attrs import evolve
 from tinkex_api.api.server import get_server_capabilities
@@ -15,7 +16,9 @@ from tinkex_api.types import UNSET
 
 from tinkex.config import Config
 from tinkex.dialects.dialect import Dialect
-from tinkex.errors import ClientClosedError, InvalidInputError
+from tinkex.errors import APIStatusError, ClientClosedError, InvalidInputError, RequestFailedError
+from tinkex.recovery.policy import RecoveryPolicy
+from tinkex.recovery.run import AsyncRecoverableRun
 from tinkex.rest.client import AsyncRestClient
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Outcome, Session
@@ -27,6 +30,9 @@ from tinkex.training.probe import probe_repeats
 from tinkex.training.unloading import unload_left_behind
 from tinkex.transport.http import Transport
 from tinkex.types import GetServerCapabilitiesResponse, LoraConfig, OptimizerConfig
+
+logger = logging.getLogger("tinkex")
+C = TypeVar("C")
 
 
 class AsyncServiceClient:
@@ -101,7 +107,7 @@ class AsyncServiceClient:
         if rank < 0 or not (train_mlp or train_attn or train_unembed):
             raise InvalidInputError(f"rank must be 0 or more (got {rank}), and at least one of train_* true")
         shape = LoraConfig(rank=rank, seed=seed, train_mlp=train_mlp, train_attn=train_attn, train_unembed=train_unembed)
-        return await new_model(await self._begun(), base_model, shape, user_metadata, optimizer)
+        return await self._in_session(lambda session: new_model(session, base_model, shape, user_metadata, optimizer))
 
     async def create_training_client_from_state(
         self,
@@ -131,7 +137,7 @@ class AsyncServiceClient:
         saved = SavedState(
             path=path, with_optimizer=False, base_model=base_model, rank=rank, weights_access_token=weights_access_token
         )
-        return await model_from_state(await self._begun(), saved, user_metadata, optimizer)
+        return await self._in_session(lambda session: model_from_state(session, saved, user_metadata, optimizer))
 
     async def create_training_client_from_state_with_optimizer(
         self,
@@ -149,7 +155,7 @@ class AsyncServiceClient:
         saved = SavedState(
             path=path, with_optimizer=True, base_model=base_model, rank=rank, weights_access_token=weights_access_token
         )
-        return await model_from_state(await self._begun(), saved, user_metadata, None)
+        return await self._in_session(lambda session: model_from_state(session, saved, user_metadata, None))
 
     async def create_sampling_client(
         self, model_path: str | None = None, base_model: str | None = None, *, record_stability_info: bool = False
@@ -169,8 +175,10 @@ class AsyncServiceClient:
         """
         if not (model_path or base_model):
             raise InvalidInputError("create_sampling_client needs model_path or base_model")
-        return await AsyncSamplingClient.open(
-            await self._begun(), base_model=base_model, model_path=model_path, record_stability_info=record_stability_info
+        return await self._in_session(
+            lambda session: AsyncSamplingClient.open(
+                session, base_model=base_model, model_path=model_path, record_stability_info=record_stability_info
+            )
         )
 
     async def probe_server(self, base_model: str) -> Dialect:
@@ -239,6 +247,27 @@ class AsyncServiceClient:
         token = UNSET if weights_access_token is None else weights_access_token
         return (await self._connected().send(copy_weights.request(body=body, x_tinker_weights_access_token=token))).tinker_path
 
+    async def create_recoverable_run(
+        self, trainer: AsyncTrainingClient, policy: RecoveryPolicy | None = None
+    ) -> AsyncRecoverableRun:
+        """A training run that goes on from its last saved state when the server loses the model.
+
+        Saves the model as it is now, so that there is a state to go back to from the beginning.
+
+        Args:
+            trainer: the model, made by this service client; from now on used as `run.trainer`.
+            policy: when to save, what to recover from, and when to give up.
+
+        Raises:
+            UnsupportedByServer: it has no way to make a model from a checkpoint.
+            TinkexError: whatever `save_state` raises.
+        """
+        transport = self._connected()
+        if transport.server.dialect.resume == "never":
+            transport.server.require("load_weights")
+        policy, rest = policy or RecoveryPolicy(), self.create_rest_client()
+        return await AsyncRecoverableRun.begin(trainer, policy, self._replace, rest, transport.clock)
+
     def create_rest_client(self) -> AsyncRestClient:
         """A client for training runs and checkpoints. Begins no session."""
         return AsyncRestClient(self._connected())
@@ -251,7 +280,7 @@ class AsyncServiceClient:
         """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`."""
         self._closed = True
         if self._session is not None and not await self._session.finish(outcome, detail):
-            await unload_left_behind(self._session)
+            await unload_left_behind(self._session, self._session.models)
         if self._transport is not None:
             await self._transport.aclose()
         self._session = self._transport = None
@@ -278,6 +307,22 @@ class AsyncServiceClient:
     async def _begun(self) -> Session:
         transport = self._connected()
         async with self._beginning:
-            if self._session is None:
-                self._session = await Session.begin(transport, self._user_metadata)
+            if self._session is None or self._session.lost:
+                self._session = await Session.begin(transport, self._user_metadata, instead_of=self._session)
             return self._session
+
+    async def _in_session(self, create: Callable[[Session], Awaitable[C]]) -> C:
+        """What `create` makes in the session; in a new one when it fails since the server does not know the session any more."""
+        session = await self._begun()
+        try:
+            return await create(session)
+        except (APIStatusError, RequestFailedError) as error:
+            if not await session.is_lost():
+                raise
+            logger.warning("session %s was lost, a new one is begun: %s", session.session_id, error.message)
+        return await create(await self._begun())
+
+    async def _replace(self, trainer: AsyncTrainingClient, path: str) -> AsyncTrainingClient:
+        """A model with the state of `path`, in place of one that is given up."""
+        await unload_left_behind(await self._begun(), [trainer.model_id])
+        return await self.create_training_client_from_state_with_optimizer(path, trainer.base_model)

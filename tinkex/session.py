@@ -26,7 +26,7 @@ from tinkex_api.types import Request
 from tinkex._version import __version__
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.dialects.recognition import Seen
-from tinkex.errors import APIStatusError, GoneError, NotFoundError, TinkexError, UnsupportedByServer
+from tinkex.errors import APIStatusError, GoneError, NotFoundError, ServerStateLostError, TinkexError, UnsupportedByServer
 from tinkex.futures.samples import SampleResults
 from tinkex.transport import failures
 from tinkex.transport.http import Transport
@@ -57,14 +57,21 @@ class Session:
     saved_shapes: dict[str, tuple[str, LoraConfig]] = field(factory=dict[str, tuple[str, LoraConfig]])
     """Base model and LoRA shape of what was saved in this session, by path: some servers do not tell."""
     samples: SampleResults = field(init=False)
+    lost: bool = False
+    """Whether the server has said that it does not know the session any more, or has finished it."""
     _heartbeats: asyncio.Task[None] | None = None
 
     def __attrs_post_init__(self) -> None:
         self.samples = SampleResults(self.transport)
 
     @classmethod
-    async def begin(cls, transport: Transport, user_metadata: Mapping[str, str] | None) -> Session:
+    async def begin(
+        cls, transport: Transport, user_metadata: Mapping[str, str] | None, instead_of: Session | None = None
+    ) -> Session:
         """Asks for the server's flags, begins the session and its heartbeats.
+
+        Args:
+            instead_of: a session that is lost; what is known of its checkpoints is kept.
 
         Raises:
             APIConnectionError: the server cannot be reached.
@@ -84,7 +91,7 @@ class Session:
             )
         )
         _log_messages(answer)
-        session = cls(transport, answer.session_id)
+        session = cls(transport, answer.session_id, saved_shapes=instead_of.saved_shapes if instead_of else {})
         session._heartbeats = asyncio.create_task(session._live(), name="tinkex heartbeats")
         return session
 
@@ -93,11 +100,43 @@ class Session:
         await self.samples.close()
         if self._heartbeats is None:
             return True
+        await self._stop_heartbeats()
+        return self.lost or await self._say_goodbye(outcome, detail)
+
+    def check(self, operation: str) -> None:
+        """Raises `ServerStateLostError` for an operation of a session that is lost."""
+        if self.lost:
+            raise ServerStateLostError(
+                f"not sent: the server does not know session {self.session_id} any more, and nothing that lived in it",
+                operation=operation,
+                advice="Make a new client by the service client, which begins a new session, from the last saved state.",
+            )
+
+    async def is_lost(self) -> bool:
+        """Whether the server knows the session no more; asks it. False where it does not say."""
+        if not self.lost:
+            try:
+                await self._heartbeat()
+            except TinkexError as error:
+                self._take(error)
+        if self.lost:
+            await self._stop_heartbeats()
+        return self.lost
+
+    def _take(self, error: TinkexError) -> None:
+        """What the failure of a heartbeat says: only a 404 or 410 is word of the session."""
+        if isinstance(error, (GoneError, NotFoundError)):
+            self.lost = True
+            logger.warning("session %s is gone: %s", self.session_id, error.message)
+            self.transport.server.doubt()
+
+    async def _stop_heartbeats(self) -> None:
+        if self._heartbeats is None:
+            return
         heartbeats, self._heartbeats = self._heartbeats, None
         heartbeats.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await heartbeats
-        return await self._say_goodbye(outcome, detail)
 
     async def _say_goodbye(self, outcome: Outcome, detail: str | None) -> bool:
         if self.transport.server.dialect.lacks("finish_session"):
@@ -124,16 +163,13 @@ class Session:
 
     async def _beat(self) -> None:
         clock, last, lines = self.transport.clock, self.transport.clock.now(), WaitLines(_WARN_AFTER)
-        while True:
+        while not self.lost:
             await clock.sleep(self.transport.config.heartbeat_interval)
             try:
                 await self._heartbeat()
-            except (GoneError, NotFoundError) as error:
-                logger.warning("session %s is gone, heartbeats stop: %s", self.session_id, error)
-                self.transport.server.doubt()
-                return
             except TinkexError as error:
-                if lines.due(clock.now() - last):
+                self._take(error)
+                if not self.lost and lines.due(clock.now() - last):
                     logger.warning("no heartbeat came through for %.0f s: %s", clock.now() - last, error)
             else:
                 last, lines = clock.now(), WaitLines(_WARN_AFTER)

@@ -21,7 +21,7 @@ from tinkex_proto import tinker_pb2 as pb
 from tests.fake_engine import FakeEngine
 from tinkex.local import Server, serve
 from tinkex.local.app import ROUTES
-from tinkex.local.engine.base import Example, LossResult, SampleResult, SampleSpec
+from tinkex.local.engine.base import Example, LossResult, OnToken, SampleResult, SampleSpec
 from tinkex.local.profiles import PROFILES, Profile, UnknownProfile, find_profile
 from tinkex.local.profiles.engine import warped
 
@@ -40,9 +40,9 @@ class Watched(FakeEngine):
     specs: list[SampleSpec] = field(factory=list)
     losses: list[str] = field(factory=list)
 
-    def sample(self, sampler_id: str, spec: SampleSpec) -> SampleResult:
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> SampleResult:
         self.specs.append(spec)
-        return super().sample(sampler_id, spec)
+        return super().sample(sampler_id, spec, on_token)
 
     def forward_backward(
         self, model_id: str, data: Any, loss_fn: str, config: Mapping[str, float], *, backward: bool

@@ -76,7 +76,7 @@ class AsyncTrainingClient:
         self._shape = shape
         self._session = session
         self._transport = session.transport
-        self._line = TrainingLine(session.transport)
+        self._line = TrainingLine(session)
         session.models.add(model_id)
 
     def forward_backward(

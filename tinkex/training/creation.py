@@ -9,10 +9,11 @@ from tinkex_api.api.models import create_model, get_weights_info
 from tinkex_api.api.weights import load_weights
 from tinkex_api.models import CreateModelRequest, CreateModelResponse, LoadWeightsRequest, WeightsInfoRequest
 
-from tinkex.errors import UnsupportedByServer
+from tinkex.errors import TinkexError, UnsupportedByServer
 from tinkex.futures.poller import send_and_wait
 from tinkex.session import Session
 from tinkex.training.client import AsyncTrainingClient
+from tinkex.training.unloading import unload_left_behind
 from tinkex.types import LoadWeightsResponse, LoraConfig, OptimizerConfig
 from tinkex.wire import json
 
@@ -59,7 +60,11 @@ async def model_from_state(
         return await new_model(session, base_model, shape, user_metadata, optimizer, saved.path)
     client = await new_model(session, base_model, shape, user_metadata, optimizer)
     load = client.load_state_with_optimizer if saved.with_optimizer else client.load_state
-    await load(saved.path, saved.weights_access_token)  # some servers load only as a model's first request
+    try:
+        await load(saved.path, saved.weights_access_token)  # some servers load only as a model's first request
+    except TinkexError:
+        await unload_left_behind(session, [client.model_id])
+        raise
     return client
 
 

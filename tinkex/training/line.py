@@ -28,9 +28,9 @@ from tinkex.errors import (
 )
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import Payload, RequestState, read_result, wait_for_payload
+from tinkex.session import Session
 from tinkex.training.bodies import Bodies, Submit
 from tinkex.training.sequencer import Sequencer, Turn
-from tinkex.transport.http import Transport
 
 T = TypeVar("T")
 _HELD_BODIES = 2  # calls: the one that is being sent, and the next one, which is encoded meanwhile
@@ -53,8 +53,9 @@ class _Sent:
 class TrainingLine:
     """The requests of one model. For one event loop."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._transport = session.transport
         self._sequencer = Sequencer()
         self._encoders = asyncio.Semaphore(_HELD_BODIES)
 
@@ -142,6 +143,7 @@ class TrainingLine:
 
         Together, where the server says so, and then the first one last, so that it finds all the others queued.
         """
+        self._session.check(turn.operation)
         await self._sequencer.settle()
         first, count = self._sequencer.next_seq_id, len(bodies)
         all_sent = [_Sent(RequestState(state.operation) if index else state, index, first + index) for index in range(count)]

@@ -38,7 +38,8 @@ class CustomLosses:
         Raises what sending and waiting raise.
         """
         async with self._uploading:
-            if loss.key not in self._handles:
+            known = self._handles.get(loss.key)
+            if known is None or known.session_id != session.session_id:  # a session that the server lost took its losses along
                 loss_id = await self._upload(session, loss) if session.transport.server.dialect.runs_custom_losses else None
                 self._handles[loss.key] = LossHandle(
                     name=loss.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from tinkex_api.api.models import unload_model
 from tinkex_api.models import UnloadModelRequest
@@ -23,9 +24,10 @@ async def unload(transport: Transport, model_id: str, max_attempts: int | None =
     return (await transport.send(request, max_attempts=max_attempts)).request_id
 
 
-async def unload_left_behind(session: Session) -> None:
-    """Frees the models of a session that the server was not told is finished, as far as it can; what fails is logged."""
-    await asyncio.gather(*(unload_or_log(session, model_id) for model_id in tuple(session.models)))
+async def unload_left_behind(session: Session, model_ids: Iterable[str]) -> None:
+    """Frees those of these models that are loaded in the session, as far as the server can; what fails is logged."""
+    left = session.models.intersection(model_ids)
+    await asyncio.gather(*(unload_or_log(session, model_id) for model_id in left))
 
 
 async def unload_or_log(session: Session, model_id: str) -> None:
