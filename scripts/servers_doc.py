@@ -50,7 +50,13 @@ def wire() -> str:
 
 def order() -> str:
     def row(d: Dialect) -> list[str]:
-        parallel = "together" if d.parallel_chunks else "one by one"
+        parallel = (
+            "together"
+            if d.parallel_chunks
+            else "one by one, and each call when the one before is done"
+            if d.overtakes
+            else "one by one"
+        )
         return [f"`{d.name}`", d.seq_id_order, d.seq_id_repeats, parallel, d.resume.replace("_", " ")]
 
     text = (
@@ -65,12 +71,18 @@ def order() -> str:
 def lacks() -> str:
     def row(d: Dialect) -> list[str]:
         losses = ", ".join(sorted(d.losses)) if d.losses else "as it says itself"
-        notes = "; ".join(f"{loss}: {note}" for loss, note in d.loss_notes.items())
+        notes = "; ".join(_loss_notes(d))
         return [f"`{d.name}`", losses + (f" ({notes})" if notes else ""), ", ".join(_odd(d.sampling)), ", ".join(sorted(d.missing))]
 
     return "## Losses, sampling, and what is missing\n\n" + rows(
         ["name", "losses", "samples otherwise", "lacks"], [row(d) for d in DIALECTS.values()]
     )
+
+
+def _loss_notes(d: Dialect) -> Iterator[str]:
+    yield from (f"{loss}: {note}" for loss, note in d.loss_notes.items())
+    if d.divides_by_weights:
+        yield "each datum's is divided by its weights, so that custom losses go by importance_sampling"
 
 
 def _odd(ways: SamplingWays) -> Iterator[str]:

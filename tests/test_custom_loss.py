@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from tinkex import (
     AdamParams,
     APIResponseValidationError,
     ChunkLimits,
+    Config,
     Datum,
     ForwardBackwardOutput,
     InvalidInputError,
@@ -27,9 +29,19 @@ from tinkex import (
     ServiceClient,
     TensorData,
 )
+from tinkex.dialects.dialect import Dialect
+from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
 from tinkex.training import chunking
-from tinkex.training.custom_loss import CustomLoss, NumpyLoss, custom_output, evaluate, forward_data, linearized
+from tinkex.training.custom_loss import (
+    CustomLoss,
+    NumpyLoss,
+    custom_output,
+    evaluate,
+    forward_data,
+    linearized,
+    linearized_by_ratios,
+)
 from tinkex.types import LossFnOutput
 
 FLOAT32 = st.floats(-1e6, 1e6, width=32)
@@ -103,6 +115,15 @@ def test_what_the_loss_leaves_out_has_a_weight_of_zero() -> None:
     weights = [datum.loss_fn_inputs["weights"].to_numpy() for datum in sent]
     assert [row.tolist() for row in weights] == [[0.0], [1.0, 0.0, 1.0]]
     assert not np.signbit(np.concatenate(weights)).any()  # no -0.0
+
+
+def test_the_advantages_are_the_negative_slope_too() -> None:
+    """A datum's weights of both signs come to nothing where its loss is divided by their sum, and advantages do not."""
+    data, outputs = batch_of([[1.0, 1.0], [1.0]]), outputs_of([-1.0, -2.0], [-3.0])
+    sent = linearized_by_ratios(data, [np.array([0.5, -0.5]), None], outputs)
+    assert [sorted(datum.loss_fn_inputs) for datum in sent] == [["advantages", "logprobs", "target_tokens"]] * 2
+    assert [datum.loss_fn_inputs["advantages"].tolist() for datum in sent] == [[-0.5, 0.5], [0.0]]
+    assert [datum.loss_fn_inputs["logprobs"].tolist() for datum in sent] == [[-1.0, -2.0], [-3.0]]
 
 
 def test_several_targets_a_position() -> None:
@@ -318,3 +339,27 @@ def test_it_trains_as_the_servers_own_loss_does(
         after = [client.forward(data, name).result() for client in (theirs, trainer)]
     assert after[1].metrics == pytest.approx(after[0].metrics, rel=1e-4)
     assert abs(after[0].metrics["loss:sum"] - before.metrics["loss:sum"]) > 0.01  # the step did something
+
+
+@pytest.mark.rule(19)
+def test_a_server_that_divides_by_the_weights_is_trained_by_ratios_to_the_same_end(
+    connect: Callable[..., Any], torch_server: Server
+) -> None:
+    """The gradient has both signs within a datum, and in sum."""
+
+    def mixed(data: Sequence[Datum], logprobs: list[NDArray[Any]]) -> tuple[float, list[Any], dict[str, float]]:
+        slopes = [np.where(np.arange(len(x)) % 3 == 0, 1.0, -1.0).astype(np.float32) for x in logprobs]
+        return sum(float(slope @ x) for slope, x in zip(slopes, logprobs, strict=True)), slopes, {}
+
+    def losses(dialect: Dialect) -> list[float]:
+        service = connect(torch_server.base_url, config=Config(base_url=torch_server.base_url, dialect=dialect))
+        trainer = service.create_lora_training_client("tinkex/tiny", rank=8, seed=7)
+        custom = []
+        for _ in range(2):
+            custom.append(trainer.forward_backward_custom(text_batch(), NumpyLoss(mixed)).result().metrics["loss:sum"])
+            trainer.optim_step(AdamParams(learning_rate=1e-2)).result()
+        return custom
+
+    by_ratios = losses(evolve(DIALECTS["tinkex"], divides_by_weights=True))
+    assert by_ratios == pytest.approx(losses(DIALECTS["tinkex"]), rel=1e-4)
+    assert by_ratios[1] < by_ratios[0]

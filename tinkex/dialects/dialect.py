@@ -116,6 +116,8 @@ class Dialect:
 
     seq_id_order: SeqIdOrder = "arrival"
     seq_id_repeats: SeqIdRepeats = "unknown"
+    overtakes: bool = False
+    """Whether it may run a request of a model before an earlier one, so that a call is sent only when the one before it is done."""
     failed_step_keeps_number: bool = False
     """Whether a step that failed leaves the count where it was, so that the next one takes its number."""
 
@@ -125,6 +127,9 @@ class Dialect:
     """The loss functions that it has; None where it refuses others itself."""
     loss_notes: Mapping[str, str] = field(factory=dict[str, str])
     """Where a loss of it is not what its name says elsewhere."""
+    divides_by_weights: bool = False
+    """Whether its cross_entropy of a datum is divided by the sum of the weights, and so is of no use for a custom loss, whose weights have
+    both signs: that is trained by importance_sampling there."""
     resume: Resume = "load_first"
     joins_samplers: bool = False
     """Whether a copied sampling client asks the server for its number."""

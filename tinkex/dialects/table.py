@@ -105,6 +105,8 @@ _DIALECTS = (
         failed="400",
         hold=300.0,
         seq_id_repeats="ignores",
+        overtakes=True,
+        divides_by_weights=True,
         missing=_all_but(
             *("get_client_config", "unload_model", "get_weights_info", "forward", "get_sampler"),
             *("list_training_runs", "get_training_run", "list_checkpoints", "get_checkpoint_archive_url"),
@@ -118,6 +120,8 @@ _DIALECTS = (
         failed="400",
         hold=300.0,
         seq_id_repeats="repeats",
+        overtakes=True,
+        divides_by_weights=True,
         missing=_all_but(
             *("get_client_config", "unload_model", "get_weights_info", "forward", "get_sampler"),
             *("list_training_runs", "get_training_run", "list_checkpoints", "delete_checkpoint", "get_checkpoint_archive_url"),

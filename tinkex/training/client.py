@@ -352,9 +352,13 @@ class AsyncTrainingClient:
     def _run_custom(self, data: Sequence[Datum], loss_fn: CustomLoss) -> AsyncAPIFuture[ForwardBackwardOutput]:
 
         def backward(results: Sequence[Payload]) -> tuple[Sequence[Submit], Callable[[Sequence[Payload]], ForwardBackwardOutput]]:
-            evaluated = custom_loss.evaluate(data, _combined(results).loss_fn_outputs, loss_fn)
-            batch = custom_loss.linearized(data, evaluated.gradients)
-            submits = self._submits("forward_backward", batch, "cross_entropy", None)
+            outputs = _combined(results).loss_fn_outputs
+            evaluated = custom_loss.evaluate(data, outputs, loss_fn)
+            if self._transport.server.dialect.divides_by_weights:
+                surrogate, batch = "importance_sampling", custom_loss.linearized_by_ratios(data, evaluated.gradients, outputs)
+            else:
+                surrogate, batch = "cross_entropy", custom_loss.linearized(data, evaluated.gradients)
+            submits = self._submits("forward_backward", batch, surrogate, None)
             return submits, lambda results: custom_loss.custom_output(_combined(results), evaluated)
 
         forward_pass = self._submits("forward", custom_loss.forward_data(data), "cross_entropy", None)

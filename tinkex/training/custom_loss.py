@@ -4,7 +4,8 @@ Only the gradient with respect to the logprobs is needed to train by a loss, wha
 
 1. a forward pass of `forward_data(data)`, which gives the logprobs;
 2. `evaluate` calls the user's function on them, and finds the gradient;
-3. a backward pass of `linearized(data, gradients)`, whose cross entropy has that gradient at these logprobs;
+3. a backward pass of `linearized(data, gradients)`, whose cross entropy has that gradient at these logprobs, or of
+   `linearized_by_ratios`, whose importance sampling has it;
 4. `custom_output` puts the user's loss and metrics in the place of that cross entropy's.
 
 torch is imported only for a function that is written in it.
@@ -126,11 +127,33 @@ def linearized(data: Sequence[Datum], gradients: Sequence[ArrayLike | None]) -> 
     return [_with_weights(datum, np.float32(0) - _gradient(i, datum, gradients[i])) for i, datum in enumerate(data)]
 
 
+def linearized_by_ratios(
+    data: Sequence[Datum], gradients: Sequence[ArrayLike | None], outputs: Sequence[LossFnOutput]
+) -> list[Datum]:
+    """The datums whose importance sampling has these gradients: its loss is the sum of -exp(logprob - logprobs) · advantage, of which
+    the exponential is 1 at the logprobs of the forward pass, so advantage = -gradient.
+
+    Takes and raises what `linearized` does, and `outputs` of the forward pass.
+    """
+    advantages = [datum.loss_fn_inputs["weights"] for datum in linearized(data, gradients)]
+    return [
+        evolve(
+            datum,
+            loss_fn_inputs={
+                "target_tokens": datum.loss_fn_inputs["target_tokens"],
+                "logprobs": logprobs.astype(np.float32),
+                "advantages": advantage,
+            },
+        )
+        for datum, advantage, logprobs in zip(data, advantages, _logprobs(data, outputs), strict=True)
+    ]
+
+
 def custom_output(backward: ForwardBackwardOutput, evaluated: Evaluated) -> ForwardBackwardOutput:
     """The backward pass's result as that of the custom loss.
 
-    `loss:sum` is the custom loss, also where the user has a metric of that name, and `surrogate_loss:sum` the cross entropy that
-    the server computed in its stead. The other metrics are the server's, and then the user's.
+    `loss:sum` is the custom loss, also where the user has a metric of that name, and `surrogate_loss:sum` what the server computed
+    in its stead. The other metrics are the server's, and then the user's.
     """
     metrics = dict(backward.metrics)
     if "loss:sum" in metrics:

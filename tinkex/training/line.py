@@ -76,7 +76,8 @@ class TrainingLine:
         async def work() -> T:
             async with self._ahead(turn, submits) as bodies, self._taken(turn, state):
                 sent = await self._submit_all(turn, state, bodies)
-            return read_result(parse, await self._results(sent), operation)
+                results = await self._results_before_next(sent)
+            return read_result(parse, results or await self._results(sent), operation)
 
         return AsyncAPIFuture(work(), state)
 
@@ -104,7 +105,8 @@ class TrainingLine:
                     self._sequencer.refused(_as_own(error, operation))
                     raise
                 sent = await self._submit_all(turn, state, self._bodies(submits))
-            return read_result(parse, await self._results(sent), operation)
+                results = await self._results_before_next(sent)
+            return read_result(parse, results or await self._results(sent), operation)
 
         return AsyncAPIFuture(work(), state)
 
@@ -238,6 +240,10 @@ class TrainingLine:
             self._sequencer.poison(error)
 
     # ---- results -----------------------------------------------------------------------------------------------------
+
+    async def _results_before_next(self, all_sent: Sequence[_Sent]) -> Sequence[Payload]:
+        """The results, where the next call must not be sent without them; elsewhere none."""
+        return await self._results(all_sent) if self._transport.server.dialect.overtakes else ()
 
     async def _results(self, all_sent: Sequence[_Sent]) -> Sequence[Payload]:
         return await asyncio.gather(*(self._result(sent) for sent in all_sent))

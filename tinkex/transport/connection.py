@@ -39,9 +39,12 @@ class _Request(aiohttp.ClientRequest):
 
 class _Response(aiohttp.ClientResponse):
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        protocol = connection.protocol
         response = await super().start(connection)
         progress.get().place = "answered"
-        if self.status == 500 and connection.protocol is not None:
+        if self.status == 500 and protocol is not None:
             # some servers close the connection after a fault without saying so, and the next request on it would die
-            connection.protocol.force_close()
+            protocol.force_close()
+            if connection.protocol is None:  # a body that came with the headers: it is in the pool again
+                protocol.close()
         return response
