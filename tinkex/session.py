@@ -118,12 +118,12 @@ class Session:
             try:
                 await self._heartbeat()
             except TinkexError as error:
-                self._take(error)
+                self._heed(error)
         if self.lost:
             await self._stop_heartbeats()
         return self.lost
 
-    def _take(self, error: TinkexError) -> None:
+    def _heed(self, error: TinkexError) -> None:
         """What the failure of a heartbeat says: only a 404 or 410 is word of the session."""
         if isinstance(error, (GoneError, NotFoundError)):
             self.lost = True
@@ -168,7 +168,7 @@ class Session:
             try:
                 await self._heartbeat()
             except TinkexError as error:
-                self._take(error)
+                self._heed(error)
                 if not self.lost and lines.due(clock.now() - last):
                     logger.warning("no heartbeat came through for %.0f s: %s", clock.now() - last, error)
             else:
