@@ -186,7 +186,9 @@ def _url(text: str) -> httpx.URL:
 def _may_repeat(error: BaseException, repeatable: bool) -> bool:
     if isinstance(error, APIConnectionError):
         return repeatable or not error.sent
-    return isinstance(error, APIStatusError) and backoff.may_repeat(error.status_code, error.headers, repeatable=repeatable)
+    return isinstance(error, APIStatusError) and backoff.may_repeat(
+        error.status_code, error.message, error.headers, repeatable=repeatable
+    )
 
 
 def _log_retry(state: RetryCallState) -> None:
