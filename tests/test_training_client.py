@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 from tests.batches import batch, datum, text_datum
 from tests.fake_engine import FakeEngine
@@ -22,7 +23,9 @@ from tinkex import (
     RequestFailedError,
     RequestSkippedError,
     UnprocessableEntityError,
+    UnsupportedByServer,
 )
+from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
 
 
@@ -231,6 +234,15 @@ def test_a_custom_loss_that_fails_holds_back_the_step_that_was_to_follow(trainer
         failed.result()
     with pytest.raises(RequestSkippedError):
         step.result()
+    trainer.train_step([datum(1)], "cross_entropy", AdamParams()).result()
+
+
+def test_a_call_that_the_server_is_known_to_lack_leaves_the_model_usable(connect: Callable[..., Any], server: Server) -> None:
+    dialect = evolve(DIALECTS["tinkex"], missing={"save_weights_external": "Save it elsewhere."})
+    service = connect(server.base_url, config=Config(base_url=server.base_url, dialect=dialect))
+    trainer = service.create_lora_training_client("fake/base", rank=4)
+    with pytest.raises(UnsupportedByServer, match="Save it elsewhere"):
+        trainer.save_weights_external("one").result()
     trainer.train_step([datum(1)], "cross_entropy", AdamParams()).result()
 
 

@@ -89,11 +89,19 @@ def test_a_passing_failure_is_tried_again_with_growing_pauses(passing: int) -> N
     assert len({request.headers["x-idempotency-key"] for request in script.requests}) == 1
 
 
-@pytest.mark.parametrize(("status", "error"), [(404, NotFoundError), (400, TinkexError), (422, TinkexError)])
-def test_a_final_refusal_is_raised_at_once(status: int, error: type[Exception]) -> None:
-    script, clock, result = exchange([httpx.Response(status, json={"detail": "no such thing"})])
+@pytest.mark.parametrize(
+    ("status", "words", "error"),
+    [
+        (404, "no such thing", NotFoundError),
+        (400, "no such thing", TinkexError),
+        (422, "no such thing", TinkexError),
+        (409, "Checkpoint 'a' already exists", ConflictError),
+    ],
+)
+def test_a_final_refusal_is_raised_at_once(status: int, words: str, error: type[Exception]) -> None:
+    script, clock, result = exchange([httpx.Response(status, json={"detail": words})])
     assert isinstance(result, error)
-    assert "no such thing" in str(result)
+    assert words in str(result)
     assert (len(script.requests), clock.sleeps) == (1, [])
 
 

@@ -24,7 +24,11 @@ from tinkex.errors import (
     ServerStateLostError,
     StepOutcomeUnknown,
     TinkexError,
+<<<<<<< HEAD
     WaitTimeoutError,
+=======
+    UnsupportedByServer,
+>>>>>>> skyrl
 )
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import Payload, RequestState, read_result, wait_for_payload
@@ -234,7 +238,7 @@ class TrainingLine:
                 return None
 
     def _give_up(self, error: TinkexError, *, untouched: bool) -> None:
-        if untouched and isinstance(error, (APIStatusError, APIConnectionError)):
+        if untouched and isinstance(error, (APIStatusError, APIConnectionError, UnsupportedByServer)):
             self._sequencer.refused(error)
         else:
             self._sequencer.poison(error)

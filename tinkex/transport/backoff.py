@@ -43,18 +43,18 @@ def rate_limit_pause(streak: int, body_size: int, hint: float | None, chance: fl
     return min(first * 2.0 ** (streak - 1), _MAX_RETRY_AFTER) * (1 - _JITTER * chance)
 
 
-def may_repeat(status_code: int, headers: Mapping[str, str], *, repeatable: bool) -> bool:
+def may_repeat(status_code: int, message: str, headers: Mapping[str, str], *, repeatable: bool) -> bool:
     """Whether an error status allows another try of the same request.
 
     A request that is not `repeatable`, because the server might apply it twice, is only tried again when the refusal came
-    before the server took it on.
+    before the server took it on. A name that is in use stays in use, though some servers say so with a status that asks for another try.
     """
     if not repeatable:
         return status_code in _REFUSED_UNREAD
     wish = headers.get("x-should-retry")
     if wish in ("true", "false"):
         return wish == "true"
-    return status_code in _RETRYABLE
+    return status_code in _RETRYABLE and not (status_code == 409 and "already exists" in message)
 
 
 def trouble_of(error: BaseException, *, repeatable: bool) -> Trouble | None:
@@ -65,7 +65,7 @@ def trouble_of(error: BaseException, *, repeatable: bool) -> Trouble | None:
         return None
     if error.status_code == 400 and not error.body and repeatable:
         return "proxy"
-    if not may_repeat(error.status_code, error.headers, repeatable=repeatable):
+    if not may_repeat(error.status_code, error.message, error.headers, repeatable=repeatable):
         return None
     return _BY_STATUS.get(error.status_code, "failure")
 
