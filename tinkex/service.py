@@ -274,7 +274,10 @@ class AsyncServiceClient:
 
     async def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
         """The base models that the server can train and sample. Begins no session."""
-        return await self._connected().send(get_server_capabilities.request())
+        capabilities = await self._connected().send(get_server_capabilities.request())
+        for model in capabilities.supported_models:
+            model.model_name = model.model_name or model.additional_properties.get("model_id")  # one server calls it so
+        return capabilities
 
     async def close(self, outcome: Outcome = "success", detail: str | None = None) -> None:
         """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`."""

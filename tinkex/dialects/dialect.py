@@ -59,6 +59,8 @@ class SamplingWays:
     """Whether it gives any."""
     seeds: bool = True
     """Whether a seed has an effect."""
+    temperature: float | None = None
+    """The only one that it samples at."""
     greedy_temperature: float = 0.0
     """What greedy sampling is asked for by: one server takes 0 for 1."""
     top_p_off: float = 1.0

@@ -12,7 +12,7 @@ from tinkex.dialects.dialect import Dialect, SamplingWays
 
 UNKNOWN = Dialect()
 
-_OPTIONAL = (
+OPTIONAL = (
     *("get_client_config", "get_dynamic_config", "get_server_capabilities", "health", "send_telemetry", "create_auth_token"),
     *("finish_session", "list_sessions", "get_session", "search_sessions", "assign_session_project", "export_session_trace"),
     *("get_info", "unload_model", "get_weights_info", "forward", "load_weights"),
@@ -38,7 +38,7 @@ _INSTEAD = {
 
 def _all_but(*there: str, **instead: str) -> Mapping[str, str]:
     """The optional operations but these and the usual ones, each with what to do instead."""
-    absent = (name for name in _OPTIONAL if name not in (*there, *_USUAL) or name in instead)
+    absent = (name for name in OPTIONAL if name not in (*there, *_USUAL) or name in instead)
     return {name: instead.get(name) or _INSTEAD.get(name, "") for name in absent}
 
 
@@ -135,7 +135,10 @@ _DIALECTS = (
         failed="400",
         hold=60.0,
         seq_id_repeats="ignores",
-        missing=_all_but("get_client_config"),
+        missing=_all_but(
+            "get_client_config",
+            forward="Use forward_backward, and an optim_step of learning rate 0, which drops the gradients.",
+        ),
         losses=_IS_AND_PPO,
         sampling=SamplingWays(base_models=False, prompt_logprobs=False, seeds=False),
     ),
@@ -191,7 +194,13 @@ _DIALECTS = (
         hold=30.0,
         bulk_results=True,
         cancels=True,
-        missing=dict.fromkeys(("copy_weights", "create_custom_loss", "search_sessions", "export_session_trace"), ""),
+        missing=dict.fromkeys(
+            (
+                *("copy_weights", "create_custom_loss", "search_sessions", "export_session_trace"),
+                *("list_training_runs", "list_checkpoints"),
+            ),
+            "",
+        ),
         loss_notes={"ppo": "its verl backend trains plain importance sampling"},
         joins_samplers=True,
         sampling=SamplingWays(base_models=False, max_tokens=4096),
@@ -266,6 +275,7 @@ _DIALECTS = (
         ),
         losses=_IS_AND_PPO,
         resume="never",
+        sampling=SamplingWays(temperature=1.0),
     ),
     Dialect(
         name="hatchery",

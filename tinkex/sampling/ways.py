@@ -76,6 +76,11 @@ def as_sent(params: SamplingParams, ways: SamplingWays) -> SamplingParams:
             f"sampling_params.max_tokens is {sent.max_tokens}, and this server samples {ways.max_tokens} in one request",
             advice="Ask for fewer, and go on from what was sampled.",
         )
+    if ways.temperature not in (None, params.temperature):
+        raise InvalidInputError(
+            f"sampling_params.temperature is {params.temperature}, and this server samples at {ways.temperature} alone",
+            advice="Greedy sampling is not to be had there." if params.temperature == 0 else None,
+        )
     if params.temperature == 0:
         sent.temperature = ways.greedy_temperature
         return sent

@@ -205,6 +205,7 @@ class AsyncTrainingClient:
         def parse(result: Mapping[str, object]) -> SaveWeightsResponse:
             saved = SaveWeightsResponse.from_dict(result)
             self._session.saved_shapes[saved.path] = (self.base_model, self._shape)
+            self._transport.server.saw_path(saved.path)
             return saved
 
         return self._run("save_weights", submit, parse)
@@ -247,7 +248,7 @@ class AsyncTrainingClient:
             body.user_metadata = json.encode_metadata(user_metadata)
             return save_weights_for_sampler.request(body=body)
 
-        return self._run("save_weights_for_sampler", submit, SaveWeightsForSamplerResponse.from_dict)
+        return self._run("save_weights_for_sampler", submit, self._saved_for_sampler)
 
     def save_weights_external(
         self, name: str, ttl_seconds: int | None = None, age_encryption_recipients: Sequence[str] | None = None
@@ -292,7 +293,7 @@ class AsyncTrainingClient:
             body.kind = None if kind == "snapshot" else kind  # older servers do not know the field
             return save_weights_for_sampler.request(body=body)
 
-        saved = await self._run("save_weights_for_sampler", submit, SaveWeightsForSamplerResponse.from_dict)
+        saved = await self._run("save_weights_for_sampler", submit, self._saved_for_sampler)
         if saved.sampling_session_id:
             return AsyncSamplingClient(self._session, saved.sampling_session_id, base_model=self.base_model)
         return await AsyncSamplingClient.open(self._session, base_model=self.base_model, model_path=saved.path)
@@ -331,6 +332,11 @@ class AsyncTrainingClient:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.model_id} over {self.base_model}>"
+
+    def _saved_for_sampler(self, result: Mapping[str, object]) -> SaveWeightsForSamplerResponse:
+        saved = SaveWeightsForSamplerResponse.from_dict(result)
+        self._transport.server.saw_path(saved.path or "")
+        return saved
 
     def _run_batch(
         self, operation: str, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None

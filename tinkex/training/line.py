@@ -19,16 +19,14 @@ from tinkex.errors import (
     APIConnectionError,
     APIStatusError,
     InternalServerError,
+    InvalidInputError,
     RequestFailedError,
     ResultLostError,
     ServerStateLostError,
     StepOutcomeUnknown,
     TinkexError,
-<<<<<<< HEAD
-    WaitTimeoutError,
-=======
     UnsupportedByServer,
->>>>>>> skyrl
+    WaitTimeoutError,
 )
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import Payload, RequestState, read_result, wait_for_payload
@@ -37,6 +35,8 @@ from tinkex.training.bodies import Bodies, Submit
 from tinkex.training.sequencer import Sequencer, Turn
 
 T = TypeVar("T")
+_NOT_TAKEN = (APIStatusError, APIConnectionError, UnsupportedByServer, InvalidInputError)
+"""What says of a request that was sent first that it was not taken on, or not sent at all."""
 _HELD_BODIES = 2  # calls: the one that is being sent, and the next one, which is encoded meanwhile
 _FROM_SAVED = "Make a new training client from the last saved state."
 
@@ -238,7 +238,7 @@ class TrainingLine:
                 return None
 
     def _give_up(self, error: TinkexError, *, untouched: bool) -> None:
-        if untouched and isinstance(error, (APIStatusError, APIConnectionError, UnsupportedByServer)):
+        if untouched and isinstance(error, _NOT_TAKEN):
             self._sequencer.refused(error)
         else:
             self._sequencer.poison(error)

@@ -238,7 +238,9 @@ class _Exchange:
             size = len(self.request.content or b"")
             self.refused_for = window.refused(size, retry_hint(response.headers), self.transport.clock)
         if not response.is_success:
-            raise failures.status_error(response, self.request.operation)
+            error = failures.status_error(response, self.request.operation)
+            self.transport.server.heed(error)
+            raise error
         window.succeeded()
         return response
 

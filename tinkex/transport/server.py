@@ -12,8 +12,8 @@ from attrs import evolve
 from tinkex.config import Config
 from tinkex.dialects.dialect import Dialect
 from tinkex.dialects.recognition import Seen, recognise, with_flags
-from tinkex.dialects.table import UNKNOWN
-from tinkex.errors import UnsupportedByServer
+from tinkex.dialects.table import DIALECTS, OPTIONAL, UNKNOWN
+from tinkex.errors import APIStatusError, UnsupportedByServer
 
 logger = logging.getLogger("tinkex")
 
@@ -40,6 +40,11 @@ class Server:
         with self._lock:
             self.dialect = evolve(self.dialect, **changes)
 
+    def saw_path(self, path: str) -> None:
+        """What the path of saved weights tells: one server that looks like others at first contact has a scheme of its own."""
+        if self._given is None and self.dialect.name != "twinkle" and path.startswith("twinkle://"):
+            self.dialect = DIALECTS["twinkle"]
+
     def doubt(self) -> None:
         """The server has lost a session or was changed: nobody knows any more what it makes of a repeated request."""
         self.learn(seq_id_repeats="unknown")
@@ -52,6 +57,13 @@ class Server:
         if new:
             logger.warning("%s: %s", self.dialect.name, words)
 
+    def heed(self, refusal: APIStatusError) -> None:
+        """Raises `UnsupportedByServer` where a refusal says that there is no such route, and remembers it."""
+        operation = refusal.operation or ""
+        if operation in OPTIONAL and operation != "forward" and _is_missing_route(refusal):  # a forward may have another route
+            self.learn(missing={**self.dialect.missing, operation: ""})
+            self.require(operation)
+
     def require(self, operation: str) -> None:
         """Raises `UnsupportedByServer` for an operation that it lacks."""
         if self.dialect.lacks(operation):
@@ -62,6 +74,13 @@ class Server:
                 operation=operation,
                 advice=self.dialect.missing[operation] or "Use another server for it.",
             )
+
+
+def _is_missing_route(refusal: APIStatusError) -> bool:
+    """By the words of the frameworks that the servers are made with; what a call looks for and does not find is told otherwise."""
+    return refusal.status_code == 405 or (
+        refusal.status_code == 404 and refusal.body in ({"detail": "Not Found"}, {"error": "Not Found"})
+    )
 
 
 _servers: WeakValueDictionary[str, Server] = WeakValueDictionary()
