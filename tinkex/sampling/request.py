@@ -104,6 +104,7 @@ class Ask:
             raise InvalidInputError(f"num_samples must be 1 or more, found {num_samples}")
         if questions.of_the_prompt and not dialect.sampling.prompt_logprobs:
             raise ways.no_prompt_logprobs(dialect)
+        ways.require_temperature(params, dialect)
         return cls(ways.parts(num_samples, dialect.sampling), ways.as_sent(params, dialect.sampling), questions)
 
     def requests(self, prompt: ModelInput) -> list[SampleRequest]:

@@ -76,11 +76,6 @@ def as_sent(params: SamplingParams, ways: SamplingWays) -> SamplingParams:
             f"sampling_params.max_tokens is {sent.max_tokens}, and this server samples {ways.max_tokens} in one request",
             advice="Ask for fewer, and go on from what was sampled.",
         )
-    if ways.temperature not in (None, params.temperature):
-        raise InvalidInputError(
-            f"sampling_params.temperature is {params.temperature}, and this server samples at {ways.temperature} alone",
-            advice="Greedy sampling is not to be had there." if params.temperature == 0 else None,
-        )
     if params.temperature == 0:
         sent.temperature = ways.greedy_temperature
         return sent
@@ -89,6 +84,18 @@ def as_sent(params: SamplingParams, ways: SamplingWays) -> SamplingParams:
     if params.top_k <= 0:
         sent.top_k = ways.top_k_off
     return sent
+
+
+def require_temperature(params: SamplingParams, dialect: Dialect) -> None:
+    """Raises `UnsupportedByServer` for a temperature at which the server does not sample."""
+    only = dialect.sampling.temperature
+    if only is not None and params.temperature != only:
+        raise UnsupportedByServer(
+            f"{dialect.name} does not sample at a temperature of {params.temperature}",
+            server=dialect.name,
+            operation="sample",
+            advice=f"It samples at {only} alone.",
+        )
 
 
 def parts(num_samples: int, ways: SamplingWays) -> list[int]:

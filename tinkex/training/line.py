@@ -189,6 +189,7 @@ class TrainingLine:
                 if len(order) > 1:
                     self._transport.server.learn(encodings=(encoding,))
                 return
+        self._transport.server.heed(refusals[0])
         raise refusals[0]
 
     async def _send(

@@ -239,7 +239,8 @@ class _Exchange:
             self.refused_for = window.refused(size, retry_hint(response.headers), self.transport.clock)
         if not response.is_success:
             error = failures.status_error(response, self.request.operation)
-            self.transport.server.heed(error)
+            if error.operation != "forward":  # which may have another route
+                self.transport.server.heed(error)
             raise error
         window.succeeded()
         return response

@@ -60,7 +60,7 @@ class Server:
     def heed(self, refusal: APIStatusError) -> None:
         """Raises `UnsupportedByServer` where a refusal says that there is no such route, and remembers it."""
         operation = refusal.operation or ""
-        if operation in OPTIONAL and operation != "forward" and _is_missing_route(refusal):  # a forward may have another route
+        if operation in OPTIONAL and _is_missing_route(refusal):
             self.learn(missing={**self.dialect.missing, operation: ""})
             self.require(operation)
 
@@ -69,7 +69,7 @@ class Server:
         if self.dialect.lacks(operation):
             name = self.dialect.name
             raise UnsupportedByServer(
-                f"{name} has no {operation}",
+                f"{'this server' if self.dialect.name == UNKNOWN.name else name} has no {operation}",
                 server=name,
                 operation=operation,
                 advice=self.dialect.missing[operation] or "Use another server for it.",
