@@ -20,7 +20,7 @@ from tinkex import (
 from tinkex.dialects.dialect import Dialect, SamplingWays
 from tinkex.dialects.table import DIALECTS, UNKNOWN
 from tinkex.sampling import handle, ways
-from tinkex.sampling.request import Ask, Questions, check_answer, with_texts_joined
+from tinkex.sampling.request import Ask, Questions, check_answer
 from tinkex.types import ImageChunk
 
 HATCHERY, TWINKLE, MILES = (DIALECTS[name] for name in ("hatchery", "twinkle", "miles"))
@@ -118,7 +118,7 @@ def test_texts_side_by_side_become_one() -> None:
     prompt = ModelInput(
         (*ModelInput.from_ints([1]).chunks, *ModelInput.from_ints([2, 3]).chunks, image, *ModelInput.from_ints([4]).chunks)
     )
-    joined = with_texts_joined(prompt)
+    joined = prompt.with_texts_joined()
     assert [chunk.length for chunk in joined.chunks] == [3, 2, 1]
     assert joined.chunks[0] == ModelInput.from_ints([1, 2, 3]).chunks[0]
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tinkex.config import Config as Config
     from tinkex.config import PollSettings as PollSettings
     from tinkex.config import RetrySettings as RetrySettings
+    from tinkex.dialects.dialect import Dialect as Dialect
+    from tinkex.dialects.dialect import SamplingWays as SamplingWays
     from tinkex.errors import *  # noqa: F403
     from tinkex.futures.api_future import APIFuture as APIFuture
     from tinkex.futures.api_future import AsyncAPIFuture as AsyncAPIFuture
@@ -43,6 +45,7 @@ _HOMES = {
     "tinkex._version": ("__version__",),
     "tinkex.config": ("ChunkLimits", "Config", "PollSettings", "RetrySettings", "SEED_CHUNK_LIMITS"),
     "tinkex.futures.api_future": ("APIFuture", "AsyncAPIFuture"),
+    "tinkex.dialects.dialect": ("Dialect", "SamplingWays"),
     "tinkex.recovery.policy": ("RecoveryPolicy", "is_recoverable"),
     "tinkex.recovery.run": ("AsyncRecoverableRun",),
     "tinkex.rest.client": ("AsyncRestClient",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from tinkex_api.models import SampleRequest
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import InvalidInputError, UnsupportedByServer
 from tinkex.sampling import ways
-from tinkex.types import ArrayLike, EncodedTextChunk, ModelInput, ModelInputChunk, SampleResponse, SamplingParams, TensorData
+from tinkex.types import ArrayLike, EncodedTextChunk, ModelInput, SampleResponse, SamplingParams, TensorData
 from tinkex.wire import json
 
 
@@ -76,19 +75,6 @@ def text_length(prompt: ModelInput) -> int | None:
     return sum(map(len, chunks)) if len(chunks) == len(prompt.chunks) else None
 
 
-def with_texts_joined(prompt: ModelInput) -> ModelInput:
-    """The same prompt with texts that stand side by side as one chunk: some servers read the first alone."""
-    return prompt if len(prompt.chunks) == 1 else ModelInput(_joined(prompt))
-
-
-def _joined(prompt: ModelInput) -> Iterator[ModelInputChunk]:
-    for is_text, chunks in groupby(prompt.chunks, lambda chunk: isinstance(chunk, EncodedTextChunk)):
-        if is_text:
-            yield EncodedTextChunk(np.concatenate([chunk.tokens for chunk in chunks if isinstance(chunk, EncodedTextChunk)]))
-        else:
-            yield from chunks
-
-
 @frozen
 class Ask:
     """What is asked of a server about any prompt. `params` are as it is to be sent them, `parts` the samples of each request."""
@@ -109,7 +95,7 @@ class Ask:
 
     def requests(self, prompt: ModelInput) -> list[SampleRequest]:
         """One a part, the first of which asks about the prompt."""
-        encoded, questions = json.encode_model_input(with_texts_joined(prompt)), self.questions
+        encoded, questions = json.encode_model_input(prompt), self.questions
         requests = [
             SampleRequest(
                 prompt=encoded,

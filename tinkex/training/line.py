@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -32,8 +33,10 @@ from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import Payload, RequestState, read_result, wait_for_payload
 from tinkex.session import Session
 from tinkex.training.bodies import Bodies, Submit
+from tinkex.training.pipelining import PipelineCheck
 from tinkex.training.sequencer import Sequencer, Turn
 
+logger = logging.getLogger("tinkex")
 T = TypeVar("T")
 _NOT_TAKEN = (APIStatusError, APIConnectionError, UnsupportedByServer, InvalidInputError)
 """What says of a request that was sent first that it was not taken on, or not sent at all."""
@@ -61,6 +64,7 @@ class TrainingLine:
         self._session = session
         self._transport = session.transport
         self._sequencer = Sequencer()
+        self._pipeline = PipelineCheck()
         self._encoders = asyncio.Semaphore(_HELD_BODIES)
 
     def turn(self, operation: str) -> AbstractAsyncContextManager[None]:
@@ -83,7 +87,7 @@ class TrainingLine:
                 results = await self._results_before_next(sent)
             return read_result(parse, results or await self._results(sent), operation)
 
-        return AsyncAPIFuture(work(), state)
+        return self._watched(AsyncAPIFuture(work(), state))
 
     def run_both(
         self,
@@ -112,7 +116,16 @@ class TrainingLine:
                 results = await self._results_before_next(sent)
             return read_result(parse, results or await self._results(sent), operation)
 
-        return AsyncAPIFuture(work(), state)
+        return self._watched(AsyncAPIFuture(work(), state))
+
+    def _watched(self, future: AsyncAPIFuture[T]) -> AsyncAPIFuture[T]:
+        """The future of a call that was just made; says so when the user's loop keeps the server waiting."""
+        operation, clock = future.state.operation, self._transport.clock
+        advice = self._pipeline.submitted(operation, clock.now())
+        if advice and not self._transport.server.dialect.overtakes:  # where calls are sent one by one anyway
+            logger.warning("%s", advice)
+        future.add_done_callback(lambda _: self._pipeline.finished(operation, clock.now()))
+        return future
 
     @asynccontextmanager
     async def _taken(self, turn: Turn, state: RequestState) -> AsyncGenerator[None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -162,6 +163,10 @@ class ModelInput:
         """From token ids `(N,)`: a list, numpy array or torch tensor of integers. Raises `InvalidInputError` for others."""
         return cls((EncodedTextChunk(tokens),))
 
+    def with_texts_joined(self) -> ModelInput:
+        """The same with texts that stand side by side as one chunk, as it is sent: some servers read the first one alone."""
+        return self if len(self.chunks) == 1 else ModelInput(tuple(_joined(self.chunks)))
+
     @classmethod
     def from_text(cls, text: str, *, model_name: str | None = None, tokenizer: TextEncoder | None = None) -> ModelInput:
         """From text, without special tokens and chat templates.
@@ -236,3 +241,11 @@ def as_model_input(prompt: Any) -> ModelInput:
             advice="Encode it first: client.get_tokenizer().encode(text).",
         )
     return ModelInput.from_ints(prompt)
+
+
+def _joined(chunks: Sequence[ModelInputChunk]) -> Iterator[ModelInputChunk]:
+    for is_text, group in groupby(chunks, lambda chunk: isinstance(chunk, EncodedTextChunk)):
+        if is_text:
+            yield EncodedTextChunk(np.concatenate([chunk.tokens for chunk in group if isinstance(chunk, EncodedTextChunk)]))
+        else:
+            yield from group

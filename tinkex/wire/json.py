@@ -35,7 +35,7 @@ def encode_metadata(facts: Mapping[str, str] | None) -> api.UserMetadata | None:
 
 
 def encode_model_input(value: ModelInput) -> api.ModelInput:
-    return api.ModelInput([_encode_chunk(chunk) for chunk in value.chunks])
+    return api.ModelInput([_encode_chunk(chunk) for chunk in value.with_texts_joined().chunks])
 
 
 def _encode_chunk(chunk: ModelInputChunk) -> api.ModelInputChunk:

@@ -79,7 +79,7 @@ def compress(raw: bytes) -> bytes:
 def _encode_datum(index: int, datum: Datum) -> bytes:
     """A request that has this datum alone."""
     request = pb.ForwardBackwardRequest()
-    message = request.data.add(model_input=[_encode_chunk(index, chunk) for chunk in datum.model_input.chunks])
+    message = request.data.add(model_input=[_encode_chunk(index, chunk) for chunk in datum.model_input.with_texts_joined().chunks])
     for name, tensor in datum.loss_fn_inputs.items():
         _encode_tensor(message.loss_fn_inputs[name], tensor)
     message.model_input_spans.extend(map(_encode_span, datum.model_input_spans or ()))
