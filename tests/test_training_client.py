@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 
+import tinkex.local
 from tests.batches import batch, datum, text_datum
 from tests.fake_engine import FakeEngine
 from tinkex import (
@@ -337,3 +339,35 @@ def test_weights_are_copied_into_the_clients_project(connect: Callable[..., Any]
 def test_without_a_project_weights_are_not_copied(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidInputError, match="none is configured"):
         service.copy_weights("tinker://a/weights/b")
+
+
+def test_weights_for_sampling_by_name_by_path_and_by_a_number_of_the_session(service: Any, trainer: Any) -> None:
+    named = trainer.save_weights_for_sampler("a").result()
+    pathed = trainer.save_weights_for_sampler(path="b").result()
+    assert named.path.endswith("/sampler_weights/a")
+    assert pathed.path.endswith("/sampler_weights/b")
+    assert trainer.save_weights_for_sampler(sampling_session_seq_id=7).result().sampling_session_id.endswith(":7")
+    for given in ({}, {"name": "c", "path": "c"}, {"name": "c", "sampling_session_seq_id": 8}):
+        with pytest.raises(InvalidInputError, match="one of name, path"):
+            trainer.save_weights_for_sampler(**given)
+
+
+def test_in_flight_weights_are_refused_where_they_would_be_a_snapshot(connect: Callable[..., Any], server: Server) -> None:
+    config = Config(base_url=server.base_url, dialect="open-rl")
+    trainer = connect(server.base_url, config=config).create_lora_training_client("fake/base", rank=4)
+    with pytest.raises(UnsupportedByServer, match="open-rl is not known to have in-flight weights"):
+        trainer.save_weights_and_get_sampling_client(kind="inflight")
+
+
+@pytest.mark.rule(1)
+def test_leaving_a_client_frees_its_models_where_sessions_do_not_end(
+    connect: Callable[..., Any], server_engine: FakeEngine
+) -> None:
+    with tinkex.local.serve(engine=server_engine, profile="skyrl", hold=0.2) as server:
+        service = connect(server.base_url, config=Config(base_url=server.base_url, dialect="skyrl"))
+        one, other = (service.create_lora_training_client("fake/base", rank=4).model_id for _ in range(2))
+        service.close()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and not all(server_engine.count("unload_model", name) for name in (one, other)):
+            time.sleep(0.01)
+    assert [server_engine.count("unload_model", name) for name in (one, other)] == [1, 1]

@@ -161,7 +161,13 @@ class TrainingClient:
         return APIFuture(self._portal, lambda: self._client.load_state_with_optimizer(path, weights_access_token))
 
     def save_weights_for_sampler(
-        self, name: str, ttl_seconds: int | None = None, user_metadata: Mapping[str, str] | None = None
+        self,
+        name: str | None = None,
+        ttl_seconds: int | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+        *,
+        path: str | None = None,
+        sampling_session_seq_id: int | None = None,
     ) -> APIFuture[SaveWeightsForSamplerResponse]:
         """Saves the weights as they are after the calls so far; the result's `path` can be sampled from.
 
@@ -169,11 +175,19 @@ class TrainingClient:
             name: letters, digits, `-`, `_` and `.`; no `/`.
             ttl_seconds: how long they are kept; for ever by default.
             user_metadata: facts of your own, kept with them.
+            path: the same as `name`, by the name that it has on the wire.
+            sampling_session_seq_id: in place of a name: opens a sampling session of this number on weights that last as long as it
+                does; the result has its `sampling_session_id`. A number is used once in a session of a service client.
 
         Raises:
-            InvalidInputError: at the call: the name is empty or holds a `/`.
+            InvalidInputError: at the call: the name is empty or holds a `/`, or not one of the three is given.
         """
-        return APIFuture(self._portal, lambda: self._client.save_weights_for_sampler(name, ttl_seconds, user_metadata))
+        return APIFuture(
+            self._portal,
+            lambda: self._client.save_weights_for_sampler(
+                name, ttl_seconds, user_metadata, path=path, sampling_session_seq_id=sampling_session_seq_id
+            ),
+        )
 
     def save_weights_external(
         self, name: str, ttl_seconds: int | None = None, age_encryption_recipients: Sequence[str] | None = None
@@ -200,7 +214,7 @@ class TrainingClient:
 
         Raises:
             InvalidInputError: at the call: an unknown kind.
-            BadRequestError, UnprocessableEntityError: the server does not have that kind.
+            UnsupportedByServer: the server does not have that kind.
         """
         return SamplingClient(self._portal.run(self._client.save_weights_and_get_sampling_client, kind=kind), self._portal)
 
@@ -272,11 +286,19 @@ class TrainingClient:
         return self.load_state_with_optimizer(path, weights_access_token)
 
     async def save_weights_for_sampler_async(
-        self, name: str, ttl_seconds: int | None = None, user_metadata: Mapping[str, str] | None = None
+        self,
+        name: str | None = None,
+        ttl_seconds: int | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+        *,
+        path: str | None = None,
+        sampling_session_seq_id: int | None = None,
     ) -> APIFuture[SaveWeightsForSamplerResponse]:
         """Deprecated: see `save_weights_for_sampler`."""
         deprecated_twin("save_weights_for_sampler")
-        return self.save_weights_for_sampler(name, ttl_seconds, user_metadata)
+        return self.save_weights_for_sampler(
+            name, ttl_seconds, user_metadata, path=path, sampling_session_seq_id=sampling_session_seq_id
+        )
 
     async def save_weights_external_async(
         self, name: str, ttl_seconds: int | None = None, age_encryption_recipients: Sequence[str] | None = None

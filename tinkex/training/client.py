@@ -34,7 +34,7 @@ from tinkex.training.line import TrainingLine
 from tinkex.training.loss_handle import LossHandle, chosen_inputs, run_here
 from tinkex.training.losses import check_loss, weighted
 from tinkex.training.unloading import unload
-from tinkex.training.validation import SamplerKind, check_batch, check_kind, check_name
+from tinkex.training.validation import SamplerKind, check_batch, check_inflight, check_kind, check_name
 from tinkex.types import (
     AdamParams,
     Datum,
@@ -229,7 +229,13 @@ class AsyncTrainingClient:
         return self._load(path, weights_access_token, optimizer=True)
 
     def save_weights_for_sampler(
-        self, name: str, ttl_seconds: int | None = None, user_metadata: Mapping[str, str] | None = None
+        self,
+        name: str | None = None,
+        ttl_seconds: int | None = None,
+        user_metadata: Mapping[str, str] | None = None,
+        *,
+        path: str | None = None,
+        sampling_session_seq_id: int | None = None,
     ) -> AsyncAPIFuture[SaveWeightsForSamplerResponse]:
         """Saves the weights as they are after the calls so far; the result's `path` can be sampled from.
 
@@ -237,14 +243,21 @@ class AsyncTrainingClient:
             name: letters, digits, `-`, `_` and `.`; no `/`.
             ttl_seconds: how long they are kept; for ever by default.
             user_metadata: facts of your own, kept with them.
+            path: the same as `name`, by the name that it has on the wire.
+            sampling_session_seq_id: in place of a name: opens a sampling session of this number on weights that last as long as it
+                does; the result has its `sampling_session_id`. A number is used once in a session of a service client.
 
         Raises:
-            InvalidInputError: at the call: the name is empty or holds a `/`.
+            InvalidInputError: at the call: the name is empty or holds a `/`, or not one of the three is given.
         """
-        check_name(name)
+        if [name, path, sampling_session_seq_id].count(None) != 2:
+            raise InvalidInputError("give one of name, path (which is the same) and sampling_session_seq_id")
+        if sampling_session_seq_id is None:
+            check_name(name or path or "")
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
-            body = SaveWeightsForSamplerRequest(self.model_id, seq_id, path=name, ttl_seconds=ttl_seconds)
+            body = SaveWeightsForSamplerRequest(self.model_id, seq_id, path=name or path, ttl_seconds=ttl_seconds)
+            body.sampling_session_seq_id = sampling_session_seq_id
             body.user_metadata = json.encode_metadata(user_metadata)
             return save_weights_for_sampler.request(body=body)
 
@@ -283,9 +296,10 @@ class AsyncTrainingClient:
 
         Raises:
             InvalidInputError: at the call: an unknown kind.
-            BadRequestError, UnprocessableEntityError: the server does not have that kind.
+            UnsupportedByServer: the server does not have that kind.
         """
         check_kind(kind)
+        check_inflight(self._transport.server.dialect, kind)
         number = next(self._session.sampler_numbers)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:

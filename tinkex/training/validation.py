@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
-from tinkex.errors import InvalidInputError
+from tinkex.dialects.dialect import Dialect
+from tinkex.errors import InvalidInputError, UnsupportedByServer
 from tinkex.types import Datum
 
 SamplerKind = Literal["snapshot", "inflight"]
@@ -39,6 +40,17 @@ def check_kind(kind: SamplerKind) -> None:
     """Raises `InvalidInputError` for a kind of sampler weights that there is not."""
     if kind not in get_args(SamplerKind):
         raise InvalidInputError(f"kind is {kind!r}, not one of {', '.join(get_args(SamplerKind))}")
+
+
+def check_inflight(dialect: Dialect, kind: SamplerKind) -> None:
+    """Raises `UnsupportedByServer` where weights that are to change would silently be a snapshot."""
+    if kind == "inflight" and not dialect.inflight_saves:
+        raise UnsupportedByServer(
+            f"{dialect.name} is not known to have in-flight weights",
+            server=dialect.name,
+            operation="save_weights_for_sampler",
+            advice="Save a snapshot after each step; or give Config a Dialect with inflight_saves, if the server has them.",
+        )
 
 
 def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
