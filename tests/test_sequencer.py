@@ -13,6 +13,7 @@ from tinkex import ClientPoisonedError, RequestSkippedError, TinkexError
 from tinkex.training.sequencer import Sequencer, Turn
 
 
+@pytest.mark.rule(10)
 @given(st.permutations(range(6)))
 def test_turns_come_in_the_order_of_the_calls_whoever_is_ready_first(ready: Sequence[int]) -> None:
     ran: list[tuple[int, int]] = []
@@ -31,6 +32,7 @@ def test_turns_come_in_the_order_of_the_calls_whoever_is_ready_first(ready: Sequ
     assert ran == [(index, index + 1) for index in range(6)]
 
 
+@pytest.mark.rule(10)
 def test_a_cancelled_call_leaves_no_hole() -> None:
     async def run() -> int:
         sequencer = Sequencer()
