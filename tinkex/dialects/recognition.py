@@ -38,6 +38,11 @@ def _flags(seen: Seen) -> Mapping[str, Any]:
     return seen.config.to_dict() if seen.config else {}
 
 
+_OLD_FLAGS = {
+    "proto_write_fwdbwd",
+    "fwd_via_fwdbwd",
+    "create_model_via_load_weights",
+}  # of several servers, which they do not tell apart
 _PROVEN = ("hosted", "tinkex")
 _SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
     ("hosted", lambda seen: seen.hosted),
@@ -45,7 +50,7 @@ _SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
     ("hatchery", lambda seen: "default_poll_interval_ms" in _flags(seen)),
     ("tinker-cloud", lambda seen: bool(_flags(seen).get("sample_use_retrieve_futures"))),
     ("verl", lambda seen: _flags(seen).get("sample_dispatch_bytes_semaphore_size") == 0),
-    ("tuft", lambda seen: _flags(seen).get("parallel_fwdbwd_chunks") is False),
+    ("tuft", lambda seen: _flags(seen).get("parallel_fwdbwd_chunks") is False and not _OLD_FLAGS & _flags(seen).keys()),
     ("miles", lambda seen: seen.config is not None and not _flags(seen) and seen.dynamic is not None),
     # its newer release cannot be told from this one, and what is safe here is safe there
     ("skyrl-0.3", lambda seen: _flags(seen) == {"pjwt_auth_enabled": False}),
