@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ from tinkex import (
     InvalidInputError,
     ModelInput,
     NumpyLoss,
+    RequestFailedError,
     ResultLostError,
     RetrySettings,
     StepOutcomeUnknown,
@@ -368,21 +370,34 @@ def test_numbers_go_from_1_without_a_gap(service_of: Callable[..., Any], wire: W
 
 @pytest.mark.rule(10)
 @pytest.mark.parametrize("name", ALL_BUT_HOSTED)
-def test_calls_behind_a_failed_step_do_not_spoil_the_next_ones(
-    service_of: Callable[..., Any], engine: FakeEngine, name: str
-) -> None:
-    """TuFT's count stands still at a step that fails, so that those which were sent behind it fail as well."""
+def test_a_failed_step_does_not_spoil_the_next_ones(service_of: Callable[..., Any], engine: FakeEngine, name: str) -> None:
     trainer = service_of(name).create_lora_training_client(BASE, rank=4)
-    futures = [
-        trainer.forward_backward([datum(99)], "cross_entropy"),
-        trainer.forward_backward(batch(1), "cross_entropy"),
-        trainer.optim_step(STEP),
-    ]
-    failed = [_failure(future) is not None for future in futures]
-    assert failed == [True] * 3 if name == "tuft" else failed[0]
+    assert isinstance(_failure(trainer.forward_backward([datum(99)], "cross_entropy")), TinkexError)
     trainer.forward_backward(batch(1), "cross_entropy").result()
     trainer.optim_step(STEP).result()
     assert calls_of(engine, trainer.model_id)[-2:] == ["forward_backward", "optim_step"]
+
+
+@pytest.mark.rule(10)
+def test_the_number_is_taken_that_a_strict_server_expects_after_a_failed_step(
+    service_of: Callable[..., Any], engine: FakeEngine, wire: Wire
+) -> None:
+    """TuFT's count stands still at a step that fails, so that those which were sent behind it fail as well."""
+    trainer = service_of("tuft").create_lora_training_client(BASE, rank=4)
+    engine.gate.clear()
+    held, *failing = [
+        *(trainer.forward_backward([datum(token)], "cross_entropy") for token in (96, 99, 1)),
+        trainer.optim_step(STEP),
+    ]
+    deadline = time.monotonic() + 10
+    while not wire.of("optim_step") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    engine.gate.set()
+    assert _failure(held) is None
+    assert [type(_failure(future)) for future in failing] == [RequestFailedError] * 3
+    trainer.forward_backward(batch(1), "cross_entropy").result()
+    trainer.optim_step(STEP).result()
+    assert [exchange.body["seq_id"] for exchange in wire.of("optim_step")] == [4, 3]
 
 
 def _failure(future: Any) -> TinkexError | None:

@@ -82,3 +82,23 @@ def test_an_unknown_outcome_ends_the_line_for_good() -> None:
                     pytest.fail("its turn must not come")
 
     asyncio.run(run())
+
+
+@pytest.mark.rule(10)
+def test_a_number_that_was_left_free_is_taken_once_all_under_way_are_settled() -> None:
+    async def run() -> None:
+        sequencer = Sequencer()
+        sequencer.accepted(3)
+        with sequencer.unsettled():
+            sequencer.number_free(3)
+            sequencer.number_free(2)
+            sequencer.number_free(3)
+            settling = asyncio.create_task(sequencer.settle())
+            await asyncio.sleep(0)
+            assert (settling.done(), sequencer.next_seq_id) == (False, 4)
+        await settling
+        assert sequencer.next_seq_id == 2
+        await sequencer.settle()
+        assert sequencer.next_seq_id == 2
+
+    asyncio.run(run())
