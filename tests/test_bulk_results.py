@@ -176,6 +176,7 @@ def test_a_client_that_is_closed_acknowledges_what_it_fetched_last() -> None:
     run(work())
 
 
+@pytest.mark.rule(9)
 def test_each_copy_of_a_client_has_a_poller_of_its_own() -> None:
     async def work() -> None:
         bulk = Bulk()
@@ -211,6 +212,7 @@ def test_a_final_refusal_fails_all_who_wait_with_its_cause() -> None:
     run(work())
 
 
+@pytest.mark.rule(1)
 @pytest.mark.parametrize("status", [404, 405])
 def test_a_server_that_lacks_the_call_is_asked_for_each_alone(status: int) -> None:
     async def work() -> None:
@@ -223,6 +225,7 @@ def test_a_server_that_lacks_the_call_is_asked_for_each_alone(status: int) -> No
     run(work())
 
 
+@pytest.mark.rule(7)
 def test_a_server_that_answers_at_once_that_nothing_is_done_is_not_stormed() -> None:
     async def work() -> None:
         empty = httpx.Response(200, json={"cursor": 0, "completions": []})

@@ -1,5 +1,6 @@
 """A batch is split in order, within the limits."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from tinkex.training.chunking import size, split
 from tinkex.types import Datum
 
 
+@pytest.mark.rule(18)
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 8), st.integers(1, 600))
 def test_chunks_keep_order_and_limits(lengths: list[int], max_items: int, max_size: int) -> None:
     data = [Datum(list(range(length)), {"target_tokens": list(range(length))}) for length in lengths]

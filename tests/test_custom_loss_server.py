@@ -109,6 +109,7 @@ def test_metrics_are_reduced_over_datums_also_when_the_batch_is_split(connect: C
     assert found[0]["custom/weight:sum"] == sum(d.loss_fn_inputs["weights"].to_numpy().sum() for d in data)
 
 
+@pytest.mark.rule(19)
 def test_a_server_that_runs_no_custom_losses_is_not_asked_to(
     service: Any,
     trainer: Any,

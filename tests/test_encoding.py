@@ -63,6 +63,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Watch]]:
     return watch
 
 
+@pytest.mark.rule(4)
 @pytest.mark.parametrize("status", [400, 415, 422])
 def test_a_server_that_reads_protobuf_alone(
     connect: Callable[..., Any], server: Server, server_engine: FakeEngine, watch: Any, status: int
@@ -82,6 +83,7 @@ def test_a_server_that_reads_protobuf_alone(
     assert calls == ["create_model", "forward_backward", "optim_step", "forward"]
 
 
+@pytest.mark.rule(4, 5)
 def test_a_server_that_reads_json(connect: Callable[..., Any], server: Server, watch: Any) -> None:
     watches = watch(MEDIA_TYPE)
     trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client("fake/base", rank=4)
@@ -90,6 +92,7 @@ def test_a_server_that_reads_json(connect: Callable[..., Any], server: Server, w
     assert watches[0].seen == [("forward_backward", "json"), ("forward", "json")]
 
 
+@pytest.mark.rule(4)
 def test_a_mistake_of_the_user_is_told_in_the_first_refusals_words(connect: Callable[..., Any], server: Server) -> None:
     trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client("fake/base", rank=4)
     with pytest.raises(BadRequestError, match="unknown loss_fn 'mse'"):
@@ -97,6 +100,7 @@ def test_a_mistake_of_the_user_is_told_in_the_first_refusals_words(connect: Call
     trainer.forward_backward(batch(1), "cross_entropy").result()
 
 
+@pytest.mark.rule(4)
 def test_both_encodings_train_alike(connect: Callable[..., Any], torch_server: Server) -> None:
     def losses(encoding: Encoding) -> list[float]:
         config = Config(base_url=torch_server.base_url, dialect=evolve(DIALECTS["tinkex"], encodings=(encoding,)))

@@ -62,6 +62,7 @@ async def held(response: httpx.Response, seconds: float) -> httpx.Response:
     return response
 
 
+@pytest.mark.rule(7)
 @pytest.mark.parametrize(
     ("name", "hold", "response", "whose", "most_polls"),
     [
@@ -86,6 +87,7 @@ def test_a_server_that_always_says_not_yet(
         assert "the server's queue; queue_state paused_capacity (no free slot)" in first_line(caplog)
 
 
+@pytest.mark.rule(7)
 def test_a_poll_that_is_never_answered(caplog: pytest.LogCaptureFixture) -> None:
     async def half_open(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(request.extensions["timeout"]["read"])

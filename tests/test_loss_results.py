@@ -14,6 +14,7 @@ from tinkex.wire.json import decode_forward_backward
 TENSOR = {"data": [-1.5, -2.5], "dtype": "float32", "shape": [2]}
 
 
+@pytest.mark.rule(17)
 @pytest.mark.parametrize(
     ("tensor", "dtype", "expected"),
     [
@@ -32,6 +33,7 @@ def test_a_tensor_may_lack_dtype_and_shape(tensor: dict[str, Any], dtype: str, e
     assert (output["logprobs"].dtype, output["logprobs"].tolist()) == (dtype, expected)
 
 
+@pytest.mark.rule(17)
 def test_null_stands_for_nan() -> None:
     result = {"loss_fn_outputs": [{"logprobs": {**TENSOR, "data": [None, -2.5]}}], "metrics": {"loss:sum": None, "n": 3}}
     output = decode_forward_backward(result)
@@ -40,6 +42,7 @@ def test_null_stands_for_nan() -> None:
     assert output.metrics["n"] == 3
 
 
+@pytest.mark.rule(17)
 def test_outputs_beyond_logprobs_and_metrics_without_a_reduction_are_kept() -> None:
     loss = {"data": [4.0], "dtype": "float32", "shape": [1]}
     result = {
@@ -55,6 +58,7 @@ def test_outputs_beyond_logprobs_and_metrics_without_a_reduction_are_kept() -> N
     assert combine([output, output]).additional_properties == {"type": "forward_backward"}
 
 
+@pytest.mark.rule(17)
 @pytest.mark.parametrize("metrics", [{}, {"metrics": None}, {"metrics": {}}])
 def test_metrics_and_outputs_may_be_missing(metrics: dict[str, Any]) -> None:
     output = decode_forward_backward({"loss_fn_outputs": [], **metrics})

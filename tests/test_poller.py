@@ -62,6 +62,7 @@ def poll(answers: list[Any], **settings: Any) -> tuple[Answering, Payload | Exce
 # ---- rule 7: any shape of "not yet" -------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule(7)
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -82,6 +83,7 @@ def test_rule_7_not_yet(status: int, body: Mapping[str, Any]) -> None:
     assert len(server.requests) == 2
 
 
+@pytest.mark.rule(7)
 def test_rule_7_polls_that_come_back_fast_are_ever_farther_apart() -> None:
     server, result = poll([*[httpx.Response(408, json={})] * 10, DONE])
     assert result == RESULT
@@ -90,6 +92,7 @@ def test_rule_7_polls_that_come_back_fast_are_ever_farther_apart() -> None:
     )
 
 
+@pytest.mark.rule(7)
 def test_rule_7_a_poll_that_was_held_is_followed_by_the_next_at_once() -> None:
     async def held(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(30)
@@ -100,11 +103,13 @@ def test_rule_7_a_poll_that_was_held_is_followed_by_the_next_at_once() -> None:
     assert server.times == [0, 30, 60]
 
 
+@pytest.mark.rule(7)
 def test_rule_7_a_paused_queue_is_asked_every_second_or_two() -> None:
     assert [pause_after(polls, Pending("paused_capacity"), 0.05, 2.0) for polls in (1, 3, 9, 5000)] == [1.0, 1.0, 2.0, 2.0]
     assert pause_after(0, Pending("paused_capacity"), 0.05, 2.0) == 0, "the server held it"
 
 
+@pytest.mark.rule(7)
 def test_rule_7_a_read_timeout_is_not_yet_and_is_followed_by_the_next_poll_at_once() -> None:
     async def late(request: httpx.Request) -> httpx.Response:
         if len(server.times) > 20:
@@ -117,6 +122,7 @@ def test_rule_7_a_read_timeout_is_not_yet_and_is_followed_by_the_next_poll_at_on
     assert server.times == [45.0 * poll for poll in range(21)]
 
 
+@pytest.mark.rule(7)
 @pytest.mark.parametrize(("hold", "timeout"), [(300.0, 315.0), (0.0, 45.0)])
 def test_rule_7_a_poll_is_given_more_time_than_the_server_holds_it(hold: float, timeout: float) -> None:
     server, _ = poll([DONE], dialect=Dialect(hold=hold))
@@ -126,6 +132,7 @@ def test_rule_7_a_poll_is_given_more_time_than_the_server_holds_it(hold: float, 
 # ---- rule 8: any shape of "failed" --------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule(8)
 @pytest.mark.parametrize(
     ("status", "body", "category"),
     [
@@ -153,6 +160,7 @@ def test_rule_8_failed(status: int, body: Mapping[str, Any], category: str) -> N
     assert len(server.requests) == 1, "it is final"
 
 
+@pytest.mark.rule(8)
 @pytest.mark.parametrize(
     ("answer", "kind", "tries"),
     [
@@ -202,6 +210,7 @@ def test_a_server_that_comes_back_is_waited_for() -> None:
     assert len(server.requests) == 102
 
 
+@pytest.mark.rule(8)
 @pytest.mark.parametrize("repeatable", [True, False])
 def test_rule_8_a_success_that_says_error_and_reason_is_a_refusal(repeatable: bool) -> None:
     server = Answering(lambda request: httpx.Response(200, json={"error": "not loaded", "reason": "no such path"}))
@@ -213,6 +222,7 @@ def test_rule_8_a_success_that_says_error_and_reason_is_a_refusal(repeatable: bo
 # ---- rule 9: a result may be given once ---------------------------------------------------------------------------------
 
 
+@pytest.mark.rule(9)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -229,11 +239,13 @@ def test_rule_9_a_result_that_is_lost_has_an_error_by_which_a_sample_can_be_aske
     assert len(server.requests) == 1
 
 
+@pytest.mark.rule(9)
 def test_rule_9_what_is_lost() -> None:
     assert classify(200, {"error": "x", "seen_before": True}) == Lost("x")
     assert classify(200, {"metrics": {}}) == Finished({"metrics": {}})
 
 
+@pytest.mark.rule(9)
 @pytest.mark.parametrize(("once", "kind", "polls"), [(True, ResultLostError, 1), (False, dict, 2)])
 def test_rule_9_a_result_that_broke_off_is_lost_only_where_it_is_given_once(once: bool, kind: type[Any], polls: int) -> None:
     def answer(request: httpx.Request) -> httpx.Response:

@@ -171,6 +171,7 @@ def test_a_run_survives_two_kills_and_a_server_that_is_away_for_a_while(connect:
     assert len(away) == 2
 
 
+@pytest.mark.rule(16)
 def test_a_server_that_has_forgotten_the_session_gets_a_new_one(connect: Callable[..., Any], killable: Process) -> None:
     service, run = begin(connect, killable.base_url)
     old = run.trainer
@@ -191,6 +192,7 @@ def test_a_server_that_has_forgotten_the_session_gets_a_new_one(connect: Callabl
     assert service.create_sampling_client(base_model="fake/base").sample([1, 2]).result().sequences
 
 
+@pytest.mark.rule(16)
 def test_a_session_that_was_finished_is_found_out_by_its_heartbeat(connect: Callable[..., Any], counting: Server) -> None:
     service = connect(counting.base_url, config=quick(counting.base_url, heartbeat_interval=0.05))
     trainer = service.create_lora_training_client("fake/base", rank=4)

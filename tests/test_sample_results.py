@@ -38,6 +38,7 @@ def from_protobuf(prompt_length: int | None, logprobs: list[float | None], table
     return protobuf.decode_sample(message.SerializeToString(), PROMISE, prompt_length)
 
 
+@pytest.mark.rule(12)
 @pytest.mark.parametrize("read", [from_json, from_protobuf])
 @pytest.mark.parametrize(
     ("prompt_length", "given"),
@@ -52,11 +53,13 @@ def test_rule_12_the_first_token_has_no_logprob_where_a_server_leaves_it_out(
     assert response.topk_prompt_logprobs == [None, [(7, -1.0)], [(7, -2.0)]]
 
 
+@pytest.mark.rule(12)
 def test_rule_12_logprobs_of_another_length_are_left_as_they_are() -> None:
     assert from_json(5, [-1.0], [None]).prompt_logprobs == [-1.0]
     assert from_json(1, [-1.0], [None]).prompt_logprobs == [-1.0]
 
 
+@pytest.mark.rule(12)
 @pytest.mark.parametrize("nothing", [{}, {"logprobs": None}, {"logprobs": []}])
 @pytest.mark.parametrize("of_the_prompt", [{}, {"prompt_logprobs": None}, {"prompt_logprobs": []}])
 def test_rule_12_logprobs_may_be_missing_null_or_empty(nothing: dict[str, Any], of_the_prompt: dict[str, Any]) -> None:
@@ -67,6 +70,7 @@ def test_rule_12_logprobs_may_be_missing_null_or_empty(nothing: dict[str, Any], 
     assert (response.target_prompt_logprobs, response.prompt_alt_tokens) == (None, None)
 
 
+@pytest.mark.rule(12)
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [(None, ["r:0", "r:1"]), ([], ["r:0", "r:1"]), (["a"], ["a", "r:1"]), (["a", "b", "c"], ["a", "b"])],
@@ -79,6 +83,7 @@ def test_rule_12_ids_are_made_up_where_the_promise_has_too_few(ids: list[str] | 
         assert [sequence.sequence_id for sequence in response.sequences] == expected
 
 
+@pytest.mark.rule(12)
 def test_rule_12_a_stop_reason_may_be_any_word() -> None:
     [sequence] = json.decode_sample({"sequences": [{"tokens": [1], "stop_reason": "eos"}]}, PROMISE, None).sequences
     assert sequence.stop_reason == "eos"
@@ -86,6 +91,7 @@ def test_rule_12_a_stop_reason_may_be_any_word() -> None:
     assert protobuf.decode_sample(raw, PROMISE, None).sequences[0].stop_reason == "unknown_7"
 
 
+@pytest.mark.rule(17)
 def test_rule_17_fields_of_the_servers_own_are_kept() -> None:
     sequence = {"tokens": [1], "sequence_logprobs": -1.5}
     response = json.decode_sample({"sequences": [sequence], "model": "m", "type": "sample"}, PROMISE, None)

@@ -83,6 +83,7 @@ def test_bad_input_is_refused_at_the_call(sampler: Any, server_engine: FakeEngin
     assert len(server_engine.calls) == before
 
 
+@pytest.mark.rule(1)
 def test_a_server_that_does_not_stream_gives_one_piece(connect: Callable[..., Any], server: Server) -> None:
     sampler = connect(server.base_url, config=Config(dialect="hosted", api_key="tml-test")).create_sampling_client(
         base_model="fake/base"

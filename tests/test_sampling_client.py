@@ -212,6 +212,7 @@ def test_a_wait_for_a_sample_can_be_bounded_by_the_call(sampler: Any, server_eng
     assert caught.value.request_id
 
 
+@pytest.mark.rule(18)
 def test_more_samples_than_the_server_gives_at_once(connect: Callable[..., Any], server: Server, server_engine: FakeEngine) -> None:
     server_engine.gate.set()
     few = evolve(DIALECTS["tinkex"], sampling=SamplingWays(max_samples=2, default_max_tokens=None))
@@ -272,6 +273,7 @@ def scripted(answers: dict[str, Any], dialect: Dialect = UNKNOWN, **asked: Any) 
     return asyncio.run(run())
 
 
+@pytest.mark.rule(9)
 @pytest.mark.parametrize(
     "lost", [(410, b"{}"), (404, b"{}"), (200, b'{"error": "result was already retrieved", "category": "Application"}')]
 )
@@ -282,6 +284,7 @@ def test_a_sample_whose_result_is_lost_is_asked_for_anew(lost: tuple[int, bytes]
     assert [body["seq_id"] for body in routes.bodies if "seq_id" in body] == [0, 1, 2], "each time under a new number"
 
 
+@pytest.mark.rule(9)
 def test_a_sample_whose_result_is_always_lost_fails_in_the_end() -> None:
     most = Config(base_url="http://x").retry.max_attempts
     error, routes = scripted({"asample": [PROMISE] * most, "retrieve_future": [(410, b"{}")] * most})
@@ -318,6 +321,7 @@ def test_logprobs_that_do_not_come_are_an_error() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.rule(15)
 def test_a_sampling_session_that_is_promised_is_waited_for() -> None:
     """As hatchery answers; openapi/tinker.yaml, CreateSamplingSessionResponse."""
 
@@ -344,6 +348,7 @@ def test_a_sampling_session_that_is_promised_is_waited_for() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.rule(14)
 def test_a_server_that_does_not_tell_the_base_model_says_what_to_do() -> None:
     async def run() -> None:
         session, _ = scripted_session({}, DIALECTS["twinkle"])

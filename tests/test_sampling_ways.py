@@ -35,6 +35,7 @@ def sent(params: Any, dialect: Dialect = UNKNOWN) -> dict[str, Any]:
     return request.to_dict()["sampling_params"]
 
 
+@pytest.mark.rule(3)
 @pytest.mark.parametrize(
     ("params", "dialect", "expected"),
     [
@@ -57,6 +58,7 @@ def test_every_parameter_is_sent_as_the_server_takes_it(params: dict[str, Any], 
     assert given.keys() <= expected.keys() | {"temperature", "top_k", "top_p", "max_tokens"}
 
 
+@pytest.mark.rule(12)
 @pytest.mark.parametrize(("stop", "expected"), [("\n", ["\n"]), (["a", "b"], ["a", "b"]), ([1, 2], [1, 2]), (7, [7]), ([], [])])
 def test_stop_is_sent_as_a_list(stop: Any, expected: Any) -> None:
     assert sent({"stop": stop})["stop"] == expected
@@ -92,11 +94,13 @@ def test_the_users_own_parameters_are_left_alone() -> None:
     assert (params.temperature, params.stop, params.max_tokens) == (0, "x", None)
 
 
+@pytest.mark.rule(18)
 def test_more_tokens_than_a_server_gives_are_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"5000.*4096"):
         sent({"max_tokens": 5000}, DIALECTS["tinker-cloud"])
 
 
+@pytest.mark.rule(18)
 def test_more_samples_than_a_server_gives_at_once_are_asked_for_in_parts() -> None:
     asked = ask(150, {"seed": 5, "max_tokens": 1}, MILES, prompt_logprobs=True, topk_sample_logprobs=2)
     requests = asked.requests(ModelInput.from_ints([1, 2]))
@@ -106,12 +110,14 @@ def test_more_samples_than_a_server_gives_at_once_are_asked_for_in_parts() -> No
     assert [request.topk_sample_logprobs for request in requests] == [2, 2, 2]
 
 
+@pytest.mark.rule(2)
 def test_fewest_fields_are_sent() -> None:
     [request] = ask(1, {"max_tokens": 1}).requests(ModelInput.from_ints([1]))
     fields = {"prompt", "sampling_params", "num_samples", "prompt_logprobs", "topk_prompt_logprobs", "type"}
     assert request.to_dict().keys() == fields
 
 
+@pytest.mark.rule(3)
 def test_texts_side_by_side_become_one() -> None:
     """Rule 3: one server reads the first alone."""
     image = ImageChunk(b"x", "png", expected_tokens=2)
@@ -169,6 +175,7 @@ def test_weights_that_cannot_be_sampled_are_refused() -> None:
         ways.require_weights(UNKNOWN, base_model=None, model_path=None)
 
 
+@pytest.mark.rule(20)
 def test_what_has_no_effect_is_remarked() -> None:
     params = ways.read_params({"seed": 1, "max_tokens": 2})
     assert ["seed" in remark for remark in ways.remarks(params, TWINKLE.sampling)] == [True]

@@ -13,6 +13,7 @@ from tinkex import ClientPoisonedError, RequestSkippedError, TinkexError
 from tinkex.training.sequencer import Sequencer, Turn
 
 
+@pytest.mark.rule(10)
 @given(st.permutations(range(6)))
 def test_turns_come_in_the_order_of_the_calls_whoever_is_ready_first(ready: Sequence[int]) -> None:
     ran: list[tuple[int, int]] = []
@@ -31,6 +32,7 @@ def test_turns_come_in_the_order_of_the_calls_whoever_is_ready_first(ready: Sequ
     assert ran == [(index, index + 1) for index in range(6)]
 
 
+@pytest.mark.rule(10)
 def test_a_cancelled_call_leaves_no_hole() -> None:
     async def run() -> int:
         sequencer = Sequencer()
@@ -78,5 +80,25 @@ def test_an_unknown_outcome_ends_the_line_for_good() -> None:
             with pytest.raises(ClientPoisonedError, match="nobody knows"):
                 async with sequencer.turn("later"):
                     pytest.fail("its turn must not come")
+
+    asyncio.run(run())
+
+
+@pytest.mark.rule(10)
+def test_a_number_that_was_left_free_is_taken_once_all_under_way_are_settled() -> None:
+    async def run() -> None:
+        sequencer = Sequencer()
+        sequencer.accepted(3)
+        with sequencer.unsettled():
+            sequencer.number_free(3)
+            sequencer.number_free(2)
+            sequencer.number_free(3)
+            settling = asyncio.create_task(sequencer.settle())
+            await asyncio.sleep(0)
+            assert (settling.done(), sequencer.next_seq_id) == (False, 4)
+        await settling
+        assert sequencer.next_seq_id == 2
+        await sequencer.settle()
+        assert sequencer.next_seq_id == 2
 
     asyncio.run(run())

@@ -36,6 +36,7 @@ def expected_verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> fat
     return table[repeats]["changing" if operation in CHANGING else "reading"]
 
 
+@pytest.mark.rule(11)
 @pytest.mark.parametrize(
     ("place", "operation", "repeats"), list(itertools.product(get_args(Place), CHANGING + READING, get_args(SeqIdRepeats)))
 )
@@ -43,6 +44,7 @@ def test_what_may_be_sent_again(place: Place, operation: str, repeats: SeqIdRepe
     assert fate.verdict(place, operation, repeats) == expected_verdict(place, operation, repeats)
 
 
+@pytest.mark.rule(10, 11)
 @pytest.mark.parametrize(
     ("text", "meaning"),
     [
@@ -83,6 +85,7 @@ def applied(engine: FakeEngine, trainer: Any, operation: str, at_least: int = 0)
     return engine.count(operation, trainer.model_id)
 
 
+@pytest.mark.rule(11)
 @pytest.mark.parametrize("fault", get_args(Fault))
 @pytest.mark.parametrize("operation", ["forward_backward", "optim_step"])
 def test_on_a_server_that_knows_repeats_a_step_is_applied_once_whatever_is_lost(
@@ -97,6 +100,7 @@ def test_on_a_server_that_knows_repeats_a_step_is_applied_once_whatever_is_lost(
     assert proxied.count(operation) == 3
 
 
+@pytest.mark.rule(11)
 @pytest.mark.parametrize("repeats", ["ignores", "unknown"])
 @pytest.mark.parametrize(("fault", "arrived"), [("request lost", 0), ("answer lost", 1), ("answer cut", 1)])
 def test_elsewhere_it_is_not_sent_again_and_all_later_calls_say_why(
@@ -113,6 +117,7 @@ def test_elsewhere_it_is_not_sent_again_and_all_later_calls_say_why(
     assert proxied.count("optim_step") == 1
 
 
+@pytest.mark.rule(11)
 def test_what_changes_nothing_is_sent_again_where_repeats_are_ignored(
     train: Callable[[str], Any], proxied: Faulty, server_engine: FakeEngine
 ) -> None:

@@ -84,6 +84,7 @@ def test_the_losses_of_reinforcement_learning(connect: Callable[..., Any], torch
     assert result.metrics["loss:sum"] == pytest.approx(float(expected), abs=1e-4)
 
 
+@pytest.mark.rule(10)
 def test_calls_run_in_the_order_in_which_they_were_made(trainer: Any, server_engine: FakeEngine) -> None:
     futures = []
     for token in range(1, 6):
@@ -95,6 +96,7 @@ def test_calls_run_in_the_order_in_which_they_were_made(trainer: Any, server_eng
     assert numbers_of(server_engine, trainer.model_id)[1:] == expected
 
 
+@pytest.mark.rule(18)
 @pytest.mark.parametrize("parallel", [True, False], ids=["together", "one-after-another"])
 def test_a_large_batch_is_split_and_put_together_in_order(
     connect: Callable[..., Any], server: Server, server_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, parallel: bool
@@ -248,6 +250,7 @@ def test_a_call_that_the_server_is_known_to_lack_leaves_the_model_usable(connect
     trainer.train_step([datum(1)], "cross_entropy", AdamParams()).result()
 
 
+@pytest.mark.rule(13)
 def test_training_goes_on_from_a_saved_state(connect: Callable[..., Any], torch_server: Server) -> None:
     service = connect(torch_server.base_url)
     data, adam = [text_datum("the answer is", " 42\n")], AdamParams(learning_rate=5e-3)

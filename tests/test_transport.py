@@ -139,6 +139,7 @@ def test_retries_end_when_their_time_is_over() -> None:
     assert len(script.requests) == 8
 
 
+@pytest.mark.rule(11)
 @pytest.mark.parametrize(
     ("answer", "tries"),
     [

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pytest
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,6 +108,7 @@ def layouts(data: Sequence[Datum]) -> Any:
     return [{name: tensor.csr is not None for name, tensor in datum.loss_fn_inputs.items()} for datum in data]
 
 
+@pytest.mark.rule(4)
 @given(st.lists(datums, max_size=3), st.dictionaries(names, st.floats(-9, 9) | st.text("xyz", max_size=4), max_size=3))
 def test_a_batch_arrives_as_it_was(data: list[Datum], config: dict[str, float | str]) -> None:
     raw = protobuf.encode_forward_backward("m", 1, data, "ppo", config)
@@ -173,6 +175,7 @@ def assert_same_losses(left: ForwardBackwardOutput, right: ForwardBackwardOutput
             assert theirs[name].to_numpy().flags.writeable
 
 
+@pytest.mark.rule(6)
 @given(st.lists(columns_of_arrays(), min_size=1, max_size=3), st.booleans(), st.dictionaries(names, st.floats(-9, 9), max_size=3))
 def test_losses_come_back_the_same(records: list[Any], says_count: bool, metrics: dict[str, float]) -> None:
     message = pb.ForwardBackwardOutput(
@@ -316,6 +319,7 @@ def plain(sample: SampleResponse) -> Any:
     )
 
 
+@pytest.mark.rule(6)
 @given(samples(), st.lists(st.text("xyz", max_size=3), max_size=4))
 def test_a_sample_comes_back_the_same(sample: SampleResponse, ids: list[str]) -> None:
     promise = UntypedAPIFuture("r", sample_sequence_ids=ids)

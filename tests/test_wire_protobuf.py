@@ -39,6 +39,7 @@ def make_batch(rows: Any) -> list[Datum]:
     ]
 
 
+@pytest.mark.rule(4)
 @given(batches, st.booleans())
 def test_a_batch_says_the_same_in_protobuf_and_in_json(rows: Any, forward_only: bool) -> None:
     data, config = make_batch(rows), {"clip_low_threshold": 0.8, "mode": "strict"}
@@ -233,5 +234,6 @@ def test_images_go_along_but_pointers_to_them_cannot() -> None:
         protobuf.encode_forward_backward("m", 1, [pointer], "custom", None)
 
 
+@pytest.mark.rule(4)
 def test_a_compressed_body_is_zstd() -> None:
     assert zstandard.ZstdDecompressor().decompress(protobuf.compress(b"a" * 100)) == b"a" * 100

@@ -111,3 +111,14 @@ def test_what_is_not_installed_is_named_with_the_way_to_install_it(monkeypatch: 
     monkeypatch.setattr(local, "_EXTRAS", ("torch", "no_such_module"))
     with pytest.raises(ImportError, match=r"no_such_module.*pip install torch.*pip install 'tinkex\[local\]'"):
         _ = local.serve
+
+
+def test_an_answer_does_not_wait_for_the_clients_acknowledgement() -> None:
+    """Which comes after 40 ms, on a connection that is used again."""
+    with serve(engine=FakeEngine()) as server, httpx.Client(base_url=server.base_url, timeout=15) as http:
+        times = []
+        for _ in range(15):
+            began = time.monotonic()
+            assert http.get("/api/v1/healthz").is_success
+            times.append(time.monotonic() - began)
+    assert sorted(times)[7] < 0.035

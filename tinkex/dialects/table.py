@@ -182,6 +182,7 @@ _DIALECTS = (
         missing=_all_but(
             *("list_sessions", "get_session", "unload_model", "get_weights_info", "forward", "get_sampler", "get_training_run"),
             health="It answers at /health.",
+            load_weights="It loads a checkpoint only into a new model: create_training_client_from_state.",
         ),
         loss_notes={"ppo": "its verl backend trains plain importance sampling"},
         resume="by_create",
@@ -196,12 +197,10 @@ _DIALECTS = (
         hold=30.0,
         bulk_results=True,
         cancels=True,
-        missing=dict.fromkeys(
-            (
-                *("copy_weights", "create_custom_loss", "search_sessions", "export_session_trace"),
-                *("list_training_runs", "list_checkpoints"),
-            ),
-            "",
+        missing=_all_but(
+            *("get_client_config", "get_dynamic_config", "finish_session", "list_sessions", "get_session", "unload_model"),
+            *("get_weights_info", "forward", "save_weights_external", "get_sampler", "join_sampling_session"),
+            *("retrieve_futures", "cancel_future", "get_training_run"),
         ),
         loss_notes={"ppo": "its verl backend trains plain importance sampling"},
         joins_samplers=True,

@@ -32,8 +32,10 @@ class Server:
         """What it said at first contact. What was learned since the last time is kept, unless it is another server now."""
         with self._lock:
             if seen != self._seen:
+                bearer = self._seen is None and self.dialect.bearer  # learned while it was asked
                 self._seen = seen
-                self.dialect = with_flags(self._given, seen.config, seen.dynamic) if self._given else recognise(seen)
+                found = with_flags(self._given, seen.config, seen.dynamic) if self._given else recognise(seen)
+                self.dialect = evolve(found, bearer=found.bearer or bearer)
 
     def learn(self, **changes: Any) -> None:
         """Fields of the dialect that the server has shown in its answers."""
