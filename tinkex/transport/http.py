@@ -165,7 +165,10 @@ class Transport:
             params=request.params,
             headers={**headers, **request.headers},
             content=request.content,
-            extensions={"timeout": {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}},
+            extensions={
+                "timeout": {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout},
+                "stream": not whole,
+            },
         )
         how_far, began, status = Progress(), self.clock.now(), None
         progress.set(how_far)
@@ -209,6 +212,22 @@ class _Exchange:
 
     async def answered(self) -> httpx.Response:
         """The answer that is no refusal. Raises the last error when there is to be no other try."""
+        try:
+            return await self._try()
+        except TinkexError as error:
+            return await self._retried(error)
+
+    async def _retried(self, first: TinkexError) -> httpx.Response:
+        """What comes of the tries after the first; only these go through tenacity, which costs as much as half a small request."""
+        failed: TinkexError | None = first
+
+        async def next_try() -> httpx.Response:
+            nonlocal failed
+            if failed is not None:
+                error, failed = failed, None
+                raise error
+            return await self._try()
+
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: self.patience.lasts(error, self.sent_at, self.transport.clock.now())),
             wait=self._pause,
@@ -216,7 +235,7 @@ class _Exchange:
             sleep=self.transport.clock.sleep,
             reraise=True,
         )
-        return await retrying(self._try)
+        return await retrying(next_try)
 
     async def _try(self) -> httpx.Response:
         window, self.sent_at = self.transport.window, self.transport.clock.now()
