@@ -319,7 +319,7 @@ class AsyncSamplingClient:
     ) -> AsyncAPIFuture[SampleResponse]:
         state = RequestState("sample")
         work = self._sample(_checked(prompt, ask.questions), ask, state, timeout)
-        return AsyncAPIFuture(_within(await_timeout, work, state), state)
+        return AsyncAPIFuture(work if await_timeout is None else _within(await_timeout, work, state), state)
 
     async def _sample(self, prompt: ModelInput | str, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
         return await self._sampler.sample(await self._encoded(prompt, ask.questions), ask, state, timeout)
@@ -353,9 +353,7 @@ def _checked(prompt: ModelInput | ArrayLike | str, questions: Questions) -> Mode
     return model_input
 
 
-async def _within(seconds: float | None, work: Coroutine[Any, Any, T], state: RequestState) -> T:
-    if seconds is None:
-        return await work
+async def _within(seconds: float, work: Coroutine[Any, Any, T], state: RequestState) -> T:
     try:
         async with asyncio.timeout(seconds):
             return await work

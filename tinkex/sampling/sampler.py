@@ -57,13 +57,12 @@ class Sampler:
         """What was sampled, in as many requests as it takes; `state` tells of the first. `timeout` is for each to be taken on."""
         await self._become_distinct()
         bodies = ask.requests(prompt)
-        states = [state, *(RequestState("sample") for _ in bodies[1:])]
-        works = [self._answer(body, part, timeout) for body, part in zip(bodies, states, strict=True)]
-        first, *others = [await works[0]] if len(works) == 1 else await _together(works)
-        check_answer(first, ask.questions, self.dialect)
-        if not others:
-            return first
-        return evolve(first, sequences=[*first.sequences, *(sequence for part in others for sequence in part.sequences)])
+        if len(bodies) == 1:
+            response = await self._answer(bodies[0], state, timeout)
+        else:
+            response = await self._joined(bodies, state, timeout)
+        check_answer(response, ask.questions, self.dialect)
+        return response
 
     async def stream(self, prompt: ModelInput, ask: Ask, timeout: float | None) -> AsyncGenerator[SamplePiece, None]:
         """One sample as it comes, or whole from a server that does not stream."""
@@ -85,6 +84,13 @@ class Sampler:
             self.transport.server.learn(streams_samples=False)
         yield stream.whole(response.sequences[0])
 
+    async def _joined(self, bodies: Sequence[SampleRequest], state: RequestState, timeout: float | None) -> SampleResponse:
+        """The first one's answer, with the samples of the others."""
+        states = [state, *(RequestState("sample") for _ in bodies[1:])]
+        works = [self._answer(body, part, timeout) for body, part in zip(bodies, states, strict=True)]
+        parts = await _together(works)
+        return evolve(parts[0], sequences=[sequence for part in parts for sequence in part.sequences])
+
     async def _answer(self, body: SampleRequest, state: RequestState, timeout: float | None) -> SampleResponse:
         """The result; where it is lost the sample is asked for again, under a new number."""
         attempt = 1
@@ -103,8 +109,8 @@ class Sampler:
     async def _submit(self, body: SampleRequest, state: RequestState, timeout: float | None) -> UntypedAPIFuture:
         body.sampling_session_id, body.seq_id = self.sampling_session_id, next(self._numbers)
         body.record_stability_info = self.record_stability_info or None
-        request = sample.request(body=body, x_tinker_sampling_backpressure="1")
-        async with self._submitting:
+        async with self._submitting:  # the request is made only now, so that those who wait hold little
+            request = sample.request(body=body, x_tinker_sampling_backpressure="1")
             return await self.transport.send(request, timeout=timeout, state=state)
 
     async def _pause_before_another(self, attempt: int, error: TinkexError) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cached_property
+
 import aiohttp
 import httpx
 from aiohttp.connector import Connection
-from httpx_aiohttp import AiohttpTransport
+from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 
 from tinkex.transport.progress import progress
 
@@ -15,19 +20,57 @@ _KEEPALIVE_SECONDS = 4.0
 _UNLIMITED = 0  # connections; what bounds them is the number of requests that a client has in flight
 
 
-class Connections(AiohttpTransport):
+class Connections(httpx.AsyncBaseTransport):
     """A pool of connections, for one event loop."""
 
-    def get_client(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=_UNLIMITED, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=self.ssl_context)
-        return aiohttp.ClientSession(connector=connector, request_class=_Request, response_class=_Response)
-
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """The answer, whole; only its beginning where the request's extension `stream` is true."""
         progress.get().place = "connecting"
-        try:
-            return await super().handle_async_request(request)
-        except (aiohttp.ClientError, OSError) as error:  # those for which httpx-aiohttp has no other name
-            raise httpx.NetworkError(str(error)) from error
+        with _as_httpx_errors():
+            response = await self._send(request)
+            if request.extensions.get("stream"):
+                body = AiohttpResponseStream(response)
+                return httpx.Response(response.status, headers=response.raw_headers, stream=body, request=request)
+            async with response:  # httpx takes several times longer to read a stream
+                content = await response.read()
+        return httpx.Response(response.status, headers=response.raw_headers, content=content, request=request)
+
+    async def aclose(self) -> None:
+        if "_session" in self.__dict__:
+            await self._session.close()
+
+    async def _send(self, request: httpx.Request) -> aiohttp.ClientResponse:
+        timeout = request.extensions.get("timeout", {})
+        return await self._session.request(
+            request.method,
+            str(request.url),
+            headers=request.headers.multi_items(),
+            data=request.content or None,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                sock_connect=timeout.get("connect"), sock_read=timeout.get("read"), connect=timeout.get("pool")
+            ),
+            ssl=self._ssl_context if request.url.scheme == "https" else True,
+        )
+
+    @cached_property
+    def _session(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=_UNLIMITED, keepalive_timeout=_KEEPALIVE_SECONDS)
+        return aiohttp.ClientSession(connector=connector, request_class=_Request, response_class=_Response, auto_decompress=False)
+
+    @cached_property
+    def _ssl_context(self) -> ssl.SSLContext:
+        """Made for the first https:// request, since loading the certificates takes its time."""
+        return httpx.create_ssl_context()
+
+
+@contextmanager
+def _as_httpx_errors() -> Generator[None]:
+    try:
+        with map_aiohttp_exceptions():
+            yield
+    except (aiohttp.ClientError, OSError) as error:  # those for which httpx-aiohttp has no other name
+        raise httpx.NetworkError(str(error)) from error
 
 
 class _Request(aiohttp.ClientRequest):

@@ -56,19 +56,17 @@ class Transport:
     window: RateLimitWindow = field(init=False)
     _handler: httpx.AsyncBaseTransport = field(init=False)
     _headers: dict[str, str] = field(init=False)
+    _bound_of_answer: Bound = field(init=False)
+    _bound_of_result: Bound = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.server = server_for(self.config)
         self._handler = self.config.http_transport or _default_handler()
         self.waits = Waits(self.clock)
         self.window = window_for(self.config.base_url, self.config.api_key)
-        self._headers = {
-            "User-Agent": f"tinkex/{__version__}",
-            "Accept": "application/json",
-            "X-Request-Id": uuid4().hex,  # one server routes by it
-            **({"X-API-Key": self.config.api_key} if self.config.api_key else {}),
-            **self.config.default_headers,
-        }
+        self._headers = _constant_headers(self.config)
+        self._bound_of_answer = Bound(self.config.retry.max_wait, "Config.retry.max_wait")
+        self._bound_of_result = Bound(self.config.poll.max_wait, "Config.poll.max_wait")
 
     async def send(
         self,
@@ -103,7 +101,7 @@ class Transport:
 
     def wait(self, state: RequestState, awaited: str) -> Wait:
         """To be entered by what waits for a result, or for its turn."""
-        return self.waits.begin(state, awaited, Bound(self.config.poll.max_wait, "Config.poll.max_wait"))
+        return self.waits.begin(state, awaited, self._bound_of_result)
 
     @asynccontextmanager
     async def stream(self, request: Request[Any], *, timeout: float | None = None) -> AsyncGenerator[AsyncIterator[str]]:
@@ -131,7 +129,7 @@ class Transport:
         await self._handler.aclose()
 
     def _waiting_for_answer(self, state: RequestState) -> Wait:
-        return self.waits.begin(state, "an answer", Bound(self.config.retry.max_wait, "Config.retry.max_wait"))
+        return self.waits.begin(state, "an answer", self._bound_of_answer)
 
     async def _exchange(
         self, request: Request[Any], timeout: float, patience: Patience, wait: Wait, *, whole: bool = True
@@ -159,13 +157,14 @@ class Transport:
         """
         if self.server.dialect.bearer:
             headers = {**adaptation.bearer(self.config.api_key), **headers}
-        message = httpx.Request(
-            request.method,
+        message = _message(
+            request,
             _url(self.config.base_url + request.path),
-            params=request.params,
-            headers={**headers, **request.headers},
-            content=request.content,
-            extensions={"timeout": {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}},
+            headers,
+            {
+                "timeout": {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout},
+                "stream": not whole,
+            },
         )
         how_far, began, status = Progress(), self.clock.now(), None
         progress.set(how_far)
@@ -184,6 +183,35 @@ class Transport:
         finally:
             events.emit(events.HttpRequest, operation=request.operation, status=status, seconds=self.clock.now() - began)
         return response
+
+
+def _constant_headers(config: Config) -> dict[str, str]:
+    """Those of each request; the user's go before ours."""
+    ours = {
+        "Host": _url(config.base_url).netloc.decode("ascii"),
+        "User-Agent": f"tinkex/{__version__}",
+        "Accept": "application/json",
+        "X-Request-Id": uuid4().hex,  # one server routes by it
+        **({"X-API-Key": config.api_key} if config.api_key else {}),
+    }
+    given = {name.lower() for name in config.default_headers}
+    return {**{name: value for name, value in ours.items() if name.lower() not in given}, **config.default_headers}
+
+
+def _message(request: Request[Any], url: httpx.URL, headers: Mapping[str, str], extensions: dict[str, Any]) -> httpx.Request:
+    """As httpx makes it of `content`, in a quarter of the time: it need not look for headers that are missing."""
+    content = request.content or b""
+    length = {} if request.method == "GET" else {"Content-Length": str(len(content))}
+    message = httpx.Request(
+        request.method,
+        url,
+        params=request.params,
+        headers={**headers, **request.headers, **length},
+        stream=httpx.ByteStream(content),
+        extensions=extensions,
+    )
+    message.read()
+    return message
 
 
 @lru_cache(maxsize=256)
@@ -209,6 +237,22 @@ class _Exchange:
 
     async def answered(self) -> httpx.Response:
         """The answer that is no refusal. Raises the last error when there is to be no other try."""
+        try:
+            return await self._try()
+        except TinkexError as error:
+            return await self._retried(error)
+
+    async def _retried(self, first: TinkexError) -> httpx.Response:
+        """What comes of the tries after the first; only these go through tenacity, which costs as much as half a small request."""
+        failed: TinkexError | None = first
+
+        async def next_try() -> httpx.Response:
+            nonlocal failed
+            if failed is not None:
+                error, failed = failed, None
+                raise error
+            return await self._try()
+
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: self.patience.lasts(error, self.sent_at, self.transport.clock.now())),
             wait=self._pause,
@@ -216,7 +260,7 @@ class _Exchange:
             sleep=self.transport.clock.sleep,
             reraise=True,
         )
-        return await retrying(self._try)
+        return await retrying(next_try)
 
     async def _try(self) -> httpx.Response:
         window, self.sent_at = self.transport.window, self.transport.clock.now()
