@@ -12,6 +12,7 @@ from tinkex_api.models import UntypedAPIFuture
 from tinkex_proto import tinker_pb2 as pb
 
 from tinkex import SampleResponse
+from tinkex.sampling.request import text_length
 from tinkex.types import EncodedTextChunk, ImageAssetPointerChunk, ModelInput
 from tinkex.wire import json, protobuf
 
@@ -119,7 +120,7 @@ def test_lists_are_made_once_and_only_when_they_are_asked_for() -> None:
     ],
 )
 def test_a_prompts_length_is_known_where_it_is_all_text(prompt: ModelInput, length: int | None) -> None:
-    assert json.prompt_length(json.encode_model_input(prompt)) == length
+    assert text_length(prompt) == length
 
 
 @pytest.mark.parametrize(

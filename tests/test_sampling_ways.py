@@ -31,7 +31,7 @@ def ask(num_samples: int = 1, params: Any = None, dialect: Dialect = UNKNOWN, **
 
 
 def sent(params: Any, dialect: Dialect = UNKNOWN) -> dict[str, Any]:
-    [request] = ask(1, params, dialect).requests(ModelInput.from_ints([1]))
+    request = ask(1, params, dialect).request(ModelInput.from_ints([1]), 0)
     return request.to_dict()["sampling_params"]
 
 
@@ -103,7 +103,7 @@ def test_more_tokens_than_a_server_gives_are_refused() -> None:
 @pytest.mark.rule(18)
 def test_more_samples_than_a_server_gives_at_once_are_asked_for_in_parts() -> None:
     asked = ask(150, {"seed": 5, "max_tokens": 1}, MILES, prompt_logprobs=True, topk_sample_logprobs=2)
-    requests = asked.requests(ModelInput.from_ints([1, 2]))
+    requests = [asked.request(ModelInput.from_ints([1, 2]), part) for part in range(len(asked.parts))]
     assert [request.num_samples for request in requests] == [64, 64, 22]
     assert [request.sampling_params.seed for request in requests] == [5, 6, 7], "or the parts would be copies of one another"
     assert [request.prompt_logprobs for request in requests] == [True, False, False]
@@ -112,7 +112,7 @@ def test_more_samples_than_a_server_gives_at_once_are_asked_for_in_parts() -> No
 
 @pytest.mark.rule(2)
 def test_fewest_fields_are_sent() -> None:
-    [request] = ask(1, {"max_tokens": 1}).requests(ModelInput.from_ints([1]))
+    request = ask(1, {"max_tokens": 1}).request(ModelInput.from_ints([1]), 0)
     fields = {"prompt", "sampling_params", "num_samples", "prompt_logprobs", "topk_prompt_logprobs", "type"}
     assert request.to_dict().keys() == fields
 

@@ -93,26 +93,24 @@ class Ask:
         ways.require_temperature(params, dialect)
         return cls(ways.parts(num_samples, dialect.sampling), ways.as_sent(params, dialect.sampling), questions)
 
-    def requests(self, prompt: ModelInput) -> list[SampleRequest]:
-        """One a part, the first of which asks about the prompt."""
-        encoded, questions = json.encode_model_input(prompt), self.questions
-        requests = [
-            SampleRequest(
-                prompt=encoded,
-                sampling_params=ways.of_part(self.params, index),
-                num_samples=count,
-                prompt_logprobs=False,
-                topk_prompt_logprobs=0,
-                topk_sample_logprobs=questions.topk_sample_logprobs or None,
-            )
-            for index, count in enumerate(self.parts)
-        ]
-        first, targets = requests[0], questions.target_prompt_logprobs
-        first.prompt_logprobs, first.topk_prompt_logprobs = questions.prompt_logprobs, questions.topk_prompt_logprobs
-        first.target_prompt_logprobs = None if targets is None else json.encode_tensor(targets)
-        first.prompt_alt_tokens_k = questions.prompt_alt_tokens_k or None
-        first.prompt_logprobs_last_n = questions.prompt_logprobs_last_n
-        return requests
+    def request(self, prompt: ModelInput, part: int) -> SampleRequest:
+        """That of one part, the first of which asks about the prompt."""
+        questions = self.questions
+        request = SampleRequest(
+            prompt=json.encode_model_input(prompt),
+            sampling_params=ways.of_part(self.params, part),
+            num_samples=self.parts[part],
+            prompt_logprobs=False,
+            topk_prompt_logprobs=0,
+            topk_sample_logprobs=questions.topk_sample_logprobs or None,
+        )
+        if part == 0:
+            targets = questions.target_prompt_logprobs
+            request.prompt_logprobs, request.topk_prompt_logprobs = questions.prompt_logprobs, questions.topk_prompt_logprobs
+            request.target_prompt_logprobs = None if targets is None else json.encode_tensor(targets)
+            request.prompt_alt_tokens_k = questions.prompt_alt_tokens_k or None
+            request.prompt_logprobs_last_n = questions.prompt_logprobs_last_n
+        return request
 
 
 def check_answer(response: SampleResponse, questions: Questions, dialect: Dialect) -> None:

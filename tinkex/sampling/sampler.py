@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import secrets
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -20,7 +19,7 @@ from tinkex.errors import APIStatusError, TinkexError
 from tinkex.futures.poller import NO_RESULT, Payload, RequestState, read_result
 from tinkex.futures.samples import NUMBERS_OF_A_COPY, SamplerResults
 from tinkex.sampling import stream
-from tinkex.sampling.request import Ask, check_answer
+from tinkex.sampling.request import Ask, check_answer, text_length
 from tinkex.sampling.stream import SamplePiece
 from tinkex.transport import backoff
 from tinkex.transport.http import Transport
@@ -56,11 +55,10 @@ class Sampler:
     async def sample(self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
         """What was sampled, in as many requests as it takes; `state` tells of the first. `timeout` is for each to be taken on."""
         await self._become_distinct()
-        bodies = ask.requests(prompt)
-        if len(bodies) == 1:
-            response = await self._answer(bodies[0], state, timeout)
+        if len(ask.parts) == 1:
+            response = await self._answer(prompt, ask, 0, state, timeout)
         else:
-            response = await self._joined(bodies, state, timeout)
+            response = await self._joined(prompt, ask, state, timeout)
         check_answer(response, ask.questions, self.dialect)
         return response
 
@@ -68,7 +66,7 @@ class Sampler:
         """One sample as it comes, or whole from a server that does not stream."""
         refused = False
         if self.dialect.streams_samples:
-            [body] = ask.requests(prompt)
+            body = ask.request(prompt, 0)
             body.sampling_session_id = self.sampling_session_id
             try:
                 async with aclosing(stream.pieces(self.transport, body, timeout)) as pieces:
@@ -84,34 +82,34 @@ class Sampler:
             self.transport.server.learn(streams_samples=False)
         yield stream.whole(response.sequences[0])
 
-    async def _joined(self, bodies: Sequence[SampleRequest], state: RequestState, timeout: float | None) -> SampleResponse:
-        """The first one's answer, with the samples of the others."""
-        states = [state, *(RequestState("sample") for _ in bodies[1:])]
-        works = [self._answer(body, part, timeout) for body, part in zip(bodies, states, strict=True)]
-        parts = await _together(works)
-        return evolve(parts[0], sequences=[sequence for part in parts for sequence in part.sequences])
+    async def _joined(self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
+        """The first part's answer, with the samples of the others."""
+        states = [state, *(RequestState("sample") for _ in ask.parts[1:])]
+        first, *others = await _together([self._answer(prompt, ask, part, own, timeout) for part, own in enumerate(states)])
+        return evolve(first, sequences=[*first.sequences, *(sequence for other in others for sequence in other.sequences)])
 
-    async def _answer(self, body: SampleRequest, state: RequestState, timeout: float | None) -> SampleResponse:
+    async def _answer(self, prompt: ModelInput, ask: Ask, part: int, state: RequestState, timeout: float | None) -> SampleResponse:
         """The result; where it is lost the sample is asked for again, under a new number."""
         attempt = 1
         while True:
-            promise = await self._submit(body, state, timeout)
+            seq_id = next(self._numbers)
+            async with self._submitting:  # the request is made only now, so that those who wait hold little
+                promise = await self._submit(ask.request(prompt, part), seq_id, state, timeout)
             state.request_id = promise.request_id
             try:
-                payload = await self.results.payload(state, body.seq_id or 0)
+                payload = await self.results.payload(state, seq_id)
             except TinkexError as error:
                 await self._pause_before_another(attempt, error)
                 attempt += 1
             else:
-                decode = partial(_decode, promise=promise, prompt_length=json.prompt_length(body.prompt))
+                decode = partial(_decode, promise=promise, prompt_length=text_length(prompt))
                 return read_result(decode, payload, "sample")
 
-    async def _submit(self, body: SampleRequest, state: RequestState, timeout: float | None) -> UntypedAPIFuture:
-        body.sampling_session_id, body.seq_id = self.sampling_session_id, next(self._numbers)
+    async def _submit(self, body: SampleRequest, seq_id: int, state: RequestState, timeout: float | None) -> UntypedAPIFuture:
+        body.sampling_session_id, body.seq_id = self.sampling_session_id, seq_id
         body.record_stability_info = self.record_stability_info or None
-        async with self._submitting:  # the request is made only now, so that those who wait hold little
-            request = sample.request(body=body, x_tinker_sampling_backpressure="1")
-            return await self.transport.send(request, timeout=timeout, state=state)
+        request = sample.request(body=body, x_tinker_sampling_backpressure="1")
+        return await self.transport.send(request, timeout=timeout, state=state)
 
     async def _pause_before_another(self, attempt: int, error: TinkexError) -> None:
         """Raises `error` where another try may not help."""
@@ -136,7 +134,7 @@ class Sampler:
         if self.dialect.joins_samplers:
             body = JoinSamplingSessionRequest(self.sampling_session_id)
             return (await self.transport.send(join_sampling_session.request(body=body))).client_counter
-        return 1 + secrets.randbelow(_COPIES)
+        return 1 + self.transport.clock.below(_COPIES)
 
 
 def _decode(payload: Payload, promise: UntypedAPIFuture, prompt_length: int | None) -> SampleResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from asyncio import TimerHandle
 from collections.abc import Callable
@@ -34,3 +35,11 @@ class Clock:
     def random(self) -> float:
         """In [0, 1)."""
         return random.random()
+
+    def below(self, limit: int) -> int:
+        """A whole number from 0, by which processes, forks too, can be told apart."""
+        return secrets.randbelow(limit)
+
+    def new_id(self) -> str:
+        """32 hexadecimal digits that no other has."""
+        return f"{self.below(2**128):032x}"

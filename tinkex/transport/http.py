@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import httpx
 from attrs import define, field
@@ -64,7 +63,7 @@ class Transport:
         self._handler = self.config.http_transport or _default_handler()
         self.waits = Waits(self.clock)
         self.window = window_for(self.config.base_url, self.config.api_key)
-        self._headers = _constant_headers(self.config)
+        self._headers = _constant_headers(self.config, self.clock.new_id())
         self._bound_of_answer = Bound(self.config.retry.max_wait, "Config.retry.max_wait")
         self._bound_of_result = Bound(self.config.poll.max_wait, "Config.poll.max_wait")
 
@@ -136,7 +135,7 @@ class Transport:
     ) -> httpx.Response:
         headers = dict(self._headers)
         if request.method != "GET":
-            headers["X-Idempotency-Key"] = f"tinkex-{uuid4()}"  # the same over all tries
+            headers["X-Idempotency-Key"] = f"tinkex-{self.clock.new_id()}"  # the same over all tries
         try:
             return await _Exchange(self, request, headers, timeout, whole, patience, wait).answered()
         except TinkexError as error:
@@ -185,13 +184,13 @@ class Transport:
         return response
 
 
-def _constant_headers(config: Config) -> dict[str, str]:
+def _constant_headers(config: Config, request_id: str) -> dict[str, str]:
     """Those of each request; the user's go before ours."""
     ours = {
         "Host": _url(config.base_url).netloc.decode("ascii"),
         "User-Agent": f"tinkex/{__version__}",
         "Accept": "application/json",
-        "X-Request-Id": uuid4().hex,  # one server routes by it
+        "X-Request-Id": request_id,  # one server routes by it
         **({"X-API-Key": config.api_key} if config.api_key else {}),
     }
     given = {name.lower() for name in config.default_headers}

@@ -114,12 +114,6 @@ def _metrics(metrics: api.Metrics | None) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in values.items()}  # pyright: ignore[reportUnnecessaryComparison]
 
 
-def prompt_length(prompt: api.ModelInput) -> int | None:
-    """Tokens of an encoded prompt; None when it is not all text, so that only the server knows."""
-    texts = [chunk.tokens for chunk in prompt.chunks if chunk.tokens is not None]
-    return sum(map(len, texts)) if len(texts) == len(prompt.chunks) else None
-
-
 def decode_sample(result: Mapping[str, Any], promise: api.UntypedAPIFuture, prompt_length: int | None) -> SampleResponse:
     """The result of the sample that `promise` was given for. `prompt_length` in tokens, where it is known."""
     response = api.SampleResponse.from_dict(result)
