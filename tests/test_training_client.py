@@ -236,7 +236,6 @@ def test_a_custom_loss_that_fails_holds_back_the_step_that_was_to_follow(trainer
     trainer.train_step([datum(1)], "cross_entropy", AdamParams()).result()
 
 
-@pytest.mark.rule(13)
 def test_training_goes_on_from_a_saved_state(connect: Callable[..., Any], torch_server: Server) -> None:
     service = connect(torch_server.base_url)
     data, adam = [text_datum("the answer is", " 42\n")], AdamParams(learning_rate=5e-3)
