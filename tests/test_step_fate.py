@@ -132,7 +132,8 @@ def test_a_server_that_is_not_there_leaves_no_doubt(train: Callable[[str], Any],
 
     with faulty("http://127.0.0.1:9") as gone:
         base_url = gone.base_url
-    with FACADES["blocking"](base_url=base_url, api_key="tml-x", config=Config(base_url=base_url)) as service:
+    config = Config(base_url=base_url, retry=RetrySettings(max_attempts=2, base_delay=0.01))
+    with FACADES["blocking"](base_url=base_url, api_key="tml-x", config=config) as service:
         with pytest.raises(APIConnectionError) as caught:
             service.get_server_capabilities()
         assert caught.value.place == "connecting"

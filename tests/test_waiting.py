@@ -29,6 +29,7 @@ from tinkex import (
 )
 from tinkex.futures.poller import wait_for_payload
 from tinkex.local import Server
+from tinkex.session import Session
 from tinkex.training.line import TrainingLine
 from tinkex.transport import stalls
 from tinkex.transport.clock import Clock
@@ -254,7 +255,7 @@ def test_a_training_call_that_waits_for_its_turn_says_so_and_ends(caplog: pytest
         raise AssertionError("nothing is sent")
 
     async def work() -> None:
-        line = TrainingLine(transport_to(Answering(never), poll=PollSettings(max_wait=100.0)))
+        line = TrainingLine(Session(transport_to(Answering(never), poll=PollSettings(max_wait=100.0)), "s"))
         async with line.turn("save_weights"):
             second = line.run("optim_step", [], lambda results: results)
             third = line.run("optim_step", [], lambda results: results)

@@ -48,7 +48,7 @@ def _from_list(values: list[Any]) -> Array:
         array = np.empty(len(values), dtype)
         try:
             struct.pack_into(f"{len(values)}{code}", array.data, 0, *values)
-        except (struct.error, OverflowError):  # not all are of this kind
+        except (struct.error, OverflowError, TypeError):  # not all are of this kind
             continue
         return array
     return np.asarray(values)
