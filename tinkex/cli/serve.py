@@ -51,7 +51,7 @@ def command(
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _start(host, port, models, data_dir or _default_data_dir(), api_key, profile, verbose) as server:
-            _announce(server, api_key)
+            _announce(server, api_key, profile)
             server.wait()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
@@ -78,12 +78,14 @@ def _start(
         raise click.ClickException(" ".join(str(error).split())) from error
 
 
-def _announce(server: Server, api_key: str | None) -> None:
+def _announce(server: Server, api_key: str | None, profile: str) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]tinkex serves {server.base_url}[/bold]  (Ctrl-C stops it)")
     for model in server.models:
         console.print(f"  model  {model.name}  {model.arch}, {model.max_context_length} tokens of context")
     console.print(f"  data   {server.data_dir}")
+    if profile != "tinkex":
+        console.print(f"  looks  like {profile} on the wire")
     console.print("\nTo point a client at it:")
     console.print(f"  export TINKER_BASE_URL={server.base_url}", markup=False)
     console.print(f"  export TINKER_API_KEY={'<the key>' if api_key else 'tml-local'}", markup=False)
