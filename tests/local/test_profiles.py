@@ -252,10 +252,10 @@ def test_a_server_that_starts_answers_503() -> None:
 @on("skyrl-0.3", "open-rl-old", "tinker-cloud-old", "xorl", "verl", "hatchery", "mlx-tinker")
 def test_protobuf_kills_the_handler_where_it_is_read_as_json(wire: Wire) -> None:
     model_id = wire.model()
-    response = wire.protobuf(message(model_id, 1, 200, 1000))
+    assert wire.protobuf(b"plain text").status_code == 422
+    response = wire.protobuf(message(model_id, 1, 200, 1000))  # the last one, since the connection is dead after it
     assert (response.status_code, response.text) == (500, "Internal Server Error")
     assert "connection" not in response.headers
-    assert wire.protobuf(b"plain text").status_code == 422
     assert wire.engine.count("forward_backward") == 0
 
 
