@@ -9,6 +9,7 @@ import pytest
 import yaml
 from tinkex_api.models import ClientConfigResponse, ClientDynamicConfigResponse
 
+from tinkex.dialects import fate
 from tinkex.dialects.dialect import Dialect
 from tinkex.dialects.recognition import RECOGNISED, Seen, recognise, with_flags
 from tinkex.dialects.table import DIALECTS, UNKNOWN
@@ -145,5 +146,5 @@ def test_flags_that_are_missing_zero_or_unknown_change_nothing() -> None:
 
 @pytest.mark.rule(11)
 def test_a_server_that_is_not_known_is_sent_nothing_twice() -> None:
-    assert not Dialect().steps_repeatable
+    assert fate.verdict("unanswered", "optim_step", Dialect().seq_id_repeats) == "unknown"
     assert Dialect() == UNKNOWN

@@ -374,3 +374,9 @@ def test_leaving_a_client_frees_its_models_where_sessions_do_not_end(
         while time.monotonic() < deadline and not all(server_engine.count("unload_model", name) for name in (one, other)):
             time.sleep(0.01)
     assert [server_engine.count("unload_model", name) for name in (one, other)] == [1, 1]
+
+
+def test_the_error_of_a_step_that_failed_is_not_its_own_cause(trainer: Any) -> None:
+    with pytest.raises(RequestFailedError, match="token 99") as caught:
+        trainer.forward_backward([datum(99)], "cross_entropy").result()
+    assert caught.value.__cause__ is not caught.value

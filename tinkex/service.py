@@ -23,7 +23,7 @@ from tinkex.rest.client import AsyncRestClient
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Outcome, Session
 from tinkex.training.client import AsyncTrainingClient
-from tinkex.training.creation import SavedState, model_from_state, new_model
+from tinkex.training.creation import SavedState, model_from_state, new_model, require_resume
 from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
 from tinkex.training.loss_upload import CustomLosses, traced
 from tinkex.training.probe import probe_repeats
@@ -263,8 +263,7 @@ class AsyncServiceClient:
             TinkexError: whatever `save_state` raises.
         """
         transport = self._connected()
-        if transport.server.dialect.resume == "never":
-            transport.server.require("load_weights")
+        require_resume(transport.server)
         policy, rest = policy or RecoveryPolicy(), self.create_rest_client()
         return await AsyncRecoverableRun.begin(trainer, policy, self._replace, rest, transport.clock)
 

@@ -145,10 +145,5 @@ class Dialect:
     """Whether unload_model takes the model's id in the URL."""
     sampling: SamplingWays = SamplingWays()
 
-    @property
-    def steps_repeatable(self) -> bool:
-        """Whether a training request may be sent again when no answer came."""
-        return self.seq_id_repeats == "repeats"
-
     def lacks(self, operation: str) -> bool:
         return operation in self.missing

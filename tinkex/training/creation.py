@@ -14,6 +14,7 @@ from tinkex.futures.poller import send_and_wait
 from tinkex.session import Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.unloading import unload_left_behind
+from tinkex.transport.server import Server
 from tinkex.types import LoadWeightsResponse, LoraConfig, OptimizerConfig
 from tinkex.wire import json
 
@@ -46,6 +47,12 @@ async def new_model(
     return AsyncTrainingClient(session, model.model_id, base_model, shape)
 
 
+def require_resume(server: Server) -> None:
+    """Raises `UnsupportedByServer` where the server has no way to make a model from a checkpoint."""
+    if server.dialect.resume == "never":
+        server.require("load_weights")
+
+
 async def model_from_state(
     session: Session, saved: SavedState, user_metadata: Mapping[str, str] | None, optimizer: OptimizerConfig | None
 ) -> AsyncTrainingClient:
@@ -53,8 +60,7 @@ async def model_from_state(
     dialect = session.transport.server.dialect
     if dialect.resume == "by_session":
         return await _by_session(session, saved, user_metadata, optimizer)
-    if dialect.resume == "never":
-        session.transport.server.require("load_weights")
+    require_resume(session.transport.server)
     base_model, shape = await _shape_of(session, saved)
     if dialect.resume == "by_create":
         return await new_model(session, base_model, shape, user_metadata, optimizer, saved.path)

@@ -230,7 +230,7 @@ class TrainingLine:
             sent.error = self._read_refusal(sent, refusal)
             if sent.error is None:
                 raise _unknown(first, sent.state.operation) from refusal
-        except APIConnectionError as error:
+        except (APIConnectionError, WaitTimeoutError) as error:
             raise _unknown(first, sent.state.operation) from error
 
     def _read_refusal(self, sent: _Sent, refusal: TinkexError) -> TinkexError | None:
@@ -273,7 +273,9 @@ class TrainingLine:
             try:
                 return await wait_for_payload(self._transport, sent.state)
             except RequestFailedError as error:
-                raise self._after_failure(sent, error) or error from error
+                if found := self._after_failure(sent, error):
+                    raise found from error
+                raise
 
     def _after_failure(self, sent: _Sent, error: RequestFailedError) -> TinkexError | None:
         """Puts the count right where a failed step leaves it as it was; the error of a request that was sent twice is another one."""

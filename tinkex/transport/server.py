@@ -71,7 +71,7 @@ class Server:
         if self.dialect.lacks(operation):
             name = self.dialect.name
             raise UnsupportedByServer(
-                f"{'this server' if self.dialect.name == UNKNOWN.name else name} has no {operation}",
+                f"{'this server' if name == UNKNOWN.name else name} has no {operation}",
                 server=name,
                 operation=operation,
                 advice=self.dialect.missing[operation] or "Use another server for it.",
