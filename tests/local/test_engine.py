@@ -32,7 +32,7 @@ def test_it_learns_and_samples_what_it_learned(engine: TorchEngine, tmp_path: Pa
     engine.save_model("a", tmp_path / "saved", optimizer=False)
     engine.load_sampler("s", "tinkex/tiny", tmp_path / "saved")
     spec = SampleSpec(list(b"forty two"), 2, 20, temperature=0.0, stop_strings=["\n"], prompt_logprobs=True)
-    result = engine.sample("s", spec)
+    result = engine.sample("s", spec).result()
     assert [(bytes(s.tokens), s.stop_reason) for s in result.sequences] == [(b" is 42\n", "stop")] * 2
     assert result.prompt_logprobs is not None
     assert result.prompt_logprobs[0] is None
@@ -43,7 +43,7 @@ def test_it_learns_and_samples_what_it_learned(engine: TorchEngine, tmp_path: Pa
 def test_a_seed_fixes_the_sample(engine: TorchEngine) -> None:
     engine.load_sampler("base", "tinkex/tiny", None)
     spec = SampleSpec(list(b"The hacker"), 2, 12, seed=7)
-    assert engine.sample("base", spec) == engine.sample("base", spec)
+    assert engine.sample("base", spec).result() == engine.sample("base", spec).result()
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_training_state_can_be_sampled(engine: TorchEngine, saved: tuple[Path,
     engine.load_model(make("source2"), saved[0], optimizer=False)
     engine.load_sampler("of weights", "tinkex/tiny", saved[0])
     spec = SampleSpec([int(token) for token in TEXT], 1, 1, temperature=0.0, prompt_logprobs=True)
-    sampled = engine.sample("of weights", spec).prompt_logprobs
+    sampled = engine.sample("of weights", spec).result().prompt_logprobs
     assert sampled is not None
     trained = engine.forward_backward("source2", BATCH[:1], "cross_entropy", {}, backward=False).loss_fn_outputs[0]["logprobs"]
     np.testing.assert_allclose(sampled[1:], trained, atol=1e-4)

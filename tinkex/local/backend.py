@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ class Backend:
         self.steps = Steps(seq_ids)
         self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status)
         self.base_models: Mapping[str, BaseModel] = {model.name: model for model in engine.base_models}
-        self._loaded: set[str] = set()
+        self._loading: dict[str, asyncio.Future[None]] = {}  # by the engine's name for the weights; done once they are there
         store.recover("the server was restarted before this was done", time.time())
 
     def stop(self) -> None:
@@ -45,8 +46,9 @@ class Backend:
         self.futures.stop()
 
     async def close(self) -> None:
-        """Waits for the engine's calls under way, and drops the rest."""
+        """Waits for the engine's calls under way, drops the rest, and closes the engine."""
         await self.lanes.close()
+        await asyncio.to_thread(self.engine.close)
 
     def session(self, session_id: str) -> SessionRow:
         """Raises `Refused` for a session that there is not."""
@@ -108,16 +110,24 @@ class Backend:
         self.lanes.put(model_id, None, Job(None, unload))
 
     async def load_sampler(self, sampler: SamplerRow) -> None:
-        """Makes sure that the engine has the weights. Runs in the lane of the weights."""
-        if sampler.weights_id in self._loaded:
-            return
+        """Makes sure that the engine has the weights. Those who ask at once wait for one loading."""
+        loading = self._loading.get(sampler.weights_id)
+        if loading is None:
+            loading = self._loading[sampler.weights_id] = asyncio.ensure_future(self._load_sampler(sampler))
+        try:
+            await asyncio.shield(loading)
+        except BaseException:
+            if loading.done():  # it failed: whoever comes next tries anew
+                self._loading.pop(sampler.weights_id, None)
+            raise
+
+    async def _load_sampler(self, sampler: SamplerRow) -> None:
         folder = Path(sampler.folder) if sampler.folder else None
         if folder is not None and not folder.is_dir():
             raise InvalidRequest(f"the weights of sampler {sampler.sampler_id!r} were deleted")
         await self.lanes.call(self.engine.load_sampler, sampler.weights_id, sampler.base_model, folder)
-        self._loaded.add(sampler.weights_id)
 
     async def reload_sampler(self, sampler: SamplerRow) -> None:
         """Gives the engine the weights anew, which were saved in the place of older ones."""
-        self._loaded.discard(sampler.weights_id)
+        self._loading.pop(sampler.weights_id, None)
         await self.load_sampler(sampler)

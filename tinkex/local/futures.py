@@ -48,10 +48,11 @@ class Ticket:
 
 @define(eq=False)
 class _Waiting:
-    lane: str
+    lane: str | None
     number: int | None
     started: bool = False
     ended: asyncio.Event = field(factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
 
 
 @define(eq=False)
@@ -94,11 +95,22 @@ class Futures:
 
     def submit(self, ticket: Ticket, work: Work, *, lane: str, number: int | None) -> str:
         """Queues work in a lane, at its number's turn there; returns the request id."""
-        row = FutureRow(self._ids.new_request(), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint)
-        self._store.add_future(row, time.time())
-        self._waiting[row.request_id] = _Waiting(lane, number)
+        row = self._take_on(ticket, _Waiting(lane, number))
         self._lanes.put(lane, number, Job(row.request_id, lambda: self._run(row, work)))
         return row.request_id
+
+    def start(self, ticket: Ticket, work: Work) -> str:
+        """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not."""
+        waiting = _Waiting(None, None)
+        row = self._take_on(ticket, waiting)
+        waiting.task = asyncio.get_running_loop().create_task(self._run(row, work))
+        return row.request_id
+
+    def _take_on(self, ticket: Ticket, waiting: _Waiting) -> FutureRow:
+        row = FutureRow(self._ids.new_request(), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint)
+        self._store.add_future(row, time.time())
+        self._waiting[row.request_id] = waiting
+        return row
 
     async def wait(self, request_id: str, *, hold: float | None = None) -> Outcome:
         """The outcome as soon as it is there; "not yet" when it is not there in time. Raises `Refused` for an unknown id.
@@ -141,13 +153,15 @@ class Futures:
         await _first_of(self._stopping, timeout=self._hold)
 
     def cancel(self, request_id: str) -> None:
-        """Gives up a request that has not begun; one that has runs on."""
+        """Gives up a sample, or a request that has not begun; any other that has runs on."""
         row = self._store.future(request_id)
         if row is None:
             raise not_found(f"unknown request {request_id!r}")
         waiting = self._waiting.get(request_id)
-        if waiting and not waiting.started:
+        if waiting and (waiting.task or not waiting.started):
             self._end(evolve(row, state="failed", error="cancelled", category="user"))
+            if waiting.task:
+                waiting.task.cancel()
 
     def fail_early(self, lane: str, reason: str) -> None:
         """Fails what waits in a lane for a number that will not come."""
@@ -156,8 +170,11 @@ class Futures:
                 self._end(evolve(row, state="failed", error=reason, category="user"))
 
     def stop(self) -> None:
-        """Answers all polls now."""
+        """Answers all polls now, and gives up the samples under way."""
         self._stopping.set()
+        for waiting in self._waiting.values():
+            if waiting.task:
+                waiting.task.cancel()
 
     async def _run(self, row: FutureRow, work: Work) -> None:
         waiting = self._waiting.get(row.request_id)
@@ -189,7 +206,7 @@ class Futures:
             return Outcome(200, orjson.dumps({"error": row.error, "category": row.category}))
         waiting = self._waiting[row.request_id]
         body = {"type": "try_again", "request_id": row.request_id, "queue_state": "active"}
-        if (missing := self._lanes.waits_for(waiting.lane, waiting.number)) is not None:
+        if waiting.lane and (missing := self._lanes.waits_for(waiting.lane, waiting.number)) is not None:
             body["queue_state_reason"] = f"seq_id {waiting.number} waits for seq_id {missing}, which has not come"
         return Outcome(408, orjson.dumps(body))
 

@@ -1,12 +1,14 @@
 """What the embedded server asks of an engine: plain values in, plain values out.
 
 The HTTP side knows nothing of torch and the engine nothing of HTTP, so an engine can move to other processes or machines
-without touching the wire. Every method blocks; the server calls them from its worker threads, one call a model at a time.
+without touching the wire. Every method but `sample` blocks; the server calls them from its worker threads, one call a model at a
+time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -104,7 +106,7 @@ class SampleSpec:
 TopTokens: TypeAlias = Sequence[tuple[int, float]]
 """Tokens with their logprobs, best first."""
 OnToken: TypeAlias = Callable[[int, float], None]
-"""Gets each token, with its logprob, as it is sampled. What it raises ends the sampling."""
+"""Gets each token, with its logprob, as it is sampled. It must not block."""
 
 
 @frozen
@@ -188,6 +190,18 @@ class Engine(Protocol):
         """
         ...
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> SampleResult:
-        """`on_token` is called on this thread; whoever gives it asks for one sample."""
+    def unload_sampler(self, sampler_id: str) -> None:
+        """Frees the weights' memory, once the samples that began have ended. An id that is not loaded is ignored."""
+        ...
+
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+        """Begins to sample, beside what else is sampled, and returns at once. Cancelling the future ends it.
+
+        The samples are of the weights as they are now. `on_token` is called on a thread of the engine; whoever gives it asks for one
+        sample.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives up all that is under way. Nothing may be called after."""
         ...

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class TorchEngine:
         self._bases = {name: Base.load(name) for name in models}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
+        self._sampling = ThreadPoolExecutor(1, thread_name_prefix="tinkex-sampling")
 
     @property
     def base_models(self) -> Sequence[BaseModel]:
@@ -135,8 +137,19 @@ class TorchEngine:
         else:
             self._samplers[sampler_id] = _Sampler(base, base.load_adapter(folder) if folder else None)
 
+    def unload_sampler(self, sampler_id: str) -> None:
+        sampler = self._samplers.pop(sampler_id, None)
+        if sampler and sampler.adapter:
+            sampler.base.remove_adapter(sampler.adapter)
+
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+        return self._sampling.submit(self._sample, sampler_id, spec, on_token)
+
+    def close(self) -> None:
+        self._sampling.shutdown(cancel_futures=True)
+
     @torch.inference_mode()
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> SampleResult:
+    def _sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> SampleResult:
         sampler = self._samplers.get(sampler_id)
         if sampler is None:
             raise InvalidRequest(f"unknown sampler {sampler_id!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,22 +15,17 @@ from tinkex_api.models import (
     JoinSamplingSessionRequest,
     JoinSamplingSessionResponse,
     SampleRequest,
-    SampleStreamEvent,
     UntypedAPIFuture,
 )
 
 from tinkex.local import paths
 from tinkex.local.backend import Backend
-from tinkex.local.engine.base import Engine, InvalidRequest, SampleSpec
 from tinkex.local.errors import bad_request, malformed, not_found
 from tinkex.local.events import EventStream
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, get, post
-from tinkex.local.lanes import Job
 from tinkex.local.store import SamplerRow
 from tinkex.local.translate import encode_sample, sample_spec
-
-logger = logging.getLogger("tinkex.local")
 
 
 async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSessionRequest]) -> Mapping[str, Any]:
@@ -89,61 +84,28 @@ def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleR
 
     async def work() -> bytes:
         await backend.load_sampler(sampler)
-        targets = body.target_prompt_logprobs
-        return await backend.lanes.call(lambda: encode_sample(backend.engine.sample(sampler.weights_id, spec), targets))
+        result = await asyncio.wrap_future(backend.engine.sample(sampler.weights_id, spec))
+        return encode_sample(result, body.target_prompt_logprobs)
 
-    return backend.futures.submit(ticket, work, lane=sampler.weights_id, number=None)
+    return backend.futures.start(ticket, work)
 
 
 async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStream:
-    sampler, spec, events = _sampler_of(backend, call.body), sample_spec(call.body), EventStream()
+    sampler, spec = _sampler_of(backend, call.body), sample_spec(call.body)
     if spec.num_samples != 1:
         raise malformed("num_samples", message="must be 1: one sample is streamed")
     for name in _NOT_STREAMED:
         if getattr(call.body, name):
             raise bad_request(f"a stream gives no {name}")
 
-    async def run() -> None:
-        try:
-            if not events.left:
-                await backend.load_sampler(sampler)
-                await backend.lanes.call(_tell, backend.engine, sampler.weights_id, spec, events)
-        finally:
-            events.end()
-
-    backend.lanes.put(sampler.weights_id, None, Job(None, run))
-    return events
+    await backend.load_sampler(sampler)
+    return EventStream(lambda on_token: backend.engine.sample(sampler.weights_id, spec, on_token))
 
 
 _NOT_STREAMED = (
     *("prompt_logprobs", "topk_prompt_logprobs", "topk_sample_logprobs"),
     *("target_prompt_logprobs", "prompt_alt_tokens_k", "prompt_logprobs_last_n"),
 )
-
-
-class _ClientLeft(Exception):
-    """Ends the sampling for somebody who reads no more."""
-
-
-def _tell(engine: Engine, sampler_id: str, spec: SampleSpec, events: EventStream) -> None:
-    """Samples in this thread, and tells of each token and of the end."""
-
-    def on_token(token: int, logprob: float) -> None:
-        if events.left:
-            raise _ClientLeft
-        events.tell(SampleStreamEvent(tokens=[token], logprobs=[logprob]))
-
-    try:
-        result = engine.sample(sampler_id, spec, on_token)
-    except _ClientLeft:
-        logger.debug("a stream from %s was left before its end", sampler_id)
-    except InvalidRequest as error:
-        events.tell(SampleStreamEvent(error=str(error), category="user"))
-    except Exception as error:
-        logger.exception("a stream from %s failed", sampler_id)
-        events.tell(SampleStreamEvent(error=f"the sampling failed in the server: {type(error).__name__}", category="server"))
-    else:
-        events.tell(SampleStreamEvent(stop_reason=result.sequences[0].stop_reason))
 
 
 def _sampler_of(backend: Backend, body: SampleRequest) -> SamplerRow:
