@@ -58,7 +58,7 @@ class Base:
         if (Path(source).is_absolute() or source.startswith(".")) and not Path(source).is_dir():
             raise InvalidRequest(f"there is no folder {source}")
         try:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)  # never a pickle
             tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise InvalidRequest(f"cannot load the model {name!r}: {error}") from error
