@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tinkex.local.engine.base import BaseModel, Engine, InvalidRequest
-from tinkex.local.errors import bad_request, not_found
+from tinkex.local.errors import bad_request
 from tinkex.local.futures import Futures
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
-from tinkex.local.paths import CheckpointPath
 from tinkex.local.seq_ids import SeqIds, Steps
-from tinkex.local.store import CheckpointRow, ModelRow, SamplerRow, SessionRow, Store
+from tinkex.local.store import ModelRow, SamplerRow, Store
 
 
 class Backend:
@@ -50,54 +49,17 @@ class Backend:
         await self.lanes.close()
         await asyncio.to_thread(self.engine.close)
 
-    def session(self, session_id: str) -> SessionRow:
-        """Raises `Refused` for a session that there is not."""
-        row = self.store.session(session_id)
-        if row is None:
-            raise not_found(f"unknown session {session_id!r}")
-        return row
-
-    def open_session(self, session_id: str) -> SessionRow:
-        """Raises `Refused` also for a session that was finished."""
-        row = self.session(session_id)
-        if row.finished_at is not None:
-            raise bad_request(f"session {session_id!r} was finished; create a new one")
-        return row
-
     def base_model(self, name: str) -> BaseModel:
         """Raises `Refused`, naming those that there are."""
         if name not in self.base_models:
             raise bad_request(f"unknown base model {name!r}; this server has {', '.join(self.base_models)}")
         return self.base_models[name]
 
-    def run(self, model_id: str) -> ModelRow:
-        """A training run, loaded or not. Raises `Refused` when there is none."""
-        row = self.store.model(model_id)
-        if row is None:
-            raise not_found(f"unknown model {model_id!r}")
-        return row
-
-    def model(self, model_id: str) -> ModelRow:
-        """A model that takes requests."""
-        row = self.run(model_id)
-        if row.state == "unloaded":
-            raise not_found(f"model {model_id!r} was unloaded")
-        if row.state == "failed":
-            raise not_found(f"model {model_id!r} could not be created")
-        return row
-
-    def checkpoint(self, path: CheckpointPath) -> CheckpointRow:
-        """Raises `Refused` when there is none."""
-        row = self.store.checkpoint(path)
-        if row is None:
-            raise not_found(f"there is no checkpoint {path}")
-        return row
-
     def retire(self, row: ModelRow) -> bool:
         """Takes no more requests for this model, and fails those whose turn can no longer come. Whether it took any before."""
         if row.state not in ("creating", "ready"):
             return False
-        self.store.set_model_state(row.model_id, "unloaded")
+        self.store.models.set_state(row.model_id, "unloaded")
         self.futures.fail_early(row.model_id, "the model was unloaded before its turn came")
         return True
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import orjson
 from attrs import define, evolve, field, frozen
 
+from tinkex.local.access import Access
 from tinkex.local.engine.base import InvalidRequest
 from tinkex.local.errors import Refused, not_found
 from tinkex.local.ids import Ids
@@ -44,10 +45,12 @@ class Ticket:
     seq_id: int | None
     kind: str
     fingerprint: str
+    owner: str
 
 
 @define(eq=False)
 class _Waiting:
+    owner: str
     lane: str | None
     number: int | None
     started: bool = False
@@ -86,7 +89,7 @@ class Futures:
 
         Raises `Refused` when the number was used for something else.
         """
-        if ticket.seq_id is None or (row := self._store.future_of(ticket.scope, ticket.seq_id)) is None:
+        if ticket.seq_id is None or (row := self._store.futures.numbered(ticket.scope, ticket.seq_id)) is None:
             return None
         if (row.kind, row.fingerprint) != (ticket.kind, ticket.fingerprint):
             text = f"number {ticket.seq_id} of {ticket.scope} was used before, for another {row.kind} request"
@@ -95,33 +98,31 @@ class Futures:
 
     def submit(self, ticket: Ticket, work: Work, *, lane: str, number: int | None) -> str:
         """Queues work in a lane, at its number's turn there; returns the request id."""
-        row = self._take_on(ticket, _Waiting(lane, number))
+        row = self._take_on(ticket, _Waiting(ticket.owner, lane, number))
         self._lanes.put(lane, number, Job(row.request_id, lambda: self._run(row, work)))
         return row.request_id
 
     def start(self, ticket: Ticket, work: Work) -> str:
         """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not."""
-        waiting = _Waiting(None, None)
+        waiting = _Waiting(ticket.owner, None, None)
         row = self._take_on(ticket, waiting)
         waiting.task = asyncio.get_running_loop().create_task(self._run(row, work))
         return row.request_id
 
     def _take_on(self, ticket: Ticket, waiting: _Waiting) -> FutureRow:
-        row = FutureRow(self._ids.new_request(), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint)
-        self._store.add_future(row, time.time())
+        row = FutureRow(self._ids.new_request(), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint, owner=ticket.owner)
+        self._store.futures.add(row, time.time())
         self._waiting[row.request_id] = waiting
         return row
 
-    async def wait(self, request_id: str, *, hold: float | None = None) -> Outcome:
-        """The outcome as soon as it is there; "not yet" when it is not there in time. Raises `Refused` for an unknown id.
+    async def wait(self, request_id: str, access: Access, *, hold: float | None = None) -> Outcome:
+        """The outcome as soon as it is there; "not yet" when it is not there in time. Raises `Refused` for an id unknown to the caller.
 
         `hold` goes before the server's own time.
         """
-        if waiting := self._waiting.get(request_id):
+        if (waiting := self._waiting.get(request_id)) and access.sees(waiting.owner):
             await _first_of(waiting.ended, self._stopping, timeout=self._hold if hold is None else hold)
-        row = self._store.future(request_id)
-        if row is None:
-            raise not_found(f"unknown request {request_id!r}")
+        row = self._visible(request_id, access)
         if row.state == "pending" and self._stopping.is_set():
             raise Refused(503, "the server is stopping")
         return self._outcome(row)
@@ -145,18 +146,22 @@ class Futures:
 
     def _log(self, scope: str) -> _Log:
         if scope not in self._logs:
-            self._logs[scope] = _Log(self._store.ended_futures(scope))
+            self._logs[scope] = _Log(self._store.futures.ended(scope))
         return self._logs[scope]
 
     async def hold(self) -> None:
         """Returns after the time that a poll waits for what does not come, or when the server stops."""
         await _first_of(self._stopping, timeout=self._hold)
 
-    def cancel(self, request_id: str) -> None:
-        """Gives up a sample, or a request that has not begun; any other that has runs on."""
-        row = self._store.future(request_id)
-        if row is None:
+    def _visible(self, request_id: str, access: Access) -> FutureRow:
+        row = self._store.futures.get(request_id)
+        if row is None or not access.sees(row.owner):
             raise not_found(f"unknown request {request_id!r}")
+        return row
+
+    def cancel(self, request_id: str, access: Access) -> None:
+        """Gives up a sample, or a request that has not begun; any other that has runs on."""
+        row = self._visible(request_id, access)
         waiting = self._waiting.get(request_id)
         if waiting and (waiting.task or not waiting.started):
             self._end(evolve(row, state="failed", error="cancelled", category="user"))
@@ -166,7 +171,7 @@ class Futures:
     def fail_early(self, lane: str, reason: str) -> None:
         """Fails what waits in a lane for a number that will not come."""
         for job in self._lanes.drop_early(lane):
-            if job.request_id in self._waiting and (row := self._store.future(job.request_id)):
+            if job.request_id in self._waiting and (row := self._store.futures.get(job.request_id)):
                 self._end(evolve(row, state="failed", error=reason, category="user"))
 
     def stop(self) -> None:
@@ -194,7 +199,7 @@ class Futures:
         self._end(ended)
 
     def _end(self, row: FutureRow) -> None:
-        self._store.end_future(row, time.time())
+        self._store.futures.end(row, time.time())
         self._waiting.pop(row.request_id).ended.set()
         if log := self._logs.get(row.scope):
             log.add(EndedFuture(row.request_id, row.seq_id, row.state, len(row.result or b"")))

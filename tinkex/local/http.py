@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinkex.local import bodies
+from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused
 from tinkex.local.events import EventStream
@@ -31,18 +32,21 @@ T = TypeVar("T")
 
 PREFIX = "/api/v1"
 OPEN_PATHS = frozenset({f"{PREFIX}/healthz"})
+OWNER = "tinkex.owner"
+"""Where a request's scope holds whose key came with it; nothing where no key is asked for."""
 _LARGE = 64 * 1024  # bytes; a longer body is read in a thread, so that others need not wait for it
 
 
 @frozen
 class Call(Generic[T]):
-    """What a handler gets: the body as the contract's type, and what stands in the URL."""
+    """What a handler gets: the body as the contract's type, what stands in the URL, and what its sender may see."""
 
     body: T
     fingerprint: str
     path: Mapping[str, str]
     query: Mapping[str, str]
     accept: str
+    access: Access
 
 
 Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
@@ -99,8 +103,10 @@ async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str,
     """`readers`, by media type, are for the body; none where there is none."""
     try:
         body, fingerprint = await _body(request, readers) if readers else (None, "")
-        call = Call(body, fingerprint, request.path_params, request.query_params, request.headers.get("accept", ""))
-        result = await handler(request.app.state.backend, call)
+        backend: Backend = request.app.state.backend
+        access = Access(backend.store, request.scope.get(OWNER))
+        call = Call(body, fingerprint, request.path_params, request.query_params, request.headers.get("accept", ""), access)
+        result = await handler(backend, call)
     except Refused as refusal:
         return json_response(refusal.status, {"detail": refusal.detail})
     except Exception:  # answered here, since an error that reaches uvicorn closes the connection under the client's next request

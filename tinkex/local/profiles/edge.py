@@ -136,12 +136,12 @@ class Edge:
         rule = self._profile.loading
         if not rule.by_session and not fields.get("model_id"):
             raise Refused(rule.no_model, "Missing model_id")
-        if rule.missing_checkpoint and self._backend.store.checkpoint(paths.parse(fields["path"])) is None:
+        if rule.missing_checkpoint and self._backend.store.checkpoints.get(paths.parse(fields["path"])) is None:
             raise Refused(rule.missing_checkpoint, f"Checkpoint not found: {fields['path']}")
 
     def _check_adapter(self, fields: Fields) -> None:
         session = fields.get("sampling_session_id")
-        row = self._backend.store.sampler(session) if isinstance(session, str) else None
+        row = self._backend.store.samplers.get(session) if isinstance(session, str) else None
         if (row is None or row.folder is None) and not fields.get("model_path"):
             raise Refused(400, f"Adapter {session or fields.get('base_model')} not found")
 

@@ -32,31 +32,31 @@ _OWNER = "local"  # there are no users yet
 
 async def list_training_runs(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     limit, offset = page(call.query, limit=20)
-    runs = [_run(backend, row) for row in backend.store.models(limit, offset)]
-    return TrainingRunsResponse(runs, Cursor(offset, limit, backend.store.count_models())).to_dict()
+    runs = [_run(backend, row) for row in backend.store.models.page(call.access.owner, limit, offset)]
+    return TrainingRunsResponse(runs, Cursor(offset, limit, backend.store.models.count(call.access.owner))).to_dict()
 
 
 async def get_training_run(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    return _run(backend, backend.run(call.path["run_id"])).to_dict()
+    return _run(backend, call.access.run(call.path["run_id"])).to_dict()
 
 
 async def list_run_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    run = backend.run(call.path["run_id"])
-    return CheckpointsListResponse([_checkpoint(row) for row in backend.store.checkpoints_of(run.model_id)]).to_dict()
+    run = call.access.run(call.path["run_id"])
+    return CheckpointsListResponse([_checkpoint(row) for row in backend.store.checkpoints.of_run(run.model_id)]).to_dict()
 
 
 async def list_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     limit, offset = page(call.query, limit=100)
-    rows = backend.store.checkpoints(limit, offset)
-    cursor = Cursor(offset, limit, backend.store.count_checkpoints())
+    rows = backend.store.checkpoints.page(call.access.owner, limit, offset)
+    cursor = Cursor(offset, limit, backend.store.checkpoints.count(call.access.owner))
     return CheckpointsListResponse([_checkpoint(row) for row in rows], cursor).to_dict()
 
 
 async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     """Deletes the row first: what is not listed is not there, should the folder outlive it."""
     path = CheckpointPath(call.path["run_id"], call.path["kind"], call.path["name"])
-    backend.checkpoint(path)
-    backend.store.delete_checkpoint(path)
+    call.access.own_checkpoint(path)
+    backend.store.checkpoints.delete(path)
     folder = path.folder(backend.data_dir)
     if folder.exists():
         doomed = folder.rename(folder.with_name(f".deleted-{secrets.token_hex(8)}"))  # the name may be saved under anew at once
@@ -65,9 +65,7 @@ async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, 
 
 
 async def weights_info(backend: Backend, call: Call[WeightsInfoRequest]) -> Mapping[str, Any]:
-    path = paths.parse(call.body.tinker_path)
-    backend.checkpoint(path)
-    run = backend.run(path.run_id)
+    run = call.access.run_of(call.access.checkpoint(paths.parse(call.body.tinker_path)))
     return WeightsInfoResponse(
         base_model=run.base_model,
         is_lora=True,
@@ -89,7 +87,7 @@ def _run(backend: Backend, row: ModelRow) -> TrainingRun:
         last_request_time=_iso(row.last_request_at),
         user_metadata=UserMetadata.from_dict(row.user_metadata),
     )
-    for checkpoint in reversed(backend.store.checkpoints_of(row.model_id)):  # the newest is written last
+    for checkpoint in reversed(backend.store.checkpoints.of_run(row.model_id)):  # the newest is written last
         if checkpoint.path.kind == paths.SAMPLER_WEIGHTS:
             run.last_sampler_checkpoint = _checkpoint(checkpoint)
         elif checkpoint.path.kind == paths.WEIGHTS:
@@ -104,7 +102,7 @@ def _checkpoint(row: CheckpointRow) -> Checkpoint:
         time=_iso(row.created_at),
         tinker_path=str(row.path),
         size_bytes=row.size_bytes,
-        public=False,
+        public=row.public,
         expires_at=None if row.expires_at is None else _iso(row.expires_at),
     )
 

@@ -19,8 +19,9 @@ from tinkex_api.models import (
 )
 
 from tinkex.local import paths
+from tinkex.local.access import Access
 from tinkex.local.backend import Backend
-from tinkex.local.errors import bad_request, malformed, not_found
+from tinkex.local.errors import bad_request, malformed
 from tinkex.local.events import EventStream
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, get, post
@@ -33,17 +34,19 @@ async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSes
     if body.sampling_session_seq_id < 0:
         raise malformed("sampling_session_seq_id", message="must be 0 or more")
     sampler_id = backend.ids.sampler_of(body.session_id, body.sampling_session_seq_id)
-    wanted = _sampler(backend, sampler_id, body.session_id, body.base_model, body.model_path)
-    known = backend.store.sampler(sampler_id)
+    wanted = _sampler(backend, call.access, sampler_id, body.session_id, body.base_model, body.model_path)
+    known = backend.store.samplers.get(sampler_id)
     if known is None:
-        backend.open_session(body.session_id)
-        backend.store.add_sampler(wanted, time.time())
-    elif known != wanted:
+        call.access.open_session(body.session_id)
+        backend.store.samplers.add(wanted, time.time())
+    elif known != evolve(wanted, owner=known.owner):
         raise bad_request(f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other weights")
     return CreateSamplingSessionResponse(sampler_id, type_="create_sampling_session").to_dict()
 
 
-def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str | None, model_path: str | None) -> SamplerRow:
+def _sampler(
+    backend: Backend, access: Access, sampler_id: str, session_id: str, base_model: str | None, model_path: str | None
+) -> SamplerRow:
     """A base model, or saved weights, whose base model may be named too."""
     if not isinstance(model_path, str):
         if not isinstance(base_model, str):
@@ -52,28 +55,27 @@ def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str
     path = paths.parse(model_path)
     if path.kind == paths.EXTERNAL_WEIGHTS:
         raise bad_request(f"{path} was saved as files to be fetched; sample from what save_weights_for_sampler saved")
-    backend.checkpoint(path)
-    trained = backend.run(path.run_id).base_model
+    trained = access.run_of(access.checkpoint(path)).base_model
     if isinstance(base_model, str) and base_model != trained:
         raise bad_request(f"{model_path} was trained over {trained!r}, not over {base_model!r}")
     return SamplerRow(sampler_id, session_id, backend.base_model(trained).name, model_path, str(path.folder(backend.data_dir)))
 
 
 async def get_sampler(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    row = _known_sampler(backend, call.path["sampler_id"])
+    row = call.access.sampler(call.path["sampler_id"])
     return GetSamplerResponse(row.sampler_id, row.base_model, row.model_path).to_dict()
 
 
 async def join_sampling_session(backend: Backend, call: Call[JoinSamplingSessionRequest]) -> Mapping[str, Any]:
-    sampler = _known_sampler(backend, call.body.sampling_session_id)
-    return JoinSamplingSessionResponse(backend.store.number_copy(sampler.sampler_id)).to_dict()
+    sampler = call.access.sampler(call.body.sampling_session_id)
+    return JoinSamplingSessionResponse(backend.store.samplers.number_copy(sampler.sampler_id)).to_dict()
 
 
 async def sample(backend: Backend, call: Call[SampleRequest]) -> Mapping[str, Any]:
     body = call.body
-    sampler = _sampler_of(backend, body)
+    sampler = _sampler_of(backend, call.access, body)
     number = body.seq_id if isinstance(body.seq_id, int) and body.sampling_session_id else None
-    ticket = Ticket(sampler.sampler_id, number, "sample", call.fingerprint)
+    ticket = Ticket(sampler.sampler_id, number, "sample", call.fingerprint, call.access.new_owner)
     request_id = backend.futures.repeated(ticket) or _submit(backend, sampler, ticket, body)
     ids = [f"{request_id}:{index}" for index in range(body.num_samples)]
     return UntypedAPIFuture(request_id, sample_sequence_ids=ids).to_dict()
@@ -91,7 +93,7 @@ def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleR
 
 
 async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStream:
-    sampler, spec = _sampler_of(backend, call.body), sample_spec(call.body)
+    sampler, spec = _sampler_of(backend, call.access, call.body), sample_spec(call.body)
     if spec.num_samples != 1:
         raise malformed("num_samples", message="must be 1: one sample is streamed")
     for name in _NOT_STREAMED:
@@ -108,25 +110,18 @@ _NOT_STREAMED = (
 )
 
 
-def _sampler_of(backend: Backend, body: SampleRequest) -> SamplerRow:
+def _sampler_of(backend: Backend, access: Access, body: SampleRequest) -> SamplerRow:
     """The sampling session's, or one for all who ask for these weights without a session."""
     if isinstance(body.sampling_session_id, str):
-        return _known_sampler(backend, body.sampling_session_id)
-    row = _sampler(backend, "", "", body.base_model, body.model_path)
+        return access.sampler(body.sampling_session_id)
+    row = _sampler(backend, access, "", "", body.base_model, body.model_path)
     return evolve(row, sampler_id=f"{row.model_path or row.base_model} as of {_saved_at(backend, row)}")
 
 
 def _saved_at(backend: Backend, row: SamplerRow) -> float:
     """A path that was written anew is another sampler."""
-    checkpoint = backend.store.checkpoint(paths.parse(row.model_path)) if row.model_path else None
+    checkpoint = backend.store.checkpoints.get(paths.parse(row.model_path)) if row.model_path else None
     return checkpoint.created_at if checkpoint else 0.0
-
-
-def _known_sampler(backend: Backend, sampler_id: str) -> SamplerRow:
-    row = backend.store.sampler(sampler_id)
-    if row is None:
-        raise not_found(f"unknown sampling session {sampler_id!r}")
-    return row
 
 
 ROUTES = [

@@ -34,24 +34,25 @@ async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> 
         project_id=body.project_id or None,
         display_name=body.display_name or None,
         created_at=time.time(),
+        owner=call.access.new_owner,
     )
-    backend.store.add_session(row)
+    backend.store.sessions.add(row)
     return CreateSessionResponse(row.session_id).to_dict()
 
 
 async def heartbeat(backend: Backend, call: Call[SessionHeartbeatRequest]) -> Mapping[str, Any]:
-    row = backend.session(call.body.session_id)
+    row = call.access.session(call.body.session_id)
     if row.finished_at is not None:
         raise Refused(410, f"session {row.session_id!r} was finished")
-    backend.store.note_heartbeat(row.session_id, time.time())
+    backend.store.sessions.note_heartbeat(row.session_id, time.time())
     return SessionHeartbeatResponse(type_="session_heartbeat").to_dict()
 
 
 async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
     """Ends the session; its models are unloaded after the requests whose turn has come."""
-    row = backend.session(call.path["session_id"])
-    if backend.store.finish_session(row.session_id, call.body.reason.type_, call.body.detail, time.time()):
-        for model in backend.store.models_of(row.session_id):
+    row = call.access.session(call.path["session_id"])
+    if backend.store.sessions.finish(row.session_id, call.body.reason.type_, call.body.detail, time.time()):
+        for model in backend.store.models.of_session(row.session_id):
             if backend.retire(model):
                 backend.unload_later(model.model_id)
     return {}
@@ -59,14 +60,14 @@ async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[
 
 async def list_sessions(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     limit, offset = page(call.query, limit=20)
-    return ListSessionsResponse(backend.store.session_ids(limit, offset)).to_dict()
+    return ListSessionsResponse(backend.store.sessions.ids(call.access.owner, limit, offset)).to_dict()
 
 
 async def get_session(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    row = backend.session(call.path["session_id"])
+    row = call.access.session(call.path["session_id"])
     return GetSessionResponse(
-        training_run_ids=[model.model_id for model in backend.store.models_of(row.session_id)],
-        sampler_ids=backend.store.sampler_ids(row.session_id),
+        training_run_ids=[model.model_id for model in backend.store.models.of_session(row.session_id)],
+        sampler_ids=backend.store.samplers.ids_of(row.session_id),
         user_metadata=UserMetadata.from_dict(row.user_metadata),
         display_name=row.display_name,
     ).to_dict()

@@ -20,9 +20,10 @@ from tinkex_api.models import (
 )
 
 from tinkex.local import paths
+from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import InvalidRequest
-from tinkex.local.errors import bad_request, malformed
+from tinkex.local.errors import Refused, bad_request, malformed
 from tinkex.local.futures import Ticket, Work
 from tinkex.local.http import Call, post
 from tinkex.local.paths import EXTERNAL_WEIGHTS, SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath, check_name
@@ -51,11 +52,11 @@ async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str,
     if (body.model_id is None) == (body.session_id is None):
         raise malformed("model_id", message="or session_id is needed: one of them, not both")
     if body.session_id is None:
-        return in_turn(backend, call, "load_weights", lambda row: _load(backend, row, path, optimizer=body.optimizer))
+        return in_turn(backend, call, "load_weights", lambda row: _load(backend, call.access, row, path, optimizer=body.optimizer))
     if body.model_seq_id is None:
         raise malformed("model_seq_id", message="is missing: session_id needs it")
-    ticket = Ticket(body.session_id, body.model_seq_id, "load_weights", call.fingerprint)
-    return start_model(backend, ticket, lambda: _loaded_model(backend, body, path, ticket))
+    ticket = Ticket(body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner)
+    return start_model(backend, ticket, lambda: _loaded_model(backend, call.access, body, path, ticket))
 
 
 def _save(backend: Backend, row: ModelRow, body: SaveWeightsRequest) -> Work:
@@ -112,12 +113,12 @@ def _save_named(
     overwrite: bool,
 ) -> Work:
     async def work() -> bytes:
-        if backend.store.checkpoint(path) and not overwrite:
+        if backend.store.checkpoints.get(path) and not overwrite:
             raise InvalidRequest(f"{path} exists; save under another name, or delete it first")
         folder, now = path.folder(backend.data_dir), time.time()
         await backend.lanes.call(backend.engine.save_model, path.run_id, folder, optimizer=path.kind == WEIGHTS)
         saved = CheckpointRow(path, _size(folder), now, expiry(now, ttl_seconds))
-        backend.store.put_checkpoint(saved)
+        backend.store.checkpoints.put(saved)
         return encode(result(saved))
 
     return work
@@ -136,12 +137,12 @@ def _save_ephemeral(backend: Backend, row: ModelRow, number: int, *, inflight: b
     sampler = evolve(new, folder=str(folder))
 
     async def work() -> bytes:
-        if backend.store.sampler(sampler_id):
+        if backend.store.samplers.get(sampler_id):
             raise InvalidRequest(f"sampling_session_seq_id {number} of session {row.session_id!r} was used before")
         await backend.lanes.call(backend.engine.save_model, row.model_id, folder, optimizer=False)
         if inflight:
             await backend.reload_sampler(sampler)
-        backend.store.add_sampler(sampler, time.time())
+        backend.store.samplers.add(sampler, time.time())
         return encode(SaveWeightsForSamplerResponse(sampling_session_id=sampler_id).to_dict())
 
     return work
@@ -158,12 +159,13 @@ def _training_path(text: str) -> CheckpointPath:
     return path
 
 
-def _load(backend: Backend, row: ModelRow, path: CheckpointPath, *, optimizer: bool) -> Work:
+def _load(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool) -> Work:
     async def work() -> bytes:
         # looked for only now: it may be saved by the request before
-        saved = backend.store.model(path.run_id)
-        if saved is None or backend.store.checkpoint(path) is None:
-            raise InvalidRequest(f"there is no checkpoint {path}")
+        try:
+            saved = access.run_of(access.checkpoint(path))
+        except Refused as refusal:
+            raise InvalidRequest(str(refusal.detail)) from refusal
         _check_fit(path, saved, row)
         folder = path.folder(backend.data_dir)
         await backend.lanes.call(backend.engine.load_model, row.model_id, folder, optimizer=optimizer)
@@ -172,12 +174,11 @@ def _load(backend: Backend, row: ModelRow, path: CheckpointPath, *, optimizer: b
     return work
 
 
-def _loaded_model(backend: Backend, body: LoadWeightsRequest, path: CheckpointPath, ticket: Ticket) -> NewModel:
+def _loaded_model(backend: Backend, access: Access, body: LoadWeightsRequest, path: CheckpointPath, ticket: Ticket) -> NewModel:
     """A model of the checkpoint's shape, over its base model or another that the weights fit."""
-    backend.checkpoint(path)
-    run = backend.run(path.run_id)
+    run = access.run_of(access.checkpoint(path))
     lora = evolve(run.lora, seed=None)  # its weights come from the checkpoint, not from a seed
-    row = creating(backend, ticket, body.base_model or run.base_model, lora, body.optimizer_config, body.user_metadata)
+    row = creating(backend, access, ticket, body.base_model or run.base_model, lora, body.optimizer_config, body.user_metadata)
     folder = path.folder(backend.data_dir)
     return NewModel(row, lambda: _make_loaded(backend, row, folder, optimizer=body.optimizer), _loaded(path, row.model_id))
 

@@ -1,0 +1,79 @@
+"""Training runs: models, in memory or not."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import orjson
+
+from tinkex.local.engine.base import LoraShape
+from tinkex.local.store.database import Database, dump
+from tinkex.local.store.rows import ModelRow, ModelState
+
+_MODELS = "SELECT models.*, sessions.owner FROM models JOIN sessions USING (session_id)"
+
+
+class Models:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, row: ModelRow) -> None:
+        lora = row.lora
+        self._db.run(
+            "INSERT INTO models (model_id, session_id, base_model, rank, seed, train_attn, train_mlp, train_unembed, user_metadata,"
+            " state, created_at, last_request_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            row.model_id,
+            row.session_id,
+            row.base_model,
+            lora.rank,
+            lora.seed,
+            lora.train_attn,
+            lora.train_mlp,
+            lora.train_unembed,
+            dump(row.user_metadata),
+            row.state,
+            row.created_at,
+            row.last_request_at,
+        )
+
+    def get(self, model_id: str) -> ModelRow | None:
+        return self._db.one(_row, f"{_MODELS} WHERE model_id = ?", model_id)
+
+    def page(self, owner: str | None, limit: int, offset: int) -> list[ModelRow]:
+        """Those of one owner, or all; newest first."""
+        sql = f"{_MODELS} WHERE ?1 IS NULL OR owner = ?1 ORDER BY models.rowid DESC LIMIT ?2 OFFSET ?3"
+        return self._db.all(_row, sql, owner, limit, offset)
+
+    def count(self, owner: str | None) -> int:
+        return self._db.number("SELECT count(*) FROM models JOIN sessions USING (session_id) WHERE ?1 IS NULL OR owner = ?1", owner)
+
+    def of_session(self, session_id: str) -> list[ModelRow]:
+        return self._db.all(_row, f"{_MODELS} WHERE session_id = ? ORDER BY models.rowid", session_id)
+
+    def set_state(self, model_id: str, state: ModelState) -> None:
+        self._db.run("UPDATE models SET state = ? WHERE model_id = ?", state, model_id)
+
+    def mark_created(self, model_id: str) -> None:
+        """Ready, unless it was unloaded while it was being made."""
+        self._db.run("UPDATE models SET state = 'ready' WHERE model_id = ? AND state = 'creating'", model_id)
+
+    def note_request(self, model_id: str, now: float) -> None:
+        self._db.run("UPDATE models SET last_request_at = ? WHERE model_id = ?", now, model_id)
+
+    def unload_all(self) -> None:
+        """After a restart no model is in memory."""
+        self._db.run("UPDATE models SET state = 'unloaded' WHERE state != 'failed'")
+
+
+def _row(row: sqlite3.Row) -> ModelRow:
+    return ModelRow(
+        row["model_id"],
+        row["session_id"],
+        row["base_model"],
+        LoraShape(row["rank"], row["seed"], bool(row["train_attn"]), bool(row["train_mlp"]), bool(row["train_unembed"])),
+        orjson.loads(row["user_metadata"]),
+        row["state"],
+        row["created_at"],
+        row["last_request_at"],
+        row["owner"],
+    )
