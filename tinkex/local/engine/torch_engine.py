@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,7 @@ from tinkex.local.engine.base import (
     AdamSettings,
     BaseModel,
     CustomLoss,
+    Death,
     Example,
     InvalidRequest,
     LoraShape,
@@ -141,6 +142,9 @@ class TorchEngine:
 
     def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
         return self._sampling.submit(self._sample, sampler_id, spec, on_token)
+
+    def watch(self, died: Callable[[Death], None]) -> None:
+        """It lives in the process that asks."""
 
     def close(self) -> None:
         self._sampling.shutdown(cancel_futures=True)
