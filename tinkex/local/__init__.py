@@ -13,9 +13,10 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinkex.local.limits import Limits
     from tinkex.local.server import Server, serve
 
-__all__ = ["Server", "serve"]
+__all__ = ["Limits", "Server", "serve"]
 
 _EXTRAS = ("starlette", "uvicorn", "torch", "transformers", "peft", "safetensors")
 

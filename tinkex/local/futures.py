@@ -74,12 +74,13 @@ class _Log:
 class Futures:
     """The futures of a server. To be used on the event loop's thread."""
 
-    def __init__(self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int) -> None:
+    def __init__(self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int, most_pending: int) -> None:
         self._store = store
         self._lanes = lanes
         self._hold = hold  # seconds; how long a poll waits
         self._ids = ids
         self._conflict_status = conflict_status
+        self._most_pending = most_pending
         self._waiting: dict[str, _Waiting] = {}
         self._logs: dict[str, _Log] = {}  # by scope, of those that were asked for
         self._stopping = asyncio.Event()
@@ -97,17 +98,30 @@ class Futures:
         return row.request_id
 
     def submit(self, ticket: Ticket, work: Work, *, lane: str, number: int | None) -> str:
-        """Queues work in a lane, at its number's turn there; returns the request id."""
+        """Queues work in a lane, at its number's turn there; returns the request id.
+
+        Raises `Refused` (429) when the server has enough to do, but for the number that those of the lane wait for.
+        """
+        if not self._lanes.is_awaited(lane, number):
+            self._check_room()
         row = self._take_on(ticket, _Waiting(ticket.owner, lane, number))
         self._lanes.put(lane, number, Job(row.request_id, lambda: self._run(row, work)))
         return row.request_id
 
     def start(self, ticket: Ticket, work: Work) -> str:
-        """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not."""
+        """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not.
+
+        Raises `Refused` (429) when the server has enough to do.
+        """
+        self._check_room()
         waiting = _Waiting(ticket.owner, None, None)
         row = self._take_on(ticket, waiting)
         waiting.task = asyncio.get_running_loop().create_task(self._run(row, work))
         return row.request_id
+
+    def _check_room(self) -> None:
+        if len(self._waiting) >= self._most_pending:
+            raise Refused(429, f"{len(self._waiting)} requests are under way here; send this one again", retry_after=1)
 
     def _take_on(self, ticket: Ticket, waiting: _Waiting) -> FutureRow:
         row = FutureRow(self._ids.new_request(), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint, owner=ticket.owner)

@@ -12,10 +12,11 @@ import orjson
 
 T = TypeVar("T")
 
-_VERSION = 3
+_VERSION = 4
 _SCHEMA = """
 CREATE TABLE keys (
-    key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash TEXT NOT NULL UNIQUE, name TEXT NOT NULL, created_at REAL NOT NULL, revoked_at REAL
+    key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, salt BLOB NOT NULL, name TEXT NOT NULL,
+    created_at REAL NOT NULL, revoked_at REAL
 );
 CREATE TABLE sessions (
     session_id TEXT PRIMARY KEY, owner TEXT NOT NULL, tags TEXT NOT NULL, user_metadata TEXT NOT NULL, sdk_version TEXT NOT NULL,

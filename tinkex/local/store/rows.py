@@ -16,6 +16,16 @@ Category: TypeAlias = Literal["user", "server", "order"]
 
 
 @frozen
+class KeyRow:
+    """An API key, without its hash."""
+
+    key_id: int
+    name: str
+    created_at: float
+    revoked_at: float | None
+
+
+@frozen
 class SessionRow:
     """A client's session."""
 
