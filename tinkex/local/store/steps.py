@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tinkex.local.store.database import Database
+from tinkex.local.store.database import Database, dump
 from tinkex.local.store.rows import StepRow
 
 
@@ -37,10 +37,12 @@ class Steps:
         return self._db.number("SELECT coalesce(max(number), 0) FROM steps WHERE model_id = ?", model_id)
 
     def curve(self, model_id: str, most: int) -> Sequence[StepRow]:
-        """About so many steps at most, evenly spread, always with the newest; in order."""
+        """About so many steps at most, evenly spread, always with the first and the newest; in order."""
         last = self.count(model_id)
+        apart = max(1, last // most)
+        numbers = [number for number in range(1, last + 1) if number % apart == 0 or number in (1, last)]
         sql = (
             "SELECT number, loss / tokens, at FROM steps"
-            " WHERE model_id = ?1 AND tokens > 0 AND (number % ?2 = 0 OR number IN (1, ?3)) ORDER BY number"
+            " WHERE model_id = ? AND number IN (SELECT value FROM json_each(?)) ORDER BY number"
         )
-        return self._db.all(lambda row: StepRow(*row), sql, model_id, max(1, last // most), last)
+        return self._db.all(lambda row: StepRow(*row), sql, model_id, dump(numbers))
