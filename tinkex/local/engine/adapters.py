@@ -80,6 +80,7 @@ class Base:
             vocab_size=config.vocab_size,
             arch=config.architectures[0],
             tokenizer_id=self.name,
+            runs_on=f"torch on {self.device}, {str(self.model.dtype).removeprefix('torch.')}",
         )
 
     @contextmanager
