@@ -48,11 +48,21 @@ class Ticket:
     owner: str
 
 
+@frozen
+class Pending:
+    """A request that has no outcome yet, for people: since when, in seconds since 1970, and what it waits for."""
+
+    ticket: Ticket
+    since: float
+    state: str
+
+
 @define(eq=False)
 class _Waiting:
-    owner: str
+    ticket: Ticket
     lane: str | None
     number: int | None
+    since: float = field(factory=time.time)
     started: bool = False
     ended: asyncio.Event = field(factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -104,7 +114,7 @@ class Futures:
         """
         if not self._lanes.is_awaited(lane, number):
             self._check_room()
-        row = self._take_on(ticket, _Waiting(ticket.owner, lane, number))
+        row = self._take_on(ticket, _Waiting(ticket, lane, number))
         self._lanes.put(lane, number, Job(row.request_id, lambda: self._run(row, work)))
         return row.request_id
 
@@ -114,7 +124,7 @@ class Futures:
         Raises `Refused` (429) when the server has enough to do.
         """
         self._check_room()
-        waiting = _Waiting(ticket.owner, None, None)
+        waiting = _Waiting(ticket, None, None)
         row = self._take_on(ticket, waiting)
         waiting.task = asyncio.get_running_loop().create_task(self._run(row, work))
         return row.request_id
@@ -134,7 +144,7 @@ class Futures:
 
         `hold` goes before the server's own time.
         """
-        if (waiting := self._waiting.get(request_id)) and access.sees(waiting.owner):
+        if (waiting := self._waiting.get(request_id)) and access.sees(waiting.ticket.owner):
             await _first_of(waiting.ended, self._stopping, timeout=self._hold if hold is None else hold)
         row = self._visible(request_id, access)
         if row.state == "pending" and self._stopping.is_set():
@@ -157,6 +167,16 @@ class Futures:
                 break
             await _first_of(log.more, self._stopping, timeout=left)
         return len(log.rows), ended
+
+    def pending(self, access: Access) -> Sequence[Pending]:
+        """What the caller has asked for and not got yet, in order of arrival."""
+        mine = [waiting for waiting in self._waiting.values() if access.sees(waiting.ticket.owner)]
+        return [Pending(waiting.ticket, waiting.since, self._state(waiting)) for waiting in mine]
+
+    def _state(self, waiting: _Waiting) -> str:
+        if waiting.started:
+            return "runs"
+        return self._gap(waiting) or "waits for earlier requests of its model"
 
     def _log(self, scope: str) -> _Log:
         if scope not in self._logs:
@@ -225,9 +245,13 @@ class Futures:
             return Outcome(200, orjson.dumps({"error": row.error, "category": row.category}))
         waiting = self._waiting[row.request_id]
         body = {"type": "try_again", "request_id": row.request_id, "queue_state": "active"}
-        if waiting.lane and (missing := self._lanes.waits_for(waiting.lane, waiting.number)) is not None:
-            body["queue_state_reason"] = f"seq_id {waiting.number} waits for seq_id {missing}, which has not come"
+        if gap := self._gap(waiting):
+            body["queue_state_reason"] = gap
         return Outcome(408, orjson.dumps(body))
+
+    def _gap(self, waiting: _Waiting) -> str | None:
+        missing = self._lanes.waits_for(waiting.lane, waiting.number) if waiting.lane else None
+        return None if missing is None else f"seq_id {waiting.number} waits for seq_id {missing}, which has not come"
 
 
 def _short(error: Exception) -> str:

@@ -64,6 +64,12 @@ def examples(batch: api.ForwardBackwardInput, at: Location) -> list[Example]:
     return [_example(datum, (*at, "data", index)) for index, datum in enumerate(batch.data)]
 
 
+def count_trained(data: Sequence[Example]) -> int:
+    """How many tokens the loss is over: those whose weight is not 0, all where there are no weights."""
+    weights = [example.loss_inputs.get("weights") for example in data]
+    return sum(len(example.tokens) if w is None else int(np.count_nonzero(w)) for example, w in zip(data, weights, strict=True))
+
+
 def _example(datum: api.Datum, at: Location) -> Example:
     inputs = datum.loss_fn_inputs.additional_properties
     return Example(

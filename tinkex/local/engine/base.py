@@ -21,6 +21,19 @@ class InvalidRequest(ValueError):
     """The request cannot be carried out as asked: its sender's fault. The text names the item and the field."""
 
 
+class EngineDied(RuntimeError):
+    """The engine has died, and with it the call: nobody knows whether it was done, and it counts no more. The text says how it died."""
+
+
+@frozen
+class Death:
+    """All that was in an engine's memory is lost. `reason` is for people."""
+
+    reason: str
+    go_on: Callable[[], None] | None
+    """Does not block: from then on calls go to a new, empty engine. Until then they raise `EngineDied`; for ever when it is None."""
+
+
 @frozen
 class BaseModel:
     """A base model that the engine can train and sample."""
@@ -30,6 +43,7 @@ class BaseModel:
     vocab_size: int
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
     tokenizer_id: str  # what a client can load the tokenizer by: a hub id, a folder, or a shipped name
+    runs_on: str = ""  # for people: what computes, where, and in which precision, for example "torch on cpu, float32"
 
 
 @frozen
@@ -64,7 +78,7 @@ class CustomLoss:
 
 @frozen
 class LossResult:
-    """One mapping of arrays a datum, in order, and the metrics as `name:reduction`."""
+    """One mapping of arrays a datum, in order, and the metrics as `name:reduction`, of which `loss:sum` is always one."""
 
     loss_fn_outputs: Sequence[Mapping[str, NDArray[np.float32]]]
     metrics: Mapping[str, float]
@@ -200,6 +214,10 @@ class Engine(Protocol):
         The samples are of the weights as they are now. `on_token` is called on a thread of the engine; whoever gives it asks for one
         sample.
         """
+        ...
+
+    def watch(self, died: Callable[[Death], None]) -> None:
+        """Has `died` called, on a thread of the engine, each time that it dies. One that lives in the server's process does not."""
         ...
 
     def close(self) -> None:

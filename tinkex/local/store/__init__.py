@@ -27,9 +27,11 @@ from tinkex.local.store.rows import (
     ModelState,
     SamplerRow,
     SessionRow,
+    StepRow,
 )
 from tinkex.local.store.samplers import Samplers
 from tinkex.local.store.sessions import Sessions
+from tinkex.local.store.steps import Steps
 
 __all__ = [
     "Category",
@@ -43,6 +45,7 @@ __all__ = [
     "ModelState",
     "SamplerRow",
     "SessionRow",
+    "StepRow",
     "Store",
     "StoreError",
 ]
@@ -57,6 +60,7 @@ class Store:
         self.sessions = Sessions(self._database)
         self.models = Models(self._database)
         self.futures = StoredFutures(self._database)
+        self.steps = Steps(self._database)
         self.checkpoints = Checkpoints(self._database)
         self.samplers = Samplers(self._database)
         self.custom_losses = CustomLosses(self._database)

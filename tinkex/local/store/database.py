@@ -34,6 +34,10 @@ CREATE TABLE futures (
     owner TEXT NOT NULL, state TEXT NOT NULL, result BLOB, error TEXT, category TEXT, created_at REAL NOT NULL, finished_at REAL,
     UNIQUE (scope, seq_id)
 );
+CREATE TABLE steps (
+    model_id TEXT NOT NULL REFERENCES models, number INTEGER NOT NULL, loss REAL, tokens INTEGER NOT NULL, at REAL NOT NULL,
+    ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (model_id, number)
+);
 CREATE TABLE checkpoints (
     model_id TEXT NOT NULL REFERENCES models, kind TEXT NOT NULL, name TEXT NOT NULL, size_bytes INTEGER NOT NULL,
     created_at REAL NOT NULL, expires_at REAL, user_metadata TEXT NOT NULL, public INTEGER NOT NULL,

@@ -56,6 +56,15 @@ class ModelRow:
 
 
 @frozen
+class StepRow:
+    """The loss per token of a training step, from 1, and when its last batch ended. NaN is None."""
+
+    number: int
+    loss: float | None
+    at: float
+
+
+@frozen
 class FutureRow:
     """A request and, once it is done, its outcome: `result` is JSON, or `error` with whose fault it is."""
 
