@@ -20,6 +20,7 @@ from attrs import evolve
 from tinkex.local.app import make_app
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import BaseModel, Engine
+from tinkex.local.engine.named import EngineName, named_engine
 from tinkex.local.profiles import TINKEX, Profile, find_profile
 from tinkex.local.profiles.engine import with_warped_logprobs
 from tinkex.local.store import Store
@@ -36,7 +37,7 @@ def serve(
     port: int = 0,
     data_dir: Path | str | None = None,
     api_key: str | None = None,
-    engine: Engine | None = None,
+    engine: EngineName | Engine = "torch",
     hold: float | None = None,
     profile: str | Profile = TINKEX,
     access_log: bool = False,
@@ -52,7 +53,8 @@ def serve(
         host, port: where to listen; port 0 takes a free one.
         data_dir: where the database and the checkpoints are kept; by default a temporary folder, removed at the end.
         api_key: what clients must send as X-API-Key; by default anything is accepted.
-        engine: what trains and samples, instead of torch in this process.
+        engine: what trains and samples. "torch" does so in a process of its own; "fake" answers at once, by arithmetic, which is enough
+            to test a client; an object is used as it is, in this process.
         hold: seconds that a poll waits for a result before it is answered "not yet"; by default the profile's.
         profile: the kind of Tinker server to look like on the wire, by a name in `tinkex.local.profiles.PROFILES` or as a value.
         access_log: log every request, to the logger `uvicorn.access`.
@@ -61,6 +63,7 @@ def serve(
         UnknownProfile: there is no such profile.
         ImportError: the extra `local`, or torch, is not installed.
         InvalidRequest: a model cannot be loaded.
+        EngineDied: the engine's process ended before it was ready.
         OSError: the address cannot be listened on, or the data folder not written.
         StoreError: the data folder is of another release.
     """
@@ -70,7 +73,9 @@ def serve(
     listener = _listen(host, port)
     with ExitStack() as on_failure:
         on_failure.callback(listener.close)
-        engine = engine or _torch_engine([model] if isinstance(model, str) else list(model))
+        if isinstance(engine, str):
+            engine = named_engine(engine, [model] if isinstance(model, str) else list(model))
+        on_failure.callback(engine.close)
         if profile.sampling.warped_logprobs:
             engine = with_warped_logprobs(engine)
         server = Server(listener, engine, data_dir=data_dir, api_key=api_key, profile=profile, access_log=access_log)
@@ -195,10 +200,3 @@ def _listen(host: str, port: int) -> socket.socket:
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _torch_engine(models: Sequence[str]) -> Engine:
-    """The one place that names an engine. Imported here, so that the rest needs no torch."""
-    from tinkex.local.engine.torch_engine import TorchEngine
-
-    return TorchEngine(models)
