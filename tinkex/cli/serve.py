@@ -37,7 +37,12 @@ _INTERRUPTED = 130
     type=click.Path(path_type=Path, file_okay=False),
     help="Database and checkpoints.  [default: in the user's data folder]",
 )
-@click.option("--api-key", help="Key that clients must send; by default any is accepted.")
+@click.option(
+    "--api-key",
+    "api_keys",
+    multiple=True,
+    help="Key that clients must send; repeatable: each sees its own. By default any is accepted.  [env: TINKEX_SERVER_API_KEYS, by commas]",
+)
 @click.option(
     "--engine",
     default="torch",
@@ -54,7 +59,7 @@ def command(
     port: int,
     models: tuple[str, ...],
     data_dir: Path | None,
-    api_key: str | None,
+    api_keys: tuple[str, ...],
     engine: EngineName,
     profile: str,
     verbose: bool,
@@ -65,8 +70,9 @@ def command(
     )
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with _start(host, port, models, data_dir or _default_data_dir(), api_key, engine, profile, verbose) as server:
-            _announce(server, api_key, engine, profile)
+        api_keys = api_keys or _keys_of_environment()
+        with _start(host, port, models, data_dir or _default_data_dir(), api_keys, engine, profile, verbose) as server:
+            _announce(server, engine, profile, with_key=bool(api_keys))
             server.wait()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
@@ -77,7 +83,7 @@ def _start(
     port: int,
     models: tuple[str, ...],
     data_dir: Path,
-    api_key: str | None,
+    api_keys: tuple[str, ...],
     engine: EngineName,
     profile: str,
     verbose: bool,
@@ -86,6 +92,7 @@ def _start(
     try:
         from tinkex.local import serve
         from tinkex.local.engine.base import EngineDied, InvalidRequest
+        from tinkex.local.keys import BadKeys, Exposed
         from tinkex.local.profiles import UnknownProfile
         from tinkex.local.store import StoreError
     except ImportError as error:
@@ -96,7 +103,7 @@ def _start(
             host=host,
             port=port,
             data_dir=data_dir,
-            api_key=api_key,
+            api_key=api_keys,
             engine=engine,
             profile=profile,
             access_log=verbose,
@@ -105,11 +112,11 @@ def _start(
         if error.errno == errno.EADDRINUSE:
             raise click.ClickException(f"port {port} of {host} is in use; choose another by --port, or 0 for a free one") from error
         raise click.ClickException(f"cannot start: {error}") from error
-    except (EngineDied, ImportError, InvalidRequest, StoreError, UnknownProfile) as error:
+    except (EngineDied, ImportError, InvalidRequest, StoreError, UnknownProfile, BadKeys, Exposed) as error:
         raise click.ClickException(" ".join(str(error).split())) from error
 
 
-def _announce(server: Server, api_key: str | None, engine: EngineName, profile: str) -> None:
+def _announce(server: Server, engine: EngineName, profile: str, *, with_key: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]tinkex serves {server.base_url}[/bold]  (Ctrl-C stops it)")
     for model in server.models:
@@ -121,7 +128,12 @@ def _announce(server: Server, api_key: str | None, engine: EngineName, profile: 
         console.print(f"  looks  like {profile} on the wire")
     console.print("\nTo point a client at it:")
     console.print(f"  export TINKER_BASE_URL={server.base_url}", markup=False)
-    console.print(f"  export TINKER_API_KEY={'<the key>' if api_key else 'tml-local'}", markup=False)
+    console.print(f"  export TINKER_API_KEY={'<the key>' if with_key else 'tml-local'}", markup=False)
+
+
+def _keys_of_environment() -> tuple[str, ...]:
+    keys = os.environ.get("TINKEX_SERVER_API_KEYS", "").split(",")
+    return tuple(key.strip() for key in keys if key.strip())
 
 
 def _default_data_dir() -> Path:

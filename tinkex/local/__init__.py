@@ -12,9 +12,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinkex.local.limits import Limits
     from tinkex.local.server import Server, serve
 
-__all__ = ["Server", "serve"]
+__all__ = ["Limits", "Server", "serve"]
 
 
 def __getattr__(name: str) -> Any:

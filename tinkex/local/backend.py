@@ -12,6 +12,7 @@ from tinkex.local.errors import bad_request
 from tinkex.local.futures import Futures
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
+from tinkex.local.limits import Limits
 from tinkex.local.revival import Revival
 from tinkex.local.seq_ids import SeqIds, Steps
 from tinkex.local.store import ModelRow, SamplerRow, Store
@@ -29,14 +30,16 @@ class Backend:
         hold: float,
         ids: Ids,
         seq_ids: SeqIds,
+        limits: Limits,
     ) -> None:
         self.engine = engine
         self.store = store
         self.data_dir = data_dir
+        self.limits = limits
         self.lanes = Lanes()
         self.ids = ids
         self.steps = Steps(seq_ids)
-        self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status)
+        self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status, limits.pending)
         self.base_models: Mapping[str, BaseModel] = {model.name: model for model in engine.base_models}
         self.revival = Revival(engine, store, self.lanes, self.futures, data_dir)
         self._loading: dict[str, asyncio.Future[None]] = {}  # by the engine's name for the weights; done once they are there

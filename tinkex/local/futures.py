@@ -48,11 +48,21 @@ class Ticket:
     owner: str
 
 
+@frozen
+class Pending:
+    """A request that has no outcome yet, for people: since when, in seconds since 1970, and what it waits for."""
+
+    ticket: Ticket
+    since: float
+    state: str
+
+
 @define(eq=False)
 class _Waiting:
-    owner: str
+    ticket: Ticket
     lane: str | None
     number: int | None
+    since: float = field(factory=time.time)
     started: bool = False
     ended: asyncio.Event = field(factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -74,12 +84,13 @@ class _Log:
 class Futures:
     """The futures of a server. To be used on the event loop's thread."""
 
-    def __init__(self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int) -> None:
+    def __init__(self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int, most_pending: int) -> None:
         self._store = store
         self._lanes = lanes
         self._hold = hold  # seconds; how long a poll waits
         self._ids = ids
         self._conflict_status = conflict_status
+        self._most_pending = most_pending
         self._waiting: dict[str, _Waiting] = {}
         self._logs: dict[str, _Log] = {}  # by scope, of those that were asked for
         self._stopping = asyncio.Event()
@@ -97,17 +108,30 @@ class Futures:
         return row.request_id
 
     def submit(self, ticket: Ticket, work: Work, *, lane: str, number: int | None) -> str:
-        """Queues work in a lane, at its number's turn there; returns the request id."""
-        row = self._take_on(ticket, _Waiting(ticket.owner, lane, number))
+        """Queues work in a lane, at its number's turn there; returns the request id.
+
+        Raises `Refused` (429) when the server has enough to do, but for the number that those of the lane wait for.
+        """
+        if not self._lanes.is_awaited(lane, number):
+            self._check_room()
+        row = self._take_on(ticket, _Waiting(ticket, lane, number))
         self._lanes.put(lane, number, Job(row.request_id, lambda: self._run(row, work)))
         return row.request_id
 
     def start(self, ticket: Ticket, work: Work) -> str:
-        """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not."""
-        waiting = _Waiting(ticket.owner, None, None)
+        """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not.
+
+        Raises `Refused` (429) when the server has enough to do.
+        """
+        self._check_room()
+        waiting = _Waiting(ticket, None, None)
         row = self._take_on(ticket, waiting)
         waiting.task = asyncio.get_running_loop().create_task(self._run(row, work))
         return row.request_id
+
+    def _check_room(self) -> None:
+        if len(self._waiting) >= self._most_pending:
+            raise Refused(429, f"{len(self._waiting)} requests are under way here; send this one again", retry_after=1)
 
     def _take_on(self, ticket: Ticket, waiting: _Waiting) -> FutureRow:
         row = FutureRow(self._ids.new_request(), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint, owner=ticket.owner)
@@ -120,7 +144,7 @@ class Futures:
 
         `hold` goes before the server's own time.
         """
-        if (waiting := self._waiting.get(request_id)) and access.sees(waiting.owner):
+        if (waiting := self._waiting.get(request_id)) and access.sees(waiting.ticket.owner):
             await _first_of(waiting.ended, self._stopping, timeout=self._hold if hold is None else hold)
         row = self._visible(request_id, access)
         if row.state == "pending" and self._stopping.is_set():
@@ -143,6 +167,16 @@ class Futures:
                 break
             await _first_of(log.more, self._stopping, timeout=left)
         return len(log.rows), ended
+
+    def pending(self, access: Access) -> Sequence[Pending]:
+        """What the caller has asked for and not got yet, in order of arrival."""
+        mine = [waiting for waiting in self._waiting.values() if access.sees(waiting.ticket.owner)]
+        return [Pending(waiting.ticket, waiting.since, self._state(waiting)) for waiting in mine]
+
+    def _state(self, waiting: _Waiting) -> str:
+        if waiting.started:
+            return "runs"
+        return self._gap(waiting) or "waits for earlier requests of its model"
 
     def _log(self, scope: str) -> _Log:
         if scope not in self._logs:
@@ -221,9 +255,13 @@ class Futures:
             return Outcome(200, orjson.dumps({"error": row.error, "category": row.category}))
         waiting = self._waiting[row.request_id]
         body = {"type": "try_again", "request_id": row.request_id, "queue_state": "active"}
-        if waiting.lane and (missing := self._lanes.waits_for(waiting.lane, waiting.number)) is not None:
-            body["queue_state_reason"] = f"seq_id {waiting.number} waits for seq_id {missing}, which has not come"
+        if gap := self._gap(waiting):
+            body["queue_state_reason"] = gap
         return Outcome(408, orjson.dumps(body))
+
+    def _gap(self, waiting: _Waiting) -> str | None:
+        missing = self._lanes.waits_for(waiting.lane, waiting.number) if waiting.lane else None
+        return None if missing is None else f"seq_id {waiting.number} waits for seq_id {missing}, which has not come"
 
 
 def _short(error: Exception) -> str:

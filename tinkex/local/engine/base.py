@@ -47,6 +47,7 @@ class BaseModel:
     vocab_size: int
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
     tokenizer_id: str  # what a client can load the tokenizer by: a hub id, a folder, or a shipped name
+    runs_on: str = ""  # for people: what computes, where, and in which precision, for example "torch on cpu, float32"
 
 
 @frozen
@@ -81,7 +82,7 @@ class CustomLoss:
 
 @frozen
 class LossResult:
-    """One mapping of arrays a datum, in order, and the metrics as `name:reduction`."""
+    """One mapping of arrays a datum, in order, and the metrics as `name:reduction`, of which `loss:sum` is always one."""
 
     loss_fn_outputs: Sequence[Mapping[str, NDArray[np.float32]]]
     metrics: Mapping[str, float]

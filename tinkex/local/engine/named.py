@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, cast
 
 from tinkex.local.engine.base import Engine
 from tinkex.local.engine.fake import FakeEngine
@@ -13,7 +13,6 @@ from tinkex.local.extras import require
 
 EngineName: TypeAlias = Literal["torch", "fake"]
 """`torch` really trains and samples, in a process of its own; `fake` answers at once by arithmetic, for tests of clients."""
-ENGINE_NAMES: Sequence[EngineName] = get_args(EngineName)
 
 
 def named_engine(name: EngineName, models: Sequence[str]) -> Engine:

@@ -57,7 +57,7 @@ async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str,
     if body.model_seq_id is None:
         raise malformed("model_seq_id", message="is missing: session_id needs it")
     ticket = Ticket(body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner)
-    return start_model(backend, ticket, lambda: _loaded_model(backend, call.access, body, path, ticket))
+    return start_model(backend, call.access, ticket, lambda: _loaded_model(backend, call.access, body, path, ticket))
 
 
 def _save(backend: Backend, row: ModelRow, body: SaveWeightsRequest) -> Work:

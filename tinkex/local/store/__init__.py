@@ -13,6 +13,7 @@ from tinkex.local.store.checkpoints import Checkpoints
 from tinkex.local.store.custom_losses import CustomLosses
 from tinkex.local.store.database import Database, StoreError
 from tinkex.local.store.futures import StoredFutures
+from tinkex.local.store.keys import Keys
 from tinkex.local.store.models import Models
 from tinkex.local.store.rows import (
     Category,
@@ -21,13 +22,16 @@ from tinkex.local.store.rows import (
     EndedFuture,
     FutureRow,
     FutureState,
+    KeyRow,
     ModelRow,
     ModelState,
     SamplerRow,
     SessionRow,
+    StepRow,
 )
 from tinkex.local.store.samplers import Samplers
 from tinkex.local.store.sessions import Sessions
+from tinkex.local.store.steps import Steps
 
 __all__ = [
     "Category",
@@ -36,10 +40,12 @@ __all__ = [
     "EndedFuture",
     "FutureRow",
     "FutureState",
+    "KeyRow",
     "ModelRow",
     "ModelState",
     "SamplerRow",
     "SessionRow",
+    "StepRow",
     "Store",
     "StoreError",
 ]
@@ -50,9 +56,11 @@ class Store:
 
     def __init__(self, file: Path) -> None:
         self._database = Database(file)
+        self.keys = Keys(self._database)
         self.sessions = Sessions(self._database)
         self.models = Models(self._database)
         self.futures = StoredFutures(self._database)
+        self.steps = Steps(self._database)
         self.checkpoints = Checkpoints(self._database)
         self.samplers = Samplers(self._database)
         self.custom_losses = CustomLosses(self._database)

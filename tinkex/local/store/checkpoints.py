@@ -43,6 +43,11 @@ class Checkpoints:
     def count(self, owner: str | None) -> int:
         return self._db.number(f"SELECT count(*) {_JOINED} WHERE ?1 IS NULL OR owner = ?1", owner)
 
+    def size(self, owner: str | None) -> int:
+        """Bytes of all of one owner, or of all."""
+        sql = f"SELECT coalesce(sum(size_bytes), 0) {_JOINED} WHERE ?1 IS NULL OR owner = ?1"
+        return self._db.number(sql, owner)
+
     def of_run(self, model_id: str) -> list[CheckpointRow]:
         """Newest first."""
         return self._db.all(_row, f"{_CHECKPOINTS} WHERE model_id = ? ORDER BY checkpoints.rowid DESC", model_id)

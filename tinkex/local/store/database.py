@@ -15,7 +15,8 @@ T = TypeVar("T")
 _VERSION = 4
 _SCHEMA = """
 CREATE TABLE keys (
-    key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash TEXT NOT NULL UNIQUE, name TEXT NOT NULL, created_at REAL NOT NULL, revoked_at REAL
+    key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, salt BLOB NOT NULL, name TEXT NOT NULL,
+    created_at REAL NOT NULL, revoked_at REAL
 );
 CREATE TABLE sessions (
     session_id TEXT PRIMARY KEY, owner TEXT NOT NULL, tags TEXT NOT NULL, user_metadata TEXT NOT NULL, sdk_version TEXT NOT NULL,
@@ -32,6 +33,10 @@ CREATE TABLE futures (
     request_id TEXT PRIMARY KEY, scope TEXT NOT NULL, seq_id INTEGER, kind TEXT NOT NULL, fingerprint TEXT NOT NULL,
     owner TEXT NOT NULL, state TEXT NOT NULL, result BLOB, error TEXT, category TEXT, created_at REAL NOT NULL, finished_at REAL,
     UNIQUE (scope, seq_id)
+);
+CREATE TABLE steps (
+    model_id TEXT NOT NULL REFERENCES models, number INTEGER NOT NULL, loss REAL, tokens INTEGER NOT NULL, at REAL NOT NULL,
+    ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (model_id, number)
 );
 CREATE TABLE checkpoints (
     model_id TEXT NOT NULL REFERENCES models, kind TEXT NOT NULL, name TEXT NOT NULL, size_bytes INTEGER NOT NULL,

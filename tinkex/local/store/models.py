@@ -47,6 +47,9 @@ class Models:
     def count(self, owner: str | None) -> int:
         return self._db.number("SELECT count(*) FROM models JOIN sessions USING (session_id) WHERE ?1 IS NULL OR owner = ?1", owner)
 
+    def count_in_memory(self) -> int:
+        return self._db.number("SELECT count(*) FROM models WHERE state IN ('creating', 'ready')")
+
     def of_session(self, session_id: str) -> list[ModelRow]:
         return self._db.all(_row, f"{_MODELS} WHERE session_id = ? ORDER BY models.rowid", session_id)
 

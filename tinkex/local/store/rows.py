@@ -16,6 +16,16 @@ Category: TypeAlias = Literal["user", "server", "order"]
 
 
 @frozen
+class KeyRow:
+    """An API key, without its hash."""
+
+    key_id: int
+    name: str
+    created_at: float
+    revoked_at: float | None
+
+
+@frozen
 class SessionRow:
     """A client's session."""
 
@@ -44,6 +54,15 @@ class ModelRow:
     last_request_at: float
     owner: str = ""
     failure: str | None = None
+
+
+@frozen
+class StepRow:
+    """The loss per token of a training step, from 1, and when its last batch ended. NaN is None."""
+
+    number: int
+    loss: float | None
+    at: float
 
 
 @frozen
