@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from tinkex.recovery.policy import RecoveryPolicy as RecoveryPolicy
     from tinkex.recovery.policy import is_recoverable as is_recoverable
     from tinkex.recovery.run import AsyncRecoverableRun as AsyncRecoverableRun
+    from tinkex.rest.admin import AsyncAdminClient as AsyncAdminClient
     from tinkex.rest.client import AsyncRestClient as AsyncRestClient
     from tinkex.sampling.client import AsyncSamplingClient as AsyncSamplingClient
     from tinkex.sampling.many import SampleManyItem as SampleManyItem
     from tinkex.sampling.stream import SamplePiece as SamplePiece
     from tinkex.service import AsyncServiceClient as AsyncServiceClient
+    from tinkex.sync.admin import AdminClient as AdminClient
     from tinkex.sync.recovery import RecoverableRun as RecoverableRun
     from tinkex.sync.rest import RestClient as RestClient
     from tinkex.sync.sampling import SamplingClient as SamplingClient
@@ -48,9 +50,11 @@ _HOMES = {
     "tinkex.dialects.dialect": ("Dialect", "SamplingWays"),
     "tinkex.recovery.policy": ("RecoveryPolicy", "is_recoverable"),
     "tinkex.recovery.run": ("AsyncRecoverableRun",),
+    "tinkex.rest.admin": ("AsyncAdminClient",),
     "tinkex.rest.client": ("AsyncRestClient",),
     "tinkex.sampling.client": ("AsyncSamplingClient",),
     "tinkex.service": ("AsyncServiceClient",),
+    "tinkex.sync.admin": ("AdminClient",),
     "tinkex.sync.recovery": ("RecoverableRun",),
     "tinkex.sync.rest": ("RestClient",),
     "tinkex.sync.sampling": ("SamplingClient",),

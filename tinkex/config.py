@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from attrs import field, fields, frozen
+from attrs import evolve, field, fields, frozen
 
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.dialects.table import DIALECTS
@@ -157,3 +157,9 @@ class Config:
             )
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
             raise ConfigError("the API key holds characters that no header can carry", advice="Was it copied whole?")
+
+
+def configured(config: Config | None, base_url: str | None, api_key: str | None) -> Config:
+    """The settings given, with `base_url` and `api_key` in place of their own where these are given."""
+    given: dict[str, Any] = {name: value for name, value in (("base_url", base_url), ("api_key", api_key)) if value is not None}
+    return evolve(config, **given) if config else Config(**given)

@@ -54,7 +54,7 @@ class Access:
         if row.state == "unloaded":
             raise not_found(f"model {model_id!r} was unloaded")
         if row.state == "failed":
-            raise not_found(f"model {model_id!r} could not be created")
+            raise not_found(row.failure or f"model {model_id!r} could not be created")
         return row
 
     def own_checkpoint(self, path: CheckpointPath) -> CheckpointRow:

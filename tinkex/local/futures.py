@@ -11,7 +11,7 @@ import orjson
 from attrs import define, evolve, field, frozen
 
 from tinkex.local.access import Access
-from tinkex.local.engine.base import InvalidRequest
+from tinkex.local.engine.base import EngineDied, InvalidRequest
 from tinkex.local.errors import Refused, not_found
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
@@ -208,6 +208,14 @@ class Futures:
             if job.request_id in self._waiting and (row := self._store.futures.get(job.request_id)):
                 self._end(evolve(row, state="failed", error=reason, category="user"))
 
+    def fail_waiting(self, lane: str, reason: str) -> bool:
+        """Fails what has not begun in a lane, by no fault of its senders. Whether anybody waits there, be it for what has begun."""
+        here = [(request_id, waiting) for request_id, waiting in self._waiting.items() if waiting.lane == lane]
+        for request_id, waiting in here:
+            if not waiting.started and (row := self._store.futures.get(request_id)):
+                self._end(evolve(row, state="failed", error=reason, category="server"))
+        return bool(here)
+
     def stop(self) -> None:
         """Answers all polls now, and gives up the samples under way."""
         self._stopping.set()
@@ -226,6 +234,8 @@ class Futures:
             ended = evolve(row, state="failed", error=str(error), category="order")
         except InvalidRequest as error:
             ended = evolve(row, state="failed", error=str(error), category="user")
+        except EngineDied as error:
+            ended = evolve(row, state="failed", error=str(error), category="server")
         except Exception as error:
             logger.exception("%s of %s failed (request %s)", row.kind, row.scope, row.request_id)
             text = f"{row.kind} failed in the server: {type(error).__name__}: {_short(error)}"

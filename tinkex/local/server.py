@@ -21,6 +21,7 @@ from attrs import evolve
 from tinkex.local.app import make_app
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import BaseModel, Engine
+from tinkex.local.engine.named import EngineName, named_engine
 from tinkex.local.keys import Exposed
 from tinkex.local.limits import Limits
 from tinkex.local.profiles import TINKEX, Profile, find_profile
@@ -39,7 +40,7 @@ def serve(
     port: int = 0,
     data_dir: Path | str | None = None,
     api_key: str | Sequence[str] = (),
-    engine: Engine | None = None,
+    engine: EngineName | Engine = "torch",
     hold: float | None = None,
     profile: str | Profile = TINKEX,
     limits: Limits | None = None,
@@ -57,7 +58,8 @@ def serve(
         data_dir: where the database and the checkpoints are kept; by default a temporary folder, removed at the end.
         api_key: what clients must send as X-API-Key, or several such keys, each of which sees its own sessions and what was made in
             them, and what others published. By default anything is accepted, and all see all.
-        engine: what trains and samples, instead of torch in this process.
+        engine: what trains and samples. "torch" does so in a process of its own; "fake" answers at once, by arithmetic, which is enough
+            to test a client; an object is used as it is, in this process.
         hold: seconds that a poll waits for a result before it is answered "not yet"; by default the profile's.
         profile: the kind of Tinker server to look like on the wire, by a name in `tinkex.local.profiles.PROFILES` or as a value.
         limits: how much it takes on, and how long it keeps what nobody asks for.
@@ -67,6 +69,7 @@ def serve(
         UnknownProfile: there is no such profile.
         ImportError: the extra `local`, or torch, is not installed.
         InvalidRequest: a model cannot be loaded.
+        EngineDied: the engine's process ended before it was ready.
         OSError: the address cannot be listened on, or the data folder not written.
         StoreError: the data folder is of another release.
         Exposed: others than this machine could reach it, and no key is asked for.
@@ -79,7 +82,9 @@ def serve(
     listener = _listen(host, port, guarded=bool(api_keys))
     with ExitStack() as on_failure:
         on_failure.callback(listener.close)
-        engine = engine or _torch_engine([model] if isinstance(model, str) else list(model))
+        if isinstance(engine, str):
+            engine = named_engine(engine, [model] if isinstance(model, str) else list(model))
+        on_failure.callback(engine.close)
         if profile.sampling.warped_logprobs:
             engine = with_warped_logprobs(engine)
         server = Server(
@@ -234,10 +239,3 @@ def _check_private(listener: socket.socket) -> None:
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _torch_engine(models: Sequence[str]) -> Engine:
-    """The one place that names an engine. Imported here, so that the rest needs no torch."""
-    from tinkex.local.engine.torch_engine import TorchEngine
-
-    return TorchEngine(models)

@@ -36,6 +36,7 @@ PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError)
 """What reading an answer of another form than the contract's ends in."""
 
 _BATCHES = frozenset({"forward", "forward_backward"})
+_USER_AGENT = f"tinkex/{__version__}"
 
 
 def _default_handler() -> httpx.AsyncBaseTransport:
@@ -120,6 +121,34 @@ class Transport:
         finally:
             await response.aclose()
 
+    @asynccontextmanager
+    async def open(
+        self, url: str, operation: str, *, with_key: bool, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[httpx.Response]:
+        """The answer to a GET of any URL, whatever its status; its body is not read where it is a success. Leaving closes the connection.
+
+        Args:
+            with_key: whether the key and the user's headers go along: never to another server.
+
+        Raises:
+            APIConnectionError: no answer came, or it broke off while it was read.
+        """
+        message = httpx.Request("GET", url, extensions=self._extensions(self.config.timeout, whole=False))
+        if with_key:
+            message.headers.update({**self._headers, **self._bearer})
+        message.headers.update({"User-Agent": _USER_AGENT, **(headers or {})})
+        response = await self._carried(message, operation, whole=False)
+        try:
+            yield response
+        except httpx.TransportError as error:
+            raise failures.connection_error(error, "answered", operation, self._whom(message.url)) from error
+        finally:
+            await response.aclose()
+
+    def is_own(self, url: str) -> bool:
+        """Whether it is a URL of this server."""
+        return url.startswith(f"{self.config.base_url}/")
+
     async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str]) -> httpx.Response:
         """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
         return await self.attempt(request, {**self._headers, **headers}, timeout)
@@ -143,6 +172,18 @@ class Transport:
                 error.message += f" (tried {wait.tries} times)"
             raise
 
+    def _whom(self, url: httpx.URL) -> str:
+        """The server asked, in words; of another one's URL not the rest, which may be a right to read."""
+        return self.config.base_url if self.is_own(str(url)) else f"{url.scheme}://{url.netloc.decode('ascii')}"
+
+    @property
+    def _bearer(self) -> Mapping[str, str]:
+        return adaptation.bearer(self.config.api_key) if self.server.dialect.bearer else {}
+
+    def _extensions(self, timeout: float, *, whole: bool) -> dict[str, Any]:
+        times = {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}
+        return {"timeout": times, "stream": not whole}
+
     @property
     def _usual_timeout(self) -> float:
         return self.config.poll.max_wait if self.server.dialect.long_posts else self.config.timeout
@@ -154,17 +195,15 @@ class Transport:
 
         Raises `APIConnectionError` when none came.
         """
-        if self.server.dialect.bearer:
-            headers = {**adaptation.bearer(self.config.api_key), **headers}
         message = _message(
             request,
             _url(self.config.base_url + request.path),
-            headers,
-            {
-                "timeout": {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout},
-                "stream": not whole,
-            },
+            {**self._bearer, **headers},
+            self._extensions(timeout, whole=whole),
         )
+        return await self._carried(message, request.operation, whole=whole)
+
+    async def _carried(self, message: httpx.Request, operation: str, *, whole: bool) -> httpx.Response:
         how_far, began, status = Progress(), self.clock.now(), None
         progress.set(how_far)
         try:
@@ -178,9 +217,9 @@ class Transport:
             status = response.status_code
         except httpx.TransportError as error:
             place = how_far.place or failures.place_of(error)
-            raise failures.connection_error(error, place, request.operation, self.config.base_url) from error
+            raise failures.connection_error(error, place, operation, self._whom(message.url)) from error
         finally:
-            events.emit(events.HttpRequest, operation=request.operation, status=status, seconds=self.clock.now() - began)
+            events.emit(events.HttpRequest, operation=operation, status=status, seconds=self.clock.now() - began)
         return response
 
 
@@ -188,7 +227,7 @@ def _constant_headers(config: Config, request_id: str) -> dict[str, str]:
     """Those of each request; the user's go before ours."""
     ours = {
         "Host": _url(config.base_url).netloc.decode("ascii"),
-        "User-Agent": f"tinkex/{__version__}",
+        "User-Agent": _USER_AGENT,
         "Accept": "application/json",
         "X-Request-Id": request_id,  # one server routes by it
         **({"X-API-Key": config.api_key} if config.api_key else {}),

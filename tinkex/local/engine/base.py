@@ -22,7 +22,11 @@ class InvalidRequest(ValueError):
 
 
 class EngineDied(RuntimeError):
-    """The engine has died, and with it the call: nobody knows whether it was done, and it counts no more. The text says how it died."""
+    """The engine has died, and the call with it: whatever was done of it is lost. The text says how it died."""
+
+    def __init__(self, text: str, *, final: bool = False) -> None:
+        super().__init__(text)
+        self.final = final  # whether there will be no other
 
 
 @frozen
@@ -59,7 +63,7 @@ class LoraShape:
 
 @frozen
 class Example:
-    """One datum: token ids `(N,)` and the loss inputs by name, each `(N,)`."""
+    """One datum: token ids `(N,)` and the loss inputs by name, each `(N,)`, or `(N, K)` for several targets a position."""
 
     tokens: NDArray[np.int64]
     loss_inputs: Mapping[str, NDArray[np.generic]]

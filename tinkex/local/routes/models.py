@@ -28,17 +28,20 @@ from tinkex.local.errors import bad_request, malformed
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, post
 from tinkex.local.limits import at_most
+from tinkex.local.paths import CheckpointPath
 from tinkex.local.store import ModelRow
 from tinkex.local.translate import encode, lora_shape
 
 
 @frozen
 class NewModel:
-    """A model to be made: its row, the engine's call that makes it, and what its sender is told then."""
+    """A model to be made: its row, the engine's call that makes it, what its sender is told then, and what it is loaded from."""
 
     row: ModelRow
     make: Callable[[], None]
     result: Mapping[str, Any]
+    source: CheckpointPath | None = None
+    optimizer: bool = True  # whether with the optimizer's state
 
 
 async def create_model(backend: Backend, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
@@ -106,6 +109,9 @@ def _submit(backend: Backend, ticket: Ticket, new: NewModel) -> str:
             backend.store.models.set_state(model_id, "failed")
             raise
         backend.store.models.mark_created(model_id)
+        backend.revival.made(model_id)
+        if new.source:
+            backend.revival.reached(model_id, new.source, optimizer=new.optimizer)
         return encode(new.result)
 
     return backend.futures.submit(ticket, work, lane=model_id, number=None)

@@ -42,7 +42,7 @@ class SessionRow:
 
 @frozen
 class ModelRow:
-    """A training run. It belongs to the owner of its session."""
+    """A training run. It belongs to the owner of its session. `failure` says why one that had been made has failed."""
 
     model_id: str
     session_id: str
@@ -53,6 +53,7 @@ class ModelRow:
     created_at: float
     last_request_at: float
     owner: str = ""
+    failure: str | None = None
 
 
 @frozen

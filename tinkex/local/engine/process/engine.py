@@ -93,7 +93,7 @@ class ProcessEngine:
         again = "it is started again" if pause is not None else f"it is not started again after {failures} times in a row"
         text = f"the engine's process {how}; {again}"
         logger.error("%s", text)
-        self._child.fail(EngineDied(text))
+        self._child.fail(EngineDied(text, final=pause is None))
         if pause is None:
             self._tell(Death(text, None))
             return False
