@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -53,14 +50,10 @@ async def list_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, A
 
 
 async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    """Deletes the row first: what is not listed is not there, should the folder outlive it."""
     path = CheckpointPath(call.path["run_id"], call.path["kind"], call.path["name"])
     call.access.own_checkpoint(path)
     backend.store.checkpoints.delete(path)
-    folder = path.folder(backend.data_dir)
-    if folder.exists():
-        doomed = folder.rename(folder.with_name(f".deleted-{secrets.token_hex(8)}"))  # the name may be saved under anew at once
-        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+    await backend.collect()
     return {}
 
 

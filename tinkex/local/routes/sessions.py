@@ -51,10 +51,8 @@ async def heartbeat(backend: Backend, call: Call[SessionHeartbeatRequest]) -> Ma
 async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
     """Ends the session; its models are unloaded after the requests whose turn has come."""
     row = call.access.session(call.path["session_id"])
-    if backend.store.sessions.finish(row.session_id, call.body.reason.type_, call.body.detail, time.time()):
-        for model in backend.store.models.of_session(row.session_id):
-            if backend.retire(model):
-                backend.unload_later(model.model_id)
+    if backend.end_session(row.session_id, call.body.reason.type_, call.body.detail, time.time()):
+        await backend.collect()
     return {}
 
 

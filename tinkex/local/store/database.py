@@ -34,12 +34,14 @@ CREATE TABLE futures (
     owner TEXT NOT NULL, state TEXT NOT NULL, result BLOB, error TEXT, category TEXT, created_at REAL NOT NULL, finished_at REAL,
     UNIQUE (scope, seq_id)
 );
+CREATE INDEX ended_futures ON futures (finished_at) WHERE state IN ('done', 'failed');
 CREATE TABLE steps (
     model_id TEXT NOT NULL REFERENCES models, number INTEGER NOT NULL, loss REAL, tokens INTEGER NOT NULL, at REAL NOT NULL,
     ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (model_id, number)
 );
 CREATE TABLE checkpoints (
-    model_id TEXT NOT NULL REFERENCES models, kind TEXT NOT NULL, name TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+    model_id TEXT NOT NULL REFERENCES models, kind TEXT NOT NULL, name TEXT NOT NULL, folder TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
     created_at REAL NOT NULL, expires_at REAL, user_metadata TEXT NOT NULL, public INTEGER NOT NULL,
     PRIMARY KEY (model_id, kind, name)
 );
@@ -55,6 +57,9 @@ CREATE TABLE custom_losses (
 """
 
 
+_PATIENCE = 2.0  # seconds for a server that is just ending to let go of the file
+
+
 class StoreError(RuntimeError):
     """The database cannot be used; the text says why."""
 
@@ -68,7 +73,7 @@ class Database:
     def __init__(self, file: Path) -> None:
         """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this layout."""
         # made on the thread that starts the server, then used by the event loop's alone
-        self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+        self._connection = sqlite3.connect(file, _PATIENCE, check_same_thread=False, isolation_level=None)
         try:
             self._prepare(file)
         except BaseException:
@@ -78,9 +83,13 @@ class Database:
     def _prepare(self, file: Path) -> None:
         self._connection.row_factory = sqlite3.Row
         try:
-            for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+            for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
                 self._connection.execute(f"PRAGMA {pragma}").close()
             [version] = self._connection.execute("PRAGMA user_version").fetchone()
+            self._connection.execute("BEGIN EXCLUSIVE").close()  # from here on nobody else has it
+            self._connection.execute("COMMIT").close()
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{file.parent} is in use by another server, or cannot be written: {error}") from error
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{file} cannot be used as a database: {error}") from error
         if version == 0:
@@ -105,6 +114,14 @@ class Database:
     def run(self, sql: str, *values: Any) -> int:
         """How many rows it changed."""
         return self._connection.execute(sql, values).rowcount
+
+    def run_durably(self, sql: str, *values: Any) -> None:
+        """When this returns the change is on the disk, where others follow within moments."""
+        self._connection.execute("PRAGMA synchronous = FULL").close()
+        try:
+            self._connection.execute(sql, values)
+        finally:
+            self._connection.execute("PRAGMA synchronous = NORMAL").close()
 
     def all(self, make: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> list[T]:
         return [make(row) for row in self._connection.execute(sql, values)]

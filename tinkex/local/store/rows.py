@@ -11,7 +11,7 @@ from tinkex.local.engine.base import CustomLoss, LoraShape
 from tinkex.local.paths import CheckpointPath
 
 ModelState: TypeAlias = Literal["creating", "ready", "failed", "unloaded"]
-FutureState: TypeAlias = Literal["pending", "done", "failed"]
+FutureState: TypeAlias = Literal["pending", "done", "failed", "expired"]
 Category: TypeAlias = Literal["user", "server", "order"]
 
 
@@ -93,9 +93,13 @@ class EndedFuture:
 
 @frozen
 class CheckpointRow:
-    """Saved weights. `expires_at` is what the saver asked for. They belong to the owner of their run."""
+    """Saved weights, by the name of their folder in `Folders`. `expires_at` is what the saver asked for.
+
+    They belong to the owner of their run.
+    """
 
     path: CheckpointPath
+    folder: str
     size_bytes: int
     created_at: float
     expires_at: float | None
@@ -106,7 +110,7 @@ class CheckpointRow:
 
 @frozen
 class SamplerRow:
-    """A sampling session: a base model, and the folder of an adapter over it unless it is sampled bare.
+    """A sampling session: of a base model, or of a checkpoint, or of weights that were saved for it, by the name of their folder.
 
     `inflight_of` is the model whose newest in-flight weights it samples from.
     """
