@@ -12,9 +12,31 @@ from tinkex.local.backend import Backend
 from tinkex.local.http import KeyCheck, refuse_route
 from tinkex.local.profiles import TINKEX, Profile
 from tinkex.local.profiles.edge import Edge
-from tinkex.local.routes import copies, custom_losses, futures, models, rest, sampling, server, sessions, training, weights
+from tinkex.local.routes import (
+    archives,
+    audit,
+    auth,
+    checkpoints,
+    copies,
+    custom_losses,
+    futures,
+    models,
+    runs,
+    sampling,
+    server,
+    session_search,
+    sessions,
+    traces,
+    training,
+    usage,
+    weights,
+)
+from tinkex.local.vouchers import VoucherCheck
 
-_PARTS = (server, sessions, models, custom_losses, training, weights, copies, sampling, futures, rest)
+_PARTS = (
+    *(server, auth, session_search, sessions, traces, models, custom_losses, training, weights, copies, sampling, futures),
+    *(runs, checkpoints, archives, audit, usage),
+)
 ROUTES = [route for part in _PARTS for route in part.ROUTES]
 
 
@@ -26,9 +48,12 @@ def make_app(backend: Backend, api_key: str | None, profile: Profile) -> ASGIApp
 
 
 def _own_app(backend: Backend, api_key: str | None) -> Starlette:
+    checks = [Middleware(VoucherCheck, secret=backend.secret, store=backend.store, wants_key=bool(api_key))]
+    if api_key:
+        checks.append(Middleware(KeyCheck, api_key=api_key))
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(KeyCheck, api_key=api_key)] if api_key else [],
+        middleware=checks,
         exception_handlers={HTTPException: refuse_route},
     )
     app.state.backend = backend

@@ -53,7 +53,7 @@ class _Waiting:
     owner: str
     lane: str | None
     number: int | None
-    started: bool = False
+    started_at: float | None = None
     ended: asyncio.Event = field(factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -163,7 +163,7 @@ class Futures:
         """Gives up a sample, or a request that has not begun; any other that has runs on."""
         row = self._visible(request_id, access)
         waiting = self._waiting.get(request_id)
-        if waiting and (waiting.task or not waiting.started):
+        if waiting and (waiting.task or waiting.started_at is None):
             self._end(evolve(row, state="failed", error="cancelled", category="user"))
             if waiting.task:
                 waiting.task.cancel()
@@ -185,7 +185,7 @@ class Futures:
         waiting = self._waiting.get(row.request_id)
         if waiting is None:  # cancelled
             return
-        waiting.started = True
+        waiting.started_at = time.time()
         try:
             ended = evolve(row, state="done", result=await work())
         except OutOfTurn as error:
@@ -199,8 +199,9 @@ class Futures:
         self._end(ended)
 
     def _end(self, row: FutureRow) -> None:
-        self._store.futures.end(row, time.time())
-        self._waiting.pop(row.request_id).ended.set()
+        waiting = self._waiting.pop(row.request_id)
+        self._store.futures.end(row, waiting.started_at, time.time())
+        waiting.ended.set()
         if log := self._logs.get(row.scope):
             log.add(EndedFuture(row.request_id, row.seq_id, row.state, len(row.result or b"")))
 

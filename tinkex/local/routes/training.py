@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,13 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
     def compute() -> bytes:
         return encode_loss(backend.engine.forward_backward(row.model_id, data, loss, config, backward=backward))
 
-    return lambda: backend.lanes.call(compute)
+    async def work() -> bytes:
+        result = await backend.lanes.call(compute)
+        token_count = sum(len(example.tokens) for example in data)
+        backend.store.usage.add(row.owner, row.session_id, row.base_model, "training", token_count, time.time())
+        return result
+
+    return work
 
 
 def _optim_step(backend: Backend, row: ModelRow, body: OptimStepRequest) -> Work:
