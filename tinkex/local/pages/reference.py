@@ -223,7 +223,7 @@ _NOTES = {
 def _plain(value: object) -> str:
     if isinstance(value, str):
         return value
-    return ", ".join(map(_plain, value)) if isinstance(value, list) else json.dumps(value)
+    return ", ".join(map(_plain, cast("list[object]", value))) if isinstance(value, list) else json.dumps(value)
 
 
 def _html(text: str) -> Markup:
