@@ -53,7 +53,9 @@ _INTERRUPTED = 130
 @click.option(
     "--profile", default="tinkex", show_default=True, help="Kind of Tinker server to look like on the wire, to test clients."
 )
-@click.option("--gc", "collect", is_flag=True, help="Remove what has expired from the data folder, and what nothing refers to; serve nothing.")
+@click.option(
+    "--gc", "collect", is_flag=True, help="Remove what has expired from the data folder, and what nothing refers to; serve nothing."
+)
 @click.option("--verbose", is_flag=True, help="Log every request.")
 def command(
     host: str,

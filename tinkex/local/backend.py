@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from tinkex.local.downloads import Downloads
 from tinkex.local.engine.base import BaseModel, Death, Engine
 from tinkex.local.errors import bad_request
 from tinkex.local.folders import Folders
@@ -17,7 +18,9 @@ from tinkex.local.lanes import Job, Lanes
 from tinkex.local.limits import Limits
 from tinkex.local.revival import Revival
 from tinkex.local.samplers import LoadedSamplers
+from tinkex.local.secret import load_secret
 from tinkex.local.seq_ids import SeqIds, Steps
+from tinkex.local.signed_urls import Signer
 from tinkex.local.store import ModelRow, Store
 
 
@@ -40,6 +43,9 @@ class Backend:
         self.data_dir = data_dir
         self.limits = limits
         self.folders = Folders(data_dir)
+        self.secret = load_secret(data_dir)
+        self.signer = Signer(self.secret)
+        self.downloads = Downloads()
         self.lanes = Lanes()
         self.ids = ids
         self.steps = Steps(seq_ids)

@@ -217,7 +217,7 @@ def _target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
 
 def _padded(arrays: Sequence[NDArray[np.int64]]) -> Tensor:
     """One tensor of all, the smaller ones filled up with 0."""
-    whole = np.zeros((len(arrays), *np.max([array.shape for array in arrays], axis=0)), np.int64)
+    whole = np.zeros((len(arrays), *np.array([array.shape for array in arrays]).max(axis=0)), np.int64)
     for row, array in enumerate(arrays):
         whole[(row, *map(slice, array.shape))] = array
     return torch.from_numpy(whole)

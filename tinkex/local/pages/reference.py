@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from attrs import frozen
@@ -223,7 +223,7 @@ _NOTES = {
 def _plain(value: object) -> str:
     if isinstance(value, str):
         return value
-    return ", ".join(map(_plain, value)) if isinstance(value, list) else json.dumps(value)
+    return ", ".join(map(_plain, cast("list[object]", value))) if isinstance(value, list) else json.dumps(value)
 
 
 def _html(text: str) -> Markup:
