@@ -21,7 +21,7 @@ from tinkex.local.samplers import LoadedSamplers
 from tinkex.local.secret import load_secret
 from tinkex.local.seq_ids import SeqIds, Steps
 from tinkex.local.signed_urls import Signer
-from tinkex.local.store import ModelRow, Store
+from tinkex.local.store import ModelRow, SessionRow, Store
 
 
 class Backend:
@@ -103,12 +103,12 @@ class Backend:
         """The session's client is there."""
         self._last_request[session_id] = time.time()
 
-    def silent_sessions(self, since: float) -> list[str]:
+    def silent_sessions(self, since: float) -> list[SessionRow]:
         """Those whose clients sent neither a heartbeat nor a request since then, though they could have."""
         if self._started_at >= since:
             return []
         silent = self.store.sessions.silent(since)
-        return [session_id for session_id in silent if self._last_request.get(session_id, 0.0) < since]
+        return [session for session in silent if self._last_request.get(session.session_id, 0.0) < since]
 
     def end_session(self, session_id: str, reason: str, detail: str | None, now: float) -> bool:
         """Its models are unloaded after the requests whose turn has come, and what it samples from is freed.

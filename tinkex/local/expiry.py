@@ -29,9 +29,11 @@ async def keep_sweeping(backend: Backend) -> None:
 
 async def sweep(backend: Backend, now: float) -> None:
     silence = backend.limits.silence_seconds
-    for session_id in backend.silent_sessions(now - silence):
-        logger.info("session %s lost its client", session_id)
-        backend.end_session(session_id, "cancelled", f"neither a heartbeat nor a request came for {silence:.0f} seconds", now)
+    for session in backend.silent_sessions(now - silence):
+        logger.info("session %s lost its client", session.session_id)
+        detail = f"neither a heartbeat nor a request came for {silence:.0f} seconds"
+        backend.end_session(session.session_id, "cancelled", detail, now)
+        backend.store.audit.add(session.owner, "session.cancelled", {"session_id": session.session_id, "detail": detail}, now)
     there_is_more = True
     while there_is_more:
         there_is_more = expire(backend.store, backend.limits, now)

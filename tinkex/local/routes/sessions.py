@@ -46,7 +46,7 @@ async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> 
 async def heartbeat(backend: Backend, call: Call[SessionHeartbeatRequest]) -> Mapping[str, Any]:
     row = call.access.session(call.body.session_id)
     if row.finished_at is not None:
-        raise Refused(410, f"session {row.session_id!r} was finished")
+        raise Refused(410, row.ending)
     backend.store.sessions.note_heartbeat(row.session_id, time.time())
     return SessionHeartbeatResponse(type_="session_heartbeat").to_dict()
 

@@ -44,6 +44,11 @@ class SessionRow:
     finish_reason: str | None = None
     finish_detail: str | None = None
 
+    @property
+    def ending(self) -> str:
+        """Of one that has ended, in words."""
+        return f"session {self.session_id!r} was finished" + (f": {self.finish_detail}" if self.finish_detail else "")
+
 
 @frozen(kw_only=True)
 class SessionQuery:
