@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import TypeVar
 
 from attrs import evolve
@@ -36,8 +38,10 @@ from tinkex_api.models import (
 from tinkex_api.types import UNSET, Request
 
 from tinkex.errors import ConflictError, InvalidInputError, RequestFailedError
+from tinkex.rest.archives import archive_url
 from tinkex.rest.checkpoint_place import CheckpointPlace
 from tinkex.rest.connection import AsyncConnection
+from tinkex.rest.download import Progress, download, folder_name
 from tinkex.rest.identity import identity
 from tinkex.rest.paging import PAGE_SIZE, Listing, listing
 from tinkex.session import meet
@@ -46,6 +50,7 @@ from tinkex.types import (
     AccessScope,
     ApiKeyInfoResponse,
     Checkpoint,
+    CheckpointArchiveUrlResponse,
     CheckpointsListResponse,
     Cursor,
     ExternalWeightsUrlsResponse,
@@ -271,6 +276,49 @@ class AsyncRestClient(AsyncConnection):
                 advice="download_checkpoint fetches checkpoints of all kinds.",
             )
         return await self._send((await self._place(tinker_path)).request(get_external_weights_urls.request))
+
+    async def get_checkpoint_archive_url(self, training_run_id: str, checkpoint_id: str) -> CheckpointArchiveUrlResponse:
+        """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call no more.
+
+        The URL wants no key; of a server that sends the file itself it is the call's own, which does. Waits while the file is built.
+
+        Raises:
+            WaitTimeoutError: it was not built within `PollSettings.max_wait`.
+        """
+        return await archive_url(self._connected(), self._by_id(training_run_id, checkpoint_id))
+
+    async def get_checkpoint_archive_url_from_tinker_path(self, tinker_path: str) -> CheckpointArchiveUrlResponse:
+        """Does, and raises, what `get_checkpoint_archive_url` does."""
+        return await archive_url(self._connected(), await self._place(tinker_path))
+
+    async def download_checkpoint(
+        self,
+        tinker_path: str,
+        *,
+        output_dir: str | PathLike[str] = ".",
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> Path:
+        """The folder that the files of a checkpoint were fetched to: all of them, or none where this raises.
+
+        What breaks off goes on where it was; URLs whose time is over are asked for anew; sizes and digests are checked.
+
+        Args:
+            tinker_path: of a kind that the server gives out: the hosted service those of `save_weights_external`, others what they saved.
+            output_dir: where the folder is to be, named after the path: `S1_train_0_weights_0001`.
+            force: whether a folder of that name is replaced.
+            progress: called with the bytes that came and those in all, which are None while they are not known; `DownloadBar` shows
+                them. It must not block. What it raises ends the download.
+
+        Raises:
+            InvalidInputError: the folder is there already.
+            CheckpointDownloadError: what came is not what was promised, or not safe to unpack, or cannot be written.
+            APIConnectionError, APIStatusError: it cannot be fetched, and trying again did not help.
+            WaitTimeoutError: the server did not build the archive within `PollSettings.max_wait`.
+        """
+        place = await self._place(tinker_path)
+        target = Path(output_dir) / folder_name(tinker_path)
+        return await download(self._connected(), place, target, force=force, progress=progress)
 
     async def copy_weights(
         self,

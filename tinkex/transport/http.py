@@ -110,12 +110,22 @@ class Transport:
         Args:
             timeout: seconds until the answer begins, and from one piece of it to the next; by default `Config.timeout`.
         """
+        async with self.answer(request, timeout=timeout) as response:
+            yield response.aiter_lines()
+
+    @asynccontextmanager
+    async def answer(self, request: Request[Any], *, timeout: float | None = None) -> AsyncGenerator[httpx.Response]:
+        """A 2xx answer whose body is not read yet; leaving closes the connection. Raises what `send` does, while it is read, too.
+
+        Args:
+            timeout: as for `stream`.
+        """
         self.server.require(request.operation)
         patience = Patience(self.config.retry, True, None)
         with self._waiting_for_answer(RequestState(request.operation)) as wait:
             response = await self._exchange(request, timeout or self._usual_timeout, patience, wait, whole=False)
         try:
-            yield response.aiter_lines()
+            yield response
         except httpx.TransportError as error:
             raise failures.connection_error(error, "answered", request.operation, self.config.base_url) from error
         finally:
