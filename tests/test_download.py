@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from attrs import define, field
+from rich.console import Console
 
 from tests.answering import NO_ROUTE, Answer, Answering, Call, answering, as_json, at_once
 from tests.test_rest_client import NoPause
@@ -23,8 +25,12 @@ from tinkex import (
     APIConnectionError,
     APIResponseValidationError,
     APIStatusError,
+    AsyncCheckpointDownload,
+    CheckpointDownload,
     CheckpointDownloadError,
+    Config,
     Dialect,
+    DownloadBar,
     InternalServerError,
     InvalidInputError,
     NotFoundError,
@@ -398,3 +404,26 @@ def test_an_error_keeps_a_signature_to_itself(download: Callable[..., Path]) -> 
     assert "http://127.0.0.1:1 " in str(caught.value)
     assert not isinstance(caught.value, APIStatusError)
     assert os.strerror(111) in str(caught.value)
+
+
+def test_in_one_call_without_a_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(lambda call: Answer(200, tar_of(CONTENT))) as server:
+        monkeypatch.setenv("TINKER_BASE_URL", server.base_url)
+        monkeypatch.setenv("TINKER_API_KEY", "tml-test")
+        monkeypatch.chdir(tmp_path)
+        config = Config(dialect=Dialect())
+        assert CheckpointDownload.download(PATH, config=config) == Path(FOLDER)
+        twice = AsyncCheckpointDownload.download(PATH, output_dir=tmp_path / "deep" / "er", config=config)
+        assert files_in(asyncio.run(twice)) == files_in(tmp_path / FOLDER) == CONTENT
+
+
+def test_a_bar_shows_how_far_it_is(download: Callable[..., Path]) -> None:
+    drawn = io.StringIO()
+    with (
+        stored(tar_of(CONTENT)) as (_, _, server),
+        DownloadBar("weights", Console(file=drawn, force_terminal=True, width=100)) as bar,
+    ):
+        bar(0, None)
+        download(server.base_url, progress=bar)
+    assert "weights" in drawn.getvalue()
+    assert "10.2/10.2 kB" in drawn.getvalue()

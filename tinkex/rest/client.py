@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from attrs import evolve
@@ -42,6 +44,7 @@ from tinkex.rest.archives import archive_url
 from tinkex.rest.checkpoint_place import CheckpointPlace
 from tinkex.rest.connection import AsyncConnection
 from tinkex.rest.download import Progress, download, folder_name
+from tinkex.rest.hub import HubUpload, add_model_card
 from tinkex.rest.identity import identity
 from tinkex.rest.paging import PAGE_SIZE, Listing, listing
 from tinkex.session import meet
@@ -319,6 +322,55 @@ class AsyncRestClient(AsyncConnection):
         place = await self._place(tinker_path)
         target = Path(output_dir) / folder_name(tinker_path)
         return await download(self._connected(), place, target, force=force, progress=progress)
+
+    async def push_to_hub(
+        self,
+        tinker_path: str,
+        repo_id: str,
+        *,
+        private: bool = True,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        allow_patterns: Sequence[str] | None = None,
+        ignore_patterns: Sequence[str] | None = None,
+        model_card: bool = True,
+        token: str | None = None,
+        progress: Progress | None = None,
+    ) -> str:
+        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there. Needs the extra `hf`.
+
+        Args:
+            tinker_path: of a kind that the server gives out, as for `download_checkpoint`.
+            repo_id: `<owner>/<name>`; made where there is none yet.
+            private: whether one that is made is for its owner's eyes alone.
+            revision: the branch; made where there is none yet.
+            commit_message: by default names the path.
+            create_pr: whether to open a pull request instead; the URL is then its own.
+            allow_patterns, ignore_patterns: which files to put there, as `*.safetensors`.
+            model_card: whether a README.md is written where the checkpoint has none.
+            token: of the hub; by default the one that huggingface_hub finds, in HF_TOKEN or its files.
+            progress: as for `download_checkpoint`.
+
+        Raises:
+            TinkexError: huggingface_hub is not installed.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+        """
+        upload = HubUpload(
+            repo_id=repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            token=token,
+        )
+        with TemporaryDirectory(prefix="tinkex-push-") as folder:
+            content = await self.download_checkpoint(tinker_path, output_dir=folder, progress=progress)
+            if model_card:
+                add_model_card(content, tinker_path, repo_id)
+            return await asyncio.to_thread(upload.put, content, tinker_path)
 
     async def copy_weights(
         self,

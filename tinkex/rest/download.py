@@ -25,6 +25,7 @@ from tinkex.types.checkpoint_path import EXTERNAL_WEIGHTS
 Progress = Callable[[int, int | None], object]
 """Is given how many bytes came, and how many there are in all, None while that is not known."""
 
+LIMITS = Limits()
 _ODD = re.compile(r"[^\w.-]")
 
 
@@ -74,6 +75,8 @@ async def _fetch_archive(transport: Transport, place: CheckpointPlace, content: 
 async def _fetch_files(transport: Transport, place: CheckpointPlace, content: Path, meter: _Meter) -> None:
     table = UrlTable(transport, place)
     await table.sign()
+    if len(table.urls) > LIMITS.max_files:
+        raise CheckpointDownloadError(f"the checkpoint has {len(table.urls)} files; at most {LIMITS.max_files} are taken")
     parts = {name: Part(content / safe_path(name)) for name in table.urls}
     meter.parts += parts.values()
     for name, part in parts.items():
@@ -84,7 +87,7 @@ async def _fetch_files(transport: Transport, place: CheckpointPlace, content: Pa
 async def _unpack(archive: Path, content: Path) -> None:
     """In a thread, which is over when this is: nothing is written any more to what is then removed."""
     off = threading.Event()
-    unpacking = asyncio.ensure_future(asyncio.to_thread(unpack, archive, content, Limits(), off.is_set))
+    unpacking = asyncio.ensure_future(asyncio.to_thread(unpack, archive, content, LIMITS, off.is_set))
     try:
         await asyncio.shield(unpacking)
     except asyncio.CancelledError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Generator
@@ -14,6 +15,7 @@ from attrs import frozen
 from tinkex.errors import CheckpointDownloadError
 
 _PIECE = 1 << 20  # bytes
+_ODD = re.compile(r"[\\\0]")
 _UNREADABLE = (tarfile.TarError, EOFError, zlib.error, LZMAError, ValueError)
 
 
@@ -51,7 +53,7 @@ def unpack(archive: Path, folder: Path, limits: Limits, is_off: Callable[[], boo
 def safe_path(name: str) -> Path:
     """A path below any folder. Raises `CheckpointDownloadError` for a name that leads elsewhere."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name or ":" in path.parts[0]:
+    if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0] or _ODD.search(name):
         raise CheckpointDownloadError(f"the checkpoint has a file {name!r}, which would lie outside of its folder")
     return Path(*path.parts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -253,6 +253,54 @@ class RestClient:
         """
         return self._portal.run(
             self._client.download_checkpoint, tinker_path, output_dir=output_dir, force=force, progress=progress
+        )
+
+    def push_to_hub(
+        self,
+        tinker_path: str,
+        repo_id: str,
+        *,
+        private: bool = True,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        allow_patterns: Sequence[str] | None = None,
+        ignore_patterns: Sequence[str] | None = None,
+        model_card: bool = True,
+        token: str | None = None,
+        progress: Progress | None = None,
+    ) -> str:
+        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there. Needs the extra `hf`.
+
+        Args:
+            tinker_path: of a kind that the server gives out, as for `download_checkpoint`.
+            repo_id: `<owner>/<name>`; made where there is none yet.
+            private: whether one that is made is for its owner's eyes alone.
+            revision: the branch; made where there is none yet.
+            commit_message: by default names the path.
+            create_pr: whether to open a pull request instead; the URL is then its own.
+            allow_patterns, ignore_patterns: which files to put there, as `*.safetensors`.
+            model_card: whether a README.md is written where the checkpoint has none.
+            token: of the hub; by default the one that huggingface_hub finds, in HF_TOKEN or its files.
+            progress: as for `download_checkpoint`.
+
+        Raises:
+            TinkexError: huggingface_hub is not installed.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+        """
+        return self._portal.run(
+            self._client.push_to_hub,
+            tinker_path,
+            repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            model_card=model_card,
+            token=token,
+            progress=progress,
         )
 
     def copy_weights(
