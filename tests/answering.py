@@ -37,7 +37,7 @@ def at_once() -> threading.Event:
 @frozen
 class Answer:
     status: int = 200
-    body: bytes = b""
+    body: bytes | memoryview = b""
     headers: Mapping[str, str] = field(factory=dict)
     cut: int | None = None
     """The connection is closed after so many bytes of the body, and when they have `arrived`: the client loses what it has not read."""
