@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tinkex.local.engine.base import (
     AdamSettings,
     BaseModel,
     CustomLoss,
+    Death,
     Example,
     InvalidRequest,
     LoraShape,
@@ -30,7 +32,7 @@ from tinkex.local.engine.base import (
 class FakeEngine:
     """Each datum's logprobs are minus its tokens. A token of 99 is refused, 98 is a fault, 97 gives NaN; 96 waits for `gate`.
 
-    A stream whose prompt begins with 95 goes on until it is stopped, and `waiting` is released.
+    A stream whose prompt begins with 95 goes on until it is cancelled, and `waiting` is released.
     """
 
     calls: list[tuple[str, ...]] = field(factory=list)
@@ -40,6 +42,7 @@ class FakeEngine:
     models: set[str] = field(factory=set)
     samplers: dict[str, Path | None] = field(factory=dict)
     specs: list[SampleSpec] = field(factory=list)
+    _pool: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="tinkex-engine"))
     base_models: Sequence[BaseModel] = (BaseModel("fake/base", 64, 100, "FakeForCausalLM", "fake/tokenizer"),)
 
     def create_model(self, model_id: str, base_model: str, lora: LoraShape) -> None:
@@ -91,7 +94,30 @@ class FakeEngine:
         self._note("load_sampler", sampler_id)
         self.samplers[sampler_id] = folder
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> SampleResult:
+    def unload_sampler(self, sampler_id: str) -> None:
+        self._note("unload_sampler", sampler_id)
+        self.samplers.pop(sampler_id, None)
+
+    def watch(self, died: Callable[[Death], None]) -> None:
+        pass
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+        future: Future[SampleResult] = Future()
+        self._pool.submit(self._answer, future, sampler_id, spec, on_token)
+        return future
+
+    def _answer(self, future: Future[SampleResult], sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> None:
+        try:
+            result = self._sample(future, sampler_id, spec, on_token)
+            if not future.cancelled():
+                future.set_result(result)
+        except Exception as error:  # noqa: BLE001  handed on to whoever waits
+            future.set_exception(error)
+
+    def _sample(self, future: Future[SampleResult], sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> SampleResult:
         """The prompt's last token and 1; with max_tokens above 2, more ones. What is asked besides is of the token 1, too."""
         self._note("sample", sampler_id, str(spec.stop_strings), str(spec.stop_tokens))
         self.specs.append(spec)
@@ -102,19 +128,18 @@ class FakeEngine:
             for token, logprob in zip(tokens, logprobs, strict=True):
                 on_token(token, logprob)
             if spec.prompt[0] == 95:
-                self._go_on_until_stopped(on_token)
+                self._go_on_until_cancelled(future, on_token)
         top = [[(1, -0.5)]] * len(tokens) if spec.topk_sample_logprobs else None
         return SampleResult([SampledTokens(tokens, logprobs, "stop", top)] * spec.num_samples, *_about_prompt(spec))
 
-    def _go_on_until_stopped(self, on_token: OnToken) -> None:
-        try:
-            for _ in range(1000):
-                on_token(1, -1.0)
-                time.sleep(0.01)
-        except Exception:
-            self.waiting.release()
-            raise
-        raise AssertionError("nobody stopped it for 10 s")
+    def _go_on_until_cancelled(self, future: Future[SampleResult], on_token: OnToken) -> None:
+        for _ in range(1000):
+            if future.cancelled():
+                self.waiting.release()
+                return
+            on_token(1, -1.0)
+            time.sleep(0.01)
+        raise AssertionError("nobody cancelled it for 10 s")
 
     def count(self, *call: str) -> int:
         """How many calls began with these words."""

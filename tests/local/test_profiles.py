@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -40,7 +41,7 @@ class Watched(FakeEngine):
     specs: list[SampleSpec] = field(factory=list)
     losses: list[str] = field(factory=list)
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> SampleResult:
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
         self.specs.append(spec)
         return super().sample(sampler_id, spec, on_token)
 
@@ -193,7 +194,12 @@ def test_every_profile_trains_saves_and_samples_through_the_engine(wire: Wire) -
 
 
 def embedded_routes() -> set[str]:
-    return {f"{method} {route.path}" for route in ROUTES if isinstance(route, Route) for method in (route.methods or ()) - {"HEAD"}}
+    return {
+        f"{method} {route.path_format}"
+        for route in ROUTES
+        if isinstance(route, Route)
+        for method in (route.methods or ()) - {"HEAD"}
+    }
 
 
 @cache

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tinkex.local.engine.base import BaseModel, Engine, InvalidRequest
-from tinkex.local.errors import bad_request, not_found
+from tinkex.local.downloads import Downloads
+from tinkex.local.engine.base import BaseModel, Death, Engine, InvalidRequest
+from tinkex.local.errors import bad_request
 from tinkex.local.futures import Futures
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
-from tinkex.local.paths import CheckpointPath
+from tinkex.local.limits import Limits
+from tinkex.local.revival import Revival
+from tinkex.local.secret import load_secret
 from tinkex.local.seq_ids import SeqIds, Steps
-from tinkex.local.store import CheckpointRow, ModelRow, SamplerRow, SessionRow, Store
+from tinkex.local.signed_urls import Signer
+from tinkex.local.store import ModelRow, SamplerRow, Store
 
 
 class Backend:
@@ -28,39 +33,38 @@ class Backend:
         hold: float,
         ids: Ids,
         seq_ids: SeqIds,
+        limits: Limits,
     ) -> None:
         self.engine = engine
         self.store = store
         self.data_dir = data_dir
+        self.limits = limits
+        self.secret = load_secret(data_dir)
+        self.signer = Signer(self.secret)
+        self.downloads = Downloads()
         self.lanes = Lanes()
         self.ids = ids
         self.steps = Steps(seq_ids)
-        self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status)
+        self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status, limits.pending)
         self.base_models: Mapping[str, BaseModel] = {model.name: model for model in engine.base_models}
-        self._loaded: set[str] = set()
+        self.revival = Revival(engine, store, self.lanes, self.futures, data_dir)
+        self._loading: dict[str, asyncio.Future[None]] = {}  # by the engine's name for the weights; done once they are there
         store.recover("the server was restarted before this was done", time.time())
+        loop = asyncio.get_running_loop()
+        engine.watch(lambda death: loop.call_soon_threadsafe(self._outlive, death) and None)
 
     def stop(self) -> None:
         """Answers the polls that wait."""
         self.futures.stop()
 
     async def close(self) -> None:
-        """Waits for the engine's calls under way, and drops the rest."""
+        """Waits for the engine's calls under way, drops the rest, and closes the engine."""
         await self.lanes.close()
+        await asyncio.to_thread(self.engine.close)
 
-    def session(self, session_id: str) -> SessionRow:
-        """Raises `Refused` for a session that there is not."""
-        row = self.store.session(session_id)
-        if row is None:
-            raise not_found(f"unknown session {session_id!r}")
-        return row
-
-    def open_session(self, session_id: str) -> SessionRow:
-        """Raises `Refused` also for a session that was finished."""
-        row = self.session(session_id)
-        if row.finished_at is not None:
-            raise bad_request(f"session {session_id!r} was finished; create a new one")
-        return row
+    def _outlive(self, death: Death) -> None:
+        self._loading.clear()
+        self.revival.outlive(death)
 
     def base_model(self, name: str) -> BaseModel:
         """Raises `Refused`, naming those that there are."""
@@ -68,34 +72,12 @@ class Backend:
             raise bad_request(f"unknown base model {name!r}; this server has {', '.join(self.base_models)}")
         return self.base_models[name]
 
-    def run(self, model_id: str) -> ModelRow:
-        """A training run, loaded or not. Raises `Refused` when there is none."""
-        row = self.store.model(model_id)
-        if row is None:
-            raise not_found(f"unknown model {model_id!r}")
-        return row
-
-    def model(self, model_id: str) -> ModelRow:
-        """A model that takes requests."""
-        row = self.run(model_id)
-        if row.state == "unloaded":
-            raise not_found(f"model {model_id!r} was unloaded")
-        if row.state == "failed":
-            raise not_found(f"model {model_id!r} could not be created")
-        return row
-
-    def checkpoint(self, path: CheckpointPath) -> CheckpointRow:
-        """Raises `Refused` when there is none."""
-        row = self.store.checkpoint(path)
-        if row is None:
-            raise not_found(f"there is no checkpoint {path}")
-        return row
-
     def retire(self, row: ModelRow) -> bool:
         """Takes no more requests for this model, and fails those whose turn can no longer come. Whether it took any before."""
         if row.state not in ("creating", "ready"):
             return False
-        self.store.set_model_state(row.model_id, "unloaded")
+        self.store.models.set_state(row.model_id, "unloaded")
+        self.revival.forget(row.model_id)
         self.futures.fail_early(row.model_id, "the model was unloaded before its turn came")
         return True
 
@@ -108,16 +90,24 @@ class Backend:
         self.lanes.put(model_id, None, Job(None, unload))
 
     async def load_sampler(self, sampler: SamplerRow) -> None:
-        """Makes sure that the engine has the weights. Runs in the lane of the weights."""
-        if sampler.weights_id in self._loaded:
-            return
+        """Makes sure that the engine has the weights. Those who ask at once wait for one loading."""
+        loading = self._loading.get(sampler.weights_id)
+        if loading is None:
+            loading = self._loading[sampler.weights_id] = asyncio.ensure_future(self._load_sampler(sampler))
+        try:
+            await asyncio.shield(loading)
+        except BaseException:
+            if loading.done() and self._loading.get(sampler.weights_id) is loading:  # it failed: whoever comes next tries anew
+                del self._loading[sampler.weights_id]
+            raise
+
+    async def _load_sampler(self, sampler: SamplerRow) -> None:
         folder = Path(sampler.folder) if sampler.folder else None
         if folder is not None and not folder.is_dir():
             raise InvalidRequest(f"the weights of sampler {sampler.sampler_id!r} were deleted")
         await self.lanes.call(self.engine.load_sampler, sampler.weights_id, sampler.base_model, folder)
-        self._loaded.add(sampler.weights_id)
 
     async def reload_sampler(self, sampler: SamplerRow) -> None:
         """Gives the engine the weights anew, which were saved in the place of older ones."""
-        self._loaded.discard(sampler.weights_id)
+        self._loading.pop(sampler.weights_id, None)
         await self.load_sampler(sampler)

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import orjson
 from attrs import define, evolve, field, frozen
 
-from tinkex.local.engine.base import InvalidRequest
+from tinkex.local.access import Access
+from tinkex.local.engine.base import EngineDied, InvalidRequest
 from tinkex.local.errors import Refused, not_found
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
@@ -44,14 +45,27 @@ class Ticket:
     seq_id: int | None
     kind: str
     fingerprint: str
+    owner: str
+
+
+@frozen
+class Pending:
+    """A request that has no outcome yet, for people: since when, in seconds since 1970, and what it waits for."""
+
+    ticket: Ticket
+    since: float
+    state: str
 
 
 @define(eq=False)
 class _Waiting:
-    lane: str
+    ticket: Ticket
+    lane: str | None
     number: int | None
-    started: bool = False
+    since: float = field(factory=time.time)
+    started_at: float | None = None
     ended: asyncio.Event = field(factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
 
 
 @define(eq=False)
@@ -70,12 +84,13 @@ class _Log:
 class Futures:
     """The futures of a server. To be used on the event loop's thread."""
 
-    def __init__(self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int) -> None:
+    def __init__(self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int, most_pending: int) -> None:
         self._store = store
         self._lanes = lanes
         self._hold = hold  # seconds; how long a poll waits
         self._ids = ids
         self._conflict_status = conflict_status
+        self._most_pending = most_pending
         self._waiting: dict[str, _Waiting] = {}
         self._logs: dict[str, _Log] = {}  # by scope, of those that were asked for
         self._stopping = asyncio.Event()
@@ -85,7 +100,7 @@ class Futures:
 
         Raises `Refused` when the number was used for something else.
         """
-        if ticket.seq_id is None or (row := self._store.future_of(ticket.scope, ticket.seq_id)) is None:
+        if ticket.seq_id is None or (row := self._store.futures.numbered(ticket.scope, ticket.seq_id)) is None:
             return None
         if (row.kind, row.fingerprint) != (ticket.kind, ticket.fingerprint):
             text = f"number {ticket.seq_id} of {ticket.scope} was used before, for another {row.kind} request"
@@ -93,23 +108,45 @@ class Futures:
         return row.request_id
 
     def submit(self, ticket: Ticket, work: Work, *, lane: str, number: int | None) -> str:
-        """Queues work in a lane, at its number's turn there; returns the request id."""
-        row = FutureRow(self._ids.new_request(), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint)
-        self._store.add_future(row, time.time())
-        self._waiting[row.request_id] = _Waiting(lane, number)
+        """Queues work in a lane, at its number's turn there; returns the request id.
+
+        Raises `Refused` (429) when the server has enough to do, but for the number that those of the lane wait for.
+        """
+        if not self._lanes.is_awaited(lane, number):
+            self._check_room()
+        row = self._take_on(ticket, _Waiting(ticket, lane, number))
         self._lanes.put(lane, number, Job(row.request_id, lambda: self._run(row, work)))
         return row.request_id
 
-    async def wait(self, request_id: str, *, hold: float | None = None) -> Outcome:
-        """The outcome as soon as it is there; "not yet" when it is not there in time. Raises `Refused` for an unknown id.
+    def start(self, ticket: Ticket, work: Work) -> str:
+        """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not.
+
+        Raises `Refused` (429) when the server has enough to do.
+        """
+        self._check_room()
+        waiting = _Waiting(ticket, None, None)
+        row = self._take_on(ticket, waiting)
+        waiting.task = asyncio.get_running_loop().create_task(self._run(row, work))
+        return row.request_id
+
+    def _check_room(self) -> None:
+        if len(self._waiting) >= self._most_pending:
+            raise Refused(429, f"{len(self._waiting)} requests are under way here; send this one again", retry_after=1)
+
+    def _take_on(self, ticket: Ticket, waiting: _Waiting) -> FutureRow:
+        row = FutureRow(self._ids.new_request(), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint, owner=ticket.owner)
+        self._store.futures.add(row, time.time())
+        self._waiting[row.request_id] = waiting
+        return row
+
+    async def wait(self, request_id: str, access: Access, *, hold: float | None = None) -> Outcome:
+        """The outcome as soon as it is there; "not yet" when it is not there in time. Raises `Refused` for an id unknown to the caller.
 
         `hold` goes before the server's own time.
         """
-        if waiting := self._waiting.get(request_id):
+        if (waiting := self._waiting.get(request_id)) and access.sees(waiting.ticket.owner):
             await _first_of(waiting.ended, self._stopping, timeout=self._hold if hold is None else hold)
-        row = self._store.future(request_id)
-        if row is None:
-            raise not_found(f"unknown request {request_id!r}")
+        row = self._visible(request_id, access)
         if row.state == "pending" and self._stopping.is_set():
             raise Refused(503, "the server is stopping")
         return self._outcome(row)
@@ -131,45 +168,74 @@ class Futures:
             await _first_of(log.more, self._stopping, timeout=left)
         return len(log.rows), ended
 
+    def pending(self, access: Access) -> Sequence[Pending]:
+        """What the caller has asked for and not got yet, in order of arrival."""
+        mine = [waiting for waiting in self._waiting.values() if access.sees(waiting.ticket.owner)]
+        return [Pending(waiting.ticket, waiting.since, self._state(waiting)) for waiting in mine]
+
+    def _state(self, waiting: _Waiting) -> str:
+        if waiting.started_at is not None:
+            return "runs"
+        return self._gap(waiting) or "waits for earlier requests of its model"
+
     def _log(self, scope: str) -> _Log:
         if scope not in self._logs:
-            self._logs[scope] = _Log(self._store.ended_futures(scope))
+            self._logs[scope] = _Log(self._store.futures.ended(scope))
         return self._logs[scope]
 
     async def hold(self) -> None:
         """Returns after the time that a poll waits for what does not come, or when the server stops."""
         await _first_of(self._stopping, timeout=self._hold)
 
-    def cancel(self, request_id: str) -> None:
-        """Gives up a request that has not begun; one that has runs on."""
-        row = self._store.future(request_id)
-        if row is None:
+    def _visible(self, request_id: str, access: Access) -> FutureRow:
+        row = self._store.futures.get(request_id)
+        if row is None or not access.sees(row.owner):
             raise not_found(f"unknown request {request_id!r}")
+        return row
+
+    def cancel(self, request_id: str, access: Access) -> None:
+        """Gives up a sample, or a request that has not begun; any other that has runs on."""
+        row = self._visible(request_id, access)
         waiting = self._waiting.get(request_id)
-        if waiting and not waiting.started:
+        if waiting and (waiting.task or waiting.started_at is None):
             self._end(evolve(row, state="failed", error="cancelled", category="user"))
+            if waiting.task:
+                waiting.task.cancel()
 
     def fail_early(self, lane: str, reason: str) -> None:
         """Fails what waits in a lane for a number that will not come."""
         for job in self._lanes.drop_early(lane):
-            if job.request_id in self._waiting and (row := self._store.future(job.request_id)):
+            if job.request_id in self._waiting and (row := self._store.futures.get(job.request_id)):
                 self._end(evolve(row, state="failed", error=reason, category="user"))
 
+    def fail_waiting(self, lane: str, reason: str) -> bool:
+        """Fails what has not begun in a lane, by no fault of its senders. Whether anybody waits there, be it for what has begun."""
+        here = [(request_id, waiting) for request_id, waiting in self._waiting.items() if waiting.lane == lane]
+        for request_id, waiting in here:
+            if waiting.started_at is None and (row := self._store.futures.get(request_id)):
+                self._end(evolve(row, state="failed", error=reason, category="server"))
+        return bool(here)
+
     def stop(self) -> None:
-        """Answers all polls now."""
+        """Answers all polls now, and gives up the samples under way."""
         self._stopping.set()
+        for waiting in self._waiting.values():
+            if waiting.task:
+                waiting.task.cancel()
 
     async def _run(self, row: FutureRow, work: Work) -> None:
         waiting = self._waiting.get(row.request_id)
         if waiting is None:  # cancelled
             return
-        waiting.started = True
+        waiting.started_at = time.time()
         try:
             ended = evolve(row, state="done", result=await work())
         except OutOfTurn as error:
             ended = evolve(row, state="failed", error=str(error), category="order")
         except InvalidRequest as error:
             ended = evolve(row, state="failed", error=str(error), category="user")
+        except EngineDied as error:
+            ended = evolve(row, state="failed", error=str(error), category="server")
         except Exception as error:
             logger.exception("%s of %s failed (request %s)", row.kind, row.scope, row.request_id)
             text = f"{row.kind} failed in the server: {type(error).__name__}: {_short(error)}"
@@ -177,8 +243,9 @@ class Futures:
         self._end(ended)
 
     def _end(self, row: FutureRow) -> None:
-        self._store.end_future(row, time.time())
-        self._waiting.pop(row.request_id).ended.set()
+        waiting = self._waiting.pop(row.request_id)
+        self._store.futures.end(row, waiting.started_at, time.time())
+        waiting.ended.set()
         if log := self._logs.get(row.scope):
             log.add(EndedFuture(row.request_id, row.seq_id, row.state, len(row.result or b"")))
 
@@ -189,9 +256,13 @@ class Futures:
             return Outcome(200, orjson.dumps({"error": row.error, "category": row.category}))
         waiting = self._waiting[row.request_id]
         body = {"type": "try_again", "request_id": row.request_id, "queue_state": "active"}
-        if (missing := self._lanes.waits_for(waiting.lane, waiting.number)) is not None:
-            body["queue_state_reason"] = f"seq_id {waiting.number} waits for seq_id {missing}, which has not come"
+        if gap := self._gap(waiting):
+            body["queue_state_reason"] = gap
         return Outcome(408, orjson.dumps(body))
+
+    def _gap(self, waiting: _Waiting) -> str | None:
+        missing = self._lanes.waits_for(waiting.lane, waiting.number) if waiting.lane else None
+        return None if missing is None else f"seq_id {waiting.number} waits for seq_id {missing}, which has not come"
 
 
 def _short(error: Exception) -> str:

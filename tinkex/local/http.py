@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -18,11 +17,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinkex.local import bodies
+from tinkex.local.access import Access
 from tinkex.local.backend import Backend
+from tinkex.local.engine.base import InvalidRequest
 from tinkex.local.errors import Refused
 from tinkex.local.events import EventStream
 from tinkex.local.futures import Outcome
+from tinkex.local.keys import Keyring
 from tinkex.local.protobuf import MEDIA_TYPE
+from tinkex.local.raw_body import read_body
 from tinkex.local.translate import encode
 
 logger = logging.getLogger("tinkex.local")
@@ -31,25 +34,36 @@ T = TypeVar("T")
 
 PREFIX = "/api/v1"
 OPEN_PATHS = frozenset({f"{PREFIX}/healthz"})
+OWNER = "tinkex.owner"
+"""Where a request's scope holds whose key came with it; nothing where no key is asked for."""
+VOUCHED = "tinkex.vouched"
+"""True in the scope of a request that needs no key: it came by a signed URL, or with a token."""
 _LARGE = 64 * 1024  # bytes; a longer body is read in a thread, so that others need not wait for it
 
 
 @frozen
 class Call(Generic[T]):
-    """What a handler gets: the body as the contract's type, and what stands in the URL."""
+    """What a handler gets: the body as the contract's type, what stands in the URL, and what its sender may see."""
 
     body: T
     fingerprint: str
     path: Mapping[str, str]
     query: Mapping[str, str]
-    accept: str
+    headers: Mapping[str, str]
+    origin: str
+    """What to put before a path to make a URL of this server, as the caller reached it."""
+    access: Access
+
+    @property
+    def accept(self) -> str:
+        return self.headers.get("accept", "")
 
 
 Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
 """From a body's bytes to its fields. Raises `Refused` for bytes of another form."""
 Read: TypeAlias = Callable[[bytes], tuple[T, str]]
 """From a body's bytes to the contract's type and the fingerprint."""
-Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Mapping[str, Any] | Outcome | EventStream]]
+Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Mapping[str, Any] | Outcome | EventStream | Response]]
 
 
 def post(
@@ -67,25 +81,31 @@ def post(
         protobuf: reads the protobuf form of the body, where it has one.
     """
     parsers = {"application/json": bodies.parse_object, **({MEDIA_TYPE: protobuf} if protobuf else {})}
-    readers = {media_type: partial(_read, kind, parse, defaults or {}) for media_type, parse in parsers.items()}
+    return _route(
+        "POST", path, handler, {media_type: partial(_read, kind, parse, defaults or {}) for media_type, parse in parsers.items()}
+    )
 
-    async def endpoint(request: Request) -> Response:
-        return await _answer(request, handler, readers)
 
-    return Route(PREFIX + path, endpoint, methods=["POST"])
+def put(path: str, kind: type[T], handler: Handler[T]) -> Route:
+    return _route("PUT", path, handler, {"application/json": partial(_read, kind, bodies.parse_object, {})})
+
+
+def post_nothing(path: str, handler: Handler[None]) -> Route:
+    """A POST whose body, if any, is not read."""
+    return _route("POST", path, handler, {})
 
 
 def get(path: str, handler: Handler[None]) -> Route:
-    return _bodiless("GET", path, handler)
+    return _route("GET", path, handler, {})
 
 
 def delete(path: str, handler: Handler[None]) -> Route:
-    return _bodiless("DELETE", path, handler)
+    return _route("DELETE", path, handler, {})
 
 
-def _bodiless(method: str, path: str, handler: Handler[None]) -> Route:
+def _route(method: str, path: str, handler: Handler[Any], readers: Mapping[str, Read[Any]]) -> Route:
     async def endpoint(request: Request) -> Response:
-        return await _answer(request, handler, {})
+        return await _answer(request, handler, readers)
 
     return Route(PREFIX + path, endpoint, methods=[method])
 
@@ -97,15 +117,22 @@ def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], raw: bytes) 
 
 async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str, Read[Any]]) -> Response:
     """`readers`, by media type, are for the body; none where there is none."""
+    backend: Backend = request.app.state.backend
     try:
-        body, fingerprint = await _body(request, readers) if readers else (None, "")
-        call = Call(body, fingerprint, request.path_params, request.query_params, request.headers.get("accept", ""))
-        result = await handler(request.app.state.backend, call)
+        body, fingerprint = await _body(request, readers, backend.limits.body_bytes) if readers else (None, "")
+        access = Access(backend.store, request.scope.get(OWNER))
+        origin = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
+        call = Call(body, fingerprint, request.path_params, request.query_params, request.headers, origin, access)
+        result = await handler(backend, call)
     except Refused as refusal:
-        return json_response(refusal.status, {"detail": refusal.detail})
+        return json_response(refusal.status, {"detail": refusal.detail}, refusal.headers)
+    except InvalidRequest as error:
+        return json_response(400, {"detail": str(error)})
     except Exception:  # answered here, since an error that reaches uvicorn closes the connection under the client's next request
         logger.exception("%s %s failed", request.method, request.url.path)
         return json_response(500, {"detail": "the server failed; its log says how"})
+    if isinstance(result, Response):
+        return result
     if isinstance(result, Outcome):
         return Response(result.body, result.status, media_type=result.media_type)
     if isinstance(result, EventStream):
@@ -113,17 +140,16 @@ async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str,
     return json_response(200, result)
 
 
-async def _body(request: Request, readers: Mapping[str, Read[T]]) -> tuple[T, str]:
-    encoding = request.headers.get("content-encoding", "identity")
+async def _body(request: Request, readers: Mapping[str, Read[T]], most: int) -> tuple[T, str]:
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if content_type not in readers or encoding != "identity":
-        raise Refused(415, f"this call reads {' and '.join(readers)}, uncompressed; this is {content_type}, {encoding}")
-    read, raw = readers[content_type], await request.body()
+    if content_type not in readers:
+        raise Refused(415, f"this call reads {' and '.join(readers)}; this is {content_type}")
+    read, raw = readers[content_type], await read_body(request, most)
     return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
 
 
-def json_response(status: int, body: Mapping[str, Any] | None) -> Response:
-    return Response(encode(body), status, media_type="application/json")
+def json_response(status: int, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(encode(body), status, headers, media_type="application/json")
 
 
 async def refuse_route(request: Request, error: Exception) -> Response:
@@ -134,16 +160,16 @@ async def refuse_route(request: Request, error: Exception) -> Response:
 
 
 class KeyCheck:
-    """Lets a request pass when its X-API-Key is the server's key."""
+    """Lets a request pass when its X-API-Key is taken, and notes whose it is."""
 
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
         self._app = app
-        self._api_key = api_key.encode()
+        self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app if self._passes(scope) else json_response(401, {"detail": "X-API-Key is missing or wrong"})
-        await app(scope, receive, send)
-
-    def _passes(self, scope: Scope) -> bool:
-        given = Headers(scope=scope).get("x-api-key", "").encode("latin-1")
-        return scope["path"] in OPEN_PATHS or hmac.compare_digest(given, self._api_key)
+        if VOUCHED in scope or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+        elif (owner := self._keyring.owner(Headers(scope=scope).get("x-api-key", ""))) is None:
+            await json_response(401, {"detail": "X-API-Key is missing or wrong"})(scope, receive, send)
+        else:
+            await self._app({**scope, OWNER: owner}, receive, send)

@@ -1,12 +1,14 @@
 """What the embedded server asks of an engine: plain values in, plain values out.
 
 The HTTP side knows nothing of torch and the engine nothing of HTTP, so an engine can move to other processes or machines
-without touching the wire. Every method blocks; the server calls them from its worker threads, one call a model at a time.
+without touching the wire. Every method but `sample` blocks; the server calls them from its worker threads, one call a model at a
+time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -19,6 +21,23 @@ class InvalidRequest(ValueError):
     """The request cannot be carried out as asked: its sender's fault. The text names the item and the field."""
 
 
+class EngineDied(RuntimeError):
+    """The engine has died, and the call with it: whatever was done of it is lost. The text says how it died."""
+
+    def __init__(self, text: str, *, final: bool = False) -> None:
+        super().__init__(text)
+        self.final = final  # whether there will be no other
+
+
+@frozen
+class Death:
+    """All that was in an engine's memory is lost. `reason` is for people."""
+
+    reason: str
+    go_on: Callable[[], None] | None
+    """Does not block: from then on calls go to a new, empty engine. Until then they raise `EngineDied`; for ever when it is None."""
+
+
 @frozen
 class BaseModel:
     """A base model that the engine can train and sample."""
@@ -28,6 +47,7 @@ class BaseModel:
     vocab_size: int
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
     tokenizer_id: str  # what a client can load the tokenizer by: a hub id, a folder, or a shipped name
+    runs_on: str = ""  # for people: what computes, where, and in which precision, for example "torch on cpu, float32"
 
 
 @frozen
@@ -43,7 +63,7 @@ class LoraShape:
 
 @frozen
 class Example:
-    """One datum: token ids `(N,)` and the loss inputs by name, each `(N,)`."""
+    """One datum: token ids `(N,)` and the loss inputs by name, each `(N,)`, or `(N, K)` for several targets a position."""
 
     tokens: NDArray[np.int64]
     loss_inputs: Mapping[str, NDArray[np.generic]]
@@ -62,7 +82,7 @@ class CustomLoss:
 
 @frozen
 class LossResult:
-    """One mapping of arrays a datum, in order, and the metrics as `name:reduction`."""
+    """One mapping of arrays a datum, in order, and the metrics as `name:reduction`, of which `loss:sum` is always one."""
 
     loss_fn_outputs: Sequence[Mapping[str, NDArray[np.float32]]]
     metrics: Mapping[str, float]
@@ -104,7 +124,7 @@ class SampleSpec:
 TopTokens: TypeAlias = Sequence[tuple[int, float]]
 """Tokens with their logprobs, best first."""
 OnToken: TypeAlias = Callable[[int, float], None]
-"""Gets each token, with its logprob, as it is sampled. What it raises ends the sampling."""
+"""Gets each token, with its logprob, as it is sampled. It must not block."""
 
 
 @frozen
@@ -188,6 +208,22 @@ class Engine(Protocol):
         """
         ...
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> SampleResult:
-        """`on_token` is called on this thread; whoever gives it asks for one sample."""
+    def unload_sampler(self, sampler_id: str) -> None:
+        """Frees the weights' memory, once the samples that began have ended. An id that is not loaded is ignored."""
+        ...
+
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+        """Begins to sample, beside what else is sampled, and returns at once. Cancelling the future ends it.
+
+        The samples are of the weights as they are now. `on_token` is called on a thread of the engine; whoever gives it asks for one
+        sample.
+        """
+        ...
+
+    def watch(self, died: Callable[[Death], None]) -> None:
+        """Has `died` called, on a thread of the engine, each time that it dies. One that lives in the server's process does not."""
+        ...
+
+    def close(self) -> None:
+        """Gives up all that is under way. Nothing may be called after."""
         ...

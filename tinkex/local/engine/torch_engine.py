@@ -1,26 +1,30 @@
-"""`TorchEngine`: training and sampling by torch, on transformers models with peft adapters."""
+"""`TorchEngine`: training and sampling by torch, on transformers models with LoRA adapters."""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from attrs import define
+from attrs import define, frozen
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tinkex.local.engine import adamw
+from tinkex.local.engine.adapter_folder import check_fit, read_training_state, save_adapter
 from tinkex.local.engine.adapters import Base
 from tinkex.local.engine.base import (
     AdamSettings,
     BaseModel,
     CustomLoss,
+    Death,
     Example,
     InvalidRequest,
     LoraShape,
@@ -31,6 +35,7 @@ from tinkex.local.engine.base import (
 )
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
 from tinkex.local.engine.generation import generate
+from tinkex.local.engine.lora import Adapter, Plan
 from tinkex.local.engine.losses import NamedLoss, find_loss
 from tinkex.local.engine.prompt import PromptAnswers
 
@@ -40,24 +45,28 @@ _TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory f
 @define(eq=False)
 class _Model:
     base: Base
-    adapter: str
+    adapter: Adapter
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
 
 
-@define(eq=False)
+@frozen(eq=False)
 class _Sampler:
     base: Base
-    adapter: str | None
+    adapter: Adapter | None
 
 
 class TorchEngine:
-    """The engine for one machine. Calls on one base model take turns; see `tinkex.local.engine.base.Engine` for what they do."""
+    """The engine for one machine. Passes over one base model take turns; see `tinkex.local.engine.base.Engine` for what they do.
 
-    def __init__(self, models: Sequence[str]) -> None:
-        self._bases = {name: Base.load(name) for name in models}
+    See `Base.load` for `device` and `dtype`.
+    """
+
+    def __init__(self, models: Sequence[str], device: str | None = None, dtype: str | None = None) -> None:
+        self._bases = {name: Base.load(name, device, dtype) for name in models}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
+        self._sampling = ThreadPoolExecutor(1, thread_name_prefix="tinkex-sampling")
 
     @property
     def base_models(self) -> Sequence[BaseModel]:
@@ -65,14 +74,13 @@ class TorchEngine:
 
     def create_model(self, model_id: str, base_model: str, lora: LoraShape) -> None:
         base = self._base(base_model)
-        adapter = base.add_adapter(lora)
-        parameters = base.parameters(adapter)
+        adapter = base.new_adapter(lora)
+        parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
         self._models[model_id] = _Model(base, adapter, parameters, adamw.restored(parameters, {}))
 
     def unload_model(self, model_id: str) -> None:
-        model = self._model(model_id)
+        self._model(model_id)
         del self._models[model_id]
-        model.base.remove_adapter(model.adapter)
 
     def check_loss(self, loss: CustomLoss) -> None:
         compile_loss(loss)
@@ -87,17 +95,14 @@ class TorchEngine:
         outputs: list[Mapping[str, Any]] = [{}] * len(data)
         metrics: list[Mapping[str, float]] = []
         total = 0.0
-        with (
-            model.base.active(model.adapter) as network,
-            _all_or_nothing(model.parameters.values()),
-            torch.set_grad_enabled(backward),
-        ):
+        with _all_or_nothing(model.parameters.values()), torch.set_grad_enabled(backward):
             for indices in _micro_batches([len(example.tokens) for example in data]):
-                logprobs = _target_logprobs(network, [data[i] for i in indices])
-                results = [loss(row, i, data[i]) for i, row in zip(indices, logprobs, strict=True)]
-                batch_loss = torch.cat([losses for losses, _ in results]).sum()
-                if backward:
-                    batch_loss.backward()
+                with model.base.running([(None, model.adapter)]) as network:
+                    logprobs = _target_logprobs(network, [data[i] for i in indices])
+                    results = [loss(row, i, data[i]) for i, row in zip(indices, logprobs, strict=True)]
+                    batch_loss = torch.cat([losses.flatten() for losses, _ in results]).sum()
+                    if backward:
+                        batch_loss.backward()
                 total += batch_loss.item()
                 metrics += [named for _, named in results]
                 for i, row in zip(indices, logprobs, strict=True):
@@ -107,41 +112,52 @@ class TorchEngine:
 
     def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
         model = self._model(model_id)
-        with model.base.lock:
-            norm = nn.utils.clip_grad_norm_(model.parameters.values(), adam.grad_clip_norm or float("inf"))
-            for group in model.optimizer.param_groups:
-                group.update(lr=adam.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
-            model.optimizer.step()
-            model.optimizer.zero_grad()
+        norm = nn.utils.clip_grad_norm_(model.parameters.values(), adam.grad_clip_norm or float("inf"))
+        for group in model.optimizer.param_groups:
+            group.update(lr=adam.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
+        model.optimizer.step()
+        model.optimizer.zero_grad()
         return {"grad_norm": float(norm), "learning_rate": adam.learning_rate}
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
         state = adamw.state_of(model.optimizer, model.parameters) if optimizer else None
-        model.base.save_adapter(model.adapter, folder, state)
+        save_adapter(model.adapter, folder, state)
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
-        weights, state = model.base.read_training_state(model.adapter, folder, optimizer=optimizer)
+        weights, state = read_training_state(folder, optimizer=optimizer)
+        check_fit(weights, model.parameters)
         restored = adamw.restored(model.parameters, state)  # may refuse, so before anything is changed
-        model.base.set_weights(model.adapter, weights)
+        model.adapter.take(weights)
         model.optimizer = restored
         model.optimizer.zero_grad()
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         base, known = self._base(base_model), self._samplers.get(sampler_id)
-        if known and known.adapter and folder:
-            base.replace_adapter(known.adapter, folder)
-        else:
-            self._samplers[sampler_id] = _Sampler(base, base.load_adapter(folder) if folder else None)
+        adapter = base.load_adapter(folder, like=known.adapter if known else None) if folder else None
+        self._samplers[sampler_id] = _Sampler(base, adapter)  # the samples that began have the adapter before
+
+    def unload_sampler(self, sampler_id: str) -> None:
+        self._samplers.pop(sampler_id, None)
+
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+        return self._sampling.submit(self._sample, sampler_id, spec, on_token)
+
+    def watch(self, died: Callable[[Death], None]) -> None:
+        """It lives in the process that asks."""
+
+    def close(self) -> None:
+        self._sampling.shutdown(cancel_futures=True)
 
     @torch.inference_mode()
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> SampleResult:
+    def _sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> SampleResult:
         sampler = self._samplers.get(sampler_id)
         if sampler is None:
             raise InvalidRequest(f"unknown sampler {sampler_id!r}")
         room = _check_prompt(spec, sampler.base.describe())
-        with sampler.base.active(sampler.adapter) as network:
+        plan: Plan = [(None, sampler.adapter)] if sampler.adapter else []
+        with sampler.base.running(plan) as network:
             prompt = torch.tensor([list(spec.prompt)], device=sampler.base.device)
             prefill = network(input_ids=prompt, use_cache=True)
             asked = PromptAnswers(prefill.logits[0], spec)
@@ -189,17 +205,22 @@ def _micro_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
-    """The model's logprobs of the targets, `(N,)` for each example."""
-    longest = max(len(example.tokens) for example in data)
-    tokens = torch.zeros(len(data), longest, dtype=torch.long)
-    targets = torch.zeros_like(tokens)
-    for row, example in enumerate(data):
-        tokens[row, : len(example.tokens)] = torch.from_numpy(np.array(example.tokens, dtype=np.int64))
-        targets[row, : len(example.tokens)] = torch.from_numpy(np.array(example.loss_inputs["target_tokens"], dtype=np.int64))
+    """The model's logprobs of the targets, for each example in the shape of its targets."""
+    targets = [np.asarray(example.loss_inputs["target_tokens"], np.int64) for example in data]
+    columns = _padded([array.reshape(len(array), -1) for array in targets])
     # padding comes last, and attention looks back only: no mask is needed
+    tokens = _padded([example.tokens for example in data])
     logits = network(input_ids=tokens.to(network.device), use_cache=False).logits.float()
-    logprobs = torch.log_softmax(logits, dim=-1).gather(-1, targets.to(network.device).unsqueeze(-1)).squeeze(-1)
-    return [logprobs[row, : len(example.tokens)] for row, example in enumerate(data)]
+    logprobs = torch.log_softmax(logits, dim=-1).gather(-1, columns.to(network.device))
+    return [logprobs[row, : len(array), : array[0].size].reshape(array.shape) for row, array in enumerate(targets)]
+
+
+def _padded(arrays: Sequence[NDArray[np.int64]]) -> Tensor:
+    """One tensor of all, the smaller ones filled up with 0."""
+    whole = np.zeros((len(arrays), *np.array([array.shape for array in arrays]).max(axis=0)), np.int64)
+    for row, array in enumerate(arrays):
+        whole[(row, *map(slice, array.shape))] = array
+    return torch.from_numpy(whole)
 
 
 def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
@@ -223,9 +244,10 @@ def _check_example(index: int, example: Example, loss: NamedLoss | LossProgram, 
         if not np.isfinite(np.asarray(value, dtype=np.float64)).all():
             raise InvalidRequest(f"data[{index}].loss_fn_inputs[{name!r}] holds NaN or infinity")
     targets = example.loss_inputs["target_tokens"]
-    if targets.shape != (length,):
-        raise InvalidRequest(f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {list(targets.shape)}, not [{length}]")
-    _check_tokens(f"data[{index}].target_tokens", targets, base.vocab_size)
+    if targets.ndim not in (1, 2) or len(targets) != length or not targets.size:
+        shape = list(targets.shape)
+        raise InvalidRequest(f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {shape}, not [{length}] or [{length}, K]")
+    _check_tokens(f"data[{index}].target_tokens", targets.ravel(), base.vocab_size)
 
 
 def _check_tokens(where: str, tokens: np.typing.NDArray[Any], vocab_size: int) -> None:

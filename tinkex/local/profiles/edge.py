@@ -12,12 +12,11 @@ import time
 from typing import Any
 
 import orjson
-import zstandard
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tinkex.local import bodies, paths
 from tinkex.local.backend import Backend
@@ -28,11 +27,14 @@ from tinkex.local.profiles.polls import Polls, respond
 from tinkex.local.profiles.profile import NUMBERED, Auth, Bodies, Profile
 from tinkex.local.profiles.templates import Reply, fill, list_at, mapping_at
 from tinkex.local.protobuf import MEDIA_TYPE, read_forward_backward
+from tinkex.local.raw_body import decompress, receive
 
 Fields = dict[str, Any]
 
 _PATH_READERS = ("load_weights", "weights_info", "create_sampling_session", "asample", "create_model")
 _CREATING = ("create_model", "create_sampling_session", "save_weights_for_sampler")
+_FILES = tuple(f"training_runs/{{run_id}}/checkpoints/{{kind}}/{{name}}/{what}" for what in ("archive", "download"))
+"""They answer with files, or lead to them, in no shape of the profile's."""
 _NOT_FOUND = Reply(404, {"detail": "Not Found"})
 _LONGEST = 1 << 30  # bytes of a decompressed body, where the profile has no limit
 
@@ -65,14 +67,16 @@ class Edge:
             raise
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
-        raw = await request.body()
+    async def _answer(self, request: Request) -> ASGIApp:
+        raw = await receive(request, self._backend.limits.body_bytes)
         operation = self._operation(request.scope)
         if self._starting:
             self._starting -= 1
             return json_response(200 if operation == "healthz" else 503, {"status": "starting"})
         if f"{request.method} {operation}" in self._profile.missing:
             return respond(_NOT_FOUND)
+        if "signature" in request.query_params:
+            return self._app  # which looks at it
         _check_key(self._profile.auth or (Auth() if self._api_key else None), self._api_key, operation, request)
         if reply := self._profile.replies.get(operation):
             return respond(reply)
@@ -80,6 +84,8 @@ class Edge:
         if operation == "unload_model" and self._profile.unload_by_query:
             fields = {"model_id": request.query_params.get("model_id")}
         requests.check(self._profile, operation, fields)
+        if operation in _FILES:
+            return self._app
         if operation == "retrieve_future":
             return await self._polls.poll(fields, request.headers.get("accept", ""))
         return await self._carry_out(operation, request, fields)
@@ -87,7 +93,7 @@ class Edge:
     def _operation(self, scope: Scope) -> str:
         for route in self._app.routes:
             if isinstance(route, Route) and route.matches(scope)[0] is Match.FULL:
-                return route.path.removeprefix(f"{PREFIX}/")
+                return route.path_format.removeprefix(f"{PREFIX}/")
         return scope["path"].removeprefix(f"{PREFIX}/")
 
     async def _carry_out(self, operation: str, request: Request, fields: Fields) -> Response:
@@ -136,12 +142,12 @@ class Edge:
         rule = self._profile.loading
         if not rule.by_session and not fields.get("model_id"):
             raise Refused(rule.no_model, "Missing model_id")
-        if rule.missing_checkpoint and self._backend.store.checkpoint(paths.parse(fields["path"])) is None:
+        if rule.missing_checkpoint and self._backend.store.checkpoints.get(paths.parse(fields["path"])) is None:
             raise Refused(rule.missing_checkpoint, f"Checkpoint not found: {fields['path']}")
 
     def _check_adapter(self, fields: Fields) -> None:
         session = fields.get("sampling_session_id")
-        row = self._backend.store.sampler(session) if isinstance(session, str) else None
+        row = self._backend.store.samplers.get(session) if isinstance(session, str) else None
         if (row is None or row.folder is None) and not fields.get("model_path"):
             raise Refused(400, f"Adapter {session or fields.get('base_model')} not found")
 
@@ -238,7 +244,7 @@ def _read(rule: Bodies, operation: str, request: Request, raw: bytes) -> Fields:
     if not taken or (is_zstd and not rule.zstd) or (is_protobuf and operation != "forward_backward"):
         _refuse_encoding(rule, raw)
     if is_zstd:
-        raw = zstandard.ZstdDecompressor().stream_reader(raw).read(most + 1)
+        raw = decompress(raw, most)
     if len(raw) > most:
         raise Refused(413, f"the body is over {most} bytes")
     fields = read_forward_backward(raw) if is_protobuf else bodies.parse_object(raw)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
-from attrs import define, evolve
+from attrs import define, evolve, field
 
 from tinkex.local.engine.base import BaseModel, Engine, OnToken, SampledTokens, SampleResult, SampleSpec
 
@@ -23,6 +24,7 @@ class _WarpedSampling:
     """
 
     engine: Engine
+    _pool: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(thread_name_prefix="tinkex-warping"))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
@@ -31,10 +33,17 @@ class _WarpedSampling:
     def base_models(self) -> Sequence[BaseModel]:
         return self.engine.base_models
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> SampleResult:
-        result = self.engine.sample(sampler_id, spec, on_token)
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
         if spec.temperature == 0 or spec.top_k <= 0:
-            return result
+            return self.engine.sample(sampler_id, spec, on_token)
+        return self._pool.submit(self._sample, sampler_id, spec, on_token)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self.engine.close()
+
+    def _sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> SampleResult:
+        result = self.engine.sample(sampler_id, spec, on_token).result()
         return evolve(result, sequences=[self._warped(sampler_id, spec, sequence) for sequence in result.sequences])
 
     def _warped(self, sampler_id: str, spec: SampleSpec, sequence: SampledTokens) -> SampledTokens:
@@ -42,7 +51,7 @@ class _WarpedSampling:
         whole = [*spec.prompt, *sequence.tokens]
         scored = self.engine.sample(
             sampler_id, SampleSpec(whole, max_tokens=1, prompt_logprobs=True, topk_prompt_logprobs=spec.top_k)
-        )
+        ).result()
         rows = (scored.topk_prompt_logprobs or ())[len(spec.prompt) :]
         logprobs = [
             warped(dict(row or ()), token, spec.temperature, spec.top_p) for row, token in zip(rows, sequence.tokens, strict=True)

@@ -11,6 +11,7 @@ from attrs import define, field
 from starlette.responses import PlainTextResponse, Response
 
 from tinkex.local import protobuf
+from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.errors import malformed, not_found
 from tinkex.local.futures import Outcome
@@ -40,6 +41,10 @@ class Polls:
     _aliases: dict[str, str] = field(factory=dict[str, str])
     _delivered_at: dict[str, float] = field(factory=dict[str, float])
 
+    @property
+    def _all(self) -> Access:
+        return Access(self.backend.store, None)
+
     def foretell(self, reply: Reply) -> str:
         """The request id of a future whose answer is known."""
         request_id = self.backend.ids.new_request()
@@ -60,17 +65,17 @@ class Polls:
         request_id = self._aliases.get(given, given)
         if self._is_forgotten(request_id):
             return await self._unknown(given)
-        row = self.backend.store.future(request_id)
+        row = self.backend.store.futures.get(request_id)
         if row is None:
             return await self._unknown(given)
-        outcome = await self.backend.futures.wait(request_id)
+        outcome = await self.backend.futures.wait(request_id, self._all)
         if outcome.status == 408 or (row.state == "pending" and self.profile.pending_once_more):
             return self._pending(given, outcome)
         return self._ended(request_id, outcome, fields, accept)
 
     async def work_out(self, request_id: str) -> Reply | None:
         """Returns when the work is done: the failure, if it is one."""
-        while (outcome := await self.backend.futures.wait(request_id, hold=_LONG)).status == 408:
+        while (outcome := await self.backend.futures.wait(request_id, self._all, hold=_LONG)).status == 408:
             pass
         return None if outcome.result_of else self._failure(outcome)
 

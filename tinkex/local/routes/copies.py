@@ -14,59 +14,68 @@ from tinkex.local.errors import Refused, malformed
 from tinkex.local.futures import Outcome, Ticket, Work
 from tinkex.local.http import Call, post
 from tinkex.local.paths import CheckpointPath
-from tinkex.local.routes.weights import checked_ttl, expiry
-from tinkex.local.store import CheckpointRow, SessionRow
+from tinkex.local.routes.weights import checked_ttl, expiry, note_saved
+from tinkex.local.store import CheckpointRow, ModelRow, SessionRow
 from tinkex.local.translate import encode
 
 
 async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outcome:
     """Answers when the copy is made. One that is asked for again by session and number is made once."""
     body = call.body
-    source, ttl_seconds = backend.checkpoint(paths.parse(body.source_path)), checked_ttl(body.ttl_seconds)
-    ticket = _ticket(backend, body, call.fingerprint)
+    source, ttl_seconds = call.access.checkpoint(paths.parse(body.source_path)), checked_ttl(body.ttl_seconds)
+    ticket = _ticket(backend, call)
     request_id = backend.futures.repeated(ticket) or backend.futures.submit(
-        ticket, _copy(backend, source, ticket, ttl_seconds), lane=backend.ids.model_of(ticket.scope, ticket.seq_id), number=None
+        ticket,
+        _copy(backend, call.access.run_of(source), source, ticket, ttl_seconds),
+        lane=backend.ids.model_of(ticket.scope, ticket.seq_id),
+        number=None,
     )
-    outcome = await backend.futures.wait(request_id)
+    outcome = await backend.futures.wait(request_id, call.access)
     if outcome.status == 200 and outcome.result_of is None:
         raise Refused(500, f"{source.path} could not be copied")
     return outcome
 
 
-def _ticket(backend: Backend, body: CopyWeightsRequest, fingerprint: str) -> Ticket:
+def _ticket(backend: Backend, call: Call[CopyWeightsRequest]) -> Ticket:
     """Where the copy goes: to a number of a session, or to a new session in a project."""
+    body, owner = call.body, call.access.new_owner
     if (body.destination_project_id is None) == (body.session_id is None):
         raise malformed("destination_project_id", message="or session_id is needed: one of them, not both")
     if body.session_id is None:
-        return Ticket(_new_session(backend, body.destination_project_id), 0, "copy_weights", fingerprint)
+        return Ticket(_new_session(backend, body.destination_project_id, owner), 0, "copy_weights", call.fingerprint, owner)
     if body.model_seq_id is None or body.model_seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more: session_id needs it")
-    backend.open_session(body.session_id)
-    return Ticket(body.session_id, body.model_seq_id, "copy_weights", fingerprint)
+    call.access.open_session(body.session_id)
+    return Ticket(body.session_id, body.model_seq_id, "copy_weights", call.fingerprint, owner)
 
 
-def _new_session(backend: Backend, project_id: str | None) -> str:
+def _new_session(backend: Backend, project_id: str | None, owner: str) -> str:
     now = time.time()
-    row = SessionRow(backend.ids.new_session(), ["copy_weights"], {}, "", project_id, None, now)
-    backend.store.add_session(row)
-    backend.store.finish_session(row.session_id, "success", None, now)
+    row = SessionRow(backend.ids.new_session(), ["copy_weights"], {}, "", project_id, None, now, owner)
+    backend.store.sessions.add(row)
+    backend.store.sessions.finish(row.session_id, "success", None, now)
     return row.session_id
 
 
-def _copy(backend: Backend, source: CheckpointRow, ticket: Ticket, ttl_seconds: int | None) -> Work:
-    run, path = (
-        backend.run(source.path.run_id),
-        CheckpointPath(backend.ids.model_of(ticket.scope, ticket.seq_id), source.path.kind, source.path.name),
-    )
+def _copy(backend: Backend, run: ModelRow, source: CheckpointRow, ticket: Ticket, ttl_seconds: int | None) -> Work:
+    path = CheckpointPath(backend.ids.model_of(ticket.scope, ticket.seq_id), source.path.kind, source.path.name)
 
     async def work() -> bytes:
         now = time.time()
         await backend.lanes.call(shutil.copytree, source.path.folder(backend.data_dir), path.folder(backend.data_dir))
         copied_run = evolve(
-            run, model_id=path.run_id, session_id=ticket.scope, state="unloaded", created_at=now, last_request_at=now
+            run,
+            model_id=path.run_id,
+            session_id=ticket.scope,
+            state="unloaded",
+            created_at=now,
+            last_request_at=now,
+            owner=ticket.owner,
         )
-        backend.store.add_model(copied_run)
-        backend.store.put_checkpoint(CheckpointRow(path, source.size_bytes, now, expiry(now, ttl_seconds)))
+        backend.store.models.add(copied_run)
+        copy = CheckpointRow(path, source.size_bytes, now, expiry(now, ttl_seconds), source.user_metadata)
+        backend.store.checkpoints.put(copy)
+        note_saved(backend, copied_run, copy, "copied")
         return encode(CopyWeightsResponse(str(path)).to_dict())
 
     return work

@@ -8,6 +8,7 @@ from typing import Any
 
 from tinkex_api.models import CreateCustomLossRequest, CreateCustomLossResponse, ForwardBackwardInput, UntypedAPIFuture
 
+from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import CustomLoss
 from tinkex.local.errors import bad_request, malformed
@@ -26,20 +27,21 @@ async def create_custom_loss(backend: Backend, call: Call[CreateCustomLossReques
         raise malformed("custom_loss_seq_id", message="must be 0 or more")
     if body.graph.format_ != _FORMAT:
         raise bad_request(f"the graph is of format {body.graph.format_}, and this server reads format {_FORMAT}")
+    call.access.session(body.session_id)
     scope = f"{body.session_id}:loss"
-    ticket = Ticket(scope, body.custom_loss_seq_id, "create_custom_loss", call.fingerprint)
-    request_id = backend.futures.repeated(ticket) or _submit(backend, body, ticket)
+    ticket = Ticket(scope, body.custom_loss_seq_id, "create_custom_loss", call.fingerprint, call.access.new_owner)
+    request_id = backend.futures.repeated(ticket) or _submit(backend, call.access, body, ticket)
     return UntypedAPIFuture(request_id).to_dict()
 
 
-def _submit(backend: Backend, body: CreateCustomLossRequest, ticket: Ticket) -> str:
-    session = backend.open_session(body.session_id)
+def _submit(backend: Backend, access: Access, body: CreateCustomLossRequest, ticket: Ticket) -> str:
+    session = access.open_session(body.session_id)
     loss = CustomLoss([(item.name, item.rank) for item in body.inputs], [node.to_dict() for node in body.graph.nodes])
     row = CustomLossRow(f"{ticket.scope}:{body.custom_loss_seq_id}", session.session_id, body.name, loss)
 
     async def work() -> bytes:
         await backend.lanes.call(backend.engine.check_loss, loss)
-        backend.store.add_custom_loss(row, time.time())
+        backend.store.custom_losses.add(row, time.time())
         return encode(CreateCustomLossResponse(row.loss_id, "create_custom_loss").to_dict())
 
     return backend.futures.submit(ticket, work, lane=ticket.scope, number=None)
@@ -51,7 +53,7 @@ def custom_loss(backend: Backend, model: ModelRow, batch: ForwardBackwardInput, 
     loss_id = config.get("loss_id")
     if set(config) != {"loss_id"} or not isinstance(loss_id, str):
         raise malformed(*at, "loss_fn_config", message="must hold loss_id, a string, and nothing else")
-    row = backend.store.custom_loss(loss_id)
+    row = backend.store.custom_losses.get(loss_id)
     if row is None or row.session_id != model.session_id:
         raise bad_request(f"session {model.session_id!r} has no custom loss {loss_id!r}; send it by create_custom_loss")
     return row.loss

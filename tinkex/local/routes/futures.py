@@ -16,7 +16,7 @@ from tinkex_api.models import (
 
 from tinkex.local import protobuf
 from tinkex.local.backend import Backend
-from tinkex.local.errors import malformed, not_found
+from tinkex.local.errors import malformed
 from tinkex.local.futures import Outcome
 from tinkex.local.http import Call, post
 from tinkex.local.store import EndedFuture
@@ -26,7 +26,7 @@ _NUMBERS_OF_A_COPY = 1_000_000_000
 
 async def retrieve_future(backend: Backend, call: Call[FutureRetrieveRequest]) -> Outcome:
     """Finished batches and samples come as protobuf to those who read it."""
-    outcome = await backend.futures.wait(call.body.request_id)
+    outcome = await backend.futures.wait(call.body.request_id, call.access)
     if outcome.result_of and protobuf.MEDIA_TYPE in call.accept:
         message = protobuf.write_result(outcome.result_of, outcome.body)
         return evolve(outcome, body=message, media_type=protobuf.MEDIA_TYPE) if message is not None else outcome
@@ -38,8 +38,7 @@ async def retrieve_futures(backend: Backend, call: Call[FuturesRetrieveRequest])
     target = call.body.target
     if target.type_ != "sampling_session" or target.cloned_sampler_id < 0:
         raise malformed("target", message="must be a sampling_session, and cloned_sampler_id 0 or more")
-    if backend.store.sampler(target.sampling_session_id) is None:
-        raise not_found(f"unknown sampling session {target.sampling_session_id!r}")
+    call.access.sampler(target.sampling_session_id)
     first = target.cloned_sampler_id * _NUMBERS_OF_A_COPY
     numbers = range(first, first + _NUMBERS_OF_A_COPY)
     cursor, ended = await backend.futures.wait_for_any(
@@ -55,7 +54,7 @@ def _completion(row: EndedFuture) -> FutureCompletion:
 
 
 async def cancel_future(backend: Backend, call: Call[FutureCancelRequest]) -> Mapping[str, Any]:
-    backend.futures.cancel(call.body.request_id)
+    backend.futures.cancel(call.body.request_id, call.access)
     return {}
 
 

@@ -21,41 +21,48 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
+from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import LoraShape
 from tinkex.local.errors import bad_request, malformed
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, post
+from tinkex.local.limits import at_most
+from tinkex.local.paths import CheckpointPath
 from tinkex.local.store import ModelRow
 from tinkex.local.translate import encode, lora_shape
 
 
 @frozen
 class NewModel:
-    """A model to be made: its row, the engine's call that makes it, and what its sender is told then."""
+    """A model to be made: its row, the engine's call that makes it, what its sender is told then, and what it is loaded from."""
 
     row: ModelRow
     make: Callable[[], None]
     result: Mapping[str, Any]
+    source: CheckpointPath | None = None
+    optimizer: bool = True  # whether with the optimizer's state
 
 
 async def create_model(backend: Backend, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
     body = call.body
-    ticket = Ticket(body.session_id, body.model_seq_id, "create_model", call.fingerprint)
-    return start_model(backend, ticket, lambda: _new_model(backend, body, ticket))
+    ticket = Ticket(body.session_id, body.model_seq_id, "create_model", call.fingerprint, call.access.new_owner)
+    return start_model(backend, call.access, ticket, lambda: _new_model(backend, call.access, body, ticket))
 
 
-def start_model(backend: Backend, ticket: Ticket, prepare: Callable[[], NewModel]) -> Mapping[str, Any]:
+def start_model(backend: Backend, access: Access, ticket: Ticket, prepare: Callable[[], NewModel]) -> Mapping[str, Any]:
     """Makes the model of the ticket's number in the ticket's session, unless that was asked for before.
 
     `prepare` refuses what can be seen to be wrong, before the number is taken.
     """
+    access.session(ticket.scope)
     request_id = backend.futures.repeated(ticket) or _submit(backend, ticket, prepare())
     return UntypedAPIFuture(request_id, backend.ids.model_of(ticket.scope, ticket.seq_id)).to_dict()
 
 
 def creating(
     backend: Backend,
+    access: Access,
     ticket: Ticket,
     base_model: str,
     lora: LoraShape,
@@ -63,11 +70,14 @@ def creating(
     metadata: UserMetadata | None,
 ) -> ModelRow:
     """The row of a model that is about to be made. Raises `Refused` for one that this session cannot have."""
-    session = backend.open_session(ticket.scope)
+    session = access.open_session(ticket.scope)
     if ticket.seq_id is None or ticket.seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more")
     if optimizer and optimizer.type_ != "adamw":
         raise bad_request(f"this server has no optimizer {optimizer.type_!r}; it has 'adamw'")
+    at_most(backend.limits.rank, lora.rank, "lora_config", "rank")
+    if backend.store.models.count_in_memory() >= backend.limits.models:
+        raise bad_request(f"{backend.limits.models} models are in memory, as many as may be; unload one, or finish its session")
     return ModelRow(
         model_id=backend.ids.model_of(session.session_id, ticket.seq_id),
         session_id=session.session_id,
@@ -80,30 +90,37 @@ def creating(
     )
 
 
-def _new_model(backend: Backend, body: CreateModelRequest, ticket: Ticket) -> NewModel:
-    row = creating(backend, ticket, body.base_model, lora_shape(body.lora_config), body.optimizer_config, body.user_metadata)
+def _new_model(backend: Backend, access: Access, body: CreateModelRequest, ticket: Ticket) -> NewModel:
+    row = creating(
+        backend, access, ticket, body.base_model, lora_shape(body.lora_config), body.optimizer_config, body.user_metadata
+    )
     make = partial(backend.engine.create_model, row.model_id, row.base_model, row.lora)
     return NewModel(row, make, CreateModelResponse(row.model_id, "create_model").to_dict())
 
 
 def _submit(backend: Backend, ticket: Ticket, new: NewModel) -> str:
     model_id = new.row.model_id
-    backend.store.add_model(new.row)
+    backend.store.models.add(new.row)
 
     async def work() -> bytes:
         try:
             await backend.lanes.call(new.make)
         except Exception:
-            backend.store.set_model_state(model_id, "failed")
+            backend.store.models.set_state(model_id, "failed")
             raise
-        backend.store.mark_created(model_id)
+        backend.store.models.mark_created(model_id)
+        backend.revival.made(model_id)
+        if new.source:
+            backend.revival.reached(model_id, new.source, optimizer=new.optimizer)
+        details = {"model_id": model_id, "base_model": new.row.base_model}
+        backend.store.audit.add(ticket.owner, "model.created", details, time.time())
         return encode(new.result)
 
     return backend.futures.submit(ticket, work, lane=model_id, number=None)
 
 
 async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str, Any]:
-    row = backend.run(call.body.model_id)
+    row = call.access.run(call.body.model_id)
     base = backend.base_model(row.base_model)
     return GetInfoResponse(
         model_id=row.model_id,
@@ -111,20 +128,22 @@ async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str,
         model_name=base.name,
         is_lora=True,
         lora_rank=row.lora.rank,
+        optimizer_config=OptimizerConfig("adamw"),
         type_="get_info",
     ).to_dict()
 
 
 async def unload_model(backend: Backend, call: Call[UnloadModelRequest]) -> Mapping[str, Any]:
     """Unloads the model after the requests whose turn has come; it takes no more."""
-    row = backend.model(call.body.model_id)
+    row = call.access.model(call.body.model_id)
     backend.retire(row)
+    backend.store.audit.add(row.owner, "model.unloaded", {"model_id": row.model_id}, time.time())
 
     async def work() -> bytes:
         await backend.lanes.call(backend.engine.unload_model, row.model_id)
         return encode(UnloadModelResponse(row.model_id, "unload_model").to_dict())
 
-    ticket = Ticket(row.model_id, None, "unload_model", call.fingerprint)
+    ticket = Ticket(row.model_id, None, "unload_model", call.fingerprint, call.access.new_owner)
     request_id = backend.futures.submit(ticket, work, lane=row.model_id, number=None)
     return UntypedAPIFuture(request_id, row.model_id).to_dict()
 

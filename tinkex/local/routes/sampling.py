@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from attrs import evolve
@@ -15,40 +16,41 @@ from tinkex_api.models import (
     JoinSamplingSessionRequest,
     JoinSamplingSessionResponse,
     SampleRequest,
-    SampleStreamEvent,
     UntypedAPIFuture,
 )
 
 from tinkex.local import paths
+from tinkex.local.access import Access
 from tinkex.local.backend import Backend
-from tinkex.local.engine.base import Engine, InvalidRequest, SampleSpec
-from tinkex.local.errors import bad_request, malformed, not_found
+from tinkex.local.engine.base import OnToken, SampleResult, SampleSpec
+from tinkex.local.errors import bad_request, malformed
 from tinkex.local.events import EventStream
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, get, post
-from tinkex.local.lanes import Job
+from tinkex.local.limits import at_most
 from tinkex.local.store import SamplerRow
 from tinkex.local.translate import encode_sample, sample_spec
-
-logger = logging.getLogger("tinkex.local")
 
 
 async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSessionRequest]) -> Mapping[str, Any]:
     body = call.body
     if body.sampling_session_seq_id < 0:
         raise malformed("sampling_session_seq_id", message="must be 0 or more")
+    call.access.session(body.session_id)
     sampler_id = backend.ids.sampler_of(body.session_id, body.sampling_session_seq_id)
-    wanted = _sampler(backend, sampler_id, body.session_id, body.base_model, body.model_path)
-    known = backend.store.sampler(sampler_id)
+    wanted = _sampler(backend, call.access, sampler_id, body.session_id, body.base_model, body.model_path)
+    known = backend.store.samplers.get(sampler_id)
     if known is None:
-        backend.open_session(body.session_id)
-        backend.store.add_sampler(wanted, time.time())
-    elif known != wanted:
+        call.access.open_session(body.session_id)
+        backend.store.samplers.add(wanted, time.time())
+    elif known != evolve(wanted, owner=known.owner):
         raise bad_request(f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other weights")
     return CreateSamplingSessionResponse(sampler_id, type_="create_sampling_session").to_dict()
 
 
-def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str | None, model_path: str | None) -> SamplerRow:
+def _sampler(
+    backend: Backend, access: Access, sampler_id: str, session_id: str, base_model: str | None, model_path: str | None
+) -> SamplerRow:
     """A base model, or saved weights, whose base model may be named too."""
     if not isinstance(model_path, str):
         if not isinstance(base_model, str):
@@ -57,62 +59,82 @@ def _sampler(backend: Backend, sampler_id: str, session_id: str, base_model: str
     path = paths.parse(model_path)
     if path.kind == paths.EXTERNAL_WEIGHTS:
         raise bad_request(f"{path} was saved as files to be fetched; sample from what save_weights_for_sampler saved")
-    backend.checkpoint(path)
-    trained = backend.run(path.run_id).base_model
+    trained = access.run_of(access.checkpoint(path)).base_model
     if isinstance(base_model, str) and base_model != trained:
         raise bad_request(f"{model_path} was trained over {trained!r}, not over {base_model!r}")
     return SamplerRow(sampler_id, session_id, backend.base_model(trained).name, model_path, str(path.folder(backend.data_dir)))
 
 
 async def get_sampler(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    row = _known_sampler(backend, call.path["sampler_id"])
+    row = call.access.sampler(call.path["sampler_id"])
     return GetSamplerResponse(row.sampler_id, row.base_model, row.model_path).to_dict()
 
 
 async def join_sampling_session(backend: Backend, call: Call[JoinSamplingSessionRequest]) -> Mapping[str, Any]:
-    sampler = _known_sampler(backend, call.body.sampling_session_id)
-    return JoinSamplingSessionResponse(backend.store.number_copy(sampler.sampler_id)).to_dict()
+    sampler = call.access.sampler(call.body.sampling_session_id)
+    return JoinSamplingSessionResponse(backend.store.samplers.number_copy(sampler.sampler_id)).to_dict()
 
 
 async def sample(backend: Backend, call: Call[SampleRequest]) -> Mapping[str, Any]:
     body = call.body
-    sampler = _sampler_of(backend, body)
+    sampler = _sampler_of(backend, call.access, body)
     number = body.seq_id if isinstance(body.seq_id, int) and body.sampling_session_id else None
-    ticket = Ticket(sampler.sampler_id, number, "sample", call.fingerprint)
+    ticket = Ticket(sampler.sampler_id, number, "sample", call.fingerprint, call.access.new_owner)
     request_id = backend.futures.repeated(ticket) or _submit(backend, sampler, ticket, body)
     ids = [f"{request_id}:{index}" for index in range(body.num_samples)]
     return UntypedAPIFuture(request_id, sample_sequence_ids=ids).to_dict()
 
 
 def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleRequest) -> str:
-    spec = sample_spec(body)
+    spec = _spec(backend, body)
 
     async def work() -> bytes:
         await backend.load_sampler(sampler)
-        targets = body.target_prompt_logprobs
-        return await backend.lanes.call(lambda: encode_sample(backend.engine.sample(sampler.weights_id, spec), targets))
+        result = await asyncio.wrap_future(backend.engine.sample(sampler.weights_id, spec))
+        _note_usage(backend, ticket.owner, sampler, spec, result)
+        return encode_sample(result, body.target_prompt_logprobs)
 
-    return backend.futures.submit(ticket, work, lane=sampler.weights_id, number=None)
+    return backend.futures.start(ticket, work)
+
+
+def _spec(backend: Backend, body: SampleRequest) -> SampleSpec:
+    limits = backend.limits
+    at_most(limits.num_samples, body.num_samples, "num_samples")
+    for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
+        at_most(limits.top_tokens, getattr(body, name) or 0, name)
+    spec = sample_spec(body)
+    at_most(limits.tokens, len(spec.prompt), "prompt", "number of tokens")
+    return spec
 
 
 async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStream:
-    sampler, spec, events = _sampler_of(backend, call.body), sample_spec(call.body), EventStream()
+    sampler, spec = _sampler_of(backend, call.access, call.body), _spec(backend, call.body)
     if spec.num_samples != 1:
         raise malformed("num_samples", message="must be 1: one sample is streamed")
     for name in _NOT_STREAMED:
         if getattr(call.body, name):
             raise bad_request(f"a stream gives no {name}")
 
-    async def run() -> None:
-        try:
-            if not events.left:
-                await backend.load_sampler(sampler)
-                await backend.lanes.call(_tell, backend.engine, sampler.weights_id, spec, events)
-        finally:
-            events.end()
+    await backend.load_sampler(sampler)
+    loop = asyncio.get_running_loop()
 
-    backend.lanes.put(sampler.weights_id, None, Job(None, run))
-    return events
+    def begin(on_token: OnToken) -> Future[SampleResult]:
+        sample = backend.engine.sample(sampler.weights_id, spec, on_token)
+        sample.add_done_callback(lambda done: None if loop.is_closed() else loop.call_soon_threadsafe(note, done))
+        return sample
+
+    def note(done: Future[SampleResult]) -> None:
+        if not done.cancelled() and not done.exception():
+            _note_usage(backend, call.access.new_owner, sampler, spec, done.result())
+
+    return EventStream(begin)
+
+
+def _note_usage(backend: Backend, owner: str, sampler: SamplerRow, spec: SampleSpec, result: SampleResult) -> None:
+    """The prompt counts once, however many samples there are."""
+    usage, whose, now = backend.store.usage, (owner, sampler.session_id, sampler.base_model), time.time()
+    usage.add(*whose, "sampling_prefill", len(spec.prompt), now)
+    usage.add(*whose, "sampling_sample", sum(len(sequence.tokens) for sequence in result.sequences), now)
 
 
 _NOT_STREAMED = (
@@ -121,55 +143,23 @@ _NOT_STREAMED = (
 )
 
 
-class _ClientLeft(Exception):
-    """Ends the sampling for somebody who reads no more."""
-
-
-def _tell(engine: Engine, sampler_id: str, spec: SampleSpec, events: EventStream) -> None:
-    """Samples in this thread, and tells of each token and of the end."""
-
-    def on_token(token: int, logprob: float) -> None:
-        if events.left:
-            raise _ClientLeft
-        events.tell(SampleStreamEvent(tokens=[token], logprobs=[logprob]))
-
-    try:
-        result = engine.sample(sampler_id, spec, on_token)
-    except _ClientLeft:
-        logger.debug("a stream from %s was left before its end", sampler_id)
-    except InvalidRequest as error:
-        events.tell(SampleStreamEvent(error=str(error), category="user"))
-    except Exception as error:
-        logger.exception("a stream from %s failed", sampler_id)
-        events.tell(SampleStreamEvent(error=f"the sampling failed in the server: {type(error).__name__}", category="server"))
-    else:
-        events.tell(SampleStreamEvent(stop_reason=result.sequences[0].stop_reason))
-
-
-def _sampler_of(backend: Backend, body: SampleRequest) -> SamplerRow:
+def _sampler_of(backend: Backend, access: Access, body: SampleRequest) -> SamplerRow:
     """The sampling session's, or one for all who ask for these weights without a session."""
     if isinstance(body.sampling_session_id, str):
-        return _known_sampler(backend, body.sampling_session_id)
-    row = _sampler(backend, "", "", body.base_model, body.model_path)
+        return access.sampler(body.sampling_session_id)
+    row = _sampler(backend, access, "", "", body.base_model, body.model_path)
     return evolve(row, sampler_id=f"{row.model_path or row.base_model} as of {_saved_at(backend, row)}")
 
 
 def _saved_at(backend: Backend, row: SamplerRow) -> float:
     """A path that was written anew is another sampler."""
-    checkpoint = backend.store.checkpoint(paths.parse(row.model_path)) if row.model_path else None
+    checkpoint = backend.store.checkpoints.get(paths.parse(row.model_path)) if row.model_path else None
     return checkpoint.created_at if checkpoint else 0.0
-
-
-def _known_sampler(backend: Backend, sampler_id: str) -> SamplerRow:
-    row = backend.store.sampler(sampler_id)
-    if row is None:
-        raise not_found(f"unknown sampling session {sampler_id!r}")
-    return row
 
 
 ROUTES = [
     post("/create_sampling_session", CreateSamplingSessionRequest, create_sampling_session),
-    get("/samplers/{sampler_id}", get_sampler),
+    get("/samplers/{sampler_id:path}", get_sampler),
     post("/join_sampling_session", JoinSamplingSessionRequest, join_sampling_session),
     post("/asample", SampleRequest, sample),
     post("/asample_stream", SampleRequest, sample_stream),

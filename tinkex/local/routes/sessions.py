@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinkex_api.models import (
+    AssignSessionProjectRequest,
     CreateSessionRequest,
     CreateSessionResponse,
     FinishSessionRequest,
@@ -18,10 +19,10 @@ from tinkex_api.models import (
 )
 
 from tinkex.local.backend import Backend
-from tinkex.local.errors import Refused
-from tinkex.local.http import Call, get, post
-from tinkex.local.routes.paging import page
-from tinkex.local.store import SessionRow
+from tinkex.local.errors import Refused, malformed
+from tinkex.local.http import Call, get, post, put
+from tinkex.local.routes.query import accessible, page
+from tinkex.local.store import FINISH_REASONS, SessionRow
 
 
 async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> Mapping[str, Any]:
@@ -34,39 +35,57 @@ async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> 
         project_id=body.project_id or None,
         display_name=body.display_name or None,
         created_at=time.time(),
+        owner=call.access.new_owner,
     )
-    backend.store.add_session(row)
+    backend.store.sessions.add(row)
+    details = {"session_id": row.session_id, "project_id": row.project_id, "display_name": row.display_name}
+    backend.store.audit.add(row.owner, "session.created", details, row.created_at)
     return CreateSessionResponse(row.session_id).to_dict()
 
 
 async def heartbeat(backend: Backend, call: Call[SessionHeartbeatRequest]) -> Mapping[str, Any]:
-    row = backend.session(call.body.session_id)
+    row = call.access.session(call.body.session_id)
     if row.finished_at is not None:
         raise Refused(410, f"session {row.session_id!r} was finished")
-    backend.store.note_heartbeat(row.session_id, time.time())
+    backend.store.sessions.note_heartbeat(row.session_id, time.time())
     return SessionHeartbeatResponse(type_="session_heartbeat").to_dict()
 
 
 async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
     """Ends the session; its models are unloaded after the requests whose turn has come."""
-    row = backend.session(call.path["session_id"])
-    if backend.store.finish_session(row.session_id, call.body.reason.type_, call.body.detail, time.time()):
-        for model in backend.store.models_of(row.session_id):
+    row, reason, now = call.access.session(call.path["session_id"]), call.body.reason.type_, time.time()
+    if reason not in FINISH_REASONS:
+        raise malformed("reason", "type", message=f"must be one of {', '.join(FINISH_REASONS)}")
+    if backend.store.sessions.finish(row.session_id, reason, call.body.detail, now):
+        backend.store.audit.add(row.owner, "session.finished", {"session_id": row.session_id, "reason": reason}, now)
+        for model in backend.store.models.of_session(row.session_id):
             if backend.retire(model):
                 backend.unload_later(model.model_id)
     return {}
 
 
+async def assign_project(backend: Backend, call: Call[AssignSessionProjectRequest]) -> Mapping[str, Any]:
+    """A project is no more than a name."""
+    row, project_id = call.access.session(call.path["session_id"]), call.body.project_id
+    backend.store.sessions.set_project(row.session_id, project_id)
+    details = {"session_id": row.session_id, "project_id": project_id}
+    backend.store.audit.add(row.owner, "project.assigned", details, time.time())
+    return {}
+
+
 async def list_sessions(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    """One's own, whatever the scope: nobody can read another's session."""
+    accessible(call.query)
     limit, offset = page(call.query, limit=20)
-    return ListSessionsResponse(backend.store.session_ids(limit, offset)).to_dict()
+    return ListSessionsResponse(backend.store.sessions.ids(call.access.owner, limit, offset)).to_dict()
 
 
 async def get_session(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    row = backend.session(call.path["session_id"])
+    accessible(call.query)
+    row = call.access.session(call.path["session_id"])
     return GetSessionResponse(
-        training_run_ids=[model.model_id for model in backend.store.models_of(row.session_id)],
-        sampler_ids=backend.store.sampler_ids(row.session_id),
+        training_run_ids=[model.model_id for model in backend.store.models.of_session(row.session_id)],
+        sampler_ids=backend.store.samplers.ids_of(row.session_id),
         user_metadata=UserMetadata.from_dict(row.user_metadata),
         display_name=row.display_name,
     ).to_dict()
@@ -76,6 +95,7 @@ ROUTES = [
     post("/create_session", CreateSessionRequest, create_session, defaults={"tags": [], "user_metadata": {}, "sdk_version": ""}),
     post("/session_heartbeat", SessionHeartbeatRequest, heartbeat),
     post("/sessions/{session_id}/finish", FinishSessionRequest, finish),
+    put("/sessions/{session_id}/project", AssignSessionProjectRequest, assign_project),
     get("/sessions", list_sessions),
     get("/sessions/{session_id}", get_session),
 ]

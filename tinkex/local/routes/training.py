@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,11 +20,12 @@ from tinkex.local.backend import Backend
 from tinkex.local.errors import malformed
 from tinkex.local.futures import Work
 from tinkex.local.http import Call, post
+from tinkex.local.limits import at_most
 from tinkex.local.protobuf import read_forward_backward
 from tinkex.local.routes.custom_losses import custom_loss
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
 from tinkex.local.store import ModelRow
-from tinkex.local.translate import adam_settings, encode, encode_loss, examples, loss_config
+from tinkex.local.translate import adam_settings, count_trained, encode, encode_loss, examples, loss_config
 
 
 async def forward_backward(backend: Backend, call: Call[ForwardBackwardRequest]) -> Mapping[str, Any]:
@@ -47,12 +49,25 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
         loss, config = custom_loss(backend, row, batch, (at,)), {}
     else:
         loss, config = batch.loss_fn, loss_config(batch, (at,))
+    limits = backend.limits
+    at_most(limits.datums, len(batch.data), at, "number of data")
     data = examples(batch, (at,))
+    at_most(limits.tokens, sum(len(example.tokens) for example in data), at, "number of tokens")
 
-    def compute() -> bytes:
-        return encode_loss(backend.engine.forward_backward(row.model_id, data, loss, config, backward=backward))
+    def compute() -> tuple[bytes, float]:
+        result = backend.engine.forward_backward(row.model_id, data, loss, config, backward=backward)
+        return encode_loss(result), result.metrics["loss:sum"]
 
-    return lambda: backend.lanes.call(compute)
+    async def work() -> bytes:
+        encoded, total = await backend.lanes.call(compute)
+        now = time.time()
+        if backward:
+            backend.store.steps.add_loss(row.model_id, total, count_trained(data), now)
+        token_count = sum(len(example.tokens) for example in data)
+        backend.store.usage.add(row.owner, row.session_id, row.base_model, "training", token_count, now)
+        return encoded
+
+    return work
 
 
 def _optim_step(backend: Backend, row: ModelRow, body: OptimStepRequest) -> Work:
@@ -62,6 +77,7 @@ def _optim_step(backend: Backend, row: ModelRow, body: OptimStepRequest) -> Work
 
     async def work() -> bytes:
         metrics = await backend.lanes.call(backend.engine.optim_step, row.model_id, adam)
+        backend.store.steps.end(row.model_id)
         return encode(OptimStepResponse(Metrics.from_dict(metrics)).to_dict())
 
     return work

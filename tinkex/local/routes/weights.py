@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from tinkex_api.models import (
 )
 
 from tinkex.local import paths
+from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import InvalidRequest
-from tinkex.local.errors import bad_request, malformed
+from tinkex.local.errors import Refused, bad_request, malformed
 from tinkex.local.futures import Ticket, Work
 from tinkex.local.http import Call, post
 from tinkex.local.paths import EXTERNAL_WEIGHTS, SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath, check_name
@@ -30,6 +32,8 @@ from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
 from tinkex.local.routes.models import NewModel, creating, start_model
 from tinkex.local.store import CheckpointRow, ModelRow, SamplerRow
 from tinkex.local.translate import encode
+
+_LONGEST_TTL = 10 * 365 * 24 * 3600
 
 
 async def save(backend: Backend, call: Call[SaveWeightsRequest]) -> Mapping[str, Any]:
@@ -51,17 +55,24 @@ async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str,
     if (body.model_id is None) == (body.session_id is None):
         raise malformed("model_id", message="or session_id is needed: one of them, not both")
     if body.session_id is None:
-        return in_turn(backend, call, "load_weights", lambda row: _load(backend, row, path, optimizer=body.optimizer))
+        return in_turn(backend, call, "load_weights", lambda row: _load(backend, call.access, row, path, body))
     if body.model_seq_id is None:
         raise malformed("model_seq_id", message="is missing: session_id needs it")
-    ticket = Ticket(body.session_id, body.model_seq_id, "load_weights", call.fingerprint)
-    return start_model(backend, ticket, lambda: _loaded_model(backend, body, path, ticket))
+    ticket = Ticket(body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner)
+    return start_model(backend, call.access, ticket, lambda: _loaded_model(backend, call.access, body, path, ticket))
 
 
 def _save(backend: Backend, row: ModelRow, body: SaveWeightsRequest) -> Work:
     path = CheckpointPath(row.model_id, WEIGHTS, check_name(body.path, "path"))
     result = SaveWeightsResponse(str(path), "save_weights")
-    return _save_named(backend, path, checked_ttl(body.ttl_seconds), lambda saved: result.to_dict(), overwrite=bool(body.overwrite))
+    save = _save_named(backend, row, path, body, lambda saved: result.to_dict(), overwrite=bool(body.overwrite))
+
+    async def work() -> bytes:
+        saved = await save()
+        backend.revival.reached(row.model_id, path, optimizer=True, seq_id=body.seq_id)
+        return saved
+
+    return work
 
 
 def _save_for_sampler(backend: Backend, row: ModelRow, body: SaveWeightsForSamplerRequest) -> Work:
@@ -71,7 +82,7 @@ def _save_for_sampler(backend: Backend, row: ModelRow, body: SaveWeightsForSampl
             raise malformed("sampling_session_seq_id", message="and path cannot both be given")
         path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
         result = SaveWeightsForSamplerResponse(str(path), type_="save_weights_for_sampler")
-        return _save_named(backend, path, checked_ttl(body.ttl_seconds), lambda saved: result.to_dict(), overwrite=False)
+        return _save_named(backend, row, path, body, lambda saved: result.to_dict())
     if body.sampling_session_seq_id is None:
         raise malformed("path", message="is missing, and so is sampling_session_seq_id: one of them is needed")
     return _save_ephemeral(backend, row, body.sampling_session_seq_id, inflight=inflight)
@@ -93,34 +104,51 @@ def _save_external(backend: Backend, row: ModelRow, body: SaveWeightsExternalReq
     def result(saved: CheckpointRow) -> Mapping[str, Any]:
         return SaveWeightsExternalResponse(str(path), saved.size_bytes, "save_weights_external").to_dict()
 
-    return _save_named(backend, path, checked_ttl(body.ttl_seconds), result, overwrite=False)
+    return _save_named(backend, row, path, body, result)
 
 
 def checked_ttl(seconds: int | None) -> int | None:
     """Raises `Refused` for a lifetime that is none."""
-    if seconds is not None and seconds < 1:
-        raise malformed("ttl_seconds", message="must be 1 or more")
+    if seconds is not None and not 1 <= seconds <= _LONGEST_TTL:
+        raise malformed("ttl_seconds", message=f"must be 1 to {_LONGEST_TTL}, which is ten years")
     return seconds
 
 
 def _save_named(
     backend: Backend,
+    row: ModelRow,
     path: CheckpointPath,
-    ttl_seconds: int | None,
+    body: SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest,
     result: Callable[[CheckpointRow], Mapping[str, Any]],
     *,
-    overwrite: bool,
+    overwrite: bool = False,
 ) -> Work:
+    ttl_seconds, metadata = checked_ttl(body.ttl_seconds), _metadata(body)
+
     async def work() -> bytes:
-        if backend.store.checkpoint(path) and not overwrite:
+        if backend.store.checkpoints.get(path) and not overwrite:
             raise InvalidRequest(f"{path} exists; save under another name, or delete it first")
         folder, now = path.folder(backend.data_dir), time.time()
         await backend.lanes.call(backend.engine.save_model, path.run_id, folder, optimizer=path.kind == WEIGHTS)
-        saved = CheckpointRow(path, _size(folder), now, expiry(now, ttl_seconds))
-        backend.store.put_checkpoint(saved)
+        saved = CheckpointRow(path, _size(folder), now, expiry(now, ttl_seconds), metadata)
+        backend.store.checkpoints.put(saved)
+        note_saved(backend, row, saved, "saved")
         return encode(result(saved))
 
     return work
+
+
+def _metadata(body: SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest) -> Mapping[str, str]:
+    if isinstance(body, SaveWeightsExternalRequest) or body.user_metadata is None:
+        return {}
+    return body.user_metadata.additional_properties
+
+
+def note_saved(backend: Backend, run: ModelRow, saved: CheckpointRow, what: str) -> None:
+    """In the audit log, and among what the run's session has used."""
+    details = {"tinker_path": str(saved.path), "size_bytes": saved.size_bytes}
+    backend.store.audit.add(run.owner, f"checkpoint.{what}", details, saved.created_at)
+    backend.store.usage.add(run.owner, run.session_id, run.base_model, "checkpoint", 1, saved.created_at)
 
 
 def expiry(now: float, ttl_seconds: int | None) -> float | None:
@@ -136,12 +164,12 @@ def _save_ephemeral(backend: Backend, row: ModelRow, number: int, *, inflight: b
     sampler = evolve(new, folder=str(folder))
 
     async def work() -> bytes:
-        if backend.store.sampler(sampler_id):
+        if backend.store.samplers.get(sampler_id):
             raise InvalidRequest(f"sampling_session_seq_id {number} of session {row.session_id!r} was used before")
         await backend.lanes.call(backend.engine.save_model, row.model_id, folder, optimizer=False)
         if inflight:
             await backend.reload_sampler(sampler)
-        backend.store.add_sampler(sampler, time.time())
+        backend.store.samplers.add(sampler, time.time())
         return encode(SaveWeightsForSamplerResponse(sampling_session_id=sampler_id).to_dict())
 
     return work
@@ -158,28 +186,30 @@ def _training_path(text: str) -> CheckpointPath:
     return path
 
 
-def _load(backend: Backend, row: ModelRow, path: CheckpointPath, *, optimizer: bool) -> Work:
+def _load(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, body: LoadWeightsRequest) -> Work:
     async def work() -> bytes:
         # looked for only now: it may be saved by the request before
-        saved = backend.store.model(path.run_id)
-        if saved is None or backend.store.checkpoint(path) is None:
-            raise InvalidRequest(f"there is no checkpoint {path}")
+        try:
+            saved = access.run_of(access.checkpoint(path))
+        except Refused as refusal:
+            raise InvalidRequest(str(refusal.detail)) from refusal
         _check_fit(path, saved, row)
         folder = path.folder(backend.data_dir)
-        await backend.lanes.call(backend.engine.load_model, row.model_id, folder, optimizer=optimizer)
+        await backend.lanes.call(backend.engine.load_model, row.model_id, folder, optimizer=body.optimizer)
+        backend.revival.reached(row.model_id, path, optimizer=body.optimizer, seq_id=body.seq_id)
         return encode(_loaded(path, row.model_id))
 
     return work
 
 
-def _loaded_model(backend: Backend, body: LoadWeightsRequest, path: CheckpointPath, ticket: Ticket) -> NewModel:
+def _loaded_model(backend: Backend, access: Access, body: LoadWeightsRequest, path: CheckpointPath, ticket: Ticket) -> NewModel:
     """A model of the checkpoint's shape, over its base model or another that the weights fit."""
-    backend.checkpoint(path)
-    run = backend.run(path.run_id)
+    run = access.run_of(access.checkpoint(path))
     lora = evolve(run.lora, seed=None)  # its weights come from the checkpoint, not from a seed
-    row = creating(backend, ticket, body.base_model or run.base_model, lora, body.optimizer_config, body.user_metadata)
+    row = creating(backend, access, ticket, body.base_model or run.base_model, lora, body.optimizer_config, body.user_metadata)
     folder = path.folder(backend.data_dir)
-    return NewModel(row, lambda: _make_loaded(backend, row, folder, optimizer=body.optimizer), _loaded(path, row.model_id))
+    make = partial(_make_loaded, backend, row, folder, optimizer=body.optimizer)
+    return NewModel(row, make, _loaded(path, row.model_id), path, body.optimizer)
 
 
 def _make_loaded(backend: Backend, row: ModelRow, folder: Path, *, optimizer: bool) -> None:

@@ -1,0 +1,102 @@
+"""`make_site`: the pages as an application of their own, beside the API."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from attrs import define, field
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from tinkex.local.access import Access
+from tinkex.local.backend import Backend
+from tinkex.local.http import refuse_route
+from tinkex.local.pages.contract import contract_text
+from tinkex.local.pages.login import Logins, OwnerOf, read_form
+from tinkex.local.pages.status import disk_of, status
+from tinkex.local.pages.templates import render
+from tinkex.local.profiles import Profile
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def make_site(backend: Backend, profile: Profile, owner_of: OwnerOf | None) -> Starlette:
+    """`owner_of` tells whose a key is; None where no key is asked for."""
+    site = _Site(backend, profile, Logins(owner_of) if owner_of else None)
+    return Starlette(
+        routes=[
+            Route("/", site.show_status),
+            Route("/docs", site.show_reference),
+            Route("/openapi.yaml", site.show_contract),
+            Route("/login", site.log_in, methods=["POST"]),
+            Route("/logout", site.log_out, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: refuse_route},
+    )
+
+
+@define(eq=False)
+class _Site:
+    _backend: Backend
+    _profile: Profile
+    _logins: Logins | None
+    _started: float = field(factory=time.time)
+
+    async def show_status(self, request: Request) -> Response:
+        owner = self._logins.owner(request) if self._logins else None
+        if self._logins and owner is None:
+            return self._page(request, "login.html", 401, refused=False)
+        # the holder of one key among several is to learn nothing of the others' data
+        disk = None if self._logins else await asyncio.to_thread(disk_of, self._backend.data_dir)
+        return self._page(
+            request,
+            "status.html",
+            seen=status(self._backend, Access(self._backend.store, owner)),
+            disk=disk,
+            models=list(self._backend.base_models.values()),
+            profile=self._profile,
+            started=self._started,
+            now=time.time(),
+        )
+
+    async def show_reference(self, request: Request) -> Response:
+        """The contract is no secret: it asks for no key."""
+        return await asyncio.to_thread(lambda: self._page(request, "docs.html", contract=_reference()))
+
+    async def show_contract(self, request: Request) -> Response:
+        return PlainTextResponse(await asyncio.to_thread(contract_text), media_type="application/yaml", headers=_HEADERS)
+
+    async def log_in(self, request: Request) -> Response:
+        key = (await read_form(request)).get("key", "")
+        home = RedirectResponse("/", 303)
+        if self._logins is None or self._logins.begin(key, home, https=request.url.scheme == "https"):
+            return home
+        return self._page(request, "login.html", 401, refused=True)
+
+    async def log_out(self, request: Request) -> Response:
+        home = RedirectResponse("/", 303)
+        if self._logins:
+            self._logins.end(request, home)
+        return home
+
+    def _page(self, request: Request, template: str, code: int = 200, **values: object) -> HTMLResponse:
+        logged_in = self._logins is not None and self._logins.owner(request) is not None
+        html = render(template, base_url=str(request.base_url).rstrip("/"), logged_in=logged_in, **values)
+        return HTMLResponse(html, code, headers=_HEADERS)
+
+
+def _reference() -> object:
+    from tinkex.local.pages.reference import reference  # here, since few look at it, and what it needs takes its time to import
+
+    return reference()

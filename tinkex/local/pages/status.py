@@ -1,0 +1,83 @@
+"""What the status page shows, as values."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from tinkex.local.access import Access
+from tinkex.local.backend import Backend
+from tinkex.local.disk import folder_size
+from tinkex.local.futures import Pending
+from tinkex.local.pages.curve import Curve, draw
+from tinkex.local.store import CheckpointRow, ModelRow, RunQuery, SessionRow
+
+_LISTED = 20  # sessions, and runs
+_PENDING = 50
+_POINTS = 300  # of a curve
+
+
+@frozen
+class Run:
+    """A training run, with what came of it."""
+
+    row: ModelRow
+    steps: int
+    curve: Curve | None
+    loss: float | None
+    """Of the newest step, per token."""
+    checkpoints: Sequence[CheckpointRow]
+
+
+@frozen
+class Disk:
+    """The data folder, and what it takes and leaves, in bytes."""
+
+    folder: str
+    used: int
+    free: int
+
+
+@frozen
+class Status:
+    """All that one caller may see; the newest of each kind first, and how many there are in all."""
+
+    sessions: Sequence[SessionRow]
+    runs: Sequence[Run]
+    runs_in_all: int
+    pending: Sequence[Pending]
+    pending_in_all: int
+    checkpoints_size: int
+
+
+def disk_of(folder: Path) -> Disk:
+    """For a worker thread: it may take a while."""
+    return Disk(str(folder), folder_size(folder), shutil.disk_usage(folder).free)
+
+
+def status(backend: Backend, access: Access) -> Status:
+    store = backend.store
+    rows = store.models.page(RunQuery(access.owner), _LISTED, 0)
+    pending = backend.futures.pending(access)
+    return Status(
+        sessions=[access.session(session_id) for session_id in store.sessions.ids(access.owner, _LISTED, 0)],
+        runs=[_run(backend, row) for row in rows],
+        runs_in_all=store.models.count(RunQuery(access.owner)),
+        pending=pending[:_PENDING],
+        pending_in_all=len(pending),
+        checkpoints_size=store.checkpoints.size(access.owner),
+    )
+
+
+def _run(backend: Backend, row: ModelRow) -> Run:
+    steps = backend.store.steps.curve(row.model_id, _POINTS)
+    return Run(
+        row=row,
+        steps=steps[-1].number if steps else 0,
+        curve=draw(steps),
+        loss=steps[-1].loss if steps else None,
+        checkpoints=backend.store.checkpoints.of_run(row.model_id),
+    )

@@ -1,0 +1,33 @@
+"""The pages' templates. Whatever stands in them is escaped, whoever chose it."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tinkex._version import __version__
+from tinkex.local.http import PREFIX
+from tinkex.local.pages import curve, words
+from tinkex.local.paths import CheckpointPath
+
+_CONSTANTS = {"version": __version__, "width": curve.WIDTH, "height": curve.HEIGHT, "most_checkpoints": 5}  # checkpoints of a run
+
+
+def render(template: str, **values: object) -> str:
+    return _environment.get_template(template).render({**_CONSTANTS, **values})
+
+
+def _archive(path: CheckpointPath) -> str:
+    run, kind, name = (quote(part, safe=":") for part in (path.run_id, path.kind, path.name))
+    return f"{PREFIX}/training_runs/{run}/checkpoints/{kind}/{name}/archive"
+
+
+_environment = Environment(
+    loader=PackageLoader("tinkex.local", "pages"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters.update(size=words.size, span=words.span, moment=words.moment, number=words.number, archive=_archive)

@@ -1,0 +1,99 @@
+"""`Store`: all that the server remembers, in one SQLite file. Values in and out; a module for each table.
+
+Example:
+    with closing(Store(folder / "tinkex.db")) as store:
+        store.sessions.get("s-1")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tinkex.local.store.audit import AuditLog
+from tinkex.local.store.checkpoints import Checkpoints
+from tinkex.local.store.custom_losses import CustomLosses
+from tinkex.local.store.database import Database, StoreError
+from tinkex.local.store.futures import StoredFutures
+from tinkex.local.store.keys import Keys
+from tinkex.local.store.models import Models
+from tinkex.local.store.rows import (
+    FINISH_REASONS,
+    AuditRow,
+    Category,
+    CheckpointRow,
+    CustomLossRow,
+    EndedFuture,
+    FoundSession,
+    FutureRow,
+    FutureState,
+    KeyRow,
+    ModelRow,
+    ModelState,
+    RunQuery,
+    SamplerRow,
+    SessionQuery,
+    SessionRow,
+    StepRow,
+    StorageRow,
+    StoredSpan,
+    TimedFuture,
+    UsageKind,
+    UsageRow,
+)
+from tinkex.local.store.samplers import Samplers
+from tinkex.local.store.sessions import Sessions
+from tinkex.local.store.steps import Steps
+from tinkex.local.store.usage import Usage
+
+__all__ = [
+    "FINISH_REASONS",
+    "AuditRow",
+    "Category",
+    "CheckpointRow",
+    "CustomLossRow",
+    "EndedFuture",
+    "FoundSession",
+    "FutureRow",
+    "FutureState",
+    "KeyRow",
+    "ModelRow",
+    "ModelState",
+    "RunQuery",
+    "SamplerRow",
+    "SessionQuery",
+    "SessionRow",
+    "StepRow",
+    "StorageRow",
+    "Store",
+    "StoreError",
+    "StoredSpan",
+    "TimedFuture",
+    "UsageKind",
+    "UsageRow",
+]
+
+
+class Store:
+    """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this layout."""
+
+    def __init__(self, file: Path) -> None:
+        self._database = Database(file)
+        self.keys = Keys(self._database)
+        self.sessions = Sessions(self._database)
+        self.models = Models(self._database)
+        self.futures = StoredFutures(self._database)
+        self.steps = Steps(self._database)
+        self.checkpoints = Checkpoints(self._database)
+        self.samplers = Samplers(self._database)
+        self.custom_losses = CustomLosses(self._database)
+        self.audit = AuditLog(self._database)
+        self.usage = Usage(self._database)
+
+    def recover(self, reason: str, now: float) -> None:
+        """After a restart: what was pending has failed for `reason`, and no model is in memory."""
+        with self._database.transaction():
+            self.futures.fail_pending(reason, now)
+            self.models.lose_all()
+
+    def close(self) -> None:
+        self._database.close()

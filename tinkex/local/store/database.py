@@ -1,0 +1,148 @@
+"""The SQLite file: its layout, and statements in short form."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+T = TypeVar("T")
+
+_VERSION = 4
+_SCHEMA = """
+CREATE TABLE keys (
+    key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, salt BLOB NOT NULL, name TEXT NOT NULL,
+    created_at REAL NOT NULL, revoked_at REAL
+);
+CREATE TABLE sessions (
+    session_id TEXT PRIMARY KEY, owner TEXT NOT NULL, tags TEXT NOT NULL, user_metadata TEXT NOT NULL, sdk_version TEXT NOT NULL,
+    project_id TEXT, display_name TEXT,
+    created_at REAL NOT NULL, heartbeat_at REAL NOT NULL, finished_at REAL, finish_reason TEXT, finish_detail TEXT
+);
+CREATE TABLE models (
+    model_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
+    rank INTEGER NOT NULL, seed INTEGER, train_attn INTEGER NOT NULL, train_mlp INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
+    user_metadata TEXT NOT NULL, state TEXT NOT NULL, failure TEXT, created_at REAL NOT NULL, last_request_at REAL NOT NULL
+);
+CREATE INDEX models_of_session ON models (session_id);
+CREATE TABLE futures (
+    request_id TEXT PRIMARY KEY, scope TEXT NOT NULL, seq_id INTEGER, kind TEXT NOT NULL, fingerprint TEXT NOT NULL,
+    owner TEXT NOT NULL, state TEXT NOT NULL, result BLOB, error TEXT, category TEXT,
+    created_at REAL NOT NULL, started_at REAL, finished_at REAL,
+    UNIQUE (scope, seq_id)
+);
+CREATE TABLE steps (
+    model_id TEXT NOT NULL REFERENCES models, number INTEGER NOT NULL, loss REAL, tokens INTEGER NOT NULL, at REAL NOT NULL,
+    ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (model_id, number)
+);
+CREATE TABLE checkpoints (
+    model_id TEXT NOT NULL REFERENCES models, kind TEXT NOT NULL, name TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+    created_at REAL NOT NULL, expires_at REAL, user_metadata TEXT NOT NULL, public INTEGER NOT NULL,
+    PRIMARY KEY (model_id, kind, name)
+);
+CREATE TABLE past_checkpoints (
+    session_id TEXT NOT NULL, base_model TEXT NOT NULL, size_bytes INTEGER NOT NULL, created_at REAL NOT NULL, deleted_at REAL NOT NULL
+);
+CREATE TRIGGER checkpoint_is_past AFTER DELETE ON checkpoints BEGIN
+    INSERT INTO past_checkpoints
+        SELECT session_id, base_model, old.size_bytes, old.created_at, (julianday('now') - 2440587.5) * 86400
+        FROM models WHERE model_id = old.model_id;
+END;
+CREATE TABLE samplers (
+    sampler_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
+    model_path TEXT, folder TEXT, inflight_of TEXT, created_at REAL NOT NULL, copies INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX samplers_of_session ON samplers (session_id);
+CREATE TABLE custom_losses (
+    loss_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, name TEXT NOT NULL, inputs TEXT NOT NULL,
+    nodes TEXT NOT NULL, created_at REAL NOT NULL
+);
+CREATE TABLE events (
+    event_id INTEGER PRIMARY KEY, owner TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL, at REAL NOT NULL
+);
+CREATE INDEX events_by_time ON events (at);
+CREATE TABLE usage (
+    hour INTEGER NOT NULL, owner TEXT NOT NULL, session_id TEXT NOT NULL, base_model TEXT NOT NULL, kind TEXT NOT NULL,
+    amount INTEGER NOT NULL, PRIMARY KEY (hour, owner, session_id, base_model, kind)
+) WITHOUT ROWID;
+"""
+# a row that is replaced is deleted first, for the triggers, too
+_PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "recursive_triggers = ON")
+
+
+class StoreError(RuntimeError):
+    """The database cannot be used; the text says why."""
+
+
+class Database:
+    """An open file. Every statement is a transaction of its own, but within `transaction`.
+
+    It is called on the event loop's thread alone: with a write-ahead log a small write takes some tens of microseconds.
+    """
+
+    def __init__(self, file: Path) -> None:
+        """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this layout."""
+        # made on the thread that starts the server, then used by the event loop's alone
+        self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+        try:
+            self._prepare(file)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self, file: Path) -> None:
+        self._connection.row_factory = sqlite3.Row
+        self._connection.create_function("folded", 1, _folded, deterministic=True)
+        try:
+            for pragma in _PRAGMAS:
+                self._connection.execute(f"PRAGMA {pragma}").close()
+            [version] = self._connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{file} cannot be used as a database: {error}") from error
+        if version == 0:
+            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        elif version != _VERSION:
+            raise StoreError(f"{file} has layout {version}, and this release of tinkex reads {_VERSION}; use another data folder")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """All statements of the block, or none when it raises."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def run(self, sql: str, *values: Any) -> int:
+        """How many rows it changed."""
+        return self._connection.execute(sql, values).rowcount
+
+    def all(self, make: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> list[T]:
+        return [make(row) for row in self._connection.execute(sql, values)]
+
+    def one(self, make: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> T | None:
+        row = self._connection.execute(sql, values).fetchone()
+        return None if row is None else make(row)
+
+    def number(self, sql: str, *values: Any) -> int:
+        """The one number that a query gives."""
+        [value] = self._connection.execute(sql, values).fetchone()
+        return value
+
+
+def _folded(text: str | None) -> str | None:
+    """As it is compared whatever its case."""
+    return text and text.casefold()
+
+
+def dump(value: object) -> str:
+    return orjson.dumps(value).decode()

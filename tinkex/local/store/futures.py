@@ -1,0 +1,78 @@
+"""Requests that were taken on, and their outcomes."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from tinkex.local.store.database import Database
+from tinkex.local.store.rows import EndedFuture, FutureRow, TimedFuture
+
+_COLUMNS = ("request_id", "scope", "seq_id", "kind", "fingerprint", "state", "result", "error", "category", "owner")
+
+
+class StoredFutures:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, row: FutureRow, now: float) -> None:
+        self._db.run(
+            "INSERT INTO futures (request_id, scope, seq_id, kind, fingerprint, owner, state, created_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            row.request_id,
+            row.scope,
+            row.seq_id,
+            row.kind,
+            row.fingerprint,
+            row.owner,
+            row.state,
+            now,
+        )
+
+    def get(self, request_id: str) -> FutureRow | None:
+        return self._db.one(_row, "SELECT * FROM futures WHERE request_id = ?", request_id)
+
+    def numbered(self, scope: str, seq_id: int) -> FutureRow | None:
+        return self._db.one(_row, "SELECT * FROM futures WHERE scope = ? AND seq_id = ?", scope, seq_id)
+
+    def ended(self, scope: str) -> list[EndedFuture]:
+        """Those of a scope that have ended, in that order."""
+        sql = (
+            "SELECT request_id, seq_id, state, coalesce(length(result), 0) FROM futures"
+            " WHERE scope = ? AND state != 'pending' ORDER BY finished_at, rowid"
+        )
+        return self._db.all(lambda row: EndedFuture(*row), sql, scope)
+
+    def of_session(self, session_id: str, limit: int) -> list[TimedFuture]:
+        """The newest, oldest first: of the session itself, of its models, and of its sampling sessions."""
+        sql = (
+            "SELECT request_id, scope, seq_id, kind, state, created_at, started_at, finished_at FROM futures WHERE scope IN"
+            " (SELECT ?1 UNION ALL SELECT ?1 || ':loss' UNION ALL SELECT model_id FROM models WHERE session_id = ?1"
+            " UNION ALL SELECT sampler_id FROM samplers WHERE session_id = ?1) ORDER BY created_at DESC, rowid DESC LIMIT ?2"
+        )
+        return self._db.all(lambda row: TimedFuture(*row), sql, session_id, limit)[::-1]
+
+    def end(self, row: FutureRow, started_at: float | None, now: float) -> None:
+        """Writes the outcome that `row` holds."""
+        self._db.run(
+            "UPDATE futures SET state = ?, result = ?, error = ?, category = ?, started_at = ?, finished_at = ?"
+            " WHERE request_id = ?",
+            row.state,
+            row.result,
+            row.error,
+            row.category,
+            started_at,
+            now,
+            row.request_id,
+        )
+
+    def fail_pending(self, reason: str, now: float) -> None:
+        """After a restart: what was pending has failed for `reason`."""
+        self._db.run(
+            "UPDATE futures SET state = 'failed', error = ?, category = 'server', finished_at = ? WHERE state = 'pending'",
+            reason,
+            now,
+        )
+
+
+def _row(row: sqlite3.Row) -> FutureRow:
+    return FutureRow(*(row[name] for name in _COLUMNS))

@@ -1,0 +1,45 @@
+"""Sampling sessions."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from tinkex.local.store.database import Database
+from tinkex.local.store.rows import SamplerRow
+
+_COLUMNS = ("sampler_id", "session_id", "base_model", "model_path", "folder", "inflight_of", "owner")
+
+
+class Samplers:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, row: SamplerRow, now: float) -> None:
+        """Its owner is its session's."""
+        self._db.run(
+            "INSERT INTO samplers (sampler_id, session_id, base_model, model_path, folder, inflight_of, created_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            row.sampler_id,
+            row.session_id,
+            row.base_model,
+            row.model_path,
+            row.folder,
+            row.inflight_of,
+            now,
+        )
+
+    def get(self, sampler_id: str) -> SamplerRow | None:
+        sql = "SELECT samplers.*, sessions.owner FROM samplers JOIN sessions USING (session_id) WHERE sampler_id = ?"
+        return self._db.one(_row, sql, sampler_id)
+
+    def number_copy(self, sampler_id: str) -> int:
+        """The next number for a copied client of this sampler, from 1."""
+        return self._db.number("UPDATE samplers SET copies = copies + 1 WHERE sampler_id = ? RETURNING copies", sampler_id)
+
+    def ids_of(self, session_id: str) -> list[str]:
+        sql = "SELECT sampler_id FROM samplers WHERE session_id = ? ORDER BY rowid"
+        return self._db.all(lambda row: row["sampler_id"], sql, session_id)
+
+
+def _row(row: sqlite3.Row) -> SamplerRow:
+    return SamplerRow(*(row[name] for name in _COLUMNS))
