@@ -79,13 +79,17 @@ def _start(
 
 
 def _announce(server: Server, api_key: str | None, profile: str) -> None:
+    from tinkex.local.disk import folder_size
+    from tinkex.local.pages.words import size
+
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]tinkex serves {server.base_url}[/bold]  (Ctrl-C stops it)")
     for model in server.models:
-        console.print(f"  model  {model.name}  {model.arch}, {model.max_context_length} tokens of context")
-    console.print(f"  data   {server.data_dir}")
-    if profile != "tinkex":
-        console.print(f"  looks  like {profile} on the wire")
+        console.print(f"  model    {model.name}: {model.arch}, {model.max_context_length} tokens of context", markup=False)
+        console.print(f"  runs on  {model.runs_on}", markup=False)
+    console.print(f"  data     {server.data_dir}, {size(folder_size(server.data_dir))}", markup=False)
+    console.print(f"  profile  {profile}", markup=False)
+    console.print("  status   at that address, in a browser; the API reference at /docs")
     console.print("\nTo point a client at it:")
     console.print(f"  export TINKER_BASE_URL={server.base_url}", markup=False)
     console.print(f"  export TINKER_API_KEY={'<the key>' if api_key else 'tml-local'}", markup=False)

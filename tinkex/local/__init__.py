@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "serve"]
 
-_EXTRAS = ("starlette", "uvicorn", "torch", "transformers", "peft", "safetensors")
+_EXTRAS = ("starlette", "uvicorn", "jinja2", "markdown_it", "yaml", "torch", "transformers", "peft", "safetensors")
 
 
 def __getattr__(name: str) -> Any:
