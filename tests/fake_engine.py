@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tinkex.local.engine.base import (
     AdamSettings,
     BaseModel,
     CustomLoss,
+    Death,
     Example,
     InvalidRequest,
     LoraShape,
@@ -96,6 +97,9 @@ class FakeEngine:
     def unload_sampler(self, sampler_id: str) -> None:
         self._note("unload_sampler", sampler_id)
         self.samplers.pop(sampler_id, None)
+
+    def watch(self, died: Callable[[Death], None]) -> None:
+        pass
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

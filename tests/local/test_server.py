@@ -13,6 +13,7 @@ import pytest
 
 from tests.fake_engine import FakeEngine
 from tinkex.local import serve
+from tinkex.local.extras import require
 
 from .helpers import Api, started
 
@@ -105,12 +106,9 @@ def test_importing_it_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-def test_what_is_not_installed_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tinkex.local as local
-
-    monkeypatch.setattr(local, "_EXTRAS", ("torch", "no_such_module"))
-    with pytest.raises(ImportError, match=r"no_such_module.*pip install torch.*pip install 'tinkex\[local\]'"):
-        _ = local.serve
+def test_what_is_not_installed_is_named_with_the_way_to_install_it() -> None:
+    with pytest.raises(ImportError, match=r"needs no_such_module: .*pip install torch.*pip install 'tinkex\[local\]'"):
+        require("sys", "no_such_module")
 
 
 def test_an_answer_does_not_wait_for_the_clients_acknowledgement() -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from tinkex.local import Server
+    from tinkex.local.engine.named import EngineName
 
 _INTERRUPTED = 130
 
@@ -36,13 +37,32 @@ _INTERRUPTED = 130
     type=click.Path(path_type=Path, file_okay=False),
     help="Database and checkpoints.  [default: in the user's data folder]",
 )
-@click.option("--api-key", help="Key that clients must send; by default any is accepted.")
+@click.option(
+    "--api-key",
+    "api_keys",
+    multiple=True,
+    help="Key that clients must send; repeatable: each sees its own. By default any is accepted.  [env: TINKEX_SERVER_API_KEYS, by commas]",
+)
+@click.option(
+    "--engine",
+    default="torch",
+    show_default=True,
+    type=click.Choice(["torch", "fake"]),
+    help="What trains and samples; fake answers at once, by arithmetic, to test clients.",
+)
 @click.option(
     "--profile", default="tinkex", show_default=True, help="Kind of Tinker server to look like on the wire, to test clients."
 )
 @click.option("--verbose", is_flag=True, help="Log every request.")
 def command(
-    host: str, port: int, models: tuple[str, ...], data_dir: Path | None, api_key: str | None, profile: str, verbose: bool
+    host: str,
+    port: int,
+    models: tuple[str, ...],
+    data_dir: Path | None,
+    api_keys: tuple[str, ...],
+    engine: EngineName,
+    profile: str,
+    verbose: bool,
 ) -> None:
     """Run the embedded server until Ctrl-C."""
     logging.basicConfig(
@@ -50,35 +70,53 @@ def command(
     )
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with _start(host, port, models, data_dir or _default_data_dir(), api_key, profile, verbose) as server:
-            _announce(server, api_key, profile)
+        api_keys = api_keys or _keys_of_environment()
+        with _start(host, port, models, data_dir or _default_data_dir(), api_keys, engine, profile, verbose) as server:
+            _announce(server, profile, with_key=bool(api_keys))
             server.wait()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
 
 
 def _start(
-    host: str, port: int, models: tuple[str, ...], data_dir: Path, api_key: str | None, profile: str, verbose: bool
+    host: str,
+    port: int,
+    models: tuple[str, ...],
+    data_dir: Path,
+    api_keys: tuple[str, ...],
+    engine: EngineName,
+    profile: str,
+    verbose: bool,
 ) -> Server:
     """Raises `click.ClickException`, one line, for what the user can put right."""
     try:
         from tinkex.local import serve
-        from tinkex.local.engine.base import InvalidRequest
+        from tinkex.local.engine.base import EngineDied, InvalidRequest
+        from tinkex.local.keys import BadKeys, Exposed
         from tinkex.local.profiles import UnknownProfile
         from tinkex.local.store import StoreError
     except ImportError as error:
         raise click.ClickException(str(error)) from error
     try:
-        return serve(list(models), host=host, port=port, data_dir=data_dir, api_key=api_key, profile=profile, access_log=verbose)
+        return serve(
+            list(models),
+            host=host,
+            port=port,
+            data_dir=data_dir,
+            api_key=api_keys,
+            engine=engine,
+            profile=profile,
+            access_log=verbose,
+        )
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise click.ClickException(f"port {port} of {host} is in use; choose another by --port, or 0 for a free one") from error
         raise click.ClickException(f"cannot start: {error}") from error
-    except (InvalidRequest, StoreError, UnknownProfile) as error:
+    except (EngineDied, ImportError, InvalidRequest, StoreError, UnknownProfile, BadKeys, Exposed) as error:
         raise click.ClickException(" ".join(str(error).split())) from error
 
 
-def _announce(server: Server, api_key: str | None, profile: str) -> None:
+def _announce(server: Server, profile: str, *, with_key: bool) -> None:
     from tinkex.local.disk import folder_size
     from tinkex.local.pages.words import size
 
@@ -92,7 +130,12 @@ def _announce(server: Server, api_key: str | None, profile: str) -> None:
     console.print("  status   at that address, in a browser; the API reference at /docs")
     console.print("\nTo point a client at it:")
     console.print(f"  export TINKER_BASE_URL={server.base_url}", markup=False)
-    console.print(f"  export TINKER_API_KEY={'<the key>' if api_key else 'tml-local'}", markup=False)
+    console.print(f"  export TINKER_API_KEY={'<the key>' if with_key else 'tml-local'}", markup=False)
+
+
+def _keys_of_environment() -> tuple[str, ...]:
+    keys = os.environ.get("TINKEX_SERVER_API_KEYS", "").split(",")
+    return tuple(key.strip() for key in keys if key.strip())
 
 
 def _default_data_dir() -> Path:

@@ -46,11 +46,15 @@ class Access:
 
     def model(self, model_id: str) -> ModelRow:
         """A model that takes requests."""
-        row = self.run(model_id)
+        return self.taking_requests(self.run(model_id))
+
+    def taking_requests(self, row: ModelRow) -> ModelRow:
+        """The same model; raises when it takes none."""
+        model_id = row.model_id
         if row.state == "unloaded":
             raise not_found(f"model {model_id!r} was unloaded")
         if row.state == "failed":
-            raise not_found(f"model {model_id!r} could not be created")
+            raise not_found(row.failure or f"model {model_id!r} could not be created")
         return row
 
     def own_checkpoint(self, path: CheckpointPath) -> CheckpointRow:

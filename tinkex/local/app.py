@@ -1,8 +1,8 @@
-"""The Starlette application: all routes over one `Backend`."""
+"""The ASGI application: all routes over one `Backend`, and the pages for people beside them."""
 
 from __future__ import annotations
 
-import hmac
+from collections.abc import Sequence
 
 from attrs import evolve
 from starlette.applications import Starlette
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinkex.local.backend import Backend
 from tinkex.local.http import PREFIX, KeyCheck, refuse_route
+from tinkex.local.keys import BadKeys, Keyring
 from tinkex.local.pages.login import OwnerOf
 from tinkex.local.pages.site import make_site
 from tinkex.local.profiles import TINKEX, Profile
@@ -22,36 +23,38 @@ _PARTS = (server, sessions, models, custom_losses, training, weights, copies, sa
 ROUTES = [route for part in _PARTS for route in part.ROUTES]
 
 
-def make_app(backend: Backend, api_key: str | None, profile: Profile) -> ASGIApp:
-    """The application as `profile` has it, and the pages for people beside it.
+def make_app(backend: Backend, api_keys: Sequence[str], profile: Profile) -> ASGIApp:
+    """The API as `profile` has it, and the pages.
 
-    The API wants `api_key`, in X-API-Key unless the profile says otherwise, and the pages ask for it. None wants none.
+    Both want one of `api_keys`; the API in X-API-Key unless the profile says otherwise. Without keys they want none, and all see all.
+    Raises `BadKeys` for keys that cannot be.
     """
-    api, site = _api(backend, api_key, profile), make_site(backend, profile, _owner_of(api_key))
+    keyring = Keyring(backend.store, api_keys) if api_keys else None
+    if evolve(profile, hold=TINKEX.hold) == TINKEX:
+        return _beside(_own_api(backend, keyring), make_site(backend, profile, keyring and keyring.owner))
+    if len(api_keys) > 1:
+        raise BadKeys("a server that imitates another one takes one API key")
+    edge = Edge(_own_api(backend, None), backend, profile, next(iter(api_keys), None))
+    return _beside(edge, make_site(backend, profile, _nobody_s(keyring) if keyring else None))
 
+
+def _beside(api: ASGIApp, site: ASGIApp) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await (api if scope["path"].startswith(f"{PREFIX}/") else site)(scope, receive, send)
 
     return app
 
 
-def _api(backend: Backend, api_key: str | None, profile: Profile) -> ASGIApp:
-    if evolve(profile, hold=TINKEX.hold) == TINKEX:
-        return _own_app(backend, api_key)
-    return Edge(_own_app(backend, None), backend, profile, api_key)
+def _nobody_s(keyring: Keyring) -> OwnerOf:
+    """Behind an edge, which lets its one key pass, all that is made is nobody's."""
+    return lambda key: None if keyring.owner(key) is None else ""
 
 
-def _own_app(backend: Backend, api_key: str | None) -> Starlette:
+def _own_api(backend: Backend, keyring: Keyring | None) -> Starlette:
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(KeyCheck, api_key=api_key)] if api_key else [],
+        middleware=[Middleware(KeyCheck, keyring=keyring)] if keyring else [],
         exception_handlers={HTTPException: refuse_route},
     )
     app.state.backend = backend
     return app
-
-
-def _owner_of(api_key: str | None) -> OwnerOf | None:
-    if api_key is None:
-        return None
-    return lambda key: "" if hmac.compare_digest(key.encode(), api_key.encode()) else None

@@ -7,11 +7,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tinkex.local.engine.base import BaseModel, Engine, InvalidRequest
+from tinkex.local.engine.base import BaseModel, Death, Engine, InvalidRequest
 from tinkex.local.errors import bad_request
 from tinkex.local.futures import Futures
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
+from tinkex.local.limits import Limits
+from tinkex.local.revival import Revival
 from tinkex.local.seq_ids import SeqIds, Steps
 from tinkex.local.store import ModelRow, SamplerRow, Store
 
@@ -28,17 +30,22 @@ class Backend:
         hold: float,
         ids: Ids,
         seq_ids: SeqIds,
+        limits: Limits,
     ) -> None:
         self.engine = engine
         self.store = store
         self.data_dir = data_dir
+        self.limits = limits
         self.lanes = Lanes()
         self.ids = ids
         self.steps = Steps(seq_ids)
-        self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status)
+        self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status, limits.pending)
         self.base_models: Mapping[str, BaseModel] = {model.name: model for model in engine.base_models}
+        self.revival = Revival(engine, store, self.lanes, self.futures, data_dir)
         self._loading: dict[str, asyncio.Future[None]] = {}  # by the engine's name for the weights; done once they are there
         store.recover("the server was restarted before this was done", time.time())
+        loop = asyncio.get_running_loop()
+        engine.watch(lambda death: loop.call_soon_threadsafe(self._outlive, death) and None)
 
     def stop(self) -> None:
         """Answers the polls that wait."""
@@ -48,6 +55,10 @@ class Backend:
         """Waits for the engine's calls under way, drops the rest, and closes the engine."""
         await self.lanes.close()
         await asyncio.to_thread(self.engine.close)
+
+    def _outlive(self, death: Death) -> None:
+        self._loading.clear()
+        self.revival.outlive(death)
 
     def base_model(self, name: str) -> BaseModel:
         """Raises `Refused`, naming those that there are."""
@@ -60,6 +71,7 @@ class Backend:
         if row.state not in ("creating", "ready"):
             return False
         self.store.models.set_state(row.model_id, "unloaded")
+        self.revival.forget(row.model_id)
         self.futures.fail_early(row.model_id, "the model was unloaded before its turn came")
         return True
 
@@ -79,8 +91,8 @@ class Backend:
         try:
             await asyncio.shield(loading)
         except BaseException:
-            if loading.done():  # it failed: whoever comes next tries anew
-                self._loading.pop(sampler.weights_id, None)
+            if loading.done() and self._loading.get(sampler.weights_id) is loading:  # it failed: whoever comes next tries anew
+                del self._loading[sampler.weights_id]
             raise
 
     async def _load_sampler(self, sampler: SamplerRow) -> None:

@@ -39,10 +39,15 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 def fingerprint(fields: Mapping[str, Any]) -> str:
     """The same for a request that is sent again.
 
-    An ephemeral save that is sent again takes a new sampling_session_seq_id, so that does not count.
+    An ephemeral save that is sent again takes a new sampling_session_seq_id, so that does not count. Raises `Refused` for fields
+    that are nested more deeply than can be written, some 250 times.
     """
     counted = {name: value for name, value in fields.items() if name != "sampling_session_seq_id"}
-    return hashlib.blake2b(orjson.dumps(counted, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+    try:
+        written = orjson.dumps(counted, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise Refused(422, f"the body cannot be kept: {error}") from error
+    return hashlib.blake2b(written, digest_size=16).hexdigest()
 
 
 def read(kind: type[T], fields: Mapping[str, Any]) -> T:

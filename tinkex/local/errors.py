@@ -25,10 +25,12 @@ Detail: TypeAlias = str | Sequence[Mapping[str, object]]
 class Refused(Exception):
     """Answered with `status` and the body `{"detail": …}`. A refused request takes no seq_id."""
 
-    def __init__(self, status: int, detail: Detail) -> None:
+    def __init__(self, status: int, detail: Detail, *, retry_after: int | None = None) -> None:
+        """`retry_after` is in how many seconds it may be taken."""
         super().__init__(status, detail)
         self.status = status
         self.detail = detail
+        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
 
 
 def bad_request(text: str) -> Refused:

@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 import orjson
 from tinkex_api.models import SampleStreamEvent
 
-from tinkex.local.engine.base import InvalidRequest, OnToken, SampleResult
+from tinkex.local.engine.base import EngineDied, InvalidRequest, OnToken, SampleResult
 
 logger = logging.getLogger("tinkex.local")
 
@@ -64,6 +64,8 @@ def _last_event(sample: Future[SampleResult]) -> SampleStreamEvent:
         return SampleStreamEvent(error="the sampling was given up", category="server")
     except InvalidRequest as error:
         return SampleStreamEvent(error=str(error), category="user")
+    except EngineDied as error:
+        return SampleStreamEvent(error=str(error), category="server")
     except Exception as error:
         logger.exception("a stream failed")
         return SampleStreamEvent(error=f"the sampling failed in the server: {type(error).__name__}", category="server")

@@ -11,7 +11,7 @@ import orjson
 from attrs import define, evolve, field, frozen
 
 from tinkex.local.access import Access
-from tinkex.local.engine.base import InvalidRequest
+from tinkex.local.engine.base import EngineDied, InvalidRequest
 from tinkex.local.errors import Refused, not_found
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
@@ -84,12 +84,13 @@ class _Log:
 class Futures:
     """The futures of a server. To be used on the event loop's thread."""
 
-    def __init__(self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int) -> None:
+    def __init__(self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int, most_pending: int) -> None:
         self._store = store
         self._lanes = lanes
         self._hold = hold  # seconds; how long a poll waits
         self._ids = ids
         self._conflict_status = conflict_status
+        self._most_pending = most_pending
         self._waiting: dict[str, _Waiting] = {}
         self._logs: dict[str, _Log] = {}  # by scope, of those that were asked for
         self._stopping = asyncio.Event()
@@ -107,17 +108,30 @@ class Futures:
         return row.request_id
 
     def submit(self, ticket: Ticket, work: Work, *, lane: str, number: int | None) -> str:
-        """Queues work in a lane, at its number's turn there; returns the request id."""
+        """Queues work in a lane, at its number's turn there; returns the request id.
+
+        Raises `Refused` (429) when the server has enough to do, but for the number that those of the lane wait for.
+        """
+        if not self._lanes.is_awaited(lane, number):
+            self._check_room()
         row = self._take_on(ticket, _Waiting(ticket, lane, number))
         self._lanes.put(lane, number, Job(row.request_id, lambda: self._run(row, work)))
         return row.request_id
 
     def start(self, ticket: Ticket, work: Work) -> str:
-        """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not."""
+        """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not.
+
+        Raises `Refused` (429) when the server has enough to do.
+        """
+        self._check_room()
         waiting = _Waiting(ticket, None, None)
         row = self._take_on(ticket, waiting)
         waiting.task = asyncio.get_running_loop().create_task(self._run(row, work))
         return row.request_id
+
+    def _check_room(self) -> None:
+        if len(self._waiting) >= self._most_pending:
+            raise Refused(429, f"{len(self._waiting)} requests are under way here; send this one again", retry_after=1)
 
     def _take_on(self, ticket: Ticket, waiting: _Waiting) -> FutureRow:
         row = FutureRow(self._ids.new_request(), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint, owner=ticket.owner)
@@ -194,6 +208,14 @@ class Futures:
             if job.request_id in self._waiting and (row := self._store.futures.get(job.request_id)):
                 self._end(evolve(row, state="failed", error=reason, category="user"))
 
+    def fail_waiting(self, lane: str, reason: str) -> bool:
+        """Fails what has not begun in a lane, by no fault of its senders. Whether anybody waits there, be it for what has begun."""
+        here = [(request_id, waiting) for request_id, waiting in self._waiting.items() if waiting.lane == lane]
+        for request_id, waiting in here:
+            if not waiting.started and (row := self._store.futures.get(request_id)):
+                self._end(evolve(row, state="failed", error=reason, category="server"))
+        return bool(here)
+
     def stop(self) -> None:
         """Answers all polls now, and gives up the samples under way."""
         self._stopping.set()
@@ -212,6 +234,8 @@ class Futures:
             ended = evolve(row, state="failed", error=str(error), category="order")
         except InvalidRequest as error:
             ended = evolve(row, state="failed", error=str(error), category="user")
+        except EngineDied as error:
+            ended = evolve(row, state="failed", error=str(error), category="server")
         except Exception as error:
             logger.exception("%s of %s failed (request %s)", row.kind, row.scope, row.request_id)
             text = f"{row.kind} failed in the server: {type(error).__name__}: {_short(error)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -20,10 +19,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tinkex.local import bodies
 from tinkex.local.access import Access
 from tinkex.local.backend import Backend
+from tinkex.local.engine.base import InvalidRequest
 from tinkex.local.errors import Refused
 from tinkex.local.events import EventStream
 from tinkex.local.futures import Outcome
+from tinkex.local.keys import Keyring
 from tinkex.local.protobuf import MEDIA_TYPE
+from tinkex.local.raw_body import read_body
 from tinkex.local.translate import encode
 
 logger = logging.getLogger("tinkex.local")
@@ -101,14 +103,16 @@ def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], raw: bytes) 
 
 async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str, Read[Any]]) -> Response:
     """`readers`, by media type, are for the body; none where there is none."""
+    backend: Backend = request.app.state.backend
     try:
-        body, fingerprint = await _body(request, readers) if readers else (None, "")
-        backend: Backend = request.app.state.backend
+        body, fingerprint = await _body(request, readers, backend.limits.body_bytes) if readers else (None, "")
         access = Access(backend.store, request.scope.get(OWNER))
         call = Call(body, fingerprint, request.path_params, request.query_params, request.headers.get("accept", ""), access)
         result = await handler(backend, call)
     except Refused as refusal:
-        return json_response(refusal.status, {"detail": refusal.detail})
+        return json_response(refusal.status, {"detail": refusal.detail}, refusal.headers)
+    except InvalidRequest as error:
+        return json_response(400, {"detail": str(error)})
     except Exception:  # answered here, since an error that reaches uvicorn closes the connection under the client's next request
         logger.exception("%s %s failed", request.method, request.url.path)
         return json_response(500, {"detail": "the server failed; its log says how"})
@@ -119,17 +123,16 @@ async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str,
     return json_response(200, result)
 
 
-async def _body(request: Request, readers: Mapping[str, Read[T]]) -> tuple[T, str]:
-    encoding = request.headers.get("content-encoding", "identity")
+async def _body(request: Request, readers: Mapping[str, Read[T]], most: int) -> tuple[T, str]:
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if content_type not in readers or encoding != "identity":
-        raise Refused(415, f"this call reads {' and '.join(readers)}, uncompressed; this is {content_type}, {encoding}")
-    read, raw = readers[content_type], await request.body()
+    if content_type not in readers:
+        raise Refused(415, f"this call reads {' and '.join(readers)}; this is {content_type}")
+    read, raw = readers[content_type], await read_body(request, most)
     return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
 
 
-def json_response(status: int, body: Mapping[str, Any] | None) -> Response:
-    return Response(encode(body), status, media_type="application/json")
+def json_response(status: int, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(encode(body), status, headers, media_type="application/json")
 
 
 async def refuse_route(request: Request, error: Exception) -> Response:
@@ -140,16 +143,16 @@ async def refuse_route(request: Request, error: Exception) -> Response:
 
 
 class KeyCheck:
-    """Lets a request pass when its X-API-Key is the server's key."""
+    """Lets a request pass when its X-API-Key is taken, and notes whose it is."""
 
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
         self._app = app
-        self._api_key = api_key.encode()
+        self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app if self._passes(scope) else json_response(401, {"detail": "X-API-Key is missing or wrong"})
-        await app(scope, receive, send)
-
-    def _passes(self, scope: Scope) -> bool:
-        given = Headers(scope=scope).get("x-api-key", "").encode("latin-1")
-        return scope["path"] in OPEN_PATHS or hmac.compare_digest(given, self._api_key)
+        if scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+        elif (owner := self._keyring.owner(Headers(scope=scope).get("x-api-key", ""))) is None:
+            await json_response(401, {"detail": "X-API-Key is missing or wrong"})(scope, receive, send)
+        else:
+            await self._app({**scope, OWNER: owner}, receive, send)

@@ -44,6 +44,10 @@ class Lanes:
             task = asyncio.get_running_loop().create_task(self._run(lane))
             self._running[lane] = task
 
+    def is_awaited(self, lane: str, number: int | None) -> bool:
+        """Whether others of the lane wait for this number."""
+        return lane in self._turns and self._turns[lane].is_awaited(number)
+
     def waits_for(self, lane: str, number: int | None) -> int | None:
         return self._turns[lane].waits_for(number) if lane in self._turns else None
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,9 @@ from attrs import evolve
 from tinkex.local.app import make_app
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import BaseModel, Engine
+from tinkex.local.engine.named import EngineName, named_engine
+from tinkex.local.keys import Exposed
+from tinkex.local.limits import Limits
 from tinkex.local.profiles import TINKEX, Profile, find_profile
 from tinkex.local.profiles.engine import with_warped_logprobs
 from tinkex.local.store import Store
@@ -35,10 +39,11 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     data_dir: Path | str | None = None,
-    api_key: str | None = None,
-    engine: Engine | None = None,
+    api_key: str | Sequence[str] = (),
+    engine: EngineName | Engine = "torch",
     hold: float | None = None,
     profile: str | Profile = TINKEX,
+    limits: Limits | None = None,
     access_log: bool = False,
 ) -> Server:
     """A running server, which answers by the time this returns. Leave it as a context manager, or call `close`.
@@ -51,29 +56,46 @@ def serve(
         model: base models, each by a shipped name, a transformers folder, or a hub id.
         host, port: where to listen; port 0 takes a free one.
         data_dir: where the database and the checkpoints are kept; by default a temporary folder, removed at the end.
-        api_key: what clients must send as X-API-Key; by default anything is accepted.
-        engine: what trains and samples, instead of torch in this process.
+        api_key: what clients must send as X-API-Key, or several such keys, each of which sees its own sessions and what was made in
+            them, and what others published. By default anything is accepted, and all see all.
+        engine: what trains and samples. "torch" does so in a process of its own; "fake" answers at once, by arithmetic, which is enough
+            to test a client; an object is used as it is, in this process.
         hold: seconds that a poll waits for a result before it is answered "not yet"; by default the profile's.
         profile: the kind of Tinker server to look like on the wire, by a name in `tinkex.local.profiles.PROFILES` or as a value.
+        limits: how much it takes on, and how long it keeps what nobody asks for.
         access_log: log every request, to the logger `uvicorn.access`.
 
     Raises:
         UnknownProfile: there is no such profile.
         ImportError: the extra `local`, or torch, is not installed.
         InvalidRequest: a model cannot be loaded.
+        EngineDied: the engine's process ended before it was ready.
         OSError: the address cannot be listened on, or the data folder not written.
         StoreError: the data folder is of another release.
+        Exposed: others than this machine could reach it, and no key is asked for.
+        BadKeys: a key could not be sent as a header, or there are several with a profile.
     """
     profile = find_profile(profile) if isinstance(profile, str) else profile
     if hold is not None:
         profile = evolve(profile, hold=hold)
-    listener = _listen(host, port)
+    api_keys = [api_key] if isinstance(api_key, str) else list(api_key)
+    listener = _listen(host, port, guarded=bool(api_keys))
     with ExitStack() as on_failure:
         on_failure.callback(listener.close)
-        engine = engine or _torch_engine([model] if isinstance(model, str) else list(model))
+        if isinstance(engine, str):
+            engine = named_engine(engine, [model] if isinstance(model, str) else list(model))
+        on_failure.callback(engine.close)
         if profile.sampling.warped_logprobs:
             engine = with_warped_logprobs(engine)
-        server = Server(listener, engine, data_dir=data_dir, api_key=api_key, profile=profile, access_log=access_log)
+        server = Server(
+            listener,
+            engine,
+            data_dir=data_dir,
+            api_keys=api_keys,
+            profile=profile,
+            limits=limits or Limits(),
+            access_log=access_log,
+        )
         on_failure.pop_all()
     return server
 
@@ -91,8 +113,9 @@ class Server:
         engine: Engine,
         *,
         data_dir: Path | str | None,
-        api_key: str | None,
+        api_keys: Sequence[str],
         profile: Profile,
+        limits: Limits,
         access_log: bool,
     ) -> None:
         self.models = engine.base_models
@@ -103,7 +126,7 @@ class Server:
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
             self._stop_requested: Future[None] = Future()
             self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._run(listener, engine, store, api_key, profile, access_log)),
+                target=lambda: asyncio.run(self._run(listener, engine, store, api_keys, profile, limits, access_log)),
                 name="tinkex-server",
                 daemon=True,  # a script that forgets to close it still ends
             )
@@ -137,12 +160,21 @@ class Server:
         self._thread.join()
 
     async def _run(
-        self, listener: socket.socket, engine: Engine, store: Store, api_key: str | None, profile: Profile, access_log: bool
+        self,
+        listener: socket.socket,
+        engine: Engine,
+        store: Store,
+        api_keys: Sequence[str],
+        profile: Profile,
+        limits: Limits,
+        access_log: bool,
     ) -> None:
         try:
-            backend = Backend(engine, store, self.data_dir, hold=profile.hold, ids=profile.ids, seq_ids=profile.seq_ids)
+            backend = Backend(
+                engine, store, self.data_dir, hold=profile.hold, ids=profile.ids, seq_ids=profile.seq_ids, limits=limits
+            )
             config = uvicorn.Config(
-                make_app(backend, api_key, profile),
+                make_app(backend, api_keys, profile),
                 lifespan="off",
                 ws="none",
                 log_config=None,
@@ -177,7 +209,7 @@ class _Uvicorn(uvicorn.Server):
         self._begun.set_result(None)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, guarded: bool) -> socket.socket:
     """A bound socket: what is wrong with the address shows here, in the caller's thread."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # by its protocol asyncio knows that it may send small answers at once; else each waits 40 ms for the client's acknowledgement
@@ -185,6 +217,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        if not guarded:
+            _check_private(listener)
         listener.listen(2048)
     except BaseException:
         listener.close()
@@ -192,13 +226,16 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _check_private(listener: socket.socket) -> None:
+    """By the address that the name of the host came to."""
+    address = listener.getsockname()[0]
+    if not ip_address(address).is_loopback:
+        raise Exposed(
+            f"{address} can be reached from other machines, and whoever reaches the server could use it and read all that it keeps: "
+            "give it an API key, or have it listen on 127.0.0.1"
+        )
+
+
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _torch_engine(models: Sequence[str]) -> Engine:
-    """The one place that names an engine. Imported here, so that the rest needs no torch."""
-    from tinkex.local.engine.torch_engine import TorchEngine
-
-    return TorchEngine(models)

@@ -5,6 +5,7 @@ JSON has no NaN and no infinity: they are written as null, in logprobs and in me
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -21,6 +22,9 @@ LOSS_FNS = ("cross_entropy", "importance_sampling", "ppo", "cispo")
 """The losses that the engines have beside those that clients send; openapi/tinker.yaml, ForwardBackwardInput.loss_fn, has their formulas."""
 
 Location = tuple[str | int, ...]
+
+_MOST_CELLS = 1 << 26
+"""Of a sparse tensor, which is small however many it has."""
 
 _KINDS = {"int64": (np.int64, "iu", "integers"), "float32": (np.float32, "iuf", "numbers")}
 
@@ -97,13 +101,15 @@ def _array(tensor: api.TensorData, at: Location, pad: int = 0) -> NDArray[np.gen
         return _from_csr(flat, tensor, at, pad)
     if not tensor.shape:
         return flat
-    if not all(type(size) is int and size >= 0 for size in tensor.shape) or np.prod(tensor.shape) != flat.size:
+    if not all(type(size) is int and size >= 0 for size in tensor.shape) or math.prod(tensor.shape) != flat.size:
         raise malformed(*at, "shape", message=f"does not fit the {flat.size} values of data")
     return flat.reshape(tensor.shape)
 
 
 def _from_csr(flat: NDArray[np.generic], tensor: api.TensorData, at: Location, pad: int) -> NDArray[np.generic]:
     rows, columns = _csr_places(flat.size, tensor, at)
+    if math.prod(tensor.shape or ()) > _MOST_CELLS:
+        raise malformed(*at, "shape", message=f"has more than {_MOST_CELLS} cells")
     array = np.full(tensor.shape or (), pad, flat.dtype)
     array[rows, columns] = flat
     return array
@@ -133,7 +139,11 @@ def _flat(values: Sequence[object], dtype: str, at: Location) -> NDArray[np.gene
         raise malformed(*at, message=f"must be a flat list of {words}") from None
     if array.ndim != 1 or array.dtype.kind not in kinds or (array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max):
         raise malformed(*at, message=f"must be a flat list of {words}")
-    return array.astype(target)
+    with np.errstate(over="ignore"):
+        fitting = array.astype(target)
+    if not (np.isfinite(fitting) == np.isfinite(array)).all():
+        raise malformed(*at, message=f"must be numbers that fit in {dtype}")
+    return fitting
 
 
 def sample_spec(request: api.SampleRequest) -> SampleSpec:

@@ -33,6 +33,10 @@ class Turns(Generic[T]):
         """The item whose turn it is, or None."""
         return self._ready.popleft() if self._ready else None
 
+    def is_awaited(self, number: int | None) -> bool:
+        """Whether items wait for this number."""
+        return number == self._next and bool(self._early)
+
     def waits_for(self, number: int | None) -> int | None:
         """The number whose absence keeps the item with this number waiting, or None."""
         return self._next if number in self._early else None

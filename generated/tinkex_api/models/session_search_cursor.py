@@ -18,7 +18,7 @@ class SessionSearchCursor:
         {'last_created_at': '2026-01-01T00:00:00Z', 'last_session_id': 'S1'}
 
     Attributes:
-        last_created_at (str): When its last session was begun, in ISO 8601.
+        last_created_at (str): When its last session was begun, as the page had it.
         last_session_id (str): Its last session.
     """
 

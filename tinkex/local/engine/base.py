@@ -21,6 +21,23 @@ class InvalidRequest(ValueError):
     """The request cannot be carried out as asked: its sender's fault. The text names the item and the field."""
 
 
+class EngineDied(RuntimeError):
+    """The engine has died, and the call with it: whatever was done of it is lost. The text says how it died."""
+
+    def __init__(self, text: str, *, final: bool = False) -> None:
+        super().__init__(text)
+        self.final = final  # whether there will be no other
+
+
+@frozen
+class Death:
+    """All that was in an engine's memory is lost. `reason` is for people."""
+
+    reason: str
+    go_on: Callable[[], None] | None
+    """Does not block: from then on calls go to a new, empty engine. Until then they raise `EngineDied`; for ever when it is None."""
+
+
 @frozen
 class BaseModel:
     """A base model that the engine can train and sample."""
@@ -201,6 +218,10 @@ class Engine(Protocol):
         The samples are of the weights as they are now. `on_token` is called on a thread of the engine; whoever gives it asks for one
         sample.
         """
+        ...
+
+    def watch(self, died: Callable[[Death], None]) -> None:
+        """Has `died` called, on a thread of the engine, each time that it dies. One that lives in the server's process does not."""
         ...
 
     def close(self) -> None:

@@ -1,27 +1,29 @@
-"""`TorchEngine`: training and sampling by torch, on transformers models with peft adapters."""
+"""`TorchEngine`: training and sampling by torch, on transformers models with LoRA adapters."""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from attrs import define
+from attrs import define, frozen
 from torch import Tensor, nn
 
 from tinkex.local.engine import adamw
+from tinkex.local.engine.adapter_folder import check_fit, read_training_state, save_adapter
 from tinkex.local.engine.adapters import Base
 from tinkex.local.engine.base import (
     AdamSettings,
     BaseModel,
     CustomLoss,
+    Death,
     Example,
     InvalidRequest,
     LoraShape,
@@ -32,6 +34,7 @@ from tinkex.local.engine.base import (
 )
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
 from tinkex.local.engine.generation import generate
+from tinkex.local.engine.lora import Adapter, Plan
 from tinkex.local.engine.losses import NamedLoss, find_loss
 from tinkex.local.engine.prompt import PromptAnswers
 
@@ -41,22 +44,25 @@ _TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory f
 @define(eq=False)
 class _Model:
     base: Base
-    adapter: str
+    adapter: Adapter
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
 
 
-@define(eq=False)
+@frozen(eq=False)
 class _Sampler:
     base: Base
-    adapter: str | None
+    adapter: Adapter | None
 
 
 class TorchEngine:
-    """The engine for one machine. Calls on one base model take turns; see `tinkex.local.engine.base.Engine` for what they do."""
+    """The engine for one machine. Passes over one base model take turns; see `tinkex.local.engine.base.Engine` for what they do.
 
-    def __init__(self, models: Sequence[str]) -> None:
-        self._bases = {name: Base.load(name) for name in models}
+    See `Base.load` for `device` and `dtype`.
+    """
+
+    def __init__(self, models: Sequence[str], device: str | None = None, dtype: str | None = None) -> None:
+        self._bases = {name: Base.load(name, device, dtype) for name in models}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
         self._sampling = ThreadPoolExecutor(1, thread_name_prefix="tinkex-sampling")
@@ -67,14 +73,13 @@ class TorchEngine:
 
     def create_model(self, model_id: str, base_model: str, lora: LoraShape) -> None:
         base = self._base(base_model)
-        adapter = base.add_adapter(lora)
-        parameters = base.parameters(adapter)
+        adapter = base.new_adapter(lora)
+        parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
         self._models[model_id] = _Model(base, adapter, parameters, adamw.restored(parameters, {}))
 
     def unload_model(self, model_id: str) -> None:
-        model = self._model(model_id)
+        self._model(model_id)
         del self._models[model_id]
-        model.base.remove_adapter(model.adapter)
 
     def check_loss(self, loss: CustomLoss) -> None:
         compile_loss(loss)
@@ -89,17 +94,14 @@ class TorchEngine:
         outputs: list[Mapping[str, Any]] = [{}] * len(data)
         metrics: list[Mapping[str, float]] = []
         total = 0.0
-        with (
-            model.base.active(model.adapter) as network,
-            _all_or_nothing(model.parameters.values()),
-            torch.set_grad_enabled(backward),
-        ):
+        with _all_or_nothing(model.parameters.values()), torch.set_grad_enabled(backward):
             for indices in _micro_batches([len(example.tokens) for example in data]):
-                logprobs = _target_logprobs(network, [data[i] for i in indices])
-                results = [loss(row, i, data[i]) for i, row in zip(indices, logprobs, strict=True)]
-                batch_loss = torch.cat([losses for losses, _ in results]).sum()
-                if backward:
-                    batch_loss.backward()
+                with model.base.running([(None, model.adapter)]) as network:
+                    logprobs = _target_logprobs(network, [data[i] for i in indices])
+                    results = [loss(row, i, data[i]) for i, row in zip(indices, logprobs, strict=True)]
+                    batch_loss = torch.cat([losses for losses, _ in results]).sum()
+                    if backward:
+                        batch_loss.backward()
                 total += batch_loss.item()
                 metrics += [named for _, named in results]
                 for i, row in zip(indices, logprobs, strict=True):
@@ -109,41 +111,40 @@ class TorchEngine:
 
     def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
         model = self._model(model_id)
-        with model.base.lock:
-            norm = nn.utils.clip_grad_norm_(model.parameters.values(), adam.grad_clip_norm or float("inf"))
-            for group in model.optimizer.param_groups:
-                group.update(lr=adam.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
-            model.optimizer.step()
-            model.optimizer.zero_grad()
+        norm = nn.utils.clip_grad_norm_(model.parameters.values(), adam.grad_clip_norm or float("inf"))
+        for group in model.optimizer.param_groups:
+            group.update(lr=adam.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
+        model.optimizer.step()
+        model.optimizer.zero_grad()
         return {"grad_norm": float(norm), "learning_rate": adam.learning_rate}
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
         state = adamw.state_of(model.optimizer, model.parameters) if optimizer else None
-        model.base.save_adapter(model.adapter, folder, state)
+        save_adapter(model.adapter, folder, state)
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
-        weights, state = model.base.read_training_state(model.adapter, folder, optimizer=optimizer)
+        weights, state = read_training_state(folder, optimizer=optimizer)
+        check_fit(weights, model.parameters)
         restored = adamw.restored(model.parameters, state)  # may refuse, so before anything is changed
-        model.base.set_weights(model.adapter, weights)
+        model.adapter.take(weights)
         model.optimizer = restored
         model.optimizer.zero_grad()
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         base, known = self._base(base_model), self._samplers.get(sampler_id)
-        if known and known.adapter and folder:
-            base.replace_adapter(known.adapter, folder)
-        else:
-            self._samplers[sampler_id] = _Sampler(base, base.load_adapter(folder) if folder else None)
+        adapter = base.load_adapter(folder, like=known.adapter if known else None) if folder else None
+        self._samplers[sampler_id] = _Sampler(base, adapter)  # the samples that began have the adapter before
 
     def unload_sampler(self, sampler_id: str) -> None:
-        sampler = self._samplers.pop(sampler_id, None)
-        if sampler and sampler.adapter:
-            sampler.base.remove_adapter(sampler.adapter)
+        self._samplers.pop(sampler_id, None)
 
     def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
         return self._sampling.submit(self._sample, sampler_id, spec, on_token)
+
+    def watch(self, died: Callable[[Death], None]) -> None:
+        """It lives in the process that asks."""
 
     def close(self) -> None:
         self._sampling.shutdown(cancel_futures=True)
@@ -154,7 +155,8 @@ class TorchEngine:
         if sampler is None:
             raise InvalidRequest(f"unknown sampler {sampler_id!r}")
         room = _check_prompt(spec, sampler.base.describe())
-        with sampler.base.active(sampler.adapter) as network:
+        plan: Plan = [(None, sampler.adapter)] if sampler.adapter else []
+        with sampler.base.running(plan) as network:
             prompt = torch.tensor([list(spec.prompt)], device=sampler.base.device)
             prefill = network(input_ids=prompt, use_cache=True)
             asked = PromptAnswers(prefill.logits[0], spec)

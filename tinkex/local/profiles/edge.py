@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 import orjson
-import zstandard
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -28,6 +27,7 @@ from tinkex.local.profiles.polls import Polls, respond
 from tinkex.local.profiles.profile import NUMBERED, Auth, Bodies, Profile
 from tinkex.local.profiles.templates import Reply, fill, list_at, mapping_at
 from tinkex.local.protobuf import MEDIA_TYPE, read_forward_backward
+from tinkex.local.raw_body import decompress, receive
 
 Fields = dict[str, Any]
 
@@ -66,7 +66,7 @@ class Edge:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        raw = await request.body()
+        raw = await receive(request, self._backend.limits.body_bytes)
         operation = self._operation(request.scope)
         if self._starting:
             self._starting -= 1
@@ -238,7 +238,7 @@ def _read(rule: Bodies, operation: str, request: Request, raw: bytes) -> Fields:
     if not taken or (is_zstd and not rule.zstd) or (is_protobuf and operation != "forward_backward"):
         _refuse_encoding(rule, raw)
     if is_zstd:
-        raw = zstandard.ZstdDecompressor().stream_reader(raw).read(most + 1)
+        raw = decompress(raw, most)
     if len(raw) > most:
         raise Refused(413, f"the body is over {most} bytes")
     fields = read_forward_backward(raw) if is_protobuf else bodies.parse_object(raw)

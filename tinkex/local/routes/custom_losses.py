@@ -27,6 +27,7 @@ async def create_custom_loss(backend: Backend, call: Call[CreateCustomLossReques
         raise malformed("custom_loss_seq_id", message="must be 0 or more")
     if body.graph.format_ != _FORMAT:
         raise bad_request(f"the graph is of format {body.graph.format_}, and this server reads format {_FORMAT}")
+    call.access.session(body.session_id)
     scope = f"{body.session_id}:loss"
     ticket = Ticket(scope, body.custom_loss_seq_id, "create_custom_loss", call.fingerprint, call.access.new_owner)
     request_id = backend.futures.repeated(ticket) or _submit(backend, call.access, body, ticket)

@@ -27,11 +27,12 @@ def in_turn(backend: Backend, call: Call[Any], kind: str, prepare: Callable[[Mod
     number: int | None = call.body.seq_id or None  # 0 and absent: no number, so it runs when it comes
     if number is not None and number < 0:
         raise malformed("seq_id", message="must be 1 or more")
-    rule = backend.steps.rule
+    run, rule = call.access.run(model_id), backend.steps.rule
     ticket = rule.ticket(model_id, number, kind, call.fingerprint, call.access.new_owner)
     request_id = backend.futures.repeated(ticket)
     if request_id is None:
-        work = backend.steps.checked(model_id, number, prepare(call.access.model(model_id)))
+        guarded = backend.revival.guarded(model_id, kind, prepare(call.access.taking_requests(run)))
+        work = backend.steps.checked(model_id, number, guarded)
         backend.store.models.note_request(model_id, time.time())
         request_id = backend.futures.submit(ticket, work, lane=model_id, number=rule.lane_number(number))
     return UntypedAPIFuture(request_id, model_id).to_dict()

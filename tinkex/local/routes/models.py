@@ -27,30 +27,35 @@ from tinkex.local.engine.base import LoraShape
 from tinkex.local.errors import bad_request, malformed
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, post
+from tinkex.local.limits import at_most
+from tinkex.local.paths import CheckpointPath
 from tinkex.local.store import ModelRow
 from tinkex.local.translate import encode, lora_shape
 
 
 @frozen
 class NewModel:
-    """A model to be made: its row, the engine's call that makes it, and what its sender is told then."""
+    """A model to be made: its row, the engine's call that makes it, what its sender is told then, and what it is loaded from."""
 
     row: ModelRow
     make: Callable[[], None]
     result: Mapping[str, Any]
+    source: CheckpointPath | None = None
+    optimizer: bool = True  # whether with the optimizer's state
 
 
 async def create_model(backend: Backend, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
     body = call.body
     ticket = Ticket(body.session_id, body.model_seq_id, "create_model", call.fingerprint, call.access.new_owner)
-    return start_model(backend, ticket, lambda: _new_model(backend, call.access, body, ticket))
+    return start_model(backend, call.access, ticket, lambda: _new_model(backend, call.access, body, ticket))
 
 
-def start_model(backend: Backend, ticket: Ticket, prepare: Callable[[], NewModel]) -> Mapping[str, Any]:
+def start_model(backend: Backend, access: Access, ticket: Ticket, prepare: Callable[[], NewModel]) -> Mapping[str, Any]:
     """Makes the model of the ticket's number in the ticket's session, unless that was asked for before.
 
     `prepare` refuses what can be seen to be wrong, before the number is taken.
     """
+    access.session(ticket.scope)
     request_id = backend.futures.repeated(ticket) or _submit(backend, ticket, prepare())
     return UntypedAPIFuture(request_id, backend.ids.model_of(ticket.scope, ticket.seq_id)).to_dict()
 
@@ -70,6 +75,9 @@ def creating(
         raise malformed("model_seq_id", message="must be 0 or more")
     if optimizer and optimizer.type_ != "adamw":
         raise bad_request(f"this server has no optimizer {optimizer.type_!r}; it has 'adamw'")
+    at_most(backend.limits.rank, lora.rank, "lora_config", "rank")
+    if backend.store.models.count_in_memory() >= backend.limits.models:
+        raise bad_request(f"{backend.limits.models} models are in memory, as many as may be; unload one, or finish its session")
     return ModelRow(
         model_id=backend.ids.model_of(session.session_id, ticket.seq_id),
         session_id=session.session_id,
@@ -101,6 +109,9 @@ def _submit(backend: Backend, ticket: Ticket, new: NewModel) -> str:
             backend.store.models.set_state(model_id, "failed")
             raise
         backend.store.models.mark_created(model_id)
+        backend.revival.made(model_id)
+        if new.source:
+            backend.revival.reached(model_id, new.source, optimizer=new.optimizer)
         return encode(new.result)
 
     return backend.futures.submit(ticket, work, lane=model_id, number=None)

@@ -107,8 +107,8 @@ def _checkpoint(row: CheckpointRow) -> Checkpoint:
     )
 
 
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
+def _iso(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 ROUTES = [

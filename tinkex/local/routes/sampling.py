@@ -21,10 +21,12 @@ from tinkex_api.models import (
 from tinkex.local import paths
 from tinkex.local.access import Access
 from tinkex.local.backend import Backend
+from tinkex.local.engine.base import SampleSpec
 from tinkex.local.errors import bad_request, malformed
 from tinkex.local.events import EventStream
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, get, post
+from tinkex.local.limits import at_most
 from tinkex.local.store import SamplerRow
 from tinkex.local.translate import encode_sample, sample_spec
 
@@ -33,6 +35,7 @@ async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSes
     body = call.body
     if body.sampling_session_seq_id < 0:
         raise malformed("sampling_session_seq_id", message="must be 0 or more")
+    call.access.session(body.session_id)
     sampler_id = backend.ids.sampler_of(body.session_id, body.sampling_session_seq_id)
     wanted = _sampler(backend, call.access, sampler_id, body.session_id, body.base_model, body.model_path)
     known = backend.store.samplers.get(sampler_id)
@@ -82,7 +85,7 @@ async def sample(backend: Backend, call: Call[SampleRequest]) -> Mapping[str, An
 
 
 def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleRequest) -> str:
-    spec = sample_spec(body)
+    spec = _spec(backend, body)
 
     async def work() -> bytes:
         await backend.load_sampler(sampler)
@@ -92,8 +95,18 @@ def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleR
     return backend.futures.start(ticket, work)
 
 
+def _spec(backend: Backend, body: SampleRequest) -> SampleSpec:
+    limits = backend.limits
+    at_most(limits.num_samples, body.num_samples, "num_samples")
+    for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
+        at_most(limits.top_tokens, getattr(body, name) or 0, name)
+    spec = sample_spec(body)
+    at_most(limits.tokens, len(spec.prompt), "prompt", "number of tokens")
+    return spec
+
+
 async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStream:
-    sampler, spec = _sampler_of(backend, call.access, call.body), sample_spec(call.body)
+    sampler, spec = _sampler_of(backend, call.access, call.body), _spec(backend, call.body)
     if spec.num_samples != 1:
         raise malformed("num_samples", message="must be 1: one sample is streamed")
     for name in _NOT_STREAMED:

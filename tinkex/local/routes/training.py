@@ -20,6 +20,7 @@ from tinkex.local.backend import Backend
 from tinkex.local.errors import malformed
 from tinkex.local.futures import Work
 from tinkex.local.http import Call, post
+from tinkex.local.limits import at_most
 from tinkex.local.protobuf import read_forward_backward
 from tinkex.local.routes.custom_losses import custom_loss
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
@@ -48,7 +49,10 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
         loss, config = custom_loss(backend, row, batch, (at,)), {}
     else:
         loss, config = batch.loss_fn, loss_config(batch, (at,))
+    limits = backend.limits
+    at_most(limits.datums, len(batch.data), at, "number of data")
     data = examples(batch, (at,))
+    at_most(limits.tokens, sum(len(example.tokens) for example in data), at, "number of tokens")
 
     def compute() -> tuple[bytes, float]:
         result = backend.engine.forward_backward(row.model_id, data, loss, config, backward=backward)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,24 @@ async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str,
     if (body.model_id is None) == (body.session_id is None):
         raise malformed("model_id", message="or session_id is needed: one of them, not both")
     if body.session_id is None:
-        return in_turn(backend, call, "load_weights", lambda row: _load(backend, call.access, row, path, optimizer=body.optimizer))
+        return in_turn(backend, call, "load_weights", lambda row: _load(backend, call.access, row, path, body))
     if body.model_seq_id is None:
         raise malformed("model_seq_id", message="is missing: session_id needs it")
     ticket = Ticket(body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner)
-    return start_model(backend, ticket, lambda: _loaded_model(backend, call.access, body, path, ticket))
+    return start_model(backend, call.access, ticket, lambda: _loaded_model(backend, call.access, body, path, ticket))
 
 
 def _save(backend: Backend, row: ModelRow, body: SaveWeightsRequest) -> Work:
     path = CheckpointPath(row.model_id, WEIGHTS, check_name(body.path, "path"))
     result = SaveWeightsResponse(str(path), "save_weights")
-    return _save_named(backend, path, checked_ttl(body.ttl_seconds), lambda saved: result.to_dict(), overwrite=bool(body.overwrite))
+    save = _save_named(backend, path, checked_ttl(body.ttl_seconds), lambda saved: result.to_dict(), overwrite=bool(body.overwrite))
+
+    async def work() -> bytes:
+        saved = await save()
+        backend.revival.reached(row.model_id, path, optimizer=True, seq_id=body.seq_id)
+        return saved
+
+    return work
 
 
 def _save_for_sampler(backend: Backend, row: ModelRow, body: SaveWeightsForSamplerRequest) -> Work:
@@ -159,7 +167,7 @@ def _training_path(text: str) -> CheckpointPath:
     return path
 
 
-def _load(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool) -> Work:
+def _load(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, body: LoadWeightsRequest) -> Work:
     async def work() -> bytes:
         # looked for only now: it may be saved by the request before
         try:
@@ -168,7 +176,8 @@ def _load(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath,
             raise InvalidRequest(str(refusal.detail)) from refusal
         _check_fit(path, saved, row)
         folder = path.folder(backend.data_dir)
-        await backend.lanes.call(backend.engine.load_model, row.model_id, folder, optimizer=optimizer)
+        await backend.lanes.call(backend.engine.load_model, row.model_id, folder, optimizer=body.optimizer)
+        backend.revival.reached(row.model_id, path, optimizer=body.optimizer, seq_id=body.seq_id)
         return encode(_loaded(path, row.model_id))
 
     return work
@@ -180,7 +189,8 @@ def _loaded_model(backend: Backend, access: Access, body: LoadWeightsRequest, pa
     lora = evolve(run.lora, seed=None)  # its weights come from the checkpoint, not from a seed
     row = creating(backend, access, ticket, body.base_model or run.base_model, lora, body.optimizer_config, body.user_metadata)
     folder = path.folder(backend.data_dir)
-    return NewModel(row, lambda: _make_loaded(backend, row, folder, optimizer=body.optimizer), _loaded(path, row.model_id))
+    make = partial(_make_loaded, backend, row, folder, optimizer=body.optimizer)
+    return NewModel(row, make, _loaded(path, row.model_id), path, body.optimizer)
 
 
 def _make_loaded(backend: Backend, row: ModelRow, folder: Path, *, optimizer: bool) -> None:

@@ -13,6 +13,7 @@ from tinkex.local.store.checkpoints import Checkpoints
 from tinkex.local.store.custom_losses import CustomLosses
 from tinkex.local.store.database import Database, StoreError
 from tinkex.local.store.futures import StoredFutures
+from tinkex.local.store.keys import Keys
 from tinkex.local.store.models import Models
 from tinkex.local.store.rows import (
     Category,
@@ -21,6 +22,7 @@ from tinkex.local.store.rows import (
     EndedFuture,
     FutureRow,
     FutureState,
+    KeyRow,
     ModelRow,
     ModelState,
     SamplerRow,
@@ -38,6 +40,7 @@ __all__ = [
     "EndedFuture",
     "FutureRow",
     "FutureState",
+    "KeyRow",
     "ModelRow",
     "ModelState",
     "SamplerRow",
@@ -53,6 +56,7 @@ class Store:
 
     def __init__(self, file: Path) -> None:
         self._database = Database(file)
+        self.keys = Keys(self._database)
         self.sessions = Sessions(self._database)
         self.models = Models(self._database)
         self.futures = StoredFutures(self._database)

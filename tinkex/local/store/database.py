@@ -12,10 +12,11 @@ import orjson
 
 T = TypeVar("T")
 
-_VERSION = 3
+_VERSION = 4
 _SCHEMA = """
 CREATE TABLE keys (
-    key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash TEXT NOT NULL UNIQUE, name TEXT NOT NULL, created_at REAL NOT NULL, revoked_at REAL
+    key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, salt BLOB NOT NULL, name TEXT NOT NULL,
+    created_at REAL NOT NULL, revoked_at REAL
 );
 CREATE TABLE sessions (
     session_id TEXT PRIMARY KEY, owner TEXT NOT NULL, tags TEXT NOT NULL, user_metadata TEXT NOT NULL, sdk_version TEXT NOT NULL,
@@ -25,7 +26,7 @@ CREATE TABLE sessions (
 CREATE TABLE models (
     model_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
     rank INTEGER NOT NULL, seed INTEGER, train_attn INTEGER NOT NULL, train_mlp INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
-    user_metadata TEXT NOT NULL, state TEXT NOT NULL, created_at REAL NOT NULL, last_request_at REAL NOT NULL
+    user_metadata TEXT NOT NULL, state TEXT NOT NULL, failure TEXT, created_at REAL NOT NULL, last_request_at REAL NOT NULL
 );
 CREATE INDEX models_of_session ON models (session_id);
 CREATE TABLE futures (

@@ -47,8 +47,17 @@ class Models:
     def count(self, owner: str | None) -> int:
         return self._db.number("SELECT count(*) FROM models JOIN sessions USING (session_id) WHERE ?1 IS NULL OR owner = ?1", owner)
 
+    def count_in_memory(self) -> int:
+        return self._db.number("SELECT count(*) FROM models WHERE state IN ('creating', 'ready')")
+
     def of_session(self, session_id: str) -> list[ModelRow]:
         return self._db.all(_row, f"{_MODELS} WHERE session_id = ? ORDER BY models.rowid", session_id)
+
+    def in_memory(self) -> list[ModelRow]:
+        return self._db.all(_row, f"{_MODELS} WHERE state IN ('creating', 'ready') ORDER BY models.rowid")
+
+    def lose(self, model_id: str, reason: str) -> None:
+        self._db.run("UPDATE models SET state = 'failed', failure = ? WHERE model_id = ?", reason, model_id)
 
     def set_state(self, model_id: str, state: ModelState) -> None:
         self._db.run("UPDATE models SET state = ? WHERE model_id = ?", state, model_id)
@@ -76,4 +85,5 @@ def _row(row: sqlite3.Row) -> ModelRow:
         row["created_at"],
         row["last_request_at"],
         row["owner"],
+        row["failure"],
     )

@@ -16,6 +16,16 @@ Category: TypeAlias = Literal["user", "server", "order"]
 
 
 @frozen
+class KeyRow:
+    """An API key, without its hash."""
+
+    key_id: int
+    name: str
+    created_at: float
+    revoked_at: float | None
+
+
+@frozen
 class SessionRow:
     """A client's session."""
 
@@ -32,7 +42,7 @@ class SessionRow:
 
 @frozen
 class ModelRow:
-    """A training run. It belongs to the owner of its session."""
+    """A training run. It belongs to the owner of its session. `failure` says why one that had been made has failed."""
 
     model_id: str
     session_id: str
@@ -43,6 +53,7 @@ class ModelRow:
     created_at: float
     last_request_at: float
     owner: str = ""
+    failure: str | None = None
 
 
 @frozen

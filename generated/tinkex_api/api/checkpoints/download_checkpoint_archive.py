@@ -52,6 +52,11 @@ def _parse_response(*, client: AuthenticatedClient | Client, response: httpx.Res
 
         return response_404
 
+    if response.status_code == 425:
+        response_425 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_425
+
     if response.status_code == 429:
         response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
 

@@ -58,6 +58,11 @@ def _parse_response(
 
         return response_404
 
+    if response.status_code == 425:
+        response_425 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_425
+
     if response.status_code == 429:
         response_429 = ErrorResponse.from_dict(orjson.loads(response.content))
 
@@ -127,9 +132,9 @@ def sync_detailed(
 ) -> Response[Any | CheckpointArchiveUrlResponse | ErrorResponse]:
     """Where a checkpoint can be fetched as one file
 
-     Answers with the URL in a 200 or in the Location of a 302, by server. 503 while the file is being
-    made: try again after
-    30 s, six times. The official client has it no more.
+     Answers with the URL in a 200 or in the Location of a 302, or with the file itself, by server. 425
+    or 503 while the file is being
+    made: try again after `Retry-After`, or 30 s. The official client has it no more.
 
     Args:
         run_id (str):
@@ -166,9 +171,9 @@ def sync(
 ) -> Any | CheckpointArchiveUrlResponse | ErrorResponse | None:
     """Where a checkpoint can be fetched as one file
 
-     Answers with the URL in a 200 or in the Location of a 302, by server. 503 while the file is being
-    made: try again after
-    30 s, six times. The official client has it no more.
+     Answers with the URL in a 200 or in the Location of a 302, or with the file itself, by server. 425
+    or 503 while the file is being
+    made: try again after `Retry-After`, or 30 s. The official client has it no more.
 
     Args:
         run_id (str):
@@ -200,9 +205,9 @@ async def asyncio_detailed(
 ) -> Response[Any | CheckpointArchiveUrlResponse | ErrorResponse]:
     """Where a checkpoint can be fetched as one file
 
-     Answers with the URL in a 200 or in the Location of a 302, by server. 503 while the file is being
-    made: try again after
-    30 s, six times. The official client has it no more.
+     Answers with the URL in a 200 or in the Location of a 302, or with the file itself, by server. 425
+    or 503 while the file is being
+    made: try again after `Retry-After`, or 30 s. The official client has it no more.
 
     Args:
         run_id (str):
@@ -237,9 +242,9 @@ async def asyncio(
 ) -> Any | CheckpointArchiveUrlResponse | ErrorResponse | None:
     """Where a checkpoint can be fetched as one file
 
-     Answers with the URL in a 200 or in the Location of a 302, by server. 503 while the file is being
-    made: try again after
-    30 s, six times. The official client has it no more.
+     Answers with the URL in a 200 or in the Location of a 302, or with the file itself, by server. 425
+    or 503 while the file is being
+    made: try again after `Retry-After`, or 30 s. The official client has it no more.
 
     Args:
         run_id (str):

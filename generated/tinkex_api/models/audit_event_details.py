@@ -7,12 +7,17 @@ from typing import Any, TypeVar
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="AuditLogEntryEventDetailsType0")
+T = TypeVar("T", bound="AuditEventDetails")
 
 
 @_attrs_define
-class AuditLogEntryEventDetailsType0:
-    """Facts of its own."""
+class AuditEventDetails:
+    """Facts of an event, by its kind.
+
+    Example:
+        {'tinker_path': 'tinker://S1:train:0/weights/0001'}
+
+    """
 
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 

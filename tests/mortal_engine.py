@@ -1,0 +1,64 @@
+"""A cheap engine for a process that is to be killed: some tokens make it wait, so that the kill comes in the middle of something."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from tinkex.local.engine.base import CustomLoss, Example, LossResult, OnToken, SampleResult, SampleSpec
+from tinkex.local.engine.fake import FakeEngine
+
+WAITS = 96
+"""The first token of a batch, or of a prompt, that is never answered."""
+BREAKS = 98
+"""One that is a fault of the engine."""
+EXITS = 94
+"""One that ends the process by itself."""
+_LONG = 60.0  # seconds
+
+
+class MortalEngine(FakeEngine):
+    """It has one base model, fake/base."""
+
+    def __init__(self) -> None:
+        super().__init__(["fake/base"])
+        print("libraries print what they like", flush=True)  # noqa: T201  which must not get into the messages
+
+    def forward_backward(
+        self, model_id: str, data: Sequence[Example], loss_fn: str | CustomLoss, config: Mapping[str, float], *, backward: bool
+    ) -> LossResult:
+        _behave(data[0].tokens[0])
+        return super().forward_backward(model_id, data, loss_fn, config, backward=backward)
+
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+        if spec.prompt[0] == WAITS:
+            if on_token:
+                on_token(1, -1.0)
+            return _Unending()
+        return super().sample(sampler_id, spec, on_token)
+
+
+class _Unending(Future[Any]):
+    """Tells on the standard error when it is cancelled."""
+
+    def cancel(self) -> bool:
+        print("given up", file=sys.stderr, flush=True)  # noqa: T201
+        return super().cancel()
+
+
+def _behave(token: int) -> None:
+    if token == WAITS:
+        time.sleep(_LONG)
+    if token == BREAKS:
+        raise ZeroDivisionError("the fake broke")
+    if token == EXITS:
+        os._exit(3)
+
+
+def does_not_start() -> FakeEngine:
+    """Ends its process before there is an engine."""
+    os._exit(4)

@@ -1,0 +1,30 @@
+"""The engines that `serve` knows by name. Naming one imports nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, TypeAlias, cast
+
+from tinkex.local.engine.base import Engine
+from tinkex.local.engine.fake import FakeEngine
+from tinkex.local.engine.process.engine import ProcessEngine
+from tinkex.local.extras import require
+
+EngineName: TypeAlias = Literal["torch", "fake"]
+"""`torch` really trains and samples, in a process of its own; `fake` answers at once by arithmetic, for tests of clients."""
+
+
+def named_engine(name: EngineName, models: Sequence[str]) -> Engine:
+    """An engine with these base models. Raises `ImportError`, saying what to install."""
+    if name == "fake":
+        return FakeEngine(models)
+    require("torch", "transformers", "peft", "safetensors")
+    return cast("Engine", ProcessEngine(partial(torch_engine, models)))  # it passes on all that it does not have itself
+
+
+def torch_engine(models: Sequence[str]) -> Engine:
+    """Called in the engine's process, where torch is imported."""
+    from tinkex.local.engine.torch_engine import TorchEngine
+
+    return TorchEngine(models)

@@ -1,0 +1,156 @@
+"""`Child`: one process with an engine in it, from its start to its end, seen from the server."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from copy import copy
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from attrs import frozen
+
+from tinkex.local.engine.base import BaseModel, EngineDied, InvalidRequest, OnToken, SampleResult, SampleSpec
+from tinkex.local.engine.process import frames
+from tinkex.local.engine.process.messages import Call, Cancel, Make, Raised, Ready, Returned, Sample, Token
+
+_CLOSING = 5.0  # seconds that the process has to end by itself
+
+
+class EngineFault(RuntimeError):
+    """An error in the engine's process. Its text begins with the class that it has there; its notes hold the trace."""
+
+
+@frozen
+class _Pending:
+    future: Future[Any]
+    on_token: OnToken | None = None
+
+
+class Child:
+    """Starts the process. Calls may come from any thread, before it is ready, too; one thread must `read`."""
+
+    def __init__(self, make: Make) -> None:
+        self.ready: Future[Sequence[BaseModel]] = Future()
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()  # of the next two
+        self._pending: dict[int, _Pending] = {0: _Pending(self.ready)}
+        self._died: EngineDied | None = None
+        self._process = _spawn()
+        self._outgoing: SimpleQueue[frames.Frame | None] = SimpleQueue()
+        self._outgoing.put(frames.pack(make))
+        # a thread of its own, since a write waits when the process is slow to read
+        self._writer = threading.Thread(target=self._write, name="tinkex-engine-writer", daemon=True)
+        self._writer.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def call(self, method: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Future[Any]:
+        return self._ask(lambda number: Call(number, method, args, kwargs), None)[1]
+
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> Future[SampleResult]:
+        """Cancelling the future ends the sample."""
+        number, future = self._ask(lambda number: Sample(number, sampler_id, spec, on_token is not None), on_token)
+
+        def ended(_: Future[SampleResult]) -> None:
+            if future.cancelled() and self._take(number):
+                self._outgoing.put(frames.pack(Cancel(number)))
+
+        future.add_done_callback(ended)
+        return future
+
+    def read(self) -> int:
+        """Hands on the answers as they come, until the process has ended; returns its exit code."""
+        assert self._process.stdout
+        with self._process.stdout as incoming, suppress(EOFError):
+            while True:
+                self._hand_on(frames.read(incoming))
+        self._outgoing.put(None)
+        self._writer.join()
+        return self._process.wait()
+
+    def fail(self, error: EngineDied) -> None:
+        """All calls under way, and all that come."""
+        with self._lock:
+            self._died = error
+            pending, self._pending = self._pending, {}
+        for call in pending.values():
+            _settle(call.future.set_exception, copy(error))
+
+    def close(self) -> None:
+        """Ends the process; `read` then returns."""
+        self._outgoing.put(None)
+        try:
+            self._process.wait(_CLOSING)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _ask(self, message: Callable[[int], object], on_token: OnToken | None) -> tuple[int, Future[Any]]:
+        number, future = next(self._numbers), Future[Any]()
+        frame = frames.pack(message(number))
+        with self._lock:
+            if self._died:
+                raise copy(self._died)
+            self._pending[number] = _Pending(future, on_token)
+        self._outgoing.put(frame)
+        return number, future
+
+    def _take(self, number: int) -> _Pending | None:
+        with self._lock:
+            return self._pending.pop(number, None)
+
+    def _hand_on(self, message: Ready | Token | Returned | Raised) -> None:
+        match message:
+            case Token(number, token, logprob):
+                call = self._pending.get(number)
+                if call and call.on_token:
+                    call.on_token(token, logprob)
+            case Ready(base_models):
+                self._settle(0, base_models)
+            case Returned(number, value):
+                self._settle(number, value)
+            case Raised():
+                if call := self._take(message.number):
+                    _settle(call.future.set_exception, _error(message))
+
+    def _settle(self, number: int, value: Any) -> None:
+        if call := self._take(number):
+            _settle(call.future.set_result, value)
+
+    def _write(self) -> None:
+        assert self._process.stdin
+        with suppress(OSError), self._process.stdin as outgoing:  # an OSError: the process has ended, which the reader finds out
+            while (frame := self._outgoing.get()) is not None:
+                frames.write(outgoing, frame)
+
+
+def _settle(how: Callable[[Any], None], what: Any) -> None:
+    with suppress(InvalidStateError):  # it was cancelled just now
+        how(what)
+
+
+def _error(raised: Raised) -> Exception:
+    if raised.invalid:
+        return InvalidRequest(raised.text)
+    error = EngineFault(raised.text)
+    error.add_note(f"in the engine's process:\n{raised.trace}")
+    return error
+
+
+def _spawn() -> subprocess.Popen[bytes]:
+    """Not by multiprocessing, which would run the user's script again."""
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)  # so that it finds what this process finds
+    command = [sys.executable, "-P", "-m", "tinkex.local.engine.process.worker"]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, bufsize=1 << 16
+    )

@@ -1,0 +1,127 @@
+"""`ProcessEngine`: an engine in a process of its own, which is started again when it dies."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from tinkex.local.engine.base import BaseModel, Death, Engine, EngineDied, OnToken, SampleResult, SampleSpec
+from tinkex.local.engine.process.child import Child
+from tinkex.local.engine.process.fate import PAUSES, failures_in_a_row, how_it_ended, pause_before_restart
+from tinkex.local.engine.process.messages import Make
+
+logger = logging.getLogger("tinkex.local")
+
+_OWN = frozenset({"base_models", "sample", "watch", "close"})
+_FORWARDED = frozenset(name for name in vars(Engine) if not name.startswith("_")) - _OWN
+
+
+class ProcessEngine:
+    """What `make` makes, in another process, with all methods of `Engine`; those that are not below block until it has answered.
+
+    Calls that are under way when the process dies raise `EngineDied`, and so do those that come before its death has been dealt with.
+
+    Args:
+        make: pickled, so a function or class of a module, or a `functools.partial` of one.
+        pauses: seconds before it is started again, for each time in a row that it lives but seconds; after the last it is given up.
+    """
+
+    def __init__(self, make: Make, *, pauses: Sequence[float] = PAUSES) -> None:
+        self._make = make
+        self._pauses = pauses
+        self._watcher: Callable[[Death], None] | None = None
+        self._lock = threading.Lock()  # of the child, and of whether it is closed
+        self._closed = threading.Event()
+        self._replaced = threading.Event()
+        self._first = self._child = Child(make)
+        self._supervisor = threading.Thread(target=self._supervise, name="tinkex-engine-supervisor", daemon=True)
+        self._supervisor.start()
+
+    @property
+    def base_models(self) -> Sequence[BaseModel]:
+        """Waits until the engine is made, and raises what kept it from that."""
+        return self._first.ready.result()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that answers now."""
+        return self._child.pid
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in _FORWARDED:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return partial(self._call, name)
+
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+        return self._child.sample(sampler_id, spec, on_token)
+
+    def watch(self, died: Callable[[Death], None]) -> None:
+        self._watcher = died
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed.set()
+        self._replaced.set()
+        self._child.close()
+        self._supervisor.join()
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self._child.call(method, args, kwargs).result()
+
+    def _supervise(self) -> None:
+        failures, going_on = 0, True
+        while going_on:
+            born = time.monotonic()
+            how = how_it_ended(self._child.read())
+            failures = failures_in_a_row(failures, time.monotonic() - born)
+            going_on = self._outlive(how, failures)
+
+    def _outlive(self, how: str, failures: int) -> bool:
+        """Fails what was under way, tells of the death, and has another child take the place of the dead one, if there is to be one."""
+        if self._closed.is_set():
+            self._child.fail(EngineDied("the engine was closed"))
+            return False
+        if not self._was_ready():
+            self._child.fail(EngineDied(f"the engine's process {how} before it was ready"))
+            return False
+        pause = pause_before_restart(failures, self._pauses)
+        again = "it is started again" if pause is not None else f"it is not started again after {failures} times in a row"
+        text = f"the engine's process {how}; {again}"
+        logger.error("%s", text)
+        self._child.fail(EngineDied(text, final=pause is None))
+        if pause is None:
+            self._tell(Death(text, None))
+            return False
+        return not self._closed.wait(pause) and self._replace(text)
+
+    def _was_ready(self) -> bool:
+        """At all: whether what is to be made can be made."""
+        return self._first.ready.done() and self._first.ready.exception() is None
+
+    def _replace(self, text: str) -> bool:
+        child = Child(self._make)
+        self._replaced.clear()
+        self._tell(Death(text, partial(self._put_in_place, child)))
+        self._replaced.wait()
+        if self._closed.is_set():
+            child.close()
+            child.read()
+            return False
+        return True
+
+    def _put_in_place(self, child: Child) -> None:
+        with self._lock:
+            if not self._closed.is_set():
+                self._child = child
+        self._replaced.set()
+
+    def _tell(self, death: Death) -> None:
+        if self._watcher:
+            self._watcher(death)
+        elif death.go_on:
+            death.go_on()

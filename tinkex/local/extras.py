@@ -1,0 +1,15 @@
+"""What the embedded server needs beside tinkex's own dependencies."""
+
+from __future__ import annotations
+
+import importlib.util
+
+
+def require(*modules: str) -> None:
+    """Raises `ImportError` when some are not installed, saying which, and how to install them."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ImportError(
+            f"the embedded server needs {', '.join(missing)}: run `pip install torch`, in the build that fits this machine, "
+            "then `pip install 'tinkex[local]'`"
+        )

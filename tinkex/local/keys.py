@@ -1,0 +1,64 @@
+"""`Keyring`: which API keys a server takes, and whose each is.
+
+The store has a key as its scrypt hash, under an id that owns sessions and all that is made in them, so that a key has its own
+again after a restart. People choose such keys by hand, so a fast hash would let whoever gets the database try words until one fits.
+A slow hash costs a tenth of a second a key when the server starts, and nothing later: the keys given then are the only ones that
+are taken, and a request's key is looked up among their digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+
+from tinkex.local.store import KeyRow, Store
+
+logger = logging.getLogger("tinkex.local")
+
+
+class BadKeys(ValueError):
+    """The keys given to the server cannot be its keys."""
+
+
+class Exposed(ValueError):
+    """The address is open to others than this machine, and no key is asked for."""
+
+
+class Keyring:
+    """The keys that are taken. It holds none of them.
+
+    Raises `BadKeys` for a text that no request could carry as its key.
+    """
+
+    def __init__(self, store: Store, keys: Sequence[str]) -> None:
+        for key in keys:
+            _check_key(key)
+        self._keys = store.keys
+        # of digests with a secret, how long a lookup takes tells nothing about the keys
+        self._secret = secrets.token_bytes(32)
+        self._ids = {self._digest(key): self._enrolled(key).key_id for key in keys}
+
+    def owner(self, key: str) -> str | None:
+        """Whose key it is; None when it is not taken, or was revoked."""
+        key_id = self._ids.get(self._digest(key))
+        row = None if key_id is None else self._keys.get(key_id)
+        return None if row is None or row.revoked_at is not None else str(row.key_id)
+
+    def _enrolled(self, key: str) -> KeyRow:
+        salt = self._keys.salt() or secrets.token_bytes(16)
+        hashed = hashlib.scrypt(key.encode(), salt=salt, n=2**14, r=8, p=1)
+        row = self._keys.by_hash(hashed) or self._keys.add(hashed, salt, f"key {self._keys.count() + 1}", time.time())
+        if row.revoked_at is not None:
+            logger.warning("API key %d of this data folder was revoked, and is refused", row.key_id)
+        return row
+
+    def _digest(self, key: str) -> bytes:
+        return hashlib.blake2b(key.encode(), key=self._secret, digest_size=32).digest()
+
+
+def _check_key(key: str) -> None:
+    if not key or not all("!" <= letter <= "~" for letter in key):
+        raise BadKeys("an API key must be 1 or more letters, digits and signs of ASCII, with no space: it is sent as a header")

@@ -1,0 +1,66 @@
+"""What a model can go back to when its engine dies, and what is lost then. Plain values: no clock, no lock, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import define, field, frozen
+
+from tinkex.local.paths import CheckpointPath
+
+
+@frozen
+class SavedState:
+    """A training state that a model had: one that it saved, or was loaded from, at the request `seq_id` (None: it had no number)."""
+
+    path: CheckpointPath
+    saved_at: float  # which tells it from another that was saved in its place
+    optimizer: bool
+    seq_id: int | None = None
+
+
+@frozen
+class Fate:
+    """What becomes of a model: it goes back to `state`, is made anew, or does not survive. `words` say so, and what to do."""
+
+    words: str
+    survives: bool = True
+    state: SavedState | None = None
+    steps_lost: bool = False
+
+
+@define
+class Progress:
+    """What one model in memory has been through."""
+
+    states: list[SavedState] = field(factory=list[SavedState])
+    """Newest last, one for each path."""
+    trained: bool = False
+    """Whether it has changed since the newest of them, or since it was made."""
+
+    def reach(self, state: SavedState) -> None:
+        """The model is as in this saved state."""
+        self.states = [known for known in self.states if known.path != state.path] + [state]
+        self.trained = False
+
+    def fate(self, model_id: str, is_there: Callable[[SavedState], bool], *, engine_lives: bool) -> Fate:
+        """When all that was in memory is lost. `is_there` says whether a state was not deleted since."""
+        state = next((state for state in reversed(self.states) if is_there(state)), None)
+        if not engine_lives:
+            newest = f"; its newest saved state is {state.path}" if state else ""
+            return Fate(f"model {model_id!r} is gone with it{newest}", survives=False)
+        if state is None:
+            return self._fate_without_state(model_id)
+        if state is self.states[-1] and not self.trained:
+            return Fate(f"model {model_id!r} comes back as it was, from {state.path}: send again what was under way", state=state)
+        number = f", saved at seq_id {state.seq_id}" if state.seq_id else ""
+        words = f"model {model_id!r} goes back to {state.path}{number}; the steps since are lost: go on from there"
+        return Fate(words, state=state, steps_lost=True)
+
+    def _fate_without_state(self, model_id: str) -> Fate:
+        if self.states:
+            return Fate(f"model {model_id!r} is lost, as its saved states were deleted: create another", survives=False)
+        if self.trained:
+            words = f"model {model_id!r} is lost, as it was never saved: create another, and save it now and then"
+            return Fate(words, survives=False)
+        return Fate(f"model {model_id!r} is made anew, as it was never trained: send again what was under way")

@@ -1,0 +1,58 @@
+"""The bytes of a request's body: counted as they come, and decompressed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import zstandard
+from starlette.requests import Request
+
+from tinkex.local.errors import Refused
+
+_PIECE = 1024  # compressed bytes given to the decompressor at once: a thousand can be 32 million
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """Decompressed. Raises `Refused` (413) as soon as it is seen to be over `most` bytes, and 415 for what is not zstd."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding not in ("identity", "zstd"):
+        raise Refused(415, f"a body is read uncompressed or as zstd; this is {encoding}")
+    raw = await receive(request, most)
+    return raw if encoding == "identity" else await asyncio.to_thread(decompress, raw, most)
+
+
+async def receive(request: Request, most: int) -> bytes:
+    """As it was sent. Raises `Refused` (413) when it says that it is over `most` bytes, or turns out to be."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most:
+        raise _too_long(most)
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise _too_long(most)
+    return b"".join(parts)
+
+
+def decompress(raw: bytes, most: int) -> bytes:
+    """Raises `Refused`: 413 when the result is over `most` bytes, of which it makes few more, and 400 for what is no whole zstd frame."""
+    decoder = zstandard.ZstdDecompressor().decompressobj()
+    parts: list[bytes] = []
+    size = 0
+    try:
+        for start in range(0, len(raw), _PIECE):
+            parts.append(decoder.decompress(raw[start : start + _PIECE]))
+            size += len(parts[-1])
+            if size > most:
+                raise _too_long(most)
+    except zstandard.ZstdError as error:
+        raise Refused(400, f"the body is not zstd: {error}") from error
+    if not decoder.eof or decoder.unused_data:
+        raise Refused(400, "the body is not one whole zstd frame")
+    return b"".join(parts)
+
+
+def _too_long(most: int) -> Refused:
+    return Refused(413, f"the body is over {most} bytes, which is what this server takes; send less at once")

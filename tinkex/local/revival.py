@@ -1,0 +1,119 @@
+"""`Revival`: what the server does when its engine dies. Models come back from their last saved state, and clients learn what was lost."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from tinkex.local.engine.base import Death, Engine, EngineDied
+from tinkex.local.futures import Futures, Work
+from tinkex.local.lanes import Job, Lanes
+from tinkex.local.paths import CheckpointPath
+from tinkex.local.progress import Fate, Progress, SavedState
+from tinkex.local.store import ModelRow, Store
+
+_TRAINING = frozenset({"forward_backward", "optim_step"})
+
+
+class Revival:
+    """Knows what each model in memory can go back to. To be used on the event loop's thread."""
+
+    def __init__(self, engine: Engine, store: Store, lanes: Lanes, futures: Futures, data_dir: Path) -> None:
+        self._engine = engine
+        self._store = store
+        self._lanes = lanes
+        self._futures = futures
+        self._data_dir = data_dir
+        self._progress: dict[str, Progress] = {}
+        self._deaths = 0
+        self._told: set[str] = set()  # models whose clients have heard of a death that is not dealt with yet
+        self._untold: dict[str, str] = {}  # what the next request of a model is told, instead of being done
+
+    def made(self, model_id: str) -> None:
+        """There is a new model."""
+        self._progress[model_id] = Progress()
+
+    def reached(self, model_id: str, path: CheckpointPath, *, optimizer: bool, seq_id: int | None = None) -> None:
+        """The model was saved to `path`, or loaded from it."""
+        progress, saved = self._progress.get(model_id), self._store.checkpoints.get(path)
+        if progress and saved:
+            progress.reach(SavedState(path, saved.created_at, optimizer, seq_id))
+
+    def forget(self, model_id: str) -> None:
+        """The model is to be unloaded."""
+        self._progress.pop(model_id, None)
+        self._untold.pop(model_id, None)
+
+    def guarded(self, model_id: str, kind: str, work: Work) -> Work:
+        """The work of a model's request. When the engine dies, or has died since the request before, it raises what was lost."""
+
+        async def run() -> bytes:
+            if (text := self._untold.pop(model_id, None)) is not None:
+                raise EngineDied(text)
+            deaths = self._deaths
+            try:
+                result = await work()
+            except EngineDied as error:
+                if self._deaths == deaths:
+                    self._told.add(model_id)
+                raise EngineDied(f"{error}; {self._fate(model_id, engine_lives=not error.final).words}") from error
+            if kind in _TRAINING and (progress := self._progress.get(model_id)):
+                progress.trained = True
+            return result
+
+        return run
+
+    def outlive(self, death: Death) -> None:
+        """Fails what waits for the models in memory, and brings back those that can be."""
+        self._deaths += 1
+        for row in self._store.models.in_memory():
+            self._see_to(row, death)
+        self._told.clear()
+        if death.go_on:
+            death.go_on()
+
+    def _see_to(self, row: ModelRow, death: Death) -> None:
+        fate = self._fate(row.model_id, engine_lives=death.go_on is not None)
+        text = f"{death.reason}; {fate.words}"
+        told = self._futures.fail_waiting(row.model_id, text) or row.model_id in self._told
+        if not fate.survives:
+            self._lose(row.model_id, text)
+            return
+        if fate.steps_lost and not told:
+            self._untold[row.model_id] = text
+        self._lanes.put(row.model_id, None, Job(None, partial(self._bring_back, row, fate, text, self._deaths)))
+
+    def _fate(self, model_id: str, *, engine_lives: bool) -> Fate:
+        progress = self._progress.get(model_id)
+        if progress is None:
+            return Fate(f"model {model_id!r} was not made yet: create another", survives=False)
+        return progress.fate(model_id, self._is_there, engine_lives=engine_lives)
+
+    def _is_there(self, state: SavedState) -> bool:
+        row = self._store.checkpoints.get(state.path)
+        return row is not None and row.created_at == state.saved_at
+
+    async def _bring_back(self, row: ModelRow, fate: Fate, text: str, death: int) -> None:
+        """What came for the model in the meantime fails, too: its senders did not know where it is."""
+        if death != self._deaths:  # it is for the next one to do
+            return
+        try:
+            await self._lanes.call(self._remake, row, fate.state)
+        except EngineDied:
+            return
+        except Exception as error:  # noqa: BLE001  whatever it is, it is told to those who ask for the model
+            text = f"{text}; but it could not be brought back: {error}"
+            self._lose(row.model_id, text)
+        else:
+            self._progress[row.model_id].trained = False
+        self._futures.fail_waiting(row.model_id, text)
+
+    def _remake(self, row: ModelRow, state: SavedState | None) -> None:
+        """Runs in a worker thread."""
+        self._engine.create_model(row.model_id, row.base_model, row.lora)
+        if state:
+            self._engine.load_model(row.model_id, state.path.folder(self._data_dir), optimizer=state.optimizer)
+
+    def _lose(self, model_id: str, text: str) -> None:
+        self._store.models.lose(model_id, text)
+        self.forget(model_id)
