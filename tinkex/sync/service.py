@@ -33,7 +33,8 @@ class ServiceClient:
             trainer = service.create_lora_training_client("tinkex/tiny", rank=16)
 
     Args:
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service.
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. "local" is an embedded server in this
+            process, which the first call starts, and which ends with the process.
         api_key: by default `TINKER_API_KEY`.
         user_metadata: facts of your own, kept with the session.
         config: all settings; `base_url` and `api_key` go before its own.

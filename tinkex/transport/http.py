@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,18 +10,19 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import httpx
-from attrs import define, field
+from attrs import define, evolve, field
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tinkex_api.types import Request
 
 from tinkex import events
 from tinkex._version import __version__
-from tinkex.config import Config
+from tinkex.config import LOCAL, Config
 from tinkex.errors import (
     APIResponseValidationError,
     NotATinkerServerError,
     TinkexError,
 )
+from tinkex.local_server import local_url
 from tinkex.transport import adaptation, failures
 from tinkex.transport.backoff import Patience, retry_hint
 from tinkex.transport.clock import Clock
@@ -172,6 +174,8 @@ class Transport:
     async def _exchange(
         self, request: Request[Any], timeout: float, patience: Patience, wait: Wait, *, whole: bool = True
     ) -> httpx.Response:
+        if self.config.base_url == LOCAL:
+            await self._go_local()
         headers = dict(self._headers)
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{self.clock.new_id()}"  # the same over all tries
@@ -193,6 +197,11 @@ class Transport:
     def _extensions(self, timeout: float, *, whole: bool) -> dict[str, Any]:
         times = {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}
         return {"timeout": times, "stream": not whole}
+
+    async def _go_local(self) -> None:
+        """The server of this process has no address until it is started, which takes some seconds and so is done in a thread."""
+        self.config = evolve(self.config, base_url=await asyncio.to_thread(local_url))
+        self._headers["Host"] = _host(self.config.base_url)
 
     @property
     def _usual_timeout(self) -> float:
@@ -236,7 +245,7 @@ class Transport:
 def _constant_headers(config: Config, request_id: str) -> dict[str, str]:
     """Those of each request; the user's go before ours."""
     ours = {
-        "Host": _url(config.base_url).netloc.decode("ascii"),
+        "Host": _host(config.base_url),
         "User-Agent": _USER_AGENT,
         "Accept": "application/json",
         "X-Request-Id": request_id,  # one server routes by it
@@ -260,6 +269,10 @@ def _message(request: Request[Any], url: httpx.URL, headers: Mapping[str, str], 
     )
     message.read()
     return message
+
+
+def _host(base_url: str) -> str:
+    return _url(base_url).netloc.decode("ascii")
 
 
 @lru_cache(maxsize=256)
