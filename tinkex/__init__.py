@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tinkex.config import SEED_CHUNK_LIMITS as SEED_CHUNK_LIMITS
     from tinkex.config import ChunkLimits as ChunkLimits
     from tinkex.config import Config as Config
+    from tinkex.config import HttpLimits as HttpLimits
     from tinkex.config import PollSettings as PollSettings
     from tinkex.config import RetrySettings as RetrySettings
     from tinkex.dialects.dialect import Dialect as Dialect
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "tinkex._version": ("__version__",),
-    "tinkex.config": ("ChunkLimits", "Config", "PollSettings", "RetrySettings", "SEED_CHUNK_LIMITS"),
+    "tinkex.config": ("ChunkLimits", "Config", "HttpLimits", "PollSettings", "RetrySettings", "SEED_CHUNK_LIMITS"),
     "tinkex.futures.api_future": ("APIFuture", "AsyncAPIFuture"),
     "tinkex.dialects.dialect": ("Dialect", "SamplingWays"),
     "tinkex.recovery.policy": ("RecoveryPolicy", "is_recoverable"),
