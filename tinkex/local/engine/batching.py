@@ -14,6 +14,7 @@ from tinkex.local.engine.generation import Batch, Request, Sample
 
 _CACHE_BYTES = 2 << 30
 _LOGITS_AT_ONCE = 1 << 28
+_PASSES_BEFORE_A_STEP = 8  # so that samples under way are not kept waiting by an endless stream of new ones
 
 
 @frozen
@@ -94,7 +95,11 @@ class Batcher:
 
     def _run(self) -> None:
         while self._wait():
-            self._begin(self._take())
+            # those who arrive while a pass runs are read before the next step, so that a burst of requests goes on in step
+            for _ in range(_PASSES_BEFORE_A_STEP):
+                if not (requests := self._take()):
+                    break
+                self._begin(requests)
             self._step()
         for request in (*self._waiting, *(sample.request for sample in self._samples)):
             request.future.cancel()
@@ -120,8 +125,6 @@ class Batcher:
         return [request for request in taken if not request.future.cancelled()]
 
     def _begin(self, requests: Sequence[Request]) -> None:
-        if not requests:
-            return
         try:
             self._batch = self._batch or Batch(self._base)
             self._batch.begin(requests)
