@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 import orjson
 from attrs import frozen
 
-from tinkex.local.engine.base import CustomLoss, LoraShape
+from tinkex.local.engine.base import CustomLoss, LoraShape, OptimizerKind
 from tinkex.local.paths import CheckpointPath
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE sessions (
     session_id TEXT PRIMARY KEY, tags TEXT NOT NULL, user_metadata TEXT NOT NULL, sdk_version TEXT NOT NULL,
@@ -26,6 +26,7 @@ CREATE TABLE sessions (
 CREATE TABLE models (
     model_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
     rank INTEGER NOT NULL, seed INTEGER, train_attn INTEGER NOT NULL, train_mlp INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
+    optimizer TEXT NOT NULL,
     user_metadata TEXT NOT NULL, state TEXT NOT NULL, created_at REAL NOT NULL, last_request_at REAL NOT NULL
 );
 CREATE TABLE futures (
@@ -75,6 +76,7 @@ class ModelRow:
     session_id: str
     base_model: str
     lora: LoraShape
+    optimizer: OptimizerKind
     user_metadata: Mapping[str, str]
     state: ModelState
     created_at: float
@@ -223,7 +225,7 @@ class Store:
     def add_model(self, row: ModelRow) -> None:
         lora = row.lora
         self._db.execute(
-            "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 row.model_id,
                 row.session_id,
@@ -233,6 +235,7 @@ class Store:
                 lora.train_attn,
                 lora.train_mlp,
                 lora.train_unembed,
+                row.optimizer,
                 _dump(row.user_metadata),
                 row.state,
                 row.created_at,
@@ -401,6 +404,7 @@ def _model(row: sqlite3.Row) -> ModelRow:
         row["session_id"],
         row["base_model"],
         LoraShape(row["rank"], row["seed"], bool(row["train_attn"]), bool(row["train_mlp"]), bool(row["train_unembed"])),
+        row["optimizer"],
         orjson.loads(row["user_metadata"]),
         row["state"],
         row["created_at"],

@@ -26,6 +26,7 @@ from tinkex.local.http import Call, delete, get, post
 from tinkex.local.paths import CHECKPOINT_TYPES, CheckpointPath
 from tinkex.local.routes.paging import page
 from tinkex.local.store import CheckpointRow, ModelRow
+from tinkex.local.translate import optimizer_config
 
 _OWNER = "local"  # there are no users yet
 
@@ -75,6 +76,7 @@ async def weights_info(backend: Backend, call: Call[WeightsInfoRequest]) -> Mapp
         train_unembed=run.lora.train_unembed,
         train_mlp=run.lora.train_mlp,
         train_attn=run.lora.train_attn,
+        optimizer_config=optimizer_config(run.optimizer),
     ).to_dict()
 
 
