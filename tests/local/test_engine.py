@@ -195,7 +195,7 @@ def test_a_save_that_breaks_off_leaves_the_old_state(
         file.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr("tinkex.local.engine.adapters.save_file", no_space)
+    monkeypatch.setattr("tinkex.local.engine.adapter_folder.save_file", no_space)
     with pytest.raises(OSError, match="no space"):
         engine.save_model("broken", tmp_path / "state", optimizer=True)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]

@@ -1,4 +1,4 @@
-"""`TorchEngine`: training and sampling by torch, on transformers models with peft adapters."""
+"""`TorchEngine`: training and sampling by torch, on transformers models with LoRA adapters."""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from attrs import define
+from attrs import define, frozen
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tinkex.local.engine import optimizers
+from tinkex.local.engine.adapter_folder import check_fit, read_training_state, save_adapter
 from tinkex.local.engine.adapters import Base
 from tinkex.local.engine.base import (
     BaseModel,
@@ -32,10 +33,12 @@ from tinkex.local.engine.base import (
     SampleResult,
     SampleSpec,
 )
+from tinkex.local.engine.batching import Batcher
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
-from tinkex.local.engine.generation import generate
+from tinkex.local.engine.generation import Request
+from tinkex.local.engine.lora import Adapter
 from tinkex.local.engine.losses import NamedLoss, find_loss
-from tinkex.local.engine.prompt import PromptAnswers
+from tinkex.local.engine.stopping import StopRule
 
 _TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory for activations
 
@@ -43,26 +46,29 @@ _TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory f
 @define(eq=False)
 class _Model:
     base: Base
-    adapter: str
+    adapter: Adapter
     parameters: dict[str, nn.Parameter]
     optimizer_kind: OptimizerKind
     optimizer: torch.optim.Optimizer
 
 
-@define(eq=False)
+@frozen(eq=False)
 class _Sampler:
     base: Base
-    adapter: str | None
+    adapter: Adapter | None
 
 
 class TorchEngine:
-    """The engine for one machine. Calls on one base model take turns; see `tinkex.local.engine.base.Engine` for what they do."""
+    """The engine for one machine. Passes over one base model take turns; see `tinkex.local.engine.base.Engine` for what they do.
 
-    def __init__(self, models: Sequence[str]) -> None:
-        self._bases = {name: Base.load(name) for name in models}
+    See `Base.load` for `device` and `dtype`.
+    """
+
+    def __init__(self, models: Sequence[str], device: str | None = None, dtype: str | None = None) -> None:
+        self._bases = {name: Base.load(name, device, dtype) for name in models}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
-        self._sampling = ThreadPoolExecutor(1, thread_name_prefix="tinkex-sampling")
+        self._batchers = {name: Batcher(base) for name, base in self._bases.items()}
 
     @property
     def base_models(self) -> Sequence[BaseModel]:
@@ -70,14 +76,13 @@ class TorchEngine:
 
     def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None:
         base = self._base(base_model)
-        adapter = base.add_adapter(lora)
-        parameters = base.parameters(adapter)
+        adapter = base.new_adapter(lora)
+        parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
         self._models[model_id] = _Model(base, adapter, parameters, optimizer, optimizers.restored(optimizer, parameters, {}))
 
     def unload_model(self, model_id: str) -> None:
-        model = self._model(model_id)
+        self._model(model_id)
         del self._models[model_id]
-        model.base.remove_adapter(model.adapter)
 
     def check_loss(self, loss: CustomLoss) -> None:
         compile_loss(loss)
@@ -92,17 +97,14 @@ class TorchEngine:
         outputs: list[Mapping[str, Any]] = [{}] * len(data)
         metrics: list[Mapping[str, float]] = []
         total = 0.0
-        with (
-            model.base.active(model.adapter) as network,
-            _all_or_nothing(model.parameters.values()),
-            torch.set_grad_enabled(backward),
-        ):
+        with _all_or_nothing(model.parameters.values()), torch.set_grad_enabled(backward):
             for indices in _micro_batches([len(example.tokens) for example in data]):
-                logprobs = _target_logprobs(network, [data[i] for i in indices])
-                results = [loss(row, i, data[i]) for i, row in zip(indices, logprobs, strict=True)]
-                batch_loss = torch.cat([losses.flatten() for losses, _ in results]).sum()
-                if backward:
-                    batch_loss.backward()
+                with model.base.running([(None, model.adapter)]) as network:
+                    logprobs = _target_logprobs(network, [data[i] for i in indices])
+                    results = [loss(row, i, data[i]) for i, row in zip(indices, logprobs, strict=True)]
+                    batch_loss = torch.cat([losses.flatten() for losses, _ in results]).sum()
+                    if backward:
+                        batch_loss.backward()
                 total += batch_loss.item()
                 metrics += [named for _, named in results]
                 for i, row in zip(indices, logprobs, strict=True):
@@ -114,62 +116,62 @@ class TorchEngine:
         model = self._model(model_id)
         if settings.kind != model.optimizer_kind:
             raise InvalidRequest(f"the model is trained by {model.optimizer_kind}, and the step is of {settings.kind}")
-        with model.base.lock:
-            longest = settings.grad_clip_norm if settings.grad_clip_norm > 0 else float("inf")
-            norm = nn.utils.clip_grad_norm_(model.parameters.values(), longest)
-            optimizers.set_options(model.optimizer, settings)
-            model.optimizer.step()
-            model.optimizer.zero_grad()
+        longest = settings.grad_clip_norm if settings.grad_clip_norm > 0 else float("inf")
+        norm = nn.utils.clip_grad_norm_(model.parameters.values(), longest)
+        optimizers.set_options(model.optimizer, settings)
+        model.optimizer.step()
+        model.optimizer.zero_grad()
         return {"grad_norm": float(norm), "learning_rate": settings.learning_rate}
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
         state = optimizers.state_of(model.optimizer_kind, model.optimizer, model.parameters) if optimizer else None
-        model.base.save_adapter(model.adapter, folder, state)
+        save_adapter(model.adapter, folder, state)
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
-        weights, state = model.base.read_training_state(model.adapter, folder, optimizer=optimizer)
+        weights, state = read_training_state(folder, optimizer=optimizer)
+        check_fit(weights, model.parameters)
         restored = optimizers.restored(model.optimizer_kind, model.parameters, state)  # may refuse, so before anything is changed
-        model.base.set_weights(model.adapter, weights)
+        model.adapter.take(weights)
         model.optimizer = restored
         model.optimizer.zero_grad()
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         base, known = self._base(base_model), self._samplers.get(sampler_id)
-        if known and known.adapter and folder:
-            base.replace_adapter(known.adapter, folder)
-        else:
-            self._samplers[sampler_id] = _Sampler(base, base.load_adapter(folder) if folder else None)
+        adapter = base.load_adapter(folder, like=known.adapter if known else None) if folder else None
+        self._samplers[sampler_id] = _Sampler(base, adapter)  # the samples that began have the adapter before
 
     def unload_sampler(self, sampler_id: str) -> None:
-        sampler = self._samplers.pop(sampler_id, None)
-        if sampler and sampler.adapter:
-            sampler.base.remove_adapter(sampler.adapter)
+        self._samplers.pop(sampler_id, None)
 
     def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
-        return self._sampling.submit(self._sample, sampler_id, spec, on_token)
+        try:
+            sampler = self._sampler(sampler_id)
+            room = _check_prompt(spec, sampler.base.describe())
+        except InvalidRequest as error:
+            refused: Future[SampleResult] = Future()
+            refused.set_exception(error)
+            return refused
+        stops = StopRule(spec, sampler.base.end_of_text, sampler.base.tokenizer.decode)
+        request = Request(sampler.adapter, spec, room, stops, on_token)
+        self._batchers[sampler.base.name].submit(request)
+        return request.future
 
     def close(self) -> None:
-        self._sampling.shutdown(cancel_futures=True)
-
-    @torch.inference_mode()
-    def _sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> SampleResult:
-        sampler = self._samplers.get(sampler_id)
-        if sampler is None:
-            raise InvalidRequest(f"unknown sampler {sampler_id!r}")
-        room = _check_prompt(spec, sampler.base.describe())
-        with sampler.base.active(sampler.adapter) as network:
-            prompt = torch.tensor([list(spec.prompt)], device=sampler.base.device)
-            prefill = network(input_ids=prompt, use_cache=True)
-            asked = PromptAnswers(prefill.logits[0], spec)
-            answers = asked.logprobs(), asked.topk(), asked.targets(), asked.alternatives()
-            return SampleResult(generate(network, sampler.base, prefill, spec, room, on_token), *answers)
+        for batcher in self._batchers.values():
+            batcher.close()
 
     def _base(self, name: str) -> Base:
         if name not in self._bases:
             raise InvalidRequest(f"unknown base model {name!r}; known are {', '.join(self._bases)}")
         return self._bases[name]
+
+    def _sampler(self, sampler_id: str) -> _Sampler:
+        sampler = self._samplers.get(sampler_id)
+        if sampler is None:
+            raise InvalidRequest(f"unknown sampler {sampler_id!r}")
+        return sampler
 
     def _model(self, model_id: str) -> _Model:
         if model_id not in self._models:

@@ -1,0 +1,40 @@
+"""`FairLock`: a lock that goes to whoever has waited longest."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from types import TracebackType
+
+
+class FairLock:
+    """A lock for `with`, given in the order in which it was asked for.
+
+    Threads that take one of Python's own locks again and again, as a loop of short steps does, keep the others from it.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._held = False
+        self._waiting: deque[threading.Event] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for it."""
+        return len(self._waiting)
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._held:
+                self._held = True
+                return
+            turn = threading.Event()
+            self._waiting.append(turn)
+        turn.wait()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().set()  # still held, by the one that was woken
+            else:
+                self._held = False

@@ -1,0 +1,127 @@
+"""LoRA on the linear layers of a frozen model: many adapters at once, each on the rows of a batch that are its own."""
+
+# torch types some of its methods only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from attrs import define, frozen
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class LayerWeights(NamedTuple):
+    """What an adapter adds to one layer: `input @ A.T @ B.T`, scaled."""
+
+    a: Tensor  # (rank, in)
+    b: Tensor  # (out, rank)
+
+
+@frozen(eq=False)
+class Adapter:
+    """The weights of one adapter, by the full names of the layers that they are on."""
+
+    rank: int
+    alpha: float
+    layers: Mapping[str, LayerWeights]
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.rank
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """By the names that peft gives them in a file; the same ones, in the same order, for every adapter of one shape."""
+        return {
+            f"base_model.model.{name}.lora_{letter}.weight": weight
+            for name, weights in self.layers.items()
+            for letter, weight in zip("AB", weights, strict=True)
+        }
+
+    @torch.no_grad()
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies weights of these names into the adapter's own, which stay the same objects."""
+        for name, own in self.named_weights().items():
+            own.copy_(weights[name])
+
+
+Plan: TypeAlias = Sequence[tuple[Tensor | None, Adapter]]
+"""Which rows of a batch (None: all) get which adapter. A row that is not named gets none."""
+
+
+def plan_rows(adapters: Sequence[Adapter | None], device: torch.device) -> Plan:
+    """The plan for a batch whose rows have these adapters."""
+    rows = defaultdict[Adapter, list[int]](list)
+    for row, adapter in enumerate(adapters):
+        if adapter is not None:
+            rows[adapter].append(row)
+    if len(rows) == 1 and None not in adapters:
+        return [(None, adapter) for adapter in rows]
+    return [(torch.tensor(own, device=device), adapter) for adapter, own in rows.items()]
+
+
+@define(eq=False)
+class CurrentPlan:
+    """The plan of the forward pass that runs; all layers of a model read the same one."""
+
+    plan: Plan = ()
+
+
+class LoraLinear(nn.Linear):
+    """Takes the place of a linear layer, whose parameters it keeps, and adds what the current plan says."""
+
+    def __init__(self, linear: nn.Linear, name: str, current: CurrentPlan) -> None:
+        nn.Module.__init__(self)  # that of nn.Linear would make new weights
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self._name, self._current = name, current
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = functional.linear(input, self.weight, self.bias)
+        for rows, adapter in self._current.plan:
+            weights = adapter.layers.get(self._name)
+            if weights is None:
+                continue
+            if rows is None:
+                output.add_(_added(input, weights).to(output.dtype), alpha=adapter.scaling)
+            else:
+                own = _added(input.index_select(0, rows), weights).to(output.dtype)
+                output.index_add_(0, rows, own, alpha=adapter.scaling)
+        return output
+
+
+def _added(input: Tensor, weights: LayerWeights) -> Tensor:
+    return functional.linear(functional.linear(input.to(weights.a.dtype), weights.a), weights.b)
+
+
+def wrap_linears(model: nn.Module, current: CurrentPlan) -> dict[str, LoraLinear]:
+    """Puts a `LoraLinear` in the place of every linear layer of the model; returns them by their full names."""
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    wrapped = {name: LoraLinear(linear, name, current) for name, linear in linears.items()}
+    for name, layer in wrapped.items():
+        model.set_submodule(name, layer)
+    return wrapped
+
+
+def new_adapter(layers: Mapping[str, nn.Linear], rank: int, alpha: float, seed: int | None) -> Adapter:
+    """One that can be trained, and changes nothing until it is. A seed gives it the weights that peft would."""
+    random = torch.Generator()
+    if seed is None:
+        random.seed()
+    else:
+        random.manual_seed(seed)
+
+    def drawn(*shape: int) -> Tensor:
+        return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=random)
+
+    def weights(layer: nn.Linear) -> LayerWeights:
+        shape_a, shape_b = (rank, layer.in_features), (layer.out_features, rank)
+        _unused = drawn(*shape_a), drawn(*shape_b)  # peft draws both when it makes them, and A once more
+        return LayerWeights(*(nn.Parameter(weight.to(layer.weight.device)) for weight in (drawn(*shape_a), torch.zeros(shape_b))))
+
+    return Adapter(rank, alpha, {name: weights(layer) for name, layer in layers.items()})
