@@ -91,7 +91,7 @@ class AsyncServiceClient:
             seed: fixes the adapter's initial weights.
             train_mlp, train_attn, train_unembed: which layers to train; at least one.
             user_metadata: facts of your own, kept with the training run.
-            optimizer: its kind, by default AdamW.
+            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default AdamW.
 
         Raises:
             InvalidInputError: rank below 0, or nothing to train.
@@ -121,7 +121,7 @@ class AsyncServiceClient:
             rank: the adapter's, as it was created, for a server that does not tell; a session knows it of what it saved itself.
             user_metadata: facts of your own, kept with the training run.
             weights_access_token: a right to read weights of others.
-            optimizer: its kind, by default AdamW.
+            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default AdamW.
 
         Raises:
             NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they do not fit.

@@ -110,7 +110,7 @@ class Revival:
 
     def _remake(self, row: ModelRow, state: SavedState | None) -> None:
         """Runs in a worker thread."""
-        self._engine.create_model(row.model_id, row.base_model, row.lora)
+        self._engine.create_model(row.model_id, row.base_model, row.lora, row.optimizer)
         if state:
             self._engine.load_model(row.model_id, state.path.folder(self._data_dir), optimizer=state.optimizer)
 
