@@ -28,13 +28,20 @@ class Call:
         return json.loads(self.body)
 
 
+def at_once() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 @frozen
 class Answer:
     status: int = 200
-    body: bytes = b""
+    body: bytes | memoryview = b""
     headers: Mapping[str, str] = field(factory=dict)
     cut: int | None = None
-    """The connection is closed after so many bytes of the body."""
+    """The connection is closed after so many bytes of the body, and when they have `arrived`: the client loses what it has not read."""
+    arrived: threading.Event = field(factory=at_once)
 
 
 def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
@@ -62,6 +69,7 @@ def answering(answer: Callable[[Call], Answer]) -> Iterator[Answering]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 10
+        wbufsize = -1  # header and body go together, or each answer takes 40 ms
 
         def _answer(self) -> None:
             parts = urlsplit(self.path)
@@ -77,7 +85,10 @@ def answering(answer: Callable[[Call], Answer]) -> Iterator[Answering]:
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(given.body[: given.cut])
-            self.close_connection = given.cut is not None
+            if given.cut is not None:
+                self.wfile.flush()
+                given.arrived.wait(10)
+                self.close_connection = True
 
         do_GET = do_POST = do_PUT = do_DELETE = _answer
 

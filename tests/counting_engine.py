@@ -15,7 +15,7 @@ from attrs import define, evolve, field
 
 import tinkex.local
 from tests.fake_engine import FakeEngine
-from tinkex.local.engine.base import AdamSettings, Example, LossResult
+from tinkex.local.engine.base import Example, LossResult, OptimizerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,9 +32,9 @@ class CountingEngine(FakeEngine):
         result = super().forward_backward(model_id, data, loss_fn, config, backward=backward)
         return evolve(result, metrics={"loss:sum": float(self.steps[model_id])})
 
-    def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
+    def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
         self.steps[model_id] += 1
-        return super().optim_step(model_id, adam)
+        return super().optim_step(model_id, settings)
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         super().save_model(model_id, folder, optimizer=optimizer)

@@ -13,7 +13,6 @@ import numpy as np
 from attrs import define, field
 
 from tinkex.local.engine.base import (
-    AdamSettings,
     BaseModel,
     CustomLoss,
     Death,
@@ -22,6 +21,8 @@ from tinkex.local.engine.base import (
     LoraShape,
     LossResult,
     OnToken,
+    OptimizerKind,
+    OptimizerSettings,
     SampledTokens,
     SampleResult,
     SampleSpec,
@@ -40,13 +41,16 @@ class FakeEngine:
     gate: threading.Event = field(factory=threading.Event)
     waiting: threading.Semaphore = field(factory=lambda: threading.Semaphore(0))
     models: set[str] = field(factory=set)
+    optimizers: dict[str, OptimizerKind] = field(factory=dict)
+    settings: list[OptimizerSettings] = field(factory=list)
     samplers: dict[str, Path | None] = field(factory=dict)
     specs: list[SampleSpec] = field(factory=list)
     _pool: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="tinkex-engine"))
     base_models: Sequence[BaseModel] = (BaseModel("fake/base", 64, 100, "FakeForCausalLM", "fake/tokenizer"),)
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape) -> None:
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None:
         self._note("create_model", model_id)
+        self.optimizers[model_id] = optimizer
         if lora.rank > 64:
             raise InvalidRequest("rank is at most 64")
         self.models.add(model_id)
@@ -72,9 +76,10 @@ class FakeEngine:
             outputs[0]["logprobs"][:] = [np.nan] + [-np.inf] * (len(data[0].tokens) - 1)
         return LossResult(outputs, {"loss:sum": loss})
 
-    def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
-        self._note("optim_step", model_id, str(adam.learning_rate))
-        return {"learning_rate": adam.learning_rate}
+    def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
+        self._note("optim_step", model_id, str(settings.learning_rate))
+        self.settings.append(settings)
+        return {"learning_rate": settings.learning_rate}
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         self._note("save_model", model_id, "with optimizer" if optimizer else "without optimizer")

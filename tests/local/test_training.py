@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from tinkex.local.engine.base import AdamSettings, DimuonSettings, OptimizerSettings, SgdSettings
 from tinkex.local.engine.losses import LOSSES
 from tinkex.local.translate import LOSS_FNS
 
@@ -49,6 +51,49 @@ def test_forward_asks_for_no_gradients_and_optim_step_passes_its_parameters(api:
     assert api.result(promise)["metrics"] == {"learning_rate": 0.5}
     assert (api.engine.count("forward", model_id), api.engine.count("forward_backward", model_id)) == (1, 0)
     assert api.engine.count("optim_step", model_id, "0.5") == 1
+
+
+STEPS: Mapping[str, tuple[dict[str, Any], OptimizerSettings]] = {
+    "adamw": ({"adam_params": {"learning_rate": 0.5, "beta1": 0.8, "eps": 1e-6}}, AdamSettings(0.5, 0.8, eps=1e-6)),
+    "dimuon": (
+        {"optimizer_params": {"type": "dimuon", "learning_rate": 0.5, "grad_clip_norm": 2.0}},
+        DimuonSettings(0.5, grad_clip_norm=2.0),
+    ),
+    "sgd": ({"sgd_params": {"learning_rate": 0.5, "momentum": 0.9}}, SgdSettings(0.5, 0.9)),
+}
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_model_is_trained_by_the_optimizer_it_was_created_with(api: Api, kind: str) -> None:
+    model_id = api.result(api.ok("create_model", **new_model(api.session(), optimizer_config={"type": kind})))["model_id"]
+    assert api.engine.optimizers[model_id] == kind
+    assert api.ok("get_info", model_id=model_id)["optimizer_config"]["type"] == kind
+    for other in STEPS.keys() - {kind}:
+        refused = api.send("optim_step", model_id=model_id, seq_id=1, **STEPS[other][0])
+        assert (refused.status_code, f"with the optimizer {kind}, and this is a step of {other}" in refused.text) == (400, True)
+    params, settings = STEPS[kind]
+    api.result(api.ok("optim_step", model_id=model_id, seq_id=1, **params))
+    assert api.engine.settings[-1] == settings
+
+
+@pytest.mark.parametrize(
+    ("params", "at"),
+    [
+        ({}, ["adam_params"]),
+        ({"adam_params": {}, "sgd_params": {"learning_rate": 0.1}}, ["adam_params"]),
+        ({"adam_params": {"learning_rate": -1.0}}, ["adam_params", "learning_rate"]),
+        ({"adam_params": {"beta2": 1.0}}, ["adam_params", "beta2"]),
+        ({"adam_params": {"eps": 0.0}}, ["adam_params", "eps"]),
+        ({"sgd_params": {"learning_rate": 0.1, "momentum": -0.1}}, ["sgd_params", "momentum"]),
+        ({"sgd_params": {}}, ["sgd_params", "learning_rate"]),
+        ({"optimizer_params": {"type": "lion", "learning_rate": 0.1}}, ["optimizer_params", "type"]),
+        ({"optimizer_params": {"learning_rate": 0.1, "beta1": 2.0}}, ["optimizer_params", "beta1"]),
+    ],
+)
+def test_a_step_that_cannot_be_is_422_and_names_the_field(api: Api, params: dict[str, Any], at: list[str]) -> None:
+    response = api.send("optim_step", model_id=api.model(), seq_id=1, **params)
+    assert response.status_code == 422, response.text
+    assert response.json()["detail"][0]["loc"] == ["body", *at]
 
 
 def test_requests_run_in_the_order_of_seq_id(api: Api) -> None:
@@ -228,7 +273,7 @@ def test_other_encodings_are_415(api: Api, headers: dict[str, str], read: str) -
     ("change", "words"),
     [
         ({"base_model": "no/such"}, "fake/base"),
-        ({"optimizer_config": {"type": "dimuon", "version": 1}}, "dimuon"),
+        ({"optimizer_config": {"type": "lion"}}, "no optimizer 'lion'; it has adamw, dimuon, sgd"),
     ],
 )
 def test_a_model_that_the_server_has_not_is_400_and_says_what_it_has(api: Api, change: dict[str, Any], words: str) -> None:

@@ -136,6 +136,25 @@ def test_a_new_model_is_made_from_a_state(api: Api) -> None:
     assert api.ok("weights_info", tinker_path=again)["train_mlp"] is False
 
 
+@pytest.mark.parametrize(("with_optimizer", "wanted"), [(True, "sgd"), (False, "dimuon")])
+def test_a_new_model_has_the_optimizer_whose_state_is_loaded_or_else_the_one_asked_for(
+    api: Api, with_optimizer: bool, wanted: str
+) -> None:
+    source = api.result(api.ok("create_model", **new_model(api.session(), optimizer_config={"type": "sgd"})))["model_id"]
+    path = api.result(save(api, source, 1))["path"]
+    assert api.ok("weights_info", tinker_path=path)["optimizer_config"]["type"] == "sgd"
+    how = {"session_id": api.session(), "model_seq_id": 0, "optimizer_config": {"type": "dimuon"}}
+    model_id = api.result(load(api, path, optimizer=with_optimizer, **how))["model_id"]
+    assert (api.engine.optimizers[model_id], api.ok("get_info", model_id=model_id)["optimizer_config"]["type"]) == (wanted, wanted)
+
+
+def test_the_state_of_another_optimizer_is_refused_but_its_weights_are_not(api: Api, path: str) -> None:
+    model_id = api.result(api.ok("create_model", **new_model(api.session(), optimizer_config={"type": "sgd"})))["model_id"]
+    failed = api.result(load(api, path, model_id=model_id, seq_id=1))
+    assert (failed["category"], "it has optimizer 'adamw' and not 'sgd'" in failed["error"]) == ("user", True)
+    assert api.result(load(api, path, optimizer=False, model_id=model_id, seq_id=2))["path"] == path
+
+
 def test_a_number_of_a_session_is_for_one_model(api: Api, path: str) -> None:
     session_id = api.session()
     api.model(session_id, 0)
@@ -159,7 +178,7 @@ def test_a_new_model_that_cannot_be_loaded_is_not_left_behind(api: Api) -> None:
         ({"path": "tinker://RUN/sampler_weights/state"}, 400, "not saved to train on"),
         ({"path": "somewhere"}, 400, "not a checkpoint path"),
         ({"base_model": "no/such"}, 400, "fake/base"),
-        ({"optimizer_config": {"type": "dimuon"}}, 400, "dimuon"),
+        ({"optimizer_config": {"type": "lion"}, "optimizer": False}, 400, "no optimizer 'lion'"),
         ({"session_id": "s-none"}, 404, "unknown session"),
         ({"session_id": None}, 422, "or session_id is needed"),
         ({"model_id": "RUN"}, 422, "or session_id is needed"),

@@ -109,7 +109,7 @@ class Revival:
         self._futures.fail_waiting(row.model_id, text)
 
     async def _remake(self, row: ModelRow, state: SavedState | None) -> None:
-        await self._lanes.call(self._engine.create_model, row.model_id, row.base_model, row.lora)
+        await self._lanes.call(self._engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer)
         if state is None:
             return
         saved = self._store.checkpoints.get(state.path)

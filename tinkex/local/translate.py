@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import orjson
@@ -15,7 +15,19 @@ from attrs import evolve
 from numpy.typing import NDArray
 from tinkex_api import models as api
 
-from tinkex.local.engine.base import AdamSettings, Example, LoraShape, LossResult, SampledTokens, SampleResult, SampleSpec
+from tinkex.local.engine.base import (
+    AdamSettings,
+    DimuonSettings,
+    Example,
+    LoraShape,
+    LossResult,
+    OptimizerKind,
+    OptimizerSettings,
+    SampledTokens,
+    SampleResult,
+    SampleSpec,
+    SgdSettings,
+)
 from tinkex.local.errors import bad_request, malformed
 
 LOSS_FNS = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo")
@@ -43,8 +55,43 @@ def lora_shape(config: api.LoraConfig) -> LoraShape:
     return LoraShape(config.rank, seed, config.train_attn, config.train_mlp, config.train_unembed)
 
 
-def adam_settings(params: api.AdamParams) -> AdamSettings:
-    return AdamSettings(params.learning_rate, params.beta1, params.beta2, params.eps, params.weight_decay, params.grad_clip_norm)
+def optimizer_kind(config: api.OptimizerConfig | None) -> OptimizerKind:
+    kinds: Mapping[str, OptimizerKind] = {kind: kind for kind in get_args(OptimizerKind)}
+    name = config.type_ if config else "adamw"
+    if name not in kinds:
+        raise bad_request(f"this server has no optimizer {name!r}; it has {', '.join(kinds)}")
+    return kinds[name]
+
+
+def optimizer_config(kind: OptimizerKind) -> api.OptimizerConfig:
+    return api.OptimizerConfig(kind, version=1 if kind == "dimuon" else None)
+
+
+def optimizer_settings(body: api.OptimStepRequest) -> OptimizerSettings:
+    if [body.adam_params, body.optimizer_params, body.sgd_params].count(None) != 2:
+        raise malformed("adam_params", message="or optimizer_params or sgd_params is needed: one of them, not more")
+    if adam := body.adam_params:
+        _check_numbers(adam, "adam_params", decays=("beta1", "beta2"))
+        if adam.eps <= 0:
+            raise malformed("adam_params", "eps", message="must be more than 0")
+        return AdamSettings(adam.learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.grad_clip_norm)
+    if sgd := body.sgd_params:
+        _check_numbers(sgd, "sgd_params", decays=("momentum",))
+        return SgdSettings(sgd.learning_rate, sgd.momentum, sgd.weight_decay, sgd.grad_clip_norm)
+    dimuon = cast("api.DimuonParams", body.optimizer_params)
+    if dimuon.type_ != "dimuon":
+        raise malformed("optimizer_params", "type", message=f"is {dimuon.type_!r}: this server takes dimuon")
+    _check_numbers(dimuon, "optimizer_params", decays=("beta1",))
+    return DimuonSettings(dimuon.learning_rate, dimuon.beta1, dimuon.grad_clip_norm)
+
+
+def _check_numbers(params: api.AdamParams | api.DimuonParams | api.SgdParams, field: str, decays: Sequence[str]) -> None:
+    """`decays` are those of which a share is kept, which must be less than all."""
+    if params.learning_rate < 0:
+        raise malformed(field, "learning_rate", message="must be 0 or more")
+    for name in decays:
+        if not 0 <= getattr(params, name) < 1:
+            raise malformed(field, name, message="must be 0 or more, and less than 1")
 
 
 def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, float]:

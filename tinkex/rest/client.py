@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from attrs import evolve
@@ -36,8 +40,11 @@ from tinkex_api.models import (
 from tinkex_api.types import UNSET, Request
 
 from tinkex.errors import ConflictError, InvalidInputError, RequestFailedError
+from tinkex.rest.archives import archive_url
 from tinkex.rest.checkpoint_place import CheckpointPlace
 from tinkex.rest.connection import AsyncConnection
+from tinkex.rest.download import Progress, download, folder_name
+from tinkex.rest.hub import HubUpload, add_model_card
 from tinkex.rest.identity import identity
 from tinkex.rest.paging import PAGE_SIZE, Listing, listing
 from tinkex.session import meet
@@ -46,6 +53,7 @@ from tinkex.types import (
     AccessScope,
     ApiKeyInfoResponse,
     Checkpoint,
+    CheckpointArchiveUrlResponse,
     CheckpointsListResponse,
     Cursor,
     ExternalWeightsUrlsResponse,
@@ -102,8 +110,8 @@ class AsyncRestClient(AsyncConnection):
         return capabilities
 
     async def whoami(self) -> WhoamiResponse:
-        """Whose the credential is, by its own words: sends nothing. Raises `InvalidInputError` for an API key that is not a JWT."""
-        return identity(self._connected().config.api_key)
+        """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it nor what it is exchanged for is a JWT."""
+        return identity(await self._connected().auth.key())
 
     async def get_api_key_info(self) -> ApiKeyInfoResponse:
         """What the server knows of the API key."""
@@ -271,6 +279,98 @@ class AsyncRestClient(AsyncConnection):
                 advice="download_checkpoint fetches checkpoints of all kinds.",
             )
         return await self._send((await self._place(tinker_path)).request(get_external_weights_urls.request))
+
+    async def get_checkpoint_archive_url(self, training_run_id: str, checkpoint_id: str) -> CheckpointArchiveUrlResponse:
+        """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call no more.
+
+        The URL wants no key; of a server that sends the file itself it is the call's own, which does. Waits while the file is built.
+
+        Raises:
+            WaitTimeoutError: it was not built within `PollSettings.max_wait`.
+        """
+        return await archive_url(self._connected(), self._by_id(training_run_id, checkpoint_id))
+
+    async def get_checkpoint_archive_url_from_tinker_path(self, tinker_path: str) -> CheckpointArchiveUrlResponse:
+        """Does, and raises, what `get_checkpoint_archive_url` does."""
+        return await archive_url(self._connected(), await self._place(tinker_path))
+
+    async def download_checkpoint(
+        self,
+        tinker_path: str,
+        *,
+        output_dir: str | PathLike[str] = ".",
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> Path:
+        """The folder that the files of a checkpoint were fetched to: all of them, or none where this raises.
+
+        What breaks off goes on where it was; URLs whose time is over are asked for anew; sizes and digests are checked.
+
+        Args:
+            tinker_path: of a kind that the server gives out: the hosted service those of `save_weights_external`, others what they saved.
+            output_dir: where the folder is to be, named after the path: `S1_train_0_weights_0001`.
+            force: whether a folder of that name is replaced.
+            progress: called with the bytes that came and those in all, which are None while they are not known; `DownloadBar` shows
+                them. It must not block. What it raises ends the download.
+
+        Raises:
+            InvalidInputError: the folder is there already.
+            CheckpointDownloadError: what came is not what was promised, or not safe to unpack, or cannot be written.
+            APIConnectionError, APIStatusError: it cannot be fetched, and trying again did not help.
+            WaitTimeoutError: the server did not build the archive within `PollSettings.max_wait`.
+        """
+        place = await self._place(tinker_path)
+        target = Path(output_dir) / folder_name(tinker_path)
+        return await download(self._connected(), place, target, force=force, progress=progress)
+
+    async def push_to_hub(
+        self,
+        tinker_path: str,
+        repo_id: str,
+        *,
+        private: bool = True,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        allow_patterns: Sequence[str] | None = None,
+        ignore_patterns: Sequence[str] | None = None,
+        model_card: bool = True,
+        token: str | None = None,
+        progress: Progress | None = None,
+    ) -> str:
+        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there. Needs the extra `hf`.
+
+        Args:
+            tinker_path: of a kind that the server gives out, as for `download_checkpoint`.
+            repo_id: `<owner>/<name>`; made where there is none yet.
+            private: whether one that is made is for its owner's eyes alone.
+            revision: the branch; made where there is none yet.
+            commit_message: by default names the path.
+            create_pr: whether to open a pull request instead; the URL is then its own.
+            allow_patterns, ignore_patterns: which files to put there, as `*.safetensors`.
+            model_card: whether a README.md is written where the checkpoint has none.
+            token: of the hub; by default the one that huggingface_hub finds, in HF_TOKEN or its files.
+            progress: as for `download_checkpoint`.
+
+        Raises:
+            TinkexError: huggingface_hub is not installed.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+        """
+        upload = HubUpload(
+            repo_id=repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            token=token,
+        )
+        with TemporaryDirectory(prefix="tinkex-push-") as folder:
+            content = await self.download_checkpoint(tinker_path, output_dir=folder, progress=progress)
+            if model_card:
+                add_model_card(content, tinker_path, repo_id)
+            return await asyncio.to_thread(upload.put, content, tinker_path)
 
     async def copy_weights(
         self,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,12 +14,14 @@ from tinkex.config import Config
 from tinkex.portal import Portal
 from tinkex.portal_iter import iterate
 from tinkex.rest.client import AsyncRestClient
+from tinkex.rest.download import Progress
 from tinkex.rest.paging import PAGE_SIZE
 from tinkex.sync_twins import deprecated_twin
 from tinkex.types import (
     AccessScope,
     ApiKeyInfoResponse,
     Checkpoint,
+    CheckpointArchiveUrlResponse,
     CheckpointsListResponse,
     ExternalWeightsUrlsResponse,
     GetSamplerResponse,
@@ -84,7 +88,7 @@ class RestClient:
         return self._portal.run(self._client.get_server_capabilities)
 
     def whoami(self) -> WhoamiResponse:
-        """Whose the credential is, by its own words: sends nothing. Raises `InvalidInputError` for an API key that is not a JWT."""
+        """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it nor what it is exchanged for is a JWT."""
         return self._portal.run(self._client.whoami)
 
     def get_api_key_info(self) -> ApiKeyInfoResponse:
@@ -213,6 +217,92 @@ class RestClient:
         """
         return self._portal.run(self._client.get_external_weights_urls, tinker_path)
 
+    def get_checkpoint_archive_url(self, training_run_id: str, checkpoint_id: str) -> CheckpointArchiveUrlResponse:
+        """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call no more.
+
+        The URL wants no key; of a server that sends the file itself it is the call's own, which does. Waits while the file is built.
+
+        Raises:
+            WaitTimeoutError: it was not built within `PollSettings.max_wait`.
+        """
+        return self._portal.run(self._client.get_checkpoint_archive_url, training_run_id, checkpoint_id)
+
+    def get_checkpoint_archive_url_from_tinker_path(self, tinker_path: str) -> CheckpointArchiveUrlResponse:
+        """Does, and raises, what `get_checkpoint_archive_url` does."""
+        return self._portal.run(self._client.get_checkpoint_archive_url_from_tinker_path, tinker_path)
+
+    def download_checkpoint(
+        self, tinker_path: str, *, output_dir: str | PathLike[str] = ".", force: bool = False, progress: Progress | None = None
+    ) -> Path:
+        """The folder that the files of a checkpoint were fetched to: all of them, or none where this raises.
+
+        What breaks off goes on where it was; URLs whose time is over are asked for anew; sizes and digests are checked.
+
+        Args:
+            tinker_path: of a kind that the server gives out: the hosted service those of `save_weights_external`, others what they saved.
+            output_dir: where the folder is to be, named after the path: `S1_train_0_weights_0001`.
+            force: whether a folder of that name is replaced.
+            progress: called with the bytes that came and those in all, which are None while they are not known; `DownloadBar` shows
+                them. It must not block. What it raises ends the download.
+
+        Raises:
+            InvalidInputError: the folder is there already.
+            CheckpointDownloadError: what came is not what was promised, or not safe to unpack, or cannot be written.
+            APIConnectionError, APIStatusError: it cannot be fetched, and trying again did not help.
+            WaitTimeoutError: the server did not build the archive within `PollSettings.max_wait`.
+        """
+        return self._portal.run(
+            self._client.download_checkpoint, tinker_path, output_dir=output_dir, force=force, progress=progress
+        )
+
+    def push_to_hub(
+        self,
+        tinker_path: str,
+        repo_id: str,
+        *,
+        private: bool = True,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        allow_patterns: Sequence[str] | None = None,
+        ignore_patterns: Sequence[str] | None = None,
+        model_card: bool = True,
+        token: str | None = None,
+        progress: Progress | None = None,
+    ) -> str:
+        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there. Needs the extra `hf`.
+
+        Args:
+            tinker_path: of a kind that the server gives out, as for `download_checkpoint`.
+            repo_id: `<owner>/<name>`; made where there is none yet.
+            private: whether one that is made is for its owner's eyes alone.
+            revision: the branch; made where there is none yet.
+            commit_message: by default names the path.
+            create_pr: whether to open a pull request instead; the URL is then its own.
+            allow_patterns, ignore_patterns: which files to put there, as `*.safetensors`.
+            model_card: whether a README.md is written where the checkpoint has none.
+            token: of the hub; by default the one that huggingface_hub finds, in HF_TOKEN or its files.
+            progress: as for `download_checkpoint`.
+
+        Raises:
+            TinkexError: huggingface_hub is not installed.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+        """
+        return self._portal.run(
+            self._client.push_to_hub,
+            tinker_path,
+            repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            model_card=model_card,
+            token=token,
+            progress=progress,
+        )
+
     def copy_weights(
         self,
         path: str,
@@ -333,6 +423,16 @@ class RestClient:
         """Deprecated: see `get_external_weights_urls`."""
         deprecated_twin("get_external_weights_urls")
         return await asyncio.to_thread(self.get_external_weights_urls, tinker_path)
+
+    async def get_checkpoint_archive_url_async(self, training_run_id: str, checkpoint_id: str) -> CheckpointArchiveUrlResponse:
+        """Deprecated: see `get_checkpoint_archive_url`."""
+        deprecated_twin("get_checkpoint_archive_url")
+        return await asyncio.to_thread(self.get_checkpoint_archive_url, training_run_id, checkpoint_id)
+
+    async def get_checkpoint_archive_url_from_tinker_path_async(self, tinker_path: str) -> CheckpointArchiveUrlResponse:
+        """Deprecated: see `get_checkpoint_archive_url_from_tinker_path`."""
+        deprecated_twin("get_checkpoint_archive_url_from_tinker_path")
+        return await asyncio.to_thread(self.get_checkpoint_archive_url_from_tinker_path, tinker_path)
 
     async def copy_weights_async(
         self,

@@ -33,9 +33,10 @@ class ServiceClient:
             trainer = service.create_lora_training_client("tinkex/tiny", rank=16)
 
     Args:
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service.
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. "local" is an embedded server in this
+            process, which the first call starts, and which ends with the process.
         api_key: by default `TINKER_API_KEY`.
-        user_metadata: facts of your own, kept with the session.
+        user_metadata: facts of your own, kept with the session, besides those of the settings.
         config: all settings; `base_url` and `api_key` go before its own.
 
     Raises:
@@ -81,7 +82,7 @@ class ServiceClient:
             seed: fixes the adapter's initial weights.
             train_mlp, train_attn, train_unembed: which layers to train; at least one.
             user_metadata: facts of your own, kept with the training run.
-            optimizer: its kind, by default AdamW.
+            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default AdamW.
 
         Raises:
             InvalidInputError: rank below 0, or nothing to train.
@@ -121,7 +122,7 @@ class ServiceClient:
             rank: the adapter's, as it was created, for a server that does not tell; a session knows it of what it saved itself.
             user_metadata: facts of your own, kept with the training run.
             weights_access_token: a right to read weights of others.
-            optimizer: its kind, by default AdamW.
+            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default AdamW.
 
         Raises:
             NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they do not fit.
@@ -251,7 +252,7 @@ class ServiceClient:
 
         Args:
             trainer: the model, made by this service client; from now on used as `run.trainer`.
-            policy: when to save, what to recover from, and when to give up.
+            policy: when to save, what to recover from, and when to give up; by default `Config.recovery`.
 
         Raises:
             UnsupportedByServer: it has no way to make a model from a checkpoint.

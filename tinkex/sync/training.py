@@ -25,6 +25,7 @@ from tinkex.types import (
     SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
+    SgdParams,
     TrainStepOutput,
 )
 
@@ -62,7 +63,7 @@ class TrainingClient:
 
         Args:
             data: the batch.
-            loss_fn: `"cross_entropy"`, `"importance_sampling"`, `"ppo"`, `"cispo"`, or another that the server has.
+            loss_fn: `"cross_entropy"`, `"importance_sampling"`, `"ppo"`, `"cispo"`, `"dro"`, `"gspo"`, or another that the server has.
             loss_fn_config: the loss's settings, for example `{"clip_low_threshold": 0.8}`.
 
         Raises:
@@ -99,12 +100,12 @@ class TrainingClient:
         return APIFuture(self._portal, lambda: self._client.forward_backward_custom(data, loss_fn))
 
     def optim_step(
-        self, optim_params: AdamParams | DimuonParams | None = None, *, adam_params: AdamParams | None = None
+        self, optim_params: AdamParams | DimuonParams | SgdParams | None = None, *, adam_params: AdamParams | None = None
     ) -> APIFuture[OptimStepResponse]:
         """Applies the gathered gradients, and clears them.
 
         Args:
-            optim_params: of the optimizer that the model was created with.
+            optim_params: of the optimizer that the model was created with. `SgdParams` are for the embedded server alone.
             adam_params: the same by the name that older programs use.
 
         Raises:
@@ -117,7 +118,7 @@ class TrainingClient:
         self,
         data: Sequence[Datum],
         loss_fn: str,
-        optim_params: AdamParams | DimuonParams,
+        optim_params: AdamParams | DimuonParams | SgdParams,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[TrainStepOutput]:
         """`forward_backward` and `optim_step`, both sent before either is waited for. Takes and raises what they do."""
@@ -260,7 +261,7 @@ class TrainingClient:
         return self.forward_backward_custom(data, loss_fn)
 
     async def optim_step_async(
-        self, optim_params: AdamParams | DimuonParams | None = None, *, adam_params: AdamParams | None = None
+        self, optim_params: AdamParams | DimuonParams | SgdParams | None = None, *, adam_params: AdamParams | None = None
     ) -> APIFuture[OptimStepResponse]:
         """Deprecated: see `optim_step`."""
         deprecated_twin("optim_step")

@@ -47,6 +47,7 @@ from tinkex.types import (
     SaveWeightsExternalResponse,
     SaveWeightsForSamplerResponse,
     SaveWeightsResponse,
+    SgdParams,
     TrainStepOutput,
 )
 from tinkex.wire import json, protobuf
@@ -88,7 +89,7 @@ class AsyncTrainingClient:
 
         Args:
             data: the batch.
-            loss_fn: `"cross_entropy"`, `"importance_sampling"`, `"ppo"`, `"cispo"`, or another that the server has.
+            loss_fn: `"cross_entropy"`, `"importance_sampling"`, `"ppo"`, `"cispo"`, `"dro"`, `"gspo"`, or another that the server has.
             loss_fn_config: the loss's settings, for example `{"clip_low_threshold": 0.8}`.
 
         Raises:
@@ -133,12 +134,12 @@ class AsyncTrainingClient:
         return self._run_custom(data, loss_fn)
 
     def optim_step(
-        self, optim_params: AdamParams | DimuonParams | None = None, *, adam_params: AdamParams | None = None
+        self, optim_params: AdamParams | DimuonParams | SgdParams | None = None, *, adam_params: AdamParams | None = None
     ) -> AsyncAPIFuture[OptimStepResponse]:
         """Applies the gathered gradients, and clears them.
 
         Args:
-            optim_params: of the optimizer that the model was created with.
+            optim_params: of the optimizer that the model was created with. `SgdParams` are for the embedded server alone.
             adam_params: the same by the name that older programs use.
 
         Raises:
@@ -149,10 +150,13 @@ class AsyncTrainingClient:
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
             body = OptimStepRequest(self.model_id, seq_id)
-            if isinstance(params, AdamParams):
-                body.adam_params = params
-            else:
-                body.optimizer_params = params
+            match params:
+                case AdamParams():
+                    body.adam_params = params
+                case DimuonParams():
+                    body.optimizer_params = params
+                case SgdParams():
+                    body.sgd_params = params
             return optim_step.request(body=body)
 
         return self._run("optim_step", submit, OptimStepResponse.from_dict)
@@ -161,7 +165,7 @@ class AsyncTrainingClient:
         self,
         data: Sequence[Datum],
         loss_fn: str,
-        optim_params: AdamParams | DimuonParams,
+        optim_params: AdamParams | DimuonParams | SgdParams,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> AsyncAPIFuture[TrainStepOutput]:
         """`forward_backward` and `optim_step`, both sent before either is waited for. Takes and raises what they do."""
@@ -405,12 +409,12 @@ class AsyncTrainingClient:
         return self._line.run(operation, [{"json": submit}], lambda results: parse(fields(results[0])))
 
 
-def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonParams:
+def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonParams | SgdParams:
     if optim_params is not None and adam_params is not None:
         raise InvalidInputError("optim_params and adam_params are the same; give one of them")
     params = optim_params if optim_params is not None else adam_params
-    if not isinstance(params, (AdamParams, DimuonParams)):
-        raise InvalidInputError(f"optim_params is {type(params).__name__}, not AdamParams or DimuonParams")
+    if not isinstance(params, (AdamParams, DimuonParams, SgdParams)):
+        raise InvalidInputError(f"optim_params is {type(params).__name__}, not AdamParams, DimuonParams or SgdParams")
     return params
 
 

@@ -12,7 +12,8 @@ from tinkex.errors import InvalidInputError
 CheckpointType = Literal["training", "sampler", "external"]
 
 _SCHEME = "tinker://"
-KINDS: Mapping[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
+EXTERNAL_WEIGHTS = "external_weights"
+KINDS: Mapping[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler", EXTERNAL_WEIGHTS: "external"}
 """What checkpoints of a kind are for; the kind is the first part of their ids."""
 
 

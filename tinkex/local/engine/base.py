@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from attrs import frozen
@@ -88,16 +88,44 @@ class LossResult:
     metrics: Mapping[str, float]
 
 
+OptimizerKind: TypeAlias = Literal["adamw", "dimuon", "sgd"]
+
+
 @frozen
 class AdamSettings:
     """The parameters of one AdamW step; `grad_clip_norm` 0 clips nothing."""
 
+    kind: ClassVar[OptimizerKind] = "adamw"
     learning_rate: float = 1e-4
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-12
     weight_decay: float = 0.0
     grad_clip_norm: float = 0.0
+
+
+@frozen
+class DimuonSettings:
+    """The parameters of one step of Muon, which goes by that name on the wire."""
+
+    kind: ClassVar[OptimizerKind] = "dimuon"
+    learning_rate: float
+    beta1: float = 0.9
+    grad_clip_norm: float = 0.0
+
+
+@frozen
+class SgdSettings:
+    """The parameters of one step of gradient descent."""
+
+    kind: ClassVar[OptimizerKind] = "sgd"
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 0.0
+
+
+OptimizerSettings: TypeAlias = AdamSettings | DimuonSettings | SgdSettings
 
 
 @frozen
@@ -163,7 +191,7 @@ class Engine(Protocol):
     @property
     def base_models(self) -> Sequence[BaseModel]: ...
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape) -> None: ...
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None: ...
 
     def unload_model(self, model_id: str) -> None: ...
 
@@ -180,8 +208,11 @@ class Engine(Protocol):
         """
         ...
 
-    def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
-        """Applies the gradients gathered since the last step and clears them; returns metrics."""
+    def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
+        """Applies the gradients gathered since the last step and clears them; returns metrics.
+
+        Raises `InvalidRequest`, with all as it was, for settings of another kind than the model's optimizer.
+        """
         ...
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
@@ -193,10 +224,10 @@ class Engine(Protocol):
         ...
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
-        """Gives the model the weights in `folder`, and the optimizer's state if `optimizer`; else AdamW starts anew.
+        """Gives the model the weights in `folder`, and the optimizer's state if `optimizer`; else its optimizer starts anew.
 
         Gradients that wait for their optim_step are dropped. Raises `InvalidRequest`, with the model as it was, when the
-        weights do not fit it or the optimizer's state was not saved.
+        weights do not fit it, or the optimizer's state was not saved or is of another kind.
         """
         ...
 

@@ -18,7 +18,6 @@ from attrs import asdict, define, evolve, frozen
 from numpy.typing import NDArray
 
 from tinkex.local.engine.base import (
-    AdamSettings,
     BaseModel,
     CustomLoss,
     Death,
@@ -27,12 +26,15 @@ from tinkex.local.engine.base import (
     LoraShape,
     LossResult,
     OnToken,
+    OptimizerKind,
+    OptimizerSettings,
     SampledTokens,
     SampleResult,
     SampleSpec,
     TopTokens,
 )
 
+_RUNS_ON = "the fake engine: figures made up by arithmetic, to test clients"
 _CONTEXT = 32_768  # tokens
 _VOCABULARY = 1 << 18  # any tokenizer's tokens are in it
 _SAMPLED = 256  # only tokens below are sampled, which any tokenizer can decode
@@ -60,7 +62,7 @@ class FakeEngine:
     """See `tinkex.local.engine.base.Engine`. `models` are the names of the base models, which it need not find anywhere."""
 
     def __init__(self, models: Sequence[str]) -> None:
-        self._bases = {name: BaseModel(name, _CONTEXT, _VOCABULARY, "FakeForCausalLM", name) for name in models}
+        self._bases = {name: BaseModel(name, _CONTEXT, _VOCABULARY, "FakeForCausalLM", name, _RUNS_ON) for name in models}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Weights] = {}
 
@@ -68,7 +70,7 @@ class FakeEngine:
     def base_models(self) -> Sequence[BaseModel]:
         return list(self._bases.values())
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape) -> None:
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None:
         self._models[model_id] = _Model(self._bare(base_model))
 
     def unload_model(self, model_id: str) -> None:
@@ -91,14 +93,14 @@ class FakeEngine:
         tokens = float(sum(len(example.tokens) for example in data))
         return LossResult([{"logprobs": row} for row in logprobs], {"loss:sum": loss, "tokens:sum": tokens})
 
-    def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
+    def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
         """One without a gradient changes nothing, as in torch."""
         model = self._models[self._known(model_id)]
         if model.gradient:
             before = model.weights
-            model.weights = evolve(before, steps=before.steps + 1, digest=_digest(before.digest, model.gradient, str(adam)))
+            model.weights = evolve(before, steps=before.steps + 1, digest=_digest(before.digest, model.gradient, str(settings)))
         norm, model.gradient = float(bool(model.gradient)), ""
-        return {"grad_norm": norm, "learning_rate": adam.learning_rate}
+        return {"grad_norm": norm, "learning_rate": settings.learning_rate}
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         weights = self._models[self._known(model_id)].weights

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +17,10 @@ from attrs import define, frozen
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tinkex.local.engine import adamw
+from tinkex.local.engine import optimizers
 from tinkex.local.engine.adapter_folder import check_fit, read_training_state, save_adapter
 from tinkex.local.engine.adapters import Base
 from tinkex.local.engine.base import (
-    AdamSettings,
     BaseModel,
     CustomLoss,
     Death,
@@ -30,14 +29,17 @@ from tinkex.local.engine.base import (
     LoraShape,
     LossResult,
     OnToken,
+    OptimizerKind,
+    OptimizerSettings,
     SampleResult,
     SampleSpec,
 )
+from tinkex.local.engine.batching import Batcher
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
-from tinkex.local.engine.generation import generate
-from tinkex.local.engine.lora import Adapter, Plan
+from tinkex.local.engine.generation import Request
+from tinkex.local.engine.lora import Adapter
 from tinkex.local.engine.losses import NamedLoss, find_loss
-from tinkex.local.engine.prompt import PromptAnswers
+from tinkex.local.engine.stopping import StopRule
 
 _TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory for activations
 
@@ -47,7 +49,8 @@ class _Model:
     base: Base
     adapter: Adapter
     parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.AdamW
+    optimizer_kind: OptimizerKind
+    optimizer: torch.optim.Optimizer
 
 
 @frozen(eq=False)
@@ -66,17 +69,17 @@ class TorchEngine:
         self._bases = {name: Base.load(name, device, dtype) for name in models}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
-        self._sampling = ThreadPoolExecutor(1, thread_name_prefix="tinkex-sampling")
+        self._batchers = {name: Batcher(base) for name, base in self._bases.items()}
 
     @property
     def base_models(self) -> Sequence[BaseModel]:
         return [base.describe() for base in self._bases.values()]
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape) -> None:
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None:
         base = self._base(base_model)
         adapter = base.new_adapter(lora)
         parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
-        self._models[model_id] = _Model(base, adapter, parameters, adamw.restored(parameters, {}))
+        self._models[model_id] = _Model(base, adapter, parameters, optimizer, optimizers.restored(optimizer, parameters, {}))
 
     def unload_model(self, model_id: str) -> None:
         self._model(model_id)
@@ -110,25 +113,27 @@ class TorchEngine:
         tokens = float(sum(len(example.tokens) for example in data))
         return LossResult(outputs, {"loss:sum": total, "tokens:sum": tokens, **reduce_metrics(metrics)})
 
-    def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
+    def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
         model = self._model(model_id)
-        norm = nn.utils.clip_grad_norm_(model.parameters.values(), adam.grad_clip_norm or float("inf"))
-        for group in model.optimizer.param_groups:
-            group.update(lr=adam.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, weight_decay=adam.weight_decay)
+        if settings.kind != model.optimizer_kind:
+            raise InvalidRequest(f"the model is trained by {model.optimizer_kind}, and the step is of {settings.kind}")
+        longest = settings.grad_clip_norm if settings.grad_clip_norm > 0 else float("inf")
+        norm = nn.utils.clip_grad_norm_(model.parameters.values(), longest)
+        optimizers.set_options(model.optimizer, settings)
         model.optimizer.step()
         model.optimizer.zero_grad()
-        return {"grad_norm": float(norm), "learning_rate": adam.learning_rate}
+        return {"grad_norm": float(norm), "learning_rate": settings.learning_rate}
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
-        state = adamw.state_of(model.optimizer, model.parameters) if optimizer else None
+        state = optimizers.state_of(model.optimizer_kind, model.optimizer, model.parameters) if optimizer else None
         save_adapter(model.adapter, folder, state)
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
         weights, state = read_training_state(folder, optimizer=optimizer)
         check_fit(weights, model.parameters)
-        restored = adamw.restored(model.parameters, state)  # may refuse, so before anything is changed
+        restored = optimizers.restored(model.optimizer_kind, model.parameters, state)  # may refuse, so before anything is changed
         model.adapter.take(weights)
         model.optimizer = restored
         model.optimizer.zero_grad()
@@ -142,32 +147,35 @@ class TorchEngine:
         self._samplers.pop(sampler_id, None)
 
     def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
-        return self._sampling.submit(self._sample, sampler_id, spec, on_token)
+        try:
+            sampler = self._sampler(sampler_id)
+            room = _check_prompt(spec, sampler.base.describe())
+        except InvalidRequest as error:
+            refused: Future[SampleResult] = Future()
+            refused.set_exception(error)
+            return refused
+        stops = StopRule(spec, sampler.base.end_of_text, sampler.base.tokenizer.decode)
+        request = Request(sampler.adapter, spec, room, stops, on_token)
+        self._batchers[sampler.base.name].submit(request)
+        return request.future
 
     def watch(self, died: Callable[[Death], None]) -> None:
         """It lives in the process that asks."""
 
     def close(self) -> None:
-        self._sampling.shutdown(cancel_futures=True)
-
-    @torch.inference_mode()
-    def _sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> SampleResult:
-        sampler = self._samplers.get(sampler_id)
-        if sampler is None:
-            raise InvalidRequest(f"unknown sampler {sampler_id!r}")
-        room = _check_prompt(spec, sampler.base.describe())
-        plan: Plan = [(None, sampler.adapter)] if sampler.adapter else []
-        with sampler.base.running(plan) as network:
-            prompt = torch.tensor([list(spec.prompt)], device=sampler.base.device)
-            prefill = network(input_ids=prompt, use_cache=True)
-            asked = PromptAnswers(prefill.logits[0], spec)
-            answers = asked.logprobs(), asked.topk(), asked.targets(), asked.alternatives()
-            return SampleResult(generate(network, sampler.base, prefill, spec, room, on_token), *answers)
+        for batcher in self._batchers.values():
+            batcher.close()
 
     def _base(self, name: str) -> Base:
         if name not in self._bases:
             raise InvalidRequest(f"unknown base model {name!r}; known are {', '.join(self._bases)}")
         return self._bases[name]
+
+    def _sampler(self, sampler_id: str) -> _Sampler:
+        sampler = self._samplers.get(sampler_id)
+        if sampler is None:
+            raise InvalidRequest(f"unknown sampler {sampler_id!r}")
+        return sampler
 
     def _model(self, model_id: str) -> _Model:
         if model_id not in self._models:
@@ -217,7 +225,8 @@ def _target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
 
 def _padded(arrays: Sequence[NDArray[np.int64]]) -> Tensor:
     """One tensor of all, the smaller ones filled up with 0."""
-    whole = np.zeros((len(arrays), *np.array([array.shape for array in arrays]).max(axis=0)), np.int64)
+    largest = [max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True)]
+    whole = np.zeros((len(arrays), *largest), np.int64)
     for row, array in enumerate(arrays):
         whole[(row, *map(slice, array.shape))] = array
     return torch.from_numpy(whole)

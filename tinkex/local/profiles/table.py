@@ -351,7 +351,7 @@ TUFT = Profile(
         "save_weights": also(type=None),
         "save_weights_for_sampler": also(type=None),
     },
-    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"), unknown_loss=422),
+    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo", "dro"), unknown_loss=422),
     loading=Loading(by_session=False, no_model=400, missing_checkpoint=404),
 )
 
@@ -537,7 +537,7 @@ MILES = Profile(
         Rule(operations=("save_weights", "save_weights_for_sampler"), field="ttl_seconds", absent=True),
     ),
     batches=Batches(
-        losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"),
+        losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo", "dro"),
         weights_needed=True,
         known_inputs_only=True,
         flat="refused",
@@ -756,7 +756,7 @@ MLX_TINKER = Profile(
     pending=Reply(200, _TRY_AGAIN),
     failed=_failed("execution_error", "execution_error"),
     results_as="json",
-    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo")),
+    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")),
     loading=Loading(by_session=False),
 )
 

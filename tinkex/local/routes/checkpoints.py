@@ -10,7 +10,6 @@ from tinkex_api.models import (
     Checkpoint,
     CheckpointsListResponse,
     Cursor,
-    OptimizerConfig,
     SetCheckpointTtlRequest,
     UserMetadata,
     WeightsInfoRequest,
@@ -26,6 +25,7 @@ from tinkex.local.routes.facts import moment
 from tinkex.local.routes.query import page
 from tinkex.local.routes.weights import checked_ttl, expiry
 from tinkex.local.store import CheckpointRow
+from tinkex.local.translate import optimizer_config
 
 CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 
@@ -86,7 +86,7 @@ async def weights_info(backend: Backend, call: Call[WeightsInfoRequest]) -> Mapp
         train_unembed=run.lora.train_unembed,
         train_mlp=run.lora.train_mlp,
         train_attn=run.lora.train_attn,
-        optimizer_config=OptimizerConfig("adamw"),
+        optimizer_config=optimizer_config(run.optimizer),
     ).to_dict()
 
 

@@ -13,7 +13,6 @@ from tinkex_api.models import (
     GetInfoRequest,
     GetInfoResponse,
     ModelData,
-    OptimizerConfig,
     UnloadModelRequest,
     UnloadModelResponse,
     UntypedAPIFuture,
@@ -22,14 +21,14 @@ from tinkex_api.models import (
 
 from tinkex.local.access import Access
 from tinkex.local.backend import Backend
-from tinkex.local.engine.base import LoraShape
+from tinkex.local.engine.base import LoraShape, OptimizerKind
 from tinkex.local.errors import bad_request, malformed
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, post
 from tinkex.local.limits import at_most
 from tinkex.local.paths import CheckpointPath
 from tinkex.local.store import ModelRow
-from tinkex.local.translate import encode, lora_shape
+from tinkex.local.translate import encode, lora_shape, optimizer_config, optimizer_kind
 
 
 @frozen
@@ -65,15 +64,13 @@ def creating(
     ticket: Ticket,
     base_model: str,
     lora: LoraShape,
-    optimizer: OptimizerConfig | None,
+    optimizer: OptimizerKind,
     metadata: UserMetadata | None,
 ) -> ModelRow:
     """The row of a model that is about to be made. Raises `Refused` for one that this session cannot have."""
     session = access.open_session(ticket.scope)
     if ticket.seq_id is None or ticket.seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more")
-    if optimizer and optimizer.type_ != "adamw":
-        raise bad_request(f"this server has no optimizer {optimizer.type_!r}; it has 'adamw'")
     at_most(backend.limits.rank, lora.rank, "lora_config", "rank")
     if backend.store.models.count_in_memory() >= backend.limits.models:
         raise bad_request(f"{backend.limits.models} models are in memory, as many as may be; unload one, or finish its session")
@@ -82,6 +79,7 @@ def creating(
         session_id=session.session_id,
         base_model=backend.base_model(base_model).name,
         lora=lora,
+        optimizer=optimizer,
         user_metadata=metadata.additional_properties if metadata else {},
         state="creating",
         created_at=time.time(),
@@ -90,12 +88,11 @@ def creating(
 
 
 def _new_model(backend: Backend, access: Access, body: CreateModelRequest, ticket: Ticket) -> NewModel:
-    row = creating(
-        backend, access, ticket, body.base_model, lora_shape(body.lora_config), body.optimizer_config, body.user_metadata
-    )
+    lora, optimizer = lora_shape(body.lora_config), optimizer_kind(body.optimizer_config)
+    row = creating(backend, access, ticket, body.base_model, lora, optimizer, body.user_metadata)
 
     async def make() -> None:
-        await backend.lanes.call(backend.engine.create_model, row.model_id, row.base_model, row.lora)
+        await backend.lanes.call(backend.engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer)
 
     return NewModel(row, make, CreateModelResponse(row.model_id, "create_model").to_dict())
 
@@ -130,7 +127,7 @@ async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str,
         model_name=base.name,
         is_lora=True,
         lora_rank=row.lora.rank,
-        optimizer_config=OptimizerConfig("adamw"),
+        optimizer_config=optimizer_config(row.optimizer),
         type_="get_info",
     ).to_dict()
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinkex_api.models import (
-    AdamParams,
     ForwardBackwardInput,
     ForwardBackwardRequest,
     ForwardRequest,
@@ -17,7 +16,7 @@ from tinkex_api.models import (
 )
 
 from tinkex.local.backend import Backend
-from tinkex.local.errors import malformed
+from tinkex.local.errors import bad_request
 from tinkex.local.futures import Work
 from tinkex.local.http import Call, post
 from tinkex.local.limits import at_most
@@ -25,7 +24,7 @@ from tinkex.local.protobuf import read_forward_backward
 from tinkex.local.routes.custom_losses import custom_loss
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
 from tinkex.local.store import ModelRow
-from tinkex.local.translate import adam_settings, count_trained, encode, encode_loss, examples, loss_config
+from tinkex.local.translate import count_trained, encode, encode_loss, examples, loss_config, optimizer_settings
 
 
 async def forward_backward(backend: Backend, call: Call[ForwardBackwardRequest]) -> Mapping[str, Any]:
@@ -71,12 +70,14 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
 
 
 def _optim_step(backend: Backend, row: ModelRow, body: OptimStepRequest) -> Work:
-    if not isinstance(body.adam_params, AdamParams):
-        raise malformed("adam_params", message="is missing: this server has the optimizer AdamW alone")
-    adam = adam_settings(body.adam_params)
+    settings = optimizer_settings(body)
+    if settings.kind != row.optimizer:
+        raise bad_request(
+            f"model {row.model_id!r} was created with the optimizer {row.optimizer}, and this is a step of {settings.kind}"
+        )
 
     async def work() -> bytes:
-        metrics = await backend.lanes.call(backend.engine.optim_step, row.model_id, adam)
+        metrics = await backend.lanes.call(backend.engine.optim_step, row.model_id, settings)
         backend.store.steps.end(row.model_id)
         return encode(OptimStepResponse(Metrics.from_dict(metrics)).to_dict())
 

@@ -33,7 +33,7 @@ from tinkex.local.paths import EXTERNAL_WEIGHTS, SAMPLER_WEIGHTS, WEIGHTS, Check
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
 from tinkex.local.routes.models import NewModel, creating, start_model
 from tinkex.local.store import CheckpointRow, ModelRow, SamplerRow
-from tinkex.local.translate import encode
+from tinkex.local.translate import encode, optimizer_kind
 
 _LONGEST_TTL = 10 * 365 * 24 * 3600
 
@@ -196,7 +196,7 @@ def _training_path(text: str) -> CheckpointPath:
 def _load(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, body: LoadWeightsRequest) -> Work:
     async def work() -> bytes:
         saved = _saved(access, path)  # looked for only now: it may be saved by the request before
-        _check_fit(path, access.run_of(saved), row)
+        _check_fit(path, access.run_of(saved), row, optimizer=body.optimizer)
         with backend.folders.held(saved.folder) as folder:
             await backend.lanes.call(backend.engine.load_model, row.model_id, folder, optimizer=body.optimizer)
         backend.revival.reached(row.model_id, path, optimizer=body.optimizer, seq_id=body.seq_id)
@@ -214,10 +214,14 @@ def _saved(access: Access, path: CheckpointPath) -> CheckpointRow:
 
 
 def _loaded_model(backend: Backend, access: Access, body: LoadWeightsRequest, path: CheckpointPath, ticket: Ticket) -> NewModel:
-    """A model of the checkpoint's shape, over its base model or another that the weights fit."""
+    """A model of the checkpoint's shape, over its base model or another that the weights fit.
+
+    Its optimizer is the checkpoint's, if that is loaded, too.
+    """
     run = access.run_of(access.checkpoint(path))
+    optimizer = run.optimizer if body.optimizer else optimizer_kind(body.optimizer_config)
     lora = evolve(run.lora, seed=None)  # its weights come from the checkpoint, not from a seed
-    row = creating(backend, access, ticket, body.base_model or run.base_model, lora, body.optimizer_config, body.user_metadata)
+    row = creating(backend, access, ticket, body.base_model or run.base_model, lora, optimizer, body.user_metadata)
     make = partial(_make_loaded, backend, access, row, path, optimizer=body.optimizer)
     return NewModel(row, make, _loaded(path, row.model_id), path, body.optimizer)
 
@@ -229,7 +233,7 @@ async def _make_loaded(backend: Backend, access: Access, row: ModelRow, path: Ch
 
 def _create_and_load(engine: Engine, row: ModelRow, folder: Path, *, optimizer: bool) -> None:
     """What cannot be loaded leaves no model behind."""
-    engine.create_model(row.model_id, row.base_model, row.lora)
+    engine.create_model(row.model_id, row.base_model, row.lora, row.optimizer)
     try:
         engine.load_model(row.model_id, folder, optimizer=optimizer)
     except Exception:
@@ -241,9 +245,11 @@ def _loaded(path: CheckpointPath, model_id: str) -> Mapping[str, Any]:
     return LoadWeightsResponse(str(path), model_id, "load_weights").to_dict()
 
 
-def _check_fit(path: CheckpointPath, saved: ModelRow, into: ModelRow) -> None:
-    """Raises `InvalidRequest`, saying all that differs, unless the two models are of one shape."""
+def _check_fit(path: CheckpointPath, saved: ModelRow, into: ModelRow, *, optimizer: bool) -> None:
+    """Raises `InvalidRequest`, saying all that differs, unless the two models are of one shape, and if `optimizer` of one kind of it."""
     ours, theirs = _shape(into), _shape(saved)
+    if optimizer:
+        ours, theirs = {**ours, "optimizer": into.optimizer}, {**theirs, "optimizer": saved.optimizer}
     wrong = [f"{name} {theirs[name]!r} and not {ours[name]!r}" for name in ours if theirs[name] != ours[name]]
     if wrong:
         raise InvalidRequest(f"{path} does not fit {into.model_id!r}: it has {', '.join(wrong)}")

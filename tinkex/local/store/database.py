@@ -26,6 +26,7 @@ CREATE TABLE sessions (
 CREATE TABLE models (
     model_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
     rank INTEGER NOT NULL, seed INTEGER, train_attn INTEGER NOT NULL, train_mlp INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
+    optimizer TEXT NOT NULL,
     user_metadata TEXT NOT NULL, state TEXT NOT NULL, failure TEXT, created_at REAL NOT NULL, last_request_at REAL NOT NULL
 );
 CREATE INDEX models_of_session ON models (session_id);

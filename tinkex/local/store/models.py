@@ -23,8 +23,8 @@ class Models:
     def add(self, row: ModelRow) -> None:
         lora = row.lora
         self._db.run(
-            "INSERT INTO models (model_id, session_id, base_model, rank, seed, train_attn, train_mlp, train_unembed, user_metadata,"
-            " state, created_at, last_request_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO models (model_id, session_id, base_model, rank, seed, train_attn, train_mlp, train_unembed, optimizer, user_metadata,"
+            " state, created_at, last_request_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row.model_id,
             row.session_id,
             row.base_model,
@@ -33,6 +33,7 @@ class Models:
             lora.train_attn,
             lora.train_mlp,
             lora.train_unembed,
+            row.optimizer,
             dump(row.user_metadata),
             row.state,
             row.created_at,
@@ -86,6 +87,7 @@ def _row(row: sqlite3.Row) -> ModelRow:
         row["session_id"],
         row["base_model"],
         LoraShape(row["rank"], row["seed"], bool(row["train_attn"]), bool(row["train_mlp"]), bool(row["train_unembed"])),
+        row["optimizer"],
         orjson.loads(row["user_metadata"]),
         row["state"],
         row["created_at"],

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from attrs import field, frozen
 
-from tinkex.local.engine.base import CustomLoss, LoraShape
+from tinkex.local.engine.base import CustomLoss, LoraShape, OptimizerKind
 from tinkex.local.paths import CheckpointPath
 
 ModelState: TypeAlias = Literal["creating", "ready", "failed", "unloaded", "lost"]
@@ -83,6 +83,7 @@ class ModelRow:
     session_id: str
     base_model: str
     lora: LoraShape
+    optimizer: OptimizerKind
     user_metadata: Mapping[str, str]
     state: ModelState
     created_at: float
