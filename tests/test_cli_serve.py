@@ -30,6 +30,6 @@ def test_it_says_all_that_a_client_needs(tmp_path: Path) -> None:
     assert said[1] == "model    tinkex/tiny: Qwen3ForCausalLM, 1024 tokens of context"
     assert said[2].startswith("runs on  torch on ")
     assert said[3].startswith(f"data     {tmp_path}: ")
-    assert said[3].endswith(" kB")
+    assert said[3].endswith(" kB of database, 0 B of checkpoints, 0 B of samplers")
     assert said[4:6] == ["profile  skyrl", "status   at that address, in a browser; the API reference at /docs"]
     assert said[8:] == [f"export TINKER_BASE_URL={url}", "export TINKER_API_KEY=tml-local"]
