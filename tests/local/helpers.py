@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -74,3 +75,9 @@ def sample(sampler_id: str, seq_id: int | None = None, *tokens: int, **more: Any
 def started(engine: FakeEngine, **how: Any) -> Iterator[Api]:
     with serve(engine=engine, **how) as server, httpx.Client(base_url=server.base_url, timeout=15) as http:
         yield Api(http, engine)
+
+
+def saved_folder(data_dir: Path, run_id: str, kind: str, name: str) -> Path:
+    """Where the weights of this path lie; it fails when they lie nowhere, or older ones beside them."""
+    [folder] = (data_dir / "checkpoints" / run_id / kind).glob(f"{name}.????????")
+    return folder

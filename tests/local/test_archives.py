@@ -23,7 +23,7 @@ from tinkex.local.content import Changed, of_folder, wanted_range
 from tinkex.local.routes import archives
 from tinkex.local.signed_urls import Signer
 
-from .helpers import Api, started
+from .helpers import Api, saved_folder, started
 from .test_checkpoints import saved
 
 
@@ -119,7 +119,7 @@ def test_what_was_saved_anew_is_read_anew(api: Api, server: Server) -> None:
     model_id, url = saved(api)
     first = httpx.get(location(api, url))
     api.result(api.ok("save_weights", model_id=model_id, seq_id=2, path="one", overwrite=True))
-    (server.data_dir / "checkpoints" / model_id / "weights" / "one" / "adapter_model.safetensors").write_bytes(b"67890")
+    (saved_folder(server.data_dir, model_id, "weights", "one") / "adapter_model.safetensors").write_bytes(b"67890")
     second = httpx.get(location(api, url))
     assert second.content == first.content.replace(b"12345", b"67890")
     assert second.headers["etag"] != first.headers["etag"]

@@ -12,7 +12,7 @@ import pytest
 from tests.fake_engine import FakeEngine
 from tinkex.local import Server
 
-from .helpers import Api, new_model, sample, started
+from .helpers import Api, new_model, sample, saved_folder, started
 
 
 def save(api: Api, model_id: str, seq_id: int, name: str = "state", **how: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def test_a_training_state_is_saved_listed_described_and_deleted(api: Api, server
     result = api.result(save(api, model_id, 1, "a.1", ttl_seconds=3600, overwrite=False, type="save_weights"))
     assert result == {"path": f"tinker://{model_id}/weights/a.1", "type": "save_weights"}
     assert api.engine.count("save_model", model_id, "with optimizer") == 1
-    folder = server.data_dir / "checkpoints" / model_id / "weights" / "a.1"
+    folder = saved_folder(server.data_dir, model_id, "weights", "a.1")
     assert (folder / "optimizer.safetensors").is_file()
 
     [listed] = api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"]
@@ -201,7 +201,7 @@ def test_a_training_state_can_be_sampled(api: Api, server: Server, path: str) ->
     sampler_id = api.sampler(session_id, 0, model_path=path)
     assert api.result(api.ok("asample", **sample(sampler_id)))["sequences"]
     run = path.split("/")[2]
-    assert api.engine.samplers[sampler_id] == server.data_dir / "checkpoints" / run / "weights" / "state"
+    assert api.engine.samplers[sampler_id] == saved_folder(server.data_dir, run, "weights", "state")
 
 
 def test_a_training_state_outlives_the_server(tmp_path: Path) -> None:

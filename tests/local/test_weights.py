@@ -8,7 +8,7 @@ import pytest
 from tests.fake_engine import FakeEngine
 from tinkex.local import Server
 
-from .helpers import Api, new_model, sample, started
+from .helpers import Api, new_model, sample, saved_folder, started
 
 
 def save(api: Api, model_id: str, seq_id: int, **how: Any) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def test_named_weights_are_listed_sampled_and_deleted(api: Api, server: Server) 
     model_id = api.model(session_id)
     path = api.result(save(api, model_id, 1, path="a.1-b_c", kind="snapshot", ttl_seconds=3600))["path"]
     assert path == f"tinker://{model_id}/sampler_weights/a.1-b_c"
-    folder = server.data_dir / "checkpoints" / model_id / "sampler_weights" / "a.1-b_c"
+    folder = saved_folder(server.data_dir, model_id, "sampler_weights", "a.1-b_c")
     assert (folder / "adapter_model.safetensors").is_file()
 
     [listed] = api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"]
@@ -67,7 +67,8 @@ def test_an_ephemeral_save_opens_a_sampling_session(api: Api, server: Server) ->
     assert api.result(api.ok("asample", **sample(result["sampling_session_id"], 0)))["sequences"]
     assert save(api, model_id, 1, sampling_session_seq_id=9) == first, "sent again, it takes a new number"
     assert api.engine.count("save_model", model_id) == 1
-    assert api.engine.samplers[result["sampling_session_id"]] == server.data_dir / "samplers" / result["sampling_session_id"]
+    [folder] = (server.data_dir / "samplers").glob(f"{result['sampling_session_id']}.*")
+    assert api.engine.samplers[result["sampling_session_id"]] == folder
     assert api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"] == []
 
 
@@ -129,7 +130,8 @@ def test_inflight_weights_are_shared_and_replaced(api: Api, server: Server) -> N
     weights = f"{model_id}:inflight"
     assert api.engine.count("load_sampler", weights) == 2, "by the saves, and not by the samples"
     assert api.engine.count("sample", weights) == 2
-    assert api.engine.samplers[weights] == server.data_dir / "samplers" / weights
+    [folder] = (server.data_dir / "samplers").glob(f"{weights}.*")
+    assert api.engine.samplers[weights] == folder, "the first save's is gone"
     assert save(api, model_id, 2, sampling_session_seq_id=7, kind="inflight") == saves[1], "sent again, it takes a new number"
 
 
@@ -146,7 +148,7 @@ def test_weights_saved_as_files_are_listed_and_not_sampled(api: Api, server: Ser
     model_id = api.model()
     saved = api.result(api.ok("save_weights_external", model_id=model_id, seq_id=1, path="all", ttl_seconds=3600))
     assert saved == {"path": f"tinker://{model_id}/external_weights/all", "size_bytes": 5, "type": "save_weights_external"}
-    assert (server.data_dir / "checkpoints" / model_id / "external_weights" / "all" / "adapter_model.safetensors").is_file()
+    assert (saved_folder(server.data_dir, model_id, "external_weights", "all") / "adapter_model.safetensors").is_file()
     [listed] = api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"]
     assert (listed["checkpoint_type"], listed["checkpoint_id"]) == ("external", "external_weights/all")
     run = api.get(f"training_runs/{model_id}").json()
@@ -168,7 +170,7 @@ def test_a_copy_is_a_run_of_its_own(api: Api, server: Server) -> None:
     assert api.http.delete(f"/api/v1/training_runs/{model_id}/checkpoints/weights/one").status_code == 200
     loaded = api.ok("load_weights", session_id=api.session(), model_seq_id=0, path=copy, optimizer=True)
     assert api.result(loaded)["path"] == copy
-    folder = server.data_dir / "checkpoints" / run_id / "weights" / "one"
+    folder = saved_folder(server.data_dir, run_id, "weights", "one")
     assert (folder / "optimizer.safetensors").read_bytes() == model_id.encode()
 
 

@@ -53,6 +53,9 @@ _INTERRUPTED = 130
 @click.option(
     "--profile", default="tinkex", show_default=True, help="Kind of Tinker server to look like on the wire, to test clients."
 )
+@click.option(
+    "--gc", "collect", is_flag=True, help="Remove what has expired from the data folder, and what nothing refers to; serve nothing."
+)
 @click.option("--verbose", is_flag=True, help="Log every request.")
 def command(
     host: str,
@@ -62,16 +65,21 @@ def command(
     api_keys: tuple[str, ...],
     engine: EngineName,
     profile: str,
+    collect: bool,
     verbose: bool,
 ) -> None:
     """Run the embedded server until Ctrl-C."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    data_dir = data_dir or _default_data_dir()
+    if collect:
+        _collect(data_dir)
+        return
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         api_keys = api_keys or _keys_of_environment()
-        with _start(host, port, models, data_dir or _default_data_dir(), api_keys, engine, profile, verbose) as server:
+        with _start(host, port, models, data_dir, api_keys, engine, profile, verbose) as server:
             _announce(server, profile, with_key=bool(api_keys))
             server.wait()
     except KeyboardInterrupt:
@@ -116,16 +124,28 @@ def _start(
         raise click.ClickException(" ".join(str(error).split())) from error
 
 
+def _collect(data_dir: Path) -> None:
+    from tinkex.local import gc
+    from tinkex.local.store import StoreError
+
+    if not (data_dir / "tinkex.db").is_file():
+        raise click.ClickException(f"{data_dir} is no data folder of a server")
+    try:
+        collected = gc(data_dir)
+    except StoreError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{data_dir}\n  had  {collected.before}\n  has  {collected.after}")
+
+
 def _announce(server: Server, profile: str, *, with_key: bool) -> None:
-    from tinkex.local.disk import folder_size
-    from tinkex.local.pages.words import size
+    from tinkex.local.disk import sizes_of
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]tinkex serves {server.base_url}[/bold]  (Ctrl-C stops it)")
     for model in server.models:
         console.print(f"  model    {model.name}: {model.arch}, {model.max_context_length} tokens of context", markup=False)
         console.print(f"  runs on  {model.runs_on}", markup=False)
-    console.print(f"  data     {server.data_dir}, {size(folder_size(server.data_dir))}", markup=False)
+    console.print(f"  data     {server.data_dir}\n           {sizes_of(server.data_dir)}", markup=False)
     console.print(f"  profile  {profile}", markup=False)
     console.print("  status   at that address, in a browser; the API reference at /docs")
     console.print("\nTo point a client at it:")

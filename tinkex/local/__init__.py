@@ -12,10 +12,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinkex.local.collection import gc
     from tinkex.local.limits import Limits
     from tinkex.local.server import Server, serve
 
-__all__ = ["Limits", "Server", "serve"]
+__all__ = ["Limits", "Server", "gc", "serve"]
+
+_MODULES = {"Limits": "limits", "Server": "server", "gc": "collection", "serve": "server"}
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +27,4 @@ def __getattr__(name: str) -> Any:
     from tinkex.local.extras import require
 
     require("starlette", "uvicorn", "jinja2", "markdown_it", "yaml")
-    return getattr(importlib.import_module("tinkex.local.server"), name)
+    return getattr(importlib.import_module(f"tinkex.local.{_MODULES[name]}"), name)

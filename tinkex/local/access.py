@@ -34,7 +34,7 @@ class Access:
         """One that was not finished."""
         row = self.session(session_id)
         if row.finished_at is not None:
-            raise bad_request(f"session {session_id!r} was finished; create a new one")
+            raise bad_request(f"{row.ending}; create a new one")
         return row
 
     def run(self, model_id: str, *, published: bool = False) -> ModelRow:

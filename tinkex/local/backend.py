@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from tinkex.local.downloads import Downloads
-from tinkex.local.engine.base import BaseModel, Death, Engine, InvalidRequest
+from tinkex.local.engine.base import BaseModel, Death, Engine
 from tinkex.local.errors import bad_request
+from tinkex.local.folders import Folders
 from tinkex.local.futures import Futures
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
 from tinkex.local.limits import Limits
 from tinkex.local.revival import Revival
+from tinkex.local.samplers import LoadedSamplers
 from tinkex.local.secret import load_secret
 from tinkex.local.seq_ids import SeqIds, Steps
 from tinkex.local.signed_urls import Signer
-from tinkex.local.store import ModelRow, SamplerRow, Store
+from tinkex.local.store import ModelRow, SessionRow, Store
 
 
 class Backend:
@@ -39,6 +42,7 @@ class Backend:
         self.store = store
         self.data_dir = data_dir
         self.limits = limits
+        self.folders = Folders(data_dir)
         self.secret = load_secret(data_dir)
         self.signer = Signer(self.secret)
         self.downloads = Downloads()
@@ -47,9 +51,12 @@ class Backend:
         self.steps = Steps(seq_ids)
         self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status, limits.pending)
         self.base_models: Mapping[str, BaseModel] = {model.name: model for model in engine.base_models}
-        self.revival = Revival(engine, store, self.lanes, self.futures, data_dir)
-        self._loading: dict[str, asyncio.Future[None]] = {}  # by the engine's name for the weights; done once they are there
-        store.recover("the server was restarted before this was done", time.time())
+        self.revival = Revival(engine, store, self.lanes, self.futures, self.folders)
+        self.samplers = LoadedSamplers(engine, store, self.lanes, self.folders, limits.samplers)
+        self._last_request: dict[str, float] = {}  # by session
+        self._started_at = time.time()
+        store.recover("the server was restarted before this was done", self._started_at)
+        self.folders.collect_at_rest(store.folders())
         loop = asyncio.get_running_loop()
         engine.watch(lambda death: loop.call_soon_threadsafe(self._outlive, death) and None)
 
@@ -63,7 +70,7 @@ class Backend:
         await asyncio.to_thread(self.engine.close)
 
     def _outlive(self, death: Death) -> None:
-        self._loading.clear()
+        self.samplers.forget_all()
         self.revival.outlive(death)
 
     def base_model(self, name: str) -> BaseModel:
@@ -84,30 +91,41 @@ class Backend:
     def unload_later(self, model_id: str) -> None:
         """Frees the model's memory, after the requests whose turn has come."""
 
-        async def unload() -> None:
-            await self.lanes.call(self.engine.unload_model, model_id)
+        self.lanes.put(model_id, None, Job(None, partial(self.unload, model_id)))
 
-        self.lanes.put(model_id, None, Job(None, unload))
+    async def unload(self, model_id: str) -> None:
+        """To be run in the model's lane, as the last thing."""
+        await self.lanes.call(self.engine.unload_model, model_id)
+        self.lanes.forget(model_id)
+        self.steps.forget(model_id)
 
-    async def load_sampler(self, sampler: SamplerRow) -> None:
-        """Makes sure that the engine has the weights. Those who ask at once wait for one loading."""
-        loading = self._loading.get(sampler.weights_id)
-        if loading is None:
-            loading = self._loading[sampler.weights_id] = asyncio.ensure_future(self._load_sampler(sampler))
-        try:
-            await asyncio.shield(loading)
-        except BaseException:
-            if loading.done() and self._loading.get(sampler.weights_id) is loading:  # it failed: whoever comes next tries anew
-                del self._loading[sampler.weights_id]
-            raise
+    def note_request(self, session_id: str) -> None:
+        """The session's client is there."""
+        self._last_request[session_id] = time.time()
 
-    async def _load_sampler(self, sampler: SamplerRow) -> None:
-        folder = Path(sampler.folder) if sampler.folder else None
-        if folder is not None and not folder.is_dir():
-            raise InvalidRequest(f"the weights of sampler {sampler.sampler_id!r} were deleted")
-        await self.lanes.call(self.engine.load_sampler, sampler.weights_id, sampler.base_model, folder)
+    def silent_sessions(self, since: float) -> list[SessionRow]:
+        """Those whose clients sent neither a heartbeat nor a request since then, though they could have."""
+        if self._started_at >= since:
+            return []
+        silent = self.store.sessions.silent(since)
+        return [session for session in silent if self._last_request.get(session.session_id, 0.0) < since]
 
-    async def reload_sampler(self, sampler: SamplerRow) -> None:
-        """Gives the engine the weights anew, which were saved in the place of older ones."""
-        self._loading.pop(sampler.weights_id, None)
-        await self.load_sampler(sampler)
+    def end_session(self, session_id: str, reason: str, detail: str | None, now: float) -> bool:
+        """Its models are unloaded after the requests whose turn has come, and what it samples from is freed.
+
+        Whether this was the first to end it: the first reason stays.
+        """
+        if not self.store.sessions.finish(session_id, reason, detail, now):
+            return False
+        for model in self.store.models.of_session(session_id):
+            if self.retire(model):
+                self.unload_later(model.model_id)
+        for sampler in self.store.samplers.of_session(session_id):
+            self.samplers.free(sampler.weights_id)
+            self.futures.forget_ended(sampler.sampler_id)
+        self._last_request.pop(session_id, None)
+        return True
+
+    async def collect(self) -> None:
+        """Removes the folders of what was deleted, overwritten or has ended."""
+        await self.folders.collect(self.store.folders)

@@ -208,6 +208,10 @@ class Futures:
             if job.request_id in self._waiting and (row := self._store.futures.get(job.request_id)):
                 self._end(evolve(row, state="failed", error=reason, category="user"))
 
+    def forget_ended(self, scope: str) -> None:
+        """Frees what is kept in memory for those who wait for the requests of a scope."""
+        self._logs.pop(scope, None)
+
     def fail_waiting(self, lane: str, reason: str) -> bool:
         """Fails what has not begun in a lane, by no fault of its senders. Whether anybody waits there, be it for what has begun."""
         here = [(request_id, waiting) for request_id, waiting in self._waiting.items() if waiting.lane == lane]
@@ -254,6 +258,8 @@ class Futures:
             return Outcome(200, row.result or b"{}", result_of=row.kind)
         if row.state == "failed":
             return Outcome(200, orjson.dumps({"error": row.error, "category": row.category}))
+        if row.state == "expired":
+            raise Refused(410, f"the result of request {row.request_id!r} was kept for a time, and then dropped")
         waiting = self._waiting[row.request_id]
         body = {"type": "try_again", "request_id": row.request_id, "queue_state": "active"}
         if gap := self._gap(waiting):

@@ -44,6 +44,10 @@ class Lanes:
             task = asyncio.get_running_loop().create_task(self._run(lane))
             self._running[lane] = task
 
+    def forget(self, lane: str) -> None:
+        """No number will be given in it again."""
+        self._turns.pop(lane, None)
+
     def is_awaited(self, lane: str, number: int | None) -> bool:
         """Whether others of the lane wait for this number."""
         return lane in self._turns and self._turns[lane].is_awaited(number)
@@ -73,6 +77,8 @@ class Lanes:
                 await self._run_job(lane, job)
         finally:
             del self._running[lane]
+            if self._turns[lane].is_new:
+                self.forget(lane)
 
     async def _run_job(self, lane: str, job: Job) -> None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from attrs import frozen
 
@@ -33,8 +32,10 @@ class CheckpointPath:
     def checkpoint_id(self) -> str:
         return f"{self.kind}/{self.name}"
 
-    def folder(self, data_dir: Path) -> Path:
-        return data_dir / "checkpoints" / self.run_id / self.kind / self.name
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What its folder is named like."""
+        return "checkpoints", self.run_id, self.kind, self.name
 
 
 def check_name(name: str, field: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
-from tinkex.local.engine.base import Death, Engine, EngineDied
+from tinkex.local.engine.base import Death, Engine, EngineDied, InvalidRequest
+from tinkex.local.folders import Folders
 from tinkex.local.futures import Futures, Work
 from tinkex.local.lanes import Job, Lanes
 from tinkex.local.paths import CheckpointPath
@@ -18,12 +18,12 @@ _TRAINING = frozenset({"forward_backward", "optim_step"})
 class Revival:
     """Knows what each model in memory can go back to. To be used on the event loop's thread."""
 
-    def __init__(self, engine: Engine, store: Store, lanes: Lanes, futures: Futures, data_dir: Path) -> None:
+    def __init__(self, engine: Engine, store: Store, lanes: Lanes, futures: Futures, folders: Folders) -> None:
         self._engine = engine
         self._store = store
         self._lanes = lanes
         self._futures = futures
-        self._data_dir = data_dir
+        self._folders = folders
         self._progress: dict[str, Progress] = {}
         self._deaths = 0
         self._told: set[str] = set()  # models whose clients have heard of a death that is not dealt with yet
@@ -98,7 +98,7 @@ class Revival:
         if death != self._deaths:  # it is for the next one to do
             return
         try:
-            await self._lanes.call(self._remake, row, fate.state)
+            await self._remake(row, fate.state)
         except EngineDied:
             return
         except Exception as error:  # noqa: BLE001  whatever it is, it is told to those who ask for the model
@@ -108,11 +108,15 @@ class Revival:
             self._progress[row.model_id].trained = False
         self._futures.fail_waiting(row.model_id, text)
 
-    def _remake(self, row: ModelRow, state: SavedState | None) -> None:
-        """Runs in a worker thread."""
-        self._engine.create_model(row.model_id, row.base_model, row.lora, row.optimizer)
-        if state:
-            self._engine.load_model(row.model_id, state.path.folder(self._data_dir), optimizer=state.optimizer)
+    async def _remake(self, row: ModelRow, state: SavedState | None) -> None:
+        await self._lanes.call(self._engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer)
+        if state is None:
+            return
+        saved = self._store.checkpoints.get(state.path)
+        if saved is None:
+            raise InvalidRequest(f"{state.path} was deleted")
+        with self._folders.held(saved.folder) as folder:
+            await self._lanes.call(self._engine.load_model, row.model_id, folder, optimizer=state.optimizer)
 
     def _lose(self, model_id: str, text: str) -> None:
         self._store.models.lose(model_id, text)

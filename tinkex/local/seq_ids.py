@@ -40,6 +40,9 @@ class Steps:
     rule: SeqIds
     _done: defaultdict[str, int] = field(factory=lambda: defaultdict(int))
 
+    def forget(self, model_id: str) -> None:
+        self._done.pop(model_id, None)
+
     def checked(self, model_id: str, number: int | None, work: Work) -> Work:
         """The work, refused when it is not its turn as it begins. A request without a number is not checked."""
         if number is None or self.rule.turn != "on arrival, refused out of turn":

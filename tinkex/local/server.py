@@ -7,6 +7,7 @@ import logging
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
@@ -20,8 +21,10 @@ from attrs import evolve
 
 from tinkex.local.app import make_app
 from tinkex.local.backend import Backend
+from tinkex.local.disk import sizes_of
 from tinkex.local.engine.base import BaseModel, Engine
 from tinkex.local.engine.named import EngineName, named_engine
+from tinkex.local.expiry import keep_sweeping, sweep
 from tinkex.local.keys import Exposed
 from tinkex.local.limits import Limits
 from tinkex.local.profiles import TINKEX, Profile, find_profile
@@ -123,6 +126,7 @@ class Server:
         with ExitStack() as resources:
             self.data_dir = Path(data_dir or resources.enter_context(tempfile.TemporaryDirectory(prefix="tinkex-"))).absolute()
             self.data_dir.mkdir(parents=True, exist_ok=True)
+            logger.info("data folder %s takes %s", self.data_dir, sizes_of(self.data_dir))
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
             self._stop_requested: Future[None] = Future()
             self._thread = threading.Thread(
@@ -144,6 +148,10 @@ class Server:
     def close(self) -> None:
         """Stops: polls are answered 503, engine calls under way end, threads are joined. Again does nothing."""
         self._resources.close()
+
+    def sweep(self, now: float | None = None) -> None:
+        """Removes what is past its time at `now`, in seconds since 1970, without waiting for it to be done in the background."""
+        asyncio.run_coroutine_threadsafe(sweep(self._backend, time.time() if now is None else now), self._loop).result()
 
     def __enter__(self) -> Self:
         return self
@@ -183,8 +191,11 @@ class Server:
             )
             server = _Uvicorn(config, self._started)
             stopping = asyncio.create_task(self._stop(server, backend))
+            self._backend, self._loop = backend, asyncio.get_running_loop()
+            sweeping = asyncio.create_task(keep_sweeping(backend))
             await server.serve(sockets=[listener])
             stopping.cancel()
+            sweeping.cancel()
             await backend.close()
         except BaseException as error:
             if self._started.done():

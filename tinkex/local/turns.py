@@ -33,6 +33,11 @@ class Turns(Generic[T]):
         """The item whose turn it is, or None."""
         return self._ready.popleft() if self._ready else None
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is here, and no number was ever taken."""
+        return self._next == 1 and not self._ready and not self._early
+
     def is_awaited(self, number: int | None) -> bool:
         """Whether items wait for this number."""
         return number == self._next and bool(self._early)

@@ -54,7 +54,9 @@ class Base:
             raise InvalidRequest(f"there is no folder {source}")
         place = _device(device)
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=_dtype(dtype, place))
+            loaded = AutoModelForCausalLM.from_pretrained(
+                source, dtype=_dtype(dtype, place), use_safetensors=True
+            )  # never a pickle
             tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise InvalidRequest(f"cannot load the model {name!r}: {error}") from error

@@ -148,7 +148,7 @@ class Edge:
     def _check_adapter(self, fields: Fields) -> None:
         session = fields.get("sampling_session_id")
         row = self._backend.store.samplers.get(session) if isinstance(session, str) else None
-        if (row is None or row.folder is None) and not fields.get("model_path"):
+        if (row is None or (row.folder is None and row.model_path is None)) and not fields.get("model_path"):
             raise Refused(400, f"Adapter {session or fields.get('base_model')} not found")
 
     def _renamed(self, operation: str, request: Request, fields: Fields) -> tuple[str, Fields]:

@@ -77,7 +77,7 @@ async def _tar(backend: Backend, row: CheckpointRow) -> Download:
 
 
 def _folder(backend: Backend, row: CheckpointRow) -> Path:
-    folder = row.path.folder(backend.data_dir)
+    folder = backend.folders.path(row.folder)
     if not folder.is_dir():
         raise not_found(f"the files of {row.path} are gone from the data folder")
     return folder

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -73,14 +70,10 @@ async def set_ttl(backend: Backend, call: Call[SetCheckpointTtlRequest]) -> Mapp
 
 
 async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    """Deletes the row first: what is not listed is not there, should the folder outlive it."""
     row = call.access.own_checkpoint(path_of(call))
     backend.store.checkpoints.delete(row.path)
     backend.store.audit.add(row.owner, "checkpoint.deleted", {"tinker_path": str(row.path)}, time.time())
-    folder = row.path.folder(backend.data_dir)
-    if folder.exists():
-        doomed = folder.rename(folder.with_name(f".deleted-{secrets.token_hex(8)}"))  # the name may be saved under anew at once
-        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+    await backend.collect()
     return {}
 
 

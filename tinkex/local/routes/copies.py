@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from functools import partial
 
 from attrs import evolve
 from tinkex_api.models import CopyWeightsRequest, CopyWeightsResponse
@@ -11,6 +12,7 @@ from tinkex_api.models import CopyWeightsRequest, CopyWeightsResponse
 from tinkex.local import paths
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused, malformed
+from tinkex.local.folders import write
 from tinkex.local.futures import Outcome, Ticket, Work
 from tinkex.local.http import Call, post
 from tinkex.local.paths import CheckpointPath
@@ -62,19 +64,20 @@ def _copy(backend: Backend, run: ModelRow, source: CheckpointRow, ticket: Ticket
 
     async def work() -> bytes:
         now = time.time()
-        await backend.lanes.call(shutil.copytree, source.path.folder(backend.data_dir), path.folder(backend.data_dir))
-        copied_run = evolve(
-            run,
-            model_id=path.run_id,
-            session_id=ticket.scope,
-            state="unloaded",
-            created_at=now,
-            last_request_at=now,
-            owner=ticket.owner,
-        )
-        backend.store.models.add(copied_run)
-        copy = CheckpointRow(path, source.size_bytes, now, expiry(now, ttl_seconds), source.user_metadata)
-        backend.store.checkpoints.put(copy)
+        with backend.folders.held(source.folder) as saved, backend.folders.new(*path.place) as (name, folder):
+            await backend.lanes.call(write, folder, partial(shutil.copytree, saved))
+            copied_run = evolve(
+                run,
+                model_id=path.run_id,
+                session_id=ticket.scope,
+                state="unloaded",
+                created_at=now,
+                last_request_at=now,
+                owner=ticket.owner,
+            )
+            backend.store.models.add(copied_run)
+            copy = CheckpointRow(path, name, source.size_bytes, now, expiry(now, ttl_seconds), source.user_metadata)
+            backend.store.checkpoints.put(copy)
         note_saved(backend, copied_run, copy, "copied")
         return encode(CopyWeightsResponse(str(path)).to_dict())
 

@@ -33,6 +33,7 @@ def in_turn(backend: Backend, call: Call[Any], kind: str, prepare: Callable[[Mod
     if request_id is None:
         guarded = backend.revival.guarded(model_id, kind, prepare(call.access.taking_requests(run)))
         work = backend.steps.checked(model_id, number, guarded)
+        backend.note_request(run.session_id)
         backend.store.models.note_request(model_id, time.time())
         request_id = backend.futures.submit(ticket, work, lane=model_id, number=rule.lane_number(number))
     return UntypedAPIFuture(request_id, model_id).to_dict()

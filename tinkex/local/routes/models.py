@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -37,7 +36,7 @@ class NewModel:
     """A model to be made: its row, the engine's call that makes it, what its sender is told then, and what it is loaded from."""
 
     row: ModelRow
-    make: Callable[[], None]
+    make: Callable[[], Awaitable[None]]
     result: Mapping[str, Any]
     source: CheckpointPath | None = None
     optimizer: bool = True  # whether with the optimizer's state
@@ -91,7 +90,10 @@ def creating(
 def _new_model(backend: Backend, access: Access, body: CreateModelRequest, ticket: Ticket) -> NewModel:
     lora, optimizer = lora_shape(body.lora_config), optimizer_kind(body.optimizer_config)
     row = creating(backend, access, ticket, body.base_model, lora, optimizer, body.user_metadata)
-    make = partial(backend.engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer)
+
+    async def make() -> None:
+        await backend.lanes.call(backend.engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer)
+
     return NewModel(row, make, CreateModelResponse(row.model_id, "create_model").to_dict())
 
 
@@ -101,7 +103,7 @@ def _submit(backend: Backend, ticket: Ticket, new: NewModel) -> str:
 
     async def work() -> bytes:
         try:
-            await backend.lanes.call(new.make)
+            await new.make()
         except Exception:
             backend.store.models.set_state(model_id, "failed")
             raise
@@ -137,7 +139,7 @@ async def unload_model(backend: Backend, call: Call[UnloadModelRequest]) -> Mapp
     backend.store.audit.add(row.owner, "model.unloaded", {"model_id": row.model_id}, time.time())
 
     async def work() -> bytes:
-        await backend.lanes.call(backend.engine.unload_model, row.model_id)
+        await backend.unload(row.model_id)
         return encode(UnloadModelResponse(row.model_id, "unload_model").to_dict())
 
     ticket = Ticket(row.model_id, None, "unload_model", call.fingerprint, call.access.new_owner)

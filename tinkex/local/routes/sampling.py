@@ -62,7 +62,7 @@ def _sampler(
     trained = access.run_of(access.checkpoint(path)).base_model
     if isinstance(base_model, str) and base_model != trained:
         raise bad_request(f"{model_path} was trained over {trained!r}, not over {base_model!r}")
-    return SamplerRow(sampler_id, session_id, backend.base_model(trained).name, model_path, str(path.folder(backend.data_dir)))
+    return SamplerRow(sampler_id, session_id, backend.base_model(trained).name, model_path, None)
 
 
 async def get_sampler(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
@@ -81,6 +81,7 @@ async def sample(backend: Backend, call: Call[SampleRequest]) -> Mapping[str, An
     number = body.seq_id if isinstance(body.seq_id, int) and body.sampling_session_id else None
     ticket = Ticket(sampler.sampler_id, number, "sample", call.fingerprint, call.access.new_owner)
     request_id = backend.futures.repeated(ticket) or _submit(backend, sampler, ticket, body)
+    backend.note_request(sampler.session_id)
     ids = [f"{request_id}:{index}" for index in range(body.num_samples)]
     return UntypedAPIFuture(request_id, sample_sequence_ids=ids).to_dict()
 
@@ -89,7 +90,7 @@ def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleR
     spec = _spec(backend, body)
 
     async def work() -> bytes:
-        await backend.load_sampler(sampler)
+        await backend.samplers.load(sampler)
         result = await asyncio.wrap_future(backend.engine.sample(sampler.weights_id, spec))
         _note_usage(backend, ticket.owner, sampler, spec, result)
         return encode_sample(result, body.target_prompt_logprobs)
@@ -115,7 +116,7 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
         if getattr(call.body, name):
             raise bad_request(f"a stream gives no {name}")
 
-    await backend.load_sampler(sampler)
+    await backend.samplers.load(sampler)
     loop = asyncio.get_running_loop()
 
     def begin(on_token: OnToken) -> Future[SampleResult]:

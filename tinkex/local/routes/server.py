@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import evolve
 from tinkex_api.models import (
     ClientConfigRequest,
     ClientConfigResponse,
@@ -19,10 +20,11 @@ from tinkex_api.models import (
 from tinkex.local.backend import Backend
 from tinkex.local.http import Call, get, post
 
+_LONGEST_CHUNK = 1024  # datums
 _FLAGS = ClientConfigResponse(
     pjwt_auth_enabled=False,
     parallel_fwdbwd_chunks=True,
-    fwdbwd_max_chunk_len=1024,
+    fwdbwd_max_chunk_len=_LONGEST_CHUNK,
     fwdbwd_max_chunk_bytes_count=5_000_000,
     proto_compress_fwdbwd=False,
     sample_join_sampling_session=True,
@@ -33,7 +35,7 @@ _CHANGING_FLAGS = ClientDynamicConfigResponse(refresh_interval_sec=300, sample_c
 
 
 async def client_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
-    return _FLAGS.to_dict()
+    return evolve(_FLAGS, fwdbwd_max_chunk_len=min(_LONGEST_CHUNK, backend.limits.datums)).to_dict()
 
 
 async def dynamic_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:

@@ -46,7 +46,7 @@ async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> 
 async def heartbeat(backend: Backend, call: Call[SessionHeartbeatRequest]) -> Mapping[str, Any]:
     row = call.access.session(call.body.session_id)
     if row.finished_at is not None:
-        raise Refused(410, f"session {row.session_id!r} was finished")
+        raise Refused(410, row.ending)
     backend.store.sessions.note_heartbeat(row.session_id, time.time())
     return SessionHeartbeatResponse(type_="session_heartbeat").to_dict()
 
@@ -56,11 +56,9 @@ async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[
     row, reason, now = call.access.session(call.path["session_id"]), call.body.reason.type_, time.time()
     if reason not in FINISH_REASONS:
         raise malformed("reason", "type", message=f"must be one of {', '.join(FINISH_REASONS)}")
-    if backend.store.sessions.finish(row.session_id, reason, call.body.detail, now):
+    if backend.end_session(row.session_id, reason, call.body.detail, now):
         backend.store.audit.add(row.owner, "session.finished", {"session_id": row.session_id, "reason": reason}, now)
-        for model in backend.store.models.of_session(row.session_id):
-            if backend.retire(model):
-                backend.unload_later(model.model_id)
+        await backend.collect()
     return {}
 
 

@@ -23,8 +23,10 @@ from tinkex_api.models import (
 from tinkex.local import paths
 from tinkex.local.access import Access
 from tinkex.local.backend import Backend
-from tinkex.local.engine.base import InvalidRequest
+from tinkex.local.disk import folder_size
+from tinkex.local.engine.base import Engine, InvalidRequest
 from tinkex.local.errors import Refused, bad_request, malformed
+from tinkex.local.folders import write
 from tinkex.local.futures import Ticket, Work
 from tinkex.local.http import Call, post
 from tinkex.local.paths import EXTERNAL_WEIGHTS, SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath, check_name
@@ -128,11 +130,14 @@ def _save_named(
     async def work() -> bytes:
         if backend.store.checkpoints.get(path) and not overwrite:
             raise InvalidRequest(f"{path} exists; save under another name, or delete it first")
-        folder, now = path.folder(backend.data_dir), time.time()
-        await backend.lanes.call(backend.engine.save_model, path.run_id, folder, optimizer=path.kind == WEIGHTS)
-        saved = CheckpointRow(path, _size(folder), now, expiry(now, ttl_seconds), metadata)
-        backend.store.checkpoints.put(saved)
+        with backend.folders.new(*path.place) as (name, folder):
+            await _write(backend, path.run_id, folder, optimizer=path.kind == WEIGHTS)
+            now = time.time()
+            saved = CheckpointRow(path, name, folder_size(folder), now, expiry(now, ttl_seconds), metadata)
+            backend.store.checkpoints.put(saved)
         note_saved(backend, row, saved, "saved")
+        if overwrite:
+            await backend.collect()
         return encode(result(saved))
 
     return work
@@ -160,23 +165,25 @@ def _save_ephemeral(backend: Backend, row: ModelRow, number: int, *, inflight: b
     """Opens a sampling session on the weights. Those of in-flight saves take the place of the model's last ones, for all its sessions."""
     sampler_id = backend.ids.sampler_of(row.session_id, number)
     new = SamplerRow(sampler_id, row.session_id, row.base_model, None, None, row.model_id if inflight else None)
-    folder = backend.data_dir / "samplers" / new.weights_id
-    sampler = evolve(new, folder=str(folder))
 
     async def work() -> bytes:
         if backend.store.samplers.get(sampler_id):
             raise InvalidRequest(f"sampling_session_seq_id {number} of session {row.session_id!r} was used before")
-        await backend.lanes.call(backend.engine.save_model, row.model_id, folder, optimizer=False)
+        with backend.folders.new("samplers", new.weights_id) as (name, folder):
+            await _write(backend, row.model_id, folder, optimizer=False)
+            sampler = evolve(new, folder=name)
+            backend.store.samplers.add(sampler, time.time())
         if inflight:
-            await backend.reload_sampler(sampler)
-        backend.store.samplers.add(sampler, time.time())
+            await backend.samplers.reload(sampler)
+            await backend.collect()
         return encode(SaveWeightsForSamplerResponse(sampling_session_id=sampler_id).to_dict())
 
     return work
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+async def _write(backend: Backend, model_id: str, folder: Path, *, optimizer: bool) -> None:
+    save = partial(backend.engine.save_model, model_id, optimizer=optimizer)
+    await backend.lanes.call(write, folder, save)
 
 
 def _training_path(text: str) -> CheckpointPath:
@@ -188,18 +195,22 @@ def _training_path(text: str) -> CheckpointPath:
 
 def _load(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, body: LoadWeightsRequest) -> Work:
     async def work() -> bytes:
-        # looked for only now: it may be saved by the request before
-        try:
-            saved = access.run_of(access.checkpoint(path))
-        except Refused as refusal:
-            raise InvalidRequest(str(refusal.detail)) from refusal
-        _check_fit(path, saved, row, optimizer=body.optimizer)
-        folder = path.folder(backend.data_dir)
-        await backend.lanes.call(backend.engine.load_model, row.model_id, folder, optimizer=body.optimizer)
+        saved = _saved(access, path)  # looked for only now: it may be saved by the request before
+        _check_fit(path, access.run_of(saved), row, optimizer=body.optimizer)
+        with backend.folders.held(saved.folder) as folder:
+            await backend.lanes.call(backend.engine.load_model, row.model_id, folder, optimizer=body.optimizer)
         backend.revival.reached(row.model_id, path, optimizer=body.optimizer, seq_id=body.seq_id)
         return encode(_loaded(path, row.model_id))
 
     return work
+
+
+def _saved(access: Access, path: CheckpointPath) -> CheckpointRow:
+    """Raises `InvalidRequest` for what is not there for the caller."""
+    try:
+        return access.checkpoint(path)
+    except Refused as refusal:
+        raise InvalidRequest(str(refusal.detail)) from refusal
 
 
 def _loaded_model(backend: Backend, access: Access, body: LoadWeightsRequest, path: CheckpointPath, ticket: Ticket) -> NewModel:
@@ -211,18 +222,22 @@ def _loaded_model(backend: Backend, access: Access, body: LoadWeightsRequest, pa
     optimizer = run.optimizer if body.optimizer else optimizer_kind(body.optimizer_config)
     lora = evolve(run.lora, seed=None)  # its weights come from the checkpoint, not from a seed
     row = creating(backend, access, ticket, body.base_model or run.base_model, lora, optimizer, body.user_metadata)
-    folder = path.folder(backend.data_dir)
-    make = partial(_make_loaded, backend, row, folder, optimizer=body.optimizer)
+    make = partial(_make_loaded, backend, access, row, path, optimizer=body.optimizer)
     return NewModel(row, make, _loaded(path, row.model_id), path, body.optimizer)
 
 
-def _make_loaded(backend: Backend, row: ModelRow, folder: Path, *, optimizer: bool) -> None:
-    """Runs in a worker thread. What cannot be loaded leaves no model behind."""
-    backend.engine.create_model(row.model_id, row.base_model, row.lora, row.optimizer)
+async def _make_loaded(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool) -> None:
+    with backend.folders.held(_saved(access, path).folder) as folder:
+        await backend.lanes.call(_create_and_load, backend.engine, row, folder, optimizer=optimizer)
+
+
+def _create_and_load(engine: Engine, row: ModelRow, folder: Path, *, optimizer: bool) -> None:
+    """What cannot be loaded leaves no model behind."""
+    engine.create_model(row.model_id, row.base_model, row.lora, row.optimizer)
     try:
-        backend.engine.load_model(row.model_id, folder, optimizer=optimizer)
+        engine.load_model(row.model_id, folder, optimizer=optimizer)
     except Exception:
-        backend.engine.unload_model(row.model_id)
+        engine.unload_model(row.model_id)
         raise
 
 

@@ -95,5 +95,13 @@ class Store:
             self.futures.fail_pending(reason, now)
             self.models.lose_all()
 
+    def folders(self) -> set[str]:
+        """The names of the folders that are in use."""
+        return self.checkpoints.folders() | self.samplers.folders()
+
+    def compact(self) -> None:
+        """Gives the room of what was deleted back to the disk."""
+        self._database.run("VACUUM")
+
     def close(self) -> None:
         self._database.close()

@@ -20,11 +20,12 @@ class Checkpoints:
         self._db = database
 
     def put(self, row: CheckpointRow) -> None:
-        """Adds it, or takes the place of the one of that name."""
-        self._db.run(
-            "INSERT OR REPLACE INTO checkpoints (model_id, kind, name, size_bytes, created_at, expires_at, user_metadata, public)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        """Adds it, or takes the place of the one of that name. When this returns it is on the disk."""
+        self._db.run_durably(
+            "INSERT OR REPLACE INTO checkpoints (model_id, kind, name, folder, size_bytes, created_at, expires_at, user_metadata, public)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             *_key(row.path),
+            row.folder,
             row.size_bytes,
             row.created_at,
             row.expires_at,
@@ -51,6 +52,12 @@ class Checkpoints:
     def of_run(self, model_id: str) -> list[CheckpointRow]:
         """Newest first."""
         return self._db.all(_row, f"{_CHECKPOINTS} WHERE model_id = ? ORDER BY checkpoints.rowid DESC", model_id)
+
+    def expired(self, now: float) -> list[CheckpointRow]:
+        return self._db.all(_row, f"{_CHECKPOINTS} WHERE expires_at <= ?", now)
+
+    def folders(self) -> set[str]:
+        return set(self._db.all(lambda row: row["folder"], "SELECT folder FROM checkpoints"))
 
     def published_of_run(self, model_id: str) -> list[CheckpointRow]:
         return self._db.all(_row, f"{_CHECKPOINTS} WHERE model_id = ? AND public ORDER BY checkpoints.rowid DESC", model_id)
@@ -86,6 +93,7 @@ def _key(path: CheckpointPath) -> tuple[str, str, str]:
 def _row(row: sqlite3.Row) -> CheckpointRow:
     return CheckpointRow(
         CheckpointPath(row["model_id"], row["kind"], row["name"]),
+        row["folder"],
         row["size_bytes"],
         row["created_at"],
         row["expires_at"],

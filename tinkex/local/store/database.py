@@ -36,12 +36,14 @@ CREATE TABLE futures (
     created_at REAL NOT NULL, started_at REAL, finished_at REAL,
     UNIQUE (scope, seq_id)
 );
+CREATE INDEX ended_futures ON futures (finished_at) WHERE state IN ('done', 'failed');
 CREATE TABLE steps (
     model_id TEXT NOT NULL REFERENCES models, number INTEGER NOT NULL, loss REAL, tokens INTEGER NOT NULL, at REAL NOT NULL,
     ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (model_id, number)
 );
 CREATE TABLE checkpoints (
-    model_id TEXT NOT NULL REFERENCES models, kind TEXT NOT NULL, name TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+    model_id TEXT NOT NULL REFERENCES models, kind TEXT NOT NULL, name TEXT NOT NULL, folder TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
     created_at REAL NOT NULL, expires_at REAL, user_metadata TEXT NOT NULL, public INTEGER NOT NULL,
     PRIMARY KEY (model_id, kind, name)
 );
@@ -72,7 +74,13 @@ CREATE TABLE usage (
 ) WITHOUT ROWID;
 """
 # a row that is replaced is deleted first, for the triggers, too
-_PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "recursive_triggers = ON")
+_PRAGMAS = (
+    *("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"),
+    "recursive_triggers = ON",
+)
+
+
+_PATIENCE = 2.0  # seconds for a server that is just ending to let go of the file
 
 
 class StoreError(RuntimeError):
@@ -88,7 +96,7 @@ class Database:
     def __init__(self, file: Path) -> None:
         """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this layout."""
         # made on the thread that starts the server, then used by the event loop's alone
-        self._connection = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+        self._connection = sqlite3.connect(file, _PATIENCE, check_same_thread=False, isolation_level=None)
         try:
             self._prepare(file)
         except BaseException:
@@ -102,6 +110,10 @@ class Database:
             for pragma in _PRAGMAS:
                 self._connection.execute(f"PRAGMA {pragma}").close()
             [version] = self._connection.execute("PRAGMA user_version").fetchone()
+            self._connection.execute("BEGIN EXCLUSIVE").close()  # from here on nobody else has it
+            self._connection.execute("COMMIT").close()
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{file.parent} is in use by another server, or cannot be written: {error}") from error
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{file} cannot be used as a database: {error}") from error
         if version == 0:
@@ -126,6 +138,14 @@ class Database:
     def run(self, sql: str, *values: Any) -> int:
         """How many rows it changed."""
         return self._connection.execute(sql, values).rowcount
+
+    def run_durably(self, sql: str, *values: Any) -> None:
+        """When this returns the change is on the disk, where others follow within moments."""
+        self._connection.execute("PRAGMA synchronous = FULL").close()
+        try:
+            self._connection.execute(sql, values)
+        finally:
+            self._connection.execute("PRAGMA synchronous = NORMAL").close()
 
     def all(self, make: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> list[T]:
         return [make(row) for row in self._connection.execute(sql, values)]

@@ -65,6 +65,18 @@ class StoredFutures:
             row.request_id,
         )
 
+    def drop_results(self, before: float, most: int) -> int:
+        """Of requests that ended before, so many at most; how many there were."""
+        ended = "SELECT rowid FROM futures WHERE state IN ('done', 'failed') AND finished_at < ? LIMIT ?"
+        sql = f"UPDATE futures SET state = 'expired', result = NULL, error = NULL WHERE rowid IN ({ended})"
+        return self._db.run(sql, before, most)
+
+    def delete_dropped(self, before: float, most: int) -> int:
+        """Requests that came before and whose results were dropped, among so many of the oldest; how many there were."""
+        oldest = "SELECT rowid, state, created_at FROM futures ORDER BY rowid LIMIT ?"
+        sql = f"DELETE FROM futures WHERE rowid IN (SELECT rowid FROM ({oldest}) WHERE state = 'expired' AND created_at < ?)"
+        return self._db.run(sql, most, before)
+
     def fail_pending(self, reason: str, now: float) -> None:
         """After a restart: what was pending has failed for `reason`."""
         self._db.run(

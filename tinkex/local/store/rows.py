@@ -11,7 +11,7 @@ from tinkex.local.engine.base import CustomLoss, LoraShape, OptimizerKind
 from tinkex.local.paths import CheckpointPath
 
 ModelState: TypeAlias = Literal["creating", "ready", "failed", "unloaded", "lost"]
-FutureState: TypeAlias = Literal["pending", "done", "failed"]
+FutureState: TypeAlias = Literal["pending", "done", "failed", "expired"]
 FINISH_REASONS = ("success", "errored", "interrupted")
 """How a client ends its session. One that ended for any other reason was cancelled by the server."""
 UsageKind: TypeAlias = Literal["training", "sampling_prefill", "sampling_sample", "checkpoint"]
@@ -43,6 +43,11 @@ class SessionRow:
     finished_at: float | None = None
     finish_reason: str | None = None
     finish_detail: str | None = None
+
+    @property
+    def ending(self) -> str:
+        """Of one that has ended, in words."""
+        return f"session {self.session_id!r} was finished" + (f": {self.finish_detail}" if self.finish_detail else "")
 
 
 @frozen(kw_only=True)
@@ -133,9 +138,13 @@ class EndedFuture:
 
 @frozen
 class CheckpointRow:
-    """Saved weights. `expires_at` is what the saver asked for. They belong to the owner of their run."""
+    """Saved weights, by the name of their folder in `Folders`. `expires_at` is what the saver asked for.
+
+    They belong to the owner of their run.
+    """
 
     path: CheckpointPath
+    folder: str
     size_bytes: int
     created_at: float
     expires_at: float | None
@@ -146,7 +155,7 @@ class CheckpointRow:
 
 @frozen
 class SamplerRow:
-    """A sampling session: a base model, and the folder of an adapter over it unless it is sampled bare.
+    """A sampling session: of a base model, or of a checkpoint, or of weights that were saved for it, by the name of their folder.
 
     `inflight_of` is the model whose newest in-flight weights it samples from.
     """

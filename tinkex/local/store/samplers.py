@@ -15,7 +15,13 @@ class Samplers:
         self._db = database
 
     def add(self, row: SamplerRow, now: float) -> None:
-        """Its owner is its session's."""
+        """Its owner is its session's. With in-flight weights, all those of the model sample from these."""
+        with self._db.transaction():
+            self._insert(row, now)
+            if row.inflight_of:
+                self._db.run("UPDATE samplers SET folder = ? WHERE inflight_of = ?", row.folder, row.inflight_of)
+
+    def _insert(self, row: SamplerRow, now: float) -> None:
         self._db.run(
             "INSERT INTO samplers (sampler_id, session_id, base_model, model_path, folder, inflight_of, created_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -35,6 +41,15 @@ class Samplers:
     def number_copy(self, sampler_id: str) -> int:
         """The next number for a copied client of this sampler, from 1."""
         return self._db.number("UPDATE samplers SET copies = copies + 1 WHERE sampler_id = ? RETURNING copies", sampler_id)
+
+    def of_session(self, session_id: str) -> list[SamplerRow]:
+        sql = "SELECT samplers.*, sessions.owner FROM samplers JOIN sessions USING (session_id) WHERE session_id = ?"
+        return self._db.all(_row, sql, session_id)
+
+    def folders(self) -> set[str]:
+        """Of the sessions that go on: what was saved for one ends with it."""
+        sql = "SELECT folder FROM samplers JOIN sessions USING (session_id) WHERE folder IS NOT NULL AND finished_at IS NULL"
+        return set(self._db.all(lambda row: row["folder"], sql))
 
     def ids_of(self, session_id: str) -> list[str]:
         sql = "SELECT sampler_id FROM samplers WHERE session_id = ? ORDER BY rowid"

@@ -1,0 +1,38 @@
+"""`gc`: makes a data folder as small as it can be, while no server uses it. A server removes what is past its time by itself."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+
+from attrs import frozen
+
+from tinkex.local.disk import Sizes, sizes_of
+from tinkex.local.expiry import expire
+from tinkex.local.folders import Folders
+from tinkex.local.limits import Limits
+from tinkex.local.store import Store
+
+
+@frozen
+class Collected:
+    """What the data folder took, and takes."""
+
+    before: Sizes
+    after: Sizes
+
+
+def gc(data_dir: Path | str, limits: Limits | None = None) -> Collected:
+    """Removes what is past its time by `limits`, and folders that nothing refers to, and gives free pages of the database back.
+
+    Raises `StoreError` when a server uses the folder, or when it is of another release.
+    """
+    data_dir, limits = Path(data_dir), limits or Limits()
+    before = sizes_of(data_dir)
+    with closing(Store(data_dir / "tinkex.db")) as store:
+        while expire(store, limits, time.time()):
+            pass
+        Folders(data_dir).collect_at_rest(store.folders())
+        store.compact()
+    return Collected(before, sizes_of(data_dir))
