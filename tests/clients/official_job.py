@@ -13,7 +13,7 @@ import tempfile
 import urllib.request
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest.mock import patch
 
@@ -116,7 +116,7 @@ def rest(service, trainer, path):
 
 def newer_rest(client, session_id, path):
     """What came to releases one by one."""
-    now = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     if hasattr(client, "set_checkpoint_ttl_from_tinker_path"):
         client.set_checkpoint_ttl_from_tinker_path(path, 7200).result(60)
         client.set_checkpoint_ttl_from_tinker_path(path, None).result(60)
@@ -189,7 +189,7 @@ def by_command(run_id, path, base_url):
     if "model" in commands:
         assert "tinkex/tiny" in command("model", "list")
     if "billing" in commands:
-        now = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
+        now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
         hours = [hour.strftime("%Y-%m-%dT%H:00:00Z") for hour in (now, now + timedelta(hours=1))]
         assert "training" in command("-f", "json", "billing", "usage", *hours)
     if "session" in commands:
