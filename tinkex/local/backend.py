@@ -31,10 +31,12 @@ class Backend:
         hold: float,
         ids: Ids,
         seq_ids: SeqIds,
+        exchange_keys: bool,
     ) -> None:
         self.engine = engine
         self.store = store
         self.data_dir = data_dir
+        self.exchange_keys = exchange_keys
         self.secret = load_secret(data_dir)
         self.signer = Signer(self.secret)
         self.downloads = Downloads()

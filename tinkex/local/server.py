@@ -39,6 +39,7 @@ def serve(
     engine: Engine | None = None,
     hold: float | None = None,
     profile: str | Profile = TINKEX,
+    exchange_keys: bool = False,
     access_log: bool = False,
 ) -> Server:
     """A running server, which answers by the time this returns. Leave it as a context manager, or call `close`.
@@ -55,6 +56,7 @@ def serve(
         engine: what trains and samples, instead of torch in this process.
         hold: seconds that a poll waits for a result before it is answered "not yet"; by default the profile's.
         profile: the kind of Tinker server to look like on the wire, by a name in `tinkex.local.profiles.PROFILES` or as a value.
+        exchange_keys: tell clients to send, in the place of their key, a token that it is exchanged for and that holds for an hour.
         access_log: log every request, to the logger `uvicorn.access`.
 
     Raises:
@@ -73,7 +75,15 @@ def serve(
         engine = engine or _torch_engine([model] if isinstance(model, str) else list(model))
         if profile.sampling.warped_logprobs:
             engine = with_warped_logprobs(engine)
-        server = Server(listener, engine, data_dir=data_dir, api_key=api_key, profile=profile, access_log=access_log)
+        server = Server(
+            listener,
+            engine,
+            data_dir=data_dir,
+            api_key=api_key,
+            profile=profile,
+            exchange_keys=exchange_keys,
+            access_log=access_log,
+        )
         on_failure.pop_all()
     return server
 
@@ -93,6 +103,7 @@ class Server:
         data_dir: Path | str | None,
         api_key: str | None,
         profile: Profile,
+        exchange_keys: bool,
         access_log: bool,
     ) -> None:
         self.models = engine.base_models
@@ -103,7 +114,7 @@ class Server:
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
             self._stop_requested: Future[None] = Future()
             self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._run(listener, engine, store, api_key, profile, access_log)),
+                target=lambda: asyncio.run(self._run(listener, engine, store, api_key, profile, exchange_keys, access_log)),
                 name="tinkex-server",
                 daemon=True,  # a script that forgets to close it still ends
             )
@@ -137,10 +148,25 @@ class Server:
         self._thread.join()
 
     async def _run(
-        self, listener: socket.socket, engine: Engine, store: Store, api_key: str | None, profile: Profile, access_log: bool
+        self,
+        listener: socket.socket,
+        engine: Engine,
+        store: Store,
+        api_key: str | None,
+        profile: Profile,
+        exchange_keys: bool,
+        access_log: bool,
     ) -> None:
         try:
-            backend = Backend(engine, store, self.data_dir, hold=profile.hold, ids=profile.ids, seq_ids=profile.seq_ids)
+            backend = Backend(
+                engine,
+                store,
+                self.data_dir,
+                hold=profile.hold,
+                ids=profile.ids,
+                seq_ids=profile.seq_ids,
+                exchange_keys=exchange_keys,
+            )
             config = uvicorn.Config(
                 make_app(backend, api_key, profile),
                 lifespan="off",

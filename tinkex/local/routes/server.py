@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import evolve
 from tinkex_api.models import (
     ClientConfigRequest,
     ClientConfigResponse,
@@ -33,7 +34,7 @@ _CHANGING_FLAGS = ClientDynamicConfigResponse(refresh_interval_sec=300, sample_c
 
 
 async def client_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
-    return _FLAGS.to_dict()
+    return evolve(_FLAGS, pjwt_auth_enabled=backend.exchange_keys).to_dict()
 
 
 async def dynamic_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
