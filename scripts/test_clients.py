@@ -14,7 +14,7 @@ import tinkex.local
 JOB = ROOT / "tests" / "clients" / "official_job.py"
 VERSIONS = ("0.12.0", "0.18.0", "0.22.0", "0.25.0", "0.30.0", "0.38.0")
 AT_ONCE = 3  # installing waits for the network, and a job for the server
-TIMEOUT = 300  # seconds; a client that does not fit a server hangs rather than fails
+TIMEOUT = 600  # seconds, of which a quiet machine needs one in ten; a client that does not fit a server hangs rather than fails
 
 
 def main() -> int:
