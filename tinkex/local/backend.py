@@ -37,12 +37,14 @@ class Backend:
         ids: Ids,
         seq_ids: SeqIds,
         limits: Limits,
+        exchange_keys: bool,
     ) -> None:
         self.engine = engine
         self.store = store
         self.data_dir = data_dir
         self.limits = limits
         self.folders = Folders(data_dir)
+        self.exchange_keys = exchange_keys
         self.secret = load_secret(data_dir)
         self.signer = Signer(self.secret)
         self.downloads = Downloads()

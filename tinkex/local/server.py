@@ -47,6 +47,7 @@ def serve(
     hold: float | None = None,
     profile: str | Profile = TINKEX,
     limits: Limits | None = None,
+    exchange_keys: bool = False,
     access_log: bool = False,
 ) -> Server:
     """A running server, which answers by the time this returns. Leave it as a context manager, or call `close`.
@@ -66,6 +67,7 @@ def serve(
         hold: seconds that a poll waits for a result before it is answered "not yet"; by default the profile's.
         profile: the kind of Tinker server to look like on the wire, by a name in `tinkex.local.profiles.PROFILES` or as a value.
         limits: how much it takes on, and how long it keeps what nobody asks for.
+        exchange_keys: tell clients to send, in the place of their key, a token that it is exchanged for and that holds for an hour.
         access_log: log every request, to the logger `uvicorn.access`.
 
     Raises:
@@ -97,6 +99,7 @@ def serve(
             api_keys=api_keys,
             profile=profile,
             limits=limits or Limits(),
+            exchange_keys=exchange_keys,
             access_log=access_log,
         )
         on_failure.pop_all()
@@ -119,6 +122,7 @@ class Server:
         api_keys: Sequence[str],
         profile: Profile,
         limits: Limits,
+        exchange_keys: bool,
         access_log: bool,
     ) -> None:
         self.models = engine.base_models
@@ -130,7 +134,9 @@ class Server:
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
             self._stop_requested: Future[None] = Future()
             self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._run(listener, engine, store, api_keys, profile, limits, access_log)),
+                target=lambda: asyncio.run(
+                    self._run(listener, engine, store, api_keys, profile, limits, exchange_keys, access_log)
+                ),
                 name="tinkex-server",
                 daemon=True,  # a script that forgets to close it still ends
             )
@@ -175,11 +181,19 @@ class Server:
         api_keys: Sequence[str],
         profile: Profile,
         limits: Limits,
+        exchange_keys: bool,
         access_log: bool,
     ) -> None:
         try:
             backend = Backend(
-                engine, store, self.data_dir, hold=profile.hold, ids=profile.ids, seq_ids=profile.seq_ids, limits=limits
+                engine,
+                store,
+                self.data_dir,
+                hold=profile.hold,
+                ids=profile.ids,
+                seq_ids=profile.seq_ids,
+                limits=limits,
+                exchange_keys=exchange_keys,
             )
             config = uvicorn.Config(
                 make_app(backend, api_keys, profile),

@@ -73,10 +73,10 @@ class Edge:
         if self._starting:
             self._starting -= 1
             return json_response(200 if operation == "healthz" else 503, {"status": "starting"})
+        if "signature" in request.query_params:
+            return self._app  # for a server that leads to files which it keeps elsewhere
         if f"{request.method} {operation}" in self._profile.missing:
             return respond(_NOT_FOUND)
-        if "signature" in request.query_params:
-            return self._app  # which looks at it
         _check_key(self._profile.auth or (Auth() if self._api_key else None), self._api_key, operation, request)
         if reply := self._profile.replies.get(operation):
             return respond(reply)
