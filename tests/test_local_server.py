@@ -113,7 +113,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
         try:
             tinkex.ServiceClient("local").get_server_capabilities()
         except tinkex.ConfigError as error:
-            print(error)
+            print(error.message)
     """
     [said] = check(run(script, tmp_path), tmp_path)
     assert "base_url 'local' asks for a server in this process, which could not be started" in said

@@ -12,10 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinkex.local.faults import Faults
     from tinkex.local.limits import Limits
     from tinkex.local.server import Server, serve
 
-__all__ = ["Limits", "Server", "serve"]
+__all__ = ["Faults", "Limits", "Server", "serve"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from tinkex.local.app import make_app
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import BaseModel, Engine
 from tinkex.local.engine.named import EngineName, named_engine
+from tinkex.local.faults import Faults, Faulty
 from tinkex.local.keys import Exposed
 from tinkex.local.limits import Limits
 from tinkex.local.profiles import TINKEX, Profile, find_profile
@@ -44,6 +45,7 @@ def serve(
     hold: float | None = None,
     profile: str | Profile = TINKEX,
     limits: Limits | None = None,
+    faults: Faults | None = None,
     access_log: bool = False,
 ) -> Server:
     """A running server, which answers by the time this returns. Leave it as a context manager, or call `close`.
@@ -63,6 +65,7 @@ def serve(
         hold: seconds that a poll waits for a result before it is answered "not yet"; by default the profile's.
         profile: the kind of Tinker server to look like on the wire, by a name in `tinkex.local.profiles.PROFILES` or as a value.
         limits: how much it takes on, and how long it keeps what nobody asks for.
+        faults: what goes wrong on purpose, to test clients.
         access_log: log every request, to the logger `uvicorn.access`.
 
     Raises:
@@ -94,6 +97,7 @@ def serve(
             api_keys=api_keys,
             profile=profile,
             limits=limits or Limits(),
+            faults=faults,
             access_log=access_log,
         )
         on_failure.pop_all()
@@ -116,6 +120,7 @@ class Server:
         api_keys: Sequence[str],
         profile: Profile,
         limits: Limits,
+        faults: Faults | None,
         access_log: bool,
     ) -> None:
         self.models = engine.base_models
@@ -126,7 +131,7 @@ class Server:
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
             self._stop_requested: Future[None] = Future()
             self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._run(listener, engine, store, api_keys, profile, limits, access_log)),
+                target=lambda: asyncio.run(self._run(listener, engine, store, api_keys, profile, limits, faults, access_log)),
                 name="tinkex-server",
                 daemon=True,  # a script that forgets to close it still ends
             )
@@ -167,14 +172,16 @@ class Server:
         api_keys: Sequence[str],
         profile: Profile,
         limits: Limits,
+        faults: Faults | None,
         access_log: bool,
     ) -> None:
         try:
             backend = Backend(
                 engine, store, self.data_dir, hold=profile.hold, ids=profile.ids, seq_ids=profile.seq_ids, limits=limits
             )
+            app = make_app(backend, api_keys, profile)
             config = uvicorn.Config(
-                make_app(backend, api_keys, profile),
+                Faulty(app, faults) if faults else app,
                 lifespan="off",
                 ws="none",
                 log_config=None,
