@@ -2,6 +2,7 @@
 
     TinkexError
     ├── ConfigError                    a setting is missing or wrong; nothing was sent       (also a ValueError)
+    ├── CredentialError                the function or the command for the key gave none; nothing was sent
     ├── InvalidInputError              an argument is wrong; nothing was sent                (also a ValueError)
     ├── ClientClosedError              the client was closed before the call
     ├── UnsupportedByServer            this server cannot do it; nothing was sent
@@ -22,7 +23,8 @@
     ├── ServerStateLostError           the server has forgotten what the model learned since it was last saved
     ├── RequestSkippedError            not sent, since an earlier one that it was queued behind was refused
     ├── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent
-    └── RecoveryFailedError            a run could not go back to a saved state
+    ├── RecoveryFailedError            a run could not go back to a saved state
+    └── CheckpointDownloadError        what came of a checkpoint is not whole, or not safe to unpack; nothing of it was kept
 
 Each says in `fault` whose it is and in `retryable` whether the same call may work later. All of them can be pickled.
 """
@@ -89,6 +91,12 @@ def _restore(cls: type[TinkexError], args: tuple[Any, ...], state: dict[str, Any
 
 class ConfigError(TinkexError, ValueError):
     """A setting is missing or wrong; the message names it, its value and what is allowed."""
+
+    fault = "user"
+
+
+class CredentialError(TinkexError):
+    """The function or the command that is to give the key failed, or gave none. Nothing was sent."""
 
     fault = "user"
 
@@ -291,6 +299,12 @@ class ClientPoisonedError(TinkexError):
 
 class RecoveryFailedError(TinkexError):
     """A run could not go back to a saved state, or did so again and again in vain. The cause is the error that ended it."""
+
+
+class CheckpointDownloadError(TinkexError):
+    """A checkpoint was not fetched: what came is not what was promised, or not safe to unpack. Nothing of it was kept."""
+
+    fault = "server"
 
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {

@@ -98,6 +98,10 @@ class Dialect:
     """The largest body that it reads."""
     bearer: bool = False
     """Whether it wants the key as `Authorization: Bearer` as well."""
+    exchanges_keys: bool = False
+    """Whether it wants a JWT in the key's place, which it gives in exchange for the key."""
+    wants_credential_cmd: bool = False
+    """Whether it takes no key but what `TINKER_CREDENTIAL_CMD` prints, or a JWT."""
     refused_fields: Mapping[str, frozenset[str]] = field(factory=dict[str, frozenset[str]])
     """By operation, fields of the contract that it does not know and does not take."""
 
@@ -132,6 +136,8 @@ class Dialect:
     divides_by_weights: bool = False
     """Whether its cross_entropy of a datum is divided by the sum of the weights, and so is of no use for a custom loss, whose weights have
     both signs: that is trained by importance_sampling there."""
+    bare_checkpoint_ids: bool = False
+    """Whether the id of a checkpoint is its name alone, without the kind before it."""
     resume: Resume = "load_first"
     joins_samplers: bool = False
     """Whether a copied sampling client asks the server for its number."""

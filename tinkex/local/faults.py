@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-from attrs import field, frozen
+from attrs import frozen
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,12 +44,17 @@ class Faults:
     """So many are refused with 503."""
     lost_answers: int = 0
     """So many are carried out, and then the connection is closed without an answer."""
-    operations: Sequence[str] = field(default=OPERATIONS, converter=tuple)
+    operations: Sequence[str] = OPERATIONS
     """Which requests count, by the last part of their path; by default those that train, save, load or sample."""
 
     def plan(self) -> Sequence[Fault]:
         """The faults in their order."""
-        return ["rate limit"] * self.rate_limit + ["server error"] * self.server_errors + ["lost answer"] * self.lost_answers
+        counts: Sequence[tuple[Fault, int]] = (
+            ("rate limit", self.rate_limit),
+            ("server error", self.server_errors),
+            ("lost answer", self.lost_answers),
+        )
+        return [fault for fault, count in counts for _ in range(count)]
 
 
 class Faulty:

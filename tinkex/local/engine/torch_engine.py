@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from attrs import define, frozen
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tinkex.local.engine import adamw
@@ -32,11 +33,12 @@ from tinkex.local.engine.base import (
     SampleResult,
     SampleSpec,
 )
+from tinkex.local.engine.batching import Batcher
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
-from tinkex.local.engine.generation import generate
-from tinkex.local.engine.lora import Adapter, Plan
+from tinkex.local.engine.generation import Request
+from tinkex.local.engine.lora import Adapter
 from tinkex.local.engine.losses import NamedLoss, find_loss
-from tinkex.local.engine.prompt import PromptAnswers
+from tinkex.local.engine.stopping import StopRule
 
 _TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory for activations
 
@@ -65,7 +67,7 @@ class TorchEngine:
         self._bases = {name: Base.load(name, device, dtype) for name in models}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
-        self._sampling = ThreadPoolExecutor(1, thread_name_prefix="tinkex-sampling")
+        self._batchers = {name: Batcher(base) for name, base in self._bases.items()}
 
     @property
     def base_models(self) -> Sequence[BaseModel]:
@@ -99,7 +101,7 @@ class TorchEngine:
                 with model.base.running([(None, model.adapter)]) as network:
                     logprobs = _target_logprobs(network, [data[i] for i in indices])
                     results = [loss(row, i, data[i]) for i, row in zip(indices, logprobs, strict=True)]
-                    batch_loss = torch.cat([losses for losses, _ in results]).sum()
+                    batch_loss = torch.cat([losses.flatten() for losses, _ in results]).sum()
                     if backward:
                         batch_loss.backward()
                 total += batch_loss.item()
@@ -141,32 +143,35 @@ class TorchEngine:
         self._samplers.pop(sampler_id, None)
 
     def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
-        return self._sampling.submit(self._sample, sampler_id, spec, on_token)
+        try:
+            sampler = self._sampler(sampler_id)
+            room = _check_prompt(spec, sampler.base.describe())
+        except InvalidRequest as error:
+            refused: Future[SampleResult] = Future()
+            refused.set_exception(error)
+            return refused
+        stops = StopRule(spec, sampler.base.end_of_text, sampler.base.tokenizer.decode)
+        request = Request(sampler.adapter, spec, room, stops, on_token)
+        self._batchers[sampler.base.name].submit(request)
+        return request.future
 
     def watch(self, died: Callable[[Death], None]) -> None:
         """It lives in the process that asks."""
 
     def close(self) -> None:
-        self._sampling.shutdown(cancel_futures=True)
-
-    @torch.inference_mode()
-    def _sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> SampleResult:
-        sampler = self._samplers.get(sampler_id)
-        if sampler is None:
-            raise InvalidRequest(f"unknown sampler {sampler_id!r}")
-        room = _check_prompt(spec, sampler.base.describe())
-        plan: Plan = [(None, sampler.adapter)] if sampler.adapter else []
-        with sampler.base.running(plan) as network:
-            prompt = torch.tensor([list(spec.prompt)], device=sampler.base.device)
-            prefill = network(input_ids=prompt, use_cache=True)
-            asked = PromptAnswers(prefill.logits[0], spec)
-            answers = asked.logprobs(), asked.topk(), asked.targets(), asked.alternatives()
-            return SampleResult(generate(network, sampler.base, prefill, spec, room, on_token), *answers)
+        for batcher in self._batchers.values():
+            batcher.close()
 
     def _base(self, name: str) -> Base:
         if name not in self._bases:
             raise InvalidRequest(f"unknown base model {name!r}; known are {', '.join(self._bases)}")
         return self._bases[name]
+
+    def _sampler(self, sampler_id: str) -> _Sampler:
+        sampler = self._samplers.get(sampler_id)
+        if sampler is None:
+            raise InvalidRequest(f"unknown sampler {sampler_id!r}")
+        return sampler
 
     def _model(self, model_id: str) -> _Model:
         if model_id not in self._models:
@@ -204,17 +209,22 @@ def _micro_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
-    """The model's logprobs of the targets, `(N,)` for each example."""
-    longest = max(len(example.tokens) for example in data)
-    tokens = torch.zeros(len(data), longest, dtype=torch.long)
-    targets = torch.zeros_like(tokens)
-    for row, example in enumerate(data):
-        tokens[row, : len(example.tokens)] = torch.from_numpy(np.array(example.tokens, dtype=np.int64))
-        targets[row, : len(example.tokens)] = torch.from_numpy(np.array(example.loss_inputs["target_tokens"], dtype=np.int64))
+    """The model's logprobs of the targets, for each example in the shape of its targets."""
+    targets = [np.asarray(example.loss_inputs["target_tokens"], np.int64) for example in data]
+    columns = _padded([array.reshape(len(array), -1) for array in targets])
     # padding comes last, and attention looks back only: no mask is needed
+    tokens = _padded([example.tokens for example in data])
     logits = network(input_ids=tokens.to(network.device), use_cache=False).logits.float()
-    logprobs = torch.log_softmax(logits, dim=-1).gather(-1, targets.to(network.device).unsqueeze(-1)).squeeze(-1)
-    return [logprobs[row, : len(example.tokens)] for row, example in enumerate(data)]
+    logprobs = torch.log_softmax(logits, dim=-1).gather(-1, columns.to(network.device))
+    return [logprobs[row, : len(array), : array[0].size].reshape(array.shape) for row, array in enumerate(targets)]
+
+
+def _padded(arrays: Sequence[NDArray[np.int64]]) -> Tensor:
+    """One tensor of all, the smaller ones filled up with 0."""
+    whole = np.zeros((len(arrays), *np.array([array.shape for array in arrays]).max(axis=0)), np.int64)
+    for row, array in enumerate(arrays):
+        whole[(row, *map(slice, array.shape))] = array
+    return torch.from_numpy(whole)
 
 
 def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
@@ -238,9 +248,10 @@ def _check_example(index: int, example: Example, loss: NamedLoss | LossProgram, 
         if not np.isfinite(np.asarray(value, dtype=np.float64)).all():
             raise InvalidRequest(f"data[{index}].loss_fn_inputs[{name!r}] holds NaN or infinity")
     targets = example.loss_inputs["target_tokens"]
-    if targets.shape != (length,):
-        raise InvalidRequest(f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {list(targets.shape)}, not [{length}]")
-    _check_tokens(f"data[{index}].target_tokens", targets, base.vocab_size)
+    if targets.ndim not in (1, 2) or len(targets) != length or not targets.size:
+        shape = list(targets.shape)
+        raise InvalidRequest(f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {shape}, not [{length}] or [{length}, K]")
+    _check_tokens(f"data[{index}].target_tokens", targets.ravel(), base.vocab_size)
 
 
 def _check_tokens(where: str, tokens: np.typing.NDArray[Any], vocab_size: int) -> None:

@@ -1,0 +1,33 @@
+"""Who a JWT says that its holder is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex.errors import InvalidInputError
+from tinkex.types import WhoamiResponse
+from tinkex.wire import jwt
+
+
+def identity(credential: str | None) -> WhoamiResponse:
+    """From the claims of a JWT, whose signature is the server's to check. Raises `InvalidInputError` for any other credential."""
+    claims = _claims(credential or "")
+    if claims is None or not {"sub", "org_id"} <= claims.keys():
+        raise InvalidInputError(
+            "the API key is not a JWT that names its holder",
+            operation="whoami",
+            advice="get_api_key_info asks the server, where it has that call.",
+        )
+    return WhoamiResponse(
+        user_urn=claims["sub"],
+        org_urn=f"tml:organization:{claims['org_id']}",
+        email=claims.get("email"),
+    )
+
+
+def _claims(credential: str) -> Mapping[str, Any] | None:
+    try:
+        return jwt.claims(credential)
+    except ValueError:
+        return None
