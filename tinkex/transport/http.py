@@ -194,7 +194,7 @@ class Transport:
         self, request: Request[Any], timeout: float, patience: Patience, wait: Wait, *, whole: bool = True
     ) -> httpx.Response:
         if self.config.base_url == LOCAL:
-            await self._go_local()
+            await self._go_local(wait)
         headers = dict(self._headers)
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{self.clock.new_id()}"  # the same over all tries
@@ -213,8 +213,9 @@ class Transport:
         times = {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}
         return {"timeout": times, "stream": not whole}
 
-    async def _go_local(self) -> None:
+    async def _go_local(self, wait: Wait) -> None:
         """The server of this process has no address until it is started, which takes some seconds and so is done in a thread."""
+        wait.becomes("computation", "which is the start of the server in this process")
         self.config = evolve(self.config, base_url=await asyncio.to_thread(local_url))
         self._headers["Host"] = _host(self.config.base_url)
 
