@@ -44,8 +44,8 @@ class Backend:
         self.revival = Revival(engine, store, self.lanes, self.futures, data_dir)
         self._loading: dict[str, asyncio.Future[None]] = {}  # by the engine's name for the weights; done once they are there
         store.recover("the server was restarted before this was done", time.time())
-        loop = asyncio.get_running_loop()
-        engine.watch(lambda death: loop.call_soon_threadsafe(self._outlive, death) and None)
+        self._loop = asyncio.get_running_loop()
+        engine.watch(self._note_death)
 
     def stop(self) -> None:
         """Answers the polls that wait."""
@@ -55,6 +55,10 @@ class Backend:
         """Waits for the engine's calls under way, drops the rest, and closes the engine."""
         await self.lanes.close()
         await asyncio.to_thread(self.engine.close)
+
+    def _note_death(self, death: Death) -> None:
+        """On a thread of the engine."""
+        self._loop.call_soon_threadsafe(self._outlive, death)
 
     def _outlive(self, death: Death) -> None:
         self._loading.clear()
@@ -84,7 +88,12 @@ class Backend:
         self.lanes.put(model_id, None, Job(None, unload))
 
     async def load_sampler(self, sampler: SamplerRow) -> None:
-        """Makes sure that the engine has the weights. Those who ask at once wait for one loading."""
+        """Makes sure that the engine has the weights, as of now. Those who ask at once wait for one loading."""
+        while not await self._loaded(sampler):
+            pass
+
+    async def _loaded(self, sampler: SamplerRow) -> bool:
+        """Whether the weights that were waited for are still those to sample from: in the meantime they may be forgotten, or newer."""
         loading = self._loading.get(sampler.weights_id)
         if loading is None:
             loading = self._loading[sampler.weights_id] = asyncio.ensure_future(self._load_sampler(sampler))
@@ -94,6 +103,7 @@ class Backend:
             if loading.done() and self._loading.get(sampler.weights_id) is loading:  # it failed: whoever comes next tries anew
                 del self._loading[sampler.weights_id]
             raise
+        return self._loading.get(sampler.weights_id) is loading
 
     async def _load_sampler(self, sampler: SamplerRow) -> None:
         folder = Path(sampler.folder) if sampler.folder else None
