@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import tinkex.local
-from tests.facades import FACADES
+from tests.facades import ADMINS, FACADES, RESTS
 from tests.fake_engine import FakeEngine
+from tinkex import Config
 from tinkex.local import Server
 
 
@@ -42,6 +43,24 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
             return stack.enter_context(FACADES[request.param](base_url=base_url, **{"api_key": "tml-test", **settings}))
 
         yield connect
+
+
+@pytest.fixture(params=list(RESTS))
+def connect_rest(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Makes REST clients without a service client, of each facade in turn, which are closed at the end."""
+    with ExitStack() as stack:
+        yield lambda base_url, **settings: stack.enter_context(RESTS[request.param](_config(base_url, settings)))
+
+
+@pytest.fixture(params=list(ADMINS))
+def connect_admin(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """The same for admin clients."""
+    with ExitStack() as stack:
+        yield lambda base_url, **settings: stack.enter_context(ADMINS[request.param](_config(base_url, settings)))
+
+
+def _config(base_url: str, settings: dict[str, Any]) -> Config:
+    return Config(base_url=base_url, **{"api_key": "tml-test", **settings})
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from attrs import frozen
 
 import tinkex
 from tinkex import (
+    AsyncAdminClient,
     AsyncAPIFuture,
     AsyncRecoverableRun,
     AsyncRestClient,
@@ -18,7 +19,10 @@ from tinkex import (
     portal,
 )
 
-_CLIENTS = (AsyncServiceClient, AsyncTrainingClient, AsyncSamplingClient, AsyncRestClient, AsyncRecoverableRun)
+_CLIENTS = (
+    *(AsyncServiceClient, AsyncTrainingClient, AsyncSamplingClient, AsyncRestClient, AsyncAdminClient),
+    AsyncRecoverableRun,
+)
 
 
 @frozen
@@ -75,9 +79,20 @@ def _called_on_the_loop(attribute: Any) -> Any:
     return call
 
 
-def _asyncio_service(*args: Any, **kwargs: Any) -> Any:
-    return _Client(AsyncServiceClient(*args, **kwargs))
+def _asyncio(kind: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: _Client(kind(*args, **kwargs))
 
 
-FACADES: dict[str, Callable[..., Any]] = {"asyncio": _asyncio_service, "blocking": tinkex.ServiceClient}
+def everything(items: Any) -> list[Any]:
+    """All that an iterator of either facade gives."""
+
+    async def gather() -> list[Any]:
+        return [item async for item in items]
+
+    return portal.shared().run(gather) if hasattr(items, "__anext__") else list(items)
+
+
+FACADES: dict[str, Callable[..., Any]] = {"asyncio": _asyncio(AsyncServiceClient), "blocking": tinkex.ServiceClient}
 """What makes a service client, by facade."""
+RESTS: dict[str, Callable[..., Any]] = {"asyncio": _asyncio(AsyncRestClient), "blocking": tinkex.RestClient}
+ADMINS: dict[str, Callable[..., Any]] = {"asyncio": _asyncio(AsyncAdminClient), "blocking": tinkex.AdminClient}

@@ -48,6 +48,12 @@ def text_batch() -> list[Datum]:
     return [text_datum("forty two is", " 42\n"), text_datum("six is", " 6\n"), text_datum("a", "b")]
 
 
+def soft_batch() -> list[Datum]:
+    tokens = list(b"forty two")
+    targets = np.stack([tokens[1:], tokens[:-1]], axis=1)
+    return [Datum(ModelInput.from_ints(tokens[:-1]), {"target_tokens": targets, "weights": np.linspace(0, 1, 16).reshape(8, 2)})]
+
+
 def rollout_batch() -> list[Datum]:
     tokens, rows = list(b"forty two"), []
     for length in (4, 8):
@@ -66,9 +72,10 @@ def trainer(service: Any) -> Any:
     ("make_data", "name", "fn", "ranks"),
     [
         (text_batch, "cross_entropy", cross_entropy, {"logprobs": 1, "weights": 1}),
+        (soft_batch, "cross_entropy", cross_entropy, {"logprobs": 2, "weights": 2}),
         (rollout_batch, "importance_sampling", policy, {"logprobs": 1, "sampled": 1, "advantages": 1, "scale": 0}),
     ],
-    ids=["cross_entropy", "importance_sampling"],
+    ids=["cross_entropy", "soft targets", "importance_sampling"],
 )
 def test_the_server_and_the_client_come_to_what_the_servers_own_loss_does(
     connect: Callable[..., Any], torch_server: Server, make_data: Any, name: str, fn: Any, ranks: Any

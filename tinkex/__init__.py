@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinkex._version import __version__ as __version__
+    from tinkex.checkpoints import AsyncCheckpointDownload as AsyncCheckpointDownload
+    from tinkex.checkpoints import CheckpointDownload as CheckpointDownload
     from tinkex.config import SEED_CHUNK_LIMITS as SEED_CHUNK_LIMITS
     from tinkex.config import ChunkLimits as ChunkLimits
     from tinkex.config import Config as Config
@@ -15,17 +17,20 @@ if TYPE_CHECKING:
     from tinkex.config import RetrySettings as RetrySettings
     from tinkex.dialects.dialect import Dialect as Dialect
     from tinkex.dialects.dialect import SamplingWays as SamplingWays
+    from tinkex.download_bar import DownloadBar as DownloadBar
     from tinkex.errors import *  # noqa: F403
     from tinkex.futures.api_future import APIFuture as APIFuture
     from tinkex.futures.api_future import AsyncAPIFuture as AsyncAPIFuture
     from tinkex.recovery.policy import RecoveryPolicy as RecoveryPolicy
     from tinkex.recovery.policy import is_recoverable as is_recoverable
     from tinkex.recovery.run import AsyncRecoverableRun as AsyncRecoverableRun
+    from tinkex.rest.admin import AsyncAdminClient as AsyncAdminClient
     from tinkex.rest.client import AsyncRestClient as AsyncRestClient
     from tinkex.sampling.client import AsyncSamplingClient as AsyncSamplingClient
     from tinkex.sampling.many import SampleManyItem as SampleManyItem
     from tinkex.sampling.stream import SamplePiece as SamplePiece
     from tinkex.service import AsyncServiceClient as AsyncServiceClient
+    from tinkex.sync.admin import AdminClient as AdminClient
     from tinkex.sync.recovery import RecoverableRun as RecoverableRun
     from tinkex.sync.rest import RestClient as RestClient
     from tinkex.sync.sampling import SamplingClient as SamplingClient
@@ -43,14 +48,18 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "tinkex._version": ("__version__",),
+    "tinkex.checkpoints": ("AsyncCheckpointDownload", "CheckpointDownload"),
     "tinkex.config": ("ChunkLimits", "Config", "PollSettings", "RetrySettings", "SEED_CHUNK_LIMITS"),
+    "tinkex.download_bar": ("DownloadBar",),
     "tinkex.futures.api_future": ("APIFuture", "AsyncAPIFuture"),
     "tinkex.dialects.dialect": ("Dialect", "SamplingWays"),
     "tinkex.recovery.policy": ("RecoveryPolicy", "is_recoverable"),
     "tinkex.recovery.run": ("AsyncRecoverableRun",),
+    "tinkex.rest.admin": ("AsyncAdminClient",),
     "tinkex.rest.client": ("AsyncRestClient",),
     "tinkex.sampling.client": ("AsyncSamplingClient",),
     "tinkex.service": ("AsyncServiceClient",),
+    "tinkex.sync.admin": ("AdminClient",),
     "tinkex.sync.recovery": ("RecoverableRun",),
     "tinkex.sync.rest": ("RestClient",),
     "tinkex.sync.sampling": ("SamplingClient",),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from attrs import field, fields, frozen
+from attrs import evolve, field, fields, frozen
 
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.dialects.table import DIALECTS
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _SECRET_HEADER = re.compile("auth|key|secret|token|cookie", re.IGNORECASE)
 HOSTED_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
+LOCAL = "local"
+"""The base URL of a server in this process, which the first call starts."""
 
 
 def _from_env(variable: str) -> Callable[[], str | None]:
@@ -36,10 +38,11 @@ def _tags_from_env() -> tuple[str, ...]:
 
 def _check_base_url(_config: object, _attribute: object, url: str) -> None:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if url != LOCAL and (parts.scheme not in ("http", "https") or not parts.netloc):
         raise ConfigError(
             f"base_url {url!r} is not an http(s) URL",
-            advice="Give it as http://host:port, in TINKER_BASE_URL or as base_url=…; `tinkex serve` prints the one to use.",
+            advice="Give it as http://host:port, in TINKER_BASE_URL or as base_url=…; `tinkex serve` prints the one to use. 'local' "
+            "starts a server in this process.",
         )
 
 
@@ -110,7 +113,8 @@ class Config:
         60.0
 
     Args:
-        base_url: where the server is; `TINKER_BASE_URL`, else the hosted service.
+        base_url: where the server is; `TINKER_BASE_URL`, else the hosted service. "local" is an embedded server in this process,
+            which the first call starts.
         api_key: `TINKER_API_KEY`. The hosted service wants one; other servers may not. Never shown in a repr.
         project_id: the project that sessions belong to; `TINKER_PROJECT_ID`.
         tags: tags of the session; `TINKER_TAGS`, comma-separated.
@@ -157,3 +161,9 @@ class Config:
             )
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
             raise ConfigError("the API key holds characters that no header can carry", advice="Was it copied whole?")
+
+
+def configured(config: Config | None, base_url: str | None, api_key: str | None) -> Config:
+    """The settings given, with `base_url` and `api_key` in place of their own where these are given."""
+    given: dict[str, Any] = {name: value for name, value in (("base_url", base_url), ("api_key", api_key)) if value is not None}
+    return evolve(config, **given) if config else Config(**given)

@@ -22,7 +22,8 @@
     ├── ServerStateLostError           the server has forgotten what the model learned since it was last saved
     ├── RequestSkippedError            not sent, since an earlier one that it was queued behind was refused
     ├── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent
-    └── RecoveryFailedError            a run could not go back to a saved state
+    ├── RecoveryFailedError            a run could not go back to a saved state
+    └── CheckpointDownloadError        what came of a checkpoint is not whole, or not safe to unpack; nothing of it was kept
 
 Each says in `fault` whose it is and in `retryable` whether the same call may work later. All of them can be pickled.
 """
@@ -291,6 +292,12 @@ class ClientPoisonedError(TinkexError):
 
 class RecoveryFailedError(TinkexError):
     """A run could not go back to a saved state, or did so again and again in vain. The cause is the error that ended it."""
+
+
+class CheckpointDownloadError(TinkexError):
+    """A checkpoint was not fetched: what came is not what was promised, or not safe to unpack. Nothing of it was kept."""
+
+    fault = "server"
 
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {

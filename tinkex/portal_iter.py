@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from attrs import define, field
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def iterate(portal: Portal, begin: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-    """The items of the asynchronous generator that `begin` makes on the portal's loop, pulled one at a time.
+    """The items of the asynchronous generator that `begin` makes on the portal's loop, pulled one at a time, or more where it has more `AtHand`.
 
     What `begin` raises is raised here, at the call. Leaving a `for` loop early closes the generator and waits until it has ended,
     as soon as nothing refers to the iterator any more; `contextlib.closing` does it without fail. An interrupt (Ctrl-C) while an
@@ -28,7 +28,7 @@ def iterate(portal: Portal, begin: Callable[[], AsyncIterator[T]]) -> Iterator[T
 def _pull_all(portal: Portal, source: _Source[T]) -> Iterator[T]:
     try:
         while not isinstance(pulled := portal.run(source.pull), _End):
-            yield pulled
+            yield from pulled
         if pulled.error is not None:
             raise pulled.error
     finally:
@@ -36,6 +36,15 @@ def _pull_all(portal: Portal, source: _Source[T]) -> Iterator[T]:
         # of a fork, or the iterator is collected as garbage on the loop's thread, and asyncio then closes the generator.
         with suppress(TinkexError):
             portal.run(source.close)
+
+
+@runtime_checkable
+class AtHand(Protocol[T]):
+    """An iterator that often has several items: a visit to the loop takes longer than the items of a page are worth."""
+
+    def at_hand(self) -> list[T]:
+        """The items that need not be waited for, which are then taken."""
+        ...
 
 
 @define
@@ -52,10 +61,11 @@ class _Source(Generic[T]):
     items: AsyncIterator[T]
     _lock: asyncio.Lock = field(factory=asyncio.Lock)
 
-    async def pull(self) -> T | _End:
+    async def pull(self) -> list[T] | _End:
         async with self._lock:
             try:
-                return await anext(self.items)
+                first = await anext(self.items)
+                return [first, *self.items.at_hand()] if isinstance(self.items, AtHand) else [first]
             except StopAsyncIteration:
                 return _End()
             except (KeyboardInterrupt, SystemExit) as error:

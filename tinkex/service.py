@@ -6,15 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from attrs import evolve
-from tinkex_api.api.server import get_server_capabilities
-from tinkex_api.api.weights import copy_weights
-from tinkex_api.models import CopyWeightsRequest
-from tinkex_api.types import UNSET
-
-from tinkex.config import Config
+from tinkex.config import Config, configured
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import APIStatusError, ClientClosedError, InvalidInputError, RequestFailedError
 from tinkex.recovery.policy import RecoveryPolicy
@@ -45,7 +39,8 @@ class AsyncServiceClient:
             trainer = await service.create_lora_training_client("tinkex/tiny", rank=16)
 
     Args:
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service.
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. "local" is an embedded server in this
+            process, which the first call starts, and which ends with the process.
         api_key: by default `TINKER_API_KEY`.
         user_metadata: facts of your own, kept with the session.
         config: all settings; `base_url` and `api_key` go before its own.
@@ -64,8 +59,7 @@ class AsyncServiceClient:
         user_metadata: Mapping[str, str] | None = None,
         config: Config | None = None,
     ) -> None:
-        given: dict[str, Any] = {name: value for name, value in (("base_url", base_url), ("api_key", api_key)) if value is not None}
-        self.config = evolve(config, **given) if config else Config(**given)
+        self.config = configured(config, base_url, api_key)
         self._user_metadata = dict(user_metadata or {})
         self._transport: Transport | None = None
         self._session: Session | None = None
@@ -237,15 +231,8 @@ class AsyncServiceClient:
             InvalidInputError: no project is configured.
             NotFoundError: there are no such weights, or the server has no such call.
         """
-        project_id = self.config.project_id
-        if not project_id:
-            raise InvalidInputError(
-                "copy_weights copies into this client's project, and none is configured",
-                advice="Set TINKER_PROJECT_ID, or give Config(project_id=…).",
-            )
-        body = CopyWeightsRequest(path, destination_project_id=project_id, ttl_seconds=ttl_seconds)
-        token = UNSET if weights_access_token is None else weights_access_token
-        return (await self._connected().send(copy_weights.request(body=body, x_tinker_weights_access_token=token))).tinker_path
+        rest = self.create_rest_client()
+        return await rest.copy_weights(path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
 
     async def create_recoverable_run(
         self, trainer: AsyncTrainingClient, policy: RecoveryPolicy | None = None
@@ -269,14 +256,11 @@ class AsyncServiceClient:
 
     def create_rest_client(self) -> AsyncRestClient:
         """A client for training runs and checkpoints. Begins no session."""
-        return AsyncRestClient(self._connected())
+        return AsyncRestClient.over(self._connected())
 
     async def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
         """The base models that the server can train and sample. Begins no session."""
-        capabilities = await self._connected().send(get_server_capabilities.request())
-        for model in capabilities.supported_models:
-            model.model_name = model.model_name or model.additional_properties.get("model_id")  # one server calls it so
-        return capabilities
+        return await self.create_rest_client().get_server_capabilities()
 
     async def close(self, outcome: Outcome = "success", detail: str | None = None) -> None:
         """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`."""

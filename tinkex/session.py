@@ -181,6 +181,12 @@ class Session:
             raise failures.status_error(response, request.operation)
 
 
+async def meet(transport: Transport) -> None:
+    """Asks the server about itself, unless that was done before, so that `transport.server.dialect` is what it speaks."""
+    if not transport.server.met:
+        transport.server.saw(await _look(transport))
+
+
 async def _look(transport: Transport) -> Seen:
     """Asks the server about itself; of one that has no flags it is asked what else it lacks."""
     config = await _if_there(transport, get_client_config.request(body=ClientConfigRequest(__version__)))

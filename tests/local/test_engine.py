@@ -51,6 +51,12 @@ def test_a_seed_fixes_the_sample(engine: TorchEngine) -> None:
     [
         ({"target_tokens": TEXT[1:] + 300}, "cross_entropy", "is not a token"),
         ({"target_tokens": TEXT}, "cross_entropy", "of shape"),
+        (
+            {"target_tokens": np.zeros((len(TEXT) - 1, 0), np.int64)},
+            "cross_entropy",
+            r"of shape \[15, 0\], not \[15\] or \[15, K\]",
+        ),
+        ({"target_tokens": np.full((len(TEXT) - 1, 2), 300)}, "cross_entropy", r"target_tokens\[0\] = 300 is not a token"),
         ({}, "cross_entropy", "lacks 'target_tokens'"),
         ({"target_tokens": TEXT[1:]}, "nonsense", "unknown loss_fn"),
     ],
@@ -205,3 +211,21 @@ def test_a_training_state_can_be_sampled(engine: TorchEngine, saved: tuple[Path,
     assert sampled is not None
     trained = engine.forward_backward("source2", BATCH[:1], "cross_entropy", {}, backward=False).loss_fn_outputs[0]["logprobs"]
     np.testing.assert_allclose(sampled[1:], trained, atol=1e-4)
+
+
+def test_several_targets_a_position_are_as_many_batches_of_one(engine: TorchEngine, make: Callable[..., str]) -> None:
+    """Soft targets: the gradients of the columns add up, whatever else is in the batch."""
+    rng = np.random.default_rng(5)
+    targets = rng.integers(0, 256, (len(TEXT) - 1, 3))
+    weights = rng.uniform(0, 1, targets.shape).astype(np.float32)
+    together = Example(TEXT[:-1], {"target_tokens": targets, "weights": weights})
+    apart = [Example(TEXT[:-1], {"target_tokens": targets[:, k], "weights": weights[:, k]}) for k in range(3)]
+    for model_id in (make("whole", seed=2), make("columns", seed=2)):
+        train(engine, model_id, 1)
+    result = engine.forward_backward("whole", [*BATCH[:1], together], "cross_entropy", {}, backward=True)
+    columns = engine.forward_backward("columns", [*BATCH[:1], *apart], "cross_entropy", {}, backward=True)
+    assert result.metrics["loss:sum"] == pytest.approx(columns.metrics["loss:sum"], rel=1e-5)
+    logprobs = [output["logprobs"] for output in columns.loss_fn_outputs[1:]]
+    np.testing.assert_allclose(result.loss_fn_outputs[1]["logprobs"], np.stack(logprobs, axis=1), atol=1e-5)
+    norms = [engine.optim_step(model_id, AdamSettings())["grad_norm"] for model_id in ("whole", "columns")]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)

@@ -194,7 +194,12 @@ def test_every_profile_trains_saves_and_samples_through_the_engine(wire: Wire) -
 
 
 def embedded_routes() -> set[str]:
-    return {f"{method} {route.path}" for route in ROUTES if isinstance(route, Route) for method in (route.methods or ()) - {"HEAD"}}
+    return {
+        f"{method} {route.path_format}"
+        for route in ROUTES
+        if isinstance(route, Route)
+        for method in (route.methods or ()) - {"HEAD"}
+    }
 
 
 @cache

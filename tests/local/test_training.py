@@ -246,6 +246,13 @@ def test_the_losses_known_at_the_door_are_the_engine_s() -> None:
     assert set(LOSS_FNS) == set(LOSSES)
 
 
+def test_a_loss_whose_formula_nobody_knows_is_not_another_one(api: Api) -> None:
+    body = step(api.model(), 1)
+    body["forward_backward_input"]["loss_fn"] = "stable_reinforce"
+    refused = api.send("forward_backward", **body)
+    assert (refused.status_code, "not published" in refused.json()["detail"]) == (400, True)
+
+
 def test_a_large_batch_goes_through(api: Api) -> None:
     model_id = api.model()
     body = step(model_id, 1, *range(1, 60))

@@ -15,10 +15,10 @@ from tinkex_proto import tinker_pb2 as pb
 
 from tinkex import Datum, TensorData
 from tinkex.local.bodies import read
-from tinkex.local.engine.base import SampledTokens, SampleResult
+from tinkex.local.engine.base import LossResult, SampledTokens, SampleResult
 from tinkex.local.errors import Refused
 from tinkex.local.protobuf import read_forward_backward, write_result
-from tinkex.local.translate import encode_sample, examples
+from tinkex.local.translate import encode_loss, encode_sample, examples
 from tinkex.wire import json, protobuf
 
 logprobs = st.floats(-100, 0, width=32)
@@ -131,6 +131,20 @@ def test_a_sample_is_read_as_the_engine_gave_it(result: SampleResult) -> None:
         drawn = response.prompt_alt_tokens
         _assert_same(drawn and drawn.tokens, result.prompt_alt_tokens and result.prompt_alt_tokens[0])
         _assert_same(drawn and drawn.logprobs, result.prompt_alt_tokens and result.prompt_alt_tokens[1])
+
+
+def test_logprobs_of_any_shape_are_read_as_the_engine_gave_them() -> None:
+    """In one record of the message for each run of the same shape, but as one list to who reads it."""
+    shapes = [(2,), (3,), (3, 2), (1, 2), (1, 3), (4,)]
+    arrays = [np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for shape in shapes]
+    raw = encode_loss(LossResult([{"logprobs": array} for array in arrays], {"loss:sum": 1.0}))
+    in_protobuf = write_result("forward_backward", raw)
+    assert in_protobuf is not None
+    assert len(pb.ForwardBackwardOutput.FromString(in_protobuf).loss_fn_outputs) == 4
+    for output in (json.decode_forward_backward(orjson.loads(raw)), protobuf.decode_forward_backward(in_protobuf)):
+        assert output.metrics == {"loss:sum": 1.0}
+        for ours, array in zip(output.loss_fn_outputs, arrays, strict=True):
+            _assert_same(ours["logprobs"], array)
 
 
 def _assert_same(tensor: TensorData | None, array: np.ndarray[Any, Any] | None) -> None:

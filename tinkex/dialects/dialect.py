@@ -132,6 +132,8 @@ class Dialect:
     divides_by_weights: bool = False
     """Whether its cross_entropy of a datum is divided by the sum of the weights, and so is of no use for a custom loss, whose weights have
     both signs: that is trained by importance_sampling there."""
+    bare_checkpoint_ids: bool = False
+    """Whether the id of a checkpoint is its name alone, without the kind before it."""
     resume: Resume = "load_first"
     joins_samplers: bool = False
     """Whether a copied sampling client asks the server for its number."""

@@ -20,6 +20,7 @@ OPTIONAL = (
     *("sample", "get_sampler", "join_sampling_session", "retrieve_futures", "cancel_future"),
     *("list_training_runs", "get_training_run", "list_checkpoints", "list_user_checkpoints"),
     *("delete_checkpoint", "publish_checkpoint", "unpublish_checkpoint", "set_checkpoint_ttl", "get_checkpoint_archive_url"),
+    *("get_audit_log", "get_billing_usage", "get_checkpoint_storage_usage", "get_api_key_info", "revoke_api_key"),
 )
 """The operations of the contract that some server lacks."""
 
@@ -32,6 +33,7 @@ _INSTEAD = {
     "unload_model": "Models there are freed when the server sees fit.",
     "finish_session": "Sessions there end by themselves.",
     "get_weights_info": "Give base_model and rank, which the server does not tell.",
+    "get_checkpoint_archive_url": "Save the weights by save_weights_external, and download those.",
 }
 """What to do without an operation; for others there is nothing to be done."""
 
@@ -109,6 +111,7 @@ _DIALECTS = (
         seq_id_repeats="ignores",
         overtakes=True,
         divides_by_weights=True,
+        bare_checkpoint_ids=True,
         missing=_all_but(
             *("get_client_config", "unload_model", "get_weights_info", "forward", "get_sampler"),
             *("list_training_runs", "get_training_run", "list_checkpoints", "get_checkpoint_archive_url"),
@@ -124,6 +127,7 @@ _DIALECTS = (
         seq_id_repeats="repeats",
         overtakes=True,
         divides_by_weights=True,
+        bare_checkpoint_ids=True,
         missing=_all_but(
             *("get_client_config", "unload_model", "get_weights_info", "forward", "get_sampler"),
             *("list_training_runs", "get_training_run", "list_checkpoints", "delete_checkpoint", "get_checkpoint_archive_url"),
@@ -200,7 +204,7 @@ _DIALECTS = (
         missing=_all_but(
             *("get_client_config", "get_dynamic_config", "finish_session", "list_sessions", "get_session", "unload_model"),
             *("get_weights_info", "forward", "save_weights_external", "get_sampler", "join_sampling_session"),
-            *("retrieve_futures", "cancel_future", "get_training_run"),
+            *("retrieve_futures", "cancel_future", "get_training_run", "get_checkpoint_storage_usage"),
         ),
         loss_notes={"ppo": "its verl backend trains plain importance sampling"},
         joins_samplers=True,

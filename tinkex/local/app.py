@@ -17,9 +17,31 @@ from tinkex.local.pages.login import OwnerOf
 from tinkex.local.pages.site import make_site
 from tinkex.local.profiles import TINKEX, Profile
 from tinkex.local.profiles.edge import Edge
-from tinkex.local.routes import copies, custom_losses, futures, models, rest, sampling, server, sessions, training, weights
+from tinkex.local.routes import (
+    archives,
+    audit,
+    auth,
+    checkpoints,
+    copies,
+    custom_losses,
+    futures,
+    models,
+    runs,
+    sampling,
+    server,
+    session_search,
+    sessions,
+    traces,
+    training,
+    usage,
+    weights,
+)
+from tinkex.local.vouchers import VoucherCheck
 
-_PARTS = (server, sessions, models, custom_losses, training, weights, copies, sampling, futures, rest)
+_PARTS = (
+    *(server, auth, session_search, sessions, traces, models, custom_losses, training, weights, copies, sampling, futures),
+    *(runs, checkpoints, archives, audit, usage),
+)
 ROUTES = [route for part in _PARTS for route in part.ROUTES]
 
 
@@ -51,9 +73,12 @@ def _nobody_s(keyring: Keyring) -> OwnerOf:
 
 
 def _own_api(backend: Backend, keyring: Keyring | None) -> Starlette:
+    checks = [Middleware(VoucherCheck, secret=backend.secret, store=backend.store, wants_key=keyring is not None)]
+    if keyring:
+        checks.append(Middleware(KeyCheck, keyring=keyring))
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(KeyCheck, keyring=keyring)] if keyring else [],
+        middleware=checks,
         exception_handlers={HTTPException: refuse_route},
     )
     app.state.backend = backend

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tinkex.local.downloads import Downloads
 from tinkex.local.engine.base import BaseModel, Death, Engine, InvalidRequest
 from tinkex.local.errors import bad_request
 from tinkex.local.futures import Futures
@@ -14,7 +15,9 @@ from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
 from tinkex.local.limits import Limits
 from tinkex.local.revival import Revival
+from tinkex.local.secret import load_secret
 from tinkex.local.seq_ids import SeqIds, Steps
+from tinkex.local.signed_urls import Signer
 from tinkex.local.store import ModelRow, SamplerRow, Store
 
 
@@ -36,6 +39,9 @@ class Backend:
         self.store = store
         self.data_dir = data_dir
         self.limits = limits
+        self.secret = load_secret(data_dir)
+        self.signer = Signer(self.secret)
+        self.downloads = Downloads()
         self.lanes = Lanes()
         self.ids = ids
         self.steps = Steps(seq_ids)

@@ -63,7 +63,7 @@ class _Waiting:
     lane: str | None
     number: int | None
     since: float = field(factory=time.time)
-    started: bool = False
+    started_at: float | None = None
     ended: asyncio.Event = field(factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -174,7 +174,7 @@ class Futures:
         return [Pending(waiting.ticket, waiting.since, self._state(waiting)) for waiting in mine]
 
     def _state(self, waiting: _Waiting) -> str:
-        if waiting.started:
+        if waiting.started_at is not None:
             return "runs"
         return self._gap(waiting) or "waits for earlier requests of its model"
 
@@ -197,7 +197,7 @@ class Futures:
         """Gives up a sample, or a request that has not begun; any other that has runs on."""
         row = self._visible(request_id, access)
         waiting = self._waiting.get(request_id)
-        if waiting and (waiting.task or not waiting.started):
+        if waiting and (waiting.task or waiting.started_at is None):
             self._end(evolve(row, state="failed", error="cancelled", category="user"))
             if waiting.task:
                 waiting.task.cancel()
@@ -212,7 +212,7 @@ class Futures:
         """Fails what has not begun in a lane, by no fault of its senders. Whether anybody waits there, be it for what has begun."""
         here = [(request_id, waiting) for request_id, waiting in self._waiting.items() if waiting.lane == lane]
         for request_id, waiting in here:
-            if not waiting.started and (row := self._store.futures.get(request_id)):
+            if waiting.started_at is None and (row := self._store.futures.get(request_id)):
                 self._end(evolve(row, state="failed", error=reason, category="server"))
         return bool(here)
 
@@ -227,7 +227,7 @@ class Futures:
         waiting = self._waiting.get(row.request_id)
         if waiting is None:  # cancelled
             return
-        waiting.started = True
+        waiting.started_at = time.time()
         try:
             ended = evolve(row, state="done", result=await work())
         except OutOfTurn as error:
@@ -243,8 +243,9 @@ class Futures:
         self._end(ended)
 
     def _end(self, row: FutureRow) -> None:
-        self._store.futures.end(row, time.time())
-        self._waiting.pop(row.request_id).ended.set()
+        waiting = self._waiting.pop(row.request_id)
+        self._store.futures.end(row, waiting.started_at, time.time())
+        waiting.ended.set()
         if log := self._logs.get(row.scope):
             log.add(EndedFuture(row.request_id, row.seq_id, row.state, len(row.result or b"")))
 

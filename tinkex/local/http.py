@@ -36,6 +36,8 @@ PREFIX = "/api/v1"
 OPEN_PATHS = frozenset({f"{PREFIX}/healthz"})
 OWNER = "tinkex.owner"
 """Where a request's scope holds whose key came with it; nothing where no key is asked for."""
+VOUCHED = "tinkex.vouched"
+"""True in the scope of a request that needs no key: it came by a signed URL, or with a token."""
 _LARGE = 64 * 1024  # bytes; a longer body is read in a thread, so that others need not wait for it
 
 
@@ -47,15 +49,21 @@ class Call(Generic[T]):
     fingerprint: str
     path: Mapping[str, str]
     query: Mapping[str, str]
-    accept: str
+    headers: Mapping[str, str]
+    origin: str
+    """What to put before a path to make a URL of this server, as the caller reached it."""
     access: Access
+
+    @property
+    def accept(self) -> str:
+        return self.headers.get("accept", "")
 
 
 Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
 """From a body's bytes to its fields. Raises `Refused` for bytes of another form."""
 Read: TypeAlias = Callable[[bytes], tuple[T, str]]
 """From a body's bytes to the contract's type and the fingerprint."""
-Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Mapping[str, Any] | Outcome | EventStream]]
+Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Mapping[str, Any] | Outcome | EventStream | Response]]
 
 
 def post(
@@ -73,25 +81,31 @@ def post(
         protobuf: reads the protobuf form of the body, where it has one.
     """
     parsers = {"application/json": bodies.parse_object, **({MEDIA_TYPE: protobuf} if protobuf else {})}
-    readers = {media_type: partial(_read, kind, parse, defaults or {}) for media_type, parse in parsers.items()}
+    return _route(
+        "POST", path, handler, {media_type: partial(_read, kind, parse, defaults or {}) for media_type, parse in parsers.items()}
+    )
 
-    async def endpoint(request: Request) -> Response:
-        return await _answer(request, handler, readers)
 
-    return Route(PREFIX + path, endpoint, methods=["POST"])
+def put(path: str, kind: type[T], handler: Handler[T]) -> Route:
+    return _route("PUT", path, handler, {"application/json": partial(_read, kind, bodies.parse_object, {})})
+
+
+def post_nothing(path: str, handler: Handler[None]) -> Route:
+    """A POST whose body, if any, is not read."""
+    return _route("POST", path, handler, {})
 
 
 def get(path: str, handler: Handler[None]) -> Route:
-    return _bodiless("GET", path, handler)
+    return _route("GET", path, handler, {})
 
 
 def delete(path: str, handler: Handler[None]) -> Route:
-    return _bodiless("DELETE", path, handler)
+    return _route("DELETE", path, handler, {})
 
 
-def _bodiless(method: str, path: str, handler: Handler[None]) -> Route:
+def _route(method: str, path: str, handler: Handler[Any], readers: Mapping[str, Read[Any]]) -> Route:
     async def endpoint(request: Request) -> Response:
-        return await _answer(request, handler, {})
+        return await _answer(request, handler, readers)
 
     return Route(PREFIX + path, endpoint, methods=[method])
 
@@ -107,7 +121,8 @@ async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str,
     try:
         body, fingerprint = await _body(request, readers, backend.limits.body_bytes) if readers else (None, "")
         access = Access(backend.store, request.scope.get(OWNER))
-        call = Call(body, fingerprint, request.path_params, request.query_params, request.headers.get("accept", ""), access)
+        origin = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
+        call = Call(body, fingerprint, request.path_params, request.query_params, request.headers, origin, access)
         result = await handler(backend, call)
     except Refused as refusal:
         return json_response(refusal.status, {"detail": refusal.detail}, refusal.headers)
@@ -116,6 +131,8 @@ async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str,
     except Exception:  # answered here, since an error that reaches uvicorn closes the connection under the client's next request
         logger.exception("%s %s failed", request.method, request.url.path)
         return json_response(500, {"detail": "the server failed; its log says how"})
+    if isinstance(result, Response):
+        return result
     if isinstance(result, Outcome):
         return Response(result.body, result.status, media_type=result.media_type)
     if isinstance(result, EventStream):
@@ -150,7 +167,7 @@ class KeyCheck:
         self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in OPEN_PATHS:
+        if VOUCHED in scope or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
         elif (owner := self._keyring.owner(Headers(scope=scope).get("x-api-key", ""))) is None:
             await json_response(401, {"detail": "X-API-Key is missing or wrong"})(scope, receive, send)

@@ -6,6 +6,7 @@ The messages are those of openapi/tinker.proto.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -88,21 +89,31 @@ def write_result(kind: str, result: bytes) -> bytes | None:
 
 def _loss(result: Mapping[str, Any]) -> pb.ForwardBackwardOutput:
     outputs: Sequence[Mapping[str, Any]] = result["loss_fn_outputs"]
+    return pb.ForwardBackwardOutput(
+        loss_fn_output_type=result.get("loss_fn_output_type") or "",
+        loss_fn_outputs=[_record(list(alike)) for _, alike in groupby(outputs, _row_shapes)],
+        metrics={name: float("nan") if value is None else value for name, value in result["metrics"].items()},
+    )
+
+
+def _row_shapes(output: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
+    """The shape of a row of each array; one record holds arrays with the same ones."""
+    return {name: tensor["shape"][1:] for name, tensor in output.items()}
+
+
+def _record(outputs: Sequence[Mapping[str, Any]]) -> pb.ArrayRecord:
     record = pb.ArrayRecord(num_datums=len(outputs))
-    for name in outputs[0] if outputs else ():
+    for name, row_shape in _row_shapes(outputs[0]).items():
         parts = [_floats(output[name]["data"]) for output in outputs]
         record.fields[name].CopyFrom(
             pb.BatchedTensor(
                 data=b"".join(parts),
                 offsets=np.cumsum([0, *map(len, parts)]).astype("<i8").tobytes(),
                 dtype=pb.DTYPE_FLOAT32,
+                trailing_shape=row_shape,
             )
         )
-    return pb.ForwardBackwardOutput(
-        loss_fn_output_type=result.get("loss_fn_output_type") or "",
-        loss_fn_outputs=[record],
-        metrics={name: float("nan") if value is None else value for name, value in result["metrics"].items()},
-    )
+    return record
 
 
 def _sample(result: Mapping[str, Any]) -> pb.SampleResponse:

@@ -18,8 +18,8 @@ from tinkex_api import models as api
 from tinkex.local.engine.base import AdamSettings, Example, LoraShape, LossResult, SampledTokens, SampleResult, SampleSpec
 from tinkex.local.errors import bad_request, malformed
 
-LOSS_FNS = ("cross_entropy", "importance_sampling", "ppo", "cispo")
-"""The losses that the engines have beside those that clients send; openapi/tinker.yaml, ForwardBackwardInput.loss_fn, has their formulas."""
+LOSS_FNS = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo")
+"""The losses that the engines have beside those that clients send; openapi/tinker.yaml, ForwardBackwardInput, has their formulas."""
 
 Location = tuple[str | int, ...]
 
@@ -49,6 +49,10 @@ def adam_settings(params: api.AdamParams) -> AdamSettings:
 
 def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, float]:
     """The loss's settings, after a check of its name."""
+    if batch.loss_fn == "stable_reinforce":
+        raise bad_request(
+            "this server has no stable_reinforce: its formula is not published; importance_sampling, ppo and gspo are near it"
+        )
     if batch.loss_fn not in LOSS_FNS:
         raise bad_request(f"unknown loss_fn {batch.loss_fn!r}; known are {', '.join(LOSS_FNS)}, and custom")
     settings: Mapping[str, Any] = batch.loss_fn_config.additional_properties if batch.loss_fn_config else {}

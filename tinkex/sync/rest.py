@@ -3,54 +3,450 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
+from tinkex import portal as portals
+from tinkex.config import Config
 from tinkex.portal import Portal
+from tinkex.portal_iter import iterate
 from tinkex.rest.client import AsyncRestClient
+from tinkex.rest.download import Progress
+from tinkex.rest.paging import PAGE_SIZE
 from tinkex.sync_twins import deprecated_twin
-from tinkex.types import CheckpointsListResponse, TrainingRunsResponse
+from tinkex.types import (
+    AccessScope,
+    ApiKeyInfoResponse,
+    Checkpoint,
+    CheckpointArchiveUrlResponse,
+    CheckpointsListResponse,
+    ExternalWeightsUrlsResponse,
+    GetSamplerResponse,
+    GetServerCapabilitiesResponse,
+    GetSessionResponse,
+    ListSessionsResponse,
+    SessionSearchRequest,
+    SessionSearchResponse,
+    SessionSummary,
+    TrainingRun,
+    TrainingRunsResponse,
+    WeightsInfoResponse,
+    WhoamiResponse,
+)
 
 
 class RestClient:
-    """Looks at and manages what is on the server. Made by `ServiceClient.create_rest_client`."""
+    """Looks at and manages what is on a server: its models, sessions, training runs and checkpoints. Begins no session.
 
-    def __init__(self, client: AsyncRestClient, portal: Portal) -> None:
-        self._client = client
-        self._portal = portal
+    Made by `ServiceClient.create_rest_client`, or by itself. Each call may raise `UnsupportedByServer` where the server has no
+    such call, `AuthenticationError` or `PermissionDeniedError` where the key does not allow it, `NotFoundError` where there is no such
+    thing, and `APIConnectionError` where the server cannot be reached.
 
-    def list_training_runs(self, limit: int = 20, offset: int = 0) -> TrainingRunsResponse:
-        """A page of the training runs, newest first: at most `limit`, after leaving out `offset`."""
-        return self._portal.run(self._client.list_training_runs, limit, offset)
+    What is said of a checkpoint takes its path, `tinker://<training run>/<kind>/<name>`, in the `…_from_tinker_path` and
+    `…_by_tinker_path` calls, and in the others the training run and `Checkpoint.checkpoint_id`. `access_scope` is "owned" for one's own
+    things, "accessible" for all that one may read.
 
-    def list_checkpoints(self, training_run_id: str) -> CheckpointsListResponse:
-        """All checkpoints of a training run. Raises `NotFoundError` for an unknown run."""
-        return self._portal.run(self._client.list_checkpoints, training_run_id)
+    Example:
+        with RestClient(base_url="http://127.0.0.1:8765") as rest:
+            for checkpoint in rest.iter_user_checkpoints():
+                print(checkpoint.tinker_path, checkpoint.time)
 
-    def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
-        """Deletes a checkpoint for good.
+    Args:
+        config: all settings.
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes before the one of `config`.
+        api_key: by default `TINKER_API_KEY`. Goes before the one of `config`.
 
-        Args:
-            checkpoint_id: `<kind>/<name>`, as `Checkpoint.checkpoint_id` has it, for example `sampler_weights/0001`.
+    Raises:
+        ConfigError: a setting is missing or wrong.
+    """
+
+    def __init__(self, config: Config | None = None, *, base_url: str | None = None, api_key: str | None = None) -> None:
+        self._client = AsyncRestClient(config, base_url=base_url, api_key=api_key)
+        self._portal = portals.shared()
+
+    @classmethod
+    def _around(cls, client: AsyncRestClient, portal: Portal) -> Self:
+        made = cls.__new__(cls)
+        made._client, made._portal = client, portal
+        return made
+
+    def close(self) -> None:
+        """Closes the connections, unless they are a service client's. Later calls raise `ClientClosedError`."""
+        self._portal.run(self._client.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._portal.run(self._client.__aexit__, kind, error, trace)
+
+    def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
+        """The base models that the server can train and sample."""
+        return self._portal.run(self._client.get_server_capabilities)
+
+    def whoami(self) -> WhoamiResponse:
+        """Whose the credential is, by its own words: sends nothing. Raises `InvalidInputError` for an API key that is not a JWT."""
+        return self._portal.run(self._client.whoami)
+
+    def get_api_key_info(self) -> ApiKeyInfoResponse:
+        """What the server knows of the API key."""
+        return self._portal.run(self._client.get_api_key_info)
+
+    def revoke_api_key(self) -> None:
+        """Makes the API key void, for good and for everybody who has it."""
+        self._portal.run(self._client.revoke_api_key)
+
+    def list_sessions(self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned") -> ListSessionsResponse:
+        """A page of the sessions' ids, newest first: at most `limit`, after leaving out `offset`."""
+        return self._portal.run(self._client.list_sessions, limit, offset, access_scope)
+
+    def iter_sessions(self, access_scope: AccessScope = "owned", *, page_size: int = PAGE_SIZE) -> Iterator[str]:
+        """The ids of all sessions, newest first, fetched page by page as they are asked for."""
+        return iterate(self._portal, lambda: self._client.iter_sessions(access_scope, page_size=page_size))
+
+    def get_session(self, session_id: str, access_scope: AccessScope = "owned") -> GetSessionResponse:
+        """The training runs and samplers of a session."""
+        return self._portal.run(self._client.get_session, session_id, access_scope)
+
+    def search_sessions(self, request: SessionSearchRequest) -> SessionSearchResponse:
+        """A page of the sessions that fit, newest first; `next_cursor` is for the next request, and None on the last page."""
+        return self._portal.run(self._client.search_sessions, request)
+
+    def iter_search_sessions(self, request: SessionSearchRequest) -> Iterator[SessionSummary]:
+        """All sessions that fit, newest first, fetched page by page as they are asked for."""
+        return iterate(self._portal, lambda: self._client.iter_search_sessions(request))
+
+    def assign_session_project(self, session_id: str, project_id: str) -> None:
+        """Moves a session, with all that is in it, to a project."""
+        self._portal.run(self._client.assign_session_project, session_id, project_id)
+
+    def export_session_trace(self, session_id: str) -> str:
+        """The URL of a trace of what a session did, a Perfetto file that can be fetched without a key for about an hour.
+
+        Waits until the server has made it.
 
         Raises:
-            InvalidInputError: the id is not of that form.
-            NotFoundError: there is no such checkpoint.
+            RequestFailedError: the server could not make it.
+            WaitTimeoutError: it was not made within `PollSettings.max_wait`.
         """
+        return self._portal.run(self._client.export_session_trace, session_id)
+
+    def get_sampler(self, sampler_id: str) -> GetSamplerResponse:
+        """What a sampler samples from."""
+        return self._portal.run(self._client.get_sampler, sampler_id)
+
+    def list_training_runs(
+        self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned", project_id: str | None = None
+    ) -> TrainingRunsResponse:
+        """A page of the training runs, maybe of one project, newest first: at most `limit`, after leaving out `offset`."""
+        return self._portal.run(self._client.list_training_runs, limit, offset, access_scope, project_id)
+
+    def iter_training_runs(
+        self, access_scope: AccessScope = "owned", project_id: str | None = None, *, page_size: int = PAGE_SIZE
+    ) -> Iterator[TrainingRun]:
+        """All training runs, maybe of one project, newest first, fetched page by page as they are asked for."""
+        return iterate(self._portal, lambda: self._client.iter_training_runs(access_scope, project_id, page_size=page_size))
+
+    def get_training_run(self, training_run_id: str, access_scope: AccessScope = "owned") -> TrainingRun:
+        """A training run, with its newest checkpoints."""
+        return self._portal.run(self._client.get_training_run, training_run_id, access_scope)
+
+    def get_training_run_by_tinker_path(self, tinker_path: str, access_scope: AccessScope = "owned") -> TrainingRun:
+        """The training run that a checkpoint is of."""
+        return self._portal.run(self._client.get_training_run_by_tinker_path, tinker_path, access_scope)
+
+    def list_checkpoints(self, training_run_id: str) -> CheckpointsListResponse:
+        """All checkpoints of a training run."""
+        return self._portal.run(self._client.list_checkpoints, training_run_id)
+
+    def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> CheckpointsListResponse:
+        """A page of the checkpoints of all training runs, newest first: at most `limit`, after leaving out `offset`."""
+        return self._portal.run(self._client.list_user_checkpoints, limit, offset)
+
+    def iter_user_checkpoints(self, *, page_size: int = PAGE_SIZE) -> Iterator[Checkpoint]:
+        """The checkpoints of all training runs, newest first, fetched page by page as they are asked for.
+
+        Collect what is to be deleted before it is: a list that shrinks while it is read has gaps.
+        """
+        return iterate(self._portal, lambda: self._client.iter_user_checkpoints(page_size=page_size))
+
+    def get_weights_info_by_tinker_path(self, tinker_path: str) -> WeightsInfoResponse:
+        """What saved weights are of: the base model, and the adapter's shape."""
+        return self._portal.run(self._client.get_weights_info_by_tinker_path, tinker_path)
+
+    def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
+        """Deletes a checkpoint for good."""
         self._portal.run(self._client.delete_checkpoint, training_run_id, checkpoint_id)
 
-    async def list_training_runs_async(self, limit: int = 20, offset: int = 0) -> TrainingRunsResponse:
+    def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
+        """Deletes a checkpoint for good."""
+        self._portal.run(self._client.delete_checkpoint_from_tinker_path, tinker_path)
+
+    def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
+        """Lets everybody read a checkpoint. Does nothing where they may already."""
+        self._portal.run(self._client.publish_checkpoint, training_run_id, checkpoint_id)
+
+    def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
+        """Lets everybody read a checkpoint. Does nothing where they may already."""
+        self._portal.run(self._client.publish_checkpoint_from_tinker_path, tinker_path)
+
+    def unpublish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
+        """Lets nobody else read a checkpoint. Does nothing where nobody may."""
+        self._portal.run(self._client.unpublish_checkpoint, training_run_id, checkpoint_id)
+
+    def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
+        """Lets nobody else read a checkpoint. Does nothing where nobody may."""
+        self._portal.run(self._client.unpublish_checkpoint_from_tinker_path, tinker_path)
+
+    def set_checkpoint_ttl(self, training_run_id: str, checkpoint_id: str, ttl_seconds: int | None) -> None:
+        """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
+        self._portal.run(self._client.set_checkpoint_ttl, training_run_id, checkpoint_id, ttl_seconds)
+
+    def set_checkpoint_ttl_from_tinker_path(self, tinker_path: str, ttl_seconds: int | None) -> None:
+        """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
+        self._portal.run(self._client.set_checkpoint_ttl_from_tinker_path, tinker_path, ttl_seconds)
+
+    def get_external_weights_urls(self, tinker_path: str) -> ExternalWeightsUrlsResponse:
+        """Where the files that `save_weights_external` made can be fetched, by name. The URLs want no key.
+
+        Raises:
+            InvalidInputError: the path is not of the kind `external_weights`.
+        """
+        return self._portal.run(self._client.get_external_weights_urls, tinker_path)
+
+    def get_checkpoint_archive_url(self, training_run_id: str, checkpoint_id: str) -> CheckpointArchiveUrlResponse:
+        """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call no more.
+
+        The URL wants no key; of a server that sends the file itself it is the call's own, which does. Waits while the file is built.
+
+        Raises:
+            WaitTimeoutError: it was not built within `PollSettings.max_wait`.
+        """
+        return self._portal.run(self._client.get_checkpoint_archive_url, training_run_id, checkpoint_id)
+
+    def get_checkpoint_archive_url_from_tinker_path(self, tinker_path: str) -> CheckpointArchiveUrlResponse:
+        """Does, and raises, what `get_checkpoint_archive_url` does."""
+        return self._portal.run(self._client.get_checkpoint_archive_url_from_tinker_path, tinker_path)
+
+    def download_checkpoint(
+        self, tinker_path: str, *, output_dir: str | PathLike[str] = ".", force: bool = False, progress: Progress | None = None
+    ) -> Path:
+        """The folder that the files of a checkpoint were fetched to: all of them, or none where this raises.
+
+        What breaks off goes on where it was; URLs whose time is over are asked for anew; sizes and digests are checked.
+
+        Args:
+            tinker_path: of a kind that the server gives out: the hosted service those of `save_weights_external`, others what they saved.
+            output_dir: where the folder is to be, named after the path: `S1_train_0_weights_0001`.
+            force: whether a folder of that name is replaced.
+            progress: called with the bytes that came and those in all, which are None while they are not known; `DownloadBar` shows
+                them. It must not block. What it raises ends the download.
+
+        Raises:
+            InvalidInputError: the folder is there already.
+            CheckpointDownloadError: what came is not what was promised, or not safe to unpack, or cannot be written.
+            APIConnectionError, APIStatusError: it cannot be fetched, and trying again did not help.
+            WaitTimeoutError: the server did not build the archive within `PollSettings.max_wait`.
+        """
+        return self._portal.run(
+            self._client.download_checkpoint, tinker_path, output_dir=output_dir, force=force, progress=progress
+        )
+
+    def push_to_hub(
+        self,
+        tinker_path: str,
+        repo_id: str,
+        *,
+        private: bool = True,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        allow_patterns: Sequence[str] | None = None,
+        ignore_patterns: Sequence[str] | None = None,
+        model_card: bool = True,
+        token: str | None = None,
+        progress: Progress | None = None,
+    ) -> str:
+        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there. Needs the extra `hf`.
+
+        Args:
+            tinker_path: of a kind that the server gives out, as for `download_checkpoint`.
+            repo_id: `<owner>/<name>`; made where there is none yet.
+            private: whether one that is made is for its owner's eyes alone.
+            revision: the branch; made where there is none yet.
+            commit_message: by default names the path.
+            create_pr: whether to open a pull request instead; the URL is then its own.
+            allow_patterns, ignore_patterns: which files to put there, as `*.safetensors`.
+            model_card: whether a README.md is written where the checkpoint has none.
+            token: of the hub; by default the one that huggingface_hub finds, in HF_TOKEN or its files.
+            progress: as for `download_checkpoint`.
+
+        Raises:
+            TinkexError: huggingface_hub is not installed.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+        """
+        return self._portal.run(
+            self._client.push_to_hub,
+            tinker_path,
+            repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            model_card=model_card,
+            token=token,
+            progress=progress,
+        )
+
+    def copy_weights(
+        self,
+        path: str,
+        destination_project_id: str | None = None,
+        *,
+        ttl_seconds: int | None = None,
+        weights_access_token: str | None = None,
+    ) -> str:
+        """The path of a copy of saved weights in a project.
+
+        Args:
+            path: `tinker://…`, of any kind of saved weights.
+            destination_project_id: by default `Config.project_id`.
+            ttl_seconds: how long the copy is kept; for ever by default.
+            weights_access_token: a right to read weights of others.
+
+        Raises:
+            InvalidInputError: no project is given, and none configured.
+        """
+        return self._portal.run(
+            self._client.copy_weights,
+            path,
+            destination_project_id,
+            ttl_seconds=ttl_seconds,
+            weights_access_token=weights_access_token,
+        )
+
+    async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
+        """Deprecated: see `get_server_capabilities`."""
+        deprecated_twin("get_server_capabilities")
+        return await asyncio.to_thread(self.get_server_capabilities)
+
+    async def list_sessions_async(
+        self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
+    ) -> ListSessionsResponse:
+        """Deprecated: see `list_sessions`."""
+        deprecated_twin("list_sessions")
+        return await asyncio.to_thread(self.list_sessions, limit, offset, access_scope)
+
+    async def get_session_async(self, session_id: str, access_scope: AccessScope = "owned") -> GetSessionResponse:
+        """Deprecated: see `get_session`."""
+        deprecated_twin("get_session")
+        return await asyncio.to_thread(self.get_session, session_id, access_scope)
+
+    async def search_sessions_async(self, request: SessionSearchRequest) -> SessionSearchResponse:
+        """Deprecated: see `search_sessions`."""
+        deprecated_twin("search_sessions")
+        return await asyncio.to_thread(self.search_sessions, request)
+
+    async def assign_session_project_async(self, session_id: str, project_id: str) -> None:
+        """Deprecated: see `assign_session_project`."""
+        deprecated_twin("assign_session_project")
+        return await asyncio.to_thread(self.assign_session_project, session_id, project_id)
+
+    async def export_session_trace_async(self, session_id: str) -> str:
+        """Deprecated: see `export_session_trace`."""
+        deprecated_twin("export_session_trace")
+        return await asyncio.to_thread(self.export_session_trace, session_id)
+
+    async def get_sampler_async(self, sampler_id: str) -> GetSamplerResponse:
+        """Deprecated: see `get_sampler`."""
+        deprecated_twin("get_sampler")
+        return await asyncio.to_thread(self.get_sampler, sampler_id)
+
+    async def list_training_runs_async(
+        self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned", project_id: str | None = None
+    ) -> TrainingRunsResponse:
         """Deprecated: see `list_training_runs`."""
         deprecated_twin("list_training_runs")
-        return await asyncio.to_thread(self.list_training_runs, limit, offset)
+        return await asyncio.to_thread(self.list_training_runs, limit, offset, access_scope, project_id)
+
+    async def get_training_run_async(self, training_run_id: str, access_scope: AccessScope = "owned") -> TrainingRun:
+        """Deprecated: see `get_training_run`."""
+        deprecated_twin("get_training_run")
+        return await asyncio.to_thread(self.get_training_run, training_run_id, access_scope)
+
+    async def get_training_run_by_tinker_path_async(self, tinker_path: str, access_scope: AccessScope = "owned") -> TrainingRun:
+        """Deprecated: see `get_training_run_by_tinker_path`."""
+        deprecated_twin("get_training_run_by_tinker_path")
+        return await asyncio.to_thread(self.get_training_run_by_tinker_path, tinker_path, access_scope)
 
     async def list_checkpoints_async(self, training_run_id: str) -> CheckpointsListResponse:
         """Deprecated: see `list_checkpoints`."""
         deprecated_twin("list_checkpoints")
         return await asyncio.to_thread(self.list_checkpoints, training_run_id)
 
+    async def list_user_checkpoints_async(self, limit: int = 100, offset: int = 0) -> CheckpointsListResponse:
+        """Deprecated: see `list_user_checkpoints`."""
+        deprecated_twin("list_user_checkpoints")
+        return await asyncio.to_thread(self.list_user_checkpoints, limit, offset)
+
     async def delete_checkpoint_async(self, training_run_id: str, checkpoint_id: str) -> None:
         """Deprecated: see `delete_checkpoint`."""
         deprecated_twin("delete_checkpoint")
         return await asyncio.to_thread(self.delete_checkpoint, training_run_id, checkpoint_id)
+
+    async def delete_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
+        """Deprecated: see `delete_checkpoint_from_tinker_path`."""
+        deprecated_twin("delete_checkpoint_from_tinker_path")
+        return await asyncio.to_thread(self.delete_checkpoint_from_tinker_path, tinker_path)
+
+    async def publish_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
+        """Deprecated: see `publish_checkpoint_from_tinker_path`."""
+        deprecated_twin("publish_checkpoint_from_tinker_path")
+        return await asyncio.to_thread(self.publish_checkpoint_from_tinker_path, tinker_path)
+
+    async def unpublish_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
+        """Deprecated: see `unpublish_checkpoint_from_tinker_path`."""
+        deprecated_twin("unpublish_checkpoint_from_tinker_path")
+        return await asyncio.to_thread(self.unpublish_checkpoint_from_tinker_path, tinker_path)
+
+    async def set_checkpoint_ttl_from_tinker_path_async(self, tinker_path: str, ttl_seconds: int | None) -> None:
+        """Deprecated: see `set_checkpoint_ttl_from_tinker_path`."""
+        deprecated_twin("set_checkpoint_ttl_from_tinker_path")
+        return await asyncio.to_thread(self.set_checkpoint_ttl_from_tinker_path, tinker_path, ttl_seconds)
+
+    async def get_external_weights_urls_async(self, tinker_path: str) -> ExternalWeightsUrlsResponse:
+        """Deprecated: see `get_external_weights_urls`."""
+        deprecated_twin("get_external_weights_urls")
+        return await asyncio.to_thread(self.get_external_weights_urls, tinker_path)
+
+    async def get_checkpoint_archive_url_async(self, training_run_id: str, checkpoint_id: str) -> CheckpointArchiveUrlResponse:
+        """Deprecated: see `get_checkpoint_archive_url`."""
+        deprecated_twin("get_checkpoint_archive_url")
+        return await asyncio.to_thread(self.get_checkpoint_archive_url, training_run_id, checkpoint_id)
+
+    async def get_checkpoint_archive_url_from_tinker_path_async(self, tinker_path: str) -> CheckpointArchiveUrlResponse:
+        """Deprecated: see `get_checkpoint_archive_url_from_tinker_path`."""
+        deprecated_twin("get_checkpoint_archive_url_from_tinker_path")
+        return await asyncio.to_thread(self.get_checkpoint_archive_url_from_tinker_path, tinker_path)
+
+    async def copy_weights_async(
+        self,
+        path: str,
+        destination_project_id: str | None = None,
+        *,
+        ttl_seconds: int | None = None,
+        weights_access_token: str | None = None,
+    ) -> str:
+        """Deprecated: see `copy_weights`."""
+        deprecated_twin("copy_weights")
+        return await asyncio.to_thread(
+            self.copy_weights, path, destination_project_id, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token
+        )
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncRestClient", "RestClient", 1)

@@ -33,7 +33,8 @@ class ServiceClient:
             trainer = service.create_lora_training_client("tinkex/tiny", rank=16)
 
     Args:
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service.
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. "local" is an embedded server in this
+            process, which the first call starts, and which ends with the process.
         api_key: by default `TINKER_API_KEY`.
         user_metadata: facts of your own, kept with the session.
         config: all settings; `base_url` and `api_key` go before its own.
@@ -261,7 +262,7 @@ class ServiceClient:
 
     def create_rest_client(self) -> RestClient:
         """A client for training runs and checkpoints. Begins no session."""
-        return RestClient(self._portal.call(self._client.create_rest_client), self._portal)
+        return RestClient._around(self._portal.call(self._client.create_rest_client), self._portal)
 
     def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
         """The base models that the server can train and sample. Begins no session."""
@@ -333,6 +334,13 @@ class ServiceClient:
         return await asyncio.to_thread(
             self.create_sampling_client, model_path, base_model, record_stability_info=record_stability_info
         )
+
+    async def copy_weights_async(
+        self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
+    ) -> str:
+        """Deprecated: see `copy_weights`."""
+        deprecated_twin("copy_weights")
+        return await asyncio.to_thread(self.copy_weights, path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
 
     async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
         """Deprecated: see `get_server_capabilities`."""

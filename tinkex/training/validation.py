@@ -18,6 +18,8 @@ _REQUIRED_INPUTS = {
     "importance_sampling": _RATIO_INPUTS,
     "ppo": _RATIO_INPUTS,
     "cispo": _RATIO_INPUTS,
+    "dro": _RATIO_INPUTS,
+    "gspo": _RATIO_INPUTS,  # and sequence_ratio_mask, which not all servers that have it take
 }
 """Of the losses whose needs are public; others are the server's to check."""
 

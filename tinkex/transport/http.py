@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,18 +10,19 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import httpx
-from attrs import define, field
+from attrs import define, evolve, field
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tinkex_api.types import Request
 
 from tinkex import events
 from tinkex._version import __version__
-from tinkex.config import Config
+from tinkex.config import LOCAL, Config
 from tinkex.errors import (
     APIResponseValidationError,
     NotATinkerServerError,
     TinkexError,
 )
+from tinkex.local_server import local_url
 from tinkex.transport import adaptation, failures
 from tinkex.transport.backoff import Patience, retry_hint
 from tinkex.transport.clock import Clock
@@ -36,6 +38,7 @@ PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError)
 """What reading an answer of another form than the contract's ends in."""
 
 _BATCHES = frozenset({"forward", "forward_backward"})
+_USER_AGENT = f"tinkex/{__version__}"
 
 
 def _default_handler() -> httpx.AsyncBaseTransport:
@@ -109,16 +112,54 @@ class Transport:
         Args:
             timeout: seconds until the answer begins, and from one piece of it to the next; by default `Config.timeout`.
         """
+        async with self.answer(request, timeout=timeout) as response:
+            yield response.aiter_lines()
+
+    @asynccontextmanager
+    async def answer(self, request: Request[Any], *, timeout: float | None = None) -> AsyncGenerator[httpx.Response]:
+        """A 2xx answer whose body is not read yet; leaving closes the connection. Raises what `send` does, while it is read, too.
+
+        Args:
+            timeout: as for `stream`.
+        """
         self.server.require(request.operation)
         patience = Patience(self.config.retry, True, None)
         with self._waiting_for_answer(RequestState(request.operation)) as wait:
             response = await self._exchange(request, timeout or self._usual_timeout, patience, wait, whole=False)
         try:
-            yield response.aiter_lines()
+            yield response
         except httpx.TransportError as error:
             raise failures.connection_error(error, "answered", request.operation, self.config.base_url) from error
         finally:
             await response.aclose()
+
+    @asynccontextmanager
+    async def open(
+        self, url: str, operation: str, *, with_key: bool, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[httpx.Response]:
+        """The answer to a GET of any URL, whatever its status; its body is not read where it is a success. Leaving closes the connection.
+
+        Args:
+            with_key: whether the key and the user's headers go along: never to another server.
+
+        Raises:
+            APIConnectionError: no answer came, or it broke off while it was read.
+        """
+        message = httpx.Request("GET", url, extensions=self._extensions(self.config.timeout, whole=False))
+        if with_key:
+            message.headers.update({**self._headers, **self._bearer})
+        message.headers.update({"User-Agent": _USER_AGENT, **(headers or {})})
+        response = await self._carried(message, operation, whole=False)
+        try:
+            yield response
+        except httpx.TransportError as error:
+            raise failures.connection_error(error, "answered", operation, self._whom(message.url)) from error
+        finally:
+            await response.aclose()
+
+    def is_own(self, url: str) -> bool:
+        """Whether it is a URL of this server."""
+        return url.startswith(f"{self.config.base_url}/")
 
     async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str]) -> httpx.Response:
         """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
@@ -133,6 +174,8 @@ class Transport:
     async def _exchange(
         self, request: Request[Any], timeout: float, patience: Patience, wait: Wait, *, whole: bool = True
     ) -> httpx.Response:
+        if self.config.base_url == LOCAL:
+            await self._go_local()
         headers = dict(self._headers)
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{self.clock.new_id()}"  # the same over all tries
@@ -142,6 +185,23 @@ class Transport:
             if wait.tries > 1:
                 error.message += f" (tried {wait.tries} times)"
             raise
+
+    def _whom(self, url: httpx.URL) -> str:
+        """The server asked, in words; of another one's URL not the rest, which may be a right to read."""
+        return self.config.base_url if self.is_own(str(url)) else f"{url.scheme}://{url.netloc.decode('ascii')}"
+
+    @property
+    def _bearer(self) -> Mapping[str, str]:
+        return adaptation.bearer(self.config.api_key) if self.server.dialect.bearer else {}
+
+    def _extensions(self, timeout: float, *, whole: bool) -> dict[str, Any]:
+        times = {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}
+        return {"timeout": times, "stream": not whole}
+
+    async def _go_local(self) -> None:
+        """The server of this process has no address until it is started, which takes some seconds and so is done in a thread."""
+        self.config = evolve(self.config, base_url=await asyncio.to_thread(local_url))
+        self._headers["Host"] = _host(self.config.base_url)
 
     @property
     def _usual_timeout(self) -> float:
@@ -154,17 +214,15 @@ class Transport:
 
         Raises `APIConnectionError` when none came.
         """
-        if self.server.dialect.bearer:
-            headers = {**adaptation.bearer(self.config.api_key), **headers}
         message = _message(
             request,
             _url(self.config.base_url + request.path),
-            headers,
-            {
-                "timeout": {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout},
-                "stream": not whole,
-            },
+            {**self._bearer, **headers},
+            self._extensions(timeout, whole=whole),
         )
+        return await self._carried(message, request.operation, whole=whole)
+
+    async def _carried(self, message: httpx.Request, operation: str, *, whole: bool) -> httpx.Response:
         how_far, began, status = Progress(), self.clock.now(), None
         progress.set(how_far)
         try:
@@ -178,17 +236,17 @@ class Transport:
             status = response.status_code
         except httpx.TransportError as error:
             place = how_far.place or failures.place_of(error)
-            raise failures.connection_error(error, place, request.operation, self.config.base_url) from error
+            raise failures.connection_error(error, place, operation, self._whom(message.url)) from error
         finally:
-            events.emit(events.HttpRequest, operation=request.operation, status=status, seconds=self.clock.now() - began)
+            events.emit(events.HttpRequest, operation=operation, status=status, seconds=self.clock.now() - began)
         return response
 
 
 def _constant_headers(config: Config, request_id: str) -> dict[str, str]:
     """Those of each request; the user's go before ours."""
     ours = {
-        "Host": _url(config.base_url).netloc.decode("ascii"),
-        "User-Agent": f"tinkex/{__version__}",
+        "Host": _host(config.base_url),
+        "User-Agent": _USER_AGENT,
         "Accept": "application/json",
         "X-Request-Id": request_id,  # one server routes by it
         **({"X-API-Key": config.api_key} if config.api_key else {}),
@@ -211,6 +269,10 @@ def _message(request: Request[Any], url: httpx.URL, headers: Mapping[str, str], 
     )
     message.read()
     return message
+
+
+def _host(base_url: str) -> str:
+    return _url(base_url).netloc.decode("ascii")
 
 
 @lru_cache(maxsize=256)

@@ -28,6 +28,11 @@ class Server:
         self._said: set[str] = set()
         self._lock = threading.Lock()
 
+    @property
+    def met(self) -> bool:
+        """Whether its ways are known: it was asked, or the user gave them."""
+        return self._seen is not None or self._given is not None
+
     def saw(self, seen: Seen) -> None:
         """What it said at first contact. What was learned since the last time is kept, unless it is another server now."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from attrs import frozen
@@ -11,7 +12,9 @@ from tinkex.errors import InvalidInputError
 CheckpointType = Literal["training", "sampler", "external"]
 
 _SCHEME = "tinker://"
-_TYPES: dict[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
+EXTERNAL_WEIGHTS = "external_weights"
+KINDS: Mapping[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler", EXTERNAL_WEIGHTS: "external"}
+"""What checkpoints of a kind are for; the kind is the first part of their ids."""
 
 
 @frozen(kw_only=True)
@@ -34,9 +37,9 @@ class ParsedCheckpointTinkerPath:
         """Raises `InvalidInputError` for a path of another form."""
         run_id, _, checkpoint_id = tinker_path.removeprefix(_SCHEME).partition("/")
         kind, _, name = checkpoint_id.partition("/")
-        if not tinker_path.startswith(_SCHEME) or not run_id or kind not in _TYPES or not name or "/" in name:
+        if not tinker_path.startswith(_SCHEME) or not run_id or kind not in KINDS or not name or "/" in name:
             raise InvalidInputError(
                 f"the path {tinker_path!r} is not of the form tinker://<training run>/<kind>/<name>",
-                advice=f"The kind is one of {', '.join(_TYPES)}.",
+                advice=f"The kind is one of {', '.join(KINDS)}.",
             )
-        return cls(tinker_path=tinker_path, training_run_id=run_id, checkpoint_type=_TYPES[kind], checkpoint_id=checkpoint_id)
+        return cls(tinker_path=tinker_path, training_run_id=run_id, checkpoint_type=KINDS[kind], checkpoint_id=checkpoint_id)

@@ -23,6 +23,7 @@ from tinkex.types import (
     PromptAltTokens,
     SampledSequence,
     SampleResponse,
+    SessionSearchRequest,
     TensorData,
     TopkLogprobs,
 )
@@ -32,6 +33,19 @@ from tinkex.wire.sample_results import logprobs_from_first_token, sequence_ids, 
 def encode_metadata(facts: Mapping[str, str] | None) -> api.UserMetadata | None:
     """None, which is not sent, where there are none."""
     return api.UserMetadata.from_dict(facts) if facts else None
+
+
+def encode_session_search(request: SessionSearchRequest) -> api.SessionSearchRequest:
+    return api.SessionSearchRequest(
+        session_id=request.session_id,
+        project_ids=None if request.project_ids is None else list(request.project_ids),
+        user_metadata=encode_metadata(request.user_metadata),
+        display_name=request.display_name,
+        owner=request.owner,
+        statuses=None if request.statuses is None else list(request.statuses),
+        limit=request.limit,
+        cursor=request.cursor,
+    )
 
 
 def encode_model_input(value: ModelInput) -> api.ModelInput:

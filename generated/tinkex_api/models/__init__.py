@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     from .session_summary import SessionSummary
     from .session_trace_export_response import SessionTraceExportResponse
     from .set_checkpoint_ttl_request import SetCheckpointTtlRequest
+    from .sgd_params import SgdParams
     from .signed_urls import SignedUrls
     from .supported_model import SupportedModel
     from .telemetry_event import TelemetryEvent
@@ -227,6 +228,7 @@ _MODULES = {
     "SessionSummary": ".session_summary",
     "SessionTraceExportResponse": ".session_trace_export_response",
     "SetCheckpointTtlRequest": ".set_checkpoint_ttl_request",
+    "SgdParams": ".sgd_params",
     "SignedUrls": ".signed_urls",
     "SupportedModel": ".supported_model",
     "TelemetryEvent": ".telemetry_event",
@@ -366,6 +368,7 @@ __all__ = (
     "SessionSummary",
     "SessionTraceExportResponse",
     "SetCheckpointTtlRequest",
+    "SgdParams",
     "SignedUrls",
     "SupportedModel",
     "TelemetryEvent",

@@ -12,16 +12,20 @@ T = TypeVar("T", bound="DimuonParams")
 
 @_attrs_define
 class DimuonParams:
-    """One step of Dimuon.
+    """One step of Dimuon, a Muon for LoRA. The service tells no more of it than that the step of a matrix has about the
+    Frobenius norm
+    `learning_rate`·√rank. The embedded server takes Muon (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1
+    - beta1)·gradient, and the
+    weights less `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
 
-    Example:
-        {'type': 'dimuon', 'learning_rate': 0.001, 'grad_clip_norm': 0.0, 'beta1': 0.9}
+        Example:
+            {'type': 'dimuon', 'learning_rate': 0.001, 'grad_clip_norm': 0.0, 'beta1': 0.9}
 
-    Attributes:
-        type_ (str): The optimizer's name. Default: 'dimuon'.
-        learning_rate (float): Size of the step, 0 or more.
-        grad_clip_norm (float): Longest gradient, by the norm over all weights; 0 for no limit. Default: 0.0.
-        beta1 (float): Decay of the gradient's running mean. Default: 0.9.
+        Attributes:
+            type_ (str): The optimizer's name. Default: 'dimuon'.
+            learning_rate (float): Size of the step, 0 or more.
+            grad_clip_norm (float): Longest gradient, by the norm over all weights; 0 for no limit. Default: 0.0.
+            beta1 (float): Decay of the gradient's running mean. Default: 0.9.
     """
 
     learning_rate: float

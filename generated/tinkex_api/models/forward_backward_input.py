@@ -17,12 +17,27 @@ T = TypeVar("T", bound="ForwardBackwardInput")
 
 @_attrs_define
 class ForwardBackwardInput:
-    """A batch and its loss. With p = the logprob of a target, w = `weights`, A = `advantages`, r = exp(p - `logprobs`),
-    and clip(r) held within
-    the config's bounds, the loss is the sum over all positions of: cross_entropy -w·p; importance_sampling -r·A; ppo
-    -min(r·A, clip(r)·A);
-    cispo -clip(r)·A·p with no gradient through clip(r). Servers differ in weighting and normalisation; formulas of the
-    others are not published.
+    """A batch and its loss. With p = the logprob of a target, q = `logprobs`, A = `advantages`, w = `weights` (1 where not
+    given), r = exp(p - q),
+    sg(x) = x with no gradient through it, and clip(x) = x held within `clip_low_threshold` and `clip_high_threshold`,
+    the loss is the sum,
+    over all targets of all positions, of w times
+
+    | loss_fn | needs `target_tokens` and | loss of a target | from |
+    | --- | --- | --- | --- |
+    | cross_entropy | | -p | |
+    | importance_sampling | `logprobs`, `advantages` | -r·A | |
+    | ppo | the same | -min(r·A, clip(r)·A) | arXiv:1707.06347 |
+    | cispo | the same | -sg(clip(r))·A·p | arXiv:2506.13585 |
+    | dro | the same | -(p·A - beta/2·(p - q)²) | arXiv:2405.19107 |
+    | gspo | and `sequence_ratio_mask` | -min(s·A, clip(s)·A), where s = exp(m + p - sg(p)) and m = sg(the mean of p - q
+    over the datum's positions whose mask is not 0) | arXiv:2507.18071, GSPO-token |
+    | stable_reinforce | what `record_stability_info` kept of the samples | not published | |
+    | custom | what the loss names | as uploaded by create_custom_loss | |
+
+    The formulas of importance_sampling, ppo, cispo, dro and gspo are those of the papers and of public texts about the
+    service. That w scales
+    them, too, is ours. Servers differ in weighting and normalisation.
 
         Example:
             {'data': [{'model_input': {'chunks': [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs':
@@ -32,8 +47,11 @@ class ForwardBackwardInput:
         Attributes:
             data (list[Datum]): The batch, not empty.
             loss_fn (str): The loss.
-            loss_fn_config (LossFnConfig | None): A loss's settings by name, numbers or, since 0.26, texts; for example
-                ppo's bounds of the probability ratio.
+            loss_fn_config (LossFnConfig | None): A loss's settings by name, numbers or, since 0.26, texts. ppo, cispo and
+                gspo: `clip_low_threshold` and `clip_high_threshold`, bounds of the
+                ratio, which inputs of the same names replace for each token; the embedded server takes 0.8 and 1.2 where
+                neither is given. dro: `beta`;
+                the embedded server takes 0.05. custom: `loss_id`. Strict servers refuse a setting that the loss has not.
     """
 
     data: list[Datum]

@@ -36,7 +36,8 @@ class LoadWeightsRequest:
             base_model (str | None): With session_id: another base model that the weights fit.
             user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
             optimizer_config (OptimizerConfig | None): The kind of optimizer that a model is trained with; each of its steps
-                must be of the same kind. Others have fields of their own.
+                must be of the same kind: adamw, by `adam_params`; dimuon, by
+                `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields of their own.
             weights_access_token (str | None): A right to read weights of others.
     """
 

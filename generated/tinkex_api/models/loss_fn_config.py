@@ -12,10 +12,14 @@ T = TypeVar("T", bound="LossFnConfig")
 
 @_attrs_define
 class LossFnConfig:
-    """A loss's settings by name, numbers or, since 0.26, texts; for example ppo's bounds of the probability ratio.
+    """A loss's settings by name, numbers or, since 0.26, texts. ppo, cispo and gspo: `clip_low_threshold` and
+    `clip_high_threshold`, bounds of the
+    ratio, which inputs of the same names replace for each token; the embedded server takes 0.8 and 1.2 where neither is
+    given. dro: `beta`;
+    the embedded server takes 0.05. custom: `loss_id`. Strict servers refuse a setting that the loss has not.
 
-    Example:
-        {'clip_low_threshold': 0.8, 'clip_high_threshold': 1.2}
+        Example:
+            {'clip_low_threshold': 0.8, 'clip_high_threshold': 1.2}
 
     """
 

@@ -19,6 +19,9 @@ class LossFnInputs:
     """Arrays by name, each with one row a token of the model input. A loss reads `target_tokens` (int64); `weights`,
     `advantages`,
     `logprobs`, `clip_low_threshold`, `clip_high_threshold`, `sequence_ratio_mask` (all float32); or a server's own.
+    They are of shape (N,),
+    or (N, K) for K targets a position, each with a weight: soft targets. The logprobs of the result have the shape of
+    `target_tokens`.
 
         Example:
             {'target_tokens': {'data': [105], 'dtype': 'int64', 'shape': [1]}, 'weights': {'data': [1.0], 'dtype':

@@ -10,6 +10,7 @@ from attrs import field as _attrs_field
 if TYPE_CHECKING:
     from ..models.adam_params import AdamParams
     from ..models.dimuon_params import DimuonParams
+    from ..models.sgd_params import SgdParams
 
 
 T = TypeVar("T", bound="OptimStepRequest")
@@ -17,7 +18,7 @@ T = TypeVar("T", bound="OptimStepRequest")
 
 @_attrs_define
 class OptimStepRequest:
-    """An optimizer's step, with either `adam_params` or `optimizer_params`.
+    """An optimizer's step, with one of `adam_params`, `optimizer_params` and `sgd_params`.
 
     Example:
         {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params': {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95,
@@ -28,7 +29,13 @@ class OptimStepRequest:
         seq_id (int): Counts the model's requests from 1.
         type_ (str): The request's name. Default: 'optim_step'.
         adam_params (AdamParams | None): One step of AdamW.
-        optimizer_params (DimuonParams | None): One step of Dimuon.
+        optimizer_params (DimuonParams | None): One step of Dimuon, a Muon for LoRA. The service tells no more of it
+            than that the step of a matrix has about the Frobenius norm
+            `learning_rate`·√rank. The embedded server takes Muon (https://kellerjordan.github.io/posts/muon): m ← beta1·m +
+            (1 - beta1)·gradient, and the
+            weights less `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
+        sgd_params (SgdParams | None): One step of gradient descent: b ← momentum·b + gradient + weight_decay·weights,
+            beginning with b = 0, and the weights less `learning_rate`·b.
     """
 
     model_id: str
@@ -36,6 +43,7 @@ class OptimStepRequest:
     type_: str = "optim_step"
     adam_params: AdamParams | None = None
     optimizer_params: DimuonParams | None = None
+    sgd_params: SgdParams | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,12 +55,15 @@ class OptimStepRequest:
             fields["adam_params"] = self.adam_params.to_dict()
         if self.optimizer_params is not None:
             fields["optimizer_params"] = self.optimizer_params.to_dict()
+        if self.sgd_params is not None:
+            fields["sgd_params"] = self.sgd_params.to_dict()
         return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.adam_params import AdamParams  # noqa: PLC0415
         from ..models.dimuon_params import DimuonParams  # noqa: PLC0415
+        from ..models.sgd_params import SgdParams  # noqa: PLC0415
 
         rest = dict(src_dict)
         model_id = rest.pop("model_id")
@@ -60,12 +71,14 @@ class OptimStepRequest:
         type_ = rest.pop("type", "optim_step")
         adam_params = rest.pop("adam_params", None)
         optimizer_params = rest.pop("optimizer_params", None)
+        sgd_params = rest.pop("sgd_params", None)
         self = cls(
             model_id=model_id,
             seq_id=seq_id,
             type_=type_,
             adam_params=AdamParams.from_dict(adam_params) if adam_params is not None else None,
             optimizer_params=DimuonParams.from_dict(optimizer_params) if optimizer_params is not None else None,
+            sgd_params=SgdParams.from_dict(sgd_params) if sgd_params is not None else None,
         )
         self.additional_properties = rest
         return self

@@ -12,8 +12,9 @@ T = TypeVar("T", bound="OptimizerConfig")
 
 @_attrs_define
 class OptimizerConfig:
-    """The kind of optimizer that a model is trained with; each of its steps must be of the same kind. Others have fields
-    of their own.
+    """The kind of optimizer that a model is trained with; each of its steps must be of the same kind: adamw, by
+    `adam_params`; dimuon, by
+    `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields of their own.
 
         Example:
             {'type': 'adamw'}

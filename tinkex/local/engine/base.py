@@ -59,7 +59,7 @@ class LoraShape:
 
 @frozen
 class Example:
-    """One datum: token ids `(N,)` and the loss inputs by name, each `(N,)`."""
+    """One datum: token ids `(N,)` and the loss inputs by name, each `(N,)`, or `(N, K)` for several targets a position."""
 
     tokens: NDArray[np.int64]
     loss_inputs: Mapping[str, NDArray[np.generic]]

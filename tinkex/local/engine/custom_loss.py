@@ -88,8 +88,8 @@ def _check_inputs(loss: CustomLoss) -> None:
         raise InvalidRequest(f"a custom loss has up to {_MAX_INPUTS} inputs of different names, {LOGPROBS!r} first; not {names}")
     if any(rank not in (0, 1, 2) for _, rank in loss.inputs):
         raise InvalidRequest("the rank of a custom loss's input is 0, 1 or 2")
-    if loss.inputs[0][1] != 1:
-        raise InvalidRequest("this server has one target a position: logprobs are of rank 1")
+    if loss.inputs[0][1] == 0:
+        raise InvalidRequest("logprobs are of rank 1, or with several targets a position of rank 2")
 
 
 def _check_node(node: Mapping[str, Any], known: set[str], inputs: Sequence[str]) -> None:

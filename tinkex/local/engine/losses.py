@@ -1,7 +1,7 @@
-"""The losses of the Tinker API, as sums over positions. Source of the formulas: openapi/tinker.yaml, ForwardBackwardInput.loss_fn.
+"""The losses of the Tinker API, as sums over positions. Source of the formulas: openapi/tinker.yaml, ForwardBackwardInput.
 
-Every function takes the model's logprobs of the targets `(N,)` and the datum's inputs `(N,)`, and gives the loss of each
-position `(N,)`.
+Every function takes the model's logprobs of the targets, `(N,)` or with several targets a position `(N, K)`, and the datum's inputs, of
+the same shape, and gives the loss of each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor
 
 from tinkex.local.engine.base import Example, InvalidRequest
@@ -18,76 +18,103 @@ from tinkex.local.engine.base import Example, InvalidRequest
 Inputs = Mapping[str, Tensor]
 Config = Mapping[str, float]
 
-_CLIP_LOW, _CLIP_HIGH = 0.8, 1.2  # bounds of the ratio where the request names none; openapi/tinker.yaml, LossFnConfig
-_CLIP_KEYS = frozenset({"clip_low_threshold", "clip_high_threshold"})
-
 
 def cross_entropy(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    return -_weights(logprobs, inputs) * logprobs
+    return -logprobs
 
 
 def importance_sampling(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    return -_weights(logprobs, inputs) * _ratio(logprobs, inputs) * inputs["advantages"]
+    return -torch.exp(logprobs - inputs["logprobs"]) * inputs["advantages"]
 
 
 def ppo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    ratio, advantages = _ratio(logprobs, inputs), inputs["advantages"]
-    return -_weights(logprobs, inputs) * torch.minimum(ratio * advantages, _clip(ratio, inputs, config) * advantages)
+    """Schulman et al. 2017, arXiv:1707.06347."""
+    return _pessimistic(torch.exp(logprobs - inputs["logprobs"]), inputs, config)
 
 
 def cispo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    clipped = _clip(_ratio(logprobs, inputs), inputs, config).detach()
-    return -_weights(logprobs, inputs) * clipped * logprobs * inputs["advantages"]
+    """MiniMax 2025, arXiv:2506.13585."""
+    clipped = _clip(torch.exp(logprobs - inputs["logprobs"]), inputs, config).detach()
+    return -clipped * logprobs * inputs["advantages"]
 
 
-def _weights(logprobs: Tensor, inputs: Inputs) -> Tensor:
-    return inputs["weights"] if "weights" in inputs else torch.ones_like(logprobs)
+def dro(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """Richemond et al. 2024, arXiv:2405.19107."""
+    return config["beta"] / 2 * (logprobs - inputs["logprobs"]) ** 2 - logprobs * inputs["advantages"]
 
 
-def _ratio(logprobs: Tensor, inputs: Inputs) -> Tensor:
-    return torch.exp(logprobs - inputs["logprobs"])
+def gspo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """GSPO-token of Zheng et al. 2025, arXiv:2507.18071.
+
+    Every position has the value of the sequence's ratio, and the gradient of its own logprob.
+    """
+    counted = inputs["sequence_ratio_mask"] != 0
+    sequence = (logprobs - inputs["logprobs"])[counted].mean().detach()
+    return _pessimistic(torch.exp(sequence + logprobs - logprobs.detach()), inputs, config)
+
+
+def _pessimistic(ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """The greater of the losses with and without clipping."""
+    advantages = inputs["advantages"]
+    return -torch.minimum(ratio * advantages, _clip(ratio, inputs, config) * advantages)
 
 
 def _clip(ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    low = inputs.get("clip_low_threshold", torch.tensor(config.get("clip_low_threshold", _CLIP_LOW)))
-    high = inputs.get("clip_high_threshold", torch.tensor(config.get("clip_high_threshold", _CLIP_HIGH)))
+    """Within the bounds of each position, or else those of the request."""
+    low, high = (
+        inputs[name] if name in inputs else torch.tensor(config[name], device=ratio.device)
+        for name in ("clip_low_threshold", "clip_high_threshold")
+    )
     return torch.minimum(torch.maximum(ratio, low), high)
 
 
-LossFn = Callable[[Tensor, Inputs, Config], Tensor]
-LOSSES: dict[str, LossFn] = {
-    "cross_entropy": cross_entropy,
-    "importance_sampling": importance_sampling,
-    "ppo": ppo,
-    "cispo": cispo,
-}
-_REQUIRED: dict[str, tuple[str, ...]] = {
-    "cross_entropy": ("target_tokens",),
-    **dict.fromkeys(("importance_sampling", "ppo", "cispo"), ("target_tokens", "logprobs", "advantages")),
+@frozen
+class _Loss:
+    """A loss, what a datum must have for it, and its settings with what they are where the request names none."""
+
+    compute: Callable[[Tensor, Inputs, Config], Tensor]
+    required: tuple[str, ...] = ("target_tokens", "logprobs", "advantages")
+    settings: Config = field(factory=dict[str, float])
+
+
+_CLIPPING = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
+LOSSES: dict[str, _Loss] = {
+    "cross_entropy": _Loss(cross_entropy, ("target_tokens",)),
+    "importance_sampling": _Loss(importance_sampling),
+    "ppo": _Loss(ppo, settings=_CLIPPING),
+    "cispo": _Loss(cispo, settings=_CLIPPING),
+    "dro": _Loss(dro, settings={"beta": 0.05}),
+    "gspo": _Loss(gspo, ("target_tokens", "logprobs", "advantages", "sequence_ratio_mask"), _CLIPPING),
 }
 
 
 @frozen
 class NamedLoss:
-    """One of the losses above, with the request's settings."""
+    """One of the losses above, with all of its settings."""
 
     name: str
     config: Config
 
     def check(self, index: int, example: Example) -> None:
-        """Raises `InvalidRequest` for an input that is missing or has not one value a position."""
-        for name in _REQUIRED[self.name]:
-            if name not in example.loss_inputs:
-                raise InvalidRequest(f"data[{index}].loss_fn_inputs lacks {name!r}, which {self.name} needs")
-        for name, value in example.loss_inputs.items():
-            if value.shape != example.tokens.shape:
-                raise InvalidRequest(
-                    f"data[{index}].loss_fn_inputs[{name!r}] is of shape {list(value.shape)}, not {list(example.tokens.shape)}"
-                )
+        """Raises `InvalidRequest` for an input that is missing or has not one value a target."""
+        where, inputs = f"data[{index}].loss_fn_inputs", example.loss_inputs
+        for name in LOSSES[self.name].required:
+            if name not in inputs:
+                raise InvalidRequest(f"{where} lacks {name!r}, which {self.name} needs")
+        shape = inputs["target_tokens"].shape
+        for name, value in inputs.items():
+            if value.shape != shape:
+                raise InvalidRequest(f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of {list(shape)}")
+        if self.name == "gspo" and not inputs["sequence_ratio_mask"].any():
+            raise InvalidRequest(
+                f"{where}['sequence_ratio_mask'] is 0 everywhere: gspo needs one token at least to take the ratio of"
+            )
 
     def __call__(self, logprobs: Tensor, index: int, example: Example) -> tuple[Tensor, Mapping[str, float]]:
-        """The losses of a datum's positions `(N,)`, and no metrics."""
-        return LOSSES[self.name](logprobs, _tensors(example, logprobs), self.config), {}
+        """The losses of a datum's targets, in their shape, and no metrics."""
+        inputs = _tensors(example, logprobs)
+        losses = LOSSES[self.name].compute(logprobs, inputs, self.config)
+        return losses * inputs["weights"] if "weights" in inputs else losses, {}
 
 
 def _tensors(example: Example, like: Tensor) -> dict[str, Tensor]:
@@ -102,7 +129,7 @@ def find_loss(name: str, config: Config) -> NamedLoss:
     """Raises `InvalidRequest` for a loss, or a setting of one, that there is not."""
     if name not in LOSSES:
         raise InvalidRequest(f"unknown loss_fn {name!r}; known are {', '.join(LOSSES)}")
-    unknown = sorted(config.keys() - (_CLIP_KEYS if name in ("ppo", "cispo") else frozenset()))
-    if unknown:
-        raise InvalidRequest(f"{name} has no setting {unknown[0]!r}")
-    return NamedLoss(name, config)
+    settings = LOSSES[name].settings
+    if unknown := sorted(config.keys() - settings.keys()):
+        raise InvalidRequest(f"{name} has no setting {unknown[0]!r}; it has {', '.join(settings) or 'none'}")
+    return NamedLoss(name, {**settings, **config})

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from attrs import define, frozen
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tinkex.local.engine import adamw
@@ -99,7 +100,7 @@ class TorchEngine:
                 with model.base.running([(None, model.adapter)]) as network:
                     logprobs = _target_logprobs(network, [data[i] for i in indices])
                     results = [loss(row, i, data[i]) for i, row in zip(indices, logprobs, strict=True)]
-                    batch_loss = torch.cat([losses for losses, _ in results]).sum()
+                    batch_loss = torch.cat([losses.flatten() for losses, _ in results]).sum()
                     if backward:
                         batch_loss.backward()
                 total += batch_loss.item()
@@ -204,17 +205,22 @@ def _micro_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
-    """The model's logprobs of the targets, `(N,)` for each example."""
-    longest = max(len(example.tokens) for example in data)
-    tokens = torch.zeros(len(data), longest, dtype=torch.long)
-    targets = torch.zeros_like(tokens)
-    for row, example in enumerate(data):
-        tokens[row, : len(example.tokens)] = torch.from_numpy(np.array(example.tokens, dtype=np.int64))
-        targets[row, : len(example.tokens)] = torch.from_numpy(np.array(example.loss_inputs["target_tokens"], dtype=np.int64))
+    """The model's logprobs of the targets, for each example in the shape of its targets."""
+    targets = [np.asarray(example.loss_inputs["target_tokens"], np.int64) for example in data]
+    columns = _padded([array.reshape(len(array), -1) for array in targets])
     # padding comes last, and attention looks back only: no mask is needed
+    tokens = _padded([example.tokens for example in data])
     logits = network(input_ids=tokens.to(network.device), use_cache=False).logits.float()
-    logprobs = torch.log_softmax(logits, dim=-1).gather(-1, targets.to(network.device).unsqueeze(-1)).squeeze(-1)
-    return [logprobs[row, : len(example.tokens)] for row, example in enumerate(data)]
+    logprobs = torch.log_softmax(logits, dim=-1).gather(-1, columns.to(network.device))
+    return [logprobs[row, : len(array), : array[0].size].reshape(array.shape) for row, array in enumerate(targets)]
+
+
+def _padded(arrays: Sequence[NDArray[np.int64]]) -> Tensor:
+    """One tensor of all, the smaller ones filled up with 0."""
+    whole = np.zeros((len(arrays), *np.array([array.shape for array in arrays]).max(axis=0)), np.int64)
+    for row, array in enumerate(arrays):
+        whole[(row, *map(slice, array.shape))] = array
+    return torch.from_numpy(whole)
 
 
 def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
@@ -238,9 +244,10 @@ def _check_example(index: int, example: Example, loss: NamedLoss | LossProgram, 
         if not np.isfinite(np.asarray(value, dtype=np.float64)).all():
             raise InvalidRequest(f"data[{index}].loss_fn_inputs[{name!r}] holds NaN or infinity")
     targets = example.loss_inputs["target_tokens"]
-    if targets.shape != (length,):
-        raise InvalidRequest(f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {list(targets.shape)}, not [{length}]")
-    _check_tokens(f"data[{index}].target_tokens", targets, base.vocab_size)
+    if targets.ndim not in (1, 2) or len(targets) != length or not targets.size:
+        shape = list(targets.shape)
+        raise InvalidRequest(f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {shape}, not [{length}] or [{length}, K]")
+    _check_tokens(f"data[{index}].target_tokens", targets.ravel(), base.vocab_size)
 
 
 def _check_tokens(where: str, tokens: np.typing.NDArray[Any], vocab_size: int) -> None:

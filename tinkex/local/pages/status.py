@@ -13,7 +13,7 @@ from tinkex.local.backend import Backend
 from tinkex.local.disk import folder_size
 from tinkex.local.futures import Pending
 from tinkex.local.pages.curve import Curve, draw
-from tinkex.local.store import CheckpointRow, ModelRow, SessionRow
+from tinkex.local.store import CheckpointRow, ModelRow, RunQuery, SessionRow
 
 _LISTED = 20  # sessions, and runs
 _PENDING = 50
@@ -60,12 +60,12 @@ def disk_of(folder: Path) -> Disk:
 
 def status(backend: Backend, access: Access) -> Status:
     store = backend.store
-    rows = store.models.page(access.owner, _LISTED, 0)
+    rows = store.models.page(RunQuery(access.owner), _LISTED, 0)
     pending = backend.futures.pending(access)
     return Status(
         sessions=[access.session(session_id) for session_id in store.sessions.ids(access.owner, _LISTED, 0)],
         runs=[_run(backend, row) for row in rows],
-        runs_in_all=store.models.count(access.owner),
+        runs_in_all=store.models.count(RunQuery(access.owner)),
         pending=pending[:_PENDING],
         pending_in_all=len(pending),
         checkpoints_size=store.checkpoints.size(access.owner),

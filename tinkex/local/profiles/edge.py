@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tinkex.local import bodies, paths
 from tinkex.local.backend import Backend
@@ -33,6 +33,8 @@ Fields = dict[str, Any]
 
 _PATH_READERS = ("load_weights", "weights_info", "create_sampling_session", "asample", "create_model")
 _CREATING = ("create_model", "create_sampling_session", "save_weights_for_sampler")
+_FILES = tuple(f"training_runs/{{run_id}}/checkpoints/{{kind}}/{{name}}/{what}" for what in ("archive", "download"))
+"""They answer with files, or lead to them, in no shape of the profile's."""
 _NOT_FOUND = Reply(404, {"detail": "Not Found"})
 _LONGEST = 1 << 30  # bytes of a decompressed body, where the profile has no limit
 
@@ -65,7 +67,7 @@ class Edge:
             raise
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> ASGIApp:
         raw = await receive(request, self._backend.limits.body_bytes)
         operation = self._operation(request.scope)
         if self._starting:
@@ -73,6 +75,8 @@ class Edge:
             return json_response(200 if operation == "healthz" else 503, {"status": "starting"})
         if f"{request.method} {operation}" in self._profile.missing:
             return respond(_NOT_FOUND)
+        if "signature" in request.query_params:
+            return self._app  # which looks at it
         _check_key(self._profile.auth or (Auth() if self._api_key else None), self._api_key, operation, request)
         if reply := self._profile.replies.get(operation):
             return respond(reply)
@@ -80,6 +84,8 @@ class Edge:
         if operation == "unload_model" and self._profile.unload_by_query:
             fields = {"model_id": request.query_params.get("model_id")}
         requests.check(self._profile, operation, fields)
+        if operation in _FILES:
+            return self._app
         if operation == "retrieve_future":
             return await self._polls.poll(fields, request.headers.get("accept", ""))
         return await self._carry_out(operation, request, fields)
@@ -87,7 +93,7 @@ class Edge:
     def _operation(self, scope: Scope) -> str:
         for route in self._app.routes:
             if isinstance(route, Route) and route.matches(scope)[0] is Match.FULL:
-                return route.path.removeprefix(f"{PREFIX}/")
+                return route.path_format.removeprefix(f"{PREFIX}/")
         return scope["path"].removeprefix(f"{PREFIX}/")
 
     async def _carry_out(self, operation: str, request: Request, fields: Fields) -> Response:

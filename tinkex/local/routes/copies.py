@@ -14,7 +14,7 @@ from tinkex.local.errors import Refused, malformed
 from tinkex.local.futures import Outcome, Ticket, Work
 from tinkex.local.http import Call, post
 from tinkex.local.paths import CheckpointPath
-from tinkex.local.routes.weights import checked_ttl, expiry
+from tinkex.local.routes.weights import checked_ttl, expiry, note_saved
 from tinkex.local.store import CheckpointRow, ModelRow, SessionRow
 from tinkex.local.translate import encode
 
@@ -64,10 +64,18 @@ def _copy(backend: Backend, run: ModelRow, source: CheckpointRow, ticket: Ticket
         now = time.time()
         await backend.lanes.call(shutil.copytree, source.path.folder(backend.data_dir), path.folder(backend.data_dir))
         copied_run = evolve(
-            run, model_id=path.run_id, session_id=ticket.scope, state="unloaded", created_at=now, last_request_at=now
+            run,
+            model_id=path.run_id,
+            session_id=ticket.scope,
+            state="unloaded",
+            created_at=now,
+            last_request_at=now,
+            owner=ticket.owner,
         )
         backend.store.models.add(copied_run)
-        backend.store.checkpoints.put(CheckpointRow(path, source.size_bytes, now, expiry(now, ttl_seconds)))
+        copy = CheckpointRow(path, source.size_bytes, now, expiry(now, ttl_seconds), source.user_metadata)
+        backend.store.checkpoints.put(copy)
+        note_saved(backend, copied_run, copy, "copied")
         return encode(CopyWeightsResponse(str(path)).to_dict())
 
     return work

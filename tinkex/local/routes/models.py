@@ -114,6 +114,8 @@ def _submit(backend: Backend, ticket: Ticket, new: NewModel) -> str:
         backend.revival.made(model_id)
         if new.source:
             backend.revival.reached(model_id, new.source, optimizer=new.optimizer)
+        details = {"model_id": model_id, "base_model": new.row.base_model}
+        backend.store.audit.add(ticket.owner, "model.created", details, time.time())
         return encode(new.result)
 
     return backend.futures.submit(ticket, work, lane=model_id, number=None)
@@ -128,6 +130,7 @@ async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str,
         model_name=base.name,
         is_lora=True,
         lora_rank=row.lora.rank,
+        optimizer_config=OptimizerConfig("adamw"),
         type_="get_info",
     ).to_dict()
 
@@ -136,6 +139,7 @@ async def unload_model(backend: Backend, call: Call[UnloadModelRequest]) -> Mapp
     """Unloads the model after the requests whose turn has come; it takes no more."""
     row = call.access.model(call.body.model_id)
     backend.retire(row)
+    backend.store.audit.add(row.owner, "model.unloaded", {"model_id": row.model_id}, time.time())
 
     async def work() -> bytes:
         await backend.lanes.call(backend.engine.unload_model, row.model_id)

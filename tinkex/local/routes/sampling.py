@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from attrs import evolve
@@ -21,7 +22,7 @@ from tinkex_api.models import (
 from tinkex.local import paths
 from tinkex.local.access import Access
 from tinkex.local.backend import Backend
-from tinkex.local.engine.base import SampleSpec
+from tinkex.local.engine.base import OnToken, SampleResult, SampleSpec
 from tinkex.local.errors import bad_request, malformed
 from tinkex.local.events import EventStream
 from tinkex.local.futures import Ticket
@@ -90,6 +91,7 @@ def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleR
     async def work() -> bytes:
         await backend.load_sampler(sampler)
         result = await asyncio.wrap_future(backend.engine.sample(sampler.weights_id, spec))
+        _note_usage(backend, ticket.owner, sampler, spec, result)
         return encode_sample(result, body.target_prompt_logprobs)
 
     return backend.futures.start(ticket, work)
@@ -114,7 +116,25 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
             raise bad_request(f"a stream gives no {name}")
 
     await backend.load_sampler(sampler)
-    return EventStream(lambda on_token: backend.engine.sample(sampler.weights_id, spec, on_token))
+    loop = asyncio.get_running_loop()
+
+    def begin(on_token: OnToken) -> Future[SampleResult]:
+        sample = backend.engine.sample(sampler.weights_id, spec, on_token)
+        sample.add_done_callback(lambda done: None if loop.is_closed() else loop.call_soon_threadsafe(note, done))
+        return sample
+
+    def note(done: Future[SampleResult]) -> None:
+        if not done.cancelled() and not done.exception():
+            _note_usage(backend, call.access.new_owner, sampler, spec, done.result())
+
+    return EventStream(begin)
+
+
+def _note_usage(backend: Backend, owner: str, sampler: SamplerRow, spec: SampleSpec, result: SampleResult) -> None:
+    """The prompt counts once, however many samples there are."""
+    usage, whose, now = backend.store.usage, (owner, sampler.session_id, sampler.base_model), time.time()
+    usage.add(*whose, "sampling_prefill", len(spec.prompt), now)
+    usage.add(*whose, "sampling_sample", sum(len(sequence.tokens) for sequence in result.sequences), now)
 
 
 _NOT_STREAMED = (
@@ -139,7 +159,7 @@ def _saved_at(backend: Backend, row: SamplerRow) -> float:
 
 ROUTES = [
     post("/create_sampling_session", CreateSamplingSessionRequest, create_sampling_session),
-    get("/samplers/{sampler_id}", get_sampler),
+    get("/samplers/{sampler_id:path}", get_sampler),
     post("/join_sampling_session", JoinSamplingSessionRequest, join_sampling_session),
     post("/asample", SampleRequest, sample),
     post("/asample_stream", SampleRequest, sample_stream),

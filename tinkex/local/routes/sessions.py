@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinkex_api.models import (
+    AssignSessionProjectRequest,
     CreateSessionRequest,
     CreateSessionResponse,
     FinishSessionRequest,
@@ -18,10 +19,10 @@ from tinkex_api.models import (
 )
 
 from tinkex.local.backend import Backend
-from tinkex.local.errors import Refused
-from tinkex.local.http import Call, get, post
-from tinkex.local.routes.paging import page
-from tinkex.local.store import SessionRow
+from tinkex.local.errors import Refused, malformed
+from tinkex.local.http import Call, get, post, put
+from tinkex.local.routes.query import accessible, page
+from tinkex.local.store import FINISH_REASONS, SessionRow
 
 
 async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> Mapping[str, Any]:
@@ -37,6 +38,8 @@ async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> 
         owner=call.access.new_owner,
     )
     backend.store.sessions.add(row)
+    details = {"session_id": row.session_id, "project_id": row.project_id, "display_name": row.display_name}
+    backend.store.audit.add(row.owner, "session.created", details, row.created_at)
     return CreateSessionResponse(row.session_id).to_dict()
 
 
@@ -50,20 +53,35 @@ async def heartbeat(backend: Backend, call: Call[SessionHeartbeatRequest]) -> Ma
 
 async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
     """Ends the session; its models are unloaded after the requests whose turn has come."""
-    row = call.access.session(call.path["session_id"])
-    if backend.store.sessions.finish(row.session_id, call.body.reason.type_, call.body.detail, time.time()):
+    row, reason, now = call.access.session(call.path["session_id"]), call.body.reason.type_, time.time()
+    if reason not in FINISH_REASONS:
+        raise malformed("reason", "type", message=f"must be one of {', '.join(FINISH_REASONS)}")
+    if backend.store.sessions.finish(row.session_id, reason, call.body.detail, now):
+        backend.store.audit.add(row.owner, "session.finished", {"session_id": row.session_id, "reason": reason}, now)
         for model in backend.store.models.of_session(row.session_id):
             if backend.retire(model):
                 backend.unload_later(model.model_id)
     return {}
 
 
+async def assign_project(backend: Backend, call: Call[AssignSessionProjectRequest]) -> Mapping[str, Any]:
+    """A project is no more than a name."""
+    row, project_id = call.access.session(call.path["session_id"]), call.body.project_id
+    backend.store.sessions.set_project(row.session_id, project_id)
+    details = {"session_id": row.session_id, "project_id": project_id}
+    backend.store.audit.add(row.owner, "project.assigned", details, time.time())
+    return {}
+
+
 async def list_sessions(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    """One's own, whatever the scope: nobody can read another's session."""
+    accessible(call.query)
     limit, offset = page(call.query, limit=20)
     return ListSessionsResponse(backend.store.sessions.ids(call.access.owner, limit, offset)).to_dict()
 
 
 async def get_session(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    accessible(call.query)
     row = call.access.session(call.path["session_id"])
     return GetSessionResponse(
         training_run_ids=[model.model_id for model in backend.store.models.of_session(row.session_id)],
@@ -77,6 +95,7 @@ ROUTES = [
     post("/create_session", CreateSessionRequest, create_session, defaults={"tags": [], "user_metadata": {}, "sdk_version": ""}),
     post("/session_heartbeat", SessionHeartbeatRequest, heartbeat),
     post("/sessions/{session_id}/finish", FinishSessionRequest, finish),
+    put("/sessions/{session_id}/project", AssignSessionProjectRequest, assign_project),
     get("/sessions", list_sessions),
     get("/sessions/{session_id}", get_session),
 ]

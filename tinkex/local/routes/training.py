@@ -60,8 +60,11 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
 
     async def work() -> bytes:
         encoded, total = await backend.lanes.call(compute)
+        now = time.time()
         if backward:
-            backend.store.steps.add_loss(row.model_id, total, count_trained(data), time.time())
+            backend.store.steps.add_loss(row.model_id, total, count_trained(data), now)
+        token_count = sum(len(example.tokens) for example in data)
+        backend.store.usage.add(row.owner, row.session_id, row.base_model, "training", token_count, now)
         return encoded
 
     return work

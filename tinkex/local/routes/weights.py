@@ -33,6 +33,8 @@ from tinkex.local.routes.models import NewModel, creating, start_model
 from tinkex.local.store import CheckpointRow, ModelRow, SamplerRow
 from tinkex.local.translate import encode
 
+_LONGEST_TTL = 10 * 365 * 24 * 3600
+
 
 async def save(backend: Backend, call: Call[SaveWeightsRequest]) -> Mapping[str, Any]:
     """Weights and optimizer state; gradients that wait for their optim_step are not saved."""
@@ -63,7 +65,7 @@ async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str,
 def _save(backend: Backend, row: ModelRow, body: SaveWeightsRequest) -> Work:
     path = CheckpointPath(row.model_id, WEIGHTS, check_name(body.path, "path"))
     result = SaveWeightsResponse(str(path), "save_weights")
-    save = _save_named(backend, path, checked_ttl(body.ttl_seconds), lambda saved: result.to_dict(), overwrite=bool(body.overwrite))
+    save = _save_named(backend, row, path, body, lambda saved: result.to_dict(), overwrite=bool(body.overwrite))
 
     async def work() -> bytes:
         saved = await save()
@@ -80,7 +82,7 @@ def _save_for_sampler(backend: Backend, row: ModelRow, body: SaveWeightsForSampl
             raise malformed("sampling_session_seq_id", message="and path cannot both be given")
         path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
         result = SaveWeightsForSamplerResponse(str(path), type_="save_weights_for_sampler")
-        return _save_named(backend, path, checked_ttl(body.ttl_seconds), lambda saved: result.to_dict(), overwrite=False)
+        return _save_named(backend, row, path, body, lambda saved: result.to_dict())
     if body.sampling_session_seq_id is None:
         raise malformed("path", message="is missing, and so is sampling_session_seq_id: one of them is needed")
     return _save_ephemeral(backend, row, body.sampling_session_seq_id, inflight=inflight)
@@ -102,34 +104,51 @@ def _save_external(backend: Backend, row: ModelRow, body: SaveWeightsExternalReq
     def result(saved: CheckpointRow) -> Mapping[str, Any]:
         return SaveWeightsExternalResponse(str(path), saved.size_bytes, "save_weights_external").to_dict()
 
-    return _save_named(backend, path, checked_ttl(body.ttl_seconds), result, overwrite=False)
+    return _save_named(backend, row, path, body, result)
 
 
 def checked_ttl(seconds: int | None) -> int | None:
     """Raises `Refused` for a lifetime that is none."""
-    if seconds is not None and seconds < 1:
-        raise malformed("ttl_seconds", message="must be 1 or more")
+    if seconds is not None and not 1 <= seconds <= _LONGEST_TTL:
+        raise malformed("ttl_seconds", message=f"must be 1 to {_LONGEST_TTL}, which is ten years")
     return seconds
 
 
 def _save_named(
     backend: Backend,
+    row: ModelRow,
     path: CheckpointPath,
-    ttl_seconds: int | None,
+    body: SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest,
     result: Callable[[CheckpointRow], Mapping[str, Any]],
     *,
-    overwrite: bool,
+    overwrite: bool = False,
 ) -> Work:
+    ttl_seconds, metadata = checked_ttl(body.ttl_seconds), _metadata(body)
+
     async def work() -> bytes:
         if backend.store.checkpoints.get(path) and not overwrite:
             raise InvalidRequest(f"{path} exists; save under another name, or delete it first")
         folder, now = path.folder(backend.data_dir), time.time()
         await backend.lanes.call(backend.engine.save_model, path.run_id, folder, optimizer=path.kind == WEIGHTS)
-        saved = CheckpointRow(path, _size(folder), now, expiry(now, ttl_seconds))
+        saved = CheckpointRow(path, _size(folder), now, expiry(now, ttl_seconds), metadata)
         backend.store.checkpoints.put(saved)
+        note_saved(backend, row, saved, "saved")
         return encode(result(saved))
 
     return work
+
+
+def _metadata(body: SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest) -> Mapping[str, str]:
+    if isinstance(body, SaveWeightsExternalRequest) or body.user_metadata is None:
+        return {}
+    return body.user_metadata.additional_properties
+
+
+def note_saved(backend: Backend, run: ModelRow, saved: CheckpointRow, what: str) -> None:
+    """In the audit log, and among what the run's session has used."""
+    details = {"tinker_path": str(saved.path), "size_bytes": saved.size_bytes}
+    backend.store.audit.add(run.owner, f"checkpoint.{what}", details, saved.created_at)
+    backend.store.usage.add(run.owner, run.session_id, run.base_model, "checkpoint", 1, saved.created_at)
 
 
 def expiry(now: float, ttl_seconds: int | None) -> float | None:

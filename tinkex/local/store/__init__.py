@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tinkex.local.store.audit import AuditLog
 from tinkex.local.store.checkpoints import Checkpoints
 from tinkex.local.store.custom_losses import CustomLosses
 from tinkex.local.store.database import Database, StoreError
@@ -16,38 +17,59 @@ from tinkex.local.store.futures import StoredFutures
 from tinkex.local.store.keys import Keys
 from tinkex.local.store.models import Models
 from tinkex.local.store.rows import (
+    FINISH_REASONS,
+    AuditRow,
     Category,
     CheckpointRow,
     CustomLossRow,
     EndedFuture,
+    FoundSession,
     FutureRow,
     FutureState,
     KeyRow,
     ModelRow,
     ModelState,
+    RunQuery,
     SamplerRow,
+    SessionQuery,
     SessionRow,
     StepRow,
+    StorageRow,
+    StoredSpan,
+    TimedFuture,
+    UsageKind,
+    UsageRow,
 )
 from tinkex.local.store.samplers import Samplers
 from tinkex.local.store.sessions import Sessions
 from tinkex.local.store.steps import Steps
+from tinkex.local.store.usage import Usage
 
 __all__ = [
+    "FINISH_REASONS",
+    "AuditRow",
     "Category",
     "CheckpointRow",
     "CustomLossRow",
     "EndedFuture",
+    "FoundSession",
     "FutureRow",
     "FutureState",
     "KeyRow",
     "ModelRow",
     "ModelState",
+    "RunQuery",
     "SamplerRow",
+    "SessionQuery",
     "SessionRow",
     "StepRow",
+    "StorageRow",
     "Store",
     "StoreError",
+    "StoredSpan",
+    "TimedFuture",
+    "UsageKind",
+    "UsageRow",
 ]
 
 
@@ -64,12 +86,14 @@ class Store:
         self.checkpoints = Checkpoints(self._database)
         self.samplers = Samplers(self._database)
         self.custom_losses = CustomLosses(self._database)
+        self.audit = AuditLog(self._database)
+        self.usage = Usage(self._database)
 
     def recover(self, reason: str, now: float) -> None:
         """After a restart: what was pending has failed for `reason`, and no model is in memory."""
         with self._database.transaction():
             self.futures.fail_pending(reason, now)
-            self.models.unload_all()
+            self.models.lose_all()
 
     def close(self) -> None:
         self._database.close()

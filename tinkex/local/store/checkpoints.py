@@ -8,7 +8,7 @@ import orjson
 
 from tinkex.local.paths import CheckpointPath
 from tinkex.local.store.database import Database, dump
-from tinkex.local.store.rows import CheckpointRow
+from tinkex.local.store.rows import CheckpointRow, StorageRow
 
 _JOINED = "FROM checkpoints JOIN models USING (model_id) JOIN sessions USING (session_id)"
 _CHECKPOINTS = f"SELECT checkpoints.*, sessions.owner {_JOINED}"
@@ -51,6 +51,29 @@ class Checkpoints:
     def of_run(self, model_id: str) -> list[CheckpointRow]:
         """Newest first."""
         return self._db.all(_row, f"{_CHECKPOINTS} WHERE model_id = ? ORDER BY checkpoints.rowid DESC", model_id)
+
+    def published_of_run(self, model_id: str) -> list[CheckpointRow]:
+        return self._db.all(_row, f"{_CHECKPOINTS} WHERE model_id = ? AND public ORDER BY checkpoints.rowid DESC", model_id)
+
+    def last(self, model_id: str, kind: str) -> CheckpointRow | None:
+        """The newest of a kind of a run."""
+        sql = f"{_CHECKPOINTS} WHERE model_id = ? AND kind = ? ORDER BY checkpoints.rowid DESC LIMIT 1"
+        return self._db.one(_row, sql, model_id, kind)
+
+    def storage(self, owner: str | None, project_id: str | None) -> list[StorageRow]:
+        """By owner and project, of one of either, or of all."""
+        sql = (
+            f"SELECT owner, project_id, count(*), sum(size_bytes) {_JOINED}"
+            " WHERE (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR project_id = ?2) GROUP BY owner, project_id"
+        )
+        return self._db.all(lambda row: StorageRow(*row), sql, owner, project_id)
+
+    def set_public(self, path: CheckpointPath, public: bool) -> bool:
+        """Whether it was otherwise before."""
+        return self._db.run(f"UPDATE checkpoints SET public = ? WHERE {_AT} AND public != ?", public, *_key(path), public) == 1
+
+    def set_expiry(self, path: CheckpointPath, expires_at: float | None) -> None:
+        self._db.run(f"UPDATE checkpoints SET expires_at = ? WHERE {_AT}", expires_at, *_key(path))
 
     def delete(self, path: CheckpointPath) -> None:
         self._db.run(f"DELETE FROM checkpoints WHERE {_AT}", *_key(path))

@@ -31,7 +31,8 @@ CREATE TABLE models (
 CREATE INDEX models_of_session ON models (session_id);
 CREATE TABLE futures (
     request_id TEXT PRIMARY KEY, scope TEXT NOT NULL, seq_id INTEGER, kind TEXT NOT NULL, fingerprint TEXT NOT NULL,
-    owner TEXT NOT NULL, state TEXT NOT NULL, result BLOB, error TEXT, category TEXT, created_at REAL NOT NULL, finished_at REAL,
+    owner TEXT NOT NULL, state TEXT NOT NULL, result BLOB, error TEXT, category TEXT,
+    created_at REAL NOT NULL, started_at REAL, finished_at REAL,
     UNIQUE (scope, seq_id)
 );
 CREATE TABLE steps (
@@ -43,6 +44,14 @@ CREATE TABLE checkpoints (
     created_at REAL NOT NULL, expires_at REAL, user_metadata TEXT NOT NULL, public INTEGER NOT NULL,
     PRIMARY KEY (model_id, kind, name)
 );
+CREATE TABLE past_checkpoints (
+    session_id TEXT NOT NULL, base_model TEXT NOT NULL, size_bytes INTEGER NOT NULL, created_at REAL NOT NULL, deleted_at REAL NOT NULL
+);
+CREATE TRIGGER checkpoint_is_past AFTER DELETE ON checkpoints BEGIN
+    INSERT INTO past_checkpoints
+        SELECT session_id, base_model, old.size_bytes, old.created_at, (julianday('now') - 2440587.5) * 86400
+        FROM models WHERE model_id = old.model_id;
+END;
 CREATE TABLE samplers (
     sampler_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
     model_path TEXT, folder TEXT, inflight_of TEXT, created_at REAL NOT NULL, copies INTEGER NOT NULL DEFAULT 0
@@ -52,7 +61,17 @@ CREATE TABLE custom_losses (
     loss_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, name TEXT NOT NULL, inputs TEXT NOT NULL,
     nodes TEXT NOT NULL, created_at REAL NOT NULL
 );
+CREATE TABLE events (
+    event_id INTEGER PRIMARY KEY, owner TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL, at REAL NOT NULL
+);
+CREATE INDEX events_by_time ON events (at);
+CREATE TABLE usage (
+    hour INTEGER NOT NULL, owner TEXT NOT NULL, session_id TEXT NOT NULL, base_model TEXT NOT NULL, kind TEXT NOT NULL,
+    amount INTEGER NOT NULL, PRIMARY KEY (hour, owner, session_id, base_model, kind)
+) WITHOUT ROWID;
 """
+# a row that is replaced is deleted first, for the triggers, too
+_PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "recursive_triggers = ON")
 
 
 class StoreError(RuntimeError):
@@ -77,8 +96,9 @@ class Database:
 
     def _prepare(self, file: Path) -> None:
         self._connection.row_factory = sqlite3.Row
+        self._connection.create_function("folded", 1, _folded, deterministic=True)
         try:
-            for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+            for pragma in _PRAGMAS:
                 self._connection.execute(f"PRAGMA {pragma}").close()
             [version] = self._connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.DatabaseError as error:
@@ -117,6 +137,11 @@ class Database:
         """The one number that a query gives."""
         [value] = self._connection.execute(sql, values).fetchone()
         return value
+
+
+def _folded(text: str | None) -> str | None:
+    """As it is compared whatever its case."""
+    return text and text.casefold()
 
 
 def dump(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from tinkex.local.store.database import Database
-from tinkex.local.store.rows import EndedFuture, FutureRow
+from tinkex.local.store.rows import EndedFuture, FutureRow, TimedFuture
 
 _COLUMNS = ("request_id", "scope", "seq_id", "kind", "fingerprint", "state", "result", "error", "category", "owner")
 
@@ -42,14 +42,25 @@ class StoredFutures:
         )
         return self._db.all(lambda row: EndedFuture(*row), sql, scope)
 
-    def end(self, row: FutureRow, now: float) -> None:
+    def of_session(self, session_id: str, limit: int) -> list[TimedFuture]:
+        """The newest, oldest first: of the session itself, of its models, and of its sampling sessions."""
+        sql = (
+            "SELECT request_id, scope, seq_id, kind, state, created_at, started_at, finished_at FROM futures WHERE scope IN"
+            " (SELECT ?1 UNION ALL SELECT ?1 || ':loss' UNION ALL SELECT model_id FROM models WHERE session_id = ?1"
+            " UNION ALL SELECT sampler_id FROM samplers WHERE session_id = ?1) ORDER BY created_at DESC, rowid DESC LIMIT ?2"
+        )
+        return self._db.all(lambda row: TimedFuture(*row), sql, session_id, limit)[::-1]
+
+    def end(self, row: FutureRow, started_at: float | None, now: float) -> None:
         """Writes the outcome that `row` holds."""
         self._db.run(
-            "UPDATE futures SET state = ?, result = ?, error = ?, category = ?, finished_at = ? WHERE request_id = ?",
+            "UPDATE futures SET state = ?, result = ?, error = ?, category = ?, started_at = ?, finished_at = ?"
+            " WHERE request_id = ?",
             row.state,
             row.result,
             row.error,
             row.category,
+            started_at,
             now,
             row.request_id,
         )

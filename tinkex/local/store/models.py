@@ -5,12 +5,15 @@ from __future__ import annotations
 import sqlite3
 
 import orjson
+from attrs import astuple
 
 from tinkex.local.engine.base import LoraShape
 from tinkex.local.store.database import Database, dump
-from tinkex.local.store.rows import ModelRow, ModelState
+from tinkex.local.store.rows import ModelRow, ModelState, RunQuery
 
 _MODELS = "SELECT models.*, sessions.owner FROM models JOIN sessions USING (session_id)"
+_PUBLISHED = "EXISTS (SELECT 1 FROM checkpoints WHERE checkpoints.model_id = models.model_id AND public)"
+_WANTED = f"(?1 IS NULL OR owner = ?1 OR (?2 AND {_PUBLISHED})) AND (?3 IS NULL OR project_id = ?3)"
 
 
 class Models:
@@ -39,13 +42,16 @@ class Models:
     def get(self, model_id: str) -> ModelRow | None:
         return self._db.one(_row, f"{_MODELS} WHERE model_id = ?", model_id)
 
-    def page(self, owner: str | None, limit: int, offset: int) -> list[ModelRow]:
-        """Those of one owner, or all; newest first."""
-        sql = f"{_MODELS} WHERE ?1 IS NULL OR owner = ?1 ORDER BY models.rowid DESC LIMIT ?2 OFFSET ?3"
-        return self._db.all(_row, sql, owner, limit, offset)
+    def page(self, query: RunQuery, limit: int, offset: int) -> list[ModelRow]:
+        """Newest first."""
+        sql = f"{_MODELS} WHERE {_WANTED} ORDER BY models.rowid DESC LIMIT ?4 OFFSET ?5"
+        return self._db.all(_row, sql, *astuple(query), limit, offset)
 
-    def count(self, owner: str | None) -> int:
-        return self._db.number("SELECT count(*) FROM models JOIN sessions USING (session_id) WHERE ?1 IS NULL OR owner = ?1", owner)
+    def count(self, query: RunQuery) -> int:
+        return self._db.number(f"SELECT count(*) FROM models JOIN sessions USING (session_id) WHERE {_WANTED}", *astuple(query))
+
+    def has_published(self, model_id: str) -> bool:
+        return self._db.number(f"SELECT {_PUBLISHED} FROM models WHERE model_id = ?", model_id) == 1
 
     def count_in_memory(self) -> int:
         return self._db.number("SELECT count(*) FROM models WHERE state IN ('creating', 'ready')")
@@ -73,9 +79,9 @@ class Models:
     def note_request(self, model_id: str, now: float) -> None:
         self._db.run("UPDATE models SET last_request_at = ? WHERE model_id = ?", now, model_id)
 
-    def unload_all(self) -> None:
+    def lose_all(self) -> None:
         """After a restart no model is in memory."""
-        self._db.run("UPDATE models SET state = 'unloaded' WHERE state != 'failed'")
+        self._db.run("UPDATE models SET state = 'lost' WHERE state IN ('creating', 'ready')")
 
 
 def _row(row: sqlite3.Row) -> ModelRow:

@@ -10,8 +10,11 @@ from attrs import field, frozen
 from tinkex.local.engine.base import CustomLoss, LoraShape
 from tinkex.local.paths import CheckpointPath
 
-ModelState: TypeAlias = Literal["creating", "ready", "failed", "unloaded"]
+ModelState: TypeAlias = Literal["creating", "ready", "failed", "unloaded", "lost"]
 FutureState: TypeAlias = Literal["pending", "done", "failed"]
+FINISH_REASONS = ("success", "errored", "interrupted")
+"""How a client ends its session. One that ended for any other reason was cancelled by the server."""
+UsageKind: TypeAlias = Literal["training", "sampling_prefill", "sampling_sample", "checkpoint"]
 Category: TypeAlias = Literal["user", "server", "order"]
 
 
@@ -38,6 +41,33 @@ class SessionRow:
     created_at: float
     owner: str = ""
     finished_at: float | None = None
+    finish_reason: str | None = None
+    finish_detail: str | None = None
+
+
+@frozen(kw_only=True)
+class SessionQuery:
+    """Which sessions to find: all conditions must hold, None and empty ones aside. `owner` None is all of them."""
+
+    owner: str | None
+    session_id: str | None = None
+    words: Sequence[str] = ()
+    """Of the display name. Where `session_id` is given, too, either is enough."""
+    project_ids: Sequence[str] | None = None
+    user_metadata: Mapping[str, str] = field(factory=dict[str, str])
+    states: Sequence[str] | None = None
+    """Of `FINISH_REASONS`, "active" and "cancelled"."""
+    after: tuple[float, str] | None = None
+    """When the last session of the page before began, and its id."""
+
+
+@frozen
+class FoundSession:
+    """A session with what its checkpoints come to."""
+
+    session: SessionRow
+    checkpoints: int
+    size_bytes: int
 
 
 @frozen
@@ -63,6 +93,15 @@ class StepRow:
     number: int
     loss: float | None
     at: float
+
+
+@frozen
+class RunQuery:
+    """Runs of one owner, or of all; with `published`, those of others too that have a published checkpoint. Of one project, or of all."""
+
+    owner: str | None
+    published: bool = False
+    project_id: str | None = None
 
 
 @frozen
@@ -133,3 +172,62 @@ class CustomLossRow:
     session_id: str
     name: str
     loss: CustomLoss
+
+
+@frozen
+class AuditRow:
+    """Something that was done."""
+
+    at: float
+    event: str
+    details: Mapping[str, object]
+
+
+@frozen
+class UsageRow:
+    """Tokens, or checkpoints, of one hour, which begins at `hour`."""
+
+    hour: int
+    owner: str
+    session_id: str
+    base_model: str
+    project_id: str | None
+    kind: UsageKind
+    amount: int
+
+
+@frozen
+class StoredSpan:
+    """How long a checkpoint has been there; `end` is None for one that still is."""
+
+    owner: str
+    session_id: str
+    base_model: str
+    project_id: str | None
+    size_bytes: int
+    start: float
+    end: float | None
+
+
+@frozen
+class StorageRow:
+    """What the checkpoints of one owner in one project take."""
+
+    owner: str
+    project_id: str | None
+    count: int
+    size_bytes: int
+
+
+@frozen
+class TimedFuture:
+    """When a request came, was begun and ended."""
+
+    request_id: str
+    scope: str
+    seq_id: int | None
+    kind: str
+    state: FutureState
+    created_at: float
+    started_at: float | None
+    finished_at: float | None

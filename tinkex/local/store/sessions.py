@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import orjson
 
 from tinkex.local.store.database import Database, dump
-from tinkex.local.store.rows import SessionRow
+from tinkex.local.store.rows import FINISH_REASONS, FoundSession, SessionQuery, SessionRow
+
+_STATE = f"""CASE
+    WHEN finished_at IS NULL THEN 'active' WHEN finish_reason IN {FINISH_REASONS} THEN finish_reason ELSE 'cancelled' END"""
+_NEWEST_FIRST = "ORDER BY created_at DESC, session_id DESC"
+
+_Condition: TypeAlias = tuple[str, list[Any]]
+"""In SQL, and its values."""
 
 
 class Sessions:
@@ -38,6 +47,19 @@ class Sessions:
         sql = "SELECT session_id FROM sessions WHERE ?1 IS NULL OR owner = ?1 ORDER BY rowid DESC LIMIT ?2 OFFSET ?3"
         return self._db.all(lambda row: row["session_id"], sql, owner, limit, offset)
 
+    def search(self, query: SessionQuery, limit: int) -> list[FoundSession]:
+        """Newest first."""
+        conditions, values = _conditions(query)
+        taken = "FROM checkpoints JOIN models USING (model_id) WHERE session_id = found.session_id"
+        sql = (
+            f"SELECT *, (SELECT count(*) {taken}) AS checkpoints, (SELECT coalesce(sum(size_bytes), 0) {taken}) AS size_bytes"
+            f" FROM (SELECT * FROM sessions WHERE {conditions} {_NEWEST_FIRST} LIMIT ?) AS found {_NEWEST_FIRST}"
+        )
+        return self._db.all(_found, sql, *values, limit)
+
+    def set_project(self, session_id: str, project_id: str) -> None:
+        self._db.run("UPDATE sessions SET project_id = ? WHERE session_id = ?", project_id, session_id)
+
     def note_heartbeat(self, session_id: str, now: float) -> None:
         self._db.run("UPDATE sessions SET heartbeat_at = ? WHERE session_id = ?", now, session_id)
 
@@ -60,4 +82,45 @@ def _row(row: sqlite3.Row) -> SessionRow:
         row["created_at"],
         row["owner"],
         row["finished_at"],
+        row["finish_reason"],
+        row["finish_detail"],
     )
+
+
+def _found(row: sqlite3.Row) -> FoundSession:
+    return FoundSession(_row(row), row["checkpoints"], row["size_bytes"])
+
+
+def _conditions(query: SessionQuery) -> tuple[str, list[Any]]:
+    """The condition in SQL, and its values."""
+    parts = _named(query)
+    if query.owner is not None:
+        parts.append(("owner = ?", [query.owner]))
+    if query.states is not None:
+        parts.append(_among(_STATE, query.states))
+    if query.project_ids is not None:
+        parts.append(_among("project_id", query.project_ids))
+    for pair in query.user_metadata.items():
+        parts.append(("EXISTS (SELECT 1 FROM json_each(user_metadata) WHERE key = ? AND value = ?)", [*pair]))
+    if query.after:
+        began, session_id = query.after
+        # what the row itself has, where it is still there: it is more exact than its text
+        known = "coalesce((SELECT created_at FROM sessions WHERE session_id = ?), ?)"
+        parts.append((f"(created_at, session_id) < ({known}, ?)", [session_id, began, session_id]))
+    return " AND ".join(condition for condition, _ in parts) or "TRUE", [value for _, values in parts for value in values]
+
+
+def _named(query: SessionQuery) -> list[_Condition]:
+    ways: list[_Condition] = []
+    if query.session_id is not None:
+        ways.append(("session_id = ?", [query.session_id]))
+    if query.words:
+        has_word = "instr(folded(display_name), ?)"
+        ways.append((" AND ".join([has_word] * len(query.words)), [word.casefold() for word in query.words]))
+    if not ways:
+        return []
+    return [(f"({' OR '.join(condition for condition, _ in ways)})", [value for _, values in ways for value in values])]
+
+
+def _among(expression: str, values: Sequence[str]) -> _Condition:
+    return f"{expression} IN ({', '.join('?' * len(values))})", [*values]

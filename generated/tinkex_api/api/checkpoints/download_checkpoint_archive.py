@@ -10,14 +10,23 @@ import orjson
 from ... import errors
 from ...client import AuthenticatedClient, Client
 from ...models.error_response import ErrorResponse
-from ...types import File, Request, Response
+from ...types import UNSET, File, Request, Response, Unset
 
 
 def _get_kwargs(
     run_id: str,
     kind: str,
     name: str,
+    *,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> dict[str, Any]:
+    headers: dict[str, Any] = {}
+    if not isinstance(range_, Unset):
+        headers["Range"] = range_
+
+    if not isinstance(if_range, Unset):
+        headers["If-Range"] = if_range
 
     _kwargs: dict[str, Any] = {
         "method": "get",
@@ -28,6 +37,7 @@ def _get_kwargs(
         ),
     }
 
+    _kwargs["headers"] = headers
     return _kwargs
 
 
@@ -93,6 +103,9 @@ def request(
     run_id: str,
     kind: str,
     name: str,
+    *,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> Request[File]:
     """What to send for `download_checkpoint_archive`, and how to read a 2xx answer; for a transport of one's own."""
     return Request(
@@ -101,6 +114,8 @@ def request(
             run_id=run_id,
             kind=kind,
             name=name,
+            range_=range_,
+            if_range=if_range,
         ),
         _parse_success,
     )
@@ -123,6 +138,8 @@ def sync_detailed(
     name: str,
     *,
     client: AuthenticatedClient | Client,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> Response[ErrorResponse | File]:
     """Fetch a checkpoint as one file
 
@@ -132,6 +149,8 @@ def sync_detailed(
         run_id (str):
         kind (str):
         name (str):
+        range_ (str | Unset):
+        if_range (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -145,6 +164,8 @@ def sync_detailed(
         run_id=run_id,
         kind=kind,
         name=name,
+        range_=range_,
+        if_range=if_range,
     )
 
     response = client.get_httpx_client().request(
@@ -160,6 +181,8 @@ def sync(
     name: str,
     *,
     client: AuthenticatedClient | Client,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> ErrorResponse | File | None:
     """Fetch a checkpoint as one file
 
@@ -169,6 +192,8 @@ def sync(
         run_id (str):
         kind (str):
         name (str):
+        range_ (str | Unset):
+        if_range (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -183,6 +208,8 @@ def sync(
         kind=kind,
         name=name,
         client=client,
+        range_=range_,
+        if_range=if_range,
     ).parsed
 
 
@@ -192,6 +219,8 @@ async def asyncio_detailed(
     name: str,
     *,
     client: AuthenticatedClient | Client,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> Response[ErrorResponse | File]:
     """Fetch a checkpoint as one file
 
@@ -201,6 +230,8 @@ async def asyncio_detailed(
         run_id (str):
         kind (str):
         name (str):
+        range_ (str | Unset):
+        if_range (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -214,6 +245,8 @@ async def asyncio_detailed(
         run_id=run_id,
         kind=kind,
         name=name,
+        range_=range_,
+        if_range=if_range,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -227,6 +260,8 @@ async def asyncio(
     name: str,
     *,
     client: AuthenticatedClient | Client,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> ErrorResponse | File | None:
     """Fetch a checkpoint as one file
 
@@ -236,6 +271,8 @@ async def asyncio(
         run_id (str):
         kind (str):
         name (str):
+        range_ (str | Unset):
+        if_range (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -251,5 +288,7 @@ async def asyncio(
             kind=kind,
             name=name,
             client=client,
+            range_=range_,
+            if_range=if_range,
         )
     ).parsed

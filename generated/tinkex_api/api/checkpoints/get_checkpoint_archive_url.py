@@ -10,14 +10,23 @@ from ... import errors
 from ...client import AuthenticatedClient, Client
 from ...models.checkpoint_archive_url_response import CheckpointArchiveUrlResponse
 from ...models.error_response import ErrorResponse
-from ...types import Request, Response
+from ...types import UNSET, Request, Response, Unset
 
 
 def _get_kwargs(
     run_id: str,
     kind: str,
     name: str,
+    *,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> dict[str, Any]:
+    headers: dict[str, Any] = {}
+    if not isinstance(range_, Unset):
+        headers["Range"] = range_
+
+    if not isinstance(if_range, Unset):
+        headers["If-Range"] = if_range
 
     _kwargs: dict[str, Any] = {
         "method": "get",
@@ -28,6 +37,7 @@ def _get_kwargs(
         ),
     }
 
+    _kwargs["headers"] = headers
     return _kwargs
 
 
@@ -99,6 +109,9 @@ def request(
     run_id: str,
     kind: str,
     name: str,
+    *,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> Request[CheckpointArchiveUrlResponse]:
     """What to send for `get_checkpoint_archive_url`, and how to read a 2xx answer; for a transport of one's own."""
     return Request(
@@ -107,6 +120,8 @@ def request(
             run_id=run_id,
             kind=kind,
             name=name,
+            range_=range_,
+            if_range=if_range,
         ),
         _parse_success,
     )
@@ -129,17 +144,22 @@ def sync_detailed(
     name: str,
     *,
     client: AuthenticatedClient | Client,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> Response[Any | CheckpointArchiveUrlResponse | ErrorResponse]:
     """Where a checkpoint can be fetched as one file
 
      Answers with the URL in a 200 or in the Location of a 302, or with the file itself, by server. 425
     or 503 while the file is being
-    made: try again after `Retry-After`, or 30 s. The official client has it no more.
+    made: try again after `Retry-After`; without it every 30 s, six times. The official client has it no
+    more.
 
     Args:
         run_id (str):
         kind (str):
         name (str):
+        range_ (str | Unset):
+        if_range (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -153,6 +173,8 @@ def sync_detailed(
         run_id=run_id,
         kind=kind,
         name=name,
+        range_=range_,
+        if_range=if_range,
     )
 
     response = client.get_httpx_client().request(
@@ -168,17 +190,22 @@ def sync(
     name: str,
     *,
     client: AuthenticatedClient | Client,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> Any | CheckpointArchiveUrlResponse | ErrorResponse | None:
     """Where a checkpoint can be fetched as one file
 
      Answers with the URL in a 200 or in the Location of a 302, or with the file itself, by server. 425
     or 503 while the file is being
-    made: try again after `Retry-After`, or 30 s. The official client has it no more.
+    made: try again after `Retry-After`; without it every 30 s, six times. The official client has it no
+    more.
 
     Args:
         run_id (str):
         kind (str):
         name (str):
+        range_ (str | Unset):
+        if_range (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -193,6 +220,8 @@ def sync(
         kind=kind,
         name=name,
         client=client,
+        range_=range_,
+        if_range=if_range,
     ).parsed
 
 
@@ -202,17 +231,22 @@ async def asyncio_detailed(
     name: str,
     *,
     client: AuthenticatedClient | Client,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> Response[Any | CheckpointArchiveUrlResponse | ErrorResponse]:
     """Where a checkpoint can be fetched as one file
 
      Answers with the URL in a 200 or in the Location of a 302, or with the file itself, by server. 425
     or 503 while the file is being
-    made: try again after `Retry-After`, or 30 s. The official client has it no more.
+    made: try again after `Retry-After`; without it every 30 s, six times. The official client has it no
+    more.
 
     Args:
         run_id (str):
         kind (str):
         name (str):
+        range_ (str | Unset):
+        if_range (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -226,6 +260,8 @@ async def asyncio_detailed(
         run_id=run_id,
         kind=kind,
         name=name,
+        range_=range_,
+        if_range=if_range,
     )
 
     response = await client.get_async_httpx_client().request(**kwargs)
@@ -239,17 +275,22 @@ async def asyncio(
     name: str,
     *,
     client: AuthenticatedClient | Client,
+    range_: str | Unset = UNSET,
+    if_range: str | Unset = UNSET,
 ) -> Any | CheckpointArchiveUrlResponse | ErrorResponse | None:
     """Where a checkpoint can be fetched as one file
 
      Answers with the URL in a 200 or in the Location of a 302, or with the file itself, by server. 425
     or 503 while the file is being
-    made: try again after `Retry-After`, or 30 s. The official client has it no more.
+    made: try again after `Retry-After`; without it every 30 s, six times. The official client has it no
+    more.
 
     Args:
         run_id (str):
         kind (str):
         name (str):
+        range_ (str | Unset):
+        if_range (str | Unset):
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -265,5 +306,7 @@ async def asyncio(
             kind=kind,
             name=name,
             client=client,
+            range_=range_,
+            if_range=if_range,
         )
     ).parsed

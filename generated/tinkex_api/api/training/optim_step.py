@@ -143,10 +143,10 @@ def sync_detailed(
      The result is an OptimStepResponse.
 
     Args:
-        body (OptimStepRequest): An optimizer's step, with either `adam_params` or
-            `optimizer_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params':
-            {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0,
-            'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
+        body (OptimStepRequest): An optimizer's step, with one of `adam_params`,
+            `optimizer_params` and `sgd_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2,
+            'adam_params': {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12,
+            'weight_decay': 0.0, 'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -177,10 +177,10 @@ def sync(
      The result is an OptimStepResponse.
 
     Args:
-        body (OptimStepRequest): An optimizer's step, with either `adam_params` or
-            `optimizer_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params':
-            {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0,
-            'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
+        body (OptimStepRequest): An optimizer's step, with one of `adam_params`,
+            `optimizer_params` and `sgd_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2,
+            'adam_params': {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12,
+            'weight_decay': 0.0, 'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -206,10 +206,10 @@ async def asyncio_detailed(
      The result is an OptimStepResponse.
 
     Args:
-        body (OptimStepRequest): An optimizer's step, with either `adam_params` or
-            `optimizer_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params':
-            {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0,
-            'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
+        body (OptimStepRequest): An optimizer's step, with one of `adam_params`,
+            `optimizer_params` and `sgd_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2,
+            'adam_params': {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12,
+            'weight_decay': 0.0, 'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
@@ -238,10 +238,10 @@ async def asyncio(
      The result is an OptimStepResponse.
 
     Args:
-        body (OptimStepRequest): An optimizer's step, with either `adam_params` or
-            `optimizer_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params':
-            {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0,
-            'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
+        body (OptimStepRequest): An optimizer's step, with one of `adam_params`,
+            `optimizer_params` and `sgd_params`. Example: {'model_id': 'S1:train:0', 'seq_id': 2,
+            'adam_params': {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12,
+            'weight_decay': 0.0, 'grad_clip_norm': 0.0}, 'type': 'optim_step'}.
 
     Raises:
         errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.

@@ -1,0 +1,110 @@
+"""`Content`: bytes that are sent from files, from any place on, and never held whole; a folder as a tar among them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+_PIECE = 1 << 20
+_BLOCK = tarfile.BLOCKSIZE
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+class Changed(RuntimeError):
+    """A file is no longer as it was when its content was planned."""
+
+
+@frozen
+class Piece:
+    """A file, or bytes of their own."""
+
+    source: Path | bytes
+    size: int
+
+
+@frozen
+class Content:
+    """What is to be sent, piece after piece."""
+
+    pieces: Sequence[Piece]
+
+    @property
+    def size(self) -> int:
+        return sum(piece.size for piece in self.pieces)
+
+    def read(self, wanted: range) -> Generator[bytes, None, None]:
+        """The bytes at these places, which follow one another. Raises `Changed`, late, when a file is not as planned."""
+        begin = 0
+        for piece in self.pieces:
+            inside = range(max(wanted.start - begin, 0), min(wanted.stop - begin, piece.size))
+            if inside:
+                yield from _read(piece, inside)
+            begin += piece.size
+
+    def sha256(self) -> bytes:
+        digest = hashlib.sha256()
+        for part in self.read(range(self.size)):
+            digest.update(part)
+        return digest.digest()
+
+
+def _read(piece: Piece, wanted: range) -> Generator[bytes, None, None]:
+    if isinstance(piece.source, bytes):
+        yield piece.source[wanted.start : wanted.stop]
+        return
+    with piece.source.open("rb") as opened:
+        opened.seek(wanted.start)
+        left = len(wanted)
+        while left and (part := opened.read(min(left, _PIECE))):
+            left -= len(part)
+            yield part
+    if left:
+        raise Changed(f"{piece.source} is shorter than it was")
+
+
+def of_file(file: Path) -> Content:
+    return Content([Piece(file, file.stat().st_size)])
+
+
+def of_folder(folder: Path, modified: float) -> Content:
+    """A tar of the files in `folder`; the same bytes each time, as `modified` stands for the times of them all."""
+    pieces: list[Piece] = []
+    for file in files_of(folder):
+        size = file.stat().st_size
+        header = _header(file.name, size, modified)
+        padding = bytes(-size % _BLOCK)
+        pieces += [Piece(header, len(header)), Piece(file, size), Piece(padding, len(padding))]
+    end = bytes(2 * _BLOCK)
+    return Content([*pieces, Piece(end, len(end))])
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files right in it, by name."""
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def _header(name: str, size: int, modified: float) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime = size, int(modified)
+    return entry.tobuf(tarfile.PAX_FORMAT)
+
+
+def wanted_range(header: str | None, size: int) -> range | None:
+    """What a Range header asks for of so many bytes; empty when they end before it; None for all of them.
+
+    Of several ranges, or units other than bytes, all is sent, as RFC 9110 allows.
+    """
+    match = _RANGE.fullmatch(header.replace(" ", "")) if header else None
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if not first:
+        return range(max(size - int(last), 0), size)
+    if last and int(last) < int(first):
+        return None
+    return range(min(int(first), size), min(int(last) + 1, size) if last else size)

@@ -1,0 +1,95 @@
+"""The files of saved weights, to be fetched by signed URLs: one by one, or all as a tar."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from starlette.responses import RedirectResponse, Response
+from tinkex_api.models import ExternalWeightsUrlsResponse, SignedUrls
+
+from tinkex.local.backend import Backend
+from tinkex.local.content import files_of, of_file, of_folder
+from tinkex.local.downloads import Download, answer
+from tinkex.local.errors import bad_request, not_found
+from tinkex.local.http import PREFIX, Call, get, json_response
+from tinkex.local.paths import EXTERNAL_WEIGHTS, CheckpointPath
+from tinkex.local.routes.checkpoints import CHECKPOINT, path_of
+from tinkex.local.routes.facts import moment
+from tinkex.local.signed_urls import LIFETIME, signed_url
+from tinkex.local.store import CheckpointRow
+
+_PATIENCE = 5.0
+"""Seconds that a request waits for a tar to be made ready; then it is asked to come again."""
+_FILE = f"{CHECKPOINT}/files/{{file}}"
+
+
+async def archive(backend: Backend, call: Call[None]) -> Response:
+    """Leads to the tar. One that is not ready soon is 503, and goes on being made ready."""
+    row = call.access.checkpoint(path_of(call))
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await _tar(backend, row)
+    except TimeoutError:
+        response = json_response(503, {"detail": f"the archive of {row.path} is being made; ask again"})
+        response.headers["Retry-After"] = "2"
+        return response
+    expires = int(time.time()) + LIFETIME
+    url = signed_url(backend.signer, call.origin, f"{_url_path(row.path)}/download", expires)
+    return RedirectResponse(url, 302, {"Expires": formatdate(expires, usegmt=True)})
+
+
+async def download(backend: Backend, call: Call[None]) -> Response:
+    """By a signed URL, or by a key that may read the checkpoint."""
+    row = call.access.checkpoint(path_of(call))
+    return answer(await _tar(backend, row), call.headers, "application/x-tar", f"{row.path.name}.tar")
+
+
+async def external_weights_urls(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    row = call.access.checkpoint(path_of(call))
+    if row.path.kind != EXTERNAL_WEIGHTS:
+        raise bad_request(f"{row.path} is not of the kind {EXTERNAL_WEIGHTS}; get its archive")
+    urls, expires = SignedUrls(), int(time.time()) + LIFETIME
+    for file in files_of(_folder(backend, row)):
+        urls[file.name] = signed_url(backend.signer, call.origin, f"{_url_path(row.path)}/files/{file.name}", expires)
+    return ExternalWeightsUrlsResponse(urls, moment(expires)).to_dict()
+
+
+async def download_file(backend: Backend, call: Call[None]) -> Response:
+    """By a signed URL, or by a key that may read the checkpoint."""
+    row = call.access.checkpoint(path_of(call))
+    files = {file.name: file for file in files_of(_folder(backend, row))}
+    if call.path["file"] not in files:
+        raise not_found(f"{row.path} has no file {call.path['file']!r}; it has {', '.join(files)}")
+    file = files[call.path["file"]]
+    ready = await backend.downloads.get((file, row.created_at), partial(of_file, file))
+    return answer(ready, call.headers, "application/octet-stream", file.name)
+
+
+async def _tar(backend: Backend, row: CheckpointRow) -> Download:
+    folder = _folder(backend, row)
+    return await backend.downloads.get((folder, row.created_at), partial(of_folder, folder, row.created_at))
+
+
+def _folder(backend: Backend, row: CheckpointRow) -> Path:
+    folder = row.path.folder(backend.data_dir)
+    if not folder.is_dir():
+        raise not_found(f"the files of {row.path} are gone from the data folder")
+    return folder
+
+
+def _url_path(path: CheckpointPath) -> str:
+    return PREFIX + CHECKPOINT.format(run_id=path.run_id, kind=path.kind, name=path.name)
+
+
+ROUTES = [
+    get(f"{CHECKPOINT}/archive", archive),
+    get(f"{CHECKPOINT}/download", download),
+    get(f"{CHECKPOINT}/external_weights_urls", external_weights_urls),
+    get(_FILE, download_file),
+]

@@ -1,0 +1,126 @@
+"""Saved weights: listed, published, given a time to live, deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex_api.models import (
+    Checkpoint,
+    CheckpointsListResponse,
+    Cursor,
+    OptimizerConfig,
+    SetCheckpointTtlRequest,
+    UserMetadata,
+    WeightsInfoRequest,
+    WeightsInfoResponse,
+)
+
+from tinkex.local import paths
+from tinkex.local.backend import Backend
+from tinkex.local.errors import Refused
+from tinkex.local.http import Call, delete, get, post, post_nothing, put
+from tinkex.local.paths import CHECKPOINT_TYPES, CheckpointPath
+from tinkex.local.routes.facts import moment
+from tinkex.local.routes.query import page
+from tinkex.local.routes.weights import checked_ttl, expiry
+from tinkex.local.store import CheckpointRow
+
+CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
+
+
+async def list_run_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    """All of one's own run; of another's those that it has published."""
+    run, checkpoints = call.access.run(call.path["run_id"], published=True), backend.store.checkpoints
+    rows = checkpoints.of_run(run.model_id) if call.access.sees(run.owner) else checkpoints.published_of_run(run.model_id)
+    return CheckpointsListResponse([checkpoint_facts(row) for row in rows]).to_dict()
+
+
+async def list_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    limit, offset = page(call.query, limit=100)
+    rows = backend.store.checkpoints.page(call.access.owner, limit, offset)
+    cursor = Cursor(offset, limit, backend.store.checkpoints.count(call.access.owner))
+    return CheckpointsListResponse([checkpoint_facts(row) for row in rows], cursor).to_dict()
+
+
+async def publish(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    return _set_public(backend, call, True)
+
+
+async def unpublish(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    return _set_public(backend, call, False)
+
+
+def _set_public(backend: Backend, call: Call[None], public: bool) -> Mapping[str, Any]:
+    row, what = call.access.own_checkpoint(path_of(call)), "published" if public else "unpublished"
+    if not backend.store.checkpoints.set_public(row.path, public):
+        raise Refused(409, f"{row.path} is {what} already")
+    backend.store.audit.add(row.owner, f"checkpoint.{what}", {"tinker_path": str(row.path)}, time.time())
+    return {}
+
+
+async def set_ttl(backend: Backend, call: Call[SetCheckpointTtlRequest]) -> Mapping[str, Any]:
+    """From now on; null keeps it for ever."""
+    row, now = call.access.own_checkpoint(path_of(call)), time.time()
+    ttl_seconds = checked_ttl(call.body.ttl_seconds)
+    backend.store.checkpoints.set_expiry(row.path, expiry(now, ttl_seconds))
+    backend.store.audit.add(row.owner, "checkpoint.ttl_set", {"tinker_path": str(row.path), "ttl_seconds": ttl_seconds}, now)
+    return {}
+
+
+async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    """Deletes the row first: what is not listed is not there, should the folder outlive it."""
+    row = call.access.own_checkpoint(path_of(call))
+    backend.store.checkpoints.delete(row.path)
+    backend.store.audit.add(row.owner, "checkpoint.deleted", {"tinker_path": str(row.path)}, time.time())
+    folder = row.path.folder(backend.data_dir)
+    if folder.exists():
+        doomed = folder.rename(folder.with_name(f".deleted-{secrets.token_hex(8)}"))  # the name may be saved under anew at once
+        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+    return {}
+
+
+async def weights_info(backend: Backend, call: Call[WeightsInfoRequest]) -> Mapping[str, Any]:
+    run = call.access.run_of(call.access.checkpoint(paths.parse(call.body.tinker_path)))
+    return WeightsInfoResponse(
+        base_model=run.base_model,
+        is_lora=True,
+        lora_rank=run.lora.rank,
+        train_unembed=run.lora.train_unembed,
+        train_mlp=run.lora.train_mlp,
+        train_attn=run.lora.train_attn,
+        optimizer_config=OptimizerConfig("adamw"),
+    ).to_dict()
+
+
+def path_of(call: Call[Any]) -> CheckpointPath:
+    """The checkpoint that the URL names."""
+    return CheckpointPath(call.path["run_id"], call.path["kind"], call.path["name"])
+
+
+def checkpoint_facts(row: CheckpointRow) -> Checkpoint:
+    return Checkpoint(
+        checkpoint_id=row.path.checkpoint_id,
+        checkpoint_type=CHECKPOINT_TYPES[row.path.kind],
+        time=moment(row.created_at),
+        tinker_path=str(row.path),
+        size_bytes=row.size_bytes,
+        public=row.public,
+        user_metadata=UserMetadata.from_dict(row.user_metadata) if row.user_metadata else None,
+        expires_at=None if row.expires_at is None else moment(row.expires_at),
+    )
+
+
+ROUTES = [
+    get("/training_runs/{run_id}/checkpoints", list_run_checkpoints),
+    delete(CHECKPOINT, delete_checkpoint),
+    post_nothing(f"{CHECKPOINT}/publish", publish),
+    delete(f"{CHECKPOINT}/publish", unpublish),
+    put(f"{CHECKPOINT}/ttl", SetCheckpointTtlRequest, set_ttl),
+    get("/checkpoints", list_checkpoints),
+    post("/weights_info", WeightsInfoRequest, weights_info),
+]

@@ -1,0 +1,115 @@
+"""Searching sessions by what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from tinkex_api.models import (
+    SearchOwner,
+    SessionSearchCursor,
+    SessionSearchRequest,
+    SessionSearchResponse,
+    SessionStatus,
+    SessionStatusQuery,
+    SessionStatusReason,
+    SessionSummary,
+    UserMetadata,
+)
+
+from tinkex.local.access import Access
+from tinkex.local.backend import Backend
+from tinkex.local.errors import malformed
+from tinkex.local.http import Call, post
+from tinkex.local.routes.facts import moment, user_urn
+from tinkex.local.store import FINISH_REASONS, FoundSession, SessionQuery, SessionRow
+
+_MOST = 200
+
+
+async def search(backend: Backend, call: Call[SessionSearchRequest]) -> Mapping[str, Any]:
+    body = call.body
+    limit = 50 if body.limit is None else body.limit
+    if not 1 <= limit <= _MOST:
+        raise malformed("limit", message=f"must be 1 to {_MOST}")
+    query = _query(body, call.access)
+    found = backend.store.sessions.search(query, limit + 1) if _may_be_seen(body.owner, call.access) else []
+    response = SessionSearchResponse([_summary(session) for session in found[:limit]])
+    if len(found) > limit:
+        last = found[limit - 1].session
+        response.next_cursor = SessionSearchCursor(moment(last.created_at).isoformat(), last.session_id)
+    return response.to_dict()
+
+
+def _query(body: SessionSearchRequest, access: Access) -> SessionQuery:
+    return SessionQuery(
+        owner=access.owner,
+        session_id=body.session_id or None,
+        words=(body.display_name or "").split(),
+        project_ids=body.project_ids,
+        user_metadata=body.user_metadata.additional_properties if body.user_metadata else {},
+        states=None if body.statuses is None else _states(body.statuses),
+        after=_after(body.cursor) if body.cursor else None,
+    )
+
+
+def _may_be_seen(owner: SearchOwner | None, access: Access) -> bool:
+    """Whether the sessions asked for may be the caller's, who sees no others, whatever the scope."""
+    if owner is None or owner.type_ in ("own", "accessible"):
+        return True
+    if owner.type_ != "user" or not 1 <= len(owner.owner_urns or []) <= 10:
+        raise malformed("owner", message="must be own, accessible, or user with 1 to 10 owner_urns")
+    return user_urn(access.new_owner) in (owner.owner_urns or [])
+
+
+def _states(statuses: Sequence[SessionStatusQuery]) -> list[str]:
+    if not statuses:
+        raise malformed("statuses", message="is empty")
+    return [state for index, status in enumerate(statuses) for state in _states_of(status, index)]
+
+
+def _states_of(status: SessionStatusQuery, index: int) -> Sequence[str]:
+    """No session has failed as a whole: what failed are its requests, whose futures say so."""
+    if status.type_ in ("active", "cancelled", "failed"):
+        return [status.type_]
+    if status.type_ != "client_finished":
+        raise malformed("statuses", index, "type", message="must be active, cancelled, failed or client_finished")
+    reasons = status.reasons or FINISH_REASONS
+    if not set(reasons) <= set(FINISH_REASONS):
+        raise malformed("statuses", index, "reasons", message=f"must be of {', '.join(FINISH_REASONS)}")
+    return reasons
+
+
+def _after(cursor: SessionSearchCursor) -> tuple[float, str]:
+    try:
+        began = datetime.fromisoformat(cursor.last_created_at)
+        return (began if began.tzinfo else began.replace(tzinfo=UTC)).timestamp(), cursor.last_session_id
+    except (ValueError, OverflowError):
+        raise malformed("cursor", "last_created_at", message="must be a time in ISO 8601") from None
+
+
+def _summary(found: FoundSession) -> SessionSummary:
+    row = found.session
+    return SessionSummary(
+        session_id=row.session_id,
+        created_at=moment(row.created_at),
+        owner=user_urn(row.owner),
+        project_id=row.project_id,
+        checkpoints_count=found.checkpoints,
+        status=_status(row),
+        display_name=row.display_name,
+        user_metadata=UserMetadata.from_dict(row.user_metadata),
+        checkpoint_storage_bytes=found.size_bytes,
+    )
+
+
+def _status(row: SessionRow) -> SessionStatus:
+    if row.finished_at is None:
+        return SessionStatus("active")
+    if row.finish_reason in FINISH_REASONS:
+        return SessionStatus("client_finished", row.finish_detail, SessionStatusReason(row.finish_reason))
+    return SessionStatus("cancelled", row.finish_detail)
+
+
+ROUTES = [post("/sessions/search", SessionSearchRequest, search)]

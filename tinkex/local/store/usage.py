@@ -1,0 +1,59 @@
+"""What was used, by the hour, and what the checkpoints took."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from tinkex.local.store.database import Database
+from tinkex.local.store.rows import StoredSpan, UsageKind, UsageRow
+
+HOUR = 3600
+
+_SPANS = """
+SELECT session_id, models.base_model, size_bytes, checkpoints.created_at AS start, NULL AS end
+    FROM checkpoints JOIN models USING (model_id)
+UNION ALL SELECT session_id, base_model, size_bytes, created_at, deleted_at FROM past_checkpoints
+"""
+
+
+class Usage:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, owner: str, session_id: str, base_model: str, kind: UsageKind, amount: int, now: float) -> None:
+        """`session_id` is empty for what was sampled without one."""
+        self._db.run(
+            "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
+            int(now) // HOUR * HOUR,
+            owner,
+            session_id,
+            base_model,
+            kind,
+            amount,
+        )
+
+    def between(self, owner: str | None, start: float, end: float) -> list[UsageRow]:
+        """That of one owner, or of all, in hours that begin in this time; oldest first."""
+        sql = (
+            "SELECT usage.*, project_id FROM usage LEFT JOIN sessions USING (session_id)"
+            " WHERE hour >= ?1 AND hour < ?2 AND (?3 IS NULL OR usage.owner = ?3) ORDER BY hour, session_id, base_model, kind"
+        )
+        return self._db.all(_usage, sql, start, end, owner)
+
+    def stored(self, owner: str | None, start: float, end: float) -> list[StoredSpan]:
+        """Checkpoints, those that were deleted too, which were there at some time between."""
+        sql = (
+            f"SELECT spans.*, owner, project_id FROM ({_SPANS}) AS spans JOIN sessions USING (session_id)"
+            " WHERE start < ?1 AND coalesce(end > ?2, TRUE) AND (?3 IS NULL OR owner = ?3)"
+        )
+        return self._db.all(_span, sql, end, start, owner)
+
+
+def _usage(row: sqlite3.Row) -> UsageRow:
+    return UsageRow(row["hour"], row["owner"], row["session_id"], row["base_model"], row["project_id"], row["kind"], row["amount"])
+
+
+def _span(row: sqlite3.Row) -> StoredSpan:
+    return StoredSpan(
+        row["owner"], row["session_id"], row["base_model"], row["project_id"], row["size_bytes"], row["start"], row["end"]
+    )

@@ -1,0 +1,55 @@
+"""What can stand in the place of a key: the signature of a URL, and a token."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tinkex.local import tokens
+from tinkex.local.errors import Refused
+from tinkex.local.http import OWNER, VOUCHED, json_response
+from tinkex.local.signed_urls import Signer
+from tinkex.local.store import Store
+
+
+class VoucherCheck:
+    """Marks the requests that come with either, and refuses those whose voucher does not hold."""
+
+    def __init__(self, app: ASGIApp, secret: bytes, store: Store, *, wants_key: bool) -> None:
+        self._app = app
+        self._secret = secret
+        self._signer = Signer(secret)
+        self._store = store
+        self._wants_key = wants_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if b"signature=" in scope["query_string"] and scope["method"] in ("GET", "HEAD"):
+            refusal = self._check_signature(scope)
+        elif self._wants_key and tokens.is_one(token := Headers(scope=scope).get("x-api-key", "")):
+            refusal = self._check_token(scope, token)
+        else:
+            refusal = None
+        await (refusal or self._app)(scope, receive, send)
+
+    def _check_signature(self, scope: Scope) -> Response | None:
+        """It sees all, of the one path that was signed."""
+        try:
+            self._signer.check(scope["path"], dict(parse_qsl(scope["query_string"].decode("latin-1"))), time.time())
+        except Refused as refusal:
+            return json_response(refusal.status, {"detail": refusal.detail})
+        scope[VOUCHED] = True
+        return None
+
+    def _check_token(self, scope: Scope, token: str) -> Response | None:
+        owner = tokens.owner_of(self._secret, token, time.time())
+        key = self._store.keys.get(int(owner)) if owner else None
+        if key is None or key.revoked_at is not None:
+            response = json_response(401, {"detail": "the token has expired, or is not of this server; exchange the key anew"})
+            response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
+            return response
+        scope[VOUCHED], scope[OWNER] = True, owner
+        return None

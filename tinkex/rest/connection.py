@@ -1,0 +1,81 @@
+"""`AsyncConnection`: what the clients without a session have in common."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+from tinkex_api.types import Request
+
+from tinkex.config import Config, configured
+from tinkex.errors import APIStatusError, ClientClosedError
+from tinkex.transport.failures import status_error
+from tinkex.transport.http import Transport, parse
+
+T = TypeVar("T")
+
+
+def redirect_target(url: str, location: str) -> str:
+    """The absolute URL that the Location of an answer of `url` means."""
+    return str(httpx.URL(url).join(location))
+
+
+class AsyncConnection:
+    """A connection to a server, without a session.
+
+    Args:
+        config: all settings.
+        base_url, api_key: go before those of `config`.
+
+    Raises:
+        ConfigError: a setting is missing or wrong.
+    """
+
+    def __init__(self, config: Config | None = None, *, base_url: str | None = None, api_key: str | None = None) -> None:
+        self._transport = Transport(configured(config, base_url, api_key))
+        self._shared = False
+        self._closed = False
+
+    @classmethod
+    def over(cls, transport: Transport) -> Self:
+        """One over the connections of another client, which closes them."""
+        client = cls.__new__(cls)
+        client._transport, client._shared, client._closed = transport, True, False
+        return client
+
+    async def close(self) -> None:
+        """Closes the connections, unless they are a service client's. Later calls raise `ClientClosedError`."""
+        self._closed = True
+        if not self._shared:
+            await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._transport.config.base_url}{' closed' if self._closed else ''}>"
+
+    def _connected(self) -> Transport:
+        if self._closed:
+            raise ClientClosedError("the client was closed", advice="Make a new one.")
+        return self._transport
+
+    async def _send(self, request: Request[T], *, repeatable: bool = True) -> T:
+        """The answer; also where the server says that it lies elsewhere."""
+        transport = self._connected()
+        try:
+            return await transport.send(request, repeatable=repeatable)
+        except APIStatusError as error:
+            location = error.headers.get("location")
+            if request.method != "GET" or not 300 <= error.status_code < 400 or not location:
+                raise
+        url = redirect_target(transport.config.base_url + request.path, location)
+        async with transport.open(url, request.operation, with_key=transport.is_own(url)) as response:
+            if not response.is_success:
+                raise status_error(response, request.operation)
+            await response.aread()
+            return parse(request, response)

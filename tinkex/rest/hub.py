@@ -1,0 +1,109 @@
+"""Putting a checkpoint's folder on the Hugging Face hub. Needs the extra `hf`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from tinkex.errors import TinkexError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_CARD = """\
+---
+{front}
+---
+
+# {title}
+
+{what}, trained with the Tinker API and saved as `{path}`.
+
+```python
+{usage}
+```
+"""
+_USE_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), {repo!r})"""
+_USE_MODEL = """\
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained({repo!r})"""
+
+
+@frozen(kw_only=True)
+class HubUpload:
+    """Where on the hub a folder goes to, and how."""
+
+    repo_id: str
+    private: bool
+    revision: str | None
+    commit_message: str | None
+    create_pr: bool
+    allow_patterns: Sequence[str] | None
+    ignore_patterns: Sequence[str] | None
+    token: str | None
+
+    def put(self, folder: Path, tinker_path: str) -> str:
+        """The URL of the commit, or of the pull request. Raises `TinkexError` where huggingface_hub is not installed, and what that raises."""
+        api = _api(self.token)
+        api.create_repo(self.repo_id, private=self.private, exist_ok=True)
+        if self.revision is not None and not self.create_pr:
+            api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=self.repo_id,
+            folder_path=folder,
+            revision=self.revision,
+            commit_message=self.commit_message or f"Upload {tinker_path}",
+            create_pr=self.create_pr,
+            allow_patterns=None if self.allow_patterns is None else list(self.allow_patterns),
+            ignore_patterns=None if self.ignore_patterns is None else list(self.ignore_patterns),
+        )
+        return commit.pr_url or commit.commit_url
+
+
+def add_model_card(folder: Path, tinker_path: str, repo_id: str) -> None:
+    """Writes README.md, by what the adapter's own configuration says. One that is there already is kept."""
+    card = folder / "README.md"
+    if not card.exists():
+        card.write_text(model_card(_adapter_config(folder), tinker_path, repo_id), encoding="utf-8")
+
+
+def model_card(adapter: Mapping[str, Any] | None, tinker_path: str, repo_id: str) -> str:
+    """The text of a card. `adapter` is what adapter_config.json holds; None for a checkpoint that is no adapter."""
+    base = (adapter or {}).get("base_model_name_or_path") or "the base model"
+    front = {
+        "library_name": "peft" if adapter else "transformers",
+        **({"base_model": base} if adapter else {}),
+        "tags": ["tinker", "tinkex", *(["lora"] if adapter else [])],
+    }
+    rank = (adapter or {}).get("r")
+    return _CARD.format(
+        front="\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items()),  # JSON is YAML
+        title=repo_id.rpartition("/")[2],
+        what=f"A LoRA adapter of {base}, of rank {rank}" if adapter else "A model",
+        path=tinker_path,
+        usage=(_USE_ADAPTER if adapter else _USE_MODEL).format(base=base, repo=repo_id),
+    )
+
+
+def _adapter_config(folder: Path) -> Mapping[str, Any] | None:
+    try:
+        return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _api(token: str | None) -> HfApi:
+    try:
+        from huggingface_hub import HfApi  # here, since it is of an extra
+    except ImportError as error:
+        raise TinkexError("push_to_hub needs huggingface_hub", advice="Install it: pip install 'tinkex[hf]'.") from error
+    return HfApi(token=token)

@@ -1,0 +1,67 @@
+"""Lists that page by themselves."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Generic, Self, TypeVar
+
+from attrs import define, field
+
+from tinkex.errors import InvalidInputError
+from tinkex.types import Cursor
+
+T = TypeVar("T")
+
+PAGE_SIZE = 100
+
+FetchPage = Callable[[int, int], Awaitable[tuple[Sequence[T], Cursor | None]]]
+"""Takes limit and offset; gives a page, and where it stands in the whole, if the server says so."""
+
+
+@define(eq=False)
+class Listing(Generic[T]):
+    """The items of pages, which are fetched as they are asked for."""
+
+    _pages: AsyncGenerator[Sequence[T]]
+    _ready: deque[T] = field(factory=deque[T], init=False)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        while not self._ready:
+            self._ready.extend(await anext(self._pages))
+        return self._ready.popleft()
+
+    def at_hand(self) -> list[T]:
+        """The rest of the page, which is then taken."""
+        taken = list(self._ready)
+        self._ready.clear()
+        return taken
+
+    async def aclose(self) -> None:
+        await self._pages.aclose()
+
+
+def listing(fetch: FetchPage[T], id_of: Callable[[T], str], page_size: int) -> Listing[T]:
+    """All items of a list, newest first. What comes into being meanwhile, and moves the others to later pages, makes none come twice.
+
+    Raises `InvalidInputError` for a page size below 1.
+    """
+    if page_size < 1:
+        raise InvalidInputError(f"page_size must be 1 or more, not {page_size}")
+    return Listing(_pages(fetch, id_of, page_size))
+
+
+async def _pages(fetch: FetchPage[T], id_of: Callable[[T], str], page_size: int) -> AsyncGenerator[Sequence[T]]:
+    offset, before = 0, frozenset[str]()
+    while True:
+        items, cursor = await fetch(page_size, offset)
+        fresh = [item for item in items if id_of(item) not in before]
+        yield fresh
+        offset += len(items)
+        # a server that tells no total shows the end by a page with nothing new: an empty one, or the same again where it ignores offset
+        if not fresh or (cursor is not None and offset >= cursor.total_count):
+            return
+        before = frozenset(map(id_of, items))
