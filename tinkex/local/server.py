@@ -22,6 +22,7 @@ from tinkex.local.app import make_app
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import BaseModel, Engine
 from tinkex.local.engine.named import EngineName, named_engine
+from tinkex.local.fast_loop import run_on_fast_loop
 from tinkex.local.keys import Exposed
 from tinkex.local.limits import Limits
 from tinkex.local.profiles import TINKEX, Profile, find_profile
@@ -126,7 +127,7 @@ class Server:
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
             self._stop_requested: Future[None] = Future()
             self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._run(listener, engine, store, api_keys, profile, limits, access_log)),
+                target=lambda: run_on_fast_loop(self._run(listener, engine, store, api_keys, profile, limits, access_log)),
                 name="tinkex-server",
                 daemon=True,  # a script that forgets to close it still ends
             )
