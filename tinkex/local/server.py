@@ -26,6 +26,7 @@ from tinkex.local.disk import sizes_of
 from tinkex.local.engine.base import BaseModel, Engine
 from tinkex.local.engine.named import EngineName, named_engine
 from tinkex.local.expiry import keep_sweeping, sweep
+from tinkex.local.fast_loop import run_on_fast_loop
 from tinkex.local.faults import Faults, Faulty
 from tinkex.local.keys import Exposed
 from tinkex.local.limits import Limits
@@ -147,7 +148,7 @@ class Server:
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
             self._stop_requested: Future[None] = Future()
             self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._run(listener, engine, store, settings)),
+                target=lambda: run_on_fast_loop(self._run(listener, engine, store, settings)),
                 name="tinkex-server",
                 daemon=True,  # a script that forgets to close it still ends
             )

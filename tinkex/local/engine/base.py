@@ -24,10 +24,6 @@ class InvalidRequest(ValueError):
 class EngineDied(RuntimeError):
     """The engine has died, and the call with it: whatever was done of it is lost. The text says how it died."""
 
-    def __init__(self, text: str, *, final: bool = False) -> None:
-        super().__init__(text)
-        self.final = final  # whether there will be no other
-
 
 @frozen
 class Death:
@@ -35,7 +31,7 @@ class Death:
 
     reason: str
     go_on: Callable[[], None] | None
-    """Does not block: from then on calls go to a new, empty engine. Until then they raise `EngineDied`; for ever when it is None."""
+    """Does not block: calls until then raise `EngineDied`, later ones go to a new, empty engine. None: there will be no other."""
 
 
 @frozen

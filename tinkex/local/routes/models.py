@@ -21,7 +21,7 @@ from tinkex_api.models import (
 
 from tinkex.local.access import Access
 from tinkex.local.backend import Backend
-from tinkex.local.engine.base import LoraShape, OptimizerKind
+from tinkex.local.engine.base import EngineDied, LoraShape, OptimizerKind
 from tinkex.local.errors import bad_request, malformed
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, post
@@ -108,6 +108,8 @@ def _submit(backend: Backend, ticket: Ticket, new: NewModel) -> str:
             backend.store.models.set_state(model_id, "failed")
             raise
         backend.store.models.mark_created(model_id)
+        if failure := backend.store.models.failure(model_id):
+            raise EngineDied(failure)
         backend.revival.made(model_id)
         if new.source:
             backend.revival.reached(model_id, new.source, optimizer=new.optimizer)
