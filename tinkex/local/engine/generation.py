@@ -125,10 +125,7 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Draws one more token of each sample that has not ended."""
-        self._drop_ended()
-        if not self.samples:
-            return
+        """Draws one more token of each sample."""
         if self._settings is None:
             self._settings = self._plan(self.samples), self._drawing(self.samples)
         plan, drawing = self._settings
@@ -138,7 +135,16 @@ class Batch:
             logits = network(input_ids=tokens, **how).logits[:, -1]
         self._cache.advance()
         self._grow(self.samples, logits, drawing)
-        self._drop_ended()
+
+    @torch.inference_mode()
+    def drop_ended(self) -> None:
+        """Takes out the samples that grow no more."""
+        for row in reversed(range(len(self.samples))):
+            if self.samples[row].ended:
+                self._cache.drop(row)
+                self.samples[row] = self.samples[-1]
+                self.samples.pop()
+                self._settings = None
 
     def _read(self, requests: Sequence[Request]) -> Any:
         """The model's output for the prompts, padded on the left: logits of all positions if any request needs them, and the cache."""
@@ -175,14 +181,6 @@ class Batch:
                 sample.request.answer(error)
             if sample.stop_reason:
                 sample.request.answer_if_complete()
-
-    def _drop_ended(self) -> None:
-        for row in reversed(range(len(self.samples))):
-            if self.samples[row].ended:
-                self._cache.drop(row)
-                self.samples[row] = self.samples[-1]
-                self.samples.pop()
-                self._settings = None
 
 
 def _answer_about_prompt(request: Request, logits: Tensor) -> None:
