@@ -73,7 +73,9 @@ class Request:
     samples: list[Sample] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.samples = [Sample(self, stream(self.spec.seed, index)) for index in range(self.spec.num_samples)]
+        ended = None if self.room else "length"
+        keys = [stream(self.spec.seed, index) for index in range(self.spec.num_samples)]
+        self.samples = [Sample(self, key, stop_reason=ended) for key in keys]
 
     @property
     def asks_about_prompt(self) -> bool:
@@ -91,7 +93,7 @@ class Request:
             self.future.set_result(result)
 
     def answer_if_complete(self) -> None:
-        if self.room == 0 or all(sample.stop_reason for sample in self.samples):
+        if all(sample.stop_reason for sample in self.samples):
             self.answer(SampleResult([sample.finished() for sample in self.samples], *self.answers))
 
 
