@@ -2,7 +2,7 @@
 
 Figures are CPU time of the client's process, all threads, and the median of interleaved rounds, each in a process of its own: what else
 the machine does moves both clients alike. Take a ratio from one run, and no figure alone. A stall is the longest time that a client's
-work keeps an event loop from running anything else.
+work keeps an event loop from running anything else. The task `sampling` is another comparison: see benchmarks/engine_sampling.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,11 +82,22 @@ def rows(task: Task, url: str) -> Iterator[Row]:
 
 
 def main() -> None:
+    names = sys.argv[1:]
+    tasks = [task for task in TASKS if task.name in names or not names]
+    if tasks:
+        print_clients(tasks)
+    if "sampling" in names or not names:
+        from benchmarks import engine_sampling  # needs torch, unlike the rest
+
+        Console().print(engine_sampling.table())
+
+
+def print_clients(tasks: Sequence[Task]) -> None:
     table = Table("median, ms", "tinkex", f"tinker {_OFFICIAL}", "ratio")
     for column in table.columns[1:]:
         column.justify = "right"
     with server() as url:
-        for task in [task for task in TASKS if task.name in sys.argv[1:] or not sys.argv[1:]]:
+        for task in tasks:
             for row in rows(task, url):
                 official = f"{row.official:.2f}" if row.official else "-"
                 ratio = f"{row.official / row.tinkex:.1f}" if row.official else "-"
