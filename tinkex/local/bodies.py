@@ -13,7 +13,9 @@ from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 from tinkex_api import models
 
 from tinkex.local.errors import Refused, malformed
@@ -42,7 +44,12 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
     An ephemeral save that is sent again takes a new sampling_session_seq_id, so that does not count.
     """
     counted = {name: value for name, value in fields.items() if name != "sampling_session_seq_id"}
-    return hashlib.blake2b(orjson.dumps(counted, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+    return _digest(orjson.dumps(counted, default=_digest, option=orjson.OPT_SORT_KEYS))
+
+
+def _digest(value: bytes | NDArray[Any]) -> str:
+    """Of an array, which has no place in JSON as it is."""
+    return hashlib.blake2b(value, digest_size=16).hexdigest()
 
 
 def read(kind: type[T], fields: Mapping[str, Any]) -> T:
@@ -70,6 +77,8 @@ def _read_union(members: tuple[Any, ...], value: Any, at: Location) -> Any:
 
 
 def _read_list(item: Any, value: Any, at: Location) -> list[Any]:
+    if isinstance(value, np.ndarray) and item in (int, float):
+        return cast("list[Any]", value)  # in place of a long one
     if not isinstance(value, list):
         raise malformed(*at, message="must be a list")
     items = cast("list[Any]", value)

@@ -18,11 +18,11 @@ from tinkex.local.backend import Backend
 from tinkex.local.errors import bad_request
 from tinkex.local.futures import Work
 from tinkex.local.http import Call, post
-from tinkex.local.protobuf import read_forward_backward
+from tinkex.local.protobuf import read_forward_backward, write_loss
 from tinkex.local.routes.custom_losses import custom_loss
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
 from tinkex.local.store import ModelRow
-from tinkex.local.translate import encode, encode_loss, examples, loss_config, optimizer_settings
+from tinkex.local.translate import encode, examples, loss_config, loss_fields, optimizer_settings
 
 
 async def forward_backward(backend: Backend, call: Call[ForwardBackwardRequest]) -> Mapping[str, Any]:
@@ -49,7 +49,7 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
     data = examples(batch, (at,))
 
     def compute() -> bytes:
-        return encode_loss(backend.engine.forward_backward(row.model_id, data, loss, config, backward=backward))
+        return write_loss(loss_fields(backend.engine.forward_backward(row.model_id, data, loss, config, backward=backward)))
 
     return lambda: backend.lanes.call(compute)
 
