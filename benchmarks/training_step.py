@@ -1,6 +1,6 @@
 """A training step of the embedded server, asked for by tinkex over HTTP, beside the same step by torch and peft in one process.
 
-`python -m benchmarks.training_step` prints the medians and their ratio. Both are measured in turns, so that what else the machine does moves
+`python -m benchmarks training_step` prints the medians and their ratio. Both are measured in turns, so that what else the machine does moves
 both alike. The model is a random Qwen3 of 0.36 million parameters, made anew; the server runs in a process of its own.
 """
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +24,20 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
 from tinkex import AdamParams, Datum, ModelInput, ServiceClient
+
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks transformers for it
+logging.disable_progress_bar()
 
 _RANK = 32
 _SHAPES = ((8, 128), (32, 256))  # datums, tokens
 _ROUNDS = 15
 _WARM_UP = 3
 _LEARNING_RATE = 1e-4
+_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]  # all that the server trains
+_SERVE = "import sys, tinkex.local as t; s = t.serve(sys.argv[1]); print(s.base_url, flush=True); sys.stdin.read(); s.close()"
 _TOKENIZER = Path(__file__).resolve().parents[1] / "tinkex" / "tiny"
 
 
@@ -48,17 +55,17 @@ def make_model(folder: Path) -> None:
     """A random one, with the tokenizer of tinkex/tiny."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "head_dim": 32}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 512}
-    Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, tie_word_embeddings=True)).save_pretrained(folder)
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 272, "max_position_embeddings": 512}
+    Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, tie_word_embeddings=False)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(_TOKENIZER).save_pretrained(folder)
 
 
 @contextmanager
 def server(model: Path) -> Iterator[str]:
     """Its URL."""
-    program = f"import sys, tinkex.local; s = tinkex.local.serve({str(model)!r}); print(s.base_url, flush=True); sys.stdin.read(); s.close()"
-    command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SERVE, str(model)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         yield process.stdout.readline().strip()
         assert process.stdin
@@ -67,7 +74,7 @@ def server(model: Path) -> Iterator[str]:
 
 def plain_step(model: Path, tokens: np.ndarray[Any, Any]) -> Callable[[], None]:
     """One step of what the embedded server does for a batch of cross_entropy: the sum of the losses, backward, AdamW."""
-    config = LoraConfig(r=_RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(r=_RANK, lora_alpha=32, target_modules=_LAYERS, task_type="CAUSAL_LM")
     network = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=_LEARNING_RATE)
     inputs, targets = torch.tensor(tokens[:, :-1]), torch.tensor(tokens[:, 1:])

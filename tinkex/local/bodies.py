@@ -49,7 +49,7 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
 
 def _digest(value: bytes | NDArray[Any]) -> str:
     """Of an array, which has no place in JSON as it is."""
-    return hashlib.blake2b(value, digest_size=16).hexdigest()
+    return hashlib.blake2b(value if isinstance(value, bytes) else value.tobytes(), digest_size=16).hexdigest()
 
 
 def read(kind: type[T], fields: Mapping[str, Any]) -> T:
