@@ -54,6 +54,13 @@ TASKS = (
     Task(f"{_STEP}, JSON", "step", "json", official=False),
 )
 
+OF_THE_SERVER = ("training_step",)
+"""Modules beside this one, each of which prints a table of its own."""
+
+
+def is_chosen(name: str) -> bool:
+    return name in sys.argv[1:] or not sys.argv[1:]
+
 
 @contextmanager
 def server() -> Iterator[str]:
@@ -81,18 +88,7 @@ def rows(task: Task, url: str) -> Iterator[Row]:
         yield Row(title, median["tinkex"], median.get("official"))
 
 
-def main() -> None:
-    names = sys.argv[1:]
-    tasks = [task for task in TASKS if task.name in names or not names]
-    if tasks:
-        print_clients(tasks)
-    if "sampling" in names or not names:
-        from benchmarks import engine_sampling  # needs torch, unlike the rest
-
-        Console().print(engine_sampling.table())
-
-
-def print_clients(tasks: Sequence[Task]) -> None:
+def compare_clients(tasks: Sequence[Task]) -> None:
     table = Table("median, ms", "tinkex", f"tinker {_OFFICIAL}", "ratio")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -103,6 +99,13 @@ def print_clients(tasks: Sequence[Task]) -> None:
                 ratio = f"{row.official / row.tinkex:.1f}" if row.official else "-"
                 table.add_row(row.title, f"{row.tinkex:.2f}", official, ratio)
     Console().print(table)
+
+
+def main() -> None:
+    if tasks := [task for task in TASKS if is_chosen(task.name)]:
+        compare_clients(tasks)
+    for module in filter(is_chosen, OF_THE_SERVER):
+        subprocess.run([sys.executable, "-m", f"benchmarks.{module}"], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from functools import cache, partial
 from typing import Any, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
+import numpy as np
 import orjson
 from attrs import frozen
+from numpy.typing import NDArray
 from tinkex_api import models
 
 from tinkex.local.errors import Refused, malformed
@@ -46,10 +48,15 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
     """
     counted = {name: value for name, value in fields.items() if name != "sampling_session_seq_id"}
     try:
-        written = orjson.dumps(counted, option=orjson.OPT_SORT_KEYS)
+        written = orjson.dumps(counted, default=_digest, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
         raise Refused(422, f"the body cannot be kept: {error}") from error
-    return hashlib.blake2b(written, digest_size=16).hexdigest()
+    return _digest(written)
+
+
+def _digest(value: bytes | NDArray[Any]) -> str:
+    """Of an array, which has no place in JSON as it is."""
+    return hashlib.blake2b(value if isinstance(value, bytes) else value.tobytes(), digest_size=16).hexdigest()
 
 
 def read(kind: type[T], fields: Mapping[str, Any]) -> T:
@@ -79,6 +86,8 @@ def _list_reader(item: Any) -> _Reader:
     plain, read = item in (int, float), _reader(item)
 
     def read_list(value: Any, at: Location) -> list[Any]:
+        if plain and isinstance(value, np.ndarray):
+            return cast("list[Any]", value)  # in place of a long one
         if not isinstance(value, list):
             raise malformed(*at, message="must be a list")
         items = cast("list[Any]", value)
