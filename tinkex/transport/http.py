@@ -52,6 +52,7 @@ class Transport:
     config: Config
     clock: Clock = field(factory=Clock)
     server: Server = field(init=False)
+    closed: bool = field(init=False, default=False)
     waits: Waits = field(init=False)
     window: RateLimitWindow = field(init=False)
     _handler: httpx.AsyncBaseTransport = field(init=False)
@@ -164,6 +165,7 @@ class Transport:
         return await self.attempt(request, {**self._headers, **headers}, timeout)
 
     async def aclose(self) -> None:
+        self.closed = True
         await self._handler.aclose()
 
     def _waiting_for_answer(self, state: RequestState) -> Wait:
