@@ -11,6 +11,7 @@ import os
 import random
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -512,3 +513,13 @@ def test_one_that_is_cancelled_while_it_is_unpacked_leaves_nothing(tmp_path: Pat
     with stored(tar_of(CONTENT)) as (_, _, server):
         asyncio.run(run(server.base_url))
     assert nothing_is_left(tmp_path)
+
+
+def test_a_server_that_builds_the_archive_before_it_answers_may_be_silent_meanwhile(download: Callable[..., Path]) -> None:
+    def slow(call: Call) -> Answer:
+        time.sleep(0.3)
+        return Answer(200, tar_of(CONTENT))
+
+    with answering(slow) as server:
+        assert files_in(download(server.base_url, settings={"timeout": 0.1})) == CONTENT
+    assert len(server.calls) == 1
