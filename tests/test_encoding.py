@@ -53,8 +53,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Watch]]:
     def watch(refused: str, status: int = 415) -> list[Watch]:
         handler = http._default_handler
 
-        def watched() -> Watch:
-            made.append(Watch(handler(), refused, status))
+        def watched(config: Config) -> Watch:
+            made.append(Watch(handler(config), refused, status))
             return made[-1]
 
         monkeypatch.setattr(http, "_default_handler", watched)

@@ -118,7 +118,7 @@ class Tapped(httpx.AsyncBaseTransport):
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     wire, handler = Wire(), tinkex.transport.http._default_handler
-    monkeypatch.setattr(tinkex.transport.http, "_default_handler", lambda: Tapped(handler(), wire))
+    monkeypatch.setattr(tinkex.transport.http, "_default_handler", lambda config: Tapped(handler(config), wire))
     return wire
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tinkex.config import SEED_CHUNK_LIMITS as SEED_CHUNK_LIMITS
     from tinkex.config import ChunkLimits as ChunkLimits
     from tinkex.config import Config as Config
+    from tinkex.config import HttpLimits as HttpLimits
     from tinkex.config import PollSettings as PollSettings
     from tinkex.config import RetrySettings as RetrySettings
     from tinkex.dialects.dialect import Dialect as Dialect
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "tinkex._version": ("__version__",),
     "tinkex.checkpoints": ("AsyncCheckpointDownload", "CheckpointDownload"),
-    "tinkex.config": ("ChunkLimits", "Config", "PollSettings", "RetrySettings", "SEED_CHUNK_LIMITS"),
+    "tinkex.config": ("ChunkLimits", "Config", "HttpLimits", "PollSettings", "RetrySettings", "SEED_CHUNK_LIMITS"),
     "tinkex.download_bar": ("DownloadBar",),
     "tinkex.futures.api_future": ("APIFuture", "AsyncAPIFuture"),
     "tinkex.dialects.dialect": ("Dialect", "SamplingWays"),

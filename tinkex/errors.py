@@ -2,6 +2,7 @@
 
     TinkexError
     ├── ConfigError                    a setting is missing or wrong; nothing was sent       (also a ValueError)
+    ├── CredentialError                the function or the command for the key gave none; nothing was sent
     ├── InvalidInputError              an argument is wrong; nothing was sent                (also a ValueError)
     ├── ClientClosedError              the client was closed before the call
     ├── UnsupportedByServer            this server cannot do it; nothing was sent
@@ -90,6 +91,12 @@ def _restore(cls: type[TinkexError], args: tuple[Any, ...], state: dict[str, Any
 
 class ConfigError(TinkexError, ValueError):
     """A setting is missing or wrong; the message names it, its value and what is allowed."""
+
+    fault = "user"
+
+
+class CredentialError(TinkexError):
+    """The function or the command that is to give the key failed, or gave none. Nothing was sent."""
 
     fault = "user"
 

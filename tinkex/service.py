@@ -39,9 +39,10 @@ class AsyncServiceClient:
             trainer = await service.create_lora_training_client("tinkex/tiny", rank=16)
 
     Args:
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service.
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. "local" is an embedded server in this
+            process, which the first call starts, and which ends with the process.
         api_key: by default `TINKER_API_KEY`.
-        user_metadata: facts of your own, kept with the session.
+        user_metadata: facts of your own, kept with the session, besides those of the settings.
         config: all settings; `base_url` and `api_key` go before its own.
 
     Raises:
@@ -59,7 +60,7 @@ class AsyncServiceClient:
         config: Config | None = None,
     ) -> None:
         self.config = configured(config, base_url, api_key)
-        self._user_metadata = dict(user_metadata or {})
+        self._user_metadata = {**self.config.user_metadata, **(user_metadata or {})}
         self._transport: Transport | None = None
         self._session: Session | None = None
         self._custom_losses = CustomLosses()
@@ -242,7 +243,7 @@ class AsyncServiceClient:
 
         Args:
             trainer: the model, made by this service client; from now on used as `run.trainer`.
-            policy: when to save, what to recover from, and when to give up.
+            policy: when to save, what to recover from, and when to give up; by default `Config.recovery`.
 
         Raises:
             UnsupportedByServer: it has no way to make a model from a checkpoint.
@@ -250,7 +251,7 @@ class AsyncServiceClient:
         """
         transport = self._connected()
         require_resume(transport.server)
-        policy, rest = policy or RecoveryPolicy(), self.create_rest_client()
+        policy, rest = policy or self.config.recovery, self.create_rest_client()
         return await AsyncRecoverableRun.begin(trainer, policy, self._replace, rest, transport.clock)
 
     def create_rest_client(self) -> AsyncRestClient:

@@ -25,7 +25,7 @@ from tinkex_api.types import Request
 
 from tinkex._version import __version__
 from tinkex.config import HOSTED_BASE_URL
-from tinkex.dialects.recognition import Seen
+from tinkex.dialects.recognition import Seen, key_flags
 from tinkex.errors import APIStatusError, GoneError, NotFoundError, ServerStateLostError, TinkexError, UnsupportedByServer
 from tinkex.futures.samples import SampleResults
 from tinkex.transport import failures
@@ -190,6 +190,8 @@ async def meet(transport: Transport) -> None:
 async def _look(transport: Transport) -> Seen:
     """Asks the server about itself; of one that has no flags it is asked what else it lacks."""
     config = await _if_there(transport, get_client_config.request(body=ClientConfigRequest(__version__)))
+    if config is not None:
+        transport.server.learn(**key_flags(config))
     dynamic = (
         None if config is None else await _if_there(transport, get_dynamic_config.request(body=ClientConfigRequest(__version__)))
     )

@@ -72,7 +72,7 @@ def command(
     try:
         api_keys = api_keys or _keys_of_environment()
         with _start(host, port, models, data_dir or _default_data_dir(), api_keys, engine, profile, verbose) as server:
-            _announce(server, engine, profile, with_key=bool(api_keys))
+            _announce(server, profile, with_key=bool(api_keys))
             server.wait()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
@@ -116,16 +116,18 @@ def _start(
         raise click.ClickException(" ".join(str(error).split())) from error
 
 
-def _announce(server: Server, engine: EngineName, profile: str, *, with_key: bool) -> None:
+def _announce(server: Server, profile: str, *, with_key: bool) -> None:
+    from tinkex.local.disk import folder_size
+    from tinkex.local.pages.words import size
+
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]tinkex serves {server.base_url}[/bold]  (Ctrl-C stops it)")
     for model in server.models:
-        console.print(f"  model  {model.name}  {model.arch}, {model.max_context_length} tokens of context")
-    console.print(f"  data   {server.data_dir}")
-    if engine == "fake":
-        console.print("  fake   nothing is learned or thought: figures by arithmetic, to test clients")
-    if profile != "tinkex":
-        console.print(f"  looks  like {profile} on the wire")
+        console.print(f"  model    {model.name}: {model.arch}, {model.max_context_length} tokens of context", markup=False)
+        console.print(f"  runs on  {model.runs_on}", markup=False)
+    console.print(f"  data     {server.data_dir}, {size(folder_size(server.data_dir))}", markup=False)
+    console.print(f"  profile  {profile}", markup=False)
+    console.print("  status   at that address, in a browser; the API reference at /docs")
     console.print("\nTo point a client at it:")
     console.print(f"  export TINKER_BASE_URL={server.base_url}", markup=False)
     console.print(f"  export TINKER_API_KEY={'<the key>' if with_key else 'tml-local'}", markup=False)

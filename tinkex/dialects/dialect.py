@@ -98,6 +98,10 @@ class Dialect:
     """The largest body that it reads."""
     bearer: bool = False
     """Whether it wants the key as `Authorization: Bearer` as well."""
+    exchanges_keys: bool = False
+    """Whether it wants a JWT in the key's place, which it gives in exchange for the key."""
+    wants_credential_cmd: bool = False
+    """Whether it takes no key but what `TINKER_CREDENTIAL_CMD` prints, or a JWT."""
     refused_fields: Mapping[str, frozenset[str]] = field(factory=dict[str, frozenset[str]])
     """By operation, fields of the contract that it does not know and does not take."""
 

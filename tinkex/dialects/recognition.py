@@ -74,6 +74,7 @@ def with_flags(dialect: Dialect, config: ClientConfigResponse | None, dynamic: C
             max_size=flags.fwdbwd_max_chunk_bytes_count or limits.max_size,
         ),
         parallel_chunks=dialect.parallel_chunks if flags.parallel_fwdbwd_chunks is None else flags.parallel_fwdbwd_chunks,
+        **key_flags(flags),
         compress_protobuf=flags.proto_compress_fwdbwd is True,
         joins_samplers=dialect.joins_samplers or flags.sample_join_sampling_session is True,
         bulk_results=dialect.bulk_results or flags.sample_use_retrieve_futures is True,
@@ -83,6 +84,14 @@ def with_flags(dialect: Dialect, config: ClientConfigResponse | None, dynamic: C
         resume="by_session" if flags.create_model_via_load_weights else dialect.resume,
         seq_id_repeats=_repeats(flags) or dialect.seq_id_repeats,
     )
+
+
+def key_flags(flags: ClientConfigResponse) -> Mapping[str, bool]:
+    """What the flags say of keys, as fields of the dialect; to be heeded before anything else is asked."""
+    return {
+        "exchanges_keys": flags.pjwt_auth_enabled is True,
+        "wants_credential_cmd": flags.credential_default_source == "credential_cmd",
+    }
 
 
 def _repeats(flags: ClientConfigResponse) -> SeqIdRepeats | None:

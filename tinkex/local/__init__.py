@@ -23,5 +23,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from tinkex.local.extras import require
 
-    require("starlette", "uvicorn")
+    require("starlette", "uvicorn", "jinja2", "markdown_it", "yaml")
     return getattr(importlib.import_module("tinkex.local.server"), name)

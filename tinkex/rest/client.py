@@ -110,8 +110,8 @@ class AsyncRestClient(AsyncConnection):
         return capabilities
 
     async def whoami(self) -> WhoamiResponse:
-        """Whose the credential is, by its own words: sends nothing. Raises `InvalidInputError` for an API key that is not a JWT."""
-        return identity(self._connected().config.api_key)
+        """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it nor what it is exchanged for is a JWT."""
+        return identity(await self._connected().auth.key())
 
     async def get_api_key_info(self) -> ApiKeyInfoResponse:
         """What the server knows of the API key."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+from collections.abc import Mapping
 from typing import Any
-
-import orjson
 
 from tinkex.errors import InvalidInputError
 from tinkex.types import WhoamiResponse
+from tinkex.wire import jwt
 
 
 def identity(credential: str | None) -> WhoamiResponse:
@@ -28,13 +26,8 @@ def identity(credential: str | None) -> WhoamiResponse:
     )
 
 
-def _claims(token: str) -> dict[str, Any] | None:
-    _, _, rest = token.partition(".")
-    payload, _, signature = rest.partition(".")
-    if not (payload and signature):
-        return None
+def _claims(credential: str) -> Mapping[str, Any] | None:
     try:
-        claims = orjson.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (binascii.Error, ValueError):
+        return jwt.claims(credential)
+    except ValueError:
         return None
-    return claims if isinstance(claims, dict) else None  # pyright: ignore[reportUnknownVariableType]

@@ -88,7 +88,7 @@ class RestClient:
         return self._portal.run(self._client.get_server_capabilities)
 
     def whoami(self) -> WhoamiResponse:
-        """Whose the credential is, by its own words: sends nothing. Raises `InvalidInputError` for an API key that is not a JWT."""
+        """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it nor what it is exchanged for is a JWT."""
         return self._portal.run(self._client.whoami)
 
     def get_api_key_info(self) -> ApiKeyInfoResponse:

@@ -33,9 +33,10 @@ class ServiceClient:
             trainer = service.create_lora_training_client("tinkex/tiny", rank=16)
 
     Args:
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service.
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. "local" is an embedded server in this
+            process, which the first call starts, and which ends with the process.
         api_key: by default `TINKER_API_KEY`.
-        user_metadata: facts of your own, kept with the session.
+        user_metadata: facts of your own, kept with the session, besides those of the settings.
         config: all settings; `base_url` and `api_key` go before its own.
 
     Raises:
@@ -251,7 +252,7 @@ class ServiceClient:
 
         Args:
             trainer: the model, made by this service client; from now on used as `run.trainer`.
-            policy: when to save, what to recover from, and when to give up.
+            policy: when to save, what to recover from, and when to give up; by default `Config.recovery`.
 
         Raises:
             UnsupportedByServer: it has no way to make a model from a checkpoint.

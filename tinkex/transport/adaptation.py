@@ -31,7 +31,7 @@ def adapt(request: Request[Any], refusal: httpx.Response, dialect: Dialect, api_
     """Another form of a request that was refused with one of `STATUSES`, before anything was taken on; None if there is none."""
     if refusal.status_code == 422:
         return _with_fewer_fields(request, refusal, dialect)
-    if api_key is None or dialect.bearer:
+    if api_key is None or dialect.bearer or dialect.exchanges_keys:
         return None
     return Adapted(request, {"bearer": True}, "it wants the key as Authorization: Bearer", bearer(api_key))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -12,16 +12,21 @@ import httpx
 from aiohttp.connector import Connection
 from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 
+from tinkex.config import HttpLimits
 from tinkex.transport.progress import progress
 
-# Below the 5 seconds after which common servers close an idle connection: a request sent on one that is just being
-# closed dies unanswered, and for a training step that would mean an unknown outcome.
-_KEEPALIVE_SECONDS = 4.0
 _UNLIMITED = 0  # connections; what bounds them is the number of requests that a client has in flight
 
 
 class Connections(httpx.AsyncBaseTransport):
     """A pool of connections, for one event loop."""
+
+    def __init__(
+        self, limits: HttpLimits | None = None, *, proxy: str | None = None, proxy_headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._limits = limits or HttpLimits()
+        self._proxy = proxy
+        self._proxy_headers = dict(proxy_headers or {})
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The answer, whole; only its beginning where the request's extension `stream` is true."""
@@ -40,22 +45,24 @@ class Connections(httpx.AsyncBaseTransport):
             await self._session.close()
 
     async def _send(self, request: httpx.Request) -> aiohttp.ClientResponse:
-        timeout = request.extensions.get("timeout", {})
+        timeout, tunnelled = request.extensions.get("timeout", {}), request.url.scheme == "https"
         return await self._session.request(
             request.method,
             str(request.url),
-            headers=request.headers.multi_items(),
+            headers=[*request.headers.multi_items(), *(() if tunnelled else self._proxy_headers.items())],
             data=request.content or None,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
                 sock_connect=timeout.get("connect"), sock_read=timeout.get("read"), connect=timeout.get("pool")
             ),
-            ssl=self._ssl_context if request.url.scheme == "https" else True,
+            ssl=self._ssl_context if tunnelled else True,
+            proxy=self._proxy,
+            proxy_headers=self._proxy_headers or None,
         )
 
     @cached_property
     def _session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=_UNLIMITED, keepalive_timeout=_KEEPALIVE_SECONDS)
+        connector = aiohttp.TCPConnector(limit=self._limits.max_connections or _UNLIMITED, keepalive_timeout=self._limits.keepalive)
         return aiohttp.ClientSession(connector=connector, request_class=_Request, response_class=_Response, auto_decompress=False)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,19 +10,24 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import httpx
-from attrs import define, field
+from attrs import define, evolve, field
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from tinkex_api.api.auth import create_auth_token
+from tinkex_api.models import AuthTokenRequest
 from tinkex_api.types import Request
 
-from tinkex import events
+from tinkex import events, logs
 from tinkex._version import __version__
-from tinkex.config import Config
+from tinkex.config import LOCAL, Config
+from tinkex.config.secrets import masked
 from tinkex.errors import (
     APIResponseValidationError,
     NotATinkerServerError,
     TinkexError,
 )
+from tinkex.local_server import local_url
 from tinkex.transport import adaptation, failures
+from tinkex.transport.auth import Auth
 from tinkex.transport.backoff import Patience, retry_hint
 from tinkex.transport.clock import Clock
 from tinkex.transport.progress import Progress, progress
@@ -39,10 +45,10 @@ _BATCHES = frozenset({"forward", "forward_backward"})
 _USER_AGENT = f"tinkex/{__version__}"
 
 
-def _default_handler() -> httpx.AsyncBaseTransport:
+def _default_handler(config: Config) -> httpx.AsyncBaseTransport:
     from tinkex.transport.connection import Connections  # here, since aiohttp takes its time to import
 
-    return Connections()
+    return Connections(config.http_limits, proxy=config.proxy, proxy_headers=config.proxy_headers)
 
 
 @define(eq=False)
@@ -53,19 +59,26 @@ class Transport:
     clock: Clock = field(factory=Clock)
     server: Server = field(init=False)
     closed: bool = field(init=False, default=False)
+    auth: Auth = field(init=False)
     waits: Waits = field(init=False)
     window: RateLimitWindow = field(init=False)
     _handler: httpx.AsyncBaseTransport = field(init=False)
-    _headers: dict[str, str] = field(init=False)
+    _headers: dict[str, str] = field(init=False, repr=False)
+    _given_headers: frozenset[str] = field(init=False)
+    """The names of the user's own, which go before ours."""
     _bound_of_answer: Bound = field(init=False)
     _bound_of_result: Bound = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        if level := self.config.log_level or ("info" if self.config.dump_headers else None):
+            logs.show(level)
         self.server = server_for(self.config)
-        self._handler = self.config.http_transport or _default_handler()
+        self.auth = Auth(self.config, self.server, self.clock, self._exchange_key)
+        self._handler = self.config.http_transport or _default_handler(self.config)
         self.waits = Waits(self.clock)
-        self.window = window_for(self.config.base_url, self.config.api_key)
+        self.window = window_for(self.config.base_url, self.config.api_key or self.config.credential_cmd)
         self._headers = _constant_headers(self.config, self.clock.new_id())
+        self._given_headers = frozenset(name.lower() for name in self.config.default_headers)
         self._bound_of_answer = Bound(self.config.retry.max_wait, "Config.retry.max_wait")
         self._bound_of_result = Bound(self.config.poll.max_wait, "Config.poll.max_wait")
 
@@ -144,10 +157,9 @@ class Transport:
         Raises:
             APIConnectionError: no answer came, or it broke off while it was read.
         """
-        message = httpx.Request("GET", url, extensions=self._extensions(self.config.timeout, whole=False))
-        if with_key:
-            message.headers.update({**self._headers, **self._bearer})
-        message.headers.update({"User-Agent": _USER_AGENT, **(headers or {})})
+        ours = {**self._headers, **self._with_key(await self.auth.key())} if with_key else {"User-Agent": _USER_AGENT}
+        extensions = self._extensions(self.config.timeout, whole=False)
+        message = httpx.Request("GET", url, headers={**ours, **(headers or {})}, extensions=extensions)
         response = await self._carried(message, operation, whole=False)
         try:
             yield response
@@ -166,7 +178,15 @@ class Transport:
 
     async def aclose(self) -> None:
         self.closed = True
+        await self.auth.aclose()
         await self._handler.aclose()
+
+    async def _exchange_key(self, key: str) -> str:
+        request = create_auth_token.request(body=AuthTokenRequest())
+        response = await self._deliver(request, {**self._headers, **self._with_key(key)}, self.config.timeout)
+        if not response.is_success:
+            raise failures.status_error(response, request.operation)
+        return parse(request, response).jwt
 
     def _waiting_for_answer(self, state: RequestState) -> Wait:
         return self.waits.begin(state, "an answer", self._bound_of_answer)
@@ -174,6 +194,8 @@ class Transport:
     async def _exchange(
         self, request: Request[Any], timeout: float, patience: Patience, wait: Wait, *, whole: bool = True
     ) -> httpx.Response:
+        if self.config.base_url == LOCAL:
+            await self._go_local()
         headers = dict(self._headers)
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{self.clock.new_id()}"  # the same over all tries
@@ -188,13 +210,14 @@ class Transport:
         """The server asked, in words; of another one's URL not the rest, which may be a right to read."""
         return self.config.base_url if self.is_own(str(url)) else f"{url.scheme}://{url.netloc.decode('ascii')}"
 
-    @property
-    def _bearer(self) -> Mapping[str, str]:
-        return adaptation.bearer(self.config.api_key) if self.server.dialect.bearer else {}
-
     def _extensions(self, timeout: float, *, whole: bool) -> dict[str, Any]:
         times = {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}
         return {"timeout": times, "stream": not whole}
+
+    async def _go_local(self) -> None:
+        """The server of this process has no address until it is started, which takes some seconds and so is done in a thread."""
+        self.config = evolve(self.config, base_url=await asyncio.to_thread(local_url))
+        self._headers["Host"] = _host(self.config.base_url)
 
     @property
     def _usual_timeout(self) -> float:
@@ -205,13 +228,32 @@ class Transport:
     ) -> httpx.Response:
         """The answer of one try, whatever its status, read to its end; only its beginning where it is a success and not wanted `whole`.
 
-        Raises `APIConnectionError` when none came.
+        One that a key has become too old for is sent again, once, with another. Raises `APIConnectionError` when none came.
         """
+        key = await self.auth.key()
+        response = await self._deliver(request, {**self._with_key(key), **headers}, timeout, whole=whole)
+        if response.status_code == 401 and key is not None and await self.auth.replace(key):
+            response = await self._deliver(request, {**self._with_key(await self.auth.key()), **headers}, timeout, whole=whole)
+        return response
+
+    def _with_key(self, key: str | None) -> Mapping[str, str]:
+        """The headers that carry it."""
+        if key is None:
+            return {}
+        headers = {"X-API-Key": key, **(adaptation.bearer(key) if self.server.dialect.bearer else {})}
+        return {name: value for name, value in headers.items() if name.lower() not in self._given_headers}
+
+    async def _deliver(
+        self, request: Request[Any], headers: Mapping[str, str], timeout: float, *, whole: bool = True
+    ) -> httpx.Response:
+        if self.config.dump_headers:
+            logger.info("%s %s %s", request.method, request.path, masked({**headers, **request.headers}))
         message = _message(
             request,
             _url(self.config.base_url + request.path),
-            {**self._bearer, **headers},
+            headers,
             self._extensions(timeout, whole=whole),
+            self.config.default_query,
         )
         return await self._carried(message, request.operation, whole=whole)
 
@@ -238,30 +280,42 @@ class Transport:
 def _constant_headers(config: Config, request_id: str) -> dict[str, str]:
     """Those of each request; the user's go before ours."""
     ours = {
-        "Host": _url(config.base_url).netloc.decode("ascii"),
+        "Host": _host(config.base_url),
         "User-Agent": _USER_AGENT,
         "Accept": "application/json",
         "X-Request-Id": request_id,  # one server routes by it
-        **({"X-API-Key": config.api_key} if config.api_key else {}),
+        **_cloudflare(config),
     }
     given = {name.lower() for name in config.default_headers}
     return {**{name: value for name, value in ours.items() if name.lower() not in given}, **config.default_headers}
 
 
-def _message(request: Request[Any], url: httpx.URL, headers: Mapping[str, str], extensions: dict[str, Any]) -> httpx.Request:
+def _cloudflare(config: Config) -> Mapping[str, str]:
+    """What Cloudflare Access wants."""
+    client, secret = config.cf_access_client_id, config.cf_access_client_secret
+    return {"CF-Access-Client-Id": client, "CF-Access-Client-Secret": secret} if client and secret else {}
+
+
+def _message(
+    request: Request[Any], url: httpx.URL, headers: Mapping[str, str], extensions: dict[str, Any], query: Mapping[str, str]
+) -> httpx.Request:
     """As httpx makes it of `content`, in a quarter of the time: it need not look for headers that are missing."""
     content = request.content or b""
     length = {} if request.method == "GET" else {"Content-Length": str(len(content))}
     message = httpx.Request(
         request.method,
         url,
-        params=request.params,
+        params={**query, **(request.params or {})} if query else request.params,
         headers={**headers, **request.headers, **length},
         stream=httpx.ByteStream(content),
         extensions=extensions,
     )
     message.read()
     return message
+
+
+def _host(base_url: str) -> str:
+    return _url(base_url).netloc.decode("ascii")
 
 
 @lru_cache(maxsize=256)
@@ -356,7 +410,7 @@ class _Exchange:
     async def _adapted(self, request: Request[Any], refusal: httpx.Response) -> httpx.Response:
         """The answer to the request in the form that the refusal asks for, which is then kept to; else the refusal."""
         config, server = self.transport.config, self.transport.server
-        adapted = adaptation.adapt(request, refusal, server.dialect, config.api_key)
+        adapted = adaptation.adapt(request, refusal, server.dialect, await self.transport.auth.key())
         if adapted is None:
             return refusal
         response = await self.transport.attempt(

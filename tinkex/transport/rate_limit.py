@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Hashable
 from weakref import WeakValueDictionary
 
 from attrs import define, field
@@ -146,11 +147,11 @@ class RateLimitWindow:
             self._admit()
 
 
-_windows: WeakValueDictionary[tuple[str, str | None], RateLimitWindow] = WeakValueDictionary()
+_windows: WeakValueDictionary[tuple[str, Hashable], RateLimitWindow] = WeakValueDictionary()
 _windows_lock = threading.Lock()
 
 
-def window_for(base_url: str, api_key: str | None) -> RateLimitWindow:
-    """The window of this (base URL, key), kept for as long as a client uses it."""
+def window_for(base_url: str, api_key: Hashable) -> RateLimitWindow:
+    """The window of this (base URL, key, or what gives it), kept for as long as a client uses it."""
     with _windows_lock:
         return _windows.setdefault((base_url, api_key), RateLimitWindow())

@@ -11,6 +11,7 @@ from attrs import evolve
 
 from tinkex.config import Config
 from tinkex.dialects.dialect import Dialect
+from tinkex.dialects.gates import with_gates
 from tinkex.dialects.recognition import Seen, recognise, with_flags
 from tinkex.dialects.table import DIALECTS, OPTIONAL, UNKNOWN
 from tinkex.errors import APIStatusError, UnsupportedByServer
@@ -21,9 +22,10 @@ logger = logging.getLogger("tinkex")
 class Server:
     """Holds the dialect, which grows as the server is seen at work. Safe from any thread."""
 
-    def __init__(self, given: Dialect | None = None) -> None:
-        self.dialect = given or UNKNOWN
+    def __init__(self, given: Dialect | None = None, gates: tuple[str, ...] = ()) -> None:
+        self.dialect = with_gates(given or UNKNOWN, gates)
         self._given = given
+        self._gates = gates
         self._seen: Seen | None = None
         self._said: set[str] = set()
         self._lock = threading.Lock()
@@ -40,17 +42,17 @@ class Server:
                 bearer = self._seen is None and self.dialect.bearer  # learned while it was asked
                 self._seen = seen
                 found = with_flags(self._given, seen.config, seen.dynamic) if self._given else recognise(seen)
-                self.dialect = evolve(found, bearer=found.bearer or bearer)
+                self.dialect = with_gates(evolve(found, bearer=found.bearer or bearer), self._gates)
 
     def learn(self, **changes: Any) -> None:
         """Fields of the dialect that the server has shown in its answers."""
         with self._lock:
-            self.dialect = evolve(self.dialect, **changes)
+            self.dialect = with_gates(evolve(self.dialect, **changes), self._gates)
 
     def saw_path(self, path: str) -> None:
         """What the path of saved weights tells: one server that looks like others at first contact has a scheme of its own."""
         if self._given is None and self.dialect.name != "twinkle" and path.startswith("twinkle://"):
-            self.dialect = DIALECTS["twinkle"]
+            self.dialect = with_gates(DIALECTS["twinkle"], self._gates)
 
     def doubt(self) -> None:
         """The server has lost a session or was changed: nobody knows any more what it makes of a repeated request."""
@@ -95,8 +97,8 @@ _servers_lock = threading.Lock()
 
 
 def server_for(config: Config) -> Server:
-    """The one of this base URL, kept for as long as a client uses it; one of its own where the user gives the dialect."""
-    if config.dialect is not None:
-        return Server(config.dialect)
+    """The one of this base URL, kept for as long as a client uses it; one of its own where the user knows better."""
+    if config.dialect is not None or config.feature_gates:
+        return Server(config.dialect, config.feature_gates)
     with _servers_lock:
         return _servers.setdefault(config.base_url, Server())

@@ -33,6 +33,7 @@ from tinkex.local.engine.base import (
     TopTokens,
 )
 
+_RUNS_ON = "the fake engine: figures made up by arithmetic, to test clients"
 _CONTEXT = 32_768  # tokens
 _VOCABULARY = 1 << 18  # any tokenizer's tokens are in it
 _SAMPLED = 256  # only tokens below are sampled, which any tokenizer can decode
@@ -60,7 +61,7 @@ class FakeEngine:
     """See `tinkex.local.engine.base.Engine`. `models` are the names of the base models, which it need not find anywhere."""
 
     def __init__(self, models: Sequence[str]) -> None:
-        self._bases = {name: BaseModel(name, _CONTEXT, _VOCABULARY, "FakeForCausalLM", name) for name in models}
+        self._bases = {name: BaseModel(name, _CONTEXT, _VOCABULARY, "FakeForCausalLM", name, _RUNS_ON) for name in models}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Weights] = {}
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -51,6 +52,17 @@ class Adapter:
 
 Plan: TypeAlias = Sequence[tuple[Tensor | None, Adapter]]
 """Which rows of a batch (None: all) get which adapter. A row that is not named gets none."""
+
+
+def plan_rows(adapters: Sequence[Adapter | None], device: torch.device) -> Plan:
+    """The plan for a batch whose rows have these adapters."""
+    rows = defaultdict[Adapter, list[int]](list)
+    for row, adapter in enumerate(adapters):
+        if adapter is not None:
+            rows[adapter].append(row)
+    if len(rows) == 1 and None not in adapters:
+        return [(None, adapter) for adapter in rows]
+    return [(torch.tensor(own, device=device), adapter) for adapter, own in rows.items()]
 
 
 @define(eq=False)

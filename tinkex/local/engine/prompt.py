@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tinkex.local.engine.base import InvalidRequest, SampleSpec, TopTokens
-from tinkex.local.engine.sampling import generator, top_tokens
+from tinkex.local.engine.sampling import chances, pick, stream, top_tokens
 
 _ALTERNATIVES = -1  # the random stream of these draws, which is none of a sample's
 
@@ -64,7 +64,7 @@ class PromptAnswers:
         if temperature == 0:
             drawn = self._logits.argmax(dim=-1, keepdim=True).expand(-1, count)
         else:
-            chances = torch.softmax(self._logits.float() / temperature, dim=-1).cpu()
-            stream = generator(self._spec.seed, _ALTERNATIVES)
-            drawn = torch.multinomial(chances, count, replacement=True, generator=stream).to(self._logits.device)
+            steps = np.arange(len(self._logits) * count, dtype=np.uint64)
+            chance = torch.from_numpy(chances(stream(self._spec.seed, _ALTERNATIVES), steps)).reshape(-1, count)
+            drawn = pick(torch.softmax(self._logits.float() / temperature, dim=-1), chance.to(self._logits.device))
         return drawn.cpu().numpy(), self._distribution.gather(-1, drawn).cpu().numpy()

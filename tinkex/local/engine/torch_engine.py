@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -33,11 +33,12 @@ from tinkex.local.engine.base import (
     SampleResult,
     SampleSpec,
 )
+from tinkex.local.engine.batching import Batcher
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
-from tinkex.local.engine.generation import generate
-from tinkex.local.engine.lora import Adapter, Plan
+from tinkex.local.engine.generation import Request
+from tinkex.local.engine.lora import Adapter
 from tinkex.local.engine.losses import NamedLoss, find_loss
-from tinkex.local.engine.prompt import PromptAnswers
+from tinkex.local.engine.stopping import StopRule
 
 _TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory for activations
 
@@ -66,7 +67,7 @@ class TorchEngine:
         self._bases = {name: Base.load(name, device, dtype) for name in models}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
-        self._sampling = ThreadPoolExecutor(1, thread_name_prefix="tinkex-sampling")
+        self._batchers = {name: Batcher(base) for name, base in self._bases.items()}
 
     @property
     def base_models(self) -> Sequence[BaseModel]:
@@ -142,32 +143,35 @@ class TorchEngine:
         self._samplers.pop(sampler_id, None)
 
     def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
-        return self._sampling.submit(self._sample, sampler_id, spec, on_token)
+        try:
+            sampler = self._sampler(sampler_id)
+            room = _check_prompt(spec, sampler.base.describe())
+        except InvalidRequest as error:
+            refused: Future[SampleResult] = Future()
+            refused.set_exception(error)
+            return refused
+        stops = StopRule(spec, sampler.base.end_of_text, sampler.base.tokenizer.decode)
+        request = Request(sampler.adapter, spec, room, stops, on_token)
+        self._batchers[sampler.base.name].submit(request)
+        return request.future
 
     def watch(self, died: Callable[[Death], None]) -> None:
         """It lives in the process that asks."""
 
     def close(self) -> None:
-        self._sampling.shutdown(cancel_futures=True)
-
-    @torch.inference_mode()
-    def _sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> SampleResult:
-        sampler = self._samplers.get(sampler_id)
-        if sampler is None:
-            raise InvalidRequest(f"unknown sampler {sampler_id!r}")
-        room = _check_prompt(spec, sampler.base.describe())
-        plan: Plan = [(None, sampler.adapter)] if sampler.adapter else []
-        with sampler.base.running(plan) as network:
-            prompt = torch.tensor([list(spec.prompt)], device=sampler.base.device)
-            prefill = network(input_ids=prompt, use_cache=True)
-            asked = PromptAnswers(prefill.logits[0], spec)
-            answers = asked.logprobs(), asked.topk(), asked.targets(), asked.alternatives()
-            return SampleResult(generate(network, sampler.base, prefill, spec, room, on_token), *answers)
+        for batcher in self._batchers.values():
+            batcher.close()
 
     def _base(self, name: str) -> Base:
         if name not in self._bases:
             raise InvalidRequest(f"unknown base model {name!r}; known are {', '.join(self._bases)}")
         return self._bases[name]
+
+    def _sampler(self, sampler_id: str) -> _Sampler:
+        sampler = self._samplers.get(sampler_id)
+        if sampler is None:
+            raise InvalidRequest(f"unknown sampler {sampler_id!r}")
+        return sampler
 
     def _model(self, model_id: str) -> _Model:
         if model_id not in self._models:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from attrs import frozen
@@ -187,8 +187,8 @@ def _type(schema: Mapping[str, Any]) -> Sequence[Word]:
         return [Word("list of "), *_type(schema.get("items", {}))]
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), Mapping):
         return [Word("map of "), *_type(schema["additionalProperties"])]
-    form = f" ({schema['format']})" if "format" in schema else ""
-    return [Word(f"{schema.get('type', 'anything')}{form}")]
+    kind = schema.get("type", "anything")
+    return [Word(f"{kind} ({schema['format']})" if "format" in schema and kind != "null" else kind)]
 
 
 def _joined(types: Iterable[Sequence[Word]]) -> Sequence[Word]:
@@ -220,10 +220,10 @@ _NOTES = {
 }
 
 
-def _plain(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    return ", ".join(map(_plain, cast("list[object]", value))) if isinstance(value, list) else json.dumps(value)
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_plain(part) for part in value)  # pyright: ignore[reportUnknownVariableType]  of any kind
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _html(text: str) -> Markup:

@@ -14,7 +14,7 @@ def size(count: int) -> str:
         if value < 999.5:
             break
         value, unit = value / 1000, larger
-    digits = 0 if unit == "B" or value >= 99.5 else 1
+    digits = 0 if unit == "B" or value >= 99.95 else 1
     return f"{value:.{digits}f} {unit}"
 
 

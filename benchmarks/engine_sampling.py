@@ -1,0 +1,147 @@
+"""Compares sampling by the embedded server with transformers' `generate`: `python -m benchmarks sampling`.
+
+All of it on one random Qwen3 of 0.36M parameters: `generate` on one batch, the engine alone with as many concurrent requests, under
+one adapter and under several, and tinkex through HTTP, to a server in a process of its own. Figures are tokens a second, medians of
+interleaved rounds; take a ratio from one run, and no figure alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+import tinkex
+from scripts.official_sdk import ROOT
+from tinkex.local.engine.base import LoraShape, SampleSpec
+from tinkex.local.engine.torch_engine import TorchEngine
+
+_PROMPT, _SAMPLED = 32, 32  # tokens
+_REQUESTS = (1, 64)
+_ROUNDS = 3
+_ADAPTERS = 4
+_SERVER = "import sys, tinkex.local; print(tinkex.local.serve(sys.argv[1]).base_url, flush=True); sys.stdin.read()"
+
+
+def make_model(folder: Path) -> Any:
+    """A random Qwen3 of 0.36M parameters, which is also written to `folder`."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=512,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=24,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    model = Qwen3ForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(ROOT / "tinkex" / "tiny").save_pretrained(folder)
+    return model
+
+
+def prompts(count: int) -> list[list[int]]:
+    return torch.randint(1, 256, (count, _PROMPT)).tolist()
+
+
+def of_generate(model: Any, count: int) -> None:
+    tokens = torch.tensor(prompts(count))
+    made = model.generate(
+        tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=_SAMPLED, do_sample=True, top_k=0, pad_token_id=0
+    )
+    assert made.shape == (count, _PROMPT + _SAMPLED)
+
+
+def of_engine(engine: TorchEngine, samplers: list[str], count: int) -> None:
+    specs = [SampleSpec(prompt, max_tokens=_SAMPLED) for prompt in prompts(count)]
+    futures = [engine.sample(samplers[index % len(samplers)], spec) for index, spec in enumerate(specs)]
+    assert all(len(future.result().sequences[0].tokens) == _SAMPLED for future in futures)
+
+
+async def over_http(sampler: tinkex.AsyncSamplingClient, count: int) -> None:
+    params = tinkex.SamplingParams(max_tokens=_SAMPLED)
+    calls = [sampler.sample(tinkex.ModelInput.from_ints(prompt), 1, params) for prompt in prompts(count)]
+    assert all(len(result.sequences[0].tokens) == _SAMPLED for result in await asyncio.gather(*calls))
+
+
+def adapters(engine: TorchEngine, base: str, folder: Path) -> list[str]:
+    """Samplers of adapters of different ranks."""
+    names = [f"adapter {index}" for index in range(_ADAPTERS)]
+    for index, name in enumerate(names):
+        engine.create_model(name, base, LoraShape(rank=4 << index, seed=index))
+        engine.save_model(name, folder / str(index), optimizer=False)
+        engine.load_sampler(name, base, folder / str(index))
+    return names
+
+
+@contextmanager
+def server(model: Path) -> Iterator[str]:
+    """Its URL."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _SERVER, str(model)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        yield process.stdout.readline().strip()
+
+
+async def seconds(work: Callable[[int], Awaitable[None] | None], count: int) -> float:
+    began = time.perf_counter()
+    if (rest := work(count)) is not None:
+        await rest
+    return time.perf_counter() - began
+
+
+async def measure(url: str, model: Any, base: str, folder: Path) -> Table:
+    engine = TorchEngine([base], "cpu", "float32")
+    engine.load_sampler("base", base, None)
+    names = adapters(engine, base, folder)
+    table = Table(f"tokens/s, {_PROMPT} + {_SAMPLED} tokens", *(f"{count} at once" for count in _REQUESTS))
+    async with tinkex.AsyncServiceClient(base_url=url, api_key="tml-local") as service:
+        sampler = await service.create_sampling_client(base_model=base)
+        ways: dict[str, Callable[[int], Awaitable[None] | None]] = {
+            "generate": lambda count: of_generate(model, count),
+            "the engine": lambda count: of_engine(engine, ["base"], count),
+            "the engine, one adapter": lambda count: of_engine(engine, names[:1], count),
+            f"the engine, {_ADAPTERS} adapters": lambda count: of_engine(engine, names, count),
+            "tinkex through HTTP": lambda count: over_http(sampler, count),
+        }
+        taken = {count: await rounds(ways, count) for count in _REQUESTS}
+    engine.close()
+    for way in ways:
+        table.add_row(way, *(_cell(count, taken[count][way], taken[count]["generate"]) for count in _REQUESTS))
+    return table
+
+
+async def rounds(ways: dict[str, Callable[[int], Awaitable[None] | None]], count: int) -> dict[str, float]:
+    """The median seconds of each way, after one time to warm up."""
+    taken = [{way: await seconds(work, count) for way, work in ways.items()} for _ in range(1 + _ROUNDS)]
+    return {way: statistics.median(one[way] for one in taken[1:]) for way in ways}
+
+
+def _cell(count: int, taken: float, reference: float) -> str:
+    return f"{count * _SAMPLED / taken:,.0f} ({reference / taken:.2f})"
+
+
+def table() -> Table:
+    """Tokens a second, and in brackets how many times those of `generate`."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place, "model")
+        model = make_model(folder)
+        with server(folder) as url:
+            return asyncio.run(measure(url, model, str(folder), Path(place, "adapters")))

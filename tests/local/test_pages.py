@@ -1,0 +1,185 @@
+"""The pages for people, as a browser gets them."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.fake_engine import FakeEngine
+from tinkex.local import serve
+from tinkex.local.pages.reference import read
+
+from .helpers import API, Api, new_model, started
+
+CONTRACT = Path(__file__).parents[2] / "openapi" / "tinker.yaml"
+HOSTILE = """<script>alert(1)</script>"'{{ 7 * 7 }}"""
+KEY = "key-of-ours"
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with started(FakeEngine()) as api:
+        yield api
+
+
+def text(page: str) -> str:
+    """What stands in the page, without its elements."""
+    body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def test_an_idle_server_tells_how_to_begin(api: Api) -> None:
+    page = api.http.get("/")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "fake/base FakeForCausalLM, 64 tokens of context" in text(page.text)
+    assert f"export TINKER_BASE_URL={str(api.http.base_url).rstrip('/')}" in text(page.text)
+    assert "Nothing waits." in text(page.text)
+
+
+def test_runs_are_shown_with_losses_and_checkpoints(api: Api) -> None:
+    model_id = api.model()
+    for number in range(1, 7, 2):
+        api.step(model_id, number, 10 * number)
+        api.ok("optim_step", model_id=model_id, seq_id=number + 1, adam_params={"learning_rate": 1.0})
+    api.result(api.ok("save_weights", model_id=model_id, seq_id=7, path="first"))
+    page = api.http.get("/").text
+    assert "Step 3, loss per token 50" in text(page)
+    assert 'd="M4,116L300,60L596,4"' in page  # the losses rise from 10 to 50
+    assert "weights/first 0 s ago" in text(page)
+    assert f'href="{API}/training_runs/{model_id}/checkpoints/weights/first/archive"' in page
+
+
+def test_what_waits_is_listed_with_the_reason(api: Api) -> None:
+    model_id = api.model()
+    api.step(model_id, 2)
+    shown = text(api.http.get("/").text)
+    assert f"forward_backward {model_id} 2" in shown
+    assert "seq_id 2 waits for seq_id 1, which has not come" in shown
+    api.engine.gate.clear()
+    running = api.model()
+    api.step(running, 1, 96)
+    api.step(running, 2)
+    assert api.engine.waiting.acquire(timeout=10)
+    shown = text(api.http.get("/").text)
+    api.engine.gate.set()
+    assert f"forward_backward {running} 1 0 s runs" in shown
+    assert f"forward_backward {running} 2 0 s waits for earlier requests of its model" in shown
+
+
+def test_nothing_that_a_client_chose_is_markup(api: Api) -> None:
+    body = {"tags": [HOSTILE], "user_metadata": {}, "sdk_version": HOSTILE, "display_name": HOSTILE, "type": "create_session"}
+    session_id = api.ok("create_session", **body)["session_id"]
+    api.result(api.ok("create_model", **new_model(session_id)))
+    page = api.http.get("/").text
+    assert "<script" not in page
+    assert text(page).count(HOSTILE) == 3
+
+
+def test_the_pages_load_nothing_and_run_nothing(api: Api) -> None:
+    for path in ("/", "/docs"):
+        page = api.http.get(path)
+        assert page.headers["content-security-policy"].startswith("default-src 'none'")
+        assert not re.search(r"<(script|link|img|iframe)|\ssrc=|url\(", page.text)
+
+
+class TestReference:
+    def test_every_operation_and_schema_is_there_and_every_link_leads_somewhere(self, api: Api) -> None:
+        page = api.http.get("/docs").text
+        anchors = re.findall(r'id="([^"]+)"', page)
+        assert len(anchors) == len(set(anchors))
+        assert set(re.findall(r'href="#([^"]+)"', page)) <= set(anchors)
+        contract = CONTRACT.read_text()
+        operations = re.findall(r"operationId: (\w+)", contract)
+        schemas = re.findall(r"^    (\w+):$", contract.partition("\n  schemas:\n")[2], re.MULTILINE)
+        assert len(operations) > 40
+        assert len(schemas) > 100
+        assert {*operations, *schemas} <= set(anchors)
+
+    def test_a_request_is_shown_with_its_fields(self, api: Api) -> None:
+        shown = text(api.http.get("/docs").text)
+        assert "POST /api/v1/optim_step".lower() in shown.lower()
+        assert "seq_id required integer (int32) Counts the model's requests from 1." in shown
+
+    def test_the_contract_is_served_as_it_is(self, api: Api) -> None:
+        answer = api.http.get("/openapi.yaml")
+        assert answer.headers["content-type"].startswith("application/yaml")
+        assert answer.text == CONTRACT.read_text()
+
+    def test_types_are_told_in_words(self) -> None:
+        fields = {
+            "many": {"type": "array", "items": {"$ref": "#/components/schemas/Thing"}},
+            "some": {"type": ["number", "null"], "format": "double", "x-tinker-default": 0.5},
+            "either": {"oneOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "integer"}}]},
+        }
+        schema = {"type": "object", "required": ["many"], "properties": fields, "description": "A <b> & *thing*"}
+        thing = read(
+            {
+                "info": {"title": "T", "version": "1", "description": ""},
+                "tags": [],
+                "paths": {},
+                "components": {"schemas": {"Thing": schema}},
+            }
+        ).schemas[0]
+        assert thing.about == "<p>A &lt;b&gt; &amp; <em>thing</em></p>\n"
+        many, some, either = thing.fields
+        assert (many.required, [(word.text, word.schema) for word in many.type]) == (True, [("list of ", None), ("Thing", "Thing")])
+        assert "".join(word.text for word in some.type) == "number (double) or null"
+        assert "Assumed when missing: 0.5" in some.about
+        assert "".join(word.text for word in either.type) == "string or map of integer"
+
+
+class TestKeys:
+    @pytest.fixture
+    def http(self) -> Iterator[httpx.Client]:
+        with serve(engine=FakeEngine(), api_key=KEY) as server, httpx.Client(base_url=server.base_url) as http:
+            yield http
+
+    def test_a_stranger_sees_a_form_and_no_more(self, http: httpx.Client) -> None:
+        session_id = self._session(http)
+        page = http.get("/")
+        assert page.status_code == 401
+        assert 'type="password"' in page.text
+        assert session_id not in page.text
+        assert http.get("/docs").status_code == http.get("/openapi.yaml").status_code == 200  # what is no secret
+
+    def test_a_browser_shows_its_key_once(self, http: httpx.Client) -> None:
+        session_id = self._session(http)
+        answer = http.post("/login", data={"key": KEY})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        cookie = answer.headers["set-cookie"]
+        assert KEY not in cookie
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+        page = http.get("/").text
+        assert session_id in page
+        assert KEY not in page
+        http.post("/logout")
+        assert http.get("/").status_code == 401
+        http.cookies.set("tinkex_login", cookie.partition(";")[0].partition("=")[2])
+        assert http.get("/").status_code == 401  # the secret is worth nothing any more
+
+    def test_a_header_does_as_well(self, http: httpx.Client) -> None:
+        assert http.get("/", headers={"X-API-Key": KEY}).status_code == 200
+
+    @pytest.mark.parametrize("key", ["", "wrong", "ключ"])
+    def test_a_wrong_key_is_told_so(self, http: httpx.Client, key: str) -> None:
+        answer = http.post("/login", data={"key": key})
+        assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
+        assert "That is not a key of this server." in answer.text
+
+    def test_a_form_that_is_too_long_is_not_read(self, http: httpx.Client) -> None:
+        assert http.post("/login", data={"key": "k" * 5000}).status_code == 413
+
+    def _session(self, http: httpx.Client) -> str:
+        body = {"tags": [], "user_metadata": {}, "sdk_version": "1", "type": "create_session"}
+        return http.post(f"{API}/create_session", json=body, headers={"X-API-Key": KEY}).json()["session_id"]
+
+
+def test_a_server_that_looks_like_another_has_the_pages_too() -> None:
+    with serve(engine=FakeEngine(), profile="skyrl") as server:
+        assert "skyrl" in text(httpx.get(server.base_url).text)

@@ -1,0 +1,7 @@
+"""`python -m tinkex.cli`: the command `tinkex`, where it is not on the PATH."""
+
+from __future__ import annotations
+
+from tinkex.cli import main
+
+main(prog_name="tinkex")

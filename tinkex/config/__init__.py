@@ -1,0 +1,20 @@
+"""Every setting of a client: where it comes from, what is allowed, and the value that holds them all, `Config`."""
+
+from tinkex.config.checks import LOCAL
+from tinkex.config.defaults import HOSTED_BASE_URL
+from tinkex.config.http_limits import HttpLimits
+from tinkex.config.settings import SEED_CHUNK_LIMITS, Config, configured
+from tinkex.config.waiting import PollSettings, RetrySettings
+from tinkex.dialects.dialect import ChunkLimits
+
+__all__ = [
+    "HOSTED_BASE_URL",
+    "LOCAL",
+    "SEED_CHUNK_LIMITS",
+    "ChunkLimits",
+    "Config",
+    "HttpLimits",
+    "PollSettings",
+    "RetrySettings",
+    "configured",
+]

@@ -1,0 +1,88 @@
+"""From the text of a variable, or a value of a TOML file, to a setting. Each raises `ValueError` with what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from tinkex.dialects.dialect import Dialect
+from tinkex.dialects.table import DIALECTS
+
+_ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text")
+    return value
+
+
+def number(value: object) -> float:
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with suppress(ValueError):
+            return float(value)
+    raise ValueError("a number")
+
+
+def whole_number(value: object) -> int:
+    if isinstance(value, (int, str)) and not isinstance(value, bool):
+        with suppress(ValueError):
+            return int(value)
+    raise ValueError("a whole number")
+
+
+def switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).lower()
+    if word not in (*_ON, *_OFF):
+        raise ValueError(f"one of {', '.join((*_ON, *_OFF))}")
+    return word in _ON
+
+
+def names(value: object) -> tuple[str, ...]:
+    """A list, or a text with commas."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if not (isinstance(value, list) and all(isinstance(name, str) for name in value)):  # pyright: ignore[reportUnknownVariableType]
+        raise ValueError("names with commas between them, or a list of them")
+    return tuple(name.strip() for name in value if name.strip())  # pyright: ignore
+
+
+def pairs(value: object) -> dict[str, str]:
+    """A table, or a text: a JSON object, or `name=value` with commas between them."""
+    if isinstance(value, str):
+        value = _pairs_of_text(value)
+    if not (isinstance(value, Mapping) and all(isinstance(item, str) for item in value.values())):  # pyright: ignore
+        raise ValueError("name=value with commas between them, or a JSON object of texts")
+    return dict(value)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def one_of(*allowed: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        word = str(value).lower()
+        if word not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)}")
+        return word
+
+    return read
+
+
+def dialect(value: object) -> Dialect:
+    if not isinstance(value, str) or value not in DIALECTS:
+        raise ValueError(f"one of {', '.join(DIALECTS)}")
+    return DIALECTS[value]
+
+
+def _pairs_of_text(value: str) -> Any:
+    if value.startswith("{"):
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(value)
+        return None
+    items = [item.partition("=") for item in value.split(",") if item.strip()]
+    if not all(equals for _, equals, _ in items):
+        return None
+    return {name.strip(): item.strip() for name, _, item in items}

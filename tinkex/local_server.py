@@ -1,0 +1,75 @@
+"""The embedded server of this process, which `base_url="local"` asks for: started when it is first needed, and gone with the process."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+from attrs import frozen
+
+from tinkex.errors import ConfigError
+
+logger = logging.getLogger("tinkex")
+
+
+@frozen
+class _Started:
+    base_url: str
+    folder: Path
+
+
+_lock = threading.Lock()
+_started: _Started | None = None
+
+
+def local_url() -> str:
+    """Where the process's own server is. The first call starts it, which takes some seconds; others wait meanwhile.
+
+    Raises `ConfigError` when it cannot be started.
+    """
+    global _started
+    with _lock:
+        if _started is None:
+            _started = _start()
+        return _started.base_url
+
+
+def _start() -> _Started:
+    folder = Path(tempfile.mkdtemp(prefix="tinkex-local-"))
+    try:
+        from tinkex.local import (
+            serve,  # here, since few clients want it: this is the one place where the client knows of the server
+        )
+
+        server = serve(data_dir=folder)
+    except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ConfigError(
+            f"base_url 'local' asks for a server in this process, which could not be started: {error}",
+            advice="Or give the address of a server that runs; `tinkex serve` prints it.",
+        ) from error
+    logger.info("serving %s in this process, which keeps its checkpoints until it ends", server.base_url)
+    return _Started(server.base_url, folder)
+
+
+def _stop() -> None:
+    """At exit no thread can be had any more to close the server in good order: its own end with the process, as does its engine."""
+    if _started is not None:
+        shutil.rmtree(_started.folder, ignore_errors=True)
+
+
+def _forget() -> None:
+    """In the child of a fork, where the server's threads do not run: it is the parent's, and the child starts one of its own."""
+    global _started, _lock
+    _started, _lock = None, threading.Lock()
+
+
+# here, and so before the portal's: exit handlers run in the opposite order, and open sessions have yet to say goodbye to the server
+atexit.register(_stop)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
