@@ -58,6 +58,7 @@ class Transport:
     config: Config
     clock: Clock = field(factory=Clock)
     server: Server = field(init=False)
+    closed: bool = field(init=False, default=False)
     auth: Auth = field(init=False)
     waits: Waits = field(init=False)
     window: RateLimitWindow = field(init=False)
@@ -156,10 +157,9 @@ class Transport:
         Raises:
             APIConnectionError: no answer came, or it broke off while it was read.
         """
-        message = httpx.Request("GET", url, extensions=self._extensions(self.config.timeout, whole=False))
-        if with_key:
-            message.headers.update({**self._headers, **self._with_key(await self.auth.key())})
-        message.headers.update({"User-Agent": _USER_AGENT, **(headers or {})})
+        ours = {**self._headers, **self._with_key(await self.auth.key())} if with_key else {"User-Agent": _USER_AGENT}
+        extensions = self._extensions(self.config.timeout, whole=False)
+        message = httpx.Request("GET", url, headers={**ours, **(headers or {})}, extensions=extensions)
         response = await self._carried(message, operation, whole=False)
         try:
             yield response
@@ -177,6 +177,7 @@ class Transport:
         return await self.attempt(request, {**self._headers, **headers}, timeout)
 
     async def aclose(self) -> None:
+        self.closed = True
         await self.auth.aclose()
         await self._handler.aclose()
 
