@@ -115,6 +115,7 @@ if TYPE_CHECKING:
     from .telemetry_response import TelemetryResponse
     from .telemetry_send_request import TelemetrySendRequest
     from .tensor_data import TensorData
+    from .tokenizer_response import TokenizerResponse
     from .training_run import TrainingRun
     from .training_runs_response import TrainingRunsResponse
     from .unload_model_request import UnloadModelRequest
@@ -233,6 +234,7 @@ _MODULES = {
     "TelemetryResponse": ".telemetry_response",
     "TelemetrySendRequest": ".telemetry_send_request",
     "TensorData": ".tensor_data",
+    "TokenizerResponse": ".tokenizer_response",
     "TrainingRun": ".training_run",
     "TrainingRunsResponse": ".training_runs_response",
     "UnloadModelRequest": ".unload_model_request",
@@ -361,6 +363,7 @@ __all__ = (
     "TelemetryResponse",
     "TelemetrySendRequest",
     "TensorData",
+    "TokenizerResponse",
     "TrainingRun",
     "TrainingRunsResponse",
     "UnloadModelRequest",

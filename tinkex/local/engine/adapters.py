@@ -48,6 +48,7 @@ class Base:
     tokenizer: Any
     layers: frozenset[str]
     """The names of its linear layers, which adapters can be put on."""
+    tokenizer_json: str | None
     lock: threading.RLock = field(factory=threading.RLock)
     _adapters: int = 0
 
@@ -65,7 +66,8 @@ class Base:
         layers = frozenset(n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear))
         idle = _lora_config(layers, LoraShape(rank=1))
         peft_model = PeftModel(model.eval().requires_grad_(False), idle, adapter_name=_IDLE)
-        return cls(name, peft_model.to(_device()), tokenizer, layers)
+        backend = getattr(tokenizer, "backend_tokenizer", None)  # some are written in Python and have none
+        return cls(name, peft_model.to(_device()), tokenizer, layers, backend.to_str() if backend is not None else None)
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +86,7 @@ class Base:
             vocab_size=config.vocab_size,
             arch=config.architectures[0],
             tokenizer_id=self.name,
+            tokenizer_json=self.tokenizer_json,
         )
 
     def add_adapter(self, shape: LoraShape) -> str:

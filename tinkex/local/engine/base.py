@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 from numpy.typing import NDArray
 
 
@@ -28,6 +28,7 @@ class BaseModel:
     vocab_size: int
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
     tokenizer_id: str  # what a client can load the tokenizer by: a hub id, a folder, or a shipped name
+    tokenizer_json: str | None = field(default=None, repr=False)  # the text of its tokenizer.json, where it has one
 
 
 @frozen

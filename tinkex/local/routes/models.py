@@ -15,6 +15,7 @@ from tinkex_api.models import (
     GetInfoResponse,
     ModelData,
     OptimizerConfig,
+    TokenizerResponse,
     UnloadModelRequest,
     UnloadModelResponse,
     UntypedAPIFuture,
@@ -23,9 +24,9 @@ from tinkex_api.models import (
 
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import LoraShape
-from tinkex.local.errors import bad_request, malformed
+from tinkex.local.errors import bad_request, malformed, not_found
 from tinkex.local.futures import Ticket
-from tinkex.local.http import Call, post
+from tinkex.local.http import Call, get, post
 from tinkex.local.store import ModelRow
 from tinkex.local.translate import encode, lora_shape
 
@@ -37,6 +38,14 @@ class NewModel:
     row: ModelRow
     make: Callable[[], None]
     result: Mapping[str, Any]
+
+
+async def tokenizer(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    name = call.query.get("base_model", "")
+    model = backend.base_models.get(name)
+    if model is None or model.tokenizer_json is None:
+        raise not_found(f"no tokenizer of {name!r} is here")
+    return TokenizerResponse(model.tokenizer_json).to_dict()
 
 
 async def create_model(backend: Backend, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
@@ -130,6 +139,7 @@ async def unload_model(backend: Backend, call: Call[UnloadModelRequest]) -> Mapp
 
 
 ROUTES = [
+    get("/tokenizer", tokenizer),
     post("/create_model", CreateModelRequest, create_model),
     post("/get_info", GetInfoRequest, get_info),
     post("/unload_model", UnloadModelRequest, unload_model),
