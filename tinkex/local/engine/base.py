@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 from numpy.typing import NDArray
 
 
@@ -44,6 +44,7 @@ class BaseModel:
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
     tokenizer_id: str  # what a client can load the tokenizer by: a hub id, a folder, or a shipped name
     runs_on: str = ""  # for people: what computes, where, and in which precision, for example "torch on cpu, float32"
+    tokenizer_json: str | None = field(default=None, repr=False)  # the text of its tokenizer.json, where it has one
 
 
 @frozen
