@@ -13,7 +13,7 @@ import tinkex.local
 from tests.facades import ADMINS, FACADES, RESTS
 from tests.fake_engine import FakeEngine
 from tinkex import Config
-from tinkex.local import Server
+from tinkex.local import Limits, Server
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,7 +35,7 @@ def server_engine() -> FakeEngine:
 @pytest.fixture(scope="session")
 def server(server_engine: FakeEngine) -> Iterator[Server]:
     """A server with an engine that does sums at once."""
-    with tinkex.local.serve(engine=server_engine) as server:
+    with tinkex.local.serve(engine=server_engine, limits=Limits(models=10_000)) as server:  # each test leaves its own behind
         yield server
 
 

@@ -51,6 +51,7 @@ class Process:
 
     port: int
     data_dir: Path
+    module: str = "tests.counting_engine"
     child: subprocess.Popen[str] | None = None
 
     @property
@@ -59,7 +60,7 @@ class Process:
 
     def start(self) -> None:
         """Returns when it answers."""
-        command = [sys.executable, "-m", "tests.counting_engine", str(self.port), str(self.data_dir)]
+        command = [sys.executable, "-m", self.module, str(self.port), str(self.data_dir)]
         self.child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self.child.stdout is not None
         assert self.child.stdout.readline() == "ready\n"
@@ -73,10 +74,10 @@ class Process:
 
 
 @contextmanager
-def process(data_dir: Path) -> Iterator[Process]:
-    """A server that has been started."""
+def process(data_dir: Path, module: str = "tests.counting_engine") -> Iterator[Process]:
+    """A server that has been started, by what `module` does as a script."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        server = Process(free.getsockname()[1], data_dir)
+        server = Process(free.getsockname()[1], data_dir, module)
     try:
         server.start()
         yield server
@@ -84,7 +85,12 @@ def process(data_dir: Path) -> Iterator[Process]:
         server.kill()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serves at the port and from the folder that are given as arguments, until it is killed."""
     with tinkex.local.serve(engine=CountingEngine(), port=int(sys.argv[1]), data_dir=sys.argv[2]):
         print("ready", flush=True)  # noqa: T201
         threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

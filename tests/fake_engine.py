@@ -89,10 +89,10 @@ class FakeEngine:
             (folder / "optimizer.safetensors").write_bytes(model_id.encode())
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
-        self._note("load_model", model_id, "with optimizer" if optimizer else "without optimizer", folder.name)
+        self._note("load_model", model_id, "with optimizer" if optimizer else "without optimizer", folder.stem)
         if model_id not in self.models:
             raise InvalidRequest(f"unknown model {model_id!r}")
-        if folder.name == "misfit":
+        if folder.stem == "misfit":
             raise InvalidRequest("the saved weights do not fit")
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:

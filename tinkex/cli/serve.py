@@ -145,7 +145,7 @@ def _announce(server: Server, profile: str, *, with_key: bool) -> None:
     for model in server.models:
         console.print(f"  model    {model.name}: {model.arch}, {model.max_context_length} tokens of context", markup=False)
         console.print(f"  runs on  {model.runs_on}", markup=False)
-    console.print(f"  data     {server.data_dir}\n           {sizes_of(server.data_dir)}", markup=False)
+    console.print(f"  data     {server.data_dir}: {sizes_of(server.data_dir)}", markup=False)
     console.print(f"  profile  {profile}", markup=False)
     console.print("  status   at that address, in a browser; the API reference at /docs")
     console.print("\nTo point a client at it:")

@@ -21,7 +21,7 @@ class Limits:
     """In one batch, or in one prompt."""
     rank: int = 256
     """Of a LoRA adapter."""
-    models: int = 64
+    models: int = 256
     """In memory at once, in training."""
     samplers: int = 64
     """Weights that are kept in memory to be sampled; those not used for longest are loaded again when they are."""
