@@ -2,7 +2,7 @@
 
 Figures are CPU time of the client's process, all threads, and the median of interleaved rounds, each in a process of its own: what else
 the machine does moves both clients alike. Take a ratio from one run, and no figure alone. A stall is the longest time that a client's
-work keeps an event loop from running anything else.
+work keeps an event loop from running anything else. The task `sampling` is another comparison: see benchmarks/engine_sampling.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +54,13 @@ TASKS = (
     Task(f"{_STEP}, JSON", "step", "json", official=False),
 )
 
+OF_THE_SERVER = ("training_step",)
+"""Modules beside this one, each of which prints a table of its own."""
+
+
+def is_chosen(name: str) -> bool:
+    return name in sys.argv[1:] or not sys.argv[1:]
+
 
 @contextmanager
 def server() -> Iterator[str]:
@@ -81,17 +88,24 @@ def rows(task: Task, url: str) -> Iterator[Row]:
         yield Row(title, median["tinkex"], median.get("official"))
 
 
-def main() -> None:
+def compare_clients(tasks: Sequence[Task]) -> None:
     table = Table("median, ms", "tinkex", f"tinker {_OFFICIAL}", "ratio")
     for column in table.columns[1:]:
         column.justify = "right"
     with server() as url:
-        for task in [task for task in TASKS if task.name in sys.argv[1:] or not sys.argv[1:]]:
+        for task in tasks:
             for row in rows(task, url):
                 official = f"{row.official:.2f}" if row.official else "-"
                 ratio = f"{row.official / row.tinkex:.1f}" if row.official else "-"
                 table.add_row(row.title, f"{row.tinkex:.2f}", official, ratio)
     Console().print(table)
+
+
+def main() -> None:
+    if tasks := [task for task in TASKS if is_chosen(task.name)]:
+        compare_clients(tasks)
+    for module in filter(is_chosen, OF_THE_SERVER):
+        subprocess.run([sys.executable, "-m", f"benchmarks.{module}"], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

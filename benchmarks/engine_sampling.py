@@ -29,7 +29,7 @@ from tinkex.local.engine.torch_engine import TorchEngine
 
 _PROMPT, _SAMPLED = 32, 32  # tokens
 _REQUESTS = (1, 64)
-_ROUNDS = 3
+_ROUNDS = 7
 _ADAPTERS = 4
 _SERVER = "import sys, tinkex.local; print(tinkex.local.serve(sys.argv[1]).base_url, flush=True); sys.stdin.read()"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -10,12 +12,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def python_with(version: str) -> Path:
-    """The interpreter of a venv that has this version, made if need be."""
+    """The interpreter of a venv that has this version, made if need be.
+
+    What it does not have itself it finds among our packages: torch, which custom losses need, and which is too large to have so often.
+    """
     folder = ROOT / ".cache" / "clients" / version
     python = folder / "bin" / "python"
     if not (folder / ".ready").exists():
-        venv.create(folder, with_pip=True, clear=True)
+        venv.create(folder, clear=True)
+        pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile")
         # orjson, since 0.18.0 imports it and does not say so
-        subprocess.run([python, "-m", "pip", "install", "--quiet", f"tinker=={version}", "orjson"], check=True)
+        subprocess.run([*pip, f"tinker=={version}", "orjson"], check=True)
+        [packages] = folder.glob("lib/python*/site-packages")
+        (packages / "ours.pth").write_text(f"{sysconfig.get_path('platlib')}\n")
         (folder / ".ready").touch()
     return python

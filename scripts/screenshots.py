@@ -15,14 +15,14 @@ from tinkex import AdamParams, Datum, ModelInput, ServiceClient
 
 _SENTENCES = ("forty two is 42\n", "seven is 7\n", "a hundred and three is 103\n")
 _WAYS = {
-    "light": ("--window-size=1280,1100", "--blink-settings=preferredColorScheme=1"),
-    "dark": ("--window-size=1280,1100", "--blink-settings=preferredColorScheme=0"),
+    "light": ("--window-size=1280,950", "--blink-settings=preferredColorScheme=1"),
+    "dark": ("--window-size=1280,950", "--blink-settings=preferredColorScheme=0"),
     "narrow": ("--window-size=500,1600", "--blink-settings=preferredColorScheme=1"),
 }
 
 
 def train(base_url: str) -> None:
-    """Three runs with checkpoints, of which one stays open and waits for a request that never comes."""
+    """Two runs with checkpoints."""
     for rank, steps in ((8, 40), (32, 25)):
         with ServiceClient(base_url, "tml-local", user_metadata={"from": "screenshots"}) as service:
             _run(service, rank, steps)

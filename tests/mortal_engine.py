@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
 
-from tinkex.local.engine.base import CustomLoss, Example, LossResult, OnToken, SampleResult, SampleSpec
+from tinkex.local.engine.base import (
+    AdamSettings,
+    CustomLoss,
+    Example,
+    InvalidRequest,
+    LossResult,
+    OnToken,
+    SampleResult,
+    SampleSpec,
+)
 from tinkex.local.engine.fake import FakeEngine
 
 WAITS = 96
@@ -26,6 +33,7 @@ class MortalEngine(FakeEngine):
 
     def __init__(self) -> None:
         super().__init__(["fake/base"])
+        self._given_up = 0
         print("libraries print what they like", flush=True)  # noqa: T201  which must not get into the messages
 
     def forward_backward(
@@ -38,16 +46,17 @@ class MortalEngine(FakeEngine):
         if spec.prompt[0] == WAITS:
             if on_token:
                 on_token(1, -1.0)
-            return _Unending()
+            endless: Future[SampleResult] = Future()
+            endless.add_done_callback(self._note_end)
+            return endless
         return super().sample(sampler_id, spec, on_token)
 
+    def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
+        """Tells among its metrics how many samples were given up."""
+        return {**super().optim_step(model_id, adam), "given_up": self._given_up}
 
-class _Unending(Future[Any]):
-    """Tells on the standard error when it is cancelled."""
-
-    def cancel(self) -> bool:
-        print("given up", file=sys.stderr, flush=True)  # noqa: T201
-        return super().cancel()
+    def _note_end(self, sample: Future[SampleResult]) -> None:
+        self._given_up += 1
 
 
 def _behave(token: int) -> None:
@@ -57,6 +66,11 @@ def _behave(token: int) -> None:
         raise ZeroDivisionError("the fake broke")
     if token == EXITS:
         os._exit(3)
+
+
+def cannot_be_made() -> FakeEngine:
+    """As when there is no such model."""
+    raise InvalidRequest("there is no folder /none")
 
 
 def does_not_start() -> FakeEngine:

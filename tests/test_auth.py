@@ -28,6 +28,7 @@ from tinkex import (
     RetrySettings,
     TinkexError,
 )
+from tinkex.config import HOSTED_BASE_URL
 from tinkex.dialects.dialect import Dialect
 from tinkex.local import Server
 from tinkex.transport.connection import Connections
@@ -364,3 +365,16 @@ def test_without_a_key_none_is_sent() -> None:
 def test_any_key_is_taken(key: str) -> None:
     server = Keys(key)
     assert not isinstance(run(server, send, api_key=key, dialect=Dialect()), TinkexError)
+
+
+@pytest.mark.parametrize(("key", "warns"), [("sk-1", True), ("tml-1", False), (token(1), False)])
+def test_a_key_of_another_kind_is_remarked_on_with_the_hosted_service_alone(
+    key: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        for base_url in ("http://127.0.0.1:1", HOSTED_BASE_URL):
+            await Transport(Config(base_url=base_url, api_key=key, dialect=Dialect(), http_transport=Keys(key))).aclose()
+
+    asyncio.run(main())
+    assert len(caplog.messages) == warns
+    assert key not in caplog.text

@@ -28,7 +28,7 @@ def calls() -> Iterator[list[str]]:
     seen: list[str] = []
 
     def note(event: events.Event) -> None:
-        if isinstance(event, events.HttpRequest):
+        if isinstance(event, events.HttpRequestStart):
             seen.append(event.operation)
 
     events.attach(note)

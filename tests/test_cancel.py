@@ -28,8 +28,8 @@ def answers() -> Iterator[dict[str, list[int | None]]]:
     statuses: defaultdict[str, list[int | None]] = defaultdict(list)
 
     def note(event: events.Event) -> None:
-        if isinstance(event, events.HttpRequest):
-            statuses[event.operation].append(event.status)
+        if isinstance(event, (events.HttpRequestStop, events.HttpRequestException)):
+            statuses[event.operation].append(getattr(event, "status", None))
 
     events.attach(note)
     yield statuses

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 
 from tinkex import ChunkLimits, Config, ConfigError, HttpLimits, PollSettings, RecoveryPolicy, RetrySettings
 from tinkex.config import HOSTED_BASE_URL
+from tinkex.config.settings import known_names
+from tinkex.config.sources import variable
 
 HERE = "http://127.0.0.1:1"
 SECRETS = {
@@ -143,6 +146,12 @@ def test_the_names_that_other_clients_have_for_retries_and_waits() -> None:
     config = Config(base_url=HERE, max_retries=0, progress_timeout=30, retry=RetrySettings(max_attempts=5, max_seconds=7))
     assert config.retry == RetrySettings(max_attempts=1, max_seconds=7, max_wait=30)
     assert config.poll == PollSettings(max_wait=30)
+
+
+def test_the_table_in_the_docs_has_every_setting_with_its_variable() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
+    table = dict(re.findall(r"^\| `([\w.]+)` \| `(\w+)` \|", text, re.MULTILINE))
+    assert table == {name: variable(name) for name in known_names()}
 
 
 # ---- which key ---------------------------------------------------------------------------------------------------------

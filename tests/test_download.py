@@ -11,6 +11,7 @@ import os
 import random
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -28,6 +29,7 @@ from tinkex import (
     APIResponseValidationError,
     APIStatusError,
     AsyncCheckpointDownload,
+    AsyncRestClient,
     CheckpointDownload,
     CheckpointDownloadError,
     Config,
@@ -459,3 +461,65 @@ def test_a_bar_shows_how_far_it_is(download: Callable[..., Path]) -> None:
         download(server.base_url, progress=bar)
     assert "weights" in drawn.getvalue()
     assert "10.2/10.2 kB" in drawn.getvalue()
+
+
+def test_a_server_that_falls_silent_is_left_and_asked_for_the_rest(download: Callable[..., Path]) -> None:
+    with stored(tar_of({"a": bytes(3 * MIB)}), cuts=[2 * MIB]) as (store, _, server):
+        store.arrived.clear()  # for the first answer
+        folder = download(server.base_url, settings={"timeout": 0.3})
+    assert files_in(folder) == {"a": bytes(3 * MIB)}
+    assert "range" in store.calls[1].headers
+
+
+def test_one_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    came = threading.Event()
+
+    async def run(base_url: str) -> None:
+        async with AsyncRestClient(Config(base_url=base_url, api_key="tml-test", dialect=Dialect())) as rest:
+            task = asyncio.create_task(
+                rest.download_checkpoint(PATH, output_dir=tmp_path, progress=lambda size, _: came.set() if size else None)
+            )
+            await asyncio.to_thread(came.wait)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    with stored(tar_of({"a": bytes(3 * MIB)}), cuts=[2 * MIB]) as (store, _, server):
+        store.arrived.clear()
+        asyncio.run(run(server.base_url))
+    assert nothing_is_left(tmp_path)
+
+
+def test_one_that_is_cancelled_while_it_is_unpacked_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def slow(archive: Path, folder: Path, limits: object, is_off: Callable[[], bool]) -> None:
+        begun.set()
+        while not is_off():
+            (folder / "more").write_bytes(b"more")
+        over.set()
+
+    monkeypatch.setattr("tinkex.rest.download.unpack", slow)
+
+    async def run(base_url: str) -> None:
+        async with AsyncRestClient(Config(base_url=base_url, api_key="tml-test", dialect=Dialect())) as rest:
+            task = asyncio.create_task(rest.download_checkpoint(PATH, output_dir=tmp_path))
+            await asyncio.to_thread(begun.wait)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert over.is_set()
+
+    with stored(tar_of(CONTENT)) as (_, _, server):
+        asyncio.run(run(server.base_url))
+    assert nothing_is_left(tmp_path)
+
+
+def test_a_server_that_builds_the_archive_before_it_answers_may_be_silent_meanwhile(download: Callable[..., Path]) -> None:
+    def slow(call: Call) -> Answer:
+        time.sleep(0.3)
+        return Answer(200, tar_of(CONTENT))
+
+    with answering(slow) as server:
+        assert files_in(download(server.base_url, settings={"timeout": 0.1})) == CONTENT
+    assert len(server.calls) == 1

@@ -301,6 +301,10 @@ def test_closing_a_service_clients_rest_client_leaves_the_service_open(connect: 
     with pytest.raises(ClientClosedError):
         rest.list_training_runs()
     assert service.get_server_capabilities().supported_models
+    other = service.create_rest_client()
+    service.close()
+    with pytest.raises(ClientClosedError):
+        other.list_training_runs()
 
 
 def test_a_client_is_made_of_its_settings() -> None:

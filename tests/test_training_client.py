@@ -16,14 +16,18 @@ from tests.batches import batch, datum, text_datum
 from tests.fake_engine import FakeEngine
 from tinkex import (
     AdamParams,
+    BadRequestError,
     ChunkLimits,
     Config,
     Datum,
+    DimuonParams,
     InvalidInputError,
     ModelInput,
     NotFoundError,
+    OptimizerConfig,
     RequestFailedError,
     RequestSkippedError,
+    SgdParams,
     UnprocessableEntityError,
     UnsupportedByServer,
 )
@@ -300,6 +304,42 @@ def test_an_optimizers_parameters_are_given_once_and_as_such(trainer: Any, given
     with pytest.raises(InvalidInputError):
         trainer.optim_step(**given)
     trainer.optim_step(adam_params=AdamParams()).result()
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"), [("dimuon", DimuonParams(0.02)), ("sgd", SgdParams(0.002, momentum=0.5)), ("adamw", AdamParams(3e-3))]
+)
+def test_a_model_is_trained_by_the_optimizer_that_was_chosen(
+    connect: Callable[..., Any], torch_server: Server, kind: str, params: Any
+) -> None:
+    service, data = connect(torch_server.base_url), [text_datum("ab", "cd")]
+    trainer = service.create_lora_training_client("tinkex/tiny", rank=4, seed=3, optimizer=OptimizerConfig(kind))
+    losses = [trainer.train_step(data, "cross_entropy", params).result().forward_backward.metrics["loss:sum"] for _ in range(4)]
+    assert losses == sorted(losses, reverse=True)
+    path = trainer.save_state(kind).result().path
+    followed = trainer.train_step(data, "cross_entropy", params).result().forward_backward.metrics["loss:sum"]
+    loaded = service.create_training_client_from_state_with_optimizer(path)
+    assert loaded.train_step(data, "cross_entropy", params).result().forward_backward.metrics["loss:sum"] == followed
+    assert loaded.forward(data, "cross_entropy").result().metrics == trainer.forward(data, "cross_entropy").result().metrics
+    wrong = SgdParams(0.1) if kind == "adamw" else AdamParams()
+    with pytest.raises(BadRequestError, match=f"with the optimizer {kind}"):
+        trainer.optim_step(wrong).result()
+
+
+@pytest.mark.parametrize("loss_fn", ["dro", "gspo"])
+def test_a_policy_gets_likelier_where_its_advantage_is_positive(
+    connect: Callable[..., Any], torch_server: Server, loss_fn: str
+) -> None:
+    trainer = connect(torch_server.base_url).create_lora_training_client("tinkex/tiny", rank=4, seed=3)
+    text = text_datum("ab", "cd")
+    sampled = trainer.forward([text], "cross_entropy").result().loss_fn_outputs[0]["logprobs"].to_numpy()
+    advantages = np.array([0.0, 1.0, -1.0], np.float32)
+    inputs = {"target_tokens": text.loss_fn_inputs["target_tokens"], "logprobs": sampled, "advantages": advantages}
+    if loss_fn == "gspo":
+        inputs["sequence_ratio_mask"] = np.array([0.0, 1.0, 1.0], np.float32)
+    trainer.train_step([Datum(text.model_input, inputs)], loss_fn, AdamParams(3e-3)).result()
+    change = trainer.forward([text], "cross_entropy").result().loss_fn_outputs[0]["logprobs"].to_numpy() - sampled
+    assert (change[1] > 0, change[2] < 0) == (True, True)
 
 
 def test_inflight_clients_follow_the_model_and_snapshots_do_not(connect: Callable[..., Any], torch_server: Server) -> None:

@@ -295,8 +295,14 @@ def test_a_listener_hears_of_requests_and_retries(heard: list[events.Event]) -> 
         await transport_to(Answering(lambda request: next(answers))).send(health.request())
 
     run(work())
-    assert [event.name for event in heard] == ["http.request", "retry", "http.request"]
-    assert [event.status for event in heard if isinstance(event, events.HttpRequest)] == [503, 200]
+    assert [event.name for event in heard] == [
+        "http.request.start",
+        "http.request.stop",
+        "retry",
+        "http.request.start",
+        "http.request.stop",
+    ]
+    assert [event.status for event in heard if isinstance(event, events.HttpRequestStop)] == [503, 200]
 
 
 def test_a_listener_that_raises_is_detached_with_one_warning(caplog: pytest.LogCaptureFixture, heard: list[events.Event]) -> None:
@@ -305,6 +311,6 @@ def test_a_listener_that_raises_is_detached_with_one_warning(caplog: pytest.LogC
 
     events.attach(broken)
     for _ in range(2):
-        events.emit(events.HttpRequest, operation="x", status=200, seconds=0.1)
+        events.emit(events.HttpRequestStop, operation="x", status=200, seconds=0.1)
     assert len(heard) == 2
     assert len(lines(caplog)) == 1

@@ -7,6 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinkex import auth as auth
+    from tinkex import credentials as credentials
+    from tinkex import events as events
+    from tinkex import telemetry as telemetry
     from tinkex._version import __version__ as __version__
     from tinkex.checkpoints import AsyncCheckpointDownload as AsyncCheckpointDownload
     from tinkex.checkpoints import CheckpointDownload as CheckpointDownload
@@ -73,12 +77,15 @@ _HOMES = {
     "tinkex.tokenizer": ("Tokenizer", "TokenizerError", "get_tokenizer"),
     "tinkex.training.client": ("AsyncTrainingClient",),
 }
+_MODULES = ("auth", "credentials", "events", "telemetry")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("_") and name not in _HOME_OF:
         raise AttributeError(f"module 'tinkex' has no attribute {name!r}")
+    if name in _MODULES:
+        return import_module(f"tinkex.{name}")
     homes = [_HOME_OF[name]] if name in _HOME_OF else ["tinkex.errors", "tinkex.types"]
     for home in homes:
         module = import_module(home)

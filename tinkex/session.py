@@ -23,11 +23,13 @@ from tinkex_api.models import (
 )
 from tinkex_api.types import Request
 
+from tinkex import events
 from tinkex._version import __version__
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.dialects.recognition import Seen, key_flags
 from tinkex.errors import APIStatusError, GoneError, NotFoundError, ServerStateLostError, TinkexError, UnsupportedByServer
 from tinkex.futures.samples import SampleResults
+from tinkex.reporter import Reporter
 from tinkex.transport import failures
 from tinkex.transport.http import Transport
 from tinkex.transport.wait_lines import WaitLines
@@ -60,6 +62,7 @@ class Session:
     lost: bool = False
     """Whether the server has said that it does not know the session any more, or has finished it."""
     _heartbeats: asyncio.Task[None] | None = None
+    _reporter: Reporter | None = None
 
     def __attrs_post_init__(self) -> None:
         self.samples = SampleResults(self.transport)
@@ -93,6 +96,7 @@ class Session:
         _log_messages(answer)
         session = cls(transport, answer.session_id, saved_shapes=instead_of.saved_shapes if instead_of else {})
         session._heartbeats = asyncio.create_task(session._live(), name="tinkex heartbeats")
+        session._begin_telling()
         return session
 
     async def finish(self, outcome: Outcome, detail: str | None = None) -> bool:
@@ -101,7 +105,18 @@ class Session:
         if self._heartbeats is None:
             return True
         await self._stop_heartbeats()
+        events.emit(events.Session, session_id=self.session_id, state=outcome)
+        if self._reporter is not None:
+            await self._reporter.finish(detail if outcome == "errored" else None)
         return self.lost or await self._say_goodbye(outcome, detail)
+
+    def _begin_telling(self) -> None:
+        """To whoever listens, and to the server where that is wanted."""
+        events.emit(events.Session, session_id=self.session_id, state="begun")
+        transport = self.transport
+        if transport.config.sends_telemetry and not transport.server.dialect.lacks("send_telemetry"):
+            self._reporter = Reporter(transport, self.session_id)
+            self._reporter.begin()
 
     def check(self, operation: str) -> None:
         """Raises `ServerStateLostError` for an operation of a session that is lost."""
@@ -127,6 +142,7 @@ class Session:
         """What the failure of a heartbeat says: only a 404 or 410 is word of the session."""
         if isinstance(error, (GoneError, NotFoundError)):
             self.lost = True
+            events.emit(events.Session, session_id=self.session_id, state="lost")
             logger.warning("session %s is gone: %s", self.session_id, error.message)
             self.transport.server.doubt()
 

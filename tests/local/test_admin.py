@@ -166,6 +166,12 @@ def test_a_token_says_whose_it_is_and_until_when(api: Api) -> None:
     assert abs(told["iat"] - time.time()) < 5
 
 
+def test_a_server_that_is_asked_to_tells_clients_to_exchange_their_keys(api: Api) -> None:
+    assert api.ok("client/config", sdk_version="1")["pjwt_auth_enabled"] is False
+    with started(FakeEngine(), exchange_keys=True) as asked:
+        assert asked.ok("client/config", sdk_version="1")["pjwt_auth_enabled"] is True
+
+
 def test_where_no_key_is_asked_for_there_is_none_to_tell_of(api: Api) -> None:
     assert api.get("auth/apikey/me").status_code == 404
     assert api.http.delete(f"{API}/auth/apikey/me").status_code == 404

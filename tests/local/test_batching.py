@@ -155,7 +155,7 @@ def test_samples_keep_the_weights_that_they_began_with(engine: TorchEngine, tmp_
 
 
 def test_training_goes_on_while_samples_are_drawn(engine: TorchEngine) -> None:
-    spec = SampleSpec(PROMPTS[0], max_tokens=120, stop_tokens=[], seed=3)
+    spec = SampleSpec(PROMPTS[0], max_tokens=40, stop_tokens=[], seed=3)
     [alone] = together(engine, [("large", spec)])
     under_way = engine.sample("large", spec)
     while not under_way.done():

@@ -51,7 +51,10 @@ def test_runs_are_shown_with_losses_and_checkpoints(api: Api) -> None:
     assert "Step 3, loss per token 50" in text(page)
     assert 'd="M4,116L300,60L596,4"' in page  # the losses rise from 10 to 50
     assert "weights/first 0 s ago" in text(page)
-    assert f'href="{API}/training_runs/{model_id}/checkpoints/weights/first/archive"' in page
+    [link] = re.findall(r'href="(/download/[^"]+)"', page)
+    tar = api.http.get(link, follow_redirects=True)
+    assert (tar.status_code, tar.headers["content-type"]) == (200, "application/x-tar")
+    assert api.http.get(f"/download/{model_id}/weights/second").status_code == 404
 
 
 def test_what_waits_is_listed_with_the_reason(api: Api) -> None:
@@ -162,6 +165,25 @@ class TestKeys:
         assert http.get("/").status_code == 401
         http.cookies.set("tinkex_login", cookie.partition(";")[0].partition("=")[2])
         assert http.get("/").status_code == 401  # the secret is worth nothing any more
+
+    def test_each_key_shows_its_own(self) -> None:
+        with serve(engine=FakeEngine(), api_key=[KEY, "another"]) as server:
+            pages = []
+            for key in (KEY, "another"):
+                with httpx.Client(base_url=server.base_url, headers={"X-API-Key": key}) as http:
+                    model_id = Api(http, FakeEngine()).model()
+                    pages.append((model_id, http.get("/").text))
+                    save = {"model_id": model_id, "seq_id": 1, "path": "first"}
+                    Api(http, FakeEngine()).result(http.post(f"{API}/save_weights", json=save).json())
+            (hers, her_page), (his, his_page) = pages
+            assert (hers in her_page, his in his_page, hers in his_page) == (True, True, False)
+            assert "Data folder" not in his_page
+            with httpx.Client(base_url=server.base_url) as browser:
+                assert browser.get(f"/download/{his}/weights/first").headers["location"] == "/"
+                browser.post("/login", data={"key": "another"})
+                assert browser.get(f"/download/{hers}/weights/first").status_code == 404
+                tar = browser.get(f"/download/{his}/weights/first", follow_redirects=True)
+                assert (tar.status_code, tar.headers["content-type"]) == (200, "application/x-tar")
 
     def test_a_header_does_as_well(self, http: httpx.Client) -> None:
         assert http.get("/", headers={"X-API-Key": KEY}).status_code == 200

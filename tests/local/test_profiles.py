@@ -216,6 +216,11 @@ def contract_routes_missing_on(name: str) -> set[str]:
     }
 
 
+def test_every_route_of_the_contract_is_served() -> None:
+    wanted = {f"{method.upper()} {path}" for path, methods in contract_paths().items() for method in methods}
+    assert wanted <= embedded_routes()
+
+
 # tinker-cloud-old has the route, which refuses with 200 and an error.
 ANSWERED_OTHERWISE = {"POST /api/v1/load_weights"}
 
@@ -234,6 +239,23 @@ def test_a_missing_route_is_404(wire: Wire) -> None:
         method, _, path = route.partition(" ")
         response = wire.http.request(method, f"{API}/{path}", json={} if method == "POST" else None)
         assert (response.status_code, response.json()) == (404, {"detail": "Not Found"}), route
+
+
+@on("skyrl", "tuft", "hatchery")
+def test_an_archive_is_fetched_where_there_is_one(wire: Wire) -> None:
+    model_id = wire.model()
+    wire.saved(model_id, 1)
+    answer = wire.http.get(f"{API}/training_runs/{model_id}/checkpoints/weights/one/archive")
+    assert answer.status_code == 302
+    assert httpx.get(answer.headers["location"]).headers["content-type"] == "application/x-tar"
+
+
+@on("open-rl")
+def test_the_id_of_a_sampler_may_hold_slashes(wire: Wire) -> None:
+    sampler_id = wire.sampler()
+    assert "/" in sampler_id
+    for written in sampler_id, sampler_id.replace("/", "%2F"):
+        assert wire.http.get(f"{API}/samplers/{written}").json()["sampler_id"] == sampler_id
 
 
 def test_an_unknown_profile_is_refused_with_the_names_that_there_are() -> None:

@@ -59,6 +59,17 @@ def test_a_search(api: Api, query: dict[str, Any], expected: list[str]) -> None:
     assert names(api.ok("sessions/search", **query)) == expected
 
 
+def test_a_search_may_have_many_conditions(api: Api) -> None:
+    metadata = {str(number): "" for number in range(100)}
+    many = {
+        "display_name": "word " * 100,
+        "project_ids": ["p"] * 100,
+        "user_metadata": metadata,
+        "statuses": [{"type": "active"}] * 5000,
+    }
+    assert names(api.ok("sessions/search", session_id=_ids["blue"], **many)) == []
+
+
 def test_either_of_id_and_name_is_enough(api: Api) -> None:
     assert names(api.ok("sessions/search", session_id=_ids["blue"])) == ["blue"]
     assert names(api.ok("sessions/search", session_id=_ids["blue"], display_name="pear")) == ["blue", "red pear"]
@@ -96,6 +107,9 @@ def test_a_summary_says_how_a_session_is(api: Api) -> None:
     ("query", "at"),
     [
         ({"limit": 0}, ["limit"]),
+        ({"display_name": "word " * 101}, ["display_name"]),
+        ({"project_ids": ["p"] * 101}, ["project_ids"]),
+        ({"user_metadata": {str(number): "" for number in range(101)}}, ["user_metadata"]),
         ({"limit": 201}, ["limit"]),
         ({"statuses": []}, ["statuses"]),
         ({"statuses": [{"type": "active"}, {"type": "odd"}]}, ["statuses", 1, "type"]),

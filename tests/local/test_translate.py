@@ -17,8 +17,8 @@ from tinkex import Datum, TensorData
 from tinkex.local.bodies import read
 from tinkex.local.engine.base import LossResult, SampledTokens, SampleResult
 from tinkex.local.errors import Refused
-from tinkex.local.protobuf import read_forward_backward, write_result
-from tinkex.local.translate import encode_loss, encode_sample, examples
+from tinkex.local.protobuf import read_forward_backward, result_fields, write_loss, write_result
+from tinkex.local.translate import encode, encode_sample, examples, loss_fields
 from tinkex.wire import json, protobuf
 
 logprobs = st.floats(-100, 0, width=32)
@@ -119,7 +119,7 @@ def results(draw: st.DrawFn) -> SampleResult:
 def test_a_sample_is_read_as_the_engine_gave_it(result: SampleResult) -> None:
     raw = encode_sample(result, None)
     promise = api.UntypedAPIFuture("r")
-    in_protobuf = write_result("sample", raw)
+    in_protobuf = write_result("sample", orjson.loads(raw))
     assert in_protobuf is not None
     for response in (json.decode_sample(orjson.loads(raw), promise, 2), protobuf.decode_sample(in_protobuf, promise, 2)):
         for ours, theirs in zip(response.sequences, result.sequences, strict=True):
@@ -137,9 +137,8 @@ def test_logprobs_of_any_shape_are_read_as_the_engine_gave_them() -> None:
     """In one record of the message for each run of the same shape, but as one list to who reads it."""
     shapes = [(2,), (3,), (3, 2), (1, 2), (1, 3), (4,)]
     arrays = [np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for shape in shapes]
-    raw = encode_loss(LossResult([{"logprobs": array} for array in arrays], {"loss:sum": 1.0}))
-    in_protobuf = write_result("forward_backward", raw)
-    assert in_protobuf is not None
+    in_protobuf = write_loss(loss_fields(LossResult([{"logprobs": array} for array in arrays], {"loss:sum": 1.0})))
+    raw = encode(result_fields("forward_backward", in_protobuf))
     assert len(pb.ForwardBackwardOutput.FromString(in_protobuf).loss_fn_outputs) == 4
     for output in (json.decode_forward_backward(orjson.loads(raw)), protobuf.decode_forward_backward(in_protobuf)):
         assert output.metrics == {"loss:sum": 1.0}
@@ -159,7 +158,7 @@ def test_logprobs_of_sparse_targets_are_as_sparse() -> None:
     target_logprobs = np.zeros((3, 4), np.float32)
     target_logprobs[0, 3], target_logprobs[2, 0] = -1.5, -2.5
     raw = encode_sample(SampleResult([SampledTokens([1], [-1.0], "stop")], target_prompt_logprobs=target_logprobs), asked)
-    in_protobuf, promise = write_result("sample", raw), api.UntypedAPIFuture("r")
+    in_protobuf, promise = write_result("sample", orjson.loads(raw)), api.UntypedAPIFuture("r")
     assert in_protobuf is not None
     for response in (json.decode_sample(orjson.loads(raw), promise, 4), protobuf.decode_sample(in_protobuf, promise, 4)):
         tensor = response.target_prompt_logprobs

@@ -48,7 +48,7 @@ _STAYS_HERE = frozenset(
 
 def _sources(config: Config) -> Sources:
     read = Sources.read(config.profile)
-    read.check_names(_known_names())
+    read.check_names(known_names())
     return read
 
 
@@ -195,7 +195,7 @@ def _restore(settings: Mapping[str, Any]) -> Config:
     return Config(**settings)
 
 
-def _known_names() -> frozenset[str]:
+def known_names() -> frozenset[str]:
     """Those that a profile may have."""
     single = {a.name for a in fields(Config)} - GROUPS.keys() - _NOT_IN_FILES
     return frozenset(single | {f"{group}.{item}" for group, (_, items) in GROUPS.items() for item in items})

@@ -143,6 +143,8 @@ class Dialect:
     """Whether a copied sampling client asks the server for its number."""
     streams_samples: bool = False
     """Whether it gives a sample's tokens as they come, by sample_stream."""
+    serves_tokenizers: bool = False
+    """Whether it gives its models' tokenizers itself, by get_tokenizer."""
     inflight_saves: bool = False
     """Whether weights can be saved so that newer ones take their place in the samplers that have them."""
     runs_custom_losses: bool = False

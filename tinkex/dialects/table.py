@@ -62,6 +62,7 @@ _DIALECTS = (
         inflight_saves=True,
         resume="by_session",
         streams_samples=True,
+        serves_tokenizers=True,
         sampling=_UP_TO_THE_CONTEXT,
     ),
     Dialect(

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinkex.local.collection import gc
+    from tinkex.local.faults import Faults
     from tinkex.local.limits import Limits
     from tinkex.local.server import Server, serve
 
-__all__ = ["Limits", "Server", "gc", "serve"]
+__all__ = ["Faults", "Limits", "Server", "gc", "serve"]
 
-_MODULES = {"Limits": "limits", "Server": "server", "gc": "collection", "serve": "server"}
+_MODULES = {"Faults": "faults", "Limits": "limits", "Server": "server", "gc": "collection", "serve": "server"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attrs import evolve
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tinkex.local.api import Api
 from tinkex.local.backend import Backend
-from tinkex.local.http import PREFIX, KeyCheck, refuse_route
+from tinkex.local.http import PREFIX, KeyCheck
 from tinkex.local.keys import BadKeys, Keyring
 from tinkex.local.pages.login import OwnerOf
 from tinkex.local.pages.site import make_site
@@ -52,11 +50,12 @@ def make_app(backend: Backend, api_keys: Sequence[str], profile: Profile) -> ASG
     Raises `BadKeys` for keys that cannot be.
     """
     keyring = Keyring(backend.store, api_keys) if api_keys else None
+    api = Api(ROUTES, backend)
     if evolve(profile, hold=TINKEX.hold) == TINKEX:
-        return _beside(_own_api(backend, keyring), make_site(backend, profile, keyring and keyring.owner))
+        return _beside(_checked(api, backend, keyring), make_site(backend, profile, keyring and keyring.owner))
     if len(api_keys) > 1:
         raise BadKeys("a server that imitates another one takes one API key")
-    edge = Edge(_own_api(backend, None), backend, profile, next(iter(api_keys), None))
+    edge = Edge(_checked(api, backend, None), ROUTES, backend, profile, next(iter(api_keys), None))
     return _beside(edge, make_site(backend, profile, _nobody_s(keyring) if keyring else None))
 
 
@@ -72,14 +71,6 @@ def _nobody_s(keyring: Keyring) -> OwnerOf:
     return lambda key: None if keyring.owner(key) is None else ""
 
 
-def _own_api(backend: Backend, keyring: Keyring | None) -> Starlette:
-    checks = [Middleware(VoucherCheck, secret=backend.secret, store=backend.store, wants_key=keyring is not None)]
-    if keyring:
-        checks.append(Middleware(KeyCheck, keyring=keyring))
-    app = Starlette(
-        routes=ROUTES,
-        middleware=checks,
-        exception_handlers={HTTPException: refuse_route},
-    )
-    app.state.backend = backend
-    return app
+def _checked(api: ASGIApp, backend: Backend, keyring: Keyring | None) -> ASGIApp:
+    guarded = KeyCheck(api, keyring) if keyring else api
+    return VoucherCheck(guarded, backend.secret, backend.store, wants_key=keyring is not None)

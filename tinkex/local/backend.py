@@ -37,12 +37,14 @@ class Backend:
         ids: Ids,
         seq_ids: SeqIds,
         limits: Limits,
+        exchange_keys: bool,
     ) -> None:
         self.engine = engine
         self.store = store
         self.data_dir = data_dir
         self.limits = limits
         self.folders = Folders(data_dir)
+        self.exchange_keys = exchange_keys
         self.secret = load_secret(data_dir)
         self.signer = Signer(self.secret)
         self.downloads = Downloads()
@@ -57,8 +59,8 @@ class Backend:
         self._started_at = time.time()
         store.recover("the server was restarted before this was done", self._started_at)
         self.folders.collect_at_rest(store.folders())
-        loop = asyncio.get_running_loop()
-        engine.watch(lambda death: loop.call_soon_threadsafe(self._outlive, death) and None)
+        self._loop = asyncio.get_running_loop()
+        engine.watch(self._note_death)
 
     def stop(self) -> None:
         """Answers the polls that wait."""
@@ -68,6 +70,10 @@ class Backend:
         """Waits for the engine's calls under way, drops the rest, and closes the engine."""
         await self.lanes.close()
         await asyncio.to_thread(self.engine.close)
+
+    def _note_death(self, death: Death) -> None:
+        """On a thread of the engine."""
+        self._loop.call_soon_threadsafe(self._outlive, death)
 
     def _outlive(self, death: Death) -> None:
         self.samplers.forget_all()

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import types
-from collections.abc import Mapping
-from functools import cache
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
+import numpy as np
 import orjson
+from attrs import frozen
+from numpy.typing import NDArray
 from tinkex_api import models
 
 from tinkex.local.errors import Refused, malformed
 
 T = TypeVar("T")
 Location = tuple[str | int, ...]
+_Reader: TypeAlias = Callable[[Any, Location], Any]
 
 _WORDS: dict[object, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 _INT64 = range(-(2**63), 2**63)
@@ -44,10 +48,15 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
     """
     counted = {name: value for name, value in fields.items() if name != "sampling_session_seq_id"}
     try:
-        written = orjson.dumps(counted, option=orjson.OPT_SORT_KEYS)
+        written = orjson.dumps(counted, default=_digest, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
         raise Refused(422, f"the body cannot be kept: {error}") from error
-    return hashlib.blake2b(written, digest_size=16).hexdigest()
+    return _digest(written)
+
+
+def _digest(value: bytes | NDArray[Any]) -> str:
+    """Of an array, which has no place in JSON as it is."""
+    return hashlib.blake2b(value if isinstance(value, bytes) else value.tobytes(), digest_size=16).hexdigest()
 
 
 def read(kind: type[T], fields: Mapping[str, Any]) -> T:
@@ -55,32 +64,38 @@ def read(kind: type[T], fields: Mapping[str, Any]) -> T:
     return _read_class(kind, fields, ())
 
 
-def _read(hint: Any, value: Any, at: Location) -> Any:
+@cache
+def _reader(hint: Any) -> _Reader:
+    """What reads a value of an annotation. It is found once, since looking into annotations takes longer than reading."""
     if hint is Any:
-        return value
+        return lambda value, at: value
     if get_origin(hint) in (Union, types.UnionType):
-        return _read_union(get_args(hint), value, at)
+        return _union_reader(get_args(hint))
     if get_origin(hint) is list:
-        return _read_list(get_args(hint)[0], value, at)
-    if attrs.has(hint):
-        return _read_class(hint, value, at)
-    return _read_plain(hint, value, at)
+        return _list_reader(get_args(hint)[0])
+    return partial(_read_class if attrs.has(hint) else _read_plain, hint)
 
 
-def _read_union(members: tuple[Any, ...], value: Any, at: Location) -> Any:
+def _union_reader(members: tuple[Any, ...]) -> _Reader:
     """The contract's unions are of one kind of value with null or absence."""
-    if value is None and type(None) in members:
-        return None
-    return _read(next(hint for hint in members if hint is not type(None)), value, at)
+    read = _reader(next(hint for hint in members if hint is not type(None)))
+    return (lambda value, at: None if value is None else read(value, at)) if type(None) in members else read
 
 
-def _read_list(item: Any, value: Any, at: Location) -> list[Any]:
-    if not isinstance(value, list):
-        raise malformed(*at, message="must be a list")
-    items = cast("list[Any]", value)
-    if item in (int, float):
-        return items  # long ones, which are checked whole when they become arrays
-    return [_read(item, entry, (*at, index)) for index, entry in enumerate(items)]
+def _list_reader(item: Any) -> _Reader:
+    plain, read = item in (int, float), _reader(item)
+
+    def read_list(value: Any, at: Location) -> list[Any]:
+        if plain and isinstance(value, np.ndarray):
+            return cast("list[Any]", value)  # in place of a long one
+        if not isinstance(value, list):
+            raise malformed(*at, message="must be a list")
+        items = cast("list[Any]", value)
+        if plain:
+            return items  # long ones, which are checked whole when they become arrays
+        return [read(entry, (*at, index)) for index, entry in enumerate(items)]
+
+    return read_list
 
 
 def _read_class(kind: type[T], value: Any, at: Location) -> T:
@@ -88,17 +103,18 @@ def _read_class(kind: type[T], value: Any, at: Location) -> T:
         raise malformed(*at, message="must be an object")
     rest = dict(cast("dict[str, Any]", value))
     known: dict[str, Any] = {}
-    for name, key, hint, required in _fields(kind):
-        entry, nullable = rest.pop(key, None), type(None) in get_args(hint)
+    for field in _fields(kind):
+        entry = rest.pop(field.key, None)
         if entry is not None:
-            known[name] = _read(hint, entry, (*at, key))
-        elif required and not nullable:
-            raise malformed(*at, key, message="is missing")
-        elif required:
-            known[name] = None
+            known[field.name] = field.read(entry, (*at, field.key))
+        elif field.required and not field.nullable:
+            raise malformed(*at, field.key, message="is missing")
+        elif field.required:
+            known[field.name] = None
     instance = kind(**known)
-    extra = _extra_hint(kind)
-    cast("Any", instance).additional_properties = {key: _read(extra, entry, (*at, key)) for key, entry in rest.items()}
+    if rest:
+        read = _extra_reader(kind)
+        cast("Any", instance).additional_properties = {key: read(entry, (*at, key)) for key, entry in rest.items()}
     return instance
 
 
@@ -122,16 +138,31 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
     return get_type_hints(kind, localns=_generated())
 
 
+@frozen
+class _Field:
+    name: str
+    key: str  # in JSON; an attribute that would be a keyword of Python has an underscore after it
+    read: _Reader
+    nullable: bool
+    required: bool
+
+
 @cache
-def _fields(kind: type[Any]) -> tuple[tuple[str, str, Any, bool], ...]:
-    """Attribute, JSON key, type, and whether it is required. A keyword of Python has an underscore after it."""
-    return tuple(
-        (field.name, field.name.removesuffix("_"), _hints(kind)[field.name], field.default is attrs.NOTHING)
+def _fields(kind: type[Any]) -> Sequence[_Field]:
+    hints = _hints(kind)
+    return [
+        _Field(
+            field.name,
+            field.name.removesuffix("_"),
+            _reader(hints[field.name]),
+            type(None) in get_args(hints[field.name]),
+            field.default is attrs.NOTHING,
+        )
         for field in attrs.fields(kind)
         if field.init
-    )
+    ]
 
 
 @cache
-def _extra_hint(kind: type[Any]) -> Any:
-    return get_args(_hints(kind)["additional_properties"])[1]
+def _extra_reader(kind: type[Any]) -> _Reader:
+    return _reader(get_args(_hints(kind)["additional_properties"])[1])

@@ -20,7 +20,7 @@ from tinkex.local.store import EndedFuture, FutureRow, Store
 logger = logging.getLogger("tinkex.local")
 
 Work = Callable[[], Awaitable[bytes]]
-"""Gives the result as JSON; `InvalidRequest` is the sender's fault, any other error the server's."""
+"""Gives the result as it is kept, see `protobuf.LOSSES`; `InvalidRequest` is the sender's fault, any other error the server's."""
 
 
 class OutOfTurn(InvalidRequest):
@@ -29,7 +29,7 @@ class OutOfTurn(InvalidRequest):
 
 @frozen
 class Outcome:
-    """The answer to a poll: a status and a body, and of which kind of request it is the result, if it is one."""
+    """The answer to a poll: a status and a body, and of which kind of request it is the result, if it is one: then as it is kept."""
 
     status: int
     body: bytes

@@ -43,6 +43,11 @@ class Progress:
         self.states = [known for known in self.states if known.path != state.path] + [state]
         self.trained = False
 
+    def came_back(self, fate: Fate) -> None:
+        """The model is as in its fate's state, or new."""
+        if fate.state:
+            self.reach(fate.state)
+
     def fate(self, model_id: str, is_there: Callable[[SavedState], bool], *, engine_lives: bool) -> Fate:
         """When all that was in memory is lost. `is_there` says whether a state was not deleted since."""
         state = next((state for state in reversed(self.states) if is_there(state)), None)

@@ -5,6 +5,7 @@ The messages are those of openapi/tinker.proto.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 from tinkex_proto import tinker_pb2 as pb
 
 from tinkex.local.errors import bad_request, malformed
@@ -23,7 +25,7 @@ _DTYPES: dict[int, str] = {pb.DTYPE_FLOAT32: "float32", pb.DTYPE_INT64: "int64"}
 
 
 def read_forward_backward(raw: bytes) -> dict[str, Any]:
-    """The fields of the JSON body that says the same, and `forward_only`. Raises `Refused` for what is no such message."""
+    """The fields of the JSON body that says the same, with arrays for its long lists, and `forward_only`. Raises `Refused` for what is no such message."""
     message = pb.ForwardBackwardRequest()
     try:
         message.ParseFromString(raw)
@@ -52,7 +54,7 @@ def _chunk(chunk: pb.Chunk) -> dict[str, Any]:
     kind = chunk.WhichOneof("chunk") or "nothing"
     if kind != "encoded_text":
         return {"type": kind}
-    return {"type": kind, "tokens": np.frombuffer(chunk.encoded_text.tokens, "<i4").tolist()}
+    return {"type": kind, "tokens": _array(("model_input", "chunks"), chunk.encoded_text.tokens, np.dtype("<i4"))}
 
 
 def _tensor(at: tuple[str | int, ...], tensor: pb.Tensor) -> dict[str, Any]:
@@ -62,37 +64,70 @@ def _tensor(at: tuple[str | int, ...], tensor: pb.Tensor) -> dict[str, Any]:
     dtype = _DTYPES[tensor.dtype]
     layout = np.dtype(dtype).newbyteorder("<")
     if encoding == "dense":
-        return {"data": _list(at, tensor.dense, layout), "dtype": dtype, "shape": list(tensor.shape)}
+        return {"data": _array(at, tensor.dense, layout), "dtype": dtype, "shape": list(tensor.shape)}
     return {
-        "data": _list(at, tensor.sparse_csr.values, layout),
+        "data": _array(at, tensor.sparse_csr.values, layout),
         "dtype": dtype,
         "shape": list(tensor.shape),
-        "sparse_crow_indices": _list(at, tensor.sparse_csr.crow_indices, np.dtype("<i8")),
-        "sparse_col_indices": _list(at, tensor.sparse_csr.col_indices, np.dtype("<i8")),
+        "sparse_crow_indices": _array(at, tensor.sparse_csr.crow_indices, np.dtype("<i8")),
+        "sparse_col_indices": _array(at, tensor.sparse_csr.col_indices, np.dtype("<i8")),
     }
 
 
-def _list(at: tuple[str | int, ...], raw: bytes, layout: np.dtype[Any]) -> list[Any]:
+def _array(at: tuple[str | int, ...], raw: bytes, layout: np.dtype[Any]) -> NDArray[Any]:
+    """The bytes themselves, seen as numbers."""
     if len(raw) % layout.itemsize:
         raise malformed("data", *at, message=f"has {len(raw)} bytes, which is no whole number of {layout.itemsize}-byte values")
-    return np.frombuffer(raw, layout).tolist()
+    return np.frombuffer(raw, layout)
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
 
+LOSSES = frozenset({"forward", "forward_backward"})
+"""The kinds of requests whose results are kept as messages; all others are kept as JSON."""
 
-def write_result(kind: str, result: bytes) -> bytes | None:
-    """A JSON result of this kind of request as a message; None when the kind has none."""
+
+def result_fields(kind: str, kept: bytes) -> dict[str, Any]:
+    """The fields of the JSON result, with arrays for the long lists of a loss's."""
+    return _loss_fields(pb.ForwardBackwardOutput.FromString(kept)) if kind in LOSSES else orjson.loads(kept)
+
+
+def write_result(kind: str, fields: Mapping[str, Any]) -> bytes | None:
+    """The fields of a result of this kind of request as a message; None when the kind has none."""
     write = _WRITERS.get(kind)
-    return write(orjson.loads(result)).SerializeToString() if write else None
+    return write(fields).SerializeToString() if write else None
 
 
-def _loss(result: Mapping[str, Any]) -> pb.ForwardBackwardOutput:
-    outputs: Sequence[Mapping[str, Any]] = result["loss_fn_outputs"]
+def write_loss(fields: Mapping[str, Any]) -> bytes:
+    return _loss(fields).SerializeToString()
+
+
+def _loss_fields(message: pb.ForwardBackwardOutput) -> dict[str, Any]:
+    return {
+        "loss_fn_output_type": message.loss_fn_output_type,
+        "loss_fn_outputs": [output for record in message.loss_fn_outputs for output in _outputs(record)],
+        "metrics": dict(message.metrics),
+    }
+
+
+def _outputs(record: pb.ArrayRecord) -> list[dict[str, Any]]:
+    columns = {name: _rows(column) for name, column in record.fields.items()}
+    return [{name: rows[index] for name, rows in columns.items()} for index in range(record.num_datums)]
+
+
+def _rows(column: pb.BatchedTensor) -> list[dict[str, Any]]:
+    values, offsets = np.frombuffer(column.data, "<f4"), np.frombuffer(column.offsets, "<i8")
+    row_shape = list(column.trailing_shape)
+    parts = np.split(values, offsets[1:-1] // values.itemsize)
+    return [{"data": part, "dtype": "float32", "shape": [part.size // math.prod(row_shape), *row_shape]} for part in parts]
+
+
+def _loss(fields: Mapping[str, Any]) -> pb.ForwardBackwardOutput:
+    outputs: Sequence[Mapping[str, Any]] = fields["loss_fn_outputs"]
     return pb.ForwardBackwardOutput(
-        loss_fn_output_type=result.get("loss_fn_output_type") or "",
+        loss_fn_output_type=fields.get("loss_fn_output_type") or "",
         loss_fn_outputs=[_record(list(alike)) for _, alike in groupby(outputs, _row_shapes)],
-        metrics={name: float("nan") if value is None else value for name, value in result["metrics"].items()},
+        metrics={name: float("nan") if value is None else value for name, value in fields["metrics"].items()},
     )
 
 
@@ -162,9 +197,9 @@ def _table(rows: Sequence[Sequence[Sequence[float]] | None]) -> pb.TopkLogprobs:
     )
 
 
-def _floats(values: Sequence[float | None]) -> bytes:
+def _floats(values: Sequence[float | None] | NDArray[np.float32]) -> bytes:
     """Null stands for NaN."""
-    return np.array(values, dtype="<f4").tobytes()
+    return np.asarray(values, dtype="<f4").tobytes()
 
 
 _WRITERS: Mapping[str, Callable[[Mapping[str, Any]], pb.ForwardBackwardOutput | pb.SampleResponse]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import partial
 
 from tinkex.local.engine.base import Death, Engine, EngineDied, InvalidRequest
@@ -26,7 +27,7 @@ class Revival:
         self._folders = folders
         self._progress: dict[str, Progress] = {}
         self._deaths = 0
-        self._told: set[str] = set()  # models whose clients have heard of a death that is not dealt with yet
+        self._last_words: defaultdict[str, str] = defaultdict(str)  # what the last death meant for each model
         self._untold: dict[str, str] = {}  # what the next request of a model is told, instead of being done
 
     def made(self, model_id: str) -> None:
@@ -51,31 +52,30 @@ class Revival:
             if (text := self._untold.pop(model_id, None)) is not None:
                 raise EngineDied(text)
             deaths = self._deaths
-            try:
-                result = await work()
-            except EngineDied as error:
-                if self._deaths == deaths:
-                    self._told.add(model_id)
-                raise EngineDied(f"{error}; {self._fate(model_id, engine_lives=not error.final).words}") from error
+            outcome = await _settled(work)
+            if self._deaths != deaths:  # whatever came of it: the model is not the same
+                raise EngineDied(self._last_words[model_id])
+            if isinstance(outcome, Exception):
+                raise outcome
             if kind in _TRAINING and (progress := self._progress.get(model_id)):
                 progress.trained = True
-            return result
+            return outcome
 
         return run
 
     def outlive(self, death: Death) -> None:
         """Fails what waits for the models in memory, and brings back those that can be."""
         self._deaths += 1
+        self._last_words = defaultdict(lambda: death.reason)
         for row in self._store.models.in_memory():
             self._see_to(row, death)
-        self._told.clear()
         if death.go_on:
             death.go_on()
 
     def _see_to(self, row: ModelRow, death: Death) -> None:
         fate = self._fate(row.model_id, engine_lives=death.go_on is not None)
-        text = f"{death.reason}; {fate.words}"
-        told = self._futures.fail_waiting(row.model_id, text) or row.model_id in self._told
+        text = self._last_words[row.model_id] = f"{death.reason}; {fate.words}"
+        told = self._futures.fail_waiting(row.model_id, text)
         if not fate.survives:
             self._lose(row.model_id, text)
             return
@@ -94,7 +94,7 @@ class Revival:
         return row is not None and row.created_at == state.saved_at
 
     async def _bring_back(self, row: ModelRow, fate: Fate, text: str, death: int) -> None:
-        """What came for the model in the meantime fails, too: its senders did not know where it is."""
+        """What came for the model in the meantime waits in its lane for this."""
         if death != self._deaths:  # it is for the next one to do
             return
         try:
@@ -104,9 +104,9 @@ class Revival:
         except Exception as error:  # noqa: BLE001  whatever it is, it is told to those who ask for the model
             text = f"{text}; but it could not be brought back: {error}"
             self._lose(row.model_id, text)
+            self._futures.fail_waiting(row.model_id, text)
         else:
-            self._progress[row.model_id].trained = False
-        self._futures.fail_waiting(row.model_id, text)
+            self._progress[row.model_id].came_back(fate)
 
     async def _remake(self, row: ModelRow, state: SavedState | None) -> None:
         await self._lanes.call(self._engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer)
@@ -121,3 +121,10 @@ class Revival:
     def _lose(self, model_id: str, text: str) -> None:
         self._store.models.lose(model_id, text)
         self.forget(model_id)
+
+
+async def _settled(work: Work) -> bytes | Exception:
+    try:
+        return await work()
+    except Exception as error:  # noqa: BLE001  looked at by the caller
+        return error

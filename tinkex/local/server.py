@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Self
 
 import uvicorn
-from attrs import evolve
+from attrs import evolve, frozen
+from starlette.types import ASGIApp
 
 from tinkex.local.app import make_app
 from tinkex.local.backend import Backend
@@ -25,6 +26,8 @@ from tinkex.local.disk import sizes_of
 from tinkex.local.engine.base import BaseModel, Engine
 from tinkex.local.engine.named import EngineName, named_engine
 from tinkex.local.expiry import keep_sweeping, sweep
+from tinkex.local.fast_loop import run_on_fast_loop
+from tinkex.local.faults import Faults, Faulty
 from tinkex.local.keys import Exposed
 from tinkex.local.limits import Limits
 from tinkex.local.profiles import TINKEX, Profile, find_profile
@@ -47,6 +50,8 @@ def serve(
     hold: float | None = None,
     profile: str | Profile = TINKEX,
     limits: Limits | None = None,
+    exchange_keys: bool = False,
+    faults: Faults | None = None,
     access_log: bool = False,
 ) -> Server:
     """A running server, which answers by the time this returns. Leave it as a context manager, or call `close`.
@@ -66,6 +71,8 @@ def serve(
         hold: seconds that a poll waits for a result before it is answered "not yet"; by default the profile's.
         profile: the kind of Tinker server to look like on the wire, by a name in `tinkex.local.profiles.PROFILES` or as a value.
         limits: how much it takes on, and how long it keeps what nobody asks for.
+        exchange_keys: tell clients to send, in the place of their key, a token that it is exchanged for and that holds for an hour.
+        faults: what goes wrong on purpose, to test clients.
         access_log: log every request, to the logger `uvicorn.access`.
 
     Raises:
@@ -90,17 +97,38 @@ def serve(
         on_failure.callback(engine.close)
         if profile.sampling.warped_logprobs:
             engine = with_warped_logprobs(engine)
-        server = Server(
-            listener,
-            engine,
-            data_dir=data_dir,
-            api_keys=api_keys,
-            profile=profile,
-            limits=limits or Limits(),
-            access_log=access_log,
-        )
+        settings = _Settings(api_keys, profile, limits or Limits(), exchange_keys, faults, access_log)
+        server = Server(listener, engine, data_dir, settings)
         on_failure.pop_all()
     return server
+
+
+@frozen
+class _Settings:
+    """What `serve` was told of how to serve."""
+
+    api_keys: Sequence[str]
+    profile: Profile
+    limits: Limits
+    exchange_keys: bool
+    faults: Faults | None
+    access_log: bool
+
+    def app(self, backend: Backend) -> ASGIApp:
+        app = make_app(backend, self.api_keys, self.profile)
+        return Faulty(app, self.faults) if self.faults else app
+
+    def backend(self, engine: Engine, store: Store, data_dir: Path) -> Backend:
+        return Backend(
+            engine,
+            store,
+            data_dir,
+            hold=self.profile.hold,
+            ids=self.profile.ids,
+            seq_ids=self.profile.seq_ids,
+            limits=self.limits,
+            exchange_keys=self.exchange_keys,
+        )
 
 
 class Server:
@@ -110,17 +138,7 @@ class Server:
     models: Sequence[BaseModel]
     data_dir: Path
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        engine: Engine,
-        *,
-        data_dir: Path | str | None,
-        api_keys: Sequence[str],
-        profile: Profile,
-        limits: Limits,
-        access_log: bool,
-    ) -> None:
+    def __init__(self, listener: socket.socket, engine: Engine, data_dir: Path | str | None, settings: _Settings) -> None:
         self.models = engine.base_models
         self.base_url = _url(listener)
         with ExitStack() as resources:
@@ -130,7 +148,7 @@ class Server:
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
             self._stop_requested: Future[None] = Future()
             self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._run(listener, engine, store, api_keys, profile, limits, access_log)),
+                target=lambda: run_on_fast_loop(self._run(listener, engine, store, settings)),
                 name="tinkex-server",
                 daemon=True,  # a script that forgets to close it still ends
             )
@@ -167,26 +185,15 @@ class Server:
             self._stop_requested.set_result(None)
         self._thread.join()
 
-    async def _run(
-        self,
-        listener: socket.socket,
-        engine: Engine,
-        store: Store,
-        api_keys: Sequence[str],
-        profile: Profile,
-        limits: Limits,
-        access_log: bool,
-    ) -> None:
+    async def _run(self, listener: socket.socket, engine: Engine, store: Store, settings: _Settings) -> None:
         try:
-            backend = Backend(
-                engine, store, self.data_dir, hold=profile.hold, ids=profile.ids, seq_ids=profile.seq_ids, limits=limits
-            )
+            backend = settings.backend(engine, store, self.data_dir)
             config = uvicorn.Config(
-                make_app(backend, api_keys, profile),
+                settings.app(backend),
                 lifespan="off",
                 ws="none",
                 log_config=None,
-                access_log=access_log,
+                access_log=settings.access_log,
                 timeout_graceful_shutdown=_GRACE,
             )
             server = _Uvicorn(config, self._started)

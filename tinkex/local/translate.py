@@ -138,7 +138,7 @@ def tokens(value: api.ModelInput, at: Location) -> NDArray[np.int64]:
 def _chunk(chunk: api.ModelInputChunk, at: Location) -> NDArray[np.int64]:
     if chunk.type_ != "encoded_text":
         raise malformed(*at, "type", message=f"is {chunk.type_!r}: this server reads encoded_text alone")
-    if not isinstance(chunk.tokens, list):
+    if chunk.tokens is None:
         raise malformed(*at, "tokens", message="is missing")
     return _flat(chunk.tokens, "int64", (*at, "tokens")).astype(np.int64, copy=False)
 
@@ -171,8 +171,13 @@ def _csr_places(count: int, tensor: api.TensorData, at: Location) -> tuple[NDArr
     shape = tensor.shape or []
     if len(shape) != 2 or not all(type(size) is int and size >= 0 for size in shape):
         raise malformed(*at, "shape", message="must be two sizes: the tensor is sparse")
-    borders = _flat(tensor.sparse_crow_indices or [], "int64", (*at, "sparse_crow_indices")).astype(np.int64, copy=False)
-    columns = _flat(tensor.sparse_col_indices or [], "int64", (*at, "sparse_col_indices")).astype(np.int64, copy=False)
+    borders, columns = (
+        _flat([] if indices is None else indices, "int64", (*at, name)).astype(np.int64, copy=False)
+        for name, indices in (
+            ("sparse_crow_indices", tensor.sparse_crow_indices),
+            ("sparse_col_indices", tensor.sparse_col_indices),
+        )
+    )
     if borders.size != shape[0] + 1 or borders[0] != 0 or borders[-1] != count or (np.diff(borders) < 0).any():
         raise malformed(*at, "sparse_crow_indices", message=f"must be {shape[0] + 1} numbers that rise from 0 to {count}")
     if columns.size != count or ((columns < 0) | (columns >= shape[1])).any():
@@ -180,9 +185,9 @@ def _csr_places(count: int, tensor: api.TensorData, at: Location) -> tuple[NDArr
     return np.repeat(np.arange(shape[0]), np.diff(borders)), columns
 
 
-def _flat(values: Sequence[object], dtype: str, at: Location) -> NDArray[np.generic]:
+def _flat(values: Sequence[object] | NDArray[np.generic], dtype: str, at: Location) -> NDArray[np.generic]:
     target, kinds, words = _KINDS[dtype]
-    if not values:
+    if not len(values):
         return np.empty(0, target)
     try:
         array = np.asarray(values)
@@ -191,8 +196,8 @@ def _flat(values: Sequence[object], dtype: str, at: Location) -> NDArray[np.gene
     if array.ndim != 1 or array.dtype.kind not in kinds or (array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max):
         raise malformed(*at, message=f"must be a flat list of {words}")
     with np.errstate(over="ignore"):
-        fitting = array.astype(target)
-    if not (np.isfinite(fitting) == np.isfinite(array)).all():
+        fitting = array.astype(target, copy=False)
+    if fitting is not array and not (np.isfinite(fitting) == np.isfinite(array)).all():
         raise malformed(*at, message=f"must be numbers that fit in {dtype}")
     return fitting
 
@@ -272,13 +277,14 @@ def _stops(stop: Any) -> tuple[Sequence[str] | None, Sequence[int] | None]:
     raise malformed("sampling_params", "stop", message="must be a string, a list of strings, or a list of token ids")
 
 
-def encode_loss(result: LossResult) -> bytes:
+def loss_fields(result: LossResult) -> dict[str, Any]:
+    """Of a ForwardBackwardOutput, with arrays in place of its long lists."""
     output = api.ForwardBackwardOutput(
         loss_fn_output_type="ArrayRecord",
         loss_fn_outputs=[_outputs(arrays) for arrays in result.loss_fn_outputs],
         metrics=api.Metrics.from_dict(result.metrics),
     )
-    return encode(output.to_dict())
+    return output.to_dict()
 
 
 def _outputs(arrays: Mapping[str, NDArray[np.float32]]) -> api.LossFnInputs:

@@ -26,6 +26,7 @@ from tinkex.types import CheckpointArchiveUrlResponse
 _BEING_BUILT = (425, 503)
 _PAUSE = 30.0  # seconds, where the server says no other; then only so often:
 _PAUSES = 6
+_SILENCE = 300.0  # seconds; a server that builds the archive before it answers says nothing meanwhile
 _REDIRECTS = 5
 _AS_IT_IS = {"Accept-Encoding": "identity"}
 
@@ -105,11 +106,11 @@ async def _find(
     transport: Transport, route: Request[CheckpointArchiveUrlResponse], stack: AsyncExitStack
 ) -> CheckpointArchiveUrlResponse | httpx.Response:
     """The archive's URL, or the answer that is the archive. Waits while the server builds it, at most `PollSettings.max_wait`."""
-    pauses = 0
+    pauses, timeout = 0, max(transport.config.timeout, _SILENCE)
     with transport.wait(RequestState(route.operation), "the archive") as wait:
         while True:
             try:
-                response = await stack.enter_async_context(transport.answer(route))
+                response = await stack.enter_async_context(transport.answer(route, timeout=timeout))
             except APIStatusError as error:
                 if "location" in error.headers and 300 <= error.status_code < 400:
                     url = redirect_target(transport.config.base_url + route.path, error.headers["location"])

@@ -60,8 +60,8 @@ class AsyncConnection:
         return f"<{type(self).__name__} {self._transport.config.base_url}{' closed' if self._closed else ''}>"
 
     def _connected(self) -> Transport:
-        if self._closed:
-            raise ClientClosedError("the client was closed", advice="Make a new one.")
+        if self._closed or self._transport.closed:
+            raise ClientClosedError("the client was closed, or the service client that made it", advice="Make a new one.")
         return self._transport
 
     async def _send(self, request: Request[T], *, repeatable: bool = True) -> T:

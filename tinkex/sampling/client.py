@@ -15,6 +15,7 @@ from tinkex.config import Config
 from tinkex.errors import NotFoundError, TinkexError, UnsupportedByServer, WaitTimeoutError
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import RequestState, read_result, wait_for_result
+from tinkex.model_tokenizer import model_tokenizer
 from tinkex.sampling import handle as handles
 from tinkex.sampling import ways
 from tinkex.sampling.maker import MakesSamplers
@@ -23,7 +24,7 @@ from tinkex.sampling.request import Ask, Questions
 from tinkex.sampling.sampler import Sampler
 from tinkex.sampling.stream import SamplePiece
 from tinkex.session import Session
-from tinkex.tokenizer import Tokenizer, get_tokenizer
+from tinkex.tokenizer import Tokenizer, names_of_tokenizer
 from tinkex.transport.http import Transport
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData, as_model_input
 
@@ -265,7 +266,8 @@ class AsyncSamplingClient:
 
     async def get_tokenizer(self) -> Tokenizer:
         """The base model's tokenizer. Raises `TokenizerError` when it cannot be had."""
-        return await asyncio.to_thread(get_tokenizer, await self.get_base_model())
+        base_model = await self.get_base_model()
+        return await model_tokenizer(self._session.transport, base_model, names_of_tokenizer(None, [base_model]))
 
     def get_sampler_handle(self) -> str:
         """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It holds no key."""

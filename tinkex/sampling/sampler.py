@@ -14,6 +14,7 @@ from attrs import define, evolve, field
 from tinkex_api.api.sampling import join_sampling_session, sample
 from tinkex_api.models import JoinSamplingSessionRequest, SampleRequest, UntypedAPIFuture
 
+from tinkex import events
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import APIStatusError, TinkexError
 from tinkex.futures.poller import NO_RESULT, Payload, RequestState, read_result
@@ -54,6 +55,28 @@ class Sampler:
 
     async def sample(self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
         """What was sampled, in as many requests as it takes; `state` tells of the first. `timeout` is for each to be taken on."""
+        began, response, failure = self.transport.clock.now(), None, None
+        try:
+            response = await self._sampled(prompt, ask, state, timeout)
+            return response
+        except BaseException as error:
+            failure = type(error).__name__
+            raise
+        finally:
+            self._tell(state, response, self.transport.clock.now() - began, failure)
+
+    def _tell(self, state: RequestState, response: SampleResponse | None, seconds: float, failure: str | None) -> None:
+        sequences = response.sequences if response else ()
+        self.transport.tell(
+            events.SamplingDone,
+            request_id=state.request_id,
+            sequences=len(sequences),
+            tokens=sum(len(sequence.tokens_np) for sequence in sequences),
+            seconds=seconds,
+            error=failure,
+        )
+
+    async def _sampled(self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
         await self._become_distinct()
         if len(ask.parts) == 1:
             response = await self._answer(prompt, ask, 0, state, timeout)

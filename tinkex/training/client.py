@@ -23,9 +23,10 @@ from tinkex_api.types import Request
 from tinkex.errors import InvalidInputError, NotFoundError, UnsupportedByServer
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import Payload, RequestState, fields, wait_for_result
+from tinkex.model_tokenizer import model_tokenizer
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Session
-from tinkex.tokenizer import Tokenizer, get_tokenizer
+from tinkex.tokenizer import Tokenizer, names_of_tokenizer
 from tinkex.training import chunking, custom_loss, metrics
 from tinkex.training.batches import batch_submit
 from tinkex.training.bodies import Build, Submit
@@ -78,6 +79,7 @@ class AsyncTrainingClient:
         self._session = session
         self._transport = session.transport
         self._line = TrainingLine(session)
+        self._tokenizer: Tokenizer | None = None
         session.models.add(model_id)
 
     def forward_backward(
@@ -337,16 +339,18 @@ class AsyncTrainingClient:
 
     async def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer, found by what the server says of the model. Raises `TokenizerError` when it cannot be had."""
-        return await asyncio.to_thread(get_tokenizer, await self._tokenizer_id())
+        if self._tokenizer is None:
+            self._tokenizer = await model_tokenizer(self._transport, self.base_model, await self._tokenizer_names())
+        return self._tokenizer
 
-    async def _tokenizer_id(self) -> str:
+    async def _tokenizer_names(self) -> Sequence[str]:
         """By the server's words, where it has some; else by the base model that was asked for."""
         try:
             info = await self.get_info()
         except (UnsupportedByServer, NotFoundError):
-            return self.base_model
+            return names_of_tokenizer(None, [self.base_model])
         data = info.model_data
-        return data.tokenizer_id or data.model_name or info.model_name or self.base_model
+        return names_of_tokenizer(data.tokenizer_id, [data.model_name, info.model_name, self.base_model])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.model_id} over {self.base_model}>"

@@ -13,6 +13,7 @@ from attrs import define
 from tinkex_api.models import UntypedAPIFuture
 from tinkex_api.types import Request
 
+from tinkex import events
 from tinkex.dialects import fate
 from tinkex.dialects.dialect import Encoding
 from tinkex.dialects.recognition import refuses_encoding
@@ -87,7 +88,7 @@ class TrainingLine:
                 results = await self._results_before_next(sent)
             return read_result(parse, results or await self._results(sent), operation)
 
-        return self._watched(AsyncAPIFuture(work(), state))
+        return self._watched(AsyncAPIFuture(self._told(work(), state), state))
 
     def run_both(
         self,
@@ -116,7 +117,7 @@ class TrainingLine:
                 results = await self._results_before_next(sent)
             return read_result(parse, results or await self._results(sent), operation)
 
-        return self._watched(AsyncAPIFuture(work(), state))
+        return self._watched(AsyncAPIFuture(self._told(work(), state), state))
 
     def _watched(self, future: AsyncAPIFuture[T]) -> AsyncAPIFuture[T]:
         """The future of a call that was just made; says so when the user's loop keeps the server waiting."""
@@ -126,6 +127,20 @@ class TrainingLine:
             logger.warning("%s", advice)
         future.add_done_callback(lambda _: self._pipeline.finished(operation, clock.now()))
         return future
+
+    async def _told(self, work: Awaitable[T], state: RequestState) -> T:
+        """What `work` gives; whoever listens hears how it ended."""
+        began, failure = self._transport.clock.now(), None
+        try:
+            return await work
+        except BaseException as error:
+            failure = type(error).__name__
+            raise
+        finally:
+            seconds = self._transport.clock.now() - began
+            self._transport.tell(
+                events.TrainingStep, operation=state.operation, request_id=state.request_id, seconds=seconds, error=failure
+            )
 
     @asynccontextmanager
     async def _taken(self, turn: Turn, state: RequestState) -> AsyncGenerator[None]:

@@ -19,6 +19,7 @@ logger = logging.getLogger("tinkex")
 
 _HALF_LIFE, _SPREAD = 0.45, 0.1  # a token is exchanged at 45 to 55 % of its life, so that a fleet does not do it at once
 _TOO_LATE = 60.0  # seconds left of a token with which no more requests are begun
+_HOSTED_KEYS = ("tml-", jwt.PREFIX)
 _BETWEEN_FAILURES = 60.0  # seconds from a failed exchange to the next, while the old token holds
 
 
@@ -55,6 +56,8 @@ class Auth:
 
     def __attrs_post_init__(self) -> None:
         key, command = self.config.api_key, self.config.credential_cmd
+        if isinstance(key, str) and self.config.is_hosted and not key.startswith(_HOSTED_KEYS):
+            self.server.warn_once("this key does not look like one of the hosted service's, which begin with tml-")
         if callable(key):
             self._by_function = FetchedKey(from_function(key))
         if command:

@@ -18,7 +18,7 @@ from tinkex.errors import (
 )
 
 _ADVICE = {
-    401: "Check TINKER_API_KEY, or api_key=….",
+    401: "Check TINKER_API_KEY, or api_key=…; `print(config.describe())` shows where the key comes from.",
     402: "The account behind the key cannot pay; see the server's billing page.",
     404: "The thing does not exist, or this server lacks the call; check base_url and the ids.",
     429: "The server is saturated: send less at once, or raise Config.retry.max_seconds.",

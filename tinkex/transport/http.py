@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import httpx
 from attrs import define, evolve, field
@@ -36,6 +36,7 @@ from tinkex.transport.server import Server, server_for
 from tinkex.transport.waiting import Bound, RequestState, Wait, Waits
 
 logger = logging.getLogger("tinkex")
+P = ParamSpec("P")
 T = TypeVar("T")
 
 PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError)
@@ -58,9 +59,12 @@ class Transport:
     config: Config
     clock: Clock = field(factory=Clock)
     server: Server = field(init=False)
+    closed: bool = field(init=False, default=False)
     auth: Auth = field(init=False)
     waits: Waits = field(init=False)
     window: RateLimitWindow = field(init=False)
+    report: Callable[[events.Event], object] | None = field(init=False, default=None)
+    """Who else hears what this client has trained and sampled: the server, where that is wanted."""
     _handler: httpx.AsyncBaseTransport = field(init=False)
     _headers: dict[str, str] = field(init=False, repr=False)
     _given_headers: frozenset[str] = field(init=False)
@@ -156,10 +160,9 @@ class Transport:
         Raises:
             APIConnectionError: no answer came, or it broke off while it was read.
         """
-        message = httpx.Request("GET", url, extensions=self._extensions(self.config.timeout, whole=False))
-        if with_key:
-            message.headers.update({**self._headers, **self._with_key(await self.auth.key())})
-        message.headers.update({"User-Agent": _USER_AGENT, **(headers or {})})
+        ours = {**self._headers, **self._with_key(await self.auth.key())} if with_key else {"User-Agent": _USER_AGENT}
+        extensions = self._extensions(self.config.timeout, whole=False)
+        message = httpx.Request("GET", url, headers={**ours, **(headers or {})}, extensions=extensions)
         response = await self._carried(message, operation, whole=False)
         try:
             yield response
@@ -176,7 +179,17 @@ class Transport:
         """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
         return await self.attempt(request, {**self._headers, **headers}, timeout)
 
+    def tell(self, kind: Callable[P, events.Event], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Says that something was trained or sampled, to all who listen; makes no event when nobody does."""
+        if self.report is None:
+            events.emit(kind, *args, **kwargs)
+        else:
+            event = kind(*args, **kwargs)
+            events.publish(event)
+            self.report(event)
+
     async def aclose(self) -> None:
+        self.closed = True
         await self.auth.aclose()
         await self._handler.aclose()
 
@@ -194,7 +207,7 @@ class Transport:
         self, request: Request[Any], timeout: float, patience: Patience, wait: Wait, *, whole: bool = True
     ) -> httpx.Response:
         if self.config.base_url == LOCAL:
-            await self._go_local()
+            await self._go_local(wait)
         headers = dict(self._headers)
         if request.method != "GET":
             headers["X-Idempotency-Key"] = f"tinkex-{self.clock.new_id()}"  # the same over all tries
@@ -213,8 +226,9 @@ class Transport:
         times = {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}
         return {"timeout": times, "stream": not whole}
 
-    async def _go_local(self) -> None:
+    async def _go_local(self, wait: Wait) -> None:
         """The server of this process has no address until it is started, which takes some seconds and so is done in a thread."""
+        wait.becomes("computation", "which is the start of the server in this process")
         self.config = evolve(self.config, base_url=await asyncio.to_thread(local_url))
         self._headers["Host"] = _host(self.config.base_url)
 
@@ -245,6 +259,9 @@ class Transport:
     async def _deliver(
         self, request: Request[Any], headers: Mapping[str, str], timeout: float, *, whole: bool = True
     ) -> httpx.Response:
+        events.emit(events.HttpRequestStart, operation=request.operation)
+        if events.trace_headers is not None:
+            headers = {**headers, **events.trace_headers()}
         if self.config.dump_headers:
             logger.info("%s %s %s", request.method, request.path, masked({**headers, **request.headers}))
         message = _message(
@@ -257,22 +274,24 @@ class Transport:
         return await self._carried(message, request.operation, whole=whole)
 
     async def _carried(self, message: httpx.Request, operation: str, *, whole: bool) -> httpx.Response:
-        how_far, began, status = Progress(), self.clock.now(), None
+        how_far, began = Progress(), self.clock.now()
         progress.set(how_far)
         try:
             response = await self._handler.handle_async_request(message)
-            if response.is_success and not whole:
-                return response
-            try:
-                await response.aread()
-            finally:
-                await response.aclose()
-            status = response.status_code
-        except httpx.TransportError as error:
+            if whole or not response.is_success:
+                try:
+                    await response.aread()
+                finally:
+                    await response.aclose()
+        except BaseException as error:
+            seconds = self.clock.now() - began
+            events.emit(events.HttpRequestException, operation=operation, error=type(error).__name__, seconds=seconds)
+            if not isinstance(error, httpx.TransportError):
+                raise
             place = how_far.place or failures.place_of(error)
             raise failures.connection_error(error, place, operation, self._whom(message.url)) from error
-        finally:
-            events.emit(events.HttpRequest, operation=operation, status=status, seconds=self.clock.now() - began)
+        seconds = self.clock.now() - began
+        events.emit(events.HttpRequestStop, operation=operation, status=response.status_code, seconds=seconds)
         return response
 
 

@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from .telemetry_response import TelemetryResponse
     from .telemetry_send_request import TelemetrySendRequest
     from .tensor_data import TensorData
+    from .tokenizer_response import TokenizerResponse
     from .training_run import TrainingRun
     from .training_runs_response import TrainingRunsResponse
     from .unload_model_request import UnloadModelRequest
@@ -236,6 +237,7 @@ _MODULES = {
     "TelemetryResponse": ".telemetry_response",
     "TelemetrySendRequest": ".telemetry_send_request",
     "TensorData": ".tensor_data",
+    "TokenizerResponse": ".tokenizer_response",
     "TrainingRun": ".training_run",
     "TrainingRunsResponse": ".training_runs_response",
     "UnloadModelRequest": ".unload_model_request",
@@ -376,6 +378,7 @@ __all__ = (
     "TelemetryResponse",
     "TelemetrySendRequest",
     "TensorData",
+    "TokenizerResponse",
     "TrainingRun",
     "TrainingRunsResponse",
     "UnloadModelRequest",

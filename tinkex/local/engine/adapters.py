@@ -39,6 +39,7 @@ class Base:
     model: Any
     tokenizer: Any
     linears: Mapping[str, LoraLinear]
+    tokenizer_json: str | None
     _current: CurrentPlan
     _lock: FairLock = field(factory=FairLock)
 
@@ -63,7 +64,9 @@ class Base:
         model: Any = loaded.eval().requires_grad_(False)
         model.to(place)
         current = CurrentPlan()
-        return cls(name, model, tokenizer, wrap_linears(model, current), current)
+        backend = getattr(tokenizer, "backend_tokenizer", None)  # some are written in Python and have none
+        text = None if backend is None else backend.to_str()
+        return cls(name, model, tokenizer, wrap_linears(model, current), text, current)
 
     @property
     def device(self) -> torch.device:
@@ -83,6 +86,7 @@ class Base:
             arch=config.architectures[0],
             tokenizer_id=self.name,
             runs_on=f"torch on {self.device}, {str(self.model.dtype).removeprefix('torch.')}",
+            tokenizer_json=self.tokenizer_json,
         )
 
     @contextmanager

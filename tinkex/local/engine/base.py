@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 from numpy.typing import NDArray
 
 
@@ -24,10 +24,6 @@ class InvalidRequest(ValueError):
 class EngineDied(RuntimeError):
     """The engine has died, and the call with it: whatever was done of it is lost. The text says how it died."""
 
-    def __init__(self, text: str, *, final: bool = False) -> None:
-        super().__init__(text)
-        self.final = final  # whether there will be no other
-
 
 @frozen
 class Death:
@@ -35,7 +31,7 @@ class Death:
 
     reason: str
     go_on: Callable[[], None] | None
-    """Does not block: from then on calls go to a new, empty engine. Until then they raise `EngineDied`; for ever when it is None."""
+    """Does not block: calls until then raise `EngineDied`, later ones go to a new, empty engine. None: there will be no other."""
 
 
 @frozen
@@ -48,6 +44,7 @@ class BaseModel:
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
     tokenizer_id: str  # what a client can load the tokenizer by: a hub id, a folder, or a shipped name
     runs_on: str = ""  # for people: what computes, where, and in which precision, for example "torch on cpu, float32"
+    tokenizer_json: str | None = field(default=None, repr=False)  # the text of its tokenizer.json, where it has one
 
 
 @frozen

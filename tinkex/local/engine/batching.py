@@ -95,6 +95,7 @@ class Batcher:
 
     def _run(self) -> None:
         while self._wait():
+            self._drop_ended()
             # those who arrive while a pass runs are read before the next step, so that a burst of requests goes on in step
             for _ in range(_PASSES_BEFORE_A_STEP):
                 if not (requests := self._take()):
@@ -132,17 +133,21 @@ class Batcher:
             for request in requests:
                 request.answer(error)
 
+    def _drop_ended(self) -> None:
+        if self._batch:
+            self._batch.drop_ended()
+            self._batch = self._batch if self._batch.samples else None
+
     def _step(self) -> None:
-        if self._batch is None:
+        batch = self._batch
+        if batch is None or not batch.samples:
             return
         try:
-            self._batch.step()
+            batch.step()
         except Exception as error:  # noqa: BLE001  handed on to those who asked
-            for sample in self._batch.samples:
+            for sample in batch.samples:
                 sample.request.answer(error)
             self._batch = None
-        else:
-            self._batch = self._batch if self._batch.samples else None
 
 
 def _size(request: Request) -> Size:

@@ -73,7 +73,9 @@ class Request:
     samples: list[Sample] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.samples = [Sample(self, stream(self.spec.seed, index)) for index in range(self.spec.num_samples)]
+        ended = None if self.room else "length"
+        keys = [stream(self.spec.seed, index) for index in range(self.spec.num_samples)]
+        self.samples = [Sample(self, key, stop_reason=ended) for key in keys]
 
     @property
     def asks_about_prompt(self) -> bool:
@@ -91,7 +93,7 @@ class Request:
             self.future.set_result(result)
 
     def answer_if_complete(self) -> None:
-        if self.room == 0 or all(sample.stop_reason for sample in self.samples):
+        if all(sample.stop_reason for sample in self.samples):
             self.answer(SampleResult([sample.finished() for sample in self.samples], *self.answers))
 
 
@@ -125,10 +127,7 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Draws one more token of each sample that has not ended."""
-        self._drop_ended()
-        if not self.samples:
-            return
+        """Draws one more token of each sample."""
         if self._settings is None:
             self._settings = self._plan(self.samples), self._drawing(self.samples)
         plan, drawing = self._settings
@@ -138,7 +137,16 @@ class Batch:
             logits = network(input_ids=tokens, **how).logits[:, -1]
         self._cache.advance()
         self._grow(self.samples, logits, drawing)
-        self._drop_ended()
+
+    @torch.inference_mode()
+    def drop_ended(self) -> None:
+        """Takes out the samples that grow no more."""
+        for row in reversed(range(len(self.samples))):
+            if self.samples[row].ended:
+                self._cache.drop(row)
+                self.samples[row] = self.samples[-1]
+                self.samples.pop()
+                self._settings = None
 
     def _read(self, requests: Sequence[Request]) -> Any:
         """The model's output for the prompts, padded on the left: logits of all positions if any request needs them, and the cache."""
@@ -175,14 +183,6 @@ class Batch:
                 sample.request.answer(error)
             if sample.stop_reason:
                 sample.request.answer_if_complete()
-
-    def _drop_ended(self) -> None:
-        for row in reversed(range(len(self.samples))):
-            if self.samples[row].ended:
-                self._cache.drop(row)
-                self.samples[row] = self.samples[-1]
-                self.samples.pop()
-                self._settings = None
 
 
 def _answer_about_prompt(request: Request, logits: Tensor) -> None:

@@ -19,7 +19,7 @@ def named_engine(name: EngineName, models: Sequence[str]) -> Engine:
     """An engine with these base models. Raises `ImportError`, saying what to install."""
     if name == "fake":
         return FakeEngine(models)
-    require("torch", "transformers", "peft", "safetensors")
+    require("torch", "transformers", "safetensors")
     return cast("Engine", ProcessEngine(partial(torch_engine, models)))  # it passes on all that it does not have itself
 
 

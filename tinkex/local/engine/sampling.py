@@ -22,6 +22,7 @@ from tinkex.local.engine.base import SampleSpec, TopTokens
 _GAMMA, _MIX_1, _MIX_2 = (
     np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )  # SplitMix64
+_BELOW_ONE = 1 - 2**-23  # times this, every float32 gets smaller
 
 
 def stream(seed: int | None, index: int) -> NDArray[np.uint64]:
@@ -104,8 +105,7 @@ def pick(weights: Tensor, chance: Tensor) -> Tensor:
     """For each row of weights `(B, V)` and of chances `(B, K)` the tokens `(B, K)` at these places of the distribution."""
     sums = weights.cumsum(dim=-1)
     total = sums[:, -1:]
-    # rounding must not reach the whole, beyond which there is no token
-    places = torch.minimum(chance * total, torch.nextafter(total, torch.zeros_like(total)))
+    places = torch.minimum(chance * total, total * _BELOW_ONE)  # rounded up to the whole, it would be beyond the last token
     return torch.searchsorted(sums, places, right=True).clamp_(max=weights.shape[-1] - 1)
 
 

@@ -250,7 +250,7 @@ def _check_example(index: int, example: Example, loss: NamedLoss | LossProgram, 
     _check_tokens(f"data[{index}].model_input", example.tokens, base.vocab_size)
     loss.check(index, example)
     for name, value in example.loss_inputs.items():
-        if not np.isfinite(np.asarray(value, dtype=np.float64)).all():
+        if not np.isfinite(value).all():
             raise InvalidRequest(f"data[{index}].loss_fn_inputs[{name!r}] holds NaN or infinity")
     targets = example.loss_inputs["target_tokens"]
     if targets.ndim not in (1, 2) or len(targets) != length or not targets.size:

@@ -14,12 +14,16 @@ from starlette.routing import Route
 
 from tinkex.local.access import Access
 from tinkex.local.backend import Backend
-from tinkex.local.http import refuse_route
+from tinkex.local.errors import Refused
+from tinkex.local.http import json_response, refuse_route
 from tinkex.local.pages.contract import contract_text
 from tinkex.local.pages.login import Logins, OwnerOf, read_form
 from tinkex.local.pages.status import disk_of, status
 from tinkex.local.pages.templates import render
+from tinkex.local.paths import CheckpointPath
 from tinkex.local.profiles import Profile
+from tinkex.local.routes.archives import archive_url
+from tinkex.local.signed_urls import LIFETIME
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -39,10 +43,11 @@ def make_site(backend: Backend, profile: Profile, owner_of: OwnerOf | None) -> S
             Route("/", site.show_status),
             Route("/docs", site.show_reference),
             Route("/openapi.yaml", site.show_contract),
+            Route("/download/{run_id}/{kind}/{name}", site.download),
             Route("/login", site.log_in, methods=["POST"]),
             Route("/logout", site.log_out, methods=["POST"]),
         ],
-        exception_handlers={HTTPException: refuse_route},
+        exception_handlers={HTTPException: refuse_route, Refused: _refuse},
     )
 
 
@@ -54,21 +59,29 @@ class _Site:
     _started: float = field(factory=time.time)
 
     async def show_status(self, request: Request) -> Response:
-        owner = self._logins.owner(request) if self._logins else None
-        if self._logins and owner is None:
+        access = self._access(request)
+        if access is None:
             return self._page(request, "login.html", 401, refused=False)
         # the holder of one key among several is to learn nothing of the others' data
         disk = None if self._logins else await asyncio.to_thread(disk_of, self._backend.data_dir)
         return self._page(
             request,
             "status.html",
-            seen=status(self._backend, Access(self._backend.store, owner)),
+            seen=status(self._backend, access),
             disk=disk,
             models=list(self._backend.base_models.values()),
             profile=self._profile,
             started=self._started,
             now=time.time(),
         )
+
+    async def download(self, request: Request) -> Response:
+        """Leads to a checkpoint's tar, by a signed URL: a browser sends no key with a link."""
+        access = self._access(request)
+        if access is None:
+            return RedirectResponse("/", 303)
+        row = access.checkpoint(CheckpointPath(**request.path_params))
+        return RedirectResponse(archive_url(self._backend, "", row.path, int(time.time()) + LIFETIME), 302, _HEADERS)
 
     async def show_reference(self, request: Request) -> Response:
         """The contract is no secret: it asks for no key."""
@@ -90,10 +103,20 @@ class _Site:
             self._logins.end(request, home)
         return home
 
+    def _access(self, request: Request) -> Access | None:
+        """What the sender may see; None for a stranger."""
+        owner = self._logins.owner(request) if self._logins else None
+        return None if self._logins and owner is None else Access(self._backend.store, owner)
+
     def _page(self, request: Request, template: str, code: int = 200, **values: object) -> HTMLResponse:
-        logged_in = self._logins is not None and self._logins.owner(request) is not None
+        logged_in = self._logins is not None and self._access(request) is not None
         html = render(template, base_url=str(request.base_url).rstrip("/"), logged_in=logged_in, **values)
         return HTMLResponse(html, code, headers=_HEADERS)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return json_response(error.status, {"detail": error.detail})
 
 
 def _reference() -> object:

@@ -7,7 +7,6 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tinkex._version import __version__
-from tinkex.local.http import PREFIX
 from tinkex.local.pages import curve, words
 from tinkex.local.paths import CheckpointPath
 
@@ -18,9 +17,8 @@ def render(template: str, **values: object) -> str:
     return _environment.get_template(template).render({**_CONSTANTS, **values})
 
 
-def _archive(path: CheckpointPath) -> str:
-    run, kind, name = (quote(part, safe=":") for part in (path.run_id, path.kind, path.name))
-    return f"{PREFIX}/training_runs/{run}/checkpoints/{kind}/{name}/archive"
+def _download(path: CheckpointPath) -> str:
+    return "/".join(("/download", *(quote(part, safe=":") for part in (path.run_id, path.kind, path.name))))
 
 
 _environment = Environment(
@@ -30,4 +28,4 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters.update(size=words.size, span=words.span, moment=words.moment, number=words.number, archive=_archive)
+_environment.filters.update(size=words.size, span=words.span, moment=words.moment, number=words.number, download=_download)

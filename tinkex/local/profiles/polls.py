@@ -116,13 +116,12 @@ class Polls:
         return reply.filled(failure) if reply else Reply(outcome.status, failure)
 
     def _result(self, kind: str, body: bytes, accept: str) -> Response:
-        result = shaped(self.profile, kind, orjson.loads(body))
+        result = shaped(self.profile, kind, protobuf.result_fields(kind, body))
         if kind in _PATH_RESULTS:
             result = self.profile.paths.outward(result, self.backend.data_dir)
-        written = encode(result)
-        message = protobuf.write_result(kind, written) if self._wants_protobuf(accept) else None
+        message = protobuf.write_result(kind, result) if self._wants_protobuf(accept) else None
         if message is None:
-            return Response(written, media_type="application/json")
+            return Response(encode(result), media_type="application/json")
         return Response(message, media_type=protobuf.MEDIA_TYPE)
 
     def _wants_protobuf(self, accept: str) -> bool:

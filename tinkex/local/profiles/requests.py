@@ -146,7 +146,7 @@ def _check_batch(rule: Batches, batch: Fields) -> None:
         for name, tensor in inputs.items():
             if rule.flat == "refused" and len(look_up(tensor, "shape") or ()) > 1:
                 raise Refused(400, f"data {index}: {name} must be one-dimensional")
-            if not rule.sparse and look_up(tensor, "sparse_crow_indices"):
+            if not rule.sparse and look_up(tensor, "sparse_crow_indices") is not None:
                 raise Refused(422, f"data {index}: {name} must be dense")
 
 

@@ -23,7 +23,8 @@ def shaped(profile: Profile, kind: str, result: dict[str, Any]) -> dict[str, Any
 def _derived(result: Mapping[str, Any]) -> Mapping[str, float | None]:
     """The loss that the engine summed up, and other figures that servers make of it."""
     total = look_up(result, "metrics.loss:sum")
-    tokens = sum(len(look_up(output, "logprobs.data") or ()) for output in result["loss_fn_outputs"])
+    logprobs = (look_up(output, "logprobs.data") for output in result["loss_fn_outputs"])
+    tokens = sum(len(values) for values in logprobs if values is not None)
     return {"loss_sum": total, "loss_mean": None if total is None else total / max(tokens, 1)}
 
 

@@ -40,8 +40,13 @@ async def archive(backend: Backend, call: Call[None]) -> Response:
         response.headers["Retry-After"] = "2"
         return response
     expires = int(time.time()) + LIFETIME
-    url = signed_url(backend.signer, call.origin, f"{_url_path(row.path)}/download", expires)
+    url = archive_url(backend, call.origin, row.path, expires)
     return RedirectResponse(url, 302, {"Expires": formatdate(expires, usegmt=True)})
+
+
+def archive_url(backend: Backend, origin: str, path: CheckpointPath, expires: int) -> str:
+    """For whoever may read the checkpoint, to fetch its tar without a key."""
+    return signed_url(backend.signer, origin, f"{_url_path(path)}/download", expires)
 
 
 async def download(backend: Backend, call: Call[None]) -> Response:

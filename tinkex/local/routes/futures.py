@@ -19,7 +19,9 @@ from tinkex.local.backend import Backend
 from tinkex.local.errors import malformed
 from tinkex.local.futures import Outcome
 from tinkex.local.http import Call, post
+from tinkex.local.protobuf import result_fields, write_result
 from tinkex.local.store import EndedFuture
+from tinkex.local.translate import encode
 
 _NUMBERS_OF_A_COPY = 1_000_000_000
 
@@ -27,10 +29,16 @@ _NUMBERS_OF_A_COPY = 1_000_000_000
 async def retrieve_future(backend: Backend, call: Call[FutureRetrieveRequest]) -> Outcome:
     """Finished batches and samples come as protobuf to those who read it."""
     outcome = await backend.futures.wait(call.body.request_id, call.access)
-    if outcome.result_of and protobuf.MEDIA_TYPE in call.accept:
-        message = protobuf.write_result(outcome.result_of, outcome.body)
-        return evolve(outcome, body=message, media_type=protobuf.MEDIA_TYPE) if message is not None else outcome
-    return outcome
+    kind, wants_message = outcome.result_of, protobuf.MEDIA_TYPE in call.accept
+    if kind in protobuf.LOSSES:
+        body = outcome.body if wants_message else encode(result_fields(kind, outcome.body))
+        return _as_message(outcome, body) if wants_message else evolve(outcome, body=body)
+    message = write_result(kind, result_fields(kind, outcome.body)) if kind and wants_message else None
+    return _as_message(outcome, message) if message is not None else outcome
+
+
+def _as_message(outcome: Outcome, message: bytes) -> Outcome:
+    return evolve(outcome, body=message, media_type=protobuf.MEDIA_TYPE)
 
 
 async def retrieve_futures(backend: Backend, call: Call[FuturesRetrieveRequest]) -> Mapping[str, Any]:

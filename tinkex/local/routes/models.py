@@ -13,6 +13,7 @@ from tinkex_api.models import (
     GetInfoRequest,
     GetInfoResponse,
     ModelData,
+    TokenizerResponse,
     UnloadModelRequest,
     UnloadModelResponse,
     UntypedAPIFuture,
@@ -21,10 +22,10 @@ from tinkex_api.models import (
 
 from tinkex.local.access import Access
 from tinkex.local.backend import Backend
-from tinkex.local.engine.base import LoraShape, OptimizerKind
-from tinkex.local.errors import bad_request, malformed
+from tinkex.local.engine.base import EngineDied, LoraShape, OptimizerKind
+from tinkex.local.errors import bad_request, malformed, not_found
 from tinkex.local.futures import Ticket
-from tinkex.local.http import Call, post
+from tinkex.local.http import Call, get, post
 from tinkex.local.limits import at_most
 from tinkex.local.paths import CheckpointPath
 from tinkex.local.store import ModelRow
@@ -40,6 +41,14 @@ class NewModel:
     result: Mapping[str, Any]
     source: CheckpointPath | None = None
     optimizer: bool = True  # whether with the optimizer's state
+
+
+async def tokenizer(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    name = call.query.get("base_model", "")
+    model = backend.base_models.get(name)
+    if model is None or model.tokenizer_json is None:
+        raise not_found(f"no tokenizer of {name!r} is here")
+    return TokenizerResponse(model.tokenizer_json).to_dict()
 
 
 async def create_model(backend: Backend, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
@@ -108,6 +117,8 @@ def _submit(backend: Backend, ticket: Ticket, new: NewModel) -> str:
             backend.store.models.set_state(model_id, "failed")
             raise
         backend.store.models.mark_created(model_id)
+        if failure := backend.store.models.failure(model_id):
+            raise EngineDied(failure)
         backend.revival.made(model_id)
         if new.source:
             backend.revival.reached(model_id, new.source, optimizer=new.optimizer)
@@ -148,6 +159,7 @@ async def unload_model(backend: Backend, call: Call[UnloadModelRequest]) -> Mapp
 
 
 ROUTES = [
+    get("/tokenizer", tokenizer),
     post("/create_model", CreateModelRequest, create_model),
     post("/get_info", GetInfoRequest, get_info),
     post("/unload_model", UnloadModelRequest, unload_model),

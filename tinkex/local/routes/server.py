@@ -35,7 +35,8 @@ _CHANGING_FLAGS = ClientDynamicConfigResponse(refresh_interval_sec=300, sample_c
 
 
 async def client_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
-    return evolve(_FLAGS, fwdbwd_max_chunk_len=min(_LONGEST_CHUNK, backend.limits.datums)).to_dict()
+    longest = min(_LONGEST_CHUNK, backend.limits.datums)
+    return evolve(_FLAGS, fwdbwd_max_chunk_len=longest, pjwt_auth_enabled=backend.exchange_keys).to_dict()
 
 
 async def dynamic_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:

@@ -26,6 +26,8 @@ from tinkex.local.routes.facts import moment, user_urn
 from tinkex.local.store import FINISH_REASONS, FoundSession, SessionQuery, SessionRow
 
 _MOST = 200
+_MOST_CONDITIONS = 100
+"""Of each kind in one search."""
 
 
 async def search(backend: Backend, call: Call[SessionSearchRequest]) -> Mapping[str, Any]:
@@ -43,12 +45,16 @@ async def search(backend: Backend, call: Call[SessionSearchRequest]) -> Mapping[
 
 
 def _query(body: SessionSearchRequest, access: Access) -> SessionQuery:
+    words, metadata = (body.display_name or "").split(), body.user_metadata.additional_properties if body.user_metadata else {}
+    for field, values in ("display_name", words), ("project_ids", body.project_ids or []), ("user_metadata", metadata):
+        if len(values) > _MOST_CONDITIONS:
+            raise malformed(field, message=f"names more than {_MOST_CONDITIONS} at once")
     return SessionQuery(
         owner=access.owner,
         session_id=body.session_id or None,
-        words=(body.display_name or "").split(),
+        words=words,
         project_ids=body.project_ids,
-        user_metadata=body.user_metadata.additional_properties if body.user_metadata else {},
+        user_metadata=metadata,
         states=None if body.statuses is None else _states(body.statuses),
         after=_after(body.cursor) if body.cursor else None,
     )
@@ -66,7 +72,7 @@ def _may_be_seen(owner: SearchOwner | None, access: Access) -> bool:
 def _states(statuses: Sequence[SessionStatusQuery]) -> list[str]:
     if not statuses:
         raise malformed("statuses", message="is empty")
-    return [state for index, status in enumerate(statuses) for state in _states_of(status, index)]
+    return list({state for index, status in enumerate(statuses) for state in _states_of(status, index)})
 
 
 def _states_of(status: SessionStatusQuery, index: int) -> Sequence[str]:

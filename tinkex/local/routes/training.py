@@ -20,11 +20,11 @@ from tinkex.local.errors import bad_request
 from tinkex.local.futures import Work
 from tinkex.local.http import Call, post
 from tinkex.local.limits import at_most
-from tinkex.local.protobuf import read_forward_backward
+from tinkex.local.protobuf import read_forward_backward, write_loss
 from tinkex.local.routes.custom_losses import custom_loss
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
 from tinkex.local.store import ModelRow
-from tinkex.local.translate import count_trained, encode, encode_loss, examples, loss_config, optimizer_settings
+from tinkex.local.translate import count_trained, encode, examples, loss_config, loss_fields, optimizer_settings
 
 
 async def forward_backward(backend: Backend, call: Call[ForwardBackwardRequest]) -> Mapping[str, Any]:
@@ -55,7 +55,7 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
 
     def compute() -> tuple[bytes, float]:
         result = backend.engine.forward_backward(row.model_id, data, loss, config, backward=backward)
-        return encode_loss(result), result.metrics["loss:sum"]
+        return write_loss(loss_fields(result)), result.metrics["loss:sum"]
 
     async def work() -> bytes:
         encoded, total = await backend.lanes.call(compute)

@@ -49,7 +49,8 @@ def _used(row: UsageRow) -> BillingUsageEvent:
 
 
 def _stored(row: StoredHour) -> BillingUsageEvent:
-    what, keeper = BillingEventInfo("storage", gigabyte_hours=row.gigabyte_hours, free=True), row.keeper
+    # not said to be `free`: clients before 0.38 refuse what they do not know
+    what, keeper = BillingEventInfo("storage", gigabyte_hours=row.gigabyte_hours), row.keeper
     event = _event(row.hour, what, keeper.owner, keeper.session_id, keeper.base_model, keeper.project_id)
     event.effective_rate_usd_per_gigabyte_month = 0.0
     return event

@@ -63,6 +63,10 @@ class Models:
     def in_memory(self) -> list[ModelRow]:
         return self._db.all(_row, f"{_MODELS} WHERE state IN ('creating', 'ready') ORDER BY models.rowid")
 
+    def failure(self, model_id: str) -> str | None:
+        row = self.get(model_id)
+        return row and row.failure
+
     def lose(self, model_id: str, reason: str) -> None:
         self._db.run("UPDATE models SET state = 'failed', failure = ? WHERE model_id = ?", reason, model_id)
 

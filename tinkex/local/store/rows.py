@@ -112,7 +112,7 @@ class RunQuery:
 
 @frozen
 class FutureRow:
-    """A request and, once it is done, its outcome: `result` is JSON, or `error` with whose fault it is."""
+    """A request and, once it is done, its outcome: `result`, or `error` with whose fault it is."""
 
     request_id: str
     scope: str

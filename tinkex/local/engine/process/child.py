@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from copy import copy
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -84,7 +83,7 @@ class Child:
             self._died = error
             pending, self._pending = self._pending, {}
         for call in pending.values():
-            _settle(call.future.set_exception, copy(error))
+            _settle(call.future.set_exception, EngineDied(*error.args))
 
     def close(self) -> None:
         """Ends the process; `read` then returns."""
@@ -100,7 +99,7 @@ class Child:
         frame = frames.pack(message(number))
         with self._lock:
             if self._died:
-                raise copy(self._died)
+                raise EngineDied(*self._died.args)
             self._pending[number] = _Pending(future, on_token)
         self._outgoing.put(frame)
         return number, future

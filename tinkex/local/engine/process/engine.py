@@ -24,7 +24,7 @@ _FORWARDED = frozenset(name for name in vars(Engine) if not name.startswith("_")
 class ProcessEngine:
     """What `make` makes, in another process, with all methods of `Engine`; those that are not below block until it has answered.
 
-    Calls that are under way when the process dies raise `EngineDied`, and so do those that come before its death has been dealt with.
+    Calls that are under way when the process dies, and those that come until that was dealt with, then raise `EngineDied`.
 
     Args:
         make: pickled, so a function or class of a module, or a `functools.partial` of one.
@@ -82,31 +82,31 @@ class ProcessEngine:
             going_on = self._outlive(how, failures)
 
     def _outlive(self, how: str, failures: int) -> bool:
-        """Fails what was under way, tells of the death, and has another child take the place of the dead one, if there is to be one."""
-        if self._closed.is_set():
-            self._child.fail(EngineDied("the engine was closed"))
-            return False
-        if not self._was_ready():
+        """Whether another child has taken the place of the dead one. If not, calls fail from now on."""
+        if not self._closed.is_set() and not self._was_ready():
             self._child.fail(EngineDied(f"the engine's process {how} before it was ready"))
             return False
         pause = pause_before_restart(failures, self._pauses)
-        again = "it is started again" if pause is not None else f"it is not started again after {failures} times in a row"
-        text = f"the engine's process {how}; {again}"
-        logger.error("%s", text)
-        self._child.fail(EngineDied(text, final=pause is None))
-        if pause is None:
+        if pause is None and not self._closed.is_set():
+            text = f"the engine's process {how}, {failures} times in a row, and is not started again: restart the server"
+            logger.error("%s", text)
             self._tell(Death(text, None))
+            self._child.fail(EngineDied(text))
             return False
-        return not self._closed.wait(pause) and self._replace(text)
+        if not self._closed.wait(pause) and self._replace(f"the engine's process {how}; it is started again"):
+            return True
+        self._child.fail(EngineDied("the engine was closed"))
+        return False
 
     def _was_ready(self) -> bool:
         """At all: whether what is to be made can be made."""
         return self._first.ready.done() and self._first.ready.exception() is None
 
     def _replace(self, text: str) -> bool:
+        logger.error("%s", text)
         child = Child(self._make)
         self._replaced.clear()
-        self._tell(Death(text, partial(self._put_in_place, child)))
+        self._tell(Death(text, partial(self._put_in_place, child, EngineDied(text))))
         self._replaced.wait()
         if self._closed.is_set():
             child.close()
@@ -114,11 +114,14 @@ class ProcessEngine:
             return False
         return True
 
-    def _put_in_place(self, child: Child) -> None:
+    def _put_in_place(self, child: Child, error: EngineDied) -> None:
+        """What was under way fails only now that the death has been dealt with: nobody asks again before that."""
         with self._lock:
+            dead = self._child
             if not self._closed.is_set():
                 self._child = child
         self._replaced.set()
+        dead.fail(error)
 
     def _tell(self, death: Death) -> None:
         if self._watcher:

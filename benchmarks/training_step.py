@@ -1,0 +1,142 @@
+"""A training step of the embedded server, asked for by tinkex over HTTP, beside the same step by torch and peft in one process.
+
+`python -m benchmarks training_step` prints the medians and their ratio. Both are measured in turns, so that what else the machine does moves
+both alike. The model is a random Qwen3 of 0.36 million parameters, made anew; the server runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
+
+from tinkex import AdamParams, Datum, ModelInput, ServiceClient
+
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks transformers for it
+logging.disable_progress_bar()
+
+_RANK = 32
+_SHAPES = ((8, 128), (32, 256))  # datums, tokens
+_ROUNDS = 15
+_WARM_UP = 3
+_LEARNING_RATE = 1e-4
+_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]  # all that the server trains
+_SERVE = "import sys, tinkex.local as t; s = t.serve(sys.argv[1]); print(s.base_url, flush=True); sys.stdin.read(); s.close()"
+_TOKENIZER = Path(__file__).resolve().parents[1] / "tinkex" / "tiny"
+
+
+@frozen
+class Row:
+    """Medians, in seconds."""
+
+    datums: int
+    tokens: int
+    served: float
+    plain: float
+
+
+def make_model(folder: Path) -> None:
+    """A random one, with the tokenizer of tinkex/tiny."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "head_dim": 32}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 272, "max_position_embeddings": 512}
+    Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, tie_word_embeddings=False)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(_TOKENIZER).save_pretrained(folder)
+
+
+@contextmanager
+def server(model: Path) -> Iterator[str]:
+    """Its URL."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _SERVE, str(model)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        yield process.stdout.readline().strip()
+        assert process.stdin
+        process.stdin.close()
+
+
+def plain_step(model: Path, tokens: np.ndarray[Any, Any]) -> Callable[[], None]:
+    """One step of what the embedded server does for a batch of cross_entropy: the sum of the losses, backward, AdamW."""
+    config = LoraConfig(r=_RANK, lora_alpha=32, target_modules=_LAYERS, task_type="CAUSAL_LM")
+    network = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=_LEARNING_RATE)
+    inputs, targets = torch.tensor(tokens[:, :-1]), torch.tensor(tokens[:, 1:])
+
+    def step() -> None:
+        logits = network(input_ids=inputs, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+
+    return step
+
+
+def served_step(trainer: Any, tokens: np.ndarray[Any, Any]) -> Callable[[], None]:
+    """Both requests on the wire before the first wait, as a training loop of tinkex is written."""
+
+    def step() -> None:
+        batch = [Datum(ModelInput.from_ints(row[:-1]), {"target_tokens": row[1:]}) for row in tokens]
+        losses = trainer.forward_backward(batch, "cross_entropy")
+        update = trainer.optim_step(AdamParams(learning_rate=_LEARNING_RATE))
+        losses.result()
+        update.result()
+
+    return step
+
+
+def medians(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for count in range(_WARM_UP + _ROUNDS):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step()
+            if count >= _WARM_UP:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def rows() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder)
+        make_model(model)
+        with server(model) as url, ServiceClient(base_url=url, api_key="tml-local") as service:
+            trainer = service.create_lora_training_client(str(model), rank=_RANK)
+            for datums, length in _SHAPES:
+                tokens = np.random.default_rng(0).integers(0, 256, (datums, length + 1))
+                found = medians({"served": served_step(trainer, tokens), "plain": plain_step(model, tokens)})
+                yield Row(datums, length, found["served"], found["plain"])
+
+
+def main() -> None:
+    table = Table("forward_backward + optim_step, ms", "tinkex over HTTP", "torch + peft", "ratio")
+    for row in rows():
+        table.add_row(
+            f"{row.datums} x {row.tokens} tokens",
+            f"{1000 * row.served:.1f}",
+            f"{1000 * row.plain:.1f}",
+            f"{row.served / row.plain:.2f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

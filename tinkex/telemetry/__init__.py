@@ -1,0 +1,13 @@
+"""Listeners to what happens between clients and servers (docs/telemetry.md): a log, counters and latencies, OpenTelemetry.
+
+Example:
+    >>> from tinkex import telemetry
+    >>> handler = telemetry.attach_logger()
+    >>> telemetry.detach(handler)
+"""
+
+from tinkex.events import attach, detach
+from tinkex.telemetry.log import attach_logger
+from tinkex.telemetry.metrics import Histogram, Metrics
+
+__all__ = ["Histogram", "Metrics", "attach", "attach_logger", "detach"]

@@ -1,0 +1,73 @@
+"""`Loads`: one load for all who ask for the same thing together; what it gave is kept, and a failure for a while."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from attrs import define, field
+
+T = TypeVar("T")
+
+_KEPT = 16
+_FAILURE_KEPT = 60.0  # seconds
+
+
+@define(eq=False)
+class Loads(Generic[T]):
+    """Safe from any thread. Whoever asks first loads; the others wait for it."""
+
+    now: Callable[[], float] = time.monotonic
+    _lock: threading.Lock = field(init=False, factory=threading.Lock)
+    _loads: dict[Hashable, Future[T]] = field(init=False, factory=dict[Hashable, "Future[T]"])
+    _failed_at: dict[Hashable, float] = field(init=False, factory=dict[Hashable, float])
+
+    def get(self, key: Hashable, load: Callable[[], T]) -> T:
+        """What was loaded. Raises what `load` does, for a minute without calling it again."""
+        with self._lock:
+            if self.now() - self._failed_at.get(key, self.now()) >= _FAILURE_KEPT:
+                self._forget(key)
+            under_way = self._loads.get(key)
+            ours: Future[T] = Future()
+            if under_way is None:
+                self._loads[key] = ours
+        if under_way is not None:
+            return _result(under_way)
+        return self._load(key, load, ours)
+
+    def ready(self, key: Hashable) -> T | None:
+        """What was loaded, without waiting; None when it was not."""
+        done = self._loads.get(key)
+        return done.result() if done is not None and done.done() and done.exception() is None else None
+
+    def _load(self, key: Hashable, load: Callable[[], T], ours: Future[T]) -> T:
+        try:
+            loaded = load()
+        except BaseException as error:
+            with self._lock:
+                self._failed_at[key] = self.now()
+                if not isinstance(error, Exception):  # an interrupt says nothing of what was asked for
+                    self._forget(key)
+            ours.set_exception(error)
+            raise
+        ours.set_result(loaded)
+        with self._lock:
+            while len(self._loads) > _KEPT:
+                self._forget(next(iter(self._loads)))
+        return loaded
+
+    def _forget(self, key: Hashable) -> None:
+        self._loads.pop(key, None)
+        self._failed_at.pop(key, None)
+
+
+def _result(load: Future[T]) -> T:
+    """A failure is raised as an error of one's own, since many may raise it at once, each with its own traceback."""
+    error = load.exception()
+    if error is None:
+        return load.result()
+    raise copy.copy(error) from error.__cause__
