@@ -143,6 +143,8 @@ def _flat(values: Sequence[object], dtype: str, at: Location) -> NDArray[np.gene
         raise malformed(*at, message=f"must be a flat list of {words}") from None
     if array.ndim != 1 or array.dtype.kind not in kinds or (array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max):
         raise malformed(*at, message=f"must be a flat list of {words}")
+    if array.dtype.kind != "f":
+        return array.astype(target, copy=False)
     with np.errstate(over="ignore"):
         fitting = array.astype(target)
     if not (np.isfinite(fitting) == np.isfinite(array)).all():

@@ -95,5 +95,9 @@ class Store:
             self.futures.fail_pending(reason, now)
             self.models.lose_all()
 
+    async def kept(self) -> None:
+        """Returns when all that was written so far outlives this process. To be awaited before somebody is told of it."""
+        await self._database.kept()
+
     def close(self) -> None:
         self._database.close()
