@@ -101,20 +101,20 @@ def _list_reader(item: Any) -> _Reader:
 def _read_class(kind: type[T], value: Any, at: Location) -> T:
     if not isinstance(value, dict):
         raise malformed(*at, message="must be an object")
-    rest = dict(cast("dict[str, Any]", value))
-    known: dict[str, Any] = {}
-    for field in _fields(kind):
-        entry = rest.pop(field.key, None)
-        if entry is not None:
-            known[field.name] = field.read(entry, (*at, field.key))
-        elif field.required and not field.nullable:
+    fields = _fields(kind)
+    known: dict[str, Any] = dict.fromkeys(fields.nullable)
+    extra: dict[str, Any] = {}
+    for key, entry in cast("dict[str, Any]", value).items():
+        if (field := fields.by_key.get(key)) is None:
+            extra[key] = fields.read_extra(entry, (*at, key))
+        elif entry is not None:
+            known[field.name] = field.read(entry, (*at, key))
+    for field in fields.required:
+        if field.name not in known:
             raise malformed(*at, field.key, message="is missing")
-        elif field.required:
-            known[field.name] = None
     instance = kind(**known)
-    if rest:
-        read = _extra_reader(kind)
-        cast("Any", instance).additional_properties = {key: read(entry, (*at, key)) for key, entry in rest.items()}
+    if extra:
+        cast("Any", instance).additional_properties = extra
     return instance
 
 
@@ -143,26 +143,30 @@ class _Field:
     name: str
     key: str  # in JSON; an attribute that would be a keyword of Python has an underscore after it
     read: _Reader
-    nullable: bool
-    required: bool
+
+
+@frozen
+class _Fields:
+    by_key: Mapping[str, _Field]
+    required: Sequence[_Field]
+    nullable: Sequence[str]  # names of those that are required, where null and absence are the same
+    read_extra: _Reader
 
 
 @cache
-def _fields(kind: type[Any]) -> Sequence[_Field]:
+def _fields(kind: type[Any]) -> _Fields:
     hints = _hints(kind)
-    return [
-        _Field(
-            field.name,
-            field.name.removesuffix("_"),
-            _reader(hints[field.name]),
-            type(None) in get_args(hints[field.name]),
-            field.default is attrs.NOTHING,
-        )
-        for field in attrs.fields(kind)
-        if field.init
-    ]
-
-
-@cache
-def _extra_reader(kind: type[Any]) -> _Reader:
-    return _reader(get_args(_hints(kind)["additional_properties"])[1])
+    by_key: dict[str, _Field] = {}
+    required: list[_Field] = []
+    nullable: list[str] = []
+    for attribute in attrs.fields(kind):
+        if not attribute.init:
+            continue
+        hint = hints[attribute.name]
+        field = _Field(attribute.name, attribute.name.removesuffix("_"), _reader(hint))
+        by_key[field.key] = field
+        if attribute.default is attrs.NOTHING:
+            required.append(field)
+            if type(None) in get_args(hint):
+                nullable.append(field.name)
+    return _Fields(by_key, required, nullable, _reader(get_args(hints["additional_properties"])[1]))

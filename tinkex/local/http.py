@@ -121,9 +121,12 @@ async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str,
     try:
         body, fingerprint = await _body(request, readers, backend.limits.body_bytes) if readers else (None, "")
         access = Access(backend.store, request.scope.get(OWNER))
-        origin = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
-        call = Call(body, fingerprint, request.path_params, request.query_params, request.headers, origin, access)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
+        origin = f"{request.scope['scheme']}://{headers.get('host', '')}"
+        query: Mapping[str, str] = request.query_params if request.scope["query_string"] else {}
+        call = Call(body, fingerprint, request.path_params, query, headers, origin, access)
         result = await handler(backend, call)
+        await backend.store.kept()
     except Refused as refusal:
         return json_response(refusal.status, {"detail": refusal.detail}, refusal.headers)
     except InvalidRequest as error:

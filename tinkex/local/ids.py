@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
+from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
@@ -36,7 +37,21 @@ class Ids:
 
 
 def _random(form: str) -> str:
-    return form.format(hex=secrets.token_hex(12), uuid=uuid.uuid4(), decimal=secrets.randbelow(10**15))
+    return form.format_map(_Drawn())
+
+
+class _Drawn(dict[str, object]):
+    """Draws what the form asks for, and nothing else: a request has an id of its own."""
+
+    def __missing__(self, kind: str) -> object:
+        return _DRAWS[kind]()
+
+
+_DRAWS: Mapping[str, Callable[[], object]] = {
+    "hex": lambda: secrets.token_hex(12),
+    "uuid": uuid.uuid4,
+    "decimal": lambda: secrets.randbelow(10**15),
+}
 
 
 def _derived(form: str, session_id: str, number: int | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import zstandard
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from tinkex.local.errors import Refused
 
@@ -27,10 +27,13 @@ async def receive(request: Request, most: int) -> bytes:
     if declared.isdecimal() and int(declared) > most:
         raise _too_long(most)
     parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
+    size, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        size, more = size + len(parts[-1]), message.get("more_body", False)
         if size > most:
             raise _too_long(most)
     return b"".join(parts)

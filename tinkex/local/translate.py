@@ -195,6 +195,8 @@ def _flat(values: Sequence[object] | NDArray[np.generic], dtype: str, at: Locati
         raise malformed(*at, message=f"must be a flat list of {words}") from None
     if array.ndim != 1 or array.dtype.kind not in kinds or (array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max):
         raise malformed(*at, message=f"must be a flat list of {words}")
+    if array.dtype.kind != "f":
+        return array.astype(target, copy=False)
     with np.errstate(over="ignore"):
         fitting = array.astype(target, copy=False)
     if fitting is not array and not (np.isfinite(fitting) == np.isfinite(array)).all():

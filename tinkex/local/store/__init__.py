@@ -103,5 +103,9 @@ class Store:
         """Gives the room of what was deleted back to the disk."""
         self._database.run("VACUUM")
 
+    async def kept(self) -> None:
+        """Returns when all that was written so far outlives this process. To be awaited before somebody is told of it."""
+        await self._database.kept()
+
     def close(self) -> None:
         self._database.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
+
+logger = logging.getLogger("tinkex.local")
 
 T = TypeVar("T")
 
@@ -88,7 +92,7 @@ class StoreError(RuntimeError):
 
 
 class Database:
-    """An open file. Every statement is a transaction of its own, but within `transaction`.
+    """An open file. Every statement is a transaction of its own, but within `transaction`, and those of `run_soon`.
 
     It is called on the event loop's thread alone: with a write-ahead log a small write takes some tens of microseconds.
     """
@@ -97,6 +101,7 @@ class Database:
         """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this layout."""
         # made on the thread that starts the server, then used by the event loop's alone
         self._connection = sqlite3.connect(file, _PATIENCE, check_same_thread=False, isolation_level=None)
+        self._awaiting: list[asyncio.Future[None]] | None = None  # those who wait for the open group to be kept; None: none is open
         try:
             self._prepare(file)
         except BaseException:
@@ -122,11 +127,13 @@ class Database:
             raise StoreError(f"{file} has layout {version}, and this release of tinkex reads {_VERSION}; use another data folder")
 
     def close(self) -> None:
+        self._keep()
         self._connection.close()
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
         """All statements of the block, or none when it raises."""
+        self._keep()
         self._connection.execute("BEGIN")
         try:
             yield
@@ -137,15 +144,55 @@ class Database:
 
     def run(self, sql: str, *values: Any) -> int:
         """How many rows it changed."""
+        self._keep()
         return self._connection.execute(sql, values).rowcount
 
     def run_durably(self, sql: str, *values: Any) -> None:
         """When this returns the change is on the disk, where others follow within moments."""
+        self._keep()
         self._connection.execute("PRAGMA synchronous = FULL").close()
         try:
             self._connection.execute(sql, values)
         finally:
             self._connection.execute("PRAGMA synchronous = NORMAL").close()
+
+    def run_soon(self, sql: str, *values: Any) -> None:
+        """Makes one transaction of this and all that follow until the event loop's next round. For what is written often.
+
+        Whoever tells somebody else of it awaits `kept` before.
+        """
+        if self._awaiting is None:
+            self._open_group()
+        self._connection.execute(sql, values)
+
+    async def kept(self) -> None:
+        """Returns when all that was written so far is on the disk. Raises `sqlite3.Error` when it cannot be."""
+        if self._awaiting is not None:
+            kept = asyncio.get_running_loop().create_future()
+            self._awaiting.append(kept)
+            await kept
+
+    def _open_group(self) -> None:
+        self._connection.execute("BEGIN")
+        self._awaiting = []
+        asyncio.get_running_loop().call_soon(self._keep)
+
+    def _keep(self) -> None:
+        """Ends the open group, if there is one."""
+        if self._awaiting is None:
+            return
+        awaiting, self._awaiting = self._awaiting, None
+        failure: sqlite3.Error | None = None
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            logger.exception("what was written is lost")
+            self._connection.rollback()
+            failure = error
+        for kept in awaiting:
+            if kept.done():  # its request was given up
+                continue
+            kept.set_exception(failure) if failure else kept.set_result(None)
 
     def all(self, make: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> list[T]:
         return [make(row) for row in self._connection.execute(sql, values)]

@@ -15,7 +15,7 @@ class StoredFutures:
         self._db = database
 
     def add(self, row: FutureRow, now: float) -> None:
-        self._db.run(
+        self._db.run_soon(
             "INSERT INTO futures (request_id, scope, seq_id, kind, fingerprint, owner, state, created_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             row.request_id,
@@ -53,7 +53,7 @@ class StoredFutures:
 
     def end(self, row: FutureRow, started_at: float | None, now: float) -> None:
         """Writes the outcome that `row` holds."""
-        self._db.run(
+        self._db.run_soon(
             "UPDATE futures SET state = ?, result = ?, error = ?, category = ?, started_at = ?, finished_at = ?"
             " WHERE request_id = ?",
             row.state,

@@ -22,7 +22,7 @@ class Usage:
 
     def add(self, owner: str, session_id: str, base_model: str, kind: UsageKind, amount: int, now: float) -> None:
         """`session_id` is empty for what was sampled without one."""
-        self._db.run(
+        self._db.run_soon(
             "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
             int(now) // HOUR * HOUR,
             owner,
