@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its threads would spin beside those of servers and clients
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -51,6 +51,12 @@ _INTERRUPTED = 130
     help="What trains and samples; fake answers at once, by arithmetic, to test clients.",
 )
 @click.option(
+    "--device", type=click.Choice(["cpu", "cuda", "mps"]), help="Where torch computes.  [default: the best that is there]"
+)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Precision of the base models.  [default: what suits the device]"
+)
+@click.option(
     "--profile", default="tinkex", show_default=True, help="Kind of Tinker server to look like on the wire, to test clients."
 )
 @click.option(
@@ -64,6 +70,8 @@ def command(
     data_dir: Path | None,
     api_keys: tuple[str, ...],
     engine: EngineName,
+    device: str | None,
+    dtype: str | None,
     profile: str,
     collect: bool,
     verbose: bool,
@@ -79,23 +87,25 @@ def command(
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         api_keys = api_keys or _keys_of_environment()
-        with _start(host, port, models, data_dir, api_keys, engine, profile, verbose) as server:
+        with _start(
+            list(models),
+            host=host,
+            port=port,
+            data_dir=data_dir,
+            api_key=api_keys,
+            engine=engine,
+            device=device,
+            dtype=dtype,
+            profile=profile,
+            access_log=verbose,
+        ) as server:
             _announce(server, profile, with_key=bool(api_keys))
             server.wait()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
 
 
-def _start(
-    host: str,
-    port: int,
-    models: tuple[str, ...],
-    data_dir: Path,
-    api_keys: tuple[str, ...],
-    engine: EngineName,
-    profile: str,
-    verbose: bool,
-) -> Server:
+def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Server:
     """Raises `click.ClickException`, one line, for what the user can put right."""
     try:
         from tinkex.local import serve
@@ -106,16 +116,7 @@ def _start(
     except ImportError as error:
         raise click.ClickException(str(error)) from error
     try:
-        return serve(
-            list(models),
-            host=host,
-            port=port,
-            data_dir=data_dir,
-            api_key=api_keys,
-            engine=engine,
-            profile=profile,
-            access_log=verbose,
-        )
+        return serve(models, host=host, port=port, **settings)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise click.ClickException(f"port {port} of {host} is in use; choose another by --port, or 0 for a free one") from error

@@ -47,6 +47,8 @@ def serve(
     data_dir: Path | str | None = None,
     api_key: str | Sequence[str] = (),
     engine: EngineName | Engine = "torch",
+    device: str | None = None,
+    dtype: str | None = None,
     hold: float | None = None,
     profile: str | Profile = TINKEX,
     limits: Limits | None = None,
@@ -68,6 +70,8 @@ def serve(
             them, and what others published. By default anything is accepted, and all see all.
         engine: what trains and samples. "torch" does so in a process of its own; "fake" answers at once, by arithmetic, which is enough
             to test a client; an object is used as it is, in this process.
+        device: where torch computes: "cpu", "cuda" or "mps"; by default the best that is there.
+        dtype: the base models' precision, "float32" or "bfloat16"; by default what suits the device.
         hold: seconds that a poll waits for a result before it is answered "not yet"; by default the profile's.
         profile: the kind of Tinker server to look like on the wire, by a name in `tinkex.local.profiles.PROFILES` or as a value.
         limits: how much it takes on, and how long it keeps what nobody asks for.
@@ -93,7 +97,7 @@ def serve(
     with ExitStack() as on_failure:
         on_failure.callback(listener.close)
         if isinstance(engine, str):
-            engine = named_engine(engine, [model] if isinstance(model, str) else list(model))
+            engine = named_engine(engine, [model] if isinstance(model, str) else list(model), device, dtype)
         on_failure.callback(engine.close)
         if profile.sampling.warped_logprobs:
             engine = with_warped_logprobs(engine)

@@ -15,16 +15,18 @@ EngineName: TypeAlias = Literal["torch", "fake"]
 """`torch` really trains and samples, in a process of its own; `fake` answers at once by arithmetic, for tests of clients."""
 
 
-def named_engine(name: EngineName, models: Sequence[str]) -> Engine:
-    """An engine with these base models. Raises `ImportError`, saying what to install."""
+def named_engine(name: EngineName, models: Sequence[str], device: str | None = None, dtype: str | None = None) -> Engine:
+    """An engine with these base models. `device` and `dtype` are for torch. Raises `ImportError`, saying what to install."""
     if name == "fake":
         return FakeEngine(models)
     require("torch", "transformers", "safetensors")
-    return cast("Engine", ProcessEngine(partial(torch_engine, models)))  # it passes on all that it does not have itself
+    return cast(
+        "Engine", ProcessEngine(partial(torch_engine, models, device, dtype))
+    )  # it passes on all that it does not have itself
 
 
-def torch_engine(models: Sequence[str]) -> Engine:
+def torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:
     """Called in the engine's process, where torch is imported."""
     from tinkex.local.engine.torch_engine import TorchEngine
 
-    return TorchEngine(models)
+    return TorchEngine(models, device, dtype)

@@ -150,6 +150,7 @@ def _spawn() -> subprocess.Popen[bytes]:
     """Not by multiprocessing, which would run the user's script again."""
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)  # so that it finds what this process finds
     command = [sys.executable, "-P", "-m", "tinkex.local.engine.process.worker"]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, bufsize=1 << 16
-    )
+    # OpenMP's threads else spin while they wait for each other, which takes the cores from those who have work: torch gets many
+    # times slower beside a busy server or client
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=1 << 16)
