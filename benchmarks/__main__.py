@@ -2,7 +2,7 @@
 
 Figures are CPU time of the client's process, all threads, and the median of interleaved rounds, each in a process of its own: what else
 the machine does moves both clients alike. Take a ratio from one run, and no figure alone. A stall is the longest time that a client's
-work keeps an event loop from running anything else.
+work keeps an event loop from running anything else. The task `load` is of the embedded server instead: see benchmarks/embedded.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from attrs import frozen
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import embedded
 from benchmarks.workload import DATUMS, PROMPT_TOKENS, SAMPLES, TRAINED_TOKENS
 from scripts.official_sdk import ROOT, python_with
 
@@ -82,11 +83,18 @@ def rows(task: Task, url: str) -> Iterator[Row]:
 
 
 def main() -> None:
+    if tasks := [task for task in TASKS if task.name in sys.argv[1:] or not sys.argv[1:]]:
+        compare(tasks)
+    if "load" in sys.argv[1:] or not sys.argv[1:]:
+        embedded.main()
+
+
+def compare(tasks: Sequence[Task]) -> None:
     table = Table("median, ms", "tinkex", f"tinker {_OFFICIAL}", "ratio")
     for column in table.columns[1:]:
         column.justify = "right"
     with server() as url:
-        for task in [task for task in TASKS if task.name in sys.argv[1:] or not sys.argv[1:]]:
+        for task in tasks:
             for row in rows(task, url):
                 official = f"{row.official:.2f}" if row.official else "-"
                 ratio = f"{row.official / row.tinkex:.1f}" if row.official else "-"

@@ -13,8 +13,6 @@ import time
 from itertools import count
 from urllib.parse import urlsplit
 
-
-
 _MODEL = "tinkex/tiny"
 _PROMPT_TOKENS, _SAMPLED_TOKENS = 64, 32
 
