@@ -2,7 +2,7 @@
 
 Figures are CPU time of the client's process, all threads, and the median of interleaved rounds, each in a process of its own: what else
 the machine does moves both clients alike. Take a ratio from one run, and no figure alone. A stall is the longest time that a client's
-work keeps an event loop from running anything else. The task `sampling` is another comparison: see benchmarks/engine_sampling.py.
+work keeps an event loop from running anything else. The embedded server's own benchmarks are modules of their own, run after these.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ TASKS = (
     Task(f"{_STEP}, JSON", "step", "json", official=False),
 )
 
-OF_THE_SERVER = ("training_step",)
-"""Modules beside this one, each of which prints a table of its own."""
+OF_THE_SERVER = ("training_step", "engine_sampling", "http_load")
+"""Modules beside this one, each of which prints a table of its own; named like a task, each is run alone."""
 
 
 def is_chosen(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Compares sampling by the embedded server with transformers' `generate`: `python -m benchmarks sampling`.
+"""Compares sampling by the embedded server with transformers' `generate`: `python -m benchmarks engine_sampling`.
 
 All of it on one random Qwen3 of 0.36M parameters: `generate` on one batch, the engine alone with as many concurrent requests, under
 one adapter and under several, and tinkex through HTTP, to a server in a process of its own. Figures are tokens a second, medians of
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
@@ -145,3 +146,7 @@ def table() -> Table:
         model = make_model(folder)
         with server(folder) as url:
             return asyncio.run(measure(url, model, str(folder), Path(place, "adapters")))
+
+
+if __name__ == "__main__":
+    Console().print(table())

@@ -13,10 +13,11 @@ import pytest
 from attrs import frozen
 
 import tinkex.local
-from tests.batches import datum
+from tests.batches import datum, text_datum
 from tests.mortal_engine import EXITS, WAITS, MortalEngine
 from tinkex import AdamParams, NotFoundError, RequestFailedError
 from tinkex.local.engine.base import Engine
+from tinkex.local.engine.named import named_engine
 from tinkex.local.engine.process.engine import ProcessEngine
 
 BASE = "fake/base"
@@ -193,3 +194,28 @@ def test_an_engine_that_dies_each_time_is_given_up_and_says_where_the_last_state
     with pytest.raises(NotFoundError, match=path):
         trainer.forward([datum(5)], "cross_entropy").result()
     assert "restart the server" in failure(service.create_sampling_client(base_model=BASE).sample([5], 1, {"max_tokens": 1}))
+
+
+@pytest.mark.slow
+def test_torch_trains_on_bit_for_bit_after_its_process_was_killed(connect: Callable[..., Any]) -> None:
+    """An undisturbed model beside one that was killed after the same steps gives the same losses."""
+    data = [text_datum("forty two is ", "42\n"), text_datum("six is ", "6\n")]
+
+    def losses(trainer: Any, steps: int) -> list[float]:
+        found = []
+        for _ in range(steps):
+            found.append(trainer.forward_backward(data, "cross_entropy").result().metrics["loss:sum"])
+            trainer.optim_step(ADAM).result()
+        return found
+
+    engine = cast("ProcessEngine", named_engine("torch", ["tinkex/tiny"]))
+    with tinkex.local.serve(engine=cast("Engine", engine)) as server:
+        service = connect(server.base_url)
+        trainer = service.create_lora_training_client("tinkex/tiny", rank=4, seed=1)
+        losses(trainer, 2)
+        trainer.save_state("a").result()
+        undisturbed = losses(trainer, 3)
+        killed_idle(Mortal(server.base_url, engine))
+        with pytest.raises(RequestFailedError, match=r"goes back to .*/weights/a, saved at seq_id 5"):
+            trainer.forward(data, "cross_entropy").result()
+        assert losses(trainer, 3) == undisturbed
