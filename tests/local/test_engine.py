@@ -1,6 +1,6 @@
 """The engine trains, samples what it learned, and keeps its models apart."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,36 +171,6 @@ def test_what_was_saved_for_sampling_holds_no_optimizer(engine: TorchEngine, mak
         engine.load_model("a1", tmp_path / "sampler", optimizer=True)
     with pytest.raises(InvalidRequest, match="deleted"):
         engine.load_model("a1", tmp_path / "none", optimizer=False)
-
-
-def test_saving_over_a_state_replaces_it_whole(engine: TorchEngine, make: Callable[..., str], tmp_path: Path) -> None:
-    train(engine, make("again", seed=1), 1)
-    engine.save_model("again", tmp_path / "state", optimizer=True)
-    train(engine, "again", 1)
-    engine.save_model("again", tmp_path / "state", optimizer=True)
-    followed = train(engine, "again", 2)
-    assert [path.name for path in tmp_path.iterdir()] == ["state"]
-    engine.load_model(make("reader"), tmp_path / "state", optimizer=True)
-    assert train(engine, "reader", 2) == followed
-
-
-def test_a_save_that_breaks_off_leaves_the_old_state(
-    engine: TorchEngine, make: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(engine, make("broken", seed=1), 1)
-    engine.save_model("broken", tmp_path / "state", optimizer=True)
-    followed = train(engine, "broken", 2)
-
-    def no_space(tensors: Mapping[str, Any], file: Path) -> None:
-        file.write_bytes(b"half")
-        raise OSError("no space left")
-
-    monkeypatch.setattr("tinkex.local.engine.adapter_folder.save_file", no_space)
-    with pytest.raises(OSError, match="no space"):
-        engine.save_model("broken", tmp_path / "state", optimizer=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["state"]
-    engine.load_model("broken", tmp_path / "state", optimizer=True)
-    assert train(engine, "broken", 2) == followed
 
 
 def test_a_training_state_can_be_sampled(engine: TorchEngine, saved: tuple[Path, list[float]], make: Callable[..., str]) -> None:

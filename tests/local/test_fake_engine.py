@@ -44,8 +44,9 @@ def test_two_engines_that_are_asked_the_same_say_the_same(engine: FakeEngine, tm
     other = FakeEngine(["m"])
     for one in (engine, other):
         trained(one, "x", (1, 2, 3), (4, 5))
-        one.save_model("x", tmp_path / "x", optimizer=True)
-        one.load_sampler("s", "m", tmp_path / "x")
+        folder = tmp_path / str(id(one))
+        one.save_model("x", folder, optimizer=True)
+        one.load_sampler("s", "m", folder)
     spec = SampleSpec(TOKENS, num_samples=2, max_tokens=8, seed=3, topk_sample_logprobs=2, topk_prompt_logprobs=2)
     assert engine.sample("s", spec).result() == other.sample("s", spec).result()
     assert loss(engine, "x") == loss(other, "x")

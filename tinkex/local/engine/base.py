@@ -215,7 +215,7 @@ class Engine(Protocol):
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         """Writes a peft adapter (adapter_config.json, adapter_model.safetensors), and the optimizer's state if `optimizer`.
 
-        The folder is written whole or not at all, and takes the place of one of that name. Gradients that wait for their
+        It makes the folder, which is not there before; nobody looks into it until this returns. Gradients that wait for their
         optim_step are not part of it.
         """
         ...

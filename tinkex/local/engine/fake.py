@@ -104,13 +104,10 @@ class FakeEngine:
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         weights = self._models[self._known(model_id)].weights
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _OPTIMIZER_FILE).unlink(missing_ok=True)
+        folder.mkdir(parents=True)
         if optimizer:
             (folder / _OPTIMIZER_FILE).write_bytes(b"{}")
-        draft = folder / f"{_FILE}.draft"
-        draft.write_bytes(orjson.dumps(asdict(weights)))
-        draft.replace(folder / _FILE)
+        (folder / _FILE).write_bytes(orjson.dumps(asdict(weights)))
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model, weights = self._models[self._known(model_id)], _read(folder)

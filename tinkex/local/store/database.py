@@ -118,7 +118,9 @@ class Database:
             self._connection.execute("BEGIN EXCLUSIVE").close()  # from here on nobody else has it
             self._connection.execute("COMMIT").close()
         except sqlite3.OperationalError as error:
-            raise StoreError(f"{file.parent} is in use by another server, or cannot be written: {error}") from error
+            raise StoreError(
+                f"{file.parent} is in use by another server, or cannot be written ({error}); use another data folder"
+            ) from error
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{file} cannot be used as a database: {error}") from error
         if version == 0:
