@@ -282,11 +282,10 @@ def test_a_base_model_of_pickled_weights_is_refused(tmp_path: Path) -> None:
     assert not sprung.exists()
 
 
-def test_no_log_has_a_key_or_a_prompt(server_engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_log_has_a_key_or_a_prompt(caplog: pytest.LogCaptureFixture) -> None:
     key, secret, text = "tml-very-secret", "metadata-of-the-user", [41, 42, 43, 44, 45]
     caplog.set_level(logging.DEBUG)
-    server_engine.gate.set()
-    with serve(engine=server_engine, api_key=key, access_log=True) as server:
+    with serve(engine=FakeEngine(), api_key=key, access_log=True) as server:
         with tinkex.ServiceClient(base_url=server.base_url, api_key=key, user_metadata={"who": secret}) as service:
             trainer = service.create_lora_training_client("fake/base", rank=4)
             trainer.forward_backward([datum(*text)], "cross_entropy").result()
