@@ -140,7 +140,10 @@ def requests_for(hers: Mapping[str, str]) -> dict[tuple[str, str], list[tuple[st
 
 NAME_NOTHING = {
     *(("POST", path) for path in ("/client/config", "/client/dynamic_config", "/create_session", "/telemetry")),
-    *(("GET", path) for path in ("/healthz", "/get_server_capabilities", "/sessions", "/training_runs", "/checkpoints")),
+    *(
+        ("GET", path)
+        for path in ("/healthz", "/get_server_capabilities", "/tokenizer", "/sessions", "/training_runs", "/checkpoints")
+    ),
     *(("GET", path) for path in ("/audit", "/billing/usage/events", "/billing/usage/checkpoints/current")),
     *(("POST", "/sessions/search"), ("POST", "/auth/token"), ("GET", "/auth/apikey/me"), ("DELETE", "/auth/apikey/me")),
 }
