@@ -179,8 +179,8 @@ def test_a_server_that_has_forgotten_the_session_gets_a_new_one(connect: Callabl
     def forget() -> None:
         killable.kill()
         with closing(sqlite3.connect(killable.data_dir / "tinkex.db")) as db:
-            for table in ("sessions", "models", "samplers"):  # the runs are there under another session, as are their checkpoints
-                db.execute(f"UPDATE {table} SET session_id = 'another'")
+            for table in ("sessions", "models", "samplers"):  # what was made in it is still somebody's
+                db.execute(f"UPDATE {table} SET session_id = session_id || ' of old'")
             db.commit()
         killable.start()
 

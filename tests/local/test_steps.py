@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     with closing(Store(tmp_path / "tinkex.db")) as store:
         store.sessions.add(SessionRow("s", [], {}, "1", None, None, 0.0))
         for name in ("a", "b"):
-            store.models.add(ModelRow(name, "s", "base", LoraShape(4), {}, "ready", 0.0, 0.0))
+            store.models.add(ModelRow(name, "s", "base", LoraShape(4), "adamw", {}, "ready", 0.0, 0.0))
         yield store
 
 

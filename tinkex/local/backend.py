@@ -67,9 +67,8 @@ class Backend:
         self.futures.stop()
 
     async def close(self) -> None:
-        """Waits for the engine's calls under way, drops the rest, and closes the engine."""
+        """Waits for the engine's calls under way, and drops the rest."""
         await self.lanes.close()
-        await asyncio.to_thread(self.engine.close)
 
     def _note_death(self, death: Death) -> None:
         """On a thread of the engine."""

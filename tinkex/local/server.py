@@ -69,7 +69,7 @@ def serve(
         api_key: what clients must send as X-API-Key, or several such keys, each of which sees its own sessions and what was made in
             them, and what others published. By default anything is accepted, and all see all.
         engine: what trains and samples. "torch" does so in a process of its own; "fake" answers at once, by arithmetic, which is enough
-            to test a client; an object is used as it is, in this process.
+            to test a client; an object is used as it is, in this process, and stays open when the server ends.
         device: where torch computes: "cpu", "cuda" or "mps"; by default the best that is there.
         dtype: the base models' precision, "float32" or "bfloat16"; by default what suits the device.
         hold: seconds that a poll waits for a result before it is answered "not yet"; by default the profile's.
@@ -96,12 +96,13 @@ def serve(
     listener = _listen(host, port, guarded=bool(api_keys))
     with ExitStack() as on_failure:
         on_failure.callback(listener.close)
+        owns_engine = isinstance(engine, str)
         if isinstance(engine, str):
             engine = named_engine(engine, [model] if isinstance(model, str) else list(model), device, dtype)
-        on_failure.callback(engine.close)
+            on_failure.callback(engine.close)
         if profile.sampling.warped_logprobs:
             engine = with_warped_logprobs(engine)
-        settings = _Settings(api_keys, profile, limits or Limits(), exchange_keys, faults, access_log)
+        settings = _Settings(api_keys, profile, limits or Limits(), exchange_keys, faults, access_log, owns_engine)
         server = Server(listener, engine, data_dir, settings)
         on_failure.pop_all()
     return server
@@ -117,6 +118,8 @@ class _Settings:
     exchange_keys: bool
     faults: Faults | None
     access_log: bool
+    owns_engine: bool
+    """Whether it was made for this server, and ends with it."""
 
     def app(self, backend: Backend) -> ASGIApp:
         app = make_app(backend, self.api_keys, self.profile)
@@ -157,6 +160,8 @@ class Server:
                 daemon=True,  # a script that forgets to close it still ends
             )
             self._started: Future[None] = Future()
+            if settings.owns_engine:
+                resources.callback(engine.close)
             self._thread.start()
             resources.callback(self._join)
             self._started.result()

@@ -82,7 +82,10 @@ class Batcher:
         self._thread.start()
 
     def submit(self, request: Request) -> None:
+        """Raises `RuntimeError` once it is closed."""
         with self._news:
+            if self._closed:
+                raise RuntimeError("the engine was closed, and samples no more")
             self._waiting.append(request)
             self._news.notify()
 
