@@ -142,6 +142,14 @@ def test_every_type_can_be_had_from_tinkex_itself() -> None:
         assert getattr(tinkex, name) is getattr(tinkex.types, name)
 
 
+def test_a_prompt_grows_by_chunks_and_by_tokens() -> None:
+    image = ImageAssetPointerChunk("there", "png", expected_tokens=4)
+    prompt = ModelInput.empty().append(EncodedTextChunk([1, 2])).append_int(3).append(image).append_int(5)
+    assert prompt.length == 8
+    assert ModelInput.empty().append_int(7).to_ints() == [7]
+    assert ModelInput.empty().to_ints() == []
+
+
 def test_wire_defaults() -> None:
     assert AdamParams.from_dict({}) == AdamParams(1e-4, 0.9, 0.95, 1e-12, 0.0, 0.0)
     assert SamplingParams(max_tokens=3, seed=None).to_dict() == {"max_tokens": 3, "temperature": 1.0, "top_k": -1, "top_p": 1.0}
