@@ -203,7 +203,11 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
         ("TINKEX_MAX_RETRIES", "-1", "TINKEX_MAX_RETRIES must be a whole number, 0 or more, not -1"),
         ("TINKER_TELEMETRY", "perhaps", "TINKER_TELEMETRY is 'perhaps', not one of 1, true, yes, on, 0, false, no, off"),
         ("TINKER_LOG", "loud", "TINKER_LOG is 'loud', not one of debug, info, warning, error"),
-        ("TINKER_FEATURE_GATES", "bulk", "TINKER_FEATURE_GATES: 'bulk' is no gate; there are bearer, bulk_results"),
+        (
+            "TINKER_FEATURE_GATES",
+            "bulk",
+            "TINKER_FEATURE_GATES: 'bulk' is no gate; there are bare_checkpoint_ids, bearer, bulk_results",
+        ),
         ("TINKEX_DIALECT", "skyrll", "TINKEX_DIALECT is 'skyrll', not one of "),
         ("TINKEX_USER_METADATA", "run", "TINKEX_USER_METADATA is 'run', not name=value"),
         ("TINKEX_USER_METADATA", '{"a": 1}', "TINKEX_USER_METADATA is "),

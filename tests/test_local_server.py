@@ -109,7 +109,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
         import importlib.util
 
         found = importlib.util.find_spec
-        importlib.util.find_spec = lambda name: None if name in ("torch", "peft") else found(name)
+        importlib.util.find_spec = lambda name: None if name == "torch" else found(name)
         tinkex.local.serve = tinkex.local.serve.func
         try:
             tinkex.ServiceClient("local").get_server_capabilities()
@@ -118,4 +118,4 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     """
     [said] = check(run(script, tmp_path), tmp_path)
     assert "base_url 'local' asks for a server in this process, which could not be started" in said
-    assert "the embedded server needs torch, peft: run `pip install torch`" in said
+    assert "the embedded server needs torch: run `pip install torch`" in said

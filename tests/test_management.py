@@ -13,6 +13,7 @@ import pytest
 import tinkex
 from tests.facades import everything
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import saved_folder
 from tinkex import (
     AdamParams,
     AuthenticationError,
@@ -133,7 +134,7 @@ def test_downloads_of_every_kind(connect_rest: Callable[..., Any], used: Server,
         folder = rest.download_checkpoint(
             f"tinker://{run_id(rest)}/{kind}/{name}", output_dir=tmp_path, progress=lambda *far, seen=seen: seen.append(far)
         )
-        kept = used.data_dir / "checkpoints" / run_id(rest) / kind / name
+        kept = saved_folder(used.data_dir, run_id(rest), kind, name)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
             path.name: path.read_bytes() for path in kept.iterdir()
         }

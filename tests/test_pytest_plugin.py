@@ -104,8 +104,9 @@ def test_a_loop_outlives_the_faults_that_the_marker_names(pytester: pytest.Pytes
             statuses = []
 
             def note(event):
-                if isinstance(event, events.HttpRequest) and event.operation in ("create_model", "forward_backward"):
-                    statuses.append(event.status)
+                if isinstance(event, (events.HttpRequestStop, events.HttpRequestException)):
+                    if event.operation in ("create_model", "forward_backward"):
+                        statuses.append(getattr(event, "status", None))
 
             events.attach(note)
             assert train(tinkex_service, 1)

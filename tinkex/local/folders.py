@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Set
 from contextlib import contextmanager, suppress
@@ -54,6 +55,8 @@ class Folders:
 
         A folder is held until it is named, so of those that were there first, the ones that are neither now are nobody's.
         """
+        if not threading.main_thread().is_alive():
+            return  # the interpreter is exiting, and no thread can be had any more: the next start removes them
         there = await asyncio.to_thread(self._listed)
         await asyncio.to_thread(self._remove, there - named() - self._held.keys())
 
