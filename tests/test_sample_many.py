@@ -164,7 +164,7 @@ def test_prompts_may_be_any_iterable(sampler: Any, form: str) -> None:
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_no_more_are_read_than_may_be_in_flight(sampler: Any, server_engine: FakeEngine, ordered: bool, asynchronous: bool) -> None:
-    counted = Counted([[96], *([number] for number in range(1, 50))])
+    counted = Counted([*[[96]] * 8, *([number] for number in range(1, 43))])  # samples are drawn side by side
     read: list[int] = []
     with once_the_engine_waits(server_engine, lambda: read.append(counted.read)):
         items = take(sampler, counted.stream() if asynchronous else counted, ordered=ordered)

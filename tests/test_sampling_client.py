@@ -192,14 +192,14 @@ def test_drawn_tokens_are_those_of_the_distribution(connect: Callable[..., Any],
     sampler = connect(torch_server.base_url).create_sampling_client(base_model="tinkex/tiny")
     asked = {
         "sampling_params": {"max_tokens": 1, "temperature": 1.0, "seed": 1},
-        "prompt_alt_tokens_k": 4000,
+        "prompt_alt_tokens_k": 1024,
         "topk_prompt_logprobs": 1,
     }
     first, again = (sampler.sample(list(b"one"), **asked).result() for _ in range(2))
     drawn = first.prompt_alt_tokens.tokens.to_numpy()
     assert (drawn == again.prompt_alt_tokens.tokens.to_numpy()).all(), "one seed, one draw"
     for row, [(token, logprob)] in zip(drawn, first.topk_prompt_logprobs[1:], strict=True):
-        assert (row == token).mean() == pytest.approx(math.exp(logprob), abs=0.04)
+        assert (row == token).mean() == pytest.approx(math.exp(logprob), abs=0.06)
 
 
 def test_a_wait_for_a_sample_can_be_bounded_by_the_call(sampler: Any, server_engine: FakeEngine) -> None:

@@ -212,7 +212,7 @@ def test_the_names_that_a_tokenizer_goes_by(tokenizer_id: str | None, models: li
 @pytest.fixture
 def word_server(hub: Hub) -> Iterator[tinkex.local.Server]:
     """Gives the tokenizer of one of its models, which no hub has."""
-    of_words = BaseModel("mine/words", 64, 100, "Fake", "mine/words", words_tokenizer("a", "b"))
+    of_words = BaseModel("mine/words", 64, 100, "Fake", "mine/words", tokenizer_json=words_tokenizer("a", "b"))
     without = BaseModel("mine/bare", 64, 100, "Fake", "mine/bare")
     engine = FakeEngine(base_models=[of_words, without])
     engine.gate.set()
