@@ -51,7 +51,8 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
     limits = backend.limits
     at_most(limits.datums, len(batch.data), at, "number of data")
     data = examples(batch, (at,))
-    at_most(limits.tokens, sum(len(example.tokens) for example in data), at, "number of tokens")
+    token_count = sum(len(example.tokens) for example in data)
+    at_most(limits.tokens, token_count, at, "number of tokens")
 
     def compute() -> tuple[bytes, float]:
         result = backend.engine.forward_backward(row.model_id, data, loss, config, backward=backward)
@@ -62,7 +63,6 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
         now = time.time()
         if backward:
             backend.store.steps.add_loss(row.model_id, total, count_trained(data), now)
-        token_count = sum(len(example.tokens) for example in data)
         backend.store.usage.add(row.owner, row.session_id, row.base_model, "training", token_count, now)
         return encoded
 
