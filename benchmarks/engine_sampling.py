@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from rich.table import Table
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 import tinkex
+from benchmarks.serving import serving
 from scripts.official_sdk import ROOT
 from tinkex.local.engine.base import LoraShape, SampleSpec
 from tinkex.local.engine.torch_engine import TorchEngine
@@ -32,7 +30,6 @@ _PROMPT, _SAMPLED = 32, 32  # tokens
 _REQUESTS = (1, 64)
 _ROUNDS = 7
 _ADAPTERS = 4
-_SERVER = "import sys, tinkex.local; print(tinkex.local.serve(sys.argv[1]).base_url, flush=True); sys.stdin.read()"
 
 
 def make_model(folder: Path) -> Any:
@@ -91,16 +88,6 @@ def adapters(engine: TorchEngine, base: str, folder: Path) -> list[str]:
     return names
 
 
-@contextmanager
-def server(model: Path) -> Iterator[str]:
-    """Its URL."""
-    with subprocess.Popen(
-        [sys.executable, "-c", _SERVER, str(model)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        yield process.stdout.readline().strip()
-
-
 async def seconds(work: Callable[[int], Awaitable[None] | None], count: int) -> float:
     began = time.perf_counter()
     if (rest := work(count)) is not None:
@@ -144,7 +131,7 @@ def table() -> Table:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "model")
         model = make_model(folder)
-        with server(folder) as url:
+        with serving(folder) as url:
             return asyncio.run(measure(url, model, str(folder), Path(place, "adapters")))
 
 

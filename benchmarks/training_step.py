@@ -7,13 +7,10 @@ both alike. The model is a random Qwen3 of 0.36 million parameters, made anew; t
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
+from benchmarks.serving import serving
 from tinkex import AdamParams, Datum, ModelInput, ServiceClient
 
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks transformers for it
@@ -37,7 +35,6 @@ _ROUNDS = 15
 _WARM_UP = 3
 _LEARNING_RATE = 1e-4
 _LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]  # all that the server trains
-_SERVE = "import sys, tinkex.local as t; s = t.serve(sys.argv[1]); print(s.base_url, flush=True); sys.stdin.read(); s.close()"
 _TOKENIZER = Path(__file__).resolve().parents[1] / "tinkex" / "tiny"
 
 
@@ -58,18 +55,6 @@ def make_model(folder: Path) -> None:
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 272, "max_position_embeddings": 512}
     Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, tie_word_embeddings=False)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(_TOKENIZER).save_pretrained(folder)
-
-
-@contextmanager
-def server(model: Path) -> Iterator[str]:
-    """Its URL."""
-    with subprocess.Popen(
-        [sys.executable, "-c", _SERVE, str(model)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        yield process.stdout.readline().strip()
-        assert process.stdin
-        process.stdin.close()
 
 
 def plain_step(model: Path, tokens: np.ndarray[Any, Any]) -> Callable[[], None]:
@@ -118,7 +103,7 @@ def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder)
         make_model(model)
-        with server(model) as url, ServiceClient(base_url=url, api_key="tml-local") as service:
+        with serving(model) as url, ServiceClient(base_url=url, api_key="tml-local") as service:
             trainer = service.create_lora_training_client(str(model), rank=_RANK)
             for datums, length in _SHAPES:
                 tokens = np.random.default_rng(0).integers(0, 256, (datums, length + 1))
