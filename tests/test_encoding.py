@@ -46,18 +46,18 @@ class Watch(httpx.AsyncBaseTransport):
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Watch]]:
     """Makes every transport of the test watched."""
-    import tinkex.transport.http as http
+    import tinkex.transport.carrier as carrier
 
     made: list[Watch] = []
 
     def watch(refused: str, status: int = 415) -> list[Watch]:
-        handler = http._default_handler
+        handler = carrier.default_handler
 
         def watched(config: Config) -> Watch:
             made.append(Watch(handler(config), refused, status))
             return made[-1]
 
-        monkeypatch.setattr(http, "_default_handler", watched)
+        monkeypatch.setattr(carrier, "default_handler", watched)
         return made
 
     return watch

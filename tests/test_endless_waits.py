@@ -151,7 +151,7 @@ def test_a_heartbeat_that_is_never_answered(caplog: pytest.LogCaptureFixture) ->
         return httpx.Response(200, json={"session_id": "s"})
 
     async def work() -> None:
-        session = await Session.begin(transport_to(Answering(half_open)), None)
+        session = await Session.begin(transport_to(Answering(half_open)))
         await asyncio.sleep(1000)
         assert await session.transport.send(health.request()), "all else goes on"
         await session.finish("success")

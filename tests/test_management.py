@@ -57,6 +57,15 @@ def test_sessions(connect_rest: Callable[..., Any], used: Server) -> None:
         rest.get_session("S9")
 
 
+def test_a_session_is_found_by_its_name(connect: Callable[..., Any], connect_rest: Callable[..., Any], used: Server) -> None:
+    service = connect(used.base_url, display_name="Poems, second try")
+    service.create_lora_training_client("fake/base", rank=4)
+    rest = connect_rest(used.base_url)
+    found = rest.search_sessions(SessionSearchRequest(display_name="second poems")).sessions[0]
+    assert found.display_name == "Poems, second try"
+    assert rest.get_session(found.session_id).display_name == "Poems, second try"
+
+
 def test_searching_and_moving_a_session(connect_rest: Callable[..., Any], used: Server) -> None:
     rest = connect_rest(used.base_url)
     finished = SessionSearchRequest(

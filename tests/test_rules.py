@@ -17,7 +17,7 @@ import pytest
 from attrs import define, evolve, field
 
 import tinkex.local
-import tinkex.transport.http
+import tinkex.transport.carrier
 import tinkex.transport.server
 from tests.batches import batch, datum
 from tests.fake_engine import FakeEngine
@@ -117,8 +117,8 @@ class Tapped(httpx.AsyncBaseTransport):
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
-    wire, handler = Wire(), tinkex.transport.http._default_handler
-    monkeypatch.setattr(tinkex.transport.http, "_default_handler", lambda config: Tapped(handler(config), wire))
+    wire, handler = Wire(), tinkex.transport.carrier.default_handler
+    monkeypatch.setattr(tinkex.transport.carrier, "default_handler", lambda config: Tapped(handler(config), wire))
     return wire
 
 

@@ -179,6 +179,17 @@ def test_no_error_holds_the_key() -> None:
         assert "tml-secret" not in f"{result} {result!r} {vars(result)}"
 
 
+@pytest.mark.parametrize(("level", "shown"), [(None, "WARNING"), ("warning", "WARNING"), ("error", "ERROR")])
+def test_what_a_server_says_of_calls_that_end_is_logged_once(
+    level: str | None, shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"x-deprecation-note": "gone in 2027", **({"x-deprecation-level": level} if level else {})}
+    exchange([httpx.Response(500, headers=headers), httpx.Response(200, json={"parallel_fwdbwd_chunks": True}, headers=headers)])
+    [record] = [record for record in caplog.records if "gone in 2027" in record.message]
+    assert (record.levelname, record.name) == (shown, "tinkex")
+    assert REQUEST.operation in record.message
+
+
 def both(answers: Sequence[Answer], work: Callable[[Transport, Transport], object]) -> tuple[Script, HandClock]:
     """Two clients of one key on one server."""
     script, clock = Script(answers), HandClock()

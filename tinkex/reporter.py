@@ -95,7 +95,7 @@ class Reporter:
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         body = TelemetrySendRequest(batch, platform.system(), __version__, self.session_id, _PROCESS)
         try:
-            response = await self.transport.send_once(send_telemetry.request(body=body), timeout=_TIMEOUT, headers={})
+            response = await self.transport.send_once(send_telemetry.request(body=body), timeout=_TIMEOUT)
         except TinkexError as error:
             logger.debug("the server was not told how it goes: %s", error)
             return False

@@ -15,7 +15,7 @@ from tinkex.recovery.policy import RecoveryPolicy
 from tinkex.recovery.run import AsyncRecoverableRun
 from tinkex.rest.client import AsyncRestClient
 from tinkex.sampling.client import AsyncSamplingClient
-from tinkex.session import Outcome, Session
+from tinkex.session import Outcome, Session, SessionFacts
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import SavedState, model_from_state, new_model, require_resume
 from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
@@ -43,6 +43,7 @@ class AsyncServiceClient:
             process, which the first call starts, and which ends with the process.
         api_key: by default `TINKER_API_KEY`.
         user_metadata: facts of your own, kept with the session, besides those of the settings.
+        display_name: a name of the session for people, by which `RestClient.search_sessions` finds it.
         config: all settings; `base_url` and `api_key` go before its own.
 
     Raises:
@@ -57,10 +58,11 @@ class AsyncServiceClient:
         api_key: str | None = None,
         *,
         user_metadata: Mapping[str, str] | None = None,
+        display_name: str | None = None,
         config: Config | None = None,
     ) -> None:
         self.config = configured(config, base_url, api_key)
-        self._user_metadata = {**self.config.user_metadata, **(user_metadata or {})}
+        self._facts = SessionFacts({**self.config.user_metadata, **(user_metadata or {})}, display_name)
         self._transport: Transport | None = None
         self._session: Session | None = None
         self._custom_losses = CustomLosses()
@@ -294,7 +296,7 @@ class AsyncServiceClient:
         transport = self._connected()
         async with self._beginning:
             if self._session is None or self._session.lost:
-                self._session = await Session.begin(transport, self._user_metadata, instead_of=self._session)
+                self._session = await Session.begin(transport, self._facts, instead_of=self._session)
             return self._session
 
     async def _in_session(self, create: Callable[[Session], Awaitable[C]]) -> C:

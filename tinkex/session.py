@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Literal, TypeVar
 
-from attrs import define, field
+from attrs import define, field, frozen
 from tinkex_api.api.server import get_client_config, get_dynamic_config, get_server_capabilities, health
 from tinkex_api.api.sessions import create_session, finish_session, session_heartbeat
 from tinkex_api.models import (
@@ -44,6 +44,14 @@ _FIRST_CONTACT_ATTEMPTS = 3  # a wrong URL should show in a second or two, not w
 _WARN_AFTER = 120.0  # seconds without a heartbeat that came through
 
 
+@frozen
+class SessionFacts:
+    """What is to be known of a session beside what it does."""
+
+    user_metadata: Mapping[str, str] = field(factory=dict[str, str])
+    display_name: str | None = None
+
+
 @define(eq=False)
 class Session:
     """A session on a server, with what is known of the server's ways."""
@@ -68,9 +76,7 @@ class Session:
         self.samples = SampleResults(self.transport)
 
     @classmethod
-    async def begin(
-        cls, transport: Transport, user_metadata: Mapping[str, str] | None, instead_of: Session | None = None
-    ) -> Session:
+    async def begin(cls, transport: Transport, facts: SessionFacts | None = None, *, instead_of: Session | None = None) -> Session:
         """Asks for the server's flags, begins the session and its heartbeats.
 
         Args:
@@ -82,14 +88,15 @@ class Session:
             NotATinkerServerError, NotFoundError: the base URL leads elsewhere.
         """
         transport.server.saw(await _look(transport))
-        config = transport.config
+        config, facts = transport.config, facts or SessionFacts()
         answer = await transport.send(
             create_session.request(
                 body=CreateSessionRequest(
                     tags=list(config.tags),
-                    user_metadata=UserMetadata.from_dict(user_metadata or {}),
+                    user_metadata=UserMetadata.from_dict(facts.user_metadata),
                     sdk_version=__version__,
                     project_id=config.project_id,
+                    display_name=facts.display_name,
                 )
             )
         )
@@ -160,7 +167,7 @@ class Session:
         body = FinishSessionRequest(FinishReason(outcome), detail)
         try:
             response = await self.transport.send_once(
-                finish_session.request(self.session_id, body=body), timeout=_HEARTBEAT_TIMEOUT, headers={}
+                finish_session.request(self.session_id, body=body), timeout=_HEARTBEAT_TIMEOUT
             )
         except TinkexError as error:
             logger.info("the server was not told that session %s is finished: %s", self.session_id, error)
@@ -192,7 +199,7 @@ class Session:
 
     async def _heartbeat(self) -> None:
         request = session_heartbeat.request(body=SessionHeartbeatRequest(self.session_id))
-        response = await self.transport.send_once(request, timeout=_HEARTBEAT_TIMEOUT, headers={})
+        response = await self.transport.send_once(request, timeout=_HEARTBEAT_TIMEOUT)
         if not response.is_success:
             raise failures.status_error(response, request.operation)
 

@@ -16,8 +16,9 @@ from tinkex.errors import APIStatusError, APITimeoutError, TinkexError
 from tinkex.futures.answers import Pending, pause_after
 from tinkex.futures.poller import FAST, poll_timeout
 from tinkex.transport import failures
+from tinkex.transport.answers import parse
 from tinkex.transport.backoff import Patience
-from tinkex.transport.http import Transport, parse
+from tinkex.transport.http import Transport
 from tinkex.transport.waiting import RequestState, Wait
 from tinkex.wait_facts import Owner
 
@@ -122,7 +123,7 @@ class BulkPoller:
         acknowledged = list(self._fetched)
         body = FuturesRetrieveRequest(self._target, self._cursor, hold, acknowledged or None)
         request = retrieve_futures.request(body=body)
-        response = await self._transport.send_once(request, timeout=timeout, headers={})
+        response = await self._transport.send_once(request, timeout=timeout)
         if not response.is_success:
             raise failures.status_error(response, request.operation)
         answer: FuturesRetrieveResponse = parse(request, response)

@@ -69,7 +69,7 @@ class Canceller:
     async def _tell(self, request_id: str) -> None:
         request = cancel_future.request(body=FutureCancelRequest(request_id))
         try:
-            response = await self._transport.send_once(request, timeout=_TIMEOUT, headers={})
+            response = await self._transport.send_once(request, timeout=_TIMEOUT)
         except TinkexError as error:
             logger.debug("the server was not told that %s is not wanted any more: %s", request_id, error)
         else:

@@ -25,8 +25,9 @@ from tinkex.errors import (
 )
 from tinkex.futures.answers import Answer, Failed, Finished, Lost, Payload, Pending, classify, pause_after
 from tinkex.transport import failures
+from tinkex.transport.answers import PARSE_ERRORS
 from tinkex.transport.backoff import Patience
-from tinkex.transport.http import PARSE_ERRORS, Transport
+from tinkex.transport.http import Transport
 from tinkex.transport.waiting import RequestState, Wait
 
 P = TypeVar("P")

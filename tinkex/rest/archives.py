@@ -15,11 +15,12 @@ from tinkex_api.types import UNSET, Request
 
 from tinkex.errors import APIResponseValidationError, APIStatusError, CheckpointDownloadError
 from tinkex.rest.checkpoint_place import CheckpointPlace
-from tinkex.rest.connection import redirect_target
 from tinkex.rest.fetching import DOWNLOAD
+from tinkex.transport.answers import parse
 from tinkex.transport.backoff import retry_hint
 from tinkex.transport.failures import status_error
-from tinkex.transport.http import Transport, parse
+from tinkex.transport.http import Transport
+from tinkex.transport.redirects import REDIRECTS, absolute
 from tinkex.transport.waiting import RequestState
 from tinkex.types import CheckpointArchiveUrlResponse
 
@@ -27,7 +28,6 @@ _BEING_BUILT = (425, 503)
 _PAUSE = 30.0  # seconds, where the server says no other; then only so often:
 _PAUSES = 6
 _SILENCE = 300.0  # seconds; a server that builds the archive before it answers says nothing meanwhile
-_REDIRECTS = 5
 _AS_IT_IS = {"Accept-Encoding": "identity"}
 
 
@@ -80,21 +80,21 @@ async def open_url(transport: Transport, url: str, headers: Mapping[str, str]) -
 
     The key goes along to a bare route of the server alone: a URL with a query is signed, and a right to read by itself.
     """
-    for _ in range(_REDIRECTS):
+    for _ in range(REDIRECTS):
         if not url.startswith(("http://", "https://")):
             raise APIResponseValidationError(
                 f"the server gave a URL of the kind {url.partition(':')[0]!r} to fetch", operation=DOWNLOAD
             )
-        with_key = transport.is_own(url) and "?" not in url
+        with_key = transport.carrier.is_own(url) and "?" not in url
         async with transport.open(url, DOWNLOAD, with_key=with_key, headers={**_AS_IT_IS, **headers}) as response:
             if response.is_redirect:
-                url = redirect_target(url, response.headers["location"])
+                url = absolute(url, response.headers["location"])
                 continue
             if not response.is_success:
                 raise status_error(response, DOWNLOAD)
             yield response
             return
-    raise APIResponseValidationError(f"the download was redirected {_REDIRECTS} times", operation=DOWNLOAD)
+    raise APIResponseValidationError(f"the download was redirected {REDIRECTS} times", operation=DOWNLOAD)
 
 
 def _route(place: CheckpointPlace, headers: Mapping[str, str]) -> Request[CheckpointArchiveUrlResponse]:
@@ -113,7 +113,7 @@ async def _find(
                 response = await stack.enter_async_context(transport.answer(route, timeout=timeout))
             except APIStatusError as error:
                 if "location" in error.headers and 300 <= error.status_code < 400:
-                    url = redirect_target(transport.config.base_url + route.path, error.headers["location"])
+                    url = absolute(transport.config.base_url + route.path, error.headers["location"])
                     return CheckpointArchiveUrlResponse(url, _http_date(error.headers.get("expires")))
                 pauses += "retry-after" not in error.headers
                 if error.status_code not in _BEING_BUILT or pauses > _PAUSES:

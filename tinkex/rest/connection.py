@@ -5,20 +5,13 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self, TypeVar
 
-import httpx
 from tinkex_api.types import Request
 
 from tinkex.config import Config, configured
-from tinkex.errors import APIStatusError, ClientClosedError
-from tinkex.transport.failures import status_error
-from tinkex.transport.http import Transport, parse
+from tinkex.errors import ClientClosedError
+from tinkex.transport.http import Transport
 
 T = TypeVar("T")
-
-
-def redirect_target(url: str, location: str) -> str:
-    """The absolute URL that the Location of an answer of `url` means."""
-    return str(httpx.URL(url).join(location))
 
 
 class AsyncConnection:
@@ -65,17 +58,4 @@ class AsyncConnection:
         return self._transport
 
     async def _send(self, request: Request[T], *, repeatable: bool = True) -> T:
-        """The answer; also where the server says that it lies elsewhere."""
-        transport = self._connected()
-        try:
-            return await transport.send(request, repeatable=repeatable)
-        except APIStatusError as error:
-            location = error.headers.get("location")
-            if request.method != "GET" or not 300 <= error.status_code < 400 or not location:
-                raise
-        url = redirect_target(transport.config.base_url + request.path, location)
-        async with transport.open(url, request.operation, with_key=transport.is_own(url)) as response:
-            if not response.is_success:
-                raise status_error(response, request.operation)
-            await response.aread()
-            return parse(request, response)
+        return await self._connected().send(request, repeatable=repeatable)

@@ -37,6 +37,7 @@ class ServiceClient:
             process, which the first call starts, and which ends with the process.
         api_key: by default `TINKER_API_KEY`.
         user_metadata: facts of your own, kept with the session, besides those of the settings.
+        display_name: a name of the session for people, by which `RestClient.search_sessions` finds it.
         config: all settings; `base_url` and `api_key` go before its own.
 
     Raises:
@@ -49,9 +50,10 @@ class ServiceClient:
         api_key: str | None = None,
         *,
         user_metadata: Mapping[str, str] | None = None,
+        display_name: str | None = None,
         config: Config | None = None,
     ) -> None:
-        self._client = AsyncServiceClient(base_url, api_key, user_metadata=user_metadata, config=config)
+        self._client = AsyncServiceClient(base_url, api_key, user_metadata=user_metadata, display_name=display_name, config=config)
         self._portal = portals.shared()
 
     @property

@@ -64,8 +64,14 @@ def status_error(response: httpx.Response, operation: str) -> APIStatusError:
         body=body,
         headers=dict(response.headers),
         operation=operation,
-        advice=_ADVICE.get(response.status_code),
+        advice=_advice(response),
     )
+
+
+def _advice(response: httpx.Response) -> str | None:
+    if response.has_redirect_location:
+        return f"It is redirected to {response.headers['location']!r}; give the base_url of the server that answers itself."
+    return _ADVICE.get(response.status_code)
 
 
 def refusal_within(response: httpx.Response, operation: str) -> BadRequestError | None:

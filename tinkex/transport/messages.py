@@ -1,0 +1,66 @@
+"""From what the generated package builds to the message that goes out: its URL and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import httpx
+from tinkex_api.types import Request
+
+from tinkex._version import __version__
+from tinkex.config import Config
+
+USER_AGENT = f"tinkex/{__version__}"
+
+
+def constant_headers(config: Config, request_id: str) -> dict[str, str]:
+    """Those of each request; the user's go before ours."""
+    ours = {
+        "Host": host(config.base_url),
+        "User-Agent": USER_AGENT,
+        "Accept": "application/json",
+        "X-Request-Id": request_id,  # one server routes by it
+        **_cloudflare(config),
+    }
+    given = {name.lower() for name in config.default_headers}
+    return {**{name: value for name, value in ours.items() if name.lower() not in given}, **config.default_headers}
+
+
+def message(
+    request: Request[Any], url: str, query: Mapping[str, Any] | None, headers: Mapping[str, str], extensions: dict[str, Any]
+) -> httpx.Request:
+    """As httpx makes it of `content`, in a quarter of the time: it need not look for headers that are missing."""
+    content = request.content or b""
+    length = {} if request.method == "GET" else {"Content-Length": str(len(content))}
+    made = httpx.Request(
+        request.method,
+        _url(url),
+        params=query,
+        headers={**headers, **request.headers, **length},
+        stream=httpx.ByteStream(content),
+        extensions=extensions,
+    )
+    made.read()
+    return made
+
+
+def with_defaults(query: Mapping[str, Any] | None, defaults: Mapping[str, str]) -> Mapping[str, Any] | None:
+    return {**defaults, **(query or {})} if defaults else query
+
+
+def host(base_url: str) -> str:
+    return _url(base_url).netloc.decode("ascii")
+
+
+def _cloudflare(config: Config) -> Mapping[str, str]:
+    """What Cloudflare Access wants."""
+    client, secret = config.cf_access_client_id, config.cf_access_client_secret
+    return {"CF-Access-Client-Id": client, "CF-Access-Client-Secret": secret} if client and secret else {}
+
+
+@lru_cache(maxsize=256)
+def _url(text: str) -> httpx.URL:
+    """Parsed once: httpx takes longer to parse a URL than to send a small request."""
+    return httpx.URL(text)
