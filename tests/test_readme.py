@@ -1,4 +1,4 @@
-"""The examples of README.md and docs/testing.md run as they stand, but for the URL."""
+"""The examples of README.md and of docs/ run as they stand, but for the URL."""
 
 from __future__ import annotations
 
@@ -40,3 +40,10 @@ def test_the_examples_of_tests_pass(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(**files)
     done = pytester.runpytest_subprocess("-p", "tinkex.pytest_plugin", "--strict-markers", "-W", "error")
     done.assert_outcomes(passed=sum(example.count("def test_") for example in files.values()))
+
+
+def test_what_a_server_kept_is_there_when_another_uses_its_folder(tmp_path: Path) -> None:
+    [example] = examples("docs/embedded_server.md")
+    done = subprocess.run([sys.executable, "-W", "error", "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0
