@@ -47,6 +47,7 @@ class Call(Generic[T]):
 
     body: T
     fingerprint: str
+    method: str
     path: Mapping[str, str]
     query: Mapping[str, str]
     headers: Mapping[str, str]
@@ -96,6 +97,7 @@ def post_nothing(path: str, handler: Handler[None]) -> Route:
 
 
 def get(path: str, handler: Handler[None]) -> Route:
+    """A GET, and a HEAD, whose answer's body uvicorn leaves out."""
     return _route("GET", path, handler, {})
 
 
@@ -124,7 +126,7 @@ async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str,
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
         origin = f"{request.scope['scheme']}://{headers.get('host', '')}"
         query: Mapping[str, str] = request.query_params if request.scope["query_string"] else {}
-        call = Call(body, fingerprint, request.path_params, query, headers, origin, access)
+        call = Call(body, fingerprint, request.method, request.path_params, query, headers, origin, access)
         result = await handler(backend, call)
         await backend.store.kept()
     except Refused as refusal:
