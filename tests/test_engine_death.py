@@ -99,6 +99,20 @@ def test_killed_while_training_a_model_goes_back_to_its_last_saved_state(service
     assert loss(trainer) < known
 
 
+def test_all_that_a_client_has_sent_ahead_of_a_lost_step_fails_as_it_does(service: Any, mortal: Mortal) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    trainer.save_state("a").result()
+    known = loss(trainer)
+    train(trainer)
+    sent = [trainer.forward_backward([datum(WAITS, 6, 7)], "cross_entropy"), trainer.optim_step(ADAM)]
+    for _ in range(5):
+        sent += [trainer.forward_backward([datum(5, 6, 7)], "cross_entropy"), trainer.optim_step(ADAM)]
+    time.sleep(0.3)  # for the first batch to be in the engine, and the rest behind it
+    mortal.kill()
+    assert len({failure(future) for future in sent}) == 1
+    assert loss(trainer) == known
+
+
 def test_a_saved_model_that_was_not_trained_since_comes_back_as_it_was(service: Any, mortal: Mortal) -> None:
     trainer = service.create_lora_training_client(BASE, rank=4)
     train(trainer)
