@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -60,13 +61,19 @@ def test_a_process_with_nothing_to_do_may_be_silent() -> None:
     assert looks(*[idle] * 10, QUIET, QUIET, QUIET) == [None] * 13, "it is waited for only from the second of these on"
 
 
+@contextmanager
+def impatient() -> Iterator[ProcessEngine]:
+    """An engine that may hang for three seconds."""
+    with closing(ProcessEngine(MortalEngine, pauses=(0, 0), patience=Patience(silent=3.0, idle=3.0))) as engine:
+        engine.create_model("x", "fake/base", LoraShape(4))
+        engine.load_sampler("s", "fake/base", None)
+        yield engine
+
+
 @pytest.fixture
 def engine() -> Iterator[ProcessEngine]:
-    engine = ProcessEngine(MortalEngine, pauses=(0, 0), patience=Patience(silent=3.0, idle=3.0))
-    engine.create_model("x", "fake/base", LoraShape(4))
-    engine.load_sampler("s", "fake/base", None)
-    yield engine
-    engine.close()
+    with impatient() as engine:
+        yield engine
 
 
 def step(engine: ProcessEngine, token: int) -> float:
@@ -84,9 +91,12 @@ def test_a_stopped_process_is_killed_and_another_takes_its_place(engine: Process
 
 
 @pytest.mark.parametrize(("token", "how"), [(HOLDS, "gave no sign of life"), (WAITS, "neither answered nor computed")])
-def test_a_call_that_hangs_is_the_end_of_the_process(engine: ProcessEngine, token: int, how: str) -> None:
-    with pytest.raises(EngineDied, match=how):
+def test_a_call_that_hangs_is_the_end_of_the_process_which_says_where_it_is(
+    capfd: pytest.CaptureFixture[str], token: int, how: str
+) -> None:
+    with impatient() as engine, pytest.raises(EngineDied, match=how):
         step(engine, token)
+    assert "in _behave" in capfd.readouterr().err
 
 
 @pytest.mark.slow

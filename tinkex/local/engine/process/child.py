@@ -20,8 +20,10 @@ from tinkex.local.engine.base import BaseModel, EngineDied, InvalidRequest, OnTo
 from tinkex.local.engine.process import frames
 from tinkex.local.engine.process.hang import Signs
 from tinkex.local.engine.process.messages import Alive, Call, Cancel, Make, Raised, Ready, Returned, Sample, Token
+from tinkex.local.engine.process.pulse import LAST_WORDS
 
 _CLOSING = 5.0  # seconds that the process has to end by itself
+_LAST_WORDS = 0.5  # seconds
 
 
 class EngineFault(RuntimeError):
@@ -85,7 +87,11 @@ class Child:
         return Signs(self.ready.done() and bool(self._pending), self._messages, self._answers, self._cpu)
 
     def kill(self) -> None:
-        """Ends the process at once, be it stopped; `read` then returns."""
+        """Ends the process, be it stopped, once it has had the time to say where its threads are; `read` then returns."""
+        if LAST_WORDS is not None:
+            self._process.send_signal(LAST_WORDS)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LAST_WORDS)
         self._process.kill()
 
     def fail(self, error: EngineDied) -> None:
