@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,12 @@ BREAKS = 98
 """One that is a fault of the engine."""
 EXITS = 94
 """One that ends the process by itself."""
+HOLDS = 92
+"""One that keeps the interpreter from all other threads, as a library may."""
+COMPUTES = 90
+"""One that is answered after it has computed for long."""
 _LONG = 60.0  # seconds
+_SOME = 4.0  # seconds
 
 
 class MortalEngine(FakeEngine):
@@ -64,6 +70,12 @@ def _behave(token: int) -> None:
         time.sleep(_LONG)
     if token == BREAKS:
         raise ZeroDivisionError("the fake broke")
+    if token == HOLDS:
+        ctypes.PyDLL(None).sleep(int(_LONG))
+    if token == COMPUTES:
+        ends = time.process_time() + _SOME
+        while time.process_time() < ends:
+            pass
     if token == EXITS:
         os._exit(3)
 

@@ -19,6 +19,7 @@ from tinkex import AdamParams, NotFoundError, RequestFailedError
 from tinkex.local.engine.base import Engine
 from tinkex.local.engine.named import named_engine
 from tinkex.local.engine.process.engine import ProcessEngine
+from tinkex.local.engine.process.hang import Patience
 
 BASE = "fake/base"
 ADAM = AdamParams(learning_rate=1e-3)
@@ -38,7 +39,7 @@ class Mortal:
 
 @pytest.fixture
 def mortal() -> Iterator[Mortal]:
-    engine = ProcessEngine(MortalEngine, pauses=(0, 0))
+    engine = ProcessEngine(MortalEngine, pauses=(0, 0), patience=Patience(silent=3.0))
     with tinkex.local.serve(engine=cast("Engine", engine)) as server:
         yield Mortal(server.base_url, engine)
 
@@ -97,6 +98,31 @@ def test_killed_while_training_a_model_goes_back_to_its_last_saved_state(service
     assert loss(trainer) == known
     train(trainer)
     assert loss(trainer) < known
+
+
+def test_a_process_that_hangs_is_as_good_as_dead(service: Any, mortal: Mortal) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    trainer.save_state("a").result()
+    known = loss(trainer)
+    train(trainer)
+    os.kill(mortal.engine.pid, signal.SIGSTOP)
+    stopped = trainer.forward_backward([datum(5, 6, 7)], "cross_entropy")
+    assert re.search(r"gave no sign of life for 3 s, .*; it is started again; .* goes back to .*/weights/a", failure(stopped))
+    assert loss(trainer) == known
+
+
+def test_all_that_a_client_has_sent_ahead_of_a_lost_step_fails_as_it_does(service: Any, mortal: Mortal) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    trainer.save_state("a").result()
+    known = loss(trainer)
+    train(trainer)
+    sent = [trainer.forward_backward([datum(WAITS, 6, 7)], "cross_entropy"), trainer.optim_step(ADAM)]
+    for _ in range(5):
+        sent += [trainer.forward_backward([datum(5, 6, 7)], "cross_entropy"), trainer.optim_step(ADAM)]
+    time.sleep(0.3)  # for the first batch to be in the engine, and the rest behind it
+    mortal.kill()
+    assert len({failure(future) for future in sent}) == 1
+    assert loss(trainer) == known
 
 
 def test_a_saved_model_that_was_not_trained_since_comes_back_as_it_was(service: Any, mortal: Mortal) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from huggingface_hub import ModelCard
 
 from tests.answering import Answer, answering
 from tests.test_download import PATH, tar_of
-from tinkex import Dialect, TinkexError
+from tinkex import Dialect
 from tinkex.rest.hub import model_card
 
 ADAPTER = b'{"base_model_name_or_path": "meta-llama/Llama-3.1-8B", "r": 16}'
@@ -102,9 +101,3 @@ def test_a_checkpoint_that_is_no_adapter_has_another_card() -> None:
     assert card.data.library_name == "transformers"
     assert "peft" not in card.text
     assert "AutoModelForCausalLM.from_pretrained('ada/poems')" in card.text
-
-
-def test_without_the_extra_it_says_what_to_install(rest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(TinkexError, match=r"tinkex\[hf\]"):
-        rest.push_to_hub(PATH, "ada/poems")

@@ -65,6 +65,21 @@ def test_a_download_can_be_checked_and_resumed(api: Api) -> None:
     assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
 
 
+def test_a_head_says_what_a_get_would_send_and_reads_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tar = saved(api)
+    _, external = saved(api, kind="save_weights_external")
+    urls = [f"{tar}/download", f"{external}/files/adapter_model.safetensors"]
+    with monkeypatch.context() as patch:
+        patch.delattr(content, "_read")
+        before = [api.http.head(url, headers={"range": "bytes=1-2"}) for url in urls]
+    for url, head in zip(urls, before, strict=True):
+        whole, after = api.http.get(url), api.http.head(url)
+        assert (head.status_code, head.content) == (200, b"")
+        told = ("content-length", "content-type", "content-disposition", "accept-ranges")
+        assert [head.headers[name] for name in told] == [whole.headers[name] for name in told]
+        assert after.headers["repr-digest"] == whole.headers["repr-digest"], "it is known by then"
+
+
 def test_external_weights_are_fetched_file_by_file(api: Api) -> None:
     _, url = saved(api, kind="save_weights_external")
     answer = api.http.get(f"{url}/external_weights_urls").json()

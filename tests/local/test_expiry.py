@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -13,7 +15,7 @@ from click.testing import CliRunner
 from tests.fake_engine import FakeEngine
 from tinkex.cli import main
 from tinkex.local import Limits, Server, expiry, gc, serve
-from tinkex.local.store import StoreError
+from tinkex.local.store import SessionRow, Store, StoreError
 
 from .helpers import Api, new_model, sample, saved_folder, started, step
 
@@ -67,6 +69,62 @@ def test_many_results_go_in_one_sweep(api: Api, own: Server, monkeypatch: pytest
     monkeypatch.setattr(expiry, "_PIECE", 7)
     own.sweep(time.time() + 2 * DAY)
     assert {api.send("retrieve_future", request_id=promise["request_id"]).status_code for promise in promises} == {410}
+
+
+def test_records_of_what_was_done_go_after_a_year_and_a_month(api: Api, own: Server) -> None:
+    model_id = api.model()
+    api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))
+    api.result(api.step(model_id, 2))
+    assert api.http.delete(f"/api/v1/training_runs/{model_id}/checkpoints/weights/a").status_code == 200
+    own.sweep(time.time() + 399 * DAY)
+    assert records(own) == (5, 3)
+    own.sweep(time.time() + 401 * DAY)
+    assert records(own) == (1, 0), "that the session lost its client, which was seen by the first sweep"
+    assert api.get("audit", event_type="all").json() == {"entries": []}
+
+
+def records(server: Server) -> tuple[int, int]:
+    """Entries of the audit log, and of usage."""
+    return server._backend.store.audit.count(), server._backend.store.usage.count()
+
+
+def test_so_many_records_are_kept_whatever_their_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "_PIECE", 7)
+    with closing(Store(tmp_path / "tinkex.db")) as store:
+        store.sessions.add(SessionRow("s", [], {}, "1", None, None, 0.0))
+        for number in range(50):
+            store.audit.add("", "model.created", {"number": number}, float(number))
+    with closing(Store(tmp_path / "tinkex.db")) as store:
+        while expiry.expire(store, Limits(records=20), 50.0):
+            pass
+        left = store.audit.between(None, None, 0.0, 100.0)
+    assert [entry.details["number"] for entry in left] == list(range(30, 50))
+
+
+def test_an_hour_of_usage_goes_whole(tmp_path: Path) -> None:
+    """Two models were used in each of five hours."""
+
+    async def used(store: Store) -> list[float]:
+        for hour in range(5):
+            for model in ("a", "b"):
+                store.usage.add("", "s", model, "training", 1, hour * 3600.0)
+        await store.kept()
+        expiry.expire(store, Limits(records=5), 5 * 3600.0)
+        return [row.hour / 3600 for row in store.usage.between(None, 0.0, 1e6)]
+
+    with closing(Store(tmp_path / "tinkex.db")) as store:
+        assert asyncio.run(used(store)) == [3, 3, 4, 4], "of the third hour one entry is too old, so both go"
+
+
+def test_checkpoints_that_were_deleted_are_known_for_so_long(api: Api, own: Server) -> None:
+    model_id = api.model()
+    for number in range(1, 4):
+        api.result(api.ok("save_weights", model_id=model_id, seq_id=number, path="a", overwrite=True))
+    usage = own._backend.store.usage
+    now = time.time()
+    spans = usage.stored(None, now - 60, now + 60)
+    assert (len(spans), usage.drop_stored(0.0, 1, 1000)) == (3, 1)
+    assert len(usage.stored(None, now - 60, now + 60)) == 2
 
 
 def test_a_checkpoint_goes_after_its_time_to_live(api: Api, own: Server) -> None:
@@ -199,6 +257,7 @@ def test_the_command_collects_and_serves_nothing(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["serve", "--gc", "--data-dir", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "of database, 0 B of checkpoints, 0 B of samplers" in result.output
+    assert "with 2 entries of the audit log, 0 of usage" in result.output
     nowhere = CliRunner().invoke(main, ["serve", "--gc", "--data-dir", str(tmp_path / "none")])
     assert (nowhere.exit_code, "no data folder" in nowhere.output) == (1, True)
 

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
-from tinkex.local import Server, serve
+from tinkex.local import Limits, Server, serve
 from tinkex.local.app import ROUTES
 from tinkex.local.engine.base import Example, LossResult, OnToken, SampleResult, SampleSpec
 from tinkex.local.profiles import PROFILES, Profile, UnknownProfile, find_profile
@@ -126,10 +126,10 @@ def message(model_id: str, seq_id: int | None, *tokens: int, loss_fn: str = "cro
 
 
 @contextmanager
-def started(profile: str | Profile, hold: float) -> Iterator[tuple[Server, Watched]]:
+def started(profile: str | Profile, hold: float, limits: Limits | None = None) -> Iterator[tuple[Server, Watched]]:
     """A server that is over its start."""
     engine, value = Watched(), find_profile(profile) if isinstance(profile, str) else profile
-    with serve(engine=engine, profile=profile, hold=hold) as server:
+    with serve(engine=engine, profile=profile, hold=hold, limits=limits) as server:
         for _ in range(value.starting):
             assert httpx.get(f"{server.base_url}{API}/healthz").json() == {"status": "starting"}
         yield server, engine
@@ -275,6 +275,16 @@ def test_a_server_that_starts_answers_503() -> None:
 
 
 # ---- bodies ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_saturated_server_says_when_to_come_again(name: str) -> None:
+    with started(name, 0.2, Limits(pending=0)) as (server, _):
+        headers = {"x-api-key": "tml-any"}
+        with httpx.Client(base_url=f"{server.base_url}{API}/", headers=headers, timeout=15) as http:
+            session = http.post("create_session", json={"tags": [], "user_metadata": {}, "sdk_version": "1"}).json()["session_id"]
+            answer = http.post("create_model", json=new_model(session))
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
 
 
 @on("skyrl-0.3", "open-rl-old", "tinker-cloud-old", "xorl", "verl", "hatchery", "mlx-tinker")

@@ -60,6 +60,19 @@ def test_a_stop_answers_the_polls_joins_the_threads_and_leaves_no_folder() -> No
     server.close()
 
 
+def test_a_stop_with_nothing_under_way_takes_no_time() -> None:
+    """uvicorn's own takes a tenth of a second at least, which is most of a short test."""
+    times = []
+    for _ in range(5):
+        server = serve(engine=FakeEngine())
+        with httpx.Client(base_url=server.base_url) as http:
+            assert http.get("/api/v1/healthz").is_success
+            began = time.monotonic()
+            server.close()
+            times.append(time.monotonic() - began)
+    assert min(times) < 0.1
+
+
 def test_a_stop_waits_for_the_step_under_way() -> None:
     engine = FakeEngine()
     server = serve(engine=engine)

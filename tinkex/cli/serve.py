@@ -136,6 +136,7 @@ def _collect(data_dir: Path) -> None:
     except StoreError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{data_dir}\n  had  {collected.before}\n  has  {collected.after}")
+    click.echo(f"  with {collected.audit_entries:,} entries of the audit log, {collected.usage_entries:,} of usage")
 
 
 def _announce(server: Server, profile: str, *, with_key: bool) -> None:

@@ -17,10 +17,12 @@ from tinkex.local.store import Store
 
 @frozen
 class Collected:
-    """What the data folder took, and takes."""
+    """What the data folder took, and takes, and how many entries the audit log and the usage have left."""
 
     before: Sizes
     after: Sizes
+    audit_entries: int
+    usage_entries: int
 
 
 def gc(data_dir: Path | str, limits: Limits | None = None) -> Collected:
@@ -35,4 +37,5 @@ def gc(data_dir: Path | str, limits: Limits | None = None) -> Collected:
             pass
         Folders(data_dir).collect_at_rest(store.folders())
         store.compact()
-    return Collected(before, sizes_of(data_dir))
+        entries = store.audit.count(), store.usage.count()
+    return Collected(before, sizes_of(data_dir), *entries)

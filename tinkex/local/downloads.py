@@ -25,6 +25,10 @@ class Download:
     def etag(self) -> str:
         return f'"{self.sha256.hex()}"'
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"ETag": self.etag, "Repr-Digest": f"sha-256=:{base64.b64encode(self.sha256).decode()}:"}
+
 
 @define(eq=False)
 class Downloads:
@@ -44,6 +48,11 @@ class Downloads:
                 del self._ready[next(iter(self._ready))]
         return await asyncio.shield(task)
 
+    def known(self, key: object) -> Download | None:
+        """What is ready for this key."""
+        task = self._ready.get(key)
+        return task.result() if task and task.done() and not task.exception() else None
+
 
 def _made_ready(plan: Callable[[], Content]) -> Download:
     content = plan()
@@ -53,12 +62,7 @@ def _made_ready(plan: Callable[[], Content]) -> Download:
 def answer(download: Download, headers: Mapping[str, str], media_type: str, file_name: str) -> Response:
     """All of it, or the range that the request's `headers` ask for."""
     size = download.content.size
-    facts = {
-        "Accept-Ranges": "bytes",
-        "ETag": download.etag,
-        "Repr-Digest": f"sha-256=:{base64.b64encode(download.sha256).decode()}:",
-        "Content-Disposition": f'attachment; filename="{file_name}"',
-    }
+    facts = {**_facts(file_name), **download.headers}
     is_same = headers.get("if-range", download.etag) == download.etag
     wanted = wanted_range(headers.get("range"), size) if is_same else None
     if wanted is None:
@@ -67,6 +71,16 @@ def answer(download: Download, headers: Mapping[str, str], media_type: str, file
         return Response(status_code=416, headers={**facts, "Content-Range": f"bytes */{size}"})
     place = f"bytes {wanted.start}-{wanted.stop - 1}/{size}"
     return _stream(download.content, wanted, 206, {**facts, "Content-Range": place}, media_type)
+
+
+def describe(content: Content, known: Download | None, media_type: str, file_name: str) -> Response:
+    """The answer to a HEAD: as to a GET of all, but for the digest when it is not known, since nothing is read."""
+    facts = {**_facts(file_name), **(known.headers if known else {}), "Content-Length": str(content.size)}
+    return Response(headers=facts, media_type=media_type)
+
+
+def _facts(file_name: str) -> Mapping[str, str]:
+    return {"Accept-Ranges": "bytes", "Content-Disposition": f'attachment; filename="{file_name}"'}
 
 
 def _stream(content: Content, wanted: range, status: int, headers: Mapping[str, str], media_type: str) -> Response:

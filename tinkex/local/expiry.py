@@ -1,4 +1,4 @@
-"""What is past its time goes: results, requests, checkpoints with a time to live, and sessions that lost their client."""
+"""What is past its time goes: results, requests, records of what was done, checkpoints with a time to live, and sessions without a client."""
 
 from __future__ import annotations
 
@@ -48,4 +48,10 @@ def expire(store: Store, limits: Limits, now: float) -> bool:
         store.audit.add(checkpoint.owner, "checkpoint.expired", {"tinker_path": str(checkpoint.path)}, now)
     dropped = store.futures.drop_results(now - limits.result_seconds, _PIECE)
     deleted = store.futures.delete_dropped(now - limits.request_seconds, _PIECE)
-    return _PIECE in (dropped, deleted)
+    return _PIECE in (dropped, deleted, *_drop_records(store, limits, now - limits.record_seconds))
+
+
+def _drop_records(store: Store, limits: Limits, before: float) -> tuple[int, int]:
+    store.usage.drop(before, limits.records)
+    entries = store.audit.drop(before, limits.records, _PIECE)
+    return entries, store.usage.drop_stored(before, limits.records, _PIECE)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from weakref import WeakValueDictionary
 
 import orjson
 from attrs import define, evolve, field, frozen
@@ -15,6 +16,7 @@ from tinkex.local.engine.base import EngineDied, InvalidRequest
 from tinkex.local.errors import Refused, not_found
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
+from tinkex.local.progress import Loss
 from tinkex.local.store import EndedFuture, FutureRow, Store
 
 logger = logging.getLogger("tinkex.local")
@@ -25,6 +27,14 @@ Work = Callable[[], Awaitable[bytes]]
 
 class OutOfTurn(InvalidRequest):
     """The request's seq_id is not the model's next."""
+
+
+class Lost(EngineDied):
+    """The request failed by a loss of its model, which its sender knows of once this was told."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(loss.words)
+        self.loss = loss
 
 
 @frozen
@@ -93,6 +103,7 @@ class Futures:
         self._most_pending = most_pending
         self._waiting: dict[str, _Waiting] = {}
         self._logs: dict[str, _Log] = {}  # by scope, of those that were asked for
+        self._losses: WeakValueDictionary[str, Loss] = WeakValueDictionary()  # by request
         self._stopping = asyncio.Event()
 
     def repeated(self, ticket: Ticket) -> str | None:
@@ -149,6 +160,8 @@ class Futures:
         row = self._visible(request_id, access)
         if row.state == "pending" and self._stopping.is_set():
             raise Refused(503, "the server is stopping")
+        if loss := self._losses.get(request_id):
+            loss.tell(time.monotonic())
         return self._outcome(row)
 
     async def wait_for_any(
@@ -212,12 +225,12 @@ class Futures:
         """Frees what is kept in memory for those who wait for the requests of a scope."""
         self._logs.pop(scope, None)
 
-    def fail_waiting(self, lane: str, reason: str) -> bool:
+    def fail_waiting(self, lane: str, error: EngineDied) -> bool:
         """Fails what has not begun in a lane, by no fault of its senders. Whether anybody waits there, be it for what has begun."""
         here = [(request_id, waiting) for request_id, waiting in self._waiting.items() if waiting.lane == lane]
         for request_id, waiting in here:
             if waiting.started_at is None and (row := self._store.futures.get(request_id)):
-                self._end(evolve(row, state="failed", error=reason, category="server"))
+                self._end(self._died(row, error))
         return bool(here)
 
     def stop(self) -> None:
@@ -239,12 +252,17 @@ class Futures:
         except InvalidRequest as error:
             ended = evolve(row, state="failed", error=str(error), category="user")
         except EngineDied as error:
-            ended = evolve(row, state="failed", error=str(error), category="server")
+            ended = self._died(row, error)
         except Exception as error:
             logger.exception("%s of %s failed (request %s)", row.kind, row.scope, row.request_id)
             text = f"{row.kind} failed in the server: {type(error).__name__}: {_short(error)}"
             ended = evolve(row, state="failed", error=text, category="server")
         self._end(ended)
+
+    def _died(self, row: FutureRow, error: EngineDied) -> FutureRow:
+        if isinstance(error, Lost):
+            self._losses[row.request_id] = error.loss
+        return evolve(row, state="failed", error=str(error), category="server")
 
     def _end(self, row: FutureRow) -> None:
         waiting = self._waiting.pop(row.request_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -47,6 +48,9 @@ class Call(Generic[T]):
 
     body: T
     fingerprint: str
+    method: str
+    came_at: float
+    """When its first bytes were there, on the monotonic clock: a large body takes its time."""
     path: Mapping[str, str]
     query: Mapping[str, str]
     headers: Mapping[str, str]
@@ -96,6 +100,7 @@ def post_nothing(path: str, handler: Handler[None]) -> Route:
 
 
 def get(path: str, handler: Handler[None]) -> Route:
+    """A GET, and a HEAD, whose answer's body uvicorn leaves out."""
     return _route("GET", path, handler, {})
 
 
@@ -117,6 +122,7 @@ def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], raw: bytes) 
 
 async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str, Read[Any]]) -> Response:
     """`readers`, by media type, are for the body; none where there is none."""
+    came_at = time.monotonic()
     backend: Backend = request.app.state.backend
     try:
         body, fingerprint = await _body(request, readers, backend.limits.body_bytes) if readers else (None, "")
@@ -124,7 +130,7 @@ async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str,
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
         origin = f"{request.scope['scheme']}://{headers.get('host', '')}"
         query: Mapping[str, str] = request.query_params if request.scope["query_string"] else {}
-        call = Call(body, fingerprint, request.path_params, query, headers, origin, access)
+        call = Call(body, fingerprint, request.method, came_at, request.path_params, query, headers, origin, access)
         result = await handler(backend, call)
         await backend.store.kept()
     except Refused as refusal:

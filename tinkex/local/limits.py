@@ -36,6 +36,10 @@ class Limits:
     """How long the result of a request is kept after it was done; then it is answered 410."""
     request_seconds: float = 7 * _DAY
     """How long it is known that there was the request."""
+    record_seconds: float = 400 * _DAY
+    """How far back the audit log and the usage go: a year, and the month to compare with it. They are asked for by days and hours."""
+    records: int = 500_000
+    """So many entries of each are kept, whatever their age: some 100 MB. A server that makes more in a year is one under test."""
     silence_seconds: float = 600.0
     """How long a session goes on without a heartbeat or a request of its client."""
 

@@ -29,6 +29,29 @@ class Fate:
     steps_lost: bool = False
 
 
+@define(eq=False)
+class Loss:
+    """That requests of a model failed, or steps of it were lost, when the engine died. `words` say so.
+
+    A client that sends ahead has sent more by then, on top of what was lost. None of it may be done on the weights that came back, so
+    that whatever comes before the client can know fails as well. It can know once the server has answered one of its polls with such a
+    failure; a request that comes after that, by its first byte, is taken to be meant for the weights that are there now. What crosses
+    that answer on its way cannot be told from it.
+    """
+
+    words: str
+    told_at: float | None = None
+    """When a client was first told, on the clock that requests come by."""
+
+    def tell(self, now: float) -> None:
+        if self.told_at is None:
+            self.told_at = now
+
+    def was_unknown(self, came_at: float) -> bool:
+        """To the sender of a request that came then."""
+        return self.told_at is None or came_at <= self.told_at
+
+
 @define
 class Progress:
     """What one model in memory has been through."""

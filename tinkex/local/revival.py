@@ -7,10 +7,10 @@ from functools import partial
 
 from tinkex.local.engine.base import Death, Engine, EngineDied, InvalidRequest
 from tinkex.local.folders import Folders
-from tinkex.local.futures import Futures, Work
+from tinkex.local.futures import Futures, Lost, Work
 from tinkex.local.lanes import Job, Lanes
 from tinkex.local.paths import CheckpointPath
-from tinkex.local.progress import Fate, Progress, SavedState
+from tinkex.local.progress import Fate, Loss, Progress, SavedState
 from tinkex.local.store import ModelRow, Store
 
 _TRAINING = frozenset({"forward_backward", "optim_step"})
@@ -28,7 +28,7 @@ class Revival:
         self._progress: dict[str, Progress] = {}
         self._deaths = 0
         self._last_words: defaultdict[str, str] = defaultdict(str)  # what the last death meant for each model
-        self._untold: dict[str, str] = {}  # what the next request of a model is told, instead of being done
+        self._losses: dict[str, Loss] = {}  # the last one of each model
 
     def made(self, model_id: str) -> None:
         """There is a new model."""
@@ -43,18 +43,20 @@ class Revival:
     def forget(self, model_id: str) -> None:
         """The model is to be unloaded."""
         self._progress.pop(model_id, None)
-        self._untold.pop(model_id, None)
+        self._losses.pop(model_id, None)
 
-    def guarded(self, model_id: str, kind: str, work: Work) -> Work:
-        """The work of a model's request. When the engine dies, or has died since the request before, it raises what was lost."""
+    def guarded(self, model_id: str, kind: str, work: Work, came_at: float) -> Work:
+        """The work of a model's request that came then. It raises what was lost when the engine dies, or its sender cannot know of it."""
+        known = self._losses.get(model_id)
+        unknown = known if known and known.was_unknown(came_at) else None
 
         async def run() -> bytes:
-            if (text := self._untold.pop(model_id, None)) is not None:
-                raise EngineDied(text)
+            if unknown:
+                raise Lost(unknown)
             deaths = self._deaths
             outcome = await _settled(work)
             if self._deaths != deaths:  # whatever came of it: the model is not the same
-                raise EngineDied(self._last_words[model_id])
+                raise self._error(model_id)
             if isinstance(outcome, Exception):
                 raise outcome
             if kind in _TRAINING and (progress := self._progress.get(model_id)):
@@ -75,13 +77,18 @@ class Revival:
     def _see_to(self, row: ModelRow, death: Death) -> None:
         fate = self._fate(row.model_id, engine_lives=death.go_on is not None)
         text = self._last_words[row.model_id] = f"{death.reason}; {fate.words}"
-        told = self._futures.fail_waiting(row.model_id, text)
+        loss = Loss(text)
+        some_wait = self._futures.fail_waiting(row.model_id, Lost(loss))
         if not fate.survives:
             self._lose(row.model_id, text)
             return
-        if fate.steps_lost and not told:
-            self._untold[row.model_id] = text
+        if some_wait or fate.steps_lost:
+            self._losses[row.model_id] = loss
         self._lanes.put(row.model_id, None, Job(None, partial(self._bring_back, row, fate, text, self._deaths)))
+
+    def _error(self, model_id: str) -> EngineDied:
+        loss = self._losses.get(model_id)
+        return Lost(loss) if loss else EngineDied(self._last_words[model_id])
 
     def _fate(self, model_id: str, *, engine_lives: bool) -> Fate:
         progress = self._progress.get(model_id)
@@ -104,7 +111,7 @@ class Revival:
         except Exception as error:  # noqa: BLE001  whatever it is, it is told to those who ask for the model
             text = f"{text}; but it could not be brought back: {error}"
             self._lose(row.model_id, text)
-            self._futures.fail_waiting(row.model_id, text)
+            self._futures.fail_waiting(row.model_id, EngineDied(text))
         else:
             self._progress[row.model_id].came_back(fate)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import uvicorn
 from attrs import evolve, frozen
 from starlette.types import ASGIApp
 
@@ -28,6 +27,7 @@ from tinkex.local.engine.named import EngineName, named_engine
 from tinkex.local.expiry import keep_sweeping, sweep
 from tinkex.local.fast_loop import run_on_fast_loop
 from tinkex.local.faults import Faults, Faulty
+from tinkex.local.http_server import HttpServer
 from tinkex.local.keys import Exposed
 from tinkex.local.limits import Limits
 from tinkex.local.profiles import TINKEX, Profile, find_profile
@@ -35,8 +35,6 @@ from tinkex.local.profiles.engine import with_warped_logprobs
 from tinkex.local.store import Store
 
 logger = logging.getLogger("tinkex.local")
-
-_GRACE = 5  # seconds that answers under way get when the server stops
 
 
 def serve(
@@ -197,15 +195,7 @@ class Server:
     async def _run(self, listener: socket.socket, engine: Engine, store: Store, settings: _Settings) -> None:
         try:
             backend = settings.backend(engine, store, self.data_dir)
-            config = uvicorn.Config(
-                settings.app(backend),
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                access_log=settings.access_log,
-                timeout_graceful_shutdown=_GRACE,
-            )
-            server = _Uvicorn(config, self._started)
+            server = HttpServer(settings.app(backend), self._started, access_log=settings.access_log)
             stopping = asyncio.create_task(self._stop(server, backend))
             self._backend, self._loop = backend, asyncio.get_running_loop()
             sweeping = asyncio.create_task(keep_sweeping(backend))
@@ -218,22 +208,10 @@ class Server:
                 raise
             self._started.set_exception(error)
 
-    async def _stop(self, server: uvicorn.Server, backend: Backend) -> None:
+    async def _stop(self, server: HttpServer, backend: Backend) -> None:
         await asyncio.wrap_future(self._stop_requested)
         backend.stop()
-        server.should_exit = True
-
-
-class _Uvicorn(uvicorn.Server):
-    """Says when it has begun to answer."""
-
-    def __init__(self, config: uvicorn.Config, begun: Future[None]) -> None:
-        super().__init__(config)
-        self._begun = begun
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._begun.set_result(None)
+        server.stop()
 
 
 def _listen(host: str, port: int, *, guarded: bool) -> socket.socket:

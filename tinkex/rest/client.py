@@ -338,7 +338,7 @@ class AsyncRestClient(AsyncConnection):
         token: str | None = None,
         progress: Progress | None = None,
     ) -> str:
-        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there. Needs the extra `hf`.
+        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there.
 
         Args:
             tinker_path: of a kind that the server gives out, as for `download_checkpoint`.
@@ -353,7 +353,6 @@ class AsyncRestClient(AsyncConnection):
             progress: as for `download_checkpoint`.
 
         Raises:
-            TinkexError: huggingface_hub is not installed.
             huggingface_hub.errors.HfHubHTTPError: the hub refuses.
         """
         upload = HubUpload(

@@ -1,18 +1,13 @@
-"""Putting a checkpoint's folder on the Hugging Face hub. Needs the extra `hf`."""
+"""Putting a checkpoint's folder on the Hugging Face hub."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import frozen
-
-from tinkex.errors import TinkexError
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 _CARD = """\
 ---
@@ -52,8 +47,10 @@ class HubUpload:
     token: str | None
 
     def put(self, folder: Path, tinker_path: str) -> str:
-        """The URL of the commit, or of the pull request. Raises `TinkexError` where huggingface_hub is not installed, and what that raises."""
-        api = _api(self.token)
+        """The URL of the commit, or of the pull request. Raises what huggingface_hub raises."""
+        from huggingface_hub import HfApi  # here, since it takes long
+
+        api = HfApi(token=self.token)
         api.create_repo(self.repo_id, private=self.private, exist_ok=True)
         if self.revision is not None and not self.create_pr:
             api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
@@ -99,11 +96,3 @@ def _adapter_config(folder: Path) -> Mapping[str, Any] | None:
         return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _api(token: str | None) -> HfApi:
-    try:
-        from huggingface_hub import HfApi  # here, since it is of an extra
-    except ImportError as error:
-        raise TinkexError("push_to_hub needs huggingface_hub", advice="Install it: pip install 'tinkex[hf]'.") from error
-    return HfApi(token=token)

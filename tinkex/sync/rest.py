@@ -270,7 +270,7 @@ class RestClient:
         token: str | None = None,
         progress: Progress | None = None,
     ) -> str:
-        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there. Needs the extra `hf`.
+        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there.
 
         Args:
             tinker_path: of a kind that the server gives out, as for `download_checkpoint`.
@@ -285,7 +285,6 @@ class RestClient:
             progress: as for `download_checkpoint`.
 
         Raises:
-            TinkexError: huggingface_hub is not installed.
             huggingface_hub.errors.HfHubHTTPError: the hub refuses.
         """
         return self._portal.run(

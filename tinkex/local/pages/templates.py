@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TYPE_CHECKING
 from urllib.parse import quote
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tinkex._version import __version__
 from tinkex.local.pages import curve, words
 from tinkex.local.paths import CheckpointPath
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 _CONSTANTS = {"version": __version__, "width": curve.WIDTH, "height": curve.HEIGHT, "most_checkpoints": 5}  # checkpoints of a run
 
 
 def render(template: str, **values: object) -> str:
-    return _environment.get_template(template).render({**_CONSTANTS, **values})
+    return _environment().get_template(template).render({**_CONSTANTS, **values})
 
 
 def _download(path: CheckpointPath) -> str:
     return "/".join(("/download", *(quote(part, safe=":") for part in (path.run_id, path.kind, path.name))))
 
 
-_environment = Environment(
-    loader=PackageLoader("tinkex.local", "pages"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_environment.filters.update(size=words.size, span=words.span, moment=words.moment, number=words.number, download=_download)
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # here, since a server in a test shows no page
+
+    environment = Environment(
+        loader=PackageLoader("tinkex.local", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(size=words.size, span=words.span, moment=words.moment, number=words.number, download=_download)
+    return environment

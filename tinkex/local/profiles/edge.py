@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
@@ -62,7 +63,7 @@ class Edge:
         try:
             response = await self._answer(request)
         except Refused as refusal:
-            response = respond(self._refusal(request, refusal.status, refusal.detail))
+            response = respond(self._refusal(request, refusal))
         except HandlerDied:
             await PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
             raise
@@ -106,11 +107,9 @@ class Edge:
             if reply := self._stopped(operation, request, fields):
                 return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
             requests.adapt(self._profile, operation, fields)
-            status, answer = await self._inner(request, *self._renamed(operation, request, fields))
+            answer = await self._inner(request, *self._renamed(operation, request, fields))
         except Refused as refusal:
-            status, answer = refusal.status, {"detail": refusal.detail}
-        if status >= 400:
-            return self._turned_down(operation, request, sent, status, answer.get("detail"))
+            return self._turned_down(operation, request, sent, refusal)
         if operation == "forward_backward":
             self._with_gradient.add(fields["model_id"])
         return await self._accepted(operation, sent, answer)
@@ -164,26 +163,32 @@ class Edge:
             return f"{PREFIX}/load_weights", {**named, "path": fields["checkpoint_path"], "optimizer": True}
         return path, fields
 
-    async def _inner(self, request: Request, path: str, fields: Fields) -> tuple[int, Fields]:
-        """The status and the JSON body of the embedded server's answer."""
+    async def _inner(self, request: Request, path: str, fields: Fields) -> Fields:
+        """The JSON body of the embedded server's answer. Raises `Refused` as that refuses."""
         body = orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY) if request.method != "GET" else b""
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        status, parts = 500, list[bytes]()
+        start: Message = {}
+        parts: list[bytes] = []
 
         async def receive() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            parts.append(message.get("body", b""))
+            if message["type"] == "http.response.start":
+                start.update(message)
+            else:
+                parts.append(message.get("body", b""))
 
         await self._app({**request.scope, "path": path, "headers": headers}, receive, send)
-        return status, orjson.loads(b"".join(parts))
+        answer: Fields = orjson.loads(b"".join(parts))
+        if start["status"] >= 400:
+            wait = Headers(raw=start["headers"]).get("retry-after")
+            raise Refused(start["status"], answer["detail"], retry_after=None if wait is None else int(wait))
+        return answer
 
-    def _turned_down(self, operation: str, request: Request, sent: Fields, status: int, detail: Any) -> Response:
-        reply = self._refusal(request, status, detail)
-        if status in self._profile.refuses_late and operation in NUMBERED:
+    def _turned_down(self, operation: str, request: Request, sent: Fields, refusal: Refused) -> Response:
+        reply = self._refusal(request, refusal)
+        if refusal.status in self._profile.refuses_late and operation in NUMBERED:
             return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
         return respond(reply)
 
@@ -216,8 +221,9 @@ class Edge:
             self._polls.alias(shaped["request_id"], answer["request_id"])
         return json_response(status, shaped)
 
-    def _refusal(self, request: Request, status: int, detail: Any) -> Reply:
-        return Reply(status, fill(self._profile.refusal, {"detail": detail, "status": status, "path": request.url.path}))
+    def _refusal(self, request: Request, refusal: Refused) -> Reply:
+        values = {"detail": refusal.detail, "status": refusal.status, "path": request.url.path}
+        return Reply(refusal.status, fill(self._profile.refusal, values), refusal.headers)
 
 
 def _check_readable(fields: Fields) -> None:

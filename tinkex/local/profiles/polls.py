@@ -27,8 +27,8 @@ _PATH_RESULTS = frozenset({"save_weights", "save_weights_for_sampler", "load_wei
 
 def respond(reply: Reply) -> Response:
     if isinstance(reply.body, str):
-        return PlainTextResponse(reply.body, reply.status)
-    return json_response(reply.status, reply.body)
+        return PlainTextResponse(reply.body, reply.status, reply.headers)
+    return json_response(reply.status, reply.body, reply.headers)
 
 
 @define(eq=False)

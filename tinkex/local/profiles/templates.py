@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias, cast
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
 Values: TypeAlias = Mapping[str, Any]
 
@@ -32,9 +32,10 @@ class Reply:
 
     status: int
     body: Mapping[str, Any] | str
+    headers: Mapping[str, str] = field(factory=dict[str, str])
 
     def filled(self, values: Values) -> Reply:
-        return Reply(self.status, self.body if isinstance(self.body, str) else fill(self.body, values))
+        return self if isinstance(self.body, str) else evolve(self, body=fill(self.body, values))
 
 
 @frozen

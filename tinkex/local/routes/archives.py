@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,8 @@ from starlette.responses import RedirectResponse, Response
 from tinkex_api.models import ExternalWeightsUrlsResponse, SignedUrls
 
 from tinkex.local.backend import Backend
-from tinkex.local.content import files_of, of_file, of_folder
-from tinkex.local.downloads import Download, answer
+from tinkex.local.content import Content, files_of, of_file, of_folder
+from tinkex.local.downloads import answer, describe
 from tinkex.local.errors import bad_request, not_found
 from tinkex.local.http import PREFIX, Call, get, json_response
 from tinkex.local.paths import EXTERNAL_WEIGHTS, CheckpointPath
@@ -34,7 +34,7 @@ async def archive(backend: Backend, call: Call[None]) -> Response:
     row = call.access.checkpoint(path_of(call))
     try:
         async with asyncio.timeout(_PATIENCE):
-            await _tar(backend, row)
+            await backend.downloads.get(*_tar(backend, row))
     except TimeoutError:
         response = json_response(503, {"detail": f"the archive of {row.path} is being made; ask again"})
         response.headers["Retry-After"] = "2"
@@ -52,7 +52,7 @@ def archive_url(backend: Backend, origin: str, path: CheckpointPath, expires: in
 async def download(backend: Backend, call: Call[None]) -> Response:
     """By a signed URL, or by a key that may read the checkpoint."""
     row = call.access.checkpoint(path_of(call))
-    return answer(await _tar(backend, row), call.headers, "application/x-tar", f"{row.path.name}.tar")
+    return await _send(backend, call, *_tar(backend, row), "application/x-tar", f"{row.path.name}.tar")
 
 
 async def external_weights_urls(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
@@ -72,13 +72,21 @@ async def download_file(backend: Backend, call: Call[None]) -> Response:
     if call.path["file"] not in files:
         raise not_found(f"{row.path} has no file {call.path['file']!r}; it has {', '.join(files)}")
     file = files[call.path["file"]]
-    ready = await backend.downloads.get((file, row.created_at), partial(of_file, file))
-    return answer(ready, call.headers, "application/octet-stream", file.name)
+    return await _send(backend, call, (file, row.created_at), partial(of_file, file), "application/octet-stream", file.name)
 
 
-async def _tar(backend: Backend, row: CheckpointRow) -> Download:
+async def _send(
+    backend: Backend, call: Call[None], key: object, plan: Callable[[], Content], media_type: str, file_name: str
+) -> Response:
+    if call.method == "HEAD":
+        return describe(plan(), backend.downloads.known(key), media_type, file_name)
+    return answer(await backend.downloads.get(key, plan), call.headers, media_type, file_name)
+
+
+def _tar(backend: Backend, row: CheckpointRow) -> tuple[object, Callable[[], Content]]:
+    """The key of its download, and what plans it."""
     folder = _folder(backend, row)
-    return await backend.downloads.get((folder, row.created_at), partial(of_folder, folder, row.created_at))
+    return (folder, row.created_at), partial(of_folder, folder, row.created_at)
 
 
 def _folder(backend: Backend, row: CheckpointRow) -> Path:

@@ -31,9 +31,10 @@ def in_turn(backend: Backend, call: Call[Any], kind: str, prepare: Callable[[Mod
     ticket = rule.ticket(model_id, number, kind, call.fingerprint, call.access.new_owner)
     request_id = backend.futures.repeated(ticket)
     if request_id is None:
-        guarded = backend.revival.guarded(model_id, kind, prepare(call.access.taking_requests(run)))
-        work = backend.steps.checked(model_id, number, guarded)
+        work = prepare(call.access.taking_requests(run))
+        guarded = backend.revival.guarded(model_id, kind, work, call.came_at)
+        checked = backend.steps.checked(model_id, number, guarded)
         backend.note_request(run.session_id)
         backend.store.models.note_request(model_id, time.time())
-        request_id = backend.futures.submit(ticket, work, lane=model_id, number=rule.lane_number(number))
+        request_id = backend.futures.submit(ticket, checked, lane=model_id, number=rule.lane_number(number))
     return UntypedAPIFuture(request_id, model_id).to_dict()

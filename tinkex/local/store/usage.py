@@ -48,6 +48,25 @@ class Usage:
         )
         return self._db.all(_span, sql, end, start, owner)
 
+    def drop(self, before: float, keep: int) -> None:
+        """Hours from before, and those beyond the newest `keep` entries: an hour goes whole, or its sums would be wrong."""
+        newest = "SELECT hour + 1 FROM usage ORDER BY hour DESC LIMIT 1 OFFSET ?2"
+        self._db.run(f"DELETE FROM usage WHERE hour < max(?1, coalesce(({newest}), 0))", before, keep)
+
+    def drop_stored(self, before: float, keep: int, most: int) -> int:
+        """Checkpoints that were deleted before, and those beyond the newest `keep`; so many at most. How many there were."""
+        return self._db.run(
+            "DELETE FROM past_checkpoints WHERE rowid IN (SELECT rowid FROM past_checkpoints ORDER BY rowid LIMIT ?3)"
+            " AND (deleted_at < ?1 OR rowid <= (SELECT max(rowid) FROM past_checkpoints) - ?2)",
+            before,
+            keep,
+            most,
+        )
+
+    def count(self) -> int:
+        """Entries of either."""
+        return self._db.number("SELECT (SELECT count(*) FROM usage) + (SELECT count(*) FROM past_checkpoints)")
+
 
 def _usage(row: sqlite3.Row) -> UsageRow:
     return UsageRow(row["hour"], row["owner"], row["session_id"], row["base_model"], row["project_id"], row["kind"], row["amount"])

@@ -53,6 +53,16 @@ def _parse_response(*, client: AuthenticatedClient | Client, response: httpx.Res
 
         return response_404
 
+    if response.status_code == 413:
+        response_413 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_413
+
+    if response.status_code == 415:
+        response_415 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_415
+
     if response.status_code == 422:
         response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
 

@@ -76,6 +76,11 @@ def _parse_response(
 
         return response_413
 
+    if response.status_code == 415:
+        response_415 = ErrorResponse.from_dict(orjson.loads(response.content))
+
+        return response_415
+
     if response.status_code == 422:
         response_422 = ErrorResponse.from_dict(orjson.loads(response.content))
 

@@ -18,9 +18,12 @@ from attrs import frozen
 
 from tinkex.local.engine.base import BaseModel, EngineDied, InvalidRequest, OnToken, SampleResult, SampleSpec
 from tinkex.local.engine.process import frames
-from tinkex.local.engine.process.messages import Call, Cancel, Make, Raised, Ready, Returned, Sample, Token
+from tinkex.local.engine.process.hang import Signs
+from tinkex.local.engine.process.messages import Alive, Call, Cancel, Make, Raised, Ready, Returned, Sample, Token
+from tinkex.local.engine.process.pulse import LAST_WORDS
 
 _CLOSING = 5.0  # seconds that the process has to end by itself
+_LAST_WORDS = 0.5  # seconds
 
 
 class EngineFault(RuntimeError):
@@ -42,6 +45,8 @@ class Child:
         self._lock = threading.Lock()  # of the next two
         self._pending: dict[int, _Pending] = {0: _Pending(self.ready)}
         self._died: EngineDied | None = None
+        self._messages = self._answers = 0
+        self._cpu = 0.0
         self._process = _spawn()
         self._outgoing: SimpleQueue[frames.Frame | None] = SimpleQueue()
         self._outgoing.put(frames.pack(make))
@@ -77,6 +82,18 @@ class Child:
         self._writer.join()
         return self._process.wait()
 
+    def signs(self) -> Signs:
+        """What it has shown by now. A process that is not ready has no calls to answer: loading a model takes what it takes."""
+        return Signs(self.ready.done() and bool(self._pending), self._messages, self._answers, self._cpu)
+
+    def kill(self) -> None:
+        """Ends the process, be it stopped, once it has had the time to say where its threads are; `read` then returns."""
+        if LAST_WORDS is not None:
+            self._process.send_signal(LAST_WORDS)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LAST_WORDS)
+        self._process.kill()
+
     def fail(self, error: EngineDied) -> None:
         """All calls under way, and all that come."""
         with self._lock:
@@ -108,8 +125,12 @@ class Child:
         with self._lock:
             return self._pending.pop(number, None)
 
-    def _hand_on(self, message: Ready | Token | Returned | Raised) -> None:
+    def _hand_on(self, message: Alive | Ready | Token | Returned | Raised) -> None:
+        self._messages += 1
+        self._answers += not isinstance(message, Alive)
         match message:
+            case Alive(cpu):
+                self._cpu = cpu
             case Token(number, token, logprob):
                 call = self._pending.get(number)
                 if call and call.on_token:

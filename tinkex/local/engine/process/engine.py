@@ -13,7 +13,9 @@ from typing import Any
 from tinkex.local.engine.base import BaseModel, Death, Engine, EngineDied, OnToken, SampleResult, SampleSpec
 from tinkex.local.engine.process.child import Child
 from tinkex.local.engine.process.fate import PAUSES, failures_in_a_row, how_it_ended, pause_before_restart
+from tinkex.local.engine.process.hang import Patience
 from tinkex.local.engine.process.messages import Make
+from tinkex.local.engine.process.watchdog import Watchdog
 
 logger = logging.getLogger("tinkex.local")
 
@@ -29,11 +31,13 @@ class ProcessEngine:
     Args:
         make: pickled, so a function or class of a module, or a `functools.partial` of one.
         pauses: seconds before it is started again, for each time in a row that it lives but seconds; after the last it is given up.
+        patience: how long the process may hang with calls to answer; it is then killed, and so dies.
     """
 
-    def __init__(self, make: Make, *, pauses: Sequence[float] = PAUSES) -> None:
+    def __init__(self, make: Make, *, pauses: Sequence[float] = PAUSES, patience: Patience | None = None) -> None:
         self._make = make
         self._pauses = pauses
+        self._patience = patience or Patience()
         self._watcher: Callable[[Death], None] | None = None
         self._lock = threading.Lock()  # of the child, and of whether it is closed
         self._closed = threading.Event()
@@ -77,7 +81,9 @@ class ProcessEngine:
         failures, going_on = 0, True
         while going_on:
             born = time.monotonic()
-            how = how_it_ended(self._child.read())
+            with Watchdog(self._child, self._patience) as watchdog:
+                exit_code = self._child.read()
+            how = watchdog.verdict or how_it_ended(exit_code)
             failures = failures_in_a_row(failures, time.monotonic() - born)
             going_on = self._outlive(how, failures)
 

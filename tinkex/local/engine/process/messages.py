@@ -48,6 +48,13 @@ class Ready:
 
 
 @frozen
+class Alive:
+    """From the process, now and then: it lives. `cpu` is how many seconds of processor time it has taken."""
+
+    cpu: float
+
+
+@frozen
 class Token:
     """From the process: a sampled token."""
 

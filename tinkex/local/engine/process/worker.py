@@ -19,6 +19,7 @@ from typing import IO, Any
 from tinkex.local.engine.base import Engine, InvalidRequest, OnToken, SampleResult
 from tinkex.local.engine.process import frames
 from tinkex.local.engine.process.messages import Call, Cancel, Make, Raised, Ready, Returned, Sample, Token
+from tinkex.local.engine.process.pulse import show_life
 
 
 class Worker:
@@ -110,6 +111,7 @@ def _work(incoming: IO[bytes], answer: Callable[[object], None]) -> None:
         answer(raised(0, error))
         os._exit(1)
     answer(Ready(engine.base_models))
+    show_life(answer)
     worker = Worker(engine, answer)
     while True:
         worker.take(frames.read(incoming))
