@@ -264,6 +264,17 @@ def test_a_server_that_imitates_another_takes_one_key() -> None:
         serve(engine=FakeEngine(), api_key=[HERS, HIS], profile="skyrl")
 
 
+@pytest.mark.parametrize("profile", ["tinkex", "skyrl", "hosted"])
+@pytest.mark.parametrize("query", ["signature=x", "signature", "%73ignature=x", "expires=1&signature="])
+def test_the_word_signature_opens_nothing(profile: str, query: str) -> None:
+    with serve(engine=FakeEngine(), api_key=HERS, profile=profile) as server, httpx.Client(base_url=server.base_url) as http:
+        body = {"tags": [], "user_metadata": {}, "sdk_version": "1", "type": "create_session"}
+        refused = (401, 403)
+        assert http.post(f"{API}/create_session?{query}", json=body).status_code in refused
+        assert http.get(f"{API}/get_server_capabilities?{query}").status_code in refused
+        assert server._backend.store.sessions.ids(None, 10, 0) == []
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", ""])
 def test_an_address_for_all_needs_a_key(host: str) -> None:
     with pytest.raises(Exposed, match=r"0\.0\.0\.0 can be reached from other machines.*API key"):
