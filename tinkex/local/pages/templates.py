@@ -10,7 +10,7 @@ from tinkex._version import __version__
 from tinkex.local.pages import curve, words
 from tinkex.local.paths import CheckpointPath
 
-_CONSTANTS = {"version": __version__, "width": curve.WIDTH, "height": curve.HEIGHT, "most_checkpoints": 5}  # checkpoints of a run
+_CONSTANTS = {"version": __version__, "width": curve.WIDTH, "height": curve.HEIGHT}
 
 
 def render(template: str, **values: object) -> str:
