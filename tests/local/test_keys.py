@@ -253,8 +253,8 @@ def test_no_key_is_in_the_data_folder(tmp_path: Path) -> None:
     assert HIS.encode() not in written
 
 
-@pytest.mark.parametrize("key", ["", "two words", "schlüssel", "a\nb"])
-def test_what_no_header_can_carry_is_no_key(key: str) -> None:
+@pytest.mark.parametrize("key", ["", "two words", "schlüssel", "a\nb", "eyJhbGciOi"])
+def test_what_could_not_be_told_for_a_key_is_none(key: str) -> None:
     with pytest.raises(BadKeys, match="API key"):
         serve(engine=FakeEngine(), api_key=key)
 
