@@ -81,6 +81,17 @@ def test_a_saved_model_is_loaded_sampled_and_trained_on_as_it_was(engine: FakeEn
     assert data.loss_fn_outputs[0]["logprobs"].tolist() == scored[1:]
 
 
+def test_several_targets_a_position_each_have_their_logprob(engine: FakeEngine) -> None:
+    trained(engine, "x")
+    alone = engine.forward_backward("x", [example(5, 6, 7)], "cross_entropy", {}, backward=False)
+    targets = np.array([[6, 9], [9, 7]])
+    several = Example(np.array([5, 6]), {"target_tokens": targets, "weights": np.array([[1.0, 0.0], [0.0, 1.0]])})
+    both = engine.forward_backward("x", [several], "cross_entropy", {}, backward=False)
+    assert both.loss_fn_outputs[0]["logprobs"].shape == (2, 2)
+    assert both.loss_fn_outputs[0]["logprobs"].diagonal().tolist() == alone.loss_fn_outputs[0]["logprobs"].tolist()
+    assert both.metrics["loss:sum"] == pytest.approx(alone.metrics["loss:sum"])
+
+
 def test_samples_differ_by_seed_prompt_number_and_weights(engine: FakeEngine, tmp_path: Path) -> None:
     engine.load_sampler("bare", "m", None)
     trained(engine, "x", (1, 2, 3))
@@ -114,6 +125,9 @@ def test_what_it_refuses(engine: FakeEngine, tmp_path: Path) -> None:
         engine.sample("s", PROMPT).result()
     with pytest.raises(InvalidRequest, match=r"data\[0\].loss_fn_inputs lacks 'target_tokens'"):
         engine.forward_backward("x", [Example(np.arange(3), {})], "cross_entropy", {}, backward=True)
+    crooked = Example(np.arange(3), {"target_tokens": np.arange(3), "weights": np.ones(2)})
+    with pytest.raises(InvalidRequest, match=r"data\[1\].loss_fn_inputs\['weights'\] is of shape \[2\]"):
+        engine.forward_backward("x", [example(1, 2), crooked], "cross_entropy", {}, backward=True)
     engine.save_model("x", tmp_path / "x", optimizer=False)
     with pytest.raises(InvalidRequest, match="without the optimizer's state"):
         engine.load_model("x", tmp_path / "x", optimizer=True)

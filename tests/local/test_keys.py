@@ -253,8 +253,8 @@ def test_no_key_is_in_the_data_folder(tmp_path: Path) -> None:
     assert HIS.encode() not in written
 
 
-@pytest.mark.parametrize("key", ["", "two words", "schlüssel", "a\nb"])
-def test_what_no_header_can_carry_is_no_key(key: str) -> None:
+@pytest.mark.parametrize("key", ["", "two words", "schlüssel", "a\nb", "eyJhbGciOi"])
+def test_what_could_not_be_told_for_a_key_is_none(key: str) -> None:
     with pytest.raises(BadKeys, match="API key"):
         serve(engine=FakeEngine(), api_key=key)
 
@@ -262,6 +262,17 @@ def test_what_no_header_can_carry_is_no_key(key: str) -> None:
 def test_a_server_that_imitates_another_takes_one_key() -> None:
     with pytest.raises(BadKeys, match="one API key"):
         serve(engine=FakeEngine(), api_key=[HERS, HIS], profile="skyrl")
+
+
+@pytest.mark.parametrize("profile", ["tinkex", "skyrl", "hosted"])
+@pytest.mark.parametrize("query", ["signature=x", "signature", "%73ignature=x", "expires=1&signature="])
+def test_the_word_signature_opens_nothing(profile: str, query: str) -> None:
+    with serve(engine=FakeEngine(), api_key=HERS, profile=profile) as server, httpx.Client(base_url=server.base_url) as http:
+        body = {"tags": [], "user_metadata": {}, "sdk_version": "1", "type": "create_session"}
+        refused = (401, 403)
+        assert http.post(f"{API}/create_session?{query}", json=body).status_code in refused
+        assert http.get(f"{API}/get_server_capabilities?{query}").status_code in refused
+        assert server._backend.store.sessions.ids(None, 10, 0) == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", ""])

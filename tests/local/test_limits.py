@@ -75,6 +75,18 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_comes(small: Api) 
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize("profile", ["tinkex", "skyrl"])
+def test_a_client_that_leaves_in_its_body_is_no_fault_of_the_server(profile: str, caplog: pytest.LogCaptureFixture) -> None:
+    with started(FakeEngine(), profile=profile) as api:
+        address = (api.http.base_url.host, api.http.base_url.port)
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall(f"POST {API}/create_session HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1) == b""
+        api.session()  # which comes after it
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_little_more_than_the_bound_is_decompressed() -> None:
     bomb = zstandard.compress(b"\0" * (1 << 28))
     assert len(bomb) < 50_000

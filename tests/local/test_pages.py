@@ -57,6 +57,26 @@ def test_runs_are_shown_with_losses_and_checkpoints(api: Api) -> None:
     assert api.http.get(f"/download/{model_id}/weights/second").status_code == 404
 
 
+def test_of_many_checkpoints_the_newest_are_shown(api: Api) -> None:
+    model_id = api.model()
+    for number in range(1, 8):
+        api.result(api.ok("save_weights", model_id=model_id, seq_id=number, path=f"at-{number}"))
+    page = api.http.get("/").text
+    assert re.findall(r"/weights/(at-\d)\"", page) == ["at-7", "at-6", "at-5", "at-4", "at-3"]
+    assert "And 2 older." in text(page)
+
+
+def test_the_data_folder_is_measured_once_in_a_while(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Path] = []
+    monkeypatch.setattr("tinkex.local.pages.status.folder_size", lambda folder: measured.append(folder) or 1234)
+    for _ in range(3):
+        assert "Data folder 1.2 kB" in text(api.http.get("/").text)
+    assert len(measured) == 1
+    monkeypatch.setattr("tinkex.local.pages.site._DISK_SECONDS", 0.0)
+    api.http.get("/")
+    assert len(measured) == 2
+
+
 def test_what_waits_is_listed_with_the_reason(api: Api) -> None:
     model_id = api.model()
     api.step(model_id, 2)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tinkex.local import Limits, Server, serve
 
 from .helpers import API, Api, sample, started
 
@@ -176,6 +180,40 @@ def test_a_stream_whose_reader_leaves_is_stopped(api: Api) -> None:
         next(response.iter_bytes())
         assert not api.engine.waiting.acquire(blocking=False)
     assert api.engine.waiting.acquire(timeout=5)
+
+
+def test_a_stream_counts_among_what_is_under_way() -> None:
+    with started(FakeEngine(), limits=Limits(pending=1)) as api:
+        sampler = api.sampler()
+        with api.http.stream("POST", f"{API}/asample_stream", json=sample(sampler, None, 95)) as response:
+            events_to_come = response.iter_lines()
+            next(events_to_come)
+            assert "sample_stream" in api.http.get("/").text
+            for refused in (api.send("asample_stream", **sample(sampler)), api.send("asample", **sample(sampler))):
+                assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert api.engine.waiting.acquire(timeout=5)
+        assert events(api, **sample(sampler))[-1] == {"stop_reason": "stop"}, "and no more once it has ended"
+
+
+def test_a_stream_under_way_is_ended_in_good_order_when_the_server_stops(caplog: pytest.LogCaptureFixture) -> None:
+    with serve(engine=FakeEngine()) as server, httpx.Client(base_url=server.base_url, timeout=15) as http:
+        api = Api(http, FakeEngine())
+        with http.stream("POST", f"{API}/asample_stream", json=sample(api.sampler(), None, 95)) as response:
+            lines = (line for line in response.iter_lines() if line)
+            next(lines)
+            stopping = threading.Thread(target=server.close)
+            stopping.start()
+            *_, last = lines
+            stopping.join()
+    assert json.loads(last.removeprefix("data: ")) == {"error": "the sampling was given up", "category": "server"}
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_stream_keeps_its_session(api: Api, server: Server) -> None:
+    session_id = api.session()
+    begun = time.time()
+    events(api, **sample(api.sampler(session_id)))
+    assert server._backend._last_request[session_id] >= begun
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from weakref import WeakValueDictionary
 
 import orjson
 from attrs import define, evolve, field, frozen
 
 from tinkex.local.access import Access
-from tinkex.local.engine.base import EngineDied, InvalidRequest
+from tinkex.local.engine.base import EngineDied, InvalidRequest, SampleResult
 from tinkex.local.errors import Refused, not_found
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
@@ -75,7 +76,8 @@ class _Waiting:
     since: float = field(factory=time.time)
     started_at: float | None = None
     ended: asyncio.Event = field(factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | Future[SampleResult] | None = None
+    """What ends it when it is cancelled."""
 
 
 @define(eq=False)
@@ -124,7 +126,7 @@ class Futures:
         Raises `Refused` (429) when the server has enough to do, but for the number that those of the lane wait for.
         """
         if not self._lanes.is_awaited(lane, number):
-            self._check_room()
+            self.check_room()
         row = self._take_on(ticket, _Waiting(ticket, lane, number))
         self._lanes.put(lane, number, Job(row.request_id, lambda: self._run(row, work)))
         return row.request_id
@@ -134,13 +136,22 @@ class Futures:
 
         Raises `Refused` (429) when the server has enough to do.
         """
-        self._check_room()
+        self.check_room()
         waiting = _Waiting(ticket, None, None)
         row = self._take_on(ticket, waiting)
         waiting.task = asyncio.get_running_loop().create_task(self._run(row, work))
         return row.request_id
 
-    def _check_room(self) -> None:
+    def follow(self, ticket: Ticket, sample: Future[SampleResult]) -> None:
+        """Counts a stream among what is under way until its sample ends, which it does when the server stops."""
+        name, loop = self._ids.new_request(), asyncio.get_running_loop()
+        self._waiting[name] = _Waiting(ticket, None, None, started_at=time.time(), task=sample)
+        sample.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(self._waiting.pop, name, None))
+        if self._stopping.is_set():
+            sample.cancel()
+
+    def check_room(self) -> None:
+        """Raises `Refused` (429) when the server has enough to do."""
         if len(self._waiting) >= self._most_pending:
             raise Refused(429, f"{len(self._waiting)} requests are under way here; send this one again", retry_after=1)
 
@@ -234,7 +245,7 @@ class Futures:
         return bool(here)
 
     def stop(self) -> None:
-        """Answers all polls now, and gives up the samples under way."""
+        """Answers all polls now, and gives up the samples and the streams under way."""
         self._stopping.set()
         for waiting in self._waiting.values():
             if waiting.task:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 
 from tinkex.local.store import KeyRow, Store
+from tinkex.local.tokens import is_one as is_token
 
 logger = logging.getLogger("tinkex.local")
 
@@ -62,3 +63,5 @@ class Keyring:
 def _check_key(key: str) -> None:
     if not key or not all("!" <= letter <= "~" for letter in key):
         raise BadKeys("an API key must be 1 or more letters, digits and signs of ASCII, with no space: it is sent as a header")
+    if is_token(key):
+        raise BadKeys("an API key must not begin with eyJ, as the tokens do that stand for a key")

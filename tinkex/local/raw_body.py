@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import zstandard
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from tinkex.local.errors import Refused
 
@@ -22,7 +22,7 @@ async def read_body(request: Request, most: int) -> bytes:
 
 
 async def receive(request: Request, most: int) -> bytes:
-    """As it was sent. Raises `Refused` (413) when it says that it is over `most` bytes, or turns out to be."""
+    """As it was sent. Raises `Refused`: 413 when it says that it is over `most` bytes, or turns out to be; 400 when it breaks off."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:
         raise _too_long(most)
@@ -31,7 +31,7 @@ async def receive(request: Request, most: int) -> bytes:
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise ClientDisconnect
+            raise Refused(400, "the client left before its body was here")
         parts.append(message.get("body", b""))
         size, more = size + len(parts[-1]), message.get("more_body", False)
         if size > most:

@@ -98,7 +98,8 @@ class LoadedSamplers:
         except EngineDied:
             logger.debug("the weights %s went with the engine", name)
         finally:
-            del self._freeing[name]
+            if self._freeing.get(name) is asyncio.current_task():  # it may have been loaded and freed again meanwhile
+                del self._freeing[name]
 
 
 def _deleted(sampler: SamplerRow) -> InvalidRequest:

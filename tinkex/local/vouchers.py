@@ -16,6 +16,11 @@ from tinkex.local.signed_urls import Signer
 from tinkex.local.store import Store
 
 
+def is_signed(scope: Scope) -> bool:
+    """Whether the request asks to pass by the signature of its URL, right or wrong."""
+    return b"signature=" in scope["query_string"] and scope["method"] in ("GET", "HEAD")
+
+
 class VoucherCheck:
     """Marks the requests that come with either, and refuses those whose voucher does not hold."""
 
@@ -27,7 +32,7 @@ class VoucherCheck:
         self._wants_key = wants_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if b"signature=" in scope["query_string"] and scope["method"] in ("GET", "HEAD"):
+        if is_signed(scope):
             refusal = self._check_signature(scope)
         elif self._wants_key and tokens.is_one(token := Headers(scope=scope).get("x-api-key", "")):
             refusal = self._check_token(scope, token)

@@ -86,8 +86,8 @@ class FakeEngine:
         model = self._models[self._known(model_id)]
         for index, example in enumerate(data):
             _check(index, example)
-        logprobs = [_logprobs(model.weights, example.tokens, example.loss_inputs["target_tokens"]) for example in data]
-        loss = -sum(float(_weights(example) @ row) for example, row in zip(data, logprobs, strict=True))
+        logprobs = [_target_logprobs(model.weights, example) for example in data]
+        loss = -sum(float((_weights(example) * row).sum()) for example, row in zip(data, logprobs, strict=True))
         if backward:
             model.gradient = _digest(model.gradient, *(_bytes(example) for example in data))
         tokens = float(sum(len(example.tokens) for example in data))
@@ -165,17 +165,26 @@ def _ended(work: Callable[[], SampleResult]) -> Future[SampleResult]:
 
 
 def _check(index: int, example: Example) -> None:
-    targets = example.loss_inputs.get("target_tokens")
+    where, length, targets = f"data[{index}].loss_fn_inputs", len(example.tokens), example.loss_inputs.get("target_tokens")
     if targets is None:
-        raise InvalidRequest(f"data[{index}].loss_fn_inputs lacks 'target_tokens'")
-    if targets.shape != example.tokens.shape:
-        wanted = list(example.tokens.shape)
-        raise InvalidRequest(f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {list(targets.shape)}, not {wanted}")
+        raise InvalidRequest(f"{where} lacks 'target_tokens'")
+    if targets.ndim not in (1, 2) or len(targets) != length:
+        raise InvalidRequest(f"{where}['target_tokens'] is of shape {list(targets.shape)}, not [{length}] or [{length}, K]")
+    for name in ("weights", "advantages"):
+        value = example.loss_inputs.get(name, targets)
+        if value.shape != targets.shape:
+            raise InvalidRequest(f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of {list(targets.shape)}")
+
+
+def _target_logprobs(weights: _Weights, example: Example) -> NDArray[np.float32]:
+    """In the shape of the targets, of which there may be several a position."""
+    targets = example.loss_inputs["target_tokens"]
+    return _logprobs(weights, example.tokens.reshape(-1, *[1] * (targets.ndim - 1)), targets)
 
 
 def _weights(example: Example) -> NDArray[Any]:
     inputs = example.loss_inputs
-    return inputs.get("weights", inputs.get("advantages", np.ones(len(example.tokens))))
+    return inputs.get("weights", inputs.get("advantages", np.ones(inputs["target_tokens"].shape)))
 
 
 def _bytes(example: Example) -> bytes:

@@ -18,13 +18,14 @@ from tinkex.local.errors import Refused
 from tinkex.local.http import json_response, refuse_route
 from tinkex.local.pages.contract import contract_text
 from tinkex.local.pages.login import Logins, OwnerOf, read_form
-from tinkex.local.pages.status import disk_of, status
+from tinkex.local.pages.status import Disk, disk_of, status
 from tinkex.local.pages.templates import render
 from tinkex.local.paths import CheckpointPath
 from tinkex.local.profiles import Profile
 from tinkex.local.routes.archives import archive_url
 from tinkex.local.signed_urls import LIFETIME
 
+_DISK_SECONDS = 60.0
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -57,13 +58,15 @@ class _Site:
     _profile: Profile
     _logins: Logins | None
     _started: float = field(factory=time.time)
+    _disk: asyncio.Task[Disk] | None = None
+    _disk_asked_at: float = 0.0
 
     async def show_status(self, request: Request) -> Response:
         access = self._access(request)
         if access is None:
             return self._page(request, "login.html", 401, refused=False)
         # the holder of one key among several is to learn nothing of the others' data
-        disk = None if self._logins else await asyncio.to_thread(disk_of, self._backend.data_dir)
+        disk = None if self._logins else await self._disk_lately()
         return self._page(
             request,
             "status.html",
@@ -102,6 +105,13 @@ class _Site:
         if self._logins:
             self._logins.end(request, home)
         return home
+
+    async def _disk_lately(self) -> Disk:
+        """As it was a minute ago at most: of a data folder with many checkpoints it takes a second of work to know."""
+        if self._disk is None or time.monotonic() > self._disk_asked_at + _DISK_SECONDS:
+            self._disk = asyncio.create_task(asyncio.to_thread(disk_of, self._backend.data_dir))
+            self._disk_asked_at = time.monotonic()
+        return await asyncio.shield(self._disk)
 
     def _access(self, request: Request) -> Access | None:
         """What the sender may see; None for a stranger."""

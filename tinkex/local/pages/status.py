@@ -18,6 +18,7 @@ from tinkex.local.store import CheckpointRow, ModelRow, RunQuery, SessionRow
 _LISTED = 20  # sessions, and runs
 _PENDING = 50
 _POINTS = 300  # of a curve
+_CHECKPOINTS = 5  # of a run
 
 
 @frozen
@@ -30,6 +31,8 @@ class Run:
     loss: float | None
     """Of the newest step, per token."""
     checkpoints: Sequence[CheckpointRow]
+    """The newest."""
+    checkpoints_in_all: int
 
 
 @frozen
@@ -79,5 +82,6 @@ def _run(backend: Backend, row: ModelRow) -> Run:
         steps=steps[-1].number if steps else 0,
         curve=draw(steps),
         loss=steps[-1].loss if steps else None,
-        checkpoints=backend.store.checkpoints.of_run(row.model_id),
+        checkpoints=backend.store.checkpoints.of_run(row.model_id, _CHECKPOINTS),
+        checkpoints_in_all=backend.store.checkpoints.count_of_run(row.model_id),
     )

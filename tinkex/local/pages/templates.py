@@ -13,7 +13,7 @@ from tinkex.local.paths import CheckpointPath
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_CONSTANTS = {"version": __version__, "width": curve.WIDTH, "height": curve.HEIGHT, "most_checkpoints": 5}  # checkpoints of a run
+_CONSTANTS = {"version": __version__, "width": curve.WIDTH, "height": curve.HEIGHT}
 
 
 def render(template: str, **values: object) -> str:

@@ -29,6 +29,7 @@ from tinkex.local.profiles.profile import NUMBERED, Auth, Bodies, Profile
 from tinkex.local.profiles.templates import Reply, fill, list_at, mapping_at
 from tinkex.local.protobuf import MEDIA_TYPE, read_forward_backward
 from tinkex.local.raw_body import decompress, receive
+from tinkex.local.vouchers import is_signed
 
 Fields = dict[str, Any]
 
@@ -75,8 +76,8 @@ class Edge:
         if self._starting:
             self._starting -= 1
             return json_response(200 if operation == "healthz" else 503, {"status": "starting"})
-        if "signature" in request.query_params:
-            return self._app  # for a server that leads to files which it keeps elsewhere
+        if is_signed(request.scope):
+            return self._app  # which checks it; for a server that leads to files which it keeps elsewhere
         if f"{request.method} {operation}" in self._profile.missing:
             return respond(_NOT_FOUND)
         _check_key(self._profile.auth or (Auth() if self._api_key else None), self._api_key, operation, request)

@@ -116,18 +116,21 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
     for name in _NOT_STREAMED:
         if getattr(call.body, name):
             raise bad_request(f"a stream gives no {name}")
-
+    backend.futures.check_room()
+    backend.note_request(sampler.session_id)
+    ticket = Ticket(sampler.sampler_id, None, "sample_stream", call.fingerprint, call.access.new_owner)
     await backend.samplers.load(sampler)
     loop = asyncio.get_running_loop()
 
     def begin(on_token: OnToken) -> Future[SampleResult]:
         sample = backend.engine.sample(sampler.weights_id, spec, on_token)
+        backend.futures.follow(ticket, sample)
         sample.add_done_callback(lambda done: None if loop.is_closed() else loop.call_soon_threadsafe(note, done))
         return sample
 
     def note(done: Future[SampleResult]) -> None:
         if not done.cancelled() and not done.exception():
-            _note_usage(backend, call.access.new_owner, sampler, spec, done.result())
+            _note_usage(backend, ticket.owner, sampler, spec, done.result())
 
     return EventStream(begin)
 

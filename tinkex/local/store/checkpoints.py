@@ -49,9 +49,13 @@ class Checkpoints:
         sql = f"SELECT coalesce(sum(size_bytes), 0) {_JOINED} WHERE ?1 IS NULL OR owner = ?1"
         return self._db.number(sql, owner)
 
-    def of_run(self, model_id: str) -> list[CheckpointRow]:
-        """Newest first."""
-        return self._db.all(_row, f"{_CHECKPOINTS} WHERE model_id = ? ORDER BY checkpoints.rowid DESC", model_id)
+    def of_run(self, model_id: str, most: int = -1) -> list[CheckpointRow]:
+        """Newest first; so many at most, or all."""
+        sql = f"{_CHECKPOINTS} WHERE model_id = ? ORDER BY checkpoints.rowid DESC LIMIT ?"
+        return self._db.all(_row, sql, model_id, most)
+
+    def count_of_run(self, model_id: str) -> int:
+        return self._db.number("SELECT count(*) FROM checkpoints WHERE model_id = ?", model_id)
 
     def expired(self, now: float) -> list[CheckpointRow]:
         return self._db.all(_row, f"{_CHECKPOINTS} WHERE expires_at <= ?", now)

@@ -40,7 +40,7 @@ class Steps:
         """About so many steps at most, evenly spread, always with the first and the newest; in order."""
         last = self.count(model_id)
         apart = max(1, last // most)
-        numbers = [number for number in range(1, last + 1) if number % apart == 0 or number in (1, last)]
+        numbers = [1, *range(apart, last + 1, apart), last]
         sql = (
             "SELECT number, loss / tokens, at FROM steps"
             " WHERE model_id = ? AND number IN (SELECT value FROM json_each(?)) ORDER BY number"
