@@ -104,9 +104,7 @@ def delete(path: str, handler: Handler[None]) -> Route:
 
 
 def _route(method: str, path: str, handler: Handler[Any], readers: Mapping[str, Read[Any]]) -> Route:
-    async def endpoint(request: Request) -> Response:
-        return await _answer(request, handler, readers)
-
+    endpoint = partial(_answer, handler=handler, readers=readers)
     return Route(PREFIX + path, endpoint, methods=[method])
 
 

@@ -199,6 +199,7 @@ class Server:
             backend = settings.backend(engine, store, self.data_dir)
             config = uvicorn.Config(
                 settings.app(backend),
+                interface="asgi3",
                 lifespan="off",
                 ws="none",
                 log_config=None,
