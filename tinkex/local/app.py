@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from attrs import evolve
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -60,8 +60,8 @@ def make_app(backend: Backend, api_keys: Sequence[str], profile: Profile) -> ASG
 
 
 def _beside(api: ASGIApp, site: ASGIApp) -> ASGIApp:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await (api if scope["path"].startswith(f"{PREFIX}/") else site)(scope, receive, send)
+    def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return (api if scope["path"].startswith(f"{PREFIX}/") else site)(scope, receive, send)
 
     return app
 

@@ -7,10 +7,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from weakref import WeakValueDictionary
 
 import orjson
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from tinkex.local.access import Access
 from tinkex.local.engine.base import EngineDied, InvalidRequest, SampleResult
@@ -18,7 +19,7 @@ from tinkex.local.errors import Refused, not_found
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
 from tinkex.local.progress import Loss
-from tinkex.local.store import EndedFuture, FutureRow, Store
+from tinkex.local.store import Category, EndedFuture, Ending, FutureRow, Store
 
 logger = logging.getLogger("tinkex.local")
 
@@ -75,7 +76,7 @@ class _Waiting:
     number: int | None
     since: float = field(factory=time.time)
     started_at: float | None = None
-    ended: asyncio.Event = field(factory=asyncio.Event)
+    over: asyncio.Event = field(factory=asyncio.Event)  # it has ended, or the server stops
     task: asyncio.Task[None] | Future[SampleResult] | None = None
     """What ends it when it is cancelled."""
 
@@ -89,6 +90,10 @@ class _Log:
 
     def add(self, row: EndedFuture) -> None:
         self.rows.append(row)
+        self.wake()
+
+    def wake(self) -> None:
+        """Has those who wait for more look again."""
         self.more.set()
         self.more = asyncio.Event()
 
@@ -127,9 +132,9 @@ class Futures:
         """
         if not self._lanes.is_awaited(lane, number):
             self.check_room()
-        row = self._take_on(ticket, _Waiting(ticket, lane, number))
-        self._lanes.put(lane, number, Job(row.request_id, lambda: self._run(row, work)))
-        return row.request_id
+        request_id = self._take_on(_Waiting(ticket, lane, number))
+        self._lanes.put(lane, number, Job(request_id, lambda: self._run(request_id, work)))
+        return request_id
 
     def start(self, ticket: Ticket, work: Work) -> str:
         """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not.
@@ -138,9 +143,9 @@ class Futures:
         """
         self.check_room()
         waiting = _Waiting(ticket, None, None)
-        row = self._take_on(ticket, waiting)
-        waiting.task = asyncio.get_running_loop().create_task(self._run(row, work))
-        return row.request_id
+        request_id = self._take_on(waiting)
+        waiting.task = asyncio.get_running_loop().create_task(self._run(request_id, work))
+        return request_id
 
     def follow(self, ticket: Ticket, sample: Future[SampleResult]) -> None:
         """Counts a stream among what is under way until its sample ends, which it does when the server stops."""
@@ -155,19 +160,21 @@ class Futures:
         if len(self._waiting) >= self._most_pending:
             raise Refused(429, f"{len(self._waiting)} requests are under way here; send this one again", retry_after=1)
 
-    def _take_on(self, ticket: Ticket, waiting: _Waiting) -> FutureRow:
-        row = FutureRow(self._ids.new_request(), ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint, owner=ticket.owner)
-        self._store.futures.add(row, time.time())
-        self._waiting[row.request_id] = waiting
-        return row
+    def _take_on(self, waiting: _Waiting) -> str:
+        request_id, ticket = self._ids.new_request(), waiting.ticket
+        row = FutureRow(request_id, ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint, ticket.owner)
+        self._store.futures.add(row, waiting.since)
+        self._waiting[request_id] = waiting
+        return request_id
 
     async def wait(self, request_id: str, access: Access, *, hold: float | None = None) -> Outcome:
         """The outcome as soon as it is there; "not yet" when it is not there in time. Raises `Refused` for an id unknown to the caller.
 
         `hold` goes before the server's own time.
         """
-        if (waiting := self._waiting.get(request_id)) and access.sees(waiting.ticket.owner):
-            await _first_of(waiting.ended, self._stopping, timeout=self._hold if hold is None else hold)
+        waiting = self._waiting.get(request_id)
+        if waiting and access.sees(waiting.ticket.owner) and not self._stopping.is_set():
+            await _wait_for(waiting.over, self._hold if hold is None else hold)
         row = self._visible(request_id, access)
         if row.state == "pending" and self._stopping.is_set():
             raise Refused(503, "the server is stopping")
@@ -189,7 +196,7 @@ class Futures:
             left = deadline - time.monotonic()
             if left <= 0 or self._stopping.is_set():
                 break
-            await _first_of(log.more, self._stopping, timeout=left)
+            await _wait_for(log.more, left)
         return len(log.rows), ended
 
     def pending(self, access: Access) -> Sequence[Pending]:
@@ -209,7 +216,7 @@ class Futures:
 
     async def hold(self) -> None:
         """Returns after the time that a poll waits for what does not come, or when the server stops."""
-        await _first_of(self._stopping, timeout=self._hold)
+        await _wait_for(self._stopping, self._hold)
 
     def _visible(self, request_id: str, access: Access) -> FutureRow:
         row = self._store.futures.get(request_id)
@@ -219,18 +226,18 @@ class Futures:
 
     def cancel(self, request_id: str, access: Access) -> None:
         """Gives up a sample, or a request that has not begun; any other that has runs on."""
-        row = self._visible(request_id, access)
+        self._visible(request_id, access)
         waiting = self._waiting.get(request_id)
         if waiting and (waiting.task or waiting.started_at is None):
-            self._end(evolve(row, state="failed", error="cancelled", category="user"))
+            self._end(request_id, _failed("cancelled", "user"))
             if waiting.task:
                 waiting.task.cancel()
 
     def fail_early(self, lane: str, reason: str) -> None:
         """Fails what waits in a lane for a number that will not come."""
         for job in self._lanes.drop_early(lane):
-            if job.request_id in self._waiting and (row := self._store.futures.get(job.request_id)):
-                self._end(evolve(row, state="failed", error=reason, category="user"))
+            if job.request_id in self._waiting:
+                self._end(job.request_id, _failed(reason, "user"))
 
     def forget_ended(self, scope: str) -> None:
         """Frees what is kept in memory for those who wait for the requests of a scope."""
@@ -240,47 +247,50 @@ class Futures:
         """Fails what has not begun in a lane, by no fault of its senders. Whether anybody waits there, be it for what has begun."""
         here = [(request_id, waiting) for request_id, waiting in self._waiting.items() if waiting.lane == lane]
         for request_id, waiting in here:
-            if waiting.started_at is None and (row := self._store.futures.get(request_id)):
-                self._end(self._died(row, error))
+            if waiting.started_at is None:
+                self._end(request_id, self._died(request_id, error))
         return bool(here)
 
     def stop(self) -> None:
         """Answers all polls now, and gives up the samples and the streams under way."""
         self._stopping.set()
+        for log in self._logs.values():
+            log.wake()
         for waiting in self._waiting.values():
+            waiting.over.set()
             if waiting.task:
                 waiting.task.cancel()
 
-    async def _run(self, row: FutureRow, work: Work) -> None:
-        waiting = self._waiting.get(row.request_id)
+    async def _run(self, request_id: str, work: Work) -> None:
+        waiting = self._waiting.get(request_id)
         if waiting is None:  # cancelled
             return
         waiting.started_at = time.time()
         try:
-            ended = evolve(row, state="done", result=await work())
+            ending = Ending("done", await work())
         except OutOfTurn as error:
-            ended = evolve(row, state="failed", error=str(error), category="order")
+            ending = _failed(str(error), "order")
         except InvalidRequest as error:
-            ended = evolve(row, state="failed", error=str(error), category="user")
+            ending = _failed(str(error), "user")
         except EngineDied as error:
-            ended = self._died(row, error)
+            ending = self._died(request_id, error)
         except Exception as error:
-            logger.exception("%s of %s failed (request %s)", row.kind, row.scope, row.request_id)
-            text = f"{row.kind} failed in the server: {type(error).__name__}: {_short(error)}"
-            ended = evolve(row, state="failed", error=text, category="server")
-        self._end(ended)
+            kind, scope = waiting.ticket.kind, waiting.ticket.scope
+            logger.exception("%s of %s failed (request %s)", kind, scope, request_id)
+            ending = _failed(f"{kind} failed in the server: {type(error).__name__}: {_short(error)}", "server")
+        self._end(request_id, ending)
 
-    def _died(self, row: FutureRow, error: EngineDied) -> FutureRow:
+    def _died(self, request_id: str, error: EngineDied) -> Ending:
         if isinstance(error, Lost):
-            self._losses[row.request_id] = error.loss
-        return evolve(row, state="failed", error=str(error), category="server")
+            self._losses[request_id] = error.loss
+        return _failed(str(error), "server")
 
-    def _end(self, row: FutureRow) -> None:
-        waiting = self._waiting.pop(row.request_id)
-        self._store.futures.end(row, waiting.started_at, time.time())
-        waiting.ended.set()
-        if log := self._logs.get(row.scope):
-            log.add(EndedFuture(row.request_id, row.seq_id, row.state, len(row.result or b"")))
+    def _end(self, request_id: str, ending: Ending) -> None:
+        waiting = self._waiting.pop(request_id)
+        self._store.futures.end(request_id, ending, waiting.started_at, time.time())
+        waiting.over.set()
+        if log := self._logs.get(waiting.ticket.scope):
+            log.add(EndedFuture(request_id, waiting.ticket.seq_id, ending.state, len(ending.result or b"")))
 
     def _outcome(self, row: FutureRow) -> Outcome:
         if row.state == "done":
@@ -305,10 +315,12 @@ def _short(error: Exception) -> str:
     return (str(error).splitlines() or ["no message"])[0][:300]
 
 
-async def _first_of(*events: asyncio.Event, timeout: float) -> None:
-    tasks = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
+def _failed(error: str, category: Category) -> Ending:
+    return Ending("failed", error=error, category=category)
+
+
+async def _wait_for(event: asyncio.Event, timeout: float) -> None:
+    """Returns when the event is set, or when it was not in time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            await event.wait()

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from attrs import frozen
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 PREFIX = "/api/v1"
 OPEN_PATHS = frozenset({f"{PREFIX}/healthz"})
+BACKEND = "tinkex.backend"
+"""Where a request's scope holds the `Backend`."""
 OWNER = "tinkex.owner"
 """Where a request's scope holds whose key came with it; nothing where no key is asked for."""
 VOUCHED = "tinkex.vouched"
@@ -48,26 +50,40 @@ class Call(Generic[T]):
 
     body: T
     fingerprint: str
-    method: str
+    scope: Scope
+    headers: Mapping[str, str]
+    access: Access
     came_at: float
     """When its first bytes were there, on the monotonic clock: a large body takes its time."""
-    path: Mapping[str, str]
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    origin: str
-    """What to put before a path to make a URL of this server, as the caller reached it."""
-    access: Access
+
+    @property
+    def method(self) -> str:
+        return self.scope["method"]
+
+    @property
+    def path(self) -> Mapping[str, str]:
+        return self.scope.get("path_params", {})
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        return QueryParams(self.scope["query_string"])
 
     @property
     def accept(self) -> str:
         return self.headers.get("accept", "")
+
+    @property
+    def origin(self) -> str:
+        """What to put before a path to make a URL of this server, as the caller reached it."""
+        return f"{self.scope['scheme']}://{self.headers.get('host', '')}"
 
 
 Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
 """From a body's bytes to its fields. Raises `Refused` for bytes of another form."""
 Read: TypeAlias = Callable[[bytes], tuple[T, str]]
 """From a body's bytes to the contract's type and the fingerprint."""
-Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Mapping[str, Any] | Outcome | EventStream | Response]]
+Result: TypeAlias = Mapping[str, Any] | Outcome | EventStream | Response
+Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Result]]
 
 
 def post(
@@ -109,10 +125,7 @@ def delete(path: str, handler: Handler[None]) -> Route:
 
 
 def _route(method: str, path: str, handler: Handler[Any], readers: Mapping[str, Read[Any]]) -> Route:
-    async def endpoint(request: Request) -> Response:
-        return await _answer(request, handler, readers)
-
-    return Route(PREFIX + path, endpoint, methods=[method])
+    return Route(PREFIX + path, Endpoint(handler, readers), methods=[method])
 
 
 def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], raw: bytes) -> tuple[T, str]:
@@ -120,26 +133,47 @@ def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], raw: bytes) 
     return bodies.read(kind, fields), bodies.fingerprint(fields)
 
 
-async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str, Read[Any]]) -> Response:
-    """`readers`, by media type, are for the body; none where there is none."""
-    came_at = time.monotonic()
-    backend: Backend = request.app.state.backend
-    try:
-        body, fingerprint = await _body(request, readers, backend.limits.body_bytes) if readers else (None, "")
-        access = Access(backend.store, request.scope.get(OWNER))
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
-        origin = f"{request.scope['scheme']}://{headers.get('host', '')}"
-        query: Mapping[str, str] = request.query_params if request.scope["query_string"] else {}
-        call = Call(body, fingerprint, request.method, came_at, request.path_params, query, headers, origin, access)
-        result = await handler(backend, call)
+@frozen(eq=False)
+class Endpoint:
+    """The ASGI application of one route. It answers its own errors.
+
+    `readers`, by media type, are for the body; none where there is none.
+    """
+
+    _handler: Handler[Any]
+    _readers: Mapping[str, Read[Any]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._respond(scope, receive)
+        except Refused as refusal:
+            response = json_response(refusal.status, {"detail": refusal.detail}, refusal.headers)
+        except InvalidRequest as error:
+            response = json_response(400, {"detail": str(error)})
+        except Exception:  # one that reaches uvicorn closes the connection under the client's next request
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            response = json_response(500, {"detail": "the server failed; its log says how"})
+        await response(scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
+        backend: Backend = scope[BACKEND]
+        came_at = time.monotonic()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        body, fingerprint = await self._body(headers, receive, backend.limits.body_bytes) if self._readers else (None, "")
+        call = Call(body, fingerprint, scope, headers, Access(backend.store, scope.get(OWNER)), came_at)
+        result = await self._handler(backend, call)
         await backend.store.kept()
-    except Refused as refusal:
-        return json_response(refusal.status, {"detail": refusal.detail}, refusal.headers)
-    except InvalidRequest as error:
-        return json_response(400, {"detail": str(error)})
-    except Exception:  # answered here, since an error that reaches uvicorn closes the connection under the client's next request
-        logger.exception("%s %s failed", request.method, request.url.path)
-        return json_response(500, {"detail": "the server failed; its log says how"})
+        return _response(result)
+
+    async def _body(self, headers: Mapping[str, str], receive: Receive, most: int) -> tuple[Any, str]:
+        content_type = headers.get("content-type", "application/json").partition(";")[0].strip()
+        if content_type not in self._readers:
+            raise Refused(415, f"this call reads {' and '.join(self._readers)}; this is {content_type}")
+        read, raw = self._readers[content_type], await read_body(headers, receive, most)
+        return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
+
+
+def _response(result: Result) -> Response:
     if isinstance(result, Response):
         return result
     if isinstance(result, Outcome):
@@ -147,14 +181,6 @@ async def _answer(request: Request, handler: Handler[Any], readers: Mapping[str,
     if isinstance(result, EventStream):
         return StreamingResponse(result.read(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
     return json_response(200, result)
-
-
-async def _body(request: Request, readers: Mapping[str, Read[T]], most: int) -> tuple[T, str]:
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if content_type not in readers:
-        raise Refused(415, f"this call reads {' and '.join(readers)}; this is {content_type}")
-    read, raw = readers[content_type], await read_body(request, most)
-    return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
 
 
 def json_response(status: int, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None = None) -> Response:

@@ -20,7 +20,7 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, begun: Future[None], *, access_log: bool) -> None:
         """`begun` is done when it answers."""
-        super().__init__(uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=access_log))
+        super().__init__(uvicorn.Config(app, interface="asgi3", lifespan="off", ws="none", log_config=None, access_log=access_log))
         self._begun = begun
         self._stopping = asyncio.Event()
 

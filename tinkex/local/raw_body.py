@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import zstandard
-from starlette.requests import Request
+from starlette.types import Receive
 
 from tinkex.local.errors import Refused
 
 _PIECE = 1024  # compressed bytes given to the decompressor at once: a thousand can be 32 million
 
 
-async def read_body(request: Request, most: int) -> bytes:
+async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
     """Decompressed. Raises `Refused` (413) as soon as it is seen to be over `most` bytes, and 415 for what is not zstd."""
-    encoding = request.headers.get("content-encoding", "identity")
+    encoding = headers.get("content-encoding", "identity")
     if encoding not in ("identity", "zstd"):
         raise Refused(415, f"a body is read uncompressed or as zstd; this is {encoding}")
-    raw = await receive(request, most)
+    raw = await receive_body(headers, receive, most)
     return raw if encoding == "identity" else await asyncio.to_thread(decompress, raw, most)
 
 
-async def receive(request: Request, most: int) -> bytes:
-    """As it was sent. Raises `Refused`: 413 when it says that it is over `most` bytes, or turns out to be; 400 when it breaks off."""
-    declared = request.headers.get("content-length", "")
+async def receive_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
+    """As it was sent. Raises `Refused` : 413 when it says that it is over `most` bytes, or turns out to be; 400 when it breaks off."""
+    declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:
         raise _too_long(most)
     parts: list[bytes] = []
     size, more = 0, True
     while more:
-        message = await request.receive()
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise Refused(400, "the client left before its body was here")
         parts.append(message.get("body", b""))

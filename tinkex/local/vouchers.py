@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers
@@ -31,14 +32,14 @@ class VoucherCheck:
         self._store = store
         self._wants_key = wants_key
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if is_signed(scope):
             refusal = self._check_signature(scope)
         elif self._wants_key and tokens.is_one(token := Headers(scope=scope).get("x-api-key", "")):
             refusal = self._check_token(scope, token)
         else:
             refusal = None
-        await (refusal or self._app)(scope, receive, send)
+        return (refusal or self._app)(scope, receive, send)
 
     def _check_signature(self, scope: Scope) -> Response | None:
         """It sees all, of the one path that was signed."""

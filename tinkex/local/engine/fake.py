@@ -37,7 +37,10 @@ from tinkex.local.engine.base import (
 _RUNS_ON = "the fake engine: figures made up by arithmetic, to test clients"
 _CONTEXT = 32_768  # tokens
 _VOCABULARY = 1 << 18  # any tokenizer's tokens are in it
-_SAMPLED = 256  # only tokens below are sampled, which any tokenizer can decode
+_SAMPLED = 256  # only tokens below are sampled, those that fit in a byte: any tokenizer can decode them
+_SPREAD = np.uint64(
+    0x9E3779B97F4A7C15
+)  # 2**64 by the golden ratio: multiples of it, of whatever numbers, are spread over all 64 bits
 _LENGTH = 16  # tokens of a sample that asks for no number
 _FILE = "fake_adapter.json"
 _OPTIMIZER_FILE = "fake_optimizer.json"
@@ -199,36 +202,29 @@ def _read(folder: Path) -> _Weights:
 
 
 def _digest(*parts: str | bytes) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-        digest.update(b"/")
-    return digest.hexdigest()
+    return hashlib.blake2b(_joined(parts), digest_size=8).hexdigest()
+
+
+def _drawn(count: int, *parts: str | bytes) -> NDArray[np.int64]:
+    """Tokens that look random, and follow from the parts."""
+    return np.frombuffer(hashlib.shake_128(_joined(parts)).digest(count), np.uint8).astype(np.int64)
+
+
+def _joined(parts: Sequence[str | bytes]) -> bytes:
+    return b"/".join(part.encode() if isinstance(part, str) else part for part in parts)
 
 
 def _logprobs(weights: _Weights, before: NDArray[Any], tokens: NDArray[Any]) -> NDArray[np.float32]:
     """Of each token after the one before it: in (-4, 0] at first, and nearer to 0 with every step."""
-    chance = _scrambled(before.astype(np.uint64) * np.uint64(_VOCABULARY) + tokens.astype(np.uint64)) / 2.0**64
-    return (-4 / (1 + 0.1 * weights.steps) * chance).astype(np.float32)
-
-
-def _scrambled(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finalizer of splitmix64: near values give far ones."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def _drawn(count: int, key: str) -> NDArray[np.int64]:
-    """Tokens that look random, and follow from the key."""
-    return (_scrambled(np.arange(count, dtype=np.uint64) + np.uint64(int(key, 16))) % np.uint64(_SAMPLED)).astype(np.int64)
+    pairs = (before * _VOCABULARY + tokens).astype(np.uint64)
+    return (pairs * _SPREAD * (-4 / (1 + 0.1 * weights.steps) / 2.0**64)).astype(np.float32)
 
 
 def _sampled(weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec, room: int, index: int) -> SampledTokens:
     """Greedy samples depend on no seed, and are all the same. Stop strings never come."""
     count = min(room, _LENGTH if spec.max_tokens is None else spec.max_tokens)
     chance = f"{spec.seed} {index}" if spec.temperature > 0 else "greedy"
-    tokens = _drawn(count, _digest(weights.base_model, weights.digest, prompt.tobytes(), chance))
+    tokens = _drawn(count, weights.base_model, weights.digest, prompt.tobytes(), chance)
     stop = next((at for at, token in enumerate(tokens.tolist()) if token in spec.stop_tokens), None) if spec.stop_tokens else None
     if stop is not None:
         tokens = tokens[: stop + 1]
@@ -262,5 +258,5 @@ def _about_prompt(weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec
 
 def _alternatives(weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     shape = (len(prompt) - 1, spec.prompt_alt_tokens_k)
-    tokens = _drawn(shape[0] * shape[1], _digest(weights.base_model, prompt.tobytes(), str(spec.seed))).reshape(shape)
+    tokens = _drawn(shape[0] * shape[1], weights.base_model, prompt.tobytes(), str(spec.seed)).reshape(shape)
     return tokens, _logprobs(weights, prompt[:-1, None], tokens)

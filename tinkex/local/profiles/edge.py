@@ -28,7 +28,7 @@ from tinkex.local.profiles.polls import Polls, respond
 from tinkex.local.profiles.profile import NUMBERED, Auth, Bodies, Profile
 from tinkex.local.profiles.templates import Reply, fill, list_at, mapping_at
 from tinkex.local.protobuf import MEDIA_TYPE, read_forward_backward
-from tinkex.local.raw_body import decompress, receive
+from tinkex.local.raw_body import decompress, receive_body
 from tinkex.local.vouchers import is_signed
 
 Fields = dict[str, Any]
@@ -71,7 +71,7 @@ class Edge:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> ASGIApp:
-        raw = await receive(request, self._backend.limits.body_bytes)
+        raw = await receive_body(request.headers, request.receive, self._backend.limits.body_bytes)
         operation = self._operation(request.scope)
         if self._starting:
             self._starting -= 1

@@ -28,7 +28,7 @@ from tinkex.local.events import EventStream
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, get, post
 from tinkex.local.limits import at_most
-from tinkex.local.store import SamplerRow
+from tinkex.local.store import SamplerRow, UsageKind
 from tinkex.local.translate import encode_sample, sample_spec
 
 
@@ -137,9 +137,9 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
 
 def _note_usage(backend: Backend, owner: str, sampler: SamplerRow, spec: SampleSpec, result: SampleResult) -> None:
     """The prompt counts once, however many samples there are."""
-    usage, whose, now = backend.store.usage, (owner, sampler.session_id, sampler.base_model), time.time()
-    usage.add(*whose, "sampling_prefill", len(spec.prompt), now)
-    usage.add(*whose, "sampling_sample", sum(len(sequence.tokens) for sequence in result.sequences), now)
+    sampled = sum(len(sequence.tokens) for sequence in result.sequences)
+    amounts: Mapping[UsageKind, int] = {"sampling_prefill": len(spec.prompt), "sampling_sample": sampled}
+    backend.store.usage.add(owner, sampler.session_id, sampler.base_model, amounts, time.time())
 
 
 _NOT_STREAMED = (

@@ -63,7 +63,7 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
         now = time.time()
         if backward:
             backend.store.steps.add_loss(row.model_id, total, count_trained(data), now)
-        backend.store.usage.add(row.owner, row.session_id, row.base_model, "training", token_count, now)
+        backend.store.usage.add(row.owner, row.session_id, row.base_model, {"training": token_count}, now)
         return encoded
 
     return work

@@ -153,7 +153,7 @@ def note_saved(backend: Backend, run: ModelRow, saved: CheckpointRow, what: str)
     """In the audit log, and among what the run's session has used."""
     details = {"tinker_path": str(saved.path), "size_bytes": saved.size_bytes}
     backend.store.audit.add(run.owner, f"checkpoint.{what}", details, saved.created_at)
-    backend.store.usage.add(run.owner, run.session_id, run.base_model, "checkpoint", 1, saved.created_at)
+    backend.store.usage.add(run.owner, run.session_id, run.base_model, {"checkpoint": 1}, saved.created_at)
 
 
 def expiry(now: float, ttl_seconds: int | None) -> float | None:

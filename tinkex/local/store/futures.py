@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 
 from tinkex.local.store.database import Database
-from tinkex.local.store.rows import EndedFuture, FutureRow, TimedFuture
+from tinkex.local.store.rows import EndedFuture, Ending, FutureRow, TimedFuture
 
-_COLUMNS = ("request_id", "scope", "seq_id", "kind", "fingerprint", "state", "result", "error", "category", "owner")
+_COLUMNS = "request_id, scope, seq_id, kind, fingerprint, owner, state, result, error, category"
 
 
 class StoredFutures:
@@ -29,10 +29,10 @@ class StoredFutures:
         )
 
     def get(self, request_id: str) -> FutureRow | None:
-        return self._db.one(_row, "SELECT * FROM futures WHERE request_id = ?", request_id)
+        return self._db.one(_row, f"SELECT {_COLUMNS} FROM futures WHERE request_id = ?", request_id)
 
     def numbered(self, scope: str, seq_id: int) -> FutureRow | None:
-        return self._db.one(_row, "SELECT * FROM futures WHERE scope = ? AND seq_id = ?", scope, seq_id)
+        return self._db.one(_row, f"SELECT {_COLUMNS} FROM futures WHERE scope = ? AND seq_id = ?", scope, seq_id)
 
     def ended(self, scope: str) -> list[EndedFuture]:
         """Those of a scope that have ended, in that order."""
@@ -51,18 +51,17 @@ class StoredFutures:
         )
         return self._db.all(lambda row: TimedFuture(*row), sql, session_id, limit)[::-1]
 
-    def end(self, row: FutureRow, started_at: float | None, now: float) -> None:
-        """Writes the outcome that `row` holds."""
+    def end(self, request_id: str, ending: Ending, started_at: float | None, now: float) -> None:
         self._db.run_soon(
             "UPDATE futures SET state = ?, result = ?, error = ?, category = ?, started_at = ?, finished_at = ?"
             " WHERE request_id = ?",
-            row.state,
-            row.result,
-            row.error,
-            row.category,
+            ending.state,
+            ending.result,
+            ending.error,
+            ending.category,
             started_at,
             now,
-            row.request_id,
+            request_id,
         )
 
     def drop_results(self, before: float, most: int) -> int:
@@ -87,4 +86,4 @@ class StoredFutures:
 
 
 def _row(row: sqlite3.Row) -> FutureRow:
-    return FutureRow(*(row[name] for name in _COLUMNS))
+    return FutureRow(*row)

@@ -119,11 +119,21 @@ class FutureRow:
     seq_id: int | None
     kind: str
     fingerprint: str
+    owner: str
     state: FutureState = "pending"
     result: bytes | None = None
     error: str | None = None
     category: Category | None = None
-    owner: str = ""
+
+
+@frozen
+class Ending:
+    """How a request ended: with a result, or with an error and whose fault it is."""
+
+    state: Literal["done", "failed"]
+    result: bytes | None = None
+    error: str | None = None
+    category: Category | None = None
 
 
 @frozen

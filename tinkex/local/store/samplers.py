@@ -7,7 +7,7 @@ import sqlite3
 from tinkex.local.store.database import Database
 from tinkex.local.store.rows import SamplerRow
 
-_COLUMNS = ("sampler_id", "session_id", "base_model", "model_path", "folder", "inflight_of", "owner")
+_ROWS = "SELECT sampler_id, session_id, base_model, model_path, folder, inflight_of, owner FROM samplers JOIN sessions USING (session_id)"
 
 
 class Samplers:
@@ -35,16 +35,14 @@ class Samplers:
         )
 
     def get(self, sampler_id: str) -> SamplerRow | None:
-        sql = "SELECT samplers.*, sessions.owner FROM samplers JOIN sessions USING (session_id) WHERE sampler_id = ?"
-        return self._db.one(_row, sql, sampler_id)
+        return self._db.one(_row, f"{_ROWS} WHERE sampler_id = ?", sampler_id)
 
     def number_copy(self, sampler_id: str) -> int:
         """The next number for a copied client of this sampler, from 1."""
         return self._db.number("UPDATE samplers SET copies = copies + 1 WHERE sampler_id = ? RETURNING copies", sampler_id)
 
     def of_session(self, session_id: str) -> list[SamplerRow]:
-        sql = "SELECT samplers.*, sessions.owner FROM samplers JOIN sessions USING (session_id) WHERE session_id = ?"
-        return self._db.all(_row, sql, session_id)
+        return self._db.all(_row, f"{_ROWS} WHERE session_id = ?", session_id)
 
     def folders(self) -> set[str]:
         """Of the sessions that go on: what was saved for one ends with it."""
@@ -57,4 +55,4 @@ class Samplers:
 
 
 def _row(row: sqlite3.Row) -> SamplerRow:
-    return SamplerRow(*(row[name] for name in _COLUMNS))
+    return SamplerRow(*row)

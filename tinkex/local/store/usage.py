@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 
 from tinkex.local.store.database import Database
 from tinkex.local.store.rows import StoredSpan, UsageKind, UsageRow
@@ -20,16 +21,13 @@ class Usage:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def add(self, owner: str, session_id: str, base_model: str, kind: UsageKind, amount: int, now: float) -> None:
+    def add(self, owner: str, session_id: str, base_model: str, amounts: Mapping[UsageKind, int], now: float) -> None:
         """`session_id` is empty for what was sampled without one."""
+        whose = (int(now) // HOUR * HOUR, owner, session_id, base_model)
+        rows = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(amounts))
         self._db.run_soon(
-            "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
-            int(now) // HOUR * HOUR,
-            owner,
-            session_id,
-            base_model,
-            kind,
-            amount,
+            f"INSERT INTO usage VALUES {rows} ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
+            *(value for kind, amount in amounts.items() for value in (*whose, kind, amount)),
         )
 
     def between(self, owner: str | None, start: float, end: float) -> list[UsageRow]:
