@@ -71,6 +71,23 @@ def test_a_seed_gives_the_weights_that_peft_gives(base: Base, tmp_path: Path) ->
     assert all(torch.equal(weights[name], own) for name, own in ours.named_weights().items())
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("shape", [{}, {"train_attn": False}, {"train_mlp": False, "train_unembed": False}])
+def test_gradients_are_those_of_peft(base: Base, tmp_path: Path, shape: dict[str, bool]) -> None:
+    adapter = random_adapter(base, 6, **shape)
+    save_adapter(adapter, tmp_path / "saved")
+    theirs = PeftModel.from_pretrained(plain_model(), str(tmp_path / "saved"), is_trainable=True)
+    tokens = torch.from_numpy(TEXT.copy()).reshape(2, -1)
+    theirs(input_ids=tokens, labels=tokens).loss.backward()
+    wanted = {name.replace(".default", ""): weight.grad for name, weight in theirs.named_parameters() if weight.requires_grad}
+    ours = {name: weight.requires_grad_() for name, weight in adapter.named_weights().items()}
+    with base.running(adapter) as network:
+        network(input_ids=tokens, labels=tokens).loss.backward()
+    assert ours.keys() == wanted.keys()
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight.grad, wanted[name], atol=1e-5, rtol=1e-4)
+
+
 def random_adapter(base: Base, rank: int, **shape: Any) -> Adapter:
     """One that changes much, unlike a new one."""
     new = base.new_adapter(LoraShape(rank=rank, **shape))
@@ -83,7 +100,7 @@ def test_each_row_of_a_batch_gets_its_own_adapter_or_none(base: Base) -> None:
     small, large = random_adapter(base, 2, train_mlp=False), random_adapter(base, 16)
     with base.running([(torch.tensor([0, 3]), small), (torch.tensor([4]), large)]) as network:
         mixed = network(input_ids=tokens).logits
-    for rows, plan in (([0, 3], [(None, small)]), ([4], [(None, large)]), ([1, 2], [])):
+    for rows, plan in (([0, 3], small), ([4], large), ([1, 2], [])):
         with base.running(plan) as network:
             alone = network(input_ids=tokens[:1]).logits[0]
         for row in rows:
@@ -105,7 +122,7 @@ def test_in_bfloat16_adapters_are_trained_in_float32_and_sampled_in_bfloat16(tmp
     base = Base.load("tinkex/tiny", "cpu", "bfloat16")
     adapter = base.new_adapter(LoraShape(rank=2, seed=1))
     assert {weight.dtype for weight in adapter.named_weights().values()} == {torch.float32}
-    with base.running([(None, adapter)]) as network:
+    with base.running(adapter) as network:
         network(input_ids=torch.tensor([[1, 2, 3]])).logits.float().sum().backward()
     assert all(weights.b.grad is not None and weights.b.grad.abs().sum() > 0 for weights in adapter.layers.values())
     save_adapter(adapter, tmp_path / "saved")

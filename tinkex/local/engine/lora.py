@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from attrs import define, frozen
@@ -50,8 +50,8 @@ class Adapter:
             own.copy_(weights[name])
 
 
-Plan: TypeAlias = Sequence[tuple[Tensor | None, Adapter]]
-"""Which rows of a batch (None: all) get which adapter. A row that is not named gets none."""
+Plan: TypeAlias = Adapter | Sequence[tuple[Tensor, Adapter]]
+"""One adapter for a whole batch, or which rows get which; those that are not named get none."""
 
 
 def plan_rows(adapters: Sequence[Adapter | None], device: torch.device) -> Plan:
@@ -61,7 +61,7 @@ def plan_rows(adapters: Sequence[Adapter | None], device: torch.device) -> Plan:
         if adapter is not None:
             rows[adapter].append(row)
     if len(rows) == 1 and None not in adapters:
-        return [(None, adapter) for adapter in rows]
+        return next(iter(rows))
     return [(torch.tensor(own, device=device), adapter) for adapter, own in rows.items()]
 
 
@@ -82,21 +82,53 @@ class LoraLinear(nn.Linear):
         self._name, self._current = name, current
 
     def forward(self, input: Tensor) -> Tensor:
+        plan = self._current.plan
+        if isinstance(plan, Adapter) and (weights := plan.layers.get(self._name)):
+            return _Adapted.apply(input, self.weight, self.bias, *weights, plan.scaling)
         output = functional.linear(input, self.weight, self.bias)
-        for rows, adapter in self._current.plan:
-            weights = adapter.layers.get(self._name)
-            if weights is None:
-                continue
-            if rows is None:
-                output.add_(_added(input, weights).to(output.dtype), alpha=adapter.scaling)
-            else:
-                own = _added(input.index_select(0, rows), weights).to(output.dtype)
-                output.index_add_(0, rows, own, alpha=adapter.scaling)
+        for rows, adapter in () if isinstance(plan, Adapter) else plan:
+            if weights := adapter.layers.get(self._name):
+                low = functional.linear(input.index_select(0, rows).to(weights.a.dtype), weights.a)
+                output.index_add_(0, rows, functional.linear(low, weights.b).to(output.dtype), alpha=adapter.scaling)
         return output
 
 
-def _added(input: Tensor, weights: LayerWeights) -> Tensor:
-    return functional.linear(functional.linear(input.to(weights.a.dtype), weights.a), weights.b)
+class _Adapted(torch.autograd.Function):
+    """A linear layer with an adapter on all rows, as one node of the graph.
+
+    What is small is scaled rather than what is large, and what the adapter adds, to the output and to the gradient of the input, is
+    added by the multiplication that makes it.
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+    ) -> Tensor:
+        rows = input.reshape(-1, input.shape[-1])
+        low = rows.to(a.dtype) @ a.T
+        output = _plus_product(functional.linear(rows, weight, bias), low, b.T, scaling)
+        ctx.save_for_backward(rows, low, weight, a, b)
+        ctx.scaling, ctx.shape = scaling, input.shape
+        return output.view(*input.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        rows, low, weight, a, b = ctx.saved_tensors
+        gradient = gradient.reshape(-1, gradient.shape[-1])
+        precise = gradient.to(a.dtype)
+        of_low = (precise @ b).mul_(ctx.scaling)
+        of_a, of_b = of_low.T @ rows.to(a.dtype), (low.T @ precise).mul_(ctx.scaling).T
+        of_input = None
+        if ctx.needs_input_grad[0]:
+            of_input = _plus_product(gradient @ weight, of_low, a).view(ctx.shape)
+        return of_input, None, None, of_a, of_b, None
+
+
+def _plus_product(sum: Tensor, left: Tensor, right: Tensor, scaling: float = 1.0) -> Tensor:
+    """`sum`, in place and in its own precision, with `left @ right` scaled."""
+    if sum.dtype == left.dtype:
+        return sum.addmm_(left, right, alpha=scaling)
+    return sum.add_((left @ right).to(sum.dtype), alpha=scaling)
 
 
 def wrap_linears(model: nn.Module, current: CurrentPlan) -> dict[str, LoraLinear]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from attrs import define, frozen
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from tinkex.local.engine import optimizers
 from tinkex.local.engine.adapter_folder import check_fit, read_training_state, save_adapter
@@ -39,9 +38,8 @@ from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_me
 from tinkex.local.engine.generation import Request
 from tinkex.local.engine.lora import Adapter
 from tinkex.local.engine.losses import NamedLoss, find_loss
+from tinkex.local.engine.scoring import micro_batches, target_logprobs, tokens_at_once
 from tinkex.local.engine.stopping import StopRule
-
-_TOKENS_AT_ONCE = 16_384  # padded tokens in one pass, which bounds the memory for activations
 
 
 @define(eq=False)
@@ -97,11 +95,11 @@ class TorchEngine:
             _check_example(index, example, loss, model.base.describe())
         outputs: list[Mapping[str, Any]] = [{}] * len(data)
         metrics: list[Mapping[str, float]] = []
-        total = 0.0
+        total, most = 0.0, tokens_at_once(model.base.model.config.vocab_size, model.base.device)
         with _all_or_nothing(model.parameters.values()), torch.set_grad_enabled(backward):
-            for indices in _micro_batches([len(example.tokens) for example in data]):
-                with model.base.running([(None, model.adapter)]) as network:
-                    logprobs = _target_logprobs(network, [data[i] for i in indices])
+            for indices in micro_batches([len(example.tokens) for example in data], most):
+                with model.base.running(model.adapter) as network:
+                    logprobs = target_logprobs(network, [data[i] for i in indices])
                     results = [loss(row, i, data[i]) for i, row in zip(indices, logprobs, strict=True)]
                     batch_loss = torch.cat([losses.flatten() for losses, _ in results]).sum()
                     if backward:
@@ -117,8 +115,9 @@ class TorchEngine:
         model = self._model(model_id)
         if settings.kind != model.optimizer_kind:
             raise InvalidRequest(f"the model is trained by {model.optimizer_kind}, and the step is of {settings.kind}")
-        longest = settings.grad_clip_norm if settings.grad_clip_norm > 0 else float("inf")
-        norm = nn.utils.clip_grad_norm_(model.parameters.values(), longest)
+        norm = nn.utils.get_total_norm([weight.grad for weight in model.parameters.values() if weight.grad is not None])
+        if settings.grad_clip_norm > 0:
+            nn.utils.clip_grads_with_norm_(model.parameters.values(), settings.grad_clip_norm, norm)
         optimizers.set_options(model.optimizer, settings)
         model.optimizer.step()
         model.optimizer.zero_grad()
@@ -198,38 +197,6 @@ def _all_or_nothing(parameters: Iterable[nn.Parameter]) -> Generator[None, None,
     for parameter, gradient in before:
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
-
-
-def _micro_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices, of similar lengths together, so that little is padding."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batch and (len(batch) + 1) * lengths[index] > _TOKENS_AT_ONCE:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def _target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
-    """The model's logprobs of the targets, for each example in the shape of its targets."""
-    targets = [np.asarray(example.loss_inputs["target_tokens"], np.int64) for example in data]
-    columns = _padded([array.reshape(len(array), -1) for array in targets])
-    # padding comes last, and attention looks back only: no mask is needed
-    tokens = _padded([example.tokens for example in data])
-    logits = network(input_ids=tokens.to(network.device), use_cache=False).logits.float()
-    logprobs = torch.log_softmax(logits, dim=-1).gather(-1, columns.to(network.device))
-    return [logprobs[row, : len(array), : array[0].size].reshape(array.shape) for row, array in enumerate(targets)]
-
-
-def _padded(arrays: Sequence[NDArray[np.int64]]) -> Tensor:
-    """One tensor of all, the smaller ones filled up with 0."""
-    largest = [max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True)]
-    whole = np.zeros((len(arrays), *largest), np.int64)
-    for row, array in enumerate(arrays):
-        whole[(row, *map(slice, array.shape))] = array
-    return torch.from_numpy(whole)
 
 
 def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
