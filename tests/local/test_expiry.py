@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -107,7 +108,7 @@ def test_an_hour_of_usage_goes_whole(tmp_path: Path) -> None:
     async def used(store: Store) -> list[float]:
         for hour in range(5):
             for model in ("a", "b"):
-                store.usage.add("", "s", model, "training", 1, hour * 3600.0)
+                store.usage.add("", "s", model, {"training": 1}, hour * 3600.0)
         await store.kept()
         expiry.expire(store, Limits(records=5), 5 * 3600.0)
         return [row.hour / 3600 for row in store.usage.between(None, 0.0, 1e6)]
@@ -132,11 +133,12 @@ def test_a_checkpoint_goes_after_its_time_to_live(api: Api, own: Server) -> None
     for number, (name, ttl) in enumerate({"short": 3600, "long": 7200, "for_ever": None}.items(), 1):
         api.result(api.ok("save_weights", model_id=model_id, seq_id=number, path=name, ttl_seconds=ttl))
     url = f"training_runs/{model_id}/checkpoints"
-    own.sweep(time.time() + 3700)
+    swept = time.time() + 3700
+    own.sweep(swept)
     assert [row["checkpoint_id"] for row in api.get(url).json()["checkpoints"]] == ["weights/for_ever", "weights/long"]
     assert folders(own) == {"for_ever", "long"}
     assert api.send("weights_info", tinker_path=f"tinker://{model_id}/weights/short").status_code == 404
-    audit = api.get("audit", event_type="checkpoints").json()["entries"]
+    audit = api.get("audit", event_type="checkpoints", day=datetime.fromtimestamp(swept, UTC).date().isoformat()).json()["entries"]
     assert "checkpoint.expired" in {entry["event"] for entry in audit}
 
 
