@@ -108,7 +108,7 @@ def test_a_process_that_hangs_is_as_good_as_dead(service: Any, mortal: Mortal) -
     train(trainer)
     os.kill(mortal.engine.pid, signal.SIGSTOP)
     stopped = trainer.forward_backward([datum(5, 6, 7)], "cross_entropy")
-    assert re.search(r"gave no sign of life for 3 s, .*; it is started again; .* goes back to .*/weights/a", failure(stopped))
+    assert re.search(r"gave no sign of life for 3 s .*; it is started again; .* goes back to .*/weights/a", failure(stopped))
     assert loss(trainer) == known
 
 
