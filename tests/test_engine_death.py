@@ -15,11 +15,12 @@ from attrs import frozen
 import tinkex.local
 from tests.batches import datum, text_datum
 from tests.mortal_engine import EXITS, WAITS, MortalEngine
-from tinkex import AdamParams, NotFoundError, RequestFailedError
+from tinkex import AdamParams, NotFoundError, RequestFailedError, RequestSkippedError
 from tinkex.local.engine.base import Engine
 from tinkex.local.engine.named import named_engine
 from tinkex.local.engine.process.engine import ProcessEngine
 from tinkex.local.engine.process.hang import Patience
+from tinkex.recovery.policy import is_recoverable
 
 BASE = "fake/base"
 ADAM = AdamParams(learning_rate=1e-3)
@@ -107,7 +108,7 @@ def test_a_process_that_hangs_is_as_good_as_dead(service: Any, mortal: Mortal) -
     train(trainer)
     os.kill(mortal.engine.pid, signal.SIGSTOP)
     stopped = trainer.forward_backward([datum(5, 6, 7)], "cross_entropy")
-    assert re.search(r"gave no sign of life for 3 s, .*; it is started again; .* goes back to .*/weights/a", failure(stopped))
+    assert re.search(r"gave no sign of life for 3 s .*; it is started again; .* goes back to .*/weights/a", failure(stopped))
     assert loss(trainer) == known
 
 
@@ -122,6 +123,35 @@ def test_all_that_a_client_has_sent_ahead_of_a_lost_step_fails_as_it_does(servic
     time.sleep(0.3)  # for the first batch to be in the engine, and the rest behind it
     mortal.kill()
     assert len({failure(future) for future in sent}) == 1
+    assert loss(trainer) == known
+
+
+def until_done(future: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not future.done():
+        assert time.monotonic() < deadline, "not done in 20 s"
+        time.sleep(0.01)
+
+
+def test_what_is_called_before_the_user_can_know_of_lost_steps_is_not_sent(service: Any, mortal: Mortal) -> None:
+    """The client was told by its poll, and the program has not yet looked at a future."""
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    trainer.save_state("a").result()
+    known = loss(trainer)
+    train(trainer)
+    sent = [trainer.train_step([datum(WAITS, 6, 7)], "cross_entropy", ADAM), trainer.optim_step(ADAM)]
+    time.sleep(0.3)
+    mortal.kill()
+    for future in sent:
+        until_done(future)
+    late = [trainer.train_step([datum(5, 6, 7)], "cross_entropy", ADAM), trainer.save_state("b")]
+    for future in late:
+        with pytest.raises(RequestSkippedError, match=r"before you could know .*goes back to .*/weights/a") as caught:
+            future.result(timeout=20)
+        assert is_recoverable(caught.value)
+    assert loss(trainer) == known
+    failure(sent[0])
+    failure(sent[1])
     assert loss(trainer) == known
 
 

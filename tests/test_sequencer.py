@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinkex import ClientPoisonedError, RequestSkippedError, TinkexError
+from tinkex import ClientPoisonedError, RequestFailedError, RequestSkippedError, TinkexError
 from tinkex.training.sequencer import Sequencer, Turn
 
 
@@ -102,3 +102,42 @@ def test_a_number_that_was_left_free_is_taken_once_all_under_way_are_settled() -
         assert sequencer.next_seq_id == 2
 
     asyncio.run(run())
+
+
+def lost(number: int) -> RequestFailedError:
+    return RequestFailedError(f"loss {number}", category="server", state_loss=number)
+
+
+def test_what_is_called_before_a_loss_can_be_known_is_skipped() -> None:
+    async def run() -> list[bool]:
+        sequencer = Sequencer()
+        queued = sequencer.turn("step", 1)
+        first, second = lost(1), lost(1)
+        sequencer.lost(first)
+        unaware, unload = sequencer.turn("step", 1), sequencer.turn("unload_model")
+        second.delivered = True
+        sequencer.lost(second)
+        aware = sequencer.turn("step", 1)
+        skipped = [is_skipped(sequencer, turn) for turn in (queued, unaware, unload, aware)]
+        sequencer.lost(lost(2))
+        return [*skipped, is_skipped(sequencer, aware)]
+
+    assert asyncio.run(run()) == [True, True, False, False, True]
+
+
+def test_a_failure_without_a_loss_skips_nothing() -> None:
+    async def run() -> bool:
+        sequencer = Sequencer()
+        turn = sequencer.turn("step", 1)
+        sequencer.lost(RequestFailedError("broke", category="server"))
+        return is_skipped(sequencer, turn)
+
+    assert asyncio.run(run()) is False
+
+
+def is_skipped(sequencer: Sequencer, turn: Turn) -> bool:
+    try:
+        sequencer.check(turn)
+    except RequestSkippedError:
+        return True
+    return False

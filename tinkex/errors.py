@@ -49,6 +49,8 @@ class TinkexError(Exception):
     retryable: bool = False
     wait: WaitFacts | None = None
     """What was waited for, and whose the wait was, where that took long before this was raised."""
+    delivered: bool = False
+    """Whether the future of a call has given it to the user, who may know of it from then on."""
 
     def __init__(
         self,
@@ -239,9 +241,11 @@ FailureCategory = Literal["user", "server", "unknown"]
 class RequestFailedError(TinkexError):
     """The server took the request, and the work failed. `category` is the server's own word on whose fault it is."""
 
-    def __init__(self, message: str, *, category: FailureCategory = "unknown", **facts: Any) -> None:
+    def __init__(self, message: str, *, category: FailureCategory = "unknown", state_loss: int | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.category: FailureCategory = category
+        self.state_loss = state_loss
+        """Where the server has lost steps of the model, as the message says, which loss of its it was."""
         self.fault = category
         self.retryable = category == "server"
 
@@ -290,7 +294,8 @@ class ServerStateLostError(TinkexError):
 
 
 class RequestSkippedError(TinkexError):
-    """Not sent: a request called before it, and not awaited in between, was refused (the cause). The model is as it was then."""
+    """Not sent: a request called before it, and not awaited in between, was refused, or failed with others since the server lost steps of the
+    model (the cause). The model is as it was then."""
 
 
 class ClientPoisonedError(TinkexError):

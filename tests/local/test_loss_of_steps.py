@@ -137,7 +137,7 @@ def test_a_second_death_is_told_of_by_itself(ahead: Ahead) -> None:
 
 
 def test_who_is_told_knows_from_then_on() -> None:
-    loss = Loss("lost")
+    loss = Loss(1, "lost")
     assert loss.was_unknown(1.0)
     loss.tell(2.0)
     loss.tell(9.0)

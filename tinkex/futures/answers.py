@@ -40,6 +40,8 @@ class Failed:
 
     message: str
     category: FailureCategory
+    state_loss: int | None = None
+    """The number of the loss of the model's state that was the reason."""
 
 
 @frozen
@@ -78,7 +80,7 @@ def classify(status_code: int, body: Mapping[str, Any]) -> Answer | None:
     if "seen_before" in body or _GIVEN_OUT.search(str(body.get("error") or "")):
         return Lost(_message(body))
     if body.get("error") or body.get("error_message") or body.get("type") in ("request_failed", "RequestFailedResponse"):
-        return Failed(_message(body), _category(body.get("category")))
+        return Failed(_message(body), _category(body.get("category")), body.get("state_loss"))
     return Finished(body)
 
 

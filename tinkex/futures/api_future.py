@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from tinkex.errors import WaitTimeoutError
+from tinkex.errors import TinkexError, WaitTimeoutError
 from tinkex.portal import Portal
 from tinkex.transport.waiting import RequestState
 
@@ -26,7 +26,7 @@ class AsyncAPIFuture(Generic[T]):
         self.state = state
 
     def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.shield(self.task).__await__()
+        return _delivered(asyncio.shield(self.task)).__await__()
 
     async def result_async(self, timeout: float | None = None) -> T:
         """The result, or raises the error, as an await does.
@@ -79,7 +79,7 @@ class APIFuture(Generic[T]):
         self._future = portal.call(self._begin, begin)
 
     def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.shield(asyncio.wrap_future(self._outcome)).__await__()
+        return _delivered(asyncio.shield(asyncio.wrap_future(self._outcome))).__await__()
 
     async def result_async(self, timeout: float | None = None) -> T:
         """As `result`, for a running event loop, which it does not hold up."""
@@ -88,10 +88,11 @@ class APIFuture(Generic[T]):
         done, _ = await asyncio.wait([waiting], timeout=timeout)
         if not done:
             raise _not_in_time(self._future.state, timeout or 0.0)
-        return await waiting
+        return await _delivered(waiting)
 
     def future(self) -> Future[T]:
         """For what works with futures of the standard library: `concurrent.futures.wait`, executors. Cancelling it is `cancel()`."""
+        self._outcome.add_done_callback(lambda outcome: outcome.cancelled() or _deliver(outcome.exception()))
         return self._outcome
 
     def result(self, timeout: float | None = None) -> T:
@@ -110,11 +111,14 @@ class APIFuture(Generic[T]):
             if self._outcome.done():  # the work's own
                 raise
             raise _not_in_time(self._future.state, timeout or 0.0) from error
+        except TinkexError as error:
+            _deliver(error)
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error that `result` would raise, or None. Raises `WaitTimeoutError` and `CancelledError` as it does."""
         try:
-            return self._outcome.exception(timeout)
+            return _deliver(self._outcome.exception(timeout))
         except TimeoutError as error:
             raise _not_in_time(self._future.state, timeout or 0.0) from error
 
@@ -166,6 +170,24 @@ class APIFuture(Generic[T]):
     def _pass_on_cancellation(self, outcome: Future[T]) -> None:
         if outcome.cancelled() and not self._future.done():
             self.cancel()
+
+
+async def _delivered(outcome: Awaitable[T]) -> T:
+    """The outcome, for the user."""
+    try:
+        return await outcome
+    except TinkexError as error:
+        _deliver(error)
+        raise
+
+
+def _deliver(error: BaseException | None) -> BaseException | None:
+    """Notes on the error, and on its causes, that the user gets it."""
+    cause = error
+    while isinstance(cause, TinkexError):
+        cause.delivered = True
+        cause = cause.__cause__
+    return error
 
 
 def _not_in_time(state: RequestState, timeout: float) -> WaitTimeoutError:

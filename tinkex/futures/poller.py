@@ -112,7 +112,9 @@ class _Polling:
                 case Finished():
                     return answer.result
                 case Failed():
-                    raise RequestFailedError(answer.message, category=answer.category, **self._which())
+                    raise RequestFailedError(
+                        answer.message, category=answer.category, state_loss=answer.state_loss, **self._which()
+                    )
                 case Lost():
                     raise ResultLostError(f"its result is lost: {answer.message}", **self._which())
                 case Pending():

@@ -296,7 +296,9 @@ class Futures:
         if row.state == "done":
             return Outcome(200, row.result or b"{}", result_of=row.kind)
         if row.state == "failed":
-            return Outcome(200, orjson.dumps({"error": row.error, "category": row.category}))
+            loss = self._losses.get(row.request_id)
+            told = {"state_loss": loss.number} if loss else {}
+            return Outcome(200, orjson.dumps({"error": row.error, "category": row.category, **told}))
         if row.state == "expired":
             raise Refused(410, f"the result of request {row.request_id!r} was kept for a time, and then dropped")
         waiting = self._waiting[row.request_id]

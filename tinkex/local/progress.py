@@ -39,6 +39,8 @@ class Loss:
     that answer on its way cannot be told from it.
     """
 
+    number: int
+    """Of the losses of this server, from 1."""
     words: str
     told_at: float | None = None
     """When a client was first told, on the clock that requests come by."""

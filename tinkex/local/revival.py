@@ -77,7 +77,7 @@ class Revival:
     def _see_to(self, row: ModelRow, death: Death) -> None:
         fate = self._fate(row.model_id, engine_lives=death.go_on is not None)
         text = self._last_words[row.model_id] = f"{death.reason}; {fate.words}"
-        loss = Loss(text)
+        loss = Loss(self._deaths, text)
         some_wait = self._futures.fail_waiting(row.model_id, Lost(loss))
         if not fate.survives:
             self._lose(row.model_id, text)

@@ -157,7 +157,7 @@ class AsyncRecoverableRun:
 
     async def _counted(self, save: _Save) -> None:
         """A save counts once its result is there, unless the run has gone back meanwhile."""
-        checkpoint = Checkpoint(save.step, (await save.future).path)
+        checkpoint = Checkpoint(save.step, (await save.future.task).path)
         if save.recoveries == self.recoveries:
             known = sorted([*self._checkpoints, checkpoint], key=lambda known: known.step)  # results may overtake each other
             superseded, self._checkpoints = known[: -self.policy.keep], known[-self.policy.keep :]

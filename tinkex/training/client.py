@@ -176,7 +176,8 @@ class AsyncTrainingClient:
         update = self.optim_step(params)
 
         async def both() -> TrainStepOutput:
-            return TrainStepOutput(*await asyncio.gather(gradients, update))
+            # not by the futures, which would take it for the user who gets their errors
+            return TrainStepOutput(*await asyncio.gather(asyncio.shield(gradients.task), asyncio.shield(update.task)))
 
         return AsyncAPIFuture(both(), gradients.state)
 

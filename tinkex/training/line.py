@@ -294,6 +294,7 @@ class TrainingLine:
 
     def _after_failure(self, sent: _Sent, error: RequestFailedError) -> TinkexError | None:
         """Puts the count right where a failed step leaves it as it was; the error of a request that was sent twice is another one."""
+        self._sequencer.lost(error)
         if sent.twice and (found := self._read_refusal(sent, error)):
             return found
         dialect = self._transport.server.dialect

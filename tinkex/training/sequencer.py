@@ -9,7 +9,24 @@ from types import TracebackType
 
 from attrs import define, field
 
-from tinkex.errors import ClientPoisonedError, RequestSkippedError, TinkexError
+from tinkex.errors import ClientPoisonedError, RequestFailedError, RequestSkippedError, TinkexError
+
+
+@define(eq=False)
+class _Loss:
+    """That the server has lost steps of the model, and whether the user may know of it."""
+
+    errors: list[RequestFailedError]
+    """Of what failed by it."""
+    known_from: int | None = None
+    """The first turn that was asked for by a user who may."""
+
+    def note(self, turn: int) -> None:
+        if self.known_from is None and any(error.delivered for error in self.errors):
+            self.known_from = turn
+
+    def is_news_to(self, turn: int) -> bool:
+        return self.known_from is None or turn < self.known_from
 
 
 @define(eq=False)
@@ -18,7 +35,8 @@ class Sequencer:
 
     A turn's numbers (`seq_id`, from 1) are taken when it comes, so a call that is cancelled before leaves no hole that the
     server would wait behind. A request that the server refused took no number; those that were queued behind it are skipped,
-    since they were meant to follow it. A request whose fate is unknown ends the line for good.
+    since they were meant to follow it. So are those that a user asks for before they can know that the server has lost steps of the
+    model. A request whose fate is unknown ends the line for good.
     """
 
     _next_seq_id: int = 1
@@ -28,6 +46,7 @@ class Sequencer:
     _poison: TinkexError | None = None
     _refusal: TinkexError | None = None
     _refused_before_turn: int = 0
+    _loss: _Loss | None = None
     _unsettled: int = 0
     _all_settled: asyncio.Event = field(factory=asyncio.Event)
     _free_number: int | None = None
@@ -36,7 +55,9 @@ class Sequencer:
         """A place at the end of the line for a call of so many numbered requests; `async with` waits until it comes."""
         if self._end_of_line is None or self._end_of_line.done():
             self._expected_seq_id = self._next_seq_id
-        turn = Turn(self, operation, self._turns_given, self._expected_seq_id, self._end_of_line)
+        if self._loss:
+            self._loss.note(self._turns_given)
+        turn = Turn(self, operation, requests, self._turns_given, self._expected_seq_id, self._end_of_line)
         self._turns_given += 1
         self._expected_seq_id += requests
         self._end_of_line = turn.over
@@ -53,6 +74,14 @@ class Sequencer:
     def refused(self, error: TinkexError) -> None:
         """The request was not taken on: its number stays free, and all calls queued by now are skipped."""
         self._refusal, self._refused_before_turn = error, self._turns_given
+
+    def lost(self, error: RequestFailedError) -> None:
+        """A request failed, maybe since the model lost steps: what was asked for on top of them is then skipped."""
+        if error.state_loss is None:
+            return
+        if self._loss is None or self._loss.errors[0].state_loss != error.state_loss:
+            self._loss = _Loss([])
+        self._loss.errors.append(error)
 
     @contextmanager
     def unsettled(self) -> Generator[None]:
@@ -95,6 +124,13 @@ class Sequencer:
                 operation=turn.operation,
                 advice="Mend that request and call both again.",
             ) from self._refusal
+        if self._loss is not None and turn.requests and self._loss.is_news_to(turn.number):
+            lost = self._loss.errors[0]
+            raise RequestSkippedError(
+                f"not sent: it was called before you could know that the model has lost steps: {lost.message}",
+                operation=turn.operation,
+                advice="Go on from the state that the model went back to.",
+            ) from lost
 
 
 @define(eq=False)
@@ -103,6 +139,8 @@ class Turn:
 
     sequencer: Sequencer
     operation: str
+    requests: int
+    """How many numbered ones it is for."""
     number: int
     expected_seq_id: int
     """The first number that the call gets, unless one before it is refused or is of another size than it was said."""

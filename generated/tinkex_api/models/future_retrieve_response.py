@@ -34,6 +34,8 @@ class FutureRetrieveResponse:
             error (str | None): Why the request failed.
             error_message (str | None): The same, on some servers.
             category (str | None): Whose fault the failure is; any case.
+            state_loss (int | None): The request failed since its model lost what it learned since it was saved, or this
+                very request. All that fails by one loss has the same number.
             detail (Any): Why the request failed, or that it is pending, on some servers: a text, or a list of problems.
     """
 
@@ -46,6 +48,7 @@ class FutureRetrieveResponse:
     error: str | None = None
     error_message: str | None = None
     category: str | None = None
+    state_loss: int | None = None
     detail: Any = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
@@ -69,6 +72,8 @@ class FutureRetrieveResponse:
             fields["error_message"] = self.error_message
         if self.category is not None:
             fields["category"] = self.category
+        if self.state_loss is not None:
+            fields["state_loss"] = self.state_loss
         if self.detail is not None:
             fields["detail"] = self.detail
         return fields
@@ -85,6 +90,7 @@ class FutureRetrieveResponse:
         error = rest.pop("error", None)
         error_message = rest.pop("error_message", None)
         category = rest.pop("category", None)
+        state_loss = rest.pop("state_loss", None)
         detail = rest.pop("detail", None)
         self = cls(
             type_=type_,
@@ -96,6 +102,7 @@ class FutureRetrieveResponse:
             error=error,
             error_message=error_message,
             category=category,
+            state_loss=state_loss,
             detail=detail,
         )
         self.additional_properties = rest
