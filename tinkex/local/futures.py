@@ -259,8 +259,10 @@ class Futures:
 
     def _end(self, row: FutureRow) -> None:
         waiting = self._waiting.pop(row.request_id)
-        self._store.futures.end(row, waiting.started_at, time.time())
-        waiting.ended.set()
+        try:
+            self._store.futures.end(row, waiting.started_at, time.time())
+        finally:
+            waiting.ended.set()
         if log := self._logs.get(row.scope):
             log.add(EndedFuture(row.request_id, row.seq_id, row.state, len(row.result or b"")))
 
@@ -271,7 +273,9 @@ class Futures:
             return Outcome(200, orjson.dumps({"error": row.error, "category": row.category}))
         if row.state == "expired":
             raise Refused(410, f"the result of request {row.request_id!r} was kept for a time, and then dropped")
-        waiting = self._waiting[row.request_id]
+        waiting = self._waiting.get(row.request_id)
+        if waiting is None:
+            raise Refused(507, f"request {row.request_id!r} has ended, but what came of it could not be written to the data folder")
         body = {"type": "try_again", "request_id": row.request_id, "queue_state": "active"}
         if gap := self._gap(waiting):
             body["queue_state_reason"] = gap
