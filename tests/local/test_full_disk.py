@@ -9,13 +9,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from tests.fake_engine import FakeEngine
+from tinkex.cli import main
 from tinkex.local import serve
-from tinkex.local.store import SamplerRow, SessionRow, Store
-from tinkex.local.store.database import Database, Unwritable
+from tinkex.local.store import SamplerRow, SessionRow, Store, Unwritable
+from tinkex.local.store.database import Database
 
-from .helpers import Api, sample
+from .helpers import Api, sample, started
 
 
 def fill(database: Database) -> None:
@@ -80,3 +82,19 @@ def test_a_server_on_a_full_disk_says_what_to_do() -> None:
         stopped = next(response for response in sent if response.status_code != 200)
         assert (stopped.status_code, "restart the server" in stopped.json()["detail"]) == (507, True)
         assert api.get("sessions").status_code == 507, "what it would say may not be so after the restart"
+
+
+@pytest.mark.parametrize("how", ["--gc", "--engine=fake"])
+def test_the_command_says_so_in_a_line(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with started(FakeEngine(), data_dir=tmp_path) as api:
+        api.step(api.model(), 2)  # it waits for another, so that a restart has something to write
+    original = Database._prepare
+
+    def on_a_full_disk(self: Database, file: Path) -> None:
+        original(self, file)
+        self._connection.execute("PRAGMA query_only = ON")  # which cannot be written to either
+
+    monkeypatch.setattr(Database, "_prepare", on_a_full_disk)
+    result = CliRunner().invoke(main, ["serve", "--port", "0", "--data-dir", str(tmp_path), how])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert "cannot be written (attempt to write a readonly database); make room on its disk" in result.output

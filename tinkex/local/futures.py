@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 
 import orjson
 from attrs import define, evolve, field, frozen
@@ -16,7 +17,7 @@ from tinkex.local.engine.base import EngineDied, InvalidRequest, SampleResult
 from tinkex.local.errors import Refused, not_found
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
-from tinkex.local.store import EndedFuture, FutureRow, Store
+from tinkex.local.store import EndedFuture, FutureRow, Store, Unwritable
 
 logger = logging.getLogger("tinkex.local")
 
@@ -259,10 +260,9 @@ class Futures:
 
     def _end(self, row: FutureRow) -> None:
         waiting = self._waiting.pop(row.request_id)
-        try:
+        with suppress(Unwritable):  # which the store has logged, and `_outcome` tells those who wait
             self._store.futures.end(row, waiting.started_at, time.time())
-        finally:
-            waiting.ended.set()
+        waiting.ended.set()
         if log := self._logs.get(row.scope):
             log.add(EndedFuture(row.request_id, row.seq_id, row.state, len(row.result or b"")))
 

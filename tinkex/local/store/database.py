@@ -93,7 +93,7 @@ class StoreError(RuntimeError):
     """The database cannot be used; the text says why."""
 
 
-class Unwritable(Refused):
+class Unwritable(Refused, StoreError):
     """The disk is full, or fails. Requests are answered so until there is room; for good, once something that others were told of is lost."""
 
     def __init__(self, error: sqlite3.Error, *, lost: bool = False) -> None:
@@ -220,8 +220,9 @@ class Database:
             raise Unwritable(error, lost=self._lost is not None) from error
 
     def _lose(self, error: sqlite3.Error) -> None:
+        if self._lost is None:
+            logger.error("%s", Unwritable(error, lost=True))
         self._lost = error
-        logger.error("%s", Unwritable(error, lost=True))
 
     def all(self, make: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> list[T]:
         return [make(row) for row in self._connection.execute(sql, values)]
