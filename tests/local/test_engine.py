@@ -171,6 +171,8 @@ def test_what_was_saved_for_sampling_holds_no_optimizer(engine: TorchEngine, mak
         engine.load_model("a1", tmp_path / "sampler", optimizer=True)
     with pytest.raises(InvalidRequest, match="deleted"):
         engine.load_model("a1", tmp_path / "none", optimizer=False)
+    with pytest.raises(InvalidRequest, match="by another engine"):
+        engine.load_sampler("s", "tinkex/tiny", tmp_path / "none")
 
 
 def test_a_training_state_can_be_sampled(engine: TorchEngine, saved: tuple[Path, list[float]], make: Callable[..., str]) -> None:

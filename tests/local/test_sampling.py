@@ -83,6 +83,12 @@ def test_stop_has_five_forms(api: Api, stop: Any, strings: Any, tokens: Any) -> 
     assert (seen_strings, seen_tokens) == (str(strings), str(tokens))
 
 
+@pytest.mark.parametrize(("asked", "meant"), [(0, 0), (1e-300, 0), (1e-46, 0), (0.01, 0.01), (2, 2)])
+def test_a_temperature_too_small_to_divide_by_is_greedy(api: Api, asked: float, meant: float) -> None:
+    api.result(api.ok("asample", **sample(api.sampler(), sampling_params={"max_tokens": 1, "temperature": asked})))
+    assert api.engine.specs[-1].temperature == meant
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

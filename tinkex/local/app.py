@@ -34,6 +34,7 @@ from tinkex.local.routes import (
     usage,
     weights,
 )
+from tinkex.local.strangers import NoStrangers
 from tinkex.local.vouchers import VoucherCheck
 
 _PARTS = (
@@ -46,17 +47,20 @@ ROUTES = [route for part in _PARTS for route in part.ROUTES]
 def make_app(backend: Backend, api_keys: Sequence[str], profile: Profile) -> ASGIApp:
     """The API as `profile` has it, and the pages.
 
-    Both want one of `api_keys`; the API in X-API-Key unless the profile says otherwise. Without keys they want none, and all see all.
+    Both want one of `api_keys`; the API in X-API-Key unless the profile says otherwise. Without keys they want none, and all see all
+    but web pages of others.
     Raises `BadKeys` for keys that cannot be.
     """
     keyring = Keyring(backend.store, api_keys) if api_keys else None
     api = Api(ROUTES, backend)
     if evolve(profile, hold=TINKEX.hold) == TINKEX:
-        return _beside(_checked(api, backend, keyring), make_site(backend, profile, keyring and keyring.owner))
+        whole = _beside(_checked(api, backend, keyring), make_site(backend, profile, keyring and keyring.owner))
+        return whole if keyring else NoStrangers(whole)
     if len(api_keys) > 1:
         raise BadKeys("a server that imitates another one takes one API key")
     edge = Edge(_checked(api, backend, None), ROUTES, backend, profile, next(iter(api_keys), None))
-    return _beside(edge, make_site(backend, profile, _nobody_s(keyring) if keyring else None))
+    whole = _beside(edge, make_site(backend, profile, _nobody_s(keyring) if keyring else None))
+    return whole if keyring else NoStrangers(whole)
 
 
 def _beside(api: ASGIApp, site: ASGIApp) -> ASGIApp:

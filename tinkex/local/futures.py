@@ -19,7 +19,7 @@ from tinkex.local.errors import Refused, not_found
 from tinkex.local.ids import Ids
 from tinkex.local.lanes import Job, Lanes
 from tinkex.local.progress import Loss
-from tinkex.local.store import Category, EndedFuture, Ending, FutureRow, Store
+from tinkex.local.store import Category, EndedFuture, Ending, FutureRow, Store, Unwritable
 
 logger = logging.getLogger("tinkex.local")
 
@@ -287,7 +287,8 @@ class Futures:
 
     def _end(self, request_id: str, ending: Ending) -> None:
         waiting = self._waiting.pop(request_id)
-        self._store.futures.end(request_id, ending, waiting.started_at, time.time())
+        with suppress(Unwritable):  # which the store has logged, and `_outcome` tells those who wait
+            self._store.futures.end(request_id, ending, waiting.started_at, time.time())
         waiting.over.set()
         if log := self._logs.get(waiting.ticket.scope):
             log.add(EndedFuture(request_id, waiting.ticket.seq_id, ending.state, len(ending.result or b"")))
@@ -301,7 +302,9 @@ class Futures:
             return Outcome(200, orjson.dumps({"error": row.error, "category": row.category, **told}))
         if row.state == "expired":
             raise Refused(410, f"the result of request {row.request_id!r} was kept for a time, and then dropped")
-        waiting = self._waiting[row.request_id]
+        waiting = self._waiting.get(row.request_id)
+        if waiting is None:
+            raise Refused(507, f"request {row.request_id!r} has ended, but what came of it could not be written to the data folder")
         body = {"type": "try_again", "request_id": row.request_id, "queue_state": "active"}
         if gap := self._gap(waiting):
             body["queue_state_reason"] = gap

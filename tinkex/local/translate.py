@@ -38,6 +38,9 @@ Location = tuple[str | int, ...]
 _MOST_CELLS = 1 << 26
 """Of a sparse tensor, which is small however many it has."""
 
+_COLDEST = 1e-30
+"""The temperature from which on down samples are greedy: engines divide by it in floats of 32 bits, in which less is soon 0."""
+
 _KINDS = {"int64": (np.int64, "iu", "integers"), "float32": (np.float32, "iuf", "numbers")}
 
 
@@ -213,7 +216,7 @@ def sample_spec(request: api.SampleRequest) -> SampleSpec:
         prompt=prompt,
         num_samples=request.num_samples,
         max_tokens=params.max_tokens if isinstance(params.max_tokens, int) else None,
-        temperature=params.temperature,
+        temperature=params.temperature if params.temperature > _COLDEST else 0.0,
         top_k=params.top_k,
         top_p=params.top_p,
         seed=params.seed if isinstance(params.seed, int) else None,

@@ -31,6 +31,8 @@ def save_adapter(adapter: Adapter, folder: Path, optimizer_state: Mapping[str, T
 
 
 def read_adapter(folder: Path) -> Adapter:
+    """Raises `InvalidRequest` when it is not there."""
+    _check_there(folder)
     config = json.loads((folder / _CONFIG_FILE).read_text())
     weights = load_file(folder / _WEIGHTS_FILE)
     names = sorted({name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in weights})
@@ -44,13 +46,17 @@ def read_training_state(folder: Path, *, optimizer: bool) -> tuple[dict[str, Ten
 
     Raises `InvalidRequest` when they are no longer there, or the optimizer's state was not saved.
     """
-    if not (folder / _WEIGHTS_FILE).is_file():
-        raise InvalidRequest("the saved weights were deleted")
+    _check_there(folder)
     if not optimizer:
         return load_file(folder / _WEIGHTS_FILE), {}
     if not (folder / _OPTIMIZER_FILE).is_file():
         raise InvalidRequest("the weights were saved without the optimizer's state; load them without it")
     return load_file(folder / _WEIGHTS_FILE), load_file(folder / _OPTIMIZER_FILE)
+
+
+def _check_there(folder: Path) -> None:
+    if not (folder / _WEIGHTS_FILE).is_file():
+        raise InvalidRequest("the saved weights were deleted, or saved by another engine")
 
 
 def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -198,7 +198,7 @@ def _read(folder: Path) -> _Weights:
     try:
         return _Weights(**orjson.loads((folder / _FILE).read_bytes()))
     except FileNotFoundError as error:
-        raise InvalidRequest("the saved weights were deleted") from error
+        raise InvalidRequest("the saved weights were deleted, or saved by another engine") from error
 
 
 def _digest(*parts: str | bytes) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tinkex.local.store.audit import AuditLog
 from tinkex.local.store.checkpoints import Checkpoints
 from tinkex.local.store.custom_losses import CustomLosses
-from tinkex.local.store.database import Database, StoreError
+from tinkex.local.store.database import Database, StoreError, Unwritable
 from tinkex.local.store.futures import StoredFutures
 from tinkex.local.store.keys import Keys
 from tinkex.local.store.models import Models
@@ -70,6 +70,7 @@ __all__ = [
     "StoreError",
     "StoredSpan",
     "TimedFuture",
+    "Unwritable",
     "UsageKind",
     "UsageRow",
 ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
+
+from tinkex.local.errors import Refused
 
 logger = logging.getLogger("tinkex.local")
 
@@ -91,6 +93,17 @@ class StoreError(RuntimeError):
     """The database cannot be used; the text says why."""
 
 
+class Unwritable(Refused, StoreError):
+    """The disk is full, or fails. Requests are answered so until there is room; for good, once something that others were told of is lost."""
+
+    def __init__(self, error: sqlite3.Error, *, lost: bool = False) -> None:
+        more = ", and restart the server: what it did last is lost, and what was saved is not" if lost else ""
+        super().__init__(507, f"the data folder cannot be written ({error}); make room on its disk{more}")
+
+    def __str__(self) -> str:
+        return str(self.detail)
+
+
 class Database:
     """An open file. Every statement is a transaction of its own, but within `transaction`, and those of `run_soon`.
 
@@ -102,6 +115,7 @@ class Database:
         # made on the thread that starts the server, then used by the event loop's alone
         self._connection = sqlite3.connect(file, _PATIENCE, check_same_thread=False, isolation_level=None)
         self._awaiting: list[asyncio.Future[None]] | None = None  # those who wait for the open group to be kept; None: none is open
+        self._lost: sqlite3.Error | None = None  # why what is on the disk is no longer what others were told
         try:
             self._prepare(file)
         except BaseException:
@@ -139,22 +153,22 @@ class Database:
         self._connection.execute("BEGIN")
         try:
             yield
+            self._execute("COMMIT", ())
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            self._connection.rollback()
             raise
-        self._connection.execute("COMMIT")
 
     def run(self, sql: str, *values: Any) -> int:
         """How many rows it changed."""
         self._keep()
-        return self._connection.execute(sql, values).rowcount
+        return self._execute(sql, values).rowcount
 
     def run_durably(self, sql: str, *values: Any) -> None:
         """When this returns the change is on the disk, where others follow within moments."""
         self._keep()
         self._connection.execute("PRAGMA synchronous = FULL").close()
         try:
-            self._connection.execute(sql, values)
+            self._execute(sql, values)
         finally:
             self._connection.execute("PRAGMA synchronous = NORMAL").close()
 
@@ -165,14 +179,16 @@ class Database:
         """
         if self._awaiting is None:
             self._open_group()
-        self._connection.execute(sql, values)
+        self._execute(sql, values)
 
     async def kept(self) -> None:
-        """Returns when all that was written so far is on the disk. Raises `sqlite3.Error` when it cannot be."""
+        """Returns when all that was written so far is on the disk. Raises `Unwritable` when it is not."""
         if self._awaiting is not None:
             kept = asyncio.get_running_loop().create_future()
             self._awaiting.append(kept)
             await kept
+        if self._lost:
+            raise Unwritable(self._lost, lost=True)
 
     def _open_group(self) -> None:
         self._connection.execute("BEGIN")
@@ -184,17 +200,29 @@ class Database:
         if self._awaiting is None:
             return
         awaiting, self._awaiting = self._awaiting, None
-        failure: sqlite3.Error | None = None
         try:
-            self._connection.execute("COMMIT")
+            if self._connection.in_transaction or not self._lost:  # else it is known to be undone
+                self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            logger.exception("what was written is lost")
             self._connection.rollback()
-            failure = error
+            self._lose(error)
         for kept in awaiting:
-            if kept.done():  # its request was given up
-                continue
-            kept.set_exception(failure) if failure else kept.set_result(None)
+            if not kept.done():  # its request was given up
+                kept.set_result(None)
+
+    def _execute(self, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
+        """Of a statement that writes."""
+        try:
+            return self._connection.execute(sql, values)
+        except sqlite3.OperationalError as error:
+            if self._awaiting is not None and not self._connection.in_transaction:  # SQLite has undone the group with it
+                self._lose(error)
+            raise Unwritable(error, lost=self._lost is not None) from error
+
+    def _lose(self, error: sqlite3.Error) -> None:
+        if self._lost is None:
+            logger.error("%s", Unwritable(error, lost=True))
+        self._lost = error
 
     def all(self, make: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> list[T]:
         return [make(row) for row in self._connection.execute(sql, values)]
