@@ -22,8 +22,8 @@ from tinkex_api import models
 from tinkex.local.errors import Refused, malformed
 
 T = TypeVar("T")
-Location = tuple[str | int, ...]
-_Reader: TypeAlias = Callable[[Any, Location], Any]
+_Reader: TypeAlias = Callable[[Any], Any]
+"""Gives what a value of a body is of the generated type. Raises `_Fault`."""
 
 _WORDS: dict[object, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 _INT64 = range(-(2**63), 2**63)
@@ -59,72 +59,101 @@ def _digest(value: bytes | NDArray[Any]) -> str:
     return hashlib.blake2b(value if isinstance(value, bytes) else value.tobytes(), digest_size=16).hexdigest()
 
 
+class _Fault(Exception):
+    """What is wrong with a value. Those who were reading what is around it add where it is, from within."""
+
+    def __init__(self, message: str, key: str | int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.location: list[str | int] = [] if key is None else [key]
+
+
 def read(kind: type[T], fields: Mapping[str, Any]) -> T:
     """Raises `Refused` (422), which names the field, when `fields` are not of this generated type."""
-    return _read_class(kind, fields, ())
+    try:
+        return _read_class(kind, fields)
+    except _Fault as fault:
+        raise malformed(*reversed(fault.location), message=fault.message) from None
 
 
 @cache
 def _reader(hint: Any) -> _Reader:
     """What reads a value of an annotation. It is found once, since looking into annotations takes longer than reading."""
     if hint is Any:
-        return lambda value, at: value
+        return lambda value: value
     if get_origin(hint) in (Union, types.UnionType):
         return _union_reader(get_args(hint))
     if get_origin(hint) is list:
         return _list_reader(get_args(hint)[0])
-    return partial(_read_class if attrs.has(hint) else _read_plain, hint)
+    return partial(_read_class, hint) if attrs.has(hint) else _plain_reader(hint)
 
 
 def _union_reader(members: tuple[Any, ...]) -> _Reader:
     """The contract's unions are of one kind of value with null or absence."""
     read = _reader(next(hint for hint in members if hint is not type(None)))
-    return (lambda value, at: None if value is None else read(value, at)) if type(None) in members else read
+    return (lambda value: None if value is None else read(value)) if type(None) in members else read
 
 
 def _list_reader(item: Any) -> _Reader:
     plain, read = item in (int, float), _reader(item)
 
-    def read_list(value: Any, at: Location) -> list[Any]:
+    def read_list(value: Any) -> list[Any]:
         if plain and isinstance(value, np.ndarray):
             return cast("list[Any]", value)  # in place of a long one
         if not isinstance(value, list):
-            raise malformed(*at, message="must be a list")
+            raise _Fault("must be a list")
         items = cast("list[Any]", value)
-        if plain:
-            return items  # long ones, which are checked whole when they become arrays
-        return [read(entry, (*at, index)) for index, entry in enumerate(items)]
+        return items if plain else _read_items(read, items)  # long ones are checked whole when they become arrays
 
     return read_list
 
 
-def _read_class(kind: type[T], value: Any, at: Location) -> T:
+def _read_items(read: _Reader, items: list[Any]) -> list[Any]:
+    values: list[Any] = []
+    for index, item in enumerate(items):
+        try:
+            values.append(read(item))
+        except _Fault as fault:
+            fault.location.append(index)
+            raise
+    return values
+
+
+def _plain_reader(hint: Any) -> _Reader:
+    taken = (int, float) if hint is float else (hint,)
+
+    def read_plain(value: Any) -> Any:
+        if type(value) not in taken:
+            raise _Fault(f"must be {_WORDS[hint]}")
+        if hint is int and value not in _INT64:
+            raise _Fault("must fit in 64 bits")
+        return value
+
+    return read_plain
+
+
+def _read_class(kind: type[T], value: Any) -> T:
     if not isinstance(value, dict):
-        raise malformed(*at, message="must be an object")
+        raise _Fault("must be an object")
     fields = _fields(kind)
     known: dict[str, Any] = dict.fromkeys(fields.nullable)
     extra: dict[str, Any] = {}
     for key, entry in cast("dict[str, Any]", value).items():
-        if (field := fields.by_key.get(key)) is None:
-            extra[key] = fields.read_extra(entry, (*at, key))
-        elif entry is not None:
-            known[field.name] = field.read(entry, (*at, key))
+        try:
+            if (field := fields.by_key.get(key)) is None:
+                extra[key] = fields.read_extra(entry)
+            elif entry is not None:
+                known[field.name] = field.read(entry)
+        except _Fault as fault:
+            fault.location.append(key)
+            raise
     for field in fields.required:
         if field.name not in known:
-            raise malformed(*at, field.key, message="is missing")
+            raise _Fault("is missing", field.key)
     instance = kind(**known)
     if extra:
         cast("Any", instance).additional_properties = extra
     return instance
-
-
-def _read_plain(hint: Any, value: Any, at: Location) -> Any:
-    fits = isinstance(value, (int, float)) if hint is float else isinstance(value, hint)
-    if not fits or (isinstance(value, bool) and hint is not bool):
-        raise malformed(*at, message=f"must be {_WORDS[hint]}")
-    if hint is int and value not in _INT64:
-        raise malformed(*at, message="must fit in 64 bits")
-    return value
 
 
 @cache
