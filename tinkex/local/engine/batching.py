@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tinkex.local.engine.adapters import Base
-from tinkex.local.engine.generation import Batch, Request, Sample
+from tinkex.local.engine.generation import Batch
+from tinkex.local.engine.reading import Reading
+from tinkex.local.engine.request import Request, Sample
 
 _CACHE_BYTES = 2 << 30
 _LOGITS_AT_ONCE = 1 << 28
@@ -23,14 +25,18 @@ class Limits:
 
     samples: int = 256
     cached_tokens: int = 1 << 18  # of all samples, each counted as long as the longest may become
-    tokens_read: int = 4096  # prompts in one pass, each counted as long as the longest
-    tokens_scored: int = 4096  # the same where logits of all positions are kept
+    tokens_read: int = 2048  # of prompts in one pass, each counted as long as the longest; a longer one is read in several
+    tokens_scored: int = 2048  # the same where logits of all positions are kept
 
     @classmethod
     def of(cls, base: Base) -> Limits:
         """What bounds memory for this model."""
         scored = _LOGITS_AT_ONCE // base.describe().vocab_size
         return cls(cached_tokens=_CACHE_BYTES // _bytes_a_token(base), tokens_scored=min(cls().tokens_read, scored))
+
+    def tokens_of(self, *, scored: bool) -> int:
+        """For one pass."""
+        return self.tokens_scored if scored else self.tokens_read
 
 
 def _bytes_a_token(base: Base) -> int:
@@ -49,20 +55,23 @@ class Size:
     longest: int  # tokens that one of the samples may come to, its prompt included
     prompt: int = 0
     scored: bool = False
+    reads: Hashable = field(factory=object)  # equal for prompts that are read once for all
 
 
 def admissible(waiting: Iterable[Size], running: Size, limits: Limits) -> int:
-    """How many of those that wait, from the first, are to be read now, in one pass.
+    """How many of those that wait, from the first, are to be read now, in one pass; or one prompt alone, in as many as it takes.
 
     None overtakes another, so that a large one has its turn, too.
     """
     samples, longest, prompt, scored, count = running.samples, running.longest, 0, False, 0
+    read: set[Hashable] = set()
     for size in waiting:
         samples, longest, prompt = samples + size.samples, max(longest, size.longest), max(prompt, size.prompt)
         scored = scored or size.scored
+        read.add(size.reads)
         too_much = samples > limits.samples or samples * longest > limits.cached_tokens
-        tokens_at_once = limits.tokens_scored if scored else limits.tokens_read
-        if (too_much and samples > size.samples) or (count and (count + 1) * prompt > tokens_at_once):
+        too_long = len(read) * prompt > limits.tokens_of(scored=scored)
+        if (too_much and samples > size.samples) or (too_long and len(read) > 1):
             break
         count += 1
     return count
@@ -77,6 +86,7 @@ class Batcher:
         self._waiting: deque[Request] = deque()
         self._news = threading.Condition()
         self._closed = False
+        self._reading: Reading | None = None  # between two of its passes
         self._batch: Batch | None = None  # only while there are samples in it, so that its memory is freed
         self._thread = threading.Thread(target=self._run, name=f"tinkex-sampling {base.name}", daemon=True)
         self._thread.start()
@@ -101,22 +111,25 @@ class Batcher:
             self._drop_ended()
             # those who arrive while a pass runs are read before the next step, so that a burst of requests goes on in step
             for _ in range(_PASSES_BEFORE_A_STEP):
-                if not (requests := self._take()):
+                if not self._read():
                     break
-                self._begin(requests)
             self._step()
-        for request in (*self._waiting, *(sample.request for sample in self._samples)):
+        for request in (*self._waiting, *self._being_read, *(sample.request for sample in self._samples)):
             request.future.cancel()
 
     def _wait(self) -> bool:
         """Returns when there is something to do; false once closed."""
         with self._news:
-            self._news.wait_for(lambda: self._closed or self._waiting or self._batch)
+            self._news.wait_for(lambda: self._closed or self._waiting or self._reading or self._batch)
             return not self._closed
 
     @property
     def _samples(self) -> Sequence[Sample]:
         return self._batch.samples if self._batch else ()
+
+    @property
+    def _being_read(self) -> Sequence[Request]:
+        return self._reading.requests if self._reading else ()
 
     def _take(self) -> list[Request]:
         """The requests whose turn has come."""
@@ -128,15 +141,30 @@ class Batcher:
             taken = [self._waiting.popleft() for _ in range(count)]
         return [request for request in taken if not request.future.cancelled()]
 
-    def _begin(self, requests: Sequence[Request]) -> None:
+    def _read(self) -> bool:
+        """One pass over prompts, if there are any; false when a step is to come before the next: a long prompt holds up nobody."""
+        requests = self._being_read or self._take()
+        if not requests:
+            return False
         try:
-            self._batch = self._batch or Batch(self._base)
-            self._batch.begin(requests)
+            batch = self._batch = self._batch or Batch(self._base)
+            reading, self._reading = self._reading or self._reading_of(requests), None
+            if not reading.advance():
+                self._reading = reading
+                return False
+            batch.begin(reading)
         except Exception as error:  # noqa: BLE001  handed on to those who asked; the samples under way go on
             for request in requests:
                 request.answer(error)
+        return True
+
+    def _reading_of(self, requests: Sequence[Request]) -> Reading:
+        scored = any(request.asks_about_prompt for request in requests)
+        return Reading(self._base, requests, self._limits.tokens_of(scored=scored))
 
     def _drop_ended(self) -> None:
+        if all(request.future.done() for request in self._being_read):
+            self._reading = None
         if self._batch:
             self._batch.drop_ended()
             self._batch = self._batch if self._batch.samples else None
@@ -155,4 +183,4 @@ class Batcher:
 
 def _size(request: Request) -> Size:
     prompt = len(request.spec.prompt)
-    return Size(request.spec.num_samples, prompt + request.room, prompt, request.asks_about_prompt)
+    return Size(request.spec.num_samples, prompt + request.room, prompt, request.asks_about_prompt, request.reads)

@@ -35,9 +35,9 @@ from tinkex.local.engine.base import (
 )
 from tinkex.local.engine.batching import Batcher
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
-from tinkex.local.engine.generation import Request
 from tinkex.local.engine.lora import Adapter
 from tinkex.local.engine.losses import NamedLoss, find_loss
+from tinkex.local.engine.request import Request
 from tinkex.local.engine.scoring import micro_batches, target_logprobs, tokens_at_once
 from tinkex.local.engine.stopping import StopRule
 
