@@ -11,14 +11,19 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen3MoeConfig,
     Qwen3NextConfig,
 )
 
-from tinkex.local.engine.base import InvalidRequest, SampleSpec
+from tinkex.local.engine.adapters import Base
+from tinkex.local.engine.base import InvalidRequest, LoraShape, SampleSpec
 from tinkex.local.engine.torch_engine import TorchEngine
 
 TINY = Path(__file__).parents[2] / "tinkex" / "tiny"
@@ -70,6 +75,32 @@ def test_greedy_samples_are_those_of_generate(kind: str, tmp_path: Path) -> None
         )
         assert future.result(60).sequences[0].tokens == expected[0, len(prompt) :].tolist()
     engine.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "trained"),
+    [
+        (Phi3Config(**SHAPE), {"qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head"}),
+        (GPTNeoXConfig(**SHAPE), {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "lm_head"}),
+    ],
+)
+def test_layers_of_other_names_are_trained_too(config: PreTrainedConfig, trained: set[str], tmp_path: Path) -> None:
+    saved(config, tmp_path)
+    base = Base.load(str(tmp_path), "cpu")
+    assert {name.rpartition(".")[2] for name in base.new_adapter(LoraShape(2)).layers} == trained
+    only = base.new_adapter(LoraShape(2, train_attn=False, train_mlp=False))
+    assert [name.rpartition(".")[2] for name in only.layers] == ["lm_head"]
+
+
+def test_what_would_be_trained_in_part_alone_is_refused(tmp_path: Path) -> None:
+    saved(MixtralConfig(**SHAPE, num_local_experts=2), tmp_path)
+    base = Base.load(str(tmp_path), "cpu")
+    with pytest.raises(InvalidRequest, match=r"train_mlp must be false for this model: none of its linear layers .* k_proj"):
+        base.new_adapter(LoraShape(2))
+    assert base.new_adapter(LoraShape(2, train_mlp=False)).layers
+    saved(Qwen3MoeConfig(**SHAPE, num_experts=2, moe_intermediate_size=8, mlp_only_layers=[0]), tmp_path)
+    with pytest.raises(InvalidRequest, match="train_mlp must be false for this model: it has experts"):
+        Base.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
 
 
 def test_a_model_that_keeps_other_things_than_keys_and_values_is_refused(tmp_path: Path) -> None:

@@ -133,12 +133,13 @@ def test_a_checkpoint_goes_after_its_time_to_live(api: Api, own: Server) -> None
     for number, (name, ttl) in enumerate({"short": 3600, "long": 7200, "for_ever": None}.items(), 1):
         api.result(api.ok("save_weights", model_id=model_id, seq_id=number, path=name, ttl_seconds=ttl))
     url = f"training_runs/{model_id}/checkpoints"
-    swept = time.time() + 3700
-    own.sweep(swept)
+    later = time.time() + 3700
+    own.sweep(later)
     assert [row["checkpoint_id"] for row in api.get(url).json()["checkpoints"]] == ["weights/for_ever", "weights/long"]
     assert folders(own) == {"for_ever", "long"}
     assert api.send("weights_info", tinker_path=f"tinker://{model_id}/weights/short").status_code == 404
-    audit = api.get("audit", event_type="checkpoints", day=datetime.fromtimestamp(swept, UTC).date().isoformat()).json()["entries"]
+    day = datetime.fromtimestamp(later, UTC).date().isoformat()  # tomorrow, late in the evening
+    audit = api.get("audit", event_type="checkpoints", day=day).json()["entries"]
     assert "checkpoint.expired" in {entry["event"] for entry in audit}
 
 

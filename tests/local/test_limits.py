@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import httpx
 import numpy as np
 import orjson
@@ -316,3 +318,9 @@ def test_no_log_has_a_key_or_a_prompt(caplog: pytest.LogCaptureFixture) -> None:
     assert key not in logged
     assert secret not in logged
     assert "41, 42" not in logged
+
+
+def test_the_docs_tell_all_bounds() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "embedded_server.md").read_text()
+    told = {name: float(value) for name, value in re.findall(r"^\| `(\w+)` \| (\d+) \|", text, re.MULTILINE)}
+    assert told == {field.name: field.default for field in attrs.fields(Limits)}

@@ -20,13 +20,11 @@ from tinkex.local.engine.adapter_folder import check_fit, read_adapter
 from tinkex.local.engine.base import BaseModel, InvalidRequest, LoraShape
 from tinkex.local.engine.fair_lock import FairLock
 from tinkex.local.engine.lora import Adapter, CurrentPlan, LayerWeights, LoraLinear, Plan, new_adapter, wrap_linears
+from tinkex.local.engine.targets import chosen
 
 logging.disable_progress_bar()
 
 _ALPHA = 32  # of all adapters, whatever their rank
-_ATTN = ("q_proj", "k_proj", "v_proj", "o_proj")
-_MLP = ("gate_proj", "up_proj", "down_proj")
-_UNEMBED = ("lm_head",)
 _SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tiny"}
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -100,13 +98,8 @@ class Base:
                 self._current.plan = ()
 
     def new_adapter(self, shape: LoraShape) -> Adapter:
-        """One to be trained, in float32."""
-        wanted = [*_ATTN * shape.train_attn, *_MLP * shape.train_mlp, *_UNEMBED * shape.train_unembed]
-        layers = {name: linear for name, linear in self.linears.items() if name.rpartition(".")[2] in wanted}
-        if not layers:
-            known = sorted({name.rpartition(".")[2] for name in self.linears})
-            raise InvalidRequest(f"none of the layers {wanted} is in the model, which has {known}")
-        return new_adapter(layers, shape.rank, _ALPHA, shape.seed)
+        """One to be trained, in float32. Raises `InvalidRequest` for a shape that the model cannot be trained in."""
+        return new_adapter(chosen(self.model, self.linears, shape), shape.rank, _ALPHA, shape.seed)
 
     def load_adapter(self, folder: Path, *, like: Adapter | None = None) -> Adapter:
         """A saved one to sample with, in the model's own precision. Raises `InvalidRequest` when it is not of the shape of `like`."""
