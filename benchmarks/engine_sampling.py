@@ -1,6 +1,6 @@
 """Compares sampling by the embedded server with transformers' `generate`: `python -m benchmarks engine_sampling`.
 
-All of it on one random Qwen3 of 0.36M parameters: `generate` on one batch, the engine alone with as many concurrent requests, under
+All of it on one small random model: `generate` on one batch, the engine alone with as many concurrent requests, under
 one adapter and under several, and tinkex through HTTP, to a server in a process of its own. Figures are tokens a second, medians of
 interleaved rounds; take a ratio from one run, and no figure alone.
 """
@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 import tinkex
 from benchmarks.serving import serving
-from scripts.official_sdk import ROOT
+from benchmarks.small_model import make_model
 from tinkex.local.engine.base import LoraShape, SampleSpec
 from tinkex.local.engine.torch_engine import TorchEngine
 
@@ -30,28 +29,6 @@ _PROMPT, _SAMPLED = 32, 32  # tokens
 _REQUESTS = (1, 64)
 _ROUNDS = 7
 _ADAPTERS = 4
-
-
-def make_model(folder: Path) -> Any:
-    """A random Qwen3 of 0.36M parameters, which is also written to `folder`."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=512,
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=24,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    model = Qwen3ForCausalLM(config).eval()
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(ROOT / "tinkex" / "tiny").save_pretrained(folder)
-    return model
 
 
 def prompts(count: int) -> list[list[int]]:

@@ -1,7 +1,8 @@
 """A training step of the embedded server, asked for by tinkex over HTTP, beside the same step by torch and peft in one process.
 
-`python -m benchmarks training_step` prints the medians and their ratio. Both are measured in turns, so that what else the machine does moves
-both alike. The model is a random Qwen3 of 0.36 million parameters, made anew; the server runs in a process of its own.
+`python -m benchmarks training_step` prints medians: of both, and of their ratio. Both are measured in turns, so that what else the machine
+does moves both alike; the server runs in a process of its own. Where other programs want the cores, set OMP_WAIT_POLICY=PASSIVE: threads
+that spin while they wait for each other else make this process many times slower, and the ratio too good.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from attrs import frozen
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from benchmarks.serving import serving
+from benchmarks.small_model import make_model
 from tinkex import AdamParams, Datum, ModelInput, ServiceClient
 
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks transformers for it
@@ -35,26 +37,17 @@ _ROUNDS = 15
 _WARM_UP = 3
 _LEARNING_RATE = 1e-4
 _LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]  # all that the server trains
-_TOKENIZER = Path(__file__).resolve().parents[1] / "tinkex" / "tiny"
 
 
 @frozen
 class Row:
-    """Medians, in seconds."""
+    """Medians; times in seconds."""
 
     datums: int
     tokens: int
     served: float
     plain: float
-
-
-def make_model(folder: Path) -> None:
-    """A random one, with the tokenizer of tinkex/tiny."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "head_dim": 32}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 272, "max_position_embeddings": 512}
-    Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, tie_word_embeddings=False)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(_TOKENIZER).save_pretrained(folder)
+    ratio: float
 
 
 def plain_step(model: Path, tokens: np.ndarray[Any, Any]) -> Callable[[], None]:
@@ -88,15 +81,15 @@ def served_step(trainer: Any, tokens: np.ndarray[Any, Any]) -> Callable[[], None
     return step
 
 
-def medians(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for count in range(_WARM_UP + _ROUNDS):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            if count >= _WARM_UP:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+def in_turns(served: Callable[[], None], plain: Callable[[], None]) -> Sequence[tuple[float, float]]:
+    """The seconds that each took, round for round."""
+    return [(seconds(served), seconds(plain)) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
+
+
+def seconds(step: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
 
 
 def rows() -> Iterator[Row]:
@@ -107,8 +100,9 @@ def rows() -> Iterator[Row]:
             trainer = service.create_lora_training_client(str(model), rank=_RANK)
             for datums, length in _SHAPES:
                 tokens = np.random.default_rng(0).integers(0, 256, (datums, length + 1))
-                found = medians({"served": served_step(trainer, tokens), "plain": plain_step(model, tokens)})
-                yield Row(datums, length, found["served"], found["plain"])
+                rounds = in_turns(served_step(trainer, tokens), plain_step(model, tokens))
+                served, plain = (statistics.median(times) for times in zip(*rounds, strict=True))
+                yield Row(datums, length, served, plain, statistics.median(ours / theirs for ours, theirs in rounds))
 
 
 def main() -> None:
@@ -118,7 +112,7 @@ def main() -> None:
             f"{row.datums} x {row.tokens} tokens",
             f"{1000 * row.served:.1f}",
             f"{1000 * row.plain:.1f}",
-            f"{row.served / row.plain:.2f}",
+            f"{row.ratio:.2f}",
         )
     Console().print(table)
 

@@ -83,14 +83,26 @@ class LoraLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         plan = self._current.plan
-        if isinstance(plan, Adapter) and (weights := plan.layers.get(self._name)):
-            return _Adapted.apply(input, self.weight, self.bias, *weights, plan.scaling)
+        if isinstance(plan, Adapter):
+            return self._with(plan, input)
         output = functional.linear(input, self.weight, self.bias)
-        for rows, adapter in () if isinstance(plan, Adapter) else plan:
+        for rows, adapter in plan:
             if weights := adapter.layers.get(self._name):
-                low = functional.linear(input.index_select(0, rows).to(weights.a.dtype), weights.a)
-                output.index_add_(0, rows, functional.linear(low, weights.b).to(output.dtype), alpha=adapter.scaling)
+                output.index_add_(0, rows, _added(input.index_select(0, rows), weights).to(output.dtype), alpha=adapter.scaling)
         return output
+
+    def _with(self, adapter: Adapter, input: Tensor) -> Tensor:
+        weights = adapter.layers.get(self._name)
+        if weights and torch.is_grad_enabled():
+            return _Adapted.apply(input, self.weight, self.bias, *weights, adapter.scaling)
+        output = functional.linear(input, self.weight, self.bias)
+        if weights:  # the same, for much less where there are few rows: nothing is kept for a way back
+            output.add_(_added(input, weights).to(output.dtype), alpha=adapter.scaling)
+        return output
+
+
+def _added(input: Tensor, weights: LayerWeights) -> Tensor:
+    return functional.linear(functional.linear(input.to(weights.a.dtype), weights.a), weights.b)
 
 
 class _Adapted(torch.autograd.Function):

@@ -1,0 +1,147 @@
+"""How prompts are read, in how many passes and beside which others, shows in no answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tinkex.local.engine.adapters import Base
+from tinkex.local.engine.base import LoraShape, SampleSpec
+from tinkex.local.engine.batching import Limits
+from tinkex.local.engine.lora import Adapter, LayerWeights
+from tinkex.local.engine.prompt import Answers
+from tinkex.local.engine.reading import Reading
+from tinkex.local.engine.request import Request
+from tinkex.local.engine.stopping import StopRule
+from tinkex.local.engine.torch_engine import TorchEngine
+
+TEXT = list(b"forty two is 42, and one hundred is 100\n")
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return Base.load("tinkex/tiny", "cpu")
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Base) -> Adapter:
+    new = base.new_adapter(LoraShape(rank=4, seed=1))
+    random = torch.Generator().manual_seed(1)
+    return Adapter(
+        4,
+        32,
+        {name: LayerWeights(a.detach(), torch.randn(b.shape, generator=random) * 0.05) for name, (a, b) in new.layers.items()},
+    )
+
+
+def request(adapter: Adapter | None, prompt: Sequence[int], **spec: Any) -> Request:
+    whole = SampleSpec(prompt, max_tokens=1, **spec)
+    return Request(adapter, whole, 1, StopRule(whole, frozenset(), lambda tokens: ""))
+
+
+def read(base: Base, requests: Sequence[Request], tokens: int) -> tuple[Reading, int]:
+    """After the last pass, and how many there were."""
+    reading, passes = Reading(base, requests, tokens), 1
+    while not reading.advance():
+        passes += 1
+    return reading, passes
+
+
+def assert_same(ours: Answers, theirs: Answers) -> None:
+    """As far as floats allow."""
+    assert [part is None for part in ours] == [part is None for part in theirs]
+    for one, other in ((ours.logprobs, theirs.logprobs), (ours.targets, theirs.targets)):
+        if one is not None:
+            np.testing.assert_allclose(np.array(one, float), np.array(other, float), atol=1e-4)
+    for one, other in zip(ours.topk or [], theirs.topk or [], strict=True):
+        assert [token for token, _ in one or ()] == [token for token, _ in other or ()]
+    for one, other in zip(ours.alternatives or (), theirs.alternatives or (), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+ASKED: list[dict[str, Any]] = [
+    {},
+    {"prompt_logprobs": True},
+    {"prompt_logprobs": True, "topk_prompt_logprobs": 3, "prompt_logprobs_last_n": 1},
+    {"prompt_logprobs": True, "topk_prompt_logprobs": 2, "prompt_logprobs_last_n": 9},
+    {"prompt_alt_tokens_k": 3, "seed": 5, "temperature": 1.3},
+    {"prompt_alt_tokens_k": 1, "temperature": 0.0},
+    {"target_prompt_tokens": np.arange(2 * len(TEXT) - 2).reshape(-1, 2) % 256 - 1},
+]
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("tokens", [1, 7, len(TEXT) - 1, len(TEXT)])
+def test_a_prompt_read_in_several_passes_is_as_one_read_at_once(
+    base: Base, adapter: Adapter, tokens: int, asked: dict[str, Any]
+) -> None:
+    whole, parts = request(adapter, TEXT, **asked), request(adapter, TEXT, **asked)
+    at_once, _ = read(base, [whole], 1000)
+    in_parts, passes = read(base, [parts], tokens)
+    assert passes == -(-len(TEXT) // tokens)
+    torch.testing.assert_close(in_parts.logits, at_once.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(in_parts.cache.layers[-1].values, at_once.cache.layers[-1].values, atol=1e-4, rtol=1e-4)
+    assert_same(parts.answers, whole.answers)
+
+
+def test_equal_prompts_under_one_adapter_are_read_once_and_each_gets_its_own_answers(base: Base, adapter: Adapter) -> None:
+    specs: list[tuple[Adapter | None, list[int], dict[str, Any]]] = [
+        (adapter, TEXT, {"prompt_logprobs": True}),
+        (None, TEXT, {}),
+        (adapter, TEXT[:9], {"prompt_logprobs": True}),
+        (adapter, TEXT, {"topk_prompt_logprobs": 2}),
+        (None, TEXT, {"prompt_alt_tokens_k": 2, "seed": 3}),
+    ]
+    together = [request(adapter, prompt, **asked) for adapter, prompt, asked in specs]
+    reading, passes = read(base, together, 1000)
+    assert (reading.rows, len(reading.logits), passes) == ([0, 1, 2, 0, 1], 3, 1)
+    for row, ours, (adapter_, prompt, asked) in zip(reading.rows, together, specs, strict=True):
+        theirs = request(adapter_, prompt, **asked)
+        alone, _ = read(base, [theirs], 1000)
+        torch.testing.assert_close(reading.logits[row], alone.logits[0], atol=1e-4, rtol=1e-4)
+        assert_same(ours.answers, theirs.answers)
+
+
+def test_samples_under_way_get_their_tokens_while_a_long_prompt_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Limits, "of", classmethod(lambda cls, base: Limits(tokens_read=32)))
+    engine = TorchEngine(["tinkex/tiny"], "cpu")
+    engine.load_sampler("base", "tinkex/tiny", None)
+    heard, begun = list[int](), threading.Event()
+
+    def listen(token: int, logprob: float) -> None:
+        heard.append(token)
+        begun.set()
+
+    under_way = engine.sample("base", SampleSpec(TEXT, max_tokens=900, stop_tokens=[]), listen)
+    assert begun.wait(60)
+    before = len(heard)
+    engine.sample("base", SampleSpec(TEXT * 16, max_tokens=1)).result(60)
+    assert len(heard) - before >= len(TEXT) * 16 // 32 - 1, "one step at least between two passes"
+    under_way.cancel()
+    engine.close()
+
+
+def test_a_long_prompt_that_nobody_waits_for_any_more_is_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Limits, "of", classmethod(lambda cls, base: Limits(tokens_read=8)))
+    engine = TorchEngine(["tinkex/tiny"], "cpu")
+    engine.load_sampler("base", "tinkex/tiny", None)
+    passes, begun = list[int](), threading.Event()
+    advance = Reading.advance
+
+    def counted(reading: Reading) -> bool:
+        passes.append(len(reading.requests[0].spec.prompt))
+        begun.set()
+        return advance(reading)
+
+    monkeypatch.setattr(Reading, "advance", counted)
+    long = engine.sample("base", SampleSpec(TEXT * 20, max_tokens=1))
+    assert begun.wait(60)
+    assert long.cancel()
+    engine.sample("base", SampleSpec(TEXT[:5], max_tokens=1)).result(60)
+    assert passes.count(len(TEXT) * 20) < len(TEXT) * 20 / 8
+    engine.close()
