@@ -29,7 +29,7 @@ class Limits:
     @classmethod
     def of(cls, base: Base) -> Limits:
         """What bounds memory for this model."""
-        scored = _LOGITS_AT_ONCE // base.describe().vocab_size
+        scored = _LOGITS_AT_ONCE // base.description.vocab_size
         return cls(cached_tokens=_CACHE_BYTES // _bytes_a_token(base), tokens_scored=min(cls().tokens_read, scored))
 
 
@@ -78,7 +78,7 @@ class Batcher:
         self._news = threading.Condition()
         self._closed = False
         self._batch: Batch | None = None  # only while there are samples in it, so that its memory is freed
-        self._thread = threading.Thread(target=self._run, name=f"tinkex-sampling {base.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"tinkex-sampling {base.description.name}", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request) -> None:

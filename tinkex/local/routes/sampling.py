@@ -22,8 +22,8 @@ from tinkex_api.models import (
 from tinkex.local import paths
 from tinkex.local.access import Access
 from tinkex.local.backend import Backend
-from tinkex.local.engine.base import OnToken, SampleResult, SampleSpec
-from tinkex.local.errors import bad_request, malformed
+from tinkex.local.engine.base import EngineDied, OnToken, SampleResult, SampleSpec
+from tinkex.local.errors import Refused, bad_request, malformed
 from tinkex.local.events import EventStream
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, get, post
@@ -117,7 +117,10 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
         if getattr(call.body, name):
             raise bad_request(f"a stream gives no {name}")
 
-    await backend.samplers.load(sampler)
+    try:
+        await backend.samplers.load(sampler)
+    except EngineDied as error:
+        raise Refused(503, str(error)) from error
     loop = asyncio.get_running_loop()
 
     def begin(on_token: OnToken) -> Future[SampleResult]:

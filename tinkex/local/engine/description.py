@@ -1,0 +1,74 @@
+"""`describe`: what a base model is, by the small files beside its weights: known at once, with no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tinkex.local.engine.base import BaseModel, InvalidRequest
+
+SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tiny"}
+"""The folders of the models inside this package, by name."""
+
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""What transformers' configurations call the context length."""
+
+
+def describe(name: str) -> BaseModel:
+    """The model of a shipped name, a transformers folder or a hub id. Its weights are not looked at.
+
+    Raises `InvalidRequest` when there is none, or its config.json does not say what is needed.
+    """
+    try:
+        config = json.loads(_find(name, "config.json").read_bytes())
+    except (OSError, ValueError) as error:  # a ValueError: it is no JSON, or the name is none that the hub could know
+        raise InvalidRequest(f"cannot find the model {name!r}: {error}") from error
+    of_text = {**config, **config.get("text_config", {})}  # of a model for images, too
+    return BaseModel(
+        name=name,
+        max_context_length=_field(name, of_text, *_CONTEXT),
+        vocab_size=_field(name, of_text, "vocab_size"),
+        arch=_field(name, config, "architectures")[0],
+        tokenizer_id=name,
+        tokenizer_json=_tokenizer_json(name),
+    )
+
+
+def _field(name: str, config: Mapping[str, Any], *keys: str) -> Any:
+    """The first of these that there is."""
+    for key in keys:
+        if config.get(key):
+            return config[key]
+    raise InvalidRequest(f"the config.json of the model {name!r} has no {' or '.join(keys)}")
+
+
+def _tokenizer_json(name: str) -> str | None:
+    """Some old models have but the files that transformers would make one of."""
+    try:
+        return _find(name, "tokenizer.json").read_text("utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def _find(name: str, file: str) -> Path:
+    """Where a model's file is on this disk. Raises `FileNotFoundError` when it has none, or another `OSError` or `ValueError`."""
+    folder = SHIPPED.get(name, Path(name))
+    if folder.is_dir():
+        return folder / file
+    if folder.is_absolute() or name.startswith("."):
+        raise FileNotFoundError(f"there is no folder {folder}")
+    return _fetch(name, file)
+
+
+def _fetch(repository: str, file: str) -> Path:
+    """From the hub, or from what was fetched of it before."""
+    # here, since it takes a second to import
+    from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, file))
+    except EntryNotFoundError as error:
+        raise FileNotFoundError(str(error)) from error
