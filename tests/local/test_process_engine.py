@@ -160,7 +160,7 @@ def test_one_that_cannot_start_says_why_to_all_who_ask_and_is_not_started_again(
 
 def test_what_the_engine_did_wrong_when_it_was_made_is_kept_with_its_trace() -> None:
     engine = ProcessEngine(breaks_when_made, BASES)
-    with pytest.raises(EngineDied, match="^the engine could not start: ZeroDivisionError: the fake broke$") as caught:
+    with pytest.raises(EngineDied, match=r"^the engine could not start: ZeroDivisionError: the fake broke$") as caught:
         engine.ready.result(10)
     assert caught.value.__cause__
     assert "mortal_engine.py" in caught.value.__cause__.__notes__[0]
