@@ -10,12 +10,13 @@ import huggingface_hub.constants
 import pytest
 from attrs import evolve
 
+from tests.hub import hub_here
 from tinkex.local.engine.base import BaseModel, InvalidRequest
 from tinkex.local.engine.description import describe
 
 TINY = Path(__file__).parents[2] / "tinkex" / "tiny"
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 128, "vocab_size": 257}
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+COMMIT = "b" * 40  # the one that the hub of the tests says it has
 
 
 def write(folder: Path, config: Any = CONFIG, **files: str) -> Path:
@@ -62,6 +63,29 @@ def test_one_that_does_not_say_enough_is_refused(config: Any, words: str, tmp_pa
 def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"cannot find the model .*config\.json"):
         describe(str(tmp_path))
+
+
+def test_one_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hub_here() as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        for name, files in {
+            "org/model": ["config.json", "tokenizer.json", "model.safetensors"],
+            "org/bare": ["config.json"],
+        }.items():
+            listed = [{"type": "file", "path": file, "size": 2, "oid": "0"} for file in files]
+            hub.files[f"/api/models/{name}/revision/main"] = json.dumps({"id": name, "sha": COMMIT}).encode()
+            hub.files[f"/api/models/{name}/tree/{COMMIT}"] = json.dumps(listed).encode()
+            hub.files[f"/{name}/resolve/{COMMIT}/config.json"] = json.dumps(CONFIG).encode()
+        hub.files[f"/org/model/resolve/{COMMIT}/tokenizer.json"] = b"{}"
+        assert describe("org/model") == BaseModel("org/model", 128, 257, "LlamaForCausalLM", "org/model", "{}")
+        assert describe("org/bare").tokenizer_json is None
+        with pytest.raises(InvalidRequest, match="cannot find the model 'org/other'"):
+            describe("org/other")
+    assert describe("org/model").arch == "LlamaForCausalLM", "the hub is gone, and it is known all the same"
 
 
 def test_one_of_the_hub_is_known_by_what_was_fetched_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from tinkex.local.engine.base import BaseModel, InvalidRequest
 SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tiny"}
 """The folders of the models inside this package, by name."""
 
+_CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """What transformers' configurations call the context length."""
 
@@ -22,17 +23,19 @@ def describe(name: str) -> BaseModel:
     Raises `InvalidRequest` when there is none, or its config.json does not say what is needed.
     """
     try:
-        config = json.loads(_find(name, "config.json").read_bytes())
+        folder = _folder(name)
+        config = json.loads((folder / _CONFIG).read_bytes())
     except (OSError, ValueError) as error:  # a ValueError: it is no JSON, or the name is none that the hub could know
         raise InvalidRequest(f"cannot find the model {name!r}: {error}") from error
     of_text = {**config, **config.get("text_config", {})}  # of a model for images, too
+    tokenizer = folder / _TOKENIZER  # some old models have but the files that transformers makes one of
     return BaseModel(
         name=name,
         max_context_length=_field(name, of_text, *_CONTEXT),
         vocab_size=_field(name, of_text, "vocab_size"),
         arch=_field(name, config, "architectures")[0],
         tokenizer_id=name,
-        tokenizer_json=_tokenizer_json(name),
+        tokenizer_json=tokenizer.read_text("utf-8") if tokenizer.is_file() else None,
     )
 
 
@@ -41,34 +44,17 @@ def _field(name: str, config: Mapping[str, Any], *keys: str) -> Any:
     for key in keys:
         if config.get(key):
             return config[key]
-    raise InvalidRequest(f"the config.json of the model {name!r} has no {' or '.join(keys)}")
+    raise InvalidRequest(f"the {_CONFIG} of the model {name!r} has no {' or '.join(keys)}")
 
 
-def _tokenizer_json(name: str) -> str | None:
-    """Some old models have but the files that transformers would make one of."""
-    try:
-        return _find(name, "tokenizer.json").read_text("utf-8")
-    except FileNotFoundError:
-        return None
-
-
-def _find(name: str, file: str) -> Path:
-    """Where a model's file is on this disk. Raises `FileNotFoundError` when it has none, or another `OSError` or `ValueError`."""
+def _folder(name: str) -> Path:
+    """Where a model's small files are on this disk. Raises `OSError` or `ValueError` when there are none."""
     folder = SHIPPED.get(name, Path(name))
     if folder.is_dir():
-        return folder / file
+        return folder
     if folder.is_absolute() or name.startswith("."):
         raise FileNotFoundError(f"there is no folder {folder}")
-    return _fetch(name, file)
-
-
-def _fetch(repository: str, file: str) -> Path:
-    """From the hub, or from what was fetched of it before."""
     # here, since it takes a second to import
-    from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
-    try:
-        return Path(hf_hub_download(repository, file))
-    except EntryNotFoundError as error:
-        raise FileNotFoundError(str(error)) from error
+    return Path(snapshot_download(name, allow_patterns=[_CONFIG, _TOKENIZER]))  # without the hub, what was fetched before
