@@ -139,6 +139,24 @@ def command(model: str, folder: Path) -> list[str]:
     return [sys.executable, "-m", "tinkex", "serve", "--port=0", f"--data-dir={folder}", f"--model={model}"]
 
 
+def test_little_is_imported_before_the_engine_starts() -> None:
+    script = """
+import sys, tinkex.local, tinkex.local.engine.process.child as child
+
+def spawn():
+    print(*sorted(name for name in sys.modules if "." not in name))
+    raise SystemExit
+
+child._spawn = spawn
+from tinkex.cli.serve import command
+command(["--port=0"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    imported = set(done.stdout.split())
+    assert "numpy" in imported, done.stderr
+    assert not imported & {"starlette", "uvicorn", "jinja2", "rich", "huggingface_hub", "torch", "transformers"}
+
+
 def test_the_command_says_why_and_ends(broken_model: str, tmp_path: Path) -> None:
     done = subprocess.run(command(broken_model, tmp_path), capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith("tinkex serves http://127.0.0.1:")

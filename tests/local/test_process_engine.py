@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -158,12 +159,16 @@ def test_one_that_cannot_start_says_why_to_all_who_ask_and_is_not_started_again(
     engine.close()
 
 
-def test_what_the_engine_did_wrong_when_it_was_made_is_kept_with_its_trace() -> None:
+def test_what_the_engine_did_wrong_when_it_was_made_is_kept_with_its_trace(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tinkex.local")
     engine = ProcessEngine(breaks_when_made, BASES)
     with pytest.raises(EngineDied, match=r"^the engine could not start: ZeroDivisionError: the fake broke$") as caught:
         engine.ready.result(10)
     assert caught.value.__cause__
     assert "mortal_engine.py" in caught.value.__cause__.__notes__[0]
+    with pytest.raises(EngineDied):  # which comes after the line in the log
+        engine.create_model("x", "fake/base", LoraShape(4))
+    assert "mortal_engine.py" in caplog.text
     engine.close()
 
 

@@ -86,7 +86,9 @@ class ProcessEngine:
     def _outlive(self, how: str, failures: int) -> bool:
         """Whether another child has taken the place of the dead one. If not, calls fail from now on."""
         if not self._closed.is_set() and not self._was_ready():
-            self._child.fail(self._why_not_ready(how))
+            error = self._why_not_ready(how)
+            logger.info("%s", error, exc_info=error)  # no more: it is told to all who ask
+            self._child.fail(error)
             return False
         pause = pause_before_restart(failures, self._pauses)
         if pause is None and not self._closed.is_set():
@@ -106,7 +108,7 @@ class ProcessEngine:
 
     def _why_not_ready(self, how: str) -> EngineDied:
         told = self.ready.exception() if self.ready.done() else None
-        return EngineDied(*told.args) if told else EngineDied(f"the engine's process {how} before it was ready")
+        return told if isinstance(told, EngineDied) else EngineDied(f"the engine's process {how} before it was ready")
 
     def _replace(self, text: str) -> bool:
         logger.error("%s", text)
