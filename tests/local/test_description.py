@@ -50,6 +50,7 @@ def test_configurations_of_other_shapes(config: dict[str, Any], tmp_path: Path) 
     ("config", "words"),
     [
         ("{", "cannot find the model '.*': Expecting"),
+        ("[]", r"cannot find the model '.*': .*config\.json holds no JSON object"),
         ({**CONFIG, "architectures": None}, "the config.json of the model '.*' has no architectures"),
         ({**CONFIG, "max_position_embeddings": None}, "has no max_position_embeddings or n_positions or"),
         ({**CONFIG, "vocab_size": 0}, "has no vocab_size"),

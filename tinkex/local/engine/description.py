@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tinkex.local.engine.base import BaseModel, InvalidRequest
 
@@ -24,10 +24,10 @@ def describe(name: str) -> BaseModel:
     """
     try:
         folder = _folder(name)
-        config = json.loads((folder / _CONFIG).read_bytes())
-    except (OSError, ValueError) as error:  # a ValueError: it is no JSON, or the name is none that the hub could know
+        config = _read(folder / _CONFIG)
+    except (OSError, ValueError) as error:  # a ValueError: it is no such file, or the name is none that the hub could know
         raise InvalidRequest(f"cannot find the model {name!r}: {error}") from error
-    of_text = {**config, **config.get("text_config", {})}  # of a model for images, too
+    of_text: dict[str, Any] = {**config, **(config.get("text_config") or {})}  # of a model for images, too
     tokenizer = folder / _TOKENIZER  # some old models have but the files that transformers makes one of
     return BaseModel(
         name=name,
@@ -37,6 +37,13 @@ def describe(name: str) -> BaseModel:
         tokenizer_id=name,
         tokenizer_json=tokenizer.read_text("utf-8") if tokenizer.is_file() else None,
     )
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    config = json.loads(file.read_bytes())
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return cast("dict[str, Any]", config)
 
 
 def _field(name: str, config: Mapping[str, Any], *keys: str) -> Any:
