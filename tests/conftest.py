@@ -45,6 +45,7 @@ def server(server_engine: FakeEngine) -> Iterator[Server]:
 def torch_server() -> Iterator[Server]:
     """A server that really trains tinkex/tiny."""
     with tinkex.local.serve() as server:
+        server.ready.result()  # so that no test has to wait for it
         yield server
 
 

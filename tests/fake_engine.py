@@ -26,6 +26,7 @@ from tinkex.local.engine.base import (
     SampledTokens,
     SampleResult,
     SampleSpec,
+    ready_at_once,
 )
 
 
@@ -45,6 +46,7 @@ class FakeEngine:
     settings: list[OptimizerSettings] = field(factory=list)
     samplers: dict[str, Path | None] = field(factory=dict)
     specs: list[SampleSpec] = field(factory=list)
+    ready: Future[str] = field(factory=lambda: ready_at_once("a fake engine"))
     _pool: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="tinkex-engine"))
     base_models: Sequence[BaseModel] = (BaseModel("fake/base", 64, 100, "FakeForCausalLM", "fake/tokenizer"),)
 

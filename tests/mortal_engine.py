@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 from tinkex.local.engine.base import (
     AdamSettings,
@@ -32,11 +33,11 @@ COMPUTES = 90
 """One that is answered after it has computed for long."""
 _LONG = 60.0  # seconds
 _SOME = 4.0  # seconds
+BASES = FakeEngine(["fake/base"]).base_models
+"""Of all the engines here."""
 
 
 class MortalEngine(FakeEngine):
-    """It has one base model, fake/base."""
-
     def __init__(self) -> None:
         super().__init__(["fake/base"])
         self._given_up = 0
@@ -85,6 +86,18 @@ def cannot_be_made() -> FakeEngine:
     raise InvalidRequest("there is no folder /none")
 
 
+def breaks_when_made() -> FakeEngine:
+    """As when a library is not what it should be."""
+    raise ZeroDivisionError("the fake broke")
+
+
 def does_not_start() -> FakeEngine:
     """Ends its process before there is an engine."""
     os._exit(4)
+
+
+def starts_slowly(gate: Path) -> FakeEngine:
+    """Is ready when the file `gate` is there."""
+    while not gate.exists():
+        time.sleep(0.01)
+    return MortalEngine()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -21,15 +22,17 @@ def test_it_says_all_that_a_client_needs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tinkex", "serve", "--port=0", f"--data-dir={tmp_path}", "--profile=skyrl"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        lines = [process.stdout.readline().rstrip("\n") for _ in range(10)]
+        lines = [process.stdout.readline().rstrip("\n") for _ in range(9)]
         url = lines[0].split()[2]
         assert httpx.get(f"{url}/api/v1/healthz").status_code == 200
+        later = [process.stdout.readline().rstrip("\n") for _ in range(4)]
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
     said = [line.strip() for line in lines]
     assert said[1] == "model    tinkex/tiny: Qwen3ForCausalLM, 1024 tokens of context"
-    assert said[2].startswith("runs on  torch on ")
-    assert said[3].startswith(f"data     {tmp_path}: ")
-    assert said[3].endswith(" kB of database, 0 B of checkpoints, 0 B of samplers")
-    assert said[4:6] == ["profile  skyrl", "status   at that address, in a browser; the API reference at /docs"]
-    assert said[8:] == [f"export TINKER_BASE_URL={url}", "export TINKER_API_KEY=tml-local"]
+    assert said[2].startswith(f"data     {tmp_path}: ")
+    assert said[2].endswith(" kB of database, 0 B of checkpoints, 0 B of samplers")
+    assert said[3:5] == ["profile  skyrl", "status   at that address, in a browser; the API reference at /docs"]
+    assert said[7:] == [f"export TINKER_BASE_URL={url}", "export TINKER_API_KEY=tml-local"]
+    assert later[:3] == ["", "The engine is starting; what is asked of it meanwhile waits.", ""]
+    assert re.fullmatch(r"Ready after \d+\.\d s: torch on \w+, (float32|bfloat16)", later[3])

@@ -14,7 +14,7 @@ from attrs import frozen
 
 import tinkex.local
 from tests.batches import datum, text_datum
-from tests.mortal_engine import EXITS, WAITS, MortalEngine
+from tests.mortal_engine import BASES, EXITS, WAITS, MortalEngine
 from tinkex import AdamParams, NotFoundError, RequestFailedError, RequestSkippedError
 from tinkex.local.engine.base import Engine
 from tinkex.local.engine.named import named_engine
@@ -40,7 +40,7 @@ class Mortal:
 
 @pytest.fixture
 def mortal() -> Iterator[Mortal]:
-    engine = ProcessEngine(MortalEngine, pauses=(0, 0), patience=Patience(silent=3.0))
+    engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0), patience=Patience(silent=3.0))
     with tinkex.local.serve(engine=cast("Engine", engine)) as server:
         yield Mortal(server.base_url, engine)
 

@@ -72,13 +72,13 @@ def test_the_torch_engine_is_started_once(pytester: pytest.Pytester) -> None:
         class TestTorch:
             @pytest.mark.parametrize("number", range(2))
             def test_it(self, tinkex_server, tinkex_service, number):
-                assert "torch" in tinkex_server.models[0].runs_on
+                assert "torch" in tinkex_server.ready.result()
                 assert train(tinkex_service, 1)[0] > 0
                 urls.add(tinkex_server.base_url)
 
             @pytest.mark.tinkex(engine="fake")
             def test_the_nearest_marker_goes_first(self, tinkex_server):
-                assert "fake" in tinkex_server.models[0].runs_on
+                assert "fake" in tinkex_server.ready.result()
                 assert len(urls) == 1
     """
     run(pytester, tests).assert_outcomes(passed=3)

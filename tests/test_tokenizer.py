@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 import tinkex.local
 from tests.fake_engine import FakeEngine
+from tests.hub import Hub, hub_here
 from tinkex import ModelInput, Tokenizer, TokenizerError, get_tokenizer
 from tinkex.local.engine.base import BaseModel
 from tinkex.tokenizer import names_of_tokenizer
@@ -87,51 +87,13 @@ def test_a_broken_file_is_not_passed_over(tmp_path: Path) -> None:
     assert str(tmp_path) in str(caught.value)
 
 
-class Hub:
-    """A hub on this machine: files by path, and what was asked for."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.asked: list[tuple[str, str, str | None]] = []
-        self.url = ""
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        self.asked.append((handler.command, handler.path, handler.headers["Authorization"]))
-        body = self.files.get(handler.path)
-        gated = handler.path.startswith("/gated/") and handler.headers["Authorization"] != "Bearer hf-good"
-        handler.send_response(401 if gated else 404 if body is None else 200)
-        if gated:
-            handler.send_header("X-Error-Code", "GatedRepo")
-        elif body is None:
-            handler.send_header("X-Error-Code", "EntryNotFound" if handler.path.startswith("/bare/") else "RepoNotFound")
-        handler.send_header("X-Repo-Commit", ("a" if "/main/" in handler.path else "b") * 40)
-        handler.send_header("ETag", f'"{hash(body)}"')
-        handler.send_header("Content-Length", "0" if gated else str(len(body or b"")))
-        handler.end_headers()
-        if handler.command == "GET" and not gated:
-            handler.wfile.write(body or b"")
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    hub = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        do_GET = do_HEAD = lambda self: hub.answer(self)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        hub.url = f"http://127.0.0.1:{server.server_port}"
+    with hub_here() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr("tinkex.tokenizer.finding._loads", Loads())
         yield hub
-        server.shutdown()
-        thread.join()
 
 
 def again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ _started: _Started | None = None
 
 
 def local_url() -> str:
-    """Where the process's own server is. The first call starts it, which takes some seconds; others wait meanwhile.
+    """Where the process's own server is. The first call starts it, which takes a second; others wait meanwhile.
 
     Raises `ConfigError` when it cannot be started.
     """

@@ -23,6 +23,7 @@ import tinkex
 from tests.batches import datum
 from tests.fake_engine import FakeEngine
 from tinkex.local import Limits, serve
+from tinkex.local.engine.base import EngineDied
 from tinkex.local.errors import Refused
 from tinkex.local.raw_body import decompress
 from tinkex.local.turns import Turns
@@ -291,8 +292,8 @@ def test_a_base_model_of_pickled_weights_is_refused(tmp_path: Path) -> None:
         if file.suffix == ".json":
             (model / file.name).write_bytes(file.read_bytes())
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(sprung)))
-    with pytest.raises(ValueError, match="cannot load the model"):
-        serve(str(model))
+    with serve(str(model)) as server, pytest.raises(EngineDied, match="cannot load the model"):
+        server.ready.result()
     assert not sprung.exists()
 
 

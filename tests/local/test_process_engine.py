@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 import pytest
 
-from tests.mortal_engine import BREAKS, EXITS, WAITS, MortalEngine, cannot_be_made, does_not_start
+from tests.mortal_engine import (
+    BASES,
+    BREAKS,
+    EXITS,
+    WAITS,
+    MortalEngine,
+    breaks_when_made,
+    cannot_be_made,
+    does_not_start,
+    starts_slowly,
+)
 from tinkex.local.engine.base import AdamSettings, Death, EngineDied, Example, InvalidRequest, LoraShape, SampleSpec
 from tinkex.local.engine.fake import FakeEngine
 from tinkex.local.engine.process import frames
 from tinkex.local.engine.process.child import EngineFault
 from tinkex.local.engine.process.engine import ProcessEngine
 from tinkex.local.engine.process.fate import failures_in_a_row, how_it_ended, pause_before_restart
+from tinkex.local.engine.process.messages import Make
 
 SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprobs=True)
 
@@ -31,7 +45,7 @@ def example(*tokens: int) -> Example:
 
 @pytest.fixture
 def engine() -> Iterator[ProcessEngine]:
-    engine = ProcessEngine(MortalEngine, pauses=(0, 0))
+    engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0))
     yield engine
     engine.close()
 
@@ -112,20 +126,60 @@ def test_errors_keep_their_texts(engine: ProcessEngine, deaths: SimpleQueue[Deat
     assert "mortal_engine.py" in caught.value.__notes__[0], "the log has the trace of the process"
 
 
-def test_a_model_that_cannot_be_loaded_is_an_invalid_request() -> None:
-    engine = ProcessEngine(cannot_be_made)
-    with pytest.raises(InvalidRequest, match="there is no folder /none"):
-        _ = engine.base_models
+def test_calls_that_come_before_it_is_ready_are_answered_when_it_is(tmp_path: Path) -> None:
+    engine = ProcessEngine(partial(starts_slowly, tmp_path / "gate"), BASES)
+    assert engine.base_models == BASES
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(engine.create_model, "x", "fake/base", LoraShape(4))
+        with pytest.raises(TimeoutError):
+            engine.ready.result(0.1)
+        assert not made.done()
+        (tmp_path / "gate").touch()
+        assert engine.ready.result(10).startswith("the fake engine")
+        made.result(10)
+    assert step(engine, 5) > 0
     engine.close()
 
 
-def test_a_process_that_dies_before_it_is_ready_is_not_started_again() -> None:
-    engine = ProcessEngine(does_not_start)
-    with pytest.raises(EngineDied, match="ended with exit code 4 before it was ready"):
-        _ = engine.base_models
-    with pytest.raises(EngineDied):
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (cannot_be_made, "the engine could not start: there is no folder /none"),
+        (does_not_start, "the engine's process ended with exit code 4 before it was ready"),
+    ],
+)
+def test_one_that_cannot_start_says_why_to_all_who_ask_and_is_not_started_again(make: Make, reason: str) -> None:
+    engine = ProcessEngine(make, BASES)
+    with pytest.raises(EngineDied, match=f"^{reason}$"):  # sent before it is known, most likely
         engine.create_model("x", "fake/base", LoraShape(4))
+    with pytest.raises(EngineDied, match=f"^{reason}$"):
+        engine.ready.result(10)
+    with pytest.raises(EngineDied, match=f"^{reason}$"):
+        engine.sample("s", SPEC)
     engine.close()
+
+
+def test_what_the_engine_did_wrong_when_it_was_made_is_kept_with_its_trace(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tinkex.local")
+    engine = ProcessEngine(breaks_when_made, BASES)
+    with pytest.raises(EngineDied, match=r"^the engine could not start: ZeroDivisionError: the fake broke$") as caught:
+        engine.ready.result(10)
+    assert caught.value.__cause__
+    assert "mortal_engine.py" in caught.value.__cause__.__notes__[0]
+    with pytest.raises(EngineDied):  # which comes after the line in the log
+        engine.create_model("x", "fake/base", LoraShape(4))
+    assert "mortal_engine.py" in caplog.text
+    engine.close()
+
+
+def test_closing_one_that_has_yet_to_start_waits_for_nothing(tmp_path: Path) -> None:
+    engine = ProcessEngine(partial(starts_slowly, tmp_path / "never"), BASES)
+    began = time.monotonic()
+    engine.close()
+    assert time.monotonic() - began < 4, "the process has five seconds to end by itself"
+    assert not is_running(engine.pid)
+    with pytest.raises(EngineDied, match="the engine was closed"):
+        engine.ready.result(0)
 
 
 def test_a_death_fails_what_is_under_way_and_goes_on_once_it_was_dealt_with(
@@ -163,7 +217,7 @@ def test_a_process_that_dies_again_and_again_is_given_up(engine: ProcessEngine, 
 
 
 def test_closing_ends_the_process_whatever_is_under_way() -> None:
-    engine = ProcessEngine(MortalEngine)
+    engine = ProcessEngine(MortalEngine, BASES)
     engine.load_sampler("s", "fake/base", None)
     pid, sample = engine.pid, engine.sample("s", SampleSpec([WAITS]))
     engine.close()
@@ -174,10 +228,10 @@ def test_closing_ends_the_process_whatever_is_under_way() -> None:
 
 _PARENT = """
 import sys, time
-from tests.mortal_engine import MortalEngine
+from tests.mortal_engine import BASES, MortalEngine
 from tinkex.local.engine.process.engine import ProcessEngine
-engine = ProcessEngine(MortalEngine)
-engine.base_models
+engine = ProcessEngine(MortalEngine, BASES)
+engine.ready.result()
 print(engine.pid, flush=True)
 time.sleep(60)
 """

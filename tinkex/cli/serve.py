@@ -8,12 +8,13 @@ import logging
 import os
 import signal
 import sys
+import time
+from concurrent.futures import wait
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 if TYPE_CHECKING:
     from tinkex.local import Server
@@ -86,6 +87,7 @@ def command(
         _collect(data_dir)
         return
     signal.signal(signal.SIGTERM, _interrupt)
+    began = time.monotonic()
     try:
         api_keys = api_keys or _keys_of_environment()
         with _start(
@@ -102,6 +104,7 @@ def command(
         ) as server:
             gc.freeze()  # what was imported stays: looking through it again and again would take a tenth of the time
             _announce(server, profile, with_key=bool(api_keys))
+            _await_engine(server, began)
             server.wait()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
@@ -111,7 +114,7 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
     """Raises `click.ClickException`, one line, for what the user can put right."""
     try:
         from tinkex.local import serve
-        from tinkex.local.engine.base import EngineDied, InvalidRequest
+        from tinkex.local.engine.base import InvalidRequest
         from tinkex.local.keys import BadKeys, Exposed
         from tinkex.local.profiles import UnknownProfile
         from tinkex.local.store import StoreError
@@ -123,8 +126,8 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
         if error.errno == errno.EADDRINUSE:
             raise click.ClickException(f"port {port} of {host} is in use; choose another by --port, or 0 for a free one") from error
         raise click.ClickException(f"cannot start: {error}") from error
-    except (EngineDied, ImportError, InvalidRequest, StoreError, UnknownProfile, BadKeys, Exposed) as error:
-        raise click.ClickException(" ".join(str(error).split())) from error
+    except (ImportError, InvalidRequest, StoreError, UnknownProfile, BadKeys, Exposed) as error:
+        raise click.ClickException(_one_line(error)) from error
 
 
 def _collect(data_dir: Path) -> None:
@@ -141,14 +144,31 @@ def _collect(data_dir: Path) -> None:
     click.echo(f"  with {collected.audit_entries:,} entries of the audit log, {collected.usage_entries:,} of usage")
 
 
+def _await_engine(server: Server, began: float) -> None:
+    """Says when it has started. Raises `click.ClickException` when it cannot."""
+    if not server.ready.done():
+        click.echo("\nThe engine is starting; what is asked of it meanwhile waits.")
+    while not server.ready.done():
+        wait([server.ready], timeout=0.5)  # short, so that a signal is seen on every platform
+    if error := server.ready.exception():
+        raise click.ClickException(_one_line(error)) from error
+    click.echo(f"\nReady after {time.monotonic() - began:.1f} s: {server.ready.result()}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
 def _announce(server: Server, profile: str, *, with_key: bool) -> None:
+    # here, as elsewhere in this module, so that what starts the engine's process comes first
+    from rich.console import Console
+
     from tinkex.local.disk import sizes_of
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]tinkex serves {server.base_url}[/bold]  (Ctrl-C stops it)")
     for model in server.models:
         console.print(f"  model    {model.name}: {model.arch}, {model.max_context_length} tokens of context", markup=False)
-        console.print(f"  runs on  {model.runs_on}", markup=False)
     console.print(f"  data     {server.data_dir}: {sizes_of(server.data_dir)}", markup=False)
     console.print(f"  profile  {profile}", markup=False)
     console.print("  status   at that address, in a browser; the API reference at /docs")

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from tinkex.local.collection import gc
     from tinkex.local.faults import Faults
     from tinkex.local.limits import Limits
-    from tinkex.local.server import Server, serve
+    from tinkex.local.server import Server
+    from tinkex.local.start import serve
 
 __all__ = ["Faults", "Limits", "Server", "gc", "serve"]
 
-_MODULES = {"Faults": "faults", "Limits": "limits", "Server": "server", "gc": "collection", "serve": "server"}
+_MODULES = {"Faults": "faults", "Limits": "limits", "Server": "server", "gc": "collection", "serve": "start"}
 
 
 def __getattr__(name: str) -> Any:

@@ -51,7 +51,7 @@ class Backend:
         self.lanes = Lanes()
         self.ids = ids
         self.steps = Steps(seq_ids)
-        self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status, limits.pending)
+        self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status, limits.pending, engine.ready)
         self.base_models: Mapping[str, BaseModel] = {model.name: model for model in engine.base_models}
         self.revival = Revival(engine, store, self.lanes, self.futures, self.folders)
         self.samplers = LoadedSamplers(engine, store, self.lanes, self.folders, limits.samplers)

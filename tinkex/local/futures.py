@@ -101,13 +101,16 @@ class _Log:
 class Futures:
     """The futures of a server. To be used on the event loop's thread."""
 
-    def __init__(self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int, most_pending: int) -> None:
+    def __init__(
+        self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int, most_pending: int, engine_ready: Future[str]
+    ) -> None:
         self._store = store
         self._lanes = lanes
         self._hold = hold  # seconds; how long a poll waits
         self._ids = ids
         self._conflict_status = conflict_status
         self._most_pending = most_pending
+        self._engine_ready = engine_ready
         self._waiting: dict[str, _Waiting] = {}
         self._logs: dict[str, _Log] = {}  # by scope, of those that were asked for
         self._losses: WeakValueDictionary[str, Loss] = WeakValueDictionary()  # by request
@@ -206,7 +209,7 @@ class Futures:
 
     def _state(self, waiting: _Waiting) -> str:
         if waiting.started_at is not None:
-            return "runs"
+            return self._starting() or "runs"
         return self._gap(waiting) or "waits for earlier requests of its model"
 
     def _log(self, scope: str) -> _Log:
@@ -306,13 +309,16 @@ class Futures:
         if waiting is None:
             raise Refused(507, f"request {row.request_id!r} has ended, but what came of it could not be written to the data folder")
         body = {"type": "try_again", "request_id": row.request_id, "queue_state": "active"}
-        if gap := self._gap(waiting):
-            body["queue_state_reason"] = gap
+        if reason := self._gap(waiting) or self._starting():
+            body["queue_state_reason"] = reason
         return Outcome(408, orjson.dumps(body))
 
     def _gap(self, waiting: _Waiting) -> str | None:
         missing = self._lanes.waits_for(waiting.lane, waiting.number) if waiting.lane else None
         return None if missing is None else f"seq_id {waiting.number} waits for seq_id {missing}, which has not come"
+
+    def _starting(self) -> str | None:
+        return None if self._engine_ready.done() else "waits for the engine to start"
 
 
 def _short(error: Exception) -> str:

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from attrs import define, field
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from tinkex.local.engine.adapter_folder import check_fit, read_adapter
 from tinkex.local.engine.base import BaseModel, InvalidRequest, LoraShape
+from tinkex.local.engine.description import SHIPPED, describe
 from tinkex.local.engine.fair_lock import FairLock
 from tinkex.local.engine.lora import Adapter, CurrentPlan, LayerWeights, LoraLinear, Plan, new_adapter, wrap_linears
 from tinkex.local.engine.targets import chosen
@@ -25,7 +27,6 @@ from tinkex.local.engine.targets import chosen
 logging.disable_progress_bar()
 
 _ALPHA = 32  # of all adapters, whatever their rank
-_SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tiny"}
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -33,11 +34,10 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 class Base:
     """One frozen base model. Adapters are apart from it; a forward pass names those that it is to use."""
 
-    name: str
+    description: BaseModel
     model: Any
     tokenizer: Any
     linears: Mapping[str, LoraLinear]
-    tokenizer_json: str | None
     _current: CurrentPlan
     _lock: FairLock = field(factory=FairLock)
 
@@ -48,23 +48,23 @@ class Base:
         `device` is "cpu", "cuda" or "mps", by default the best that is there; `dtype` is "float32" or "bfloat16", by default what
         suits the device.
         """
-        source = str(_SHIPPED.get(name, name))
-        if (Path(source).is_absolute() or source.startswith(".")) and not Path(source).is_dir():
-            raise InvalidRequest(f"there is no folder {source}")
+        description, source = describe(name), str(SHIPPED.get(name, name))
         place = _device(device)
+        precision = _dtype(dtype, place)
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(
-                source, dtype=_dtype(dtype, place), use_safetensors=True
-            )  # never a pickle
+            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=precision, use_safetensors=True)  # never a pickle
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError) as error:
+            model: Any = loaded.eval().requires_grad_(False)
+            model.to(place)
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # a RuntimeError: torch is out of memory, or weights do not fit
             raise InvalidRequest(f"cannot load the model {name!r}: {error}") from error
-        model: Any = loaded.eval().requires_grad_(False)
-        model.to(place)
         current = CurrentPlan()
-        backend = getattr(tokenizer, "backend_tokenizer", None)  # some are written in Python and have none
-        text = None if backend is None else backend.to_str()
-        return cls(name, model, tokenizer, wrap_linears(model, current), text, current)
+        return cls(description, model, tokenizer, wrap_linears(model, current), current)
 
     @property
     def device(self) -> torch.device:
@@ -75,17 +75,9 @@ class Base:
         ids = self.model.generation_config.eos_token_id
         return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
 
-    def describe(self) -> BaseModel:
-        config = self.model.config
-        return BaseModel(
-            name=self.name,
-            max_context_length=config.max_position_embeddings,
-            vocab_size=config.vocab_size,
-            arch=config.architectures[0],
-            tokenizer_id=self.name,
-            runs_on=f"torch on {self.device}, {str(self.model.dtype).removeprefix('torch.')}",
-            tokenizer_json=self.tokenizer_json,
-        )
+    @property
+    def runs_on(self) -> str:
+        return f"torch on {self.device}, {str(self.model.dtype).removeprefix('torch.')}"
 
     @contextmanager
     def running(self, plan: Plan) -> Generator[Any, None, None]:

@@ -43,7 +43,6 @@ class BaseModel:
     vocab_size: int
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
     tokenizer_id: str  # what a client can load the tokenizer by: a hub id, a folder, or a shipped name
-    runs_on: str = ""  # for people: what computes, where, and in which precision, for example "torch on cpu, float32"
     tokenizer_json: str | None = field(default=None, repr=False)  # the text of its tokenizer.json, where it has one
 
 
@@ -178,6 +177,13 @@ class SampleResult:
     prompt_alt_tokens: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
 
 
+def ready_at_once(runs_on: str) -> Future[str]:
+    """`Engine.ready` of one that can compute when it is made."""
+    ready: Future[str] = Future()
+    ready.set_result(runs_on)
+    return ready
+
+
 class Engine(Protocol):
     """Training and sampling of LoRA adapters over shared, frozen base models.
 
@@ -186,7 +192,18 @@ class Engine(Protocol):
     """
 
     @property
-    def base_models(self) -> Sequence[BaseModel]: ...
+    def base_models(self) -> Sequence[BaseModel]:
+        """Known at once, before it is ready."""
+        ...
+
+    @property
+    def ready(self) -> Future[str]:
+        """Done when it can compute; calls before that wait for it.
+
+        The result is for people: what computes, where, and in which precision, for example "torch on cpu, float32". `EngineDied` says
+        what keeps it from being ready for good; calls then raise it, too.
+        """
+        ...
 
     def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None: ...
 

@@ -31,7 +31,7 @@ class Limits:
     @classmethod
     def of(cls, base: Base) -> Limits:
         """What bounds memory for this model."""
-        scored = _LOGITS_AT_ONCE // base.describe().vocab_size
+        scored = _LOGITS_AT_ONCE // base.description.vocab_size
         return cls(cached_tokens=_CACHE_BYTES // _bytes_a_token(base), tokens_scored=min(cls().tokens_read, scored))
 
     def tokens_of(self, *, scored: bool) -> int:
@@ -88,7 +88,7 @@ class Batcher:
         self._closed = False
         self._reading: Reading | None = None  # between two of its passes
         self._batch: Batch | None = None  # only while there are samples in it, so that its memory is freed
-        self._thread = threading.Thread(target=self._run, name=f"tinkex-sampling {base.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"tinkex-sampling {base.description.name}", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request) -> None:

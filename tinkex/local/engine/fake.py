@@ -32,6 +32,7 @@ from tinkex.local.engine.base import (
     SampleResult,
     SampleSpec,
     TopTokens,
+    ready_at_once,
 )
 
 _RUNS_ON = "the fake engine: figures made up by arithmetic, to test clients"
@@ -65,9 +66,10 @@ class FakeEngine:
     """See `tinkex.local.engine.base.Engine`. `models` are the names of the base models, which it need not find anywhere."""
 
     def __init__(self, models: Sequence[str]) -> None:
-        self._bases = {name: BaseModel(name, _CONTEXT, _VOCABULARY, "FakeForCausalLM", name, _RUNS_ON) for name in models}
+        self._bases = {name: BaseModel(name, _CONTEXT, _VOCABULARY, "FakeForCausalLM", name) for name in models}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Weights] = {}
+        self.ready = ready_at_once(_RUNS_ON)
 
     @property
     def base_models(self) -> Sequence[BaseModel]:

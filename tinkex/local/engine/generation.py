@@ -24,7 +24,7 @@ class Batch:
     def __init__(self, base: Base) -> None:
         self.samples: list[Sample] = []
         self._base = base
-        self._vocab_size = base.describe().vocab_size
+        self._vocab_size = base.description.vocab_size
         self._cache = RowCache(attention_windows(base.model.config))
         self._settings: tuple[Plan, Drawing] | None = None  # for as long as the samples are the same
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal, TypeAlias, cast
 
 from tinkex.local.engine.base import Engine
+from tinkex.local.engine.description import describe
 from tinkex.local.engine.fake import FakeEngine
 from tinkex.local.engine.process.engine import ProcessEngine
 from tinkex.local.extras import require
@@ -16,13 +17,15 @@ EngineName: TypeAlias = Literal["torch", "fake"]
 
 
 def named_engine(name: EngineName, models: Sequence[str], device: str | None = None, dtype: str | None = None) -> Engine:
-    """An engine with these base models. `device` and `dtype` are for torch. Raises `ImportError`, saying what to install."""
+    """An engine with these base models, which may have yet to start. `device` and `dtype` are for torch.
+
+    Raises `ImportError`, saying what to install, or `InvalidRequest` for a model that is not to be found.
+    """
     if name == "fake":
         return FakeEngine(models)
     require("torch", "transformers", "safetensors")
-    return cast(
-        "Engine", ProcessEngine(partial(torch_engine, models, device, dtype))
-    )  # it passes on all that it does not have itself
+    engine = ProcessEngine(partial(torch_engine, models, device, dtype), [describe(model) for model in models])
+    return cast("Engine", engine)  # it passes on all that it does not have itself
 
 
 def torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:

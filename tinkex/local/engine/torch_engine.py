@@ -32,6 +32,7 @@ from tinkex.local.engine.base import (
     OptimizerSettings,
     SampleResult,
     SampleSpec,
+    ready_at_once,
 )
 from tinkex.local.engine.batching import Batcher
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
@@ -68,10 +69,11 @@ class TorchEngine:
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
         self._batchers = {name: Batcher(base) for name, base in self._bases.items()}
+        self.ready = ready_at_once(" and ".join(sorted({base.runs_on for base in self._bases.values()})))
 
     @property
     def base_models(self) -> Sequence[BaseModel]:
-        return [base.describe() for base in self._bases.values()]
+        return [base.description for base in self._bases.values()]
 
     def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None:
         base = self._base(base_model)
@@ -92,7 +94,7 @@ class TorchEngine:
         model = self._model(model_id)
         loss = compile_loss(loss_fn) if isinstance(loss_fn, CustomLoss) else find_loss(loss_fn, config)
         for index, example in enumerate(data):
-            _check_example(index, example, loss, model.base.describe())
+            _check_example(index, example, loss, model.base.description)
         outputs: list[Mapping[str, Any]] = [{}] * len(data)
         metrics: list[Mapping[str, float]] = []
         total, most = 0.0, tokens_at_once(model.base.model.config.vocab_size, model.base.device)
@@ -148,14 +150,14 @@ class TorchEngine:
     def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
         try:
             sampler = self._sampler(sampler_id)
-            room = _check_prompt(spec, sampler.base.describe())
+            room = _check_prompt(spec, sampler.base.description)
         except InvalidRequest as error:
             refused: Future[SampleResult] = Future()
             refused.set_exception(error)
             return refused
         stops = StopRule(spec, sampler.base.end_of_text, sampler.base.tokenizer.decode)
         request = Request(sampler.adapter, spec, room, stops, on_token)
-        self._batchers[sampler.base.name].submit(request)
+        self._batchers[sampler.base.description.name].submit(request)
         return request.future
 
     def watch(self, died: Callable[[Death], None]) -> None:

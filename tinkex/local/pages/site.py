@@ -18,7 +18,7 @@ from tinkex.local.errors import Refused
 from tinkex.local.http import json_response, refuse_route
 from tinkex.local.pages.contract import contract_text
 from tinkex.local.pages.login import Logins, OwnerOf, read_form
-from tinkex.local.pages.status import Disk, disk_of, status
+from tinkex.local.pages.status import Disk, disk_of, engine_words, status
 from tinkex.local.pages.templates import render
 from tinkex.local.paths import CheckpointPath
 from tinkex.local.profiles import Profile
@@ -73,6 +73,7 @@ class _Site:
             seen=status(self._backend, access),
             disk=disk,
             models=list(self._backend.base_models.values()),
+            engine=engine_words(self._backend.engine.ready),
             profile=self._profile,
             started=self._started,
             now=time.time(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from attrs import frozen
@@ -54,6 +55,13 @@ class Status:
     pending: Sequence[Pending]
     pending_in_all: int
     checkpoints_size: int
+
+
+def engine_words(ready: Future[str]) -> str:
+    """What computes; or that it has yet to start, or why it could not."""
+    if not ready.done():
+        return "is starting; what is asked of it waits"
+    return str(ready.exception() or ready.result())
 
 
 def disk_of(folder: Path) -> Disk:

@@ -22,8 +22,8 @@ from tinkex_api.models import (
 from tinkex.local import paths
 from tinkex.local.access import Access
 from tinkex.local.backend import Backend
-from tinkex.local.engine.base import OnToken, SampleResult, SampleSpec
-from tinkex.local.errors import bad_request, malformed
+from tinkex.local.engine.base import EngineDied, OnToken, SampleResult, SampleSpec
+from tinkex.local.errors import Refused, bad_request, malformed
 from tinkex.local.events import EventStream
 from tinkex.local.futures import Ticket
 from tinkex.local.http import Call, get, post
@@ -119,7 +119,10 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
     backend.futures.check_room()
     backend.note_request(sampler.session_id)
     ticket = Ticket(sampler.sampler_id, None, "sample_stream", call.fingerprint, call.access.new_owner)
-    await backend.samplers.load(sampler)
+    try:
+        await backend.samplers.load(sampler)
+    except EngineDied as error:
+        raise Refused(503, str(error)) from error
     loop = asyncio.get_running_loop()
 
     def begin(on_token: OnToken) -> Future[SampleResult]:

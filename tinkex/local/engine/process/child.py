@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import frozen
 
-from tinkex.local.engine.base import BaseModel, EngineDied, InvalidRequest, OnToken, SampleResult, SampleSpec
+from tinkex.local.engine.base import EngineDied, InvalidRequest, OnToken, SampleResult, SampleSpec
 from tinkex.local.engine.process import frames
 from tinkex.local.engine.process.hang import Signs
 from tinkex.local.engine.process.messages import Alive, Call, Cancel, Make, Raised, Ready, Returned, Sample, Token
@@ -40,7 +40,8 @@ class Child:
     """Starts the process. Calls may come from any thread, before it is ready, too; one thread must `read`."""
 
     def __init__(self, make: Make) -> None:
-        self.ready: Future[Sequence[BaseModel]] = Future()
+        self.ready: Future[str] = Future()
+        self.ready.set_running_or_notify_cancel()  # many wait for it, and none of them is to cancel it
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()  # of the next two
         self._pending: dict[int, _Pending] = {0: _Pending(self.ready)}
@@ -105,6 +106,8 @@ class Child:
     def close(self) -> None:
         """Ends the process; `read` then returns."""
         self._outgoing.put(None)
+        if not self.ready.done():  # it would not look at what comes for it, and has nothing to lose
+            self._process.kill()
         try:
             self._process.wait(_CLOSING)
         except subprocess.TimeoutExpired:
@@ -135,13 +138,13 @@ class Child:
                 call = self._pending.get(number)
                 if call and call.on_token:
                     call.on_token(token, logprob)
-            case Ready(base_models):
-                self._settle(0, base_models)
+            case Ready(runs_on):
+                self._settle(0, runs_on)
             case Returned(number, value):
                 self._settle(number, value)
-            case Raised():
-                if call := self._take(message.number):
-                    _settle(call.future.set_exception, _error(message))
+            case Raised(number):
+                if call := self._take(number):
+                    _settle(call.future.set_exception, _error(message) if number else _why_not_ready(message))
 
     def _settle(self, number: int, value: Any) -> None:
         if call := self._take(number):
@@ -164,6 +167,12 @@ def _error(raised: Raised) -> Exception:
         return InvalidRequest(raised.text)
     error = EngineFault(raised.text)
     error.add_note(f"in the engine's process:\n{raised.trace}")
+    return error
+
+
+def _why_not_ready(raised: Raised) -> EngineDied:
+    error = EngineDied(f"the engine could not start: {raised.text}")
+    error.__cause__ = _error(raised)
     return error
 
 

@@ -19,7 +19,7 @@ from tinkex.local.engine.process.watchdog import Watchdog
 
 logger = logging.getLogger("tinkex.local")
 
-_OWN = frozenset({"base_models", "sample", "watch", "close"})
+_OWN = frozenset({"base_models", "ready", "sample", "watch", "close"})
 _FORWARDED = frozenset(name for name in vars(Engine) if not name.startswith("_")) - _OWN
 
 
@@ -30,11 +30,15 @@ class ProcessEngine:
 
     Args:
         make: pickled, so a function or class of a module, or a `functools.partial` of one.
+        base_models: those that it will have.
         pauses: seconds before it is started again, for each time in a row that it lives but seconds; after the last it is given up.
         patience: how long the process may hang with calls to answer; it is then killed, and so dies.
     """
 
-    def __init__(self, make: Make, *, pauses: Sequence[float] = PAUSES, patience: Patience | None = None) -> None:
+    def __init__(
+        self, make: Make, base_models: Sequence[BaseModel], *, pauses: Sequence[float] = PAUSES, patience: Patience | None = None
+    ) -> None:
+        self.base_models = base_models
         self._make = make
         self._pauses = pauses
         self._patience = patience or Patience()
@@ -47,9 +51,9 @@ class ProcessEngine:
         self._supervisor.start()
 
     @property
-    def base_models(self) -> Sequence[BaseModel]:
-        """Waits until the engine is made, and raises what kept it from that."""
-        return self._first.ready.result()
+    def ready(self) -> Future[str]:
+        """The first process decides: one that takes its place later can start as well."""
+        return self._first.ready
 
     @property
     def pid(self) -> int:
@@ -90,7 +94,9 @@ class ProcessEngine:
     def _outlive(self, how: str, failures: int) -> bool:
         """Whether another child has taken the place of the dead one. If not, calls fail from now on."""
         if not self._closed.is_set() and not self._was_ready():
-            self._child.fail(EngineDied(f"the engine's process {how} before it was ready"))
+            error = self._why_not_ready(how)
+            logger.info("%s", error, exc_info=error)  # no more: it is told to all who ask
+            self._child.fail(error)
             return False
         pause = pause_before_restart(failures, self._pauses)
         if pause is None and not self._closed.is_set():
@@ -106,7 +112,11 @@ class ProcessEngine:
 
     def _was_ready(self) -> bool:
         """At all: whether what is to be made can be made."""
-        return self._first.ready.done() and self._first.ready.exception() is None
+        return self.ready.done() and self.ready.exception() is None
+
+    def _why_not_ready(self, how: str) -> EngineDied:
+        told = self.ready.exception() if self.ready.done() else None
+        return told if isinstance(told, EngineDied) else EngineDied(f"the engine's process {how} before it was ready")
 
     def _replace(self, text: str) -> bool:
         logger.error("%s", text)

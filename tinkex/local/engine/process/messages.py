@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from attrs import frozen
 
-from tinkex.local.engine.base import BaseModel, Engine, SampleSpec
+from tinkex.local.engine.base import Engine, SampleSpec
 
 Make: TypeAlias = Callable[[], Engine]
 """Makes the engine, in its process. It is pickled, and so is of a module that the process can import."""
@@ -42,9 +42,9 @@ class Cancel:
 
 @frozen
 class Ready:
-    """From the process, first of all: the engine is made."""
+    """From the process, first of all: the engine is ready, and what it runs on."""
 
-    base_models: Sequence[BaseModel]
+    runs_on: str
 
 
 @frozen

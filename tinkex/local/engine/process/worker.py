@@ -5,6 +5,7 @@ It ends when the input does: the server has closed it, or has died.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -106,15 +107,28 @@ def _work(incoming: IO[bytes], answer: Callable[[object], None]) -> None:
     """Ends by an error alone."""
     make: Make = frames.read(incoming)
     try:
-        engine = make()
+        engine, runs_on = _made(make)
     except Exception as error:  # noqa: BLE001  handed on to whoever asked
         answer(raised(0, error))
         os._exit(1)
-    answer(Ready(engine.base_models))
+    answer(Ready(runs_on))
     show_life(answer)
     worker = Worker(engine, answer)
     while True:
         worker.take(frames.read(incoming))
+
+
+def _made(make: Make) -> tuple[Engine, str]:
+    """The engine, and what it runs on.
+
+    Its modules stay for good: to look for garbage among them while they are imported takes a sixth of that time, and finds none.
+    """
+    gc.disable()
+    engine = make()
+    runs_on = engine.ready.result()
+    gc.freeze()
+    gc.enable()
+    return engine, runs_on
 
 
 def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:

@@ -1,0 +1,67 @@
+"""`describe`: what a base model is, by the small files beside its weights: known at once, with no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from tinkex.local.engine.base import BaseModel, InvalidRequest
+
+SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tiny"}
+"""The folders of the models inside this package, by name."""
+
+_CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""What transformers' configurations call the context length."""
+
+
+def describe(name: str) -> BaseModel:
+    """The model of a shipped name, a transformers folder or a hub id. Its weights are not looked at.
+
+    Raises `InvalidRequest` when there is none, or its config.json does not say what is needed.
+    """
+    try:
+        folder = _folder(name)
+        config = _read(folder / _CONFIG)
+    except (OSError, ValueError) as error:  # a ValueError: it is no such file, or the name is none that the hub could know
+        raise InvalidRequest(f"cannot find the model {name!r}: {error}") from error
+    of_text: dict[str, Any] = {**config, **(config.get("text_config") or {})}  # of a model for images, too
+    tokenizer = folder / _TOKENIZER  # some old models have but the files that transformers makes one of
+    return BaseModel(
+        name=name,
+        max_context_length=_field(name, of_text, *_CONTEXT),
+        vocab_size=_field(name, of_text, "vocab_size"),
+        arch=_field(name, config, "architectures")[0],
+        tokenizer_id=name,
+        tokenizer_json=tokenizer.read_text("utf-8") if tokenizer.is_file() else None,
+    )
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    config = json.loads(file.read_bytes())
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return cast("dict[str, Any]", config)
+
+
+def _field(name: str, config: Mapping[str, Any], *keys: str) -> Any:
+    """The first of these that there is."""
+    for key in keys:
+        if config.get(key):
+            return config[key]
+    raise InvalidRequest(f"the {_CONFIG} of the model {name!r} has no {' or '.join(keys)}")
+
+
+def _folder(name: str) -> Path:
+    """Where a model's small files are on this disk. Raises `OSError` or `ValueError` when there are none."""
+    folder = SHIPPED.get(name, Path(name))
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith("."):
+        raise FileNotFoundError(f"there is no folder {folder}")
+    # here, since it takes a second to import
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+
+    return Path(snapshot_download(name, allow_patterns=[_CONFIG, _TOKENIZER]))  # without the hub, what was fetched before
