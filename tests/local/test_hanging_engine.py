@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from tests.mortal_engine import COMPUTES, HOLDS, WAITS, MortalEngine
+from tests.mortal_engine import BASES, COMPUTES, HOLDS, WAITS, MortalEngine
 from tinkex.local.engine.base import EngineDied, LoraShape, SampleSpec
 from tinkex.local.engine.process.engine import ProcessEngine
 from tinkex.local.engine.process.hang import Observer, Patience, Signs
@@ -64,7 +64,7 @@ def test_a_process_with_nothing_to_do_may_be_silent() -> None:
 @contextmanager
 def impatient() -> Iterator[ProcessEngine]:
     """An engine that may hang for three seconds."""
-    with closing(ProcessEngine(MortalEngine, pauses=(0, 0), patience=Patience(silent=3.0, idle=3.0))) as engine:
+    with closing(ProcessEngine(MortalEngine, BASES, pauses=(0, 0), patience=Patience(silent=3.0, idle=3.0))) as engine:
         engine.create_model("x", "fake/base", LoraShape(4))
         engine.load_sampler("s", "fake/base", None)
         yield engine

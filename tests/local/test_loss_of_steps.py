@@ -13,7 +13,7 @@ import pytest
 
 import tinkex.local
 from tests.fake_engine import FakeEngine
-from tests.mortal_engine import WAITS, MortalEngine
+from tests.mortal_engine import BASES, WAITS, MortalEngine
 from tinkex.local.engine.base import Engine
 from tinkex.local.engine.process.engine import ProcessEngine
 from tinkex.local.progress import Loss
@@ -46,7 +46,7 @@ class Ahead(Api):
 
 @pytest.fixture
 def ahead() -> Iterator[Ahead]:
-    engine = ProcessEngine(MortalEngine, pauses=(0, 0))
+    engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0))
     with (
         tinkex.local.serve(engine=cast("Engine", engine)) as server,
         httpx.Client(base_url=server.base_url, timeout=15) as http,
