@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -54,6 +55,17 @@ def test_a_token_sees_what_its_key_sees_and_then_is_to_be_exchanged_anew(two: Tw
     monkeypatch.setattr("tinkex.local.vouchers.time", SimpleNamespace(time=lambda: later))
     expired = two.ada.get("sessions")
     assert (expired.status_code, expired.headers["www-authenticate"]) == (401, 'Bearer error="invalid_token"')
+
+
+def test_a_token_ends_with_its_key_when_the_server_is_started_without_that(tmp_path: Path) -> None:
+    with started(FakeEngine(), data_dir=tmp_path, api_key=["tml-ada", "tml-bob"]) as api:
+        tokens = {
+            key: api.http.post(f"{API}/auth/token", json={}, headers={"x-api-key": key}).json()["jwt"]
+            for key in ("tml-ada", "tml-bob")
+        }
+    with started(FakeEngine(), data_dir=tmp_path, api_key="tml-ada") as api:
+        statuses = [api.http.get(f"{API}/sessions", headers={"x-api-key": token}).status_code for token in tokens.values()]
+    assert statuses == [200, 401]
 
 
 def test_each_finds_its_own_and_what_was_published(two: Two) -> None:

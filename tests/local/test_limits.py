@@ -30,7 +30,7 @@ from tinkex.local.turns import Turns
 
 from .helpers import API, Api, new_model, sample, started, step
 
-SMALL = Limits(body_bytes=20_000, datums=3, tokens=10, rank=8, models=2, num_samples=4, top_tokens=5)
+SMALL = Limits(body_bytes=20_000, datums=3, tokens=10, rank=8, models=2, num_samples=4, top_tokens=5, told=16)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,9 @@ def test_a_batch_is_bounded(data: list[list[int]], words: str | None) -> None:
         ({"topk_sample_logprobs": 6}, "topk_sample_logprobs"),
         ({"prompt_alt_tokens_k": 6}, "prompt_alt_tokens_k"),
         ({"prompt": {"chunks": [{"type": "encoded_text", "tokens": [1] * 11}]}}, "prompt"),
+        ({"num_samples": 4, "topk_sample_logprobs": 3}, "number of likely or drawn tokens told"),  # of two tokens a sample
+        ({"topk_prompt_logprobs": 5, "prompt_alt_tokens_k": 4}, "number of likely or drawn tokens told"),
+        ({"topk_sample_logprobs": 1, "sampling_params": {}}, "number of likely or drawn tokens told"),  # up to the context
     ],
 )
 def test_a_sample_is_bounded(small: Api, more: dict[str, Any], field: str) -> None:

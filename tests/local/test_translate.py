@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,17 @@ def test_a_malformed_sparse_tensor_is_422_and_names_the_field(change: dict[str, 
         examples(read(api.ForwardBackwardInput, body), ())
     assert caught.value.status == 422
     assert caught.value.detail[0]["loc"][-1] == field
+
+
+def test_the_sparse_tensors_of_a_batch_are_bounded_together() -> None:
+    """A megabyte of them could else take all of the machine's memory."""
+    wide = {"data": [], "dtype": "int64", "shape": [1, 2**24], "sparse_crow_indices": [0, 0], "sparse_col_indices": []}
+    datum = {"model_input": {"chunks": []}, "loss_fn_inputs": {"target_tokens": wide}}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Refused, match="more than 67108864 cells") as caught:
+        examples(read(api.ForwardBackwardInput, {"data": [datum] * 1000, "loss_fn": "cross_entropy"}), ())
+    assert caught.value.detail[0]["loc"] == ["body", "data", 4, "loss_fn_inputs", "target_tokens", "shape"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB: none was made
 
 
 def test_a_torn_tensor_in_protobuf_is_422() -> None:

@@ -77,4 +77,4 @@ def _nobody_s(keyring: Keyring) -> OwnerOf:
 
 def _checked(api: ASGIApp, backend: Backend, keyring: Keyring | None) -> ASGIApp:
     guarded = KeyCheck(api, keyring) if keyring else api
-    return VoucherCheck(guarded, backend.secret, backend.store, wants_key=keyring is not None)
+    return VoucherCheck(guarded, backend.secret, keyring)

@@ -45,8 +45,15 @@ class Keyring:
     def owner(self, key: str) -> str | None:
         """Whose key it is; None when it is not taken, or was revoked."""
         key_id = self._ids.get(self._digest(key))
-        row = None if key_id is None else self._keys.get(key_id)
-        return None if row is None or row.revoked_at is not None else str(row.key_id)
+        return None if key_id is None or self._is_revoked(key_id) else str(key_id)
+
+    def takes_from(self, owner: str) -> bool:
+        """Whether the key of this owner is one that is taken."""
+        return any(owner == str(key_id) and not self._is_revoked(key_id) for key_id in self._ids.values())
+
+    def _is_revoked(self, key_id: int) -> bool:
+        row = self._keys.get(key_id)
+        return row is None or row.revoked_at is not None
 
     def _enrolled(self, key: str) -> KeyRow:
         salt = self._keys.salt() or secrets.token_bytes(16)

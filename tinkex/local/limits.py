@@ -29,6 +29,8 @@ class Limits:
     """Of one prompt."""
     top_tokens: int = 1024
     """That are told of a position, beside the one that is there."""
+    told: int = 1 << 22
+    """Such tokens in the result of one request."""
     pending: int = 10_000
     """Requests taken on and not done. When there are so many, others are answered 429."""
 

@@ -36,7 +36,7 @@ LOSS_FNS = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo
 Location = tuple[str | int, ...]
 
 _MOST_CELLS = 1 << 26
-"""Of a sparse tensor, which is small however many it has."""
+"""Of sparse tensors, which are small however many they have: of all in a batch."""
 
 _COLDEST = 1e-30
 """The temperature from which on down samples are greedy: engines divide by it in floats of 32 bits, in which less is soon 0."""
@@ -115,7 +115,20 @@ def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, floa
 def examples(batch: api.ForwardBackwardInput, at: Location) -> list[Example]:
     if not batch.data:
         raise malformed(*at, "data", message="is empty")
+    _check_cells(batch.data, (*at, "data"))
     return [_example(datum, (*at, "data", index)) for index, datum in enumerate(batch.data)]
+
+
+def _check_cells(data: Sequence[api.Datum], at: Location) -> None:
+    """Sparse tensors take as little as one byte for thousands of cells, so all of a batch are bounded before any is made."""
+    total = 0
+    for index, datum in enumerate(data):
+        for name, tensor in datum.loss_fn_inputs.additional_properties.items():
+            if tensor.sparse_crow_indices is not None and all(type(size) is int and size >= 0 for size in tensor.shape or ()):
+                total += math.prod(tensor.shape or ())
+            if total > _MOST_CELLS:
+                text = f"has more than {_MOST_CELLS} cells, with the sparse tensors before it"
+                raise malformed(*at, index, "loss_fn_inputs", name, "shape", message=text)
 
 
 def count_trained(data: Sequence[Example]) -> int:

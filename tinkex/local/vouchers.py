@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tinkex.local import tokens
 from tinkex.local.errors import Refused
 from tinkex.local.http import OWNER, VOUCHED, json_response
+from tinkex.local.keys import Keyring
 from tinkex.local.signed_urls import Signer
-from tinkex.local.store import Store
 
 
 def is_signed(scope: Scope) -> bool:
@@ -25,18 +25,18 @@ def is_signed(scope: Scope) -> bool:
 class VoucherCheck:
     """Marks the requests that come with either, and refuses those whose voucher does not hold."""
 
-    def __init__(self, app: ASGIApp, secret: bytes, store: Store, *, wants_key: bool) -> None:
+    def __init__(self, app: ASGIApp, secret: bytes, keyring: Keyring | None) -> None:
+        """Without a `keyring` no key is asked for."""
         self._app = app
         self._secret = secret
         self._signer = Signer(secret)
-        self._store = store
-        self._wants_key = wants_key
+        self._keyring = keyring
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if is_signed(scope):
             refusal = self._check_signature(scope)
-        elif self._wants_key and tokens.is_one(token := Headers(scope=scope).get("x-api-key", "")):
-            refusal = self._check_token(scope, token)
+        elif self._keyring and tokens.is_one(token := Headers(scope=scope).get("x-api-key", "")):
+            refusal = self._check_token(scope, token, self._keyring)
         else:
             refusal = None
         return (refusal or self._app)(scope, receive, send)
@@ -50,10 +50,9 @@ class VoucherCheck:
         scope[VOUCHED] = True
         return None
 
-    def _check_token(self, scope: Scope, token: str) -> Response | None:
+    def _check_token(self, scope: Scope, token: str, keyring: Keyring) -> Response | None:
         owner = tokens.owner_of(self._secret, token, time.time())
-        key = self._store.keys.get(int(owner)) if owner else None
-        if key is None or key.revoked_at is not None:
+        if owner is None or not keyring.takes_from(owner):
             response = json_response(401, {"detail": "the token has expired, or is not of this server; exchange the key anew"})
             response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
             return response

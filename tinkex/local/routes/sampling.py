@@ -87,7 +87,7 @@ async def sample(backend: Backend, call: Call[SampleRequest]) -> Mapping[str, An
 
 
 def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleRequest) -> str:
-    spec = _spec(backend, body)
+    spec = _spec(backend, sampler, body)
 
     async def work() -> bytes:
         await backend.samplers.load(sampler)
@@ -99,18 +99,28 @@ def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleR
     return backend.futures.start(ticket, work)
 
 
-def _spec(backend: Backend, body: SampleRequest) -> SampleSpec:
+def _spec(backend: Backend, sampler: SamplerRow, body: SampleRequest) -> SampleSpec:
     limits = backend.limits
     at_most(limits.num_samples, body.num_samples, "num_samples")
     for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
         at_most(limits.top_tokens, getattr(body, name) or 0, name)
     spec = sample_spec(body)
     at_most(limits.tokens, len(spec.prompt), "prompt", "number of tokens")
+    at_most(
+        limits.told, _told(spec, backend.base_model(sampler.base_model).max_context_length), "number of likely or drawn tokens told"
+    )
     return spec
 
 
+def _told(spec: SampleSpec, longest: int) -> int:
+    """How many tokens beside its own the result may have."""
+    sampled = spec.num_samples * min(longest, spec.max_tokens or longest)
+    return sampled * spec.topk_sample_logprobs + len(spec.prompt) * (spec.topk_prompt_logprobs + spec.prompt_alt_tokens_k)
+
+
 async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStream:
-    sampler, spec = _sampler_of(backend, call.access, call.body), _spec(backend, call.body)
+    sampler = _sampler_of(backend, call.access, call.body)
+    spec = _spec(backend, sampler, call.body)
     if spec.num_samples != 1:
         raise malformed("num_samples", message="must be 1: one sample is streamed")
     for name in _NOT_STREAMED:
