@@ -126,6 +126,31 @@ def test_samples_under_way_get_their_tokens_while_a_long_prompt_is_read(monkeypa
     engine.close()
 
 
+def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Limits, "of", classmethod(lambda cls, base: Limits(tokens_read=8)))
+    engine = TorchEngine(["tinkex/tiny"], "cpu")
+    engine.load_sampler("base", "tinkex/tiny", None)
+    begun, go_on, ended = threading.Event(), threading.Event(), list[str]()
+    advance = Reading.advance
+
+    def held(reading: Reading) -> bool:
+        begun.set()
+        assert go_on.wait(60)
+        return advance(reading)
+
+    monkeypatch.setattr(Reading, "advance", held)
+    futures = {"long": engine.sample("base", SampleSpec(TEXT * 4, max_tokens=1))}
+    assert begun.wait(60)
+    futures["short"] = engine.sample("base", SampleSpec(TEXT[:5], max_tokens=1))
+    for name, future in futures.items():
+        future.add_done_callback(lambda _, name=name: ended.append(name))
+    go_on.set()
+    for future in futures.values():
+        future.result(60)
+    engine.close()
+    assert ended == ["short", "long"]
+
+
 def test_a_long_prompt_that_nobody_waits_for_any_more_is_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Limits, "of", classmethod(lambda cls, base: Limits(tokens_read=8)))
     engine = TorchEngine(["tinkex/tiny"], "cpu")

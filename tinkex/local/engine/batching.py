@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from attrs import field, frozen
@@ -86,7 +87,7 @@ class Batcher:
         self._waiting: deque[Request] = deque()
         self._news = threading.Condition()
         self._closed = False
-        self._reading: Reading | None = None  # between two of its passes
+        self._long: list[Reading] = []  # those that take several passes, in the order of their beginning
         self._batch: Batch | None = None  # only while there are samples in it, so that its memory is freed
         self._thread = threading.Thread(target=self._run, name=f"tinkex-sampling {base.description.name}", daemon=True)
         self._thread.start()
@@ -111,60 +112,60 @@ class Batcher:
             self._drop_ended()
             # those who arrive while a pass runs are read before the next step, so that a burst of requests goes on in step
             for _ in range(_PASSES_BEFORE_A_STEP):
-                if not self._read():
+                if not (requests := self._take()):
                     break
+                self._begin(requests)
+            if self._long:
+                self._read(self._long[0])
             self._step()
-        for request in (*self._waiting, *self._being_read, *(sample.request for sample in self._samples)):
+        for request in (*self._waiting, *(sample.request for sample in self._under_way)):
             request.future.cancel()
 
     def _wait(self) -> bool:
         """Returns when there is something to do; false once closed."""
         with self._news:
-            self._news.wait_for(lambda: self._closed or self._waiting or self._reading or self._batch)
+            self._news.wait_for(lambda: self._closed or self._waiting or self._long or self._batch)
             return not self._closed
 
     @property
-    def _samples(self) -> Sequence[Sample]:
-        return self._batch.samples if self._batch else ()
-
-    @property
-    def _being_read(self) -> Sequence[Request]:
-        return self._reading.requests if self._reading else ()
+    def _under_way(self) -> Sequence[Sample]:
+        """The samples that grow, and those whose prompt is being read."""
+        read = [sample for reading in self._long for request in reading.requests for sample in request.samples]
+        return [*self._batch.samples, *read] if self._batch else read
 
     def _take(self) -> list[Request]:
         """The requests whose turn has come."""
         if not self._waiting:
             return []
-        longest = max((_size(sample.request).longest for sample in self._samples), default=0)
+        under_way = self._under_way
+        longest = max((_size(sample.request).longest for sample in under_way), default=0)
         with self._news:
-            count = admissible(map(_size, self._waiting), Size(len(self._samples), longest), self._limits)
+            count = admissible(map(_size, self._waiting), Size(len(under_way), longest), self._limits)
             taken = [self._waiting.popleft() for _ in range(count)]
         return [request for request in taken if not request.future.cancelled()]
 
-    def _read(self) -> bool:
-        """One pass over prompts, if there are any; false when a step is to come before the next: a long prompt holds up nobody."""
-        requests = self._being_read or self._take()
-        if not requests:
-            return False
-        try:
-            batch = self._batch = self._batch or Batch(self._base)
-            reading, self._reading = self._reading or self._reading_of(requests), None
-            if not reading.advance():
-                self._reading = reading
-                return False
-            batch.begin(reading)
-        except Exception as error:  # noqa: BLE001  handed on to those who asked; the samples under way go on
-            for request in requests:
-                request.answer(error)
-        return True
-
-    def _reading_of(self, requests: Sequence[Request]) -> Reading:
+    def _begin(self, requests: Sequence[Request]) -> None:
         scored = any(request.asks_about_prompt for request in requests)
-        return Reading(self._base, requests, self._limits.tokens_of(scored=scored))
+        with _failing(requests):
+            reading = Reading(self._base, requests, self._limits.tokens_of(scored=scored))
+            if reading.takes_several_passes:
+                self._long.append(reading)
+            else:
+                self._read(reading)
+
+    def _read(self, reading: Reading) -> None:
+        """One pass. Samples under way get a token before the next, so that a long prompt holds up nobody."""
+        goes_on = False
+        with _failing(reading.requests):
+            self._batch = self._batch or Batch(self._base)
+            goes_on = not reading.advance()
+            if not goes_on:
+                self._batch.begin(reading)
+        if not goes_on:
+            self._long = [other for other in self._long if other is not reading]
 
     def _drop_ended(self) -> None:
-        if all(request.future.done() for request in self._being_read):
-            self._reading = None
+        self._long = [reading for reading in self._long if not all(request.future.done() for request in reading.requests)]
         if self._batch:
             self._batch.drop_ended()
             self._batch = self._batch if self._batch.samples else None
@@ -179,6 +180,16 @@ class Batcher:
             for sample in batch.samples:
                 sample.request.answer(error)
             self._batch = None
+
+
+@contextmanager
+def _failing(requests: Iterable[Request]) -> Generator[None, None, None]:
+    """What goes wrong in the block is handed on to those who asked; the samples under way go on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  see above
+        for request in requests:
+            request.answer(error)
 
 
 def _size(request: Request) -> Size:

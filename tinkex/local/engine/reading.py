@@ -42,6 +42,10 @@ class Reading:
         self._columns = slice(0, 0)  # of the last pass
         self._answers: dict[int, list[Answers]] = {i: [] for i, request in enumerate(requests) if request.asks_about_prompt}
 
+    @property
+    def takes_several_passes(self) -> bool:
+        return self._width < self._tokens.shape[1]
+
     @torch.inference_mode()
     def advance(self) -> bool:
         """Reads as much as one pass may; whether all is read."""

@@ -97,7 +97,8 @@ class TorchEngine:
             _check_example(index, example, loss, model.base.description)
         outputs: list[Mapping[str, Any]] = [{}] * len(data)
         metrics: list[Mapping[str, float]] = []
-        total, most = 0.0, tokens_at_once(model.base.model.config.vocab_size, model.base.device)
+        total = 0.0
+        most = tokens_at_once(model.base.model.config.vocab_size, model.base.device)
         with _all_or_nothing(model.parameters.values()), torch.set_grad_enabled(backward):
             for indices in micro_batches([len(example.tokens) for example in data], most):
                 with model.base.running(model.adapter) as network:
