@@ -148,6 +148,8 @@ def _example(datum: api.Datum, at: Location) -> Example:
 def tokens(value: api.ModelInput, at: Location) -> NDArray[np.int64]:
     """The text chunks' token ids `(N,)`, one after another."""
     parts = [_chunk(chunk, (*at, "chunks", index)) for index, chunk in enumerate(value.chunks)]
+    if len(parts) == 1:
+        return parts[0]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 

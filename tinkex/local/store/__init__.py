@@ -7,6 +7,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from pathlib import Path
 
 from tinkex.local.store.audit import AuditLog
@@ -106,9 +107,9 @@ class Store:
         """Gives the room of what was deleted back to the disk."""
         self._database.run("VACUUM")
 
-    async def kept(self) -> None:
+    def kept(self) -> Awaitable[None]:
         """Returns when all that was written so far outlives this process. To be awaited before somebody is told of it."""
-        await self._database.kept()
+        return self._database.kept()
 
     def close(self) -> None:
         self._database.close()

@@ -7,7 +7,9 @@ import sqlite3
 from tinkex.local.store.database import Database
 from tinkex.local.store.rows import EndedFuture, Ending, FutureRow, TimedFuture
 
-_COLUMNS = "request_id, scope, seq_id, kind, fingerprint, owner, state, result, error, category"
+_ROWS = "SELECT request_id, scope, seq_id, kind, fingerprint, owner, state, result, error, category FROM futures"
+_BY_ID = f"{_ROWS} WHERE request_id = ?"
+_BY_NUMBER = f"{_ROWS} WHERE scope = ? AND seq_id = ?"
 
 
 class StoredFutures:
@@ -29,10 +31,10 @@ class StoredFutures:
         )
 
     def get(self, request_id: str) -> FutureRow | None:
-        return self._db.one(_row, f"SELECT {_COLUMNS} FROM futures WHERE request_id = ?", request_id)
+        return self._db.one(_row, _BY_ID, request_id)
 
     def numbered(self, scope: str, seq_id: int) -> FutureRow | None:
-        return self._db.one(_row, f"SELECT {_COLUMNS} FROM futures WHERE scope = ? AND seq_id = ?", scope, seq_id)
+        return self._db.one(_row, _BY_NUMBER, scope, seq_id)
 
     def ended(self, scope: str) -> list[EndedFuture]:
         """Those of a scope that have ended, in that order."""

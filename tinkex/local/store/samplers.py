@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import lru_cache
 
 from tinkex.local.store.database import Database
 from tinkex.local.store.rows import SamplerRow
 
 _ROWS = "SELECT sampler_id, session_id, base_model, model_path, folder, inflight_of, owner FROM samplers JOIN sessions USING (session_id)"
 
+_REMEMBERED = 1000  # rows
+
 
 class Samplers:
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._remembered = lru_cache(_REMEMBERED)(self._read)  # one is asked for with every sample; only `add` changes them
 
     def add(self, row: SamplerRow, now: float) -> None:
         """Its owner is its session's. With in-flight weights, all those of the model sample from these."""
@@ -20,6 +24,7 @@ class Samplers:
             self._insert(row, now)
             if row.inflight_of:
                 self._db.run("UPDATE samplers SET folder = ? WHERE inflight_of = ?", row.folder, row.inflight_of)
+        self._remembered.cache_clear()
 
     def _insert(self, row: SamplerRow, now: float) -> None:
         self._db.run(
@@ -35,6 +40,9 @@ class Samplers:
         )
 
     def get(self, sampler_id: str) -> SamplerRow | None:
+        return self._remembered(sampler_id)
+
+    def _read(self, sampler_id: str) -> SamplerRow | None:
         return self._db.one(_row, f"{_ROWS} WHERE sampler_id = ?", sampler_id)
 
     def number_copy(self, sampler_id: str) -> int:
