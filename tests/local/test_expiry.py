@@ -11,11 +11,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from attrs import define
 from click.testing import CliRunner
 
 from tests.fake_engine import FakeEngine
 from tinkex.cli import main
 from tinkex.local import Limits, Server, expiry, gc, serve
+from tinkex.local.engine.base import LoraShape, OptimizerKind
 from tinkex.local.store import SessionRow, Store, StoreError
 
 from .helpers import Api, new_model, sample, saved_folder, started, step
@@ -231,6 +233,32 @@ def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> Non
     assert not backend.samplers._loading
     assert not backend._last_request
     assert not backend.folders._held
+
+
+@define(eq=False)
+class SlowToMake(FakeEngine):
+    """A model is being made until the gate is open."""
+
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None:
+        self.waiting.release()
+        assert self.gate.wait(10)
+        super().create_model(model_id, base_model, lora, optimizer)
+
+
+def test_a_model_whose_session_ends_while_it_is_made_is_freed_and_forgotten() -> None:
+    engine = SlowToMake()
+    with serve(engine=engine) as server, httpx.Client(base_url=server.base_url, timeout=15) as http:
+        api = Api(http, engine)
+        session_id = api.session()
+        promise = api.ok("create_model", **new_model(session_id))
+        assert engine.waiting.acquire(timeout=10)
+        api.ok(f"sessions/{session_id}/finish", reason={"type": "success"}, detail=None)
+        engine.gate.set()
+        api.result(promise)
+        while server._backend.lanes._running:
+            api.get("healthz")
+        assert engine.models == set()
+        assert server._backend.revival._progress == {}
 
 
 def test_gc_makes_a_data_folder_small(tmp_path: Path) -> None:

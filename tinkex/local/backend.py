@@ -103,6 +103,7 @@ class Backend:
         await self.lanes.call(self.engine.unload_model, model_id)
         self.lanes.forget(model_id)
         self.steps.forget(model_id)
+        self.revival.forget(model_id)  # it may have been made since it was retired
 
     def note_request(self, session_id: str) -> None:
         """The session's client is there."""
