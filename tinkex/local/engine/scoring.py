@@ -53,21 +53,23 @@ def target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
 class _Logprobs(torch.autograd.Function):
     """Of the tokens in `columns` `(..., K)` under `logits` `(..., V)`.
 
-    torch's log_softmax and gather would keep, and make on the way back, twice as many arrays as large as the logits, which are the
-    largest there are.
+    One array as large as the logits is kept, and becomes their gradient: torch's log_softmax and gather would have three, the largest
+    that there are. So there is one way back only.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, columns: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        normalizer = logits.logsumexp(dim=-1, keepdim=True)
-        ctx.save_for_backward(logits, normalizer, columns)
-        return logits.gather(-1, columns) - normalizer
+        largest = logits.amax(dim=-1, keepdim=True)
+        weights = (logits - largest).exp_()
+        total = weights.sum(dim=-1, keepdim=True)
+        ctx.save_for_backward(weights, total, columns)
+        return logits.gather(-1, columns) - largest - total.log()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        logits, normalizer, columns = ctx.saved_tensors
-        chances = (logits - normalizer).exp_()
-        return chances.mul_(-gradient.sum(dim=-1, keepdim=True)).scatter_add_(-1, columns, gradient), None
+        weights, total, columns = ctx.saved_tensors
+        of_all = weights.mul_(-gradient.sum(dim=-1, keepdim=True) / total)
+        return of_all.scatter_add_(-1, columns, gradient), None
 
 
 def _padded(arrays: Sequence[NDArray[np.int64]]) -> Tensor:
