@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -86,6 +87,21 @@ def test_a_stop_waits_for_the_step_under_way() -> None:
     server.close()
     assert engine.gate.is_set()
     assert engine.count("forward_backward", model_id, "7") == 0
+
+
+def test_a_stop_waits_for_it_too_when_waiting_for_the_server_was_interrupted() -> None:
+    engine = FakeEngine()
+    main = threading.main_thread().ident
+    assert main
+    with serve(engine=engine) as server, httpx.Client(base_url=server.base_url) as http:
+        api = Api(http, engine)
+        api.step(api.model(), 1, 96)
+        assert engine.waiting.acquire(timeout=5)
+        threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            server.wait()
+        threading.Timer(0.3, engine.gate.set).start()
+    assert engine.gate.is_set()
 
 
 def test_several_at_once() -> None:

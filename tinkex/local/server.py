@@ -100,9 +100,8 @@ class Server:
     def wait(self) -> None:
         """Returns when the server has stopped."""
         while self._thread.is_alive():
-            time.sleep(
-                0.5
-            )  # short, so that a signal is seen on every platform; a join that it interrupts takes the thread for ended
+            # short, so that a signal is seen on every platform; a join that it interrupts takes the thread for ended
+            time.sleep(0.5)
 
     def close(self) -> None:
         """Stops: polls are answered 503, engine calls under way end, threads are joined. Again does nothing."""

@@ -9,7 +9,6 @@ from tinkex.local.store.database import Database
 from tinkex.local.store.rows import SamplerRow
 
 _ROWS = "SELECT sampler_id, session_id, base_model, model_path, folder, inflight_of, owner FROM samplers JOIN sessions USING (session_id)"
-
 _REMEMBERED = 1000  # rows
 
 
