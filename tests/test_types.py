@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tinkex
 from tinkex import (
     AdamParams,
     Config,
@@ -168,3 +169,9 @@ def test_config_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="not an http"):
         Config(base_url="localhost")
     assert "secret" not in repr(Config(base_url="http://127.0.0.1:1", api_key="tml-secret"))
+
+
+def test_completion_knows_all_public_names() -> None:
+    names = dir(tinkex)
+    assert {"ServiceClient", "Datum", "RateLimitError", "events", "__version__", "get_tokenizer"} <= set(names)
+    assert all(getattr(tinkex, name) is not None for name in names)

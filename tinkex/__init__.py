@@ -93,3 +93,12 @@ def __getattr__(name: str) -> Any:
             value = globals()[name] = getattr(module, name)
             return value
     raise AttributeError(f"module 'tinkex' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """All public names, for completion, though most of them are imported only when they are used."""
+    from tinkex import errors, types
+
+    own_errors = {name for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__}
+    public = {*_HOME_OF, *_MODULES, *types.__all__, *own_errors}
+    return sorted(name for name in public if not name.startswith("_") or name == "__version__")
