@@ -12,8 +12,8 @@ import orjson
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tinkex.local import tokens
-from tinkex.local.storage_hours import stored_hours
+from tinkex.local.guard import tokens
+from tinkex.local.routes.storage_hours import stored_hours
 from tinkex.local.store import StoredSpan
 
 from .helpers import API, Api, sample, started

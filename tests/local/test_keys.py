@@ -17,7 +17,7 @@ from tests.fake_engine import FakeEngine
 from tinkex.cli import main
 from tinkex.local import serve
 from tinkex.local.app import ROUTES
-from tinkex.local.keys import BadKeys, Exposed
+from tinkex.local.guard.keys import BadKeys, Exposed
 from tinkex.local.store import Store
 
 from .helpers import API, Api, new_model, sample, step

@@ -25,8 +25,8 @@ from tests.fake_engine import FakeEngine
 from tinkex.local import Limits, serve
 from tinkex.local.engine.base import EngineDied
 from tinkex.local.errors import Refused
-from tinkex.local.raw_body import decompress
-from tinkex.local.turns import Turns
+from tinkex.local.wire.raw_body import decompress
+from tinkex.local.work.turns import Turns
 
 from .helpers import API, Api, new_model, sample, started, step
 

@@ -16,7 +16,7 @@ from tests.fake_engine import FakeEngine
 from tests.mortal_engine import BASES, WAITS, MortalEngine
 from tinkex.local.engine.base import Engine
 from tinkex.local.engine.process.engine import ProcessEngine
-from tinkex.local.progress import Loss
+from tinkex.local.work.progress import Loss
 
 from .helpers import Api
 

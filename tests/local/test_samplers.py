@@ -11,9 +11,9 @@ from attrs import define, field
 
 from tests.fake_engine import FakeEngine
 from tinkex.local.folders import Folders
-from tinkex.local.lanes import Lanes
-from tinkex.local.samplers import LoadedSamplers
 from tinkex.local.store import SamplerRow, Store
+from tinkex.local.work.lanes import Lanes
+from tinkex.local.work.samplers import LoadedSamplers
 
 ROW = SamplerRow("s", "session", "fake/base", None, None)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
+from tinkex.local.routes.trace import chrome_trace
 from tinkex.local.store import SessionRow, TimedFuture
-from tinkex.local.trace import chrome_trace
 
 from .helpers import Api, sample
 

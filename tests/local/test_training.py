@@ -8,7 +8,7 @@ import pytest
 
 from tinkex.local.engine.base import AdamSettings, DimuonSettings, OptimizerSettings, SgdSettings
 from tinkex.local.engine.losses import LOSSES
-from tinkex.local.translate import LOSS_FNS
+from tinkex.local.wire.translate import LOSS_FNS
 
 from .helpers import Api, new_model, step
 

@@ -15,11 +15,11 @@ from tinkex_api import models as api
 from tinkex_proto import tinker_pb2 as pb
 
 from tinkex import Datum, TensorData
-from tinkex.local.bodies import read
 from tinkex.local.engine.base import LossResult, SampledTokens, SampleResult
 from tinkex.local.errors import Refused
-from tinkex.local.protobuf import read_forward_backward, result_fields, write_loss, write_result
-from tinkex.local.translate import encode, encode_sample, examples, loss_fields
+from tinkex.local.wire.bodies import read
+from tinkex.local.wire.protobuf import read_forward_backward, result_fields, write_loss, write_result
+from tinkex.local.wire.translate import encode, encode_sample, examples, loss_fields
 from tinkex.wire import json, protobuf
 
 logprobs = st.floats(-100, 0, width=32)

@@ -116,7 +116,7 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
     try:
         from tinkex.local import serve
         from tinkex.local.engine.base import InvalidRequest
-        from tinkex.local.keys import BadKeys, Exposed
+        from tinkex.local.guard.keys import BadKeys, Exposed
         from tinkex.local.profiles import UnknownProfile
         from tinkex.local.store import StoreError
     except ImportError as error:

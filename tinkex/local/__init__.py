@@ -4,6 +4,10 @@
         print(server.base_url)
 
 Importing this module needs and imports nothing but Python; `serve` needs the extra, and torch unless another engine is asked for.
+
+A request's way through the folders: `wire` reads it, `guard` says who may do what, a handler of `routes` takes it on, `work` has it wait for
+its turn and keeps its outcome, `engine` trains or samples, and `store` remembers. `profiles` stands before all that and does it as other
+servers do; `pages` shows it to people.
 """
 
 from __future__ import annotations

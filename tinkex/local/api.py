@@ -10,7 +10,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from tinkex.local.backend import Backend
-from tinkex.local.http import BACKEND, refuse_route
+from tinkex.local.wire.http import BACKEND, refuse_route
 
 
 class Api:

@@ -9,8 +9,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinkex.local.api import Api
 from tinkex.local.backend import Backend
-from tinkex.local.http import PREFIX, KeyCheck
-from tinkex.local.keys import BadKeys, Keyring
+from tinkex.local.guard.key_check import KeyCheck
+from tinkex.local.guard.keys import BadKeys, Keyring
+from tinkex.local.guard.strangers import NoStrangers
+from tinkex.local.guard.vouchers import VoucherCheck
 from tinkex.local.pages.login import OwnerOf
 from tinkex.local.pages.site import make_site
 from tinkex.local.profiles import TINKEX, Profile
@@ -34,8 +36,7 @@ from tinkex.local.routes import (
     usage,
     weights,
 )
-from tinkex.local.strangers import NoStrangers
-from tinkex.local.vouchers import VoucherCheck
+from tinkex.local.wire.http import PREFIX
 
 _PARTS = (
     *(server, auth, session_search, sessions, traces, models, custom_losses, training, weights, copies, sampling, futures),

@@ -8,20 +8,20 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from tinkex.local.downloads import Downloads
 from tinkex.local.engine.base import BaseModel, Death, Engine
 from tinkex.local.errors import bad_request
 from tinkex.local.folders import Folders
-from tinkex.local.futures import Futures
+from tinkex.local.guard.secret import load_secret
+from tinkex.local.guard.signed_urls import Signer
 from tinkex.local.ids import Ids
-from tinkex.local.lanes import Job, Lanes
 from tinkex.local.limits import Limits
-from tinkex.local.revival import Revival
-from tinkex.local.samplers import LoadedSamplers
-from tinkex.local.secret import load_secret
-from tinkex.local.seq_ids import SeqIds, Steps
-from tinkex.local.signed_urls import Signer
 from tinkex.local.store import ModelRow, SessionRow, Store
+from tinkex.local.wire.downloads import Downloads
+from tinkex.local.work.futures import Futures
+from tinkex.local.work.lanes import Job, Lanes
+from tinkex.local.work.revival import Revival
+from tinkex.local.work.samplers import LoadedSamplers
+from tinkex.local.work.seq_ids import SeqIds, Steps
 
 
 class Backend:

@@ -11,7 +11,7 @@ from attrs import frozen
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tinkex.local.http import PREFIX
+from tinkex.local.wire.http import PREFIX
 
 Fault: TypeAlias = Literal["rate limit", "server error", "lost answer"]
 

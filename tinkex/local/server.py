@@ -23,12 +23,12 @@ from tinkex.local.backend import Backend
 from tinkex.local.disk import sizes_of
 from tinkex.local.engine.base import BaseModel, Engine
 from tinkex.local.expiry import keep_sweeping, sweep
-from tinkex.local.fast_loop import run_on_fast_loop
 from tinkex.local.faults import Faults, Faulty
-from tinkex.local.http_server import HttpServer
 from tinkex.local.limits import Limits
 from tinkex.local.profiles import Profile
 from tinkex.local.store import Store
+from tinkex.local.wire.fast_loop import run_on_fast_loop
+from tinkex.local.wire.http_server import HttpServer
 
 logger = logging.getLogger("tinkex.local")
 

@@ -13,7 +13,7 @@ from attrs import evolve
 
 from tinkex.local.engine.base import Engine
 from tinkex.local.engine.named import EngineName, named_engine
-from tinkex.local.keys import Exposed
+from tinkex.local.guard.keys import Exposed
 from tinkex.local.limits import Limits
 from tinkex.local.profiles import TINKEX, Profile, find_profile
 from tinkex.local.profiles.engine import with_warped_logprobs

@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused
-from tinkex.local.http import json_response, refuse_route
+from tinkex.local.guard.access import Access
+from tinkex.local.guard.signed_urls import LIFETIME
 from tinkex.local.pages.contract import contract_text
 from tinkex.local.pages.login import Logins, OwnerOf, read_form
 from tinkex.local.pages.status import Disk, disk_of, engine_words, status
@@ -23,7 +23,7 @@ from tinkex.local.pages.templates import render
 from tinkex.local.paths import CheckpointPath
 from tinkex.local.profiles import Profile
 from tinkex.local.routes.archives import archive_url
-from tinkex.local.signed_urls import LIFETIME
+from tinkex.local.wire.http import json_response, refuse_route
 
 _DISK_SECONDS = 60.0
 _HEADERS = {

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.disk import folder_size
-from tinkex.local.futures import Pending
+from tinkex.local.guard.access import Access
 from tinkex.local.pages.curve import Curve, draw
 from tinkex.local.store import CheckpointRow, ModelRow, RunQuery, SessionRow
+from tinkex.local.work.futures import Pending
 
 _LISTED = 20  # sessions, and runs
 _PENDING = 50

@@ -19,17 +19,18 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tinkex.local import bodies, paths
+from tinkex.local import paths
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused
-from tinkex.local.http import PREFIX, json_response
+from tinkex.local.guard.vouchers import is_signed
 from tinkex.local.profiles import requests
 from tinkex.local.profiles.polls import Polls, respond
 from tinkex.local.profiles.profile import NUMBERED, Auth, Bodies, Profile
 from tinkex.local.profiles.templates import Reply, fill, list_at, mapping_at
-from tinkex.local.protobuf import MEDIA_TYPE, read_forward_backward
-from tinkex.local.raw_body import decompress, receive_body
-from tinkex.local.vouchers import is_signed
+from tinkex.local.wire import bodies
+from tinkex.local.wire.http import PREFIX, json_response
+from tinkex.local.wire.protobuf import MEDIA_TYPE, read_forward_backward
+from tinkex.local.wire.raw_body import decompress, receive_body
 
 Fields = dict[str, Any]
 

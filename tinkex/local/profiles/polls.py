@@ -10,16 +10,16 @@ import orjson
 from attrs import define, field
 from starlette.responses import PlainTextResponse, Response
 
-from tinkex.local import protobuf
-from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.errors import malformed, not_found
-from tinkex.local.futures import Outcome
-from tinkex.local.http import json_response
+from tinkex.local.guard.access import Access
 from tinkex.local.profiles.profile import Profile
 from tinkex.local.profiles.results import shaped
 from tinkex.local.profiles.templates import Reply
-from tinkex.local.translate import encode
+from tinkex.local.wire import protobuf
+from tinkex.local.wire.http import json_response
+from tinkex.local.wire.translate import encode
+from tinkex.local.work.futures import Outcome
 
 _LONG = 60.0  # seconds
 _PATH_RESULTS = frozenset({"save_weights", "save_weights_for_sampler", "load_weights"})

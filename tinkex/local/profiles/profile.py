@@ -10,7 +10,7 @@ from attrs import field, frozen
 from tinkex.local.ids import Ids
 from tinkex.local.profiles.paths import PathForms
 from tinkex.local.profiles.templates import Ref, Reply, Shape
-from tinkex.local.seq_ids import SeqIds
+from tinkex.local.work.seq_ids import SeqIds
 
 Operation: TypeAlias = str
 """A route without its prefix, as `tinkex.local.routes` has it: "create_model", "samplers/{sampler_id}"."""

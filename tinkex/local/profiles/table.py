@@ -24,7 +24,7 @@ from tinkex.local.profiles.profile import (
     Sampling,
 )
 from tinkex.local.profiles.templates import Each, Ref, Reply, also, only
-from tinkex.local.seq_ids import SeqIds
+from tinkex.local.work.seq_ids import SeqIds
 
 # ---- what several of them have ---------------------------------------------------------------------------------------
 

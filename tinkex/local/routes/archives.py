@@ -14,15 +14,15 @@ from starlette.responses import RedirectResponse, Response
 from tinkex_api.models import ExternalWeightsUrlsResponse, SignedUrls
 
 from tinkex.local.backend import Backend
-from tinkex.local.content import Content, files_of, of_file, of_folder
-from tinkex.local.downloads import answer, describe
 from tinkex.local.errors import bad_request, not_found
-from tinkex.local.http import PREFIX, Call, get, json_response
+from tinkex.local.guard.signed_urls import LIFETIME, signed_url
 from tinkex.local.paths import EXTERNAL_WEIGHTS, CheckpointPath
 from tinkex.local.routes.checkpoints import CHECKPOINT, path_of
 from tinkex.local.routes.facts import moment
-from tinkex.local.signed_urls import LIFETIME, signed_url
 from tinkex.local.store import CheckpointRow
+from tinkex.local.wire.content import Content, files_of, of_file, of_folder
+from tinkex.local.wire.downloads import answer, describe
+from tinkex.local.wire.http import PREFIX, Call, get, json_response
 
 _PATIENCE = 5.0
 """Seconds that a request waits for a tar to be made ready; then it is asked to come again."""

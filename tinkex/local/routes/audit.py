@@ -9,9 +9,9 @@ from typing import Any
 from tinkex_api.models import AuditEventDetails, AuditLogEntry, AuditLogResponse
 
 from tinkex.local.backend import Backend
-from tinkex.local.http import Call, get
 from tinkex.local.routes.facts import moment
 from tinkex.local.routes.query import day, one_of
+from tinkex.local.wire.http import Call, get
 
 _SUBJECTS = {"all": None, "checkpoints": "checkpoint", "projects": "project", "teams": "team", "organizations": "organization"}
 """The subjects of events by event_type. There are neither teams nor organizations here, so nothing is said of them."""

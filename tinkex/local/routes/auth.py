@@ -14,12 +14,12 @@ from tinkex_api.models import (
     AuthTokenResponse,
 )
 
-from tinkex.local import tokens
 from tinkex.local.backend import Backend
 from tinkex.local.errors import not_found
-from tinkex.local.http import Call, delete, get, post
+from tinkex.local.guard import tokens
 from tinkex.local.routes.facts import ORGANIZATION, user_urn
 from tinkex.local.store import KeyRow
+from tinkex.local.wire.http import Call, delete, get, post
 
 
 async def exchange(backend: Backend, call: Call[AuthTokenRequest]) -> Mapping[str, Any]:

@@ -19,13 +19,13 @@ from tinkex_api.models import (
 from tinkex.local import paths
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused
-from tinkex.local.http import Call, delete, get, post, post_nothing, put
 from tinkex.local.paths import CHECKPOINT_TYPES, CheckpointPath
 from tinkex.local.routes.facts import moment
 from tinkex.local.routes.query import page
 from tinkex.local.routes.weights import checked_ttl, expiry
 from tinkex.local.store import CheckpointRow
-from tinkex.local.translate import optimizer_config
+from tinkex.local.wire.http import Call, delete, get, post, post_nothing, put
+from tinkex.local.wire.translate import optimizer_config
 
 CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 

@@ -13,12 +13,12 @@ from tinkex.local import paths
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused, malformed
 from tinkex.local.folders import write
-from tinkex.local.futures import Outcome, Ticket, Work
-from tinkex.local.http import Call, post
 from tinkex.local.paths import CheckpointPath
 from tinkex.local.routes.weights import checked_ttl, expiry, note_saved
 from tinkex.local.store import CheckpointRow, ModelRow, SessionRow
-from tinkex.local.translate import encode
+from tinkex.local.wire.http import Call, post
+from tinkex.local.wire.translate import encode
+from tinkex.local.work.futures import Outcome, Ticket, Work
 
 
 async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outcome:

@@ -8,14 +8,14 @@ from typing import Any
 
 from tinkex_api.models import CreateCustomLossRequest, CreateCustomLossResponse, ForwardBackwardInput, UntypedAPIFuture
 
-from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import CustomLoss
 from tinkex.local.errors import bad_request, malformed
-from tinkex.local.futures import Ticket
-from tinkex.local.http import Call, post
+from tinkex.local.guard.access import Access
 from tinkex.local.store import CustomLossRow, ModelRow
-from tinkex.local.translate import Location, encode
+from tinkex.local.wire.http import Call, post
+from tinkex.local.wire.translate import Location, encode
+from tinkex.local.work.futures import Ticket
 
 _FORMAT = 1
 

@@ -14,14 +14,14 @@ from tinkex_api.models import (
     FuturesRetrieveResponse,
 )
 
-from tinkex.local import protobuf
 from tinkex.local.backend import Backend
 from tinkex.local.errors import malformed
-from tinkex.local.futures import Outcome
-from tinkex.local.http import Call, post
-from tinkex.local.protobuf import result_fields, write_result
 from tinkex.local.store import EndedFuture
-from tinkex.local.translate import encode
+from tinkex.local.wire import protobuf
+from tinkex.local.wire.http import Call, post
+from tinkex.local.wire.protobuf import result_fields, write_result
+from tinkex.local.wire.translate import encode
+from tinkex.local.work.futures import Outcome
 
 _NUMBERS_OF_A_COPY = 1_000_000_000
 

@@ -10,9 +10,9 @@ from tinkex_api.models import UntypedAPIFuture
 
 from tinkex.local.backend import Backend
 from tinkex.local.errors import malformed
-from tinkex.local.futures import Work
-from tinkex.local.http import Call
 from tinkex.local.store import ModelRow
+from tinkex.local.wire.http import Call
+from tinkex.local.work.futures import Work
 
 UNNUMBERED = {"seq_id": 0}
 """For routes whose requests may come without a seq_id."""

@@ -20,16 +20,16 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import EngineDied, LoraShape, OptimizerKind
 from tinkex.local.errors import bad_request, malformed, not_found
-from tinkex.local.futures import Ticket
-from tinkex.local.http import Call, get, post
+from tinkex.local.guard.access import Access
 from tinkex.local.limits import at_most
 from tinkex.local.paths import CheckpointPath
 from tinkex.local.store import ModelRow
-from tinkex.local.translate import encode, lora_shape, optimizer_config, optimizer_kind
+from tinkex.local.wire.http import Call, get, post
+from tinkex.local.wire.translate import encode, lora_shape, optimizer_config, optimizer_kind
+from tinkex.local.work.futures import Ticket
 
 
 @frozen

@@ -8,12 +8,12 @@ from typing import Any
 from tinkex_api.models import Cursor, TrainingRun, TrainingRunsResponse, UserMetadata
 
 from tinkex.local.backend import Backend
-from tinkex.local.http import Call, get
 from tinkex.local.paths import SAMPLER_WEIGHTS, WEIGHTS
 from tinkex.local.routes.checkpoints import checkpoint_facts
 from tinkex.local.routes.facts import moment, user_urn
 from tinkex.local.routes.query import accessible, page
 from tinkex.local.store import CheckpointRow, ModelRow, RunQuery
+from tinkex.local.wire.http import Call, get
 
 
 async def list_training_runs(backend: Backend, call: Call[None]) -> Mapping[str, Any]:

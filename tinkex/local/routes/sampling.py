@@ -20,16 +20,16 @@ from tinkex_api.models import (
 )
 
 from tinkex.local import paths
-from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import EngineDied, OnToken, SampleResult, SampleSpec
 from tinkex.local.errors import Refused, bad_request, malformed
-from tinkex.local.events import EventStream
-from tinkex.local.futures import Ticket
-from tinkex.local.http import Call, get, post
+from tinkex.local.guard.access import Access
 from tinkex.local.limits import at_most
 from tinkex.local.store import SamplerRow, UsageKind
-from tinkex.local.translate import encode_sample, sample_spec
+from tinkex.local.wire.events import EventStream
+from tinkex.local.wire.http import Call, get, post
+from tinkex.local.wire.translate import encode_sample, sample_spec
+from tinkex.local.work.futures import Ticket
 
 
 async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSessionRequest]) -> Mapping[str, Any]:

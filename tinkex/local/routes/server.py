@@ -18,7 +18,7 @@ from tinkex_api.models import (
 )
 
 from tinkex.local.backend import Backend
-from tinkex.local.http import Call, get, post
+from tinkex.local.wire.http import Call, get, post
 
 _LONGEST_CHUNK = 1024  # datums
 _FLAGS = ClientConfigResponse(

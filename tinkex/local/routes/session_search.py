@@ -18,12 +18,12 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.errors import malformed
-from tinkex.local.http import Call, post
+from tinkex.local.guard.access import Access
 from tinkex.local.routes.facts import moment, user_urn
 from tinkex.local.store import FINISH_REASONS, FoundSession, SessionQuery, SessionRow
+from tinkex.local.wire.http import Call, post
 
 _MOST = 200
 _MOST_CONDITIONS = 100

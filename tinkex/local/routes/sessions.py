@@ -20,9 +20,9 @@ from tinkex_api.models import (
 
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused, malformed
-from tinkex.local.http import Call, get, post, put
 from tinkex.local.routes.query import accessible, page
 from tinkex.local.store import FINISH_REASONS, SessionRow
+from tinkex.local.wire.http import Call, get, post, put
 
 
 async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> Mapping[str, Any]:

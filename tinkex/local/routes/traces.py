@@ -11,10 +11,10 @@ from starlette.responses import Response
 from tinkex_api.models import SessionTraceExportResponse
 
 from tinkex.local.backend import Backend
-from tinkex.local.http import PREFIX, Call, get
-from tinkex.local.signed_urls import LIFETIME, signed_url
-from tinkex.local.trace import chrome_trace
-from tinkex.local.translate import encode
+from tinkex.local.guard.signed_urls import LIFETIME, signed_url
+from tinkex.local.routes.trace import chrome_trace
+from tinkex.local.wire.http import PREFIX, Call, get
+from tinkex.local.wire.translate import encode
 
 _TRACE = "/sessions/{session_id}/trace"
 _MOST = 50_000

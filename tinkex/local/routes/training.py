@@ -17,14 +17,14 @@ from tinkex_api.models import (
 
 from tinkex.local.backend import Backend
 from tinkex.local.errors import bad_request
-from tinkex.local.futures import Work
-from tinkex.local.http import Call, post
 from tinkex.local.limits import at_most
-from tinkex.local.protobuf import read_forward_backward, write_loss
 from tinkex.local.routes.custom_losses import custom_loss
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
 from tinkex.local.store import ModelRow
-from tinkex.local.translate import count_trained, encode, examples, loss_config, loss_fields, optimizer_settings
+from tinkex.local.wire.http import Call, post
+from tinkex.local.wire.protobuf import read_forward_backward, write_loss
+from tinkex.local.wire.translate import count_trained, encode, examples, loss_config, loss_fields, optimizer_settings
+from tinkex.local.work.futures import Work
 
 
 async def forward_backward(backend: Backend, call: Call[ForwardBackwardRequest]) -> Mapping[str, Any]:

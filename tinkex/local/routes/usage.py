@@ -20,11 +20,11 @@ from tinkex_api.models import (
 )
 
 from tinkex.local.backend import Backend
-from tinkex.local.http import Call, get
 from tinkex.local.routes.facts import moment, user_urn
 from tinkex.local.routes.query import hours
-from tinkex.local.storage_hours import HOUR, StoredHour, stored_hours
+from tinkex.local.routes.storage_hours import HOUR, StoredHour, stored_hours
 from tinkex.local.store import StorageRow, UsageRow
+from tinkex.local.wire.http import Call, get
 
 _LONGEST = timedelta(days=14)
 

@@ -21,19 +21,19 @@ from tinkex_api.models import (
 )
 
 from tinkex.local import paths
-from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.disk import folder_size
 from tinkex.local.engine.base import Engine, InvalidRequest
 from tinkex.local.errors import Refused, bad_request, malformed
 from tinkex.local.folders import write
-from tinkex.local.futures import Ticket, Work
-from tinkex.local.http import Call, post
+from tinkex.local.guard.access import Access
 from tinkex.local.paths import EXTERNAL_WEIGHTS, SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath, check_name
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
 from tinkex.local.routes.models import NewModel, creating, start_model
 from tinkex.local.store import CheckpointRow, ModelRow, SamplerRow
-from tinkex.local.translate import encode, optimizer_kind
+from tinkex.local.wire.http import Call, post
+from tinkex.local.wire.translate import encode, optimizer_kind
+from tinkex.local.work.futures import Ticket, Work
 
 _LONGEST_TTL = 10 * 365 * 24 * 3600
 

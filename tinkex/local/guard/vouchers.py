@@ -10,11 +10,11 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tinkex.local import tokens
 from tinkex.local.errors import Refused
-from tinkex.local.http import OWNER, VOUCHED, json_response
-from tinkex.local.keys import Keyring
-from tinkex.local.signed_urls import Signer
+from tinkex.local.guard import tokens
+from tinkex.local.guard.keys import Keyring
+from tinkex.local.guard.signed_urls import Signer
+from tinkex.local.wire.http import OWNER, VOUCHED, json_response
 
 
 def is_signed(scope: Scope) -> bool:

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from attrs import frozen
 
-from tinkex.local.turns import Turns
+from tinkex.local.work.turns import Turns
 
 logger = logging.getLogger("tinkex.local")
 

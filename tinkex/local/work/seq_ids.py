@@ -7,7 +7,7 @@ from typing import Literal
 
 from attrs import define, field, frozen
 
-from tinkex.local.futures import OutOfTurn, Ticket, Work
+from tinkex.local.work.futures import OutOfTurn, Ticket, Work
 
 Turn = Literal["by number", "on arrival", "on arrival, refused out of turn"]
 

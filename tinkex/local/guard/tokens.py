@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from tinkex.local.secret import signature
+from tinkex.local.guard.secret import signature
 
 LIFETIME = 3600
 """Seconds."""

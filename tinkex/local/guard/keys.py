@@ -14,8 +14,8 @@ import secrets
 import time
 from collections.abc import Sequence
 
+from tinkex.local.guard.tokens import is_one as is_token
 from tinkex.local.store import KeyRow, Store
-from tinkex.local.tokens import is_one as is_token
 
 logger = logging.getLogger("tinkex.local")
 

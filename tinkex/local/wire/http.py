@@ -10,24 +10,23 @@ from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from attrs import frozen
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from tinkex.local import bodies
-from tinkex.local.access import Access
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import InvalidRequest
 from tinkex.local.errors import Refused
-from tinkex.local.events import EventStream
-from tinkex.local.futures import Outcome
-from tinkex.local.keys import Keyring
-from tinkex.local.protobuf import MEDIA_TYPE
-from tinkex.local.raw_body import read_body
-from tinkex.local.translate import encode
+from tinkex.local.guard.access import Access
+from tinkex.local.wire import bodies
+from tinkex.local.wire.events import EventStream
+from tinkex.local.wire.protobuf import MEDIA_TYPE
+from tinkex.local.wire.raw_body import read_body
+from tinkex.local.wire.translate import encode
+from tinkex.local.work.futures import Outcome
 
 logger = logging.getLogger("tinkex.local")
 
@@ -192,19 +191,3 @@ async def refuse_route(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     words = {404: "no such route", 405: "no such method here"}
     return json_response(status, {"detail": f"{words.get(status, 'refused')}: {request.method} {request.url.path}"})
-
-
-class KeyCheck:
-    """Lets a request pass when its X-API-Key is taken, and notes whose it is."""
-
-    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
-        self._app = app
-        self._keyring = keyring
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if VOUCHED in scope or scope["path"] in OPEN_PATHS:
-            await self._app(scope, receive, send)
-        elif (owner := self._keyring.owner(Headers(scope=scope).get("x-api-key", ""))) is None:
-            await json_response(401, {"detail": "X-API-Key is missing or wrong"})(scope, receive, send)
-        else:
-            await self._app({**scope, OWNER: owner}, receive, send)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tinkex.local.http import json_response
+from tinkex.local.wire.http import json_response
 
 _PRIVATE = (".localhost", ".internal")
 """Ends of names that are nobody's on the internet."""

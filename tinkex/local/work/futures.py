@@ -13,13 +13,13 @@ from weakref import WeakValueDictionary
 import orjson
 from attrs import define, field, frozen
 
-from tinkex.local.access import Access
 from tinkex.local.engine.base import EngineDied, InvalidRequest, SampleResult
 from tinkex.local.errors import Refused, not_found
+from tinkex.local.guard.access import Access
 from tinkex.local.ids import Ids
-from tinkex.local.lanes import Job, Lanes
-from tinkex.local.progress import Loss
 from tinkex.local.store import Category, EndedFuture, Ending, FutureRow, Store, Unwritable
+from tinkex.local.work.lanes import Job, Lanes
+from tinkex.local.work.progress import Loss
 
 logger = logging.getLogger("tinkex.local")
 

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from attrs import frozen
 
 from tinkex.local.errors import Refused
-from tinkex.local.secret import signature
+from tinkex.local.guard.secret import signature
 
 LIFETIME = 3600
 """Seconds from when a URL is asked for."""

@@ -9,8 +9,8 @@ from collections import OrderedDict
 from tinkex.local import paths
 from tinkex.local.engine.base import Engine, EngineDied, InvalidRequest
 from tinkex.local.folders import Folders
-from tinkex.local.lanes import Lanes
 from tinkex.local.store import SamplerRow, Store
+from tinkex.local.work.lanes import Lanes
 
 logger = logging.getLogger("tinkex.local")
 

@@ -7,11 +7,11 @@ from functools import partial
 
 from tinkex.local.engine.base import Death, Engine, EngineDied, InvalidRequest
 from tinkex.local.folders import Folders
-from tinkex.local.futures import Futures, Lost, Work
-from tinkex.local.lanes import Job, Lanes
 from tinkex.local.paths import CheckpointPath
-from tinkex.local.progress import Fate, Loss, Progress, SavedState
 from tinkex.local.store import ModelRow, Store
+from tinkex.local.work.futures import Futures, Lost, Work
+from tinkex.local.work.lanes import Job, Lanes
+from tinkex.local.work.progress import Fate, Loss, Progress, SavedState
 
 _TRAINING = frozenset({"forward_backward", "optim_step"})
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from attrs import define, field, frozen
 from starlette.responses import Response, StreamingResponse
 
-from tinkex.local.content import Content, wanted_range
+from tinkex.local.wire.content import Content, wanted_range
 
 _REMEMBERED = 1000  # digests
 

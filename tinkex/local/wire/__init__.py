@@ -1,0 +1,1 @@
+"""Between HTTP and the handlers: bodies in, answers out."""
