@@ -56,11 +56,11 @@ def test_what_cannot_be_written_is_refused_until_there_is_room(store: Store) -> 
 
 def test_once_something_is_lost_that_others_were_told_of_nothing_is_acknowledged(store: Store) -> None:
     async def write() -> None:
-        store.usage.add("", "s", "base", "training", 1, 0.0)
+        store.usage.add("", "s", "base", {"training": 1}, 0.0)
         await store.kept()
 
     async def lose() -> None:
-        store.usage.add("", "s", "base", "training", 1, 0.0)
+        store.usage.add("", "s", "base", {"training": 1}, 0.0)
         store._database._connection.execute("ROLLBACK")  # as SQLite itself does when the disk is full
         await store.kept()
 
