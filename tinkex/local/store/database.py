@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import orjson
 
@@ -89,6 +89,10 @@ _PRAGMAS = (
 _PATIENCE = 2.0  # seconds for a server that is just ending to let go of the file
 
 
+Statement: TypeAlias = tuple[str, Sequence[Any]]
+"""SQL, and its values."""
+
+
 class StoreError(RuntimeError):
     """The database cannot be used; the text says why."""
 
@@ -115,6 +119,7 @@ class Database:
         # made on the thread that starts the server, then used by the event loop's alone
         self._connection = sqlite3.connect(file, _PATIENCE, check_same_thread=False, isolation_level=None)
         self._awaiting: list[asyncio.Future[None]] | None = None  # those who wait for the open group to be kept; None: none is open
+        self._last: list[Callable[[], Statement]] = []  # what the open group ends with
         self._lost: sqlite3.Error | None = None  # why what is on the disk is no longer what others were told
         try:
             self._prepare(file)
@@ -181,6 +186,12 @@ class Database:
             self._open_group()
         self._execute(sql, values)
 
+    def run_at_last(self, statement: Callable[[], Statement]) -> None:
+        """Runs what `statement` gives then as the last of the group that is open, or is opened for it. For what adds up meanwhile."""
+        if self._awaiting is None:
+            self._open_group()
+        self._last.append(statement)
+
     async def kept(self) -> None:
         """Returns when all that was written so far is on the disk. Raises `Unwritable` when it is not."""
         if self._awaiting is not None:
@@ -200,8 +211,11 @@ class Database:
         if self._awaiting is None:
             return
         awaiting, self._awaiting = self._awaiting, None
+        last, self._last = self._last, []
         try:
             if self._connection.in_transaction or not self._lost:  # else it is known to be undone
+                for statement in last:
+                    self._connection.execute(*statement())
                 self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._connection.rollback()

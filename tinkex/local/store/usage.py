@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping
 
-from tinkex.local.store.database import Database
+from tinkex.local.store.database import Database, Statement
 from tinkex.local.store.rows import StoredSpan, UsageKind, UsageRow
 
 HOUR = 3600
@@ -20,15 +21,21 @@ UNION ALL SELECT session_id, base_model, size_bytes, created_at, deleted_at FROM
 class Usage:
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._sums: Counter[tuple[int, str, str, str, UsageKind]] = Counter()  # that are not written yet
 
     def add(self, owner: str, session_id: str, base_model: str, amounts: Mapping[UsageKind, int], now: float) -> None:
-        """`session_id` is empty for what was sampled without one."""
-        whose = (int(now) // HOUR * HOUR, owner, session_id, base_model)
-        rows = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(amounts))
-        self._db.run_soon(
-            f"INSERT INTO usage VALUES {rows} ON CONFLICT DO UPDATE SET amount = amount + excluded.amount",
-            *(value for kind, amount in amounts.items() for value in (*whose, kind, amount)),
-        )
+        """`session_id` is empty for what was sampled without one. What comes in one group of statements is written at once."""
+        if not self._sums:
+            self._db.run_at_last(self._written)
+        hour = int(now) // HOUR * HOUR
+        for kind, amount in amounts.items():
+            self._sums[hour, owner, session_id, base_model, kind] += amount
+
+    def _written(self) -> Statement:
+        sums, self._sums = self._sums, Counter()
+        rows = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(sums))
+        sql = f"INSERT INTO usage VALUES {rows} ON CONFLICT DO UPDATE SET amount = amount + excluded.amount"
+        return sql, [value for key, amount in sums.items() for value in (*key, amount)]
 
     def between(self, owner: str | None, start: float, end: float) -> list[UsageRow]:
         """That of one owner, or of all, in hours that begin in this time; oldest first."""
