@@ -18,7 +18,7 @@ from tests.fake_engine import FakeEngine
 from tinkex.cli import main
 from tinkex.local import Limits, Server, expiry, gc, serve
 from tinkex.local.engine.base import LoraShape, OptimizerKind
-from tinkex.local.store import SessionRow, Store, StoreError
+from tinkex.local.store import Ending, FutureRow, SessionRow, Store, StoreError
 
 from .helpers import Api, new_model, sample, saved_folder, started, step
 
@@ -72,6 +72,28 @@ def test_many_results_go_in_one_sweep(api: Api, own: Server, monkeypatch: pytest
     monkeypatch.setattr(expiry, "_PIECE", 7)
     own.sweep(time.time() + 2 * DAY)
     assert {api.send("retrieve_future", request_id=promise["request_id"]).status_code for promise in promises} == {410}
+
+
+def test_of_more_results_than_may_be_kept_the_oldest_go(tmp_path: Path) -> None:
+    """Each of 10 bytes, the last of 25; there is room for 50, before and after a restart."""
+
+    async def end(store: Store, number: int, size: int) -> None:
+        store.futures.add(FutureRow(f"r{number}", "s", number, "sample", "", owner=""), float(number))
+        store.futures.end(f"r{number}", Ending("done", b"x" * size), float(number), float(number))
+        await store.kept()
+
+    def expired(store: Store) -> list[int]:
+        while expiry.expire(store, Limits(result_bytes=50), 10.0):
+            pass
+        return [number for number in range(9) if (row := store.futures.get(f"r{number}")) and row.state == "expired"]
+
+    with closing(Store(tmp_path / "tinkex.db")) as store:
+        for number in range(8):
+            asyncio.run(end(store, number, 10))
+        assert expired(store) == [0, 1, 2]
+    with closing(Store(tmp_path / "tinkex.db")) as store:
+        asyncio.run(end(store, 8, 25))
+        assert expired(store) == [0, 1, 2, 3, 4, 5]
 
 
 def test_records_of_what_was_done_go_after_a_year_and_a_month(api: Api, own: Server) -> None:

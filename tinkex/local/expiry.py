@@ -46,7 +46,7 @@ def expire(store: Store, limits: Limits, now: float) -> bool:
     for checkpoint in store.checkpoints.expired(now):
         store.checkpoints.delete(checkpoint.path)
         store.audit.add(checkpoint.owner, "checkpoint.expired", {"tinker_path": str(checkpoint.path)}, now)
-    dropped = store.futures.drop_results(now - limits.result_seconds, _PIECE)
+    dropped = store.futures.drop_results(now - limits.result_seconds, limits.result_bytes, _PIECE)
     deleted = store.futures.delete_dropped(now - limits.request_seconds, _PIECE)
     return _PIECE in (dropped, deleted, *_drop_records(store, limits, now - limits.record_seconds))
 

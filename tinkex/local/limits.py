@@ -36,6 +36,8 @@ class Limits:
 
     result_seconds: float = _DAY
     """How long the result of a request is kept after it was done; then it is answered 410."""
+    result_bytes: int = 4 << 30
+    """How much all results may take; of more the oldest are dropped before their time."""
     request_seconds: float = 7 * _DAY
     """How long it is known that there was the request."""
     record_seconds: float = 400 * _DAY

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 
-from tinkex.local.store.database import Database
+from tinkex.local.store.database import Database, dump
 from tinkex.local.store.rows import EndedFuture, Ending, FutureRow, TimedFuture
 
 _ROWS = "SELECT request_id, scope, seq_id, kind, fingerprint, owner, state, result, error, category FROM futures"
@@ -15,6 +16,7 @@ _BY_NUMBER = f"{_ROWS} WHERE scope = ? AND seq_id = ?"
 class StoredFutures:
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._result_bytes = database.number("SELECT coalesce(sum(length(result)), 0) FROM futures")
 
     def add(self, row: FutureRow, now: float) -> None:
         self._db.run_soon(
@@ -54,6 +56,7 @@ class StoredFutures:
         return self._db.all(lambda row: TimedFuture(*row), sql, session_id, limit)[::-1]
 
     def end(self, request_id: str, ending: Ending, started_at: float | None, now: float) -> None:
+        self._result_bytes += len(ending.result or b"")
         self._db.run_soon(
             "UPDATE futures SET state = ?, result = ?, error = ?, category = ?, started_at = ?, finished_at = ?"
             " WHERE request_id = ?",
@@ -66,11 +69,21 @@ class StoredFutures:
             request_id,
         )
 
-    def drop_results(self, before: float, most: int) -> int:
-        """Of requests that ended before, so many at most; how many there were."""
-        ended = "SELECT rowid FROM futures WHERE state IN ('done', 'failed') AND finished_at < ? LIMIT ?"
-        sql = f"UPDATE futures SET state = 'expired', result = NULL, error = NULL WHERE rowid IN ({ended})"
-        return self._db.run(sql, before, most)
+    def drop_results(self, before: float, keep_bytes: int, most: int) -> int:
+        """Of requests that ended before, and of the oldest while all take more than `keep_bytes`; so many at most. How many there were."""
+        sql = (
+            "SELECT rowid, coalesce(length(result), 0), finished_at FROM futures"
+            " WHERE state IN ('done', 'failed') AND finished_at < ? ORDER BY finished_at LIMIT ?"
+        )
+        latest = math.inf if self._result_bytes > keep_bytes else before
+        past: list[int] = []
+        for rowid, size, ended_at in self._db.all(tuple, sql, latest, most):
+            if ended_at >= before and self._result_bytes <= keep_bytes:
+                break
+            past.append(rowid)
+            self._result_bytes -= size
+        update = "UPDATE futures SET state = 'expired', result = NULL, error = NULL WHERE rowid IN (SELECT value FROM json_each(?))"
+        return self._db.run(update, dump(past)) if past else 0
 
     def delete_dropped(self, before: float, most: int) -> int:
         """Requests that came before and whose results were dropped, among so many of the oldest; how many there were."""
