@@ -55,12 +55,13 @@ def make_app(backend: Backend, api_keys: Sequence[str], profile: Profile) -> ASG
     keyring = Keyring(backend.store, api_keys) if api_keys else None
     api = Api(ROUTES, backend)
     if evolve(profile, hold=TINKEX.hold) == TINKEX:
-        whole = _beside(_checked(api, backend, keyring), make_site(backend, profile, keyring and keyring.owner))
-        return whole if keyring else NoStrangers(whole)
-    if len(api_keys) > 1:
+        guarded, owner_of = _checked(api, backend, keyring), keyring and keyring.owner
+    elif len(api_keys) > 1:
         raise BadKeys("a server that imitates another one takes one API key")
-    edge = Edge(_checked(api, backend, None), ROUTES, backend, profile, next(iter(api_keys), None))
-    whole = _beside(edge, make_site(backend, profile, _nobody_s(keyring) if keyring else None))
+    else:
+        guarded = Edge(_checked(api, backend, None), ROUTES, backend, profile, next(iter(api_keys), None))
+        owner_of = keyring and _nobody_s(keyring)
+    whole = _beside(guarded, make_site(backend, profile, owner_of))
     return whole if keyring else NoStrangers(whole)
 
 

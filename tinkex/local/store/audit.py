@@ -29,13 +29,7 @@ class AuditLog:
 
     def drop(self, before: float, keep: int, most: int) -> int:
         """Entries from before, and those beyond the newest `keep`; so many of the oldest at most. How many there were."""
-        return self._db.run(
-            "DELETE FROM events WHERE event_id IN (SELECT event_id FROM events ORDER BY event_id LIMIT ?3)"
-            " AND (at < ?1 OR event_id <= (SELECT max(event_id) FROM events) - ?2)",
-            before,
-            keep,
-            most,
-        )
+        return self._db.drop_oldest("events", "at", before, keep, most)
 
     def count(self) -> int:
         return self._db.number("SELECT count(*) FROM events")

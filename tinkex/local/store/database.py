@@ -168,6 +168,12 @@ class Database:
         self._keep()
         return self._execute(sql, values).rowcount
 
+    def drop_oldest(self, table: str, time: str, before: float, keep: int, most: int) -> int:
+        """Of a table that only grows: rows whose `time` is before, and those beyond the newest `keep`, among the `most` oldest. How many."""
+        oldest = f"SELECT rowid FROM {table} ORDER BY rowid LIMIT ?3"
+        beyond = f"rowid <= (SELECT max(rowid) FROM {table}) - ?2"
+        return self.run(f"DELETE FROM {table} WHERE rowid IN ({oldest}) AND ({time} < ?1 OR {beyond})", before, keep, most)
+
     def run_durably(self, sql: str, *values: Any) -> None:
         """When this returns the change is on the disk, where others follow within moments."""
         self._keep()

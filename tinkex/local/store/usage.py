@@ -60,13 +60,7 @@ class Usage:
 
     def drop_stored(self, before: float, keep: int, most: int) -> int:
         """Checkpoints that were deleted before, and those beyond the newest `keep`; so many at most. How many there were."""
-        return self._db.run(
-            "DELETE FROM past_checkpoints WHERE rowid IN (SELECT rowid FROM past_checkpoints ORDER BY rowid LIMIT ?3)"
-            " AND (deleted_at < ?1 OR rowid <= (SELECT max(rowid) FROM past_checkpoints) - ?2)",
-            before,
-            keep,
-            most,
-        )
+        return self._db.drop_oldest("past_checkpoints", "deleted_at", before, keep, most)
 
     def count(self) -> int:
         """Entries of either."""
