@@ -82,6 +82,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":  # `from tinkex import *` asks for it
+        return __dir__()
     if name.startswith("_") and name not in _HOME_OF:
         raise AttributeError(f"module 'tinkex' has no attribute {name!r}")
     if name in _MODULES:

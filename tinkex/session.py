@@ -29,6 +29,7 @@ from tinkex.config import HOSTED_BASE_URL
 from tinkex.dialects.recognition import Seen, key_flags
 from tinkex.errors import APIStatusError, GoneError, NotFoundError, ServerStateLostError, TinkexError, UnsupportedByServer
 from tinkex.futures.samples import SampleResults
+from tinkex.futures.unseen import UnseenFailures
 from tinkex.reporter import Reporter
 from tinkex.transport import failures
 from tinkex.transport.http import Transport
@@ -67,6 +68,7 @@ class Session:
     saved_shapes: dict[str, tuple[str, LoraConfig]] = field(factory=dict[str, tuple[str, LoraConfig]])
     """Base model and LoRA shape of what was saved in this session, by path: some servers do not tell."""
     samples: SampleResults = field(init=False)
+    failures: UnseenFailures = field(init=False, factory=UnseenFailures)
     lost: bool = False
     """Whether the server has said that it does not know the session any more, or has finished it."""
     _heartbeats: asyncio.Task[None] | None = None
@@ -108,6 +110,7 @@ class Session:
 
     async def finish(self, outcome: Outcome, detail: str | None = None) -> bool:
         """Stops the heartbeats and tells the server; one that is gone is left alone. False where it lacks the call."""
+        self.failures.tell()
         await self.samples.close()
         if self._heartbeats is None:
             return True

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
+from weakref import ref
 
 from tinkex.errors import TinkexError, WaitTimeoutError
+from tinkex.futures.unseen import UnseenFailures, tell_failure
 from tinkex.portal import Portal
 from tinkex.transport.waiting import RequestState
 
@@ -21,12 +23,16 @@ class AsyncAPIFuture(Generic[T]):
     stop waiting for it, and a sample is then given up on the server, too, where that can be.
     """
 
-    def __init__(self, work: Coroutine[Any, Any, T], state: RequestState) -> None:
+    def __init__(self, work: Coroutine[Any, Any, T], state: RequestState, failures: UnseenFailures | None = None) -> None:
         self.task = asyncio.ensure_future(work)
         self.state = state
+        self.seen = False
+        """Whether somebody has got the error, or takes care of it."""
+        self._failures = failures
+        self.task.add_done_callback(_failure_noted(ref(self), state.operation))
 
     def __await__(self) -> Generator[Any, None, T]:
-        return _delivered(asyncio.shield(self.task)).__await__()
+        return self._delivered().__await__()
 
     async def result_async(self, timeout: float | None = None) -> T:
         """The result, or raises the error, as an await does.
@@ -51,7 +57,36 @@ class AsyncAPIFuture(Generic[T]):
 
     def add_done_callback(self, callback: Callable[[AsyncAPIFuture[T]], object]) -> None:
         """Calls `callback(future)` on the event loop once the result, or the error, is there."""
+        self.seen = True
         self.task.add_done_callback(lambda _: callback(self))
+
+    def wrapped(self) -> asyncio.Future[T]:
+        """The result for another future that is made of this one, and gives the error to the user in its place."""
+        self.seen = True
+        return asyncio.shield(self.task)
+
+    def tell_unseen(self) -> None:
+        """Logs the error of a call that failed, unless somebody has seen it."""
+        if not self.seen and self.task.done() and not self.task.cancelled() and (error := self.task.exception()):
+            self.seen = True
+            tell_failure(self.state.operation, error)
+
+    def note_failure(self) -> None:
+        """Has the session tell of the failure when it ends, unless somebody sees it before."""
+        if self._failures is not None:
+            self._failures.add(self)
+
+    def __del__(self) -> None:
+        if "task" in self.__dict__:  # it was made whole
+            self.tell_unseen()
+
+    async def _delivered(self) -> T:
+        try:
+            return await asyncio.shield(self.task)
+        except Exception as error:
+            self.seen = True
+            _deliver(error)
+            raise
 
     @property
     def request_id(self) -> str | None:
@@ -79,7 +114,7 @@ class APIFuture(Generic[T]):
         self._future = portal.call(self._begin, begin)
 
     def __await__(self) -> Generator[Any, None, T]:
-        return _delivered(asyncio.shield(asyncio.wrap_future(self._outcome))).__await__()
+        return self._delivered(asyncio.shield(asyncio.wrap_future(self._outcome))).__await__()
 
     async def result_async(self, timeout: float | None = None) -> T:
         """As `result`, for a running event loop, which it does not hold up."""
@@ -88,10 +123,11 @@ class APIFuture(Generic[T]):
         done, _ = await asyncio.wait([waiting], timeout=timeout)
         if not done:
             raise _not_in_time(self._future.state, timeout or 0.0)
-        return await _delivered(waiting)
+        return await self._delivered(waiting)
 
     def future(self) -> Future[T]:
         """For what works with futures of the standard library: `concurrent.futures.wait`, executors. Cancelling it is `cancel()`."""
+        self._future.seen = True
         self._outcome.add_done_callback(lambda outcome: outcome.cancelled() or _deliver(outcome.exception()))
         return self._outcome
 
@@ -109,16 +145,17 @@ class APIFuture(Generic[T]):
             return self._outcome.result(timeout)
         except TimeoutError as error:
             if self._outcome.done():  # the work's own
+                self._seen(error)
                 raise
             raise _not_in_time(self._future.state, timeout or 0.0) from error
-        except TinkexError as error:
-            _deliver(error)
+        except Exception as error:
+            self._seen(error)
             raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error that `result` would raise, or None. Raises `WaitTimeoutError` and `CancelledError` as it does."""
         try:
-            return _deliver(self._outcome.exception(timeout))
+            return self._seen(self._outcome.exception(timeout))
         except TimeoutError as error:
             raise _not_in_time(self._future.state, timeout or 0.0) from error
 
@@ -131,6 +168,7 @@ class APIFuture(Generic[T]):
 
     def add_done_callback(self, callback: Callable[[APIFuture[T]], object]) -> None:
         """Calls `callback(future)` in a worker thread once the result, or the error, is there; it may make blocking calls."""
+        self._future.seen = True
 
         def call() -> None:
             self._future.task.add_done_callback(lambda task: task.get_loop().run_in_executor(None, callback, self))
@@ -167,18 +205,37 @@ class APIFuture(Generic[T]):
         else:
             self._outcome.set_result(task.result())
 
+    async def _delivered(self, outcome: Awaitable[T]) -> T:
+        try:
+            return await outcome
+        except Exception as error:
+            self._seen(error)
+            raise
+
+    def _seen(self, error: BaseException | None) -> BaseException | None:
+        """Notes that the user gets the error of the call, or learns that there is none."""
+        self._future.seen = True
+        return _deliver(error)
+
     def _pass_on_cancellation(self, outcome: Future[T]) -> None:
         if outcome.cancelled() and not self._future.done():
             self.cancel()
 
 
-async def _delivered(outcome: Awaitable[T]) -> T:
-    """The outcome, for the user."""
-    try:
-        return await outcome
-    except TinkexError as error:
-        _deliver(error)
-        raise
+def _failure_noted(reference: ref[AsyncAPIFuture[Any]], operation: str) -> Callable[[asyncio.Future[Any]], None]:
+    """Returns a callback for the task of a future, which it does not keep alive: one that was
+    dropped before its call failed can be asked by nobody, so the failure is told at once."""
+
+    def note(task: asyncio.Future[Any]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        if (future := reference()) is None:
+            tell_failure(operation, error)
+        else:
+            future.note_failure()
+
+    return note
 
 
 def _deliver(error: BaseException | None) -> BaseException | None:

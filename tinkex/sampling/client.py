@@ -246,12 +246,12 @@ class AsyncSamplingClient:
         sampled = self._begin(prompt, self._ask(1, SamplingParams(max_tokens=1), questions), None, None)
 
         async def logprobs() -> list[float | None]:
-            given = (await sampled).prompt_logprobs
+            given = (await sampled.wrapped()).prompt_logprobs
             if given is None:
                 raise ways.no_prompt_logprobs(self._session.transport.server.dialect)
             return given
 
-        return AsyncAPIFuture(logprobs(), sampled.state)
+        return AsyncAPIFuture(logprobs(), sampled.state, self._session.failures)
 
     async def get_base_model(self) -> str:
         """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only the server knows it and does not tell."""
@@ -283,6 +283,7 @@ class AsyncSamplingClient:
     async def close(self) -> None:
         """Ends the connections of a copy that was unpickled; another one's end with its service client."""
         if self._own_transport is not None:
+            self._session.failures.tell()
             await self._session.samples.close()
             await self._own_transport.aclose()
 
@@ -319,9 +320,12 @@ class AsyncSamplingClient:
     def _begin(
         self, prompt: ModelInput | ArrayLike | str, ask: Ask, timeout: float | None, await_timeout: float | None
     ) -> AsyncAPIFuture[SampleResponse]:
+        self._session.transport.require_open("sample")
         state = RequestState("sample")
         work = self._sample(_checked(prompt, ask.questions), ask, state, timeout)
-        return AsyncAPIFuture(work if await_timeout is None else _within(await_timeout, work, state), state)
+        if await_timeout is not None:
+            work = _within(await_timeout, work, state)
+        return AsyncAPIFuture(work, state, self._session.failures)
 
     async def _sample(self, prompt: ModelInput | str, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
         return await self._sampler.sample(await self._encoded(prompt, ask.questions), ask, state, timeout)

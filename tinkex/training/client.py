@@ -176,10 +176,9 @@ class AsyncTrainingClient:
         update = self.optim_step(params)
 
         async def both() -> TrainStepOutput:
-            # not by the futures, which would take it for the user who gets their errors
-            return TrainStepOutput(*await asyncio.gather(asyncio.shield(gradients.task), asyncio.shield(update.task)))
+            return TrainStepOutput(*await asyncio.gather(gradients.wrapped(), update.wrapped()))
 
-        return AsyncAPIFuture(both(), gradients.state)
+        return AsyncAPIFuture(both(), gradients.state, self._session.failures)
 
     def save_state(
         self,

@@ -20,6 +20,7 @@ from tinkex.dialects.recognition import refuses_encoding
 from tinkex.errors import (
     APIConnectionError,
     APIStatusError,
+    ClientClosedError,
     InternalServerError,
     InvalidInputError,
     RequestFailedError,
@@ -39,7 +40,7 @@ from tinkex.training.sequencer import Sequencer, Turn
 
 logger = logging.getLogger("tinkex")
 T = TypeVar("T")
-_NOT_TAKEN = (APIStatusError, APIConnectionError, UnsupportedByServer, InvalidInputError)
+_NOT_TAKEN = (APIStatusError, APIConnectionError, ClientClosedError, UnsupportedByServer, InvalidInputError)
 """What says of a request that was sent first that it was not taken on, or not sent at all."""
 _HELD_BODIES = 2  # calls: the one that is being sent, and the next one, which is encoded meanwhile
 _FROM_SAVED = "Make a new training client from the last saved state."
@@ -79,6 +80,7 @@ class TrainingLine:
             submits: build the requests, which get consecutive numbers.
             parse: makes the call's result of the requests' results, in order.
         """
+        self._transport.require_open(operation)
         turn = self._sequencer.turn(operation, len(submits))
         state = RequestState(operation)
 
@@ -88,7 +90,7 @@ class TrainingLine:
                 results = await self._results_before_next(sent)
             return read_result(parse, results or await self._results(sent), operation)
 
-        return self._watched(AsyncAPIFuture(self._told(work(), state), state))
+        return self._watched(AsyncAPIFuture(self._told(work(), state), state, self._session.failures))
 
     def run_both(
         self,
@@ -102,6 +104,7 @@ class TrainingLine:
             first: build the first requests, all of `forward`.
             second: makes of their results the second ones, and what makes the call's result of those ones'; it may take long.
         """
+        self._transport.require_open(operation)
         turn = self._sequencer.turn(operation, len(first))
         state = RequestState(operation)
 
@@ -117,7 +120,7 @@ class TrainingLine:
                 results = await self._results_before_next(sent)
             return read_result(parse, results or await self._results(sent), operation)
 
-        return self._watched(AsyncAPIFuture(self._told(work(), state), state))
+        return self._watched(AsyncAPIFuture(self._told(work(), state), state, self._session.failures))
 
     def _watched(self, future: AsyncAPIFuture[T]) -> AsyncAPIFuture[T]:
         """The future of a call that was just made; says so when the user's loop keeps the server waiting."""
@@ -125,7 +128,7 @@ class TrainingLine:
         advice = self._pipeline.submitted(operation, clock.now())
         if advice and not self._transport.server.dialect.overtakes:  # where calls are sent one by one anyway
             logger.warning("%s", advice)
-        future.add_done_callback(lambda _: self._pipeline.finished(operation, clock.now()))
+        future.task.add_done_callback(lambda _: self._pipeline.finished(operation, clock.now()))
         return future
 
     async def _told(self, work: Awaitable[T], state: RequestState) -> T:

@@ -12,7 +12,7 @@ from tinkex_api.types import Request
 
 from tinkex import events, logs
 from tinkex.config import LOCAL, Config
-from tinkex.errors import TinkexError
+from tinkex.errors import ClientClosedError, TinkexError
 from tinkex.transport import failures
 from tinkex.transport.answers import parse
 from tinkex.transport.backoff import Patience
@@ -90,6 +90,15 @@ class Transport:
             response = await self._exchange(request, timeout or self._usual_timeout, patience, wait)
         return parse(request, response)
 
+    def require_open(self, operation: str) -> None:
+        """Raises `ClientClosedError` once the client was closed."""
+        if self.closed:
+            raise ClientClosedError(
+                "not sent: the client was closed before the call, or the service client that made it",
+                operation=operation,
+                advice="Make a new service client, and the clients that it makes.",
+            )
+
     def wait(self, state: RequestState, awaited: str) -> Wait:
         """To be entered by what waits for a result, or for its turn."""
         return self.waits.begin(state, awaited, self._bound_of_result)
@@ -156,6 +165,7 @@ class Transport:
     async def _exchange(
         self, request: Request[Any], timeout: float, patience: Patience, wait: Wait, *, whole: bool = True
     ) -> httpx.Response:
+        self.require_open(request.operation)
         if self.config.base_url == LOCAL:
             wait.becomes("computation", "which is the start of the server in this process")
             await self.carrier.go_local()
