@@ -111,3 +111,10 @@ def test_a_blocking_wait_on_the_loop_that_is_to_answer_is_refused(sampler: Sampl
             one(sampler, 5)
 
     portal.shared().run(main)
+
+
+def test_a_forgotten_result_is_named(sampler: SamplingClient) -> None:
+    future = one(sampler, 5)
+    with pytest.raises(AttributeError, match=r"no attribute 'sequences'.*call \.result\(\)"):
+        _ = future.sequences  # type: ignore[attr-defined]
+    assert future.result(timeout=20).sequences

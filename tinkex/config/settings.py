@@ -48,7 +48,9 @@ _STAYS_HERE = frozenset(
 
 def _sources(config: Config) -> Sources:
     read = Sources.read(config.profile)
-    read.check_names(known_names())
+    known = known_names()
+    read.check_names(known)
+    read.warn_of_misspelt(known)
     return read
 
 

@@ -8,9 +8,11 @@ the stored keys           ~/.tinker/credentials.json, for the key alone
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from tinkex import credentials
 from tinkex.config import readers
 from tinkex.errors import ConfigError
 
+logger = logging.getLogger("tinkex")
 T = TypeVar("T")
 
 _SHARED_VARIABLES = {
@@ -34,6 +37,8 @@ _SHARED_VARIABLES = {
     "cf_access_client_id": "CLOUDFLARE_ACCESS_CLIENT_ID",
     "cf_access_client_secret": "CLOUDFLARE_ACCESS_CLIENT_SECRET",
 }
+_OTHER_VARIABLES = frozenset({"TINKEX_PROFILE", "TINKEX_SERVER_API_KEYS"})
+"""Variables of this project that are no settings of a client."""
 SECRET = frozenset(
     {"api_key", "credential_cmd", "cf_access_client_secret", "proxy", "proxy_headers", "default_headers", "default_query"}
 )
@@ -136,10 +141,22 @@ class Sources:
                 f"{', '.join(unknown)} in {self.profile_name}: no such setting", advice=f"There are {', '.join(sorted(known))}."
             )
 
+    def warn_of_misspelt(self, known: frozenset[str]) -> None:
+        """Logs each variable that is set and looks like one of ours, but is none: it has no effect."""
+        ours = {*map(variable, known), *_SHARED_VARIABLES.values(), *_OTHER_VARIABLES}
+        for name in sorted(self.environment.keys() - ours):
+            if name.startswith("TINK") and (near := _nearest(name, ours)):
+                logger.warning("%s is set and has no effect: did you mean %s?", name, near)
+
     def _in_profile(self, name: str) -> Any:
         group, _, item = name.rpartition(".")
         table: Any = self.profile.get(group, {}) if group else self.profile
         return table.get(item) if isinstance(table, Mapping) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    """Returns the known name that a slip of the pen makes of `name`, if there is one."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.9)), None)
 
 
 def readers_of(kind: type, **others: Callable[[object], Any]) -> dict[str, Callable[[object], Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 from weakref import ref
 
 from tinkex.errors import TinkexError, WaitTimeoutError
@@ -98,6 +98,9 @@ class AsyncAPIFuture(Generic[T]):
         """How the request waits, in the server's words: `active`, `paused_capacity`, `paused_rate_limit`."""
         return self.state.queue_state
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(_no_result_yet(self, name, "await it"), name=name, obj=self)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.operation} request_id={self.request_id} done={self.done()}>"
 
@@ -185,6 +188,9 @@ class APIFuture(Generic[T]):
         """How the request waits, in the server's words: `active`, `paused_capacity`, `paused_rate_limit`."""
         return self._future.queue_state
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(_no_result_yet(self, name, "call .result()"), name=name, obj=self)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._future.state.operation} request_id={self.request_id} done={self.done()}>"
 
@@ -236,6 +242,11 @@ def _failure_noted(reference: ref[AsyncAPIFuture[Any]], operation: str) -> Calla
             future.note_failure()
 
     return note
+
+
+def _no_result_yet(future: object, name: str, how: str) -> str:
+    kind = type(future).__name__
+    return f"{kind!r} object has no attribute {name!r}: it is the result to come; {how} to have it"
 
 
 def _deliver(error: BaseException | None) -> BaseException | None:

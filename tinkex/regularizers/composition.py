@@ -62,7 +62,7 @@ def regularized(base_loss: TorchLoss, terms: Sequence[Weighted], *, track_grad_n
     if len(set(names)) < len(names):
         raise InvalidInputError(f"two regularizers have one name: {', '.join(map(repr, names))}")
 
-    def loss_fn(data: Sequence[Datum], logprobs: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss_fn(data: list[Datum], logprobs: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
         base, own_metrics = base_loss(data, logprobs)
         base = _scalar("base_loss", base)
         values = [_scalar(term.name, term.regularizer(data, logprobs)) for term in terms]

@@ -84,7 +84,7 @@ def gradient_penalty(
         if reference is not None:
             share = torch.rand((), generator=generator).item()
             point = [torch.lerp(o, x, share) for x, o in zip(logprobs, references(data, logprobs, reference), strict=True)]
-        loss, _ = loss_fn(data, point)
+        loss, _ = loss_fn(list(data), point)
         return (_gradient_norm(loss, point) - target_norm).square()
 
     return regularizer

@@ -13,7 +13,7 @@ from tinkex.tokenizer import Tokenizer
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.custom_loss import CustomLoss
 from tinkex.training.loss_handle import LossHandle
-from tinkex.training.validation import SamplerKind
+from tinkex.training.validation import LossName, SamplerKind
 from tinkex.types import (
     AdamParams,
     Datum,
@@ -55,7 +55,7 @@ class TrainingClient:
         return self._client.base_model
 
     def forward_backward(
-        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
     ) -> APIFuture[ForwardBackwardOutput]:
         """Computes the loss of a batch and adds its gradients to the model's, until `optim_step` applies them.
 
@@ -74,7 +74,7 @@ class TrainingClient:
         return APIFuture(self._portal, lambda: self._client.forward_backward(data, loss_fn, loss_fn_config))
 
     def forward(
-        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
     ) -> APIFuture[ForwardBackwardOutput]:
         """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
         return APIFuture(self._portal, lambda: self._client.forward(data, loss_fn, loss_fn_config))
@@ -117,7 +117,7 @@ class TrainingClient:
     def train_step(
         self,
         data: Sequence[Datum],
-        loss_fn: str,
+        loss_fn: LossName,
         optim_params: AdamParams | DimuonParams | SgdParams,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[TrainStepOutput]:
@@ -240,14 +240,14 @@ class TrainingClient:
         return self._portal.run(self._client.get_tokenizer)
 
     async def forward_backward_async(
-        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
     ) -> APIFuture[ForwardBackwardOutput]:
         """Deprecated: see `forward_backward`."""
         deprecated_twin("forward_backward")
         return self.forward_backward(data, loss_fn, loss_fn_config)
 
     async def forward_async(
-        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
     ) -> APIFuture[ForwardBackwardOutput]:
         """Deprecated: see `forward`."""
         deprecated_twin("forward")

@@ -35,7 +35,15 @@ from tinkex.training.line import TrainingLine
 from tinkex.training.loss_handle import LossHandle, chosen_inputs, run_here
 from tinkex.training.losses import check_loss, weighted
 from tinkex.training.unloading import unload
-from tinkex.training.validation import SamplerKind, check_batch, check_inflight, check_kind, check_name
+from tinkex.training.validation import (
+    LossName,
+    SamplerKind,
+    as_batch,
+    check_batch,
+    check_inflight,
+    check_kind,
+    check_name,
+)
 from tinkex.types import (
     AdamParams,
     Datum,
@@ -83,7 +91,7 @@ class AsyncTrainingClient:
         session.models.add(model_id)
 
     def forward_backward(
-        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         """Computes the loss of a batch and adds its gradients to the model's, until `optim_step` applies them.
 
@@ -102,7 +110,7 @@ class AsyncTrainingClient:
         return self._run_batch("forward_backward", data, loss_fn, loss_fn_config)
 
     def forward(
-        self, data: Sequence[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
         return self._run_batch("forward", data, loss_fn, loss_fn_config)
@@ -127,7 +135,7 @@ class AsyncTrainingClient:
             RequestFailedError: when awaited: the server could not compute the loss.
             StepOutcomeUnknown: when awaited: nobody knows whether it was applied.
         """
-        data = list(data)
+        data = as_batch(data)
         if isinstance(loss_fn, LossHandle):
             data = chosen_inputs(loss_fn, data)
             if loss_fn.loss_id is not None:
@@ -166,7 +174,7 @@ class AsyncTrainingClient:
     def train_step(
         self,
         data: Sequence[Datum],
-        loss_fn: str,
+        loss_fn: LossName,
         optim_params: AdamParams | DimuonParams | SgdParams,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> AsyncAPIFuture[TrainStepOutput]:
@@ -361,9 +369,9 @@ class AsyncTrainingClient:
         return saved
 
     def _run_batch(
-        self, operation: str, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
+        self, operation: str, data: Sequence[Datum], loss_fn: LossName, config: Mapping[str, float | str] | None
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
-        data = list(data)  # the caller may go on with its list
+        data = as_batch(data)  # the caller may go on with its list
         check_batch(data, loss_fn)
         check_loss(self._transport.server, loss_fn)
         submits = self._submits(operation, weighted(data, loss_fn), loss_fn, config)
@@ -377,7 +385,7 @@ class AsyncTrainingClient:
             )
         return self._run_batch("forward_backward", data, "custom", {"loss_id": loss_id})
 
-    def _run_custom(self, data: Sequence[Datum], loss_fn: CustomLoss) -> AsyncAPIFuture[ForwardBackwardOutput]:
+    def _run_custom(self, data: list[Datum], loss_fn: CustomLoss) -> AsyncAPIFuture[ForwardBackwardOutput]:
 
         def backward(results: Sequence[Payload]) -> tuple[Sequence[Submit], Callable[[Sequence[Payload]], ForwardBackwardOutput]]:
             outputs = _combined(results).loss_fn_outputs
@@ -393,7 +401,7 @@ class AsyncTrainingClient:
         return self._line.run_both("forward_backward", forward_pass, backward)
 
     def _submits(
-        self, operation: str, data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
+        self, operation: str, data: Sequence[Datum], loss_fn: LossName, config: Mapping[str, float | str] | None
     ) -> Sequence[Submit]:
         dialect = self._transport.server.dialect
         chunks = chunking.split(data, chunking.limits(self._transport.config.chunk_limits, dialect))

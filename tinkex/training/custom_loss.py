@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
-TorchLoss: TypeAlias = Callable[[Sequence[Datum], "list[torch.Tensor]"], "tuple[torch.Tensor, Mapping[str, float]]"]
+TorchLoss: TypeAlias = Callable[[list[Datum], "list[torch.Tensor]"], "tuple[torch.Tensor, Mapping[str, float]]"]
 """`loss_fn(data, logprobs) -> (loss, metrics)`: the loss is a tensor of one value, made of the logprobs by torch.
 
 `logprobs` are the targets', one tensor for each datum, of the shape of its `target_tokens`: `(N,)`, or `(N, K)`.
@@ -54,7 +54,7 @@ class NumpyLoss:
             shape, or None where the loss does not depend on them.
     """
 
-    function: Callable[[Sequence[Datum], list[FloatArray]], tuple[float, Sequence[NDArray[np.generic] | None], Mapping[str, float]]]
+    function: Callable[[list[Datum], list[FloatArray]], tuple[float, Sequence[NDArray[np.generic] | None], Mapping[str, float]]]
 
 
 CustomLoss: TypeAlias = TorchLoss | NumpyLoss
@@ -84,7 +84,7 @@ def forward_data(data: Sequence[Datum]) -> list[Datum]:
     return [_with_weights(datum, _weights(index, datum)) for index, datum in enumerate(data)]
 
 
-def evaluate(data: Sequence[Datum], outputs: Sequence[LossFnOutput], loss_fn: CustomLoss) -> Evaluated:
+def evaluate(data: list[Datum], outputs: Sequence[LossFnOutput], loss_fn: CustomLoss) -> Evaluated:
     """Calls the user's function, and finds the gradient of its loss with respect to each logprob.
 
     Args:
@@ -161,9 +161,7 @@ def custom_output(backward: ForwardBackwardOutput, evaluated: Evaluated) -> Forw
     return evolve(backward, metrics={**metrics, **evaluated.metrics, "loss:sum": evaluated.loss})
 
 
-def _run_torch(
-    data: Sequence[Datum], logprobs: Sequence[FloatArray], loss_fn: TorchLoss
-) -> tuple[float, list[Any], dict[str, float]]:
+def _run_torch(data: list[Datum], logprobs: Sequence[FloatArray], loss_fn: TorchLoss) -> tuple[float, list[Any], dict[str, float]]:
     torch = _torch()
     # the caller's code may be in a mode without gradients
     with torch.inference_mode(False), torch.enable_grad():
@@ -193,9 +191,7 @@ def _torch() -> ModuleType:
     return torch
 
 
-def _run_numpy(
-    data: Sequence[Datum], logprobs: Sequence[FloatArray], loss_fn: NumpyLoss
-) -> tuple[float, list[Any], dict[str, float]]:
+def _run_numpy(data: list[Datum], logprobs: Sequence[FloatArray], loss_fn: NumpyLoss) -> tuple[float, list[Any], dict[str, float]]:
     loss, gradients, metrics = _unpack(loss_fn.function(data, list(logprobs)), 3, "(loss, gradients, metrics)")
     _check_count(gradients, len(data))
     return _number(loss, "the custom loss"), list(gradients), _metrics(metrics)

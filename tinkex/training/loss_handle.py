@@ -95,7 +95,7 @@ def _chosen(handle: LossHandle, index: int, datum: Datum) -> Datum:
 def run_here(handle: LossHandle) -> TorchLoss:
     """The loss of a whole batch, to be evaluated in this process."""
 
-    def loss_fn(data: Sequence[Datum], logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, Mapping[str, float]]:
+    def loss_fn(data: list[Datum], logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, Mapping[str, float]]:
         results = [_run_one(handle, index, datum, logprobs[index]) for index, datum in enumerate(data)]
         losses = [loss for loss, _ in results]
         return sum(losses[1:], losses[0]), _reduced([metrics for _, metrics in results])

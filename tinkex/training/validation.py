@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias, get_args
 
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import InvalidInputError, UnsupportedByServer
 from tinkex.types import Datum
 
 SamplerKind = Literal["snapshot", "inflight"]
+LossName: TypeAlias = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"] | str
+"""The names that editors complete; a server may have others."""
 
 _RATIO_INPUTS = frozenset({"target_tokens", "logprobs", "advantages"})
 _REQUIRED_INPUTS = {
@@ -53,6 +55,16 @@ def check_inflight(dialect: Dialect, kind: SamplerKind) -> None:
             operation="save_weights_for_sampler",
             advice="Save a snapshot after each step; or give Config a Dialect with inflight_saves, if the server has them.",
         )
+
+
+def as_batch(data: Sequence[Datum]) -> list[Datum]:
+    """Returns the data as a list of our own. Raises `InvalidInputError` for what is no sequence."""
+    if hasattr(data, "__iter__") and not isinstance(data, (str, bytes, Mapping)):
+        return list(data)
+    raise InvalidInputError(
+        f"data must be a list of Datum, found {type(data).__name__}",
+        advice="Give a list, also of one: [datum].",
+    )
 
 
 def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
