@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
 
 from tinkex.errors import ClientClosedError, TinkexError
+from tinkex.tracebacks import shorten
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,7 +43,11 @@ class Portal:
                 outcome.set_exception(error)
 
         self._loop.call_soon_threadsafe(run)
-        return outcome.result()
+        try:
+            return outcome.result()
+        except TinkexError as error:
+            shorten(error)
+            raise
 
     def run(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """What an async function returns or raises. An interrupt of the waiting thread (Ctrl-C) cancels it."""
@@ -50,6 +55,9 @@ class Portal:
         outcome = asyncio.run_coroutine_threadsafe(function(*args, **kwargs), self._loop)
         try:
             return outcome.result()
+        except TinkexError as error:
+            shorten(error)
+            raise
         except BaseException:
             outcome.cancel()
             raise

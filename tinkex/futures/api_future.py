@@ -11,6 +11,7 @@ from weakref import ref
 from tinkex.errors import TinkexError, WaitTimeoutError
 from tinkex.futures.unseen import UnseenFailures, tell_failure
 from tinkex.portal import Portal
+from tinkex.tracebacks import shorten
 from tinkex.transport.waiting import RequestState
 
 T = TypeVar("T")
@@ -86,6 +87,7 @@ class AsyncAPIFuture(Generic[T]):
         except Exception as error:
             self.seen = True
             _deliver(error)
+            shorten(error)
             raise
 
     @property
@@ -153,6 +155,7 @@ class APIFuture(Generic[T]):
             raise _not_in_time(self._future.state, timeout or 0.0) from error
         except Exception as error:
             self._seen(error)
+            shorten(error)
             raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -216,6 +219,7 @@ class APIFuture(Generic[T]):
             return await outcome
         except Exception as error:
             self._seen(error)
+            shorten(error)
             raise
 
     def _seen(self, error: BaseException | None) -> BaseException | None:
