@@ -17,6 +17,8 @@ and docstrings are taken from the source; what a method returns tells what becom
     a parameter Async…Client            the asyncio client in the one that is given
     anything else that is public        ends the script: it would need a rule of its own
 
+Clients that other clients make are `Made`: they have the `.result()` of what is a future in the official SDK.
+
 The methods of `TWINS` get a twin `…_async` besides, as the official SDK has it and calls it deprecated: for programs that come from it.
 
 A docstring that still speaks of `await` or `async`, but for a parameter's name, after the replacements below ends the script, too.
@@ -139,14 +141,15 @@ def module(source: Source) -> str:
         "from tinkex.portal_iter import iterate",
         "from collections.abc import Iterator",
         "import asyncio",
-        "from tinkex.sync_twins import deprecated_twin",
+        "from tinkex.sync_twins import Made, deprecated_twin",
         *(f"from tinkex.sync.{home} import {_plain(client)}" for client, home in CLIENTS.items() if client != name),
     ]
     return "\n".join(head) + "\n\n\n" + text
 
 
 def client_class(client: ast.ClassDef) -> str:
-    parts = [f"class {_plain(client.name)}:", _indent(_docstring(client))]
+    base = "" if client.name in MADE_BY_USERS else "(Made)"
+    parts = [f"class {_plain(client.name)}{base}:", _indent(_docstring(client))]
     members = [node for node in client.body if _is_public(node)]
     parts.append(_indent(_constructor(client)))
     parts += [_indent(_property(node)) for node in members if isinstance(node, ast.AnnAssign)]

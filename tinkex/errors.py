@@ -6,15 +6,16 @@
     ├── InvalidInputError              an argument is wrong; nothing was sent                (also a ValueError)
     ├── ClientClosedError              the client was closed before the call
     ├── UnsupportedByServer            this server cannot do it; nothing was sent
-    ├── APIConnectionError             no answer came
-    │   └── APITimeoutError            no answer came in time
-    ├── APIStatusError                 the server refused: `status_code`, `body`
-    │   ├── BadRequestError 400        ├── ConflictError 409
-    │   ├── AuthenticationError 401    ├── GoneError 410
-    │   ├── BillingError 402           ├── UnprocessableEntityError 422
-    │   ├── PermissionDeniedError 403  ├── RateLimitError 429
-    │   └── NotFoundError 404          └── InternalServerError 5xx
-    ├── APIResponseValidationError     the server's answer is not of the contract's form
+    ├── APIError                       one exchange with the server failed
+    │   ├── APIConnectionError             no answer came
+    │   │   └── APITimeoutError            no answer came in time
+    │   ├── APIStatusError                 the server refused: `status_code`, `body`
+    │   │   ├── BadRequestError 400        ├── ConflictError 409
+    │   │   ├── AuthenticationError 401    ├── GoneError 410
+    │   │   ├── BillingError 402           ├── UnprocessableEntityError 422
+    │   │   ├── PermissionDeniedError 403  ├── RateLimitError 429
+    │   │   └── NotFoundError 404          └── InternalServerError 5xx
+    │   └── APIResponseValidationError     the server's answer is not of the contract's form
     ├── NotATinkerServerError          the base URL leads to something else
     ├── RequestFailedError             the server took the request, and the work failed
     ├── WaitTimeoutError               the work did not end in the time allowed             (also a TimeoutError)
@@ -32,9 +33,12 @@ Each says in `fault` whose it is and in `retryable` whether the same call may wo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.wait_facts import Owner, WaitFacts
+
+if TYPE_CHECKING:
+    import httpx
 
 Fault = Literal["user", "server", "network", "unknown"]
 
@@ -129,7 +133,11 @@ Place = Literal["connecting", "unsent", "unanswered", "answered"]
 """Where an exchange died: before there was a connection, before a byte was sent, before a byte came back, within the answer."""
 
 
-class APIConnectionError(TinkexError):
+class APIError(TinkexError):
+    """One exchange with the server failed."""
+
+
+class APIConnectionError(APIError):
     """No answer came: the server is not there, or the connection broke. `place` tells how far the exchange got."""
 
     fault = "network"
@@ -146,19 +154,32 @@ class APITimeoutError(APIConnectionError):
     """No answer came in the time allowed by `Config.timeout`."""
 
 
-class APIStatusError(TinkexError):
-    """The server answered with an error status. `body` is the parsed answer, or its text; `headers` are the answer's."""
+class APIStatusError(APIError):
+    """The server answered with an error status. `body` is the parsed answer, or its text; `headers` are the answer's.
+
+    A program that raises one itself, as a proxy or a test does, may give an answer of httpx instead of
+    status and headers, by position too: `BadRequestError("no such loss", response, None)`.
+
+    Raises:
+        TypeError: neither `status_code` nor `response` is given.
+    """
 
     def __init__(
         self,
         message: str,
-        *,
-        status_code: int,
+        response: httpx.Response | None = None,
         body: Any = None,
+        *,
+        status_code: int | None = None,
         headers: Mapping[str, str] | None = None,
         **facts: Any,
     ) -> None:
         super().__init__(message, **facts)
+        if response is not None:
+            status_code = response.status_code if status_code is None else status_code
+            headers = dict(response.headers) if headers is None else headers
+        if status_code is None:
+            raise TypeError(f"{type(self).__name__} needs status_code=…, or response=… which has it")
         self.status_code = status_code
         self.body = body
         self.headers = headers or {}
@@ -223,7 +244,7 @@ class InternalServerError(APIStatusError):
     retryable = True
 
 
-class APIResponseValidationError(TinkexError):
+class APIResponseValidationError(APIError):
     """The server's answer is not of the contract's form."""
 
     fault = "server"

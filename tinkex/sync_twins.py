@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Generator
+from typing import Self
 
 
 def deprecated_twin(method: str) -> None:
@@ -12,3 +14,15 @@ def deprecated_twin(method: str) -> None:
         FutureWarning,
         stacklevel=3,
     )
+
+
+class Made:
+    """A client that another client made. Where the official SDK gives a future of it, this is that future, too."""
+
+    def result(self, timeout: float | None = None) -> Self:
+        """Returns the client itself, which is there already."""
+        return self
+
+    def __await__(self) -> Generator[None, None, Self]:
+        yield from ()
+        return self

@@ -16,7 +16,7 @@ from tinkex.config.secrets import public, without_password
 from tinkex.config.sources import Sources
 from tinkex.config.waiting import PollSettings, RetrySettings
 from tinkex.dialects.dialect import ChunkLimits, Dialect
-from tinkex.errors import ConfigError
+from tinkex.errors import ConfigError, InvalidInputError
 from tinkex.recovery.policy import RecoveryPolicy
 
 if TYPE_CHECKING:
@@ -188,7 +188,14 @@ class Config:
 
 
 def configured(config: Config | None, base_url: str | None, api_key: ApiKey | None) -> Config:
-    """The settings given, with `base_url` and `api_key` in place of their own where these are given."""
+    """Returns the settings given, with `base_url` and `api_key` in place of their own where these are given.
+
+    Raises:
+        InvalidInputError: the base URL is no text: a `Config`, or what another client takes in its place.
+    """
+    if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        meant = {Config: "config=…", dict: "user_metadata=…"}.get(type(base_url), "base_url='http://…'")
+        raise InvalidInputError(f"base_url must be a text, found {type(base_url).__name__}", advice=f"Give it by its name: {meant}")
     given: dict[str, Any] = {name: value for name, value in (("base_url", base_url), ("api_key", api_key)) if value is not None}
     return evolve(config, **given) if config else Config(**given)
 

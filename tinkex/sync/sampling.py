@@ -16,12 +16,12 @@ from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem
 from tinkex.sampling.stream import SamplePiece
-from tinkex.sync_twins import deprecated_twin
+from tinkex.sync_twins import Made, deprecated_twin
 from tinkex.tokenizer import Tokenizer
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData
 
 
-class SamplingClient:
+class SamplingClient(Made):
     """Samples from one set of weights. Made by `ServiceClient.create_sampling_client`, or by a training client.
 
     It can be pickled, and sent to other processes and machines. The key does not go along: a copy takes it from its own environment.

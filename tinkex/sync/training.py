@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from tinkex.futures.api_future import APIFuture
 from tinkex.portal import Portal
 from tinkex.sync.sampling import SamplingClient
-from tinkex.sync_twins import deprecated_twin
+from tinkex.sync_twins import Made, deprecated_twin
 from tinkex.tokenizer import Tokenizer
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.custom_loss import CustomLoss
@@ -30,7 +30,7 @@ from tinkex.types import (
 )
 
 
-class TrainingClient:
+class TrainingClient(Made):
     """One model in training. Made by `ServiceClient.create_lora_training_client`.
 
     The methods that change the model return at once; **their order is fixed by the order of the calls**, whenever their results are
