@@ -112,7 +112,7 @@ def fine_tune(
 def to_datum(tokenizer: Tokenizer, example: Example) -> Datum:
     """Each token is to foretell the next one; only those of the completion count."""
     prompt, completion = tokenizer.encode(example.prompt), tokenizer.encode(example.completion + "\n")
-    tokens = [*prompt.tolist(), *completion.tolist()]
+    tokens = prompt + completion
     weights = [0.0] * (len(prompt) - 1) + [1.0] * len(completion)
     return Datum(ModelInput.from_ints(tokens[:-1]), {"target_tokens": tokens[1:], "weights": weights})
 

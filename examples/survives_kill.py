@@ -73,7 +73,7 @@ def read_batches(tokenizer: Tokenizer) -> Sequence[Sequence[Datum]]:
 def to_datum(tokenizer: Tokenizer, prompt: str, completion: str) -> Datum:
     """Each token is to foretell the next one; only those of the completion count."""
     before, after = tokenizer.encode(prompt), tokenizer.encode(completion + "\n")
-    tokens = [*before.tolist(), *after.tolist()]
+    tokens = before + after
     weights = [0.0] * (len(before) - 1) + [1.0] * len(after)
     return Datum(ModelInput.from_ints(tokens[:-1]), {"target_tokens": tokens[1:], "weights": weights})
 

@@ -40,12 +40,13 @@ def render_api(out: Path) -> None:
 
 
 def render_proto(out: Path) -> None:
-    """The protobuf messages with their type stubs, by protoc."""
+    """The protobuf messages with their type stubs, by protoc.
+
+    The file goes by its package's folder, since a process has one file of a name, too.
+    """
     out.mkdir(parents=True)
-    _run(
-        sys.executable,
-        *("-m", "grpc_tools.protoc", f"-I{PROTO.parent}", f"--python_out={out}", f"--pyi_out={out}", str(PROTO)),
-    )
+    places = (f"-I{out.name}={PROTO.parent}", f"--python_out={out.parent}", f"--pyi_out={out.parent}")
+    _run(sys.executable, "-m", "grpc_tools.protoc", *places, str(PROTO))
     (out / "__init__.py").touch()
     (out / "py.typed").touch()
     _finish(out, "protoc", PROTO)

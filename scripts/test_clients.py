@@ -1,41 +1,67 @@
-"""Runs a whole job with the official SDK, unchanged, on the embedded server: `make test-clients`, or with versions as arguments."""
+"""Runs a whole job with the official SDK, unchanged, on the embedded server: `make test-clients`, or with versions as arguments.
+
+With the newest of them tinkex works in the same process, too, whichever is imported first.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from official_sdk import ROOT, python_with
 
 import tinkex.local
 
 JOB = ROOT / "tests" / "clients" / "official_job.py"
+BOTH = ROOT / "tests" / "clients" / "both_packages.py"
 VERSIONS = ("0.12.0", "0.18.0", "0.22.0", "0.25.0", "0.30.0", "0.38.0")
 AT_ONCE = 3  # installing waits for the network, and a job for the server
 TIMEOUT = 600  # seconds, of which a quiet machine needs one in ten; a client that does not fit a server hangs rather than fails
 
 
 def main() -> int:
+    versions = sys.argv[1:] or VERSIONS
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        passed = list(pool.map(passes, sys.argv[1:] or VERSIONS))
-    return 0 if all(passed) else 1
+        passed = list(pool.map(passes, versions))
+    return 0 if all(passed) and (VERSIONS[-1] not in versions or both_work_in_one_process()) else 1
 
 
 def passes(version: str) -> bool:
     """Each has a server of its own: an old client cannot read what newer ones save."""
-    python = python_with(version)
+    begin = time.monotonic()
+    good, report = _run(version, JOB)
+    print(f"{report}tinker {version}: {time.monotonic() - begin:.0f} s, {'passed' if good else 'failed'}", flush=True)
+    return good
+
+
+def both_work_in_one_process() -> bool:
+    """Returns whether tinkex and the newest release do, in either order of import."""
+    orders = (("tinker", "tinkex"), ("tinkex", "tinker"))
+    results = [_run(VERSIONS[-1], BOTH, *order) for order in orders]
+    print("".join(report for _, report in results), flush=True)
+    return all(good for good, _ in results)
+
+
+def _run(version: str, script: Path, *arguments: str) -> tuple[bool, str]:
+    """Runs `script URL ARGUMENTS` beside that release; returns whether it ended well, and what it said."""
+    command = [python_with(version), script]
+    ours = os.pathsep.join((str(ROOT), str(ROOT / "generated")))
     with tinkex.local.serve() as server:
-        begin = time.monotonic()
         try:
-            job = subprocess.run([python, JOB, server.base_url], timeout=TIMEOUT, capture_output=True, text=True)
+            job = subprocess.run(
+                [*command, server.base_url, *arguments],
+                timeout=TIMEOUT,
+                capture_output=True,
+                text=True,
+                env=os.environ | {"PYTHONPATH": ours},
+            )
         except subprocess.TimeoutExpired as error:
-            print(f"tinker {version}: no end after {TIMEOUT} s\n{error.stderr}", flush=True)
-            return False
-    report = job.stderr if job.returncode else job.stdout
-    print(f"{report}tinker {version}: {time.monotonic() - begin:.0f} s, exit {job.returncode}", flush=True)
-    return job.returncode == 0
+            return False, f"no end after {TIMEOUT} s\n{error.stderr}"
+    return job.returncode == 0, job.stderr if job.returncode else job.stdout
 
 
 if __name__ == "__main__":

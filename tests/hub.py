@@ -24,7 +24,8 @@ class Hub:
         if gated:
             handler.send_header("X-Error-Code", "GatedRepo")
         elif body is None:
-            handler.send_header("X-Error-Code", "EntryNotFound" if handler.path.startswith("/bare/") else "RepoNotFound")
+            known = handler.path.startswith(("/bare/", *(path.partition("/resolve/")[0] + "/" for path in self.files)))
+            handler.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
         handler.send_header("X-Repo-Commit", ("a" if "/main/" in handler.path else "b") * 40)
         handler.send_header("ETag", f'"{hash(body)}"')
         handler.send_header("Content-Length", "0" if gated else str(len(body or b"")))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,17 +43,49 @@ def words_tokenizer(*words: str, padded: bool = False) -> str:
 
 def test_text_becomes_tokens_and_back() -> None:
     tokenizer = get_tokenizer("tinkex/tiny")
-    assert tokenizer.encode("hé").tolist() == tokenizer.encode_text("hé").tolist() == list("hé".encode())
+    assert tokenizer.encode("hé") == tokenizer.encode_text("hé") == list("hé".encode())
     assert tokenizer.decode(np.array(list("hé".encode()))) == tokenizer.decode(list("hé".encode())) == "hé"
-    assert [ids.tolist() for ids in tokenizer.encode_batch(["a", "", "bc"])] == [[97], [], [98, 99]]
+    assert tokenizer.encode_batch(["a", "", "bc"]) == [[97], [], [98, 99]]
     assert ModelInput.from_text("hé", model_name="tinkex/tiny").to_ints() == list("hé".encode())
+
+
+def test_ids_are_lists_as_programs_of_the_official_sdk_expect() -> None:
+    tokenizer = get_tokenizer("tinkex/tiny")
+    a, b = tokenizer.encode("ab"), tokenizer.encode("cd")
+    assert a + b == [97, 98, 99, 100], "of equal length, which arrays would add element by element"
+    assert a + [tokenizer.eos_token_id] == [97, 98, 256], "which arrays would add to each"  # noqa: RUF005 # programs do
+    assert (json.dumps(a), bool(tokenizer.encode("")), a == [97, 98]) == ("[97, 98]", False, True)
+    assert [type(ids) for ids in (a, *tokenizer.encode_batch(["ab"]))] == [list, list]
+    assert {type(token) for token in a} == {int}
+
+
+def test_the_array_twin_says_the_same() -> None:
+    array = get_tokenizer("tinkex/tiny").encode_np("hé")
+    assert (array.dtype, array.tolist()) == (np.int64, list("hé".encode()))
+
+
+def test_it_is_called_as_those_of_transformers_are() -> None:
+    tokenizer = get_tokenizer("tinkex/tiny")
+    assert tokenizer("ab") == {"input_ids": [97, 98], "attention_mask": [1, 1]}
+    assert tokenizer(["ab", "c"])["input_ids"] == tokenizer(["ab", "c"]).input_ids == [[97, 98], [99]]
+    with pytest.raises(KeyError):
+        tokenizer("ab")["token_type_ids"]
+
+
+def test_its_repr_is_short() -> None:
+    assert repr(get_tokenizer("tinkex/tiny")) == "<Tokenizer tinkex/tiny, 257 tokens>"
+
+
+def test_it_survives_a_pickle() -> None:
+    tokenizer = pickle.loads(pickle.dumps(get_tokenizer("tinkex/tiny")))
+    assert (tokenizer.encode("a"), tokenizer.eos_token_id, tokenizer.name_or_path) == ([97], 256, "tinkex/tiny")
 
 
 def test_a_text_is_never_cut_or_padded_whatever_the_file_says(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(words_tokenizer("a", "b", padded=True))
     tokenizer = get_tokenizer(str(tmp_path))
-    assert tokenizer.encode("a b a").tolist() == [0, 1, 0]
-    assert tokenizer.encode_batch(["a b a", "b"])[1].tolist() == [1]
+    assert tokenizer.encode("a b a") == [0, 1, 0]
+    assert tokenizer.encode_batch(["a b a", "b"])[1] == [1]
 
 
 def test_threads_may_use_one_at_once() -> None:
@@ -77,7 +111,7 @@ def test_threads_may_use_one_at_once() -> None:
 def test_a_folder_or_a_file(tmp_path: Path, given: str) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(words_tokenizer("a", "b"))
-    assert get_tokenizer(str(tmp_path if given == "folder" else path)).encode("b a").tolist() == [1, 0]
+    assert get_tokenizer(str(tmp_path if given == "folder" else path)).encode("b a") == [1, 0]
 
 
 def test_a_broken_file_is_not_passed_over(tmp_path: Path) -> None:
@@ -106,9 +140,9 @@ def test_a_mirror_of_the_hub_by_revision(hub: Hub) -> None:
         "/org/model/resolve/main/tokenizer.json": words_tokenizer("a", "b").encode(),
         "/org/model/resolve/v2/tokenizer.json": words_tokenizer("b", "a").encode(),
     }
-    assert get_tokenizer("org/model").encode("a b").tolist() == [0, 1]
-    assert get_tokenizer("org/model", revision="v2").encode("a b").tolist() == [1, 0]
-    assert get_tokenizer("org/model:variant:32k").encode("a b").tolist() == [0, 1], "what follows a : is no part of the id"
+    assert get_tokenizer("org/model").encode("a b") == [0, 1]
+    assert get_tokenizer("org/model", revision="v2").encode("a b") == [1, 0]
+    assert get_tokenizer("org/model:variant:32k").encode("a b") == [0, 1], "what follows a : is no part of the id"
 
 
 def test_a_gated_repository_wants_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +151,7 @@ def test_a_gated_repository_wants_the_token(hub: Hub, monkeypatch: pytest.Monkey
         get_tokenizer("gated/model")
     assert "hf-good" not in str(caught.value)
     again(monkeypatch)
-    assert get_tokenizer("gated/model", token="hf-good").encode("a").tolist() == [0]
+    assert get_tokenizer("gated/model", token="hf-good").encode("a") == [0]
 
 
 def test_without_the_hub_what_was_fetched_before_is_taken(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +160,7 @@ def test_without_the_hub_what_was_fetched_before_is_taken(hub: Hub, monkeypatch:
     again(monkeypatch)
     asked = len(hub.asked)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert get_tokenizer("org/model").encode("a").tolist() == [0]
+    assert get_tokenizer("org/model").encode("a") == [0]
     assert len(hub.asked) == asked
     with pytest.raises(TokenizerError, match="HF_HUB_OFFLINE is set, and it is not among"):
         get_tokenizer("org/other")
@@ -152,7 +186,7 @@ def test_the_error_says_what_was_tried_in_order(hub: Hub) -> None:
 
 def test_models_whose_repository_wants_an_agreement_have_an_open_tokenizer(hub: Hub) -> None:
     hub.files = {"/thinkingmachineslabinc/meta-llama-3-tokenizer/resolve/main/tokenizer.json": words_tokenizer("a").encode()}
-    assert get_tokenizer("meta-llama/Llama-3.1-8B").encode("a").tolist() == [0]
+    assert get_tokenizer("meta-llama/Llama-3.1-8B").encode("a") == [0]
 
 
 @pytest.mark.rule(14)
@@ -189,7 +223,7 @@ def test_the_embedded_server_gives_its_models_tokenizers(
     trainer = service.create_lora_training_client("mine/words", rank=4)
     sampler = service.create_sampling_client(base_model="mine/words")
     for tokenizer in (trainer.get_tokenizer(), sampler.get_tokenizer()):
-        assert tokenizer.encode("b a").tolist() == [1, 0]
+        assert tokenizer.encode("b a") == [1, 0]
     assert sampler.sample("a b", 1, {"max_tokens": 1}).result().sequences
     assert hub.asked == []
 

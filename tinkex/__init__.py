@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tinkex.sync.sampling import SamplingClient as SamplingClient
     from tinkex.sync.service import ServiceClient as ServiceClient
     from tinkex.sync.training import TrainingClient as TrainingClient
+    from tinkex.tokenizer import StreamDecoder as StreamDecoder
     from tinkex.tokenizer import Tokenizer as Tokenizer
     from tinkex.tokenizer import TokenizerError as TokenizerError
     from tinkex.tokenizer import get_tokenizer as get_tokenizer
@@ -74,7 +75,7 @@ _HOMES = {
     "tinkex.sampling.stream": ("SamplePiece",),
     "tinkex.training.custom_loss": ("CustomLoss", "NumpyLoss"),
     "tinkex.training.loss_handle": ("LossHandle", "PerDatumLossFn"),
-    "tinkex.tokenizer": ("Tokenizer", "TokenizerError", "get_tokenizer"),
+    "tinkex.tokenizer": ("StreamDecoder", "Tokenizer", "TokenizerError", "get_tokenizer"),
     "tinkex.training.client": ("AsyncTrainingClient",),
 }
 _MODULES = ("auth", "credentials", "events", "telemetry")

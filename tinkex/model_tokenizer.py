@@ -9,6 +9,7 @@ from tinkex_api.api.models import get_tokenizer
 
 from tinkex.errors import TinkexError
 from tinkex.tokenizer import Tokenizer, find_tokenizer, loaded_tokenizer
+from tinkex.tokenizer.files import CONFIG, TokenizerFiles
 from tinkex.tokenizer.places import NotThere
 from tinkex.transport.http import Transport
 
@@ -23,14 +24,15 @@ async def model_tokenizer(transport: Transport, base_model: str, names: Sequence
     return loaded_tokenizer(names, served) or await asyncio.to_thread(find_tokenizer, names, served)
 
 
-def _served(transport: Transport, base_model: str) -> tuple[str, Callable[[], str]]:
+def _served(transport: Transport, base_model: str) -> tuple[str, Callable[[], TokenizerFiles]]:
     """Where the server is, and what asks it from another thread."""
     loop = asyncio.get_running_loop()
 
-    async def ask() -> str:
-        return (await transport.send(get_tokenizer.request(base_model=base_model))).tokenizer_json
+    async def ask() -> TokenizerFiles:
+        served = await transport.send(get_tokenizer.request(base_model=base_model))
+        return TokenizerFiles(served.tokenizer_json, {CONFIG: served.tokenizer_config_json}.get)
 
-    def wait() -> str:
+    def wait() -> TokenizerFiles:
         try:
             return asyncio.run_coroutine_threadsafe(ask(), loop).result()
         except TinkexError as error:

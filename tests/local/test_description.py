@@ -28,9 +28,9 @@ def write(folder: Path, config: Any = CONFIG, **files: str) -> Path:
 
 
 def test_the_shipped_one_and_its_folder_are_the_same() -> None:
-    text = (TINY / "tokenizer.json").read_text()
+    texts = [(TINY / f"{name}.json").read_text() for name in ("tokenizer", "tokenizer_config")]
     shipped = describe("tinkex/tiny")
-    assert shipped == BaseModel("tinkex/tiny", 1024, 257, "Qwen3ForCausalLM", "tinkex/tiny", text)
+    assert shipped == BaseModel("tinkex/tiny", 1024, 257, "Qwen3ForCausalLM", "tinkex/tiny", *texts)
     assert describe(str(TINY)) == evolve(shipped, name=str(TINY), tokenizer_id=str(TINY))
 
 

@@ -338,7 +338,7 @@ class AsyncSamplingClient:
     async def _encoded(self, prompt: ModelInput | str, questions: Questions) -> ModelInput:
         if isinstance(prompt, ModelInput):
             return prompt
-        encoded = ModelInput.from_ints((await self.get_tokenizer()).encode(prompt))
+        encoded = ModelInput.from_ints((await self.get_tokenizer()).encode_np(prompt))
         questions.check(encoded)
         return encoded
 

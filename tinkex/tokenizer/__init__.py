@@ -1,7 +1,18 @@
 """Tokenizers by name: the shipped one, a folder or file on disk, what a server gives, or one of the Hugging Face hub."""
 
+from tinkex.tokenizer.encoding import Encoding
 from tinkex.tokenizer.finding import find_tokenizer, get_tokenizer, loaded_tokenizer, names_of_tokenizer
 from tinkex.tokenizer.places import TokenizerError
+from tinkex.tokenizer.stream import StreamDecoder
 from tinkex.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Tokenizer", "TokenizerError", "find_tokenizer", "get_tokenizer", "loaded_tokenizer", "names_of_tokenizer"]
+__all__ = [
+    "Encoding",
+    "StreamDecoder",
+    "Tokenizer",
+    "TokenizerError",
+    "find_tokenizer",
+    "get_tokenizer",
+    "loaded_tokenizer",
+    "names_of_tokenizer",
+]

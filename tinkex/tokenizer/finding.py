@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
-from tokenizers import Tokenizer as Backend
-
+from tinkex.tokenizer.files import TokenizerFiles
 from tinkex.tokenizer.loads import Loads
 from tinkex.tokenizer.places import Place, first, here, hub
 from tinkex.tokenizer.tokenizer import Tokenizer
@@ -33,11 +32,11 @@ def get_tokenizer(name: str, *, revision: str | None = None, token: str | None =
     return _loads.get((name, revision), lambda: first(name, _places(names, None, revision, token)))
 
 
-def find_tokenizer(names: Sequence[str], served: tuple[str, Callable[[], str]] | None = None) -> Tokenizer:
+def find_tokenizer(names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None = None) -> Tokenizer:
     """The tokenizer of a model that goes by these names, the best first: from here, from its server, or from the hub.
 
     Args:
-        served: where its server is, and what asks it for the text of a tokenizer.json. May raise `NotThere`.
+        served: where its server is, and what asks it for a tokenizer's files. May raise `NotThere`.
 
     Raises:
         TokenizerError: it is in none of these places.
@@ -51,22 +50,22 @@ def names_of_tokenizer(tokenizer_id: str | None, model_names: Sequence[str | Non
     return list(dict.fromkeys(names))
 
 
-def loaded_tokenizer(names: Sequence[str], served: tuple[str, Callable[[], str]] | None) -> Tokenizer | None:
+def loaded_tokenizer(names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None) -> Tokenizer | None:
     """What `find_tokenizer` has given before; does not wait."""
     return _loads.ready(_key(names, served))
 
 
-def _key(names: Sequence[str], served: tuple[str, Callable[[], str]] | None) -> Hashable:
+def _key(names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None) -> Hashable:
     return (tuple(names), served and served[0])
 
 
 def _places(
-    names: Sequence[str], served: tuple[str, Callable[[], str]] | None, revision: str | None, token: str | None
+    names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None, revision: str | None, token: str | None
 ) -> Iterator[Place]:
     for name in names:
         yield from here(name)
     if served is not None:
         where, ask = served
-        yield Place(where, lambda: Backend.from_str(ask()))
+        yield Place(where, ask)
     for name in names:
         yield from hub(name, revision, token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,15 +10,15 @@ from typing import Any
 
 import httpx
 from attrs import frozen
-from tokenizers import Tokenizer as Backend
 
 from tinkex.errors import TinkexError
+from tinkex.tokenizer.files import TOKENIZER, TokenizerFiles
 from tinkex.tokenizer.tokenizer import Tokenizer
 
 SHIPPED = {"tinkex/tiny": Path(__file__).parents[1] / "tiny" / "tokenizer.json"}
 """The tokenizers inside this package, by the name of their model."""
 
-_FILE = "tokenizer.json"
+_log = logging.getLogger(__name__)
 _HUB = "https://huggingface.co"
 _QUICK = 3.0  # seconds in which the hub must answer at all: without a network its own library would try for 25
 _LLAMA_3, _OPEN_LLAMA_3 = "meta-llama/Llama-3", "thinkingmachineslabinc/meta-llama-3-tokenizer"
@@ -40,10 +41,10 @@ class NotThere(Exception):
 
 @frozen
 class Place:
-    """`look` gives the tokenizer, or raises `NotThere`; another error means that it is there and broken."""
+    """`look` gives the tokenizer's files, or raises `NotThere`; another error means that it is there and broken."""
 
     where: str
-    look: Callable[[], Backend]
+    look: Callable[[], TokenizerFiles]
 
 
 def first(name: str, places: Iterator[Place]) -> Tokenizer:
@@ -72,7 +73,7 @@ def first(name: str, places: Iterator[Place]) -> Tokenizer:
 def here(name: str) -> Iterator[Place]:
     """Those that need no network."""
     if name in SHIPPED:
-        yield Place("with tinkex", lambda: Backend.from_file(str(SHIPPED[name])))
+        yield Place("with tinkex", lambda: _from_disk(SHIPPED[name]))
     yield Place(f"the folder or file {name}", lambda: _from_disk(Path(name)))
 
 
@@ -82,34 +83,59 @@ def hub(name: str, revision: str | None, token: str | None) -> Iterator[Place]:
         yield Place(f"{endpoint}/{repository}", lambda at=repository: _from_hub(endpoint, at, revision or "main", token))
 
 
-def _from_disk(path: Path) -> Backend:
-    path = path / _FILE if path.is_dir() else path
+def _from_disk(path: Path) -> TokenizerFiles:
+    path = path / TOKENIZER if path.is_dir() else path
     if not path.is_file():
         raise NotThere(f"there is no {path}")
-    return Backend.from_file(str(path))
+    return _files(path, lambda name: path.with_name(name))
 
 
-def _from_hub(endpoint: str, repository: str, revision: str, token: str | None) -> Backend:
+def _files(tokenizer: Path, beside: Callable[[str], Path | None]) -> TokenizerFiles:
+    """Returns a tokenizer.json with the files that `beside` finds by their names."""
+
+    def read(name: str) -> str | None:
+        path = beside(name)
+        return path.read_text("utf-8") if path is not None and path.is_file() else None
+
+    return TokenizerFiles(tokenizer.read_text("utf-8"), read)
+
+
+def _from_hub(endpoint: str, repository: str, revision: str, token: str | None) -> TokenizerFiles:
     """By its library, which keeps what it has fetched; without a network from what it keeps."""
     # here, since it takes a second to import
     from huggingface_hub import constants, hf_hub_download  # pyright: ignore[reportUnknownVariableType]
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import validate_repo_id
 
     trouble = None
+
+    def fetch(name: str) -> Path:
+        local = trouble is not None
+        path = hf_hub_download(repository, name, revision=revision, token=token, endpoint=endpoint, local_files_only=local)
+        return Path(path)
+
+    def beside(name: str) -> Path | None:
+        try:
+            return fetch(name)
+        except LocalEntryNotFoundError as error:
+            reason = trouble or error
+        except EntryNotFoundError:
+            return None
+        except (HfHubHTTPError, OSError) as error:
+            reason = error
+        _log.warning("what %s says of the special tokens of %s is unknown: %s", name, repository, reason)
+        return None
+
     try:
         validate_repo_id(repository)
         trouble = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(f"{endpoint}/{repository}")
-        path = hf_hub_download(
-            repository, _FILE, revision=revision, token=token, endpoint=endpoint, local_files_only=trouble is not None
-        )
+        return _files(fetch(TOKENIZER), beside)
     except LocalEntryNotFoundError as error:
         raise NotThere(f"{trouble or error}, and it is not among the files fetched before") from error
     except EntryNotFoundError as error:
-        raise NotThere(f"the repository has no {_FILE}") from error
+        raise NotThere(f"the repository has no {TOKENIZER}") from error
     except Exception as error:  # of whichever library speaks HTTP there
         raise NotThere(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__) from error
-    return Backend.from_file(path)
 
 
 def _unreachable(url: str) -> str | None:

@@ -2,47 +2,225 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Self, overload
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
+from tinkex.tokenizer.encoding import Encoding
+from tinkex.tokenizer.files import TokenizerFiles
+from tinkex.tokenizer.stream import StreamDecoder
 
-@frozen
+
+@frozen(repr=False)
 class Tokenizer:
-    """Text to token ids and back. Shared by all who ask for the same name, and safe from any thread."""
+    """Text to token ids and back. Shared by all who ask for the same name, and safe from any thread.
+
+    Members have the names of transformers' tokenizers. `encode` gives a list, `encode_np` the same as an array.
+
+    Example:
+        >>> tokenizer = get_tokenizer("tinkex/tiny")
+        >>> tokenizer.encode("hi") + [tokenizer.eos_token_id]
+        [104, 105, 256]
+    """
 
     name: str
     _backend: Backend
+    _roles: Mapping[str, str | None] = field(factory=dict[str, "str | None"])
 
     @classmethod
-    def over(cls, name: str, backend: Backend) -> Self:
-        """Cuts and pads nothing, whatever its file says of that: each text becomes all of its tokens and no others."""
+    def over(cls, name: str, files: TokenizerFiles) -> Self:
+        """Makes one that cuts and pads nothing, whatever its file says of that: each text becomes all of its tokens and no others."""
+        backend = Backend.from_str(files.tokenizer_json)
         backend.no_truncation()
         backend.no_padding()
-        return cls(name, backend)
+        roles = dict(files.roles())
+        if "eos_token" not in roles and (end := files.end_id()) is not None and (token := backend.id_to_token(end)):
+            roles["eos_token"] = token
+        return cls(name, backend, roles)
 
-    def encode(self, text: str, *, add_special_tokens: bool = False) -> NDArray[np.int64]:
-        """Token ids `(N,)`."""
-        return _ids(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+    def __repr__(self) -> str:
+        return f"<Tokenizer {self.name}, {len(self)} tokens>"
+
+    # ---- text to ids -------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Returns the token ids of a text, as a list that may be added to others.
+
+        Args:
+            add_special_tokens: with those that the tokenizer puts before and after a text, such as `bos_token`.
+        """
+        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     encode_text = encode  # as it is called elsewhere
 
-    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = False) -> list[NDArray[np.int64]]:
-        """What `encode` makes of each, on all processors."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
-        return [_ids(encoding.ids) for encoding in encodings]
+    def encode_np(self, text: str, *, add_special_tokens: bool = False) -> NDArray[np.int64]:
+        """Returns what `encode` does, as an array `(N,)`."""
+        return np.asarray(self.encode(text, add_special_tokens=add_special_tokens), np.int64)
 
-    def decode(self, tokens: Sequence[int] | NDArray[np.integer], *, skip_special_tokens: bool = True) -> str:
-        return self._backend.decode(np.asarray(tokens).tolist(), skip_special_tokens=skip_special_tokens)
+    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = False) -> list[list[int]]:
+        """Returns what `encode` makes of each, on all processors."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
+
+    @overload
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Encoding[list[int]]: ...
+    @overload
+    def __call__(self, text: list[str] | tuple[str, ...], *, add_special_tokens: bool = True) -> Encoding[list[list[int]]]: ...
+    def __call__(
+        self, text: str | list[str] | tuple[str, ...], *, add_special_tokens: bool = True
+    ) -> Encoding[list[int]] | Encoding[list[list[int]]]:
+        """Returns `input_ids` and `attention_mask` of a text, or of each of several, as transformers' tokenizers do when called.
+
+        Args:
+            add_special_tokens: with those that the tokenizer puts before and after a text. By default it does, as there;
+                `encode` by default does not.
+        """
+        if isinstance(text, str):
+            ids = self.encode(text, add_special_tokens=add_special_tokens)
+            return Encoding(ids, [1] * len(ids))
+        rows = self.encode_batch(text, add_special_tokens=add_special_tokens)
+        return Encoding(rows, [[1] * len(row) for row in rows])
+
+    # ---- ids to text -------------------------------------------------------------------------------------------------
+
+    def decode(self, tokens: int | Sequence[int] | NDArray[np.integer], *, skip_special_tokens: bool = True) -> str:
+        """Returns the text of token ids; `skip_special_tokens` leaves out the `special_tokens`."""
+        return self._backend.decode(np.atleast_1d(tokens).tolist(), skip_special_tokens=skip_special_tokens)
+
+    def stream_decoder(self, *, skip_special_tokens: bool = True) -> StreamDecoder:
+        """Returns what makes text of the tokens of one sample as they come, and holds back half a character."""
+        return StreamDecoder(lambda tokens: self._backend.decode(tokens, skip_special_tokens=skip_special_tokens))
+
+    # ---- the vocabulary ----------------------------------------------------------------------------------------------
+
+    @property
+    def name_or_path(self) -> str:
+        """The name that it was asked for by."""
+        return self.name
 
     @property
     def vocab_size(self) -> int:
+        """Tokens without those added to the vocabulary, special ones above all. `len(tokenizer)` counts all."""
+        return self._backend.get_vocab_size(with_added_tokens=False)
+
+    def __len__(self) -> int:
         return self._backend.get_vocab_size()
 
+    def get_vocab(self) -> dict[str, int]:
+        """Returns all ids by token."""
+        return self._backend.get_vocab()
 
-def _ids(ids: Sequence[int]) -> NDArray[np.int64]:
-    return np.asarray(ids, dtype=np.int64)
+    @overload
+    def convert_tokens_to_ids(self, tokens: str) -> int | None: ...
+    @overload
+    def convert_tokens_to_ids(self, tokens: list[str] | tuple[str, ...]) -> list[int | None]: ...
+    def convert_tokens_to_ids(self, tokens: str | list[str] | tuple[str, ...]) -> int | list[int | None] | None:
+        """Returns the id of a token, such as `"<|im_end|>"`, or those of several.
+
+        For what is no token it is `unk_token_id`, or None where the tokenizer has no such token.
+        """
+        if isinstance(tokens, str):
+            found = self._backend.token_to_id(tokens)
+            return self.unk_token_id if found is None else found
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    @overload
+    def convert_ids_to_tokens(self, ids: int) -> str | None: ...
+    @overload
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]: ...
+    def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> str | list[str | None] | None:
+        """Returns the token of an id, or those of several, as the vocabulary writes them; None for an id that there is not."""
+        if isinstance(ids, int):
+            return self._backend.id_to_token(ids)
+        return [self.convert_ids_to_tokens(id_) for id_ in ids]
+
+    # ---- special tokens ----------------------------------------------------------------------------------------------
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """The ids of all special tokens by token: those that `decode` leaves out."""
+        added = self._backend.get_added_tokens_decoder()
+        return {token.content: id_ for id_, token in sorted(added.items()) if token.special}
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The special tokens by the part they play, such as `"eos_token"`, as far as the tokenizer's files name any."""
+        return {role: token for role, token in self._roles.items() if token is not None}
+
+    @property
+    def bos_token(self) -> str | None:
+        """The token that begins a text; None where no file of the tokenizer names one."""
+        return self._roles.get("bos_token")
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id of `bos_token`; None where there is none."""
+        return self._id("bos_token")
+
+    @property
+    def eos_token(self) -> str | None:
+        """The token that ends a text; None where no file of the tokenizer names one."""
+        return self._roles.get("eos_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id of `eos_token`; None where there is none."""
+        return self._id("eos_token")
+
+    @property
+    def pad_token(self) -> str | None:
+        """The token that fills up shorter texts; None where no file of the tokenizer names one."""
+        return self._roles.get("pad_token")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The id of `pad_token`; None where there is none."""
+        return self._id("pad_token")
+
+    @property
+    def unk_token(self) -> str | None:
+        """The token that stands for what is no token; None where no file of the tokenizer names one."""
+        return self._roles.get("unk_token")
+
+    @property
+    def unk_token_id(self) -> int | None:
+        """The id of `unk_token`; None where there is none."""
+        return self._id("unk_token")
+
+    @property
+    def sep_token(self) -> str | None:
+        """The token that stands between texts; None where no file of the tokenizer names one."""
+        return self._roles.get("sep_token")
+
+    @property
+    def sep_token_id(self) -> int | None:
+        """The id of `sep_token`; None where there is none."""
+        return self._id("sep_token")
+
+    @property
+    def cls_token(self) -> str | None:
+        """The token that stands for the whole text; None where no file of the tokenizer names one."""
+        return self._roles.get("cls_token")
+
+    @property
+    def cls_token_id(self) -> int | None:
+        """The id of `cls_token`; None where there is none."""
+        return self._id("cls_token")
+
+    @property
+    def mask_token(self) -> str | None:
+        """The token that stands for a token that is hidden; None where no file of the tokenizer names one."""
+        return self._roles.get("mask_token")
+
+    @property
+    def mask_token_id(self) -> int | None:
+        """The id of `mask_token`; None where there is none."""
+        return self._id("mask_token")
+
+    def _id(self, role: str) -> int | None:
+        token = self._roles.get(role)
+        return None if token is None else self._backend.token_to_id(token)

@@ -15,26 +15,34 @@ class TokenizerResponse:
     """A tokenizer, as the library tokenizers keeps it.
 
     Example:
-        {'tokenizer_json': '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}'}
+        {'tokenizer_json': '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}',
+            'tokenizer_config_json': '{"eos_token": "<|endoftext|>"}'}
 
     Attributes:
         tokenizer_json (str): The text of its tokenizer.json.
+        tokenizer_config_json (str | None): The text of its tokenizer_config.json, which says what its special tokens
+            are for.
     """
 
     tokenizer_json: str
+    tokenizer_config_json: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["tokenizer_json"] = self.tokenizer_json
+        if self.tokenizer_config_json is not None:
+            fields["tokenizer_config_json"] = self.tokenizer_config_json
         return fields
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         rest = dict(src_dict)
         tokenizer_json = rest.pop("tokenizer_json")
+        tokenizer_config_json = rest.pop("tokenizer_config_json", None)
         self = cls(
             tokenizer_json=tokenizer_json,
+            tokenizer_config_json=tokenizer_config_json,
         )
         self.additional_properties = rest
         return self

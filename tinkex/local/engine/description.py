@@ -12,7 +12,7 @@ from tinkex.local.engine.base import BaseModel, InvalidRequest
 SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tiny"}
 """The folders of the models inside this package, by name."""
 
-_CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
+_CONFIG, _TOKENIZER, _TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """What transformers' configurations call the context length."""
 
@@ -28,15 +28,19 @@ def describe(name: str) -> BaseModel:
     except (OSError, ValueError) as error:  # a ValueError: it is no such file, or the name is none that the hub could know
         raise InvalidRequest(f"cannot find the model {name!r}: {error}") from error
     of_text: dict[str, Any] = {**config, **(config.get("text_config") or {})}  # of a model for images, too
-    tokenizer = folder / _TOKENIZER  # some old models have but the files that transformers makes one of
     return BaseModel(
         name=name,
         max_context_length=_field(name, of_text, *_CONTEXT),
         vocab_size=_field(name, of_text, "vocab_size"),
         arch=_field(name, config, "architectures")[0],
         tokenizer_id=name,
-        tokenizer_json=tokenizer.read_text("utf-8") if tokenizer.is_file() else None,
+        tokenizer_json=_text(folder / _TOKENIZER),  # some old models have but the files that transformers makes one of
+        tokenizer_config_json=_text(folder / _TOKENIZER_CONFIG),
     )
+
+
+def _text(file: Path) -> str | None:
+    return file.read_text("utf-8") if file.is_file() else None
 
 
 def _read(file: Path) -> Mapping[str, Any]:
@@ -64,4 +68,6 @@ def _folder(name: str) -> Path:
     # here, since it takes a second to import
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
-    return Path(snapshot_download(name, allow_patterns=[_CONFIG, _TOKENIZER]))  # without the hub, what was fetched before
+    return Path(
+        snapshot_download(name, allow_patterns=[_CONFIG, _TOKENIZER, _TOKENIZER_CONFIG])
+    )  # without the hub, what was fetched before

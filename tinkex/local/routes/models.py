@@ -48,7 +48,7 @@ async def tokenizer(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     model = backend.base_models.get(name)
     if model is None or model.tokenizer_json is None:
         raise not_found(f"no tokenizer of {name!r} is here")
-    return TokenizerResponse(model.tokenizer_json).to_dict()
+    return TokenizerResponse(model.tokenizer_json, model.tokenizer_config_json).to_dict()
 
 
 async def create_model(backend: Backend, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
