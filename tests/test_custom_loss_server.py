@@ -94,7 +94,7 @@ def test_the_server_and_the_client_come_to_what_the_servers_own_loss_does(
         output = (trainer.forward_backward(plain, loss_fn) if own else trainer.forward_backward_custom(data, loss_fn)).result()
         losses.append(output.metrics["loss:sum"])
         custom.append({metric: value for metric, value in output.metrics.items() if metric.startswith("custom/")})
-        updates.append(dict(trainer.optim_step(AdamParams(learning_rate=1e-2)).result().metrics.additional_properties))
+        updates.append(dict(trainer.optim_step(AdamParams(learning_rate=1e-2)).result().metrics))
         after.append(trainer.forward(plain, name).result().metrics["loss:sum"])
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-6)
     assert after[1:] == pytest.approx([after[0]] * 2, rel=1e-5)
@@ -189,7 +189,7 @@ def test_a_loss_that_cannot_be_computed_fails_and_leaves_no_gradients(connect: C
     with pytest.raises(RequestFailedError, match=r"data\[2\] cannot be computed: node 'mul'.*size") as failed:
         trainer.forward_backward_custom(data, handle).result()
     assert failed.value.category == "user"
-    assert trainer.optim_step(AdamParams()).result().metrics.additional_properties["grad_norm"] == 0.0
+    assert trainer.optim_step(AdamParams()).result().metrics["grad_norm"] == 0.0
 
 
 def branches(logprobs: Any, x: Any) -> Any:

@@ -61,7 +61,7 @@ class UrlTable:
     async def sign(self) -> None:
         """Asks the server for them."""
         request = self.place.request(get_external_weights_urls.request)
-        self.urls = (await self.transport.send(request)).urls.additional_properties
+        self.urls = (await self.transport.send(request)).urls
 
     @asynccontextmanager
     async def open(self, name: str, headers: Mapping[str, str], anew: bool) -> AsyncGenerator[httpx.Response]:

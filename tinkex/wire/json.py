@@ -113,10 +113,7 @@ def decode_forward_backward(result: Mapping[str, Any]) -> ForwardBackwardOutput:
     output = api.ForwardBackwardOutput.from_dict(result)
     return ForwardBackwardOutput(
         loss_fn_output_type=(output.loss_fn_output_type or "").rpartition(":")[2],
-        loss_fn_outputs=[
-            {name: decode_tensor(tensor) for name, tensor in outputs.additional_properties.items()}
-            for outputs in output.loss_fn_outputs
-        ],
+        loss_fn_outputs=[{name: decode_tensor(tensor) for name, tensor in outputs.items()} for outputs in output.loss_fn_outputs],
         metrics=_metrics(output.metrics),
         additional_properties=output.additional_properties,
     )
@@ -124,8 +121,7 @@ def decode_forward_backward(result: Mapping[str, Any]) -> ForwardBackwardOutput:
 
 def _metrics(metrics: api.Metrics | None) -> dict[str, float]:
     """Null stands for NaN, here too."""
-    values = metrics.additional_properties if metrics else {}
-    return {name: math.nan if value is None else value for name, value in values.items()}  # pyright: ignore[reportUnnecessaryComparison]
+    return {name: math.nan if value is None else value for name, value in (metrics or dict[str, float]()).items()}  # pyright: ignore[reportUnnecessaryComparison]
 
 
 def decode_sample(result: Mapping[str, Any], promise: api.UntypedAPIFuture, prompt_length: int | None) -> SampleResponse:

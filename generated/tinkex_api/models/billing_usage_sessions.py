@@ -4,9 +4,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
-
 if TYPE_CHECKING:
     from ..models.billing_usage_session import BillingUsageSession
 
@@ -14,8 +11,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="BillingUsageSessions")
 
 
-@_attrs_define
-class BillingUsageSessions:
+class BillingUsageSessions(dict[str, "BillingUsageSession"]):
     """Sessions by id.
 
     Example:
@@ -23,33 +19,11 @@ class BillingUsageSessions:
 
     """
 
-    additional_properties: dict[str, BillingUsageSession] = _attrs_field(init=False, factory=dict)
-
     def to_dict(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {name: value.to_dict() for name, value in self.additional_properties.items()}
-        return fields
+        return {name: value.to_dict() for name, value in self.items()}
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
         from ..models.billing_usage_session import BillingUsageSession  # noqa: PLC0415
 
-        rest = dict(src_dict)
-        self = cls()
-        self.additional_properties = {name: BillingUsageSession.from_dict(value) for name, value in rest.items()}
-        return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> BillingUsageSession:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: BillingUsageSession) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties
+        return cls({name: BillingUsageSession.from_dict(value) for name, value in src_dict.items()})

@@ -4,14 +4,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
-
 T = TypeVar("T", bound="Metrics")
 
 
-@_attrs_define
-class Metrics:
+class Metrics(dict[str, float]):
     """Numbers by name. Those of forward and forward_backward are named `name:reduction`; the reduction says how those of a
     batch's requests are
     put together: sum, min, max, mean and slack (max - mean) weighted by the numbers of outputs, unique (each distinct
@@ -23,31 +19,9 @@ class Metrics:
 
     """
 
-    additional_properties: dict[str, float] = _attrs_field(init=False, factory=dict)
-
     def to_dict(self) -> dict[str, Any]:
-        fields: dict[str, Any] = dict(self.additional_properties)
-        return fields
+        return dict(self)
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        rest = dict(src_dict)
-        self = cls()
-        self.additional_properties = rest
-        return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> float:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: float) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties
+        return cls(src_dict)

@@ -4,14 +4,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
-
 T = TypeVar("T", bound="SignedUrls")
 
 
-@_attrs_define
-class SignedUrls:
+class SignedUrls(dict[str, str]):
     """URLs by file name, which can be fetched without a key.
 
     Example:
@@ -19,31 +15,9 @@ class SignedUrls:
 
     """
 
-    additional_properties: dict[str, str] = _attrs_field(init=False, factory=dict)
-
     def to_dict(self) -> dict[str, Any]:
-        fields: dict[str, Any] = dict(self.additional_properties)
-        return fields
+        return dict(self)
 
     @classmethod
     def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
-        rest = dict(src_dict)
-        self = cls()
-        self.additional_properties = rest
-        return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> str:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: str) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties
+        return cls(src_dict)

@@ -49,7 +49,7 @@ def _submit(backend: Backend, access: Access, body: CreateCustomLossRequest, tic
 
 def custom_loss(backend: Backend, model: ModelRow, batch: ForwardBackwardInput, at: Location) -> CustomLoss:
     """The loss that the batch's config names. Raises `Refused` for one that this model's session does not have."""
-    config: Mapping[str, Any] = batch.loss_fn_config.additional_properties if batch.loss_fn_config else {}
+    config: Mapping[str, Any] = batch.loss_fn_config or {}
     loss_id = config.get("loss_id")
     if set(config) != {"loss_id"} or not isinstance(loss_id, str):
         raise malformed(*at, "loss_fn_config", message="must hold loss_id, a string, and nothing else")

@@ -89,7 +89,7 @@ def creating(
         base_model=backend.base_model(base_model).name,
         lora=lora,
         optimizer=optimizer,
-        user_metadata=metadata.additional_properties if metadata else {},
+        user_metadata=metadata or {},
         state="creating",
         created_at=time.time(),
         last_request_at=time.time(),

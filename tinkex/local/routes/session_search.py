@@ -45,7 +45,7 @@ async def search(backend: Backend, call: Call[SessionSearchRequest]) -> Mapping[
 
 
 def _query(body: SessionSearchRequest, access: Access) -> SessionQuery:
-    words, metadata = (body.display_name or "").split(), body.user_metadata.additional_properties if body.user_metadata else {}
+    words, metadata = (body.display_name or "").split(), body.user_metadata or dict[str, str]()
     for field, values in ("display_name", words), ("project_ids", body.project_ids or []), ("user_metadata", metadata):
         if len(values) > _MOST_CONDITIONS:
             raise malformed(field, message=f"names more than {_MOST_CONDITIONS} at once")

@@ -30,7 +30,7 @@ async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> 
     row = SessionRow(
         session_id=backend.ids.new_session(),
         tags=body.tags,
-        user_metadata=body.user_metadata.additional_properties,
+        user_metadata=body.user_metadata,
         sdk_version=body.sdk_version,
         project_id=body.project_id or None,
         display_name=body.display_name or None,

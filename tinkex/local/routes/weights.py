@@ -146,7 +146,7 @@ def _save_named(
 def _metadata(body: SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest) -> Mapping[str, str]:
     if isinstance(body, SaveWeightsExternalRequest) or body.user_metadata is None:
         return {}
-    return body.user_metadata.additional_properties
+    return body.user_metadata
 
 
 def note_saved(backend: Backend, run: ModelRow, saved: CheckpointRow, what: str) -> None:

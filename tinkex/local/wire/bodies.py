@@ -71,7 +71,7 @@ class _Fault(Exception):
 def read(kind: type[T], fields: Mapping[str, Any]) -> T:
     """Raises `Refused` (422), which names the field, when `fields` are not of this generated type."""
     try:
-        return _read_class(kind, fields)
+        return _reader(kind)(fields)
     except _Fault as fault:
         raise malformed(*reversed(fault.location), message=fault.message) from None
 
@@ -85,7 +85,9 @@ def _reader(hint: Any) -> _Reader:
         return _union_reader(get_args(hint))
     if get_origin(hint) is list:
         return _list_reader(get_args(hint)[0])
-    return partial(_read_class, hint) if attrs.has(hint) else _plain_reader(hint)
+    if isinstance(hint, type) and issubclass(hint, dict):
+        return partial(_read_map, cast("type[dict[str, Any]]", hint))
+    return partial(_read_class, hint) if attrs.has(cast("type[Any]", hint)) else _plain_reader(hint)
 
 
 def _union_reader(members: tuple[Any, ...]) -> _Reader:
@@ -130,6 +132,27 @@ def _plain_reader(hint: Any) -> _Reader:
         return value
 
     return read_plain
+
+
+def _read_map(kind: type[dict[str, Any]], value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Fault("must be an object")
+    read, values = _map_reader(kind), kind()
+    for key, entry in cast("dict[str, Any]", value).items():
+        try:
+            values[key] = read(entry)
+        except _Fault as fault:
+            fault.location.append(key)
+            raise
+    return values
+
+
+@cache
+def _map_reader(kind: type[dict[str, Any]]) -> _Reader:
+    """Returns what reads a value of a generated map. What it imports for the type checker alone, it names."""
+    [base] = cast("Any", kind).__orig_bases__
+    item = get_args(base)[1]
+    return _reader(_generated()[item] if isinstance(item, str) else item)
 
 
 def _read_class(kind: type[T], value: Any) -> T:

@@ -105,7 +105,7 @@ def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, floa
         )
     if batch.loss_fn not in LOSS_FNS:
         raise bad_request(f"unknown loss_fn {batch.loss_fn!r}; known are {', '.join(LOSS_FNS)}, and custom")
-    settings: Mapping[str, Any] = batch.loss_fn_config.additional_properties if batch.loss_fn_config else {}
+    settings: Mapping[str, Any] = batch.loss_fn_config or {}
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise malformed(*at, "loss_fn_config", name, message="must be a number")
@@ -123,7 +123,7 @@ def _check_cells(data: Sequence[api.Datum], at: Location) -> None:
     """Sparse tensors take as little as one byte for thousands of cells, so all of a batch are bounded before any is made."""
     total = 0
     for index, datum in enumerate(data):
-        for name, tensor in datum.loss_fn_inputs.additional_properties.items():
+        for name, tensor in datum.loss_fn_inputs.items():
             if tensor.sparse_crow_indices is not None and all(type(size) is int and size >= 0 for size in tensor.shape or ()):
                 total += math.prod(tensor.shape or ())
             if total > _MOST_CELLS:
@@ -138,7 +138,7 @@ def count_trained(data: Sequence[Example]) -> int:
 
 
 def _example(datum: api.Datum, at: Location) -> Example:
-    inputs = datum.loss_fn_inputs.additional_properties
+    inputs = datum.loss_fn_inputs
     return Example(
         tokens(datum.model_input, (*at, "model_input")),
         {name: _array(tensor, (*at, "loss_fn_inputs", name)) for name, tensor in inputs.items()},
