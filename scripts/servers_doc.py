@@ -34,6 +34,26 @@ def rows(header: list[str], body: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
+def known(d: Dialect, cell: str, *names: str) -> str:
+    """A cell with a mark where one of the fields that it is made of was measured."""
+    return f"{cell} (m)" if cell and any(d.known(name).how == "measured" for name in names) else cell
+
+
+def evidence() -> str:
+    """How each claim is known: of each dialect, what was read and when, and the fields that were measured."""
+
+    def row(d: Dialect) -> list[str]:
+        measured = [f"{name}: {found.release}, {found.day}" for name, found in sorted(d.evidence.items())]
+        return [f"`{d.name}`", str(d.source), "<br>".join(measured)]
+
+    text = (
+        "A cell that ends in (m) was measured: seen by its effect on a running server. All others were read in the server's source,\n"
+        "of the release and on the day that this table says, and may be otherwise when it runs.\n\n"
+    )
+    header = ["name", "known, unless said otherwise", "measured: field, release, day"]
+    return "## How it is known\n\n" + text + rows(header, [row(d) for d in DIALECTS.values()])
+
+
 def servers() -> str:
     body = [[f"`{d.name}`", d.about, "yes" if d.name in RECOGNISED else "by what is seen, or given"] for d in DIALECTS.values()]
     return "## The dialects\n\n" + rows(["name", "server", "told by its flags"], body)
@@ -42,7 +62,9 @@ def servers() -> str:
 def wire() -> str:
     def row(d: Dialect) -> list[str]:
         hold = {"at_once": "within the POST"}.get(d.pending, f"{d.pending}, {f'{d.hold:g} s' if d.hold else 'at once'}")
-        return [f"`{d.name}`", ", then ".join(d.encodings), d.results, hold, d.failed, "once" if d.results_once else ""]
+        cells = [", then ".join(d.encodings), d.results, hold, d.failed, "once" if d.results_once else ""]
+        fields = [("encodings",), ("results",), ("pending", "hold"), ("failed",), ("results_once",)]
+        return [f"`{d.name}`", *(known(d, cell, *names) for cell, names in zip(cells, fields, strict=True))]
 
     header = ["name", "batches", "results", '"not yet", held for', "failed", "a result is given"]
     return "## Bodies and answers\n\n" + rows(header, [row(d) for d in (*DIALECTS.values(), UNKNOWN)])
@@ -57,12 +79,15 @@ def order() -> str:
             if d.overtakes
             else "one by one"
         )
-        return [f"`{d.name}`", d.seq_id_order, d.seq_id_repeats, parallel, d.resume.replace("_", " ")]
+        cells = [d.seq_id_order, d.seq_id_repeats, parallel, d.resume.replace("_", " ")]
+        fields = ["seq_id_order", "seq_id_repeats", "parallel_chunks", "resume"]
+        return [f"`{d.name}`", *(known(d, cell, name) for cell, name in zip(cells, fields, strict=True))]
 
     text = (
         "What a server does with a (model, seq_id) that it has had decides what becomes of a training request whose answer was lost. `repeats`: it is\n"
         "sent again until it is answered, and applied once. `refuses`: it is sent again once, and the refusal is read. `ignores`, `unknown`: it is not\n"
-        "sent again, and `StepOutcomeUnknown` is raised. `service.probe_server(base_model)` finds it out on a model of its own.\n\n"
+        "sent again, and `StepOutcomeUnknown` is raised. What was only read in a server's source is not believed: it counts as `unknown`\n"
+        "until `service.probe_server(base_model)` has proved it, by its effect on a model of its own.\n\n"
     )
     header = ["name", "seq_ids", "a repeat", "chunks of a batch", "a model from a checkpoint"]
     return "## Order, repeats, resuming\n\n" + text + rows(header, [row(d) for d in (*DIALECTS.values(), UNKNOWN)])
@@ -72,7 +97,9 @@ def lacks() -> str:
     def row(d: Dialect) -> list[str]:
         losses = ", ".join(sorted(d.losses)) if d.losses else "as it says itself"
         notes = "; ".join(_loss_notes(d))
-        return [f"`{d.name}`", losses + (f" ({notes})" if notes else ""), ", ".join(_odd(d.sampling)), ", ".join(sorted(d.missing))]
+        cells = [losses + (f" ({notes})" if notes else ""), ", ".join(_odd(d.sampling)), ", ".join(sorted(d.missing))]
+        fields = [("losses", "loss_notes", "splits_batches"), ("sampling",), ("missing",)]
+        return [f"`{d.name}`", *(known(d, cell, *names) for cell, names in zip(cells, fields, strict=True))]
 
     return "## Losses, sampling, and what is missing\n\n" + rows(
         ["name", "losses", "samples otherwise", "lacks"], [row(d) for d in DIALECTS.values()]
@@ -129,7 +156,7 @@ def _rules_of(node: ast.FunctionDef) -> Iterator[int]:
 
 
 def main() -> int:
-    text = HEAD + "\n".join([servers(), wire(), order(), lacks(), rules()])
+    text = HEAD + "\n".join([servers(), evidence(), wire(), order(), lacks(), rules()])
     if "--check" in sys.argv:
         if not TARGET.exists() or TARGET.read_text() != text:
             print("docs/servers.md is not what the dialects, the rules and the tests give. Run `make docs`.")

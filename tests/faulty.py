@@ -24,7 +24,7 @@ class Faulty:
     faults: list[tuple[str, Fault]] = field(factory=list)
     """What the next request of a path suffers, in order."""
     seen: list[str] = field(factory=list)
-    """The last parts of the paths of all POSTs that came."""
+    """The last parts of the paths of all requests that came."""
     lock: threading.Lock = field(factory=threading.Lock)
 
     def next_fault(self, call: str) -> Fault | None:
@@ -49,13 +49,19 @@ def faulty(base_url: str) -> Iterator[Faulty]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def do_DELETE(self) -> None:
+            self.do_POST()
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             fault = proxy.next_fault(self.path.rpartition("/")[2])
             if fault == "request lost":
                 self.close_connection = True
                 return
-            status, headers, answer = forward(self.path, body, dict(self.headers.items()))
+            status, headers, answer = forward(self.command, self.path, body, dict(self.headers.items()))
             if fault == "answer lost":
                 self.close_connection = True
                 return
@@ -71,10 +77,10 @@ def faulty(base_url: str) -> Iterator[Faulty]:
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing."""
 
-    def forward(path: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+    def forward(method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=30)
         try:
-            connection.request("POST", path, body, headers)
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             answer = response.read()
             kept = {name: response.headers[name] for name in ("content-type", "content-length") if name in response.headers}

@@ -26,6 +26,20 @@ Resume = Literal["by_session", "load_first", "by_create", "never"]
 `checkpoint_path` of create_model; not."""
 
 
+@frozen
+class Evidence:
+    """How it is known what a server does. What was only read in its source may be otherwise when it runs."""
+
+    how: Literal["measured", "read", "probed", "said", "given"]
+    """Seen by its effect on a running server; read in its source; found by `probe_server` in this process; said by the server
+    itself; given by the user."""
+    release: str = ""
+    day: str = ""
+
+    def __str__(self) -> str:
+        return ", ".join(part for part in (self.how, self.release, self.day) if part)
+
+
 def _positive(limits: object, attribute: Any, value: float) -> None:
     if not value > 0:
         raise ConfigError(f"{type(limits).__name__}.{attribute.name} must be more than 0, not {value!r}")
@@ -85,6 +99,10 @@ class Dialect:
 
     name: str = "unknown"
     about: str = "a server of unknown kind"
+    source: Evidence = Evidence("given")
+    """How the fields below are known, but those of `evidence`."""
+    evidence: Mapping[str, Evidence] = field(factory=dict[str, Evidence])
+    """By field."""
 
     encodings: tuple[Encoding, ...] = ("json", "protobuf")
     """Of training batches, the best first. More than one until the first batch was taken."""
@@ -92,6 +110,8 @@ class Dialect:
     compress_protobuf: bool = False
     """Whether protobuf bodies are compressed by zstd."""
     chunk_limits: ChunkLimits = ChunkLimits()
+    splits_batches: bool = True
+    """Whether a batch trains the same in several requests as in one: not where a loss is divided by what is in a request."""
     parallel_chunks: bool = False
     """Chunks of one batch together, only where the server says so: some reorder what comes together."""
     max_body_bytes: int | None = None
@@ -138,6 +158,8 @@ class Dialect:
     both signs: that is trained by importance_sampling there."""
     bare_checkpoint_ids: bool = False
     """Whether the id of a checkpoint is its name alone, without the kind before it."""
+    saves_once: bool = False
+    """Whether each save_weights of a model but its first keeps the files of the first."""
     resume: Resume = "load_first"
     joins_samplers: bool = False
     """Whether a copied sampling client asks the server for its number."""
@@ -152,6 +174,18 @@ class Dialect:
     unloads_by_query: bool = False
     """Whether unload_model takes the model's id in the URL."""
     sampling: SamplingWays = SamplingWays()
+
+    def known(self, name: str) -> Evidence:
+        """How the field of this name is known."""
+        return self.evidence.get(name, self.source)
+
+    def as_trusted(self) -> Dialect:
+        """The dialect with nothing said of repeated steps where that was read and never measured: a step may not be lost by it."""
+        return evolve(self, seq_id_repeats="unknown") if self.known("seq_id_repeats").how == "read" else self
+
+    def with_repeats(self, repeats: SeqIdRepeats, how: Evidence) -> Dialect:
+        """The dialect with what is now known of repeated requests."""
+        return evolve(self, seq_id_repeats=repeats, evidence={**self.evidence, "seq_id_repeats": how})
 
     def lacks(self, operation: str) -> bool:
         return operation in self.missing

@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 from attrs import evolve, frozen
 from tinkex_api.models import ClientConfigResponse, ClientDynamicConfigResponse
 
-from tinkex.dialects.dialect import Dialect, Encoding, SeqIdRepeats
+from tinkex.dialects.dialect import Dialect, Encoding, Evidence, SeqIdRepeats
 from tinkex.dialects.table import DIALECTS, UNKNOWN
 
 
@@ -66,6 +66,8 @@ def with_flags(dialect: Dialect, config: ClientConfigResponse | None, dynamic: C
     """The dialect as the server's own flags have it, where they say something."""
     flags, changing = config or ClientConfigResponse(), dynamic or ClientDynamicConfigResponse()
     limits = dialect.chunk_limits
+    if said := _repeats(flags):
+        dialect = dialect.with_repeats(said, Evidence("said"))
     return evolve(
         dialect,
         chunk_limits=evolve(
@@ -82,7 +84,6 @@ def with_flags(dialect: Dialect, config: ClientConfigResponse | None, dynamic: C
         cancels_at_once=changing.sample_cancel_max_batch_size or dialect.cancels_at_once,
         runs_custom_losses=flags.custom_loss_server_side is True,
         resume="by_session" if flags.create_model_via_load_weights else dialect.resume,
-        seq_id_repeats=_repeats(flags) or dialect.seq_id_repeats,
     )
 
 

@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tinkex.dialects.dialect import Dialect, SamplingWays
+from tinkex.dialects.dialect import Dialect, Evidence, SamplingWays
 
 UNKNOWN = Dialect()
+
+
+def _read(release: str) -> Evidence:
+    return Evidence("read", release, "2026-11-23")
+
+
+def _measured(release: str, *names: str) -> Mapping[str, Evidence]:
+    """Fields that were seen by their effect on a running server."""
+    return dict.fromkeys(names, Evidence("measured", release, "November 2026"))
+
 
 OPTIONAL = (
     *("get_client_config", "get_dynamic_config", "get_server_capabilities", "health", "send_telemetry", "create_auth_token"),
@@ -52,6 +62,7 @@ _DIALECTS = (
     Dialect(
         name="tinkex",
         about="the embedded server of tinkex",
+        source=Evidence("measured", "this release", "each run of its tests"),
         encodings=("protobuf",),
         parallel_chunks=True,
         pending="408",
@@ -68,6 +79,7 @@ _DIALECTS = (
     Dialect(
         name="hosted",
         about="the hosted service, as its client 0.38 needs it",
+        source=_read("client 0.38"),
         encodings=("protobuf",),
         results="protobuf",
         parallel_chunks=True,
@@ -82,6 +94,7 @@ _DIALECTS = (
     Dialect(
         name="hosted-0.25",
         about="the hosted service in the days of its client 0.25",
+        source=_read("client 0.25"),
         encodings=("protobuf",),
         results="protobuf",
         parallel_chunks=True,
@@ -104,6 +117,8 @@ _DIALECTS = (
     Dialect(
         name="skyrl-0.3",
         about="NovaSky-AI/SkyRL, release 0.3",
+        source=_read("0.3.0"),
+        evidence=_measured("0.3.0", "hold", "failed"),
         encodings=("json",),
         results="json",
         pending="408",
@@ -121,6 +136,7 @@ _DIALECTS = (
     Dialect(
         name="skyrl",
         about="NovaSky-AI/SkyRL, main of August 2026",
+        source=_read("main of 2026-08-21"),
         encodings=("protobuf",),
         pending="408",
         failed="400",
@@ -137,6 +153,8 @@ _DIALECTS = (
     Dialect(
         name="open-rl-old",
         about="gke-labs/open-rl up to v0.0.3",
+        source=_read("2026-04-29"),
+        evidence=_measured("2026-04-29", "seq_id_repeats", "missing", "sampling"),
         encodings=("json",),
         results="json",
         failed="400",
@@ -152,6 +170,7 @@ _DIALECTS = (
     Dialect(
         name="open-rl",
         about="gke-labs/open-rl from v0.0.4",
+        source=_read("v0.0.4"),
         encodings=("protobuf",),
         failed="400",
         hold=60.0,
@@ -162,6 +181,8 @@ _DIALECTS = (
     Dialect(
         name="tuft",
         about="agentscope-ai/TuFT, August 2026",
+        source=_read("2026-08-20"),
+        evidence=_measured("2026-08-20", "seq_id_repeats", "seq_id_order", "failed_step_keeps_number", "encodings", "failed"),
         encodings=("protobuf",),
         max_body_bytes=64 * 2**20,
         failed="422",
@@ -179,6 +200,8 @@ _DIALECTS = (
     Dialect(
         name="tinker-cloud-old",
         about="GMISWE/tinker-cloud up to August 2026",
+        source=_read("2026-08-06"),
+        evidence=_measured("2026-08-06", "sampling", "pending", "missing"),
         encodings=("json",),
         results="json",
         pending="408",
@@ -196,6 +219,7 @@ _DIALECTS = (
     Dialect(
         name="tinker-cloud",
         about="GMISWE/tinker-cloud from September 2026",
+        source=_read("September 2026"),
         encodings=("protobuf",),
         pending="408",
         failed="400",
@@ -214,6 +238,8 @@ _DIALECTS = (
     Dialect(
         name="twinkle",
         about="modelscope/twinkle, July 2026",
+        source=_read("2026-07-22"),
+        evidence=_measured("2026-07-22", "bearer", "loss_notes"),
         encodings=("json",),
         results="json",
         bearer=True,
@@ -230,6 +256,7 @@ _DIALECTS = (
     Dialect(
         name="miles",
         about="radixark/miles, September 2026",
+        source=_read("September 2026"),
         encodings=("protobuf",),
         hold=30.0,
         cancels=True,
@@ -242,6 +269,7 @@ _DIALECTS = (
     Dialect(
         name="xorl",
         about="togethercomputer/xorl, August 2026",
+        source=_read("2026-08-22"),
         encodings=("json",),
         results="json",
         hold=45.0,
@@ -258,6 +286,7 @@ _DIALECTS = (
     Dialect(
         name="verl",
         about="verl-project/verl-recipe, verl_tinker, August 2026",
+        source=_read("2026-08-05"),
         encodings=("json",),
         results="json",
         hold=30.0,
@@ -269,6 +298,7 @@ _DIALECTS = (
     Dialect(
         name="arctic",
         about="Snowflake Arctic-Platform, integrations/tinker",
+        source=_read("PR 110"),
         encodings=("protobuf",),
         pending="at_once",
         long_posts=True,
@@ -286,10 +316,16 @@ _DIALECTS = (
     Dialect(
         name="hatchery",
         about="axolotl-ai-cloud/hatchery-core, July 2026",
+        source=_read("2026-07-10"),
+        evidence=_measured(
+            "2026-07-10", "seq_id_repeats", "splits_batches", "saves_once", "sampling", "unloads_by_query", "missing"
+        ),
         encodings=("json",),
         results="json",
         hold=60.0,
-        seq_id_repeats="repeats",
+        splits_batches=False,
+        saves_once=True,
+        seq_id_repeats="ignores",
         missing=_all_but(
             *("get_client_config", "unload_model", "get_weights_info", "forward", "list_checkpoints", "delete_checkpoint"),
             *("publish_checkpoint", "unpublish_checkpoint", "set_checkpoint_ttl", "get_checkpoint_archive_url"),
@@ -300,6 +336,7 @@ _DIALECTS = (
     Dialect(
         name="mlx-tinker",
         about="mlx-tinker, September 2026",
+        source=_read("September 2026"),
         encodings=("json",),
         results="json",
         hold=1.0,

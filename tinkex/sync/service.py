@@ -195,14 +195,15 @@ class ServiceClient:
     def probe_server(self, base_model: str) -> Dialect:
         """Finds out what the server does with a repeated training request, which decides whether one whose answer was lost is sent again.
 
-        Makes a small model for it, on which two forwards run, and frees it. What was found counts for all clients of this server
-        in the process. A server that is known by name, or that says it itself, needs no probe.
+        Makes a small model for it, takes a step, sends the step once more under its numbers, and frees the model. What was found,
+        by its effect on the model, counts for all clients of this server in the process. A server on which it was measured
+        (docs/servers.md), or that says it itself, needs no probe; any other is not believed without one.
 
         Args:
             base_model: one of `get_server_capabilities`.
 
         Raises:
-            RequestFailedError, APIStatusError: a model could not be made, or a forward not be run.
+            RequestFailedError, APIStatusError: a model could not be made, or not be trained.
             APIConnectionError: the server cannot be reached.
         """
         return self._portal.run(self._client.probe_server, base_model)

@@ -139,6 +139,7 @@ class TrainingClient(Made):
 
         Raises:
             InvalidInputError: at the call: the name is empty or holds a `/`.
+            UnsupportedByServer: at the call: the server would keep an earlier state in the place of this one.
             RequestFailedError: by `.result()`: the name is in use.
         """
         return APIFuture(self._portal, lambda: self._client.save_state(name, ttl_seconds, overwrite, user_metadata))

@@ -9,6 +9,10 @@ from attrs import evolve
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.types import Datum, EncodedTextChunk, ImageAssetPointerChunk, ImageChunk, ModelInputChunk
 
+SENT_WHOLE = (
+    "a batch over the limits of a chunk is sent whole: this server divides a loss by what came in one request, so that parts "
+    "of a batch would train otherwise than the whole"
+)
 _BYTES_A_TOKEN = 4  # as protobuf packs them; source: the limits' definition in openapi/tinker.yaml, ClientConfigResponse
 
 

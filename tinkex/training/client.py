@@ -43,6 +43,7 @@ from tinkex.training.validation import (
     check_inflight,
     check_kind,
     check_name,
+    check_save,
 )
 from tinkex.types import (
     AdamParams,
@@ -88,6 +89,7 @@ class AsyncTrainingClient:
         self._transport = session.transport
         self._line = TrainingLine(session)
         self._tokenizer: Tokenizer | None = None
+        self._saves = 0
         session.models.add(model_id)
 
     def forward_backward(
@@ -207,9 +209,12 @@ class AsyncTrainingClient:
 
         Raises:
             InvalidInputError: at the call: the name is empty or holds a `/`.
+            UnsupportedByServer: at the call: the server would keep an earlier state in the place of this one.
             RequestFailedError: when awaited: the name is in use.
         """
         check_name(name)
+        check_save(self._transport.server.dialect, self._saves)
+        self._saves += 1
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
             body = SaveWeightsRequest(self.model_id, name, seq_id, overwrite=overwrite or None, ttl_seconds=ttl_seconds)
@@ -338,7 +343,8 @@ class AsyncTrainingClient:
         """
         async with self._line.turn("unload_model"):
             request_id = await unload(self._transport, self.model_id)
-        await wait_for_result(self._transport, RequestState("unload_model", request_id))
+        if request_id is not None:
+            await wait_for_result(self._transport, RequestState("unload_model", request_id))
         self._session.models.discard(self.model_id)
 
     async def get_info(self) -> GetInfoResponse:
@@ -405,6 +411,9 @@ class AsyncTrainingClient:
     ) -> Sequence[Submit]:
         dialect = self._transport.server.dialect
         chunks = chunking.split(data, chunking.limits(self._transport.config.chunk_limits, dialect))
+        if len(chunks) > 1 and not dialect.splits_batches:
+            self._transport.server.warn_once(chunking.SENT_WHOLE)
+            chunks = [data]
         return [batch_submit(operation, self.model_id, chunk, loss_fn, config, dialect) for chunk in chunks]
 
     def _load(self, path: str, token: str | None, *, optimizer: bool) -> AsyncAPIFuture[LoadWeightsResponse]:

@@ -67,6 +67,17 @@ def as_batch(data: Sequence[Datum]) -> list[Datum]:
     )
 
 
+def check_save(dialect: Dialect, saves: int) -> None:
+    """Raises `UnsupportedByServer` where a model that was saved so often already would be saved as it was the first time."""
+    if saves and dialect.saves_once:
+        raise UnsupportedByServer(
+            f"{dialect.name} keeps the files of a model's first save_state for each later one: this state would be lost",
+            server=dialect.name,
+            operation="save_weights",
+            advice="Save a model once there: go on in a new one, made from the saved state, and save that.",
+        )
+
+
 def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
     """Raises `InvalidInputError`, naming the datum's index and the field, for what no server can train on.
 

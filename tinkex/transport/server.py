@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from attrs import evolve
 
 from tinkex.config import Config
-from tinkex.dialects.dialect import Dialect
+from tinkex.dialects.dialect import Dialect, Evidence, SeqIdRepeats
 from tinkex.dialects.gates import with_gates
 from tinkex.dialects.recognition import Seen, recognise, with_flags
 from tinkex.dialects.table import DIALECTS, OPTIONAL, UNKNOWN
@@ -23,7 +23,7 @@ class Server:
     """Holds the dialect, which grows as the server is seen at work. Safe from any thread."""
 
     def __init__(self, given: Dialect | None = None, gates: tuple[str, ...] = ()) -> None:
-        self.dialect = with_gates(given or UNKNOWN, gates)
+        self.dialect = with_gates((given or UNKNOWN).as_trusted(), gates)
         self._given = given
         self._gates = gates
         self._seen: Seen | None = None
@@ -42,7 +42,7 @@ class Server:
                 bearer = self._seen is None and self.dialect.bearer  # learned while it was asked
                 self._seen = seen
                 found = with_flags(self._given, seen.config, seen.dynamic) if self._given else recognise(seen)
-                self.dialect = with_gates(evolve(found, bearer=found.bearer or bearer), self._gates)
+                self.dialect = with_gates(evolve(found.as_trusted(), bearer=found.bearer or bearer), self._gates)
 
     def learn(self, **changes: Any) -> None:
         """Fields of the dialect that the server has shown in its answers."""
@@ -52,7 +52,12 @@ class Server:
     def saw_path(self, path: str) -> None:
         """What the path of saved weights tells: one server that looks like others at first contact has a scheme of its own."""
         if self._given is None and self.dialect.name != "twinkle" and path.startswith("twinkle://"):
-            self.dialect = with_gates(DIALECTS["twinkle"], self._gates)
+            self.dialect = with_gates(DIALECTS["twinkle"].as_trusted(), self._gates)
+
+    def proved_repeats(self, repeats: SeqIdRepeats) -> None:
+        """What a probe has found it to do with a repeated request."""
+        with self._lock:
+            self.dialect = with_gates(self.dialect.with_repeats(repeats, Evidence("probed")), self._gates)
 
     def doubt(self) -> None:
         """The server has lost a session or was changed: nobody knows any more what it makes of a repeated request."""

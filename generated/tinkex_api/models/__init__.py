@@ -120,6 +120,7 @@ if TYPE_CHECKING:
     from .tokenizer_response import TokenizerResponse
     from .training_run import TrainingRun
     from .training_runs_response import TrainingRunsResponse
+    from .unload_model_answer import UnloadModelAnswer
     from .unload_model_request import UnloadModelRequest
     from .unload_model_response import UnloadModelResponse
     from .untyped_api_future import UntypedAPIFuture
@@ -240,6 +241,7 @@ _MODULES = {
     "TokenizerResponse": ".tokenizer_response",
     "TrainingRun": ".training_run",
     "TrainingRunsResponse": ".training_runs_response",
+    "UnloadModelAnswer": ".unload_model_answer",
     "UnloadModelRequest": ".unload_model_request",
     "UnloadModelResponse": ".unload_model_response",
     "UntypedAPIFuture": ".untyped_api_future",
@@ -381,6 +383,7 @@ __all__ = (
     "TokenizerResponse",
     "TrainingRun",
     "TrainingRunsResponse",
+    "UnloadModelAnswer",
     "UnloadModelRequest",
     "UnloadModelResponse",
     "UntypedAPIFuture",

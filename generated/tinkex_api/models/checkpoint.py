@@ -28,7 +28,8 @@ class Checkpoint:
     Attributes:
         checkpoint_id (str): `<kind>/<name>`; the bare name on some servers.
         checkpoint_type (str): What it is for.
-        time (datetime.datetime): When it was made; some servers leave out the zone, and mean UTC.
+        time (datetime.datetime | None): When it was made; some servers leave out the zone, and mean UTC. Null on one
+            that does not know.
         tinker_path (str): `tinker://<run>/<kind>/<name>`, where kind is weights, sampler_weights or external_weights.
             Other schemes occur.
         size_bytes (int | None): Bytes.
@@ -39,7 +40,7 @@ class Checkpoint:
 
     checkpoint_id: str
     checkpoint_type: str
-    time: datetime.datetime
+    time: datetime.datetime | None
     tinker_path: str
     size_bytes: int | None = None
     public: bool | None = None
@@ -51,7 +52,7 @@ class Checkpoint:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["checkpoint_id"] = self.checkpoint_id
         fields["checkpoint_type"] = self.checkpoint_type
-        fields["time"] = write_time(self.time)
+        fields["time"] = write_time(self.time) if self.time is not None else None
         fields["tinker_path"] = self.tinker_path
         if self.size_bytes is not None:
             fields["size_bytes"] = self.size_bytes
@@ -79,7 +80,7 @@ class Checkpoint:
         self = cls(
             checkpoint_id=checkpoint_id,
             checkpoint_type=checkpoint_type,
-            time=read_time(time),
+            time=read_time(time) if time is not None else None,
             tinker_path=tinker_path,
             size_bytes=size_bytes,
             public=public,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+from attrs import evolve
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -59,6 +60,8 @@ class Edge:
         self._starting = profile.starting
         self._numbers = itertools.count(time.time_ns())
         self._with_gradient: set[str] = set()
+        self._first_ids: dict[tuple[str, int], str] = {}
+        self._first_saves: dict[str, str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -105,6 +108,8 @@ class Edge:
         sent = dict(fields)
         if operation in _PATH_READERS:
             fields = self._profile.paths.inward(fields, self._backend.data_dir)
+        if operation == "load_weights" and self._profile.loading.first_save_alone:
+            fields = {**fields, "path": self._first_saved(fields["path"])}
         try:
             if reply := self._stopped(operation, request, fields):
                 return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
@@ -114,7 +119,14 @@ class Edge:
             return self._turned_down(operation, request, sent, refusal)
         if operation == "forward_backward":
             self._with_gradient.add(fields["model_id"])
+        if operation == "save_weights":
+            self._first_saves.setdefault(fields["model_id"], fields["path"])
         return await self._accepted(operation, sent, answer)
+
+    def _first_saved(self, path: str) -> str:
+        """The path of what its model saved first."""
+        later = paths.parse(path)
+        return str(evolve(later, name=self._first_saves.get(later.run_id, later.name)))
 
     def _stopped(self, operation: str, request: Request, fields: Fields) -> Reply | None:
         """The failure of a future that cannot succeed. Raises `Refused` for what the POST itself turns down."""
@@ -207,6 +219,9 @@ class Edge:
         return self._good(operation, sent, self._profile.paths.outward(answer, self._backend.data_dir))
 
     def _promise(self, operation: str, sent: Fields, promise: Fields) -> Response:
+        if self._profile.repeats_by_id_alone and operation in NUMBERED:
+            first = self._first_ids.setdefault((sent["model_id"], sent["seq_id"]), promise["request_id"])
+            promise = {**promise, "request_id": first}
         if not self._profile.sample_sequence_ids:
             promise = {name: value for name, value in promise.items() if name != "sample_sequence_ids"}
         return self._good(operation, sent, self._profile.promise.of(promise, sent=sent, operation=operation))
@@ -219,8 +234,8 @@ class Edge:
             return json_response(status, None)
         shape = self._profile.shapes.get(operation)
         shaped = shape.of(answer, sent=sent) if shape else answer
-        if "request_id" in answer and shaped["request_id"] != answer["request_id"]:
-            self._polls.alias(shaped["request_id"], answer["request_id"])
+        if (given_out := shaped.get("request_id")) and given_out != (own := answer.get("request_id")) and own:
+            self._polls.alias(given_out, own)
         return json_response(status, shaped)
 
     def _refusal(self, request: Request, refusal: Refused) -> Reply:

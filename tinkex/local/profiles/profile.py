@@ -95,6 +95,8 @@ class Batches:
     flat: Literal["as sent", "shapes dropped", "refused"] = "as sent"
     """What becomes of arrays of more than one dimension."""
     sparse: bool = True
+    means: bool = False
+    """Whether a loss is divided by the weights of all that is in its request."""
     even_with_bearer: frozenset[str] = frozenset()
     """Losses that need an even number of data from those who send a bearer token; the future fails."""
 
@@ -131,6 +133,8 @@ class Loading:
     """The refusal of one that cannot."""
     first_request_only: bool = False
     """Whether a model takes it as its first request alone, and refuses later ones with 400."""
+    first_save_alone: bool = False
+    """Whether what a model saved later is loaded as what it saved first, whose files it keeps."""
     missing_checkpoint: int | None = None
     """Refused with this status by the POST when there is no such checkpoint; else the future fails."""
 
@@ -166,6 +170,8 @@ class Profile:
     seq_ids: SeqIds = SeqIds()
     sample_repeats: bool = True
     """Whether a sample's repeated seq_id gets the promise of the first."""
+    repeats_by_id_alone: bool = False
+    """Whether a repeated (model, seq_id) gets the request id of the first, and is done again all the same."""
     creates_anew: bool = False
     """Whether a repeated create_model or create_sampling_session makes another one."""
 

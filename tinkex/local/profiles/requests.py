@@ -156,11 +156,20 @@ def _adapt_batch(rule: Batches, batch: Fields) -> None:
         batch["loss_fn"] = loss.name
         if not loss.settings:
             batch.pop("loss_fn_config", None)
+    if rule.means and batch["loss_fn"] == "cross_entropy":
+        _divide_by_all_weights(batch)
     if rule.flat == "shapes dropped":
         for _, inputs in _inputs(batch):
             for tensor in inputs.values():
                 for name in ("shape", "sparse_crow_indices", "sparse_col_indices"):
                     tensor.pop(name, None)
+
+
+def _divide_by_all_weights(batch: Fields) -> None:
+    weights = [tensor for _, inputs in _inputs(batch) if (tensor := mapping_at(inputs, "weights"))]
+    total = sum(abs(weight) for tensor in weights for weight in tensor["data"])
+    for tensor in weights:
+        tensor["data"] = [weight / max(total, 1e-9) for weight in tensor["data"]]
 
 
 def _inputs(batch: Fields) -> Iterator[tuple[int, dict[str, Any]]]:

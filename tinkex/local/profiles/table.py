@@ -588,6 +588,7 @@ XORL = Profile(
             "policy_loss": Loss(name="ppo"),
         }
     ),
+    shapes={"unload_model": only(model_id=Ref("sent.model_id"))},
     loading=Loading(by_session=False),
     paths=PathForms(weights="xorl://{run_id}/weights/{name}", sampler="xorl://{run_id}/sampler_weights/{name}"),
 )
@@ -670,6 +671,11 @@ ARCTIC = Profile(
 
 # ---- hatchery --------------------------------------------------------------------------------------------------------
 
+_UNTIMED = Each(
+    "checkpoints",
+    {"time": None, **{name: Ref(name) for name in ("checkpoint_id", "checkpoint_type", "tinker_path", "size_bytes")}},
+)
+
 HATCHERY = Profile(
     name="hatchery",
     about="axolotl-ai-cloud/hatchery-core, July 2026",
@@ -698,7 +704,9 @@ HATCHERY = Profile(
         ),
     },
     ids=Ids(session="{uuid}", model="{digest}", sampler="{digest}", request="{uuid}"),
-    seq_ids=SeqIds(per_operation=True, turn="on arrival"),
+    # the job is queued before the table of known requests is asked: the first one's id, and the work once more (m)
+    seq_ids=SeqIds(repeats=False, turn="on arrival"),
+    repeats_by_id_alone=True,
     promise=also(operation=Ref("operation")),
     sample_sequence_ids=False,
     # a promise where others answer the session (m)
@@ -706,7 +714,11 @@ HATCHERY = Profile(
     hold=120.0,  # to the limit of the job
     pending=Reply(200, _TRY_AGAIN_STATE),
     failed={"user": Reply(200, {"type": "request_failed", "error": Ref("error"), "category": "user_error"})},
-    shapes={"weights_info": also(lora_alpha=32, target_modules=["q_proj", "v_proj"])},
+    shapes={
+        "weights_info": also(lora_alpha=32, target_modules=["q_proj", "v_proj"]),
+        "unload_model": only(model_id=Ref("sent.model_id"), status="unloaded"),  # (m)
+        _RUNS[2].removeprefix("GET "): only(checkpoints=_UNTIMED, cursor=None),  # (m)
+    },
     results={
         "forward_backward": also(metrics={"loss:mean": Ref("derived.loss_mean"), "step": 0}),
         "forward": also(metrics={"loss:mean": 0.0, "step": 0}),  # all are 0 (m)
@@ -718,14 +730,14 @@ HATCHERY = Profile(
         Rule(operations=("asample",), field="sampling_params.top_k", status=422, most=1000),  # (m)
     ),
     # refused at the POST (m)
-    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo")),
+    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"), means=True),  # (m)
     sampling=Sampling(
         greedy_when_plain=True,  # (m)
         default_top_k=50,  # (m)
         warped_logprobs=True,  # (m)
         named_weights=False,  # 500 (m)
     ),
-    loading=Loading(by_session=False, missing_checkpoint=404),  # (m)
+    loading=Loading(by_session=False, missing_checkpoint=404, first_save_alone=True),  # (m)
     paths=PathForms(weights="tinker://{run_id}/checkpoints/{name}"),  # (m)
     unload_by_query=True,  # (m)
 )

@@ -8,8 +8,8 @@ import orjson
 from ... import errors
 from ...client import AuthenticatedClient, Client
 from ...models.error_response import ErrorResponse
+from ...models.unload_model_answer import UnloadModelAnswer
 from ...models.unload_model_request import UnloadModelRequest
-from ...models.untyped_api_future import UntypedAPIFuture
 from ...types import UNSET, Request, Response, Unset
 
 
@@ -43,7 +43,7 @@ def _get_kwargs(
 
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> ErrorResponse | UntypedAPIFuture | None:
+) -> ErrorResponse | UnloadModelAnswer | None:
     if response.status_code == 400:
         response_400 = ErrorResponse.from_dict(orjson.loads(response.content))
 
@@ -110,7 +110,7 @@ def _parse_response(
         return response_503
 
     if 200 <= response.status_code <= 299:
-        response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+        response_2xx = UnloadModelAnswer.from_dict(orjson.loads(response.content))
 
         return response_2xx
 
@@ -120,8 +120,8 @@ def _parse_response(
         return None
 
 
-def _parse_success(response: httpx.Response) -> UntypedAPIFuture:
-    response_2xx = UntypedAPIFuture.from_dict(orjson.loads(response.content))
+def _parse_success(response: httpx.Response) -> UnloadModelAnswer:
+    response_2xx = UnloadModelAnswer.from_dict(orjson.loads(response.content))
 
     return response_2xx
 
@@ -130,7 +130,7 @@ def request(
     *,
     body: UnloadModelRequest,
     model_id: str | Unset = UNSET,
-) -> Request[UntypedAPIFuture]:
+) -> Request[UnloadModelAnswer]:
     """What to send for `unload_model`, and how to read a 2xx answer; for a transport of one's own."""
     return Request(
         "unload_model",
@@ -144,7 +144,7 @@ def request(
 
 def _build_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Response[ErrorResponse | UntypedAPIFuture]:
+) -> Response[ErrorResponse | UnloadModelAnswer]:
     return Response(
         status_code=HTTPStatus(response.status_code),
         content=response.content,
@@ -158,7 +158,7 @@ def sync_detailed(
     client: AuthenticatedClient | Client,
     body: UnloadModelRequest,
     model_id: str | Unset = UNSET,
-) -> Response[ErrorResponse | UntypedAPIFuture]:
+) -> Response[ErrorResponse | UnloadModelAnswer]:
     """Free a model
 
      The result is an UnloadModelResponse. The official client has it no more, many servers still do; one
@@ -175,7 +175,7 @@ def sync_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[ErrorResponse | UntypedAPIFuture]
+        Response[ErrorResponse | UnloadModelAnswer]
     """
 
     kwargs = _get_kwargs(
@@ -195,7 +195,7 @@ def sync(
     client: AuthenticatedClient | Client,
     body: UnloadModelRequest,
     model_id: str | Unset = UNSET,
-) -> ErrorResponse | UntypedAPIFuture | None:
+) -> ErrorResponse | UnloadModelAnswer | None:
     """Free a model
 
      The result is an UnloadModelResponse. The official client has it no more, many servers still do; one
@@ -212,7 +212,7 @@ def sync(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        ErrorResponse | UntypedAPIFuture
+        ErrorResponse | UnloadModelAnswer
     """
 
     return sync_detailed(
@@ -227,7 +227,7 @@ async def asyncio_detailed(
     client: AuthenticatedClient | Client,
     body: UnloadModelRequest,
     model_id: str | Unset = UNSET,
-) -> Response[ErrorResponse | UntypedAPIFuture]:
+) -> Response[ErrorResponse | UnloadModelAnswer]:
     """Free a model
 
      The result is an UnloadModelResponse. The official client has it no more, many servers still do; one
@@ -244,7 +244,7 @@ async def asyncio_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[ErrorResponse | UntypedAPIFuture]
+        Response[ErrorResponse | UnloadModelAnswer]
     """
 
     kwargs = _get_kwargs(
@@ -262,7 +262,7 @@ async def asyncio(
     client: AuthenticatedClient | Client,
     body: UnloadModelRequest,
     model_id: str | Unset = UNSET,
-) -> ErrorResponse | UntypedAPIFuture | None:
+) -> ErrorResponse | UnloadModelAnswer | None:
     """Free a model
 
      The result is an UnloadModelResponse. The official client has it no more, many servers still do; one
@@ -279,7 +279,7 @@ async def asyncio(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        ErrorResponse | UntypedAPIFuture
+        ErrorResponse | UnloadModelAnswer
     """
 
     return (

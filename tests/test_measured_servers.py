@@ -1,0 +1,133 @@
+"""The faults that real servers showed tinkex, each on a profile that answers as the real one did; over sockets, in both facades."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.faulty import Faulty, faulty
+from tests.job import ADAM, BATCH, loss_of
+from tinkex import ChunkLimits, Config, RetrySettings, StepOutcomeUnknown, UnsupportedByServer
+from tinkex.local import serve
+from tinkex.local.engine.base import Engine
+from tinkex.local.engine.torch_engine import TorchEngine
+
+TINY = "tinkex/tiny"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return TorchEngine([TINY])
+
+
+@pytest.fixture
+def begin(connect: Callable[..., Any], engine: Engine) -> Iterator[Callable[..., Any]]:
+    """Makes a service client of a server of a profile, behind a proxy that can lose answers."""
+    with ExitStack() as stack:
+
+        def begin(profile: str, **settings: Any) -> tuple[Any, Faulty]:
+            server = stack.enter_context(serve(engine=engine, profile=profile, hold=0.5))
+            proxy = stack.enter_context(faulty(server.base_url))
+            config = Config(
+                **{"dialect": profile, "base_url": proxy.base_url, **settings},
+                retry=RetrySettings(base_delay=0.01, max_delay=0.01),
+            )
+            return connect(proxy.base_url, config=config), proxy
+
+        yield begin
+
+
+def new(service: Any) -> Any:
+    return service.create_lora_training_client(TINY, rank=8, seed=1)
+
+
+def step(trainer: Any) -> None:
+    trainer.forward_backward(BATCH, "cross_entropy").result()
+    trainer.optim_step(ADAM).result()
+
+
+def loss(trainer: Any) -> float:
+    return loss_of(BATCH, trainer.forward(BATCH, "cross_entropy").result())
+
+
+# ---- hatchery --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"dialect": None}])
+def test_hatchery_doubles_no_step_whose_answer_is_lost(begin: Callable[..., Any], settings: dict[str, Any]) -> None:
+    service, proxy = begin("hatchery", **settings)
+    trainer = new(service)
+    step(trainer)
+    proxy.faults.append(("optim_step", "answer lost"))
+    trainer.forward_backward(BATCH, "cross_entropy").result()
+    with pytest.raises(StepOutcomeUnknown):
+        trainer.optim_step(ADAM).result()
+    assert proxy.count("optim_step") == 2
+
+
+@pytest.mark.parametrize(
+    ("profile", "found"),
+    [("hatchery", "ignores"), ("open-rl", "ignores"), ("tuft", "refuses"), ("skyrl", "repeats"), ("miles", "repeats")],
+)
+def test_a_probe_goes_by_what_a_repeat_does_and_not_by_its_id(begin: Callable[..., Any], profile: str, found: str) -> None:
+    service, _ = begin(profile)
+    dialect = service.probe_server(TINY)
+    assert (dialect.seq_id_repeats, dialect.known("seq_id_repeats").how) == (found, "probed")
+
+
+def test_what_was_only_read_of_repeats_is_not_acted_on_until_it_is_proved(begin: Callable[..., Any]) -> None:
+    service, proxy = begin("skyrl")
+    trainer = new(service)
+    proxy.faults.append(("optim_step", "answer lost"))
+    trainer.forward_backward(BATCH, "cross_entropy").result()
+    with pytest.raises(StepOutcomeUnknown):
+        trainer.optim_step(ADAM).result()
+    service.probe_server(TINY)
+    trainer = new(service)
+    proxy.faults.append(("optim_step", "answer lost"))
+    before = proxy.count("optim_step")
+    step(trainer)
+    assert proxy.count("optim_step") == before + 2
+
+
+def test_hatchery_is_sent_a_batch_whole(begin: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    """Uneven parts would weigh otherwise: each is divided by its own weights there."""
+    losses: list[float] = []
+    for limits in (None, ChunkLimits(max_items=1)):
+        service, proxy = begin("hatchery", chunk_limits=limits)
+        trainer = new(service)
+        for _ in range(3):
+            step(trainer)
+        assert proxy.count("forward_backward") == 3
+        losses.append(loss(trainer))
+    assert losses[0] == losses[1]
+    assert "sent whole" in caplog.text
+
+
+def test_a_second_save_on_hatchery_is_refused_since_it_would_be_the_first_one(begin: Callable[..., Any]) -> None:
+    service, proxy = begin("hatchery")
+    trainer = new(service)
+    trainer.save_state("first").result()
+    step(trainer)
+    with pytest.raises(UnsupportedByServer, match="first save_state"):
+        trainer.save_state("second").result()
+    assert proxy.count("save_weights") == 1
+
+
+@pytest.mark.parametrize("profile", ["hatchery", "xorl"])
+def test_a_model_can_be_unloaded_where_that_is_no_promise(begin: Callable[..., Any], profile: str) -> None:
+    service, proxy = begin(profile)
+    new(service).unload_model()
+    assert proxy.count("retrieve_future") >= 1  # of create_model
+    assert "unload_model" in "".join(proxy.seen)
+
+
+def test_a_checkpoint_may_have_no_time(begin: Callable[..., Any]) -> None:
+    service, _ = begin("hatchery")
+    trainer = new(service)
+    saved = trainer.save_state("untimed").result()
+    [checkpoint] = service.create_rest_client().list_checkpoints(trainer.model_id).checkpoints
+    assert (checkpoint.tinker_path, checkpoint.time) == (saved.path, None)
