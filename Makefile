@@ -48,3 +48,4 @@ bench: setup
 
 docs: setup
 	$(BIN)/python scripts/servers_doc.py
+	$(BIN)/python scripts/models_doc.py

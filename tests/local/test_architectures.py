@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BartConfig,
+    BertConfig,
     GPT2Config,
     GPTNeoXConfig,
+    JambaConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -23,7 +28,7 @@ from transformers import (
 )
 
 from tinkex.local.engine.adapters import Base
-from tinkex.local.engine.base import InvalidRequest, LoraShape, SampleSpec
+from tinkex.local.engine.base import Example, InvalidRequest, LoraShape, SampleSpec
 from tinkex.local.engine.torch_engine import TorchEngine
 
 TINY = Path(__file__).parents[2] / "tinkex" / "tiny"
@@ -98,16 +103,76 @@ def test_what_would_be_trained_in_part_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"train_mlp must be false for this model: none of its linear layers .* k_proj"):
         base.new_adapter(LoraShape(2))
     assert base.new_adapter(LoraShape(2, train_mlp=False)).layers
-    saved(Qwen3MoeConfig(**SHAPE, num_experts=2, moe_intermediate_size=8, mlp_only_layers=[0]), tmp_path)
+    saved(Qwen3MoeConfig(**SHAPE, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=8, mlp_only_layers=[0]), tmp_path)
     with pytest.raises(InvalidRequest, match="train_mlp must be false for this model: it has experts"):
         Base.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
 
 
-def test_a_model_that_keeps_other_things_than_keys_and_values_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_keeps_other_things_than_keys_and_values_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
     types = ["linear_attention", "full_attention"]
     saved(Qwen3NextConfig(**SHAPE, layer_types=types, num_experts=0, mlp_only_layers=[0, 1]), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(InvalidRequest, match="layers of the kind linear_attention, and only those of full and of sliding"):
+        Base.load(str(tmp_path), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (JambaConfig(**SHAPE, num_experts=2, num_experts_per_tok=1), "cannot go on from the keys and values of the tokens before"),
+        (BertConfig(**SHAPE), "what follows changes how likely it finds a token: it reads in both directions"),
+        (BartConfig(vocab_size=257, d_model=32, decoder_layers=1, decoder_ffn_dim=48, is_encoder_decoder=False), "in company"),
+    ],
+)
+def test_a_model_whose_logprobs_would_differ_is_refused_when_it_is_loaded(
+    config: PreTrainedConfig, words: str, tmp_path: Path
+) -> None:
+    saved(config, tmp_path)
+    with pytest.raises(InvalidRequest, match=words):
+        Base.load(str(tmp_path), "cpu")
+
+
+ROPES: dict[str, tuple[PreTrainedConfig, int]] = {
+    "longrope": (
+        Phi3Config(
+            **SHAPE,
+            original_max_position_embeddings=32,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.0] * 4,
+                "long_factor": [4.0] * 4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        ),
+        32,
+    ),
+    "dynamic": (LlamaConfig(**SHAPE, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}), 128),
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_positions_that_change_with_the_length_are_used_up_to_where_they_do(kind: str, tmp_path: Path) -> None:
+    config, longest = ROPES[kind]
+    saved(config, tmp_path)
     engine = TorchEngine([str(tmp_path)], "cpu")
+    assert engine.base_models[0].max_context_length == longest
+    engine.create_model("m", str(tmp_path), LoraShape(2))
+
+    def logprobs(*rows: Sequence[int]) -> list[Any]:
+        data = [Example(np.array(row[:-1]), {"target_tokens": np.array(row[1:])}) for row in rows]
+        return [o["logprobs"] for o in engine.forward_backward("m", data, "cross_entropy", {}, backward=False).loss_fn_outputs]
+
+    short, long = list(range(20, 30)), [token % 200 for token in range(longest + 1)]
+    np.testing.assert_allclose(logprobs(short, long)[0], logprobs(short)[0], atol=1e-5)
     engine.load_sampler("s", str(tmp_path), None)
-    with pytest.raises(InvalidRequest, match="linear_attention can be trained here, but not sampled"):
-        engine.sample("s", SampleSpec([1, 2], max_tokens=1)).result(60)
+    sampled = engine.sample("s", SampleSpec(short, seed=1, stop_tokens=[])).result(60).sequences[0]
+    assert len(short) + len(sampled.tokens) == longest
+    np.testing.assert_allclose(sampled.logprobs, logprobs(short + list(sampled.tokens))[0][len(short) - 1 :], atol=1e-5)
+    longer = [*long, 1]
+    with pytest.raises(InvalidRequest, match=f"1 to {longest} are possible" + (": .*longrope" if kind == "longrope" else "")):
+        logprobs([*longer, 2])
+    with pytest.raises(InvalidRequest, match=f"1 to {longest - 1} are possible"):
+        engine.sample("s", SampleSpec(longer)).result(60)
     engine.close()

@@ -54,6 +54,9 @@ def test_configurations_of_other_shapes(config: dict[str, Any], tmp_path: Path) 
         ({**CONFIG, "architectures": None}, "the config.json of the model '.*' has no architectures"),
         ({**CONFIG, "max_position_embeddings": None}, "has no max_position_embeddings or n_positions or"),
         ({**CONFIG, "vocab_size": 0}, "has no vocab_size"),
+        ({**CONFIG, "is_encoder_decoder": True}, "is an encoder-decoder"),
+        ({**CONFIG, "layer_types": ["mamba", "full_attention"]}, "has layers of the kind mamba"),
+        ({**CONFIG, "rope_scaling": {"type": "longrope"}}, "no original_max_position_embeddings to say from which length on"),
     ],
 )
 def test_one_that_does_not_say_enough_is_refused(config: Any, words: str, tmp_path: Path) -> None:

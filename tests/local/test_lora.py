@@ -75,7 +75,7 @@ def test_a_seed_gives_the_weights_that_peft_gives(base: Base, tmp_path: Path) ->
 @pytest.mark.parametrize("shape", [{}, {"train_attn": False}, {"train_mlp": False, "train_unembed": False}])
 def test_gradients_are_those_of_peft(base: Base, tmp_path: Path, shape: dict[str, bool]) -> None:
     adapter = random_adapter(base, 6, **shape)
-    save_adapter(adapter, tmp_path / "saved")
+    save_adapter(adapter, tmp_path / "saved", base.adapted)
     theirs = PeftModel.from_pretrained(plain_model(), str(tmp_path / "saved"), is_trainable=True)
     tokens = torch.from_numpy(TEXT.copy()).reshape(2, -1)
     theirs(input_ids=tokens, labels=tokens).loss.backward()
@@ -111,7 +111,7 @@ def test_each_row_of_a_batch_gets_its_own_adapter_or_none(base: Base) -> None:
 
 def test_a_saved_adapter_is_read_as_it_was(base: Base, tmp_path: Path) -> None:
     adapter = random_adapter(base, 3, train_unembed=False)
-    save_adapter(adapter, tmp_path / "saved")
+    save_adapter(adapter, tmp_path / "saved", base.adapted)
     read = base.load_adapter(tmp_path / "saved").named_weights()
     assert all(torch.equal(read[name], own) for name, own in adapter.named_weights().items())
     with pytest.raises(InvalidRequest, match="which the model trains"):
@@ -125,7 +125,7 @@ def test_in_bfloat16_adapters_are_trained_in_float32_and_sampled_in_bfloat16(tmp
     with base.running(adapter) as network:
         network(input_ids=torch.tensor([[1, 2, 3]])).logits.float().sum().backward()
     assert all(weights.b.grad is not None and weights.b.grad.abs().sum() > 0 for weights in adapter.layers.values())
-    save_adapter(adapter, tmp_path / "saved")
+    save_adapter(adapter, tmp_path / "saved", base.adapted)
     assert {w.dtype for w in base.load_adapter(tmp_path / "saved").named_weights().values()} == {torch.bfloat16}
 
 

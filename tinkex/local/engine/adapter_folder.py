@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,10 +22,20 @@ _WEIGHTS_FILE = "adapter_model.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 
 
-def save_adapter(adapter: Adapter, folder: Path, optimizer_state: Mapping[str, Tensor] | None = None) -> None:
+@frozen
+class AdaptedModel:
+    """The model that an adapter is for, as its files name it."""
+
+    name: str | None
+    """What transformers loads it by, where the adapter was made: a hub id, or the path of a folder."""
+    modules: Sequence[str]
+    """The full names of all its modules."""
+
+
+def save_adapter(adapter: Adapter, folder: Path, model: AdaptedModel, optimizer_state: Mapping[str, Tensor] | None = None) -> None:
     """Makes the folder, which must not be there."""
     folder.mkdir(parents=True)
-    (folder / _CONFIG_FILE).write_text(json.dumps(_config(adapter), indent=2))
+    (folder / _CONFIG_FILE).write_text(json.dumps(_config(adapter, model), indent=2))
     _write(adapter.named_weights(), folder / _WEIGHTS_FILE)
     if optimizer_state is not None:
         _write(optimizer_state, folder / _OPTIMIZER_FILE)
@@ -70,23 +81,30 @@ def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None
             raise InvalidRequest(f"{name} was saved as {list(saved[name].shape)}, and is {list(wanted[name].shape)} in the model")
 
 
-def _config(adapter: Adapter) -> Mapping[str, Any]:
-    """What peft's LoraConfig does not take as given."""
+def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
+    """Returns what peft's LoraConfig does not take as given."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None,
+        "base_model_name_or_path": model.name,
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": _last_names(adapter.layers),
+        "target_modules": _targets(adapter.layers, model.modules),
     }
 
 
-def _last_names(layers: Iterable[str]) -> list[str]:
-    """Such as q_proj, once for all layers of that name."""
-    return sorted({name.rpartition(".")[2] for name in layers})
+def _targets(layers: Iterable[str], modules: Iterable[str]) -> list[str]:
+    """Returns last names, such as q_proj, once for all layers; full ones where those would name other modules, too."""
+    adapted = set(layers)
+    last = {_last(name) for name in adapted}
+    named = {name for name in modules if _last(name) in last}
+    return sorted(last) if named == adapted else sorted(adapted)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _write(tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from attrs import define, field
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from tinkex.local.engine.adapter_folder import check_fit, read_adapter
+from tinkex.local.engine.adapter_folder import AdaptedModel, check_fit, read_adapter
 from tinkex.local.engine.base import BaseModel, InvalidRequest, LoraShape
-from tinkex.local.engine.description import SHIPPED, describe
+from tinkex.local.engine.description import describe, loadable_name
 from tinkex.local.engine.fair_lock import FairLock
 from tinkex.local.engine.lora import Adapter, CurrentPlan, LayerWeights, LoraLinear, Plan, new_adapter, wrap_linears
+from tinkex.local.engine.self_check import check_ways, read_alone
 from tinkex.local.engine.targets import chosen
 
 logging.disable_progress_bar()
@@ -38,17 +39,19 @@ class Base:
     model: Any
     tokenizer: Any
     linears: Mapping[str, LoraLinear]
+    bytes_a_token: int
+    """How much is kept of each token that was read, in all layers."""
     _current: CurrentPlan
     _lock: FairLock = field(factory=FairLock)
 
     @classmethod
     def load(cls, name: str, device: str | None = None, dtype: str | None = None) -> Base:
-        """By folder, shipped name or hub id. Raises `InvalidRequest` when it cannot be loaded.
+        """By folder, shipped name or hub id. Raises `InvalidRequest` when it cannot be loaded, or served exactly.
 
         `device` is "cpu", "cuda" or "mps", by default the best that is there; `dtype` is "float32" or "bfloat16", by default what
         suits the device.
         """
-        description, source = describe(name), str(SHIPPED.get(name, name))
+        description, source = describe(name), loadable_name(name)
         place = _device(device)
         precision = _dtype(dtype, place)
         try:
@@ -56,6 +59,12 @@ class Base:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model: Any = loaded.eval().requires_grad_(False)
             model.to(place)
+            found = read_alone(model, description)
+            current = CurrentPlan()
+            linears = wrap_linears(model, _reads_text(model), current)
+            return cls(description, model, tokenizer, linears, check_ways(model, description, found), current)
+        except InvalidRequest:
+            raise
         except (
             OSError,
             ValueError,
@@ -63,12 +72,15 @@ class Base:
             SafetensorError,
         ) as error:  # a RuntimeError: torch is out of memory, or weights do not fit
             raise InvalidRequest(f"cannot load the model {name!r}: {error}") from error
-        current = CurrentPlan()
-        return cls(description, model, tokenizer, wrap_linears(model, current), current)
 
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def adapted(self) -> AdaptedModel:
+        """What the files of its adapters say of it."""
+        return AdaptedModel(loadable_name(self.description.name), [name for name, _ in self.model.named_modules()])
 
     @property
     def end_of_text(self) -> frozenset[int]:
@@ -103,6 +115,13 @@ class Base:
             return weight.to(self.device, self.model.dtype, copy=True)  # the file is mapped: it may go away
 
         return Adapter(saved.rank, saved.alpha, {name: LayerWeights(*map(placed, pair)) for name, pair in saved.layers.items()})
+
+
+def _reads_text(model: Any) -> set[nn.Module]:
+    """The modules that text goes through: of a model for images and sounds, too, not those that they go through."""
+    if model.config.get_text_config(decoder=True) is model.config:
+        return set(model.modules())
+    return {*model.get_decoder().modules(), model.get_output_embeddings()}
 
 
 def _device(asked: str | None) -> str:

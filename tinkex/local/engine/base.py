@@ -45,6 +45,7 @@ class BaseModel:
     tokenizer_id: str  # what a client can load the tokenizer by: a hub id, a folder, or a shipped name
     tokenizer_json: str | None = field(default=None, repr=False)  # the text of its tokenizer.json, where it has one
     tokenizer_config_json: str | None = field(default=None, repr=False)  # likewise of its tokenizer_config.json
+    context_note: str = ""  # why the context is shorter than the one that the model was made for, where it is
 
 
 @frozen

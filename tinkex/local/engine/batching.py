@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Generator, Hashable, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from attrs import field, frozen
 
@@ -33,19 +32,11 @@ class Limits:
     def of(cls, base: Base) -> Limits:
         """What bounds memory for this model."""
         scored = _LOGITS_AT_ONCE // base.description.vocab_size
-        return cls(cached_tokens=_CACHE_BYTES // _bytes_a_token(base), tokens_scored=min(cls().tokens_read, scored))
+        return cls(cached_tokens=_CACHE_BYTES // base.bytes_a_token, tokens_scored=min(cls().tokens_read, scored))
 
     def tokens_of(self, *, scored: bool) -> int:
         """For one pass."""
         return self.tokens_scored if scored else self.tokens_read
-
-
-def _bytes_a_token(base: Base) -> int:
-    """Of keys and values, in all layers."""
-    config: Any = base.model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * width * base.model.dtype.itemsize
 
 
 @frozen

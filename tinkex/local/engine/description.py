@@ -8,39 +8,46 @@ from pathlib import Path
 from typing import Any, cast
 
 from tinkex.local.engine.base import BaseModel, InvalidRequest
+from tinkex.local.engine.kinds import context, of_text, refuse_kinds
 
 SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tiny"}
 """The folders of the models inside this package, by name."""
 
 _CONFIG, _TOKENIZER, _TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
-_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-"""What transformers' configurations call the context length."""
 
 
 def describe(name: str) -> BaseModel:
     """The model of a shipped name, a transformers folder or a hub id. Its weights are not looked at.
 
-    Raises `InvalidRequest` when there is none, or its config.json does not say what is needed.
+    Raises `InvalidRequest` when there is none, its config.json does not say what is needed, or it is of a kind that is not served.
     """
     try:
         folder = _folder(name)
         config = _read(folder / _CONFIG)
     except (OSError, ValueError) as error:  # a ValueError: it is no such file, or the name is none that the hub could know
         raise InvalidRequest(f"cannot find the model {name!r}: {error}") from error
-    of_text: dict[str, Any] = {**config, **(config.get("text_config") or {})}  # of a model for images, too
+    refuse_kinds(name, config)
+    longest, note = context(name, config)
     return BaseModel(
         name=name,
-        max_context_length=_field(name, of_text, *_CONTEXT),
-        vocab_size=_field(name, of_text, "vocab_size"),
+        max_context_length=longest,
+        vocab_size=_field(name, of_text(config), "vocab_size"),
         arch=_field(name, config, "architectures")[0],
         tokenizer_id=name,
         tokenizer_json=_text(folder / _TOKENIZER),  # some old models have but the files that transformers makes one of
         tokenizer_config_json=_text(folder / _TOKENIZER_CONFIG),
+        context_note=note,
     )
 
 
 def _text(file: Path) -> str | None:
     return file.read_text("utf-8") if file.is_file() else None
+
+
+def loadable_name(name: str) -> str:
+    """Returns what transformers and peft load the model by, on this machine: the path of its folder, or its hub id."""
+    folder = SHIPPED.get(name, Path(name))
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def _read(file: Path) -> Mapping[str, Any]:
@@ -50,12 +57,10 @@ def _read(file: Path) -> Mapping[str, Any]:
     return cast("dict[str, Any]", config)
 
 
-def _field(name: str, config: Mapping[str, Any], *keys: str) -> Any:
-    """The first of these that there is."""
-    for key in keys:
-        if config.get(key):
-            return config[key]
-    raise InvalidRequest(f"the {_CONFIG} of the model {name!r} has no {' or '.join(keys)}")
+def _field(name: str, config: Mapping[str, Any], key: str) -> Any:
+    if config.get(key):
+        return config[key]
+    raise InvalidRequest(f"the {_CONFIG} of the model {name!r} has no {key}")
 
 
 def _folder(name: str) -> Path:

@@ -25,7 +25,7 @@ class Batch:
         self.samples: list[Sample] = []
         self._base = base
         self._vocab_size = base.description.vocab_size
-        self._cache = RowCache(attention_windows(base.model.config))
+        self._cache = RowCache(attention_windows(base.model.config.get_text_config(decoder=True)))
         self._settings: tuple[Plan, Drawing] | None = None  # for as long as the samples are the same
 
     @torch.inference_mode()

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from tinkex.local.engine.base import InvalidRequest
+from tinkex.local.engine.kinds import FULL, SLIDING, unknown_layers
 
 _GROWTH = 2  # how much larger buffers are made that were too small
-_FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names
 _ALL_LAYERS = "all"
 
 
@@ -33,6 +33,11 @@ class RowCache(Cache):
         self.lengths: list[int] = []
         """Of the rows, in tokens."""
         self._buffers: list[Tensor] = []  # keys and values of layer 0, of layer 1, ...
+
+    @property
+    def bytes_a_token(self) -> int:
+        """Of one row, in all layers, as long as there is a row."""
+        return sum(buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in self._buffers)
 
     def extend(self, read: Cache, rows: Sequence[tuple[int, int]]) -> None:
         """Adds for each `(source, length)` a row: the last `length` positions of row `source` of what was `read`."""
@@ -130,6 +135,6 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         return {_ALL_LAYERS: window}
-    if unknown := set(kinds) - {_FULL, _SLIDING}:
-        raise InvalidRequest(f"models with layers of the kind {', '.join(sorted(unknown))} can be trained here, but not sampled")
-    return {_ALL_LAYERS: None} if set(kinds) == {_FULL} else {_FULL: None, _SLIDING: window}
+    if unknown := unknown_layers(list(kinds)):
+        raise InvalidRequest(f"layers of the kind {', '.join(unknown)} keep something else than keys and values of each token")
+    return {_ALL_LAYERS: None} if set(kinds) == {FULL} else {FULL: None, SLIDING: window}

@@ -143,9 +143,13 @@ def _plus_product(sum: Tensor, left: Tensor, right: Tensor, scaling: float = 1.0
     return sum.add_((left @ right).to(sum.dtype), alpha=scaling)
 
 
-def wrap_linears(model: nn.Module, current: CurrentPlan) -> dict[str, LoraLinear]:
-    """Puts a `LoraLinear` in the place of every linear layer of the model; returns them by their full names."""
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+def wrap_linears(model: nn.Module, within: set[nn.Module], current: CurrentPlan) -> dict[str, LoraLinear]:
+    """Puts a `LoraLinear` in the place of every linear layer of the model that is `within`; returns them by their full names.
+
+    A layer that computes something of its own (a router of experts, a head that scales) stays as it is.
+    """
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module in within}
+    linears = {name: module for name, module in modules.items() if type(module).forward is nn.Linear.forward}
     wrapped = {name: LoraLinear(linear, name, current) for name, linear in linears.items()}
     for name, layer in wrapped.items():
         model.set_submodule(name, layer)

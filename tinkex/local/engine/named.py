@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal, TypeAlias, cast
@@ -12,6 +13,8 @@ from tinkex.local.engine.fake import FakeEngine
 from tinkex.local.engine.process.engine import ProcessEngine
 from tinkex.local.extras import require
 
+logger = logging.getLogger("tinkex.local")
+
 EngineName: TypeAlias = Literal["torch", "fake"]
 """`torch` really trains and samples, in a process of its own; `fake` answers at once by arithmetic, for tests of clients."""
 
@@ -19,12 +22,16 @@ EngineName: TypeAlias = Literal["torch", "fake"]
 def named_engine(name: EngineName, models: Sequence[str], device: str | None = None, dtype: str | None = None) -> Engine:
     """An engine with these base models, which may have yet to start. `device` and `dtype` are for torch.
 
-    Raises `ImportError`, saying what to install, or `InvalidRequest` for a model that is not to be found.
+    Raises `ImportError`, saying what to install, or `InvalidRequest` for a model that is not to be found, or not served.
     """
     if name == "fake":
         return FakeEngine(models)
     require("torch", "transformers", "safetensors")
-    engine = ProcessEngine(partial(torch_engine, models, device, dtype), [describe(model) for model in models])
+    described = [describe(model) for model in models]
+    for model in described:
+        if model.context_note:
+            logger.warning("%s is served with %d tokens: %s", model.name, model.max_context_length, model.context_note)
+    engine = ProcessEngine(partial(torch_engine, models, device, dtype), described)
     return cast("Engine", engine)  # it passes on all that it does not have itself
 
 

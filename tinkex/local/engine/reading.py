@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from transformers.cache_utils import DynamicCache
 from tinkex.local.engine.adapters import Base
 from tinkex.local.engine.base import InvalidRequest
 from tinkex.local.engine.lora import plan_rows
+from tinkex.local.engine.padding import left_padded, positions_of
 from tinkex.local.engine.prompt import Answers, PromptAnswers, joined
 from tinkex.local.engine.request import Request
 
@@ -37,7 +37,7 @@ class Reading:
         """Of each row's last position, `(rows, V)`, after the last pass."""
         self._base = base
         self._plan = plan_rows([request.adapter for request in distinct], base.device)
-        self._tokens, self._mask = _padded([request.spec.prompt for request in distinct])
+        self._tokens, self._mask = left_padded([request.spec.prompt for request in distinct])
         self._width = max(1, tokens // len(distinct))
         self._columns = slice(0, 0)  # of the last pass
         self._answers: dict[int, list[Answers]] = {i: [] for i, request in enumerate(requests) if request.asks_about_prompt}
@@ -50,10 +50,7 @@ class Reading:
     def advance(self) -> bool:
         """Reads as much as one pass may; whether all is read."""
         columns = self._columns = slice(self._columns.stop, min(self._columns.stop + self._width, self._tokens.shape[1]))
-        how: dict[str, Any] = {"input_ids": self._tokens[:, columns]}
-        if self._mask is not None:
-            positions = (self._mask.cumsum(dim=-1) - 1).clamp_(min=0)
-            how |= {"attention_mask": self._mask[:, : columns.stop], "position_ids": positions[:, columns]}
+        how = {"input_ids": self._tokens[:, columns], **positions_of(self._mask, columns)}
         how = {name: tensor.to(self._base.device) for name, tensor in how.items()}
         with self._base.running(self._plan) as network:
             logits = network(**how, cache=self.cache, use_cache=True, logits_to_keep=0 if self._answers else 1).logits
@@ -76,14 +73,3 @@ class Reading:
         except InvalidRequest as error:
             request.answer(error)
             del self._answers[index]
-
-
-def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
-    """The prompts, padded on the left, and 1 where they are; None where there is no padding."""
-    longest = max(map(len, prompts))
-    tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask = torch.zeros_like(tokens)
-    for row, prompt in enumerate(prompts):
-        tokens[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-        mask[row, longest - len(prompt) :] = 1
-    return tokens, None if mask.all() else mask

@@ -98,7 +98,7 @@ class TorchEngine:
         outputs: list[Mapping[str, Any]] = [{}] * len(data)
         metrics: list[Mapping[str, float]] = []
         total = 0.0
-        most = tokens_at_once(model.base.model.config.vocab_size, model.base.device)
+        most = tokens_at_once(model.base.description.vocab_size, model.base.device)
         with _all_or_nothing(model.parameters.values()), torch.set_grad_enabled(backward):
             for indices in micro_batches([len(example.tokens) for example in data], most):
                 with model.base.running(model.adapter) as network:
@@ -129,7 +129,7 @@ class TorchEngine:
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
         state = optimizers.state_of(model.optimizer_kind, model.optimizer, model.parameters) if optimizer else None
-        save_adapter(model.adapter, folder, state)
+        save_adapter(model.adapter, folder, model.base.adapted, state)
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
@@ -207,7 +207,7 @@ def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
     _check_tokens("prompt", np.asarray(spec.prompt), base.vocab_size)
     room = base.max_context_length - len(spec.prompt)
     if not spec.prompt or room < 1:
-        raise InvalidRequest(f"the prompt has {len(spec.prompt)} tokens; 1 to {base.max_context_length - 1} are possible")
+        raise InvalidRequest(f"the prompt has {len(spec.prompt)} tokens; {_possible(base, base.max_context_length - 1)}")
     if spec.temperature < 0 or not 0 < spec.top_p <= 1:
         raise InvalidRequest(f"temperature {spec.temperature} must be 0 or more, and top_p {spec.top_p} above 0 and at most 1")
     return room if spec.max_tokens is None else min(room, spec.max_tokens)
@@ -216,7 +216,7 @@ def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
 def _check_example(index: int, example: Example, loss: NamedLoss | LossProgram, base: BaseModel) -> None:
     length = len(example.tokens)
     if not 1 <= length <= base.max_context_length:
-        raise InvalidRequest(f"data[{index}] has {length} tokens; 1 to {base.max_context_length} are possible")
+        raise InvalidRequest(f"data[{index}] has {length} tokens; {_possible(base, base.max_context_length)}")
     _check_tokens(f"data[{index}].model_input", example.tokens, base.vocab_size)
     loss.check(index, example)
     for name, value in example.loss_inputs.items():
@@ -227,6 +227,10 @@ def _check_example(index: int, example: Example, loss: NamedLoss | LossProgram, 
         shape = list(targets.shape)
         raise InvalidRequest(f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {shape}, not [{length}] or [{length}, K]")
     _check_tokens(f"data[{index}].target_tokens", targets.ravel(), base.vocab_size)
+
+
+def _possible(base: BaseModel, most: int) -> str:
+    return f"1 to {most} are possible" + (f": {base.context_note}" if base.context_note else "")
 
 
 def _check_tokens(where: str, tokens: np.typing.NDArray[Any], vocab_size: int) -> None:
