@@ -125,3 +125,76 @@ def test_a_stranger_cannot_let_the_turn_of_another_s_request_pass() -> None:
         first = api.step(model_id, 1, 11)
         assert all("metrics" in api.result(promise) for promise in (first, second))
         assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == ["11", "22"]
+
+
+INPUT_AT = ["body", "forward_backward_input", "data", 0, "loss_fn_inputs"]
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "name", "meant"),
+    [
+        ("cross_entropy", "mask", "weights"),
+        ("cross_entropy", "wieghts", "weights"),
+        ("cross_entropy", "advantages", None),
+        ("importance_sampling", "mask", "weights"),
+        ("importance_sampling", "old_logprobs", "logprobs"),
+        ("ppo", "advantage", "advantages"),
+        ("dro", "clip_low_threshold", None),
+        ("gspo", "sequence_mask", "sequence_ratio_mask"),
+    ],
+)
+def test_an_input_that_would_have_no_effect_is_refused_by_what_was_meant(
+    api: Api, loss_fn: str, name: str, meant: str | None
+) -> None:
+    body = step(api.model(), 1)
+    batch = body["forward_backward_input"]
+    batch["loss_fn"] = loss_fn
+    batch["data"][0]["loss_fn_inputs"][name] = {"data": [1.0] * 3, "dtype": "float32"}
+    refused = api.send("forward_backward", **body)
+    assert refused.status_code == 422
+    [problem] = refused.json()["detail"]
+    assert problem["loc"] == [*INPUT_AT, name]
+    assert "has no effect" in problem["msg"]
+    assert (f"; {meant} is what it is called here" if meant else ". Rename") in problem["msg"]
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"learning_rate": None}, "learning_rate"),
+        ({"learning_rate": -1e-3}, "learning_rate"),
+        ({"learning_rate": 1e39}, "learning_rate"),
+        ({"beta1": None}, "beta1"),
+        ({"beta1": 1.0}, "beta1"),
+        ({"beta2": -0.1}, "beta2"),
+        ({"eps": 0.0}, "eps"),
+        ({"eps": None}, "eps"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"weight_decay": None}, "weight_decay"),
+        ({"grad_clip_norm": -1.0}, "grad_clip_norm"),
+        ({"grad_clip_norm": True}, "grad_clip_norm"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_its_name(api: Api, params: dict[str, Any], field: str) -> None:
+    model_id = api.model()
+    refused = api.send("optim_step", model_id=model_id, seq_id=1, adam_params={"learning_rate": 1e-4, **params})
+    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "adam_params", field])
+    assert not api.engine.count("optim_step", model_id)
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"temperature": None}, "temperature"),
+        ({"temperature": -0.5}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": None}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"seed": 2**70}, "seed"),
+    ],
+)
+def test_a_sampling_parameter_out_of_range_is_refused_by_its_name(api: Api, params: dict[str, Any], field: str) -> None:
+    prompt = {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]}
+    refused = api.send("asample", sampling_session_id=api.sampler(), prompt=prompt, sampling_params=params)
+    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "sampling_params", field])
