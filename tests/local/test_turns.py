@@ -41,3 +41,39 @@ def test_what_waits_for_a_gap_is_known_and_can_be_dropped() -> None:
     assert turns.drop_early() == [2, 3]
     turns.put(1, 1)
     assert taken(turns) == [1]
+
+
+@given(st.integers(2, 20).flatmap(lambda count: st.permutations(range(1, count + 1))), st.data())
+def test_nothing_waits_for_a_number_that_was_skipped(arrivals: list[int], data: st.DataObject) -> None:
+    skipped = data.draw(st.sets(st.sampled_from(arrivals)))
+    turns: Turns[int] = Turns()
+    got: list[int] = []
+    for number in arrivals:
+        if number in skipped:
+            turns.skip(number)
+        else:
+            turns.put(number, number)
+        got += taken(turns)
+    assert got == sorted(set(arrivals) - skipped)
+
+
+def test_a_skipped_number_may_be_given_to_another_item_before_and_after_its_turn() -> None:
+    turns: Turns[int] = Turns()
+    turns.skip(2)
+    turns.put(2, 20)
+    turns.skip(3)
+    assert taken(turns) == []
+    turns.put(1, 10)
+    assert taken(turns) == [10, 20]
+    turns.put(3, 30)
+    turns.put(4, 40)
+    assert taken(turns) == [30, 40]
+
+
+def test_skipping_a_number_that_is_in_use_changes_nothing() -> None:
+    turns: Turns[int] = Turns()
+    turns.put(2, 20)
+    turns.skip(2)
+    turns.put(1, 10)
+    turns.skip(1)
+    assert taken(turns) == [10, 20]

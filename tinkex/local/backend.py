@@ -19,6 +19,7 @@ from tinkex.local.store import ModelRow, SessionRow, Store
 from tinkex.local.wire.downloads import Downloads
 from tinkex.local.work.futures import Futures
 from tinkex.local.work.lanes import Job, Lanes
+from tinkex.local.work.refusals import Refusals
 from tinkex.local.work.revival import Revival
 from tinkex.local.work.samplers import LoadedSamplers
 from tinkex.local.work.seq_ids import SeqIds, Steps
@@ -51,6 +52,7 @@ class Backend:
         self.lanes = Lanes()
         self.ids = ids
         self.steps = Steps(seq_ids)
+        self.refusals = Refusals(self.lanes)
         self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status, limits.pending, engine.ready)
         self.base_models: Mapping[str, BaseModel] = {model.name: model for model in engine.base_models}
         self.revival = Revival(engine, store, self.lanes, self.futures, self.folders)
@@ -103,6 +105,7 @@ class Backend:
         await self.lanes.call(self.engine.unload_model, model_id)
         self.lanes.forget(model_id)
         self.steps.forget(model_id)
+        self.refusals.forget(model_id)
         self.revival.forget(model_id)  # it may have been made since it was retired
 
     def note_request(self, session_id: str) -> None:

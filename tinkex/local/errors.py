@@ -23,7 +23,7 @@ Detail: TypeAlias = str | Sequence[Mapping[str, object]]
 
 
 class Refused(Exception):
-    """Answered with `status` and the body `{"detail": …}`. A refused request takes no seq_id."""
+    """Answered with `status` and the body `{"detail": …}`. The turn of its seq_id passes, see `tinkex.local.work.refusals`."""
 
     def __init__(self, status: int, detail: Detail, *, retry_after: int | None = None) -> None:
         """`retry_after` is in how many seconds it may be taken."""
@@ -31,6 +31,8 @@ class Refused(Exception):
         self.status = status
         self.detail = detail
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        self.fields: Mapping[str, object] = {}
+        """Of the body that was refused as it was read, as far as that went."""
 
 
 def bad_request(text: str) -> Refused:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tinkex.local.engine.base import InvalidRequest
+from tinkex.local.engine.finite import check_finite
 from tinkex.local.engine.lora import Adapter, LayerWeights
 
 _CONFIG_FILE = "adapter_config.json"  # these two are peft's names
@@ -33,7 +34,9 @@ class AdaptedModel:
 
 
 def save_adapter(adapter: Adapter, folder: Path, model: AdaptedModel, optimizer_state: Mapping[str, Tensor] | None = None) -> None:
-    """Makes the folder, which must not be there."""
+    """Makes the folder, which must not be there. Raises `InvalidRequest` for weights or a state with NaN or infinity."""
+    for tensors in (adapter.named_weights(), optimizer_state or {}):
+        check_finite(tensors, "the model cannot be saved, load an earlier checkpoint into it")
     folder.mkdir(parents=True)
     (folder / _CONFIG_FILE).write_text(json.dumps(_config(adapter, model), indent=2))
     _write(adapter.named_weights(), folder / _WEIGHTS_FILE)
@@ -42,10 +45,10 @@ def save_adapter(adapter: Adapter, folder: Path, model: AdaptedModel, optimizer_
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Raises `InvalidRequest` when it is not there."""
+    """Raises `InvalidRequest` when it is not there, or holds NaN or infinity."""
     _check_there(folder)
     config = json.loads((folder / _CONFIG_FILE).read_text())
-    weights = load_file(folder / _WEIGHTS_FILE)
+    weights = _read(folder / _WEIGHTS_FILE)
     names = sorted({name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in weights})
     key = "base_model.model.{}.lora_{}.weight"
     layers = {name: LayerWeights(weights[key.format(name, "A")], weights[key.format(name, "B")]) for name in names}
@@ -55,14 +58,20 @@ def read_adapter(folder: Path) -> Adapter:
 def read_training_state(folder: Path, *, optimizer: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The saved weights, and the optimizer's state (empty unless `optimizer`).
 
-    Raises `InvalidRequest` when they are no longer there, or the optimizer's state was not saved.
+    Raises `InvalidRequest` when they are no longer there or hold NaN or infinity, or the optimizer's state was not saved.
     """
     _check_there(folder)
     if not optimizer:
-        return load_file(folder / _WEIGHTS_FILE), {}
+        return _read(folder / _WEIGHTS_FILE), {}
     if not (folder / _OPTIMIZER_FILE).is_file():
         raise InvalidRequest("the weights were saved without the optimizer's state; load them without it")
-    return load_file(folder / _WEIGHTS_FILE), load_file(folder / _OPTIMIZER_FILE)
+    return _read(folder / _WEIGHTS_FILE), _read(folder / _OPTIMIZER_FILE)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    tensors = load_file(file)
+    check_finite(tensors, f"{file.name} cannot be loaded")
+    return tensors
 
 
 def _check_there(folder: Path) -> None:

@@ -220,14 +220,17 @@ class Engine(Protocol):
     ) -> LossResult:
         """Adds the gradients of the loss to those of the model, when `backward`; else computes the same without a gradient.
 
-        When it raises, the model's gradients are as they were.
+        When it raises, the model's gradients are as they were. With `backward` it raises `InvalidRequest`, naming the datum where
+        that is known, for a loss or a gradient that is not finite.
         """
         ...
 
     def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
         """Applies the gradients gathered since the last step and clears them; returns metrics.
 
-        Raises `InvalidRequest`, with all as it was, for settings of another kind than the model's optimizer.
+        Raises `InvalidRequest`, with all as it was, for settings of another kind than the model's optimizer. Raises it, too, for
+        gradients whose norm is not finite, and for a step that would make a weight or the optimizer's state so: then weights and
+        state are as they were, and the gradients are dropped.
         """
         ...
 
@@ -235,7 +238,7 @@ class Engine(Protocol):
         """Writes a peft adapter (adapter_config.json, adapter_model.safetensors), and the optimizer's state if `optimizer`.
 
         It makes the folder, which is not there before; nobody looks into it until this returns. Gradients that wait for their
-        optim_step are not part of it.
+        optim_step are not part of it. Raises `InvalidRequest` for weights that are not finite.
         """
         ...
 
@@ -243,7 +246,7 @@ class Engine(Protocol):
         """Gives the model the weights in `folder`, and the optimizer's state if `optimizer`; else its optimizer starts anew.
 
         Gradients that wait for their optim_step are dropped. Raises `InvalidRequest`, with the model as it was, when the
-        weights do not fit it, or the optimizer's state was not saved or is of another kind.
+        weights do not fit it or are not finite, or the optimizer's state was not saved or is of another kind.
         """
         ...
 

@@ -24,12 +24,13 @@ def cross_entropy(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
 
 def importance_sampling(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    return -torch.exp(logprobs - inputs["logprobs"]) * inputs["advantages"]
+    log_ratio = torch.where(_counted(inputs), logprobs - inputs["logprobs"], 0)
+    return -torch.exp(log_ratio) * inputs["advantages"]
 
 
 def ppo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
     """Schulman et al. 2017, arXiv:1707.06347."""
-    return _pessimistic(torch.exp(logprobs - inputs["logprobs"]), inputs, config)
+    return _pessimistic(logprobs - inputs["logprobs"], inputs, config)
 
 
 def cispo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
@@ -40,7 +41,11 @@ def cispo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
 def dro(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
     """Richemond et al. 2024, arXiv:2405.19107."""
-    return config["beta"] / 2 * (logprobs - inputs["logprobs"]) ** 2 - logprobs * inputs["advantages"]
+    counted = torch.full_like(logprobs, config["beta"] != 0, dtype=torch.bool)
+    if "weights" in inputs:
+        counted &= inputs["weights"] != 0
+    distance = torch.where(counted, logprobs - inputs["logprobs"], 0)
+    return config["beta"] / 2 * distance**2 - logprobs * inputs["advantages"]
 
 
 def gspo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
@@ -48,15 +53,30 @@ def gspo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
     Every position has the value of the sequence's ratio, and the gradient of its own logprob.
     """
-    counted = inputs["sequence_ratio_mask"] != 0
-    sequence = (logprobs - inputs["logprobs"])[counted].mean().detach()
-    return _pessimistic(torch.exp(sequence + logprobs - logprobs.detach()), inputs, config)
+    in_ratio = inputs["sequence_ratio_mask"] != 0
+    sequence = (logprobs - inputs["logprobs"])[in_ratio].mean().detach()
+    return _pessimistic(sequence + logprobs - logprobs.detach(), inputs, config)
 
 
-def _pessimistic(ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """The greater of the losses with and without clipping."""
+def _pessimistic(log_ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """The greater of the losses with and without clipping.
+
+    Where the clipped one is greater it is a constant, so that a ratio too large for a float has no
+    gradient there, rather than 0 times infinity.
+    """
     advantages = inputs["advantages"]
-    return -torch.minimum(ratio * advantages, _clip(ratio, inputs, config) * advantages)
+    ratio = torch.exp(log_ratio.detach())
+    constant = _clip(ratio, inputs, config) * advantages
+    clipped = constant < ratio * advantages
+    free = torch.exp(torch.where(_counted(inputs) & ~clipped, log_ratio, 0))
+    least = torch.minimum(free * advantages, _clip(free, inputs, config) * advantages)
+    return -torch.where(clipped, constant, least)
+
+
+def _counted(inputs: Inputs) -> Tensor:
+    """Where neither the advantage nor the weight is 0; elsewhere the loss is 0, however large the ratio."""
+    counted = inputs["advantages"] != 0
+    return counted & (inputs["weights"] != 0) if "weights" in inputs else counted
 
 
 def _clip(ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
@@ -114,7 +134,9 @@ class NamedLoss:
         """The losses of a datum's targets, in their shape, and no metrics."""
         inputs = _tensors(example, logprobs)
         losses = LOSSES[self.name].compute(logprobs, inputs, self.config)
-        return losses * inputs["weights"] if "weights" in inputs else losses, {}
+        if "weights" in inputs:
+            losses = torch.where(inputs["weights"] != 0, losses * inputs["weights"], 0)
+        return losses, {}
 
 
 def _tensors(example: Example, like: Tensor) -> dict[str, Tensor]:

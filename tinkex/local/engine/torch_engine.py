@@ -36,6 +36,7 @@ from tinkex.local.engine.base import (
 )
 from tinkex.local.engine.batching import Batcher
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
+from tinkex.local.engine.finite import check_gradients, check_losses, whole_step
 from tinkex.local.engine.lora import Adapter
 from tinkex.local.engine.losses import NamedLoss, find_loss
 from tinkex.local.engine.request import Request
@@ -103,10 +104,15 @@ class TorchEngine:
             for indices in micro_batches([len(example.tokens) for example in data], most):
                 with model.base.running(model.adapter) as network:
                     logprobs = target_logprobs(network, [data[i] for i in indices])
-                    results = [loss(row, i, data[i]) for i, row in zip(indices, logprobs, strict=True)]
-                    batch_loss = torch.cat([losses.flatten() for losses, _ in results]).sum()
+                    leaves = [row.detach().requires_grad_(backward) for row in logprobs]
+                    results = [loss(row, i, data[i]) for i, row in zip(indices, leaves, strict=True)]
+                    losses = [values for values, _ in results]
+                    batch_loss = torch.cat([values.flatten() for values in losses]).sum()
                     if backward:
-                        batch_loss.backward()
+                        gradients = torch.autograd.grad(batch_loss, leaves)
+                        check_losses(indices, losses, gradients)
+                        torch.autograd.backward(logprobs, gradients)
+                        check_gradients(model.parameters.values(), indices)
                 total += batch_loss.item()
                 metrics += [named for _, named in results]
                 for i, row in zip(indices, logprobs, strict=True):
@@ -118,13 +124,26 @@ class TorchEngine:
         model = self._model(model_id)
         if settings.kind != model.optimizer_kind:
             raise InvalidRequest(f"the model is trained by {model.optimizer_kind}, and the step is of {settings.kind}")
+        try:
+            norm = self._step(model, settings)
+        finally:
+            model.optimizer.zero_grad()
+        return {"grad_norm": norm, "learning_rate": settings.learning_rate}
+
+    def _step(self, model: _Model, settings: OptimizerSettings) -> float:
+        """Applies the gradients; returns their norm."""
         norm = nn.utils.get_total_norm([weight.grad for weight in model.parameters.values() if weight.grad is not None])
+        if not torch.isfinite(norm):
+            raise InvalidRequest(
+                f"the norm of the gradients is {norm.item()}, so they were dropped, and not applied; the weights and the "
+                "optimizer's state are as before. The sum of what was gathered since the last step is too large for a float"
+            )
         if settings.grad_clip_norm > 0:
             nn.utils.clip_grads_with_norm_(model.parameters.values(), settings.grad_clip_norm, norm)
         optimizers.set_options(model.optimizer, settings)
-        model.optimizer.step()
-        model.optimizer.zero_grad()
-        return {"grad_norm": float(norm), "learning_rate": settings.learning_rate}
+        with whole_step(model.optimizer):
+            model.optimizer.step()
+        return float(norm)
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)

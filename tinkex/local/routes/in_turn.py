@@ -9,7 +9,8 @@ from typing import Any
 from tinkex_api.models import UntypedAPIFuture
 
 from tinkex.local.backend import Backend
-from tinkex.local.errors import malformed
+from tinkex.local.engine.base import InvalidRequest
+from tinkex.local.errors import Refused, bad_request, malformed
 from tinkex.local.store import ModelRow
 from tinkex.local.wire.http import Call
 from tinkex.local.work.futures import Work
@@ -21,7 +22,7 @@ UNNUMBERED = {"seq_id": 0}
 def in_turn(backend: Backend, call: Call[Any], kind: str, prepare: Callable[[ModelRow], Work]) -> Mapping[str, Any]:
     """Queues what `prepare` makes of the request at its seq_id's turn, unless it was taken on before.
 
-    `prepare` refuses what can be seen to be wrong, before the seq_id is taken. The body has `model_id` and `seq_id`.
+    `prepare` refuses what can be seen to be wrong; the turn of the seq_id passes then. The body has `model_id` and `seq_id`.
     """
     model_id: str = call.body.model_id
     number: int | None = call.body.seq_id or None  # 0 and absent: no number, so it runs when it comes
@@ -31,10 +32,25 @@ def in_turn(backend: Backend, call: Call[Any], kind: str, prepare: Callable[[Mod
     ticket = rule.ticket(model_id, number, kind, call.fingerprint, call.access.new_owner)
     request_id = backend.futures.repeated(ticket)
     if request_id is None:
-        work = prepare(call.access.taking_requests(run))
+        work = _prepared(backend, call, run, number, prepare)
         guarded = backend.revival.guarded(model_id, kind, work, call.came_at)
         checked = backend.steps.checked(model_id, number, guarded)
         backend.note_request(run.session_id)
         backend.store.models.note_request(model_id, time.time())
         request_id = backend.futures.submit(ticket, checked, lane=model_id, number=rule.lane_number(number))
+        if number is not None:
+            backend.refusals.taken(model_id, number)
     return UntypedAPIFuture(request_id, model_id).to_dict()
+
+
+def _prepared(backend: Backend, call: Call[Any], run: ModelRow, number: int | None, prepare: Callable[[ModelRow], Work]) -> Work:
+    if number is not None:
+        backend.refusals.check(run.model_id, number, call.fingerprint)
+    taking = call.access.taking_requests(run)
+    try:
+        return prepare(taking)
+    except (Refused, InvalidRequest) as error:
+        if number is not None:
+            refusal = error if isinstance(error, Refused) else bad_request(str(error))
+            backend.refusals.note(run.model_id, number, call.fingerprint, refusal)
+        raise

@@ -53,14 +53,15 @@ async def save_external(backend: Backend, call: Call[SaveWeightsExternalRequest]
 
 async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str, Any]:
     """Into the model that is named, whose gradients are dropped; or, with a session, into a new one."""
-    body, path = call.body, _training_path(call.body.path)
-    if (body.model_id is None) == (body.session_id is None):
-        raise malformed("model_id", message="or session_id is needed: one of them, not both")
+    body = call.body
+    if body.model_id is not None:
+        return in_turn(backend, call, "load_weights", lambda row: _load(backend, call.access, row, body))
     if body.session_id is None:
-        return in_turn(backend, call, "load_weights", lambda row: _load(backend, call.access, row, path, body))
+        raise malformed("model_id", message="or session_id is needed: one of them, not both")
     if body.model_seq_id is None:
         raise malformed("model_seq_id", message="is missing: session_id needs it")
     ticket = Ticket(body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner)
+    path = _training_path(body.path)
     return start_model(backend, call.access, ticket, lambda: _loaded_model(backend, call.access, body, path, ticket))
 
 
@@ -193,7 +194,11 @@ def _training_path(text: str) -> CheckpointPath:
     return path
 
 
-def _load(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, body: LoadWeightsRequest) -> Work:
+def _load(backend: Backend, access: Access, row: ModelRow, body: LoadWeightsRequest) -> Work:
+    if body.session_id is not None:
+        raise malformed("model_id", message="or session_id is needed: one of them, not both")
+    path = _training_path(body.path)
+
     async def work() -> bytes:
         saved = _saved(access, path)  # looked for only now: it may be saved by the request before
         _check_fit(path, access.run_of(saved), row, optimizer=body.optimizer)

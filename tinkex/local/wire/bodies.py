@@ -1,7 +1,8 @@
 """From the bytes of a JSON body to the generated type, every field checked against the contract's type.
 
 The generated `from_dict` takes what comes, as a client must; a server has to say which field is wrong, so it reads by the
-generated classes' own annotations. Unknown fields are kept, and a null counts as absent where the contract has no null.
+generated classes' own annotations. Unknown fields are kept, and a null counts as absent where the contract has no null; but not for
+a number with a fraction, of which it may be the NaN or the infinity that JSON cannot write.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def _read_class(kind: type[T], value: Any) -> T:
         try:
             if (field := fields.by_key.get(key)) is None:
                 extra[key] = fields.read_extra(entry)
-            elif entry is not None:
+            elif entry is not None or field.takes_no_null:
                 known[field.name] = field.read(entry)
         except _Fault as fault:
             fault.location.append(key)
@@ -190,11 +191,18 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
     return get_type_hints(kind, localns=_generated())
 
 
+def _is_float(hint: Any) -> bool:
+    """Returns whether it is of numbers with a fraction, and has no null."""
+    members = get_args(hint) or (hint,)
+    return float in members and type(None) not in members
+
+
 @frozen
 class _Field:
     name: str
     key: str  # in JSON; an attribute that would be a keyword of Python has an underscore after it
     read: _Reader
+    takes_no_null: bool
 
 
 @frozen
@@ -215,7 +223,7 @@ def _fields(kind: type[Any]) -> _Fields:
         if not attribute.init:
             continue
         hint = hints[attribute.name]
-        field = _Field(attribute.name, attribute.name.removesuffix("_"), _reader(hint))
+        field = _Field(attribute.name, attribute.name.removesuffix("_"), _reader(hint), _is_float(hint))
         by_key[field.key] = field
         if attribute.default is attrs.NOTHING:
             required.append(field)

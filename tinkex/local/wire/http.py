@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import attrs
 from attrs import frozen
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
@@ -27,6 +28,7 @@ from tinkex.local.wire.protobuf import MEDIA_TYPE
 from tinkex.local.wire.raw_body import read_body
 from tinkex.local.wire.translate import encode
 from tinkex.local.work.futures import Outcome
+from tinkex.local.work.refusals import named
 
 logger = logging.getLogger("tinkex.local")
 
@@ -129,7 +131,11 @@ def _route(method: str, path: str, handler: Handler[Any], readers: Mapping[str, 
 
 def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], raw: bytes) -> tuple[T, str]:
     fields = {**defaults, **parse(raw)}
-    return bodies.read(kind, fields), bodies.fingerprint(fields)
+    try:
+        return bodies.read(kind, fields), bodies.fingerprint(fields)
+    except Refused as refusal:
+        refusal.fields = fields if "seq_id" in attrs.fields_dict(kind) else {}
+        raise
 
 
 @frozen(eq=False)
@@ -158,8 +164,13 @@ class Endpoint:
         backend: Backend = scope[BACKEND]
         came_at = time.monotonic()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        body, fingerprint = await self._body(headers, receive, backend.limits.body_bytes) if self._readers else (None, "")
-        call = Call(body, fingerprint, scope, headers, Access(backend.store, scope.get(OWNER)), came_at)
+        access = Access(backend.store, scope.get(OWNER))
+        try:
+            body, fingerprint = await self._body(headers, receive, backend.limits.body_bytes) if self._readers else (None, "")
+        except Refused as refusal:
+            _note_unread(backend, access, refusal)
+            raise
+        call = Call(body, fingerprint, scope, headers, access, came_at)
         result = await self._handler(backend, call)
         await backend.store.kept()
         return _response(result)
@@ -170,6 +181,18 @@ class Endpoint:
             raise Refused(415, f"this call reads {' and '.join(self._readers)}; this is {content_type}")
         read, raw = self._readers[content_type], await read_body(headers, receive, most)
         return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
+
+
+def _note_unread(backend: Backend, access: Access, refusal: Refused) -> None:
+    """Lets the turn of a request pass whose body says whose it is, and is wrong elsewhere.
+
+    The same bytes are refused again for the same reason, so they need no fingerprint.
+    """
+    if name := named(refusal.fields):
+        model_id, number = name
+        row = backend.store.models.get(model_id)
+        if row is not None and access.sees(row.owner) and row.state in ("creating", "ready"):
+            backend.refusals.note(model_id, number, "", refusal)
 
 
 def _response(result: Result) -> Response:

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tinkex_proto import tinker_pb2 as pb
 
-from tinkex.local.errors import bad_request, malformed
+from tinkex.local.errors import Refused, bad_request, malformed
 
 MEDIA_TYPE = "application/x-protobuf"
 
@@ -31,17 +31,20 @@ def read_forward_backward(raw: bytes) -> dict[str, Any]:
         message.ParseFromString(raw)
     except DecodeError as error:
         raise bad_request(f"the body is not a ForwardBackwardRequest: {error}") from error
+    named = {"model_id": message.model_id, "seq_id": message.seq_id, "forward_only": message.forward_only}
+    try:
+        return {**named, "forward_backward_input": _batch(message)}
+    except Refused as refusal:
+        refusal.fields = named
+        raise
+
+
+def _batch(message: pb.ForwardBackwardRequest) -> dict[str, Any]:
     config = {name: getattr(value, value.WhichOneof("value") or "number") for name, value in message.loss_fn_config_v2.items()}
-    batch = {
+    return {
         "data": [_datum(index, datum) for index, datum in enumerate(message.data)],
         "loss_fn": message.loss_fn,
         "loss_fn_config": config or dict(message.loss_fn_config),
-    }
-    return {
-        "model_id": message.model_id,
-        "seq_id": message.seq_id,
-        "forward_backward_input": batch,
-        "forward_only": message.forward_only,
     }
 
 

@@ -29,9 +29,7 @@ from tinkex.local.engine.base import (
     SgdSettings,
 )
 from tinkex.local.errors import bad_request, malformed
-
-LOSS_FNS = ("cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo")
-"""The losses that the engines have beside those that clients send; openapi/tinker.yaml, ForwardBackwardInput, has their formulas."""
+from tinkex.local.wire.loss_inputs import LOSS_FNS, check_inputs
 
 Location = tuple[str | int, ...]
 
@@ -40,6 +38,8 @@ _MOST_CELLS = 1 << 26
 
 _COLDEST = 1e-30
 """The temperature from which on down samples are greedy: engines divide by it in floats of 32 bits, in which less is soon 0."""
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 _KINDS = {"int64": (np.int64, "iu", "integers"), "float32": (np.float32, "iuf", "numbers")}
 
@@ -75,8 +75,8 @@ def optimizer_settings(body: api.OptimStepRequest) -> OptimizerSettings:
         raise malformed("adam_params", message="or optimizer_params or sgd_params is needed: one of them, not more")
     if adam := body.adam_params:
         _check_numbers(adam, "adam_params", decays=("beta1", "beta2"))
-        if adam.eps <= 0:
-            raise malformed("adam_params", "eps", message="must be more than 0")
+        if not 0 < adam.eps <= _LARGEST:
+            raise malformed("adam_params", "eps", message=f"must be more than 0, and at most {_LARGEST}, the largest float32")
         return AdamSettings(adam.learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.grad_clip_norm)
     if sgd := body.sgd_params:
         _check_numbers(sgd, "sgd_params", decays=("momentum",))
@@ -90,8 +90,9 @@ def optimizer_settings(body: api.OptimStepRequest) -> OptimizerSettings:
 
 def _check_numbers(params: api.AdamParams | api.DimuonParams | api.SgdParams, field: str, decays: Sequence[str]) -> None:
     """`decays` are those of which a share is kept, which must be less than all."""
-    if params.learning_rate < 0:
-        raise malformed(field, "learning_rate", message="must be 0 or more")
+    for name in ("learning_rate", "weight_decay", "grad_clip_norm"):
+        if not 0 <= getattr(params, name, 0.0) <= _LARGEST:
+            raise malformed(field, name, message=f"must be 0 or more, and at most {_LARGEST}, the largest float32")
     for name in decays:
         if not 0 <= getattr(params, name) < 1:
             raise malformed(field, name, message="must be 0 or more, and less than 1")
@@ -109,12 +110,15 @@ def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, floa
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise malformed(*at, "loss_fn_config", name, message="must be a number")
+        if not abs(value) <= _LARGEST:
+            raise malformed(*at, "loss_fn_config", name, message=f"must be finite, and at most {_LARGEST}, the largest float32")
     return dict(settings)
 
 
 def examples(batch: api.ForwardBackwardInput, at: Location) -> list[Example]:
     if not batch.data:
         raise malformed(*at, "data", message="is empty")
+    check_inputs(batch, (*at, "data"))
     _check_cells(batch.data, (*at, "data"))
     return [_example(datum, (*at, "data", index)) for index, datum in enumerate(batch.data)]
 
@@ -278,8 +282,10 @@ def _check_sample(request: api.SampleRequest) -> None:
         raise malformed("num_samples", message="must be 1 or more")
     if isinstance(params.max_tokens, int) and params.max_tokens < 1:
         raise malformed("sampling_params", "max_tokens", message="must be 1 or more")
-    if not params.temperature >= 0:
-        raise malformed("sampling_params", "temperature", message="must be 0 or more")
+    if not 0 <= params.temperature < math.inf:
+        raise malformed("sampling_params", "temperature", message="must be 0 or more, and finite")
+    if params.top_k < -1:
+        raise malformed("sampling_params", "top_k", message="must be -1 or more; -1 and 0 turn it off")
     if not 0 < params.top_p <= 1:
         raise malformed("sampling_params", "top_p", message="must be above 0, and at most 1")
     _count(request.topk_prompt_logprobs, "topk_prompt_logprobs")

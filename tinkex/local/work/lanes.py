@@ -40,6 +40,14 @@ class Lanes:
     def put(self, lane: str, number: int | None, job: Job) -> None:
         """Queues a job; see `Turns` for the order."""
         self._turns[lane].put(number, job)
+        self._start(lane)
+
+    def skip(self, lane: str, number: int) -> None:
+        """Has no job wait for this number; see `Turns.skip`."""
+        self._turns[lane].skip(number)
+        self._start(lane)
+
+    def _start(self, lane: str) -> None:
         if lane not in self._running:
             task = asyncio.get_running_loop().create_task(self._run(lane))
             self._running[lane] = task

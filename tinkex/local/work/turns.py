@@ -17,16 +17,32 @@ class Turns(Generic[T]):
     def __init__(self) -> None:
         self._ready: deque[T] = deque()
         self._early: dict[int, T] = {}
+        self._skipped: set[int] = set()
         self._next = 1
 
     def put(self, number: int | None, item: T) -> None:
-        """Takes an item; a number is given once only."""
+        """Takes an item; a number is given once only, or once more after it was skipped."""
         if number is None:
             self._ready.append(item)
             return
+        was_skipped = number in self._skipped
+        self._skipped.discard(number)
+        if was_skipped and number < self._next:  # its turn has passed
+            self._ready.append(item)
+            return
         self._early[number] = item
-        while self._next in self._early:
-            self._ready.append(self._early.pop(self._next))
+        self._advance()
+
+    def skip(self, number: int) -> None:
+        """Has nobody wait for a number whose request was refused. One that is in use stays as it is."""
+        if number >= self._next and number not in self._early:
+            self._skipped.add(number)
+            self._advance()
+
+    def _advance(self) -> None:
+        while self._next in self._early or self._next in self._skipped:
+            if self._next in self._early:
+                self._ready.append(self._early.pop(self._next))
             self._next += 1
 
     def take(self) -> T | None:

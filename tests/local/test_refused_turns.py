@@ -1,0 +1,200 @@
+"""A training request that is refused at its arrival takes its turn as a failure: nobody waits for its number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+import zstandard
+from tinkex_proto import tinker_pb2 as pb
+
+from tests.fake_engine import FakeEngine
+from tinkex.local.limits import Limits
+
+from .helpers import API, Api, started, step
+
+PROTOBUF = {"content-type": "application/x-protobuf"}
+Refuse = Callable[[Api, str], httpx.Response]
+
+
+def post(path: str, /, **more: Any) -> Refuse:
+    return lambda api, model_id: api.send(path, **{"model_id": model_id, "seq_id": 2, **more})
+
+
+def batch(**more: Any) -> Refuse:
+    def refuse(api: Api, model_id: str) -> httpx.Response:
+        body = step(model_id, 2)
+        body["forward_backward_input"].update(more)
+        return api.send("forward_backward", **body)
+
+    return refuse
+
+
+def message(api: Api, model_id: str) -> httpx.Response:
+    tensor = pb.Tensor(dtype=pb.DTYPE_INT64, dense=b"123", shape=[1])
+    datum = pb.Datum(loss_fn_inputs={"target_tokens": tensor})
+    raw = pb.ForwardBackwardRequest(model_id=model_id, seq_id=2, data=[datum], loss_fn="cross_entropy").SerializeToString()
+    packed = zstandard.compress(raw)
+    return api.http.post(f"{API}/forward_backward", content=packed, headers={**PROTOBUF, "content-encoding": "zstd"})
+
+
+REFUSED: dict[str, Refuse] = {
+    "a name with a blank": post("save_weights", path="step 1"),
+    "a name of another kind": post("save_weights", path=5),
+    "a ttl of no time": post("save_weights_for_sampler", path="x", ttl_seconds=0),
+    "neither a path nor a number": post("save_weights_for_sampler"),
+    "a path that cannot be": post("load_weights", path="nowhere", optimizer=True),
+    "files that are to be encrypted": post("save_weights_external", path="x", age_encryption_recipients=["a"]),
+    "a negative learning rate": post("optim_step", adam_params={"learning_rate": -1}),
+    "a learning rate that is text": post("optim_step", adam_params={"learning_rate": "fast"}),
+    "another optimizer": post("optim_step", sgd_params={"learning_rate": 0.1}),
+    "no settings": post("optim_step"),
+    "an unknown loss": batch(loss_fn="sharpe"),
+    "an unknown custom loss": batch(loss_fn="custom", loss_fn_config={"loss_id": "none"}),
+    "a config that is text": batch(loss_fn_config={"beta": "x"}),
+    "no data": batch(data=[]),
+    "data of another kind": batch(data=[5]),
+    "too many data": batch(data=[{"model_input": {"chunks": []}, "loss_fn_inputs": {}}] * 5),
+    "a message with half a number": message,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_came_and_comes_after_a_refused_request_goes_on(name: str, server_engine: FakeEngine) -> None:
+    with started(FakeEngine(), limits=Limits(datums=4)) as api:
+        model_id = api.model()
+        early = api.step(model_id, 3, 33)  # is there before
+        refused = REFUSED[name](api, model_id)
+        assert 400 <= refused.status_code < 500, refused.text
+        assert REFUSED[name](api, model_id).json() == refused.json()
+        first = api.step(model_id, 1, 11)
+        later = api.step(model_id, 4, 44)
+        assert all("metrics" in api.result(promise) for promise in (first, early, later))
+        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == ["11", "33", "44"]
+
+
+def test_a_client_that_gives_a_refused_number_to_another_request_is_served(api: Api) -> None:
+    model_id = api.model()
+    api.result(api.step(model_id, 1, 11))
+    assert api.send("save_weights", model_id=model_id, seq_id=2, path="a b").status_code == 422
+    mended = api.ok("save_weights", model_id=model_id, seq_id=2, path="ab")
+    assert api.result(mended)["path"].endswith("/ab")
+    assert api.ok("save_weights", model_id=model_id, seq_id=2, path="ab") == mended
+    assert "metrics" in api.result(api.step(model_id, 3, 33))
+
+
+def test_a_repeat_is_refused_again_though_it_could_be_taken_by_now(api: Api) -> None:
+    session_id = api.session()
+    model_id = api.model(session_id)
+    body = step(model_id, 1)
+    loss_id = f"{session_id}:loss:0"
+    body["forward_backward_input"].update(loss_fn="custom", loss_fn_config={"loss_id": loss_id})
+    refused = api.send("forward_backward", **body)
+    graph = {"format": 1, "nodes": []}
+    inputs = [{"name": "logprobs", "rank": 1}]
+    made = api.ok("create_custom_loss", session_id=session_id, custom_loss_seq_id=0, name="x", inputs=inputs, graph=graph)
+    assert api.result(made)["loss_id"] == loss_id
+    again = api.send("forward_backward", **body)
+    assert (again.status_code, again.json()) == (refused.status_code, refused.json())
+    assert "metrics" in api.result(api.ok("forward_backward", **{**body, "seq_id": 2}))
+
+
+def test_a_request_that_is_to_be_sent_again_keeps_its_turn(server_engine: FakeEngine) -> None:
+    engine = FakeEngine()
+    with started(engine, limits=Limits(pending=1)) as api:
+        model_id = api.model()
+        held = api.step(model_id, 1, 96)
+        refused = api.send("forward_backward", **step(model_id, 2, 22))
+        assert refused.status_code == 429
+        engine.gate.set()
+        api.result(held)
+        assert "metrics" in api.result(api.step(model_id, 2, 22))
+
+
+def test_a_stranger_cannot_let_the_turn_of_another_s_request_pass() -> None:
+    with started(FakeEngine(), api_key=["tml-a", "tml-b"]) as api:
+        mine, other = {"x-api-key": "tml-a"}, {"x-api-key": "tml-b"}
+        api.http.headers.update(mine)
+        model_id = api.model()
+        for body in ({"path": 5}, {"path": "a b"}):
+            sent = {"model_id": model_id, "seq_id": 1, **body}
+            api.http.post(f"{API}/save_weights", json=sent, headers=other)
+        second = api.step(model_id, 2, 22)
+        first = api.step(model_id, 1, 11)
+        assert all("metrics" in api.result(promise) for promise in (first, second))
+        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == ["11", "22"]
+
+
+INPUT_AT = ["body", "forward_backward_input", "data", 0, "loss_fn_inputs"]
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "name", "meant"),
+    [
+        ("cross_entropy", "mask", "weights"),
+        ("cross_entropy", "wieghts", "weights"),
+        ("cross_entropy", "advantages", None),
+        ("importance_sampling", "mask", "weights"),
+        ("importance_sampling", "old_logprobs", "logprobs"),
+        ("ppo", "advantage", "advantages"),
+        ("dro", "clip_low_threshold", None),
+        ("gspo", "sequence_mask", "sequence_ratio_mask"),
+    ],
+)
+def test_an_input_that_would_have_no_effect_is_refused_by_what_was_meant(
+    api: Api, loss_fn: str, name: str, meant: str | None
+) -> None:
+    body = step(api.model(), 1)
+    batch = body["forward_backward_input"]
+    batch["loss_fn"] = loss_fn
+    batch["data"][0]["loss_fn_inputs"][name] = {"data": [1.0] * 3, "dtype": "float32"}
+    refused = api.send("forward_backward", **body)
+    assert refused.status_code == 422
+    [problem] = refused.json()["detail"]
+    assert problem["loc"] == [*INPUT_AT, name]
+    assert "has no effect" in problem["msg"]
+    assert (f"; {meant} is what it is called here" if meant else ". Rename") in problem["msg"]
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"learning_rate": None}, "learning_rate"),
+        ({"learning_rate": -1e-3}, "learning_rate"),
+        ({"learning_rate": 1e39}, "learning_rate"),
+        ({"beta1": None}, "beta1"),
+        ({"beta1": 1.0}, "beta1"),
+        ({"beta2": -0.1}, "beta2"),
+        ({"eps": 0.0}, "eps"),
+        ({"eps": None}, "eps"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"weight_decay": None}, "weight_decay"),
+        ({"grad_clip_norm": -1.0}, "grad_clip_norm"),
+        ({"grad_clip_norm": True}, "grad_clip_norm"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_its_name(api: Api, params: dict[str, Any], field: str) -> None:
+    model_id = api.model()
+    refused = api.send("optim_step", model_id=model_id, seq_id=1, adam_params={"learning_rate": 1e-4, **params})
+    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "adam_params", field])
+    assert not api.engine.count("optim_step", model_id)
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"temperature": None}, "temperature"),
+        ({"temperature": -0.5}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": None}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"seed": 2**70}, "seed"),
+    ],
+)
+def test_a_sampling_parameter_out_of_range_is_refused_by_its_name(api: Api, params: dict[str, Any], field: str) -> None:
+    prompt = {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]}
+    refused = api.send("asample", sampling_session_id=api.sampler(), prompt=prompt, sampling_params=params)
+    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "sampling_params", field])
