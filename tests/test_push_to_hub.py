@@ -101,3 +101,10 @@ def test_a_checkpoint_that_is_no_adapter_has_another_card() -> None:
     assert card.data.library_name == "transformers"
     assert "peft" not in card.text
     assert "AutoModelForCausalLM.from_pretrained('ada/poems')" in card.text
+
+
+def test_a_card_names_no_folder_of_the_server() -> None:
+    card = ModelCard(model_card({"base_model_name_or_path": "/srv/models/mine", "r": 4}, PATH, "ada/poems"))
+    assert card.data.base_model is None
+    assert "/srv" not in str(card)
+    assert "AutoModelForCausalLM.from_pretrained('the base model')" in card.text

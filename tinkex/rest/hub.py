@@ -75,10 +75,12 @@ def add_model_card(folder: Path, tinker_path: str, repo_id: str) -> None:
 
 def model_card(adapter: Mapping[str, Any] | None, tinker_path: str, repo_id: str) -> str:
     """The text of a card. `adapter` is what adapter_config.json holds; None for a checkpoint that is no adapter."""
-    base = (adapter or {}).get("base_model_name_or_path") or "the base model"
+    named = (adapter or {}).get("base_model_name_or_path")
+    on_hub = named is not None and not Path(named).is_absolute()  # a folder of the server is nothing for others
+    base = named if on_hub else "the base model"
     front = {
         "library_name": "peft" if adapter else "transformers",
-        **({"base_model": base} if adapter else {}),
+        **({"base_model": base} if on_hub else {}),
         "tags": ["tinker", "tinkex", *(["lora"] if adapter else [])],
     }
     rank = (adapter or {}).get("r")

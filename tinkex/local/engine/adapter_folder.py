@@ -55,6 +55,12 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(config["r"], config["lora_alpha"], layers)
 
 
+def base_model_of(folder: Path) -> str | None:
+    """Returns the name of the model that the adapter in the folder is for; None where it was saved without one."""
+    _check_there(folder)
+    return json.loads((folder / _CONFIG_FILE).read_text())["base_model_name_or_path"]
+
+
 def read_training_state(folder: Path, *, optimizer: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The saved weights, and the optimizer's state (empty unless `optimizer`).
 

@@ -83,6 +83,12 @@ class Base:
         return AdaptedModel(loadable_name(self.description.name), [name for name, _ in self.model.named_modules()])
 
     @property
+    def ties_embeddings(self) -> bool:
+        """Whether one matrix reads the tokens and makes the logits."""
+        head = self.model.get_output_embeddings()
+        return head is not None and head.weight is self.model.get_input_embeddings().weight
+
+    @property
     def end_of_text(self) -> frozenset[int]:
         ids = self.model.generation_config.eos_token_id
         return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)

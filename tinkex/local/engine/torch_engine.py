@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ from tinkex.local.engine.request import Request
 from tinkex.local.engine.scoring import micro_batches, target_logprobs, tokens_at_once
 from tinkex.local.engine.stopping import StopRule
 
+logger = logging.getLogger("tinkex.local")
+
 
 @define(eq=False)
 class _Model:
@@ -79,6 +82,13 @@ class TorchEngine:
     def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None:
         base = self._base(base_model)
         adapter = base.new_adapter(lora)
+        if lora.train_unembed and base.ties_embeddings:
+            logger.warning(
+                "%s ties its embeddings, and %s trains lm_head: the adapter is exact, but peft's merge_and_unload would change "
+                "the input embeddings, too. To merge it, use python -m tinkex.local.merge, or train with train_unembed=False",
+                base_model,
+                model_id,
+            )
         parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
         self._models[model_id] = _Model(base, adapter, parameters, optimizer, optimizers.restored(optimizer, parameters, {}))
 
