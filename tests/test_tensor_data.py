@@ -29,7 +29,7 @@ def test_a_sparse_tensor_has_all_values(matrix: np.ndarray[Any, Any], pad_value:
     assert tensor.to_numpy(pad_value).dtype == matrix.dtype
     assert tensor.tolist(pad_value) == matrix.tolist()
     assert torch.equal(tensor.to_torch(pad_value), torch.from_numpy(matrix))
-    assert (tensor.shape, len(tensor)) == (matrix.shape, len(matrix))
+    assert (tensor.shape, len(tensor)) == (list(matrix.shape), len(matrix))
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")  # torch's own, with which ours is compared

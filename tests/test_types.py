@@ -1,5 +1,6 @@
 """Bad input is refused where it is made, naming the field; errors survive a pickle."""
 
+import json
 import pickle
 from typing import Any
 
@@ -175,3 +176,41 @@ def test_completion_knows_all_public_names() -> None:
     names = dir(tinkex)
     assert {"ServiceClient", "Datum", "RateLimitError", "events", "__version__", "get_tokenizer"} <= set(names)
     assert all(getattr(tinkex, name) is not None for name in names)
+
+
+# ---- lists, where programs of the official SDK expect lists ------------------------------------------------------------
+
+
+def test_tokens_of_a_chunk_are_a_list() -> None:
+    chunk = EncodedTextChunk(tokens=np.array([1, 2, 3]), type="encoded_text")
+    assert chunk.tokens + [4] == [1, 2, 3, 4]  # noqa: RUF005 # which an array would add to each; programs do so
+    assert (bool(EncodedTextChunk([]).tokens), json.dumps(chunk.tokens), chunk.type) == (False, "[1, 2, 3]", "encoded_text")
+    assert (chunk.tokens_np.tolist(), chunk.tokens_np.dtype) == ([1, 2, 3], np.int64)
+    with pytest.raises(InvalidInputError, match="type must be 'encoded_text'"):
+        EncodedTextChunk([1], type="image")  # type: ignore[arg-type]
+
+
+def test_a_chunk_whose_list_was_changed_is_what_the_list_says() -> None:
+    chunk = EncodedTextChunk([1, 2])
+    chunk.tokens.append(3)
+    assert (chunk.length, chunk.tokens_np.tolist(), chunk) == (3, [1, 2, 3], EncodedTextChunk([1, 2, 3]))
+    assert ModelInput([chunk]).append_int(4).to_ints() == [1, 2, 3, 4]
+    assert pickle.loads(pickle.dumps(chunk)) == chunk
+    chunk.tokens.append(-1)
+    with pytest.raises(InvalidInputError, match="out of range"):
+        ModelInput([chunk]).to_ints()
+
+
+def test_chunks_of_an_input_are_a_list() -> None:
+    prompt = ModelInput(chunks=[EncodedTextChunk(tokens=[1], type="encoded_text")])
+    longer = ModelInput(chunks=prompt.chunks + [EncodedTextChunk([2])])  # noqa: RUF005
+    assert (longer.to_ints(), prompt.chunks) == ([1, 2], [EncodedTextChunk([1])])
+    image = ImageChunk(b"x", "png", 3, type="image")
+    assert (image.type, ModelInput([image]).length) == ("image", 3)
+
+
+def test_the_shape_of_a_tensor_is_a_list() -> None:
+    assert TensorData([1, 2, 3]).shape == [3]
+    assert TensorData(np.zeros((2, 3))).shape == [2, 3]
+    assert TensorData([1.0], shape=(1, 1)).shape == [1, 1]
+    assert TensorData.from_torch_sparse(np.eye(10)).shape == [10, 10]

@@ -94,7 +94,7 @@ def test_records_concatenate_and_keep_their_shapes_and_dtypes() -> None:
     second.fields["a"].CopyFrom(batched([bits], pb.DTYPE_BFLOAT16, "<u2"))
     output = protobuf.decode_forward_backward(pb.ForwardBackwardOutput(loss_fn_outputs=[first, second]).SerializeToString())
     one, two = (outputs["a"] for outputs in output.loss_fn_outputs)
-    assert (one.tolist(), one.dtype, one.shape) == ([[1, 2], [3, 4]], "int64", (2, 2))
+    assert (one.tolist(), one.dtype, one.shape) == ([[1, 2], [3, 4]], "int64", [2, 2])
     assert (two.tolist(), two.dtype) == ([1.5, -2.0], "float32")
     assert output.loss_fn_output_type == "ArrayRecord"
 

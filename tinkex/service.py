@@ -24,6 +24,7 @@ from tinkex.training.probe import probe_repeats
 from tinkex.training.unloading import unload_left_behind
 from tinkex.transport.http import Transport
 from tinkex.types import GetServerCapabilitiesResponse, LoraConfig, OptimizerConfig
+from tinkex.types.checks import check_int, check_optional_int
 
 logger = logging.getLogger("tinkex")
 C = TypeVar("C")
@@ -100,8 +101,10 @@ class AsyncServiceClient:
             BadRequestError, RequestFailedError: the server does not have the model, or not this shape.
             APIConnectionError: the server cannot be reached.
         """
-        if rank < 0 or not (train_mlp or train_attn or train_unembed):
-            raise InvalidInputError(f"rank must be 0 or more (got {rank}), and at least one of train_* true")
+        check_int("rank", rank, 0, 2**31 - 1)
+        check_optional_int("seed", seed)
+        if not (train_mlp or train_attn or train_unembed):
+            raise InvalidInputError("there is nothing to train: expected at least one of train_mlp, train_attn, train_unembed")
         shape = LoraConfig(rank=rank, seed=seed, train_mlp=train_mlp, train_attn=train_attn, train_unembed=train_unembed)
         return await self._in_session(lambda session: new_model(session, base_model, shape, user_metadata, optimizer))
 

@@ -46,7 +46,7 @@ from tinkex.rest.connection import AsyncConnection
 from tinkex.rest.download import Progress, download, folder_name
 from tinkex.rest.hub import HubUpload, add_model_card
 from tinkex.rest.identity import identity
-from tinkex.rest.paging import PAGE_SIZE, Listing, listing
+from tinkex.rest.paging import PAGE_SIZE, Listing, check_page, listing
 from tinkex.session import meet
 from tinkex.transport.waiting import RequestState
 from tinkex.types import (
@@ -70,6 +70,7 @@ from tinkex.types import (
     WeightsInfoResponse,
     WhoamiResponse,
 )
+from tinkex.types.checks import check_optional_int
 from tinkex.wire.json import encode_session_search
 
 T = TypeVar("T")
@@ -123,6 +124,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def list_sessions(self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned") -> ListSessionsResponse:
         """A page of the sessions' ids, newest first: at most `limit`, after leaving out `offset`."""
+        check_page(limit, offset)
         return await self._send(list_sessions.request(limit=limit, offset=offset, access_scope=access_scope))
 
     def iter_sessions(self, access_scope: AccessScope = "owned", *, page_size: int = PAGE_SIZE) -> AsyncIterator[str]:
@@ -186,6 +188,7 @@ class AsyncRestClient(AsyncConnection):
         self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned", project_id: str | None = None
     ) -> TrainingRunsResponse:
         """A page of the training runs, maybe of one project, newest first: at most `limit`, after leaving out `offset`."""
+        check_page(limit, offset)
         project = UNSET if project_id is None else project_id
         return await self._send(
             list_training_runs.request(limit=limit, offset=offset, access_scope=access_scope, project_id=project)
@@ -217,6 +220,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> CheckpointsListResponse:
         """A page of the checkpoints of all training runs, newest first: at most `limit`, after leaving out `offset`."""
+        check_page(limit, offset)
         return await self._send(list_user_checkpoints.request(limit=limit, offset=offset))
 
     def iter_user_checkpoints(self, *, page_size: int = PAGE_SIZE) -> AsyncIterator[Checkpoint]:
@@ -396,6 +400,7 @@ class AsyncRestClient(AsyncConnection):
                 "copy_weights copies into a project, and none is given or configured",
                 advice="Set TINKER_PROJECT_ID, or give Config(project_id=…).",
             )
+        check_optional_int("ttl_seconds", ttl_seconds, 0)
         body = CopyWeightsRequest(path, destination_project_id=project_id, ttl_seconds=ttl_seconds)
         token = UNSET if weights_access_token is None else weights_access_token
         return (await self._send(copy_weights.request(body=body, x_tinker_weights_access_token=token))).tinker_path
@@ -417,4 +422,5 @@ class AsyncRestClient(AsyncConnection):
 
 
 def _ttl(seconds: int | None) -> Callable[[str, str, str], Request[None]]:
+    check_optional_int("ttl_seconds", seconds, 0)
     return lambda run_id, kind, name: set_checkpoint_ttl.request(run_id, kind, name, body=SetCheckpointTtlRequest(seconds))

@@ -8,8 +8,8 @@ from typing import Generic, Self, TypeVar
 
 from attrs import define, field
 
-from tinkex.errors import InvalidInputError
 from tinkex.types import Cursor
+from tinkex.types.checks import check_int
 
 T = TypeVar("T")
 
@@ -44,13 +44,18 @@ class Listing(Generic[T]):
         await self._pages.aclose()
 
 
+def check_page(limit: int, offset: int) -> None:
+    """Raises `InvalidInputError`, naming the field, for a limit or an offset below 0."""
+    check_int("limit", limit, 0)
+    check_int("offset", offset, 0)
+
+
 def listing(fetch: FetchPage[T], id_of: Callable[[T], str], page_size: int) -> Listing[T]:
     """All items of a list, newest first. What comes into being meanwhile, and moves the others to later pages, makes none come twice.
 
     Raises `InvalidInputError` for a page size below 1.
     """
-    if page_size < 1:
-        raise InvalidInputError(f"page_size must be 1 or more, not {page_size}")
+    check_int("page_size", page_size, 1)
     return Listing(_pages(fetch, id_of, page_size))
 
 

@@ -13,6 +13,7 @@ from tinkex.dialects.dialect import Dialect
 from tinkex.errors import InvalidInputError, UnsupportedByServer
 from tinkex.sampling import ways
 from tinkex.types import ArrayLike, EncodedTextChunk, ModelInput, SampleResponse, SamplingParams, TensorData
+from tinkex.types.checks import check_int, check_optional_int
 from tinkex.wire import json
 
 
@@ -26,8 +27,7 @@ def _targets(value: ArrayLike | None) -> TensorData | None:
 
 
 def _count(_questions: object, attribute: Any, value: int) -> None:
-    if value < 0:
-        raise InvalidInputError(f"{attribute.name} must be 0 or more, found {value}")
+    check_int(attribute.name, value, 0)
 
 
 @frozen(kw_only=True)
@@ -43,6 +43,7 @@ class Questions:
 
     def __attrs_post_init__(self) -> None:
         last_n = self.prompt_logprobs_last_n
+        check_optional_int("prompt_logprobs_last_n", last_n)
         if last_n is not None and (last_n < 1 or not self.prompt_logprobs):
             raise InvalidInputError(f"prompt_logprobs_last_n must be 1 or more, and needs prompt logprobs; found {last_n}")
 
@@ -71,8 +72,8 @@ class Questions:
 
 def text_length(prompt: ModelInput) -> int | None:
     """Tokens; None where not all is text, so that only the server knows."""
-    chunks = [chunk.tokens for chunk in prompt.chunks if isinstance(chunk, EncodedTextChunk)]
-    return sum(map(len, chunks)) if len(chunks) == len(prompt.chunks) else None
+    lengths = [chunk.length for chunk in prompt.chunks if isinstance(chunk, EncodedTextChunk)]
+    return sum(lengths) if len(lengths) == len(prompt.chunks) else None
 
 
 @frozen
@@ -86,8 +87,7 @@ class Ask:
     @classmethod
     def prepared(cls, num_samples: int, params: SamplingParams, questions: Questions, dialect: Dialect) -> Ask:
         """`params` are what `ways.read_params` gave. Raises `InvalidInputError`, or `UnsupportedByServer` for what this server never gives."""
-        if num_samples < 1:
-            raise InvalidInputError(f"num_samples must be 1 or more, found {num_samples}")
+        check_int("num_samples", num_samples, 1)
         if questions.of_the_prompt and not dialect.sampling.prompt_logprobs:
             raise ways.no_prompt_logprobs(dialect)
         ways.require_temperature(params, dialect)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any, cast
 
 from attrs import fields
@@ -15,6 +14,7 @@ from attrs import fields
 from tinkex.dialects.dialect import Dialect, SamplingWays
 from tinkex.errors import InvalidInputError, UnsupportedByServer
 from tinkex.types import SamplingParams
+from tinkex.types.checks import check_optional_int, is_int, is_number
 
 _KNOWN = tuple(field.name for field in fields(SamplingParams) if field.init)
 
@@ -35,23 +35,15 @@ def read_params(params: SamplingParams | Mapping[str, Any] | None) -> SamplingPa
 
 def _check_numbers(params: SamplingParams) -> None:
     checks: tuple[tuple[str, bool, str], ...] = (
-        ("max_tokens", params.max_tokens is None or (_is_int(params.max_tokens) and params.max_tokens >= 1), "an int of 1 or more"),
-        ("seed", params.seed is None or _is_int(params.seed), "an int"),
-        ("temperature", _is_number(params.temperature) and 0 <= params.temperature < math.inf, "a number of 0 or more"),
-        ("top_k", _is_int(params.top_k) and params.top_k >= -1, "an int of 1 or more, or -1 for all"),
-        ("top_p", _is_number(params.top_p) and 0 < params.top_p <= 1, "a number above 0, and at most 1"),
+        ("temperature", is_number(params.temperature) and 0 <= params.temperature < math.inf, "a number of 0 or more"),
+        ("top_k", is_int(params.top_k) and params.top_k >= -1, "an int of 1 or more, or -1 for all"),
+        ("top_p", is_number(params.top_p) and 0 < params.top_p <= 1, "a number above 0, and at most 1"),
     )
+    check_optional_int("sampling_params.max_tokens", params.max_tokens, 1)
+    check_optional_int("sampling_params.seed", params.seed)
     for name, holds, words in checks:
         if not holds:
             raise InvalidInputError(f"sampling_params.{name} must be {words}, found {getattr(params, name)!r}")
-
-
-def _is_int(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Integral)  # as numpy's are
-
-
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 def _stops(stop: Any) -> list[str] | list[int] | None:
@@ -61,7 +53,7 @@ def _stops(stop: Any) -> list[str] | list[int] | None:
     if isinstance(stop, str) or not isinstance(stop, Sequence):
         stop = [stop]
     values = list(cast("Sequence[Any]", stop))
-    if not (all(isinstance(value, str) and value for value in values) or all(map(_is_int, values))):
+    if not (all(isinstance(value, str) and value for value in values) or all(map(is_int, values))):
         raise InvalidInputError(f"sampling_params.stop must be a text, texts, or token ids, found {stop!r}")
     return values
 

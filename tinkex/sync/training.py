@@ -13,7 +13,10 @@ from tinkex.tokenizer import Tokenizer
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.custom_loss import CustomLoss
 from tinkex.training.loss_handle import LossHandle
-from tinkex.training.validation import LossName, SamplerKind
+from tinkex.training.validation import (
+    LossName,
+    SamplerKind,
+)
 from tinkex.types import (
     AdamParams,
     Datum,

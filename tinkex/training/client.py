@@ -33,7 +33,7 @@ from tinkex.training.bodies import Build, Submit
 from tinkex.training.custom_loss import CustomLoss
 from tinkex.training.line import TrainingLine
 from tinkex.training.loss_handle import LossHandle, chosen_inputs, run_here
-from tinkex.training.losses import check_loss, weighted
+from tinkex.training.losses import check_loss, warn_of_mask, weighted
 from tinkex.training.unloading import unload
 from tinkex.training.validation import (
     LossName,
@@ -44,6 +44,8 @@ from tinkex.training.validation import (
     check_kind,
     check_name,
     check_save,
+    checked_optimizer,
+    checked_settings,
 )
 from tinkex.types import (
     AdamParams,
@@ -60,6 +62,7 @@ from tinkex.types import (
     SgdParams,
     TrainStepOutput,
 )
+from tinkex.types.checks import check_optional_int
 from tinkex.wire import json, protobuf
 
 T = TypeVar("T")
@@ -215,10 +218,12 @@ class AsyncTrainingClient:
         check_name(name)
         check_save(self._transport.server.dialect, self._saves)
         self._saves += 1
+        check_optional_int("ttl_seconds", ttl_seconds, 0)
+        metadata = json.encode_metadata(user_metadata)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
             body = SaveWeightsRequest(self.model_id, name, seq_id, overwrite=overwrite or None, ttl_seconds=ttl_seconds)
-            body.user_metadata = json.encode_metadata(user_metadata)
+            body.user_metadata = metadata
             return save_weights.request(body=body)
 
         def parse(result: Mapping[str, object]) -> SaveWeightsResponse:
@@ -273,11 +278,14 @@ class AsyncTrainingClient:
             raise InvalidInputError("give one of name, path (which is the same) and sampling_session_seq_id")
         if sampling_session_seq_id is None:
             check_name(name or path or "")
+        check_optional_int("sampling_session_seq_id", sampling_session_seq_id)
+        check_optional_int("ttl_seconds", ttl_seconds, 0)
+        metadata = json.encode_metadata(user_metadata)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
             body = SaveWeightsForSamplerRequest(self.model_id, seq_id, path=name or path, ttl_seconds=ttl_seconds)
             body.sampling_session_seq_id = sampling_session_seq_id
-            body.user_metadata = json.encode_metadata(user_metadata)
+            body.user_metadata = metadata
             return save_weights_for_sampler.request(body=body)
 
         return self._run("save_weights_for_sampler", submit, self._saved_for_sampler)
@@ -297,6 +305,7 @@ class AsyncTrainingClient:
             NotFoundError: when awaited: this server has no such call.
         """
         check_name(name)
+        check_optional_int("ttl_seconds", ttl_seconds, 0)
         recipients = list(age_encryption_recipients) if age_encryption_recipients else None
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
@@ -379,8 +388,10 @@ class AsyncTrainingClient:
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         data = as_batch(data)  # the caller may go on with its list
         check_batch(data, loss_fn)
+        settings = checked_settings(config)
         check_loss(self._transport.server, loss_fn)
-        submits = self._submits(operation, weighted(data, loss_fn), loss_fn, config)
+        warn_of_mask(self._transport.server, data, loss_fn)
+        submits = self._submits(operation, weighted(data, loss_fn), loss_fn, settings)
         return self._line.run(operation, submits, _combined)
 
     def _run_uploaded(self, loss: LossHandle, loss_id: str, data: Sequence[Datum]) -> AsyncAPIFuture[ForwardBackwardOutput]:
@@ -436,7 +447,7 @@ def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonPar
     params = optim_params if optim_params is not None else adam_params
     if not isinstance(params, (AdamParams, DimuonParams, SgdParams)):
         raise InvalidInputError(f"optim_params is {type(params).__name__}, not AdamParams, DimuonParams or SgdParams")
-    return params
+    return checked_optimizer(params)
 
 
 def _combined(results: Sequence[Payload]) -> ForwardBackwardOutput:

@@ -274,7 +274,7 @@ def _weights(index: int, datum: Datum) -> NDArray[np.generic]:
     weights, shape = datum.loss_fn_inputs.get("weights"), _shape(index, datum)
     if weights is None:
         return np.zeros(shape, np.float32)
-    if weights.shape != shape:
+    if tuple(weights.shape) != shape:
         raise InvalidInputError(f"data[{index}] has weights of shape {list(weights.shape)} and target_tokens of {list(shape)}")
     return weights.to_numpy()
 
@@ -288,4 +288,4 @@ def _shape(index: int, datum: Datum) -> tuple[int, ...]:
     targets = datum.loss_fn_inputs.get("target_tokens")
     if targets is None:
         raise InvalidInputError(f"data[{index}].loss_fn_inputs lacks 'target_tokens', which a custom loss needs")
-    return targets.shape
+    return tuple(targets.shape)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from attrs import evolve
 
 from tinkex.errors import UnsupportedByServer
+from tinkex.training.validation import counting_input, mask_is_lost
 from tinkex.transport.server import Server
 from tinkex.types import Datum, TensorData
 
@@ -24,6 +26,18 @@ def check_loss(server: Server, loss_fn: str) -> None:
         )
     if loss_fn in dialect.loss_notes:
         server.warn_once(f"its loss {loss_fn!r} is not what it is elsewhere: {dialect.loss_notes[loss_fn]}")
+
+
+def warn_of_mask(server: Server, data: Sequence[Datum], loss_fn: str) -> None:
+    """Warns, once for a server, of a `mask` that has no effect: most servers take any input, and heed those that they know."""
+    if not any(mask_is_lost(datum, loss_fn) for datum in data):
+        return
+    words = (
+        f"loss_fn_inputs['mask'] has no effect on {loss_fn}, so tokens count that it leaves out; "
+        f"give {counting_input(loss_fn)!r}, which are 0 for those"
+    )
+    if server.warn_once(words):
+        warnings.warn(words, stacklevel=2)
 
 
 def weighted(data: Sequence[Datum], loss_fn: str) -> Sequence[Datum]:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import InvalidInputError, UnsupportedByServer
-from tinkex.types import Datum
+from tinkex.types import AdamParams, Datum, DimuonParams, SgdParams
+from tinkex.types.checks import check_number, is_number
+
+P = TypeVar("P", AdamParams, DimuonParams, SgdParams)
+
+_BELOW = {"beta1": 1.0, "beta2": 1.0, "momentum": 1.0}
+"""The settings of optimizers that have an upper bound."""
 
 SamplerKind = Literal["snapshot", "inflight"]
 LossName: TypeAlias = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"] | str
@@ -25,13 +32,22 @@ _REQUIRED_INPUTS = {
 }
 """Of the losses whose needs are public; others are the server's to check."""
 
+_OF_SINGLE_SERVERS = frozenset({"values", "returns", "ref_logps", "mask"})
 _KNOWN_INPUTS = frozenset(
     {
         *_RATIO_INPUTS,
         *("weights", "clip_low_threshold", "clip_high_threshold", "sequence_ratio_mask"),
-        *("values", "returns", "ref_logps", "mask"),  # of single servers
+        *_OF_SINGLE_SERVERS,
     }
 )
+_ELSEWHERE = {
+    **dict.fromkeys(("weight", "loss_weights"), "weights"),
+    **dict.fromkeys(("label", "labels", "target", "targets", "target_ids"), "target_tokens"),
+    **dict.fromkeys(("advantage", "adv"), "advantages"),
+    **dict.fromkeys(("logprob", "old_logprobs", "sampling_logprobs", "logp"), "logprobs"),
+}
+"""The inputs by the names that they have in other libraries."""
+_MASKS = frozenset({"mask", "loss_mask", "attention_mask"})
 
 
 def check_name(name: str) -> None:
@@ -78,6 +94,29 @@ def check_save(dialect: Dialect, saves: int) -> None:
         )
 
 
+def checked_optimizer(params: P) -> P:
+    """Returns a copy, which no later change of `params` reaches.
+
+    Raises `InvalidInputError`, naming the field, unless each number is finite, 0 or more, and of betas and momentum below 1.
+    """
+    settings = params.to_dict()
+    for name, value in settings.items():
+        if name in type(params).__annotations__ and name != "type":
+            check_number(f"optim_params.{name}", value, below=_BELOW.get(name, math.inf))
+    return type(params).from_dict(settings)
+
+
+def checked_settings(config: Mapping[str, float | str] | None) -> dict[str, float | str]:
+    """Returns a copy. Raises `InvalidInputError`, naming the setting, for what is neither a finite number nor a text."""
+    settings = dict(config or {})
+    for name, value in settings.items():
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(f"loss_fn_config must have texts for names, found {name!r}")
+        if not isinstance(value, str) and not (is_number(value) and math.isfinite(value)):
+            raise InvalidInputError(f"loss_fn_config[{name!r}] must be a finite number or a text, found {value!r}")
+    return settings
+
+
 def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
     """Raises `InvalidInputError`, naming the datum's index and the field, for what no server can train on.
 
@@ -110,11 +149,37 @@ def _check_names(datum: Datum, loss_fn: str) -> None:
     if missing:
         raise InvalidInputError(f"loss_fn_inputs lacks {missing[0]!r}, which {loss_fn} needs; found {_listed(have)}")
     if loss_fn in _REQUIRED_INPUTS and (unknown := sorted(have - _KNOWN_INPUTS)):
-        near = difflib.get_close_matches(unknown[0], _KNOWN_INPUTS, n=1)
+        meant = _likely_meant(unknown[0], loss_fn)
         raise InvalidInputError(
             f"loss_fn_inputs has the unknown input {unknown[0]!r}",
-            advice=f"Did you mean {near[0]!r}?" if near else f"Known are {_listed(_KNOWN_INPUTS)}.",
+            advice=f"Did you mean {meant!r}?" if meant else f"Known are {_listed(_KNOWN_INPUTS)}.",
         )
+
+
+def _likely_meant(name: str, loss_fn: str) -> str | None:
+    """Returns the input that a name like `mask`, `labels` or `wieghts` stands for, None where there is none like it."""
+    if name in _MASKS:
+        return counting_input(loss_fn)
+    if name in _ELSEWHERE:
+        return _ELSEWHERE[name]
+    near = difflib.get_close_matches(name, _KNOWN_INPUTS - _OF_SINGLE_SERVERS, n=1)
+    return near[0] if near else None
+
+
+def counting_input(loss_fn: str) -> str:
+    """Returns the input of a known loss that says how much each token counts, 0 for not at all."""
+    return "weights" if loss_fn == "cross_entropy" else "advantages"
+
+
+def mask_is_lost(datum: Datum, loss_fn: str) -> bool:
+    """Returns whether a `mask` leaves out tokens that a known loss, which has no such input, will count."""
+    mask, counts = datum.loss_fn_inputs.get("mask"), datum.loss_fn_inputs.get(counting_input(loss_fn))
+    if mask is None or loss_fn not in _REQUIRED_INPUTS:
+        return False
+    left_out = mask.to_numpy() == 0
+    if counts is None:
+        return bool(left_out.any())
+    return counts.shape != mask.shape or bool((counts.to_numpy()[left_out] != 0).any())
 
 
 def _listed(names: Iterable[str]) -> str:

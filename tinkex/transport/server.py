@@ -63,13 +63,14 @@ class Server:
         """The server has lost a session or was changed: nobody knows any more what it makes of a repeated request."""
         self.learn(seq_id_repeats="unknown")
 
-    def warn_once(self, words: str) -> None:
-        """Says something of the server that its user should know, the first time that it matters."""
+    def warn_once(self, words: str) -> bool:
+        """Says something of the server that its user should know, the first time that it matters; returns whether it is that."""
         with self._lock:
             new = words not in self._said
             self._said.add(words)
         if new:
             logger.warning("%s: %s", self.dialect.name, words)
+        return new
 
     def heed(self, refusal: APIStatusError) -> None:
         """Raises `UnsupportedByServer` where a refusal says that there is no such route, and remembers it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 from attrs import field, frozen
@@ -39,19 +39,50 @@ def _bytes(value: bytes | str) -> bytes:
     return bytes(value)
 
 
+def _kind(name: str) -> Any:
+    """Returns the field that says a chunk's kind, which may be given as it is elsewhere, and is always the same."""
+
+    def check(_chunk: object, _field: object, value: object) -> None:
+        if value != name:
+            raise InvalidInputError(f"type must be {name!r} here, found {value!r}")
+
+    return field(default=name, kw_only=True, repr=False, validator=check)
+
+
 @frozen(eq=False)
 class EncodedTextChunk:
-    """Text as token ids `(N,)`, int64."""
+    """Text as N token ids: `tokens` is a list, `tokens_np` an int64 array `(N,)`.
 
-    tokens: NDArray[np.int64] = field(converter=_tokens)
+    Args:
+        tokens: a list, numpy array or torch tensor of integers from 0 to 2^31 - 1.
+
+    Raises:
+        InvalidInputError: they are no such integers, or have more than one dimension.
+    """
+
+    _array: NDArray[np.int64] = field(alias="tokens", converter=_tokens)
+    type: Literal["encoded_text"] = _kind("encoded_text")
+    _list: list[int] | None = field(init=False, default=None, repr=False)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The token ids. Made when it is first asked for; from then on it is what counts, so that it may be changed in place."""
+        if self._list is None:
+            object.__setattr__(self, "_list", self._array.tolist())
+        return cast("list[int]", self._list)
+
+    @property
+    def tokens_np(self) -> NDArray[np.int64]:
+        """The token ids `(N,)`. Raises `InvalidInputError` where `tokens` was changed to what is none."""
+        return self._array if self._list is None else _tokens(self._list)
 
     @property
     def length(self) -> int:
         """Tokens."""
-        return len(self.tokens)
+        return len(self._array if self._list is None else self._list)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, EncodedTextChunk) and np.array_equal(self.tokens, other.tokens)
+        return isinstance(other, EncodedTextChunk) and np.array_equal(self.tokens_np, other.tokens_np)
 
     __hash__ = None  # type: ignore[assignment] # like an array's
 
@@ -63,6 +94,7 @@ class ImageChunk:
     data: bytes = field(converter=_bytes)
     format: Literal["png", "jpeg"]
     expected_tokens: int | None = None
+    type: Literal["image"] = _kind("image")
 
     @property
     def length(self) -> int:
@@ -77,6 +109,7 @@ class ImageAssetPointerChunk:
     location: str
     format: Literal["png", "jpeg"]
     expected_tokens: int | None = None
+    type: Literal["image_asset_pointer"] = _kind("image_asset_pointer")
 
     @property
     def length(self) -> int:
@@ -98,6 +131,7 @@ class DmelChunk:
     """
 
     dmel: bytes = field(converter=_bytes)
+    type: Literal["dmel"] = _kind("dmel")
 
     @property
     def length(self) -> int:
@@ -128,8 +162,8 @@ def _varint(data: Iterable[int]) -> int:
 ModelInputChunk: TypeAlias = EncodedTextChunk | ImageChunk | ImageAssetPointerChunk | DmelChunk
 
 
-def _chunks(value: Iterable[ModelInputChunk]) -> tuple[ModelInputChunk, ...]:
-    chunks = tuple(value)
+def _chunks(value: Iterable[ModelInputChunk]) -> list[ModelInputChunk]:
+    chunks = list(value)
     for index, chunk in enumerate(chunks):
         if not isinstance(chunk, (EncodedTextChunk, ImageChunk, ImageAssetPointerChunk, DmelChunk)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(
@@ -149,23 +183,23 @@ class TextEncoder(Protocol):
 
 @frozen
 class ModelInput:
-    """A prompt or a training text: chunks in order. Immutable; `append` gives a new one.
+    """A prompt or a training text: chunks in order. `append` gives a new one.
 
     Example:
         >>> ModelInput.from_ints([1, 2, 3]).append_int(4).to_ints()
         [1, 2, 3, 4]
     """
 
-    chunks: tuple[ModelInputChunk, ...] = field(converter=_chunks, default=())
+    chunks: list[ModelInputChunk] = field(converter=_chunks, factory=list[ModelInputChunk])
 
     @classmethod
     def from_ints(cls, tokens: ArrayLike) -> ModelInput:
         """From token ids `(N,)`: a list, numpy array or torch tensor of integers. Raises `InvalidInputError` for others."""
-        return cls((EncodedTextChunk(tokens),))
+        return cls([EncodedTextChunk(tokens)])
 
     def with_texts_joined(self) -> ModelInput:
         """The same with texts that stand side by side as one chunk, as it is sent: some servers read the first one alone."""
-        return self if len(self.chunks) == 1 else ModelInput(tuple(_joined(self.chunks)))
+        return self if len(self.chunks) == 1 else ModelInput(list(_joined(self.chunks)))
 
     @classmethod
     def from_text(cls, text: str, *, model_name: str | None = None, tokenizer: TextEncoder | None = None) -> ModelInput:
@@ -195,12 +229,12 @@ class ModelInput:
         return cls()
 
     def append(self, chunk: ModelInputChunk) -> ModelInput:
-        return ModelInput((*self.chunks, chunk))
+        return ModelInput([*self.chunks, chunk])
 
     def append_int(self, token: int) -> ModelInput:
         """With one token more, in the last chunk where that is text."""
         if self.chunks and isinstance(last := self.chunks[-1], EncodedTextChunk):
-            return ModelInput((*self.chunks[:-1], EncodedTextChunk(np.append(last.tokens, token))))
+            return ModelInput([*self.chunks[:-1], EncodedTextChunk(np.append(last.tokens_np, token))])
         return self.append(EncodedTextChunk([token]))
 
     @property
@@ -216,19 +250,19 @@ class ModelInput:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to read: no chunk, or text without a token alone."""
-        return all(isinstance(chunk, EncodedTextChunk) and not len(chunk.tokens) for chunk in self.chunks)
+        return all(isinstance(chunk, EncodedTextChunk) and not chunk.length for chunk in self.chunks)
 
     @property
-    def tokens(self) -> NDArray[np.int64]:
-        """All token ids `(N,)`. Raises `InvalidInputError` unless every chunk is text."""
-        parts = [chunk.tokens for chunk in self.chunks if isinstance(chunk, EncodedTextChunk)]
+    def tokens_np(self) -> NDArray[np.int64]:
+        """All token ids `(N,)`, of which `to_ints` gives a list. Raises `InvalidInputError` unless every chunk is text."""
+        parts = [chunk.tokens_np for chunk in self.chunks if isinstance(chunk, EncodedTextChunk)]
         if len(parts) != len(self.chunks):
             raise InvalidInputError("not all chunks are text, so there are no token ids for all")
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
 
     def to_ints(self) -> list[int]:
         """All token ids. Raises `InvalidInputError` unless every chunk is text."""
-        return self.tokens.tolist()
+        return self.tokens_np.tolist()
 
 
 def as_model_input(prompt: Any) -> ModelInput:
@@ -246,6 +280,6 @@ def as_model_input(prompt: Any) -> ModelInput:
 def _joined(chunks: Sequence[ModelInputChunk]) -> Iterator[ModelInputChunk]:
     for is_text, group in groupby(chunks, lambda chunk: isinstance(chunk, EncodedTextChunk)):
         if is_text:
-            yield EncodedTextChunk(np.concatenate([chunk.tokens for chunk in group if isinstance(chunk, EncodedTextChunk)]))
+            yield EncodedTextChunk(np.concatenate([chunk.tokens_np for chunk in group if isinstance(chunk, EncodedTextChunk)]))
         else:
             yield from group

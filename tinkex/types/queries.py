@@ -9,6 +9,7 @@ from attrs import field, frozen
 from tinkex_api.models import SearchOwner, SessionSearchCursor, SessionStatusQuery
 
 from tinkex.errors import InvalidInputError
+from tinkex.types.checks import check_int
 
 AccessScope = Literal["owned", "accessible"]
 """One's own, or all that one may read."""
@@ -19,8 +20,7 @@ _MOST_OWNERS = 10
 
 
 def _check_limit(_request: object, _attribute: object, limit: int) -> None:
-    if not 1 <= limit <= _LONGEST_PAGE:
-        raise InvalidInputError(f"limit must be 1 to {_LONGEST_PAGE}, not {limit}")
+    check_int("limit", limit, 1, _LONGEST_PAGE)
 
 
 def _check_statuses(_request: object, _attribute: object, statuses: Sequence[Any] | None) -> None:

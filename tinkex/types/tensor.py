@@ -116,7 +116,7 @@ class TensorData:
 
     Example:
         >>> TensorData([[1, 2], [3, 4]]).shape
-        (2, 2)
+        [2, 2]
 
     Args:
         data: the values, as a nested list, numpy array or torch tensor; flat, when `shape` is given.
@@ -132,7 +132,7 @@ class TensorData:
     values: Array = field()
     """Of the tensor's shape; flat where it is sparse."""
     dtype: TensorDtype = field()
-    shape: tuple[int, ...] = field()
+    shape: list[int] = field(converter=list[int])
     sparse_crow_indices: NDArray[np.int64] | None = field()
     sparse_col_indices: NDArray[np.int64] | None = field()
 
@@ -205,7 +205,7 @@ class TensorData:
         """The values as an array of `shape`; `pad_value` stands in a sparse one's other cells. A dense one is not copied."""
         if type(pad_value) is not int:
             raise InvalidInputError(f"pad_value must be an int, found {pad_value!r}")
-        return self.values if self.csr is None else csr.expand(self.csr, self.shape, pad_value)
+        return self.values if self.csr is None else csr.expand(self.csr, tuple(self.shape), pad_value)
 
     def to_torch(self, pad_value: int = 0) -> Any:
         """A torch tensor that shares no memory with this one. Needs torch."""

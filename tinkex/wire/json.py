@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import orjson
 from tinkex_api import models as api
+from tinkex_api.types import write_json
 
+from tinkex.errors import InvalidInputError
 from tinkex.types import (
     Datum,
     DmelChunk,
@@ -31,7 +33,10 @@ from tinkex.wire.sample_results import logprobs_from_first_token, sequence_ids, 
 
 
 def encode_metadata(facts: Mapping[str, str] | None) -> api.UserMetadata | None:
-    """None, which is not sent, where there are none."""
+    """Returns None, which is not sent, where there are none. Raises `InvalidInputError` for what is no text."""
+    for name, value in (facts or dict[str, str]()).items():
+        if not (isinstance(name, str) and isinstance(value, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidInputError(f"user_metadata[{name!r}] must be a text by a text, found {value!r}")
     return api.UserMetadata.from_dict(facts) if facts else None
 
 
@@ -54,8 +59,8 @@ def encode_model_input(value: ModelInput) -> api.ModelInput:
 
 def _encode_chunk(chunk: ModelInputChunk) -> api.ModelInputChunk:
     match chunk:
-        case EncodedTextChunk(tokens):
-            return api.ModelInputChunk("encoded_text", tokens=tokens)  # pyright: ignore[reportArgumentType] # orjson writes arrays
+        case EncodedTextChunk():
+            return api.ModelInputChunk("encoded_text", tokens=chunk.tokens_np)  # pyright: ignore[reportArgumentType] # orjson writes arrays
         case ImageChunk(data, format, expected):
             return api.ModelInputChunk("image", data=base64.b64encode(data).decode(), format_=format, expected_tokens=expected)
         case ImageAssetPointerChunk(location, format, expected):
@@ -84,7 +89,7 @@ class _Piece(api.Datum):
     """Written by itself, so that a large batch leaves other threads, the event loop's above all, their turns."""
 
     def to_dict(self) -> Any:
-        return orjson.Fragment(orjson.dumps(super().to_dict(), option=orjson.OPT_SERIALIZE_NUMPY))
+        return orjson.Fragment(write_json(super().to_dict()))
 
 
 def encode_tensor(tensor: TensorData) -> api.TensorData:

@@ -109,8 +109,8 @@ def _encode_tensor(message: pb.Tensor, tensor: TensorData) -> None:
 
 def _encode_chunk(index: int, chunk: ModelInputChunk) -> pb.Chunk:
     match chunk:
-        case EncodedTextChunk(tokens):
-            return pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=np.asarray(tokens).astype("<i4").tobytes()))
+        case EncodedTextChunk():
+            return pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=chunk.tokens_np.astype("<i4").tobytes()))
         case ImageChunk(data, format, expected):
             return pb.Chunk(image=pb.ImageChunk(data=data, format=format, expected_tokens=expected))
         case DmelChunk(dmel):

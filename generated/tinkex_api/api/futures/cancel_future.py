@@ -9,7 +9,7 @@ from ... import errors
 from ...client import AuthenticatedClient, Client
 from ...models.error_response import ErrorResponse
 from ...models.future_cancel_request import FutureCancelRequest
-from ...types import Request, Response
+from ...types import Request, Response, write_json
 
 
 def _get_kwargs(
@@ -24,7 +24,7 @@ def _get_kwargs(
     }
 
     json_body = body.to_dict()
-    _kwargs["content"] = orjson.dumps(json_body, option=orjson.OPT_SERIALIZE_NUMPY)
+    _kwargs["content"] = write_json(json_body)
 
     headers["Content-Type"] = "application/json"
 

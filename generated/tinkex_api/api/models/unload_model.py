@@ -10,7 +10,7 @@ from ...client import AuthenticatedClient, Client
 from ...models.error_response import ErrorResponse
 from ...models.unload_model_answer import UnloadModelAnswer
 from ...models.unload_model_request import UnloadModelRequest
-from ...types import UNSET, Request, Response, Unset
+from ...types import UNSET, Request, Response, Unset, write_json
 
 
 def _get_kwargs(
@@ -33,7 +33,7 @@ def _get_kwargs(
     }
 
     json_body = body.to_dict()
-    _kwargs["content"] = orjson.dumps(json_body, option=orjson.OPT_SERIALIZE_NUMPY)
+    _kwargs["content"] = write_json(json_body)
 
     headers["Content-Type"] = "application/json"
 

@@ -10,7 +10,7 @@ from ...client import AuthenticatedClient, Client
 from ...models.error_response import ErrorResponse
 from ...models.forward_backward_request import ForwardBackwardRequest
 from ...models.untyped_api_future import UntypedAPIFuture
-from ...types import UNSET, File, Request, Response, Unset
+from ...types import UNSET, File, Request, Response, Unset, write_json
 
 
 def _get_kwargs(
@@ -29,7 +29,7 @@ def _get_kwargs(
 
     if isinstance(body, ForwardBackwardRequest):
         json_body = body.to_dict()
-        _kwargs["content"] = orjson.dumps(json_body, option=orjson.OPT_SERIALIZE_NUMPY)
+        _kwargs["content"] = write_json(json_body)
 
         headers["Content-Type"] = "application/json"
     if isinstance(body, File):

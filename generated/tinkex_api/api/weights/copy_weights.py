@@ -10,7 +10,7 @@ from ...client import AuthenticatedClient, Client
 from ...models.copy_weights_request import CopyWeightsRequest
 from ...models.copy_weights_response import CopyWeightsResponse
 from ...models.error_response import ErrorResponse
-from ...types import UNSET, Request, Response, Unset
+from ...types import UNSET, Request, Response, Unset, write_json
 
 
 def _get_kwargs(
@@ -28,7 +28,7 @@ def _get_kwargs(
     }
 
     json_body = body.to_dict()
-    _kwargs["content"] = orjson.dumps(json_body, option=orjson.OPT_SERIALIZE_NUMPY)
+    _kwargs["content"] = write_json(json_body)
 
     headers["Content-Type"] = "application/json"
 

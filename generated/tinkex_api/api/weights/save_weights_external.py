@@ -10,7 +10,7 @@ from ...client import AuthenticatedClient, Client
 from ...models.error_response import ErrorResponse
 from ...models.save_weights_external_request import SaveWeightsExternalRequest
 from ...models.untyped_api_future import UntypedAPIFuture
-from ...types import Request, Response
+from ...types import Request, Response, write_json
 
 
 def _get_kwargs(
@@ -25,7 +25,7 @@ def _get_kwargs(
     }
 
     json_body = body.to_dict()
-    _kwargs["content"] = orjson.dumps(json_body, option=orjson.OPT_SERIALIZE_NUMPY)
+    _kwargs["content"] = write_json(json_body)
 
     headers["Content-Type"] = "application/json"
 

@@ -1,0 +1,45 @@
+"""Checks of numbers that are to be sent: of the type, finite, in range. Each raises `InvalidInputError`, naming the field."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+from tinkex.errors import InvalidInputError
+
+_INT64 = (-(2**63), 2**63 - 1)
+
+
+def is_int(value: object) -> bool:
+    """Returns whether it is an integer, numpy's too; true and false are none."""
+    return not isinstance(value, bool) and isinstance(value, Integral)
+
+
+def is_number(value: object) -> bool:
+    """Returns whether it is a real number, numpy's too; true and false are none."""
+    return not isinstance(value, bool) and isinstance(value, Real)
+
+
+def check_int(name: str, value: object, least: int = _INT64[0], most: int = _INT64[1]) -> None:
+    """Refuses what is no integer from `least` to `most`, by default of those that fit in 64 bits."""
+    if not is_int(value) or not least <= value <= most:  # type: ignore[operator] # of unknown type to the checker alone
+        raise InvalidInputError(f"{name} must be an int {_range(least, most)}, found {value!r}")
+
+
+def check_optional_int(name: str, value: object, least: int = _INT64[0]) -> None:
+    """Refuses what is neither None nor such an integer."""
+    if value is not None:
+        check_int(name, value, least)
+
+
+def check_number(name: str, value: object, least: float = 0.0, below: float = math.inf) -> None:
+    """Refuses what is no finite number from `least` on, and below `below`."""
+    if not is_number(value) or not least <= value < below:  # type: ignore[operator]
+        bound = "" if below == math.inf else f" and below {below:g}"
+        raise InvalidInputError(f"{name} must be a finite number of {least:g} or more{bound}, found {value!r}")
+
+
+def _range(least: int, most: int) -> str:
+    if (least, most) == _INT64:
+        return "that fits in 64 bits"
+    return f"of {least} or more" if most == _INT64[1] else f"from {least} to {most}"
