@@ -12,6 +12,10 @@ from tinkex.types import Datum
 
 SamplerKind = Literal["snapshot", "inflight"]
 
+KEPT_OPTIMIZER = (
+    "a load there always takes over the optimizer's state, so that training goes on with it and does not begin it anew; "
+    "for new moments, make a new model and merge the weights elsewhere"
+)
 _RATIO_INPUTS = frozenset({"target_tokens", "logprobs", "advantages"})
 _REQUIRED_INPUTS = {
     "cross_entropy": frozenset({"target_tokens"}),
