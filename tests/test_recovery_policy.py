@@ -178,8 +178,8 @@ class World:
             raise self.answers.pop(0)
         return Model(path)
 
-    async def delete_checkpoint(self, run: str, checkpoint_id: str) -> None:
-        self.deleted.append(checkpoint_id.rpartition("/")[2][:11])
+    async def delete_checkpoint_from_tinker_path(self, path: str) -> None:
+        self.deleted.append(path.rpartition("/")[2][:11])
 
     def run(self, policy: RecoveryPolicy, work: Callable[[AsyncRecoverableRun], Any], model: Any = None) -> None:
         async def begin() -> None:

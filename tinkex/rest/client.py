@@ -208,7 +208,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def get_training_run_by_tinker_path(self, tinker_path: str, access_scope: AccessScope = "owned") -> TrainingRun:
         """The training run that a checkpoint is of."""
-        run_id = CheckpointPlace.of_path(tinker_path).training_run_id
+        run_id = CheckpointPlace.of_path(tinker_path, bare=await self._bare_archive_ids()).training_run_id
         return await self.get_training_run(run_id, access_scope)
 
     async def list_checkpoints(self, training_run_id: str) -> CheckpointsListResponse:
@@ -241,7 +241,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
         """Deletes a checkpoint for good."""
-        await self._send(CheckpointPlace.of_path(tinker_path).request(delete_checkpoint.request))
+        await self._send((await self._place(tinker_path)).request(delete_checkpoint.request))
 
     async def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
         """Lets everybody read a checkpoint. Does nothing where they may already."""
@@ -249,7 +249,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
         """Lets everybody read a checkpoint. Does nothing where they may already."""
-        await self._unless_so(CheckpointPlace.of_path(tinker_path).request(publish_checkpoint.request))
+        await self._unless_so((await self._place(tinker_path)).request(publish_checkpoint.request))
 
     async def unpublish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
         """Lets nobody else read a checkpoint. Does nothing where nobody may."""
@@ -257,7 +257,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
         """Lets nobody else read a checkpoint. Does nothing where nobody may."""
-        await self._unless_so(CheckpointPlace.of_path(tinker_path).request(unpublish_checkpoint.request))
+        await self._unless_so((await self._place(tinker_path)).request(unpublish_checkpoint.request))
 
     async def set_checkpoint_ttl(self, training_run_id: str, checkpoint_id: str, ttl_seconds: int | None) -> None:
         """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
@@ -265,7 +265,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def set_checkpoint_ttl_from_tinker_path(self, tinker_path: str, ttl_seconds: int | None) -> None:
         """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
-        await self._send(CheckpointPlace.of_path(tinker_path).request(_ttl(ttl_seconds)))
+        await self._send((await self._place(tinker_path)).request(_ttl(ttl_seconds)))
 
     async def get_external_weights_urls(self, tinker_path: str) -> ExternalWeightsUrlsResponse:
         """Where the files that `save_weights_external` made can be fetched, by name. The URLs want no key.
@@ -278,7 +278,7 @@ class AsyncRestClient(AsyncConnection):
                 f"{tinker_path!r} is not of the kind external_weights, and only those have URLs",
                 advice="download_checkpoint fetches checkpoints of all kinds.",
             )
-        return await self._send(CheckpointPlace.of_path(tinker_path).request(get_external_weights_urls.request))
+        return await self._send((await self._place(tinker_path)).request(get_external_weights_urls.request))
 
     async def get_checkpoint_archive_url(self, training_run_id: str, checkpoint_id: str) -> CheckpointArchiveUrlResponse:
         """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call no more.
@@ -401,6 +401,11 @@ class AsyncRestClient(AsyncConnection):
         body = CopyWeightsRequest(path, destination_project_id=project_id, ttl_seconds=ttl_seconds)
         token = UNSET if weights_access_token is None else weights_access_token
         return (await self._send(copy_weights.request(body=body, x_tinker_weights_access_token=token))).tinker_path
+
+    async def _place(self, tinker_path: str) -> CheckpointPlace:
+        """Returns the place that a path names, once it is known what the server lacks."""
+        await meet(self._connected())
+        return CheckpointPlace.of_path(tinker_path)
 
     async def _bare_archive_ids(self) -> bool:
         """Returns whether the server's archives are found by the bare names of checkpoints."""
