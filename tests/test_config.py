@@ -206,7 +206,7 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
         (
             "TINKER_FEATURE_GATES",
             "bulk",
-            "TINKER_FEATURE_GATES: 'bulk' is no gate; there are bare_checkpoint_ids, bearer, bulk_results",
+            "TINKER_FEATURE_GATES: 'bulk' is no gate; there are asks_to_save_optimizer, bare_archive_ids, bearer, bulk_results",
         ),
         ("TINKEX_DIALECT", "skyrll", "TINKEX_DIALECT is 'skyrll', not one of "),
         ("TINKEX_USER_METADATA", "run", "TINKEX_USER_METADATA is 'run', not name=value"),

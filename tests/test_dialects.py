@@ -27,8 +27,7 @@ LOOK_ALIKES = {
     "hosted": "unknown",  # it is known by its address alone
     "hosted-0.25": "unknown",
     "skyrl": "skyrl-0.3",
-    "open-rl-old": "unknown",
-    "open-rl": "unknown",
+    "open-rl-old": "open-rl",
     "arctic": "unknown",
     "twinkle": "unknown",
     "mlx-tinker": "unknown",

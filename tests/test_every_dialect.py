@@ -27,7 +27,6 @@ OTHERWISE: Mapping[str, Mapping[str, str]] = {
     "skyrl-0.3": {"forward": "differs"},
     "skyrl": {"forward": "differs"},
     "open-rl-old": {
-        "forward": "unsupported",
         "sample_with_prompt_logprobs": "unsupported",
         "compute_logprobs": "unsupported",
     },

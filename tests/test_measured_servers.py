@@ -10,12 +10,13 @@ import pytest
 
 from tests.faulty import Faulty, faulty
 from tests.job import ADAM, BATCH, loss_of
-from tinkex import ChunkLimits, Config, RetrySettings, StepOutcomeUnknown, UnsupportedByServer
+from tinkex import ChunkLimits, Config, Datum, ModelInput, RetrySettings, StepOutcomeUnknown, TinkexError, UnsupportedByServer
 from tinkex.local import serve
 from tinkex.local.engine.base import Engine
 from tinkex.local.engine.torch_engine import TorchEngine
 
 TINY = "tinkex/tiny"
+RATIOS = [Datum(ModelInput.from_ints([1]), {"target_tokens": [2], "logprobs": [-1.0], "advantages": [1.0]})]
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +132,86 @@ def test_a_checkpoint_may_have_no_time(begin: Callable[..., Any]) -> None:
     saved = trainer.save_state("untimed").result()
     [checkpoint] = service.create_rest_client().list_checkpoints(trainer.model_id).checkpoints
     assert (checkpoint.tinker_path, checkpoint.time) == (saved.path, None)
+
+
+# ---- open-rl ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("profile", "dialect"), [("open-rl-old", "open-rl-old"), ("open-rl", "open-rl"), ("open-rl-old", None)])
+def test_open_rl_is_asked_to_keep_the_optimizer(begin: Callable[..., Any], profile: str, dialect: str | None) -> None:
+    service, _ = begin(profile, dialect=dialect)
+    trainer = new(service)
+    for _ in range(2):
+        step(trainer)
+    saved = trainer.save_state("warm").result().path
+    resumed = service.create_training_client_from_state_with_optimizer(saved, TINY, rank=8)
+    for client in (trainer, resumed):
+        step(client)
+    assert loss(resumed) == pytest.approx(loss(trainer), abs=1e-4)
+
+
+@pytest.mark.parametrize("dialect", ["open-rl-old", None])
+def test_a_forward_on_open_rl_adds_no_gradient_and_has_its_loss(begin: Callable[..., Any], dialect: str | None) -> None:
+    service, _ = begin("open-rl-old", dialect=dialect)
+    trainer, other = new(service), new(service)
+    result = trainer.forward(BATCH, "cross_entropy").result()
+    assert result.metrics["loss:sum"] == pytest.approx(loss_of(BATCH, result), rel=1e-5)
+    assert result.metrics["loss:sum"] > 1
+    step(trainer)
+    step(other)
+    assert loss(trainer) == pytest.approx(loss(other), abs=1e-4)
+    with pytest.raises(UnsupportedByServer):
+        trainer.forward(RATIOS, "ppo").result()
+
+
+# ---- tinker-cloud, twinkle, TuFT, SkyRL ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", ["tinker-cloud-old", "tinker-cloud"])
+def test_a_base_model_of_tinker_cloud_is_not_sampled(begin: Callable[..., Any], dialect: str) -> None:
+    service, proxy = begin(dialect)
+    with pytest.raises(UnsupportedByServer, match="no base model"):
+        service.create_sampling_client(base_model=TINY)
+    assert proxy.count("create_sampling_session") == 0
+
+
+def test_a_rank_that_tinker_cloud_does_not_tell_is_asked_for(begin: Callable[..., Any], connect: Callable[..., Any]) -> None:
+    saver, proxy = begin("tinker-cloud")
+    saved = new(saver).save_state("ranked").result().path
+    other = connect(proxy.base_url, config=Config(base_url=proxy.base_url, dialect="tinker-cloud"))
+    with pytest.raises(UnsupportedByServer, match="of which shape"):
+        other.create_training_client_from_state(saved)
+
+
+def test_the_base_model_goes_beside_the_path_on_twinkle(begin: Callable[..., Any]) -> None:
+    service, _ = begin("twinkle")
+    saved = new(service).save_state("based").result().path
+    sampler = service.create_sampling_client(model_path=saved, base_model=TINY)
+    assert sampler.sample([1, 2, 3], 1, {"max_tokens": 2}).result().sequences
+
+
+def test_skyrl_deletes_by_kind(begin: Callable[..., Any]) -> None:
+    service, _ = begin("skyrl")
+    trainer = new(service)
+    saved = trainer.save_state("gone").result().path
+    rest = service.create_rest_client()
+    rest.delete_checkpoint_from_tinker_path(saved)
+    assert rest.list_checkpoints(trainer.model_id).checkpoints == []
+
+
+def test_a_load_on_skyrl_0_3_says_that_it_keeps_the_optimizer(begin: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    service, _ = begin("skyrl-0.3")
+    saved = new(service).save_state("kept").result().path
+    service.create_training_client_from_state(saved)
+    assert "takes over the optimizer" in caplog.text
+
+
+@pytest.mark.parametrize("dialect", ["tuft", None])
+def test_a_failed_step_of_tuft_leaves_its_number_to_the_next(begin: Callable[..., Any], dialect: str | None) -> None:
+    service, _ = begin("tuft", dialect=dialect)
+    trainer = new(service)
+    step(trainer)
+    with pytest.raises(TinkexError):
+        trainer.load_state(f"tinker://{trainer.model_id}/weights/none").result()
+    step(trainer)
+    assert loss(trainer) > 0

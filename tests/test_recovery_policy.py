@@ -142,7 +142,6 @@ def test_what_a_failed_load_says(error: TinkexError, of_the_checkpoint: bool, pa
 
 def test_names_of_checkpoints_are_taken_by_every_server() -> None:
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,255}", policies.checkpoint_name(12, "0a1b"))
-    assert policies.run_and_checkpoint("tinker://s:train:0/weights/step-000012-0a1b") == ("s:train:0", "weights/step-000012-0a1b")
 
 
 @define(eq=False)
@@ -179,8 +178,8 @@ class World:
             raise self.answers.pop(0)
         return Model(path)
 
-    async def delete_checkpoint(self, run: str, checkpoint_id: str) -> None:
-        self.deleted.append(checkpoint_id.rpartition("/")[2][:11])
+    async def delete_checkpoint_from_tinker_path(self, path: str) -> None:
+        self.deleted.append(path.rpartition("/")[2][:11])
 
     def run(self, policy: RecoveryPolicy, work: Callable[[AsyncRecoverableRun], Any], model: Any = None) -> None:
         async def begin() -> None:

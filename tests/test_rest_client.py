@@ -206,13 +206,15 @@ def test_an_id_of_any_form_is_one_part_of_a_url(connect_rest: Callable[..., Any]
         assert len(server.calls) == sent
 
 
-def test_ids_that_are_bare_names_are_one_segment(connect_rest: Callable[..., Any]) -> None:
-    with answering(lambda call: NOTHING) as server:
+def test_archives_by_bare_names_are_one_segment(connect_rest: Callable[..., Any]) -> None:
+    with answering(lambda call: as_json({"url": "http://there/"})) as server:
         rest = connect_rest(server.base_url, dialect="skyrl")
-        rest.delete_checkpoint("model_1", "0001")
-        rest.delete_checkpoint_from_tinker_path("tinker://model_1/sampler_weights/0001")
-        rest.delete_checkpoint_from_tinker_path("tinker://model_1/0001")
-        assert {call.path for call in server.calls} == {f"{API}/training_runs/model_1/checkpoints/0001"}
+        for name in ("0001", "weights/0001"):
+            rest.get_checkpoint_archive_url("model_1", name)
+        rest.get_checkpoint_archive_url_from_tinker_path("tinker://model_1/sampler_weights/0001")
+        assert {call.path for call in server.calls} == {f"{API}/training_runs/model_1/checkpoints/0001/archive"}
+        with pytest.raises(InvalidInputError, match="<kind>/<name>"):
+            rest.delete_checkpoint("model_1", "0001")
 
 
 def test_the_server_is_asked_once_how_its_ids_are(connect_rest: Callable[..., Any]) -> None:

@@ -73,6 +73,10 @@ class SamplingWays:
     """Whether it gives any."""
     seeds: bool = True
     """Whether a seed has an effect."""
+    stops: bool = True
+    """Whether stop tokens and texts have an effect."""
+    names_base: bool = False
+    """Whether a session of saved weights needs the name of the base model as well."""
     temperature: float | None = None
     """The only one that it samples at."""
     greedy_temperature: float = 0.0
@@ -156,8 +160,19 @@ class Dialect:
     divides_by_weights: bool = False
     """Whether its cross_entropy of a datum is divided by the sum of the weights, and so is of no use for a custom loss, whose weights have
     both signs: that is trained by importance_sampling there."""
-    bare_checkpoint_ids: bool = False
-    """Whether the id of a checkpoint is its name alone, without the kind before it."""
+    bare_archive_ids: bool = False
+    """Whether the archive's route takes the name of a checkpoint alone, without the kind before it; its lists name it so."""
+    asks_to_save_optimizer: bool = False
+    """Whether save_weights keeps the optimizer's state only where `include_optimizer` asks for it."""
+    forwards_by_zero_weights: bool = False
+    """Whether a forward goes as a forward_backward of cross_entropy with all weights 0, which adds no gradient: some release of it
+    lacks the other call."""
+    pads_logprobs: bool = False
+    """Whether logprobs of a datum are as many as its batch's longest has; those past its own targets say nothing."""
+    loads_keep_optimizer: bool = False
+    """Whether a load without the optimizer's state takes it over all the same."""
+    tells_rank: bool = True
+    """Whether weights_info tells the rank of an adapter."""
     saves_once: bool = False
     """Whether each save_weights of a model but its first keeps the files of the first."""
     resume: Resume = "load_first"

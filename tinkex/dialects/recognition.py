@@ -38,11 +38,6 @@ def _flags(seen: Seen) -> Mapping[str, Any]:
     return seen.config.to_dict() if seen.config else {}
 
 
-_OLD_FLAGS = {
-    "proto_write_fwdbwd",
-    "fwd_via_fwdbwd",
-    "create_model_via_load_weights",
-}  # of several servers, which they do not tell apart
 _PROVEN = ("hosted", "tinkex")
 _SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
     ("hosted", lambda seen: seen.hosted),
@@ -50,14 +45,21 @@ _SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
     ("hatchery", lambda seen: "default_poll_interval_ms" in _flags(seen)),
     ("tinker-cloud", lambda seen: bool(_flags(seen).get("sample_use_retrieve_futures"))),
     ("verl", lambda seen: _flags(seen).get("sample_dispatch_bytes_semaphore_size") == 0),
-    ("tuft", lambda seen: _flags(seen).get("parallel_fwdbwd_chunks") is False and not _OLD_FLAGS & _flags(seen).keys()),
+    ("tuft", lambda seen: "use_pyqwest_transport" in _flags(seen) and "parallel_fwdbwd_chunks" in _flags(seen)),
+    # its April release looks the same, and what is safe there is safe here; SkyRL and Arctic have no such size
+    (
+        "open-rl",
+        lambda seen: (
+            bool(_flags(seen).get("sample_dispatch_bytes_semaphore_size")) and _flags(seen).get("proto_write_fwdbwd") is False
+        ),
+    ),
     ("miles", lambda seen: seen.config is not None and not _flags(seen) and seen.dynamic is not None),
     # its newer release cannot be told from this one, and what is safe here is safe there
     ("skyrl-0.3", lambda seen: _flags(seen) == {"pjwt_auth_enabled": False}),
     ("xorl", lambda seen: seen.config is None and not seen.has_capabilities),
     ("tinker-cloud-old", lambda seen: seen.config is None and not seen.has_health),
 )
-"""Servers that are not here look like others: twinkle and mlx-tinker are both without flags, open-rl and arctic have the old ones."""
+"""Servers that are not here look like others: twinkle and mlx-tinker are both without flags, arctic has the old ones."""
 
 RECOGNISED = frozenset(name for name, _ in _SIGNS)
 

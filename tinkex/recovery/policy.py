@@ -115,9 +115,3 @@ def pause(attempt: int) -> float:
 def checkpoint_name(step: int, token: str) -> str:
     """The name of the state before `step`; `token` makes it unique, since a step may be reached more than once."""
     return f"step-{step:06d}-{token}"
-
-
-def run_and_checkpoint(path: str) -> tuple[str, str]:
-    """The training run and the id in it, `<kind>/<name>`, of a checkpoint's path."""
-    run, _, checkpoint_id = path.removeprefix("tinker://").partition("/")
-    return run, checkpoint_id

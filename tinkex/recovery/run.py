@@ -169,7 +169,7 @@ class AsyncRecoverableRun:
 
     async def _delete(self, path: str) -> None:
         try:
-            await self._rest.delete_checkpoint(*policies.run_and_checkpoint(path))
+            await self._rest.delete_checkpoint_from_tinker_path(path)
         except TinkexError as error:
             logger.info("%s was not deleted: %s", path, error.message)
 

@@ -13,7 +13,7 @@ from attrs import define, field
 from tinkex_api.api.checkpoints import get_checkpoint_archive_url, get_external_weights_urls
 from tinkex_api.types import UNSET, Request
 
-from tinkex.errors import APIResponseValidationError, APIStatusError, CheckpointDownloadError
+from tinkex.errors import APIResponseValidationError, APIStatusError, CheckpointDownloadError, UnsupportedByServer
 from tinkex.rest.checkpoint_place import CheckpointPlace
 from tinkex.rest.fetching import DOWNLOAD
 from tinkex.transport.answers import parse
@@ -82,6 +82,13 @@ async def open_url(transport: Transport, url: str, headers: Mapping[str, str]) -
     """
     for _ in range(REDIRECTS):
         if not url.startswith(("http://", "https://")):
+            if url.startswith("file:"):
+                raise UnsupportedByServer(
+                    "the server leads to a file of its own disk in place of the checkpoint's archive",
+                    server=transport.server.dialect.name,
+                    operation=DOWNLOAD,
+                    advice="Copy the file on that machine, or ask who runs the server for archives by HTTP.",
+                )
             raise APIResponseValidationError(
                 f"the server gave a URL of the kind {url.partition(':')[0]!r} to fetch", operation=DOWNLOAD
             )

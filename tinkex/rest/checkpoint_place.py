@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 from tinkex_api.types import Request
 
 from tinkex.errors import InvalidInputError
-from tinkex.types.checkpoint_path import KINDS
+from tinkex.types.checkpoint_path import KINDS, split_path
 
 T = TypeVar("T")
 
@@ -23,28 +23,27 @@ class CheckpointPlace:
     name: str
 
     @classmethod
-    def of_id(cls, training_run_id: str, checkpoint_id: str, *, bare: bool) -> CheckpointPlace:
-        """By `<kind>/<name>`, or the bare name where the server's ids are such. Raises `InvalidInputError` for another form."""
+    def of_id(cls, training_run_id: str, checkpoint_id: str, *, bare: bool = False) -> CheckpointPlace:
+        """Reads `<kind>/<name>`, or for a route that takes bare names (`bare`) the name alone.
+
+        Raises `InvalidInputError` for another form.
+        """
         kind, slash, name = checkpoint_id.rpartition("/")
         if not (training_run_id and name and (kind or (bare and not slash))):
             raise InvalidInputError(
                 f"checkpoint_id {checkpoint_id!r} is not of the form <kind>/<name>",
-                advice="Take it from `Checkpoint.checkpoint_id`, as the lists of checkpoints have it.",
+                advice=f"The kind is one of {', '.join(KINDS)}; `Checkpoint.tinker_path` has it where the list's ids are bare names.",
             )
-        return cls(training_run_id, kind, name)
+        return cls(training_run_id, "" if bare else kind, name)
 
     @classmethod
-    def of_path(cls, path: str, *, bare: bool) -> CheckpointPlace:
-        """By `<scheme>://<training run>/<kind>/<name>`, where the kind may be missing if the server's ids are bare names.
+    def of_path(cls, path: str, *, bare: bool = False) -> CheckpointPlace:
+        """Reads `<scheme>://<training run>/<kind>/<name>`, where the kind may be missing for a route that takes bare names (`bare`).
 
         Raises `InvalidInputError` for another form.
         """
-        scheme, separator, rest = path.partition("://")
-        before, _, name = rest.rpartition("/")
-        run_id, _, kind = before.rpartition("/")
-        if kind not in KINDS:
-            run_id, kind = before, ""
-        if not (scheme and separator and run_id and name and (kind or bare)):
+        scheme, run_id, kind, name = split_path(path)
+        if not (scheme and run_id and name and (kind or bare)):
             raise InvalidInputError(
                 f"the path {path!r} is not of the form tinker://<training run>/<kind>/<name>",
                 advice=f"The kind is one of {', '.join(KINDS)}.",

@@ -211,7 +211,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def get_training_run_by_tinker_path(self, tinker_path: str, access_scope: AccessScope = "owned") -> TrainingRun:
         """The training run that a checkpoint is of."""
-        run_id = (await self._place(tinker_path)).training_run_id
+        run_id = CheckpointPlace.of_path(tinker_path, bare=await self._bare_archive_ids()).training_run_id
         return await self.get_training_run(run_id, access_scope)
 
     async def list_checkpoints(self, training_run_id: str) -> CheckpointsListResponse:
@@ -241,7 +241,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
         """Deletes a checkpoint for good."""
-        await self._send(self._by_id(training_run_id, checkpoint_id).request(delete_checkpoint.request))
+        await self._send(CheckpointPlace.of_id(training_run_id, checkpoint_id).request(delete_checkpoint.request))
 
     async def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
         """Deletes a checkpoint for good."""
@@ -249,7 +249,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
         """Lets everybody read a checkpoint. Does nothing where they may already."""
-        await self._unless_so(self._by_id(training_run_id, checkpoint_id).request(publish_checkpoint.request))
+        await self._unless_so(CheckpointPlace.of_id(training_run_id, checkpoint_id).request(publish_checkpoint.request))
 
     async def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
         """Lets everybody read a checkpoint. Does nothing where they may already."""
@@ -257,7 +257,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def unpublish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
         """Lets nobody else read a checkpoint. Does nothing where nobody may."""
-        await self._unless_so(self._by_id(training_run_id, checkpoint_id).request(unpublish_checkpoint.request))
+        await self._unless_so(CheckpointPlace.of_id(training_run_id, checkpoint_id).request(unpublish_checkpoint.request))
 
     async def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
         """Lets nobody else read a checkpoint. Does nothing where nobody may."""
@@ -265,7 +265,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def set_checkpoint_ttl(self, training_run_id: str, checkpoint_id: str, ttl_seconds: int | None) -> None:
         """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
-        await self._send(self._by_id(training_run_id, checkpoint_id).request(_ttl(ttl_seconds)))
+        await self._send(CheckpointPlace.of_id(training_run_id, checkpoint_id).request(_ttl(ttl_seconds)))
 
     async def set_checkpoint_ttl_from_tinker_path(self, tinker_path: str, ttl_seconds: int | None) -> None:
         """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
@@ -292,11 +292,13 @@ class AsyncRestClient(AsyncConnection):
         Raises:
             WaitTimeoutError: it was not built within `PollSettings.max_wait`.
         """
-        return await archive_url(self._connected(), self._by_id(training_run_id, checkpoint_id))
+        place = CheckpointPlace.of_id(training_run_id, checkpoint_id, bare=await self._bare_archive_ids())
+        return await archive_url(self._connected(), place)
 
     async def get_checkpoint_archive_url_from_tinker_path(self, tinker_path: str) -> CheckpointArchiveUrlResponse:
         """Does, and raises, what `get_checkpoint_archive_url` does."""
-        return await archive_url(self._connected(), await self._place(tinker_path))
+        place = CheckpointPlace.of_path(tinker_path, bare=await self._bare_archive_ids())
+        return await archive_url(self._connected(), place)
 
     async def download_checkpoint(
         self,
@@ -323,7 +325,7 @@ class AsyncRestClient(AsyncConnection):
             APIConnectionError, APIStatusError: it cannot be fetched, and trying again did not help.
             WaitTimeoutError: the server did not build the archive within `PollSettings.max_wait`.
         """
-        place = await self._place(tinker_path)
+        place = CheckpointPlace.of_path(tinker_path, bare=await self._bare_archive_ids())
         target = Path(output_dir) / folder_name(tinker_path)
         return await download(self._connected(), place, target, force=force, progress=progress)
 
@@ -405,13 +407,15 @@ class AsyncRestClient(AsyncConnection):
         token = UNSET if weights_access_token is None else weights_access_token
         return (await self._send(copy_weights.request(body=body, x_tinker_weights_access_token=token))).tinker_path
 
-    def _by_id(self, training_run_id: str, checkpoint_id: str) -> CheckpointPlace:
-        bare = self._connected().server.dialect.bare_checkpoint_ids
-        return CheckpointPlace.of_id(training_run_id, checkpoint_id, bare=bare)
-
     async def _place(self, tinker_path: str) -> CheckpointPlace:
+        """Returns the place that a path names, once it is known what the server lacks."""
         await meet(self._connected())
-        return CheckpointPlace.of_path(tinker_path, bare=self._connected().server.dialect.bare_checkpoint_ids)
+        return CheckpointPlace.of_path(tinker_path)
+
+    async def _bare_archive_ids(self) -> bool:
+        """Returns whether the server's archives are found by the bare names of checkpoints."""
+        await meet(self._connected())
+        return self._connected().server.dialect.bare_archive_ids
 
     async def _unless_so(self, request: Request[object]) -> None:
         """Sends a change that a server refuses as a conflict where there is nothing to change, so that no conflict is worth another try."""

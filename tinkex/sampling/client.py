@@ -67,7 +67,8 @@ class AsyncSamplingClient:
         ways.require_weights(transport.server.dialect, base_model=base_model, model_path=model_path)
         body = CreateSamplingSessionRequest(session.session_id, next(session.sampler_numbers))
         body.model_path = model_path or None
-        body.base_model = None if model_path else base_model
+        names_base = not model_path or transport.server.dialect.sampling.names_base
+        body.base_model = base_model if names_base else None
         answer = await transport.send(create_sampling_session.request(body=body))
         opened = answer.sampling_session_id or await _promised(transport, answer)
         return cls(session, opened, base_model=base_model, record_stability_info=record_stability_info)

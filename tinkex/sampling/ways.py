@@ -107,6 +107,8 @@ def remarks(params: SamplingParams, ways: SamplingWays) -> Iterator[str]:
     """What the user should know of what such a server makes of the parameters."""
     if params.seed is not None and not ways.seeds:
         yield "a seed is taken and not heeded: samples differ from call to call"
+    if params.stop and not ways.stops:
+        yield "stop is taken and not heeded: samples go on to max_tokens, so cut them yourself"
     if params.max_tokens is None and ways.default_max_tokens is not None:
         yield f"no max_tokens was given, and it has no safe default: {ways.default_max_tokens} tokens are sampled at most"
 

@@ -11,6 +11,7 @@ from tinkex_api.types import File, Request
 
 from tinkex.dialects.dialect import Dialect
 from tinkex.training.bodies import Submit
+from tinkex.training.losses import without_weight
 from tinkex.types import Datum
 from tinkex.wire import json, protobuf
 
@@ -24,6 +25,9 @@ def batch_submit(
     dialect: Dialect,
 ) -> Submit:
     """A `forward` or a `forward_backward`. In JSON a forward has a route of its own: a server that does not know a flag would train."""
+
+    if operation == "forward" and dialect.forwards_by_zero_weights:
+        operation, data = "forward_backward", [without_weight(datum) for datum in data]
 
     def as_json(seq_id: int) -> Request[UntypedAPIFuture]:
         batch = json.encode_batch(data, loss_fn, config)

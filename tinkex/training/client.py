@@ -33,9 +33,17 @@ from tinkex.training.bodies import Build, Submit
 from tinkex.training.custom_loss import CustomLoss
 from tinkex.training.line import TrainingLine
 from tinkex.training.loss_handle import LossHandle, chosen_inputs, run_here
-from tinkex.training.losses import check_loss, warn_of_mask, weighted
+from tinkex.training.losses import (
+    check_loss,
+    made_up_forward,
+    warn_of_mask,
+    weighted,
+    with_cross_entropy,
+    without_padding,
+)
 from tinkex.training.unloading import unload
 from tinkex.training.validation import (
+    KEPT_OPTIMIZER,
     LossName,
     SamplerKind,
     as_batch,
@@ -224,6 +232,8 @@ class AsyncTrainingClient:
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
             body = SaveWeightsRequest(self.model_id, name, seq_id, overwrite=overwrite or None, ttl_seconds=ttl_seconds)
             body.user_metadata = metadata
+            if self._transport.server.dialect.asks_to_save_optimizer:
+                body.additional_properties["include_optimizer"] = True
             return save_weights.request(body=body)
 
         def parse(result: Mapping[str, object]) -> SaveWeightsResponse:
@@ -391,8 +401,18 @@ class AsyncTrainingClient:
         settings = checked_settings(config)
         check_loss(self._transport.server, loss_fn)
         warn_of_mask(self._transport.server, data, loss_fn)
-        submits = self._submits(operation, weighted(data, loss_fn), loss_fn, settings)
-        return self._line.run(operation, submits, _combined)
+        data, dialect = list(weighted(data, loss_fn)), self._transport.server.dialect
+        made_up = operation == "forward" and made_up_forward(dialect, loss_fn)
+
+        def parse(results: Sequence[Payload]) -> ForwardBackwardOutput:
+            output = self._decoded(data, results)
+            return with_cross_entropy(data, output) if made_up else output
+
+        return self._line.run(operation, self._submits(operation, data, loss_fn, settings), parse)
+
+    def _decoded(self, data: Sequence[Datum], results: Sequence[Payload]) -> ForwardBackwardOutput:
+        output = _combined(results)
+        return without_padding(data, output) if self._transport.server.dialect.pads_logprobs else output
 
     def _run_uploaded(self, loss: LossHandle, loss_id: str, data: Sequence[Datum]) -> AsyncAPIFuture[ForwardBackwardOutput]:
         if loss.session_id != self._session.session_id:
@@ -405,7 +425,7 @@ class AsyncTrainingClient:
     def _run_custom(self, data: list[Datum], loss_fn: CustomLoss) -> AsyncAPIFuture[ForwardBackwardOutput]:
 
         def backward(results: Sequence[Payload]) -> tuple[Sequence[Submit], Callable[[Sequence[Payload]], ForwardBackwardOutput]]:
-            outputs = _combined(results).loss_fn_outputs
+            outputs = self._decoded(data, results).loss_fn_outputs
             evaluated = custom_loss.evaluate(data, outputs, loss_fn)
             if self._transport.server.dialect.divides_by_weights:
                 surrogate, batch = "importance_sampling", custom_loss.linearized_by_ratios(data, evaluated.gradients, outputs)
@@ -430,6 +450,8 @@ class AsyncTrainingClient:
     def _load(self, path: str, token: str | None, *, optimizer: bool) -> AsyncAPIFuture[LoadWeightsResponse]:
         if not path:
             raise InvalidInputError("the path is empty", advice="Give the one that save_state returned.")
+        if not optimizer and self._transport.server.dialect.loads_keep_optimizer:
+            self._transport.server.warn_once(KEPT_OPTIMIZER)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
             body = LoadWeightsRequest(path, optimizer, model_id=self.model_id, seq_id=seq_id, weights_access_token=token)

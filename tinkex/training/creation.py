@@ -97,12 +97,9 @@ async def _shape_of(session: Session, saved: SavedState) -> tuple[str, LoraConfi
     try:
         info = await session.transport.send(get_weights_info.request(body=WeightsInfoRequest(saved.path)))
     except UnsupportedByServer as error:
-        raise UnsupportedByServer(
-            f"{error.server} does not say of which shape {saved.path} is",
-            server=error.server,
-            operation="get_weights_info",
-            advice="Give base_model=… and rank=… as the model was created.",
-        ) from error
+        raise _no_shape(error.server, saved.path) from error
+    if not (saved.rank or info.lora_rank) and not session.transport.server.dialect.tells_rank:
+        raise _no_shape(session.transport.server.dialect.name, saved.path)
     shape = LoraConfig(
         rank=saved.rank or info.lora_rank or LoraConfig().rank,
         train_unembed=info.train_unembed is not False,
@@ -110,3 +107,12 @@ async def _shape_of(session: Session, saved: SavedState) -> tuple[str, LoraConfi
         train_attn=info.train_attn is not False,
     )
     return saved.base_model or info.base_model, shape
+
+
+def _no_shape(server: str, path: str) -> UnsupportedByServer:
+    return UnsupportedByServer(
+        f"{server} does not say of which shape {path} is",
+        server=server,
+        operation="get_weights_info",
+        advice="Give base_model=… and rank=… as the model was created.",
+    )

@@ -42,6 +42,8 @@ logger = logging.getLogger("tinkex")
 T = TypeVar("T")
 _NOT_TAKEN = (APIStatusError, APIConnectionError, ClientClosedError, UnsupportedByServer, InvalidInputError)
 """What says of a request that was sent first that it was not taken on, or not sent at all."""
+_FAILED = (400, 403, 404, 409, 410, 422)
+"""Statuses of a poll that say of a training request that it has no result, and never will."""
 _HELD_BODIES = 2  # calls: the one that is being sent, and the next one, which is encoded meanwhile
 _FROM_SAVED = "Make a new training client from the last saved state."
 
@@ -290,14 +292,17 @@ class TrainingLine:
         with self._sequencer.unsettled():
             try:
                 return await wait_for_payload(self._transport, sent.state)
-            except RequestFailedError as error:
+            except (RequestFailedError, APIStatusError) as error:
+                if isinstance(error, APIStatusError) and error.status_code not in _FAILED:
+                    raise
                 if found := self._after_failure(sent, error):
                     raise found from error
                 raise
 
-    def _after_failure(self, sent: _Sent, error: RequestFailedError) -> TinkexError | None:
+    def _after_failure(self, sent: _Sent, error: RequestFailedError | APIStatusError) -> TinkexError | None:
         """Puts the count right where a failed step leaves it as it was; the error of a request that was sent twice is another one."""
-        self._sequencer.lost(error)
+        if isinstance(error, RequestFailedError):
+            self._sequencer.lost(error)
         if sent.twice and (found := self._read_refusal(sent, error)):
             return found
         dialect = self._transport.server.dialect

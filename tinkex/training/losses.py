@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from attrs import evolve
 
+from tinkex.dialects.dialect import Dialect
 from tinkex.errors import UnsupportedByServer
 from tinkex.training.validation import counting_input, mask_is_lost
 from tinkex.transport.server import Server
-from tinkex.types import Datum, TensorData
+from tinkex.types import Datum, ForwardBackwardOutput, TensorData
 
 
 def check_loss(server: Server, loss_fn: str) -> None:
@@ -43,6 +44,47 @@ def warn_of_mask(server: Server, data: Sequence[Datum], loss_fn: str) -> None:
 def weighted(data: Sequence[Datum], loss_fn: str) -> Sequence[Datum]:
     """The data with a weight of 1 where cross_entropy was given none: some servers assume that, others refuse."""
     return [_weighted(datum) for datum in data] if loss_fn == "cross_entropy" else data
+
+
+def made_up_forward(dialect: Dialect, loss_fn: str) -> bool:
+    """Returns whether a forward of this server goes as a forward_backward without weights. Raises `UnsupportedByServer` for a loss
+    of which that gives no value."""
+    if not dialect.forwards_by_zero_weights:
+        return False
+    if loss_fn != "cross_entropy":
+        raise UnsupportedByServer(
+            f"{dialect.name} computes a forward of cross_entropy alone, not of {loss_fn!r}",
+            server=dialect.name,
+            operation="forward",
+            advice="Take the logprobs of a forward of cross_entropy, and compute the loss of them.",
+        )
+    return True
+
+
+def with_cross_entropy(data: Sequence[Datum], output: ForwardBackwardOutput) -> ForwardBackwardOutput:
+    """The output with the loss that the weights of `data` give, in nats, in place of the metrics of a forward without weights."""
+    terms = zip(data, output.loss_fn_outputs, strict=True)
+    weights = [(datum.loss_fn_inputs["weights"].to_numpy(), values["logprobs"].to_numpy()) for datum, values in terms]
+    return evolve(output, metrics={"loss:sum": -sum(float(np.sum(weight * logprobs)) for weight, logprobs in weights)})
+
+
+def without_padding(data: Sequence[Datum], output: ForwardBackwardOutput) -> ForwardBackwardOutput:
+    """The output with each datum's logprobs cut to its targets."""
+    pairs = zip(data, output.loss_fn_outputs, strict=True)
+    return evolve(output, loss_fn_outputs=[_cut(datum, values) for datum, values in pairs])
+
+
+def _cut(datum: Datum, values: Mapping[str, TensorData]) -> dict[str, TensorData]:
+    count = len(datum.loss_fn_inputs["target_tokens"].to_numpy())
+    cut = {"logprobs": TensorData(values["logprobs"].to_numpy()[:count])} if "logprobs" in values else {}
+    return {**values, **cut}
+
+
+def without_weight(datum: Datum) -> Datum:
+    """The datum with weights of 0: its cross_entropy has logprobs, and no gradient."""
+    inputs = datum.loss_fn_inputs
+    zeros = TensorData(np.zeros(inputs["target_tokens"].shape, np.float32))
+    return evolve(datum, loss_fn_inputs={"target_tokens": inputs["target_tokens"], "weights": zeros})
 
 
 def _weighted(datum: Datum) -> Datum:

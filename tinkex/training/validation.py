@@ -21,6 +21,10 @@ SamplerKind = Literal["snapshot", "inflight"]
 LossName: TypeAlias = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"] | str
 """The names that editors complete; a server may have others."""
 
+KEPT_OPTIMIZER = (
+    "a load there always takes over the optimizer's state, so that training goes on with it and does not begin it anew; "
+    "for new moments, make a new model and merge the weights elsewhere"
+)
 _RATIO_INPUTS = frozenset({"target_tokens", "logprobs", "advantages"})
 _REQUIRED_INPUTS = {
     "cross_entropy": frozenset({"target_tokens"}),

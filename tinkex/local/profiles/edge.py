@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import itertools
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +40,7 @@ _PATH_READERS = ("load_weights", "weights_info", "create_sampling_session", "asa
 _CREATING = ("create_model", "create_sampling_session", "save_weights_for_sampler")
 _FILES = tuple(f"training_runs/{{run_id}}/checkpoints/{{kind}}/{{name}}/{what}" for what in ("archive", "download"))
 """They answer with files, or lead to them, in no shape of the profile's."""
+_ARCHIVE = re.compile(r".*/training_runs/(?P<run_id>[^/]+)/checkpoints/(?:(?P<kind>[^/]+)/)?(?P<name>[^/]+)/(?:archive|download)")
 _NOT_FOUND = Reply(404, {"detail": "Not Found"})
 _LONGEST = 1 << 30  # bytes of a decompressed body, where the profile has no limit
 
@@ -62,6 +64,8 @@ class Edge:
         self._with_gradient: set[str] = set()
         self._first_ids: dict[tuple[str, int], str] = {}
         self._first_saves: dict[str, str] = {}
+        self._with_optimizer: set[tuple[str, str]] = set()
+        self._baseless: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -75,6 +79,8 @@ class Edge:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> ASGIApp:
+        if self._profile.bare_archives:
+            self._find_kind(request.scope)
         raw = await receive_body(request.headers, request.receive, self._backend.limits.body_bytes)
         operation = self._operation(request.scope)
         if self._starting:
@@ -97,6 +103,17 @@ class Edge:
             return await self._polls.poll(fields, request.headers.get("accept", ""))
         return await self._carry_out(operation, request, fields)
 
+    def _find_kind(self, scope: Scope) -> None:
+        """Puts the kind into the path of an archive, where it is not; where it is, there is no such route."""
+        if match := _ARCHIVE.fullmatch(scope["path"]):
+            run_id, kind, name = match["run_id"], match["kind"], match["name"]
+            if kind:
+                raise Refused(404, "Not Found")
+            kinds = (paths.WEIGHTS, paths.SAMPLER_WEIGHTS)
+            rows = self._backend.store.checkpoints
+            there = [one for one in kinds if rows.get(paths.CheckpointPath(run_id, one, name)) is not None]
+            scope["path"] = scope["path"].replace("/checkpoints/", f"/checkpoints/{(there or kinds)[0]}/", 1)
+
     def _operation(self, scope: Scope) -> str:
         for route in self._routes:
             if route.matches(scope)[0] is Match.FULL:
@@ -110,6 +127,9 @@ class Edge:
             fields = self._profile.paths.inward(fields, self._backend.data_dir)
         if operation == "load_weights" and self._profile.loading.first_save_alone:
             fields = {**fields, "path": self._first_saved(fields["path"])}
+        if operation == "load_weights" and self._profile.loading.optimizer_if_saved:
+            there = paths.parse(fields["path"])
+            fields = {**fields, "optimizer": bool(fields.get("optimizer")) and (there.run_id, there.name) in self._with_optimizer}
         try:
             if reply := self._stopped(operation, request, fields):
                 return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
@@ -121,6 +141,8 @@ class Edge:
             self._with_gradient.add(fields["model_id"])
         if operation == "save_weights":
             self._first_saves.setdefault(fields["model_id"], fields["path"])
+            if sent.get("include_optimizer"):
+                self._with_optimizer.add((fields["model_id"], fields["path"]))
         return await self._accepted(operation, sent, answer)
 
     def _first_saved(self, path: str) -> str:
@@ -134,6 +156,8 @@ class Edge:
             self._check_load(fields)
         if operation == "create_sampling_session" and not self._profile.sampling.named_weights:
             _check_readable(fields)
+        if operation == "asample" and fields.get("sampling_session_id") in self._baseless:
+            raise Refused(400, "base_model is required")
         if operation == "asample" and not self._profile.sampling.base_models:
             self._check_adapter(fields)
         if operation == "optim_step" and self._profile.needs_gradient:
@@ -214,6 +238,8 @@ class Edge:
         if shape := self._profile.promised.get(operation):
             request_id = self._polls.foretell(Reply(200, shape.of(answer, sent=sent)))
             return self._promise(operation, sent, {"request_id": request_id})
+        if operation == "create_sampling_session" and self._profile.sampling.needs_base and not sent.get("base_model"):
+            self._baseless.add(answer["sampling_session_id"])
         if operation == "create_sampling_session" and self._profile.sampling.base_session and not sent.get("model_path"):
             answer = {**answer, "sampling_session_id": self._profile.sampling.base_session}
         return self._good(operation, sent, self._profile.paths.outward(answer, self._backend.data_dir))

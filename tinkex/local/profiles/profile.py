@@ -117,6 +117,8 @@ class Sampling:
     """In the place of "off"."""
     named_weights: bool = True
     """Whether a sampling session can be made of what save_weights_for_sampler named; else the handler dies."""
+    needs_base: bool = False
+    """Whether a sample of weights whose session was not told the base model is refused with 400."""
     warped_logprobs: bool = False
     """Logprobs are of the distribution that was sampled from: after temperature, top_k and top_p."""
     stop_reason: str | None = None
@@ -133,6 +135,8 @@ class Loading:
     """The refusal of one that cannot."""
     first_request_only: bool = False
     """Whether a model takes it as its first request alone, and refuses later ones with 400."""
+    optimizer_if_saved: bool = False
+    """Whether the optimizer's state is there only if save_weights asked for it by `include_optimizer`; else a load begins anew."""
     first_save_alone: bool = False
     """Whether what a model saved later is loaded as what it saved first, whose files it keeps."""
     missing_checkpoint: int | None = None
@@ -216,5 +220,7 @@ class Profile:
     """Whether create_model takes `checkpoint_path`."""
     needs_gradient: bool = False
     """Whether optim_step fails when no gradient was gathered since the last."""
+    bare_archives: bool = False
+    """Whether the routes of an archive take the bare name of a checkpoint, and no kind."""
     unload_by_query: bool = False
     """Whether unload_model wants model_id in the query, and not in the body."""

@@ -201,6 +201,7 @@ SKYRL_0_3 = Profile(
     # into a model alone, and always with the optimizer's state
     edits={"load_weights": Edits(forced={"optimizer": True})},
     loading=Loading(by_session=False),
+    bare_archives=True,
     full_weights_at_rank_0=True,
 )
 
@@ -230,6 +231,7 @@ SKYRL = Profile(
     sampling=Sampling(prompt_logprobs="without the first"),
     edits={"load_weights": Edits(defaults={"optimizer": True})},
     loading=Loading(by_session=False, first_request_only=True),
+    bare_archives=True,
     full_weights_at_rank_0=True,
 )
 
@@ -285,7 +287,7 @@ OPEN_RL_OLD = Profile(
         stop_reason="stop",  # at max_tokens too (m)
         prompt_logprobs="never",
     ),
-    loading=Loading(by_session=False, no_model=400),
+    loading=Loading(by_session=False, no_model=400, optimizer_if_saved=True),  # (m)
     paths=_OPEN_RL_PATHS,
     names_samplers=False,
 )
@@ -311,7 +313,7 @@ OPEN_RL = Profile(
         "asample": Edits(defaults={"sampling_params.max_tokens": 20}),
         "load_weights": _WITHOUT_OPTIMIZER,
     },
-    loading=Loading(by_session=False),
+    loading=Loading(by_session=False, optimizer_if_saved=True),
     paths=_OPEN_RL_PATHS,
     names_samplers=False,
 )
@@ -324,7 +326,19 @@ TUFT = Profile(
     missing=_routes(_SINCE_28, _NEW_SAMPLING, _CHANGING_CONFIG, "POST forward", _TTL, f"GET {_CHECKPOINT}/download"),
     auth=Auth(wrong=403, open_to_all=frozenset({"healthz", "client/config", "get_server_capabilities"})),  # (m)
     bodies=Bodies(json=False, zstd=True, most_bytes=64 << 20, release=(0, 25)),  # JSON is 415 (m)
-    replies={"client/config": Reply(200, {"parallel_fwdbwd_chunks": False})},
+    # the official client's own defaults, all of them (m)
+    replies={
+        "client/config": Reply(
+            200,
+            {
+                "pjwt_auth_enabled": False,
+                "create_model_via_load_weights": False,
+                "use_pyqwest_transport": False,
+                "proto_write_fwdbwd": False,
+                "parallel_fwdbwd_chunks": False,
+            },
+        )
+    },
     statuses={
         "create_session": 201,
         "create_sampling_session": 201,
@@ -342,7 +356,7 @@ TUFT = Profile(
     hold=120.0,
     pending=Reply(200, _TRY_AGAIN_STATE),
     failed={
-        "user": _FAILED_400,
+        "user": Reply(404, {"detail": Ref("error")}),  # 400, 403 and 409 too (m)
         "server": Reply(422, {"detail": Ref("error")}),
         "order": Reply(409, {"detail": Ref("error")}),
     },
@@ -493,7 +507,7 @@ TWINKLE = Profile(
         even_with_bearer=frozenset({"importance_sampling"}),  # (m)
     ),
     edits={"asample": Edits(defaults={"sampling_params.max_tokens": 256}, ignored=("sampling_params.seed",))},
-    sampling=Sampling(zero_temperature_is=1.0),
+    sampling=Sampling(zero_temperature_is=1.0, needs_base=True),  # (m)
     loading=Loading(by_session=False),
     paths=PathForms(weights="twinkle://{run_id}/weights/{name}", sampler="twinkle://{run_id}/sampler_weights/{name}"),
     names_samplers=False,  # the path ends in a time (m)
@@ -586,6 +600,7 @@ XORL = Profile(
             **_losses("cross_entropy", "importance_sampling"),
             "causallm_loss": _CROSS_ENTROPY,
             "policy_loss": Loss(name="ppo"),
+            **_losses("cispo"),
         }
     ),
     shapes={"unload_model": only(model_id=Ref("sent.model_id"))},
@@ -632,7 +647,7 @@ VERL = Profile(
     unknown=Reply(200, {"error": "unknown request_id", "category": "Application", "seen_before": True}),
     kept_after_delivery=0.0,
     results_as="json",
-    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo")),
+    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")),
 )
 
 # ---- Arctic ----------------------------------------------------------------------------------------------------------
