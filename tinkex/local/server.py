@@ -78,7 +78,7 @@ class Server:
         self.base_url = _url(listener)
         with ExitStack() as resources:
             self.data_dir = Path(data_dir or resources.enter_context(tempfile.TemporaryDirectory(prefix="tinkex-"))).absolute()
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             logger.info("data folder %s takes %s", self.data_dir, sizes_of(self.data_dir))
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
             self._stop_requested: Future[None] = Future()

@@ -81,10 +81,13 @@ def creating(
     if ticket.seq_id is None or ticket.seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more")
     at_most(backend.limits.rank, lora.rank, "lora_config", "rank")
+    model_id = backend.ids.model_of(session.session_id, ticket.seq_id)
+    if backend.store.models.get(model_id):
+        raise bad_request(f"model_seq_id {ticket.seq_id} of session {ticket.scope!r} was used before; take the next number")
     if backend.store.models.count_in_memory() >= backend.limits.models:
         raise bad_request(f"{backend.limits.models} models are in memory, as many as may be; unload one, or finish its session")
     return ModelRow(
-        model_id=backend.ids.model_of(session.session_id, ticket.seq_id),
+        model_id=model_id,
         session_id=session.session_id,
         base_model=backend.base_model(base_model).name,
         lora=lora,
