@@ -49,6 +49,12 @@ _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
     help="Key that clients must send; repeatable: each sees its own. By default any is accepted.  [env: TINKEX_SERVER_API_KEYS, by commas]",
 )
 @click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    help="Name that clients may call it by where no key is asked for, beside localhost; repeatable.",
+)
+@click.option(
     "--engine",
     default="torch",
     show_default=True,
@@ -78,6 +84,7 @@ def command(
     models: tuple[str, ...],
     data_dir: Path | None,
     api_keys: tuple[str, ...],
+    allow_hosts: tuple[str, ...],
     engine: EngineName,
     device: str | None,
     dtype: str | None,
@@ -109,6 +116,7 @@ def command(
             dtype=dtype,
             profile=profile,
             access_log=verbose,
+            allow_hosts=allow_hosts,
         ) as server:
             _collect_rarely()
             _announce(server, profile, with_key=bool(api_keys))

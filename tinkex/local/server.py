@@ -43,11 +43,13 @@ class Settings:
     exchange_keys: bool
     faults: Faults | None
     access_log: bool
+    names: Sequence[str]
+    """What it may be called by where no key is asked for, beside localhost."""
     owns_engine: bool
     """Whether it was made for this server, and ends with it."""
 
     def app(self, backend: Backend) -> ASGIApp:
-        app = make_app(backend, self.api_keys, self.profile)
+        app = make_app(backend, self.api_keys, self.profile, self.names)
         return Faulty(app, self.faults) if self.faults else app
 
     def backend(self, engine: Engine, store: Store, data_dir: Path) -> Backend:

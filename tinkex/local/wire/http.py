@@ -38,6 +38,8 @@ BACKEND = "tinkex.backend"
 """Where a request's scope holds the `Backend`."""
 OWNER = "tinkex.owner"
 """Where a request's scope holds whose key came with it; nothing where no key is asked for."""
+KEY_SENT = "tinkex.key_sent"
+"""When the key was sent that a request's token stands for, in seconds since 1970; nothing where the key itself came."""
 VOUCHED = "tinkex.vouched"
 """True in the scope of a request that needs no key: it came by a signed URL, or with a token."""
 _LARGE = 64 * 1024  # bytes; a longer body is read in a thread, so that others need not wait for it
