@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from ipaddress import ip_address
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from attrs import frozen
@@ -68,6 +69,15 @@ class Call(Generic[T]):
     @property
     def query(self) -> Mapping[str, str]:
         return QueryParams(self.scope["query_string"])
+
+    @property
+    def is_from_here(self) -> bool:
+        """Whether it was sent on this machine."""
+        client = self.scope.get("client")
+        try:
+            return client is not None and ip_address(client[0]).is_loopback
+        except ValueError:
+            return False
 
     @property
     def accept(self) -> str:
