@@ -25,6 +25,7 @@ from tinkex import (
     UnprocessableEntityError,
 )
 from tinkex.local import Server
+from tinkex.local.wire.content import files_of
 
 DATUM = Datum(model_input=ModelInput.from_ints([5, 6, 7]), loss_fn_inputs={"target_tokens": [6, 7, 8]})
 
@@ -145,7 +146,7 @@ def test_downloads_of_every_kind(connect_rest: Callable[..., Any], used: Server,
         )
         kept = saved_folder(used.data_dir, run_id(rest), kind, name)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-            path.name: path.read_bytes() for path in kept.iterdir()
+            path.name: path.read_bytes() for path in files_of(kept)
         }
         assert seen[-1][0] == seen[-1][1]
     urls = rest.get_external_weights_urls(f"tinker://{run_id(rest)}/external_weights/files")

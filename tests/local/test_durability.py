@@ -17,6 +17,7 @@ from attrs import define, field
 from tests.counting_engine import Process, process
 from tests.fake_engine import FakeEngine
 from tinkex.local.folders import write
+from tinkex.local.wire.content import files_of
 
 from .helpers import Api, saved_folder
 
@@ -74,7 +75,7 @@ def check(api: Api, saver: Saver, data_dir: Path) -> None:
     for row in listed:  # those that were not acknowledged, too
         name = row["checkpoint_id"].removeprefix("weights/")
         folder = saved_folder(data_dir, saver.model_id, "weights", name)
-        assert sum(file.stat().st_size for file in folder.iterdir()) == row["size_bytes"]
+        assert sum(file.stat().st_size for file in files_of(folder)) == row["size_bytes"]
         steps = int((folder / "steps").read_text())
         assert steps in (saver.saved.get(row["tinker_path"], steps), saver.steps)
     assert len(list(data_dir.glob("checkpoints/*/*/*"))) == api.get("checkpoints", limit=0).json()["cursor"]["total_count"]
@@ -123,7 +124,7 @@ def test_a_crash_between_the_steps_of_an_overwrite_leaves_one_of_the_two(tmp_pat
             [row] = api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"]
     folder = saved_folder(tmp_path, model_id, "weights", name)
     assert int((folder / "steps").read_text()) == kept
-    assert sum(file.stat().st_size for file in folder.iterdir()) == row["size_bytes"]
+    assert sum(file.stat().st_size for file in files_of(folder)) == row["size_bytes"]
 
 
 def test_a_folder_is_on_the_disk_with_all_that_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

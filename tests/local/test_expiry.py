@@ -217,7 +217,7 @@ def test_finishing_a_session_frees_what_was_saved_for_it(api: Api, own: Server) 
     model_id = api.model(session_id)
     api.result(api.ok("save_weights_for_sampler", model_id=model_id, seq_id=1, sampling_session_seq_id=0))
     api.result(api.ok("save_weights", model_id=model_id, seq_id=2, path="kept"))
-    assert folders(own) == {f"{session_id}:sample:0", "kept"}
+    assert folders(own) == {f"{session_id}_sample_0", "kept"}
     assert api.ok(f"sessions/{session_id}/finish", reason={"type": "success"}, detail=None) == {}
     assert folders(own) == {"kept"}
 

@@ -13,7 +13,7 @@ import zstandard
 from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
-from tinkex.local import Server
+from tinkex.local import Server, serve
 from tinkex.local.profiles import TINKEX
 
 from .helpers import API, Api, new_model, sample, started, step
@@ -260,3 +260,17 @@ def test_14_telemetry_and_the_end_are_taken_with_a_key_of_its_kind() -> None:
         session_id = api.session()
         response = api.send(f"sessions/{session_id}/finish", reason={"type": "interrupted"}, detail=None)
         assert response.is_success
+
+
+def test_the_tokenizer_of_the_shipped_model_is_found_by_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose users on this machine ask for `tokenizer_id`, and must not ask the hub for a model of this package."""
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with serve("tinkex/tiny", engine="fake") as server, httpx.Client(base_url=server.base_url, timeout=15) as http:
+        made = http.post("/api/v1/create_session", json={"tags": [], "sdk_version": "1"}).json()["session_id"]
+        body = new_model(made)
+        promise = http.post("/api/v1/create_model", json={**body, "base_model": "tinkex/tiny"}).json()
+        http.post("/api/v1/retrieve_future", json={"request_id": promise["request_id"]})
+        info = http.post("/api/v1/get_info", json={"model_id": promise["model_id"]}).json()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(info["model_data"]["tokenizer_id"])
+    assert tokenizer.decode(tokenizer.encode("hello")) == "hello"

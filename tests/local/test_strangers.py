@@ -51,9 +51,12 @@ def test_with_a_key_any_name_will_do() -> None:
         ("127.0.0.1:8765", True),
         ("[::1]:8765", True),
         ("localhost", True),
-        ("box:8765", True),
+        ("box:8765", False),
         ("a.localhost:1", True),
-        ("host.docker.internal:8765", True),
+        ("host.docker.internal:8765", False),
+        ("evil", False),
+        ("wpad:8765", False),
+        ("192.168.0.7:8765", False),
         ("", True),
         ("evil.example:8765", False),
         ("127.0.0.1.evil.example", False),
@@ -64,3 +67,18 @@ def test_with_a_key_any_name_will_do() -> None:
 def test_names(host: str, passes: bool) -> None:
     assert (strange(host, None) is None) == passes
     assert (strange(host, f"http://{host}") is None) == passes
+
+
+def test_a_name_that_the_local_network_makes_up_starts_nothing(open_server: Server) -> None:
+    for name in ("evil", "wpad", "metadata.internal"):
+        host = f"{name}:80"
+        refused = begin(open_server, Host=host, Origin=f"http://{host}")
+        assert (refused.status_code, name in refused.json()["detail"]) == (403, True)
+    assert begin(open_server, Host="localhost:80").status_code == 200
+
+
+def test_a_name_that_was_given_is_served() -> None:
+    with serve(engine=FakeEngine(), allow_hosts=["Host.Docker.Internal"]) as server:
+        headers = {"Host": "host.docker.internal:8765"}
+        assert httpx.get(f"{server.base_url}{API}/sessions", headers=headers).status_code == 200
+        assert httpx.get(f"{server.base_url}{API}/sessions", headers={"Host": "box"}).status_code == 403

@@ -11,6 +11,7 @@ import pytest
 
 from tests.fake_engine import FakeEngine
 from tinkex.local import Server
+from tinkex.local.wire.content import files_of
 
 from .helpers import Api, new_model, sample, saved_folder, started
 
@@ -39,7 +40,7 @@ def test_a_training_state_is_saved_listed_described_and_deleted(api: Api, server
 
     [listed] = api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"]
     assert (listed["checkpoint_id"], listed["checkpoint_type"]) == ("weights/a.1", "training")
-    assert listed["size_bytes"] == sum(file.stat().st_size for file in folder.iterdir())
+    assert listed["size_bytes"] == sum(file.stat().st_size for file in files_of(folder))
     assert listed["expires_at"] > listed["time"]
     assert api.get(f"training_runs/{model_id}").json()["last_checkpoint"] == listed
     info = api.ok("weights_info", tinker_path=result["path"])

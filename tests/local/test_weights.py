@@ -67,7 +67,7 @@ def test_an_ephemeral_save_opens_a_sampling_session(api: Api, server: Server) ->
     assert api.result(api.ok("asample", **sample(result["sampling_session_id"], 0)))["sequences"]
     assert save(api, model_id, 1, sampling_session_seq_id=9) == first, "sent again, it takes a new number"
     assert api.engine.count("save_model", model_id) == 1
-    [folder] = (server.data_dir / "samplers").glob(f"{result['sampling_session_id']}.*")
+    [folder] = (server.data_dir / "samplers").glob(f"{result['sampling_session_id'].replace(':', '_')}.*")
     assert api.engine.samplers[result["sampling_session_id"]] == folder
     assert api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"] == []
 
@@ -130,7 +130,7 @@ def test_inflight_weights_are_shared_and_replaced(api: Api, server: Server) -> N
     weights = f"{model_id}:inflight"
     assert api.engine.count("load_sampler", weights) == 2, "by the saves, and not by the samples"
     assert api.engine.count("sample", weights) == 2
-    [folder] = (server.data_dir / "samplers").glob(f"{weights}.*")
+    [folder] = (server.data_dir / "samplers").glob(f"{weights.replace(':', '_')}.*")
     assert api.engine.samplers[weights] == folder, "the first save's is gone"
     assert save(api, model_id, 2, sampling_session_seq_id=7, kind="inflight") == saves[1], "sent again, it takes a new number"
 

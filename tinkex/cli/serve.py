@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -47,6 +49,12 @@ _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
     help="Key that clients must send; repeatable: each sees its own. By default any is accepted.  [env: TINKEX_SERVER_API_KEYS, by commas]",
 )
 @click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    help="Name that clients may call it by where no key is asked for, beside localhost; repeatable.",
+)
+@click.option(
     "--engine",
     default="torch",
     show_default=True,
@@ -63,8 +71,12 @@ _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
     "--profile", default="tinkex", show_default=True, help="Kind of Tinker server to look like on the wire, to test clients."
 )
 @click.option(
-    "--gc", "collect", is_flag=True, help="Remove what has expired from the data folder, and what nothing refers to; serve nothing."
+    "--gc",
+    "collect",
+    is_flag=True,
+    help="Remove what has expired from the data folder and, once it was listed and you agree, what belongs to nothing; serve nothing.",
 )
+@click.option("--yes", is_flag=True, help="With --gc: remove what belongs to no checkpoint without asking.")
 @click.option("--verbose", is_flag=True, help="Log every request.")
 def command(
     host: str,
@@ -72,11 +84,13 @@ def command(
     models: tuple[str, ...],
     data_dir: Path | None,
     api_keys: tuple[str, ...],
+    allow_hosts: tuple[str, ...],
     engine: EngineName,
     device: str | None,
     dtype: str | None,
     profile: str,
     collect: bool,
+    yes: bool,
     verbose: bool,
 ) -> None:
     """Run the embedded server until Ctrl-C."""
@@ -85,7 +99,7 @@ def command(
     )
     data_dir = data_dir or _default_data_dir()
     if collect:
-        _collect(data_dir)
+        _collect(data_dir, ask=not yes)
         return
     signal.signal(signal.SIGTERM, _interrupt)
     began = time.monotonic()
@@ -102,6 +116,7 @@ def command(
             dtype=dtype,
             profile=profile,
             access_log=verbose,
+            allow_hosts=allow_hosts,
         ) as server:
             _collect_rarely()
             _announce(server, profile, with_key=bool(api_keys))
@@ -137,18 +152,37 @@ def _collect_rarely() -> None:
     gc.set_threshold(_GARBAGE)
 
 
-def _collect(data_dir: Path) -> None:
+def _collect(data_dir: Path, *, ask: bool) -> None:
     from tinkex.local import gc
     from tinkex.local.store import StoreError
 
     if not (data_dir / "tinkex.db").is_file():
         raise click.ClickException(f"{data_dir} is no data folder of a server")
     try:
-        collected = gc(data_dir)
+        collected = gc(data_dir, remove=partial(_may_remove, data_dir, ask=ask))
     except StoreError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{data_dir}\n  had  {collected.before}\n  has  {collected.after}")
     click.echo(f"  with {collected.audit_entries:,} entries of the audit log, {collected.usage_entries:,} of usage")
+    if collected.set_aside:
+        click.echo(f"  kept {len(collected.set_aside)} folders of {data_dir / 'set_aside'}: `--gc --yes` removes them")
+
+
+def _may_remove(data_dir: Path, aside: Sequence[str], *, ask: bool) -> bool:
+    """Lists what belongs to no checkpoint. Whether the user will have it removed; nobody there to be asked means no."""
+    from tinkex.local.disk import folder_size
+    from tinkex.local.pages.words import size
+
+    click.echo("These folders of weights belong to no checkpoint of the database:")
+    for name in aside:
+        click.echo(f"  {size(folder_size(data_dir / name)):>9}  {name}")
+    if not ask:
+        return True
+    try:
+        return click.confirm("Remove them for good?")
+    except click.Abort:
+        click.echo()
+        return False
 
 
 def _await_engine(server: Server, began: float) -> None:

@@ -45,11 +45,11 @@ _PARTS = (
 ROUTES = [route for part in _PARTS for route in part.ROUTES]
 
 
-def make_app(backend: Backend, api_keys: Sequence[str], profile: Profile) -> ASGIApp:
+def make_app(backend: Backend, api_keys: Sequence[str], profile: Profile, names: Sequence[str] = ()) -> ASGIApp:
     """The API as `profile` has it, and the pages.
 
     Both want one of `api_keys`; the API in X-API-Key unless the profile says otherwise. Without keys they want none, and all see all
-    but web pages of others.
+    but web pages of others; `names` are what the server is called by beside localhost.
     Raises `BadKeys` for keys that cannot be.
     """
     keyring = Keyring(backend.store, api_keys) if api_keys else None
@@ -62,7 +62,7 @@ def make_app(backend: Backend, api_keys: Sequence[str], profile: Profile) -> ASG
         guarded = Edge(_checked(api, backend, None), ROUTES, backend, profile, next(iter(api_keys), None))
         owner_of = keyring and _nobody_s(keyring)
     whole = _beside(guarded, make_site(backend, profile, owner_of))
-    return whole if keyring else NoStrangers(whole)
+    return whole if keyring else NoStrangers(whole, names)
 
 
 def _beside(api: ASGIApp, site: ASGIApp) -> ASGIApp:

@@ -15,6 +15,7 @@ from tinkex.local.guard.secret import load_secret
 from tinkex.local.guard.signed_urls import Signer
 from tinkex.local.ids import Ids
 from tinkex.local.limits import Limits
+from tinkex.local.rebuild import rebuild
 from tinkex.local.store import ModelRow, SessionRow, Store
 from tinkex.local.wire.downloads import Downloads
 from tinkex.local.work.futures import Futures
@@ -60,7 +61,7 @@ class Backend:
         self._last_request: dict[str, float] = {}  # by session
         self._started_at = time.time()
         store.recover("the server was restarted before this was done", self._started_at)
-        self.folders.collect_at_rest(store.folders())
+        rebuild(store, self.folders)
         self._loop = asyncio.get_running_loop()
         engine.watch(self._note_death)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tinkex.local.disk import Sizes, sizes_of
 from tinkex.local.expiry import expire
 from tinkex.local.folders import Folders
 from tinkex.local.limits import Limits
+from tinkex.local.rebuild import rebuild
 from tinkex.local.store import Store
 
 
@@ -23,19 +25,29 @@ class Collected:
     after: Sizes
     audit_entries: int
     usage_entries: int
+    set_aside: Sequence[str] = ()
+    """Folders that belong to no checkpoint and were kept, by their paths in the data folder."""
 
 
-def gc(data_dir: Path | str, limits: Limits | None = None) -> Collected:
-    """Removes what is past its time by `limits`, and folders that nothing refers to, and gives free pages of the database back.
+def gc(
+    data_dir: Path | str, limits: Limits | None = None, *, remove: Callable[[Sequence[str]], bool] = lambda aside: True
+) -> Collected:
+    """Removes what is past its time by `limits`, and folders that belong to nothing, and gives free pages of the database back.
+
+    What the database does not know and can be listed again, is: see `rebuild`. The rest is set aside, and goes if `remove` says so of it.
 
     Raises `StoreError` when a server uses the folder, or when it is of another release.
     """
     data_dir, limits = Path(data_dir), limits or Limits()
     before = sizes_of(data_dir)
     with closing(Store(data_dir / "tinkex.db")) as store:
+        folders = Folders(data_dir)
+        rebuild(store, folders)
         while expire(store, limits, time.time()):
             pass
-        Folders(data_dir).collect_at_rest(store.folders())
+        folders.collect_at_rest(store.folders())
+        if (aside := folders.left_aside()) and remove(aside):
+            folders.remove_aside()
         store.compact()
         entries = store.audit.count(), store.usage.count()
-    return Collected(before, sizes_of(data_dir), *entries)
+    return Collected(before, sizes_of(data_dir), *entries, folders.left_aside())

@@ -43,11 +43,13 @@ class Settings:
     exchange_keys: bool
     faults: Faults | None
     access_log: bool
+    names: Sequence[str]
+    """What it may be called by where no key is asked for, beside localhost."""
     owns_engine: bool
     """Whether it was made for this server, and ends with it."""
 
     def app(self, backend: Backend) -> ASGIApp:
-        app = make_app(backend, self.api_keys, self.profile)
+        app = make_app(backend, self.api_keys, self.profile, self.names)
         return Faulty(app, self.faults) if self.faults else app
 
     def backend(self, engine: Engine, store: Store, data_dir: Path) -> Backend:
@@ -78,7 +80,7 @@ class Server:
         self.base_url = _url(listener)
         with ExitStack() as resources:
             self.data_dir = Path(data_dir or resources.enter_context(tempfile.TemporaryDirectory(prefix="tinkex-"))).absolute()
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             logger.info("data folder %s takes %s", self.data_dir, sizes_of(self.data_dir))
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
             self._stop_requested: Future[None] = Future()

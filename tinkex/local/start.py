@@ -39,6 +39,7 @@ def serve(
     exchange_keys: bool = False,
     faults: Faults | None = None,
     access_log: bool = False,
+    allow_hosts: Sequence[str] = (),
 ) -> Server:
     """A running server, which answers by the time this returns. Leave it as a context manager, or call `close`.
 
@@ -64,6 +65,8 @@ def serve(
         exchange_keys: tell clients to send, in the place of their key, a token that it is exchanged for and that holds for an hour.
         faults: what goes wrong on purpose, to test clients.
         access_log: log every request, to the logger `uvicorn.access`.
+        allow_hosts: names that clients may call it by where no key is asked for, beside localhost and `host`: what a web page could
+            have a resolver make up is refused otherwise.
 
     Raises:
         UnknownProfile: there is no such profile.
@@ -90,7 +93,9 @@ def serve(
 
         if profile.sampling.warped_logprobs:
             engine = with_warped_logprobs(engine)
-        settings = Settings(api_keys, profile, limits or Limits(), exchange_keys, faults, access_log, owns_engine)
+        settings = Settings(
+            api_keys, profile, limits or Limits(), exchange_keys, faults, access_log, [host, *allow_hosts], owns_engine
+        )
         server = Server(listener, engine, data_dir, settings)
         on_failure.pop_all()
     return server

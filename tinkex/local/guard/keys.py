@@ -56,15 +56,22 @@ class Keyring:
         return row is None or row.revoked_at is not None
 
     def _enrolled(self, key: str) -> KeyRow:
-        salt = self._keys.salt() or secrets.token_bytes(16)
-        hashed = hashlib.scrypt(key.encode(), salt=salt, n=2**14, r=8, p=1)
-        row = self._keys.by_hash(hashed) or self._keys.add(hashed, salt, f"key {self._keys.count() + 1}", time.time())
+        salts = self._keys.salts() or [secrets.token_bytes(16)]
+        rows = (self._keys.by_hash(_hashed(key, salt)) for salt in salts)
+        row = next((row for row in rows if row), None) or self._added(key, salts[0])
         if row.revoked_at is not None:
             logger.warning("API key %d of this data folder was revoked, and is refused", row.key_id)
         return row
 
+    def _added(self, key: str, salt: bytes) -> KeyRow:
+        return self._keys.add(_hashed(key, salt), salt, f"key {self._keys.count() + 1}", time.time())
+
     def _digest(self, key: str) -> bytes:
         return hashlib.blake2b(key.encode(), key=self._secret, digest_size=32).digest()
+
+
+def _hashed(key: str, salt: bytes) -> bytes:
+    return hashlib.scrypt(key.encode(), salt=salt, n=2**14, r=8, p=1)
 
 
 def _check_key(key: str) -> None:

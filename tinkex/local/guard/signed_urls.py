@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
@@ -14,6 +15,7 @@ from tinkex.local.guard.secret import signature
 LIFETIME = 3600
 """Seconds from when a URL is asked for."""
 _PURPOSE = "url"
+_TIME = re.compile(r"[0-9]{1,12}")
 
 
 @frozen
@@ -31,6 +33,8 @@ class Signer:
         expires, given = query.get("expires", ""), query.get("signature", "")
         if not hmac.compare_digest(given.encode(), self._signature(path, expires).encode()):
             raise Refused(403, "the URL's signature is wrong; ask for a new URL")
+        if not _TIME.fullmatch(expires):
+            raise Refused(403, "the URL does not say in seconds until when it holds; ask for a new one")
         if int(expires) <= now:
             raise Refused(403, "the URL has expired; ask for a new one")
 

@@ -14,7 +14,7 @@ from tinkex.local.errors import Refused
 from tinkex.local.guard import tokens
 from tinkex.local.guard.keys import Keyring
 from tinkex.local.guard.signed_urls import Signer
-from tinkex.local.wire.http import OWNER, VOUCHED, json_response
+from tinkex.local.wire.http import KEY_SENT, OWNER, VOUCHED, json_response
 
 
 def is_signed(scope: Scope) -> bool:
@@ -51,10 +51,10 @@ class VoucherCheck:
         return None
 
     def _check_token(self, scope: Scope, token: str, keyring: Keyring) -> Response | None:
-        owner = tokens.owner_of(self._secret, token, time.time())
-        if owner is None or not keyring.takes_from(owner):
+        holder = tokens.holder_of(self._secret, token, time.time())
+        if holder is None or not keyring.takes_from(holder.owner):
             response = json_response(401, {"detail": "the token has expired, or is not of this server; exchange the key anew"})
             response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
             return response
-        scope[VOUCHED], scope[OWNER] = True, owner
+        scope[VOUCHED], scope[OWNER], scope[KEY_SENT] = True, holder.owner, holder.since
         return None

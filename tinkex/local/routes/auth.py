@@ -19,13 +19,15 @@ from tinkex.local.errors import not_found
 from tinkex.local.guard import tokens
 from tinkex.local.routes.facts import ORGANIZATION, user_urn
 from tinkex.local.store import KeyRow
-from tinkex.local.wire.http import Call, delete, get, post
+from tinkex.local.wire.http import KEY_SENT, Call, delete, get, post
 
 
 async def exchange(backend: Backend, call: Call[AuthTokenRequest]) -> Mapping[str, Any]:
     owner = call.access.new_owner
     claims = {"sub": user_urn(owner), "org_id": ORGANIZATION}
-    return AuthTokenResponse(tokens.issue(backend.secret, owner, claims, time.time())).to_dict()
+    now = time.time()
+    holder = tokens.Holder(owner, call.scope.get(KEY_SENT, now))
+    return AuthTokenResponse(tokens.issue(backend.secret, holder, claims, now)).to_dict()
 
 
 async def key_facts(backend: Backend, call: Call[None]) -> Mapping[str, Any]:

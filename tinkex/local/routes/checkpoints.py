@@ -16,7 +16,7 @@ from tinkex_api.models import (
     WeightsInfoResponse,
 )
 
-from tinkex.local import paths
+from tinkex.local import manifests, paths
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused
 from tinkex.local.paths import CHECKPOINT_TYPES, CheckpointPath
@@ -56,6 +56,7 @@ def _set_public(backend: Backend, call: Call[None], public: bool) -> Mapping[str
     row, what = call.access.own_checkpoint(path_of(call)), "published" if public else "unpublished"
     if not backend.store.checkpoints.set_public(row.path, public):
         raise Refused(409, f"{row.path} is {what} already")
+    _renew_manifest(backend, row.path)
     backend.store.audit.add(row.owner, f"checkpoint.{what}", {"tinker_path": str(row.path)}, time.time())
     return {}
 
@@ -65,12 +66,14 @@ async def set_ttl(backend: Backend, call: Call[SetCheckpointTtlRequest]) -> Mapp
     row, now = call.access.own_checkpoint(path_of(call)), time.time()
     ttl_seconds = checked_ttl(call.body.ttl_seconds)
     backend.store.checkpoints.set_expiry(row.path, expiry(now, ttl_seconds))
+    _renew_manifest(backend, row.path)
     backend.store.audit.add(row.owner, "checkpoint.ttl_set", {"tinker_path": str(row.path), "ttl_seconds": ttl_seconds}, now)
     return {}
 
 
 async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     row = call.access.own_checkpoint(path_of(call))
+    manifests.withdraw(backend.folders.path(row.folder))
     backend.store.checkpoints.delete(row.path)
     backend.store.audit.add(row.owner, "checkpoint.deleted", {"tinker_path": str(row.path)}, time.time())
     await backend.collect()
@@ -88,6 +91,13 @@ async def weights_info(backend: Backend, call: Call[WeightsInfoRequest]) -> Mapp
         train_attn=run.lora.train_attn,
         optimizer_config=optimizer_config(run.optimizer),
     ).to_dict()
+
+
+def _renew_manifest(backend: Backend, path: CheckpointPath) -> None:
+    """After a change of its row."""
+    row, run = backend.store.checkpoints.get(path), backend.store.models.get(path.run_id)
+    if row and run and (folder := backend.folders.path(row.folder)).is_dir():
+        manifests.put(folder, manifests.of_checkpoint(backend.store, run, row))
 
 
 def path_of(call: Call[Any]) -> CheckpointPath:

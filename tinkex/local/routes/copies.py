@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from functools import partial
+from pathlib import Path
 
 from attrs import evolve
 from tinkex_api.models import CopyWeightsRequest, CopyWeightsResponse
 
-from tinkex.local import paths
+from tinkex.local import manifests, paths
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused, malformed
-from tinkex.local.folders import write
 from tinkex.local.paths import CheckpointPath
 from tinkex.local.routes.weights import checked_ttl, expiry, note_saved
 from tinkex.local.store import CheckpointRow, ModelRow, SessionRow
@@ -65,7 +65,6 @@ def _copy(backend: Backend, run: ModelRow, source: CheckpointRow, ticket: Ticket
     async def work() -> bytes:
         now = time.time()
         with backend.folders.held(source.folder) as saved, backend.folders.new(*path.place) as (name, folder):
-            await backend.lanes.call(write, folder, partial(shutil.copytree, saved))
             copied_run = evolve(
                 run,
                 model_id=path.run_id,
@@ -75,13 +74,21 @@ def _copy(backend: Backend, run: ModelRow, source: CheckpointRow, ticket: Ticket
                 last_request_at=now,
                 owner=ticket.owner,
             )
+            planned = CheckpointRow(path, name, 0, now, expiry(now, ttl_seconds), source.user_metadata)
+            manifest = manifests.of_checkpoint(backend.store, copied_run, planned)
+            size = await backend.lanes.call(manifests.save, folder, partial(_copy_files, saved), manifest)
+            copy = evolve(planned, size_bytes=size)
             backend.store.models.add(copied_run)
-            copy = CheckpointRow(path, name, source.size_bytes, now, expiry(now, ttl_seconds), source.user_metadata)
             backend.store.checkpoints.put(copy)
         note_saved(backend, copied_run, copy, "copied")
         return encode(CopyWeightsResponse(str(path)).to_dict())
 
     return work
+
+
+def _copy_files(saved: Path, folder: Path) -> None:
+    """All but the manifest, which tells of what was saved there."""
+    shutil.copytree(saved, folder, ignore=shutil.ignore_patterns(manifests.FILE))
 
 
 ROUTES = [post("/copy_weights", CopyWeightsRequest, copy_weights)]

@@ -21,7 +21,8 @@ from tinkex_api.models import (
 )
 
 from tinkex.local.backend import Backend
-from tinkex.local.engine.base import EngineDied, LoraShape, OptimizerKind
+from tinkex.local.engine.base import BaseModel, EngineDied, LoraShape, OptimizerKind
+from tinkex.local.engine.description import SHIPPED
 from tinkex.local.errors import bad_request, malformed, not_found
 from tinkex.local.guard.access import Access
 from tinkex.local.limits import at_most
@@ -81,10 +82,13 @@ def creating(
     if ticket.seq_id is None or ticket.seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more")
     at_most(backend.limits.rank, lora.rank, "lora_config", "rank")
+    model_id = backend.ids.model_of(session.session_id, ticket.seq_id)
+    if backend.store.models.get(model_id):
+        raise bad_request(f"model_seq_id {ticket.seq_id} of session {ticket.scope!r} was used before; take the next number")
     if backend.store.models.count_in_memory() >= backend.limits.models:
         raise bad_request(f"{backend.limits.models} models are in memory, as many as may be; unload one, or finish its session")
     return ModelRow(
-        model_id=backend.ids.model_of(session.session_id, ticket.seq_id),
+        model_id=model_id,
         session_id=session.session_id,
         base_model=backend.base_model(base_model).name,
         lora=lora,
@@ -134,13 +138,19 @@ async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str,
     base = backend.base_model(row.base_model)
     return GetInfoResponse(
         model_id=row.model_id,
-        model_data=ModelData(base.arch, base.name, base.tokenizer_id),
+        model_data=ModelData(base.arch, base.name, _tokenizer_id(base, call)),
         model_name=base.name,
         is_lora=True,
         lora_rank=row.lora.rank,
         optimizer_config=optimizer_config(row.optimizer),
         type_="get_info",
     ).to_dict()
+
+
+def _tokenizer_id(base: BaseModel, call: Call[GetInfoRequest]) -> str:
+    """A name that transformers can load it by: the hub knows no model of this package, whose folder a client on this machine can read."""
+    shipped = SHIPPED.get(base.tokenizer_id)
+    return str(shipped) if shipped and call.is_from_here else base.tokenizer_id
 
 
 async def unload_model(backend: Backend, call: Call[UnloadModelRequest]) -> Mapping[str, Any]:

@@ -20,13 +20,12 @@ from tinkex_api.models import (
     SaveWeightsResponse,
 )
 
-from tinkex.local import paths
+from tinkex.local import manifests, paths
 from tinkex.local.backend import Backend
-from tinkex.local.disk import folder_size
 from tinkex.local.engine.base import Engine, InvalidRequest
 from tinkex.local.errors import Refused, bad_request, malformed
-from tinkex.local.folders import write
 from tinkex.local.guard.access import Access
+from tinkex.local.manifests import Manifest
 from tinkex.local.paths import EXTERNAL_WEIGHTS, SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath, check_name
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
 from tinkex.local.routes.models import NewModel, creating, start_model
@@ -132,9 +131,11 @@ def _save_named(
         if backend.store.checkpoints.get(path) and not overwrite:
             raise InvalidRequest(f"{path} exists; save under another name, or delete it first")
         with backend.folders.new(*path.place) as (name, folder):
-            await _write(backend, path.run_id, folder, optimizer=path.kind == WEIGHTS)
             now = time.time()
-            saved = CheckpointRow(path, name, folder_size(folder), now, expiry(now, ttl_seconds), metadata)
+            planned = CheckpointRow(path, name, 0, now, expiry(now, ttl_seconds), metadata)
+            manifest = manifests.of_checkpoint(backend.store, row, planned)
+            size = await _write(backend, path.run_id, folder, manifest, optimizer=path.kind == WEIGHTS)
+            saved = evolve(planned, size_bytes=size)
             backend.store.checkpoints.put(saved)
         note_saved(backend, row, saved, "saved")
         if overwrite:
@@ -171,8 +172,8 @@ def _save_ephemeral(backend: Backend, row: ModelRow, number: int, *, inflight: b
         if backend.store.samplers.get(sampler_id):
             raise InvalidRequest(f"sampling_session_seq_id {number} of session {row.session_id!r} was used before")
         with backend.folders.new("samplers", new.weights_id) as (name, folder):
-            await _write(backend, row.model_id, folder, optimizer=False)
             sampler = evolve(new, folder=name)
+            await _write(backend, row.model_id, folder, manifests.of_samplers(backend.store, sampler), optimizer=False)
             backend.store.samplers.add(sampler, time.time())
         if inflight:
             await backend.samplers.reload(sampler)
@@ -182,9 +183,10 @@ def _save_ephemeral(backend: Backend, row: ModelRow, number: int, *, inflight: b
     return work
 
 
-async def _write(backend: Backend, model_id: str, folder: Path, *, optimizer: bool) -> None:
-    save = partial(backend.engine.save_model, model_id, optimizer=optimizer)
-    await backend.lanes.call(write, folder, save)
+async def _write(backend: Backend, model_id: str, folder: Path, manifest: Manifest, *, optimizer: bool) -> int:
+    """The bytes that it takes."""
+    make = partial(backend.engine.save_model, model_id, optimizer=optimizer)
+    return await backend.lanes.call(manifests.save, folder, make, manifest)
 
 
 def _training_path(text: str) -> CheckpointPath:

@@ -25,6 +25,7 @@ from tinkex.local.store.rows import (
     CustomLossRow,
     EndedFuture,
     Ending,
+    EnrolledKey,
     FoundSession,
     FutureRow,
     FutureState,
@@ -55,6 +56,7 @@ __all__ = [
     "CustomLossRow",
     "EndedFuture",
     "Ending",
+    "EnrolledKey",
     "FoundSession",
     "FutureRow",
     "FutureState",
@@ -102,6 +104,10 @@ class Store:
     def folders(self) -> set[str]:
         """The names of the folders that are in use."""
         return self.checkpoints.folders() | self.samplers.folders()
+
+    def folders_ever(self) -> set[str]:
+        """The same, with those of sessions that have ended."""
+        return self.checkpoints.folders() | self.samplers.folders_ever()
 
     def compact(self) -> None:
         """Gives the room of what was deleted back to the disk."""

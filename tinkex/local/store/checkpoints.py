@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Any
 
 import orjson
 
@@ -12,6 +13,10 @@ from tinkex.local.store.rows import CheckpointRow, StorageRow
 
 _JOINED = "FROM checkpoints JOIN models USING (model_id) JOIN sessions USING (session_id)"
 _CHECKPOINTS = f"SELECT checkpoints.*, sessions.owner {_JOINED}"
+_PUT = (
+    "INSERT OR REPLACE INTO checkpoints (model_id, kind, name, folder, size_bytes, created_at, expires_at, user_metadata, public)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _AT = "model_id = ? AND kind = ? AND name = ?"
 
 
@@ -21,17 +26,11 @@ class Checkpoints:
 
     def put(self, row: CheckpointRow) -> None:
         """Adds it, or takes the place of the one of that name. When this returns it is on the disk."""
-        self._db.run_durably(
-            "INSERT OR REPLACE INTO checkpoints (model_id, kind, name, folder, size_bytes, created_at, expires_at, user_metadata, public)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *_key(row.path),
-            row.folder,
-            row.size_bytes,
-            row.created_at,
-            row.expires_at,
-            dump(row.user_metadata),
-            row.public,
-        )
+        self._db.run_durably(_PUT, *_values(row))
+
+    def restore(self, row: CheckpointRow) -> None:
+        """The same, for what is on the disk in any case."""
+        self._db.run(_PUT, *_values(row))
 
     def get(self, path: CheckpointPath) -> CheckpointRow | None:
         return self._db.one(_row, f"{_CHECKPOINTS} WHERE {_AT}", *_key(path))
@@ -92,6 +91,11 @@ class Checkpoints:
 
 def _key(path: CheckpointPath) -> tuple[str, str, str]:
     return path.run_id, path.kind, path.name
+
+
+def _values(row: CheckpointRow) -> tuple[Any, ...]:
+    kept = row.folder, row.size_bytes, row.created_at, row.expires_at, dump(row.user_metadata), row.public
+    return *_key(row.path), *kept
 
 
 def _row(row: sqlite3.Row) -> CheckpointRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -116,6 +117,7 @@ class Database:
 
     def __init__(self, file: Path) -> None:
         """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this layout."""
+        _keep_private(file)
         # made on the thread that starts the server, then used by the event loop's alone
         self._connection = sqlite3.connect(file, _PATIENCE, check_same_thread=False, isolation_level=None)
         self._awaiting: list[asyncio.Future[None]] | None = None  # those who wait for the open group to be kept; None: none is open
@@ -255,6 +257,16 @@ class Database:
         """The one number that a query gives."""
         [value] = self._connection.execute(sql, values).fetchone()
         return value
+
+
+def _keep_private(file: Path) -> None:
+    """Makes the file and what SQLite keeps beside it readable by their owner alone, whatever the umask. Raises `StoreError`."""
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        for path in (file, *file.parent.glob(f"{file.name}-*")):
+            path.chmod(0o600)  # those of older releases; SQLite makes new ones like the database itself
+    except OSError as error:
+        raise StoreError(f"{file} cannot be written ({error}); use another data folder") from error
 
 
 def _folded(text: str | None) -> str | None:

@@ -29,6 +29,17 @@ class KeyRow:
 
 
 @frozen
+class EnrolledKey:
+    """An API key as the store has it: with its scrypt hash, and the salt of that."""
+
+    hashed: bytes
+    salt: bytes
+    name: str
+    created_at: float
+    revoked_at: float | None
+
+
+@frozen
 class SessionRow:
     """A client's session."""
 

@@ -25,9 +25,14 @@ class Samplers:
                 self._db.run("UPDATE samplers SET folder = ? WHERE inflight_of = ?", row.folder, row.inflight_of)
         self._remembered.cache_clear()
 
+    def restore(self, row: SamplerRow, created_at: float) -> None:
+        """Adds it, or takes the place of one whose weights are gone."""
+        self._insert(row, created_at)
+        self._remembered.cache_clear()
+
     def _insert(self, row: SamplerRow, now: float) -> None:
         self._db.run(
-            "INSERT INTO samplers (sampler_id, session_id, base_model, model_path, folder, inflight_of, created_at)"
+            "INSERT OR REPLACE INTO samplers (sampler_id, session_id, base_model, model_path, folder, inflight_of, created_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             row.sampler_id,
             row.session_id,
@@ -55,6 +60,14 @@ class Samplers:
         """Of the sessions that go on: what was saved for one ends with it."""
         sql = "SELECT folder FROM samplers JOIN sessions USING (session_id) WHERE folder IS NOT NULL AND finished_at IS NULL"
         return set(self._db.all(lambda row: row["folder"], sql))
+
+    def folders_ever(self) -> set[str]:
+        """Of the sessions that have ended, too."""
+        return set(self._db.all(lambda row: row["folder"], "SELECT folder FROM samplers WHERE folder IS NOT NULL"))
+
+    def inflight(self, model_id: str) -> list[SamplerRow]:
+        """Those that sample from the newest in-flight weights of this model."""
+        return self._db.all(_row, f"{_ROWS} WHERE inflight_of = ?", model_id)
 
     def ids_of(self, session_id: str) -> list[str]:
         sql = "SELECT sampler_id FROM samplers WHERE session_id = ? ORDER BY rowid"

@@ -39,6 +39,13 @@ class Sessions:
             row.created_at,
         )
 
+    def restore(self, row: SessionRow) -> None:
+        """Adds it as it was, unless it is there."""
+        if self.get(row.session_id) is None:
+            self.add(row)
+            if row.finished_at is not None:
+                self.finish(row.session_id, row.finish_reason or "cancelled", row.finish_detail, row.finished_at)
+
     def get(self, session_id: str) -> SessionRow | None:
         return self._db.one(_row, "SELECT * FROM sessions WHERE session_id = ?", session_id)
 

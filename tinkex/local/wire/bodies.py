@@ -27,11 +27,14 @@ _Reader: TypeAlias = Callable[[Any], Any]
 """Gives what a value of a body is of the generated type. Raises `_Fault`."""
 
 _WORDS: dict[object, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+_MOST_LISTS = 1 << 19  # objects and lists of one body: a batch of 8,192 datums with 64 each
+_MOST_TEXTS = 1 << 20
 _INT64 = range(-(2**63), 2**63)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Raises `Refused` unless `raw` is a JSON object."""
+    """Raises `Refused` unless `raw` is a JSON object, or (413) when it would make more objects than a server has room for."""
+    _check_count(raw)
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -39,6 +42,22 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refused(422, "the body is not a JSON object")
     return cast("dict[str, Any]", value)
+
+
+def _check_count(raw: bytes) -> None:
+    """Before anything is made of it: two bytes of JSON can be an object of 64, and more with something in it.
+
+    Counted are signs, those in texts too, which is quick and too high rather than too low. Numbers may be as many as there is room for.
+    """
+    if len(raw) <= _MOST_LISTS:
+        return
+    lists, texts = raw.count(b"{") + raw.count(b"["), raw.count(b'"') // 2
+    if lists > _MOST_LISTS or texts > _MOST_TEXTS:
+        raise Refused(
+            413,
+            f"the body has {lists} objects and lists, and {texts} texts; at most {_MOST_LISTS} and {_MOST_TEXTS} are read here, which is more "
+            "than the largest batch has; send less at once",
+        )
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

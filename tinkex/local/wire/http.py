@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from ipaddress import ip_address
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
@@ -40,6 +41,8 @@ BACKEND = "tinkex.backend"
 """Where a request's scope holds the `Backend`."""
 OWNER = "tinkex.owner"
 """Where a request's scope holds whose key came with it; nothing where no key is asked for."""
+KEY_SENT = "tinkex.key_sent"
+"""When the key was sent that a request's token stands for, in seconds since 1970; nothing where the key itself came."""
 VOUCHED = "tinkex.vouched"
 """True in the scope of a request that needs no key: it came by a signed URL, or with a token."""
 _LARGE = 64 * 1024  # bytes; a longer body is read in a thread, so that others need not wait for it
@@ -68,6 +71,15 @@ class Call(Generic[T]):
     @property
     def query(self) -> Mapping[str, str]:
         return QueryParams(self.scope["query_string"])
+
+    @property
+    def is_from_here(self) -> bool:
+        """Whether it was sent on this machine."""
+        client = self.scope.get("client")
+        try:
+            return client is not None and ip_address(client[0]).is_loopback
+        except ValueError:
+            return False
 
     @property
     def accept(self) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import re
 import socket
 from concurrent.futures import Future
 from contextlib import suppress
@@ -10,8 +13,13 @@ from contextlib import suppress
 import uvicorn
 from starlette.types import ASGIApp
 
+from tinkex.local.wire.peers import Clocked, close_late, make_room
+
 _GRACE = 5.0  # seconds that answers under way get when the server stops
 _TICK = 0.1  # seconds; uvicorn's own, for the Date header
+_CLOCK = 10  # ticks between looks at the peers' clocks
+_NO_LIMIT = 1 << 20  # connections
+_VALUE = re.compile(r"((?<=[?&])(?!(?:limit|offset|timeout)=)[^=&]*)=[^&\s]+")  # of a query, but for what pages are asked by
 _LOOK = 0.005  # seconds between looks at whether the answers under way are done, of which uvicorn tells nobody
 
 
@@ -20,7 +28,12 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, begun: Future[None], *, access_log: bool) -> None:
         """`begun` is done when it answers."""
-        super().__init__(uvicorn.Config(app, interface="asgi3", lifespan="off", ws="none", log_config=None, access_log=access_log))
+        config = uvicorn.Config(
+            app, http=Clocked, interface="asgi3", lifespan="off", ws="none", log_config=None, access_log=access_log
+        )
+        super().__init__(config)
+        logging.getLogger("uvicorn.access").addFilter(_mask)
+        self._most = most_connections()
         self._begun = begun
         self._stopping = asyncio.Event()
 
@@ -36,6 +49,9 @@ class HttpServer(uvicorn.Server):
         ticks = 0
         while not await self.on_tick(ticks):
             ticks += 1
+            make_room(self.server_state, self._most)
+            if ticks % _CLOCK == 0:
+                close_late(self.server_state)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _TICK)
 
@@ -51,3 +67,20 @@ class HttpServer(uvicorn.Server):
         except TimeoutError:
             for task in self.server_state.tasks:
                 task.cancel()
+
+
+def most_connections() -> int:
+    """How many can be open, so that files are left for the database, for saves and for the engine."""
+    if os.name == "nt":  # which has no such limit
+        return _NO_LIMIT
+    import resource
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _NO_LIMIT if files == resource.RLIM_INFINITY else max(1, files // 2)
+
+
+def _mask(record: logging.LogRecord) -> bool:
+    """Takes what could be a secret out of a line of the access log: signatures, and whatever else stands in a URL's query."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(_VALUE.sub(r"\1=***", part) if isinstance(part, str) else part for part in record.args)
+    return True
