@@ -39,8 +39,10 @@ from tinkex import (
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
+    PollSettings,
     RetrySettings,
     UnsupportedByServer,
+    WaitTimeoutError,
 )
 from tinkex.dialects.table import DIALECTS
 
@@ -523,3 +525,47 @@ def test_a_server_that_builds_the_archive_before_it_answers_may_be_silent_meanwh
     with answering(slow) as server:
         assert files_in(download(server.base_url, settings={"timeout": 0.1})) == CONTENT
     assert len(server.calls) == 1
+
+
+def test_a_server_that_falls_silent_for_good_is_not_told_as_a_disk_that_is_full(
+    tmp_path: Path, download: Callable[..., Path]
+) -> None:
+    """Its error is a TimeoutError, which is an OSError."""
+    off = threading.Event()
+
+    def silent(call: Call) -> Answer:
+        off.wait(10)
+        return Answer(500)
+
+    with answering(silent) as server, pytest.raises(WaitTimeoutError, match="did not come"):
+        try:
+            download(server.base_url, settings={"retry": RetrySettings(max_wait=0.5), "poll": PollSettings(max_wait=0.5)})
+        finally:
+            off.set()
+    assert nothing_is_left(tmp_path)
+
+
+def test_one_that_is_cancelled_again_and_again_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def slow(archive: Path, folder: Path, limits: object, is_off: Callable[[], bool]) -> None:
+        begun.set()
+        while not is_off():
+            time.sleep(0.001)
+        time.sleep(0.2)
+        (folder / "late").write_bytes(b"late")
+
+    monkeypatch.setattr("tinkex.rest.download.unpack", slow)
+
+    async def run(base_url: str) -> None:
+        async with AsyncRestClient(Config(base_url=base_url, api_key="tml-test", dialect=Dialect())) as rest:
+            task = asyncio.create_task(rest.download_checkpoint(PATH, output_dir=tmp_path))
+            await asyncio.to_thread(begun.wait)
+            while not task.done():
+                task.cancel()
+                await asyncio.sleep(0.01)
+            assert task.cancelled()
+
+    with stored(tar_of(CONTENT)) as (_, _, server):
+        asyncio.run(run(server.base_url))
+    assert nothing_is_left(tmp_path)

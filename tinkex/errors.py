@@ -16,6 +16,8 @@
     │   │   ├── PermissionDeniedError 403  ├── RateLimitError 429
     │   │   └── NotFoundError 404          └── InternalServerError 5xx
     │   └── APIResponseValidationError     the server's answer is not of the contract's form
+    │       └── UnreadableAnswerError      not even its bytes could be read: it is not in the encoding that it names
+    │           └── AnswerTooLargeError    it is larger than the bound of its call, as sent or when expanded
     ├── NotATinkerServerError          the base URL leads to something else
     ├── RequestFailedError             the server took the request, and the work failed
     ├── WaitTimeoutError               the work did not end in the time allowed             (also a TimeoutError)
@@ -248,6 +250,23 @@ class APIResponseValidationError(APIError):
     """The server's answer is not of the contract's form."""
 
     fault = "server"
+
+
+class UnreadableAnswerError(APIResponseValidationError):
+    """An answer came, and its bytes cannot be read: it is not in the encoding that it names. It may be damaged on the way."""
+
+    retryable = True
+
+
+class AnswerTooLargeError(UnreadableAnswerError):
+    """An answer is larger than the bound of its call, as sent or when it is expanded. The rest of it was not read."""
+
+    retryable = False
+
+    def __init__(self, message: str, *, bound: int, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.bound = bound
+        """Bytes."""
 
 
 class NotATinkerServerError(TinkexError):

@@ -18,8 +18,10 @@ from tinkex.rest.checkpoint_place import CheckpointPlace
 from tinkex.rest.fetching import DOWNLOAD
 from tinkex.transport.answers import parse
 from tinkex.transport.backoff import retry_hint
+from tinkex.transport.bodies import read_whole
 from tinkex.transport.failures import status_error
 from tinkex.transport.http import Transport
+from tinkex.transport.messages import AS_IT_IS
 from tinkex.transport.redirects import REDIRECTS, absolute
 from tinkex.transport.waiting import RequestState
 from tinkex.types import CheckpointArchiveUrlResponse
@@ -28,7 +30,6 @@ _BEING_BUILT = (425, 503)
 _PAUSE = 30.0  # seconds, where the server says no other; then only so often:
 _PAUSES = 6
 _SILENCE = 300.0  # seconds; a server that builds the archive before it answers says nothing meanwhile
-_AS_IT_IS = {"Accept-Encoding": "identity"}
 
 
 async def archive_url(transport: Transport, place: CheckpointPlace) -> CheckpointArchiveUrlResponse:
@@ -93,7 +94,7 @@ async def open_url(transport: Transport, url: str, headers: Mapping[str, str]) -
                 f"the server gave a URL of the kind {url.partition(':')[0]!r} to fetch", operation=DOWNLOAD
             )
         with_key = transport.carrier.is_own(url) and "?" not in url
-        async with transport.open(url, DOWNLOAD, with_key=with_key, headers={**_AS_IT_IS, **headers}) as response:
+        async with transport.open(url, DOWNLOAD, with_key=with_key, headers={**AS_IT_IS, **headers}) as response:
             if response.is_redirect:
                 url = absolute(url, response.headers["location"])
                 continue
@@ -131,8 +132,7 @@ async def _find(
                 break
     if not response.headers.get("content-type", "").startswith("application/json"):
         return response
-    await response.aread()
-    return parse(route, response)
+    return parse(route, await read_whole(response, transport.carrier.bound_of(route.operation)))
 
 
 def _http_date(text: str | None) -> datetime | None:

@@ -8,16 +8,18 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from attrs import define, field
 
-from tinkex.errors import CheckpointDownloadError, InvalidInputError
+from tinkex.errors import CheckpointDownloadError, InvalidInputError, TinkexError
 from tinkex.rest.archives import UrlTable, open_archive
 from tinkex.rest.checkpoint_place import CheckpointPlace
-from tinkex.rest.extraction import Limits, safe_path, unpack
+from tinkex.rest.extraction import Limits, unpack
 from tinkex.rest.fetching import fetch
+from tinkex.rest.names import Names
 from tinkex.rest.parts import Part
 from tinkex.transport.http import Transport
 from tinkex.types.checkpoint_path import EXTERNAL_WEIGHTS
@@ -46,7 +48,9 @@ async def download(transport: Transport, place: CheckpointPlace, target: Path, *
             await fetch_content(transport, place, work / "checkpoint", _Meter(progress))
             _put(work / "checkpoint", target, work / "replaced")
         finally:
-            await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)  # at once: what is awaited here could be cancelled
+    except TinkexError:  # a WaitTimeoutError is an OSError, too
+        raise
     except OSError as error:
         raise CheckpointDownloadError(f"the checkpoint cannot be written to {target}: {error}") from error
     return target
@@ -77,7 +81,10 @@ async def _fetch_files(transport: Transport, place: CheckpointPlace, content: Pa
     await table.sign()
     if len(table.urls) > LIMITS.max_files:
         raise CheckpointDownloadError(f"the checkpoint has {len(table.urls)} files; at most {LIMITS.max_files} are taken")
-    parts = {name: Part(content / safe_path(name)) for name in table.urls}
+    if not table.urls:
+        raise CheckpointDownloadError("the checkpoint has no files")
+    names = Names()
+    parts = {name: Part(content / names.safe(name)) for name in table.urls}
     meter.parts += parts.values()
     for name, part in parts.items():
         part.path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +99,9 @@ async def _unpack(archive: Path, content: Path) -> None:
         await asyncio.shield(unpacking)
     except asyncio.CancelledError:
         off.set()
-        await asyncio.gather(unpacking, return_exceptions=True)
+        while not unpacking.done():  # however often it is cancelled meanwhile
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([unpacking])
         raise
 
 

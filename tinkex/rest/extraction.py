@@ -1,22 +1,35 @@
-"""Unpacking an archive that may be hostile: only plain files come out of it, all of them in the folder, and no more than is allowed."""
+"""Unpacking an archive that may be hostile: only plain files come out of it, all in the folder."""
 
 from __future__ import annotations
 
-import re
+import bz2
+import gzip
+import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from lzma import LZMAError
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import IO, Any, cast
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from tinkex.errors import CheckpointDownloadError
+from tinkex.rest.names import Names, is_root
 
 _PIECE = 1 << 20  # bytes
-_ODD = re.compile(r"[\\\0]")
-_UNREADABLE = (tarfile.TarError, EOFError, zlib.error, LZMAError, ValueError)
+_HEADERS = 64 << 10
+"""Bytes that the headers before one member may have: those of long names, and of pax."""
+_RATIO = 100
+_FREE = 64 << 20
+"""Bytes that a compressed archive may expand to whatever its ratio."""
+_UNREADABLE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError)
+_COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {
+    b"\x1f\x8b": cast("Callable[[Path], IO[bytes]]", gzip.open),
+    b"BZh": cast("Callable[[Path], IO[bytes]]", bz2.open),
+    b"\xfd7zXZ": cast("Callable[[Path], IO[bytes]]", lzma.open),
+}
+"""By what such a file begins with."""
 
 
 @frozen
@@ -27,59 +40,122 @@ class Limits:
 
 
 def unpack(archive: Path, folder: Path, limits: Limits, is_off: Callable[[], bool]) -> None:
-    """Writes the files of a tar, maybe a compressed one, to `folder`. A link becomes a copy of the file in the archive that it leads to.
+    """Writes the files of a tar to `folder`. A compressed one is expanded first, at most by 100.
 
     Args:
         is_off: asked from time to time; once it says so, nothing more is written.
 
     Raises:
-        CheckpointDownloadError: it is no whole tar, or a member is not a plain file in the folder, or there is too much in it.
+        CheckpointDownloadError: it is no whole tar, holds no file, or a member is not a plain file
+            in the folder, or there is too much in it.
         OSError: the disk is full, or the like.
     """
-    left = limits.max_bytes
-    with _read_errors(archive.name), tarfile.open(archive) as tar:
-        for count, member in enumerate(tar, 1):
-            if is_off():
-                return
-            if count > limits.max_files:
-                raise _refused(member, f"there are more than {limits.max_files} of them")
-            target = folder / safe_path(member.name)
-            if member.isdir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            left = _write(tar, member, target, left, is_off)
+    with _read_errors(archive.name):
+        _expand(archive, limits, is_off)
+        with archive.open("rb") as file:
+            _Unpacking(file, folder, limits, is_off).run()
 
 
-def safe_path(name: str) -> Path:
-    """A path below any folder. Raises `CheckpointDownloadError` for a name that leads elsewhere."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0] or _ODD.search(name):
-        raise CheckpointDownloadError(f"the checkpoint has a file {name!r}, which would lie outside of its folder")
-    return Path(*path.parts)
+@define(eq=False)
+class _Unpacking:
+    file: IO[bytes]
+    folder: Path
+    limits: Limits
+    is_off: Callable[[], bool]
+    names: Names = field(factory=Names)
+    files: int = 0
+    written: int = 0
+
+    def run(self) -> None:
+        headers = _Headers(self.file)
+        with tarfile.open(fileobj=cast("Any", headers), mode="r:") as tar:
+            count = 0
+            while not self.is_off() and (member := tar.next()) is not None:
+                tar.members = []  # it would keep all of them
+                count += 1
+                if count > self.limits.max_files:
+                    raise _refused(member, f"there are more than {self.limits.max_files} of them")
+                self._take(member)
+                headers.count = 0
+        if not (self.files or self.is_off()):
+            raise CheckpointDownloadError("the archive holds no file, so it is no checkpoint")
+
+    def _take(self, member: tarfile.TarInfo) -> None:
+        if member.isdir():
+            if not is_root(member.name):
+                (self.folder / self.names.safe(member.name)).mkdir(parents=True, exist_ok=True)
+            return
+        if member.islnk() or member.issym():
+            raise _refused(member, "it is a link")
+        if not member.isreg() or member.issparse():
+            raise _refused(member, "it is neither a plain file nor a folder")
+        target = self.folder / self.names.safe(member.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.file.seek(member.offset_data)
+        left = member.size
+        with target.open("xb") as file:
+            while left and not self.is_off():
+                piece = self.file.read(min(left, _PIECE))
+                if not piece:
+                    raise EOFError("it breaks off")
+                left, self.written = left - len(piece), self.written + len(piece)
+                if self.written > self.limits.max_bytes:
+                    raise _refused(member, "there are more bytes than are allowed")
+                file.write(piece)
+        self.files += 1
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, left: int, is_off: Callable[[], bool]) -> int:
-    """How many bytes are still allowed."""
-    if not (member.isreg() or member.islnk() or member.issym()):
-        raise _refused(member, "it is neither a file nor a folder")
+@define(eq=False)
+class _Headers:
+    """A file as tarfile sees it, which reads nothing but headers: of each member so many at most."""
+
+    file: IO[bytes]
+    count: int = 0
+
+    def read(self, size: int) -> bytes:
+        self.count += size
+        if self.count > _HEADERS:
+            raise CheckpointDownloadError(f"the archive has a member with headers of over {_HEADERS >> 10} KiB")
+        return self.file.read(size)
+
+    def seek(self, position: int) -> int:
+        return self.file.seek(position)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def _expand(archive: Path, limits: Limits, is_off: Callable[[], bool]) -> None:
+    """Puts the plain tar in the place of a compressed one."""
+    with archive.open("rb") as file:
+        start = file.read(6)
+    opened = next((how for magic, how in _COMPRESSED.items() if start.startswith(magic)), None)
+    if opened is None:
+        return
+    most = min(limits.max_bytes, max(_FREE, archive.stat().st_size * _RATIO))
+    plain = archive.with_name("plain.tar")
+    size = 0
     try:
-        source = tar.extractfile(member)
-    except (KeyError, RecursionError) as error:
-        raise _refused(member, "it is a link that leads to no file of the archive") from error
-    if source is None:
-        raise _refused(member, "it is a link that leads to no file of the archive")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with source, target.open("xb") as file:
-        while not is_off() and (piece := source.read(_PIECE)):
-            left -= len(piece)
-            if left < 0:
-                raise _refused(member, "there are more bytes than are allowed")
-            file.write(piece)
-    return left
+        with opened(archive) as source, plain.open("wb") as target:
+            while not is_off() and (piece := source.read(_PIECE)):
+                size += len(piece)
+                if size > most:
+                    raise CheckpointDownloadError(f"the archive expands to more bytes than are allowed, {most:,}")
+                target.write(piece)
+    except gzip.BadGzipFile as error:
+        raise EOFError(str(error)) from error
+    except OSError as error:
+        if error.errno is None:  # bz2 calls it so when its data is invalid
+            raise EOFError(str(error)) from error
+        raise
+    except BaseException:
+        plain.unlink(missing_ok=True)
+        raise
+    plain.replace(archive)
 
 
 def _refused(member: tarfile.TarInfo, why: str) -> CheckpointDownloadError:
-    return CheckpointDownloadError(f"the archive's member {member.name!r} is refused: {why}")
+    return CheckpointDownloadError(f"the archive's member {member.name!r:.200} is refused: {why}")
 
 
 @contextmanager

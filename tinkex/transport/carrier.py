@@ -16,13 +16,14 @@ from tinkex_api.types import Request
 from tinkex import events
 from tinkex.config import Config
 from tinkex.config.secrets import masked
+from tinkex.errors import UnreadableAnswerError
 from tinkex.local_server import local_url
-from tinkex.transport import adaptation, failures
+from tinkex.transport import adaptation, bodies, failures
 from tinkex.transport.answers import parse
 from tinkex.transport.auth import Auth
 from tinkex.transport.clock import Clock
 from tinkex.transport.deprecation import Deprecations
-from tinkex.transport.messages import USER_AGENT, constant_headers, host, message, with_defaults
+from tinkex.transport.messages import AS_IT_IS, PUBLIC_HEADERS, constant_headers, host, message, with_defaults
 from tinkex.transport.progress import Progress, progress
 from tinkex.transport.redirects import REDIRECTS, next_url
 from tinkex.transport.server import Server
@@ -84,7 +85,7 @@ class Carrier:
         Args:
             with_key: whether the key and the user's headers go along: never to another server.
         """
-        ours = {**self._headers, **self._with_key(await self.auth.key())} if with_key else {"User-Agent": USER_AGENT}
+        ours = {**self._headers, **self._with_key(await self.auth.key())} if with_key else PUBLIC_HEADERS
         extensions = self._extensions(timeout, whole=whole)
         return await self._carried(httpx.Request("GET", url, headers={**ours, **headers}, extensions=extensions), operation, whole)
 
@@ -145,7 +146,7 @@ class Carrier:
     ) -> httpx.Response:
         """`url` is where a redirect leads, which has all that stands in a URL."""
         events.emit(events.HttpRequestStart, operation=request.operation)
-        headers = {**self._headers, **self._with_key(key), **headers}
+        headers = {**self._headers, **self._with_key(key), **({} if whole else AS_IT_IS), **headers}
         if events.trace_headers is not None:
             headers = {**headers, **events.trace_headers()}
         if self.config.dump_headers:
@@ -160,13 +161,14 @@ class Carrier:
         try:
             response = await self._handler.handle_async_request(message)
             if whole or not response.is_success:
-                try:
-                    await response.aread()
-                finally:
-                    await response.aclose()
+                response = await bodies.read_whole(response, self.bound_of(operation))
         except BaseException as error:
             seconds = self.clock.now() - began
             events.emit(events.HttpRequestException, operation=operation, error=type(error).__name__, seconds=seconds)
+            if isinstance(error, httpx.DecodingError):  # of a transport of the user's own
+                raise bodies.unreadable(str(error), operation) from error
+            if isinstance(error, UnreadableAnswerError):
+                error.operation = operation
             if not isinstance(error, httpx.TransportError):
                 raise
             place = how_far.place or failures.place_of(error)
@@ -175,6 +177,10 @@ class Carrier:
         events.emit(events.HttpRequestStop, operation=operation, status=response.status_code, seconds=seconds)
         self._deprecations.heed(operation, response.headers)
         return response
+
+    def bound_of(self, operation: str) -> bodies.Bound:
+        """How large an answer may be."""
+        return bodies.bound_of(operation, self.config.http_limits.max_answer_bytes)
 
     def _extensions(self, timeout: float, *, whole: bool) -> dict[str, Any]:
         times = {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}

@@ -15,6 +15,8 @@ from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exception
 from tinkex.config import HttpLimits
 from tinkex.transport.progress import progress
 
+_DIGITS = 8
+"""A length of fewer digits is below 10 MB."""
 _UNLIMITED = 0  # connections; what bounds them is the number of requests that a client has in flight
 
 
@@ -29,11 +31,11 @@ class Connections(httpx.AsyncBaseTransport):
         self._proxy_headers = dict(proxy_headers or {})
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The answer, whole; only its beginning where the request's extension `stream` is true."""
+        """The answer, whole where it is small and plain and the request's extension `stream` is not true; else its body is unread."""
         progress.get().place = "connecting"
         with _as_httpx_errors():
             response = await self._send(request)
-            if request.extensions.get("stream"):
+            if request.extensions.get("stream") or not _is_small_and_plain(response):
                 body = AiohttpResponseStream(response)
                 return httpx.Response(response.status, headers=response.raw_headers, stream=body, request=request)
             async with response:  # httpx takes several times longer to read a stream
@@ -69,6 +71,15 @@ class Connections(httpx.AsyncBaseTransport):
     def _ssl_context(self) -> ssl.SSLContext:
         """Made for the first https:// request, since loading the certificates takes its time."""
         return httpx.create_ssl_context()
+
+
+def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
+    """Whether it says that it is no more than may be read without a look at each piece of it."""
+    headers = response.headers
+    if "Content-Encoding" in headers or "Transfer-Encoding" in headers:
+        return False
+    length = headers.get("Content-Length", "")
+    return length.isdecimal() and len(length) < _DIGITS
 
 
 @contextmanager

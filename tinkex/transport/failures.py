@@ -17,6 +17,8 @@ from tinkex.errors import (
     status_error_class,
 )
 
+_MOST = 4000
+"""Characters of a server's words that stand in a message; all of them are in `body`."""
 _ADVICE = {
     401: "Check TINKER_API_KEY, or api_key=…; `print(config.describe())` shows where the key comes from.",
     402: "The account behind the key cannot pay; see the server's billing page.",
@@ -99,15 +101,15 @@ def _body(response: httpx.Response) -> Any:
 def detail(body: Any) -> str:
     """The human-readable part of an error body: `detail` (text, or a list of located problems), `error`, `message`, or a text."""
     if isinstance(body, str):
-        return body[:500]
+        return body[:_MOST]
     if not isinstance(body, dict):
         return ""
     for name in ("detail", "error", "error_message", "message"):
         value: Any = body.get(name)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if isinstance(value, list):
-            return "; ".join(_problem(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
+            return "; ".join(_problem(item) for item in value)[:_MOST]  # pyright: ignore[reportUnknownVariableType]
         if value:
-            return str(value)  # pyright: ignore[reportUnknownArgumentType]
+            return str(value)[:_MOST]  # pyright: ignore[reportUnknownArgumentType]
     return ""
 
 

@@ -11,15 +11,20 @@ from tinkex_api.types import Request
 
 from tinkex._version import __version__
 from tinkex.config import Config
+from tinkex.transport.bodies import ENCODINGS
 
-USER_AGENT = f"tinkex/{__version__}"
+_USER_AGENT = f"tinkex/{__version__}"
+PUBLIC_HEADERS: Mapping[str, str] = {"User-Agent": _USER_AGENT, "Accept-Encoding": ENCODINGS}
+"""Those of a request to a server that the key and the user's headers are not for."""
+AS_IT_IS: Mapping[str, str] = {"Accept-Encoding": "identity"}
+"""Asks for a body that is not compressed."""
 
 
 def constant_headers(config: Config, request_id: str) -> dict[str, str]:
     """Those of each request; the user's go before ours."""
     ours = {
         "Host": host(config.base_url),
-        "User-Agent": USER_AGENT,
+        **PUBLIC_HEADERS,
         "Accept": "application/json",
         "X-Request-Id": request_id,  # one server routes by it
         **_cloudflare(config),
