@@ -90,9 +90,9 @@ def chunks(service: ServiceClient, place: Place) -> str:
         trainers = [_trainer(each, place) for each in (service, service, in_chunks)]
         whole, again, chunked = ((_step(each), _step(each), _loss(each))[2] for each in trainers)
     apart = f"{_apart([whole, chunked])} nats off after two steps, and two whole ones {_apart([whole, again])}"
-    return (
-        f"equal to the whole ({apart})" if abs(whole - chunked) <= EQUAL + 2 * abs(whole - again) else f"train otherwise: {apart}"
-    )
+    if not _equal([whole, again]):
+        return f"not to be told: {apart}"
+    return "equal to the whole" if _equal([whole, chunked]) else f"train otherwise: {apart}"
 
 
 def base_model_logprobs(service: ServiceClient, place: Place) -> str:
@@ -142,7 +142,7 @@ def seen(check: Check, place: Place) -> str:
         with ServiceClient(config=evolve(place.config, chunk_limits=WHOLE)) as service:
             return check(service, place)
     except UnsupportedByServer as error:
-        return f"not possible: {error}"
+        return f"not possible: {str(error).splitlines()[0]}"
     except Exception as error:  # noqa: BLE001 - a check that breaks on a server is an outcome, and is written down
         return f"failed: {type(error).__name__}: {str(error).splitlines()[0][:160]}"
 
