@@ -90,7 +90,7 @@ def job(url: str, model: Path) -> dict[str, list[str]]:
     ran = subprocess.run(command, env={**os.environ, "TINKER_API_KEY": KEY}, timeout=JOB_WITHIN, capture_output=True, text=True)
     print(ran.stdout, f"{time.monotonic() - begun:.0f} s", flush=True)
     steps: dict[str, list[str]] = {}
-    for line in ran.stdout.splitlines():
+    for line in ran.stdout.replace(str(model), "the model").splitlines():
         match line.split(maxsplit=4):
             case [step, ("ok" | "differs" | "unsupported" | "skipped" | "FAILED") as kind, *rest] if len(rest) > 1:
                 detail = rest[2].removeprefix("s ").strip() if len(rest) > 2 and rest[2] != "s" else ""
