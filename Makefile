@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test check format generate contract-diff test-clients tiny-model bench docs
+.PHONY: setup demo test check format generate contract-diff test-clients test-servers tiny-model bench docs
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -39,6 +39,9 @@ demo: setup
 
 test-clients: setup
 	$(BIN)/python scripts/test_clients.py
+
+test-servers: setup
+	$(BIN)/python scripts/test_servers.py
 
 contract-diff: setup
 	$(BIN)/python scripts/contract_diff.py $(BASE)

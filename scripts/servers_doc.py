@@ -11,6 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from servers_seen import seen  # noqa: E402
+
 from tests.rules import RULES  # noqa: E402 - found through the line above
 from tinkex.dialects.dialect import Dialect, SamplingWays  # noqa: E402
 from tinkex.dialects.recognition import RECOGNISED  # noqa: E402
@@ -156,7 +158,7 @@ def _rules_of(node: ast.FunctionDef) -> Iterator[int]:
 
 
 def main() -> int:
-    text = HEAD + "\n".join([servers(), evidence(), wire(), order(), lacks(), rules()])
+    text = HEAD + "\n".join([servers(), evidence(), wire(), order(), lacks(), seen(), rules()])
     if "--check" in sys.argv:
         if not TARGET.exists() or TARGET.read_text() != text:
             print("docs/servers.md is not what the dialects, the rules and the tests give. Run `make docs`.")

@@ -299,6 +299,7 @@ def test_a_loss_whose_formula_nobody_knows_is_not_another_one(api: Api) -> None:
     body["forward_backward_input"]["loss_fn"] = "stable_reinforce"
     refused = api.send("forward_backward", **body)
     assert (refused.status_code, "not published" in refused.json()["detail"]) == (400, True)
+    assert "Use cispo or ppo" in refused.json()["detail"], "it says what to use instead"
 
 
 def test_a_large_batch_goes_through(api: Api) -> None:

@@ -102,7 +102,9 @@ def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, floa
     """The loss's settings, after a check of its name."""
     if batch.loss_fn == "stable_reinforce":
         raise bad_request(
-            "this server has no stable_reinforce: its formula is not published; importance_sampling, ppo and gspo are near it"
+            "this server has no stable_reinforce: its formula is not published, only that it wants what the hosted service records at "
+            "sampling (record_stability_info). Use cispo or ppo, which bound the ratio of a policy that has moved on, or "
+            "importance_sampling, with the logprobs that came with the samples (loss_fn in the cookbook)"
         )
     if batch.loss_fn not in LOSS_FNS:
         raise bad_request(f"unknown loss_fn {batch.loss_fn!r}; known are {', '.join(LOSS_FNS)}, and custom")
