@@ -26,7 +26,7 @@ class AsyncAPIFuture(Generic[T]):
         self.state = state
 
     def __await__(self) -> Generator[Any, None, T]:
-        return _delivered(asyncio.shield(self.task)).__await__()
+        return _delivered(asyncio.shield(self.task), self.state).__await__()
 
     async def result_async(self, timeout: float | None = None) -> T:
         """The result, or raises the error, as an await does.
@@ -79,7 +79,7 @@ class APIFuture(Generic[T]):
         self._future = portal.call(self._begin, begin)
 
     def __await__(self) -> Generator[Any, None, T]:
-        return _delivered(asyncio.shield(asyncio.wrap_future(self._outcome))).__await__()
+        return _delivered(asyncio.shield(asyncio.wrap_future(self._outcome)), self._future.state).__await__()
 
     async def result_async(self, timeout: float | None = None) -> T:
         """As `result`, for a running event loop, which it does not hold up."""
@@ -88,11 +88,11 @@ class APIFuture(Generic[T]):
         done, _ = await asyncio.wait([waiting], timeout=timeout)
         if not done:
             raise _not_in_time(self._future.state, timeout or 0.0)
-        return await _delivered(waiting)
+        return await _delivered(waiting, self._future.state)
 
     def future(self) -> Future[T]:
         """For what works with futures of the standard library: `concurrent.futures.wait`, executors. Cancelling it is `cancel()`."""
-        self._outcome.add_done_callback(lambda outcome: outcome.cancelled() or _deliver(outcome.exception()))
+        self._outcome.add_done_callback(lambda outcome: outcome.cancelled() or self._deliver(outcome.exception()))
         return self._outcome
 
     def result(self, timeout: float | None = None) -> T:
@@ -111,16 +111,19 @@ class APIFuture(Generic[T]):
             if self._outcome.done():  # the work's own
                 raise
             raise _not_in_time(self._future.state, timeout or 0.0) from error
-        except TinkexError as error:
-            _deliver(error)
+        except Exception as error:
+            self._deliver(error)
             raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error that `result` would raise, or None. Raises `WaitTimeoutError` and `CancelledError` as it does."""
         try:
-            return _deliver(self._outcome.exception(timeout))
+            return self._deliver(self._outcome.exception(timeout))
         except TimeoutError as error:
             raise _not_in_time(self._future.state, timeout or 0.0) from error
+
+    def _deliver(self, error: BaseException | None) -> BaseException | None:
+        return _deliver(error, self._future.state)
 
     def done(self) -> bool:
         return self._outcome.done()
@@ -172,18 +175,18 @@ class APIFuture(Generic[T]):
             self.cancel()
 
 
-async def _delivered(outcome: Awaitable[T]) -> T:
+async def _delivered(outcome: Awaitable[T], state: RequestState) -> T:
     """The outcome, for the user."""
     try:
         return await outcome
-    except TinkexError as error:
-        _deliver(error)
+    except Exception as error:
+        _deliver(error, state)
         raise
 
 
-def _deliver(error: BaseException | None) -> BaseException | None:
+def _deliver(error: BaseException | None, state: RequestState) -> BaseException | None:
     """Notes on the error, and on its causes, that the user gets it."""
-    cause = error
+    cause = state.failed if error is not None and state.failed is not None else error
     while isinstance(cause, TinkexError):
         cause.delivered = True
         cause = cause.__cause__

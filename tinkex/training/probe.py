@@ -5,9 +5,9 @@ from __future__ import annotations
 from tinkex.dialects.dialect import SeqIdRepeats
 from tinkex.dialects.fate import expected_number
 from tinkex.errors import APIStatusError, RequestFailedError, TinkexError
-from tinkex.futures.poller import RequestState, wait_for_payload
+from tinkex.futures.poller import RequestState, wait_for_result
 from tinkex.session import Session
-from tinkex.training.batches import batch_submit
+from tinkex.training.batches import batch_submit, read_batch
 from tinkex.training.creation import new_model
 from tinkex.training.unloading import unload_or_log
 from tinkex.types import Datum, LoraConfig, ModelInput
@@ -28,7 +28,7 @@ async def probe_repeats(session: Session, base_model: str) -> SeqIdRepeats:
         again = await session.transport.send(request, repeatable=False)
         if again.request_id == first.request_id:
             return "repeats"
-        await wait_for_payload(session.transport, RequestState("forward", again.request_id))
+        await wait_for_result(session.transport, RequestState("forward", again.request_id), read_batch)
     except (APIStatusError, RequestFailedError) as refusal:
         return "refuses" if _says_why(refusal) else "unknown"
     finally:
