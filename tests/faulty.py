@@ -4,16 +4,51 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 Fault = Literal["request lost", "answer lost", "answer cut"]
 """The request is read and goes no further; the server answers it, and nothing of that comes back; or the headers alone."""
+
+
+@frozen
+class Instead:
+    """The server answers, and this comes back in place of what it says."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(factory=dict)
+
+
+HTML = {"Content-Type": "text/html"}
+JSON = {"Content-Type": "application/json"}
+UNREADABLE: Mapping[str, tuple[bytes, Mapping[str, str]]] = {
+    "empty": (b"", {}),
+    "empty JSON": (b"", JSON),
+    "web page": (b"<html><body>Welcome</body></html>", HTML),
+    "half JSON": (b'{"request_id": "r', JSON),
+    "list": (b'["a"]', JSON),
+    "empty list": (b"[]", JSON),
+    "null": (b"null", JSON),
+    "empty text": (b'""', JSON),
+    "random bytes": (bytes(range(128, 256)), {"Content-Type": "application/octet-stream"}),
+    "false gzip": (b"no gzip at all", {**JSON, "Content-Encoding": "gzip"}),
+    "false zstd": (b"no zstd at all", {**JSON, "Content-Encoding": "zstd"}),
+    "false deflate": (b"no deflate at all", {**JSON, "Content-Encoding": "deflate"}),
+    "random protobuf": (b"\xff\xff\xff", {"Content-Type": "application/x-protobuf"}),
+    "empty protobuf": (b"", {"Content-Type": "application/x-protobuf"}),
+    "JSON that says protobuf": (b"{}", {"Content-Type": "application/x-protobuf"}),
+}
+"""Bodies and headers of answers with a good status that nobody can make anything of."""
+
+
+def unreadable(kind: str, status: int = 200) -> Instead:
+    return Instead(status, *UNREADABLE[kind])
 
 
 @define(eq=False)
@@ -21,13 +56,13 @@ class Faulty:
     """Where the proxy is, what it is to do wrong next, and what passed through it: paths and statuses."""
 
     base_url: str
-    faults: list[tuple[str, Fault]] = field(factory=list)
+    faults: list[tuple[str, Fault | Instead]] = field(factory=list)
     """What the next request of a path suffers, in order."""
     seen: list[str] = field(factory=list)
     """The last parts of the paths of all requests that came."""
     lock: threading.Lock = field(factory=threading.Lock)
 
-    def next_fault(self, call: str) -> Fault | None:
+    def next_fault(self, call: str) -> Fault | Instead | None:
         with self.lock:
             self.seen.append(call)
             for index, (path, fault) in enumerate(self.faults):
@@ -65,6 +100,9 @@ def faulty(base_url: str) -> Iterator[Faulty]:
             if fault == "answer lost":
                 self.close_connection = True
                 return
+            if isinstance(fault, Instead):
+                headers = {"Content-Length": str(len(fault.body)), **fault.headers}
+                status, answer = fault.status, fault.body
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)

@@ -12,7 +12,7 @@ import pytest
 
 import tinkex.local
 from tests.fake_engine import FakeEngine
-from tests.virtual_time import Answering, run, transport_to
+from tests.virtual_time import Answering, as_it_is, run, transport_to
 from tinkex import AuthenticationError, RequestFailedError, TinkexError, events
 from tinkex.dialects.dialect import Dialect
 from tinkex.futures.answers import Payload
@@ -130,7 +130,7 @@ class Bulk:
 
     def wait(self, name: str, seq_id: int = 0) -> asyncio.Future[Payload]:
         self.ids.append(name)
-        return asyncio.ensure_future(self.sampler.payload(RequestState("sample", name), seq_id))
+        return asyncio.ensure_future(self.sampler.result(RequestState("sample", name), seq_id, as_it_is))
 
     @property
     def acknowledged(self) -> list[str]:

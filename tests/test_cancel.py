@@ -14,7 +14,7 @@ import pytest
 
 from tests.batches import datum
 from tests.fake_engine import FakeEngine
-from tests.virtual_time import Answering, run, transport_to
+from tests.virtual_time import Answering, as_it_is, run, transport_to
 from tinkex import AsyncServiceClient, events
 from tinkex.dialects.dialect import Dialect
 from tinkex.futures.samples import SampleResults
@@ -117,7 +117,7 @@ def test_so_many_at_once_as_the_server_allows_and_only_where_it_does(cancels: bo
         server = Answering(answer)
         results = SampleResults(transport_to(server, dialect=Dialect(cancels=cancels, cancels_at_once=16)))
         states = [RequestState("sample", f"r{number}") for number in range(100)]
-        tasks = [asyncio.ensure_future(results.of("s").payload(state, number)) for number, state in enumerate(states)]
+        tasks = [asyncio.ensure_future(results.of("s").result(state, number, as_it_is)) for number, state in enumerate(states)]
         await asyncio.sleep(1)
         for task in tasks:
             task.cancel()
@@ -138,7 +138,7 @@ def test_a_server_that_does_not_answer_holds_up_nothing() -> None:
 
     async def work() -> None:
         results = SampleResults(transport_to(Answering(never), dialect=Dialect(cancels=True)))
-        task = asyncio.ensure_future(results.of("s").payload(RequestState("sample", "r1"), 1))
+        task = asyncio.ensure_future(results.of("s").result(RequestState("sample", "r1"), 1, as_it_is))
         await asyncio.sleep(1)
         task.cancel()
         await asyncio.wait([task])

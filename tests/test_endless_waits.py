@@ -18,7 +18,7 @@ from tinkex_api.api.server import health
 
 from tests.fault_server import Fault, answer, fault_server, never
 from tests.test_waiting import hold_up_the_loop
-from tests.virtual_time import Answering, VirtualClock, run, transport_to
+from tests.virtual_time import Answering, VirtualClock, as_it_is, run, transport_to
 from tinkex import (
     APIConnectionError,
     APITimeoutError,
@@ -30,7 +30,7 @@ from tinkex import (
     TinkexError,
     WaitTimeoutError,
 )
-from tinkex.futures.poller import wait_for_payload
+from tinkex.futures.poller import wait_for_result
 from tinkex.futures.samples import SampleResults
 from tinkex.session import Session
 from tinkex.transport import stalls
@@ -53,7 +53,7 @@ def ages(caplog: pytest.LogCaptureFixture) -> list[int]:
 def awaited(server: Answering) -> TinkexError:
     """The error in which waiting for a result of this server ends."""
     with pytest.raises(TinkexError) as caught:
-        run(wait_for_payload(transport_to(server), RequestState("sample", "r1")))
+        run(wait_for_result(transport_to(server), RequestState("sample", "r1"), as_it_is))
     return caught.value
 
 
@@ -117,9 +117,9 @@ def test_a_base_model_samples_while_an_adapter_never_does(caplog: pytest.LogCapt
 
     async def work() -> None:
         results = SampleResults(transport_to(Answering(by_sampler)))
-        adapter = asyncio.ensure_future(results.of("adapter").payload(RequestState("sample", "adapter-1"), 0))
+        adapter = asyncio.ensure_future(results.of("adapter").result(RequestState("sample", "adapter-1"), 0, as_it_is))
         for number in range(100):
-            await results.of("base").payload(RequestState("sample", f"base-{number}"), number)
+            await results.of("base").result(RequestState("sample", f"base-{number}"), number, as_it_is)
             await asyncio.sleep(10)
         adapter.cancel()
 
@@ -190,7 +190,7 @@ def submit(transport: Transport) -> Any:
 
 
 def result(transport: Transport) -> Any:
-    return wait_for_payload(transport, RequestState("sample", "r1"))
+    return wait_for_result(transport, RequestState("sample", "r1"), as_it_is)
 
 
 async def half_open(path: str, writer: asyncio.StreamWriter) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tinkex_api.api.weights import load_weights
 from tinkex_api.models import LoadWeightsRequest
 
-from tests.virtual_time import Answering, run, transport_to
+from tests.virtual_time import Answering, as_it_is, run, transport_to
 from tinkex import (
     APIConnectionError,
     APIStatusError,
@@ -31,7 +31,7 @@ from tinkex import (
 )
 from tinkex.dialects.dialect import Dialect
 from tinkex.futures.answers import Failed, Finished, Lost, Pending, classify, pause_after
-from tinkex.futures.poller import NO_RESULT, Payload, wait_for_payload
+from tinkex.futures.poller import NO_RESULT, Payload, wait_for_result
 from tinkex.transport.progress import progress
 from tinkex.transport.waiting import RequestState
 
@@ -52,7 +52,7 @@ def poll(answers: list[Any], **settings: Any) -> tuple[Answering, Payload | Exce
 
     async def work() -> Payload | Exception:
         try:
-            return await wait_for_payload(transport_to(server, **settings), RequestState("save_weights", "r1"))
+            return await wait_for_result(transport_to(server, **settings), RequestState("save_weights", "r1"), as_it_is)
         except TinkexError as error:
             return error
 
@@ -99,7 +99,7 @@ def test_rule_7_a_poll_that_was_held_is_followed_by_the_next_at_once() -> None:
         return httpx.Response(408, json={}) if len(server.times) < 3 else DONE
 
     server = Answering(held)
-    run(wait_for_payload(transport_to(server), RequestState("save_weights", "r1")))
+    run(wait_for_result(transport_to(server), RequestState("save_weights", "r1"), as_it_is))
     assert server.times == [0, 30, 60]
 
 
@@ -118,7 +118,7 @@ def test_rule_7_a_read_timeout_is_not_yet_and_is_followed_by_the_next_poll_at_on
         raise httpx.ReadTimeout("late")
 
     server = Answering(late)
-    run(wait_for_payload(transport_to(server), RequestState("save_weights", "r1")))
+    run(wait_for_result(transport_to(server), RequestState("save_weights", "r1"), as_it_is))
     assert server.times == [45.0 * poll for poll in range(21)]
 
 
@@ -258,8 +258,8 @@ def test_rule_9_a_result_that_broke_off_is_lost_only_where_it_is_given_once(once
 
     async def work() -> Any:
         try:
-            return await wait_for_payload(
-                transport_to(server, dialect=Dialect(results_once=once)), RequestState("save_weights", "r1")
+            return await wait_for_result(
+                transport_to(server, dialect=Dialect(results_once=once)), RequestState("save_weights", "r1"), as_it_is
             )
         except ResultLostError as error:
             return error

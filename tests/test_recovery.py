@@ -132,6 +132,31 @@ def test_a_run_survives_kill_9_of_its_server(connect: Callable[..., Any], killab
     assert run.trainer.model_id != first_model
 
 
+@pytest.mark.parametrize("until", [8, 10])
+def test_a_server_that_dies_after_the_last_step_is_recovered_from_before_the_loop_ends(
+    connect: Callable[..., Any], killable: Process, until: int
+) -> None:
+    """A save is due after step 8 and not after step 10."""
+    _, run = begin(connect, killable.base_url)
+    losses: dict[int, float] = {}
+    killed = False
+    for step in steps_of(run, until):
+        try:
+            done = run.trainer.train_step([datum(1)], "cross_entropy", AdamParams())
+            losses[step] = done.result().forward_backward.metrics["loss:sum"]
+        except TinkexError as error:
+            run.recover(error)
+        if step == until - 1 and not killed:
+            killed = True
+            killable.kill()
+            killable.start()
+    assert losses == each_step_once(until)
+    assert run.recoveries == 1
+    assert run.trainer.save_state("final").result().path
+    after = run.trainer.train_step([datum(1)], "cross_entropy", AdamParams()).result()
+    assert after.forward_backward.metrics["loss:sum"] == float(until), "all steps are behind the model"
+
+
 def test_a_loop_that_sends_steps_ahead_misses_no_result(connect: Callable[..., Any], killable: Process) -> None:
     _, run = begin(connect, killable.base_url, RecoveryPolicy(save_every_steps=2))
 

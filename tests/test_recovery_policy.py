@@ -197,6 +197,14 @@ async def train(run: AsyncRecoverableRun, until: int, then: Callable[[int], None
     return done
 
 
+async def break_off(run: AsyncRecoverableRun, after: int) -> None:
+    """Trains so many steps, and does not come to the end of the loop, where the last state is saved."""
+    async for step in run.steps(after + 1):
+        if step == after:
+            break
+        await asyncio.sleep(0.001)
+
+
 def test_a_run_is_saved_by_minutes() -> None:
     world, model = World(), Model()
 
@@ -204,15 +212,15 @@ def test_a_run_is_saved_by_minutes() -> None:
         assert await train(run, 10, lambda step: world.clock.__setattr__("time", world.clock.time + 25.0)) == list(range(10))
 
     world.run(RecoveryPolicy(save_every_minutes=1.0), work, model)
-    assert model.saves == 1 + 3  # at 0, 75, 150 and 225 s
-    assert world.deleted == ["step-000000", "step-000003"]
+    assert model.saves == 1 + 3 + 1  # at 0, 75, 150 and 225 s, and when the steps end
+    assert world.deleted == ["step-000000", "step-000003", "step-000006"]
 
 
 def test_a_server_that_is_away_is_waited_for_ever_longer() -> None:
     world = World(answers=[APIConnectionError("refused")] * 7)
 
     async def work(run: AsyncRecoverableRun) -> None:
-        await train(run, 5)
+        await break_off(run, 5)
         assert await run.recover(UNKNOWN) == 4
         assert (run.step, run.recoveries, run.trainer.name[:33]) == (4, 1, "tinker://run/weights/step-000004-")  # type: ignore[attr-defined]
 
@@ -238,7 +246,7 @@ def test_a_checkpoint_that_cannot_be_loaded_is_passed_over_for_good() -> None:
     world = World()
 
     async def work(run: AsyncRecoverableRun) -> None:
-        await train(run, 5)
+        await break_off(run, 5)
         world.answers = [status(NotFoundError, 404, "load_weights")]
         assert await run.recover(UNKNOWN) == 2
         assert await run.recover(UNKNOWN) == 2
@@ -264,7 +272,7 @@ def test_a_run_goes_back_to_the_first_step_whose_result_is_missing_if_it_can(mis
     world = World()
 
     async def work(run: AsyncRecoverableRun) -> None:
-        await train(run, 5)
+        await break_off(run, 5)
         assert await run.recover(UNKNOWN, missing) == back_to
 
     world.run(RecoveryPolicy(save_every_steps=2), work)

@@ -56,16 +56,21 @@ def test_a_cancelled_call_leaves_no_hole() -> None:
     assert asyncio.run(run()) == 2
 
 
-def test_a_refusal_skips_what_was_queued_and_no_more() -> None:
+def test_a_refusal_skips_what_is_called_until_somebody_has_seen_it_and_no_more() -> None:
     async def run() -> None:
         sequencer = Sequencer()
-        refused, queued = sequencer.turn("first"), sequencer.turn("second")
+        refused, queued = sequencer.turn("first", 1), sequencer.turn("second", 1)
         async with refused:
-            sequencer.refused(TinkexError("no such loss"))
+            refusal = TinkexError("no such loss")
+            sequencer.refused(refusal, changes=True)
         with pytest.raises(RequestSkippedError, match="no such loss"):
             async with queued:
                 pytest.fail("its turn must not come")
-        async with sequencer.turn("third"):
+        with pytest.raises(RequestSkippedError, match="no such loss"):
+            async with sequencer.turn("third", 1):
+                pytest.fail("nobody has seen the refusal yet")
+        refusal.delivered = True
+        async with sequencer.turn("fourth", 1):
             assert sequencer.next_seq_id == 1
 
     asyncio.run(run())

@@ -17,7 +17,7 @@ from tinkex_api.models import ClientConfigRequest
 
 from tests.batches import datum
 from tests.fake_engine import FakeEngine
-from tests.virtual_time import Answering, VirtualClock, run, transport_to
+from tests.virtual_time import Answering, VirtualClock, as_it_is, run, transport_to
 from tinkex import (
     Config,
     InternalServerError,
@@ -27,7 +27,7 @@ from tinkex import (
     WaitTimeoutError,
     events,
 )
-from tinkex.futures.poller import wait_for_payload
+from tinkex.futures.poller import wait_for_result
 from tinkex.local import Server
 from tinkex.session import Session
 from tinkex.training.line import TrainingLine
@@ -244,7 +244,7 @@ def test_a_poll_that_the_server_holds_long_says_so_while_it_is_held(caplog: pyte
         return httpx.Response(200, json={"path": "p"})
 
     async def work() -> None:
-        await wait_for_payload(transport_to(Answering(held)), RequestState("save_weights", "r1"))
+        await wait_for_result(transport_to(Answering(held)), RequestState("save_weights", "r1"), as_it_is)
 
     run(work())
     assert "save_weights (request r1) has waited 10 s for its result: computation" in lines(caplog)[0]
@@ -257,8 +257,8 @@ def test_a_training_call_that_waits_for_its_turn_says_so_and_ends(caplog: pytest
     async def work() -> None:
         line = TrainingLine(Session(transport_to(Answering(never), poll=PollSettings(max_wait=100.0)), "s"))
         async with line.turn("save_weights"):
-            second = line.run("optim_step", [], lambda results: results)
-            third = line.run("optim_step", [], lambda results: results)
+            second = line.run("optim_step", [], as_it_is, list)
+            third = line.run("optim_step", [], as_it_is, list)
             with pytest.raises(WaitTimeoutError, match="its turn"):
                 await second
             with pytest.raises((WaitTimeoutError, RequestSkippedError)):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from tinkex_api.api.models import get_tokenizer
 
 from tinkex.errors import TinkexError
+from tinkex.threads import in_thread
 from tinkex.tokenizer import Tokenizer, find_tokenizer, loaded_tokenizer
 from tinkex.tokenizer.files import CONFIG, TokenizerFiles
 from tinkex.tokenizer.places import NotThere
@@ -21,7 +22,7 @@ async def model_tokenizer(transport: Transport, base_model: str, names: Sequence
         TokenizerError: it cannot be had; the message says where it was looked for.
     """
     served = _served(transport, base_model) if transport.server.dialect.serves_tokenizers else None
-    return loaded_tokenizer(names, served) or await asyncio.to_thread(find_tokenizer, names, served)
+    return loaded_tokenizer(names, served) or await in_thread(find_tokenizer, names, served)
 
 
 def _served(transport: Transport, base_model: str) -> tuple[str, Callable[[], TokenizerFiles]]:

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
 
 from tinkex.errors import ClientClosedError, TinkexError
+from tinkex.threads import LastingExecutor
 from tinkex.tracebacks import shorten
 
 P = ParamSpec("P")
@@ -28,6 +29,7 @@ class Portal:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(LastingExecutor(thread_name_prefix="tinkex"))
         self._thread = threading.Thread(target=self._loop.run_forever, name="tinkex-portal", daemon=True)
         self._thread.start()
 

@@ -16,6 +16,7 @@ from tinkex.recovery.run import AsyncRecoverableRun
 from tinkex.rest.client import AsyncRestClient
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Outcome, Session, SessionFacts
+from tinkex.threads import in_thread
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import SavedState, model_from_state, new_model, require_resume
 from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
@@ -222,7 +223,7 @@ class AsyncServiceClient:
             RequestFailedError, BadRequestError: the server does not take it.
             APIConnectionError: the server cannot be reached.
         """
-        loss = await asyncio.to_thread(traced, fn, input_ranks)
+        loss = await in_thread(traced, fn, input_ranks)
         return await self._custom_losses.handle(await self._begun(), loss)
 
     async def copy_weights(self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None) -> str:

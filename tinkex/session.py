@@ -32,6 +32,7 @@ from tinkex.futures.samples import SampleResults
 from tinkex.futures.unseen import UnseenFailures
 from tinkex.reporter import Reporter
 from tinkex.transport import failures
+from tinkex.transport.answers import parse
 from tinkex.transport.http import Transport
 from tinkex.transport.wait_lines import WaitLines
 from tinkex.types import LoraConfig
@@ -41,7 +42,6 @@ T = TypeVar("T")
 
 Outcome = Literal["success", "errored", "interrupted"]
 _HEARTBEAT_TIMEOUT = 10.0  # seconds
-_FIRST_CONTACT_ATTEMPTS = 3  # a wrong URL should show in a second or two, not when all retries are used up
 _WARN_AFTER = 120.0  # seconds without a heartbeat that came through
 
 
@@ -205,6 +205,7 @@ class Session:
         response = await self.transport.send_once(request, timeout=_HEARTBEAT_TIMEOUT)
         if not response.is_success:
             raise failures.status_error(response, request.operation)
+        parse(request, response)  # a web page with a good status is no heartbeat
 
 
 async def meet(transport: Transport) -> None:
@@ -234,7 +235,7 @@ async def _look(transport: Transport) -> Seen:
 async def _if_there(transport: Transport, request: Request[T]) -> T | None:
     """The answer, or None of a server that lacks the call."""
     try:
-        return await transport.send(request, max_attempts=_FIRST_CONTACT_ATTEMPTS)
+        return await transport.send(request, first_contact=True)
     except UnsupportedByServer:
         return None
     except APIStatusError as error:

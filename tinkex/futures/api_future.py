@@ -86,7 +86,7 @@ class AsyncAPIFuture(Generic[T]):
             return await asyncio.shield(self.task)
         except Exception as error:
             self.seen = True
-            _deliver(error)
+            _deliver(error, self.state)
             shorten(error)
             raise
 
@@ -133,7 +133,7 @@ class APIFuture(Generic[T]):
     def future(self) -> Future[T]:
         """For what works with futures of the standard library: `concurrent.futures.wait`, executors. Cancelling it is `cancel()`."""
         self._future.seen = True
-        self._outcome.add_done_callback(lambda outcome: outcome.cancelled() or _deliver(outcome.exception()))
+        self._outcome.add_done_callback(lambda outcome: outcome.cancelled() or self._seen(outcome.exception()))
         return self._outcome
 
     def result(self, timeout: float | None = None) -> T:
@@ -164,6 +164,9 @@ class APIFuture(Generic[T]):
             return self._seen(self._outcome.exception(timeout))
         except TimeoutError as error:
             raise _not_in_time(self._future.state, timeout or 0.0) from error
+
+    def _deliver(self, error: BaseException | None) -> BaseException | None:
+        return _deliver(error, self._future.state)
 
     def done(self) -> bool:
         return self._outcome.done()
@@ -225,7 +228,7 @@ class APIFuture(Generic[T]):
     def _seen(self, error: BaseException | None) -> BaseException | None:
         """Notes that the user gets the error of the call, or learns that there is none."""
         self._future.seen = True
-        return _deliver(error)
+        return _deliver(error, self._future.state)
 
     def _pass_on_cancellation(self, outcome: Future[T]) -> None:
         if outcome.cancelled() and not self._future.done():
@@ -253,9 +256,9 @@ def _no_result_yet(future: object, name: str, how: str) -> str:
     return f"{kind!r} object has no attribute {name!r}: it is the result to come; {how} to have it"
 
 
-def _deliver(error: BaseException | None) -> BaseException | None:
+def _deliver(error: BaseException | None, state: RequestState) -> BaseException | None:
     """Notes on the error, and on its causes, that the user gets it."""
-    cause = error
+    cause = state.failed if error is not None and state.failed is not None else error
     while isinstance(cause, TinkexError):
         cause.delivered = True
         cause = cause.__cause__

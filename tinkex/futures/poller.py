@@ -30,7 +30,6 @@ from tinkex.transport.backoff import Patience
 from tinkex.transport.http import Transport
 from tinkex.transport.waiting import RequestState, Wait
 
-P = TypeVar("P")
 T = TypeVar("T")
 
 NO_RESULT = (NotFoundError, GoneError, ResultLostError)
@@ -45,50 +44,42 @@ _ACCEPT_BOTH = {"Accept": f"{_PROTOBUF}, application/json"}
 _BEYOND_HOLD = 15.0  # seconds that a poll may take longer than the server is known to hold it
 
 
-async def send_and_wait(transport: Transport, request: Request[UntypedAPIFuture]) -> Mapping[str, Any]:
-    """The fields of the result of a request that stands alone. Raises what sending and `wait_for_payload` raise."""
+async def send_and_wait(transport: Transport, request: Request[UntypedAPIFuture], read: Callable[[Mapping[str, Any]], T]) -> T:
+    """Returns what `read` makes of the result of a request that stands alone. Raises what sending and `wait_for_result` raise."""
     promise = await transport.send(request)
-    return await wait_for_result(transport, RequestState(request.operation, promise.request_id))
+    return await wait_for_result(transport, RequestState(request.operation, promise.request_id), of_fields(read))
 
 
-async def wait_for_result(transport: Transport, state: RequestState) -> Mapping[str, Any]:
-    """The fields of a result that is JSON on all servers. Raises what `wait_for_payload` does."""
-    return fields(await wait_for_payload(transport, state))
+def of_fields(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Payload], T]:
+    """Returns the reader of a result that is JSON on all servers."""
+
+    def read_fields(payload: Payload) -> T:
+        if isinstance(payload, bytes):
+            raise ValueError("it is a protobuf message, where JSON was expected")
+        return read(payload)
+
+    return read_fields
 
 
-def fields(payload: Payload) -> Mapping[str, Any]:
-    """Raises `APIResponseValidationError` for a protobuf message."""
-    if isinstance(payload, bytes):
-        raise APIResponseValidationError("the result is a protobuf message, where JSON was expected")
-    return payload
+async def wait_for_result(transport: Transport, state: RequestState, read: Callable[[Payload], T]) -> T:
+    """Returns what `read` makes of the result once `state.request_id` is done.
 
+    An answer that cannot be read is no answer, and is asked for again. An id is waited for in one place only: some servers give a
+    result out once.
 
-def read_result(parse: Callable[[P], T], payload: P, operation: str) -> T:
-    """What `parse` makes of a result. Raises `APIResponseValidationError` for one that is not of the contract's form."""
-    try:
-        return parse(payload)
-    except TinkexError:
-        raise
-    except PARSE_ERRORS as error:
-        raise APIResponseValidationError(
-            f"the result is not of the contract's form: {type(error).__name__}: {error}", operation=operation
-        ) from error
-
-
-async def wait_for_payload(transport: Transport, state: RequestState) -> Payload:
-    """The result, in the encoding that the server chose, once `state.request_id` is done.
-
-    An id is waited for in one place only: some servers give a result out once.
+    Args:
+        read: takes the result in the encoding that the server chose; raises `ValueError` and its like for what is none.
 
     Raises:
         RequestFailedError: the work failed.
         WaitTimeoutError: `PollSettings.max_wait` is over.
         ResultLostError, GoneError, NotFoundError: the server has no result under this id, or has it no more.
+        APIResponseValidationError: no answer was of the contract's form, in as many tries as `Config.retry` allows.
         APIStatusError: the server refuses to tell.
         APIConnectionError: the server is gone for longer than `Config.retry` allows.
     """
     with transport.wait(state, "its result") as wait:
-        return await _Polling(transport, state, wait).result()
+        return await _Polling(transport, state, wait).result(read)
 
 
 @define(eq=False)
@@ -102,15 +93,19 @@ class _Polling:
     def __attrs_post_init__(self) -> None:
         self.patience = Patience(self.transport.config.retry)
 
-    async def result(self) -> Payload:
+    async def result(self, read: Callable[[Payload], T]) -> T:
         request = retrieve_future.request(body=FutureRetrieveRequest(self.state.request_id or ""))
         headers = _ACCEPT_BOTH if self.state.operation in _IN_PROTOBUF else {}
         self.wait.becomes("computation", "the poll is not answered yet")
         while True:
-            answer = await self._poll(request, headers)
+            began = self.transport.clock.now()
+            answer = await self._poll(request, headers, began)
             match answer:
                 case Finished():
-                    return answer.result
+                    try:
+                        return read(answer.result)
+                    except PARSE_ERRORS as error:
+                        await self._after_unreadable(f"{type(error).__name__}: {error}", began, error)
                 case Failed():
                     raise RequestFailedError(
                         answer.message, category=answer.category, state_loss=answer.state_loss, **self._which()
@@ -118,23 +113,29 @@ class _Polling:
                 case Lost():
                     raise ResultLostError(f"its result is lost: {answer.message}", **self._which())
                 case Pending():
+                    self.patience.forget()
                     await self._pause(answer)
                 case None:
                     pass
 
-    async def _poll(self, request: Request[Any], headers: Mapping[str, str]) -> Answer | None:
+    async def _poll(self, request: Request[Any], headers: Mapping[str, str], began: float) -> Answer | None:
         """What the server says; None when a poll failed, and the pause after it is over."""
-        began = self.transport.clock.now()
         self.wait.tries += 1
         try:
             response = await self.transport.send_once(request, timeout=poll_timeout(self.transport), headers=headers)
         except APIConnectionError as error:
             return await self._after_broken_poll(error, began)
+        except APIResponseValidationError as error:
+            return await self._after_failure(error, began)
         self.wait.last_status = response.status_code
-        answer = Finished(response.content) if _is_protobuf(response) else classify(response.status_code, _fields(response))
+        if _is_protobuf(response):
+            return Finished(response.content)
+        body = _fields(response)
+        if body is None and response.is_success:
+            return await self._after_unreadable("it is no JSON object", began, None)
+        answer = classify(response.status_code, body or {})
         if answer is None:
             return await self._after_failure(failures.status_error(response, self.state.operation), began)
-        self.patience.forget()
         self._count(began)
         if isinstance(answer, Pending):
             self._note(answer)
@@ -152,6 +153,16 @@ class _Polling:
         self.wait.becomes("network", "the last poll was not answered in time")
         self._count(began)
         return Pending(self.state.queue_state, self.state.queue_state_reason)  # or the server held it for longer than we do
+
+    async def _after_unreadable(self, why: str, began: float, cause: Exception | None) -> None:
+        """Asks again after an answer that tells nothing of the work, or raises when there were too many."""
+        error = APIResponseValidationError(
+            f"no answer about its result can be read; the last one: {why}",
+            operation=self.state.operation,
+            advice="The server has it all the same. Look for what answers in its place.",
+        )
+        error.__cause__ = cause
+        await self._after_failure(error, began)
 
     async def _after_failure(self, error: TinkexError, began: float) -> None:
         """Backs off from a poll that failed, or raises when it is final or has failed too often."""
@@ -200,10 +211,10 @@ def _is_protobuf(response: httpx.Response) -> bool:
     return response.status_code == 200 and response.headers.get("content-type", "").startswith(_PROTOBUF)
 
 
-def _fields(response: httpx.Response) -> Mapping[str, Any]:
-    """The body's fields; none where it is not a JSON object."""
+def _fields(response: httpx.Response) -> Mapping[str, Any] | None:
+    """Returns the body's fields; None where it is not a JSON object."""
     try:
         body = orjson.loads(response.content)
     except orjson.JSONDecodeError:
-        return {}
-    return body if isinstance(body, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+        return None
+    return body if isinstance(body, dict) else None  # pyright: ignore[reportUnknownVariableType]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 from weakref import WeakSet
 
 from attrs import define, field
@@ -11,9 +13,11 @@ from tinkex_api.models import SamplingSessionFuturesTarget
 from tinkex.futures.answers import Payload
 from tinkex.futures.bulk import BulkPoller
 from tinkex.futures.cancelling import Canceller
-from tinkex.futures.poller import wait_for_payload
+from tinkex.futures.poller import wait_for_result
 from tinkex.transport.http import Transport
 from tinkex.transport.waiting import RequestState
+
+T = TypeVar("T")
 
 NUMBERS_OF_A_COPY = 1_000_000_000
 """The `seq_id`s of one copy of a sampling client; the first one's begin at 0. A server reads the copy's number off them."""
@@ -49,27 +53,29 @@ class SamplerResults:
     _pollers: dict[int, BulkPoller] = field(factory=lambda: dict[int, BulkPoller]())
     """By the number of the client's copy."""
 
-    async def payload(self, state: RequestState, seq_id: int) -> Payload:
-        """The result of the sample `seq_id`. One whose wait is cancelled is given up on the server, too, where that can be.
+    async def result(self, state: RequestState, seq_id: int, read: Callable[[Payload], T]) -> T:
+        """What `read` makes of the result of the sample `seq_id`. One whose wait is cancelled is given up on the server, too, where that can be.
 
-        Raises what `wait_for_payload` does.
+        Raises what `wait_for_result` does.
         """
         dialect = self._transport.server.dialect
         if dialect.cancels:
             self._canceller.begin()
         try:
-            return await (self._from_bulk(state, seq_id) if dialect.bulk_results else wait_for_payload(self._transport, state))
+            if dialect.bulk_results:
+                return await self._from_bulk(state, seq_id, read)
+            return await wait_for_result(self._transport, state, read)
         except asyncio.CancelledError:
             if state.request_id is not None:
                 self._canceller.cancel(state.request_id)
             raise
 
-    async def _from_bulk(self, state: RequestState, seq_id: int) -> Payload:
+    async def _from_bulk(self, state: RequestState, seq_id: int, read: Callable[[Payload], T]) -> T:
         poller = self._poller(seq_id // NUMBERS_OF_A_COPY)
         await poller.done(state)
-        payload = await wait_for_payload(self._transport, state)
+        result = await wait_for_result(self._transport, state, read)
         poller.fetched(state.request_id or "")
-        return payload
+        return result
 
     def _poller(self, copy: int) -> BulkPoller:
         if copy not in self._pollers:

@@ -16,6 +16,7 @@ from tinkex.errors import (
     ConfigError,
     GoneError,
     InternalServerError,
+    NotATinkerServerError,
     NotFoundError,
     RequestFailedError,
     RequestSkippedError,
@@ -45,7 +46,7 @@ def is_recoverable(error: BaseException | None) -> bool:
     """
     if isinstance(error, (ClientPoisonedError, RequestSkippedError)):
         return is_recoverable(error.__cause__)
-    if isinstance(error, NotFoundError):
+    if isinstance(error, (NotFoundError, APIResponseValidationError, NotATinkerServerError)):
         return error.operation in _OF_A_MODEL
     return isinstance(error, _LOST) or (isinstance(error, RequestFailedError) and error.category == "server")
 

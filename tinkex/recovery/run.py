@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from attrs import define, frozen
 
-from tinkex.errors import RecoveryFailedError, TinkexError
+from tinkex.errors import RecoveryFailedError, RequestFailedError, TinkexError
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.recovery import policy as policies
 from tinkex.recovery.policy import RecoveryPolicy
@@ -91,13 +91,20 @@ class AsyncRecoverableRun:
         return run
 
     async def steps(self, until: int) -> AsyncIterator[int]:
-        """The numbers of the steps below `until` that are still to be done, each as often as it takes."""
-        while self.step < until:
+        """The numbers of the steps below `until` that are still to be done, each as often as it takes.
+
+        The state after the last step is saved before the numbers end; where that fails since the model is lost, the steps whose
+        effect was lost come again.
+
+        Raises:
+            TinkexError: when the numbers end: the last state was not saved, and the policy does not recover from that.
+            RecoveryFailedError: as `recover`.
+        """
+        while self.step < until or not await self._is_saved():
             before = self.recoveries
             yield self.step
             if self.recoveries == before:
                 self._completed()
-        await asyncio.gather(*self._saving)
 
     async def recover(self, error: TinkexError, missing: int | None = None) -> int:
         """Reloads the last saved state into a new model, which is `trainer` from now on; returns the number of the step to go on with.
@@ -144,6 +151,23 @@ class AsyncRecoverableRun:
             self._saving.add(task)
             task.add_done_callback(self._saving.discard)
 
+    async def _is_saved(self) -> bool:
+        """Saves the last state, unless that is done; False where the run had to go back, and there are steps to be done again."""
+        await asyncio.gather(*self._saving)
+        if any(known.step == self.step for known in self._checkpoints):
+            return True
+        try:
+            await self._counted(self._begin_to_save())
+        except RequestFailedError as error:
+            if error.state_loss is None:  # the model is there, and would be as it is after all steps again
+                raise
+            await self.recover(error)
+            return False
+        except TinkexError as error:
+            await self.recover(error)
+            return False
+        return True
+
     def _begin_to_save(self) -> _Save:
         self._last_save = (self.step, self._clock.now())
         name = policies.checkpoint_name(self.step, secrets.token_hex(4))
@@ -182,15 +206,21 @@ class AsyncRecoverableRun:
         while True:
             attempt += 1
             try:
-                return await self._load_newest()
+                async with asyncio.timeout(max(0.0, ends - self._clock.now())):
+                    return await self._load_newest()
             except TinkexError as error:
                 seconds = policies.pause(attempt)
                 if not policies.may_pass(error):
                     raise _failed(f"none of {len(self._checkpoints)} checkpoints can be loaded: {error.message}") from error
                 if self._clock.now() + seconds > ends:
-                    raise _failed(f"the server was not itself again in {self.policy.wait_minutes:g} minutes") from error
+                    raise self._stays_away() from error
                 logger.warning("reload %d failed, again in %.0f s: %s", attempt, seconds, error.message)
                 await self._clock.sleep(seconds)
+            except TimeoutError as error:
+                raise self._stays_away() from error
+
+    def _stays_away(self) -> RecoveryFailedError:
+        return _failed(f"the server was not itself again in {self.policy.wait_minutes:g} minutes")
 
     async def _load_newest(self) -> tuple[Checkpoint, AsyncTrainingClient]:
         """Tries one checkpoint after the other; raises the error of the last one that was tried."""

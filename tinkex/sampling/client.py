@@ -14,7 +14,7 @@ from tinkex_api.models import CreateSamplingSessionRequest, CreateSamplingSessio
 from tinkex.config import Config
 from tinkex.errors import NotFoundError, TinkexError, UnsupportedByServer, WaitTimeoutError
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import RequestState, read_result, wait_for_result
+from tinkex.futures.poller import RequestState, of_fields, wait_for_result
 from tinkex.model_tokenizer import model_tokenizer
 from tinkex.sampling import handle as handles
 from tinkex.sampling import ways
@@ -25,6 +25,7 @@ from tinkex.sampling.sampler import Sampler
 from tinkex.sampling.stream import SamplePiece
 from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, names_of_tokenizer
+from tinkex.transport.answers import required_text
 from tinkex.transport.http import Transport
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData, as_model_input
 
@@ -347,8 +348,7 @@ class AsyncSamplingClient:
 async def _promised(transport: Transport, promise: CreateSamplingSessionResponse) -> str:
     """The sampling session of a server that answers with a promise of it."""
     state = RequestState("create_sampling_session", promise.request_id)
-    result = await wait_for_result(transport, state)
-    return read_result(lambda fields: fields["sampling_session_id"], result, state.operation)
+    return await wait_for_result(transport, state, of_fields(lambda fields: required_text(fields, "sampling_session_id")))
 
 
 def _checked(prompt: ModelInput | ArrayLike | str, questions: Questions) -> ModelInput | str:

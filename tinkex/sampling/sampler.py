@@ -17,7 +17,7 @@ from tinkex_api.models import JoinSamplingSessionRequest, SampleRequest, Untyped
 from tinkex import events
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import APIStatusError, TinkexError
-from tinkex.futures.poller import NO_RESULT, Payload, RequestState, read_result
+from tinkex.futures.poller import NO_RESULT, Payload, RequestState
 from tinkex.futures.samples import NUMBERS_OF_A_COPY, SamplerResults
 from tinkex.sampling import stream
 from tinkex.sampling.request import Ask, check_answer, text_length
@@ -119,14 +119,12 @@ class Sampler:
             async with self._submitting:  # the request is made only now, so that those who wait hold little
                 promise = await self._submit(ask.request(prompt, part), seq_id, state, timeout)
             state.request_id = promise.request_id
+            decode = partial(_decode, promise=promise, prompt_length=text_length(prompt))
             try:
-                payload = await self.results.payload(state, seq_id)
+                return await self.results.result(state, seq_id, decode)
             except TinkexError as error:
                 await self._pause_before_another(attempt, error)
                 attempt += 1
-            else:
-                decode = partial(_decode, promise=promise, prompt_length=text_length(prompt))
-                return read_result(decode, payload, "sample")
 
     async def _submit(self, body: SampleRequest, seq_id: int, state: RequestState, timeout: float | None) -> UntypedAPIFuture:
         body.sampling_session_id, body.seq_id = self.sampling_session_id, seq_id
@@ -162,7 +160,10 @@ class Sampler:
 
 def _decode(payload: Payload, promise: UntypedAPIFuture, prompt_length: int | None) -> SampleResponse:
     decode = protobuf.decode_sample if isinstance(payload, bytes) else json.decode_sample
-    return decode(payload, promise, prompt_length)  # pyright: ignore[reportArgumentType]
+    response = decode(payload, promise, prompt_length)  # pyright: ignore[reportArgumentType]
+    if not response.sequences and response.prompt_logprobs_np is None and response.target_prompt_logprobs is None:
+        raise ValueError("there is nothing in it")
+    return response
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -51,7 +51,15 @@ class RecoverableRun(Made):
         return self._client.recoveries
 
     def steps(self, until: int) -> Iterator[int]:
-        """The numbers of the steps below `until` that are still to be done, each as often as it takes."""
+        """The numbers of the steps below `until` that are still to be done, each as often as it takes.
+
+        The state after the last step is saved before the numbers end; where that fails since the model is lost, the steps whose
+        effect was lost come again.
+
+        Raises:
+            TinkexError: when the numbers end: the last state was not saved, and the policy does not recover from that.
+            RecoveryFailedError: as `recover`.
+        """
         return iterate(self._portal, lambda: self._client.steps(until))
 
     def recover(self, error: TinkexError, missing: int | None = None) -> int:

@@ -10,9 +10,10 @@ from tinkex_api.models import ForwardBackwardRequest, ForwardRequest, UntypedAPI
 from tinkex_api.types import File, Request
 
 from tinkex.dialects.dialect import Dialect
+from tinkex.futures.answers import Payload
 from tinkex.training.bodies import Submit
 from tinkex.training.losses import without_weight
-from tinkex.types import Datum
+from tinkex.types import Datum, ForwardBackwardOutput
 from tinkex.wire import json, protobuf
 
 
@@ -42,3 +43,12 @@ def batch_submit(
         return forward_backward.request(body=File(BytesIO(raw)))
 
     return {"json": as_json, "protobuf": as_protobuf}
+
+
+def read_batch(payload: Payload) -> ForwardBackwardOutput:
+    """Returns the result of one request. Raises `ValueError` for one of another form, or with nothing in it."""
+    decode = protobuf.decode_forward_backward if isinstance(payload, bytes) else json.decode_forward_backward
+    output = decode(payload)  # pyright: ignore[reportArgumentType]
+    if not output.loss_fn_outputs and not output.metrics:
+        raise ValueError("there is nothing in it")
+    return output

@@ -9,6 +9,7 @@ from tinkex_api.models import UntypedAPIFuture
 from tinkex_api.types import Request
 
 from tinkex.dialects.dialect import Encoding
+from tinkex.threads import in_thread
 
 Build = Callable[[int], Request[UntypedAPIFuture]]
 """Makes the request for a seq_id."""
@@ -51,4 +52,4 @@ class Bodies:
         self._ahead.clear()
 
     async def _encode(self, index: int, encoding: Encoding, seq_id: int) -> Request[UntypedAPIFuture]:
-        return await asyncio.to_thread(self._submits[index][encoding], seq_id)
+        return await in_thread(self._submits[index][encoding], seq_id)

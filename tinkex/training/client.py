@@ -22,13 +22,13 @@ from tinkex_api.types import Request
 
 from tinkex.errors import InvalidInputError, NotFoundError, UnsupportedByServer
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import Payload, RequestState, fields, wait_for_result
+from tinkex.futures.poller import RequestState, of_fields, wait_for_result
 from tinkex.model_tokenizer import model_tokenizer
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, names_of_tokenizer
 from tinkex.training import chunking, custom_loss, metrics
-from tinkex.training.batches import batch_submit
+from tinkex.training.batches import batch_submit, read_batch
 from tinkex.training.bodies import Build, Submit
 from tinkex.training.custom_loss import CustomLoss
 from tinkex.training.line import TrainingLine
@@ -55,6 +55,7 @@ from tinkex.training.validation import (
     checked_optimizer,
     checked_settings,
 )
+from tinkex.transport.answers import required_text
 from tinkex.types import (
     AdamParams,
     Datum,
@@ -71,7 +72,7 @@ from tinkex.types import (
     TrainStepOutput,
 )
 from tinkex.types.checks import check_optional_int
-from tinkex.wire import json, protobuf
+from tinkex.wire import json
 
 T = TypeVar("T")
 
@@ -197,7 +198,10 @@ class AsyncTrainingClient:
         update = self.optim_step(params)
 
         async def both() -> TrainStepOutput:
-            return TrainStepOutput(*await asyncio.gather(gradients.wrapped(), update.wrapped()))
+            results = gradients.wrapped(), update.wrapped()
+            await asyncio.wait(results)
+            # the first one's error is the cause of the second one's, whichever of them comes first
+            return TrainStepOutput(*[await result for result in results])
 
         return AsyncAPIFuture(both(), gradients.state, self._session.failures)
 
@@ -237,6 +241,7 @@ class AsyncTrainingClient:
             return save_weights.request(body=body)
 
         def parse(result: Mapping[str, object]) -> SaveWeightsResponse:
+            required_text(result, "path")
             saved = SaveWeightsResponse.from_dict(result)
             self._session.saved_shapes[saved.path] = (self.base_model, self._shape)
             self._transport.server.saw_path(saved.path)
@@ -323,7 +328,11 @@ class AsyncTrainingClient:
             body.age_encryption_recipients = recipients
             return save_weights_external.request(body=body)
 
-        return self._run("save_weights_external", submit, SaveWeightsExternalResponse.from_dict)
+        def parse(result: Mapping[str, object]) -> SaveWeightsExternalResponse:
+            required_text(result, "path")
+            return SaveWeightsExternalResponse.from_dict(result)
+
+        return self._run("save_weights_external", submit, parse)
 
     async def save_weights_and_get_sampling_client(self, *, kind: SamplerKind = "snapshot") -> AsyncSamplingClient:
         """A client that samples from the weights as they are after the calls so far; later steps do not change them.
@@ -363,7 +372,7 @@ class AsyncTrainingClient:
         async with self._line.turn("unload_model"):
             request_id = await unload(self._transport, self.model_id)
         if request_id is not None:
-            await wait_for_result(self._transport, RequestState("unload_model", request_id))
+            await wait_for_result(self._transport, RequestState("unload_model", request_id), of_fields(dict))
         self._session.models.discard(self.model_id)
 
     async def get_info(self) -> GetInfoResponse:
@@ -390,6 +399,7 @@ class AsyncTrainingClient:
 
     def _saved_for_sampler(self, result: Mapping[str, object]) -> SaveWeightsForSamplerResponse:
         saved = SaveWeightsForSamplerResponse.from_dict(result)
+        required_text(result, "path" if saved.sampling_session_id is None else "sampling_session_id")
         self._transport.server.saw_path(saved.path or "")
         return saved
 
@@ -404,14 +414,15 @@ class AsyncTrainingClient:
         data, dialect = list(weighted(data, loss_fn)), self._transport.server.dialect
         made_up = operation == "forward" and made_up_forward(dialect, loss_fn)
 
-        def parse(results: Sequence[Payload]) -> ForwardBackwardOutput:
-            output = self._decoded(data, results)
+        def join(results: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
+            output = self._joined(data, results)
             return with_cross_entropy(data, output) if made_up else output
 
-        return self._line.run(operation, self._submits(operation, data, loss_fn, settings), parse)
+        submits = self._submits(operation, data, loss_fn, settings)
+        return self._line.run(operation, submits, read_batch, join)
 
-    def _decoded(self, data: Sequence[Datum], results: Sequence[Payload]) -> ForwardBackwardOutput:
-        output = _combined(results)
+    def _joined(self, data: Sequence[Datum], results: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
+        output = metrics.combine(results)
         return without_padding(data, output) if self._transport.server.dialect.pads_logprobs else output
 
     def _run_uploaded(self, loss: LossHandle, loss_id: str, data: Sequence[Datum]) -> AsyncAPIFuture[ForwardBackwardOutput]:
@@ -424,18 +435,20 @@ class AsyncTrainingClient:
 
     def _run_custom(self, data: list[Datum], loss_fn: CustomLoss) -> AsyncAPIFuture[ForwardBackwardOutput]:
 
-        def backward(results: Sequence[Payload]) -> tuple[Sequence[Submit], Callable[[Sequence[Payload]], ForwardBackwardOutput]]:
-            outputs = self._decoded(data, results).loss_fn_outputs
+        def backward(
+            results: Sequence[ForwardBackwardOutput],
+        ) -> tuple[Sequence[Submit], Callable[[Sequence[ForwardBackwardOutput]], ForwardBackwardOutput]]:
+            outputs = self._joined(data, results).loss_fn_outputs
             evaluated = custom_loss.evaluate(data, outputs, loss_fn)
             if self._transport.server.dialect.divides_by_weights:
                 surrogate, batch = "importance_sampling", custom_loss.linearized_by_ratios(data, evaluated.gradients, outputs)
             else:
                 surrogate, batch = "cross_entropy", custom_loss.linearized(data, evaluated.gradients)
             submits = self._submits("forward_backward", batch, surrogate, None)
-            return submits, lambda results: custom_loss.custom_output(_combined(results), evaluated)
+            return submits, lambda results: custom_loss.custom_output(metrics.combine(results), evaluated)
 
         forward_pass = self._submits("forward", custom_loss.forward_data(data), "cross_entropy", None)
-        return self._line.run_both("forward_backward", forward_pass, backward)
+        return self._line.run_both("forward_backward", forward_pass, read_batch, backward)
 
     def _submits(
         self, operation: str, data: Sequence[Datum], loss_fn: LossName, config: Mapping[str, float | str] | None
@@ -460,7 +473,7 @@ class AsyncTrainingClient:
         return self._run("load_weights", submit, LoadWeightsResponse.from_dict)
 
     def _run(self, operation: str, submit: Build, parse: Callable[[Mapping[str, object]], T]) -> AsyncAPIFuture[T]:
-        return self._line.run(operation, [{"json": submit}], lambda results: parse(fields(results[0])))
+        return self._line.run(operation, [{"json": submit}], of_fields(parse), lambda results: results[0])
 
 
 def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonParams | SgdParams:
@@ -470,12 +483,3 @@ def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonPar
     if not isinstance(params, (AdamParams, DimuonParams, SgdParams)):
         raise InvalidInputError(f"optim_params is {type(params).__name__}, not AdamParams, DimuonParams or SgdParams")
     return checked_optimizer(params)
-
-
-def _combined(results: Sequence[Payload]) -> ForwardBackwardOutput:
-    """What the requests of one batch gave, put together."""
-    return metrics.combine([_decode_batch(result) for result in results])
-
-
-def _decode_batch(result: Payload) -> ForwardBackwardOutput:
-    return protobuf.decode_forward_backward(result) if isinstance(result, bytes) else json.decode_forward_backward(result)

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from attrs import frozen
 from tinkex_api.api.models import create_model, get_weights_info
 from tinkex_api.api.weights import load_weights
-from tinkex_api.models import CreateModelRequest, CreateModelResponse, LoadWeightsRequest, WeightsInfoRequest
+from tinkex_api.models import CreateModelRequest, LoadWeightsRequest, WeightsInfoRequest
 
 from tinkex.errors import TinkexError, UnsupportedByServer
 from tinkex.futures.poller import send_and_wait
 from tinkex.session import Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.unloading import unload_left_behind
+from tinkex.transport.answers import required_text
 from tinkex.transport.server import Server
 from tinkex.types import LoadWeightsResponse, LoraConfig, OptimizerConfig
 from tinkex.wire import json
@@ -43,8 +44,10 @@ async def new_model(
     body.user_metadata = json.encode_metadata(user_metadata)
     if checkpoint_path:
         body.additional_properties["checkpoint_path"] = checkpoint_path
-    model = CreateModelResponse.from_dict(await send_and_wait(session.transport, create_model.request(body=body)))
-    return AsyncTrainingClient(session, model.model_id, base_model, shape)
+    model_id = await send_and_wait(
+        session.transport, create_model.request(body=body), lambda fields: required_text(fields, "model_id")
+    )
+    return AsyncTrainingClient(session, model_id, base_model, shape)
 
 
 def require_resume(server: Server) -> None:
@@ -83,7 +86,7 @@ async def _by_session(
     body = LoadWeightsRequest(saved.path, saved.with_optimizer, session_id=session.session_id, model_seq_id=number)
     body.base_model, body.weights_access_token = saved.base_model, saved.weights_access_token
     body.optimizer_config, body.user_metadata = optimizer, json.encode_metadata(user_metadata)
-    loaded = LoadWeightsResponse.from_dict(await send_and_wait(session.transport, load_weights.request(body=body)))
+    loaded = await send_and_wait(session.transport, load_weights.request(body=body), LoadWeightsResponse.from_dict)
     model_id = loaded.model_id or f"{session.session_id}:train:{number}"
     return AsyncTrainingClient(session, model_id, base_model, shape)
 

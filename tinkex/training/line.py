@@ -21,7 +21,8 @@ from tinkex.errors import (
     APIConnectionError,
     APIStatusError,
     ClientClosedError,
-    InternalServerError,
+    ConfigError,
+    CredentialError,
     InvalidInputError,
     RequestFailedError,
     ResultLostError,
@@ -32,15 +33,20 @@ from tinkex.errors import (
     WaitTimeoutError,
 )
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import Payload, RequestState, read_result, wait_for_payload
+from tinkex.futures.poller import Payload, RequestState, wait_for_result
 from tinkex.session import Session
+from tinkex.threads import in_thread
 from tinkex.training.bodies import Bodies, Submit
 from tinkex.training.pipelining import PipelineCheck
 from tinkex.training.sequencer import Sequencer, Turn
 
 logger = logging.getLogger("tinkex")
+R = TypeVar("R")
 T = TypeVar("T")
-_NOT_TAKEN = (APIStatusError, APIConnectionError, ClientClosedError, UnsupportedByServer, InvalidInputError)
+_NOT_TAKEN = (
+    *(APIStatusError, APIConnectionError, ClientClosedError, UnsupportedByServer),
+    *(InvalidInputError, CredentialError, ConfigError),
+)
 """What says of a request that was sent first that it was not taken on, or not sent at all."""
 _FAILED = (400, 403, 404, 409, 410, 422)
 """Statuses of a poll that say of a training request that it has no result, and never will."""
@@ -75,12 +81,15 @@ class TrainingLine:
         """A place in the order for a request without a number; `async with` waits until it comes."""
         return self._taken(self._sequencer.turn(operation), RequestState(operation))
 
-    def run(self, operation: str, submits: Sequence[Submit], parse: Callable[[Sequence[Payload]], T]) -> AsyncAPIFuture[T]:
+    def run(
+        self, operation: str, submits: Sequence[Submit], read: Callable[[Payload], R], join: Callable[[Sequence[R]], T]
+    ) -> AsyncAPIFuture[T]:
         """One call, of one request or several. Its place in the order is fixed now.
 
         Args:
             submits: build the requests, which get consecutive numbers.
-            parse: makes the call's result of the requests' results, in order.
+            read: reads the result of one request; raises `ValueError` and its like for what is none.
+            join: makes the call's result of what was read, in order.
         """
         self._transport.require_open(operation)
         turn = self._sequencer.turn(operation, len(submits))
@@ -88,22 +97,23 @@ class TrainingLine:
 
         async def work() -> T:
             async with self._ahead(turn, submits) as bodies, self._taken(turn, state):
-                sent = await self._submit_all(turn, state, bodies)
-                results = await self._results_before_next(sent)
-            return read_result(parse, results or await self._results(sent), operation)
+                sent, results = await turn.unbroken(self._sent(turn, state, bodies, read))
+            return join(results or await self._results(sent, read))
 
-        return self._watched(AsyncAPIFuture(self._told(work(), state), state, self._session.failures))
+        return self._begun(turn, work, state)
 
     def run_both(
         self,
         operation: str,
         first: Sequence[Submit],
-        second: Callable[[Sequence[Payload]], tuple[Sequence[Submit], Callable[[Sequence[Payload]], T]]],
+        read: Callable[[Payload], R],
+        second: Callable[[Sequence[R]], tuple[Sequence[Submit], Callable[[Sequence[R]], T]]],
     ) -> AsyncAPIFuture[T]:
         """One call whose second requests depend on the results of its first ones, which change nothing. No other call comes between.
 
         Args:
             first: build the first requests, all of `forward`.
+            read: reads the result of one request, of the first or the second ones.
             second: makes of their results the second ones, and what makes the call's result of those ones'; it may take long.
         """
         self._transport.require_open(operation)
@@ -112,17 +122,24 @@ class TrainingLine:
 
         async def work() -> T:
             async with self._ahead(turn, first) as bodies, self._taken(turn, state):
-                sent = await self._submit_all(turn, RequestState("forward"), bodies)
+                sent = await turn.unbroken(self._submit_all(turn, RequestState("forward"), bodies))
                 try:
-                    submits, parse = await asyncio.to_thread(second, await self._results(sent))
+                    submits, join = await in_thread(second, await self._results(sent, read))
                 except BaseException as error:  # a cancellation, too: what is queued behind was to follow the gradients
-                    self._sequencer.refused(_as_own(error, operation))
+                    state.failed = _as_own(error, operation)
+                    state.failed.delivered = isinstance(error, asyncio.CancelledError)  # the user's own deed
+                    self._sequencer.refused(state.failed, changes=True)
                     raise
-                sent = await self._submit_all(turn, state, self._bodies(submits))
-                results = await self._results_before_next(sent)
-            return read_result(parse, results or await self._results(sent), operation)
+                sent, results = await turn.unbroken(self._sent(turn, state, self._bodies(submits), read))
+            return join(results or await self._results(sent, read))
 
-        return self._watched(AsyncAPIFuture(self._told(work(), state), state, self._session.failures))
+        return self._begun(turn, work, state)
+
+    def _begun(self, turn: Turn, work: Callable[[], Awaitable[T]], state: RequestState) -> AsyncAPIFuture[T]:
+        """The future of a call that has its place in the order, which it gives back however it ends, begun or not."""
+        future = AsyncAPIFuture(self._told(work, state), state, self._session.failures)
+        future.task.add_done_callback(lambda _: turn.leave())
+        return self._watched(future)
 
     def _watched(self, future: AsyncAPIFuture[T]) -> AsyncAPIFuture[T]:
         """The future of a call that was just made; says so when the user's loop keeps the server waiting."""
@@ -133,11 +150,11 @@ class TrainingLine:
         future.task.add_done_callback(lambda _: self._pipeline.finished(operation, clock.now()))
         return future
 
-    async def _told(self, work: Awaitable[T], state: RequestState) -> T:
+    async def _told(self, work: Callable[[], Awaitable[T]], state: RequestState) -> T:
         """What `work` gives; whoever listens hears how it ended."""
         began, failure = self._transport.clock.now(), None
         try:
-            return await work
+            return await work()
         except BaseException as error:
             failure = type(error).__name__
             raise
@@ -156,10 +173,17 @@ class TrainingLine:
                     wait.becomes("turn")
                     await turn.come()
             except WaitTimeoutError as error:
-                self._sequencer.refused(error)
+                self._sequencer.refused(error, changes=fate.effect_of(turn.operation) == "changes")
                 raise
         async with turn:
             yield
+
+    async def _sent(
+        self, turn: Turn, state: RequestState, bodies: Bodies, read: Callable[[Payload], R]
+    ) -> tuple[Sequence[_Sent], Sequence[R]]:
+        """Sends them; with the results, where the next call must not be sent without them, elsewhere none."""
+        sent = await self._submit_all(turn, state, bodies)
+        return sent, await self._results(sent, read) if self._transport.server.dialect.overtakes else ()
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 
@@ -197,10 +221,10 @@ class TrainingLine:
                 await self._submit(sent, bodies)
                 accepted += 1
         except TinkexError as error:
-            self._give_up(error, untouched=accepted == 0 and not parallel)
+            self._give_up(error, turn.operation, untouched=accepted == 0 and not parallel)
             raise
-        except BaseException:
-            self._sequencer.poison(StepOutcomeUnknown("cancelled while it was being sent", operation=turn.operation))
+        except BaseException:  # the event loop ends, or something is broken here
+            self._sequencer.poison(StepOutcomeUnknown("broken off while it was being sent", operation=turn.operation))
             raise
         self._sequencer.accepted(count)
         return all_sent
@@ -233,9 +257,13 @@ class TrainingLine:
         repeatable = fate.verdict("unanswered", operation, repeats) == "resend"
         try:
             sent.state.request_id = (await self._transport.send(request, repeatable=repeatable, state=sent.state)).request_id
-        except (APIConnectionError, InternalServerError, WaitTimeoutError) as error:
-            place = error.place if isinstance(error, APIConnectionError) else "answered"
-            if place in ("connecting", "unsent") or (isinstance(error, InternalServerError) and mistaken and mistaken(error)):
+        except TinkexError as error:
+            place = fate.place_of(error)
+            if isinstance(error, APIStatusError) and mistaken and mistaken(error):
+                raise
+            if place is None and sent.state.in_doubt and not fate.settles(error):
+                raise _unknown(error, operation) from error
+            if place is None:
                 raise
             if fate.verdict(place, operation, repeats) != "resend_once":
                 raise _unknown(error, operation) from error
@@ -250,7 +278,7 @@ class TrainingLine:
             sent.error = self._read_refusal(sent, refusal)
             if sent.error is None:
                 raise _unknown(first, sent.state.operation) from refusal
-        except (APIConnectionError, WaitTimeoutError) as error:
+        except TinkexError as error:
             raise _unknown(first, sent.state.operation) from error
 
     def _read_refusal(self, sent: _Sent, refusal: TinkexError) -> TinkexError | None:
@@ -271,27 +299,23 @@ class TrainingLine:
             case "unclear":
                 return None
 
-    def _give_up(self, error: TinkexError, *, untouched: bool) -> None:
+    def _give_up(self, error: TinkexError, operation: str, *, untouched: bool) -> None:
         if untouched and isinstance(error, _NOT_TAKEN):
-            self._sequencer.refused(error)
+            self._sequencer.refused(error, changes=fate.effect_of(operation) == "changes")
         else:
             self._sequencer.poison(error)
 
     # ---- results -----------------------------------------------------------------------------------------------------
 
-    async def _results_before_next(self, all_sent: Sequence[_Sent]) -> Sequence[Payload]:
-        """The results, where the next call must not be sent without them; elsewhere none."""
-        return await self._results(all_sent) if self._transport.server.dialect.overtakes else ()
+    async def _results(self, all_sent: Sequence[_Sent], read: Callable[[Payload], R]) -> Sequence[R]:
+        return await asyncio.gather(*(self._result(sent, read) for sent in all_sent))
 
-    async def _results(self, all_sent: Sequence[_Sent]) -> Sequence[Payload]:
-        return await asyncio.gather(*(self._result(sent) for sent in all_sent))
-
-    async def _result(self, sent: _Sent) -> Payload:
+    async def _result(self, sent: _Sent, read: Callable[[Payload], R]) -> R:
         if sent.error is not None:
             raise sent.error
         with self._sequencer.unsettled():
             try:
-                return await wait_for_payload(self._transport, sent.state)
+                return await wait_for_result(self._transport, sent.state, read)
             except (RequestFailedError, APIStatusError) as error:
                 if isinstance(error, APIStatusError) and error.status_code not in _FAILED:
                     raise
@@ -317,7 +341,11 @@ def _is_mistaken(encoding: Encoding, operation: str, error: APIStatusError) -> b
 
 
 def _unknown(error: TinkexError, operation: str) -> StepOutcomeUnknown:
-    return StepOutcomeUnknown(f"nobody knows whether it was applied: {error.message}", operation=operation, advice=_FROM_SAVED)
+    if fate.effect_of(operation) == "changes":
+        doubt = "nobody knows whether it was applied"
+    else:
+        doubt = "it changes nothing in the model, but nobody knows whether the server counts it"
+    return StepOutcomeUnknown(f"{doubt}: {error.message}", operation=operation, advice=_FROM_SAVED)
 
 
 def _as_own(error: BaseException, operation: str) -> TinkexError:

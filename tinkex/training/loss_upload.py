@@ -7,12 +7,13 @@ import itertools
 from collections.abc import Mapping
 
 from tinkex_api.api.training import create_custom_loss
-from tinkex_api.models import CreateCustomLossRequest, CreateCustomLossResponse
+from tinkex_api.models import CreateCustomLossRequest
 
 from tinkex.errors import InvalidInputError
-from tinkex.futures.poller import read_result, send_and_wait
+from tinkex.futures.poller import send_and_wait
 from tinkex.session import Session
 from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank, TracedLoss
+from tinkex.transport.answers import required_text
 
 
 def traced(fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> TracedLoss:
@@ -53,5 +54,6 @@ class CustomLosses:
 
     async def _upload(self, session: Session, loss: TracedLoss) -> str:
         body = CreateCustomLossRequest(session.session_id, next(self._numbers), loss.name, list(loss.inputs), loss.graph)
-        result = await send_and_wait(session.transport, create_custom_loss.request(body=body))
-        return read_result(CreateCustomLossResponse.from_dict, result, "create_custom_loss").loss_id
+        return await send_and_wait(
+            session.transport, create_custom_loss.request(body=body), lambda fields: required_text(fields, "loss_id")
+        )

@@ -15,9 +15,9 @@ from tinkex_api.types import Request
 from tinkex.dialects.dialect import SeqIdRepeats
 from tinkex.dialects.fate import expected_number
 from tinkex.errors import APIStatusError, RequestFailedError, TinkexError
-from tinkex.futures.poller import RequestState, wait_for_payload
+from tinkex.futures.poller import RequestState, of_fields, wait_for_result
 from tinkex.session import Session
-from tinkex.training.batches import batch_submit
+from tinkex.training.batches import batch_submit, read_batch
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import new_model
 from tinkex.training.unloading import unload_or_log
@@ -49,7 +49,8 @@ async def _probe(session: Session, model: AsyncTrainingClient) -> SeqIdRepeats:
     try:
         for request in _repeats(session, model):
             again = await session.transport.send(request, repeatable=False)
-            await wait_for_payload(session.transport, RequestState(request.operation, again.request_id))
+            read = read_batch if request.operation == "forward_backward" else of_fields(dict)
+            await wait_for_result(session.transport, RequestState(request.operation, again.request_id), read)
     except (APIStatusError, RequestFailedError) as refusal:
         return "refuses" if _says_why(refusal) else "unknown"
     if _distance(trained, await _logprobs(model)) > least:

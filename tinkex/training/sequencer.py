@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any, TypeVar
 
 from attrs import define, field
 
 from tinkex.errors import ClientPoisonedError, RequestFailedError, RequestSkippedError, TinkexError
 
+T = TypeVar("T")
+
 
 @define(eq=False)
-class _Loss:
-    """That the server has lost steps of the model, and whether the user may know of it."""
+class _News:
+    """A thing that the user has to know before what is called later makes sense, and whether that may be so."""
 
-    errors: list[RequestFailedError]
-    """Of what failed by it."""
+    errors: list[TinkexError]
+    """All that tell of it."""
     known_from: int | None = None
-    """The first turn that was asked for by a user who may."""
+    """The first turn that was asked for by a user who may know."""
 
     def note(self, turn: int) -> None:
         if self.known_from is None and any(error.delivered for error in self.errors):
@@ -34,9 +37,9 @@ class Sequencer:
     """Gives each call its turn. For one event loop.
 
     A turn's numbers (`seq_id`, from 1) are taken when it comes, so a call that is cancelled before leaves no hole that the
-    server would wait behind. A request that the server refused took no number; those that were queued behind it are skipped,
-    since they were meant to follow it. So are those that a user asks for before they can know that the server has lost steps of the
-    model. A request whose fate is unknown ends the line for good.
+    server would wait behind. A request that the server refused took no number. What a user asks for before they can know of that,
+    or that the server has lost steps of the model, was meant to follow what is missing, and is skipped. A request whose fate is
+    unknown ends the line for good.
     """
 
     _next_seq_id: int = 1
@@ -44,9 +47,9 @@ class Sequencer:
     _turns_given: int = 0
     _end_of_line: asyncio.Future[None] | None = None
     _poison: TinkexError | None = None
-    _refusal: TinkexError | None = None
-    _refused_before_turn: int = 0
-    _loss: _Loss | None = None
+    _refusal: _News | None = None
+    _loss: _News | None = None
+    _loss_number: int | None = None
     _unsettled: int = 0
     _all_settled: asyncio.Event = field(factory=asyncio.Event)
     _free_number: int | None = None
@@ -55,8 +58,9 @@ class Sequencer:
         """A place at the end of the line for a call of so many numbered requests; `async with` waits until it comes."""
         if self._end_of_line is None or self._end_of_line.done():
             self._expected_seq_id = self._next_seq_id
-        if self._loss:
-            self._loss.note(self._turns_given)
+        for news in (self._refusal, self._loss):
+            if news is not None:
+                news.note(self._turns_given)
         turn = Turn(self, operation, requests, self._turns_given, self._expected_seq_id, self._end_of_line)
         self._turns_given += 1
         self._expected_seq_id += requests
@@ -71,16 +75,20 @@ class Sequencer:
         """So many requests, numbered from `next_seq_id`, were taken on by the server."""
         self._next_seq_id += requests
 
-    def refused(self, error: TinkexError) -> None:
-        """The request was not taken on: its number stays free, and all calls queued by now are skipped."""
-        self._refusal, self._refused_before_turn = error, self._turns_given
+    def refused(self, error: TinkexError, *, changes: bool) -> None:
+        """The request was not taken on: its number stays free. All calls queued by now are skipped.
+
+        Args:
+            changes: whether it would have changed the model; then what is called before the user gets the error is skipped, too.
+        """
+        self._refusal = _News([error], known_from=None if changes else self._turns_given)
 
     def lost(self, error: RequestFailedError) -> None:
         """A request failed, maybe since the model lost steps: what was asked for on top of them is then skipped."""
         if error.state_loss is None:
             return
-        if self._loss is None or self._loss.errors[0].state_loss != error.state_loss:
-            self._loss = _Loss([])
+        if self._loss is None or self._loss_number != error.state_loss:
+            self._loss, self._loss_number = _News([]), error.state_loss
         self._loss.errors.append(error)
 
     @contextmanager
@@ -118,13 +126,16 @@ class Sequencer:
                 operation=turn.operation,
                 advice="Make a new training client from the last saved state.",
             ) from self._poison
-        if self._refusal is not None and turn.number < self._refused_before_turn:
+        if not turn.requests:  # it does not build on what came before
+            return
+        if self._refusal is not None and self._refusal.is_news_to(turn.number):
+            refused = self._refusal.errors[0]
             raise RequestSkippedError(
-                f"not sent: it was queued behind a request that was refused: {self._refusal.message}",
+                f"not sent: it was called before you could know that an earlier request was refused: {refused.message}",
                 operation=turn.operation,
                 advice="Mend that request and call both again.",
-            ) from self._refusal
-        if self._loss is not None and turn.requests and self._loss.is_news_to(turn.number):
+            ) from refused
+        if self._loss is not None and self._loss.is_news_to(turn.number):
             lost = self._loss.errors[0]
             raise RequestSkippedError(
                 f"not sent: it was called before you could know that the model has lost steps: {lost.message}",
@@ -145,6 +156,9 @@ class Turn:
     expected_seq_id: int
     """The first number that the call gets, unless one before it is refused or is of another size than it was said."""
     _before: asyncio.Future[None] | None
+    _sending: asyncio.Future[Any] | None = None
+    """What goes on, and must end, before the next one may go."""
+    _left: bool = False
     over: asyncio.Future[None] = field(factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
@@ -157,28 +171,43 @@ class Turn:
             if self._before is not None:
                 await asyncio.shield(self._before)
         except BaseException:
-            self._pass_on()
+            self.leave()
             raise
+
+    async def unbroken(self, sending: Coroutine[Any, Any, T]) -> T:
+        """Returns what comes of it. It goes on, and keeps the turn, when the one who waits for it is cancelled.
+
+        So its fate is known in the end, and its numbers are used or free.
+        """
+        task = self._sending = asyncio.create_task(sending, name=f"tinkex {self.operation}")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else sees it
+            raise
+
+    def leave(self) -> None:
+        """Gives the place up, once: the next in line may go when all before it, and what this one sends, are over."""
+        if self._left:
+            return
+        self._left = True
+        pending = [future for future in (self._before, self._sending) if future is not None and not future.done()]
+        if not pending:
+            self._end()
+        for future in pending:
+            future.add_done_callback(lambda _: self._end() if all(other.done() for other in pending) else None)
 
     async def __aenter__(self) -> Turn:
         await self.come()
         try:
             self.sequencer.check(self)
         except BaseException:
-            self._pass_on()
+            self.leave()
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._pass_on()
-
-    def _pass_on(self) -> None:
-        """The next in line may go once all before it are over, also when this one gave up its place early."""
-        if self._before is None or self._before.done():
-            self._end()
-        else:
-            self._before.add_done_callback(lambda _: self._end())
-        self._before = None
+        self.leave()
 
     def _end(self) -> None:
         if not self.over.done():

@@ -9,7 +9,14 @@ from collections.abc import Awaitable, Callable
 from attrs import define, field, frozen
 
 from tinkex.config import Config
-from tinkex.errors import APIConnectionError, AuthenticationError, ConfigError, TinkexError
+from tinkex.errors import (
+    APIConnectionError,
+    APIResponseValidationError,
+    AuthenticationError,
+    ConfigError,
+    NotATinkerServerError,
+    TinkexError,
+)
 from tinkex.transport.clock import Clock
 from tinkex.transport.fetched_key import FetchedKey, from_command, from_function
 from tinkex.transport.server import Server
@@ -156,7 +163,7 @@ class Auth:
         try:
             return await self.exchange(key)
         except TinkexError as error:
-            if not error.retryable:
+            if not error.retryable and not isinstance(error, (APIResponseValidationError, NotATinkerServerError)):
                 raise
             failed = APIConnectionError(f"no token could be had for the key: {error.message}", operation=error.operation)
             failed.place = "connecting"  # of the request that wants the token, which may be sent again

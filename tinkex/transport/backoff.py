@@ -10,7 +10,8 @@ from typing import Literal
 from attrs import define
 
 from tinkex.config import RetrySettings
-from tinkex.errors import APIConnectionError, APIStatusError, TinkexError
+from tinkex.dialects.fate import status_meaning
+from tinkex.errors import APIConnectionError, APIResponseValidationError, APIStatusError, NotATinkerServerError, TinkexError
 from tinkex.wait_facts import Owner
 
 _MAX_RETRY_AFTER = 60.0  # seconds; a longer wish of the server is not believed (openapi/tinker.yaml, TooManyRequests)
@@ -18,10 +19,12 @@ _JITTER = 0.25
 _LARGE_BODY = 128 * 1024  # bytes; from here on a 429 means a longer pause
 
 _PROXY_TRIES = 3  # of a request that a proxy refuses by a bare 400
+_FIRST_CONTACT_TRIES = 3  # where nothing can be reached, or something that is no Tinker server
 _BILLING_PAUSE = 5.0  # seconds
 
 _REFUSED_UNREAD = frozenset({402, 425, 429})
-_RETRYABLE = _REFUSED_UNREAD | {408, 409, *range(500, 600)}
+_MADE_UP = frozenset(status for status in range(400, 500) if status_meaning(status) == "doubt")  # by proxies, 408 among them
+_RETRYABLE = _REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}
 
 Trouble = Literal["failure", "rate_limit", "billing", "proxy"]
 """Why a request is to be sent again: it failed, was refused as one too many, or cannot be paid, or something on the way refused it."""
@@ -61,6 +64,8 @@ def trouble_of(error: BaseException, *, repeatable: bool) -> Trouble | None:
     """What keeps a request from being answered for now; None where it is for good."""
     if isinstance(error, APIConnectionError):
         return "failure" if repeatable or not error.sent else None
+    if isinstance(error, (APIResponseValidationError, NotATinkerServerError)):  # no answer, as good as
+        return "failure" if repeatable else None
     if not isinstance(error, APIStatusError):
         return None
     if error.status_code == 400 and not error.body and repeatable:
@@ -81,6 +86,8 @@ class Patience:
     repeatable: bool = True
     max_attempts: int | None = None
     """At most so many tries, whatever the kind; by default as the settings say for it."""
+    first_contact: bool = False
+    """Whether nobody knows yet that there is a server: a wrong URL should show in a second or two, not when all tries are used up."""
     trouble: Trouble | None = None
     """The kind of the last failure."""
     attempts: int = 0
@@ -95,6 +102,8 @@ class Patience:
             self.trouble, self.attempts, self.since = trouble, 0, sent_at
         self.attempts += 1
         if trouble is None or self.attempts >= (self.max_attempts or self.attempts + 1):
+            return False
+        if self.first_contact and _leads_nowhere(error) and self.attempts >= _FIRST_CONTACT_TRIES:
             return False
         tries, seconds = self._limits(trouble)
         return (tries is None or self.attempts < tries) and now - self.since < seconds
@@ -128,6 +137,10 @@ class Patience:
                 return min(_PROXY_TRIES, self.settings.max_attempts), self.settings.max_seconds
             case "failure":
                 return self.settings.max_attempts, self.settings.max_seconds
+
+
+def _leads_nowhere(error: BaseException) -> bool:
+    return isinstance(error, NotATinkerServerError) or (isinstance(error, APIConnectionError) and error.place == "connecting")
 
 
 def retry_hint(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from tinkex.config import Config
 from tinkex.config.secrets import masked
 from tinkex.errors import UnreadableAnswerError
 from tinkex.local_server import local_url
+from tinkex.threads import in_thread
 from tinkex.transport import adaptation, bodies, failures
 from tinkex.transport.answers import parse
 from tinkex.transport.auth import Auth
@@ -99,7 +99,7 @@ class Carrier:
 
     async def go_local(self) -> None:
         """Starts the server of this process, which has no address before; it takes some seconds, and so is done in a thread."""
-        self.config = evolve(self.config, base_url=await asyncio.to_thread(local_url))
+        self.config = evolve(self.config, base_url=await in_thread(local_url))
         self._headers["Host"] = host(self.config.base_url)
 
     async def aclose(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from attrs import define, field
 
 from tinkex.errors import CredentialError
+from tinkex.threads import in_thread
 
 Fetch = Callable[[], Awaitable[str]]
 _COMMAND_TIMEOUT = 60.0  # seconds
@@ -45,7 +46,7 @@ def from_function(function: Callable[[], str | Awaitable[str]]) -> Fetch:
 
     async def fetch() -> str:
         try:
-            given: Any = await asyncio.to_thread(function)
+            given: Any = await in_thread(function)
             return _checked(await given if inspect.isawaitable(given) else given, "the api_key function")
         except CredentialError:
             raise
@@ -59,7 +60,7 @@ def from_function(function: Callable[[], str | Awaitable[str]]) -> Fetch:
 
 def from_command(command: str) -> Fetch:
     async def fetch() -> str:
-        return _checked(await asyncio.to_thread(_printed, command), "credential_cmd")
+        return _checked(await in_thread(_printed, command), "credential_cmd")
 
     return fetch
 

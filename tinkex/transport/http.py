@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
@@ -66,6 +67,7 @@ class Transport:
         repeatable: bool = True,
         timeout: float | None = None,
         max_attempts: int | None = None,
+        first_contact: bool = False,
         state: RequestState | None = None,
     ) -> T:
         """The server's answer, parsed.
@@ -75,6 +77,7 @@ class Transport:
                 the server did not take it.
             timeout: seconds for one try; by default `Config.timeout`, or as long as a wait may be where the work is done meanwhile.
             max_attempts: at most so many tries, if `Config.retry` allows more.
+            first_contact: few tries where nothing can be reached, or something that is no Tinker server.
             state: shows the wait to others.
 
         Raises:
@@ -82,13 +85,12 @@ class Transport:
             APIStatusError: the server refused, and trying again did not help.
             WaitTimeoutError: `RetrySettings.max_wait` is over.
             UnsupportedByServer: it is known to lack the call.
-            APIResponseValidationError: the answer is not of the contract's form.
+            APIResponseValidationError, NotATinkerServerError: no answer was of the contract's form.
         """
         self.server.require(request.operation)
-        patience = Patience(self.config.retry, repeatable, max_attempts)
+        patience = Patience(self.config.retry, repeatable, max_attempts, first_contact)
         with self._waiting_for_answer(state or RequestState(request.operation)) as wait:
-            response = await self._exchange(request, timeout or self._usual_timeout, patience, wait)
-        return parse(request, response)
+            return await self._exchange(request, timeout or self._usual_timeout, patience, wait, partial(parse, request))
 
     def require_open(self, operation: str) -> None:
         """Raises `ClientClosedError` once the client was closed."""
@@ -122,7 +124,7 @@ class Transport:
         self.server.require(request.operation)
         patience = Patience(self.config.retry, True, None)
         with self._waiting_for_answer(RequestState(request.operation)) as wait:
-            response = await self._exchange(request, timeout or self._usual_timeout, patience, wait, whole=False)
+            response = await self._exchange(request, timeout or self._usual_timeout, patience, wait, _as_it_is, whole=False)
         async with self._reading(response, request.operation):
             yield response
 
@@ -163,8 +165,15 @@ class Transport:
         return self.waits.begin(state, "an answer", self._bound_of_answer)
 
     async def _exchange(
-        self, request: Request[Any], timeout: float, patience: Patience, wait: Wait, *, whole: bool = True
-    ) -> httpx.Response:
+        self,
+        request: Request[Any],
+        timeout: float,
+        patience: Patience,
+        wait: Wait,
+        read: Callable[[httpx.Response], T],
+        *,
+        whole: bool = True,
+    ) -> T:
         self.require_open(request.operation)
         if self.config.base_url == LOCAL:
             wait.becomes("computation", "which is the start of the server in this process")
@@ -172,7 +181,7 @@ class Transport:
         # the same over all tries
         headers = {} if request.method == "GET" else {"X-Idempotency-Key": f"tinkex-{self.clock.new_id()}"}
         try:
-            return await Tries(self.carrier, self.window, request, headers, timeout, whole, patience, wait).answered()
+            return await Tries(self.carrier, self.window, request, headers, timeout, whole, patience, wait, read).answered()
         except TinkexError as error:
             if wait.tries > 1:
                 error.message += f" (tried {wait.tries} times)"
@@ -183,6 +192,8 @@ class Transport:
         """Around what reads a body; closes it in the end."""
         try:
             yield
+        except httpx.DecodingError as error:
+            raise failures.undecodable(error, operation) from error
         except httpx.TransportError as error:
             whom = self.carrier.whom(response.request.url)
             raise failures.connection_error(error, "answered", operation, whom) from error
@@ -192,3 +203,8 @@ class Transport:
     @property
     def _usual_timeout(self) -> float:
         return self.config.poll.max_wait if self.server.dialect.long_posts else self.config.timeout
+
+
+def _as_it_is(response: httpx.Response) -> httpx.Response:
+    """Returns an answer that its asker reads itself."""
+    return response

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -12,6 +12,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tinkex_api.types import Request
 
 from tinkex import events
+from tinkex.dialects import fate
 from tinkex.errors import TinkexError
 from tinkex.transport import adaptation, failures
 from tinkex.transport.backoff import Patience, retry_hint
@@ -36,22 +37,24 @@ class Tries:
     whole: bool
     patience: Patience
     wait: Wait
+    read: Callable[[httpx.Response], Any]
+    """Makes of an answer what is asked for, or raises that it is none."""
     sent_at: float = 0.0
     refused_for: float = 0.0
     """Seconds that the last 429 closed the window for."""
 
-    async def answered(self) -> httpx.Response:
-        """The answer that is no refusal. Raises the last error when there is to be no other try."""
+    async def answered(self) -> Any:
+        """What was read of the answer that is no refusal. Raises the last error when there is to be no other try."""
         try:
             return await self._try()
         except TinkexError as error:
             return await self._retried(error)
 
-    async def _retried(self, first: TinkexError) -> httpx.Response:
+    async def _retried(self, first: TinkexError) -> Any:
         """What comes of the tries after the first; only these go through tenacity, which costs as much as half a small request."""
         failed: TinkexError | None = first
 
-        async def next_try() -> httpx.Response:
+        async def next_try() -> Any:
             nonlocal failed
             if failed is not None:
                 error, failed = failed, None
@@ -67,7 +70,14 @@ class Tries:
         )
         return await retrying(next_try)
 
-    async def _try(self) -> httpx.Response:
+    async def _try(self) -> Any:
+        try:
+            return self.read(await self._response())
+        except TinkexError as error:
+            self.wait.state.in_doubt |= fate.place_of(error) is not None
+            raise
+
+    async def _response(self) -> httpx.Response:
         window, self.sent_at = self.window, self.carrier.clock.now()
         if not window.is_open:
             self.wait.becomes("queue", "which refused requests of this key as too many (429)")

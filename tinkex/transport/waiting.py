@@ -47,6 +47,10 @@ class RequestState:
     queue_state_reason: str | None = None
     wait: Wait | None = None
     """The one that goes on, or went on last."""
+    failed: TinkexError | None = None
+    """The error by which the line of calls knows of one that is no TinkexError."""
+    in_doubt: bool = False
+    """Whether a try brought no answer that says if the server took the request on."""
 
 
 @define(eq=False)

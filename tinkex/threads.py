@@ -1,0 +1,58 @@
+"""`in_thread`: blocking work beside the event loop, also of a thread that outlives the main one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LastingExecutor(ThreadPoolExecutor):
+    """A pool that takes work to the end of the last thread.
+
+    The standard library's pools take none once the main thread has ended, even while other threads of the user's go on.
+    """
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As `ThreadPoolExecutor`; in a thread of its own when that takes no more."""
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            return _in_own_thread(fn, *args, **kwargs)
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Returns what a function gives that may block, called in a thread with this task's context variables."""
+    context = contextvars.copy_context()
+
+    def call() -> T:
+        return context.run(function, *args, **kwargs)
+
+    try:
+        future: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(None, call)
+    except RuntimeError:  # the main thread has ended
+        future = asyncio.wrap_future(_in_own_thread(call))
+    return await future
+
+
+def _in_own_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        if not outcome.set_running_or_notify_cancel():
+            return
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the future is awaited
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(result)
+
+    threading.Thread(target=run, name="tinkex-late", daemon=True).start()
+    return outcome
