@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import Literal, TypeAlias, get_args
 
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import InvalidInputError, UnsupportedByServer
 from tinkex.types import AdamParams, Datum, DimuonParams, SgdParams
 from tinkex.types.checks import check_number, is_number
 
-P = TypeVar("P", AdamParams, DimuonParams, SgdParams)
+OptimizerSettings: TypeAlias = AdamParams | DimuonParams | SgdParams
 
 _BELOW = {"beta1": 1.0, "beta2": 1.0, "momentum": 1.0}
 """The settings of optimizers that have an upper bound."""
@@ -98,7 +98,7 @@ def check_save(dialect: Dialect, saves: int) -> None:
         )
 
 
-def checked_optimizer(params: P) -> P:
+def checked_optimizer(params: OptimizerSettings) -> OptimizerSettings:
     """Returns a copy, which no later change of `params` reaches.
 
     Raises `InvalidInputError`, naming the field, unless each number is finite, 0 or more, and of betas and momentum below 1.
