@@ -119,13 +119,19 @@ def _written(value: object) -> str:
 def _read_key(fields: Mapping[str, Any] | None) -> EnrolledKey | None:
     if fields is None:
         return None
-    secret = {name: bytes.fromhex(fields[name]) for name in ("hashed", "salt")}
-    return EnrolledKey(**{**fields, **secret})
+    values: dict[str, Any] = {**fields, **{name: bytes.fromhex(fields[name]) for name in ("hashed", "salt")}}
+    return EnrolledKey(**values)
 
 
 def _read_run(fields: Mapping[str, Any] | None) -> ModelRow | None:
-    return None if fields is None else ModelRow(**{**fields, "lora": LoraShape(**fields["lora"])})
+    if fields is None:
+        return None
+    values: dict[str, Any] = {**fields, "lora": LoraShape(**fields["lora"])}
+    return ModelRow(**values)
 
 
 def _read_checkpoint(fields: Mapping[str, Any] | None) -> CheckpointRow | None:
-    return None if fields is None else CheckpointRow(**{**fields, "path": CheckpointPath(**fields["path"])})
+    if fields is None:
+        return None
+    values: dict[str, Any] = {**fields, "path": CheckpointPath(**fields["path"])}
+    return CheckpointRow(**values)
