@@ -59,10 +59,11 @@ async def lines(response: httpx.Response, line_bytes: int, bound: Bound) -> Asyn
     Raises `AnswerTooLargeError` for one that is, or when all together are over the bound.
     """
     encoding = response.headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    if encoding != "identity" and not response.is_stream_consumed:
         raise unreadable(f"it is in the encoding {encoding!r}, which was not asked for")
     left, size = bytearray(), 0
-    async for piece in response.aiter_raw():
+    pieces = response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw()
+    async for piece in pieces:
         size += len(piece)
         if size > bound.bytes:
             raise _too_large(bound)
