@@ -7,6 +7,7 @@ import gzip
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,16 +19,23 @@ from hypothesis import strategies as st
 from tests.answering import Answer, answering
 from tinkex import (
     AnswerTooLargeError,
+    APITimeoutError,
     AsyncRestClient,
+    AsyncSamplingClient,
+    CheckpointDownloadError,
     Config,
     Dialect,
     HttpLimits,
     InternalServerError,
     NotFoundError,
+    PollSettings,
     RetrySettings,
     UnreadableAnswerError,
+    WaitTimeoutError,
 )
+from tinkex.session import Session
 from tinkex.transport import bodies
+from tinkex.transport.http import Transport
 
 GOOD = b'{"training_run_id": "r", "base_model": "m", "model_owner": "o", "is_lora": true, "corrupted": false, '
 GOOD += b'"last_request_time": "2026-01-01T00:00:00Z"}'
@@ -190,3 +198,72 @@ def test_results_may_be_larger_than_what_else_is_asked_for() -> None:
 def test_an_answer_that_is_large_and_honest_comes_whole(connect_rest: Callable[..., Any]) -> None:
     padded = GOOD[:-1] + b', "unknown": "' + b"x" * (12 << 20) + b'"}'
     assert run_of(connect_rest, Answer(200, padded, {"Content-Type": "application/json"})).base_model == "m"
+
+
+async def to_endless(kind: str, piece: bytes, pause: float, use: Callable[[str], Any]) -> None:
+    """Runs `use` with the URL of a server whose answers go on with `piece` for ever."""
+
+    over, handlers = asyncio.Event(), set[Any]()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.add(asyncio.current_task())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: " + kind.encode() + b"\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not (writer.is_closing() or over.is_set()):
+            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            try:
+                await writer.drain()
+            except ConnectionError:
+                break
+            await asyncio.sleep(pause)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, asyncio.timeout(20):
+        await use(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        over.set()
+        await asyncio.wait(handlers)
+
+
+@pytest.mark.parametrize(
+    ("piece", "pause", "error"),
+    [
+        (b"\n", 0.05, WaitTimeoutError),
+        (b": waiting\n", 0.05, WaitTimeoutError),
+        (b"a" * (1 << 20), 0.0, AnswerTooLargeError),
+        (b"data: [half\n", 0.05, UnreadableAnswerError),
+    ],
+    ids=["drips", "comments", "a line without end", "not of the contract"],
+)
+def test_a_stream_is_bounded_as_a_whole(piece: bytes, pause: float, error: type[Exception]) -> None:
+    async def use(url: str) -> None:
+        transport = Transport(Config(base_url=url, dialect="tinkex", retry=QUICK, poll=PollSettings(max_wait=0.5)))
+        sampler = AsyncSamplingClient(Session(transport, "S1"), "S1:sample:0", base_model="base")
+        with pytest.raises(error):
+            await anext(sampler.sample_stream([1]))
+        await transport.aclose()
+
+    asyncio.run(to_endless("text/event-stream", piece, pause, use))
+
+
+@pytest.mark.parametrize(
+    ("piece", "pause", "settings", "error"),
+    [
+        (b"\0", 0.05, {"timeout": 0.3}, APITimeoutError),
+        (b"\0", 0.05, {"http_limits": HttpLimits(max_download_seconds=0.5)}, WaitTimeoutError),
+        (b"\0" * (1 << 20), 0.0, {"http_limits": HttpLimits(max_download_bytes=8 << 20)}, CheckpointDownloadError),
+    ],
+    ids=["drips", "takes too long", "has no end"],
+)
+def test_a_download_is_bounded_as_a_whole(
+    tmp_path: Path, piece: bytes, pause: float, settings: dict[str, Any], error: type[Exception]
+) -> None:
+    retry = RetrySettings(max_attempts=2, base_delay=0.0)
+
+    async def use(url: str) -> None:
+        async with AsyncRestClient(Config(base_url=url, dialect=Dialect(), retry=retry, **settings)) as rest:
+            with pytest.raises(error):
+                await rest.download_checkpoint("tinker://a/weights/b", output_dir=tmp_path)
+
+    asyncio.run(to_endless("application/x-tar", piece, pause, use))
+    assert list(tmp_path.iterdir()) == []

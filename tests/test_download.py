@@ -537,11 +537,11 @@ def test_a_server_that_falls_silent_for_good_is_not_told_as_a_disk_that_is_full(
         off.wait(10)
         return Answer(500)
 
-    with answering(silent) as server, pytest.raises(WaitTimeoutError, match="did not come"):
-        try:
-            download(server.base_url, settings={"retry": RetrySettings(max_wait=0.5), "poll": PollSettings(max_wait=0.5)})
-        finally:
-            off.set()
+    bounds = {"retry": RetrySettings(max_wait=0.5), "poll": PollSettings(max_wait=0.5)}
+    with answering(silent) as server:
+        with pytest.raises(WaitTimeoutError, match="did not come"):
+            download(server.base_url, settings=bounds)
+        off.set()
     assert nothing_is_left(tmp_path)
 
 

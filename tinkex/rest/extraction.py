@@ -71,7 +71,7 @@ class _Unpacking:
         with tarfile.open(fileobj=cast("Any", headers), mode="r:") as tar:
             count = 0
             while not self.is_off() and (member := tar.next()) is not None:
-                tar.members = []  # it would keep all of them
+                cast("Any", tar).members = []  # it would keep all of them
                 count += 1
                 if count > self.limits.max_files:
                     raise _refused(member, f"there are more than {self.limits.max_files} of them")

@@ -11,7 +11,10 @@ from tinkex_api.api.sampling import sample_stream
 from tinkex_api.models import SampleRequest, SampleStreamEvent
 
 from tinkex.errors import APIConnectionError, FailureCategory, RequestFailedError
+from tinkex.transport.answers import PARSE_ERRORS
+from tinkex.transport.bodies import unreadable
 from tinkex.transport.http import Transport
+from tinkex.transport.waiting import RequestState
 from tinkex.types import SampledSequence
 
 _DATA = "data:"
@@ -39,16 +42,34 @@ async def pieces(transport: Transport, body: SampleRequest, timeout: float | Non
         RequestFailedError: the sampling failed.
         APIConnectionError: the connection broke, or the stream ended before the sample did.
         APIStatusError: the server refused.
+        WaitTimeoutError: the next tokens did not come within `PollSettings.max_wait`.
+        UnreadableAnswerError: an event is not of the contract's form, or a line has no end.
     """
     so_far = _SoFar()
     async with transport.stream(sample_stream.request(body=body), timeout=timeout) as lines:
+        while (line := await _next_data(transport, lines)) is not None:
+            piece = so_far.add(_event(line))
+            yield piece
+            if piece.sequence is not None:
+                return
+    raise APIConnectionError("the stream ended before the sample did", operation="sample_stream", advice="Sample again.")
+
+
+async def _next_data(transport: Transport, lines: AsyncGenerator[str]) -> str | None:
+    """The next event's data; None at the end. It is waited for as a whole, however many lines come before it."""
+    with transport.wait(RequestState("sample_stream"), "the next tokens") as wait:
+        wait.becomes("computation", "the stream is open")
         async for line in lines:
             if line.startswith(_DATA):
-                piece = so_far.add(SampleStreamEvent.from_dict(orjson.loads(line.removeprefix(_DATA))))
-                yield piece
-                if piece.sequence is not None:
-                    return
-    raise APIConnectionError("the stream ended before the sample did", operation="sample_stream", advice="Sample again.")
+                return line.removeprefix(_DATA)
+    return None
+
+
+def _event(text: str) -> SampleStreamEvent:
+    try:
+        return SampleStreamEvent.from_dict(orjson.loads(text))
+    except PARSE_ERRORS as error:
+        raise unreadable(f"an event of the stream is not of the contract's form: {error}", "sample_stream") from error
 
 
 @define(eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 
 import httpx
 from attrs import frozen
@@ -17,6 +17,8 @@ ERROR_BYTES = 1 << 20
 """Of the body of a refusal no more is read: its status counts."""
 ANSWER_BYTES = 64 << 20
 """The bound of what is asked for other than results, where `HttpLimits.max_answer_bytes` is not lower."""
+LINE_BYTES = 16 << 20
+"""The bound of one line of a stream."""
 _PIECE = 1 << 20  # bytes; expanding so many takes about a millisecond
 _INPUT = 1 << 16
 _STEPS = 64
@@ -49,6 +51,35 @@ async def gathered(pieces: AsyncIterable[bytes], bound: Bound) -> bytes:
             raise _too_large(bound)
         found.append(piece)
     return found[0] if len(found) == 1 else b"".join(found)
+
+
+async def lines(response: httpx.Response, line_bytes: int, bound: Bound) -> AsyncGenerator[str]:
+    """The lines of a body as they come, none longer than `line_bytes`.
+
+    Raises `AnswerTooLargeError` for one that is, or when all together are over the bound.
+    """
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding != "identity" and not response.is_stream_consumed:
+        raise unreadable(f"it is in the encoding {encoding!r}, which was not asked for")
+    left, size = bytearray(), 0
+    pieces = response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw()
+    async for piece in pieces:
+        size += len(piece)
+        if size > bound.bytes:
+            raise _too_large(bound)
+        *whole, rest = piece.split(b"\n")
+        for line in whole:
+            left += line
+            if len(left) > line_bytes:
+                break
+            yield left.decode(errors="replace").removesuffix("\r")
+            left.clear()
+        else:
+            left += rest
+        if len(left) > line_bytes:
+            raise _too_large(Bound(line_bytes, "No honest line of a stream is so long."))
+    if left:
+        yield left.decode(errors="replace")
 
 
 async def beginning(pieces: AsyncIterable[bytes]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -17,6 +17,7 @@ from tinkex.errors import ClientClosedError, TinkexError
 from tinkex.transport import failures
 from tinkex.transport.answers import parse
 from tinkex.transport.backoff import Patience
+from tinkex.transport.bodies import LINE_BYTES, lines
 from tinkex.transport.carrier import Carrier
 from tinkex.transport.clock import Clock
 from tinkex.transport.rate_limit import RateLimitWindow, window_for
@@ -106,14 +107,14 @@ class Transport:
         return self.waits.begin(state, awaited, self._bound_of_result)
 
     @asynccontextmanager
-    async def stream(self, request: Request[Any], *, timeout: float | None = None) -> AsyncGenerator[AsyncIterator[str]]:
+    async def stream(self, request: Request[Any], *, timeout: float | None = None) -> AsyncGenerator[AsyncGenerator[str]]:
         """The lines of a 2xx answer as they come; leaving closes the connection. Raises what `send` does, at any line, too.
 
         Args:
             timeout: seconds until the answer begins, and from one piece of it to the next; by default `Config.timeout`.
         """
         async with self.answer(request, timeout=timeout) as response:
-            yield response.aiter_lines()
+            yield lines(response, LINE_BYTES, self.carrier.bound_of(request.operation))
 
     @asynccontextmanager
     async def answer(self, request: Request[Any], *, timeout: float | None = None) -> AsyncGenerator[httpx.Response]:
