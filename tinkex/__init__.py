@@ -3,7 +3,7 @@
 Begin with `ServiceClient` in a blocking script, with `AsyncServiceClient` in an asyncio application. Names are imported when they are first used, so that `import tinkex` costs next to nothing.
 """
 
-import concurrent.futures.thread  # noqa: F401 - it cannot be imported any more once the main thread has ended
+import concurrent.futures.thread  # noqa: F401 # pyright: ignore[reportUnusedImport] - it cannot be imported any more once the main thread has ended
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -59,7 +59,7 @@ def _mask(index: int, datum: Datum, logprobs: Tensor) -> Tensor:
     weights = datum.loss_fn_inputs.get("weights")
     if weights is None:
         return torch.ones_like(logprobs, dtype=torch.bool)
-    if weights.shape != tuple(logprobs.shape):
+    if weights.shape != list(logprobs.shape):
         raise InvalidInputError(f"data[{index}] has weights of shape {list(weights.shape)}, and logprobs of {list(logprobs.shape)}")
     return torch.tensor(weights.to_numpy() != 0, device=logprobs.device)
 

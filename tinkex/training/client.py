@@ -198,10 +198,10 @@ class AsyncTrainingClient:
         update = self.optim_step(params)
 
         async def both() -> TrainStepOutput:
-            results = gradients.wrapped(), update.wrapped()
-            await asyncio.wait(results)
+            gradients.seen = update.seen = True  # by this future, which gives their errors to the user
+            await asyncio.wait([gradients.task, update.task])
             # the first one's error is the cause of the second one's, whichever of them comes first
-            return TrainStepOutput(*[await result for result in results])
+            return TrainStepOutput(gradients.task.result(), update.task.result())
 
         return AsyncAPIFuture(both(), gradients.state, self._session.failures)
 

@@ -63,9 +63,11 @@ def made_up_forward(dialect: Dialect, loss_fn: str) -> bool:
 
 def with_cross_entropy(data: Sequence[Datum], output: ForwardBackwardOutput) -> ForwardBackwardOutput:
     """The output with the loss that the weights of `data` give, in nats, in place of the metrics of a forward without weights."""
-    terms = zip(data, output.loss_fn_outputs, strict=True)
-    weights = [(datum.loss_fn_inputs["weights"].to_numpy(), values["logprobs"].to_numpy()) for datum, values in terms]
-    return evolve(output, metrics={"loss:sum": -sum(float(np.sum(weight * logprobs)) for weight, logprobs in weights)})
+    total = 0.0
+    for datum, values in zip(data, output.loss_fn_outputs, strict=True):
+        weights, logprobs = datum.loss_fn_inputs["weights"].to_numpy(), values["logprobs"].to_numpy()
+        total += float(np.sum(np.asarray(weights, np.float64) * np.asarray(logprobs, np.float64)))
+    return evolve(output, metrics={"loss:sum": -total})
 
 
 def without_padding(data: Sequence[Datum], output: ForwardBackwardOutput) -> ForwardBackwardOutput:

@@ -76,7 +76,7 @@ def context(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
 
 def _changing_ropes(text: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yields those whose frequencies change with the length; there may be one for each kind of layer."""
-    ropes = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    ropes: dict[str, Any] = text.get("rope_parameters") or text.get("rope_scaling") or {}
     for rope in (ropes, *ropes.values()):
         if isinstance(rope, dict):
             known = cast("dict[str, Any]", rope)

@@ -37,7 +37,7 @@ def check_inputs(batch: api.ForwardBackwardInput, at: tuple[str | int, ...]) -> 
     if known is None:  # a client's own, which says itself what it reads
         return
     for index, datum in enumerate(batch.data):
-        for name in datum.loss_fn_inputs.additional_properties:
+        for name in datum.loss_fn_inputs:
             if name not in known:
                 raise malformed(*at, index, "loss_fn_inputs", name, message=_words(batch.loss_fn, name, known))
 
