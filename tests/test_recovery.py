@@ -308,10 +308,10 @@ def test_a_deleted_checkpoint_is_passed_over_for_the_one_before(connect: Callabl
     train(run, 9)
     model_id = run.trainer.model_id
     newest = names_on(service, model_id)[0]
-    assert newest.startswith("weights/step-000008-")
+    assert newest.startswith("weights/step-000009-"), "the state after the last step"
     service.create_rest_client().delete_checkpoint(model_id, newest)
-    assert run.recover(LOST) == 4
-    assert train(run, 9) == ({step: float(step) for step in range(4, 9)}, [])
+    assert run.recover(LOST) == 8
+    assert train(run, 9) == ({8: 8.0}, [])
 
 
 def test_with_no_checkpoint_left_the_run_ends_and_says_so(connect: Callable[..., Any], counting: Server) -> None:

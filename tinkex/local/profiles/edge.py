@@ -40,7 +40,7 @@ _PATH_READERS = ("load_weights", "weights_info", "create_sampling_session", "asa
 _CREATING = ("create_model", "create_sampling_session", "save_weights_for_sampler")
 _FILES = tuple(f"training_runs/{{run_id}}/checkpoints/{{kind}}/{{name}}/{what}" for what in ("archive", "download"))
 """They answer with files, or lead to them, in no shape of the profile's."""
-_ARCHIVE = re.compile(r".*/training_runs/(?P<run_id>[^/]+)/checkpoints/(?:(?P<kind>[^/]+)/)?(?P<name>[^/]+)/(?:archive|download)")
+_ARCHIVE = re.compile(r".*/training_runs/(?P<run_id>[^/]+)/checkpoints/(?:(?P<kind>[^/]+)/)?(?P<name>[^/]+)/archive")
 _NOT_FOUND = Reply(404, {"detail": "Not Found"})
 _LONGEST = 1 << 30  # bytes of a decompressed body, where the profile has no limit
 
@@ -62,7 +62,7 @@ class Edge:
         self._starting = profile.starting
         self._numbers = itertools.count(time.time_ns())
         self._with_gradient: set[str] = set()
-        self._first_ids: dict[tuple[str, int], str] = {}
+        self._first_ids: dict[tuple[str, str, int], str] = {}
         self._first_saves: dict[str, str] = {}
         self._with_optimizer: set[tuple[str, str]] = set()
         self._baseless: set[str] = set()
@@ -146,8 +146,10 @@ class Edge:
         return await self._accepted(operation, sent, answer)
 
     def _first_saved(self, path: str) -> str:
-        """The path of what its model saved first."""
+        """Returns the path of what its model saved first; one that leads nowhere stays as it is."""
         later = paths.parse(path)
+        if self._backend.store.checkpoints.get(later) is None:
+            return path
         return str(evolve(later, name=self._first_saves.get(later.run_id, later.name)))
 
     def _stopped(self, operation: str, request: Request, fields: Fields) -> Reply | None:
@@ -246,7 +248,8 @@ class Edge:
 
     def _promise(self, operation: str, sent: Fields, promise: Fields) -> Response:
         if self._profile.repeats_by_id_alone and operation in NUMBERED:
-            first = self._first_ids.setdefault((sent["model_id"], sent["seq_id"]), promise["request_id"])
+            key = (operation, sent["model_id"], sent["seq_id"])
+            first = self._first_ids.setdefault(key, promise["request_id"])
             promise = {**promise, "request_id": first}
         if not self._profile.sample_sequence_ids:
             promise = {name: value for name, value in promise.items() if name != "sample_sequence_ids"}
