@@ -36,6 +36,8 @@ class Lanes:
         self._turns: defaultdict[str, Turns[Job]] = defaultdict(Turns)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._pool = ThreadPoolExecutor(thread_name_prefix="tinkex-engine")
+        self.closed = False
+        """Whether no call can be made any more."""
 
     def put(self, lane: str, number: int | None, job: Job) -> None:
         """Queues a job; see `Turns` for the order."""
@@ -73,6 +75,7 @@ class Lanes:
 
     async def close(self) -> None:
         """Drops what waits, and returns when the calls under way have ended: a thread cannot be interrupted."""
+        self.closed = True
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()

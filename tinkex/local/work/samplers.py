@@ -94,6 +94,8 @@ class LoadedSamplers:
     async def _free(self, name: str, loading: asyncio.Future[None]) -> None:
         await asyncio.wait([loading])
         try:
+            if self._lanes.closed:  # the engine ends, and its weights with it
+                return
             await self._lanes.call(self._engine.unload_sampler, name)
         except EngineDied:
             logger.debug("the weights %s went with the engine", name)
