@@ -29,6 +29,10 @@ class Job:
     run: Callable[[], Awaitable[None]]
 
 
+class LanesClosed(Exception):
+    """No call can be made any more: the server ends."""
+
+
 class Lanes:
     """All lanes of a server, a model's or a sampler's under its id. To be used on the event loop's thread."""
 
@@ -36,8 +40,6 @@ class Lanes:
         self._turns: defaultdict[str, Turns[Job]] = defaultdict(Turns)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._pool = ThreadPoolExecutor(thread_name_prefix="tinkex-engine")
-        self.closed = False
-        """Whether no call can be made any more."""
 
     def put(self, lane: str, number: int | None, job: Job) -> None:
         """Queues a job; see `Turns` for the order."""
@@ -70,12 +72,15 @@ class Lanes:
         return self._turns[lane].drop_early() if lane in self._turns else []
 
     async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """What `function` returns, run in a worker thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args, **kwargs))
+        """What `function` returns, run in a worker thread. Raises `LanesClosed` once there are none."""
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args, **kwargs))
+        except RuntimeError as error:  # the lanes were closed, or the interpreter ends
+            raise LanesClosed from error
+        return await running
 
     async def close(self) -> None:
         """Drops what waits, and returns when the calls under way have ended: a thread cannot be interrupted."""
-        self.closed = True
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()

@@ -10,7 +10,7 @@ from tinkex.local import paths
 from tinkex.local.engine.base import Engine, EngineDied, InvalidRequest
 from tinkex.local.folders import Folders
 from tinkex.local.store import SamplerRow, Store
-from tinkex.local.work.lanes import Lanes
+from tinkex.local.work.lanes import Lanes, LanesClosed
 
 logger = logging.getLogger("tinkex.local")
 
@@ -94,10 +94,8 @@ class LoadedSamplers:
     async def _free(self, name: str, loading: asyncio.Future[None]) -> None:
         await asyncio.wait([loading])
         try:
-            if self._lanes.closed:  # the engine ends, and its weights with it
-                return
             await self._lanes.call(self._engine.unload_sampler, name)
-        except EngineDied:
+        except (EngineDied, LanesClosed):
             logger.debug("the weights %s went with the engine", name)
         finally:
             if self._freeing.get(name) is asyncio.current_task():  # it may have been loaded and freed again meanwhile
