@@ -147,6 +147,7 @@ class Transport:
 
     async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
+        self.require_open(request.operation)
         return await self.carrier.attempt(request, headers or {}, timeout)
 
     def tell(self, kind: Callable[P, events.Event], *args: P.args, **kwargs: P.kwargs) -> None:
