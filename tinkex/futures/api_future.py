@@ -165,9 +165,6 @@ class APIFuture(Generic[T]):
         except TimeoutError as error:
             raise _not_in_time(self._future.state, timeout or 0.0) from error
 
-    def _deliver(self, error: BaseException | None) -> BaseException | None:
-        return _deliver(error, self._future.state)
-
     def done(self) -> bool:
         return self._outcome.done()
 

@@ -10,7 +10,6 @@ import orjson
 
 from tinkex.errors import (
     APIConnectionError,
-    APIResponseValidationError,
     APIStatusError,
     APITimeoutError,
     BadRequestError,
@@ -41,15 +40,6 @@ def connection_error(error: httpx.TransportError, place: Place, operation: str, 
     )
     raised.place = place
     return raised
-
-
-def undecodable(error: httpx.DecodingError, operation: str) -> APIResponseValidationError:
-    """Returns the error for an answer whose bytes are not what its Content-Encoding says."""
-    return APIResponseValidationError(
-        f"the answer cannot be unpacked, which its Content-Encoding says is needed: {error}",
-        operation=operation,
-        advice="Something between you and the server may have damaged it; try again.",
-    )
 
 
 def _reason(error: httpx.TransportError) -> str:

@@ -14,7 +14,7 @@ from tinkex_api.types import Request
 from tinkex import events, logs
 from tinkex.config import LOCAL, Config
 from tinkex.errors import ClientClosedError, TinkexError
-from tinkex.transport import failures
+from tinkex.transport import bodies, failures
 from tinkex.transport.answers import parse
 from tinkex.transport.backoff import Patience
 from tinkex.transport.bodies import LINE_BYTES, lines
@@ -195,7 +195,7 @@ class Transport:
         try:
             yield
         except httpx.DecodingError as error:
-            raise failures.undecodable(error, operation) from error
+            raise bodies.unreadable(str(error), operation) from error
         except httpx.TransportError as error:
             whom = self.carrier.whom(response.request.url)
             raise failures.connection_error(error, "answered", operation, whom) from error
