@@ -16,6 +16,7 @@ from tinkex.config.proxies import Proxies, Proxy
 from tinkex.transport import trust
 from tinkex.transport.explaining import reason_of
 from tinkex.transport.progress import progress
+from tinkex.transport.resolving import resolver
 from tinkex.transport.unreachable import Unreachable
 
 _DIGITS = 8
@@ -81,7 +82,9 @@ class Connections(httpx.AsyncBaseTransport):
 
     @cached_property
     def _session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=self._limits.max_connections or _UNLIMITED, keepalive_timeout=self._limits.keepalive)
+        connector = aiohttp.TCPConnector(
+            resolver=resolver(), limit=self._limits.max_connections or _UNLIMITED, keepalive_timeout=self._limits.keepalive
+        )
         return aiohttp.ClientSession(connector=connector, request_class=_Request, response_class=_Response, auto_decompress=False)
 
     @cached_property
