@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -57,6 +56,7 @@ from tinkex.rest.paging import PAGE_SIZE, Listing, check_page, listing
 from tinkex.rest.sending import AdapterFolder, send_files
 from tinkex.rest.uploading import ExternalWeightsUploadFinishResult, ExternalWeightsUploadStartResult, started
 from tinkex.session import meet
+from tinkex.threads import in_thread
 from tinkex.transport.waiting import RequestState
 from tinkex.types import (
     AccessScope,
@@ -469,7 +469,7 @@ class AsyncRestClient(AsyncConnection):
             content = await self.download_checkpoint(tinker_path, output_dir=folder, progress=progress)
             if model_card:
                 add_model_card(content, tinker_path, repo_id)
-            return await asyncio.to_thread(upload.put, content, tinker_path)
+            return await in_thread(upload.put, content, tinker_path)
 
     async def copy_weights(
         self,
