@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from attrs import asdict, field, frozen
 
+from tinkex.local import digests
 from tinkex.local.disk import folder_size
 from tinkex.local.engine.base import LoraShape
 from tinkex.local.folders import flush, write
@@ -70,15 +71,21 @@ def _owned(store: Store, session: SessionRow) -> tuple[SessionRow, EnrolledKey |
 
 
 def save(folder: Path, make: Callable[[Path], object], manifest: Manifest) -> int:
-    """Has `make` make this folder, and returns the bytes of its files when it is on the disk, the manifest last."""
-    write(folder, make)
+    """Has `make` make this folder, and returns the bytes of its files when it is on the disk with their digests, the manifest last."""
+
+    def make_sealed(folder: Path) -> None:
+        make(folder)
+        digests.seal(folder)
+
+    write(folder, make_sealed)
     put(folder, manifest)
     return size_of(folder)
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all that was saved there, without the manifest."""
-    return folder_size(folder) - (folder / FILE).stat().st_size
+    """Bytes of all that was saved there, without the manifest and the digests."""
+    own = (folder / FILE, folder / digests.FILE)
+    return folder_size(folder) - sum(file.stat().st_size for file in own if file.exists())
 
 
 def put(folder: Path, manifest: Manifest) -> None:

@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from tinkex.local.errors import Refused
 
-_PIECE = 1024  # compressed bytes given to the decompressor at once: a thousand can be 32 million
+PIECE = 1024  # compressed bytes given to the decompressor at once: a thousand can be 32 million
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
@@ -66,8 +66,8 @@ def decompress(raw: bytes, most: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        for start in range(0, len(raw), _PIECE):
-            parts.append(decoder.decompress(raw[start : start + _PIECE]))
+        for start in range(0, len(raw), PIECE):
+            parts.append(decoder.decompress(raw[start : start + PIECE]))
             size += len(parts[-1])
             if size > most:
                 raise _too_long(most)
