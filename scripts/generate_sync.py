@@ -5,7 +5,9 @@ and docstrings are taken from the source; what a method returns tells what becom
 
     def … -> AsyncAPIFuture[T]          an APIFuture[T], which has `.result()`
     async def … -> Async…Client         waits, and wraps the client
-    async def … -> T                    waits, and returns T
+    async def … -> T                    waits, and returns T, which is the future of itself if the official SDK gives one
+    async def … -> str                  a `Text`, likewise
+    async def … -> None                 waits, and returns `DONE`, likewise
     (async) def … -> AsyncIterator[T]   an Iterator[T]
     def … -> Async…Client               wraps the client
     @staticmethod def … -> Async…Client makes one, and wraps it
@@ -17,7 +19,7 @@ and docstrings are taken from the source; what a method returns tells what becom
     a parameter Async…Client            the asyncio client in the one that is given
     anything else that is public        ends the script: it would need a rule of its own
 
-Clients that other clients make are `Made`: they have the `.result()` of what is a future in the official SDK.
+Clients that other clients make are an `OwnFuture`: they have the `.result()` of what is a future in the official SDK.
 
 The methods of `TWINS` get a twin `…_async` besides, as the official SDK has it and calls it deprecated: for programs that come from it.
 
@@ -141,14 +143,15 @@ def module(source: Source) -> str:
         "from tinkex.portal_iter import iterate",
         "from collections.abc import Iterator",
         "import asyncio",
-        "from tinkex.sync_twins import Made, deprecated_twin",
+        "from tinkex.sync_twins import DONE, Done, Text, deprecated_twin",
+        "from tinkex_api.types import OwnFuture",
         *(f"from tinkex.sync.{home} import {_plain(client)}" for client, home in CLIENTS.items() if client != name),
     ]
     return "\n".join(head) + "\n\n\n" + text
 
 
 def client_class(client: ast.ClassDef) -> str:
-    base = "" if client.name in MADE_BY_USERS else "(Made)"
+    base = "" if client.name in MADE_BY_USERS else "(OwnFuture)"
     parts = [f"class {_plain(client.name)}{base}:", _indent(_docstring(client))]
     members = [node for node in client.body if _is_public(node)]
     parts.append(_indent(_constructor(client)))
@@ -234,7 +237,13 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         raise CannotConvert(f"no rule for `def {node.name}(…) -> {returned}`")
     if result in CLIENTS:
         body, result = _wrapped(result, body, "self._portal"), _plain(result)
-    statement = body if result == "None" else f"return {body}"
+    statement = f"return {body}"
+    if node.name == "__aexit__":
+        statement = body
+    elif result == "None":
+        statement, result = f"{body}\nreturn DONE", "Done"
+    elif result == "str" and isinstance(node, ast.AsyncFunctionDef):
+        statement, result = f"return Text({body})", "Text"
     return "\n".join(filter(None, [f"{signature} -> {result}:", _indent(_docstring(node)), _indent(statement)]))
 
 
@@ -248,7 +257,8 @@ def _twin(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     call = f"self.{name}({arguments})"
     result = _plain(returned)
     if isinstance(node, ast.AsyncFunctionDef):
-        body = f"return await asyncio.to_thread({', '.join(filter(None, [f'self.{name}', arguments]))})"
+        body = f"await asyncio.to_thread({', '.join(filter(None, [f'self.{name}', arguments]))})"
+        body = body if returned == "None" else f"return {body}"
     elif name in SAMPLING_CALLS:
         body, result = f"return await {call}", returned.removeprefix("AsyncAPIFuture[").removesuffix("]")
     else:

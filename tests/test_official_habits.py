@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import pickle
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import pytest
 
 import tinkex
 from tinkex import (
+    AdamParams,
     APIError,
     APIStatusError,
     BadRequestError,
+    Checkpoint,
     Config,
+    Datum,
+    DimuonParams,
+    EncodedTextChunk,
+    ForwardBackwardOutput,
+    ImageChunk,
     InvalidInputError,
+    ModelInput,
     RateLimitError,
+    RestClient,
+    SampledProvenanceSpan,
+    SamplingParams,
     ServiceClient,
+    TensorData,
     TinkexError,
     TrainingClient,
 )
@@ -72,3 +89,114 @@ def test_another_thing_in_the_place_of_the_base_url(given: object, meant: str) -
     with pytest.raises(InvalidInputError, match="base_url must be a text") as caught:
         ServiceClient(given)  # type: ignore[arg-type]
     assert meant in str(caught.value)
+
+
+def test_what_a_blocking_call_gives_is_its_own_future(server: Server) -> None:
+    with (
+        ServiceClient(base_url=server.base_url, api_key="tml-x") as service,
+        RestClient(base_url=server.base_url, api_key="tml-x") as rest,
+    ):
+        trainer = service.create_lora_training_client("fake/base", 8)
+        saved = trainer.save_state("a").result()
+        run = rest.get_training_run(trainer.model_id)
+        assert run.result() is run
+        assert run.result(timeout=1).training_run_id == trainer.model_id
+        assert rest.list_checkpoints(trainer.model_id).future().result(0).checkpoints[0].tinker_path == saved.path
+        assert rest.get_server_capabilities().result().supported_models
+        done = rest.set_checkpoint_ttl_from_tinker_path(saved.path, 60)
+        assert done.result() is None
+        assert done.future().result(0) is None
+        assert not done
+
+        async def awaited() -> tuple[Any, ...]:
+            listed = rest.list_sessions()
+            ways = (listed, listed.coroutine(), listed.result_async(), trainer.get_info(), done, done.coroutine())
+            return tuple([await way for way in ways])
+
+        first, second, third, info, nothing, nothing_again = asyncio.run(awaited())
+        assert first is second is third
+        assert info.model_id == trainer.model_id
+        assert (nothing, nothing_again) == (None, None)
+
+
+def test_a_text_that_a_blocking_call_gives_is_a_text(server: Server) -> None:
+    config = Config(base_url=server.base_url, api_key="tml-x", project_id="mine")
+    with ServiceClient(config=config) as service:
+        trainer = service.create_lora_training_client("fake/base", 8)
+        path = trainer.save_state("a").result().path
+        copy = service.copy_weights(path)
+        assert copy.result() == copy
+        assert copy.startswith("tinker://")
+        assert json.dumps(copy) == f'"{copy}"'
+
+
+def test_a_future_gives_a_coroutine(server: Server) -> None:
+    with ServiceClient(base_url=server.base_url, api_key="tml-x") as service:
+        sampler = service.create_sampling_client(base_model="fake/base")
+        work: Coroutine[Any, Any, Any] = sampler.sample([1, 2], 1, {"max_tokens": 2}).coroutine()
+        assert len(asyncio.run(work).sequences) == 1
+
+
+DATUM = Datum(ModelInput.from_ints([1, 2]), {"target_tokens": [2, 3]})
+
+
+@pytest.mark.parametrize(
+    ("value", "changed"),
+    [
+        (DATUM, {"loss_fn_inputs": {"target_tokens": TensorData([5, 6])}}),
+        (TensorData([[1, 2], [3, 4]]), {"shape": [4]}),
+        (SampledProvenanceSpan(sequence_id="a", length=3), {"offset": 1}),
+        (ForwardBackwardOutput("scalar", [], {"loss:sum": 1.0}), {"metrics": {}}),
+    ],
+)
+def test_dataclasses_take_what_is_a_dataclass_there(value: Any, changed: dict[str, Any]) -> None:
+    assert dataclasses.is_dataclass(value)
+    assert dataclasses.replace(value) == value
+    other = dataclasses.replace(value, **changed)
+    assert type(other) is type(value)
+    assert other != value
+    assert {name: getattr(other, name) for name in changed} == changed
+    assert changed.keys() <= {field.name for field in dataclasses.fields(value)}
+
+
+def test_values_are_copied_and_written_as_pydantic_does() -> None:
+    params = SamplingParams(max_tokens=4, stop=["a"])
+    other = params.model_copy(update={"max_tokens": 8})
+    assert (params.max_tokens, other.max_tokens, other.stop) == (4, 8, ["a"])
+    assert params.model_dump(exclude_none=True, exclude={"temperature", "top_k", "top_p"}) == {"max_tokens": 4, "stop": ["a"]}
+    assert AdamParams.model_validate_json(AdamParams(beta1=0.5).model_dump_json()) == AdamParams(beta1=0.5)
+    with pytest.raises(ValueError, match="lacks 'learning_rate'"):
+        DimuonParams.model_validate({})
+
+
+def test_what_a_server_sent_beside_the_contract_is_kept_in_a_copy() -> None:
+    params = AdamParams.from_dict({"beta1": 0.5, "own": 3})
+    assert params.model_copy(update={"beta1": 0.6})["own"] == 3
+
+
+def test_prompts_are_written_and_read_as_pydantic_does() -> None:
+    prompt = ModelInput([EncodedTextChunk([1, 2]), ImageChunk(b"abc", "png", 3)])
+    assert prompt.model_dump()["chunks"][1] == {"data": "YWJj", "format": "png", "expected_tokens": 3, "type": "image"}
+    assert ModelInput.model_validate(prompt.model_dump()) == prompt
+    assert ModelInput.model_validate_json(prompt.model_dump_json()) == prompt
+    chunk = EncodedTextChunk([1])
+    chunk.tokens.append(2)
+    assert chunk.model_copy().tokens == [1, 2]
+    with pytest.raises(ValueError, match="encoded_text"):
+        ModelInput.model_validate({"chunks": [{"type": "smell"}]})
+
+
+def test_times_are_texts_in_json_alone() -> None:
+    time = datetime(2026, 1, 2, tzinfo=UTC)
+    checkpoint = Checkpoint(checkpoint_id="weights/a", checkpoint_type="training", time=time, tinker_path="tinker://r/weights/a")
+    assert checkpoint.model_dump()["time"] == time
+    assert checkpoint.model_dump(mode="json")["time"] == "2026-01-02T00:00:00+00:00"
+    assert Checkpoint.model_validate(checkpoint.model_dump(mode="json")) == checkpoint
+
+
+def test_they_may_be_fields_of_pydantics_models() -> None:
+    pydantic = pytest.importorskip("pydantic")
+    made = pydantic.create_model("Made", params=(AdamParams, ...), prompt=(ModelInput, ...), datum=(Datum, ...))
+    given = made(params={"beta1": 0.5}, prompt=ModelInput.from_ints([1]), datum=DATUM)
+    assert given.params == AdamParams(beta1=0.5)
+    assert given.model_dump()["prompt"] == {"chunks": [{"tokens": [1], "type": "encoded_text"}]}

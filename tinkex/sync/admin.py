@@ -10,7 +10,7 @@ from typing import Self
 from tinkex import portal as portals
 from tinkex.config import Config
 from tinkex.rest.admin import AsyncAdminClient
-from tinkex.sync_twins import deprecated_twin
+from tinkex.sync_twins import DONE, Done, deprecated_twin
 from tinkex.types import AuditEventType, AuditLogResponse, BillingUsageResponse, CurrentCheckpointStorageUsageResponse
 
 
@@ -32,9 +32,10 @@ class AdminClient:
         self._client = AsyncAdminClient(config, base_url=base_url, api_key=api_key)
         self._portal = portals.shared()
 
-    def close(self) -> None:
+    def close(self) -> Done:
         """Closes the connections, unless they are a service client's. Later calls raise `ClientClosedError`."""
         self._portal.run(self._client.close)
+        return DONE
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from tinkex_api.types import OwnFuture
+
 from tinkex import portal as portals
 from tinkex.futures.api_future import APIFuture, AsyncAPIFuture
 from tinkex.futures.poller import RequestState
@@ -16,12 +18,12 @@ from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem
 from tinkex.sampling.stream import SamplePiece
-from tinkex.sync_twins import Made, deprecated_twin
+from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
 from tinkex.tokenizer import Tokenizer
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData
 
 
-class SamplingClient(Made):
+class SamplingClient(OwnFuture):
     """Samples from one set of weights. Made by `ServiceClient.create_sampling_client`, or by a training client.
 
     It can be pickled, and sent to other processes and machines. The key does not go along: a copy takes it from its own environment.
@@ -226,9 +228,9 @@ class SamplingClient(Made):
         """
         return APIFuture(self._portal, lambda: self._client.compute_logprobs(prompt, prompt_logprobs_last_n))
 
-    def get_base_model(self) -> str:
+    def get_base_model(self) -> Text:
         """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only the server knows it and does not tell."""
-        return self._portal.run(self._client.get_base_model)
+        return Text(self._portal.run(self._client.get_base_model))
 
     def get_tokenizer(self) -> Tokenizer:
         """The base model's tokenizer. Raises `TokenizerError` when it cannot be had."""
@@ -238,9 +240,10 @@ class SamplingClient(Made):
         """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It holds no key."""
         return self._portal.call(self._client.get_sampler_handle)
 
-    def close(self) -> None:
+    def close(self) -> Done:
         """Ends the connections of a copy that was unpickled; another one's end with its service client."""
         self._portal.run(self._client.close)
+        return DONE
 
     def __enter__(self) -> Self:
         return self

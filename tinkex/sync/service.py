@@ -18,7 +18,7 @@ from tinkex.sync.recovery import RecoverableRun
 from tinkex.sync.rest import RestClient
 from tinkex.sync.sampling import SamplingClient
 from tinkex.sync.training import TrainingClient
-from tinkex.sync_twins import deprecated_twin
+from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
 from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
 from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
 
@@ -234,7 +234,7 @@ class ServiceClient:
         """
         return self._portal.run(self._client.create_custom_loss, fn, input_ranks)
 
-    def copy_weights(self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None) -> str:
+    def copy_weights(self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None) -> Text:
         """The path of a copy of saved weights in this client's project (`Config.project_id`). Begins no session.
 
         Args:
@@ -246,7 +246,9 @@ class ServiceClient:
             InvalidInputError: no project is configured.
             NotFoundError: there are no such weights, or the server has no such call.
         """
-        return self._portal.run(self._client.copy_weights, path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
+        return Text(
+            self._portal.run(self._client.copy_weights, path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
+        )
 
     def create_recoverable_run(self, trainer: TrainingClient, policy: RecoveryPolicy | None = None) -> RecoverableRun:
         """A training run that goes on from its last saved state when the server loses the model.
@@ -271,9 +273,10 @@ class ServiceClient:
         """The base models that the server can train and sample. Begins no session."""
         return self._portal.run(self._client.get_server_capabilities)
 
-    def close(self, outcome: Outcome = "success", detail: str | None = None) -> None:
+    def close(self, outcome: Outcome = "success", detail: str | None = None) -> Done:
         """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`."""
         self._portal.run(self._client.close, outcome, detail)
+        return DONE
 
     def __enter__(self) -> Self:
         return self

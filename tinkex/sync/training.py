@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from tinkex_api.types import OwnFuture
+
 from tinkex.futures.api_future import APIFuture
 from tinkex.portal import Portal
 from tinkex.sync.sampling import SamplingClient
-from tinkex.sync_twins import Made, deprecated_twin
+from tinkex.sync_twins import DONE, Done, deprecated_twin
 from tinkex.tokenizer import Tokenizer
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.custom_loss import CustomLoss
@@ -33,7 +35,7 @@ from tinkex.types import (
 )
 
 
-class TrainingClient(Made):
+class TrainingClient(OwnFuture):
     """One model in training. Made by `ServiceClient.create_lora_training_client`.
 
     The methods that change the model return at once; **their order is fixed by the order of the calls**, whenever their results are
@@ -227,13 +229,14 @@ class TrainingClient(Made):
         """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none."""
         return SamplingClient(self._portal.run(self._client.create_sampling_client, model_path), self._portal)
 
-    def unload_model(self) -> None:
+    def unload_model(self) -> Done:
         """Frees the model on the server, after the calls so far. What was saved stays.
 
         Raises:
             UnsupportedByServer, NotFoundError: this server has no such call, as the hosted one.
         """
         self._portal.run(self._client.unload_model)
+        return DONE
 
     def get_info(self) -> GetInfoResponse:
         """What the server says of the model."""

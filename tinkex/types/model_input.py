@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Literal, Protocol, TypeAlias, cast
+from typing import Any, Literal, Protocol, Self, TypeAlias, cast
 
 import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
+from tinkex_api.types import Model
 
 from tinkex.errors import InvalidInputError
 from tinkex.types.tensor import ArrayLike, to_dtype, to_numpy
@@ -50,7 +51,7 @@ def _kind(name: str) -> Any:
 
 
 @frozen(eq=False)
-class EncodedTextChunk:
+class EncodedTextChunk(Model):
     """Text as N token ids: `tokens` is a list, `tokens_np` an int64 array `(N,)`.
 
     Args:
@@ -88,7 +89,7 @@ class EncodedTextChunk:
 
 
 @frozen
-class ImageChunk:
+class ImageChunk(Model):
     """An image's file, in bytes or as base64. The server says how many tokens it makes; `expected_tokens` lets a mismatch fail early."""
 
     data: bytes = field(converter=_bytes)
@@ -103,7 +104,7 @@ class ImageChunk:
 
 
 @frozen
-class ImageAssetPointerChunk:
+class ImageAssetPointerChunk(Model):
     """An image that the server already has, by its location there."""
 
     location: str
@@ -124,7 +125,7 @@ def _expected_tokens(count: int | None) -> int:
 
 
 @frozen
-class DmelChunk:
+class DmelChunk(Model):
     """Audio as a serialized mel-spectrogram tensor, in bytes or as base64.
 
     Its header (dtype, number of dimensions, sizes) gives its length.
@@ -162,6 +163,25 @@ def _varint(data: Iterable[int]) -> int:
 ModelInputChunk: TypeAlias = EncodedTextChunk | ImageChunk | ImageAssetPointerChunk | DmelChunk
 
 
+_CHUNKS: Mapping[str, type[ModelInputChunk]] = {
+    "encoded_text": EncodedTextChunk,
+    "image": ImageChunk,
+    "image_asset_pointer": ImageAssetPointerChunk,
+    "dmel": DmelChunk,
+}
+
+
+def _chunk_of(value: Any) -> ModelInputChunk:
+    """Returns the chunk of these fields, of which `type` says the kind."""
+    if not isinstance(value, Mapping):
+        return value
+    given = cast("Mapping[str, Any]", value)
+    kind = given["type"]
+    if kind not in _CHUNKS:
+        raise InvalidInputError(f"a chunk's type must be one of {', '.join(_CHUNKS)}, found {kind!r}")
+    return _CHUNKS[kind].model_validate(given)
+
+
 def _chunks(value: Iterable[ModelInputChunk]) -> list[ModelInputChunk]:
     chunks = list(value)
     for index, chunk in enumerate(chunks):
@@ -182,7 +202,7 @@ class TextEncoder(Protocol):
 
 
 @frozen
-class ModelInput:
+class ModelInput(Model):
     """A prompt or a training text: chunks in order. `append` gives a new one.
 
     Example:
@@ -236,6 +256,10 @@ class ModelInput:
         if self.chunks and isinstance(last := self.chunks[-1], EncodedTextChunk):
             return ModelInput([*self.chunks[:-1], EncodedTextChunk(np.append(last.tokens_np, token))])
         return self.append(EncodedTextChunk([token]))
+
+    @classmethod
+    def _of_fields(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**{**values, "chunks": [_chunk_of(chunk) for chunk in values["chunks"]]})
 
     @property
     def length(self) -> int:

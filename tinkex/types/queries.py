@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 from tinkex_api.models import SearchOwner, SessionSearchCursor, SessionStatusQuery
+from tinkex_api.types import Model
 
 from tinkex.errors import InvalidInputError
 from tinkex.types.checks import check_int
@@ -29,12 +30,12 @@ def _check_statuses(_request: object, _attribute: object, statuses: Sequence[Any
 
 
 def _check_owner(_request: object, _attribute: object, owner: SearchOwner) -> None:
-    if owner.type_ == "user" and not 1 <= len(owner.owner_urns or ()) <= _MOST_OWNERS:
+    if owner.type == "user" and not 1 <= len(owner.owner_urns or ()) <= _MOST_OWNERS:
         raise InvalidInputError(f"owner of type user must have 1 to {_MOST_OWNERS} owner_urns")
 
 
 @frozen(kw_only=True)
-class SessionSearchRequest:
+class SessionSearchRequest(Model):
     """Conditions that must all hold; only of `session_id` and `display_name` either is enough.
 
     Example:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tinkex.errors import InvalidInputError
 from tinkex.types import csr
+from tinkex.types.as_dataclass import as_dataclass
 
 TensorDtype = Literal["float32", "int64"]
 Array: TypeAlias = NDArray[np.generic]
@@ -107,6 +108,7 @@ def natural_dtype(array: Array) -> TensorDtype:
     return "float32" if array.dtype.kind == "f" else "int64"
 
 
+@as_dataclass
 @frozen(eq=False, init=False)
 class TensorData:
     """An array with its wire dtype. Read it with `to_numpy()`, `to_torch()` or `tolist()`.

@@ -62,9 +62,9 @@ def _query(body: SessionSearchRequest, access: Access) -> SessionQuery:
 
 def _may_be_seen(owner: SearchOwner | None, access: Access) -> bool:
     """Whether the sessions asked for may be the caller's, who sees no others, whatever the scope."""
-    if owner is None or owner.type_ in ("own", "accessible"):
+    if owner is None or owner.type in ("own", "accessible"):
         return True
-    if owner.type_ != "user" or not 1 <= len(owner.owner_urns or []) <= 10:
+    if owner.type != "user" or not 1 <= len(owner.owner_urns or []) <= 10:
         raise malformed("owner", message="must be own, accessible, or user with 1 to 10 owner_urns")
     return user_urn(access.new_owner) in (owner.owner_urns or [])
 
@@ -77,9 +77,9 @@ def _states(statuses: Sequence[SessionStatusQuery]) -> list[str]:
 
 def _states_of(status: SessionStatusQuery, index: int) -> Sequence[str]:
     """No session has failed as a whole: what failed are its requests, whose futures say so."""
-    if status.type_ in ("active", "cancelled", "failed"):
-        return [status.type_]
-    if status.type_ != "client_finished":
+    if status.type in ("active", "cancelled", "failed"):
+        return [status.type]
+    if status.type != "client_finished":
         raise malformed("statuses", index, "type", message="must be active, cancelled, failed or client_finished")
     reasons = status.reasons or FINISH_REASONS
     if not set(reasons) <= set(FINISH_REASONS):
