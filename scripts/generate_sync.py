@@ -14,7 +14,7 @@ and docstrings are taken from the source; what a method returns tells what becom
     @staticmethod async def …           the same body, without `await`
     @staticmethod def …_async           the one without `_async`, in a thread: an APIFuture of what it gives
     def … -> str                        returns it
-    public annotation in the class      a read-only property, a client wrapped
+    public annotation in the class      a property, read-only unless it is SETTABLE; a client wrapped
     @property                           the same
     a parameter Async…Client            the asyncio client in the one that is given
     anything else that is public        ends the script: it would need a rule of its own
@@ -73,6 +73,7 @@ TWINS = frozenset(
         *("get_audit_log", "get_billing_usage", "get_current_checkpoint_storage_usage"),
     }
 )
+SETTABLE = ("on_queue_state_change",)
 CONTEXT = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 
 _WORDS = [
@@ -204,7 +205,9 @@ def _wrapped(client: str, made: str, portal: str) -> str:
 def _property(node: ast.AnnAssign) -> str:
     name, kind = ast.unparse(node.target), ast.unparse(node.annotation)
     value = _wrapped(kind, f"self._client.{name}", "self._portal") if kind in CLIENTS else f"self._client.{name}"
-    return f"@property\ndef {name}(self) -> {_plain(kind)}:\n    return {value}"
+    read = f"@property\ndef {name}(self) -> {_plain(kind)}:\n    return {value}"
+    write = f"\n\n@{name}.setter\ndef {name}(self, value: {kind}) -> None:\n    self._client.{name} = value"
+    return read + (write if name in SETTABLE else "")
 
 
 def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:

@@ -12,12 +12,17 @@ from typing import Any
 
 import httpx
 import pytest
+from attrs import frozen
 
 import tinkex
+from tests.scripted import scripted_sampler, scripted_session
+from tests.test_sampling_client import PROMISE, SAMPLE
 from tinkex import (
     AdamParams,
     APIError,
     APIStatusError,
+    AsyncSamplingClient,
+    AsyncServiceClient,
     BadRequestError,
     Checkpoint,
     Config,
@@ -26,10 +31,12 @@ from tinkex import (
     EncodedTextChunk,
     ForwardBackwardOutput,
     ImageChunk,
+    InternalServerError,
     InvalidInputError,
     ModelInput,
     RateLimitError,
     RestClient,
+    RetrySettings,
     SampledProvenanceSpan,
     SamplingParams,
     ServiceClient,
@@ -37,6 +44,8 @@ from tinkex import (
     TinkexError,
     TrainingClient,
 )
+from tinkex.config import as_retry_settings
+from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
 
 ANSWER = httpx.Response(429, headers={"retry-after": "3"}, json={"detail": "slow down"})
@@ -200,3 +209,100 @@ def test_they_may_be_fields_of_pydantics_models() -> None:
     given = made(params={"beta1": 0.5}, prompt=ModelInput.from_ints([1]), datum=DATUM)
     assert given.params == AdamParams(beta1=0.5)
     assert given.model_dump()["prompt"] == {"chunks": [{"tokens": [1], "type": "encoded_text"}]}
+
+
+def test_arguments_by_the_places_that_they_have_there(server: Server) -> None:
+    with ServiceClient(base_url=server.base_url, api_key="tml-x") as service:
+        trainer = service.create_lora_training_client("fake/base", 8)
+        once = RetrySettings(max_attempts=1)
+        path = trainer.save_weights_for_sampler("a").result().path
+        for sampler in (
+            trainer.save_weights_and_get_sampling_client(name="a"),
+            trainer.save_weights_and_get_sampling_client("a", once, False, "snapshot"),
+            trainer.create_sampling_client(path, once, False),
+            service.create_sampling_client(path, None, once, False),
+            service.create_sampling_client(base_model="fake/base", retry_config=once),
+        ):
+            assert sampler.result().sample([1, 2], 1, {"max_tokens": 2}).result().sequences
+
+
+@pytest.mark.parametrize("wrong", [{"max_attempts": 1}, 3])
+def test_another_thing_for_the_settings_of_retries(wrong: Any, server: Server) -> None:
+    with (
+        ServiceClient(base_url=server.base_url, api_key="tml-x") as service,
+        pytest.raises(InvalidInputError, match="retry_config must be a RetrySettings"),
+    ):
+        service.create_sampling_client(base_model="fake/base", retry_config=wrong)
+
+
+@frozen
+class RetryConfig:
+    """As the official SDK has it."""
+
+    max_connections: int = 1000
+    progress_timeout: float = 7200
+    retry_delay_base: float = 0.5
+    retry_delay_max: float = 10.0
+    jitter_factor: float = 0.25
+    enable_retry_logic: bool = True
+
+
+@pytest.mark.parametrize(
+    ("given", "tries"), [(None, 3), (RetrySettings(max_attempts=1), 1), (RetryConfig(enable_retry_logic=False), 1)]
+)
+def test_a_sampling_client_has_its_own_settings_of_retries(given: Any, tries: int) -> None:
+    session, routes = scripted_session({"asample": [(503, b"{}")] * 2 + [(400, b'{"detail": "no"}')]}, DIALECTS["tinkex"])
+
+    async def run() -> None:
+        settings = as_retry_settings(given)
+        sampler = AsyncSamplingClient(session, "s", base_model="b", retry_config=settings)
+        with pytest.raises(InternalServerError if given else BadRequestError):
+            await sampler.sample([1], 1, {"max_tokens": 1})
+
+    asyncio.run(run())
+    assert routes.calls == ["asample"] * tries
+
+
+def test_an_observer_is_told_how_a_sample_waits() -> None:
+    paused = (200, b'{"type": "try_again", "queue_state": "paused_capacity", "queue_state_reason": "full"}')
+    told: list[tuple[str, str | None]] = []
+
+    async def run() -> None:
+        sampler, _ = scripted_sampler({"asample": [PROMISE], "retrieve_future": [paused, paused, SAMPLE]}, DIALECTS["tinkex"])
+        sampler.on_queue_state_change = lambda state, reason: told.append((state, reason))
+        await sampler.sample([1], 1, {"max_tokens": 1})
+
+    asyncio.run(run())
+    assert told == [("paused_capacity", "full"), ("active", None)]
+
+
+def test_an_observer_that_raises_harms_no_sample(caplog: pytest.LogCaptureFixture) -> None:
+    paused = (200, b'{"type": "try_again", "queue_state": "paused_capacity"}')
+
+    async def run() -> None:
+        sampler, _ = scripted_sampler({"asample": [PROMISE], "retrieve_future": [paused, SAMPLE]}, DIALECTS["tinkex"])
+        sampler.on_queue_state_change = lambda state, reason: 1 / 0
+        assert (await sampler.sample([1], 1, {"max_tokens": 1})).sequences
+
+    asyncio.run(run())
+    assert any("on_queue_state_change raised" in message for message in caplog.messages)
+
+
+def test_a_blocking_client_has_the_observer_too(server: Server) -> None:
+    with ServiceClient(base_url=server.base_url, api_key="tml-x") as service:
+        sampler = service.create_sampling_client(base_model="fake/base")
+        sampler.on_queue_state_change("active", None)
+        told: list[str] = []
+        sampler.on_queue_state_change = lambda state, reason: told.append(state)
+        sampler.on_queue_state_change("active", None)
+        assert told == ["active"]
+
+
+@pytest.mark.parametrize("made", [ServiceClient, AsyncServiceClient])
+def test_settings_that_are_arguments_there(made: Any) -> None:
+    config = Config(base_url="http://127.0.0.1:1", api_key="tml-x", project_id="theirs", timeout=9.0, max_retries=2)
+    given = made(config=config, project_id="mine", default_headers={"a": "1"}, timeout=3.0, max_retries=0).config
+    assert (given.project_id, given.default_headers, given.timeout, given.retry.max_attempts) == ("mine", {"a": "1"}, 3.0, 1)
+    kept = made(config=config).config
+    assert (kept.project_id, kept.timeout, kept.retry.max_attempts) == ("theirs", 9.0, 3)
+    assert made(config=config, default_headers_overrides={"b": "2"}).config.default_headers == {"b": "2"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import field, frozen
 
 from tinkex.config.checks import not_negative, positive
+from tinkex.errors import InvalidInputError
 
 
 @frozen(kw_only=True)
@@ -27,6 +30,28 @@ class RetrySettings:
     """Seconds for which a request that cannot be paid (402) is sent again, every 5 s."""
     max_wait: float = field(default=7200.0, validator=positive)
     """Seconds that a call may last in all, over all tries and pauses; then `WaitTimeoutError`."""
+
+
+def as_retry_settings(given: object) -> RetrySettings | None:
+    """Returns the settings for one client's calls; the official SDK's `RetryConfig` is taken, too.
+
+    Raises:
+        InvalidInputError: it is neither.
+    """
+    if given is None or isinstance(given, RetrySettings):
+        return given
+    config: Any = given
+    if not all(hasattr(config, name) for name in _OF_A_RETRY_CONFIG):
+        raise InvalidInputError(f"retry_config must be a RetrySettings, found {type(given).__name__}")
+    return RetrySettings(
+        max_attempts=RetrySettings().max_attempts if config.enable_retry_logic else 1,
+        base_delay=config.retry_delay_base,
+        max_delay=config.retry_delay_max,
+        max_wait=config.progress_timeout,
+    )
+
+
+_OF_A_RETRY_CONFIG = ("progress_timeout", "retry_delay_base", "retry_delay_max", "enable_retry_logic")
 
 
 @frozen(kw_only=True)

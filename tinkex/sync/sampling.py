@@ -10,6 +10,7 @@ from typing import Any, Self
 from tinkex_api.types import OwnFuture
 
 from tinkex import portal as portals
+from tinkex.config import RetrySettings
 from tinkex.futures.api_future import APIFuture, AsyncAPIFuture
 from tinkex.futures.poller import RequestState
 from tinkex.portal import Portal
@@ -20,6 +21,7 @@ from tinkex.sampling.many import Prompts, SampleManyItem
 from tinkex.sampling.stream import SamplePiece
 from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
 from tinkex.tokenizer import Tokenizer
+from tinkex.transport.waiting import QueueObserver
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData
 
 
@@ -38,16 +40,25 @@ class SamplingClient(OwnFuture):
     def sampling_session_id(self) -> str:
         return self._client.sampling_session_id
 
+    @property
+    def on_queue_state_change(self) -> QueueObserver:
+        return self._client.on_queue_state_change
+
+    @on_queue_state_change.setter
+    def on_queue_state_change(self, value: QueueObserver) -> None:
+        self._client.on_queue_state_change = value
+
     @staticmethod
     def create(
         service: MakesSamplers[SamplingClient],
         model_path: str | None = None,
         base_model: str | None = None,
         *,
+        retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> SamplingClient:
         """What `service.create_sampling_client` makes of the same arguments."""
-        return service.create_sampling_client(model_path, base_model, record_stability_info=record_stability_info)
+        return service.create_sampling_client(model_path, base_model, retry_config, record_stability_info)
 
     @staticmethod
     def create_async(
@@ -55,6 +66,7 @@ class SamplingClient(OwnFuture):
         model_path: str | None = None,
         base_model: str | None = None,
         *,
+        retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> APIFuture[SamplingClient]:
         """What `create` makes, as a future: begins at once, so that several can be made side by side."""
@@ -62,7 +74,12 @@ class SamplingClient(OwnFuture):
             portals.shared(),
             lambda: AsyncAPIFuture(
                 asyncio.to_thread(
-                    SamplingClient.create, service, model_path, base_model, record_stability_info=record_stability_info
+                    SamplingClient.create,
+                    service,
+                    model_path,
+                    base_model,
+                    retry_config=retry_config,
+                    record_stability_info=record_stability_info,
                 ),
                 RequestState("create_async"),
             ),
