@@ -146,6 +146,7 @@ def module(source: Source) -> str:
         "import asyncio",
         "from tinkex.sync_twins import DONE, Done, Text, deprecated_twin",
         "from tinkex_api.types import OwnFuture",
+        "from tinkex.hints import hinted",
         *(f"from tinkex.sync.{home} import {_plain(client)}" for client, home in CLIENTS.items() if client != name),
     ]
     return "\n".join(head) + "\n\n\n" + text
@@ -153,7 +154,7 @@ def module(source: Source) -> str:
 
 def client_class(client: ast.ClassDef) -> str:
     base = "" if client.name in MADE_BY_USERS else "(OwnFuture)"
-    parts = [f"class {_plain(client.name)}{base}:", _indent(_docstring(client))]
+    parts = [f"@hinted\nclass {_plain(client.name)}{base}:", _indent(_docstring(client))]
     members = [node for node in client.body if _is_public(node)]
     parts.append(_indent(_constructor(client)))
     parts += [_indent(_property(node)) for node in members if isinstance(node, ast.AnnAssign)]

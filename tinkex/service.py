@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 from tinkex.config import Config, RetrySettings, configured
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import APIStatusError, ClientClosedError, InvalidInputError, RequestFailedError
+from tinkex.hints import hinted
 from tinkex.recovery.policy import RecoveryPolicy
 from tinkex.recovery.run import AsyncRecoverableRun
 from tinkex.rest.client import AsyncRestClient
@@ -31,6 +32,7 @@ logger = logging.getLogger("tinkex")
 C = TypeVar("C")
 
 
+@hinted
 class AsyncServiceClient:
     """A connection to a server, and the session in which its models and samplers live.
 

@@ -17,6 +17,7 @@ from tinkex.config.sources import Sources
 from tinkex.config.waiting import PollSettings, RetrySettings
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.errors import ConfigError, InvalidInputError
+from tinkex.hints import hinted
 from tinkex.recovery.policy import RecoveryPolicy
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def _sources(config: Config) -> Sources:
     return read
 
 
+@hinted
 @frozen(kw_only=True)
 class Config:
     """The settings of a client. All are read and checked here, and nowhere else.

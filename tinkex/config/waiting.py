@@ -8,8 +8,10 @@ from attrs import field, frozen
 
 from tinkex.config.checks import not_negative, positive
 from tinkex.errors import InvalidInputError
+from tinkex.hints import hinted
 
 
+@hinted
 @frozen(kw_only=True)
 class RetrySettings:
     """How often, and for how long in all, a failed HTTP call is tried again.
@@ -54,6 +56,7 @@ def as_retry_settings(given: object) -> RetrySettings | None:
 _OF_A_RETRY_CONFIG = ("progress_timeout", "retry_delay_base", "retry_delay_max", "enable_retry_logic")
 
 
+@hinted
 @frozen(kw_only=True)
 class PollSettings:
     """How a result is waited for. Polling is not retrying: a poll that fails is tried again by `RetrySettings`."""

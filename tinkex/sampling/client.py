@@ -15,6 +15,7 @@ from tinkex.config import Config, RetrySettings, as_retry_settings
 from tinkex.errors import NotFoundError, TinkexError, UnsupportedByServer, WaitTimeoutError
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import RequestState, of_fields, wait_for_result
+from tinkex.hints import hinted
 from tinkex.model_tokenizer import model_tokenizer
 from tinkex.sampling import handle as handles
 from tinkex.sampling import ways
@@ -33,6 +34,7 @@ from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, 
 T = TypeVar("T")
 
 
+@hinted
 class AsyncSamplingClient:
     """Samples from one set of weights. Made by `AsyncServiceClient.create_sampling_client`, or by a training client.
 

@@ -9,11 +9,13 @@ from typing import Self
 
 from tinkex import portal as portals
 from tinkex.config import Config
+from tinkex.hints import hinted
 from tinkex.rest.admin import AsyncAdminClient
 from tinkex.sync_twins import DONE, Done, deprecated_twin
 from tinkex.types import AuditEventType, AuditLogResponse, BillingUsageResponse, CurrentCheckpointStorageUsageResponse
 
 
+@hinted
 class AdminClient:
     """Audit log, billing and storage of an organization. Begins no session. Servers of one's own have few of these calls.
 

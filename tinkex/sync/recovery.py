@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tinkex_api.types import OwnFuture
 
 from tinkex.errors import TinkexError
+from tinkex.hints import hinted
 from tinkex.portal import Portal
 from tinkex.portal_iter import iterate
 from tinkex.recovery.policy import RecoveryPolicy
@@ -14,6 +15,7 @@ from tinkex.recovery.run import AsyncRecoverableRun
 from tinkex.sync.training import TrainingClient
 
 
+@hinted
 class RecoverableRun(OwnFuture):
     """A training run that goes back to its last saved state when the server loses the model.
 

@@ -11,6 +11,7 @@ from typing import Self
 
 from tinkex import portal as portals
 from tinkex.config import Config
+from tinkex.hints import hinted
 from tinkex.portal import Portal
 from tinkex.portal_iter import iterate
 from tinkex.rest.client import AsyncRestClient
@@ -38,6 +39,7 @@ from tinkex.types import (
 )
 
 
+@hinted
 class RestClient:
     """Looks at and manages what is on a server: its models, sessions, training runs and checkpoints. Begins no session.
 

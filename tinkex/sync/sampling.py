@@ -13,6 +13,7 @@ from tinkex import portal as portals
 from tinkex.config import RetrySettings
 from tinkex.futures.api_future import APIFuture, AsyncAPIFuture
 from tinkex.futures.poller import RequestState
+from tinkex.hints import hinted
 from tinkex.portal import Portal
 from tinkex.portal_iter import iterate
 from tinkex.sampling.client import AsyncSamplingClient
@@ -25,6 +26,7 @@ from tinkex.transport.waiting import QueueObserver
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData
 
 
+@hinted
 class SamplingClient(OwnFuture):
     """Samples from one set of weights. Made by `ServiceClient.create_sampling_client`, or by a training client.
 

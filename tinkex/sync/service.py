@@ -11,6 +11,7 @@ from typing import Self
 from tinkex import portal as portals
 from tinkex.config import Config, RetrySettings
 from tinkex.dialects.dialect import Dialect
+from tinkex.hints import hinted
 from tinkex.recovery.policy import RecoveryPolicy
 from tinkex.service import AsyncServiceClient
 from tinkex.session import Outcome
@@ -23,6 +24,7 @@ from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
 from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
 
 
+@hinted
 class ServiceClient:
     """A connection to a server, and the session in which its models and samplers live.
 

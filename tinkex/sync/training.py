@@ -10,6 +10,7 @@ from tinkex_api.types import OwnFuture
 
 from tinkex.config import RetrySettings
 from tinkex.futures.api_future import APIFuture
+from tinkex.hints import hinted
 from tinkex.portal import Portal
 from tinkex.sync.sampling import SamplingClient
 from tinkex.sync_twins import DONE, Done, deprecated_twin
@@ -37,6 +38,7 @@ from tinkex.types import (
 )
 
 
+@hinted
 class TrainingClient(OwnFuture):
     """One model in training. Made by `ServiceClient.create_lora_training_client`.
 

@@ -24,6 +24,7 @@ from tinkex.config import RetrySettings, as_retry_settings
 from tinkex.errors import InvalidInputError, NotFoundError, UnsupportedByServer
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import RequestState, of_fields, wait_for_result
+from tinkex.hints import hinted
 from tinkex.model_tokenizer import model_tokenizer
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Session
@@ -78,6 +79,7 @@ from tinkex.wire import json
 T = TypeVar("T")
 
 
+@hinted
 class AsyncTrainingClient:
     """One model in training. Made by `AsyncServiceClient.create_lora_training_client`.
 

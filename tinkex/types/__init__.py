@@ -49,6 +49,7 @@ from tinkex_api.models import (
     WeightsInfoResponse,
 )
 
+from tinkex.hints import hinted
 from tinkex.types.checkpoint_path import CheckpointType, ParsedCheckpointTinkerPath
 from tinkex.types.datum import Datum, LossFnInputs
 from tinkex.types.identity import WhoamiResponse
@@ -73,6 +74,12 @@ from tinkex.types.provenance import PromptProvenanceSpan, ProvenanceSpan, Proven
 from tinkex.types.queries import AccessScope, AuditEventType, SessionSearchRequest
 from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype
 from tinkex.types.topk import TopkLogprobs
+
+for _made_by_users in (
+    *(AdamParams, DimuonParams, SgdParams, OptimizerConfig, LoraConfig, SamplingParams),
+    *(SearchOwner, SessionStatusQuery, SessionSearchCursor),
+):
+    hinted(_made_by_users)
 
 __all__ = [
     "AccessScope",

@@ -8,6 +8,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from tinkex.errors import InvalidInputError
+from tinkex.hints import hinted
 from tinkex.types.as_dataclass import as_dataclass
 from tinkex.types.model_input import MAX_TOKEN, ModelInput, as_model_input
 from tinkex.types.provenance import ProvenanceSpan, ProvenanceSpans, as_spans, check_tiling
@@ -62,6 +63,7 @@ def _check_tokens(targets: TensorData) -> None:
         raise InvalidInputError(f"{_field('target_tokens')} must hold tokens from 0 to {MAX_TOKEN}, found {wrong}")
 
 
+@hinted
 @as_dataclass
 @frozen
 class Datum:

@@ -12,7 +12,8 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 from tinkex_api.types import Model
 
-from tinkex.errors import InvalidInputError
+from tinkex.errors import ArgumentError, InvalidInputError
+from tinkex.hints import hinted
 from tinkex.types.tensor import ArrayLike, to_dtype, to_numpy
 
 MAX_TOKEN = 2**31 - 1  # tokens travel as int32 in protobuf
@@ -50,6 +51,7 @@ def _kind(name: str) -> Any:
     return field(default=name, kw_only=True, repr=False, validator=check)
 
 
+@hinted
 @frozen(eq=False)
 class EncodedTextChunk(Model):
     """Text as N token ids: `tokens` is a list, `tokens_np` an int64 array `(N,)`.
@@ -88,6 +90,7 @@ class EncodedTextChunk(Model):
     __hash__ = None  # type: ignore[assignment] # like an array's
 
 
+@hinted
 @frozen
 class ImageChunk(Model):
     """An image's file, in bytes or as base64. The server says how many tokens it makes; `expected_tokens` lets a mismatch fail early."""
@@ -103,6 +106,7 @@ class ImageChunk(Model):
         return _expected_tokens(self.expected_tokens)
 
 
+@hinted
 @frozen
 class ImageAssetPointerChunk(Model):
     """An image that the server already has, by its location there."""
@@ -124,6 +128,7 @@ def _expected_tokens(count: int | None) -> int:
     return count
 
 
+@hinted
 @frozen
 class DmelChunk(Model):
     """Audio as a serialized mel-spectrogram tensor, in bytes or as base64.
@@ -201,6 +206,7 @@ class TextEncoder(Protocol):
         ...
 
 
+@hinted
 @frozen
 class ModelInput(Model):
     """A prompt or a training text: chunks in order. `append` gives a new one.
@@ -294,7 +300,7 @@ def as_model_input(prompt: Any) -> ModelInput:
     if isinstance(prompt, ModelInput):
         return prompt
     if isinstance(prompt, str):
-        raise InvalidInputError(
+        raise ArgumentError(
             "the prompt is text, and the model reads tokens",
             advice="Encode it first: client.get_tokenizer().encode(text).",
         )

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from attrs import Attribute, field, frozen
 
 from tinkex.errors import InvalidInputError
+from tinkex.hints import hinted
 from tinkex.types.as_dataclass import as_dataclass
 
 
@@ -21,6 +22,7 @@ def _check_count(span: Any, attribute: Attribute[int], value: int) -> None:
         raise InvalidInputError(f"{type(span).__name__}.{attribute.name} must be an int of 0 or more, found {value!r}")
 
 
+@hinted
 @as_dataclass
 @frozen(kw_only=True)
 class PromptProvenanceSpan:
@@ -31,6 +33,7 @@ class PromptProvenanceSpan:
     length: int = field(validator=_check_count)
 
 
+@hinted
 @as_dataclass
 @frozen(kw_only=True)
 class SampledProvenanceSpan:

@@ -10,6 +10,7 @@ from tinkex_api.models import SearchOwner, SessionSearchCursor, SessionStatusQue
 from tinkex_api.types import Model
 
 from tinkex.errors import InvalidInputError
+from tinkex.hints import hinted
 from tinkex.types.checks import check_int
 
 AccessScope = Literal["owned", "accessible"]
@@ -34,6 +35,7 @@ def _check_owner(_request: object, _attribute: object, owner: SearchOwner) -> No
         raise InvalidInputError(f"owner of type user must have 1 to {_MOST_OWNERS} owner_urns")
 
 
+@hinted
 @frozen(kw_only=True)
 class SessionSearchRequest(Model):
     """Conditions that must all hold; only of `session_id` and `display_name` either is enough.
