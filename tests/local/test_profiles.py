@@ -31,7 +31,7 @@ from .helpers import API, new_model, sample, step
 CONTRACT = Path(__file__).parents[2] / "openapi" / "tinker.yaml"
 PROTOBUF = "application/x-protobuf"
 OTHERS = [name for name in PROFILES if name != "tinkex"]
-PROTOBUF_ONLY = ("hosted", "hosted-0.25", "tuft")
+PROTOBUF_ONLY = ("hosted", "hosted-0.25", "skyrl-0.4", "tuft")
 
 
 @define(eq=False)
@@ -242,7 +242,7 @@ def test_a_missing_route_is_404(wire: Wire) -> None:
         assert (response.status_code, response.json()) == (404, {"detail": "Not Found"}), route
 
 
-@on("skyrl", "tuft", "hatchery")
+@on("skyrl", "hatchery")
 def test_an_archive_is_fetched_where_there_is_one(wire: Wire) -> None:
     model_id = wire.model()
     wire.saved(model_id, 1)
@@ -250,6 +250,70 @@ def test_an_archive_is_fetched_where_there_is_one(wire: Wire) -> None:
     answer = wire.http.get(f"{API}/training_runs/{model_id}/checkpoints/{name}/archive")
     assert answer.status_code == 302
     assert httpx.get(answer.headers["location"]).headers["content-type"] == "application/x-tar"
+
+
+@on("tuft")
+def test_an_archive_of_tuft_is_a_file_of_its_own_disk(wire: Wire) -> None:
+    model_id = wire.model()
+    wire.saved(model_id, 1)
+    answer = wire.http.get(f"{API}/training_runs/{model_id}/checkpoints/weights/one/archive")
+    assert (answer.status_code, answer.headers["location"].partition("/")[0]) == (302, "file:")
+
+
+@on("spindle")
+def test_spindle_has_no_archives_and_says_where_it_runs(wire: Wire) -> None:
+    answer = wire.http.get(f"{API}/training_runs/r/checkpoints/weights/one/archive")
+    assert (answer.status_code, answer.json()) == (405, {"detail": "Method Not Allowed"})
+    assert wire.http.get(f"{API}/spindle/deployments").json() == {"deployments": []}
+
+
+@on("spindle")
+def test_a_refused_request_takes_its_number(wire: Wire) -> None:
+    model_id = wire.model()
+    refused = wire.send("forward_backward", **step(model_id, 1) | {"forward_backward_input": {"data": [], "loss_fn": "none"}})
+    assert refused.status_code in (400, 422)
+    assert wire.send("forward_backward", **step(model_id, 1)).status_code == 409
+    assert wire.outcome(wire.good("forward_backward", **step(model_id, 2))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("skyrl-0.3", {"detail": "Not Found"}),
+        ("skyrl", {"detail": "Not Found"}),
+        ("skyrl-0.4", {"detail": "no profiling is under way"}),
+    ],
+)
+def test_the_route_that_tells_releases_of_skyrl_apart(name: str, answer: dict[str, str]) -> None:
+    with serving(name) as wire:
+        assert (wire.http.get("/profiling_status").status_code, wire.http.get("/profiling_status").json()) == (404, answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [("open-rl-old", {"detail": "Not Found"}), ("open-rl", {"error": "unknown sampling session 'none'"})]
+)
+def test_the_route_that_tells_releases_of_open_rl_apart(name: str, answer: dict[str, str]) -> None:
+    with serving(name) as wire:
+        response = wire.http.get(f"{API}/samplers/none")
+        assert (response.status_code, response.json()) == (404, answer)
+
+
+@on("twinkle")
+def test_each_answer_has_a_request_id(wire: Wire) -> None:
+    answers = [wire.send("client/config", sdk_version="1"), wire.http.get(f"{API}/healthz", headers={"x-request-id": "mine"})]
+    assert [answer.status_code for answer in answers] == [404, 200]
+    assert answers[0].headers["x-request-id"]
+    assert answers[1].headers["x-request-id"] == "mine"
+
+
+@on("twinkle")
+def test_a_forward_is_padded_to_the_longest_of_its_batch(wire: Wire) -> None:
+    model_id = wire.model()
+    data = [step(model_id, 1, *tokens)["forward_backward_input"]["data"][0] for tokens in ((1, 2, 3), (4,))]
+    batch = {"data": data, "loss_fn": "cross_entropy"}
+    outputs = wire.result(wire.good("forward", model_id=model_id, seq_id=1, forward_input=batch))["loss_fn_outputs"]
+    assert [len(output["logprobs"]["data"]) for output in outputs] == [3, 3]
+    assert outputs[1]["logprobs"]["data"][1:] == [0.0, 0.0]
 
 
 @on("open-rl")
@@ -648,7 +712,7 @@ def test_promises_and_ids_of_the_json_server(wire: Wire) -> None:
 def test_the_ids_of_the_samples_to_come(name: str) -> None:
     with serving(evolve(PROFILES[name], sampling=evolve(PROFILES[name].sampling, base_models=True, base_session=None))) as wire:
         promise = wire.good("asample", **sample(wire.sampler(), 0))
-    assert ("sample_sequence_ids" in promise) == (name in ("hosted", "open-rl", "tinker-cloud", "miles"))
+    assert ("sample_sequence_ids" in promise) == (name in ("hosted", "open-rl", "tinker-cloud", "miles", "spindle"))
 
 
 @on("open-rl-old")

@@ -50,6 +50,8 @@ _NOT_TAKEN = (
 """What says of a request that was sent first that it was not taken on, or not sent at all."""
 _FAILED = (400, 403, 404, 409, 410, 422)
 """Statuses of a poll that say of a training request that it has no result, and never will."""
+_COUNTED = (400, 404, 422)
+"""Refusals of what a server has read, so that it may count it."""
 _HELD_BODIES = 2  # calls: the one that is being sent, and the next one, which is encoded meanwhile
 _FROM_SAVED = "Make a new training client from the last saved state."
 
@@ -240,6 +242,7 @@ class TrainingLine:
                 await self._send(sent, request, mistaken)
             except APIStatusError as error:
                 if mistaken is None or not mistaken(error):
+                    self._transport.server.heed(error)
                     raise
                 refusals.append(error)
             else:
@@ -301,6 +304,8 @@ class TrainingLine:
 
     def _give_up(self, error: TinkexError, operation: str, *, untouched: bool) -> None:
         if untouched and isinstance(error, _NOT_TAKEN):
+            if isinstance(error, APIStatusError) and self._transport.server.dialect.refusals_take_numbers:
+                self._sequencer.accepted(int(error.status_code in _COUNTED))
             self._sequencer.refused(error, changes=fate.effect_of(operation) == "changes")
         else:
             self._sequencer.poison(error)
