@@ -51,7 +51,9 @@ def has_telling_route(profile: Profile, path: str | None) -> bool | None:
     if path is None:
         return None
     operation = path.removeprefix("/api/v1/")
-    there = operation in profile.replies or (operation.startswith("samplers/") and "GET samplers/{sampler_id}" not in profile.missing)
+    there = operation in profile.replies or (
+        operation.startswith("samplers/") and "GET samplers/{sampler_id}" not in profile.missing
+    )
     return has_route(404, {"detail": "no such thing" if there else "Not Found"})
 
 
