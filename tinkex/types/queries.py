@@ -12,7 +12,6 @@ from tinkex_api.models import (
     SessionSearchCursor,
     SessionStatusQuery,
 )
-
 from tinkex_api.types import Model
 
 from tinkex.errors import InvalidInputError
