@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
@@ -23,6 +23,7 @@ from tinkex.transport.answers import parse
 from tinkex.transport.auth import Auth
 from tinkex.transport.clock import Clock
 from tinkex.transport.deprecation import Deprecations
+from tinkex.transport.lifetimes import weakly
 from tinkex.transport.messages import AS_IT_IS, PUBLIC_HEADERS, constant_headers, host, message, with_defaults
 from tinkex.transport.progress import Progress, progress
 from tinkex.transport.redirects import REDIRECTS, next_url
@@ -58,7 +59,7 @@ class Carrier:
     _deprecations: Deprecations = field(init=False, factory=Deprecations)
 
     def __attrs_post_init__(self) -> None:
-        self.auth = Auth(self.config, self.server, self.clock, self._exchange_key)
+        self.auth = Auth(self.config, self.server, self.clock, weakly(self._exchange_key))
         self._handler = self.config.http_transport or default_handler(self.config)
         self._headers = constant_headers(self.config, self.clock.new_id())
         self._given_headers = frozenset(name.lower() for name in self.config.default_headers)
@@ -111,6 +112,12 @@ class Carrier:
     async def aclose(self) -> None:
         await self.auth.aclose()
         await self._handler.aclose()
+
+    async def abandon(self) -> None:
+        """Lets go of the connections of a loop that has ended."""
+        abandon: Callable[[], Awaitable[None]] | None = getattr(self._handler, "abandon", None)
+        if abandon is not None:  # a transport of the user's own has none
+            await abandon()
 
     async def _exchange_key(self, key: str) -> str:
         request = create_auth_token.request(body=AuthTokenRequest())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache
+from weakref import finalize
 
 import aiohttp
 import httpx
@@ -15,6 +17,7 @@ from tinkex.config import HttpLimits
 from tinkex.config.proxies import Proxies, Proxy
 from tinkex.transport import trust
 from tinkex.transport.explaining import reason_of
+from tinkex.transport.lifetimes import soon
 from tinkex.transport.progress import progress
 from tinkex.transport.resolving import resolver
 from tinkex.transport.unreachable import Unreachable
@@ -44,6 +47,7 @@ class Connections(httpx.AsyncBaseTransport):
         self._proxied = bool(proxies)
         self._proxy_headers = dict(proxy_headers or {})
         self._environment = environment or {}
+        self._kept: AsyncGenerator[None] | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The answer, whole where it is small and plain and the request's extension `stream` is not true; else its body is unread."""
@@ -60,11 +64,24 @@ class Connections(httpx.AsyncBaseTransport):
         return httpx.Response(response.status, headers=response.raw_headers, content=content, request=request)
 
     async def aclose(self) -> None:
-        if "_session" in self.__dict__:
+        if self._kept is not None:
+            await self._kept.aclose()
+
+    async def abandon(self) -> None:
+        """Lets go of the connections of a loop that has ended."""
+        if self._kept is not None:
             await self._session.close()
+
+    async def _keep(self) -> None:
+        """Has the connections closed with the loop, or when nobody refers to them any more, whichever comes first."""
+        self._kept = _held(self._session)
+        await anext(self._kept)
+        finalize(self, _let_go, asyncio.get_running_loop(), self._kept).atexit = False
 
     async def _send(self, request: httpx.Request, url: str, proxy: Proxy | None) -> aiohttp.ClientResponse:
         timeout, secure = request.extensions.get("timeout", {}), request.url.scheme == "https"
+        if self._kept is None:
+            await self._keep()
         for_proxy = self._proxy_headers if proxy is not None else {}
         return await self._session.request(
             request.method,
@@ -107,6 +124,20 @@ class Connections(httpx.AsyncBaseTransport):
         """Raises `Unreachable` where more is known of an error of aiohttp's than its own words say."""
         if error is not None and (reason := reason_of(error, proxy, trust.in_words(self._environment))):
             raise Unreachable(reason) from error
+
+
+async def _held(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
+    """Closes the session when it is closed itself, which the event loop does at its end."""
+    try:
+        yield
+    finally:
+        await session.close()
+
+
+def _let_go(loop: asyncio.AbstractEventLoop, held: AsyncGenerator[None]) -> None:
+    """Closes it on its loop, from any thread."""
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(soon, loop, held.aclose)
 
 
 def _server(url: httpx.URL) -> str:
