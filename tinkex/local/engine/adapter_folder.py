@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class AdaptedModel:
     """What transformers loads it by, where the adapter was made: a hub id, or the path of a folder."""
     modules: Sequence[str]
     """The full names of all its modules."""
+    expert_names: Set[str] = frozenset()
+    """Names, such as gate_proj, that peft takes for those of experts in models of this kind, wherever it meets them."""
 
 
 def save_adapter(adapter: Adapter, folder: Path, model: AdaptedModel, optimizer_state: Mapping[str, Tensor] | None = None) -> None:
@@ -103,6 +105,7 @@ def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None
 
 def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
     """Returns what peft's LoraConfig does not take as given."""
+    hidden = {name for name in adapter.layers if _last(name) in model.expert_names}  # named by their weights, peft finds them
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -111,7 +114,8 @@ def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
         "lora_alpha": adapter.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": _targets(adapter.layers, model.modules),
+        "target_modules": _targets(adapter.layers.keys() - hidden, model.modules),
+        **({"target_parameters": [f"{name}.weight" for name in sorted(hidden)]} if hidden else {}),
     }
 
 

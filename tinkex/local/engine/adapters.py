@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from attrs import define, field
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.utils import logging
 
 from tinkex.local.engine.adapter_folder import AdaptedModel, check_fit, read_adapter
@@ -28,6 +30,7 @@ from tinkex.local.engine.targets import chosen
 logging.disable_progress_bar()
 
 _ALPHA = 32  # of all adapters, whatever their rank
+_EXPERT = re.compile(r"\.experts\.\*\.(\w+)\.weight$")
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -80,7 +83,8 @@ class Base:
     @property
     def adapted(self) -> AdaptedModel:
         """What the files of its adapters say of it."""
-        return AdaptedModel(loadable_name(self.description.name), [name for name, _ in self.model.named_modules()])
+        modules = [name for name, _ in self.model.named_modules()]
+        return AdaptedModel(loadable_name(self.description.name), modules, _expert_names(self.model.config.model_type))
 
     @property
     def ties_embeddings(self) -> bool:
@@ -109,7 +113,8 @@ class Base:
 
     def new_adapter(self, shape: LoraShape) -> Adapter:
         """One to be trained, in float32. Raises `InvalidRequest` for a shape that the model cannot be trained in."""
-        return new_adapter(chosen(self.model, self.linears, shape), shape.rank, _ALPHA, shape.seed)
+        layers = chosen(self.model, _reads_text(self.model), self.linears, shape)
+        return new_adapter(layers, shape.rank, _ALPHA, shape.seed)
 
     def load_adapter(self, folder: Path, *, like: Adapter | None = None) -> Adapter:
         """A saved one to sample with, in the model's own precision. Raises `InvalidRequest` when it is not of the shape of `like`."""
@@ -128,6 +133,12 @@ def _reads_text(model: Any) -> set[nn.Module]:
     if model.config.get_text_config(decoder=True) is model.config:
         return set(model.modules())
     return {*model.get_decoder().modules(), model.get_output_embeddings()}
+
+
+def _expert_names(kind: str) -> frozenset[str]:
+    """Returns the names that each expert's layers had before transformers made one tensor of all of a kind's experts."""
+    merged = [pattern for conversion in get_checkpoint_conversion_mapping(kind) or [] for pattern in conversion.source_patterns]
+    return frozenset(found[1] for found in map(_EXPERT.search, merged) if found)
 
 
 def _device(asked: str | None) -> str:
