@@ -77,7 +77,7 @@ def order() -> str:
         parallel = (
             "together"
             if d.parallel_chunks
-            else "one by one, and each call when the one before is done"
+            else "one by one, and a step when the batches before it are done"
             if d.overtakes
             else "one by one"
         )

@@ -147,7 +147,8 @@ class Dialect:
     seq_id_order: SeqIdOrder = "arrival"
     seq_id_repeats: SeqIdRepeats = "unknown"
     overtakes: bool = False
-    """Whether it may run a request of a model before an earlier one, so that a call is sent only when the one before it is done."""
+    """Whether it may run what changes or saves a model before batches that were sent earlier, so that such a call is sent only when
+    those are done. Batches wait for nothing: it runs none before an earlier step."""
     failed_step_keeps_number: bool = False
     """Whether a step that failed leaves the count where it was, so that the next one takes its number."""
 

@@ -21,6 +21,7 @@ from tinkex.local.routes import (
     archives,
     audit,
     auth,
+    checkpoint_search,
     checkpoints,
     copies,
     custom_losses,
@@ -33,6 +34,7 @@ from tinkex.local.routes import (
     sessions,
     traces,
     training,
+    uploads,
     usage,
     weights,
 )
@@ -40,7 +42,7 @@ from tinkex.local.wire.http import PREFIX
 
 _PARTS = (
     *(server, auth, session_search, sessions, traces, models, custom_losses, training, weights, copies, sampling, futures),
-    *(runs, checkpoints, archives, audit, usage),
+    *(runs, checkpoint_search, checkpoints, archives, uploads, audit, usage),
 )
 ROUTES = [route for part in _PARTS for route in part.ROUTES]
 

@@ -46,22 +46,27 @@ class Manifest:
     """In seconds since 1970."""
 
 
-def of_checkpoint(store: Store, run: ModelRow, row: CheckpointRow) -> Manifest:
-    session, key = _owned(store, run.session_id)
+def of_checkpoint(store: Store, run: ModelRow, row: CheckpointRow, session: SessionRow | None = None) -> Manifest:
+    """Returns the manifest of a save. `session` is the run's where the store does not have it yet."""
+    session, key = _owned(store, session or _stored(store, run.session_id))
     return Manifest(session, key, run, row, saved_at=row.created_at)
 
 
 def of_samplers(store: Store, new: SamplerRow) -> Manifest:
     """Of a new sampling session, and of those that sample from the same in-flight weights."""
-    session, key = _owned(store, new.session_id)
+    session, key = _owned(store, _stored(store, new.session_id))
     sharing = store.samplers.inflight(new.inflight_of) if new.inflight_of else []
     return Manifest(session, key, samplers=[new, *sharing])
 
 
-def _owned(store: Store, session_id: str) -> tuple[SessionRow, EnrolledKey | None]:
+def _stored(store: Store, session_id: str) -> SessionRow:
     session = store.sessions.get(session_id)
     if session is None:
         raise LookupError(f"session {session_id!r} of a run is not in the store")
+    return session
+
+
+def _owned(store: Store, session: SessionRow) -> tuple[SessionRow, EnrolledKey | None]:
     return session, store.keys.enrolled(int(session.owner)) if session.owner else None
 
 

@@ -12,7 +12,7 @@ T = TypeVar("T", bound="SearchOwner")
 
 @_attrs_define
 class SearchOwner:
-    """Whose sessions to search.
+    """Whose sessions or checkpoints to search.
 
     Example:
         {'type': 'user', 'owner_urns': ['tml:user:ada']}

@@ -119,6 +119,7 @@ def checkpoint_facts(row: CheckpointRow) -> Checkpoint:
         public=row.public,
         user_metadata=UserMetadata.from_dict(row.user_metadata) if row.user_metadata else None,
         expires_at=None if row.expires_at is None else moment(row.expires_at),
+        base_model=row.base_model or None,
     )
 
 

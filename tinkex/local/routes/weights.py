@@ -191,7 +191,7 @@ async def _write(backend: Backend, model_id: str, folder: Path, manifest: Manife
 
 def _training_path(text: str) -> CheckpointPath:
     path = paths.parse(text)
-    if path.kind != WEIGHTS:
+    if path.kind == SAMPLER_WEIGHTS:
         raise bad_request(f"{path} was not saved to train on; load what save_weights saved, under tinker://<run id>/{WEIGHTS}/")
     return path
 

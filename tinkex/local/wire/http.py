@@ -60,6 +60,8 @@ class Call(Generic[T]):
     access: Access
     came_at: float
     """When its first bytes were there, on the monotonic clock: a large body takes its time."""
+    receive: Receive
+    """Gives the body, piece by piece, to a handler that reads it itself; elsewhere it is read."""
 
     @property
     def method(self) -> str:
@@ -122,6 +124,11 @@ def post(
 
 def put(path: str, kind: type[T], handler: Handler[T]) -> Route:
     return _route("PUT", path, handler, {"application/json": partial(_read, kind, bodies.parse_object, {})})
+
+
+def put_bytes(path: str, handler: Handler[None]) -> Route:
+    """A PUT whose body, of any kind and size, the handler reads by `Call.receive`."""
+    return _route("PUT", path, handler, {})
 
 
 def post_nothing(path: str, handler: Handler[None]) -> Route:
@@ -189,7 +196,7 @@ class Endpoint:
                 _note_unread(backend, access, refusal, refusal.fields or await glimpse.fields(headers))
             raise
         glimpse.forget()
-        call = Call(body, fingerprint, scope, headers, access, came_at)
+        call = Call(body, fingerprint, scope, headers, access, came_at, receive)
         result = await self._handler(backend, call)
         await backend.store.kept()
         return _response(result)
