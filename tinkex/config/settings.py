@@ -18,6 +18,7 @@ from tinkex.config.sources import Sources
 from tinkex.config.waiting import PollSettings, RetrySettings
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.errors import ConfigError, InvalidInputError
+from tinkex.hints import hinted
 from tinkex.recovery.policy import RecoveryPolicy
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def _sources(config: Config) -> Sources:
     return read
 
 
+@hinted
 @frozen(kw_only=True)
 class Config:
     """The settings of a client. All are read and checked here, and nowhere else.
@@ -197,8 +199,10 @@ class Config:
         return _restore, (self.without_secrets(),)
 
 
-def configured(config: Config | None, base_url: str | None, api_key: ApiKey | None) -> Config:
-    """Returns the settings given, with `base_url` and `api_key` in place of their own where these are given.
+def configured(
+    config: Config | None, base_url: str | None, api_key: ApiKey | None, more: Mapping[str, Any] | None = None
+) -> Config:
+    """Returns the settings given, with `base_url`, `api_key` and `more` in place of their own where these are not None.
 
     Raises:
         InvalidInputError: the base URL is no text: a `Config`, or what another client takes in its place.
@@ -206,7 +210,8 @@ def configured(config: Config | None, base_url: str | None, api_key: ApiKey | No
     if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         meant = {Config: "config=…", dict: "user_metadata=…"}.get(type(base_url), "base_url='http://…'")
         raise InvalidInputError(f"base_url must be a text, found {type(base_url).__name__}", advice=f"Give it by its name: {meant}")
-    given: dict[str, Any] = {name: value for name, value in (("base_url", base_url), ("api_key", api_key)) if value is not None}
+    named = {"base_url": base_url, "api_key": api_key, **(more or {})}
+    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     return evolve(config, **given) if config else Config(**given)
 
 

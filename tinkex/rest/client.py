@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -46,6 +47,7 @@ from tinkex_api.models import (
 from tinkex_api.types import UNSET, Request
 
 from tinkex.errors import ConflictError, InvalidInputError, RequestFailedError
+from tinkex.hints import hinted
 from tinkex.rest.archives import archive_url
 from tinkex.rest.checkpoint_place import CheckpointPlace
 from tinkex.rest.connection import AsyncConnection
@@ -90,6 +92,7 @@ T = TypeVar("T")
 _TRACE_INTERVAL = 5.0  # seconds
 
 
+@hinted
 class AsyncRestClient(AsyncConnection):
     """Looks at and manages what is on a server: its models, sessions, training runs and checkpoints. Begins no session.
 

@@ -51,6 +51,7 @@ from tinkex_api.models import (
     WeightsInfoResponse,
 )
 
+from tinkex.hints import hinted
 from tinkex.types.checkpoint_path import CheckpointType, ParsedCheckpointTinkerPath
 from tinkex.types.datum import Datum, LossFnInputs
 from tinkex.types.identity import WhoamiResponse
@@ -80,6 +81,12 @@ from tinkex.types.queries import (
 )
 from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype
 from tinkex.types.topk import TopkLogprobs
+
+for _made_by_users in (
+    *(AdamParams, DimuonParams, SgdParams, OptimizerConfig, LoraConfig, SamplingParams),
+    *(SearchOwner, SessionStatusQuery, SessionSearchCursor),
+):
+    hinted(_made_by_users)
 
 __all__ = [
     "AccessScope",

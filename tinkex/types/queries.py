@@ -12,8 +12,10 @@ from tinkex_api.models import (
     SessionSearchCursor,
     SessionStatusQuery,
 )
+from tinkex_api.types import Model
 
 from tinkex.errors import InvalidInputError
+from tinkex.hints import hinted
 from tinkex.types.checkpoint_path import CheckpointType
 from tinkex.types.checks import check_int
 
@@ -35,12 +37,13 @@ def _check_statuses(_request: object, _attribute: object, statuses: Sequence[Any
 
 
 def _check_owner(_request: object, _attribute: object, owner: SearchOwner) -> None:
-    if owner.type_ == "user" and not 1 <= len(owner.owner_urns or ()) <= _MOST_OWNERS:
+    if owner.type == "user" and not 1 <= len(owner.owner_urns or ()) <= _MOST_OWNERS:
         raise InvalidInputError(f"owner of type user must have 1 to {_MOST_OWNERS} owner_urns")
 
 
+@hinted
 @frozen(kw_only=True)
-class CheckpointSearchRequest:
+class CheckpointSearchRequest(Model):
     """Conditions that must all hold for a checkpoint to be found.
 
     Example:
@@ -66,8 +69,9 @@ class CheckpointSearchRequest:
     """Where the page before ended: its `next_cursor`."""
 
 
+@hinted
 @frozen(kw_only=True)
-class SessionSearchRequest:
+class SessionSearchRequest(Model):
     """Conditions that must all hold; only of `session_id` and `display_name` either is enough.
 
     Example:

@@ -75,9 +75,9 @@ def _encode_chunk(chunk: ModelInputChunk) -> api.ModelInputChunk:
         case EncodedTextChunk():
             return api.ModelInputChunk("encoded_text", tokens=chunk.tokens_np)  # pyright: ignore[reportArgumentType] # orjson writes arrays
         case ImageChunk(data, format, expected):
-            return api.ModelInputChunk("image", data=base64.b64encode(data).decode(), format_=format, expected_tokens=expected)
+            return api.ModelInputChunk("image", data=base64.b64encode(data).decode(), format=format, expected_tokens=expected)
         case ImageAssetPointerChunk(location, format, expected):
-            return api.ModelInputChunk("image_asset_pointer", location=location, format_=format, expected_tokens=expected)
+            return api.ModelInputChunk("image_asset_pointer", location=location, format=format, expected_tokens=expected)
         case DmelChunk(dmel):
             return api.ModelInputChunk("dmel", dmel=base64.b64encode(dmel).decode())
 

@@ -3,22 +3,20 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
+from ..types import Model
 from . import read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-T = TypeVar("T", bound="Checkpoint")
-
-
 @_attrs_define
-class Checkpoint:
+class Checkpoint(Model):
     """Saved weights.
 
     Example:
@@ -69,7 +67,7 @@ class Checkpoint:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
         rest = dict(src_dict)

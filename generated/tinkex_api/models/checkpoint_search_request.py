@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.checkpoint_search_cursor import CheckpointSearchCursor
@@ -13,11 +15,8 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-T = TypeVar("T", bound="CheckpointSearchRequest")
-
-
 @_attrs_define
-class CheckpointSearchRequest:
+class CheckpointSearchRequest(Model):
     """Searches checkpoints. All conditions must hold.
 
     Example:
@@ -61,7 +60,7 @@ class CheckpointSearchRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.checkpoint_search_cursor import CheckpointSearchCursor  # noqa: PLC0415
         from ..models.search_owner import SearchOwner  # noqa: PLC0415
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.lora_config import LoraConfig
 
 
-T = TypeVar("T", bound="ExternalWeightsUploadStartRequest")
-
-
 @_attrs_define
-class ExternalWeightsUploadStartRequest:
+class ExternalWeightsUploadStartRequest(Model):
     """Begins to upload an adapter.
 
     Example:
@@ -42,7 +41,7 @@ class ExternalWeightsUploadStartRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.lora_config import LoraConfig  # noqa: PLC0415
 
         rest = dict(src_dict)

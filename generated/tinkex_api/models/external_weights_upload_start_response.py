@@ -3,22 +3,20 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
+from ..types import Model, OwnFuture
 from . import read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.upload_urls import UploadUrls
 
 
-T = TypeVar("T", bound="ExternalWeightsUploadStartResponse")
-
-
 @_attrs_define
-class ExternalWeightsUploadStartResponse:
+class ExternalWeightsUploadStartResponse(Model, OwnFuture):
     """An upload that has begun.
 
     Example:
@@ -44,7 +42,7 @@ class ExternalWeightsUploadStartResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.upload_urls import UploadUrls  # noqa: PLC0415
 
         rest = dict(src_dict)

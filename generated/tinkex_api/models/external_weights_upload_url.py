@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.upload_headers import UploadHeaders
 
 
-T = TypeVar("T", bound="ExternalWeightsUploadURL")
-
-
 @_attrs_define
-class ExternalWeightsUploadURL:
+class ExternalWeightsUploadURL(Model):
     """Where one file goes: a signed URL that takes a PUT without a key.
 
     Example:
@@ -38,7 +37,7 @@ class ExternalWeightsUploadURL:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.upload_headers import UploadHeaders  # noqa: PLC0415
 
         rest = dict(src_dict)

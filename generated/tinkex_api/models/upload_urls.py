@@ -2,13 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from ..models.external_weights_upload_url import ExternalWeightsUploadURL
-
-
-T = TypeVar("T", bound="UploadUrls")
 
 
 class UploadUrls(dict[str, "ExternalWeightsUploadURL | str"]):
@@ -23,7 +20,7 @@ class UploadUrls(dict[str, "ExternalWeightsUploadURL | str"]):
         return {name: value if isinstance(value, str) else value.to_dict() for name, value in self.items()}
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.external_weights_upload_url import ExternalWeightsUploadURL  # noqa: PLC0415
 
         return cls(

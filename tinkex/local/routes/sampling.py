@@ -45,7 +45,7 @@ async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSes
         backend.store.samplers.add(wanted, time.time())
     elif known != evolve(wanted, owner=known.owner):
         raise bad_request(f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other weights")
-    return CreateSamplingSessionResponse(sampler_id, type_="create_sampling_session").to_dict()
+    return CreateSamplingSessionResponse(sampler_id, type="create_sampling_session").to_dict()
 
 
 def _sampler(

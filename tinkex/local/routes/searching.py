@@ -35,9 +35,9 @@ def check_count(**conditions: Sized) -> None:
 
 def may_see(owner: SearchOwner | None, access: Access) -> bool:
     """Returns whether what is asked for may be the caller's, who sees no other's, whatever the scope."""
-    if owner is None or owner.type_ in ("own", "accessible"):
+    if owner is None or owner.type in ("own", "accessible"):
         return True
-    if owner.type_ != "user" or not 1 <= len(owner.owner_urns or []) <= 10:
+    if owner.type != "user" or not 1 <= len(owner.owner_urns or []) <= 10:
         raise malformed("owner", message="must be own, accessible, or user with 1 to 10 owner_urns")
     return user_urn(access.new_owner) in (owner.owner_urns or [])
 

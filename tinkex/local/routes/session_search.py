@@ -59,9 +59,9 @@ def _states(statuses: Sequence[SessionStatusQuery]) -> list[str]:
 
 def _states_of(status: SessionStatusQuery, index: int) -> Sequence[str]:
     """No session has failed as a whole: what failed are its requests, whose futures say so."""
-    if status.type_ in ("active", "cancelled", "failed"):
-        return [status.type_]
-    if status.type_ != "client_finished":
+    if status.type in ("active", "cancelled", "failed"):
+        return [status.type]
+    if status.type != "client_finished":
         raise malformed("statuses", index, "type", message="must be active, cancelled, failed or client_finished")
     reasons = status.reasons or FINISH_REASONS
     if not set(reasons) <= set(FINISH_REASONS):

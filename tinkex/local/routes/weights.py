@@ -83,7 +83,7 @@ def _save_for_sampler(backend: Backend, row: ModelRow, body: SaveWeightsForSampl
         if body.sampling_session_seq_id is not None:
             raise malformed("sampling_session_seq_id", message="and path cannot both be given")
         path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
-        result = SaveWeightsForSamplerResponse(str(path), type_="save_weights_for_sampler")
+        result = SaveWeightsForSamplerResponse(str(path), type="save_weights_for_sampler")
         return _save_named(backend, row, path, body, lambda saved: result.to_dict())
     if body.sampling_session_seq_id is None:
         raise malformed("path", message="is missing, and so is sampling_session_seq_id: one of them is needed")
