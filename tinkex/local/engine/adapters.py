@@ -42,6 +42,8 @@ class Base:
     model: Any
     tokenizer: Any
     linears: Mapping[str, LoraLinear]
+    end_of_text: frozenset[int]
+    """The tokens that end a sample where no stop is given."""
     bytes_a_token: int
     """How much is kept of each token that was read, in all layers."""
     _current: CurrentPlan
@@ -65,7 +67,8 @@ class Base:
             found = read_alone(model, description)
             current = CurrentPlan()
             linears = wrap_linears(model, _reads_text(model), current)
-            return cls(description, model, tokenizer, linears, check_ways(model, description, found), current)
+            bytes_a_token = check_ways(model, description, found)
+            return cls(description, model, tokenizer, linears, ends(model, tokenizer), bytes_a_token, current)
         except InvalidRequest:
             raise
         except (
@@ -91,11 +94,6 @@ class Base:
         """Whether one matrix reads the tokens and makes the logits."""
         head = self.model.get_output_embeddings()
         return head is not None and head.weight is self.model.get_input_embeddings().weight
-
-    @property
-    def end_of_text(self) -> frozenset[int]:
-        ids = self.model.generation_config.eos_token_id
-        return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
 
     @property
     def runs_on(self) -> str:
@@ -126,6 +124,18 @@ class Base:
             return weight.to(self.device, self.model.dtype, copy=True)  # the file is mapped: it may go away
 
         return Adapter(saved.rank, saved.alpha, {name: LayerWeights(*map(placed, pair)) for name, pair in saved.layers.items()})
+
+
+def ends(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Returns all tokens that one of the model's files calls the end of a text.
+
+    Files differ: of a chat model the tokenizer names the end of a turn, and config.json often that of a document alone.
+    """
+    text = model.config.get_text_config(decoder=True)
+    named = (model.generation_config, model.config, text, tokenizer)
+    ids = [getattr(where, "eos_token_id", None) for where in named]
+    flat = [one for found in ids for one in (found if isinstance(found, list) else [found])]
+    return frozenset(one for one in flat if isinstance(one, int) and 0 <= one < text.vocab_size)
 
 
 def _reads_text(model: Any) -> set[nn.Module]:

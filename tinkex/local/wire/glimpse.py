@@ -14,6 +14,7 @@ import orjson
 import zstandard
 from starlette.types import Message, Receive
 
+from tinkex.local.wire.message_size import varint
 from tinkex.local.wire.raw_body import PIECE
 
 _ENDS = 64 << 10  # bytes at the beginning, and at the end: names stand before the data or after them
@@ -124,27 +125,14 @@ def _message_fields(raw: bytes) -> Generator[tuple[int, int | bytes], None, None
     """Yields the numbers and the values of a message's fields, as far as they are those of one."""
     at = 0
     while at < len(raw):
-        tag, at = _varint(raw, at)
+        tag, at = varint(raw, at)
         kind = tag & 7
         if kind == _BYTES:
-            length, at = _varint(raw, at)
+            length, at = varint(raw, at)
             yield tag >> 3, raw[at : at + length]
             at += length
         elif kind == _VARINT:
-            value, at = _varint(raw, at)
+            value, at = varint(raw, at)
             yield tag >> 3, value
         else:
             return
-
-
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    """Returns the number that begins there, and where it ends."""
-    value = shift = 0
-    while at < len(raw) and shift < 64:
-        byte = raw[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-    return value, at
