@@ -289,10 +289,10 @@ class AsyncServiceClient:
         """The base models that the server can train and sample. Begins no session."""
         return await self.create_rest_client().get_server_capabilities()
 
-    async def close(self, outcome: Outcome = "success", detail: str | None = None) -> None:
+    async def close(self, status: Outcome = "success", detail: str | None = None) -> None:
         """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`."""
         self._closed = True
-        if self._session is not None and not await self._session.finish(outcome, detail):
+        if self._session is not None and not await self._session.finish(status, detail):
             await unload_left_behind(self._session, self._session.models)
         if self._transport is not None:
             await self._transport.aclose()
