@@ -18,7 +18,8 @@ test: setup
 check: setup
 	$(BIN)/ruff check tinkex scripts tests examples benchmarks
 	$(BIN)/ruff format --check tinkex scripts tests examples benchmarks
-	$(BIN)/pyright tinkex
+	$(BIN)/pyright tinkex tests/typing
+	MYPYPATH=generated $(BIN)/mypy tests/typing/user_script.py
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/lint_contract.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py --check

@@ -1,6 +1,7 @@
 """Runs a whole job with the official SDK, unchanged, on the embedded server: `make test-clients`, or with versions as arguments.
 
-With the newest of them tinkex works in the same process, too, whichever is imported first.
+With the newest of them tinkex works in the same process, too, whichever is imported first, the idioms of programs give
+the same by both, and both are compared name by name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import tinkex.local
 
 JOB = ROOT / "tests" / "clients" / "official_job.py"
 BOTH = ROOT / "tests" / "clients" / "both_packages.py"
+IDIOMS = ROOT / "tests" / "clients" / "idioms.py"
+BESIDE = ROOT / "tests" / "clients" / "side_by_side.py"
 VERSIONS = ("0.12.0", "0.18.0", "0.22.0", "0.25.0", "0.30.0", "0.38.0")
 AT_ONCE = 3  # installing waits for the network, and a job for the server
 TIMEOUT = 600  # seconds, of which a quiet machine needs one in ten; a client that does not fit a server hangs rather than fails
@@ -27,7 +30,12 @@ def main() -> int:
     versions = sys.argv[1:] or VERSIONS
     with ThreadPoolExecutor(AT_ONCE) as pool:
         passed = list(pool.map(passes, versions))
-    return 0 if all(passed) and (VERSIONS[-1] not in versions or both_work_in_one_process()) else 1
+    return (
+        0
+        if all(passed)
+        and (VERSIONS[-1] not in versions or all([both_work_in_one_process(), the_same_idioms_work(), what_differs_is_stated()]))
+        else 1
+    )
 
 
 def passes(version: str) -> bool:
@@ -46,6 +54,22 @@ def both_work_in_one_process() -> bool:
     return all(good for good, _ in results)
 
 
+def the_same_idioms_work() -> bool:
+    """Returns whether what programs do with the newest release gives the same by tinkex."""
+    return _said(_run(VERSIONS[-1], IDIOMS))
+
+
+def what_differs_is_stated() -> bool:
+    """Returns whether docs/parity.md says what a program could meet that the newest release does otherwise."""
+    return _said(_run(VERSIONS[-1], BESIDE))
+
+
+def _said(outcome: tuple[bool, str]) -> bool:
+    good, report = outcome
+    print(report, flush=True)
+    return good
+
+
 def _run(version: str, script: Path, *arguments: str) -> tuple[bool, str]:
     """Runs `script URL ARGUMENTS` beside that release; returns whether it ended well, and what it said."""
     command = [python_with(version), script]
@@ -61,7 +85,7 @@ def _run(version: str, script: Path, *arguments: str) -> tuple[bool, str]:
             )
         except subprocess.TimeoutExpired as error:
             return False, f"no end after {TIMEOUT} s\n{error.stderr}"
-    return job.returncode == 0, job.stderr if job.returncode else job.stdout
+    return job.returncode == 0, job.stdout + job.stderr if job.returncode else job.stdout
 
 
 if __name__ == "__main__":

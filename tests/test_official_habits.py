@@ -19,8 +19,11 @@ from tests.scripted import scripted_sampler, scripted_session
 from tests.test_sampling_client import PROMISE, SAMPLE
 from tinkex import (
     AdamParams,
+    APIConnectionError,
     APIError,
+    APIResponseValidationError,
     APIStatusError,
+    APITimeoutError,
     AsyncSamplingClient,
     AsyncServiceClient,
     BadRequestError,
@@ -35,6 +38,7 @@ from tinkex import (
     InvalidInputError,
     ModelInput,
     RateLimitError,
+    RequestFailedError,
     RestClient,
     RetrySettings,
     SampledProvenanceSpan,
@@ -306,3 +310,59 @@ def test_settings_that_are_arguments_there(made: Any) -> None:
     kept = made(config=config).config
     assert (kept.project_id, kept.timeout, kept.retry.max_attempts) == ("theirs", 9.0, 3)
     assert made(config=config, default_headers_overrides={"b": "2"}).config.default_headers == {"b": "2"}
+
+
+REQUEST = httpx.Request("POST", "http://a/api/v1/asample")
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: APIConnectionError(request=REQUEST), "no answer came"),
+        (lambda: APIConnectionError(request=REQUEST, message="gone"), "gone"),
+        (lambda: APIConnectionError(REQUEST, "gone"), "gone"),
+        (lambda: APITimeoutError(REQUEST), "no answer came"),
+        (lambda: APIError("odd", REQUEST, body=None), "odd"),
+    ],
+)
+def test_an_error_made_of_a_request(made: Any, message: str) -> None:
+    error = pickle.loads(pickle.dumps(made()))
+    assert (error.message, error.request.url.path, error.body) == (message, "/api/v1/asample", None)
+
+
+def test_an_error_made_as_its_fields_stand_there() -> None:
+    failed = RequestFailedError("broke", "r1", "server")
+    assert (failed.message, failed.request_id, failed.category, failed.retryable) == ("broke", "r1", "server", True)
+    for error in (APIResponseValidationError(ANSWER, {"a": 1}), APIResponseValidationError(response=ANSWER, body={"a": 1})):
+        assert (error.status_code, error.body, error.response) == (429, {"a": 1}, ANSWER)
+
+
+def test_an_error_has_the_answer(server: Server) -> None:
+    with (
+        ServiceClient(base_url=server.base_url, api_key="tml-x") as service,
+        pytest.raises(BadRequestError) as caught,
+    ):
+        service.create_lora_training_client("nobody/nothing", 8)
+    answer = caught.value.response
+    assert (answer.status_code, answer.json()) == (400, caught.value.body)
+    assert answer.headers["content-type"].startswith("application/json")
+
+
+def test_parameters_can_be_keys() -> None:
+    assert {AdamParams(beta1=0.5): 1}[AdamParams(beta1=0.5)] == 1
+    assert len({SamplingParams(max_tokens=1), SamplingParams(max_tokens=1), SamplingParams(max_tokens=2)}) == 2
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(SamplingParams(stop=["a"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("InvalidInputError", ValueError), ("ConfigError", ValueError), ("ArgumentError", TypeError)),
+        *(("WaitTimeoutError", TimeoutError), ("ClientClosedError", RuntimeError), ("ClientPoisonedError", RuntimeError)),
+        ("UnsupportedByServer", RuntimeError),
+    ],
+)
+def test_errors_are_what_programs_catch_there(name: str, kind: type[Exception]) -> None:
+    assert issubclass(getattr(tinkex, name), (kind,))
+    assert issubclass(getattr(tinkex, name), TinkexError)

@@ -41,8 +41,8 @@ def test_it_is_sparse_where_that_takes_fewer_numbers(matrix: np.ndarray[Any, Any
     if rows + 1 + 2 * count < rows * columns:
         assert tensor.csr is not None
         as_torch = torch.from_numpy(matrix).to_sparse_csr()
-        assert tensor.sparse_crow_indices.tolist() == as_torch.crow_indices().tolist()
-        assert tensor.sparse_col_indices.tolist() == as_torch.col_indices().tolist()
+        assert tensor.sparse_crow_indices == as_torch.crow_indices().tolist()
+        assert tensor.sparse_col_indices == as_torch.col_indices().tolist()
         assert tensor.data == as_torch.values().tolist()
     else:
         assert tensor.csr is None

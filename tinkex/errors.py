@@ -5,8 +5,8 @@
     ├── CredentialError                the function or the command for the key gave none; nothing was sent
     ├── InvalidInputError              an argument is wrong; nothing was sent                (also a ValueError)
     │   └── ArgumentError                  it is of another kind, or has no such name        (also a TypeError)
-    ├── ClientClosedError              the client was closed before the call
-    ├── UnsupportedByServer            this server cannot do it; nothing was sent
+    ├── ClientClosedError              the client was closed before the call             (also a RuntimeError)
+    ├── UnsupportedByServer            this server cannot do it; nothing was sent        (also a RuntimeError)
     ├── APIError                       one exchange with the server failed
     │   ├── APIConnectionError             no answer came
     │   │   └── APITimeoutError            no answer came in time
@@ -26,7 +26,7 @@
     ├── ResultLostError                the server did the work, and the result was lost on the way
     ├── ServerStateLostError           the server has forgotten what the model learned since it was last saved
     ├── RequestSkippedError            not sent, since an earlier one that it was queued behind was refused
-    ├── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent
+    ├── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent (a RuntimeError)
     ├── RecoveryFailedError            a run could not go back to a saved state
     └── CheckpointDownloadError        what came of a checkpoint is not whole, or not safe to unpack; nothing of it was kept
 
@@ -120,13 +120,13 @@ class ArgumentError(InvalidInputError, TypeError):
     """An argument of another kind than the call takes, or of a name that it does not have. Nothing was sent."""
 
 
-class ClientClosedError(TinkexError):
+class ClientClosedError(TinkexError, RuntimeError):
     """The client, or the service client that made it, was closed before this call."""
 
     fault = "user"
 
 
-class UnsupportedByServer(TinkexError):
+class UnsupportedByServer(TinkexError, RuntimeError):
     """This server cannot do it: `server` names its dialect, `operation` the call, and `advice` says what to do instead."""
 
     fault = "server"
@@ -141,15 +141,35 @@ Place = Literal["connecting", "unsent", "unanswered", "answered"]
 
 
 class APIError(TinkexError):
-    """One exchange with the server failed."""
+    """One exchange with the server failed. `request` and `body` are there where a program made the error of them."""
+
+    request: httpx.Request | None = None
+    body: Any = None
+
+    def __init__(self, message: str, request: httpx.Request | None = None, *, body: Any = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        if request is not None:
+            self.request = request
+        if body is not None:
+            self.body = body
 
 
 class APIConnectionError(APIError):
-    """No answer came: the server is not there, or the connection broke. `place` tells how far the exchange got."""
+    """No answer came: the server is not there, or the connection broke. `place` tells how far the exchange got.
+
+    A program that raises one itself may give a request of httpx, before the message or after it.
+    """
 
     fault = "network"
     retryable = True
     place: Place = "unanswered"
+
+    def __init__(
+        self, message: str | httpx.Request = "no answer came", request: httpx.Request | str | None = None, **facts: Any
+    ) -> None:
+        given = (message, request)
+        text = next((one for one in given if isinstance(one, str)), "no answer came")
+        super().__init__(text, next((one for one in given if one is not None and not isinstance(one, str)), None), **facts)
 
     @property
     def sent(self) -> bool:
@@ -171,6 +191,8 @@ class APIStatusError(APIError):
         TypeError: neither `status_code` nor `response` is given.
     """
 
+    _response: httpx.Response | None = None
+
     def __init__(
         self,
         message: str,
@@ -181,15 +203,30 @@ class APIStatusError(APIError):
         headers: Mapping[str, str] | None = None,
         **facts: Any,
     ) -> None:
-        super().__init__(message, **facts)
+        super().__init__(message, body=body, **facts)
         if response is not None:
+            self._response = response
             status_code = response.status_code if status_code is None else status_code
             headers = dict(response.headers) if headers is None else headers
         if status_code is None:
             raise TypeError(f"{type(self).__name__} needs status_code=…, or response=… which has it")
         self.status_code = status_code
-        self.body = body
         self.headers = headers or {}
+
+    @property
+    def response(self) -> httpx.Response:
+        """The answer, as httpx has it: made of status, headers and body, but for one that a program gave itself."""
+        if self._response is None:
+            import httpx  # here, since it takes its time to import
+
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _OF_THE_BYTES}
+            content: dict[str, Any] = {"text": self.body} if isinstance(self.body, str) else {"json": self.body}
+            self._response = httpx.Response(self.status_code, headers=headers, **content)
+        return self._response
+
+
+_OF_THE_BYTES = ("content-encoding", "content-length", "transfer-encoding")
+"""Headers that are not of the answer's content."""
 
 
 class BadRequestError(APIStatusError):
@@ -252,9 +289,32 @@ class InternalServerError(APIStatusError):
 
 
 class APIResponseValidationError(APIError):
-    """The server's answer is not of the contract's form."""
+    """The server's answer is not of the contract's form.
+
+    A program that raises one itself may give an answer of httpx in place of the message, or beside it.
+    """
 
     fault = "server"
+    response: httpx.Response | None = None
+
+    def __init__(
+        self,
+        message: str | httpx.Response | None = None,
+        body: Any = None,
+        *,
+        response: httpx.Response | None = None,
+        **facts: Any,
+    ) -> None:
+        if message is not None and not isinstance(message, str):
+            message, response = None, message
+        super().__init__(message or "the answer is not of the contract's form", body=body, **facts)
+        if response is not None:
+            self.response = response
+
+    @property
+    def status_code(self) -> int | None:
+        """The answer's, where the error was made of one."""
+        return None if self.response is None else self.response.status_code
 
 
 class UnreadableAnswerError(APIResponseValidationError):
@@ -286,8 +346,16 @@ FailureCategory = Literal["user", "server", "unknown"]
 class RequestFailedError(TinkexError):
     """The server took the request, and the work failed. `category` is the server's own word on whose fault it is."""
 
-    def __init__(self, message: str, *, category: FailureCategory = "unknown", state_loss: int | None = None, **facts: Any) -> None:
-        super().__init__(message, **facts)
+    def __init__(
+        self,
+        message: str,
+        request_id: str | None = None,
+        category: FailureCategory = "unknown",
+        *,
+        state_loss: int | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, request_id=request_id, **facts)
         self.category: FailureCategory = category
         self.state_loss = state_loss
         """Where the server has lost steps of the model, as the message says, which loss of its it was."""
@@ -343,7 +411,7 @@ class RequestSkippedError(TinkexError):
     model (the cause). The model is as it was then."""
 
 
-class ClientPoisonedError(TinkexError):
+class ClientPoisonedError(TinkexError, RuntimeError):
     """An earlier training request of this client ended in doubt (the cause), so no later one is sent."""
 
 

@@ -291,14 +291,14 @@ class AsyncServiceClient:
         """The base models that the server can train and sample. Begins no session."""
         return await self.create_rest_client().get_server_capabilities()
 
-    async def close(self, outcome: Outcome = "success", detail: str | None = None) -> None:
+    async def close(self, status: Outcome = "success", detail: str | None = None) -> None:
         """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`.
 
         Works from any event loop. Where the one that the client was used on has ended, the session has ended with it.
         """
         self._closed = True
         if self._transport is not None:
-            await self._transport.end(partial(self._end, self._transport, outcome, detail))
+            await self._transport.end(partial(self._end, self._transport, status, detail))
         self._session = self._transport = None
 
     async def __aenter__(self) -> Self:

@@ -85,6 +85,10 @@ class Model:
 
     __slots__ = ()
 
+    def __hash__(self) -> int:
+        """Of the fields; raises `TypeError` where one is a list or a dict. What is a key must not be changed"""
+        return hash((type(self), *_values(self).values()))
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Returns the same with other values for some fields, which are checked. Raises `TypeError` for an unknown one"""
         values = _values(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from weakref import ref
 
 from tinkex.errors import TinkexError, WaitTimeoutError
@@ -104,8 +104,10 @@ class AsyncAPIFuture(Generic[T]):
         """How the request waits, in the server's words: `active`, `paused_capacity`, `paused_rate_limit`."""
         return self.state.queue_state
 
-    def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(_no_result_yet(self, name, "await it"), name=name, obj=self)
+    if not TYPE_CHECKING:  # mypy would take it for any attribute, and lose the result's type
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(_no_result_yet(self, name, "await it"), name=name, obj=self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.operation} request_id={self.request_id} done={self.done()}>"
@@ -199,8 +201,10 @@ class APIFuture(Generic[T]):
         """How the request waits, in the server's words: `active`, `paused_capacity`, `paused_rate_limit`."""
         return self._future.queue_state
 
-    def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(_no_result_yet(self, name, "call .result()"), name=name, obj=self)
+    if not TYPE_CHECKING:  # mypy would take it for any attribute, and lose the result's type
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(_no_result_yet(self, name, "call .result()"), name=name, obj=self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._future.state.operation} request_id={self.request_id} done={self.done()}>"

@@ -296,12 +296,12 @@ class ServiceClient:
         """The base models that the server can train and sample. Begins no session."""
         return self._portal.run(self._client.get_server_capabilities)
 
-    def close(self, outcome: Outcome = "success", detail: str | None = None) -> Done:
+    def close(self, status: Outcome = "success", detail: str | None = None) -> Done:
         """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`.
 
         Works from any event loop. Where the one that the client was used on has ended, the session has ended with it.
         """
-        self._portal.run(self._client.close, outcome, detail)
+        self._portal.run(self._client.close, status, detail)
         return DONE
 
     def __enter__(self) -> Self:

@@ -139,8 +139,8 @@ class TensorData:
     """Of the tensor's shape; flat where it is sparse."""
     dtype: TensorDtype = field()
     shape: list[int] = field(converter=list[int])
-    sparse_crow_indices: NDArray[np.int64] | None = field()
-    sparse_col_indices: NDArray[np.int64] | None = field()
+    _crow: NDArray[np.int64] | None = field()
+    _col: NDArray[np.int64] | None = field()
 
     def __init__(
         self,
@@ -189,9 +189,19 @@ class TensorData:
     @property
     def csr(self) -> csr.Csr | None:
         """The values, row borders and columns; None where it is dense."""
-        if self.sparse_crow_indices is None or self.sparse_col_indices is None:
+        if self._crow is None or self._col is None:
             return None
-        return self.values, self.sparse_crow_indices, self.sparse_col_indices
+        return self.values, self._crow, self._col
+
+    @property
+    def sparse_crow_indices(self) -> list[int] | None:
+        """Where each row begins in the values; None where it is dense. `csr` has the array."""
+        return None if self._crow is None else self._crow.tolist()
+
+    @property
+    def sparse_col_indices(self) -> list[int] | None:
+        """The column of each value; None where it is dense. `csr` has the array."""
+        return None if self._col is None else self._col.tolist()
 
     @property
     def data(self) -> list[Any]:
@@ -269,7 +279,7 @@ def as_tensor(value: ArrayLike, dtype: TensorDtype | None, name: str) -> TensorD
     if isinstance(value, TensorData):
         dtype = dtype or value.dtype
         values = to_dtype(value.values, dtype, name)
-        return TensorData._made(values, dtype, value.shape, value.sparse_crow_indices, value.sparse_col_indices)  # pyright: ignore[reportPrivateUsage]
+        return TensorData._made(values, dtype, value.shape, value._crow, value._col)  # pyright: ignore[reportPrivateUsage]
     array = to_numpy(value, name)
     dtype = dtype or natural_dtype(array)
     return TensorData.received(to_dtype(array, dtype, name), dtype)

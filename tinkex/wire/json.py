@@ -106,13 +106,14 @@ class _Piece(api.Datum):
 
 
 def encode_tensor(tensor: TensorData) -> api.TensorData:
+    _, crow, col = tensor.csr or (None, None, None)
     # orjson writes the arrays itself
     return api.TensorData(
         data=tensor.values.ravel(),  # pyright: ignore[reportArgumentType]
         dtype=tensor.dtype,
         shape=list(tensor.shape),
-        sparse_crow_indices=tensor.sparse_crow_indices,  # pyright: ignore[reportArgumentType]
-        sparse_col_indices=tensor.sparse_col_indices,  # pyright: ignore[reportArgumentType]
+        sparse_crow_indices=crow,  # pyright: ignore[reportArgumentType]
+        sparse_col_indices=col,  # pyright: ignore[reportArgumentType]
     )
 
 

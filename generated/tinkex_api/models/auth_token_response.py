@@ -25,6 +25,8 @@ class AuthTokenResponse(Model, OwnFuture):
     jwt: str
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["jwt"] = self.jwt

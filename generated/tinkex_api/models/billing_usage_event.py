@@ -52,6 +52,8 @@ class BillingUsageEvent(Model):
     effective_rate_usd_per_gigabyte_month: float | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["bucket_start"] = write_time(self.bucket_start)

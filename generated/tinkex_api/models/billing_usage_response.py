@@ -35,6 +35,8 @@ class BillingUsageResponse(Model, OwnFuture):
     cost_data_through: datetime.datetime | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["data"] = [item.to_dict() for item in self.data]

@@ -27,6 +27,8 @@ class BillingUsageSession(Model):
     user_metadata: UserMetadata | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         if self.user_metadata is not None:

@@ -48,6 +48,8 @@ class Checkpoint(Model):
     base_model: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["checkpoint_id"] = self.checkpoint_id

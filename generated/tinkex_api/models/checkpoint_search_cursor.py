@@ -26,6 +26,8 @@ class CheckpointSearchCursor(Model):
     last_checkpoint_uuid: str
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["last_created_at"] = self.last_created_at

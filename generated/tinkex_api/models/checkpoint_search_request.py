@@ -41,6 +41,8 @@ class CheckpointSearchRequest(Model):
     cursor: CheckpointSearchCursor | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         if self.project_ids is not None:

@@ -77,6 +77,8 @@ class ClientConfigResponse(Model, OwnFuture):
     seq_id_repeats: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         if self.pjwt_auth_enabled is not None:

@@ -34,6 +34,8 @@ class CopyWeightsRequest(Model):
     weights_access_token: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["source_path"] = self.source_path

@@ -41,6 +41,8 @@ class CreateCustomLossRequest(Model):
     type: str = "create_custom_loss"
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["session_id"] = self.session_id

@@ -32,6 +32,8 @@ class CreateSessionResponse(Model, OwnFuture):
     type: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["session_id"] = self.session_id

@@ -39,6 +39,8 @@ class CurrentCheckpointStorageUsageItem(Model):
     estimated_monthly_cost_usd: float | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["checkpoint_count"] = self.checkpoint_count

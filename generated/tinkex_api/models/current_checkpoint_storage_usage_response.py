@@ -31,6 +31,8 @@ class CurrentCheckpointStorageUsageResponse(Model, OwnFuture):
     effective_rate_usd_per_gigabyte_month: float | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["data"] = [item.to_dict() for item in self.data]

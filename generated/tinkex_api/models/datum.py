@@ -36,6 +36,8 @@ class Datum(Model):
     loss_fn_inputs: LossFnInputs
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["model_input"] = self.model_input.to_dict()

@@ -34,6 +34,8 @@ class ForwardBackwardOutput(Model):
     metrics: Metrics | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["loss_fn_outputs"] = [item.to_dict() for item in self.loss_fn_outputs]

@@ -53,6 +53,8 @@ class ForwardRequest(Model):
     forward_input: ForwardBackwardInput
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["model_id"] = self.model_id

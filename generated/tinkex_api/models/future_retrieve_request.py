@@ -28,6 +28,8 @@ class FutureRetrieveRequest(Model):
     allow_metadata_only: bool | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["request_id"] = self.request_id

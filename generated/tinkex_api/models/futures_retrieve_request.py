@@ -35,6 +35,8 @@ class FuturesRetrieveRequest(Model):
     retrieved_request_ids: list[str] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["target"] = self.target.to_dict()

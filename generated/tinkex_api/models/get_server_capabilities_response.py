@@ -28,6 +28,8 @@ class GetServerCapabilitiesResponse(Model, OwnFuture):
     supported_models: list[SupportedModel]
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["supported_models"] = [item.to_dict() for item in self.supported_models]

@@ -33,6 +33,8 @@ class GetSessionResponse(Model, OwnFuture):
     display_name: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["training_run_ids"] = self.training_run_ids

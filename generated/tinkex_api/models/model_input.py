@@ -27,6 +27,8 @@ class ModelInput(Model):
     chunks: list[ModelInputChunk]
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["chunks"] = [item.to_dict() for item in self.chunks]

@@ -45,6 +45,8 @@ class OptimStepRequest(Model):
     sgd_params: SgdParams | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["model_id"] = self.model_id

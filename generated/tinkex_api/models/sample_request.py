@@ -67,6 +67,8 @@ class SampleRequest(Model):
     record_stability_info: bool | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["prompt"] = self.prompt.to_dict()

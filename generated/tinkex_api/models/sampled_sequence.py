@@ -31,6 +31,8 @@ class SampledSequence(Model):
     topk_sampled_logprobs: list[list[list[float]] | None] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["tokens"] = self.tokens

@@ -44,6 +44,8 @@ class SessionSearchRequest(Model):
     cursor: SessionSearchCursor | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         if self.session_id is not None:

@@ -30,6 +30,8 @@ class SessionSearchResponse(Model, OwnFuture):
     next_cursor: SessionSearchCursor | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["sessions"] = [item.to_dict() for item in self.sessions]

@@ -24,6 +24,8 @@ class SetCheckpointTtlRequest(Model):
     ttl_seconds: int | None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["ttl_seconds"] = self.ttl_seconds

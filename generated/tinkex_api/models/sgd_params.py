@@ -31,6 +31,8 @@ class SgdParams(Model):
     grad_clip_norm: float = 0.0
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["learning_rate"] = self.learning_rate

@@ -50,6 +50,8 @@ class TelemetryEvent(Model):
     event_data: TelemetryEventEventData | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["event"] = self.event

@@ -36,6 +36,8 @@ class TelemetrySendRequest(Model):
     process_uuid: str
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["events"] = [item.to_dict() for item in self.events]

@@ -49,6 +49,8 @@ class TrainingRun(Model, OwnFuture):
     user_metadata: UserMetadata | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["training_run_id"] = self.training_run_id

@@ -31,6 +31,8 @@ class TrainingRunsResponse(Model, OwnFuture):
     cursor: Cursor | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["training_runs"] = [item.to_dict() for item in self.training_runs]

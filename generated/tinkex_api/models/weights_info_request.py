@@ -24,6 +24,8 @@ class WeightsInfoRequest(Model):
     tinker_path: str
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["tinker_path"] = self.tinker_path

@@ -40,6 +40,8 @@ class WeightsInfoResponse(Model, OwnFuture):
     optimizer_config: OptimizerConfig | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
+    __hash__ = Model.__hash__
+
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["base_model"] = self.base_model
