@@ -497,6 +497,8 @@ def test_where_repeats_are_applied_twice_a_lost_step_is_not_sent_again(
 def test_a_model_is_made_from_a_checkpoint_by_a_load_as_its_first_request(
     service_of: Callable[..., Any], engine: FakeEngine, wire: Wire, name: str, with_optimizer: bool
 ) -> None:
+    if name == "skyrl-0.3" and not with_optimizer:
+        pytest.skip("it has none without the optimizer's state (tests/test_measured_servers.py)")
     service = service_of(name)
     path = service.create_lora_training_client(BASE, rank=4).save_state("one").result().path
     resume = "create_training_client_from_state" + ("_with_optimizer" if with_optimizer else "")

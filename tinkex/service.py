@@ -131,7 +131,8 @@ class AsyncServiceClient:
 
         Raises:
             NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they do not fit.
-            UnsupportedByServer: it has no way to make a model from a checkpoint.
+            UnsupportedByServer: it has no way to make a model from a checkpoint, or none without the optimizer's state.
+            CheckpointMismatchError: the server holds other weights than those that were saved (`Config.verify_checkpoints`).
             APIConnectionError: the server cannot be reached.
         """
         saved = SavedState(

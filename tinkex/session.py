@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from attrs import define, field, frozen
 from tinkex_api.api.server import get_client_config, get_dynamic_config, get_server_capabilities, health
@@ -36,6 +36,7 @@ from tinkex.transport.answers import parse
 from tinkex.transport.http import Transport
 from tinkex.transport.wait_lines import WaitLines
 from tinkex.types import LoraConfig
+from tinkex.types.fingerprint import Fingerprint
 
 logger = logging.getLogger("tinkex")
 T = TypeVar("T")
@@ -67,6 +68,8 @@ class Session:
     """Ids of the models that are loaded."""
     saved_shapes: dict[str, tuple[str, LoraConfig]] = field(factory=dict[str, tuple[str, LoraConfig]])
     """Base model and LoRA shape of what was saved in this session, by path: some servers do not tell."""
+    fingerprints: dict[str, asyncio.Task[Fingerprint | None]] = field(factory=dict[str, asyncio.Task[Fingerprint | None]])
+    """What the model made of a datum when it was saved, by path."""
     samples: SampleResults = field(init=False)
     failures: UnseenFailures = field(init=False, factory=UnseenFailures)
     lost: bool = False
@@ -103,7 +106,7 @@ class Session:
             )
         )
         _log_messages(answer)
-        session = cls(transport, answer.session_id, saved_shapes=instead_of.saved_shapes if instead_of else {})
+        session = cls(transport, answer.session_id, **(instead_of.saves() if instead_of else {}))
         session._heartbeats = asyncio.create_task(session._live(), name="tinkex heartbeats")
         session._begin_telling()
         return session
@@ -127,6 +130,10 @@ class Session:
         if transport.config.sends_telemetry and not transport.server.dialect.lacks("send_telemetry"):
             self._reporter = Reporter(transport, self.session_id)
             self._reporter.begin()
+
+    def saves(self) -> Mapping[str, Any]:
+        """What is known of the checkpoints that were saved in it, for a session in its place."""
+        return {"saved_shapes": self.saved_shapes, "fingerprints": self.fingerprints}
 
     def check(self, operation: str) -> None:
         """Raises `ServerStateLostError` for an operation of a session that is lost."""

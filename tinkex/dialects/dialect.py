@@ -176,6 +176,8 @@ class Dialect:
     """Whether weights_info tells the rank of an adapter."""
     saves_once: bool = False
     """Whether each save_weights of a model but its first keeps the files of the first."""
+    loads_are_true: bool = False
+    """Whether it was measured that a load brings back the weights that were saved, so that none is compared with them by default."""
     resume: Resume = "load_first"
     joins_samplers: bool = False
     """Whether a copied sampling client asks the server for its number."""
