@@ -51,6 +51,12 @@ async def new_model(
     return AsyncTrainingClient(session, model_id, base_model, shape)
 
 
+def require_recovery(server: Server) -> None:
+    """Raises `UnsupportedByServer` where no model can be made that goes on from a checkpoint as it was."""
+    require_resume(server)
+    check_load(server.dialect, optimizer=True)
+
+
 def require_resume(server: Server) -> None:
     """Raises `UnsupportedByServer` where the server has no way to make a model from a checkpoint."""
     if server.dialect.resume == "never":
@@ -62,10 +68,10 @@ async def model_from_state(
 ) -> AsyncTrainingClient:
     """A model with the weights of a checkpoint. Raises `UnsupportedByServer` where the server has no way to make one."""
     dialect = session.transport.server.dialect
+    check_load(dialect, optimizer=saved.with_optimizer)
     if dialect.resume == "by_session":
         return await _by_session(session, saved, user_metadata, optimizer)
     require_resume(session.transport.server)
-    check_load(dialect, optimizer=saved.with_optimizer)
     base_model, shape = await _shape_of(session, saved)
     if dialect.resume == "by_create":
         return await _proved(await new_model(session, base_model, shape, user_metadata, optimizer, saved.path), session, saved.path)

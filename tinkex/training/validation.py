@@ -95,7 +95,14 @@ def check_save(dialect: Dialect, saves: int) -> None:
 
 
 def check_load(dialect: Dialect, *, optimizer: bool) -> None:
-    """Raises `UnsupportedByServer` where a load would take over the optimizer's state that it is to leave."""
+    """Raises `UnsupportedByServer` where a load would take over the optimizer's state that it is to leave, or leave one behind."""
+    if optimizer and dialect.loads_begin_anew:
+        raise UnsupportedByServer(
+            f"{dialect.name} was seen to begin the optimizer anew with any load, so that training would not go on where it was saved",
+            server=dialect.name,
+            operation="load_weights",
+            advice="If that will do, say so: load_state, or create_training_client_from_state.",
+        )
     if not optimizer and dialect.loads_keep_optimizer:
         raise UnsupportedByServer(
             f"{dialect.name} takes over the optimizer's state with any load, so that its moments would go on where they are to begin anew",

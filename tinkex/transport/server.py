@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from attrs import evolve
 
 from tinkex.config import Config
-from tinkex.dialects.dialect import Dialect, Evidence, SeqIdRepeats
+from tinkex.dialects.dialect import Dialect, Evidence
 from tinkex.dialects.gates import with_gates
 from tinkex.dialects.recognition import Seen, recognise, with_flags
 from tinkex.dialects.table import DIALECTS, OPTIONAL, UNKNOWN
@@ -54,10 +54,10 @@ class Server:
         if self._given is None and self.dialect.name != "twinkle" and path.startswith("twinkle://"):
             self.dialect = with_gates(DIALECTS["twinkle"].as_trusted(), self._gates)
 
-    def proved_repeats(self, repeats: SeqIdRepeats) -> None:
-        """What a probe has found it to do with a repeated request."""
+    def proved(self, **fields: Any) -> None:
+        """Fields of the dialect that a probe has found out by their effect."""
         with self._lock:
-            self.dialect = with_gates(self.dialect.with_repeats(repeats, Evidence("probed")), self._gates)
+            self.dialect = with_gates(self.dialect.with_known(Evidence("probed"), **fields), self._gates)
 
     def doubt(self) -> None:
         """The server has lost a session or was changed: nobody knows any more what it makes of a repeated request."""
