@@ -309,6 +309,7 @@ def test_a_client_may_be_closed_before_the_proof_is_there(
         ("hatchery", True, True),
         ("mlx-tinker", True, True),
         ("tuft", False, True),  # a forward is a flag there
+        ("skyrl", False, True),
     ],
 )
 def test_on_which_servers(dialect: str, by_default: bool, if_wanted: bool) -> None:

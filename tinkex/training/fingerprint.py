@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from tinkex.dialects.dialect import Dialect
 from tinkex.dialects.table import UNKNOWN
 from tinkex.errors import (
+    APIStatusError,
     CheckpointMismatchError,
     ClientClosedError,
     ClientPoisonedError,
+    RequestFailedError,
     RequestSkippedError,
     TinkexError,
+    UnsupportedByServer,
 )
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.session import Session
@@ -42,6 +45,8 @@ ROUNDING = 0.02
 """Nats a token by which two forwards of equal weights may differ, by the mean: bfloat16, in other company, stays below it."""
 _NOISES = 4.0
 """By how many times the difference of two equal forwards other weights must differ to be called so."""
+_FINAL = (APIStatusError, RequestFailedError, UnsupportedByServer)
+"""Errors by which the server says that it does not do it."""
 _OF_OTHERS = (ClientClosedError, ClientPoisonedError, RequestSkippedError)
 """Errors that say nothing of the forward itself."""
 NO_FINGERPRINT = (
@@ -56,11 +61,9 @@ def are_taken(dialect: Dialect, wanted: bool | None) -> bool:
     if wanted is False or dialect.forwards_by_zero_weights or len(dialect.encodings) > 1:
         return False
     by_flag = dialect.encodings == ("protobuf",)  # of a forward_backward, which a server may not know
-    if by_flag and dialect.name == UNKNOWN.name:
-        return False
-    if dialect.lacks("forward") and not (by_flag and wanted):
-        return False
-    return wanted is True or not dialect.loads_are_true
+    if by_flag:
+        return wanted is True and dialect.name != UNKNOWN.name
+    return not dialect.lacks("forward") and (wanted is True or not dialect.loads_are_true)
 
 
 class Fingerprints:
@@ -156,7 +159,7 @@ class Fingerprints:
         """Says once that there is none, and sends no more where that would come to the same."""
         if isinstance(error, _OF_OTHERS):
             return
-        self._in_vain = not error.retryable
+        self._in_vain = self._in_vain or (isinstance(error, _FINAL) and not error.retryable)
         self._server.warn_once(NO_FINGERPRINT)
         logger.info("no fingerprint: %s", error)
 
