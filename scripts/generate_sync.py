@@ -5,19 +5,21 @@ and docstrings are taken from the source; what a method returns tells what becom
 
     def … -> AsyncAPIFuture[T]          an APIFuture[T], which has `.result()`
     async def … -> Async…Client         waits, and wraps the client
-    async def … -> T                    waits, and returns T
+    async def … -> T                    waits, and returns T, which is the future of itself if the official SDK gives one
+    async def … -> str                  a `Text`, likewise
+    async def … -> None                 waits, and returns `DONE`, likewise
     (async) def … -> AsyncIterator[T]   an Iterator[T]
     def … -> Async…Client               wraps the client
     @staticmethod def … -> Async…Client makes one, and wraps it
     @staticmethod async def …           the same body, without `await`
     @staticmethod def …_async           the one without `_async`, in a thread: an APIFuture of what it gives
     def … -> str                        returns it
-    public annotation in the class      a read-only property, a client wrapped
+    public annotation in the class      a property, read-only unless it is SETTABLE; a client wrapped
     @property                           the same
     a parameter Async…Client            the asyncio client in the one that is given
     anything else that is public        ends the script: it would need a rule of its own
 
-Clients that other clients make are `Made`: they have the `.result()` of what is a future in the official SDK.
+Clients that other clients make are an `OwnFuture`: they have the `.result()` of what is a future in the official SDK.
 
 The methods of `TWINS` get a twin `…_async` besides, as the official SDK has it and calls it deprecated: for programs that come from it.
 
@@ -71,6 +73,7 @@ TWINS = frozenset(
         *("get_audit_log", "get_billing_usage", "get_current_checkpoint_storage_usage"),
     }
 )
+SETTABLE = ("on_queue_state_change",)
 CONTEXT = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 
 _WORDS = [
@@ -141,15 +144,17 @@ def module(source: Source) -> str:
         "from tinkex.portal_iter import iterate",
         "from collections.abc import Iterator",
         "import asyncio",
-        "from tinkex.sync_twins import Made, deprecated_twin",
+        "from tinkex.sync_twins import DONE, Done, Text, deprecated_twin",
+        "from tinkex_api.types import OwnFuture",
+        "from tinkex.hints import hinted",
         *(f"from tinkex.sync.{home} import {_plain(client)}" for client, home in CLIENTS.items() if client != name),
     ]
     return "\n".join(head) + "\n\n\n" + text
 
 
 def client_class(client: ast.ClassDef) -> str:
-    base = "" if client.name in MADE_BY_USERS else "(Made)"
-    parts = [f"class {_plain(client.name)}{base}:", _indent(_docstring(client))]
+    base = "" if client.name in MADE_BY_USERS else "(OwnFuture)"
+    parts = [f"@hinted\nclass {_plain(client.name)}{base}:", _indent(_docstring(client))]
     members = [node for node in client.body if _is_public(node)]
     parts.append(_indent(_constructor(client)))
     parts += [_indent(_property(node)) for node in members if isinstance(node, ast.AnnAssign)]
@@ -201,7 +206,9 @@ def _wrapped(client: str, made: str, portal: str) -> str:
 def _property(node: ast.AnnAssign) -> str:
     name, kind = ast.unparse(node.target), ast.unparse(node.annotation)
     value = _wrapped(kind, f"self._client.{name}", "self._portal") if kind in CLIENTS else f"self._client.{name}"
-    return f"@property\ndef {name}(self) -> {_plain(kind)}:\n    return {value}"
+    read = f"@property\ndef {name}(self) -> {_plain(kind)}:\n    return {value}"
+    write = f"\n\n@{name}.setter\ndef {name}(self, value: {kind}) -> None:\n    self._client.{name} = value"
+    return read + (write if name in SETTABLE else "")
 
 
 def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
@@ -234,7 +241,13 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         raise CannotConvert(f"no rule for `def {node.name}(…) -> {returned}`")
     if result in CLIENTS:
         body, result = _wrapped(result, body, "self._portal"), _plain(result)
-    statement = body if result == "None" else f"return {body}"
+    statement = f"return {body}"
+    if node.name == "__aexit__":
+        statement = body
+    elif result == "None":
+        statement, result = f"{body}\nreturn DONE", "Done"
+    elif result == "str" and isinstance(node, ast.AsyncFunctionDef):
+        statement, result = f"return Text({body})", "Text"
     return "\n".join(filter(None, [f"{signature} -> {result}:", _indent(_docstring(node)), _indent(statement)]))
 
 
@@ -248,7 +261,8 @@ def _twin(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     call = f"self.{name}({arguments})"
     result = _plain(returned)
     if isinstance(node, ast.AsyncFunctionDef):
-        body = f"return await asyncio.to_thread({', '.join(filter(None, [f'self.{name}', arguments]))})"
+        body = f"await asyncio.to_thread({', '.join(filter(None, [f'self.{name}', arguments]))})"
+        body = body if returned == "None" else f"return {body}"
     elif name in SAMPLING_CALLS:
         body, result = f"return await {call}", returned.removeprefix("AsyncAPIFuture[").removesuffix("]")
     else:

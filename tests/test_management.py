@@ -73,7 +73,7 @@ def test_searching_and_moving_a_session(connect_rest: Callable[..., Any], used: 
         user_metadata={"experiment": "7"}, statuses=[SessionStatusQuery("client_finished", ["success"])]
     )
     [found] = everything(rest.iter_search_sessions(finished))
-    assert (found.status.type_, found.status.reason.type_) == ("client_finished", "success")
+    assert (found.status.type, found.status.reason.type) == ("client_finished", "success")
     assert found.checkpoints_count == 3
     assert everything(rest.iter_search_sessions(SessionSearchRequest(statuses=[SessionStatusQuery("active")]))) == []
     rest.assign_session_project(found.session_id, "poems")
@@ -121,7 +121,7 @@ def test_what_was_done_used_and_is_kept(connect_admin: Callable[..., Any], used:
     assert "checkpoint.saved" in {entry.event for entry in admin.get_audit_log("checkpoints").entries}
     assert admin.get_audit_log(day=datetime(2020, 1, 1, tzinfo=UTC).date()).entries == []
     usage = admin.get_billing_usage(hour - timedelta(hours=1), hour + timedelta(hours=1))
-    assert {"training", "checkpoint"} <= {event.event_info.type_ for event in usage.data}
+    assert {"training", "checkpoint"} <= {event.event_info.type for event in usage.data}
     with pytest.raises(UnprocessableEntityError):
         admin.get_billing_usage(hour - timedelta(days=15), hour)
     [kept] = admin.get_current_checkpoint_storage_usage().data

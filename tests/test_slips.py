@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 import tinkex
 from tinkex import Config, Datum, InvalidInputError, ModelInput
+from tinkex.hints import hinted
 from tinkex.local import Server
 
 DATUM = Datum(model_input=ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": [2, 3]})
@@ -54,3 +57,93 @@ def test_a_star_import_brings_the_public_names() -> None:
     assert {"ServiceClient", "AsyncServiceClient", "Datum", "TinkexError", "AdamParams"} <= names.keys()
     assert not names.keys() & {"Any", "TYPE_CHECKING", "import_module"}
     assert set(dir(tinkex)) - {"__version__"} <= names.keys()
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda: tinkex.ServiceClient(url="http://127.0.0.1:1"), "ServiceClient() has no parameter 'url': did you mean base_url?"),
+        (
+            lambda: tinkex.AsyncServiceClient(base_ulr="x"),
+            "AsyncServiceClient() has no parameter 'base_ulr': did you mean base_url?",
+        ),
+        (lambda: tinkex.AdamParams(lr=1e-4), "AdamParams() has no parameter 'lr': did you mean learning_rate?"),
+        (lambda: tinkex.SamplingParams(max_token=3), "SamplingParams() has no parameter 'max_token': did you mean max_tokens?"),
+        (lambda: Datum(input_ids=[1]), "Datum() has no parameter 'input_ids': did you mean model_input?"),
+        (lambda: Config(time_out=3), "Config() has no parameter 'time_out': did you mean timeout?"),
+        (lambda: tinkex.RetrySettings(max_attempt=3), "RetrySettings() has no parameter 'max_attempt': did you mean max_attempts?"),
+    ],
+)
+def test_a_misspelt_keyword_of_what_is_made(call: Callable[[], Any], hint: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert isinstance(caught.value, tinkex.ArgumentError)
+    assert str(caught.value).startswith(f"{hint}\n  Known are ")
+
+
+def test_the_known_parameters_are_listed() -> None:
+    with pytest.raises(ValueError, match=r"Known are temperature, top_k, top_p, max_tokens, seed, stop\.") as caught:
+        tinkex.SamplingParams(zzz=3)  # type: ignore[call-arg]
+    assert caught.value.message == "SamplingParams() has no parameter 'zzz'"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "hint"),
+    [
+        ("create_lora_training_client", {"model": "fake/base"}, "did you mean base_model?"),
+        ("create_lora_training_client", {"base_model": "fake/base", "lora_rank": 8}, "did you mean rank?"),
+        ("create_sampling_client", {"modelpath": "a"}, "did you mean model_path?"),
+    ],
+)
+def test_a_misspelt_keyword_of_a_call(
+    name: str, arguments: dict[str, Any], hint: str, connect: Callable[..., Any], server: Server
+) -> None:
+    with pytest.raises(tinkex.ArgumentError, match=re.escape(hint)):
+        getattr(connect(server.base_url), name)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"max_tokens": 3}, "give it as sampling_params=SamplingParams(max_tokens=…)"),
+        ({"max_new_tokens": 3}, "give it as sampling_params=SamplingParams(max_tokens=…)"),
+        ({"n": 3}, "did you mean num_samples?"),
+    ],
+)
+def test_a_keyword_that_belongs_into_an_argument(
+    arguments: dict[str, Any], hint: str, connect: Callable[..., Any], server: Server
+) -> None:
+    sampler = connect(server.base_url).create_sampling_client(base_model="fake/base")
+    with pytest.raises(tinkex.ArgumentError, match=re.escape(hint)):
+        sampler.sample([1], **arguments)
+
+
+def test_an_error_from_within_a_call_is_left_as_it_is() -> None:
+    def broken() -> str:
+        return len(3)  # type: ignore[arg-type, return-value]
+
+    @hinted
+    class Client:
+        def call(self, work: Callable[[], Any], **more: Any) -> Any:
+            return work()
+
+    with pytest.raises(TypeError, match="has no len") as caught:
+        Client().call(work=broken, n=3)
+    assert not isinstance(caught.value, tinkex.ArgumentError)
+
+
+@pytest.mark.parametrize("given", ["some text", ["some", "text"]])
+def test_text_where_token_ids_are_wanted(given: Any) -> None:
+    for make in (
+        ModelInput.from_ints,
+        tinkex.EncodedTextChunk,
+        lambda value: Datum(ModelInput.from_ints([1]), {"target_tokens": value}),
+    ):
+        with pytest.raises(tinkex.ArgumentError, match="must hold numbers") as caught:
+            make(given)
+        assert "encode(text)" in str(caught.value)
+
+
+def test_hints_leave_signatures_and_coroutines_as_they_are() -> None:
+    assert next(iter(inspect.signature(tinkex.AdamParams).parameters)) == "learning_rate"
+    assert inspect.iscoroutinefunction(tinkex.AsyncServiceClient.create_lora_training_client)

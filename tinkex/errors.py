@@ -4,6 +4,7 @@
     ├── ConfigError                    a setting is missing or wrong; nothing was sent       (also a ValueError)
     ├── CredentialError                the function or the command for the key gave none; nothing was sent
     ├── InvalidInputError              an argument is wrong; nothing was sent                (also a ValueError)
+    │   └── ArgumentError                  it is of another kind, or has no such name        (also a TypeError)
     ├── ClientClosedError              the client was closed before the call
     ├── UnsupportedByServer            this server cannot do it; nothing was sent
     ├── APIError                       one exchange with the server failed
@@ -114,6 +115,10 @@ class InvalidInputError(TinkexError, ValueError):
     """An argument is wrong; the message names the datum's index and the field. Nothing was sent."""
 
     fault = "user"
+
+
+class ArgumentError(InvalidInputError, TypeError):
+    """An argument of another kind than the call takes, or of a name that it does not have. Nothing was sent."""
 
 
 class ClientClosedError(TinkexError):

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
-from tinkex.config import Config, configured
+from tinkex.config import Config, RetrySettings, configured
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import APIStatusError, ClientClosedError, InvalidInputError, RequestFailedError
+from tinkex.hints import hinted
 from tinkex.recovery.policy import RecoveryPolicy
 from tinkex.recovery.run import AsyncRecoverableRun
 from tinkex.rest.client import AsyncRestClient
@@ -32,6 +33,7 @@ logger = logging.getLogger("tinkex")
 C = TypeVar("C")
 
 
+@hinted
 class AsyncServiceClient:
     """A connection to a server, and the session in which its models and samplers live.
 
@@ -47,7 +49,9 @@ class AsyncServiceClient:
         api_key: by default `TINKER_API_KEY`.
         user_metadata: facts of your own, kept with the session, besides those of the settings.
         display_name: a name of the session for people, by which `RestClient.search_sessions` finds it.
-        config: all settings; `base_url` and `api_key` go before its own.
+        project_id, default_headers, timeout, max_retries: as in `Config`.
+        default_headers_overrides: the same as `default_headers`.
+        config: all settings; those that are given beside it go before its own.
 
     Raises:
         ConfigError: a setting is missing or wrong.
@@ -61,10 +65,17 @@ class AsyncServiceClient:
         api_key: str | None = None,
         *,
         user_metadata: Mapping[str, str] | None = None,
+        project_id: str | None = None,
         display_name: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        default_headers_overrides: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
         config: Config | None = None,
     ) -> None:
-        self.config = configured(config, base_url, api_key)
+        headers = default_headers if default_headers_overrides is None else {**(default_headers or {}), **default_headers_overrides}
+        more = {"project_id": project_id, "default_headers": headers, "timeout": timeout, "max_retries": max_retries}
+        self.config = configured(config, base_url, api_key, more)
         self._facts = SessionFacts({**self.config.user_metadata, **(user_metadata or {})}, display_name)
         self._transport: Transport | None = None
         self._session: Session | None = None
@@ -160,13 +171,18 @@ class AsyncServiceClient:
         return await self._in_session(lambda session: model_from_state(session, saved, user_metadata, None))
 
     async def create_sampling_client(
-        self, model_path: str | None = None, base_model: str | None = None, *, record_stability_info: bool = False
+        self,
+        model_path: str | None = None,
+        base_model: str | None = None,
+        retry_config: RetrySettings | None = None,
+        record_stability_info: bool = False,
     ) -> AsyncSamplingClient:
         """A client that samples from saved weights, or from a base model.
 
         Args:
             model_path: where the weights are, in the server's own form: `tinker://…`, on some servers another scheme, or a folder.
             base_model: the model to sample; with `model_path` the one below it, whose tokenizer is wanted.
+            retry_config: when its samples are asked for again, by default `Config.retry`.
             record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
 
         Raises:
@@ -179,7 +195,11 @@ class AsyncServiceClient:
             raise InvalidInputError("create_sampling_client needs model_path or base_model")
         return await self._in_session(
             lambda session: AsyncSamplingClient.open(
-                session, base_model=base_model, model_path=model_path, record_stability_info=record_stability_info
+                session,
+                base_model=base_model,
+                model_path=model_path,
+                retry_config=retry_config,
+                record_stability_info=record_stability_info,
             )
         )
 

@@ -26,8 +26,16 @@ from tinkex_api.types import Request
 from tinkex import events
 from tinkex._version import __version__
 from tinkex.config import HOSTED_BASE_URL
-from tinkex.dialects.recognition import Seen, key_flags
-from tinkex.errors import APIStatusError, GoneError, NotFoundError, ServerStateLostError, TinkexError, UnsupportedByServer
+from tinkex.dialects.recognition import Seen, has_route, key_flags, telling_route
+from tinkex.errors import (
+    APIError,
+    APIStatusError,
+    GoneError,
+    NotFoundError,
+    ServerStateLostError,
+    TinkexError,
+    UnsupportedByServer,
+)
 from tinkex.futures.samples import SampleResults
 from tinkex.futures.unseen import UnseenFailures
 from tinkex.reporter import Reporter
@@ -222,33 +230,55 @@ async def meet(transport: Transport) -> None:
 
 
 async def _look(transport: Transport) -> Seen:
-    """Asks the server about itself; of one that has no flags it is asked what else it lacks."""
-    config = await _if_there(transport, get_client_config.request(body=ClientConfigRequest(__version__)))
+    """Asks the server about itself; of one that has no flags it is asked what else it lacks, of one whose flags others have, too, what
+    tells them apart."""
+    before = transport.server.seen
+    config, refusal = await _ask(transport, get_client_config.request(body=ClientConfigRequest(__version__)))
     if config is not None:
         transport.server.learn(**key_flags(config))
     dynamic = (
         None if config is None else await _if_there(transport, get_dynamic_config.request(body=ClientConfigRequest(__version__)))
     )
-    named = config is not None or transport.config.dialect is not None
+    is_given = transport.config.dialect is not None
+    named = config is not None or is_given
+    route = None if is_given else telling_route(config)
     return Seen(
         hosted=transport.config.base_url == HOSTED_BASE_URL,
         config=config,
         dynamic=dynamic,
         has_capabilities=named or await _if_there(transport, get_server_capabilities.request()) is not None,
         has_health=named or await _if_there(transport, health.request()) is not None,
+        request_ids="x-request-id" in refusal.headers if refusal else before is not None and before.request_ids,
+        has_telling_route=None if route is None else await _has_route(transport, route),
     )
 
 
 async def _if_there(transport: Transport, request: Request[T]) -> T | None:
     """The answer, or None of a server that lacks the call."""
+    return (await _ask(transport, request))[0]
+
+
+async def _ask(transport: Transport, request: Request[T]) -> tuple[T | None, APIStatusError | None]:
+    """The answer; of a server that lacks the call None, and its refusal unless that was known before."""
     try:
-        return await transport.send(request, first_contact=True)
-    except UnsupportedByServer:
-        return None
+        return await transport.send(request, first_contact=True), None
+    except UnsupportedByServer as error:
+        return None, error.__cause__ if isinstance(error.__cause__, APIStatusError) else None
     except APIStatusError as error:
         if error.status_code not in (404, 405):
             raise
+        return None, error
+
+
+async def _has_route(transport: Transport, path: str) -> bool | None:
+    """Whether the server has a route that is not of the contract; None where that cannot be told."""
+    request: Request[None] = Request("first_contact", {"method": "get", "url": path}, lambda _: None)
+    try:
+        response = await transport.send_once(request, timeout=transport.config.timeout)
+    except APIError:
         return None
+    refusal = failures.status_error(response, request.operation)
+    return has_route(refusal.status_code, refusal.body)
 
 
 def _log_messages(answer: CreateSessionResponse) -> None:

@@ -1,10 +1,16 @@
-"""The `…_async` twins of the blocking clients' methods, which programs written for the official SDK may call."""
+"""What programs written for the official SDK may do with the blocking clients: call `…_async`, and ask a value for its `.result()`.
+
+There most calls give a future, and here the value itself, which therefore answers as a future that is done.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Generator
-from typing import Self
+from concurrent.futures import Future
+from typing import Literal
+
+from tinkex_api.types import OwnFuture
 
 
 def deprecated_twin(method: str) -> None:
@@ -16,13 +22,40 @@ def deprecated_twin(method: str) -> None:
     )
 
 
-class Made:
-    """A client that another client made. Where the official SDK gives a future of it, this is that future, too."""
+class Text(str, OwnFuture):
+    """A text that a call gives. Where the official SDK gives a future of it, this is that future, too."""
 
-    def result(self, timeout: float | None = None) -> Self:
-        """Returns the client itself, which is there already."""
-        return self
+    __slots__ = ()
 
-    def __await__(self) -> Generator[None, None, Self]:
+
+class Done:
+    """What a call gives that has nothing to give: it is done. Where the official SDK gives a future of None, this is that future."""
+
+    __slots__ = ()
+
+    def result(self, timeout: float | None = None) -> None:
+        """Returns None, at once."""
+
+    async def result_async(self, timeout: float | None = None) -> None:
+        """Returns None, at once."""
+
+    async def coroutine(self) -> None:
+        """Returns None, at once."""
+
+    def future(self) -> Future[None]:
+        """Returns a future of the standard library that is done."""
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def __await__(self) -> Generator[None, None, None]:
         yield from ()
-        return self
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def __repr__(self) -> str:
+        return "<done>"
+
+
+DONE = Done()

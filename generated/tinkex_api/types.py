@@ -2,13 +2,17 @@
 """Contains some shared types for properties"""
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from base64 import b64encode
+from collections.abc import Callable, Collection, Generator, Mapping, MutableMapping
+from concurrent.futures import Future
+from copy import deepcopy
+from datetime import datetime
 from http import HTTPStatus
-from typing import IO, Any, BinaryIO, Generic, Literal, TypeVar
+from typing import IO, Any, BinaryIO, Generic, Literal, Self, TypeVar
 
 import httpx
 import orjson
-from attrs import define, frozen
+from attrs import define, fields, frozen
 
 
 class Unset:
@@ -46,6 +50,131 @@ class File:
 
 
 T = TypeVar("T")
+
+
+class OwnFuture:
+    """A value that is there, and is the future of itself: for programs that wait for what other clients have yet to fetch"""
+
+    __slots__ = ()
+
+    def result(self, timeout: float | None = None) -> Self:
+        """Returns the value itself, at once"""
+        return self
+
+    async def result_async(self, timeout: float | None = None) -> Self:
+        """Returns the value itself, at once"""
+        return self
+
+    async def coroutine(self) -> Self:
+        """Returns the value itself, at once"""
+        return self
+
+    def future(self) -> Future[Self]:
+        """Returns a future of the standard library that is done"""
+        done: Future[Self] = Future()
+        done.set_result(self)
+        return done
+
+    def __await__(self) -> Generator[None, None, Self]:
+        yield from ()
+        return self
+
+
+class Model:
+    """A value with named fields. It can be copied, written and read by the names that pydantic has for that, too"""
+
+    __slots__ = ()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Returns the same with other values for some fields, which are checked. Raises `TypeError` for an unknown one"""
+        values = _values(self)
+        made = type(self)(**{**(deepcopy(values) if deep else values), **(update or {})})
+        if hasattr(self, "additional_properties"):
+            setattr(made, "additional_properties", dict(getattr(self, "additional_properties")))
+        return made
+
+    def model_dump(
+        self,
+        *,
+        mode: Literal["json", "python"] | str = "python",
+        include: Collection[str] | None = None,
+        exclude: Collection[str] | None = None,
+        exclude_none: bool = False,
+    ) -> dict[str, Any]:
+        """Returns the fields by name, as plain dicts and lists, bytes as base64; by the mode "json" times are texts, too.
+
+        Fields of the server's own are in `to_dict` alone"""
+        return {
+            name: _plain(value, mode == "json", exclude_none)
+            for name, value in _values(self).items()
+            if (include is None or name in include)
+            and name not in (exclude or ())
+            and not (exclude_none and value is None)
+        }
+
+    def model_dump_json(
+        self,
+        *,
+        indent: int | None = None,
+        include: Collection[str] | None = None,
+        exclude: Collection[str] | None = None,
+        exclude_none: bool = False,
+    ) -> str:
+        """Returns the fields as the text of a JSON object"""
+        written = self.model_dump(mode="json", include=include, exclude=exclude, exclude_none=exclude_none)
+        return orjson.dumps(written, option=orjson.OPT_INDENT_2 if indent else None).decode()
+
+    @classmethod
+    def model_validate(cls, obj: Any) -> Self:
+        """Returns the value of such fields. Raises `ValueError` where one is missing or is none of its kind"""
+        if isinstance(obj, cls):
+            return obj
+        if not isinstance(obj, Mapping):
+            raise ValueError(f"{cls.__name__} is made of a mapping, not of {type(obj).__name__}")
+        try:
+            return cls._of_fields(obj)
+        except KeyError as error:
+            raise ValueError(f"{cls.__name__} lacks {error.args[0]!r}") from error
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"this is no {cls.__name__}: {error}") from error
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes) -> Self:
+        """Returns the value that the text of a JSON object gives. Raises `ValueError` as `model_validate` does"""
+        return cls.model_validate(orjson.loads(json_data))
+
+    @classmethod
+    def _of_fields(cls, values: Mapping[str, Any]) -> Self:
+        read: Callable[[Mapping[str, Any]], Self] | None = getattr(cls, "from_dict", None)
+        return read(values) if read else cls(**values)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """For models of pydantic that have such a field"""
+        from pydantic_core import core_schema  # pyright: ignore  # there where pydantic calls this
+
+        write: Callable[[Self, Any], Any] = lambda value, info: value.model_dump(mode=info.mode)
+        return core_schema.no_info_plain_validator_function(  # pyright: ignore
+            cls.model_validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(write, info_arg=True),  # pyright: ignore
+        )
+
+
+def _values(model: Any) -> dict[str, Any]:
+    """By the names that the constructor has for them"""
+    return {field.alias: getattr(model, field.alias) for field in fields(type(model)) if field.init}
+
+
+def _plain(value: Any, as_json: bool, exclude_none: bool) -> Any:
+    if isinstance(value, Model):
+        return value.model_dump(mode="json" if as_json else "python", exclude_none=exclude_none)
+    if isinstance(value, Mapping):
+        return {name: _plain(item, as_json, exclude_none) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, as_json, exclude_none) for item in value]
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
+    return value.isoformat() if as_json and isinstance(value, datetime) else value
 
 
 @define
@@ -106,4 +235,15 @@ def _not_finite(value: Any) -> str | None:
     return "array" if kind == "f" and not math.isfinite(value.sum()) else None
 
 
-__all__ = ["UNSET", "File", "FileTypes", "Request", "RequestFiles", "Response", "Unset", "write_json"]
+__all__ = [
+    "UNSET",
+    "File",
+    "FileTypes",
+    "Model",
+    "OwnFuture",
+    "Request",
+    "RequestFiles",
+    "Response",
+    "Unset",
+    "write_json",
+]

@@ -4,7 +4,7 @@ from tinkex.config.checks import LOCAL
 from tinkex.config.defaults import HOSTED_BASE_URL
 from tinkex.config.http_limits import HttpLimits
 from tinkex.config.settings import SEED_CHUNK_LIMITS, Config, configured
-from tinkex.config.waiting import PollSettings, RetrySettings
+from tinkex.config.waiting import PollSettings, RetrySettings, as_retry_settings
 from tinkex.dialects.dialect import ChunkLimits
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "HttpLimits",
     "PollSettings",
     "RetrySettings",
+    "as_retry_settings",
     "configured",
 ]

@@ -6,8 +6,10 @@ from attrs import field, frozen
 from attrs.validators import optional
 
 from tinkex.config.checks import not_negative, positive
+from tinkex.hints import hinted
 
 
+@hinted
 @frozen(kw_only=True)
 class HttpLimits:
     """How many connections a client opens, how long an idle one is kept, and how large an answer may be."""

@@ -12,11 +12,13 @@ from tinkex.config import checks, defaults, readers
 from tinkex.config.defaults import GROUPS, HOSTED_BASE_URL, found, group
 from tinkex.config.description import Description, describe
 from tinkex.config.http_limits import HttpLimits
+from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.secrets import public, without_password
 from tinkex.config.sources import Sources
 from tinkex.config.waiting import PollSettings, RetrySettings
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.errors import ConfigError, InvalidInputError
+from tinkex.hints import hinted
 from tinkex.recovery.policy import RecoveryPolicy
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def _sources(config: Config) -> Sources:
     return read
 
 
+@hinted
 @frozen(kw_only=True)
 class Config:
     """The settings of a client. All are read and checked here, and nowhere else.
@@ -96,7 +99,8 @@ class Config:
         default_headers: headers to add to every request.
         default_query: query parameters to add to every request.
         cf_access_client_id, cf_access_client_secret: for a server behind Cloudflare Access; `CLOUDFLARE_ACCESS_CLIENT_ID`, `…_SECRET`.
-        proxy: the URL of an HTTP proxy.
+        proxy: the URL of an HTTP proxy; `TINKEX_PROXY`, else, for servers off this machine, `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`
+            with the exceptions of `NO_PROXY`.
         proxy_headers: headers for the proxy alone.
         http_limits: how many connections there may be.
         http_transport: what carries the requests instead of a connection of our own, for tests.
@@ -155,6 +159,13 @@ class Config:
         """Whether the server is told how sessions went."""
         return self.is_hosted if self.telemetry is None else self.telemetry
 
+    @property
+    def proxies(self) -> Proxies:
+        """Through which proxy each URL is asked for."""
+        if self.proxy is not None:
+            return Proxies(Proxy(self.proxy, checks.name_of(self, "proxy")))
+        return Proxies.of_environment(self.sources.environment)
+
     def describe(self) -> Description:
         """Every setting with its value and where it comes from; what is secret is hidden. Its text is a table."""
         return describe(self, self.sources, GROUPS)
@@ -177,8 +188,9 @@ class Config:
             )
         if (self.cf_access_client_id is None) != (self.cf_access_client_secret is None):
             raise ConfigError("cf_access_client_id and cf_access_client_secret go together, and one of them is missing")
-        if self.proxy_headers and self.proxy is None:
+        if self.proxy_headers and not self.proxies:
             raise ConfigError("proxy_headers without a proxy go nowhere", advice="Give proxy=…, or set TINKEX_PROXY.")
+        self.proxies.of(self.base_url)  # one that is not spoken to shows here
 
     def __copy__(self) -> Self:
         return self
@@ -190,8 +202,10 @@ class Config:
         return _restore, (self.without_secrets(),)
 
 
-def configured(config: Config | None, base_url: str | None, api_key: ApiKey | None) -> Config:
-    """Returns the settings given, with `base_url` and `api_key` in place of their own where these are given.
+def configured(
+    config: Config | None, base_url: str | None, api_key: ApiKey | None, more: Mapping[str, Any] | None = None
+) -> Config:
+    """Returns the settings given, with `base_url`, `api_key` and `more` in place of their own where these are not None.
 
     Raises:
         InvalidInputError: the base URL is no text: a `Config`, or what another client takes in its place.
@@ -199,7 +213,8 @@ def configured(config: Config | None, base_url: str | None, api_key: ApiKey | No
     if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         meant = {Config: "config=…", dict: "user_metadata=…"}.get(type(base_url), "base_url='http://…'")
         raise InvalidInputError(f"base_url must be a text, found {type(base_url).__name__}", advice=f"Give it by its name: {meant}")
-    given: dict[str, Any] = {name: value for name, value in (("base_url", base_url), ("api_key", api_key)) if value is not None}
+    named = {"base_url": base_url, "api_key": api_key, **(more or {})}
+    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     return evolve(config, **given) if config else Config(**given)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import field, frozen
 
 from tinkex.config.checks import not_negative, positive
+from tinkex.errors import InvalidInputError
+from tinkex.hints import hinted
 
 
+@hinted
 @frozen(kw_only=True)
 class RetrySettings:
     """How often, and for how long in all, a failed HTTP call is tried again.
@@ -29,6 +34,29 @@ class RetrySettings:
     """Seconds that a call may last in all, over all tries and pauses; then `WaitTimeoutError`."""
 
 
+def as_retry_settings(given: object) -> RetrySettings | None:
+    """Returns the settings for one client's calls; the official SDK's `RetryConfig` is taken, too.
+
+    Raises:
+        InvalidInputError: it is neither.
+    """
+    if given is None or isinstance(given, RetrySettings):
+        return given
+    config: Any = given
+    if not all(hasattr(config, name) for name in _OF_A_RETRY_CONFIG):
+        raise InvalidInputError(f"retry_config must be a RetrySettings, found {type(given).__name__}")
+    return RetrySettings(
+        max_attempts=RetrySettings().max_attempts if config.enable_retry_logic else 1,
+        base_delay=config.retry_delay_base,
+        max_delay=config.retry_delay_max,
+        max_wait=config.progress_timeout,
+    )
+
+
+_OF_A_RETRY_CONFIG = ("progress_timeout", "retry_delay_base", "retry_delay_max", "enable_retry_logic")
+
+
+@hinted
 @frozen(kw_only=True)
 class PollSettings:
     """How a result is waited for. Polling is not retrying: a poll that fails is tried again by `RetrySettings`."""

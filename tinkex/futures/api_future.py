@@ -49,6 +49,10 @@ class AsyncAPIFuture(Generic[T]):
             raise _not_in_time(self.state, timeout or 0.0)
         return await self
 
+    async def coroutine(self) -> T:
+        """As an await of the future itself, for what takes coroutines alone."""
+        return await self
+
     def done(self) -> bool:
         return self.task.done()
 
@@ -129,6 +133,10 @@ class APIFuture(Generic[T]):
         if not done:
             raise _not_in_time(self._future.state, timeout or 0.0)
         return await self._delivered(waiting)
+
+    async def coroutine(self) -> T:
+        """As an await of the future itself, for what takes coroutines alone."""
+        return await self
 
     def future(self) -> Future[T]:
         """For what works with futures of the standard library: `concurrent.futures.wait`, executors. Cancelling it is `cancel()`."""

@@ -91,7 +91,7 @@ class _Polling:
     fast_polls: int = 0
 
     def __attrs_post_init__(self) -> None:
-        self.patience = Patience(self.transport.config.retry)
+        self.patience = Patience(self.state.retry or self.transport.config.retry)
 
     async def result(self, read: Callable[[Payload], T]) -> T:
         request = retrieve_future.request(body=FutureRetrieveRequest(self.state.request_id or ""))
@@ -133,7 +133,7 @@ class _Polling:
         body = _fields(response)
         if body is None and response.is_success:
             return await self._after_unreadable("it is no JSON object", began, None)
-        answer = classify(response.status_code, body or {})
+        answer = classify(response.status_code, body or {}, by_kind=self.transport.server.dialect.fails_by_kind)
         if answer is None:
             return await self._after_failure(failures.status_error(response, self.state.operation), began)
         self._count(began)
@@ -181,8 +181,7 @@ class _Polling:
         state = self.state
         self.wait.was(answer.whose)
         self.wait.becomes(answer.whose)
-        if (state.queue_state, state.queue_state_reason) != (answer.queue_state, answer.reason):
-            state.queue_state, state.queue_state_reason = answer.queue_state, answer.reason
+        if state.waits_as(answer.queue_state, answer.reason):
             events.emit(
                 events.QueueStateChange,
                 operation=state.operation,

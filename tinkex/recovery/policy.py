@@ -26,6 +26,7 @@ from tinkex.errors import (
     StepOutcomeUnknown,
     TinkexError,
 )
+from tinkex.hints import hinted
 
 _LOST = (StepOutcomeUnknown, ResultLostError, ServerStateLostError, APIConnectionError, InternalServerError, GoneError)
 _OF_A_MODEL = frozenset(
@@ -62,6 +63,7 @@ def _positive(policy: object, attribute: Any, value: float) -> None:
         raise ConfigError(f"{type(policy).__name__}.{attribute.name} must be more than 0, not {value!r}")
 
 
+@hinted
 @frozen(kw_only=True)
 class RecoveryPolicy:
     """When a run is saved, what it recovers from, and when it gives up.

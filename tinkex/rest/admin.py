@@ -9,10 +9,12 @@ from tinkex_api.models import write_time
 from tinkex_api.types import UNSET
 
 from tinkex.errors import InvalidInputError
+from tinkex.hints import hinted
 from tinkex.rest.connection import AsyncConnection
 from tinkex.types import AuditEventType, AuditLogResponse, BillingUsageResponse, CurrentCheckpointStorageUsageResponse
 
 
+@hinted
 class AsyncAdminClient(AsyncConnection):
     """Audit log, billing and storage of an organization. Begins no session. Servers of one's own have few of these calls.
 

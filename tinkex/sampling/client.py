@@ -11,10 +11,11 @@ from typing import Any, Self, TypeVar
 from tinkex_api.api.sampling import create_sampling_session, get_sampler
 from tinkex_api.models import CreateSamplingSessionRequest, CreateSamplingSessionResponse
 
-from tinkex.config import Config
+from tinkex.config import Config, RetrySettings, as_retry_settings
 from tinkex.errors import NotFoundError, TinkexError, UnsupportedByServer, WaitTimeoutError
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import RequestState, of_fields, wait_for_result
+from tinkex.hints import hinted
 from tinkex.model_tokenizer import model_tokenizer
 from tinkex.sampling import handle as handles
 from tinkex.sampling import ways
@@ -27,11 +28,13 @@ from tinkex.session import Session
 from tinkex.tokenizer import Tokenizer, names_of_tokenizer
 from tinkex.transport.answers import required_text
 from tinkex.transport.http import Transport
+from tinkex.transport.waiting import QueueObserver
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData, as_model_input
 
 T = TypeVar("T")
 
 
+@hinted
 class AsyncSamplingClient:
     """Samples from one set of weights. Made by `AsyncServiceClient.create_sampling_client`, or by a training client.
 
@@ -41,6 +44,8 @@ class AsyncSamplingClient:
 
     sampling_session_id: str
     """The server's name for these weights in this session."""
+    on_queue_state_change: QueueObserver
+    """Called as `…(queue_state, reason)` when the server says that a sample waits in another way; does nothing until another is set."""
 
     def __init__(
         self,
@@ -48,10 +53,13 @@ class AsyncSamplingClient:
         sampling_session_id: str,
         *,
         base_model: str | None,
+        retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
         is_copy: bool = False,
     ) -> None:
         self.sampling_session_id = sampling_session_id
+        self.on_queue_state_change = _tell_nobody
+        self._retry = retry_config
         self._session = session
         self._base_model = base_model
         self._sampler = Sampler(
@@ -61,10 +69,16 @@ class AsyncSamplingClient:
 
     @classmethod
     async def open(
-        cls, session: Session, *, base_model: str | None, model_path: str | None, record_stability_info: bool = False
+        cls,
+        session: Session,
+        *,
+        base_model: str | None,
+        model_path: str | None,
+        retry_config: RetrySettings | None = None,
+        record_stability_info: bool = False,
     ) -> AsyncSamplingClient:
         """Opens a sampling session on the server; the weights are `model_path`'s where it is given, else `base_model`'s."""
-        transport = session.transport
+        transport, retry_config = session.transport, as_retry_settings(retry_config)
         ways.require_weights(transport.server.dialect, base_model=base_model, model_path=model_path)
         body = CreateSamplingSessionRequest(session.session_id, next(session.sampler_numbers))
         body.model_path = model_path or None
@@ -72,7 +86,7 @@ class AsyncSamplingClient:
         body.base_model = base_model if names_base else None
         answer = await transport.send(create_sampling_session.request(body=body))
         opened = answer.sampling_session_id or await _promised(transport, answer)
-        return cls(session, opened, base_model=base_model, record_stability_info=record_stability_info)
+        return cls(session, opened, base_model=base_model, retry_config=retry_config, record_stability_info=record_stability_info)
 
     @staticmethod
     async def create(
@@ -80,10 +94,11 @@ class AsyncSamplingClient:
         model_path: str | None = None,
         base_model: str | None = None,
         *,
+        retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> AsyncSamplingClient:
         """What `service.create_sampling_client` makes of the same arguments."""
-        return await service.create_sampling_client(model_path, base_model, record_stability_info=record_stability_info)
+        return await service.create_sampling_client(model_path, base_model, retry_config, record_stability_info)
 
     @staticmethod
     def create_async(
@@ -91,10 +106,13 @@ class AsyncSamplingClient:
         model_path: str | None = None,
         base_model: str | None = None,
         *,
+        retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> AsyncAPIFuture[AsyncSamplingClient]:
         """What `create` makes, as a future: begins at once, so that several can be made side by side."""
-        made = AsyncSamplingClient.create(service, model_path, base_model, record_stability_info=record_stability_info)
+        made = AsyncSamplingClient.create(
+            service, model_path, base_model, retry_config=retry_config, record_stability_info=record_stability_info
+        )
         return AsyncAPIFuture(made, RequestState("create_async"))
 
     @staticmethod
@@ -302,6 +320,7 @@ class AsyncSamplingClient:
             "session_id": session.session_id,
             "sampling_session_id": self.sampling_session_id,
             "base_model": self._base_model,
+            "retry_config": self._retry,
             "record_stability_info": self._sampler.record_stability_info,
         }
 
@@ -323,7 +342,7 @@ class AsyncSamplingClient:
         self, prompt: ModelInput | ArrayLike | str, ask: Ask, timeout: float | None, await_timeout: float | None
     ) -> AsyncAPIFuture[SampleResponse]:
         self._session.transport.require_open("sample")
-        state = RequestState("sample")
+        state = self._state()
         work = self._sample(_checked(prompt, ask.questions), ask, state, timeout)
         if await_timeout is not None:
             work = _within(await_timeout, work, state)
@@ -333,9 +352,14 @@ class AsyncSamplingClient:
         return await self._sampler.sample(await self._encoded(prompt, ask.questions), ask, state, timeout)
 
     async def _stream(self, prompt: ModelInput | str, ask: Ask, timeout: float | None) -> AsyncGenerator[SamplePiece, None]:
-        async with aclosing(self._sampler.stream(await self._encoded(prompt, ask.questions), ask, timeout)) as pieces:
+        model_input = await self._encoded(prompt, ask.questions)
+        async with aclosing(self._sampler.stream(model_input, ask, self._state(), timeout)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    def _state(self) -> RequestState:
+        observer = None if self.on_queue_state_change is _tell_nobody else self.on_queue_state_change
+        return RequestState("sample", retry=self._retry, observer=observer)
 
     async def _encoded(self, prompt: ModelInput | str, questions: Questions) -> ModelInput:
         if isinstance(prompt, ModelInput):
@@ -343,6 +367,10 @@ class AsyncSamplingClient:
         encoded = ModelInput.from_ints((await self.get_tokenizer()).encode_np(prompt))
         questions.check(encoded)
         return encoded
+
+
+def _tell_nobody(queue_state: str, reason: str | None) -> None:
+    """Leaves it to the log and the events to say how samples wait."""
 
 
 async def _promised(transport: Transport, promise: CreateSamplingSessionResponse) -> str:

@@ -15,6 +15,7 @@ from tinkex_api.api.sampling import join_sampling_session, sample
 from tinkex_api.models import JoinSamplingSessionRequest, SampleRequest, UntypedAPIFuture
 
 from tinkex import events
+from tinkex.config import RetrySettings
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import APIStatusError, TinkexError
 from tinkex.futures.poller import NO_RESULT, Payload, RequestState
@@ -85,7 +86,9 @@ class Sampler:
         check_answer(response, ask.questions, self.dialect)
         return response
 
-    async def stream(self, prompt: ModelInput, ask: Ask, timeout: float | None) -> AsyncGenerator[SamplePiece, None]:
+    async def stream(
+        self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None
+    ) -> AsyncGenerator[SamplePiece, None]:
         """One sample as it comes, or whole from a server that does not stream."""
         refused = False
         if self.dialect.streams_samples:
@@ -100,14 +103,14 @@ class Sampler:
                 if error.status_code not in _NO_SUCH_ROUTE:
                     raise
                 refused = True
-        response = await self.sample(prompt, ask, RequestState("sample"), timeout)
+        response = await self.sample(prompt, ask, state, timeout)
         if refused:  # the weights are there, so it was the route that is not
             self.transport.server.learn(streams_samples=False)
         yield stream.whole(response.sequences[0])
 
     async def _joined(self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
         """The first part's answer, with the samples of the others."""
-        states = [state, *(RequestState("sample") for _ in ask.parts[1:])]
+        states = [state, *(state.another() for _ in ask.parts[1:])]
         first, *others = await _together([self._answer(prompt, ask, part, own, timeout) for part, own in enumerate(states)])
         return evolve(first, sequences=[*first.sequences, *(sequence for other in others for sequence in other.sequences)])
 
@@ -121,10 +124,14 @@ class Sampler:
             state.request_id = promise.request_id
             decode = partial(_decode, promise=promise, prompt_length=text_length(prompt))
             try:
-                return await self.results.result(state, seq_id, decode)
+                result = await self.results.result(state, seq_id, decode)
             except TinkexError as error:
-                await self._pause_before_another(attempt, error)
+                await self._pause_before_another(attempt, error, state.retry or self.transport.config.retry)
                 attempt += 1
+            else:
+                if (state.queue_state or "").startswith("paused"):
+                    state.waits_as("active", None)
+                return result
 
     async def _submit(self, body: SampleRequest, seq_id: int, state: RequestState, timeout: float | None) -> UntypedAPIFuture:
         body.sampling_session_id, body.seq_id = self.sampling_session_id, seq_id
@@ -132,9 +139,9 @@ class Sampler:
         request = sample.request(body=body, x_tinker_sampling_backpressure="1")
         return await self.transport.send(request, timeout=timeout, state=state)
 
-    async def _pause_before_another(self, attempt: int, error: TinkexError) -> None:
+    async def _pause_before_another(self, attempt: int, error: TinkexError, settings: RetrySettings) -> None:
         """Raises `error` where another try may not help."""
-        settings, clock = self.transport.config.retry, self.transport.clock
+        clock = self.transport.clock
         if attempt >= settings.max_attempts or not isinstance(error, NO_RESULT):
             raise error
         pause = backoff.delay(attempt, settings, None, clock.random())

@@ -9,11 +9,13 @@ from typing import Self
 
 from tinkex import portal as portals
 from tinkex.config import Config
+from tinkex.hints import hinted
 from tinkex.rest.admin import AsyncAdminClient
-from tinkex.sync_twins import deprecated_twin
+from tinkex.sync_twins import DONE, Done, deprecated_twin
 from tinkex.types import AuditEventType, AuditLogResponse, BillingUsageResponse, CurrentCheckpointStorageUsageResponse
 
 
+@hinted
 class AdminClient:
     """Audit log, billing and storage of an organization. Begins no session. Servers of one's own have few of these calls.
 
@@ -32,9 +34,10 @@ class AdminClient:
         self._client = AsyncAdminClient(config, base_url=base_url, api_key=api_key)
         self._portal = portals.shared()
 
-    def close(self) -> None:
+    def close(self) -> Done:
         """Closes the connections, unless they are a service client's. Later calls raise `ClientClosedError`."""
         self._portal.run(self._client.close)
+        return DONE
 
     def __enter__(self) -> Self:
         return self

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tinkex_api.types import OwnFuture
+
 from tinkex.errors import TinkexError
+from tinkex.hints import hinted
 from tinkex.portal import Portal
 from tinkex.portal_iter import iterate
 from tinkex.recovery.policy import RecoveryPolicy
 from tinkex.recovery.run import AsyncRecoverableRun
 from tinkex.sync.training import TrainingClient
-from tinkex.sync_twins import Made
 
 
-class RecoverableRun(Made):
+@hinted
+class RecoverableRun(OwnFuture):
     """A training run that goes back to its last saved state when the server loses the model.
 
     Made by `ServiceClient.create_recoverable_run`. The loop asks for the number of each step. One that comes to its end counts,

@@ -11,23 +11,28 @@ from typing import Self
 
 from tinkex import portal as portals
 from tinkex.config import Config
+from tinkex.hints import hinted
 from tinkex.portal import Portal
 from tinkex.portal_iter import iterate
 from tinkex.rest.client import AsyncRestClient
 from tinkex.rest.download import Progress
 from tinkex.rest.paging import PAGE_SIZE
-from tinkex.sync_twins import deprecated_twin
+from tinkex.rest.uploading import ExternalWeightsUploadFinishResult, ExternalWeightsUploadStartResult
+from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
 from tinkex.types import (
     AccessScope,
     ApiKeyInfoResponse,
     Checkpoint,
     CheckpointArchiveUrlResponse,
+    CheckpointSearchRequest,
+    CheckpointSearchResponse,
     CheckpointsListResponse,
     ExternalWeightsUrlsResponse,
     GetSamplerResponse,
     GetServerCapabilitiesResponse,
     GetSessionResponse,
     ListSessionsResponse,
+    LoraConfig,
     SessionSearchRequest,
     SessionSearchResponse,
     SessionSummary,
@@ -38,6 +43,7 @@ from tinkex.types import (
 )
 
 
+@hinted
 class RestClient:
     """Looks at and manages what is on a server: its models, sessions, training runs and checkpoints. Begins no session.
 
@@ -73,9 +79,10 @@ class RestClient:
         made._client, made._portal = client, portal
         return made
 
-    def close(self) -> None:
+    def close(self) -> Done:
         """Closes the connections, unless they are a service client's. Later calls raise `ClientClosedError`."""
         self._portal.run(self._client.close)
+        return DONE
 
     def __enter__(self) -> Self:
         return self
@@ -95,9 +102,10 @@ class RestClient:
         """What the server knows of the API key."""
         return self._portal.run(self._client.get_api_key_info)
 
-    def revoke_api_key(self) -> None:
+    def revoke_api_key(self) -> Done:
         """Makes the API key void, for good and for everybody who has it."""
         self._portal.run(self._client.revoke_api_key)
+        return DONE
 
     def list_sessions(self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned") -> ListSessionsResponse:
         """A page of the sessions' ids, newest first: at most `limit`, after leaving out `offset`."""
@@ -119,11 +127,12 @@ class RestClient:
         """All sessions that fit, newest first, fetched page by page as they are asked for."""
         return iterate(self._portal, lambda: self._client.iter_search_sessions(request))
 
-    def assign_session_project(self, session_id: str, project_id: str) -> None:
+    def assign_session_project(self, session_id: str, project_id: str) -> Done:
         """Moves a session, with all that is in it, to a project."""
         self._portal.run(self._client.assign_session_project, session_id, project_id)
+        return DONE
 
-    def export_session_trace(self, session_id: str) -> str:
+    def export_session_trace(self, session_id: str) -> Text:
         """The URL of a trace of what a session did, a Perfetto file that can be fetched without a key for about an hour.
 
         Waits until the server has made it.
@@ -132,7 +141,7 @@ class RestClient:
             RequestFailedError: the server could not make it.
             WaitTimeoutError: it was not made within `PollSettings.max_wait`.
         """
-        return self._portal.run(self._client.export_session_trace, session_id)
+        return Text(self._portal.run(self._client.export_session_trace, session_id))
 
     def get_sampler(self, sampler_id: str) -> GetSamplerResponse:
         """What a sampler samples from."""
@@ -173,41 +182,122 @@ class RestClient:
         """
         return iterate(self._portal, lambda: self._client.iter_user_checkpoints(page_size=page_size))
 
+    def search_checkpoints(self, request: CheckpointSearchRequest) -> CheckpointSearchResponse:
+        """A page of the checkpoints that fit, newest first; `next_cursor` is for the next request, and None on the last page."""
+        return self._portal.run(self._client.search_checkpoints, request)
+
+    def iter_search_checkpoints(self, request: CheckpointSearchRequest) -> Iterator[Checkpoint]:
+        """All checkpoints that fit, newest first, fetched page by page as they are asked for."""
+        return iterate(self._portal, lambda: self._client.iter_search_checkpoints(request))
+
+    def external_weights_upload_start(
+        self, base_model: str, lora_config: LoraConfig, destination_project_id: str | None = None
+    ) -> ExternalWeightsUploadStartResult:
+        """Begins to upload an adapter that was made elsewhere: says where each of its files goes.
+
+        Send each file by `UploadURL.upload`, then call `external_weights_upload_finish`; or let
+        `upload_adapter` do it all. Experimental on the hosted service.
+
+        Args:
+            base_model: the base model that the adapter is for.
+            lora_config: its shape.
+            destination_project_id: the project that the checkpoint is to be in.
+        """
+        return self._portal.run(self._client.external_weights_upload_start, base_model, lora_config, destination_project_id)
+
+    def external_weights_upload_finish(self, upload_id: str) -> ExternalWeightsUploadFinishResult:
+        """Makes a checkpoint of an upload, all of whose files were sent. The server checks them.
+
+        Raises:
+            BadRequestError: a file is missing, or is no adapter of the shape that was said.
+        """
+        return self._portal.run(self._client.external_weights_upload_finish, upload_id)
+
+    def upload_adapter(
+        self,
+        folder: str | PathLike[str],
+        *,
+        base_model: str | None = None,
+        lora_config: LoraConfig | None = None,
+        destination_project_id: str | None = None,
+        progress: Progress | None = None,
+    ) -> Text:
+        """Uploads a LoRA adapter from a folder as peft writes it; returns the path of the checkpoint.
+
+        The path can be sampled from and trained on where the server lets it: the embedded server
+        does both.
+
+        Args:
+            folder: where `adapter_config.json` and `adapter_model.safetensors` are.
+            base_model: by default the one that `adapter_config.json` names.
+            lora_config: by default the rank of `adapter_config.json`, and all layers that an adapter
+                can have; `train_unembed` where the adapter has weights for the unembedding.
+            destination_project_id: the project that the checkpoint is to be in.
+            progress: called with the bytes that were sent and those in all. It must not block.
+
+        Raises:
+            InvalidInputError: the folder has no such files, or they do not say what is asked for.
+            BadRequestError: the server refuses the adapter; the text says why.
+            APIConnectionError, APIStatusError: a file could not be sent, and trying again did not help.
+
+        Example:
+            path = rest.upload_adapter("my-adapter", base_model="Qwen/Qwen3-8B")
+            sampler = service.create_sampling_client(model_path=path)
+        """
+        return Text(
+            self._portal.run(
+                self._client.upload_adapter,
+                folder,
+                base_model=base_model,
+                lora_config=lora_config,
+                destination_project_id=destination_project_id,
+                progress=progress,
+            )
+        )
+
     def get_weights_info_by_tinker_path(self, tinker_path: str) -> WeightsInfoResponse:
         """What saved weights are of: the base model, and the adapter's shape."""
         return self._portal.run(self._client.get_weights_info_by_tinker_path, tinker_path)
 
-    def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
+    def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> Done:
         """Deletes a checkpoint for good."""
         self._portal.run(self._client.delete_checkpoint, training_run_id, checkpoint_id)
+        return DONE
 
-    def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
+    def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> Done:
         """Deletes a checkpoint for good."""
         self._portal.run(self._client.delete_checkpoint_from_tinker_path, tinker_path)
+        return DONE
 
-    def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
+    def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> Done:
         """Lets everybody read a checkpoint. Does nothing where they may already."""
         self._portal.run(self._client.publish_checkpoint, training_run_id, checkpoint_id)
+        return DONE
 
-    def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
+    def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> Done:
         """Lets everybody read a checkpoint. Does nothing where they may already."""
         self._portal.run(self._client.publish_checkpoint_from_tinker_path, tinker_path)
+        return DONE
 
-    def unpublish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
+    def unpublish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> Done:
         """Lets nobody else read a checkpoint. Does nothing where nobody may."""
         self._portal.run(self._client.unpublish_checkpoint, training_run_id, checkpoint_id)
+        return DONE
 
-    def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
+    def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> Done:
         """Lets nobody else read a checkpoint. Does nothing where nobody may."""
         self._portal.run(self._client.unpublish_checkpoint_from_tinker_path, tinker_path)
+        return DONE
 
-    def set_checkpoint_ttl(self, training_run_id: str, checkpoint_id: str, ttl_seconds: int | None) -> None:
+    def set_checkpoint_ttl(self, training_run_id: str, checkpoint_id: str, ttl_seconds: int | None) -> Done:
         """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
         self._portal.run(self._client.set_checkpoint_ttl, training_run_id, checkpoint_id, ttl_seconds)
+        return DONE
 
-    def set_checkpoint_ttl_from_tinker_path(self, tinker_path: str, ttl_seconds: int | None) -> None:
+    def set_checkpoint_ttl_from_tinker_path(self, tinker_path: str, ttl_seconds: int | None) -> Done:
         """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
         self._portal.run(self._client.set_checkpoint_ttl_from_tinker_path, tinker_path, ttl_seconds)
+        return DONE
 
     def get_external_weights_urls(self, tinker_path: str) -> ExternalWeightsUrlsResponse:
         """Where the files that `save_weights_external` made can be fetched, by name. The URLs want no key.
@@ -269,7 +359,7 @@ class RestClient:
         model_card: bool = True,
         token: str | None = None,
         progress: Progress | None = None,
-    ) -> str:
+    ) -> Text:
         """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there.
 
         Args:
@@ -287,19 +377,21 @@ class RestClient:
         Raises:
             huggingface_hub.errors.HfHubHTTPError: the hub refuses.
         """
-        return self._portal.run(
-            self._client.push_to_hub,
-            tinker_path,
-            repo_id,
-            private=private,
-            revision=revision,
-            commit_message=commit_message,
-            create_pr=create_pr,
-            allow_patterns=allow_patterns,
-            ignore_patterns=ignore_patterns,
-            model_card=model_card,
-            token=token,
-            progress=progress,
+        return Text(
+            self._portal.run(
+                self._client.push_to_hub,
+                tinker_path,
+                repo_id,
+                private=private,
+                revision=revision,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                allow_patterns=allow_patterns,
+                ignore_patterns=ignore_patterns,
+                model_card=model_card,
+                token=token,
+                progress=progress,
+            )
         )
 
     def copy_weights(
@@ -309,7 +401,7 @@ class RestClient:
         *,
         ttl_seconds: int | None = None,
         weights_access_token: str | None = None,
-    ) -> str:
+    ) -> Text:
         """The path of a copy of saved weights in a project.
 
         Args:
@@ -321,12 +413,14 @@ class RestClient:
         Raises:
             InvalidInputError: no project is given, and none configured.
         """
-        return self._portal.run(
-            self._client.copy_weights,
-            path,
-            destination_project_id,
-            ttl_seconds=ttl_seconds,
-            weights_access_token=weights_access_token,
+        return Text(
+            self._portal.run(
+                self._client.copy_weights,
+                path,
+                destination_project_id,
+                ttl_seconds=ttl_seconds,
+                weights_access_token=weights_access_token,
+            )
         )
 
     async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
@@ -354,7 +448,7 @@ class RestClient:
     async def assign_session_project_async(self, session_id: str, project_id: str) -> None:
         """Deprecated: see `assign_session_project`."""
         deprecated_twin("assign_session_project")
-        return await asyncio.to_thread(self.assign_session_project, session_id, project_id)
+        await asyncio.to_thread(self.assign_session_project, session_id, project_id)
 
     async def export_session_trace_async(self, session_id: str) -> str:
         """Deprecated: see `export_session_trace`."""
@@ -396,27 +490,27 @@ class RestClient:
     async def delete_checkpoint_async(self, training_run_id: str, checkpoint_id: str) -> None:
         """Deprecated: see `delete_checkpoint`."""
         deprecated_twin("delete_checkpoint")
-        return await asyncio.to_thread(self.delete_checkpoint, training_run_id, checkpoint_id)
+        await asyncio.to_thread(self.delete_checkpoint, training_run_id, checkpoint_id)
 
     async def delete_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
         """Deprecated: see `delete_checkpoint_from_tinker_path`."""
         deprecated_twin("delete_checkpoint_from_tinker_path")
-        return await asyncio.to_thread(self.delete_checkpoint_from_tinker_path, tinker_path)
+        await asyncio.to_thread(self.delete_checkpoint_from_tinker_path, tinker_path)
 
     async def publish_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
         """Deprecated: see `publish_checkpoint_from_tinker_path`."""
         deprecated_twin("publish_checkpoint_from_tinker_path")
-        return await asyncio.to_thread(self.publish_checkpoint_from_tinker_path, tinker_path)
+        await asyncio.to_thread(self.publish_checkpoint_from_tinker_path, tinker_path)
 
     async def unpublish_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
         """Deprecated: see `unpublish_checkpoint_from_tinker_path`."""
         deprecated_twin("unpublish_checkpoint_from_tinker_path")
-        return await asyncio.to_thread(self.unpublish_checkpoint_from_tinker_path, tinker_path)
+        await asyncio.to_thread(self.unpublish_checkpoint_from_tinker_path, tinker_path)
 
     async def set_checkpoint_ttl_from_tinker_path_async(self, tinker_path: str, ttl_seconds: int | None) -> None:
         """Deprecated: see `set_checkpoint_ttl_from_tinker_path`."""
         deprecated_twin("set_checkpoint_ttl_from_tinker_path")
-        return await asyncio.to_thread(self.set_checkpoint_ttl_from_tinker_path, tinker_path, ttl_seconds)
+        await asyncio.to_thread(self.set_checkpoint_ttl_from_tinker_path, tinker_path, ttl_seconds)
 
     async def get_external_weights_urls_async(self, tinker_path: str) -> ExternalWeightsUrlsResponse:
         """Deprecated: see `get_external_weights_urls`."""

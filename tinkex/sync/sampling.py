@@ -7,21 +7,27 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from tinkex_api.types import OwnFuture
+
 from tinkex import portal as portals
+from tinkex.config import RetrySettings
 from tinkex.futures.api_future import APIFuture, AsyncAPIFuture
 from tinkex.futures.poller import RequestState
+from tinkex.hints import hinted
 from tinkex.portal import Portal
 from tinkex.portal_iter import iterate
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem
 from tinkex.sampling.stream import SamplePiece
-from tinkex.sync_twins import Made, deprecated_twin
+from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
 from tinkex.tokenizer import Tokenizer
+from tinkex.transport.waiting import QueueObserver
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData
 
 
-class SamplingClient(Made):
+@hinted
+class SamplingClient(OwnFuture):
     """Samples from one set of weights. Made by `ServiceClient.create_sampling_client`, or by a training client.
 
     It can be pickled, and sent to other processes and machines. The key does not go along: a copy takes it from its own environment.
@@ -36,16 +42,25 @@ class SamplingClient(Made):
     def sampling_session_id(self) -> str:
         return self._client.sampling_session_id
 
+    @property
+    def on_queue_state_change(self) -> QueueObserver:
+        return self._client.on_queue_state_change
+
+    @on_queue_state_change.setter
+    def on_queue_state_change(self, value: QueueObserver) -> None:
+        self._client.on_queue_state_change = value
+
     @staticmethod
     def create(
         service: MakesSamplers[SamplingClient],
         model_path: str | None = None,
         base_model: str | None = None,
         *,
+        retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> SamplingClient:
         """What `service.create_sampling_client` makes of the same arguments."""
-        return service.create_sampling_client(model_path, base_model, record_stability_info=record_stability_info)
+        return service.create_sampling_client(model_path, base_model, retry_config, record_stability_info)
 
     @staticmethod
     def create_async(
@@ -53,6 +68,7 @@ class SamplingClient(Made):
         model_path: str | None = None,
         base_model: str | None = None,
         *,
+        retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> APIFuture[SamplingClient]:
         """What `create` makes, as a future: begins at once, so that several can be made side by side."""
@@ -60,7 +76,12 @@ class SamplingClient(Made):
             portals.shared(),
             lambda: AsyncAPIFuture(
                 asyncio.to_thread(
-                    SamplingClient.create, service, model_path, base_model, record_stability_info=record_stability_info
+                    SamplingClient.create,
+                    service,
+                    model_path,
+                    base_model,
+                    retry_config=retry_config,
+                    record_stability_info=record_stability_info,
                 ),
                 RequestState("create_async"),
             ),
@@ -226,9 +247,9 @@ class SamplingClient(Made):
         """
         return APIFuture(self._portal, lambda: self._client.compute_logprobs(prompt, prompt_logprobs_last_n))
 
-    def get_base_model(self) -> str:
+    def get_base_model(self) -> Text:
         """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only the server knows it and does not tell."""
-        return self._portal.run(self._client.get_base_model)
+        return Text(self._portal.run(self._client.get_base_model))
 
     def get_tokenizer(self) -> Tokenizer:
         """The base model's tokenizer. Raises `TokenizerError` when it cannot be had."""
@@ -238,9 +259,10 @@ class SamplingClient(Made):
         """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It holds no key."""
         return self._portal.call(self._client.get_sampler_handle)
 
-    def close(self) -> None:
+    def close(self) -> Done:
         """Ends the connections of a copy that was unpickled; another one's end with its service client."""
         self._portal.run(self._client.close)
+        return DONE
 
     def __enter__(self) -> Self:
         return self

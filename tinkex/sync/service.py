@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from tinkex import portal as portals
-from tinkex.config import Config
+from tinkex.config import Config, RetrySettings
 from tinkex.dialects.dialect import Dialect
+from tinkex.hints import hinted
 from tinkex.recovery.policy import RecoveryPolicy
 from tinkex.service import AsyncServiceClient
 from tinkex.session import Outcome
@@ -18,11 +19,12 @@ from tinkex.sync.recovery import RecoverableRun
 from tinkex.sync.rest import RestClient
 from tinkex.sync.sampling import SamplingClient
 from tinkex.sync.training import TrainingClient
-from tinkex.sync_twins import deprecated_twin
+from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
 from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
 from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
 
 
+@hinted
 class ServiceClient:
     """A connection to a server, and the session in which its models and samplers live.
 
@@ -38,7 +40,9 @@ class ServiceClient:
         api_key: by default `TINKER_API_KEY`.
         user_metadata: facts of your own, kept with the session, besides those of the settings.
         display_name: a name of the session for people, by which `RestClient.search_sessions` finds it.
-        config: all settings; `base_url` and `api_key` go before its own.
+        project_id, default_headers, timeout, max_retries: as in `Config`.
+        default_headers_overrides: the same as `default_headers`.
+        config: all settings; those that are given beside it go before its own.
 
     Raises:
         ConfigError: a setting is missing or wrong.
@@ -50,10 +54,26 @@ class ServiceClient:
         api_key: str | None = None,
         *,
         user_metadata: Mapping[str, str] | None = None,
+        project_id: str | None = None,
         display_name: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        default_headers_overrides: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
         config: Config | None = None,
     ) -> None:
-        self._client = AsyncServiceClient(base_url, api_key, user_metadata=user_metadata, display_name=display_name, config=config)
+        self._client = AsyncServiceClient(
+            base_url,
+            api_key,
+            user_metadata=user_metadata,
+            project_id=project_id,
+            display_name=display_name,
+            default_headers=default_headers,
+            default_headers_overrides=default_headers_overrides,
+            timeout=timeout,
+            max_retries=max_retries,
+            config=config,
+        )
         self._portal = portals.shared()
 
     @property
@@ -171,13 +191,18 @@ class ServiceClient:
         )
 
     def create_sampling_client(
-        self, model_path: str | None = None, base_model: str | None = None, *, record_stability_info: bool = False
+        self,
+        model_path: str | None = None,
+        base_model: str | None = None,
+        retry_config: RetrySettings | None = None,
+        record_stability_info: bool = False,
     ) -> SamplingClient:
         """A client that samples from saved weights, or from a base model.
 
         Args:
             model_path: where the weights are, in the server's own form: `tinker://…`, on some servers another scheme, or a folder.
             base_model: the model to sample; with `model_path` the one below it, whose tokenizer is wanted.
+            retry_config: when its samples are asked for again, by default `Config.retry`.
             record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
 
         Raises:
@@ -187,9 +212,7 @@ class ServiceClient:
             APIConnectionError: the server cannot be reached.
         """
         return SamplingClient(
-            self._portal.run(
-                self._client.create_sampling_client, model_path, base_model, record_stability_info=record_stability_info
-            ),
+            self._portal.run(self._client.create_sampling_client, model_path, base_model, retry_config, record_stability_info),
             self._portal,
         )
 
@@ -238,7 +261,7 @@ class ServiceClient:
         """
         return self._portal.run(self._client.create_custom_loss, fn, input_ranks)
 
-    def copy_weights(self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None) -> str:
+    def copy_weights(self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None) -> Text:
         """The path of a copy of saved weights in this client's project (`Config.project_id`). Begins no session.
 
         Args:
@@ -250,7 +273,9 @@ class ServiceClient:
             InvalidInputError: no project is configured.
             NotFoundError: there are no such weights, or the server has no such call.
         """
-        return self._portal.run(self._client.copy_weights, path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
+        return Text(
+            self._portal.run(self._client.copy_weights, path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
+        )
 
     def create_recoverable_run(self, trainer: TrainingClient, policy: RecoveryPolicy | None = None) -> RecoverableRun:
         """A training run that goes on from its last saved state when the server loses the model.
@@ -275,9 +300,10 @@ class ServiceClient:
         """The base models that the server can train and sample. Begins no session."""
         return self._portal.run(self._client.get_server_capabilities)
 
-    def close(self, outcome: Outcome = "success", detail: str | None = None) -> None:
+    def close(self, outcome: Outcome = "success", detail: str | None = None) -> Done:
         """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`."""
         self._portal.run(self._client.close, outcome, detail)
+        return DONE
 
     def __enter__(self) -> Self:
         return self
@@ -334,13 +360,15 @@ class ServiceClient:
         )
 
     async def create_sampling_client_async(
-        self, model_path: str | None = None, base_model: str | None = None, *, record_stability_info: bool = False
+        self,
+        model_path: str | None = None,
+        base_model: str | None = None,
+        retry_config: RetrySettings | None = None,
+        record_stability_info: bool = False,
     ) -> SamplingClient:
         """Deprecated: see `create_sampling_client`."""
         deprecated_twin("create_sampling_client")
-        return await asyncio.to_thread(
-            self.create_sampling_client, model_path, base_model, record_stability_info=record_stability_info
-        )
+        return await asyncio.to_thread(self.create_sampling_client, model_path, base_model, retry_config, record_stability_info)
 
     async def copy_weights_async(
         self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None

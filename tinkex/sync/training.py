@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
+from tinkex_api.types import OwnFuture
+
+from tinkex.config import RetrySettings
 from tinkex.futures.api_future import APIFuture
+from tinkex.hints import hinted
 from tinkex.portal import Portal
 from tinkex.sync.sampling import SamplingClient
-from tinkex.sync_twins import Made, deprecated_twin
+from tinkex.sync_twins import DONE, Done, deprecated_twin
 from tinkex.tokenizer import Tokenizer
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.custom_loss import CustomLoss
@@ -33,7 +38,8 @@ from tinkex.types import (
 )
 
 
-class TrainingClient(Made):
+@hinted
+class TrainingClient(OwnFuture):
     """One model in training. Made by `ServiceClient.create_lora_training_client`.
 
     The methods that change the model return at once; **their order is fixed by the order of the calls**, whenever their results are
@@ -82,7 +88,9 @@ class TrainingClient(Made):
         """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
         return APIFuture(self._portal, lambda: self._client.forward(data, loss_fn, loss_fn_config))
 
-    def forward_backward_custom(self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle) -> APIFuture[ForwardBackwardOutput]:
+    def forward_backward_custom(
+        self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle, *, loss_type_input: Literal["logprobs"] | None = None
+    ) -> APIFuture[ForwardBackwardOutput]:
         """Computes a loss of your own, and adds its gradients to the model's on the server.
 
         A loss that the server has (`create_custom_loss`) is computed there, by one request. Any other is computed here: one forward
@@ -93,6 +101,7 @@ class TrainingClient(Made):
             data: the batch, with `target_tokens`; other loss inputs are for your function alone.
             loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which gives the gradients itself, or what
                 `create_custom_loss` made.
+            loss_type_input: what the function is given: "logprobs", which is all there is.
 
         Raises:
             InvalidInputError: at the call: the batch is wrong, or the loss is another session's; or by `.result()`: what your
@@ -100,7 +109,7 @@ class TrainingClient(Made):
             RequestFailedError: by `.result()`: the server could not compute the loss.
             StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
         """
-        return APIFuture(self._portal, lambda: self._client.forward_backward_custom(data, loss_fn))
+        return APIFuture(self._portal, lambda: self._client.forward_backward_custom(data, loss_fn, loss_type_input=loss_type_input))
 
     def optim_step(
         self, optim_params: AdamParams | DimuonParams | SgdParams | None = None, *, adam_params: AdamParams | None = None
@@ -213,10 +222,19 @@ class TrainingClient(Made):
         """
         return APIFuture(self._portal, lambda: self._client.save_weights_external(name, ttl_seconds, age_encryption_recipients))
 
-    def save_weights_and_get_sampling_client(self, *, kind: SamplerKind = "snapshot") -> SamplingClient:
+    def save_weights_and_get_sampling_client(
+        self,
+        name: str | None = None,
+        retry_config: RetrySettings | None = None,
+        record_stability_info: bool = False,
+        kind: SamplerKind = "snapshot",
+    ) -> SamplingClient:
         """A client that samples from the weights as they are after the calls so far; later steps do not change them.
 
         Args:
+            name: without effect, since these weights last as long as the session; `save_weights_for_sampler` gives them a name.
+            retry_config: when its samples are asked for again, by default `Config.retry`.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
             kind: `"snapshot"` for weights that stay as they are. `"inflight"` for weights that all inflight clients of this model
                 share: each such save puts newer ones in their place, for these clients and the one that it gives.
 
@@ -224,19 +242,33 @@ class TrainingClient(Made):
             InvalidInputError: at the call: an unknown kind.
             UnsupportedByServer: the server does not have that kind.
         """
-        return SamplingClient(self._portal.run(self._client.save_weights_and_get_sampling_client, kind=kind), self._portal)
+        return SamplingClient(
+            self._portal.run(self._client.save_weights_and_get_sampling_client, name, retry_config, record_stability_info, kind),
+            self._portal,
+        )
 
-    def create_sampling_client(self, model_path: str) -> SamplingClient:
-        """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none."""
-        return SamplingClient(self._portal.run(self._client.create_sampling_client, model_path), self._portal)
+    def create_sampling_client(
+        self, model_path: str, retry_config: RetrySettings | None = None, record_stability_info: bool = False
+    ) -> SamplingClient:
+        """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none.
 
-    def unload_model(self) -> None:
+        Args:
+            model_path: `tinker://…/sampler_weights/…`, as `save_weights_for_sampler` gave it.
+            retry_config: when its samples are asked for again, by default `Config.retry`.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
+        """
+        return SamplingClient(
+            self._portal.run(self._client.create_sampling_client, model_path, retry_config, record_stability_info), self._portal
+        )
+
+    def unload_model(self) -> Done:
         """Frees the model on the server, after the calls so far. What was saved stays.
 
         Raises:
             UnsupportedByServer, NotFoundError: this server has no such call, as the hosted one.
         """
         self._portal.run(self._client.unload_model)
+        return DONE
 
     def get_info(self) -> GetInfoResponse:
         """What the server says of the model."""
@@ -261,11 +293,11 @@ class TrainingClient(Made):
         return self.forward(data, loss_fn, loss_fn_config)
 
     async def forward_backward_custom_async(
-        self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle
+        self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle, *, loss_type_input: Literal["logprobs"] | None = None
     ) -> APIFuture[ForwardBackwardOutput]:
         """Deprecated: see `forward_backward_custom`."""
         deprecated_twin("forward_backward_custom")
-        return self.forward_backward_custom(data, loss_fn)
+        return self.forward_backward_custom(data, loss_fn, loss_type_input=loss_type_input)
 
     async def optim_step_async(
         self, optim_params: AdamParams | DimuonParams | SgdParams | None = None, *, adam_params: AdamParams | None = None
@@ -315,15 +347,23 @@ class TrainingClient(Made):
         deprecated_twin("save_weights_external")
         return self.save_weights_external(name, ttl_seconds, age_encryption_recipients)
 
-    async def save_weights_and_get_sampling_client_async(self, *, kind: SamplerKind = "snapshot") -> SamplingClient:
+    async def save_weights_and_get_sampling_client_async(
+        self,
+        name: str | None = None,
+        retry_config: RetrySettings | None = None,
+        record_stability_info: bool = False,
+        kind: SamplerKind = "snapshot",
+    ) -> SamplingClient:
         """Deprecated: see `save_weights_and_get_sampling_client`."""
         deprecated_twin("save_weights_and_get_sampling_client")
-        return await asyncio.to_thread(self.save_weights_and_get_sampling_client, kind=kind)
+        return await asyncio.to_thread(self.save_weights_and_get_sampling_client, name, retry_config, record_stability_info, kind)
 
-    async def create_sampling_client_async(self, model_path: str) -> SamplingClient:
+    async def create_sampling_client_async(
+        self, model_path: str, retry_config: RetrySettings | None = None, record_stability_info: bool = False
+    ) -> SamplingClient:
         """Deprecated: see `create_sampling_client`."""
         deprecated_twin("create_sampling_client")
-        return await asyncio.to_thread(self.create_sampling_client, model_path)
+        return await asyncio.to_thread(self.create_sampling_client, model_path, retry_config, record_stability_info)
 
     async def get_info_async(self) -> GetInfoResponse:
         """Deprecated: see `get_info`."""

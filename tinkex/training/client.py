@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from tinkex_api.api.models import get_info
 from tinkex_api.api.training import optim_step
@@ -21,9 +21,11 @@ from tinkex_api.models import (
 )
 from tinkex_api.types import Request
 
+from tinkex.config import RetrySettings, as_retry_settings
 from tinkex.errors import InvalidInputError, NotFoundError, UnsupportedByServer
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import RequestState, of_fields, wait_for_result
+from tinkex.hints import hinted
 from tinkex.model_tokenizer import model_tokenizer
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session import Session
@@ -80,6 +82,7 @@ from tinkex.wire import json
 T = TypeVar("T")
 
 
+@hinted
 class AsyncTrainingClient:
     """One model in training. Made by `AsyncServiceClient.create_lora_training_client`.
 
@@ -136,7 +139,7 @@ class AsyncTrainingClient:
         return self._run_batch("forward", data, loss_fn, loss_fn_config)
 
     def forward_backward_custom(
-        self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle
+        self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle, *, loss_type_input: Literal["logprobs"] | None = None
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         """Computes a loss of your own, and adds its gradients to the model's on the server.
 
@@ -148,6 +151,7 @@ class AsyncTrainingClient:
             data: the batch, with `target_tokens`; other loss inputs are for your function alone.
             loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which gives the gradients itself, or what
                 `create_custom_loss` made.
+            loss_type_input: what the function is given: "logprobs", which is all there is.
 
         Raises:
             InvalidInputError: at the call: the batch is wrong, or the loss is another session's; or when awaited: what your
@@ -155,6 +159,8 @@ class AsyncTrainingClient:
             RequestFailedError: when awaited: the server could not compute the loss.
             StepOutcomeUnknown: when awaited: nobody knows whether it was applied.
         """
+        if loss_type_input not in (None, "logprobs"):
+            raise InvalidInputError(f"loss_type_input must be 'logprobs', found {loss_type_input!r}")
         data = as_batch(data)
         if isinstance(loss_fn, LossHandle):
             data = chosen_inputs(loss_fn, data)
@@ -348,10 +354,19 @@ class AsyncTrainingClient:
 
         return self._run("save_weights_external", submit, parse)
 
-    async def save_weights_and_get_sampling_client(self, *, kind: SamplerKind = "snapshot") -> AsyncSamplingClient:
+    async def save_weights_and_get_sampling_client(
+        self,
+        name: str | None = None,
+        retry_config: RetrySettings | None = None,
+        record_stability_info: bool = False,
+        kind: SamplerKind = "snapshot",
+    ) -> AsyncSamplingClient:
         """A client that samples from the weights as they are after the calls so far; later steps do not change them.
 
         Args:
+            name: without effect, since these weights last as long as the session; `save_weights_for_sampler` gives them a name.
+            retry_config: when its samples are asked for again, by default `Config.retry`.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
             kind: `"snapshot"` for weights that stay as they are. `"inflight"` for weights that all inflight clients of this model
                 share: each such save puts newer ones in their place, for these clients and the one that it gives.
 
@@ -359,6 +374,7 @@ class AsyncTrainingClient:
             InvalidInputError: at the call: an unknown kind.
             UnsupportedByServer: the server does not have that kind.
         """
+        retry_config = as_retry_settings(retry_config)
         check_kind(kind)
         check_inflight(self._transport.server.dialect, kind)
         number = next(self._session.sampler_numbers)
@@ -370,12 +386,32 @@ class AsyncTrainingClient:
 
         saved = await self._run("save_weights_for_sampler", submit, self._saved_for_sampler)
         if saved.sampling_session_id:
-            return AsyncSamplingClient(self._session, saved.sampling_session_id, base_model=self.base_model)
-        return await AsyncSamplingClient.open(self._session, base_model=self.base_model, model_path=saved.path)
+            return AsyncSamplingClient(
+                self._session,
+                saved.sampling_session_id,
+                base_model=self.base_model,
+                retry_config=retry_config,
+                record_stability_info=record_stability_info,
+            )
+        return await self.create_sampling_client(saved.path or "", retry_config, record_stability_info)
 
-    async def create_sampling_client(self, model_path: str) -> AsyncSamplingClient:
-        """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none."""
-        return await AsyncSamplingClient.open(self._session, base_model=self.base_model, model_path=model_path)
+    async def create_sampling_client(
+        self, model_path: str, retry_config: RetrySettings | None = None, record_stability_info: bool = False
+    ) -> AsyncSamplingClient:
+        """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none.
+
+        Args:
+            model_path: `tinker://…/sampler_weights/…`, as `save_weights_for_sampler` gave it.
+            retry_config: when its samples are asked for again, by default `Config.retry`.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
+        """
+        return await AsyncSamplingClient.open(
+            self._session,
+            base_model=self.base_model,
+            model_path=model_path,
+            retry_config=retry_config,
+            record_stability_info=record_stability_info,
+        )
 
     async def unload_model(self) -> None:
         """Frees the model on the server, after the calls so far. What was saved stays.

@@ -52,6 +52,8 @@ _FAILED = (400, 403, 404, 409, 410, 422)
 """Statuses of a poll that say of a training request that it has no result, and never will."""
 _PASSES = ("forward", "forward_backward")
 """Operations that some servers run after what was sent later (`Dialect.overtakes`)."""
+_COUNTED = (400, 404, 422)
+"""Refusals of what a server has read, so that it may count it."""
 _HELD_BODIES = 2  # calls: the one that is being sent, and the next one, which is encoded meanwhile
 _FROM_SAVED = "Make a new training client from the last saved state."
 
@@ -321,6 +323,8 @@ class TrainingLine:
                 accepted += 1
         except TinkexError as error:
             untouched = accepted == 0 and not parallel and isinstance(error, _NOT_TAKEN)
+            if untouched:
+                self._count_refusal(error)
             if not (aside and self._passes_over(untouched)):
                 self._give_up(error, turn.operation, untouched=untouched)
             raise
@@ -341,6 +345,7 @@ class TrainingLine:
                 await self._send(sent, request, mistaken)
             except APIStatusError as error:
                 if mistaken is None or not mistaken(error):
+                    self._transport.server.heed(error)
                     raise
                 refusals.append(error)
             else:
@@ -408,6 +413,11 @@ class TrainingLine:
             return False
         self._sequencer.accepted()  # the server may have it, and must not be sent another one under its number
         return True
+
+    def _count_refusal(self, error: TinkexError) -> None:
+        """Takes the number of a request that was refused, on a server that takes it."""
+        if self._transport.server.dialect.refusals_take_numbers and isinstance(error, APIStatusError):
+            self._sequencer.accepted(int(error.status_code in _COUNTED))
 
     def _give_up(self, error: TinkexError, operation: str, *, untouched: bool) -> None:
         if untouched:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import orjson
 from attrs import evolve, field, frozen
 from tinkex_api.models import CustomLossGraph, CustomLossInput
+from tinkex_api.types import OwnFuture
 
 from tinkex.errors import InvalidInputError
 from tinkex.training.custom_loss import TorchLoss
@@ -60,7 +61,7 @@ class TracedLoss:
 
 
 @frozen(eq=False, kw_only=True)
-class LossHandle(TracedLoss):
+class LossHandle(TracedLoss, OwnFuture):
     """A loss of your own that can be trained by, in one session. Made by `create_custom_loss`; goes to `forward_backward_custom`."""
 
     session_id: str

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from tinkex.dialects.dialect import Dialect
-from tinkex.errors import APIStatusError, InvalidInputError, RequestFailedError, TinkexError, UnsupportedByServer
+from tinkex.errors import APIStatusError, ArgumentError, InvalidInputError, RequestFailedError, TinkexError, UnsupportedByServer
 from tinkex.types import AdamParams, Datum, DimuonParams, SgdParams
 from tinkex.types.checks import check_number, is_number
 
@@ -77,7 +77,7 @@ def as_batch(data: Sequence[Datum]) -> list[Datum]:
     """Returns the data as a list of our own. Raises `InvalidInputError` for what is no sequence."""
     if hasattr(data, "__iter__") and not isinstance(data, (str, bytes, Mapping)):
         return list(data)
-    raise InvalidInputError(
+    raise ArgumentError(
         f"data must be a list of Datum, found {type(data).__name__}",
         advice="Give a list, also of one: [datum].",
     )

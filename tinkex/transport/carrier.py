@@ -15,7 +15,7 @@ from tinkex_api.types import Request
 from tinkex import events
 from tinkex.config import Config
 from tinkex.config.secrets import masked
-from tinkex.errors import UnreadableAnswerError
+from tinkex.errors import APIConnectionError, UnreadableAnswerError
 from tinkex.local_server import local_url
 from tinkex.threads import in_thread
 from tinkex.transport import adaptation, bodies, failures
@@ -27,6 +27,7 @@ from tinkex.transport.messages import AS_IT_IS, PUBLIC_HEADERS, constant_headers
 from tinkex.transport.progress import Progress, progress
 from tinkex.transport.redirects import REDIRECTS, next_url
 from tinkex.transport.server import Server
+from tinkex.transport.unreachable import Unreachable, proxy_refused
 
 logger = logging.getLogger("tinkex")
 
@@ -34,7 +35,12 @@ logger = logging.getLogger("tinkex")
 def default_handler(config: Config) -> httpx.AsyncBaseTransport:
     from tinkex.transport.connection import Connections  # here, since aiohttp takes its time to import
 
-    return Connections(config.http_limits, proxy=config.proxy, proxy_headers=config.proxy_headers)
+    return Connections(
+        config.http_limits,
+        proxies=config.proxies,
+        proxy_headers=config.proxy_headers,
+        environment=config.sources.environment,
+    )
 
 
 @define(eq=False)
@@ -171,12 +177,20 @@ class Carrier:
                 error.operation = operation
             if not isinstance(error, httpx.TransportError):
                 raise
-            place = how_far.place or failures.place_of(error)
-            raise failures.connection_error(error, place, operation, self.whom(message.url)) from error
+            raise self._no_answer(error, how_far, operation, message.url) from error
+        if response.status_code == 407 and how_far.proxy is not None:  # no server's own word
+            refused = Unreachable(proxy_refused(how_far.proxy, 407, response.reason_phrase))
+            raise self._no_answer(refused, Progress("unsent"), operation, message.url)
+        if how_far.proxy is not None and message.url.scheme == "http":
+            response.extensions["proxy"] = how_far.proxy  # which may have answered itself
         seconds = self.clock.now() - began
         events.emit(events.HttpRequestStop, operation=operation, status=response.status_code, seconds=seconds)
         self._deprecations.heed(operation, response.headers)
         return response
+
+    def _no_answer(self, error: httpx.TransportError, how_far: Progress, operation: str, url: httpx.URL) -> APIConnectionError:
+        place = how_far.place or failures.place_of(error)
+        return failures.connection_error(error, place, operation, self.whom(url), how_far.proxy)
 
     def bound_of(self, operation: str) -> bodies.Bound:
         """How large an answer may be."""

@@ -79,7 +79,7 @@ class Transport:
             timeout: seconds for one try; by default `Config.timeout`, or as long as a wait may be where the work is done meanwhile.
             max_attempts: at most so many tries, if `Config.retry` allows more.
             first_contact: few tries where nothing can be reached, or something that is no Tinker server.
-            state: shows the wait to others.
+            state: shows the wait to others, and may have settings of its own.
 
         Raises:
             APIConnectionError: no answer came; `sent` tells whether the server may have read the request.
@@ -89,8 +89,9 @@ class Transport:
             APIResponseValidationError, NotATinkerServerError: no answer was of the contract's form.
         """
         self.server.require(request.operation)
-        patience = Patience(self.config.retry, repeatable, max_attempts, first_contact)
-        with self._waiting_for_answer(state or RequestState(request.operation)) as wait:
+        state = state or RequestState(request.operation)
+        patience = Patience(state.retry or self.config.retry, repeatable, max_attempts, first_contact)
+        with self._waiting_for_answer(state) as wait:
             return await self._exchange(request, timeout or self._usual_timeout, patience, wait, partial(parse, request))
 
     def require_open(self, operation: str) -> None:

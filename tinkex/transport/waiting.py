@@ -10,13 +10,14 @@ import asyncio
 import logging
 from asyncio import TimerHandle
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from attrs import define, field, frozen
 
 from tinkex import events
+from tinkex.config import RetrySettings
 from tinkex.errors import TinkexError, WaitTimeoutError
 from tinkex.transport import wait_lines
 from tinkex.transport.clock import Clock
@@ -27,6 +28,10 @@ from tinkex.wait_facts import Owner, WaitFacts
 logger = logging.getLogger("tinkex")
 
 _TOGETHER = 1.0  # seconds; lines that are due within so much of each other are said together
+
+
+QueueObserver: TypeAlias = Callable[[str, str | None], object]
+"""Called as `observer(queue_state, reason)`, in the server's words, where the client's event loop runs. It must not block."""
 
 
 @frozen
@@ -51,6 +56,26 @@ class RequestState:
     """The error by which the line of calls knows of one that is no TinkexError."""
     in_doubt: bool = False
     """Whether a try brought no answer that says if the server took the request on."""
+    retry: RetrySettings | None = None
+    """In place of the client's."""
+    observer: QueueObserver | None = None
+    """Who is told how it waits."""
+
+    def another(self) -> RequestState:
+        """Returns the state of one more request of the same call."""
+        return RequestState(self.operation, retry=self.retry, observer=self.observer)
+
+    def waits_as(self, queue_state: str | None, reason: str | None) -> bool:
+        """Notes how it waits, in the server's words; returns whether that is news."""
+        if (self.queue_state, self.queue_state_reason) == (queue_state, reason):
+            return False
+        self.queue_state, self.queue_state_reason = queue_state, reason
+        if self.observer is not None and queue_state is not None:
+            try:
+                self.observer(queue_state, reason)
+            except Exception:
+                logger.warning("on_queue_state_change raised: %r", self.observer, exc_info=True)
+        return True
 
 
 @define(eq=False)

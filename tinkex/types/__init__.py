@@ -14,6 +14,8 @@ from tinkex_api.models import (
     BillingUsageSession,
     Checkpoint,
     CheckpointArchiveUrlResponse,
+    CheckpointSearchCursor,
+    CheckpointSearchResponse,
     CheckpointsListResponse,
     CopyWeightsResponse,
     CurrentCheckpointStorageUsageItem,
@@ -49,6 +51,7 @@ from tinkex_api.models import (
     WeightsInfoResponse,
 )
 
+from tinkex.hints import hinted
 from tinkex.types.checkpoint_path import CheckpointType, ParsedCheckpointTinkerPath
 from tinkex.types.datum import Datum, LossFnInputs
 from tinkex.types.identity import WhoamiResponse
@@ -70,9 +73,20 @@ from tinkex.types.outputs import (
     TrainStepOutput,
 )
 from tinkex.types.provenance import PromptProvenanceSpan, ProvenanceSpan, ProvenanceSpans, SampledProvenanceSpan
-from tinkex.types.queries import AccessScope, AuditEventType, SessionSearchRequest
+from tinkex.types.queries import (
+    AccessScope,
+    AuditEventType,
+    CheckpointSearchRequest,
+    SessionSearchRequest,
+)
 from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype
 from tinkex.types.topk import TopkLogprobs
+
+for _made_by_users in (
+    *(AdamParams, DimuonParams, SgdParams, OptimizerConfig, LoraConfig, SamplingParams),
+    *(SearchOwner, SessionStatusQuery, SessionSearchCursor),
+):
+    hinted(_made_by_users)
 
 __all__ = [
     "AccessScope",
@@ -88,6 +102,9 @@ __all__ = [
     "BillingUsageSession",
     "Checkpoint",
     "CheckpointArchiveUrlResponse",
+    "CheckpointSearchCursor",
+    "CheckpointSearchRequest",
+    "CheckpointSearchResponse",
     "CheckpointType",
     "CheckpointsListResponse",
     "CopyWeightsResponse",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from attrs import frozen
+from tinkex_api.types import Model
 
 from tinkex.errors import InvalidInputError
 
@@ -28,7 +29,7 @@ def split_path(path: str) -> tuple[str, str, str, str]:
 
 
 @frozen(kw_only=True)
-class ParsedCheckpointTinkerPath:
+class ParsedCheckpointTinkerPath(Model):
     """The parts of `tinker://<training run>/<kind>/<name>`.
 
     Example:

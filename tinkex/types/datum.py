@@ -8,6 +8,8 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from tinkex.errors import InvalidInputError
+from tinkex.hints import hinted
+from tinkex.types.as_dataclass import as_dataclass
 from tinkex.types.model_input import MAX_TOKEN, ModelInput, as_model_input
 from tinkex.types.provenance import ProvenanceSpan, ProvenanceSpans, as_spans, check_tiling
 from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype, as_tensor
@@ -61,6 +63,8 @@ def _check_tokens(targets: TensorData) -> None:
         raise InvalidInputError(f"{_field('target_tokens')} must hold tokens from 0 to {MAX_TOKEN}, found {wrong}")
 
 
+@hinted
+@as_dataclass
 @frozen
 class Datum:
     """One training example: what the model reads, and what the loss needs.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from attrs import frozen
+from tinkex_api.types import Model, OwnFuture
 
 
 @frozen(kw_only=True)
-class WhoamiResponse:
+class WhoamiResponse(Model, OwnFuture):
     """A user and their organization, by the names that the service has for them."""
 
     user_urn: str

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Literal, Protocol, TypeAlias, cast
+from typing import Any, Literal, Protocol, Self, TypeAlias, cast
 
 import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
+from tinkex_api.types import Model
 
-from tinkex.errors import InvalidInputError
+from tinkex.errors import ArgumentError, InvalidInputError
+from tinkex.hints import hinted
 from tinkex.types.tensor import ArrayLike, to_dtype, to_numpy
 
 MAX_TOKEN = 2**31 - 1  # tokens travel as int32 in protobuf
@@ -49,8 +51,9 @@ def _kind(name: str) -> Any:
     return field(default=name, kw_only=True, repr=False, validator=check)
 
 
+@hinted
 @frozen(eq=False)
-class EncodedTextChunk:
+class EncodedTextChunk(Model):
     """Text as N token ids: `tokens` is a list, `tokens_np` an int64 array `(N,)`.
 
     Args:
@@ -87,8 +90,9 @@ class EncodedTextChunk:
     __hash__ = None  # type: ignore[assignment] # like an array's
 
 
+@hinted
 @frozen
-class ImageChunk:
+class ImageChunk(Model):
     """An image's file, in bytes or as base64. The server says how many tokens it makes; `expected_tokens` lets a mismatch fail early."""
 
     data: bytes = field(converter=_bytes)
@@ -102,8 +106,9 @@ class ImageChunk:
         return _expected_tokens(self.expected_tokens)
 
 
+@hinted
 @frozen
-class ImageAssetPointerChunk:
+class ImageAssetPointerChunk(Model):
     """An image that the server already has, by its location there."""
 
     location: str
@@ -123,8 +128,9 @@ def _expected_tokens(count: int | None) -> int:
     return count
 
 
+@hinted
 @frozen
-class DmelChunk:
+class DmelChunk(Model):
     """Audio as a serialized mel-spectrogram tensor, in bytes or as base64.
 
     Its header (dtype, number of dimensions, sizes) gives its length.
@@ -162,6 +168,25 @@ def _varint(data: Iterable[int]) -> int:
 ModelInputChunk: TypeAlias = EncodedTextChunk | ImageChunk | ImageAssetPointerChunk | DmelChunk
 
 
+_CHUNKS: Mapping[str, type[ModelInputChunk]] = {
+    "encoded_text": EncodedTextChunk,
+    "image": ImageChunk,
+    "image_asset_pointer": ImageAssetPointerChunk,
+    "dmel": DmelChunk,
+}
+
+
+def _chunk_of(value: Any) -> ModelInputChunk:
+    """Returns the chunk of these fields, of which `type` says the kind."""
+    if not isinstance(value, Mapping):
+        return value
+    given = cast("Mapping[str, Any]", value)
+    kind = given["type"]
+    if kind not in _CHUNKS:
+        raise InvalidInputError(f"a chunk's type must be one of {', '.join(_CHUNKS)}, found {kind!r}")
+    return _CHUNKS[kind].model_validate(given)
+
+
 def _chunks(value: Iterable[ModelInputChunk]) -> list[ModelInputChunk]:
     chunks = list(value)
     for index, chunk in enumerate(chunks):
@@ -181,8 +206,9 @@ class TextEncoder(Protocol):
         ...
 
 
+@hinted
 @frozen
-class ModelInput:
+class ModelInput(Model):
     """A prompt or a training text: chunks in order. `append` gives a new one.
 
     Example:
@@ -237,6 +263,10 @@ class ModelInput:
             return ModelInput([*self.chunks[:-1], EncodedTextChunk(np.append(last.tokens_np, token))])
         return self.append(EncodedTextChunk([token]))
 
+    @classmethod
+    def _of_fields(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**{**values, "chunks": [_chunk_of(chunk) for chunk in values["chunks"]]})
+
     @property
     def length(self) -> int:
         """Tokens. Raises `InvalidInputError` when an image does not say its own."""
@@ -270,7 +300,7 @@ def as_model_input(prompt: Any) -> ModelInput:
     if isinstance(prompt, ModelInput):
         return prompt
     if isinstance(prompt, str):
-        raise InvalidInputError(
+        raise ArgumentError(
             "the prompt is text, and the model reads tokens",
             advice="Encode it first: client.get_tokenizer().encode(text).",
         )

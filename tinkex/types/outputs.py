@@ -11,6 +11,7 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 from tinkex_api.models import OptimStepResponse
 
+from tinkex.types.as_dataclass import as_dataclass
 from tinkex.types.tensor import TensorData
 from tinkex.types.topk import TopkLogprobs, TopkRows
 
@@ -18,6 +19,7 @@ LossFnOutput = Mapping[str, TensorData]
 """Arrays by name for one datum: usually `logprobs` `(N,)`, maybe `elementwise_loss` `(N,)`."""
 
 
+@as_dataclass
 @frozen
 class ForwardBackwardOutput:
     """The result of `forward` and `forward_backward`.
@@ -33,6 +35,7 @@ class ForwardBackwardOutput:
     """Fields of the server's own."""
 
 
+@as_dataclass
 @frozen
 class TrainStepOutput:
     """The results of `train_step`: those of its `forward_backward` and of its `optim_step`."""
@@ -41,6 +44,7 @@ class TrainStepOutput:
     optim_step: OptimStepResponse
 
 
+@as_dataclass
 @frozen(eq=False)
 class SampledSequence:
     """One sampled sequence of M tokens. `stop_reason` is `"stop"` or `"length"`, or another word of the server's."""
@@ -72,6 +76,7 @@ class SampledSequence:
         return None if self.topk_logprobs_np is None else self.topk_logprobs_np.to_rows()
 
 
+@as_dataclass
 @frozen(eq=False)
 class PromptAltTokens:
     """Tokens drawn at the prompt's positions but the first, with replacement and at the request's temperature.
@@ -85,6 +90,7 @@ class PromptAltTokens:
     """float32 `(N - 1, k)`"""
 
 
+@as_dataclass
 @frozen(eq=False)
 class SampleResponse:
     """The result of `sample`: `[num_samples]` sequences, and what was asked about the prompt of N tokens."""

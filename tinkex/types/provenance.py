@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 from attrs import Attribute, field, frozen
 
 from tinkex.errors import InvalidInputError
+from tinkex.hints import hinted
+from tinkex.types.as_dataclass import as_dataclass
 
 
 def _check_id(span: Any, attribute: Attribute[str], value: str) -> None:
@@ -20,6 +22,8 @@ def _check_count(span: Any, attribute: Attribute[int], value: int) -> None:
         raise InvalidInputError(f"{type(span).__name__}.{attribute.name} must be an int of 0 or more, found {value!r}")
 
 
+@hinted
+@as_dataclass
 @frozen(kw_only=True)
 class PromptProvenanceSpan:
     """Tokens of the prompt that a sequence was sampled from: `length` of them, from its token `offset` on."""
@@ -29,6 +33,8 @@ class PromptProvenanceSpan:
     length: int = field(validator=_check_count)
 
 
+@hinted
+@as_dataclass
 @frozen(kw_only=True)
 class SampledProvenanceSpan:
     """Tokens of a sampled sequence: `length` of them, from its token `offset` on."""

@@ -10,8 +10,10 @@ import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from tinkex.errors import InvalidInputError
+from tinkex.errors import ArgumentError, InvalidInputError
+from tinkex.hints import hinted
 from tinkex.types import csr
+from tinkex.types.as_dataclass import as_dataclass
 
 TensorDtype = Literal["float32", "int64"]
 Array: TypeAlias = NDArray[np.generic]
@@ -34,7 +36,9 @@ def to_numpy(value: ArrayLike, name: str) -> Array:
     except (ValueError, TypeError) as error:
         raise InvalidInputError(f"{name} is not rectangular: {_ragged(plain) or error}") from error
     if array.size and array.dtype.kind not in "iufb":
-        raise InvalidInputError(f"{name} must hold numbers, found {type(plain).__name__} of {array.dtype}")
+        what = "text" if isinstance(plain, str) else f"{type(plain).__name__} of {array.dtype}"
+        advice = "A tokenizer makes numbers of text: client.get_tokenizer().encode(text)." if array.dtype.kind in "US" else None
+        raise ArgumentError(f"{name} must hold numbers, found {what}", advice=advice)
     return array
 
 
@@ -107,6 +111,8 @@ def natural_dtype(array: Array) -> TensorDtype:
     return "float32" if array.dtype.kind == "f" else "int64"
 
 
+@hinted
+@as_dataclass
 @frozen(eq=False, init=False)
 class TensorData:
     """An array with its wire dtype. Read it with `to_numpy()`, `to_torch()` or `tolist()`.

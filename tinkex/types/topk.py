@@ -9,6 +9,8 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
+from tinkex.types.as_dataclass import as_dataclass
+
 EMPTY_LOGPROB = -99999.0
 """The logprob of a cell that holds nothing; its token is 0."""
 
@@ -16,6 +18,7 @@ TopkRows: TypeAlias = "Sequence[Sequence[tuple[int, float]] | None]"
 """For each position the `(token, logprob)` pairs, the likeliest first; None where there is none."""
 
 
+@as_dataclass
 @frozen(eq=False)
 class TopkLogprobs:
     """The K likeliest tokens at each of N positions, the likeliest first; an empty cell is token 0 with logprob -99999."""

@@ -14,6 +14,7 @@ from tinkex_api.types import write_json
 
 from tinkex.errors import InvalidInputError
 from tinkex.types import (
+    CheckpointSearchRequest,
     Datum,
     DmelChunk,
     EncodedTextChunk,
@@ -53,6 +54,18 @@ def encode_session_search(request: SessionSearchRequest) -> api.SessionSearchReq
     )
 
 
+def encode_checkpoint_search(request: CheckpointSearchRequest) -> api.CheckpointSearchRequest:
+    return api.CheckpointSearchRequest(
+        project_ids=None if request.project_ids is None else list(request.project_ids),
+        user_metadata=encode_metadata(request.user_metadata),
+        checkpoint_type=request.checkpoint_type,
+        owner=request.owner,
+        base_models=None if request.base_models is None else list(request.base_models),
+        limit=request.limit,
+        cursor=request.cursor,
+    )
+
+
 def encode_model_input(value: ModelInput) -> api.ModelInput:
     return api.ModelInput([_encode_chunk(chunk) for chunk in value.with_texts_joined().chunks])
 
@@ -62,9 +75,9 @@ def _encode_chunk(chunk: ModelInputChunk) -> api.ModelInputChunk:
         case EncodedTextChunk():
             return api.ModelInputChunk("encoded_text", tokens=chunk.tokens_np)  # pyright: ignore[reportArgumentType] # orjson writes arrays
         case ImageChunk(data, format, expected):
-            return api.ModelInputChunk("image", data=base64.b64encode(data).decode(), format_=format, expected_tokens=expected)
+            return api.ModelInputChunk("image", data=base64.b64encode(data).decode(), format=format, expected_tokens=expected)
         case ImageAssetPointerChunk(location, format, expected):
-            return api.ModelInputChunk("image_asset_pointer", location=location, format_=format, expected_tokens=expected)
+            return api.ModelInputChunk("image_asset_pointer", location=location, format=format, expected_tokens=expected)
         case DmelChunk(dmel):
             return api.ModelInputChunk("dmel", dmel=base64.b64encode(dmel).decode())
 

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="AdamParams")
+from ..types import Model
 
 
 @_attrs_define
-class AdamParams:
+class AdamParams(Model):
     """One step of AdamW.
 
     Example:
@@ -45,7 +45,7 @@ class AdamParams:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         learning_rate = rest.pop("learning_rate", 0.0001)
         beta1 = rest.pop("beta1", 0.9)

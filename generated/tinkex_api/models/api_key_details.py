@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.api_key_organization import ApiKeyOrganization
     from ..models.api_key_user import ApiKeyUser
 
 
-T = TypeVar("T", bound="ApiKeyDetails")
-
-
 @_attrs_define
-class ApiKeyDetails:
+class ApiKeyDetails(Model):
     """Whose a key is.
 
     Example:
@@ -40,7 +39,7 @@ class ApiKeyDetails:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.api_key_organization import ApiKeyOrganization  # noqa: PLC0415
         from ..models.api_key_user import ApiKeyUser  # noqa: PLC0415
 

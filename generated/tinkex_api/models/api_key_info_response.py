@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.api_key_details import ApiKeyDetails
 
 
-T = TypeVar("T", bound="ApiKeyInfoResponse")
-
-
 @_attrs_define
-class ApiKeyInfoResponse:
+class ApiKeyInfoResponse(Model, OwnFuture):
     """What is known of the key that the request was made with.
 
     Example:
@@ -47,7 +46,7 @@ class ApiKeyInfoResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.api_key_details import ApiKeyDetails  # noqa: PLC0415
 
         rest = dict(src_dict)

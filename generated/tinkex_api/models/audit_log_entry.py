@@ -3,22 +3,20 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
+from ..types import Model
 from . import read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.audit_event_details import AuditEventDetails
 
 
-T = TypeVar("T", bound="AuditLogEntry")
-
-
 @_attrs_define
-class AuditLogEntry:
+class AuditLogEntry(Model):
     """Something that somebody did.
 
     Example:
@@ -57,7 +55,7 @@ class AuditLogEntry:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.audit_event_details import AuditEventDetails  # noqa: PLC0415
 
         rest = dict(src_dict)

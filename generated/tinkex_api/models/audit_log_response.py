@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.audit_log_entry import AuditLogEntry
 
 
-T = TypeVar("T", bound="AuditLogResponse")
-
-
 @_attrs_define
-class AuditLogResponse:
+class AuditLogResponse(Model, OwnFuture):
     """A day of the audit log.
 
     Example:
@@ -34,7 +33,7 @@ class AuditLogResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.audit_log_entry import AuditLogEntry  # noqa: PLC0415
 
         rest = dict(src_dict)

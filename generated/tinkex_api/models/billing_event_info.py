@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="BillingEventInfo")
+from ..types import Model
 
 
 @_attrs_define
-class BillingEventInfo:
+class BillingEventInfo(Model):
     """What was used. One open schema for all kinds, by `type`: training with `token_count`; sampling_prefill with
     `token_count` and `cached`;
     sampling_sample with `token_count`; checkpoint with `count`; storage with `gigabyte_hours` and `free`.
@@ -20,7 +20,7 @@ class BillingEventInfo:
             {'type': 'training', 'token_count': 120000}
 
         Attributes:
-            type_ (str): The kind.
+            type (str): The kind.
             token_count (int | None): training, sampling_*: tokens.
             cached (bool | None): sampling_prefill: whether they were not computed anew.
             count (int | None): checkpoint: how many.
@@ -28,7 +28,7 @@ class BillingEventInfo:
             free (bool | None): storage: whether it is not charged.
     """
 
-    type_: str
+    type: str
     token_count: int | None = None
     cached: bool | None = None
     count: int | None = None
@@ -38,7 +38,7 @@ class BillingEventInfo:
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.token_count is not None:
             fields["token_count"] = self.token_count
         if self.cached is not None:
@@ -52,16 +52,16 @@ class BillingEventInfo:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type_ = rest.pop("type")
+        type = rest.pop("type")
         token_count = rest.pop("token_count", None)
         cached = rest.pop("cached", None)
         count = rest.pop("count", None)
         gigabyte_hours = rest.pop("gigabyte_hours", None)
         free = rest.pop("free", None)
         self = cls(
-            type_=type_,
+            type=type,
             token_count=token_count,
             cached=cached,
             count=count,

@@ -3,22 +3,20 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
+from ..types import Model
 from . import read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.billing_event_info import BillingEventInfo
 
 
-T = TypeVar("T", bound="BillingUsageEvent")
-
-
 @_attrs_define
-class BillingUsageEvent:
+class BillingUsageEvent(Model):
     """What was used within one hour.
 
     Example:
@@ -78,7 +76,7 @@ class BillingUsageEvent:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.billing_event_info import BillingEventInfo  # noqa: PLC0415
 
         rest = dict(src_dict)

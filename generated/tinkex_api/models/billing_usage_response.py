@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
+from ..types import Model, OwnFuture
 from . import read_time, write_time
 
 if TYPE_CHECKING:
@@ -15,11 +16,8 @@ if TYPE_CHECKING:
     from ..models.billing_usage_sessions import BillingUsageSessions
 
 
-T = TypeVar("T", bound="BillingUsageResponse")
-
-
 @_attrs_define
-class BillingUsageResponse:
+class BillingUsageResponse(Model, OwnFuture):
     """What was used within a time.
 
     Example:
@@ -47,7 +45,7 @@ class BillingUsageResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.billing_usage_event import BillingUsageEvent  # noqa: PLC0415
         from ..models.billing_usage_sessions import BillingUsageSessions  # noqa: PLC0415
 

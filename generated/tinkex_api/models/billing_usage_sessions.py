@@ -2,13 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from ..models.billing_usage_session import BillingUsageSession
-
-
-T = TypeVar("T", bound="BillingUsageSessions")
 
 
 class BillingUsageSessions(dict[str, "BillingUsageSession"]):
@@ -23,7 +20,7 @@ class BillingUsageSessions(dict[str, "BillingUsageSession"]):
         return {name: value.to_dict() for name, value in self.items()}
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.billing_usage_session import BillingUsageSession  # noqa: PLC0415
 
         return cls({name: BillingUsageSession.from_dict(value) for name, value in src_dict.items()})

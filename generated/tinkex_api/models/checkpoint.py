@@ -3,22 +3,20 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
+from ..types import Model
 from . import read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-T = TypeVar("T", bound="Checkpoint")
-
-
 @_attrs_define
-class Checkpoint:
+class Checkpoint(Model):
     """Saved weights.
 
     Example:
@@ -36,6 +34,7 @@ class Checkpoint:
         public (bool | None): Whether everybody may read it.
         user_metadata (UserMetadata | None): See its type.
         expires_at (datetime.datetime | None): When it will be deleted; never without it.
+        base_model (str | None): The base model that it is for.
     """
 
     checkpoint_id: str
@@ -46,6 +45,7 @@ class Checkpoint:
     public: bool | None = None
     user_metadata: UserMetadata | None = None
     expires_at: datetime.datetime | None = None
+    base_model: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,10 +62,12 @@ class Checkpoint:
             fields["user_metadata"] = self.user_metadata.to_dict()
         if self.expires_at is not None:
             fields["expires_at"] = write_time(self.expires_at)
+        if self.base_model is not None:
+            fields["base_model"] = self.base_model
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
         rest = dict(src_dict)
@@ -77,6 +79,7 @@ class Checkpoint:
         public = rest.pop("public", None)
         user_metadata = rest.pop("user_metadata", None)
         expires_at = rest.pop("expires_at", None)
+        base_model = rest.pop("base_model", None)
         self = cls(
             checkpoint_id=checkpoint_id,
             checkpoint_type=checkpoint_type,
@@ -86,6 +89,7 @@ class Checkpoint:
             public=public,
             user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
             expires_at=read_time(expires_at) if expires_at is not None else None,
+            base_model=base_model,
         )
         self.additional_properties = rest
         return self

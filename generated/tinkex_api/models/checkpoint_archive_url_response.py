@@ -3,18 +3,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
+from ..types import Model, OwnFuture
 from . import read_time, write_time
-
-T = TypeVar("T", bound="CheckpointArchiveUrlResponse")
 
 
 @_attrs_define
-class CheckpointArchiveUrlResponse:
+class CheckpointArchiveUrlResponse(Model, OwnFuture):
     """Where a checkpoint's archive can be fetched.
 
     Example:
@@ -37,7 +36,7 @@ class CheckpointArchiveUrlResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         url = rest.pop("url")
         expires = rest.pop("expires", None)

@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
     from ..models.cursor import Cursor
 
 
-T = TypeVar("T", bound="CheckpointsListResponse")
-
-
 @_attrs_define
-class CheckpointsListResponse:
+class CheckpointsListResponse(Model, OwnFuture):
     """Checkpoints.
 
     Example:
@@ -41,7 +40,7 @@ class CheckpointsListResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.checkpoint import Checkpoint  # noqa: PLC0415
         from ..models.cursor import Cursor  # noqa: PLC0415
 

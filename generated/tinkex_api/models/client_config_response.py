@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="ClientConfigResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class ClientConfigResponse:
+class ClientConfigResponse(Model, OwnFuture):
     """What the server wants of its clients. Each flag is optional; what is assumed without it stands under `x-tinker-
     default`.
     Servers send flags that are not listed here, and some send sizes of 0, which mean "no limit".
@@ -124,7 +124,7 @@ class ClientConfigResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         pjwt_auth_enabled = rest.pop("pjwt_auth_enabled", None)
         credential_default_source = rest.pop("credential_default_source", None)

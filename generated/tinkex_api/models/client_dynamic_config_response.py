@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="ClientDynamicConfigResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class ClientDynamicConfigResponse:
+class ClientDynamicConfigResponse(Model, OwnFuture):
     """Flags that may change while a client runs.
 
     Example:
@@ -39,7 +39,7 @@ class ClientDynamicConfigResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         refresh_interval_sec = rest.pop("refresh_interval_sec", None)
         sample_cancel_enabled = rest.pop("sample_cancel_enabled", None)

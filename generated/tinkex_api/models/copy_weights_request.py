@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="CopyWeightsRequest")
+from ..types import Model
 
 
 @_attrs_define
-class CopyWeightsRequest:
+class CopyWeightsRequest(Model):
     """Copies a checkpoint into a project, or into a session.
 
     Example:
@@ -50,7 +50,7 @@ class CopyWeightsRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         source_path = rest.pop("source_path")
         destination_project_id = rest.pop("destination_project_id", None)

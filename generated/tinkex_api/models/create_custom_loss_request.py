@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.custom_loss_graph import CustomLossGraph
     from ..models.custom_loss_input import CustomLossInput
 
 
-T = TypeVar("T", bound="CreateCustomLossRequest")
-
-
 @_attrs_define
-class CreateCustomLossRequest:
+class CreateCustomLossRequest(Model):
     """Uploads a loss of the user's own. It is then used as loss_fn `custom` with the config `{"loss_id": …}`.
 
     Example:
@@ -31,7 +30,7 @@ class CreateCustomLossRequest:
         inputs (list[CustomLossInput]): At most 16, `logprobs` first.
         graph (CustomLossGraph): A custom loss as a traced graph. Its output is a scalar loss and metrics named
             `custom/<name>:sum` or `custom/<name>:mean`.
-        type_ (str): The request's name. Default: 'create_custom_loss'.
+        type (str): The request's name. Default: 'create_custom_loss'.
     """
 
     session_id: str
@@ -39,7 +38,7 @@ class CreateCustomLossRequest:
     name: str
     inputs: list[CustomLossInput]
     graph: CustomLossGraph
-    type_: str = "create_custom_loss"
+    type: str = "create_custom_loss"
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,11 +48,11 @@ class CreateCustomLossRequest:
         fields["name"] = self.name
         fields["inputs"] = [item.to_dict() for item in self.inputs]
         fields["graph"] = self.graph.to_dict()
-        fields["type"] = self.type_
+        fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.custom_loss_graph import CustomLossGraph  # noqa: PLC0415
         from ..models.custom_loss_input import CustomLossInput  # noqa: PLC0415
 
@@ -63,14 +62,14 @@ class CreateCustomLossRequest:
         name = rest.pop("name")
         inputs = rest.pop("inputs")
         graph = rest.pop("graph")
-        type_ = rest.pop("type", "create_custom_loss")
+        type = rest.pop("type", "create_custom_loss")
         self = cls(
             session_id=session_id,
             custom_loss_seq_id=custom_loss_seq_id,
             name=name,
             inputs=[CustomLossInput.from_dict(item) for item in inputs],
             graph=CustomLossGraph.from_dict(graph),
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="CreateCustomLossResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class CreateCustomLossResponse:
+class CreateCustomLossResponse(Model, OwnFuture):
     """The uploaded loss.
 
     Example:
@@ -19,28 +19,28 @@ class CreateCustomLossResponse:
 
     Attributes:
         loss_id (str): What the loss_fn_config names it by.
-        type_ (str | None): The answer's name.
+        type (str | None): The answer's name.
     """
 
     loss_id: str
-    type_: str | None = None
+    type: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["loss_id"] = self.loss_id
-        if self.type_ is not None:
-            fields["type"] = self.type_
+        if self.type is not None:
+            fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         loss_id = rest.pop("loss_id")
-        type_ = rest.pop("type", None)
+        type = rest.pop("type", None)
         self = cls(
             loss_id=loss_id,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.lora_config import LoraConfig
@@ -13,11 +15,8 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-T = TypeVar("T", bound="CreateModelRequest")
-
-
 @_attrs_define
-class CreateModelRequest:
+class CreateModelRequest(Model):
     """Creates a model to train, as a LoRA adapter over a base model.
 
     Example:
@@ -29,7 +28,7 @@ class CreateModelRequest:
         model_seq_id (int): Counts the session's models from 0; a repeat gives the same model.
         base_model (str): The base model's name.
         lora_config (LoraConfig): The shape of a LoRA adapter. At least one `train_*` must be true.
-        type_ (str): The request's name. Default: 'create_model'.
+        type (str): The request's name. Default: 'create_model'.
         optimizer_config (OptimizerConfig | None): The kind of optimizer that a model is trained with; each of its steps
             must be of the same kind: adamw, by `adam_params`; dimuon, by
             `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields of their own.
@@ -40,7 +39,7 @@ class CreateModelRequest:
     model_seq_id: int
     base_model: str
     lora_config: LoraConfig
-    type_: str = "create_model"
+    type: str = "create_model"
     optimizer_config: OptimizerConfig | None = None
     user_metadata: UserMetadata | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
@@ -51,7 +50,7 @@ class CreateModelRequest:
         fields["model_seq_id"] = self.model_seq_id
         fields["base_model"] = self.base_model
         fields["lora_config"] = self.lora_config.to_dict()
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.optimizer_config is not None:
             fields["optimizer_config"] = self.optimizer_config.to_dict()
         if self.user_metadata is not None:
@@ -59,7 +58,7 @@ class CreateModelRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.lora_config import LoraConfig  # noqa: PLC0415
         from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
@@ -69,7 +68,7 @@ class CreateModelRequest:
         model_seq_id = rest.pop("model_seq_id")
         base_model = rest.pop("base_model")
         lora_config = rest.pop("lora_config")
-        type_ = rest.pop("type", "create_model")
+        type = rest.pop("type", "create_model")
         optimizer_config = rest.pop("optimizer_config", None)
         user_metadata = rest.pop("user_metadata", None)
         self = cls(
@@ -77,7 +76,7 @@ class CreateModelRequest:
             model_seq_id=model_seq_id,
             base_model=base_model,
             lora_config=LoraConfig.from_dict(lora_config),
-            type_=type_,
+            type=type,
             optimizer_config=OptimizerConfig.from_dict(optimizer_config) if optimizer_config is not None else None,
             user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
         )

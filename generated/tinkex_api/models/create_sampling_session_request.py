@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="CreateSamplingSessionRequest")
+from ..types import Model
 
 
 @_attrs_define
-class CreateSamplingSessionRequest:
+class CreateSamplingSessionRequest(Model):
     """Opens a sampling session on a base model or on saved weights. Some servers take exactly one of the two.
 
     Example:
@@ -21,14 +21,14 @@ class CreateSamplingSessionRequest:
     Attributes:
         session_id (str): The session.
         sampling_session_seq_id (int): Counts the session's sampling sessions from 0, ephemeral saves included.
-        type_ (str): The request's name. Default: 'create_sampling_session'.
+        type (str): The request's name. Default: 'create_sampling_session'.
         base_model (str | None): The base model's name.
         model_path (str | None): `tinker://<run>/sampler_weights/<name>`.
     """
 
     session_id: str
     sampling_session_seq_id: int
-    type_: str = "create_sampling_session"
+    type: str = "create_sampling_session"
     base_model: str | None = None
     model_path: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
@@ -37,7 +37,7 @@ class CreateSamplingSessionRequest:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["session_id"] = self.session_id
         fields["sampling_session_seq_id"] = self.sampling_session_seq_id
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.base_model is not None:
             fields["base_model"] = self.base_model
         if self.model_path is not None:
@@ -45,17 +45,17 @@ class CreateSamplingSessionRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         session_id = rest.pop("session_id")
         sampling_session_seq_id = rest.pop("sampling_session_seq_id")
-        type_ = rest.pop("type", "create_sampling_session")
+        type = rest.pop("type", "create_sampling_session")
         base_model = rest.pop("base_model", None)
         model_path = rest.pop("model_path", None)
         self = cls(
             session_id=session_id,
             sampling_session_seq_id=sampling_session_seq_id,
-            type_=type_,
+            type=type,
             base_model=base_model,
             model_path=model_path,
         )

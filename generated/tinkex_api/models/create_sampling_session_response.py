@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="CreateSamplingSessionResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class CreateSamplingSessionResponse:
+class CreateSamplingSessionResponse(Model, OwnFuture):
     """The sampling session. One server answers a promise instead, whose result has this form.
 
     Example:
@@ -20,12 +20,12 @@ class CreateSamplingSessionResponse:
     Attributes:
         sampling_session_id (str | None): The sampling session.
         request_id (str | None): On one server, without a sampling_session_id: what to retrieve it by.
-        type_ (str | None): The answer's name.
+        type (str | None): The answer's name.
     """
 
     sampling_session_id: str | None = None
     request_id: str | None = None
-    type_: str | None = None
+    type: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -34,20 +34,20 @@ class CreateSamplingSessionResponse:
             fields["sampling_session_id"] = self.sampling_session_id
         if self.request_id is not None:
             fields["request_id"] = self.request_id
-        if self.type_ is not None:
-            fields["type"] = self.type_
+        if self.type is not None:
+            fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         sampling_session_id = rest.pop("sampling_session_id", None)
         request_id = rest.pop("request_id", None)
-        type_ = rest.pop("type", None)
+        type = rest.pop("type", None)
         self = cls(
             sampling_session_id=sampling_session_id,
             request_id=request_id,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-T = TypeVar("T", bound="CreateSessionRequest")
-
-
 @_attrs_define
-class CreateSessionRequest:
+class CreateSessionRequest(Model):
     """Begins a session.
 
     Example:
@@ -25,7 +24,7 @@ class CreateSessionRequest:
         tags (list[str]): Words to find it by.
         user_metadata (UserMetadata): Facts of the user's own, kept with what they are sent for.
         sdk_version (str): The client's version.
-        type_ (str): The request's name. Default: 'create_session'.
+        type (str): The request's name. Default: 'create_session'.
         project_id (str | None): The project it belongs to.
         display_name (str | None): A name for people.
     """
@@ -33,7 +32,7 @@ class CreateSessionRequest:
     tags: list[str]
     user_metadata: UserMetadata
     sdk_version: str
-    type_: str = "create_session"
+    type: str = "create_session"
     project_id: str | None = None
     display_name: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
@@ -43,7 +42,7 @@ class CreateSessionRequest:
         fields["tags"] = self.tags
         fields["user_metadata"] = self.user_metadata.to_dict()
         fields["sdk_version"] = self.sdk_version
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.project_id is not None:
             fields["project_id"] = self.project_id
         if self.display_name is not None:
@@ -51,21 +50,21 @@ class CreateSessionRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
         rest = dict(src_dict)
         tags = rest.pop("tags")
         user_metadata = rest.pop("user_metadata")
         sdk_version = rest.pop("sdk_version")
-        type_ = rest.pop("type", "create_session")
+        type = rest.pop("type", "create_session")
         project_id = rest.pop("project_id", None)
         display_name = rest.pop("display_name", None)
         self = cls(
             tags=tags,
             user_metadata=UserMetadata.from_dict(user_metadata),
             sdk_version=sdk_version,
-            type_=type_,
+            type=type,
             project_id=project_id,
             display_name=display_name,
         )

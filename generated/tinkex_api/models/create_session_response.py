@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="CreateSessionResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class CreateSessionResponse:
+class CreateSessionResponse(Model, OwnFuture):
     """The new session, and messages for the client to log.
 
     Example:
@@ -22,14 +22,14 @@ class CreateSessionResponse:
         info_message (str | None): To be logged.
         warning_message (str | None): To be logged as a warning.
         error_message (str | None): To be logged as an error; the session is begun all the same.
-        type_ (str | None): The answer's name.
+        type (str | None): The answer's name.
     """
 
     session_id: str
     info_message: str | None = None
     warning_message: str | None = None
     error_message: str | None = None
-    type_: str | None = None
+    type: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -41,24 +41,24 @@ class CreateSessionResponse:
             fields["warning_message"] = self.warning_message
         if self.error_message is not None:
             fields["error_message"] = self.error_message
-        if self.type_ is not None:
-            fields["type"] = self.type_
+        if self.type is not None:
+            fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         session_id = rest.pop("session_id")
         info_message = rest.pop("info_message", None)
         warning_message = rest.pop("warning_message", None)
         error_message = rest.pop("error_message", None)
-        type_ = rest.pop("type", None)
+        type = rest.pop("type", None)
         self = cls(
             session_id=session_id,
             info_message=info_message,
             warning_message=warning_message,
             error_message=error_message,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="CurrentCheckpointStorageUsageItem")
+from ..types import Model
 
 
 @_attrs_define
-class CurrentCheckpointStorageUsageItem:
+class CurrentCheckpointStorageUsageItem(Model):
     """What the checkpoints of one user in one project take.
 
     Example:
@@ -58,7 +58,7 @@ class CurrentCheckpointStorageUsageItem:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         checkpoint_count = rest.pop("checkpoint_count")
         size_bytes = rest.pop("size_bytes")

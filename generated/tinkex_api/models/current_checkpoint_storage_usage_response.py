@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.current_checkpoint_storage_usage_item import (
@@ -13,11 +15,8 @@ if TYPE_CHECKING:
     )
 
 
-T = TypeVar("T", bound="CurrentCheckpointStorageUsageResponse")
-
-
 @_attrs_define
-class CurrentCheckpointStorageUsageResponse:
+class CurrentCheckpointStorageUsageResponse(Model, OwnFuture):
     """What checkpoints take at present.
 
     Example:
@@ -40,7 +39,7 @@ class CurrentCheckpointStorageUsageResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.current_checkpoint_storage_usage_item import (
             CurrentCheckpointStorageUsageItem,  # noqa: PLC0415
         )

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="Cursor")
+from ..types import Model
 
 
 @_attrs_define
-class Cursor:
+class Cursor(Model):
     """Where a page stands in the whole.
 
     Example:
@@ -36,7 +36,7 @@ class Cursor:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         offset = rest.pop("offset")
         limit = rest.pop("limit")

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.custom_loss_node import CustomLossNode
 
 
-T = TypeVar("T", bound="CustomLossGraph")
-
-
 @_attrs_define
-class CustomLossGraph:
+class CustomLossGraph(Model):
     """A custom loss as a traced graph. Its output is a scalar loss and metrics named `custom/<name>:sum` or
     `custom/<name>:mean`.
 
@@ -24,29 +23,29 @@ class CustomLossGraph:
                 'name': 'output', 'target': 'output', 'args': [{'tuple': [{'ref': 'logprobs'}, {'dict': {}}]}]}]}
 
         Attributes:
-            format_ (int): The form's version. Default: 1.
+            format (int): The form's version. Default: 1.
             nodes (list[CustomLossNode]): In the order in which they run.
     """
 
     nodes: list[CustomLossNode]
-    format_: int = 1
+    format: int = 1
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["format"] = self.format_
+        fields["format"] = self.format
         fields["nodes"] = [item.to_dict() for item in self.nodes]
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.custom_loss_node import CustomLossNode  # noqa: PLC0415
 
         rest = dict(src_dict)
-        format_ = rest.pop("format", 1)
+        format = rest.pop("format", 1)
         nodes = rest.pop("nodes")
         self = cls(
-            format_=format_,
+            format=format,
             nodes=[CustomLossNode.from_dict(item) for item in nodes],
         )
         self.additional_properties = rest

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="CustomLossInput")
+from ..types import Model
 
 
 @_attrs_define
-class CustomLossInput:
+class CustomLossInput(Model):
     """An input of a custom loss.
 
     Example:
@@ -33,7 +33,7 @@ class CustomLossInput:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         name = rest.pop("name")
         rank = rest.pop("rank")

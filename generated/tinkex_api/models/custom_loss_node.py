@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.custom_loss_node_kwargs import CustomLossNodeKwargs
 
 
-T = TypeVar("T", bound="CustomLossNode")
-
-
 @_attrs_define
-class CustomLossNode:
+class CustomLossNode(Model):
     """A step of a custom loss. Arguments are JSON scalars and lists, or an object of one key: `{"ref": node}`, `{"tuple":
     []}`, `{"dict": {}}`,
     `{"slice": [start, stop, step]}`, `{"ellipsis": true}`, `{"float": "inf" | "-inf" | "nan"}`, `{"dtype": "float32"}`,
@@ -52,7 +51,7 @@ class CustomLossNode:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.custom_loss_node_kwargs import CustomLossNodeKwargs  # noqa: PLC0415
 
         rest = dict(src_dict)

@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
-
-T = TypeVar("T", bound="CustomLossNodeKwargs")
+from typing import Any, Self
 
 
 class CustomLossNodeKwargs(dict[str, Any]):
@@ -14,5 +12,5 @@ class CustomLossNodeKwargs(dict[str, Any]):
         return dict(self)
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         return cls(src_dict)

@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.loss_fn_inputs import LossFnInputs
     from ..models.model_input import ModelInput
 
 
-T = TypeVar("T", bound="Datum")
-
-
 @_attrs_define
-class Datum:
+class Datum(Model):
     """One training example.
 
     Example:
@@ -44,7 +43,7 @@ class Datum:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.loss_fn_inputs import LossFnInputs  # noqa: PLC0415
         from ..models.model_input import ModelInput  # noqa: PLC0415
 

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="DimuonParams")
+from ..types import Model
 
 
 @_attrs_define
-class DimuonParams:
+class DimuonParams(Model):
     """One step of Dimuon, a Muon for LoRA. The service tells no more of it than that the step of a matrix has about the
     Frobenius norm
     `learning_rate`·√rank. The embedded server takes Muon (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1
@@ -22,35 +22,35 @@ class DimuonParams:
             {'type': 'dimuon', 'learning_rate': 0.001, 'grad_clip_norm': 0.0, 'beta1': 0.9}
 
         Attributes:
-            type_ (str): The optimizer's name. Default: 'dimuon'.
+            type (str): The optimizer's name. Default: 'dimuon'.
             learning_rate (float): Size of the step, 0 or more.
             grad_clip_norm (float): Longest gradient, by the norm over all weights; 0 for no limit. Default: 0.0.
             beta1 (float): Decay of the gradient's running mean. Default: 0.9.
     """
 
     learning_rate: float
-    type_: str = "dimuon"
+    type: str = "dimuon"
     grad_clip_norm: float = 0.0
     beta1: float = 0.9
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["type"] = self.type_
+        fields["type"] = self.type
         fields["learning_rate"] = self.learning_rate
         fields["grad_clip_norm"] = self.grad_clip_norm
         fields["beta1"] = self.beta1
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type_ = rest.pop("type", "dimuon")
+        type = rest.pop("type", "dimuon")
         learning_rate = rest.pop("learning_rate")
         grad_clip_norm = rest.pop("grad_clip_norm", 0.0)
         beta1 = rest.pop("beta1", 0.9)
         self = cls(
-            type_=type_,
+            type=type,
             learning_rate=learning_rate,
             grad_clip_norm=grad_clip_norm,
             beta1=beta1,

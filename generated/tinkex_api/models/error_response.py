@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="ErrorResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class ErrorResponse:
+class ErrorResponse(Model, OwnFuture):
     """Why a request was refused. Most servers write `detail`, a text or, in a 422, a list of located problems; a few write
     `error` or `error_message` instead. A proxy may answer with no JSON at all.
 
@@ -44,7 +44,7 @@ class ErrorResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         detail = rest.pop("detail", None)
         error = rest.pop("error", None)

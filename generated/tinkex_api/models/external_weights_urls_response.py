@@ -3,22 +3,20 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
+from ..types import Model, OwnFuture
 from . import read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.signed_urls import SignedUrls
 
 
-T = TypeVar("T", bound="ExternalWeightsUrlsResponse")
-
-
 @_attrs_define
-class ExternalWeightsUrlsResponse:
+class ExternalWeightsUrlsResponse(Model, OwnFuture):
     """Where a checkpoint's files can be fetched.
 
     Example:
@@ -41,7 +39,7 @@ class ExternalWeightsUrlsResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.signed_urls import SignedUrls  # noqa: PLC0415
 
         rest = dict(src_dict)

@@ -2,39 +2,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="FinishReason")
+from ..types import Model
 
 
 @_attrs_define
-class FinishReason:
+class FinishReason(Model):
     """How a session ended.
 
     Example:
         {'type': 'success'}
 
     Attributes:
-        type_ (str): `errored` by an exception, `interrupted` by the user or the system.
+        type (str): `errored` by an exception, `interrupted` by the user or the system.
     """
 
-    type_: str
+    type: str
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["type"] = self.type_
+        fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type_ = rest.pop("type")
+        type = rest.pop("type")
         self = cls(
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.finish_reason import FinishReason
 
 
-T = TypeVar("T", bound="FinishSessionRequest")
-
-
 @_attrs_define
-class FinishSessionRequest:
+class FinishSessionRequest(Model):
     """Ends a session.
 
     Example:
@@ -37,7 +36,7 @@ class FinishSessionRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.finish_reason import FinishReason  # noqa: PLC0415
 
         rest = dict(src_dict)

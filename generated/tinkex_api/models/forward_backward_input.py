@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.datum import Datum
     from ..models.loss_fn_config import LossFnConfig
 
 
-T = TypeVar("T", bound="ForwardBackwardInput")
-
-
 @_attrs_define
-class ForwardBackwardInput:
+class ForwardBackwardInput(Model):
     """A batch and its loss. With p = the logprob of a target, q = `logprobs`, A = `advantages`, w = `weights` (1 where not
     given), r = exp(p - q),
     sg(x) = x with no gradient through it, and clip(x) = x held within `clip_low_threshold` and `clip_high_threshold`,
@@ -68,7 +67,7 @@ class ForwardBackwardInput:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.datum import Datum  # noqa: PLC0415
         from ..models.loss_fn_config import LossFnConfig  # noqa: PLC0415
 

@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.loss_fn_inputs import LossFnInputs
     from ..models.metrics import Metrics
 
 
-T = TypeVar("T", bound="ForwardBackwardOutput")
-
-
 @_attrs_define
-class ForwardBackwardOutput:
+class ForwardBackwardOutput(Model):
     """The result of forward and forward_backward in JSON. Clients since 0.25 read the protobuf one of tinker.proto only.
 
     Example:
@@ -45,7 +44,7 @@ class ForwardBackwardOutput:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.loss_fn_inputs import LossFnInputs  # noqa: PLC0415
         from ..models.metrics import Metrics  # noqa: PLC0415
 

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.forward_backward_input import ForwardBackwardInput
 
 
-T = TypeVar("T", bound="ForwardBackwardRequest")
-
-
 @_attrs_define
-class ForwardBackwardRequest:
+class ForwardBackwardRequest(Model):
     """A training step's gradients.
 
     Example:
@@ -63,7 +62,7 @@ class ForwardBackwardRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.forward_backward_input import ForwardBackwardInput  # noqa: PLC0415
 
         rest = dict(src_dict)

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.forward_backward_input import ForwardBackwardInput
 
 
-T = TypeVar("T", bound="ForwardRequest")
-
-
 @_attrs_define
-class ForwardRequest:
+class ForwardRequest(Model):
     """A loss without gradients.
 
     Example:
@@ -62,7 +61,7 @@ class ForwardRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.forward_backward_input import ForwardBackwardInput  # noqa: PLC0415
 
         rest = dict(src_dict)

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="FutureCompletion")
+from ..types import Model
 
 
 @_attrs_define
-class FutureCompletion:
+class FutureCompletion(Model):
     """That one request is done.
 
     Example:
@@ -37,7 +37,7 @@ class FutureCompletion:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         state = rest.pop("state")
         request_id = rest.pop("request_id")

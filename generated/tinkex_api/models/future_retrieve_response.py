@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="FutureRetrieveResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class FutureRetrieveResponse:
+class FutureRetrieveResponse(Model, OwnFuture):
     """One of four, told apart by their fields:
     - not yet: `type` is `try_again`;
     - done, but large: `status` is `complete_metadata`, and `response_payload_size` says how large;
@@ -25,7 +25,7 @@ class FutureRetrieveResponse:
             {'type': 'try_again', 'request_id': '17', 'queue_state': 'active'}
 
         Attributes:
-            type_ (str | None): `try_again`, or the name of the result.
+            type (str | None): `try_again`, or the name of the result.
             status (str | None): `complete_metadata`, or absent.
             request_id (str | None): The promise's, once more.
             queue_state (str | None): Why it is not yet done.
@@ -39,7 +39,7 @@ class FutureRetrieveResponse:
             detail (Any): Why the request failed, or that it is pending, on some servers: a text, or a list of problems.
     """
 
-    type_: str | None = None
+    type: str | None = None
     status: str | None = None
     request_id: str | None = None
     queue_state: str | None = None
@@ -54,8 +54,8 @@ class FutureRetrieveResponse:
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        if self.type_ is not None:
-            fields["type"] = self.type_
+        if self.type is not None:
+            fields["type"] = self.type
         if self.status is not None:
             fields["status"] = self.status
         if self.request_id is not None:
@@ -79,9 +79,9 @@ class FutureRetrieveResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type_ = rest.pop("type", None)
+        type = rest.pop("type", None)
         status = rest.pop("status", None)
         request_id = rest.pop("request_id", None)
         queue_state = rest.pop("queue_state", None)
@@ -93,7 +93,7 @@ class FutureRetrieveResponse:
         state_loss = rest.pop("state_loss", None)
         detail = rest.pop("detail", None)
         self = cls(
-            type_=type_,
+            type=type,
             status=status,
             request_id=request_id,
             queue_state=queue_state,

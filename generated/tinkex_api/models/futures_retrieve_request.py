@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.sampling_session_futures_target import SamplingSessionFuturesTarget
 
 
-T = TypeVar("T", bound="FuturesRetrieveRequest")
-
-
 @_attrs_define
-class FuturesRetrieveRequest:
+class FuturesRetrieveRequest(Model):
     """Waits for whichever of many samples is done next. The results themselves are then fetched by retrieve_future.
 
     Example:
@@ -47,7 +46,7 @@ class FuturesRetrieveRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.sampling_session_futures_target import (
             SamplingSessionFuturesTarget,  # noqa: PLC0415
         )

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.future_completion import FutureCompletion
 
 
-T = TypeVar("T", bound="FuturesRetrieveResponse")
-
-
 @_attrs_define
-class FuturesRetrieveResponse:
+class FuturesRetrieveResponse(Model, OwnFuture):
     """What was done since the cursor that was asked for.
 
     Example:
@@ -37,7 +36,7 @@ class FuturesRetrieveResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.future_completion import FutureCompletion  # noqa: PLC0415
 
         rest = dict(src_dict)

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="GetInfoRequest")
+from ..types import Model
 
 
 @_attrs_define
-class GetInfoRequest:
+class GetInfoRequest(Model):
     """Asks what a model is.
 
     Example:
@@ -19,27 +19,27 @@ class GetInfoRequest:
 
     Attributes:
         model_id (str): The model.
-        type_ (str): The request's name. Default: 'get_info'.
+        type (str): The request's name. Default: 'get_info'.
     """
 
     model_id: str
-    type_: str = "get_info"
+    type: str = "get_info"
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["model_id"] = self.model_id
-        fields["type"] = self.type_
+        fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         model_id = rest.pop("model_id")
-        type_ = rest.pop("type", "get_info")
+        type = rest.pop("type", "get_info")
         self = cls(
             model_id=model_id,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

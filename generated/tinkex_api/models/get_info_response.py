@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.model_data import ModelData
     from ..models.optimizer_config import OptimizerConfig
 
 
-T = TypeVar("T", bound="GetInfoResponse")
-
-
 @_attrs_define
-class GetInfoResponse:
+class GetInfoResponse(Model, OwnFuture):
     """What a model is. Several servers say it in `model_data` only.
 
     Example:
@@ -30,7 +29,7 @@ class GetInfoResponse:
         is_lora (bool | None): Whether it is an adapter.
         lora_rank (int | None): The adapter's rank.
         optimizer_config (OptimizerConfig | None): See its type.
-        type_ (str | None): The answer's name.
+        type (str | None): The answer's name.
     """
 
     model_id: str
@@ -39,7 +38,7 @@ class GetInfoResponse:
     is_lora: bool | None = None
     lora_rank: int | None = None
     optimizer_config: OptimizerConfig | None = None
-    type_: str | None = None
+    type: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,12 +53,12 @@ class GetInfoResponse:
             fields["lora_rank"] = self.lora_rank
         if self.optimizer_config is not None:
             fields["optimizer_config"] = self.optimizer_config.to_dict()
-        if self.type_ is not None:
-            fields["type"] = self.type_
+        if self.type is not None:
+            fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.model_data import ModelData  # noqa: PLC0415
         from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
 
@@ -70,7 +69,7 @@ class GetInfoResponse:
         is_lora = rest.pop("is_lora", None)
         lora_rank = rest.pop("lora_rank", None)
         optimizer_config = rest.pop("optimizer_config", None)
-        type_ = rest.pop("type", None)
+        type = rest.pop("type", None)
         self = cls(
             model_id=model_id,
             model_data=ModelData.from_dict(model_data),
@@ -78,7 +77,7 @@ class GetInfoResponse:
             is_lora=is_lora,
             lora_rank=lora_rank,
             optimizer_config=OptimizerConfig.from_dict(optimizer_config) if optimizer_config is not None else None,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

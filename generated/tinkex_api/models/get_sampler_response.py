@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="GetSamplerResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class GetSamplerResponse:
+class GetSamplerResponse(Model, OwnFuture):
     """What a sampling session samples from.
 
     Example:
@@ -38,7 +38,7 @@ class GetSamplerResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         sampler_id = rest.pop("sampler_id")
         base_model = rest.pop("base_model")

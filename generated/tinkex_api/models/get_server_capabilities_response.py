@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.supported_model import SupportedModel
 
 
-T = TypeVar("T", bound="GetServerCapabilitiesResponse")
-
-
 @_attrs_define
-class GetServerCapabilitiesResponse:
+class GetServerCapabilitiesResponse(Model, OwnFuture):
     """What a server offers.
 
     Example:
@@ -35,7 +34,7 @@ class GetServerCapabilitiesResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.supported_model import SupportedModel  # noqa: PLC0415
 
         rest = dict(src_dict)

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="HealthResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class HealthResponse:
+class HealthResponse(Model, OwnFuture):
     """That the server runs.
 
     Example:
@@ -31,7 +31,7 @@ class HealthResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         status = rest.pop("status", None)
         self = cls(

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="JoinSamplingSessionRequest")
+from ..types import Model
 
 
 @_attrs_define
-class JoinSamplingSessionRequest:
+class JoinSamplingSessionRequest(Model):
     """Asks for a number for a copied sampling client, so that its seq_ids meet no other's.
 
     Example:
@@ -19,27 +19,27 @@ class JoinSamplingSessionRequest:
 
     Attributes:
         sampling_session_id (str): The sampling session.
-        type_ (str): The request's name. Default: 'join_sampling_session'.
+        type (str): The request's name. Default: 'join_sampling_session'.
     """
 
     sampling_session_id: str
-    type_: str = "join_sampling_session"
+    type: str = "join_sampling_session"
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["sampling_session_id"] = self.sampling_session_id
-        fields["type"] = self.type_
+        fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         sampling_session_id = rest.pop("sampling_session_id")
-        type_ = rest.pop("type", "join_sampling_session")
+        type = rest.pop("type", "join_sampling_session")
         self = cls(
             sampling_session_id=sampling_session_id,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="ListSessionsResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class ListSessionsResponse:
+class ListSessionsResponse(Model, OwnFuture):
     """A page of sessions.
 
     Example:
@@ -30,7 +30,7 @@ class ListSessionsResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         sessions = rest.pop("sessions")
         self = cls(

@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.optimizer_config import OptimizerConfig
     from ..models.user_metadata import UserMetadata
 
 
-T = TypeVar("T", bound="LoadWeightsRequest")
-
-
 @_attrs_define
-class LoadWeightsRequest:
+class LoadWeightsRequest(Model):
     """Loads saved weights, either into a model (`model_id` and `seq_id`; only as its first request on some servers, the
     hosted one included), or into
     a new one (`session_id` and `model_seq_id`; since 0.24), whose LoRA shape is the checkpoint's.
@@ -28,7 +27,7 @@ class LoadWeightsRequest:
         Attributes:
             path (str): `tinker://<run>/weights/<name>`.
             optimizer (bool): Whether the optimizer's state is loaded too. Some servers always load it.
-            type_ (str): The request's name. Default: 'load_weights'.
+            type (str): The request's name. Default: 'load_weights'.
             model_id (str | None): The model to load into.
             seq_id (int | None): With model_id: counts the model's requests from 1.
             session_id (str | None): The session of the new model.
@@ -43,7 +42,7 @@ class LoadWeightsRequest:
 
     path: str
     optimizer: bool
-    type_: str = "load_weights"
+    type: str = "load_weights"
     model_id: str | None = None
     seq_id: int | None = None
     session_id: str | None = None
@@ -58,7 +57,7 @@ class LoadWeightsRequest:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["path"] = self.path
         fields["optimizer"] = self.optimizer
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.model_id is not None:
             fields["model_id"] = self.model_id
         if self.seq_id is not None:
@@ -78,14 +77,14 @@ class LoadWeightsRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
         rest = dict(src_dict)
         path = rest.pop("path")
         optimizer = rest.pop("optimizer")
-        type_ = rest.pop("type", "load_weights")
+        type = rest.pop("type", "load_weights")
         model_id = rest.pop("model_id", None)
         seq_id = rest.pop("seq_id", None)
         session_id = rest.pop("session_id", None)
@@ -97,7 +96,7 @@ class LoadWeightsRequest:
         self = cls(
             path=path,
             optimizer=optimizer,
-            type_=type_,
+            type=type,
             model_id=model_id,
             seq_id=seq_id,
             session_id=session_id,

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="LoraConfig")
+from ..types import Model
 
 
 @_attrs_define
-class LoraConfig:
+class LoraConfig(Model):
     """The shape of a LoRA adapter. At least one `train_*` must be true.
 
     Example:
@@ -43,7 +43,7 @@ class LoraConfig:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         rank = rest.pop("rank", 32)
         train_unembed = rest.pop("train_unembed", True)

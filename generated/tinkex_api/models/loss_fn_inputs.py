@@ -2,13 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from ..models.tensor_data import TensorData
-
-
-T = TypeVar("T", bound="LossFnInputs")
 
 
 class LossFnInputs(dict[str, "TensorData"]):
@@ -29,7 +26,7 @@ class LossFnInputs(dict[str, "TensorData"]):
         return {name: value.to_dict() for name, value in self.items()}
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.tensor_data import TensorData  # noqa: PLC0415
 
         return cls({name: TensorData.from_dict(value) for name, value in src_dict.items()})

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="ModelData")
+from ..types import Model
 
 
 @_attrs_define
-class ModelData:
+class ModelData(Model):
     """Of a base model.
 
     Example:
@@ -39,7 +39,7 @@ class ModelData:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         arch = rest.pop("arch", None)
         model_name = rest.pop("model_name", None)

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.model_input_chunk import ModelInputChunk
 
 
-T = TypeVar("T", bound="ModelInput")
-
-
 @_attrs_define
-class ModelInput:
+class ModelInput(Model):
     """What a model reads.
 
     Example:
@@ -34,7 +33,7 @@ class ModelInput:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.model_input_chunk import ModelInputChunk  # noqa: PLC0415
 
         rest = dict(src_dict)

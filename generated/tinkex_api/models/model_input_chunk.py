@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="ModelInputChunk")
+from ..types import Model
 
 
 @_attrs_define
-class ModelInputChunk:
+class ModelInputChunk(Model):
     """A piece of what a model reads, of the kind that `type` names: encoded_text with `tokens`; image with `data` and
     `format`;
     image_asset_pointer with `location` and `format`; dmel with `dmel`. One open schema for all kinds rather than a
@@ -22,21 +22,21 @@ class ModelInputChunk:
             {'type': 'encoded_text', 'tokens': [104, 105]}
 
         Attributes:
-            type_ (str): The kind. Old clients leave it out of texts. Default: 'encoded_text'.
+            type (str): The kind. Old clients leave it out of texts. Default: 'encoded_text'.
             tokens (list[int] | None): encoded_text: token ids. Some servers sample from the first chunk only, so adjacent
                 ones are best merged.
             data (str | None): image: the file, in base64.
-            format_ (str | None): image, image_asset_pointer: the file's format.
+            format (str | None): image, image_asset_pointer: the file's format.
             location (str | None): image_asset_pointer: where the server finds the image. Has no protobuf form.
             dmel (str | None): dmel: audio as a serialized mel-spectrogram tensor, in base64. Its first dimension is its
                 length in tokens.
             expected_tokens (int | None): image, image_asset_pointer: its length in tokens, so that a mismatch fails early.
     """
 
-    type_: str = "encoded_text"
+    type: str = "encoded_text"
     tokens: list[int] | None = None
     data: str | None = None
-    format_: str | None = None
+    format: str | None = None
     location: str | None = None
     dmel: str | None = None
     expected_tokens: int | None = None
@@ -44,13 +44,13 @@ class ModelInputChunk:
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.tokens is not None:
             fields["tokens"] = self.tokens
         if self.data is not None:
             fields["data"] = self.data
-        if self.format_ is not None:
-            fields["format"] = self.format_
+        if self.format is not None:
+            fields["format"] = self.format
         if self.location is not None:
             fields["location"] = self.location
         if self.dmel is not None:
@@ -60,20 +60,20 @@ class ModelInputChunk:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type_ = rest.pop("type", "encoded_text")
+        type = rest.pop("type", "encoded_text")
         tokens = rest.pop("tokens", None)
         data = rest.pop("data", None)
-        format_ = rest.pop("format", None)
+        format = rest.pop("format", None)
         location = rest.pop("location", None)
         dmel = rest.pop("dmel", None)
         expected_tokens = rest.pop("expected_tokens", None)
         self = cls(
-            type_=type_,
+            type=type,
             tokens=tokens,
             data=data,
-            format_=format_,
+            format=format,
             location=location,
             dmel=dmel,
             expected_tokens=expected_tokens,

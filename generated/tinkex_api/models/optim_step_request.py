@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.adam_params import AdamParams
@@ -13,11 +15,8 @@ if TYPE_CHECKING:
     from ..models.sgd_params import SgdParams
 
 
-T = TypeVar("T", bound="OptimStepRequest")
-
-
 @_attrs_define
-class OptimStepRequest:
+class OptimStepRequest(Model):
     """An optimizer's step, with one of `adam_params`, `optimizer_params` and `sgd_params`.
 
     Example:
@@ -27,7 +26,7 @@ class OptimStepRequest:
     Attributes:
         model_id (str): The model.
         seq_id (int): Counts the model's requests from 1.
-        type_ (str): The request's name. Default: 'optim_step'.
+        type (str): The request's name. Default: 'optim_step'.
         adam_params (AdamParams | None): One step of AdamW.
         optimizer_params (DimuonParams | None): One step of Dimuon, a Muon for LoRA. The service tells no more of it
             than that the step of a matrix has about the Frobenius norm
@@ -40,7 +39,7 @@ class OptimStepRequest:
 
     model_id: str
     seq_id: int
-    type_: str = "optim_step"
+    type: str = "optim_step"
     adam_params: AdamParams | None = None
     optimizer_params: DimuonParams | None = None
     sgd_params: SgdParams | None = None
@@ -50,7 +49,7 @@ class OptimStepRequest:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["model_id"] = self.model_id
         fields["seq_id"] = self.seq_id
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.adam_params is not None:
             fields["adam_params"] = self.adam_params.to_dict()
         if self.optimizer_params is not None:
@@ -60,7 +59,7 @@ class OptimStepRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.adam_params import AdamParams  # noqa: PLC0415
         from ..models.dimuon_params import DimuonParams  # noqa: PLC0415
         from ..models.sgd_params import SgdParams  # noqa: PLC0415
@@ -68,14 +67,14 @@ class OptimStepRequest:
         rest = dict(src_dict)
         model_id = rest.pop("model_id")
         seq_id = rest.pop("seq_id")
-        type_ = rest.pop("type", "optim_step")
+        type = rest.pop("type", "optim_step")
         adam_params = rest.pop("adam_params", None)
         optimizer_params = rest.pop("optimizer_params", None)
         sgd_params = rest.pop("sgd_params", None)
         self = cls(
             model_id=model_id,
             seq_id=seq_id,
-            type_=type_,
+            type=type,
             adam_params=AdamParams.from_dict(adam_params) if adam_params is not None else None,
             optimizer_params=DimuonParams.from_dict(optimizer_params) if optimizer_params is not None else None,
             sgd_params=SgdParams.from_dict(sgd_params) if sgd_params is not None else None,

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.metrics import Metrics
 
 
-T = TypeVar("T", bound="OptimStepResponse")
-
-
 @_attrs_define
-class OptimStepResponse:
+class OptimStepResponse(Model, OwnFuture):
     """What the step did. An empty object is a valid one.
 
     Example:
@@ -23,31 +22,31 @@ class OptimStepResponse:
 
     Attributes:
         metrics (Metrics | None): See its type.
-        type_ (str | None): The answer's name.
+        type (str | None): The answer's name.
     """
 
     metrics: Metrics | None = None
-    type_: str | None = None
+    type: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         if self.metrics is not None:
             fields["metrics"] = self.metrics.to_dict()
-        if self.type_ is not None:
-            fields["type"] = self.type_
+        if self.type is not None:
+            fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.metrics import Metrics  # noqa: PLC0415
 
         rest = dict(src_dict)
         metrics = rest.pop("metrics", None)
-        type_ = rest.pop("type", None)
+        type = rest.pop("type", None)
         self = cls(
             metrics=Metrics.from_dict(metrics) if metrics is not None else None,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

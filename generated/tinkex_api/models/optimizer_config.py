@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="OptimizerConfig")
+from ..types import Model
 
 
 @_attrs_define
-class OptimizerConfig:
+class OptimizerConfig(Model):
     """The kind of optimizer that a model is trained with; each of its steps must be of the same kind: adamw, by
     `adam_params`; dimuon, by
     `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields of their own.
@@ -20,28 +20,28 @@ class OptimizerConfig:
             {'type': 'adamw'}
 
         Attributes:
-            type_ (str): The kind. Default: 'adamw'.
+            type (str): The kind. Default: 'adamw'.
             version (int | None): dimuon: 1.
     """
 
-    type_: str = "adamw"
+    type: str = "adamw"
     version: int | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.version is not None:
             fields["version"] = self.version
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type_ = rest.pop("type", "adamw")
+        type = rest.pop("type", "adamw")
         version = rest.pop("version", None)
         self = cls(
-            type_=type_,
+            type=type,
             version=version,
         )
         self.additional_properties = rest

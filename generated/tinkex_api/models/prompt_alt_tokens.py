@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.tensor_data import TensorData
 
 
-T = TypeVar("T", bound="PromptAltTokens")
-
-
 @_attrs_define
-class PromptAltTokens:
+class PromptAltTokens(Model):
     """Tokens drawn at each of the prompt's positions but the first, with replacement and at the request's temperature:
     both
     arrays are of shape [prompt length - 1, k].
@@ -44,7 +43,7 @@ class PromptAltTokens:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.tensor_data import TensorData  # noqa: PLC0415
 
         rest = dict(src_dict)

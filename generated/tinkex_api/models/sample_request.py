@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.model_input import ModelInput
@@ -13,11 +15,8 @@ if TYPE_CHECKING:
     from ..models.tensor_data import TensorData
 
 
-T = TypeVar("T", bound="SampleRequest")
-
-
 @_attrs_define
-class SampleRequest:
+class SampleRequest(Model):
     """Asks for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one from `base_model` or
     `model_path`.
     The logprobs of a prompt alone are a sample of `max_tokens` 1 with `prompt_logprobs`.
@@ -33,7 +32,7 @@ class SampleRequest:
             num_samples (int): How many. Default: 1.
             prompt_logprobs (bool): Give the logprobs of the prompt's tokens. Default: False.
             topk_prompt_logprobs (int): Give so many likeliest tokens at each of the prompt's positions. Default: 0.
-            type_ (str): The request's name. Default: 'sample'.
+            type (str): The request's name. Default: 'sample'.
             sampling_session_id (str | None): The sampling session.
             seq_id (int | None): Counts the sampling client's requests from 0, and a copied client's from its number times
                 1e9, so it passes 2^53. A repeat gives the same promise.
@@ -56,7 +55,7 @@ class SampleRequest:
     num_samples: int = 1
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
-    type_: str = "sample"
+    type: str = "sample"
     sampling_session_id: str | None = None
     seq_id: int | None = None
     base_model: str | None = None
@@ -75,7 +74,7 @@ class SampleRequest:
         fields["num_samples"] = self.num_samples
         fields["prompt_logprobs"] = self.prompt_logprobs
         fields["topk_prompt_logprobs"] = self.topk_prompt_logprobs
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.sampling_session_id is not None:
             fields["sampling_session_id"] = self.sampling_session_id
         if self.seq_id is not None:
@@ -97,7 +96,7 @@ class SampleRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.model_input import ModelInput  # noqa: PLC0415
         from ..models.sampling_params import SamplingParams  # noqa: PLC0415
         from ..models.tensor_data import TensorData  # noqa: PLC0415
@@ -108,7 +107,7 @@ class SampleRequest:
         num_samples = rest.pop("num_samples", 1)
         prompt_logprobs = rest.pop("prompt_logprobs", False)
         topk_prompt_logprobs = rest.pop("topk_prompt_logprobs", 0)
-        type_ = rest.pop("type", "sample")
+        type = rest.pop("type", "sample")
         sampling_session_id = rest.pop("sampling_session_id", None)
         seq_id = rest.pop("seq_id", None)
         base_model = rest.pop("base_model", None)
@@ -124,7 +123,7 @@ class SampleRequest:
             num_samples=num_samples,
             prompt_logprobs=prompt_logprobs,
             topk_prompt_logprobs=topk_prompt_logprobs,
-            type_=type_,
+            type=type,
             sampling_session_id=sampling_session_id,
             seq_id=seq_id,
             base_model=base_model,

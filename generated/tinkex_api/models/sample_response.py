@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.prompt_alt_tokens import PromptAltTokens
@@ -13,11 +15,8 @@ if TYPE_CHECKING:
     from ..models.tensor_data import TensorData
 
 
-T = TypeVar("T", bound="SampleResponse")
-
-
 @_attrs_define
-class SampleResponse:
+class SampleResponse(Model, OwnFuture):
     """The result of sample in JSON. Clients since 0.25 read the protobuf one of tinker.proto only;
     `topk_sampled_logprobs`,
     `target_prompt_logprobs` and `prompt_alt_tokens`, which came later, stand here under that one's names.
@@ -37,7 +36,7 @@ class SampleResponse:
             prompt_alt_tokens (PromptAltTokens | None): See its type.
             prompt_cache_hit_tokens (int | None): Tokens of the prompt that were not computed anew; not multiplied by the
                 samples.
-            type_ (str | None): The answer's name.
+            type (str | None): The answer's name.
     """
 
     sequences: list[SampledSequence]
@@ -46,7 +45,7 @@ class SampleResponse:
     target_prompt_logprobs: TensorData | None = None
     prompt_alt_tokens: PromptAltTokens | None = None
     prompt_cache_hit_tokens: int | None = None
-    type_: str | None = None
+    type: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,12 +61,12 @@ class SampleResponse:
             fields["prompt_alt_tokens"] = self.prompt_alt_tokens.to_dict()
         if self.prompt_cache_hit_tokens is not None:
             fields["prompt_cache_hit_tokens"] = self.prompt_cache_hit_tokens
-        if self.type_ is not None:
-            fields["type"] = self.type_
+        if self.type is not None:
+            fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.prompt_alt_tokens import PromptAltTokens  # noqa: PLC0415
         from ..models.sampled_sequence import SampledSequence  # noqa: PLC0415
         from ..models.tensor_data import TensorData  # noqa: PLC0415
@@ -79,7 +78,7 @@ class SampleResponse:
         target_prompt_logprobs = rest.pop("target_prompt_logprobs", None)
         prompt_alt_tokens = rest.pop("prompt_alt_tokens", None)
         prompt_cache_hit_tokens = rest.pop("prompt_cache_hit_tokens", None)
-        type_ = rest.pop("type", None)
+        type = rest.pop("type", None)
         self = cls(
             sequences=[SampledSequence.from_dict(item) for item in sequences],
             prompt_logprobs=prompt_logprobs,
@@ -89,7 +88,7 @@ class SampleResponse:
             else None,
             prompt_alt_tokens=PromptAltTokens.from_dict(prompt_alt_tokens) if prompt_alt_tokens is not None else None,
             prompt_cache_hit_tokens=prompt_cache_hit_tokens,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

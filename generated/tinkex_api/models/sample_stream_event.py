@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="SampleStreamEvent")
+from ..types import Model
 
 
 @_attrs_define
-class SampleStreamEvent:
+class SampleStreamEvent(Model):
     """A piece of a sample, or how it ended.
 
     Example:
@@ -47,7 +47,7 @@ class SampleStreamEvent:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         tokens = rest.pop("tokens", None)
         logprobs = rest.pop("logprobs", None)

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="SamplingParams")
+from ..types import Model
 
 
 @_attrs_define
-class SamplingParams:
+class SamplingParams(Model):
     """How to sample.
 
     Example:
@@ -50,7 +50,7 @@ class SamplingParams:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         temperature = rest.pop("temperature", 1.0)
         top_k = rest.pop("top_k", -1)

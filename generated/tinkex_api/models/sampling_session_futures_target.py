@@ -2,48 +2,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="SamplingSessionFuturesTarget")
+from ..types import Model
 
 
 @_attrs_define
-class SamplingSessionFuturesTarget:
+class SamplingSessionFuturesTarget(Model):
     """All samples of one sampling client.
 
     Example:
         {'type': 'sampling_session', 'sampling_session_id': 'S1:sample:0', 'cloned_sampler_id': 0}
 
     Attributes:
-        type_ (str): What kind of target this is. Default: 'sampling_session'.
+        type (str): What kind of target this is. Default: 'sampling_session'.
         sampling_session_id (str): The sampling session.
         cloned_sampler_id (int): Which copy of the sampling client: its samples' seq_id divided by 1e9, rounded down.
             Default: 0.
     """
 
     sampling_session_id: str
-    type_: str = "sampling_session"
+    type: str = "sampling_session"
     cloned_sampler_id: int = 0
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["type"] = self.type_
+        fields["type"] = self.type
         fields["sampling_session_id"] = self.sampling_session_id
         fields["cloned_sampler_id"] = self.cloned_sampler_id
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type_ = rest.pop("type", "sampling_session")
+        type = rest.pop("type", "sampling_session")
         sampling_session_id = rest.pop("sampling_session_id")
         cloned_sampler_id = rest.pop("cloned_sampler_id", 0)
         self = cls(
-            type_=type_,
+            type=type,
             sampling_session_id=sampling_session_id,
             cloned_sampler_id=cloned_sampler_id,
         )

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="SaveWeightsExternalRequest")
+from ..types import Model
 
 
 @_attrs_define
-class SaveWeightsExternalRequest:
+class SaveWeightsExternalRequest(Model):
     """Saves weights as files to be fetched.
 
     Example:
@@ -22,7 +22,7 @@ class SaveWeightsExternalRequest:
         model_id (str): The model.
         path (str): A name without `/`.
         seq_id (int): Counts the model's requests from 1.
-        type_ (str): The request's name. Default: 'save_weights_external'.
+        type (str): The request's name. Default: 'save_weights_external'.
         ttl_seconds (int | None): How long it is kept, in seconds; for ever without it.
         age_encryption_recipients (list[str] | None): Public keys of age to encrypt the files for; their names then end
             in `.age`.
@@ -31,7 +31,7 @@ class SaveWeightsExternalRequest:
     model_id: str
     path: str
     seq_id: int
-    type_: str = "save_weights_external"
+    type: str = "save_weights_external"
     ttl_seconds: int | None = None
     age_encryption_recipients: list[str] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
@@ -41,7 +41,7 @@ class SaveWeightsExternalRequest:
         fields["model_id"] = self.model_id
         fields["path"] = self.path
         fields["seq_id"] = self.seq_id
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.ttl_seconds is not None:
             fields["ttl_seconds"] = self.ttl_seconds
         if self.age_encryption_recipients is not None:
@@ -49,19 +49,19 @@ class SaveWeightsExternalRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         model_id = rest.pop("model_id")
         path = rest.pop("path")
         seq_id = rest.pop("seq_id")
-        type_ = rest.pop("type", "save_weights_external")
+        type = rest.pop("type", "save_weights_external")
         ttl_seconds = rest.pop("ttl_seconds", None)
         age_encryption_recipients = rest.pop("age_encryption_recipients", None)
         self = cls(
             model_id=model_id,
             path=path,
             seq_id=seq_id,
-            type_=type_,
+            type=type,
             ttl_seconds=ttl_seconds,
             age_encryption_recipients=age_encryption_recipients,
         )

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="SaveWeightsExternalResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class SaveWeightsExternalResponse:
+class SaveWeightsExternalResponse(Model, OwnFuture):
     """Where the files are.
 
     Example:
@@ -20,12 +20,12 @@ class SaveWeightsExternalResponse:
     Attributes:
         path (str | None): `tinker://<run>/external_weights/<name>`, for get_external_weights_urls.
         size_bytes (int | None): Bytes of all files.
-        type_ (str | None): The answer's name.
+        type (str | None): The answer's name.
     """
 
     path: str | None = None
     size_bytes: int | None = None
-    type_: str | None = None
+    type: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -34,20 +34,20 @@ class SaveWeightsExternalResponse:
             fields["path"] = self.path
         if self.size_bytes is not None:
             fields["size_bytes"] = self.size_bytes
-        if self.type_ is not None:
-            fields["type"] = self.type_
+        if self.type is not None:
+            fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         path = rest.pop("path", None)
         size_bytes = rest.pop("size_bytes", None)
-        type_ = rest.pop("type", None)
+        type = rest.pop("type", None)
         self = cls(
             path=path,
             size_bytes=size_bytes,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-T = TypeVar("T", bound="SaveWeightsForSamplerRequest")
-
-
 @_attrs_define
-class SaveWeightsForSamplerRequest:
+class SaveWeightsForSamplerRequest(Model):
     """Saves weights to sample from, either named by `path` or ephemeral with `sampling_session_seq_id`, which opens a
     sampling session.
 
@@ -25,7 +24,7 @@ class SaveWeightsForSamplerRequest:
         Attributes:
             model_id (str): The model.
             seq_id (int): Counts the model's requests from 1.
-            type_ (str): The request's name. Default: 'save_weights_for_sampler'.
+            type (str): The request's name. Default: 'save_weights_for_sampler'.
             path (str | None): A name without `/`.
             sampling_session_seq_id (int | None): Instead of a path. Counts the session's sampling sessions from 0.
             kind (str | None): `snapshot` for weights that stay as they are; `inflight` for weights that all inflight
@@ -38,7 +37,7 @@ class SaveWeightsForSamplerRequest:
 
     model_id: str
     seq_id: int
-    type_: str = "save_weights_for_sampler"
+    type: str = "save_weights_for_sampler"
     path: str | None = None
     sampling_session_seq_id: int | None = None
     kind: str | None = None
@@ -50,7 +49,7 @@ class SaveWeightsForSamplerRequest:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["model_id"] = self.model_id
         fields["seq_id"] = self.seq_id
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.path is not None:
             fields["path"] = self.path
         if self.sampling_session_seq_id is not None:
@@ -64,13 +63,13 @@ class SaveWeightsForSamplerRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
         rest = dict(src_dict)
         model_id = rest.pop("model_id")
         seq_id = rest.pop("seq_id")
-        type_ = rest.pop("type", "save_weights_for_sampler")
+        type = rest.pop("type", "save_weights_for_sampler")
         path = rest.pop("path", None)
         sampling_session_seq_id = rest.pop("sampling_session_seq_id", None)
         kind = rest.pop("kind", None)
@@ -79,7 +78,7 @@ class SaveWeightsForSamplerRequest:
         self = cls(
             model_id=model_id,
             seq_id=seq_id,
-            type_=type_,
+            type=type,
             path=path,
             sampling_session_seq_id=sampling_session_seq_id,
             kind=kind,

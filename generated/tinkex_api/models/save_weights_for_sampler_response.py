@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="SaveWeightsForSamplerResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class SaveWeightsForSamplerResponse:
+class SaveWeightsForSamplerResponse(Model, OwnFuture):
     """A path for named weights, a sampling session for ephemeral ones, or both on some servers.
 
     Example:
@@ -20,12 +20,12 @@ class SaveWeightsForSamplerResponse:
     Attributes:
         path (str | None): `tinker://<run>/sampler_weights/<name>`.
         sampling_session_id (str | None): The opened sampling session.
-        type_ (str | None): The answer's name.
+        type (str | None): The answer's name.
     """
 
     path: str | None = None
     sampling_session_id: str | None = None
-    type_: str | None = None
+    type: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -34,20 +34,20 @@ class SaveWeightsForSamplerResponse:
             fields["path"] = self.path
         if self.sampling_session_id is not None:
             fields["sampling_session_id"] = self.sampling_session_id
-        if self.type_ is not None:
-            fields["type"] = self.type_
+        if self.type is not None:
+            fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         path = rest.pop("path", None)
         sampling_session_id = rest.pop("sampling_session_id", None)
-        type_ = rest.pop("type", None)
+        type = rest.pop("type", None)
         self = cls(
             path=path,
             sampling_session_id=sampling_session_id,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-T = TypeVar("T", bound="SaveWeightsRequest")
-
-
 @_attrs_define
-class SaveWeightsRequest:
+class SaveWeightsRequest(Model):
     """Saves weights and optimizer state, to go on training from.
 
     Example:
@@ -25,7 +24,7 @@ class SaveWeightsRequest:
         model_id (str): The model.
         path (str): A name without `/`; some servers take letters, digits, `-` and `_` only.
         seq_id (int): Counts the model's requests from 1.
-        type_ (str): The request's name. Default: 'save_weights'.
+        type (str): The request's name. Default: 'save_weights'.
         overwrite (bool | None): Whether a checkpoint of the same name may be replaced.
         ttl_seconds (int | None): How long it is kept, 3600 s to ten years; for ever without it.
         user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
@@ -34,7 +33,7 @@ class SaveWeightsRequest:
     model_id: str
     path: str
     seq_id: int
-    type_: str = "save_weights"
+    type: str = "save_weights"
     overwrite: bool | None = None
     ttl_seconds: int | None = None
     user_metadata: UserMetadata | None = None
@@ -45,7 +44,7 @@ class SaveWeightsRequest:
         fields["model_id"] = self.model_id
         fields["path"] = self.path
         fields["seq_id"] = self.seq_id
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.overwrite is not None:
             fields["overwrite"] = self.overwrite
         if self.ttl_seconds is not None:
@@ -55,14 +54,14 @@ class SaveWeightsRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 
         rest = dict(src_dict)
         model_id = rest.pop("model_id")
         path = rest.pop("path")
         seq_id = rest.pop("seq_id")
-        type_ = rest.pop("type", "save_weights")
+        type = rest.pop("type", "save_weights")
         overwrite = rest.pop("overwrite", None)
         ttl_seconds = rest.pop("ttl_seconds", None)
         user_metadata = rest.pop("user_metadata", None)
@@ -70,7 +69,7 @@ class SaveWeightsRequest:
             model_id=model_id,
             path=path,
             seq_id=seq_id,
-            type_=type_,
+            type=type,
             overwrite=overwrite,
             ttl_seconds=ttl_seconds,
             user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,

@@ -2,44 +2,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="SearchOwner")
+from ..types import Model
 
 
 @_attrs_define
-class SearchOwner:
-    """Whose sessions to search.
+class SearchOwner(Model):
+    """Whose sessions or checkpoints to search.
 
     Example:
         {'type': 'user', 'owner_urns': ['tml:user:ada']}
 
     Attributes:
-        type_ (str): `own`, all that are `accessible`, or those of a `user`. Default: 'own'.
+        type (str): `own`, all that are `accessible`, or those of a `user`. Default: 'own'.
         owner_urns (list[str] | None): With `user`: 1 to 10 of them.
     """
 
-    type_: str = "own"
+    type: str = "own"
     owner_urns: list[str] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.owner_urns is not None:
             fields["owner_urns"] = self.owner_urns
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type_ = rest.pop("type", "own")
+        type = rest.pop("type", "own")
         owner_urns = rest.pop("owner_urns", None)
         self = cls(
-            type_=type_,
+            type=type,
             owner_urns=owner_urns,
         )
         self.additional_properties = rest

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="SessionHeartbeatRequest")
+from ..types import Model
 
 
 @_attrs_define
-class SessionHeartbeatRequest:
+class SessionHeartbeatRequest(Model):
     """Says that the client is still there.
 
     Example:
@@ -19,27 +19,27 @@ class SessionHeartbeatRequest:
 
     Attributes:
         session_id (str): The session.
-        type_ (str): The request's name. Default: 'session_heartbeat'.
+        type (str): The request's name. Default: 'session_heartbeat'.
     """
 
     session_id: str
-    type_: str = "session_heartbeat"
+    type: str = "session_heartbeat"
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["session_id"] = self.session_id
-        fields["type"] = self.type_
+        fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         session_id = rest.pop("session_id")
-        type_ = rest.pop("type", "session_heartbeat")
+        type = rest.pop("type", "session_heartbeat")
         self = cls(
             session_id=session_id,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.search_owner import SearchOwner
@@ -14,11 +16,8 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-T = TypeVar("T", bound="SessionSearchRequest")
-
-
 @_attrs_define
-class SessionSearchRequest:
+class SessionSearchRequest(Model):
     """Searches sessions. All conditions must hold, but of session_id and display_name either is enough.
 
     Example:
@@ -29,7 +28,7 @@ class SessionSearchRequest:
         project_ids (list[str] | None): Of any of these projects.
         user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
         display_name (str | None): Words of its name, in any case.
-        owner (SearchOwner | None): Whose sessions to search.
+        owner (SearchOwner | None): Whose sessions or checkpoints to search.
         statuses (list[SessionStatusQuery] | None): In any of these states; not empty.
         limit (int | None): Longest page, 1 to 200.
         cursor (SessionSearchCursor | None): Where the last page of a search ended.
@@ -66,7 +65,7 @@ class SessionSearchRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.search_owner import SearchOwner  # noqa: PLC0415
         from ..models.session_search_cursor import SessionSearchCursor  # noqa: PLC0415
         from ..models.session_status_query import SessionStatusQuery  # noqa: PLC0415

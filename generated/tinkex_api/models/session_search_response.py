@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.session_search_cursor import SessionSearchCursor
     from ..models.session_summary import SessionSummary
 
 
-T = TypeVar("T", bound="SessionSearchResponse")
-
-
 @_attrs_define
-class SessionSearchResponse:
+class SessionSearchResponse(Model, OwnFuture):
     """A page of what a search found, newest first.
 
     Example:
@@ -39,7 +38,7 @@ class SessionSearchResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.session_search_cursor import SessionSearchCursor  # noqa: PLC0415
         from ..models.session_summary import SessionSummary  # noqa: PLC0415
 

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.session_status_reason import SessionStatusReason
 
 
-T = TypeVar("T", bound="SessionStatus")
-
-
 @_attrs_define
-class SessionStatus:
+class SessionStatus(Model):
     """A session's state. One open schema for all kinds, by `type`: active; cancelled with `detail`; client_finished with
     `reason` and
     `detail`; failed with `category`, `message` and `reason`.
@@ -25,14 +24,14 @@ class SessionStatus:
                 'request_id': '17', 'request_type': 'ForwardBackward'}}
 
         Attributes:
-            type_ (str): The kind.
+            type (str): The kind.
             detail (str | None): More on it.
             reason (SessionStatusReason | None): See its type.
             category (str | None): failed: whose fault it is.
             message (str | None): failed: what went wrong.
     """
 
-    type_: str
+    type: str
     detail: str | None = None
     reason: SessionStatusReason | None = None
     category: str | None = None
@@ -41,7 +40,7 @@ class SessionStatus:
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.detail is not None:
             fields["detail"] = self.detail
         if self.reason is not None:
@@ -53,17 +52,17 @@ class SessionStatus:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.session_status_reason import SessionStatusReason  # noqa: PLC0415
 
         rest = dict(src_dict)
-        type_ = rest.pop("type")
+        type = rest.pop("type")
         detail = rest.pop("detail", None)
         reason = rest.pop("reason", None)
         category = rest.pop("category", None)
         message = rest.pop("message", None)
         self = cls(
-            type_=type_,
+            type=type,
             detail=detail,
             reason=SessionStatusReason.from_dict(reason) if reason is not None else None,
             category=category,

@@ -2,44 +2,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="SessionStatusQuery")
+from ..types import Model
 
 
 @_attrs_define
-class SessionStatusQuery:
+class SessionStatusQuery(Model):
     """A state to search for.
 
     Example:
         {'type': 'client_finished', 'reasons': ['success']}
 
     Attributes:
-        type_ (str): The state.
+        type (str): The state.
         reasons (list[str] | None): With `client_finished`: how it ended.
     """
 
-    type_: str
+    type: str
     reasons: list[str] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.reasons is not None:
             fields["reasons"] = self.reasons
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type_ = rest.pop("type")
+        type = rest.pop("type")
         reasons = rest.pop("reasons", None)
         self = cls(
-            type_=type_,
+            type=type,
             reasons=reasons,
         )
         self.additional_properties = rest

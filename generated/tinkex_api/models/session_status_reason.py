@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="SessionStatusReason")
+from ..types import Model
 
 
 @_attrs_define
-class SessionStatusReason:
+class SessionStatusReason(Model):
     """Why a session is in its state. One open schema for all kinds, by `type`: how the client ended it (success, errored,
     interrupted), or
     what failed, with its id (request, training_run, sampling_session).
@@ -20,14 +20,14 @@ class SessionStatusReason:
             {'type': 'request', 'request_id': '17', 'request_type': 'ForwardBackward'}
 
         Attributes:
-            type_ (str): The kind.
+            type (str): The kind.
             request_id (str | None): request: the promise's.
             request_type (str | None): request: what was asked.
             training_run_id (str | None): training_run: the run.
             sampling_session_id (str | None): sampling_session: the session.
     """
 
-    type_: str
+    type: str
     request_id: str | None = None
     request_type: str | None = None
     training_run_id: str | None = None
@@ -36,7 +36,7 @@ class SessionStatusReason:
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
-        fields["type"] = self.type_
+        fields["type"] = self.type
         if self.request_id is not None:
             fields["request_id"] = self.request_id
         if self.request_type is not None:
@@ -48,15 +48,15 @@ class SessionStatusReason:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type_ = rest.pop("type")
+        type = rest.pop("type")
         request_id = rest.pop("request_id", None)
         request_type = rest.pop("request_type", None)
         training_run_id = rest.pop("training_run_id", None)
         sampling_session_id = rest.pop("sampling_session_id", None)
         self = cls(
-            type_=type_,
+            type=type,
             request_id=request_id,
             request_type=request_type,
             training_run_id=training_run_id,

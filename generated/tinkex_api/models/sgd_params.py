@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="SgdParams")
+from ..types import Model
 
 
 @_attrs_define
-class SgdParams:
+class SgdParams(Model):
     """One step of gradient descent: b ← momentum·b + gradient + weight_decay·weights, beginning with b = 0, and the
     weights less `learning_rate`·b.
 
@@ -40,7 +40,7 @@ class SgdParams:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         learning_rate = rest.pop("learning_rate")
         momentum = rest.pop("momentum", 0.0)

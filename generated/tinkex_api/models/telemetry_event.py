@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.telemetry_event_event_data import TelemetryEventEventData
 
 
-T = TypeVar("T", bound="TelemetryEvent")
-
-
 @_attrs_define
-class TelemetryEvent:
+class TelemetryEvent(Model):
     """Something that happened in a client. One open schema for all kinds, by `event`: SESSION_START; SESSION_END with
     `duration`;
     UNHANDLED_EXCEPTION with `error_type`, `error_message`, `traceback`; GENERIC_EVENT with `event_name`, `event_data`.
@@ -73,7 +72,7 @@ class TelemetryEvent:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.telemetry_event_event_data import TelemetryEventEventData  # noqa: PLC0415
 
         rest = dict(src_dict)

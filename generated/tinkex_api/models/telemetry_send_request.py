@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model
 
 if TYPE_CHECKING:
     from ..models.telemetry_event import TelemetryEvent
 
 
-T = TypeVar("T", bound="TelemetrySendRequest")
-
-
 @_attrs_define
-class TelemetrySendRequest:
+class TelemetrySendRequest(Model):
     """A batch of events, 100 at most from the official client.
 
     Example:
@@ -47,7 +46,7 @@ class TelemetrySendRequest:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.telemetry_event import TelemetryEvent  # noqa: PLC0415
 
         rest = dict(src_dict)

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="TensorData")
+from ..types import Model
 
 
 @_attrs_define
-class TensorData:
+class TensorData(Model):
     """An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions only: `data` holds the
     values of a CSR
     matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
@@ -48,7 +48,7 @@ class TensorData:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         data = rest.pop("data")
         dtype = rest.pop("dtype", None)

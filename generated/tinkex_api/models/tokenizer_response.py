@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="TokenizerResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class TokenizerResponse:
+class TokenizerResponse(Model, OwnFuture):
     """A tokenizer, as the library tokenizers keeps it.
 
     Example:
@@ -36,7 +36,7 @@ class TokenizerResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         tokenizer_json = rest.pop("tokenizer_json")
         tokenizer_config_json = rest.pop("tokenizer_config_json", None)

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
+from ..types import Model, OwnFuture
 from . import read_time, write_time
 
 if TYPE_CHECKING:
@@ -15,11 +16,8 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-T = TypeVar("T", bound="TrainingRun")
-
-
 @_attrs_define
-class TrainingRun:
+class TrainingRun(Model, OwnFuture):
     """A model that is, or was, in training.
 
     Example:
@@ -74,7 +72,7 @@ class TrainingRun:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.checkpoint import Checkpoint  # noqa: PLC0415
         from ..models.user_metadata import UserMetadata  # noqa: PLC0415
 

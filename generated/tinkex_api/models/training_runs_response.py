@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.cursor import Cursor
     from ..models.training_run import TrainingRun
 
 
-T = TypeVar("T", bound="TrainingRunsResponse")
-
-
 @_attrs_define
-class TrainingRunsResponse:
+class TrainingRunsResponse(Model, OwnFuture):
     """A page of training runs.
 
     Example:
@@ -40,7 +39,7 @@ class TrainingRunsResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.cursor import Cursor  # noqa: PLC0415
         from ..models.training_run import TrainingRun  # noqa: PLC0415
 

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="UnloadModelAnswer")
+from ..types import Model
 
 
 @_attrs_define
-class UnloadModelAnswer:
+class UnloadModelAnswer(Model):
     """The promise of an UnloadModelResponse; or, without a request id, that the model is freed.
 
     Example:
@@ -39,7 +39,7 @@ class UnloadModelAnswer:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         request_id = rest.pop("request_id", None)
         model_id = rest.pop("model_id", None)

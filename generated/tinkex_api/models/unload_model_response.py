@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="UnloadModelResponse")
+from ..types import Model, OwnFuture
 
 
 @_attrs_define
-class UnloadModelResponse:
+class UnloadModelResponse(Model, OwnFuture):
     """That the model is freed.
 
     Example:
@@ -19,29 +19,29 @@ class UnloadModelResponse:
 
     Attributes:
         model_id (str | None): The model.
-        type_ (str | None): The answer's name.
+        type (str | None): The answer's name.
     """
 
     model_id: str | None = None
-    type_: str | None = None
+    type: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         if self.model_id is not None:
             fields["model_id"] = self.model_id
-        if self.type_ is not None:
-            fields["type"] = self.type_
+        if self.type is not None:
+            fields["type"] = self.type
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         model_id = rest.pop("model_id", None)
-        type_ = rest.pop("type", None)
+        type = rest.pop("type", None)
         self = cls(
             model_id=model_id,
-            type_=type_,
+            type=type,
         )
         self.additional_properties = rest
         return self

@@ -2,16 +2,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
 
-T = TypeVar("T", bound="UntypedAPIFuture")
+from ..types import Model
 
 
 @_attrs_define
-class UntypedAPIFuture:
+class UntypedAPIFuture(Model):
     """The promise of a result, which `retrieve_future` gives. Of which type the result is depends on the request:
     see `x-tinker-results` of FutureRetrieveResponse.
 
@@ -40,7 +40,7 @@ class UntypedAPIFuture:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
         request_id = rest.pop("request_id")
         model_id = rest.pop("model_id", None)

@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
-
-T = TypeVar("T", bound="UserMetadata")
+from typing import Any, Self
 
 
 class UserMetadata(dict[str, str]):
@@ -19,5 +17,5 @@ class UserMetadata(dict[str, str]):
         return dict(self)
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         return cls(src_dict)

@@ -2,20 +2,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define as _attrs_define
 from attrs import field as _attrs_field
+
+from ..types import Model, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.optimizer_config import OptimizerConfig
 
 
-T = TypeVar("T", bound="WeightsInfoResponse")
-
-
 @_attrs_define
-class WeightsInfoResponse:
+class WeightsInfoResponse(Model, OwnFuture):
     """What is needed to create a model that the weights fit.
 
     Example:
@@ -58,7 +57,7 @@ class WeightsInfoResponse:
         return fields
 
     @classmethod
-    def from_dict(cls: type[T], src_dict: Mapping[str, Any]) -> T:
+    def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
 
         rest = dict(src_dict)

@@ -45,7 +45,7 @@ def save_adapter(adapter: Adapter, folder: Path, model: AdaptedModel, optimizer_
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Raises `InvalidRequest` when it is not there, or holds NaN or infinity."""
+    """Raises `InvalidRequest` when it is not there, or holds NaN or infinity, or zeros alone."""
     _check_there(folder)
     config = json.loads((folder / _CONFIG_FILE).read_text())
     weights = _read(folder / _WEIGHTS_FILE)
@@ -64,7 +64,7 @@ def base_model_of(folder: Path) -> str | None:
 def read_training_state(folder: Path, *, optimizer: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The saved weights, and the optimizer's state (empty unless `optimizer`).
 
-    Raises `InvalidRequest` when they are no longer there or hold NaN or infinity, or the optimizer's state was not saved.
+    Raises `InvalidRequest` when they are no longer there or hold NaN or infinity, or zeros alone; or the optimizer's state was not saved.
     """
     _check_there(folder)
     if not optimizer:
@@ -77,6 +77,11 @@ def read_training_state(folder: Path, *, optimizer: bool) -> tuple[dict[str, Ten
 def _read(file: Path) -> dict[str, Tensor]:
     tensors = load_file(file)
     check_finite(tensors, f"{file.name} cannot be loaded")
+    if file.name == _WEIGHTS_FILE and tensors and not any(value.any() for value in tensors.values()):
+        raise InvalidRequest(
+            f"{file.name} holds nothing but zeros, so that it could not even be trained: the file was damaged. Put it back from a "
+            "copy, or use another checkpoint"
+        )
     return tensors
 
 

@@ -25,8 +25,8 @@ async def create_custom_loss(backend: Backend, call: Call[CreateCustomLossReques
     body = call.body
     if body.custom_loss_seq_id < 0:
         raise malformed("custom_loss_seq_id", message="must be 0 or more")
-    if body.graph.format_ != _FORMAT:
-        raise bad_request(f"the graph is of format {body.graph.format_}, and this server reads format {_FORMAT}")
+    if body.graph.format != _FORMAT:
+        raise bad_request(f"the graph is of format {body.graph.format}, and this server reads format {_FORMAT}")
     call.access.session(body.session_id)
     scope = f"{body.session_id}:loss"
     ticket = Ticket(scope, body.custom_loss_seq_id, "create_custom_loss", call.fingerprint, call.access.new_owner)

@@ -44,7 +44,7 @@ def _as_message(outcome: Outcome, message: bytes) -> Outcome:
 async def retrieve_futures(backend: Backend, call: Call[FuturesRetrieveRequest]) -> Mapping[str, Any]:
     """Which samples of one copy of a sampling client have ended. What was acknowledged is kept all the same."""
     target = call.body.target
-    if target.type_ != "sampling_session" or target.cloned_sampler_id < 0:
+    if target.type != "sampling_session" or target.cloned_sampler_id < 0:
         raise malformed("target", message="must be a sampling_session, and cloned_sampler_id 0 or more")
     call.access.sampler(target.sampling_session_id)
     first = target.cloned_sampler_id * _NUMBERS_OF_A_COPY

@@ -143,7 +143,7 @@ async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str,
         is_lora=True,
         lora_rank=row.lora.rank,
         optimizer_config=optimizer_config(row.optimizer),
-        type_="get_info",
+        type="get_info",
     ).to_dict()
 
 

@@ -48,12 +48,12 @@ async def heartbeat(backend: Backend, call: Call[SessionHeartbeatRequest]) -> Ma
     if row.finished_at is not None:
         raise Refused(410, row.ending)
     backend.store.sessions.note_heartbeat(row.session_id, time.time())
-    return SessionHeartbeatResponse(type_="session_heartbeat").to_dict()
+    return SessionHeartbeatResponse(type="session_heartbeat").to_dict()
 
 
 async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
     """Ends the session; its models are unloaded after the requests whose turn has come."""
-    row, reason, now = call.access.session(call.path["session_id"]), call.body.reason.type_, time.time()
+    row, reason, now = call.access.session(call.path["session_id"]), call.body.reason.type, time.time()
     if reason not in FINISH_REASONS:
         raise malformed("reason", "type", message=f"must be one of {', '.join(FINISH_REASONS)}")
     if backend.end_session(row.session_id, reason, call.body.detail, now):

@@ -60,7 +60,7 @@ def lora_shape(config: api.LoraConfig) -> LoraShape:
 
 def optimizer_kind(config: api.OptimizerConfig | None) -> OptimizerKind:
     kinds: Mapping[str, OptimizerKind] = {kind: kind for kind in get_args(OptimizerKind)}
-    name = config.type_ if config else "adamw"
+    name = config.type if config else "adamw"
     if name not in kinds:
         raise bad_request(f"this server has no optimizer {name!r}; it has {', '.join(kinds)}")
     return kinds[name]
@@ -82,8 +82,8 @@ def optimizer_settings(body: api.OptimStepRequest) -> OptimizerSettings:
         _check_numbers(sgd, "sgd_params", decays=("momentum",))
         return SgdSettings(sgd.learning_rate, sgd.momentum, sgd.weight_decay, sgd.grad_clip_norm)
     dimuon = cast("api.DimuonParams", body.optimizer_params)
-    if dimuon.type_ != "dimuon":
-        raise malformed("optimizer_params", "type", message=f"is {dimuon.type_!r}: this server takes dimuon")
+    if dimuon.type != "dimuon":
+        raise malformed("optimizer_params", "type", message=f"is {dimuon.type!r}: this server takes dimuon")
     _check_numbers(dimuon, "optimizer_params", decays=("beta1",))
     return DimuonSettings(dimuon.learning_rate, dimuon.beta1, dimuon.grad_clip_norm)
 
@@ -160,8 +160,8 @@ def tokens(value: api.ModelInput, at: Location) -> NDArray[np.int64]:
 
 
 def _chunk(chunk: api.ModelInputChunk, at: Location) -> NDArray[np.int64]:
-    if chunk.type_ != "encoded_text":
-        raise malformed(*at, "type", message=f"is {chunk.type_!r}: this server reads encoded_text alone")
+    if chunk.type != "encoded_text":
+        raise malformed(*at, "type", message=f"is {chunk.type!r}: this server reads encoded_text alone")
     if chunk.tokens is None:
         raise malformed(*at, "tokens", message="is missing")
     return _flat(chunk.tokens, "int64", (*at, "tokens")).astype(np.int64, copy=False)
