@@ -210,7 +210,7 @@ def resume(job: Job) -> str | None:
 
 def custom_loss_in_numpy(job: Job) -> str | None:
     """The gradient has both signs, as policy gradients have."""
-    ours, theirs = (job.service.create_training_client_from_state(job.state_path) for _ in range(2))
+    ours, theirs = (job.service.create_training_client_from_state_with_optimizer(job.state_path) for _ in range(2))
     batch = _even_batch()
     before = theirs.forward(batch, "cross_entropy").result().loss_fn_outputs
     result = ours.forward_backward_custom(batch, NumpyLoss(_policy_gradient)).result()

@@ -297,11 +297,44 @@ def test_skyrl_deletes_by_kind(begin: Callable[..., Any], dialect: str) -> None:
     assert rest.list_checkpoints(trainer.model_id).checkpoints == []
 
 
-def test_a_load_on_skyrl_0_3_says_that_it_keeps_the_optimizer(begin: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
-    service, _ = begin("skyrl-0.3")
-    saved = new(service).save_state("kept").result().path
-    service.create_training_client_from_state(saved)
-    assert "takes over the optimizer" in caplog.text
+def test_skyrl_0_3_is_asked_for_no_load_without_the_optimizer(begin: Callable[..., Any]) -> None:
+    """It would bring the optimizer's state along."""
+    service, proxy = begin("skyrl-0.3")
+    trainer = new(service)
+    saved = trainer.save_state("kept").result().path
+    before = proxy.count("create_model")
+    for load in (service.create_training_client_from_state, trainer.load_state):
+        with pytest.raises(UnsupportedByServer, match="optimizer's state") as caught:
+            load(saved).result()
+        assert "with_optimizer" in str(caught.value)
+    assert (proxy.count("create_model"), proxy.count("load_weights")) == (before, 0)
+    service.create_training_client_from_state_with_optimizer(saved)
+    trainer.load_state_with_optimizer(saved).result()
+
+
+def test_a_late_load_on_skyrl_says_how_to_load(begin: Callable[..., Any]) -> None:
+    service, _ = begin("skyrl")
+    trainer = new(service)
+    step(trainer)
+    saved = trainer.save_state("late").result().path
+    with pytest.raises(TinkexError, match="not permitted") as caught:
+        trainer.load_state(saved).result()
+    assert "create_training_client_from_state" in str(caught.value)
+    step(trainer)
+
+
+def test_hatchery_is_said_to_divide_what_is_gathered_before_a_step(
+    begin: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    service, _ = begin("hatchery")
+    trainer = new(service)
+    for _ in range(2):
+        step(trainer)
+    assert "in place of summing" not in caplog.text
+    for _ in range(2):
+        trainer.forward_backward(BATCH, "cross_entropy").result()
+        step(trainer)
+    assert caplog.text.count("in place of summing") == 1
 
 
 @pytest.mark.parametrize("dialect", ["tuft", None])

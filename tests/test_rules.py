@@ -466,7 +466,7 @@ def test_where_repeats_are_refused_a_step_that_did_not_arrive_is_sent_again(
 def test_where_repeats_are_known_again_a_lost_step_is_sent_until_it_is_answered(
     through_proxy: Callable[..., Any], engine: FakeEngine, name: str, fault: Fault
 ) -> None:
-    vouched_for = DIALECTS[name].with_repeats("repeats", Evidence("given"))
+    vouched_for = DIALECTS[name].with_known(Evidence("given"), seq_id_repeats="repeats")
     trainer, proxy = through_proxy(name, vouched_for)
     trainer.forward_backward(batch(1), "cross_entropy").result()
     proxy.faults.append(("optim_step", fault))
@@ -496,6 +496,8 @@ def test_where_repeats_are_applied_twice_a_lost_step_is_not_sent_again(
 def test_a_model_is_made_from_a_checkpoint_by_a_load_as_its_first_request(
     service_of: Callable[..., Any], engine: FakeEngine, wire: Wire, name: str, with_optimizer: bool
 ) -> None:
+    if name == "skyrl-0.3" and not with_optimizer:
+        pytest.skip("it has none without the optimizer's state (tests/test_measured_servers.py)")
     service = service_of(name)
     path = service.create_lora_training_client(BASE, rank=4).save_state("one").result().path
     resume = "create_training_client_from_state" + ("_with_optimizer" if with_optimizer else "")

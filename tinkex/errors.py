@@ -27,6 +27,7 @@
     ├── ServerStateLostError           the server has forgotten what the model learned since it was last saved
     ├── RequestSkippedError            not sent, since an earlier one that it was queued behind was refused
     ├── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent (a RuntimeError)
+    ├── CheckpointMismatchError        a load was answered with success, and the model does not hold what was saved
     ├── RecoveryFailedError            a run could not go back to a saved state
     └── CheckpointDownloadError        what came of a checkpoint is not whole, or not safe to unpack; nothing of it was kept
 
@@ -413,6 +414,24 @@ class RequestSkippedError(TinkexError):
 
 class ClientPoisonedError(TinkexError, RuntimeError):
     """An earlier training request of this client ended in doubt (the cause), so no later one is sent."""
+
+
+class CheckpointMismatchError(TinkexError):
+    """The server says that it has loaded a checkpoint, and the model holds other weights than those that were saved as `path`.
+
+    Loading it again does not help. `expected` and `seen` are logprobs of the same tokens: of the model when it was saved, and as it
+    was loaded.
+    """
+
+    fault = "server"
+
+    def __init__(
+        self, message: str, *, path: str, expected: tuple[float, ...] = (), seen: tuple[float, ...] = (), **facts: Any
+    ) -> None:
+        super().__init__(message, **facts)
+        self.path = path
+        self.expected = expected
+        self.seen = seen
 
 
 class RecoveryFailedError(TinkexError):

@@ -21,7 +21,8 @@ from tinkex.session import Session, SessionFacts
 from tinkex.session_life import Outcome
 from tinkex.threads import in_thread
 from tinkex.training.client import AsyncTrainingClient
-from tinkex.training.creation import SavedState, model_from_state, new_model, require_resume
+from tinkex.training.creation import SavedState, model_from_state, new_model, require_recovery
+from tinkex.training.load_probe import probe_loads
 from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
 from tinkex.training.loss_upload import CustomLosses, traced
 from tinkex.training.probe import probe_repeats
@@ -144,7 +145,8 @@ class AsyncServiceClient:
 
         Raises:
             NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they do not fit.
-            UnsupportedByServer: it has no way to make a model from a checkpoint.
+            UnsupportedByServer: it has no way to make a model from a checkpoint, or none without the optimizer's state.
+            CheckpointMismatchError: the server holds other weights than those that were saved (`Config.verify_checkpoints`).
             APIConnectionError: the server cannot be reached.
         """
         saved = SavedState(
@@ -204,11 +206,14 @@ class AsyncServiceClient:
         )
 
     async def probe_server(self, base_model: str) -> Dialect:
-        """Finds out what the server does with a repeated training request, which decides whether one whose answer was lost is sent again.
+        """Finds out what the server does with a repeated training request, which decides whether one whose answer was lost is sent again,
+        and what a load brings back.
 
-        Makes a small model for it, takes a step, sends the step once more under its numbers, and frees the model. What was found,
-        by its effect on the model, counts for all clients of this server in the process. A server on which it was measured
-        (docs/servers.md), or that says it itself, needs no probe; any other is not believed without one.
+        Makes small models for it, takes steps, sends one once more under its numbers, saves twice and loads, with the optimizer and
+        without; frees the models and deletes what was saved, where the server can. What was found, by its effect on the models,
+        counts for all clients of this server in the process: a load that would not be what it says raises `UnsupportedByServer`. A
+        server on which this was measured (docs/servers.md), or that says it itself, needs no probe; of any other no repeat is believed
+        without one.
 
         Args:
             base_model: one of `get_server_capabilities`.
@@ -218,7 +223,8 @@ class AsyncServiceClient:
             APIConnectionError: the server cannot be reached.
         """
         session = await self._begun()
-        session.transport.server.proved_repeats(await probe_repeats(session, base_model))
+        session.transport.server.proved(seq_id_repeats=await probe_repeats(session, base_model))
+        session.transport.server.proved(**await probe_loads(session, base_model))
         return self.server
 
     async def create_custom_loss(self, fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> LossHandle:
@@ -279,7 +285,7 @@ class AsyncServiceClient:
             TinkexError: whatever `save_state` raises.
         """
         transport = self._connected()
-        require_resume(transport.server)
+        require_recovery(transport.server)
         policy, rest = policy or self.config.recovery, self.create_rest_client()
         return await AsyncRecoverableRun.begin(trainer, policy, self._replace, rest, transport.clock)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import finalize
 
 from attrs import define, field, frozen
@@ -29,6 +30,7 @@ from tinkex.session_life import Outcome, SessionLife
 from tinkex.transport.failures import status_error
 from tinkex.transport.http import Transport
 from tinkex.types import LoraConfig
+from tinkex.types.fingerprint import Fingerprint
 
 logger = logging.getLogger("tinkex")
 T = TypeVar("T")
@@ -56,6 +58,8 @@ class Session:
     """Ids of the models that are loaded."""
     saved_shapes: dict[str, tuple[str, LoraConfig]] = field(factory=dict[str, tuple[str, LoraConfig]])
     """Base model and LoRA shape of what was saved in this session, by path: some servers do not tell."""
+    fingerprints: dict[str, asyncio.Task[Fingerprint | None]] = field(factory=dict[str, asyncio.Task[Fingerprint | None]])
+    """What the model made of a datum when it was saved, by path."""
     samples: SampleResults = field(init=False)
     failures: UnseenFailures = field(init=False, factory=UnseenFailures)
     life: SessionLife = field(init=False)
@@ -91,7 +95,7 @@ class Session:
             )
         )
         _log_messages(answer)
-        session = cls(transport, answer.session_id, saved_shapes=instead_of.saved_shapes if instead_of else {})
+        session = cls(transport, answer.session_id, **(instead_of.saves() if instead_of else {}))
         session.life.begin()
         return session
 
@@ -103,6 +107,10 @@ class Session:
     async def finish(self, outcome: Outcome, detail: str | None = None) -> bool:
         """Stops the heartbeats and tells the server; one that is gone is left alone. False where it lacks the call."""
         return await self.life.finish(outcome, detail)
+
+    def saves(self) -> Mapping[str, Any]:
+        """What is known of the checkpoints that were saved in it, for a session in its place."""
+        return {"saved_shapes": self.saved_shapes, "fingerprints": self.fingerprints}
 
     def check(self, operation: str) -> None:
         """Raises `ServerStateLostError` for an operation of a session that is lost."""

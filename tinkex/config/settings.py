@@ -91,6 +91,8 @@ class Config:
             one on, `-bulk_results` off; `TINKER_FEATURE_GATES`, comma-separated.
         chunk_limits: how a batch is split into requests; by default what the server says, else `ChunkLimits()`.
         heartbeat_interval: seconds between heartbeats of a session.
+        verify_checkpoints: whether a save is followed by a forward of one small datum, which a load is compared with; by default on
+            servers whose loads were not measured to be true, and whose forward is known to change nothing.
         telemetry: whether the server is told how sessions went (`tinkex.telemetry`); `TINKER_TELEMETRY`. By default only the hosted one.
         log_level: "debug", "info", "warning" or "error": shows tinkex's log from this level on; `TINKER_LOG`.
         dump_headers: whether the headers of each request are logged, keys hidden.
@@ -129,6 +131,7 @@ class Config:
     )
     chunk_limits: ChunkLimits | None = None
     heartbeat_interval: float = field(default=found("heartbeat_interval", readers.number, 10.0), validator=checks.positive)
+    verify_checkpoints: bool | None = field(default=found("verify_checkpoints", readers.switch))
     telemetry: bool | None = field(default=found("telemetry", readers.switch))
     log_level: LogLevel | None = field(default=found("log_level", readers.one_of(*checks.LOG_LEVELS)), validator=checks.log_level)
     dump_headers: bool = field(default=found("dump_headers", readers.switch, False))

@@ -185,6 +185,10 @@ class Dialect:
     """Whether weights_info tells the rank of an adapter."""
     saves_once: bool = False
     """Whether each save_weights of a model but its first keeps the files of the first."""
+    loads_begin_anew: bool = False
+    """Whether a load with the optimizer's state begins it anew all the same."""
+    loads_are_true: bool = False
+    """Whether it was measured that a load brings back the weights that were saved, so that none is compared with them by default."""
     resume: Resume = "load_first"
     joins_samplers: bool = False
     """Whether a copied sampling client asks the server for its number."""
@@ -208,9 +212,9 @@ class Dialect:
         """The dialect with nothing said of repeated steps where that was read and never measured: a step may not be lost by it."""
         return evolve(self, seq_id_repeats="unknown") if self.known("seq_id_repeats").how == "read" else self
 
-    def with_repeats(self, repeats: SeqIdRepeats, how: Evidence) -> Dialect:
-        """The dialect with what is now known of repeated requests."""
-        return evolve(self, seq_id_repeats=repeats, evidence={**self.evidence, "seq_id_repeats": how})
+    def with_known(self, how: Evidence, **fields: Any) -> Dialect:
+        """The dialect with what is now known."""
+        return evolve(self, **fields, evidence={**self.evidence, **dict.fromkeys(fields, how)})
 
     def lacks(self, operation: str) -> bool:
         return operation in self.missing

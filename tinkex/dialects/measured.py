@@ -24,6 +24,7 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
             "splits_batches": "two steps in chunks of one datum gave the loss of two whole ones",
             "sampling.base_models": "with a trained model about, the base model's logprobs were those of transformers, to 1e-6 nats",
             "loads_keep_optimizer": "a model loaded without the optimizer's state took the next step with it",
+            "loads_are_true": "a model's second save_weights was loaded as it was saved",
         },
     ),
     (

@@ -116,7 +116,7 @@ def with_flags(dialect: Dialect, config: ClientConfigResponse | None, dynamic: C
     flags, changing = config or ClientConfigResponse(), dynamic or ClientDynamicConfigResponse()
     limits = dialect.chunk_limits
     if said := _repeats(flags):
-        dialect = dialect.with_repeats(said, Evidence("said"))
+        dialect = dialect.with_known(Evidence("said"), seq_id_repeats=said)
     return evolve(
         dialect,
         chunk_limits=evolve(

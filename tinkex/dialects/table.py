@@ -82,6 +82,7 @@ _DIALECTS = (
         seq_id_order="ordered",
         seq_id_repeats="repeats",
         inflight_saves=True,
+        loads_are_true=True,
         resume="by_session",
         streams_samples=True,
         serves_tokenizers=True,
@@ -139,6 +140,7 @@ _DIALECTS = (
         divides_by_weights=True,
         bare_archive_ids=True,
         loads_keep_optimizer=True,
+        loads_are_true=True,
         missing=_all_but(
             *("get_client_config", "unload_model", "get_weights_info", "forward", "get_sampler"),
             *("list_training_runs", "get_training_run", "list_checkpoints", "get_checkpoint_archive_url"),

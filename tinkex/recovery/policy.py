@@ -12,6 +12,7 @@ from tinkex.errors import (
     APIConnectionError,
     APIResponseValidationError,
     APIStatusError,
+    CheckpointMismatchError,
     ClientPoisonedError,
     ConfigError,
     GoneError,
@@ -102,7 +103,7 @@ def blames_checkpoint(error: TinkexError) -> bool:
     """Whether a failed load is the fault of the checkpoint, as far as one can tell, and another one may be loaded."""
     if isinstance(error, APIStatusError):
         return error.status_code in _UNFIT_STATUSES
-    return isinstance(error, (RequestFailedError, APIResponseValidationError))
+    return isinstance(error, (RequestFailedError, APIResponseValidationError, CheckpointMismatchError))
 
 
 def may_pass(error: TinkexError) -> bool:

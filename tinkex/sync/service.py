@@ -148,7 +148,8 @@ class ServiceClient:
 
         Raises:
             NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they do not fit.
-            UnsupportedByServer: it has no way to make a model from a checkpoint.
+            UnsupportedByServer: it has no way to make a model from a checkpoint, or none without the optimizer's state.
+            CheckpointMismatchError: the server holds other weights than those that were saved (`Config.verify_checkpoints`).
             APIConnectionError: the server cannot be reached.
         """
         return TrainingClient(
@@ -216,11 +217,14 @@ class ServiceClient:
         )
 
     def probe_server(self, base_model: str) -> Dialect:
-        """Finds out what the server does with a repeated training request, which decides whether one whose answer was lost is sent again.
+        """Finds out what the server does with a repeated training request, which decides whether one whose answer was lost is sent again,
+        and what a load brings back.
 
-        Makes a small model for it, takes a step, sends the step once more under its numbers, and frees the model. What was found,
-        by its effect on the model, counts for all clients of this server in the process. A server on which it was measured
-        (docs/servers.md), or that says it itself, needs no probe; any other is not believed without one.
+        Makes small models for it, takes steps, sends one once more under its numbers, saves twice and loads, with the optimizer and
+        without; frees the models and deletes what was saved, where the server can. What was found, by its effect on the models,
+        counts for all clients of this server in the process: a load that would not be what it says raises `UnsupportedByServer`. A
+        server on which this was measured (docs/servers.md), or that says it itself, needs no probe; of any other no repeat is believed
+        without one.
 
         Args:
             base_model: one of `get_server_capabilities`.

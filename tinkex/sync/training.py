@@ -160,13 +160,16 @@ class TrainingClient(OwnFuture):
         """Loads saved weights into this model, and begins its optimizer anew.
 
         Several servers load only as a model's first request; `ServiceClient.create_training_client_from_state` works everywhere.
+        Calls made before the load is there are sent when it is, and skipped when it failed.
 
         Args:
             path: `tinker://…/weights/…`, as `save_state` gave it.
             weights_access_token: a right to read weights of others.
 
         Raises:
+            UnsupportedByServer: at the call: the server would take over the optimizer's state as well.
             RequestFailedError, APIStatusError: by `.result()`: there are no such weights, or they do not fit.
+            CheckpointMismatchError: by `.result()`: the server holds other weights than those that were saved (`Config.verify_checkpoints`).
         """
         return APIFuture(self._portal, lambda: self._client.load_state(path, weights_access_token))
 

@@ -13,6 +13,10 @@ SENT_WHOLE = (
     "a batch over the limits of a chunk is sent whole: this server divides a loss by what came in one request, so that parts "
     "of a batch would train otherwise than the whole"
 )
+NOT_SUMMED = (
+    "several forward_backward came before one optim_step, and this server divides their gradients by what came since the last step, "
+    "in place of summing them; give it the whole batch in one forward_backward"
+)
 _BYTES_A_TOKEN = 4  # as protobuf packs them; source: the limits' definition in openapi/tinker.yaml, ClientConfigResponse
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal, TypeVar
 
 from tinkex_api.api.models import get_info
@@ -33,6 +34,7 @@ from tinkex.training import chunking, custom_loss, metrics
 from tinkex.training.batches import batch_submit, read_batch
 from tinkex.training.bodies import Build, Submit
 from tinkex.training.custom_loss import CustomLoss
+from tinkex.training.fingerprint import Fingerprints
 from tinkex.training.line import TrainingLine
 from tinkex.training.loss_handle import LossHandle, chosen_inputs, run_here
 from tinkex.training.losses import (
@@ -45,17 +47,18 @@ from tinkex.training.losses import (
 )
 from tinkex.training.unloading import unload
 from tinkex.training.validation import (
-    KEPT_OPTIMIZER,
     LossName,
     SamplerKind,
     as_batch,
     check_batch,
     check_inflight,
     check_kind,
+    check_load,
     check_name,
     check_save,
     checked_optimizer,
     checked_settings,
+    late_load_advice,
 )
 from tinkex.transport.answers import required_text
 from tinkex.types import (
@@ -105,6 +108,9 @@ class AsyncTrainingClient:
         self._line = TrainingLine(session)
         self._tokenizer: Tokenizer | None = None
         self._saves = 0
+        self._gradients = 0
+        """Batches whose gradients no step has applied yet."""
+        self.fingerprints = Fingerprints(session, model_id, self._line)
         session.models.add(model_id)
 
     def forward_backward(
@@ -177,6 +183,9 @@ class AsyncTrainingClient:
             StepOutcomeUnknown: when awaited: nobody knows whether it was applied.
         """
         params = _one_of(optim_params, adam_params)
+        if self._gradients > 1 and not self._transport.server.dialect.splits_batches:
+            self._transport.server.warn_once(chunking.NOT_SUMMED)
+        self._gradients = 0
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
             body = OptimStepRequest(self.model_id, seq_id)
@@ -253,19 +262,24 @@ class AsyncTrainingClient:
             self._transport.server.saw_path(saved.path)
             return saved
 
-        return self._run("save_weights", submit, parse)
+        save = self._run("save_weights", submit, parse)
+        self.fingerprints.follow(save, gradients_wait=self._gradients > 0)
+        return save
 
     def load_state(self, path: str, weights_access_token: str | None = None) -> AsyncAPIFuture[LoadWeightsResponse]:
         """Loads saved weights into this model, and begins its optimizer anew.
 
         Several servers load only as a model's first request; `AsyncServiceClient.create_training_client_from_state` works everywhere.
+        Calls made before the load is there are sent when it is, and skipped when it failed.
 
         Args:
             path: `tinker://…/weights/…`, as `save_state` gave it.
             weights_access_token: a right to read weights of others.
 
         Raises:
+            UnsupportedByServer: at the call: the server would take over the optimizer's state as well.
             RequestFailedError, APIStatusError: when awaited: there are no such weights, or they do not fit.
+            CheckpointMismatchError: when awaited: the server holds other weights than those that were saved (`Config.verify_checkpoints`).
         """
         return self._load(path, weights_access_token, optimizer=False)
 
@@ -455,6 +469,8 @@ class AsyncTrainingClient:
             return with_cross_entropy(data, output) if made_up else output
 
         submits = self._submits(operation, data, loss_fn, settings)
+        if operation == "forward_backward":
+            self._saw_gradients(data)
         return self._line.run(operation, submits, read_batch, join)
 
     def _joined(self, data: Sequence[Datum], results: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
@@ -483,8 +499,13 @@ class AsyncTrainingClient:
             submits = self._submits("forward_backward", batch, surrogate, None)
             return submits, lambda results: custom_loss.custom_output(metrics.combine(results), evaluated)
 
+        self._saw_gradients(data)
         forward_pass = self._submits("forward", custom_loss.forward_data(data), "cross_entropy", None)
         return self._line.run_both("forward_backward", forward_pass, read_batch, backward)
+
+    def _saw_gradients(self, data: Sequence[Datum]) -> None:
+        self._gradients += 1
+        self.fingerprints.saw_batch(data)
 
     def _submits(
         self, operation: str, data: Sequence[Datum], loss_fn: LossName, config: Mapping[str, float | str] | None
@@ -499,14 +520,16 @@ class AsyncTrainingClient:
     def _load(self, path: str, token: str | None, *, optimizer: bool) -> AsyncAPIFuture[LoadWeightsResponse]:
         if not path:
             raise InvalidInputError("the path is empty", advice="Give the one that save_state returned.")
-        if not optimizer and self._transport.server.dialect.loads_keep_optimizer:
-            self._transport.server.warn_once(KEPT_OPTIMIZER)
+        check_load(self._transport.server.dialect, optimizer=optimizer)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
             body = LoadWeightsRequest(path, optimizer, model_id=self.model_id, seq_id=seq_id, weights_access_token=token)
             return load_weights.request(body=body)
 
-        return self._run("load_weights", submit, LoadWeightsResponse.from_dict)
+        read = of_fields(LoadWeightsResponse.from_dict)
+        return self._line.run_checked(
+            "load_weights", {"json": submit}, read, partial(self.fingerprints.mismatch, path), late_load_advice
+        )
 
     def _run(self, operation: str, submit: Build, parse: Callable[[Mapping[str, object]], T]) -> AsyncAPIFuture[T]:
         return self._line.run(operation, [{"json": submit}], of_fields(parse), lambda results: results[0])

@@ -14,6 +14,7 @@ from tinkex.futures.poller import send_and_wait
 from tinkex.session import Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.unloading import unload_left_behind
+from tinkex.training.validation import check_load
 from tinkex.transport.answers import required_text
 from tinkex.transport.server import Server
 from tinkex.types import LoadWeightsResponse, LoraConfig, OptimizerConfig
@@ -50,6 +51,12 @@ async def new_model(
     return AsyncTrainingClient(session, model_id, base_model, shape)
 
 
+def require_recovery(server: Server) -> None:
+    """Raises `UnsupportedByServer` where no model can be made that goes on from a checkpoint as it was."""
+    require_resume(server)
+    check_load(server.dialect, optimizer=True)
+
+
 def require_resume(server: Server) -> None:
     """Raises `UnsupportedByServer` where the server has no way to make a model from a checkpoint."""
     if server.dialect.resume == "never":
@@ -61,12 +68,13 @@ async def model_from_state(
 ) -> AsyncTrainingClient:
     """A model with the weights of a checkpoint. Raises `UnsupportedByServer` where the server has no way to make one."""
     dialect = session.transport.server.dialect
+    check_load(dialect, optimizer=saved.with_optimizer)
     if dialect.resume == "by_session":
         return await _by_session(session, saved, user_metadata, optimizer)
     require_resume(session.transport.server)
     base_model, shape = await _shape_of(session, saved)
     if dialect.resume == "by_create":
-        return await new_model(session, base_model, shape, user_metadata, optimizer, saved.path)
+        return await _proved(await new_model(session, base_model, shape, user_metadata, optimizer, saved.path), session, saved.path)
     client = await new_model(session, base_model, shape, user_metadata, optimizer)
     load = client.load_state_with_optimizer if saved.with_optimizer else client.load_state
     try:
@@ -88,7 +96,15 @@ async def _by_session(
     body.optimizer_config, body.user_metadata = optimizer, json.encode_metadata(user_metadata)
     loaded = await send_and_wait(session.transport, load_weights.request(body=body), LoadWeightsResponse.from_dict)
     model_id = loaded.model_id or f"{session.session_id}:train:{number}"
-    return AsyncTrainingClient(session, model_id, base_model, shape)
+    return await _proved(AsyncTrainingClient(session, model_id, base_model, shape), session, saved.path)
+
+
+async def _proved(client: AsyncTrainingClient, session: Session, path: str) -> AsyncTrainingClient:
+    """The client of a model that was made from a checkpoint. Raises `CheckpointMismatchError` where it holds other weights."""
+    if error := await client.fingerprints.mismatch(path):
+        await unload_left_behind(session, [client.model_id])
+        raise error
+    return client
 
 
 async def _shape_of(session: Session, saved: SavedState) -> tuple[str, LoraConfig]:

@@ -120,31 +120,44 @@ class TrainingLine:
         submit: Submit,
         read: Callable[[Payload], R],
         check: Callable[[Look[Any]], Awaitable[TinkexError | None]],
+        advise: Callable[[TinkexError], str | None],
     ) -> AsyncAPIFuture[R]:
-        """One call of one request, whose effect is looked at before any other call is sent.
+        """One call of one request, whose effect is looked at before any other call is sent. Those that were called before the user
+        could know that it failed are skipped.
 
         Args:
             submit: builds the request.
             read: reads its result.
-            check: looks at the model, and returns what is wrong with it, which the call then raises. What was called before
-                the user could know of that is skipped.
+            check: looks at the model, and returns what is wrong with it, which the call then raises.
+            advise: what to do about a failure that comes without advice.
         """
         self._transport.require_open(operation)
         turn = self._sequencer.turn(operation, 1)
         state = RequestState(operation)
 
         async def look(submit: Submit, read: Callable[[Payload], Any]) -> Any:
-            return await self._look(turn, submit, read)
+            [result] = await (await turn.unbroken(self._sent_aside(turn, submit, read)))()
+            return result
 
-        async def work() -> R:
+        async def checked() -> R:
             async with self._ahead(turn, [submit]) as bodies, self._taken(turn, state):
                 await self._after_passes(operation)
                 sent = await turn.unbroken(self._submit_all(turn, state, bodies))
-                [result] = await self._results(sent, read)
-                if error := await check(look):
-                    self._sequencer.refused(error, changes=True)
-                    raise error
+                try:
+                    [result] = await self._results(sent, read)
+                    if error := await check(look):
+                        raise error
+                except TinkexError as error:
+                    self._sequencer.refused(error, changes=fate.effect_of(operation) == "changes")
+                    raise
             return result
+
+        async def work() -> R:
+            try:
+                return await checked()
+            except TinkexError as error:
+                error.advice = error.advice or advise(error)
+                raise
 
         return self._begun(turn, work, state)
 
@@ -162,12 +175,6 @@ class TrainingLine:
         task = asyncio.create_task(work(), name="tinkex look")
         task.add_done_callback(lambda _: turn.leave())
         return task
-
-    async def _look(self, turn: Turn, submit: Submit, read: Callable[[Payload], R]) -> R:
-        """The same within a turn that is another call's."""
-        results = await turn.unbroken(self._sent_aside(turn, submit, read))
-        [result] = await results()
-        return result
 
     def run_both(
         self,

@@ -76,7 +76,7 @@ class Sequencer:
         self._next_seq_id += requests
 
     def refused(self, error: TinkexError, *, changes: bool) -> None:
-        """The request was not taken on: its number stays free. All calls queued by now are skipped.
+        """The request was not taken on, and its number stays free, or it came to nothing. All calls queued by now are skipped.
 
         Args:
             changes: whether it would have changed the model; then what is called before the user gets the error is skipped, too.
@@ -131,7 +131,7 @@ class Sequencer:
         if self._refusal is not None and self._refusal.is_news_to(turn.number):
             refused = self._refusal.errors[0]
             raise RequestSkippedError(
-                f"not sent: it was called before you could know that an earlier request was refused: {refused.message}",
+                f"not sent: it was called before you could know that an earlier {refused.operation or 'request'} failed: {refused.message}",
                 operation=turn.operation,
                 advice="Mend that request and call both again.",
             ) from refused

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from tinkex.dialects.dialect import Dialect
-from tinkex.errors import ArgumentError, InvalidInputError, UnsupportedByServer
+from tinkex.errors import APIStatusError, ArgumentError, InvalidInputError, RequestFailedError, TinkexError, UnsupportedByServer
 from tinkex.types import AdamParams, Datum, DimuonParams, SgdParams
 from tinkex.types.checks import check_number, is_number
 
@@ -21,10 +21,6 @@ SamplerKind = Literal["snapshot", "inflight"]
 LossName: TypeAlias = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"] | str
 """The names that editors complete; a server may have others."""
 
-KEPT_OPTIMIZER = (
-    "a load there always takes over the optimizer's state, so that training goes on with it and does not begin it anew; "
-    "for new moments, make a new model and merge the weights elsewhere"
-)
 _RATIO_INPUTS = frozenset({"target_tokens", "logprobs", "advantages"})
 _REQUIRED_INPUTS = {
     "cross_entropy": frozenset({"target_tokens"}),
@@ -96,6 +92,35 @@ def check_save(dialect: Dialect, saves: int) -> None:
             operation="save_weights",
             advice="Save a model once there: go on in a new one, made from the saved state, and save that.",
         )
+
+
+def check_load(dialect: Dialect, *, optimizer: bool) -> None:
+    """Raises `UnsupportedByServer` where a load would take over the optimizer's state that it is to leave, or leave one behind."""
+    if optimizer and dialect.loads_begin_anew:
+        raise UnsupportedByServer(
+            f"{dialect.name} was seen to begin the optimizer anew with any load, so that training would not go on where it was saved",
+            server=dialect.name,
+            operation="load_weights",
+            advice="If that will do, say so: load_state, or create_training_client_from_state.",
+        )
+    if not optimizer and dialect.loads_keep_optimizer:
+        raise UnsupportedByServer(
+            f"{dialect.name} takes over the optimizer's state with any load, so that its moments would go on where they are to begin anew",
+            server=dialect.name,
+            operation="load_weights",
+            advice="If that is wanted, say so: load_state_with_optimizer, or create_training_client_from_state_with_optimizer. If the "
+            "server is of a newer release, give Config(dialect=…) its name.",
+        )
+
+
+def late_load_advice(error: TinkexError) -> str | None:
+    """Returns what to do about a load that was refused since the model has had requests before; None for another failure."""
+    if not isinstance(error, (APIStatusError, RequestFailedError)) or "seq_id" not in error.message:
+        return None
+    return (
+        "This server loads only as a model's first request. Make a new model of the checkpoint: create_training_client_from_state(path), "
+        "or create_training_client_from_state_with_optimizer(path)."
+    )
 
 
 def checked_optimizer(params: OptimizerSettings) -> OptimizerSettings:

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from attrs import evolve
 
 from tinkex.config import Config
-from tinkex.dialects.dialect import Dialect, Evidence, SeqIdRepeats
+from tinkex.dialects.dialect import Dialect, Evidence
 from tinkex.dialects.gates import with_gates
 from tinkex.dialects.recognition import Seen, is_missing_route, recognise, with_flags
 from tinkex.dialects.table import DIALECTS, NOT_FORESEEN, OPTIONAL, UNKNOWN
@@ -63,10 +63,10 @@ class Server:
             found = evolve(DIALECTS["twinkle"].as_trusted(), bearer=self.dialect.bearer)
             self.dialect = with_gates(found, self._gates)
 
-    def proved_repeats(self, repeats: SeqIdRepeats) -> None:
-        """What a probe has found it to do with a repeated request."""
+    def proved(self, **fields: Any) -> None:
+        """Fields of the dialect that a probe has found out by their effect."""
         with self._lock:
-            self.dialect = with_gates(self.dialect.with_repeats(repeats, Evidence("probed")), self._gates)
+            self.dialect = with_gates(self.dialect.with_known(Evidence("probed"), **fields), self._gates)
 
     def doubt(self) -> None:
         """The server has lost a session or was changed: nobody knows any more what it makes of a repeated request."""
