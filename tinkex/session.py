@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 from weakref import finalize
 
@@ -17,15 +18,18 @@ from tinkex_api.types import Request
 from tinkex._version import __version__
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.dialects.recognition import Seen, key_flags
-from tinkex.errors import APIStatusError, ServerStateLostError, UnsupportedByServer
+from tinkex.errors import APIStatusError, NotATinkerServerError, ServerStateLostError, UnsupportedByServer
 from tinkex.futures.samples import SampleResults
 from tinkex.futures.unseen import UnseenFailures
 from tinkex.session_life import Outcome, SessionLife
+from tinkex.transport.failures import is_web_page
 from tinkex.transport.http import Transport
 from tinkex.types import LoraConfig
 
 logger = logging.getLogger("tinkex")
 T = TypeVar("T")
+
+_OF_GATEWAYS = frozenset({429, 500, *range(502, 600)})
 
 
 @frozen
@@ -71,19 +75,9 @@ class Session:
             AuthenticationError: it does not take the key.
             NotATinkerServerError, NotFoundError: the base URL leads elsewhere.
         """
-        transport.server.saw(await _look(transport))
-        config, facts = transport.config, facts or SessionFacts()
-        answer = await transport.send(
-            create_session.request(
-                body=CreateSessionRequest(
-                    tags=list(config.tags),
-                    user_metadata=UserMetadata.from_dict(facts.user_metadata),
-                    sdk_version=__version__,
-                    project_id=config.project_id,
-                    display_name=facts.display_name,
-                )
-            )
-        )
+        with _first_contact(transport):
+            transport.server.saw(await _look(transport))
+            answer = await transport.send(create_session.request(body=_body(transport, facts or SessionFacts())))
         _log_messages(answer)
         session = cls(transport, answer.session_id, saved_shapes=instead_of.saved_shapes if instead_of else {})
         session.life.begin()
@@ -112,10 +106,22 @@ class Session:
         return await self.life.is_lost()
 
 
+def _body(transport: Transport, facts: SessionFacts) -> CreateSessionRequest:
+    config = transport.config
+    return CreateSessionRequest(
+        tags=list(config.tags),
+        user_metadata=UserMetadata.from_dict(facts.user_metadata),
+        sdk_version=__version__,
+        project_id=config.project_id,
+        display_name=facts.display_name,
+    )
+
+
 async def meet(transport: Transport) -> None:
     """Asks the server about itself, unless that was done before, so that `transport.server.dialect` is what it speaks."""
     if not transport.server.met:
-        transport.server.saw(await _look(transport))
+        with _first_contact(transport):
+            transport.server.saw(await _look(transport))
 
 
 async def _look(transport: Transport) -> Seen:
@@ -143,9 +149,24 @@ async def _if_there(transport: Transport, request: Request[T]) -> T | None:
     except UnsupportedByServer:
         return None
     except APIStatusError as error:
-        if error.status_code not in (404, 405):
+        if error.status_code not in (404, 405, 501):
             raise
         return None
+
+
+@contextmanager
+def _first_contact(transport: Transport) -> Generator[None]:
+    """Raises `NotATinkerServerError` in place of a web server's own page of refusal; gateways speak so for a server that is away."""
+    try:
+        yield
+    except APIStatusError as error:
+        if not is_web_page(error.body) or error.status_code in _OF_GATEWAYS:
+            raise
+        raise NotATinkerServerError(
+            f"what answers at {transport.config.base_url} is no Tinker server: {error.message}, as a web page",
+            operation=error.operation,
+            advice="Check base_url: it is the URL below which /api/v1/… lies.",
+        ) from error
 
 
 def _log_messages(answer: CreateSessionResponse) -> None:

@@ -115,7 +115,7 @@ def _body(response: httpx.Response) -> Any:
 def detail(body: Any) -> str:
     """The human-readable part of an error body: `detail` (text, or a list of located problems), `error`, `message`, or a text."""
     if isinstance(body, str):
-        return body[:_MOST]
+        return "" if is_web_page(body) else body[:_MOST]
     if not isinstance(body, dict):
         return ""
     for name in ("detail", "error", "error_message", "message"):
@@ -125,6 +125,10 @@ def detail(body: Any) -> str:
         if value:
             return str(value)[:_MOST]  # pyright: ignore[reportUnknownArgumentType]
     return ""
+
+
+def is_web_page(body: Any) -> bool:
+    return isinstance(body, str) and body.lstrip()[:15].lower().startswith(("<!doctype html", "<html"))
 
 
 def _problem(item: Any) -> str:

@@ -93,7 +93,7 @@ class Server:
 
 def _is_missing_route(refusal: APIStatusError) -> bool:
     """By the words of the frameworks that the servers are made with; what a call looks for and does not find is told otherwise."""
-    return refusal.status_code == 405 or (
+    return refusal.status_code in (405, 501) or (
         refusal.status_code == 404 and refusal.body in ({"detail": "Not Found"}, {"error": "Not Found"})
     )
 
