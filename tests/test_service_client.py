@@ -78,6 +78,40 @@ def test_a_server_that_is_not_there(connect: Callable[..., Any]) -> None:
     assert caught.value.fault == "network"
 
 
+class Refusing(BaseHTTPRequestHandler):
+    """What Python's own web server makes of a POST, and what others make of it."""
+
+    status: int
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_error(self.status, "<Some words>")
+
+    def log_message(self, *_args: Any) -> None:
+        """Quiet."""
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 501])
+def test_a_web_server_that_refuses_by_a_page_is_no_tinker_server(connect: Callable[..., Any], status: int) -> None:
+    class Handler(Refusing):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+    Handler.status = status
+    with HTTPServer(("127.0.0.1", 0), Handler) as site:
+        thread = Thread(target=site.serve_forever, args=(0.01,))
+        thread.start()
+        url = f"http://127.0.0.1:{site.server_port}"
+        try:
+            with pytest.raises(NotATinkerServerError, match=f"at {url} is no Tinker server: {status} ") as caught:
+                connect(url).create_lora_training_client("fake/base")
+        finally:
+            site.shutdown()
+            thread.join()
+    assert "<" not in str(caught.value)
+    assert "base_url" in str(caught.value.advice)
+
+
 def test_a_base_url_that_leads_to_a_web_site(connect: Callable[..., Any], web_site: str) -> None:
     with pytest.raises(NotATinkerServerError, match="base_url"):
         connect(web_site).create_lora_training_client("fake/base")

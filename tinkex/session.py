@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from weakref import finalize
 
@@ -21,19 +22,22 @@ from tinkex.dialects.recognition import Seen, has_route, key_flags, telling_rout
 from tinkex.errors import (
     APIError,
     APIStatusError,
+    NotATinkerServerError,
     ServerStateLostError,
     UnsupportedByServer,
 )
 from tinkex.futures.samples import SampleResults
 from tinkex.futures.unseen import UnseenFailures
 from tinkex.session_life import Outcome, SessionLife
-from tinkex.transport.failures import status_error
+from tinkex.transport.failures import is_web_page, status_error
 from tinkex.transport.http import Transport
 from tinkex.types import LoraConfig
 from tinkex.types.fingerprint import Fingerprint
 
 logger = logging.getLogger("tinkex")
 T = TypeVar("T")
+
+_OF_GATEWAYS = frozenset({429, 500, *range(502, 600)})
 
 
 @frozen
@@ -81,19 +85,9 @@ class Session:
             AuthenticationError: it does not take the key.
             NotATinkerServerError, NotFoundError: the base URL leads elsewhere.
         """
-        transport.server.saw(await _look(transport))
-        config, facts = transport.config, facts or SessionFacts()
-        answer = await transport.send(
-            create_session.request(
-                body=CreateSessionRequest(
-                    tags=list(config.tags),
-                    user_metadata=UserMetadata.from_dict(facts.user_metadata),
-                    sdk_version=__version__,
-                    project_id=config.project_id,
-                    display_name=facts.display_name,
-                )
-            )
-        )
+        with _first_contact(transport):
+            transport.server.saw(await _look(transport))
+            answer = await transport.send(create_session.request(body=_body(transport, facts or SessionFacts())))
         _log_messages(answer)
         session = cls(transport, answer.session_id, **(instead_of.saves() if instead_of else {}))
         session.life.begin()
@@ -126,10 +120,22 @@ class Session:
         return await self.life.is_lost()
 
 
+def _body(transport: Transport, facts: SessionFacts) -> CreateSessionRequest:
+    config = transport.config
+    return CreateSessionRequest(
+        tags=list(config.tags),
+        user_metadata=UserMetadata.from_dict(facts.user_metadata),
+        sdk_version=__version__,
+        project_id=config.project_id,
+        display_name=facts.display_name,
+    )
+
+
 async def meet(transport: Transport) -> None:
     """Asks the server about itself, unless that was done before, so that `transport.server.dialect` is what it speaks."""
     if not transport.server.met:
-        transport.server.saw(await _look(transport))
+        with _first_contact(transport):
+            transport.server.saw(await _look(transport))
 
 
 async def _look(transport: Transport) -> Seen:
@@ -168,7 +174,7 @@ async def _ask(transport: Transport, request: Request[T]) -> tuple[T | None, API
     except UnsupportedByServer as error:
         return None, error.__cause__ if isinstance(error.__cause__, APIStatusError) else None
     except APIStatusError as error:
-        if error.status_code not in (404, 405):
+        if error.status_code not in (404, 405, 501):
             raise
         return None, error
 
@@ -182,6 +188,21 @@ async def _has_route(transport: Transport, path: str) -> bool | None:
         return None
     refusal = status_error(response, request.operation)
     return has_route(refusal.status_code, refusal.body)
+
+
+@contextmanager
+def _first_contact(transport: Transport) -> Generator[None]:
+    """Raises `NotATinkerServerError` in place of a web server's own page of refusal; gateways speak so for a server that is away."""
+    try:
+        yield
+    except APIStatusError as error:
+        if not is_web_page(error.body) or error.status_code in _OF_GATEWAYS:
+            raise
+        raise NotATinkerServerError(
+            f"what answers at {transport.config.base_url} is no Tinker server: {error.message}, as a web page",
+            operation=error.operation,
+            advice="Check base_url: it is the URL below which /api/v1/… lies.",
+        ) from error
 
 
 def _log_messages(answer: CreateSessionResponse) -> None:

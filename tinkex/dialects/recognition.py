@@ -51,7 +51,7 @@ def telling_route(config: ClientConfigResponse | None) -> str | None:
 def is_missing_route(status_code: int, body: Any) -> bool:
     """Whether a refusal says that there is no such route, by the words of the frameworks that the servers are made with; what a call
     looks for and does not find is told otherwise."""
-    return status_code == 405 or (status_code == 404 and body in ({"detail": "Not Found"}, {"error": "Not Found"}))
+    return status_code in (405, 501) or (status_code == 404 and body in ({"detail": "Not Found"}, {"error": "Not Found"}))
 
 
 def has_route(status_code: int, body: Any) -> bool | None:

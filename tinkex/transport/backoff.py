@@ -24,7 +24,7 @@ _BILLING_PAUSE = 5.0  # seconds
 
 _REFUSED_UNREAD = frozenset({402, 425, 429})
 _MADE_UP = frozenset(status for status in range(400, 500) if status_meaning(status) == "doubt")  # by proxies, 408 among them
-_RETRYABLE = _REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}
+_RETRYABLE = (_REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}) - {501}  # which says that there is no such call, ever
 
 Trouble = Literal["failure", "rate_limit", "billing", "proxy"]
 """Why a request is to be sent again: it failed, was refused as one too many, or cannot be paid, or something on the way refused it."""

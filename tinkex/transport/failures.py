@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -20,6 +21,8 @@ from tinkex.transport.unreachable import Reason, Unreachable, words_of
 
 _MOST = 4000
 """Characters of a server's words that stand in a message; all of them are in `body`."""
+_WORDS_OF_PAGE = 200
+_MARKUP = re.compile(r"<(style|script|head)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _ADVICE = {
     401: "Check TINKER_API_KEY, or api_key=…; `print(config.describe())` shows where the key comes from.",
     402: "The account behind the key cannot pay; see the server's billing page.",
@@ -115,7 +118,7 @@ def _body(response: httpx.Response) -> Any:
 def detail(body: Any) -> str:
     """The human-readable part of an error body: `detail` (text, or a list of located problems), `error`, `message`, or a text."""
     if isinstance(body, str):
-        return body[:_MOST]
+        return _words_of_page(body) if is_web_page(body) else body[:_MOST]
     if not isinstance(body, dict):
         return ""
     for name in ("detail", "error", "error_message", "message"):
@@ -125,6 +128,14 @@ def detail(body: Any) -> str:
         if value:
             return str(value)[:_MOST]  # pyright: ignore[reportUnknownArgumentType]
     return ""
+
+
+def _words_of_page(page: str) -> str:
+    return " ".join(_MARKUP.sub(" ", page[:_MOST]).split())[:_WORDS_OF_PAGE]
+
+
+def is_web_page(body: Any) -> bool:
+    return isinstance(body, str) and body.lstrip()[:15].lower().startswith(("<!doctype html", "<html"))
 
 
 def _problem(item: Any) -> str:
