@@ -27,7 +27,7 @@ $(LOWEST_READY): pyproject.toml $(READY)
 	touch $@
 
 test-lowest: $(LOWEST_READY)
-	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS)
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS) -k "not nemotron_h and not falcon_h1 and not bamba" # refused, and slow
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/python examples/demo.py
 
 check: setup
