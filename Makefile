@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test check format generate contract-diff test-clients test-servers tiny-model bench docs
+.PHONY: setup demo test test-lowest check format generate contract-diff test-clients test-servers tiny-model bench docs
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -14,6 +14,21 @@ setup: $(READY)
 
 test: setup
 	$(BIN)/pytest
+
+# The lowest release of transformers that pyproject.toml allows, with the libraries that it pins, before those of .venv.
+LOWEST := .cache/lowest
+LOWEST_READY := $(LOWEST)/.ready
+LOWEST_TESTS := $(addprefix tests/local/test_,architectures.py batching.py engine.py gradients.py lora.py models.py reading.py sampling.py)
+
+$(LOWEST_READY): pyproject.toml $(READY)
+	rm -rf $(LOWEST)
+	$(BIN)/pip install --quiet --no-deps --target $(LOWEST) huggingface-hub==1.5.0 tokenizers==0.22.0 \
+		transformers==$$(sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+	touch $@
+
+test-lowest: $(LOWEST_READY)
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS) -k "not nemotron_h and not falcon_h1 and not bamba" # refused, and slow
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/python examples/demo.py
 
 check: setup
 	$(BIN)/ruff check tinkex scripts tests examples benchmarks

@@ -54,14 +54,18 @@ logprobs by any of them is refused with the reason; where config.json tells it, 
 
 This table is of tiny random models of every kind that transformers {release} has a causal language model for: {served} of
 {tried} are served. Of each of these, the logprobs of training, scoring and sampling, alone and beside others, are those of transformers'
-own forward pass to 0.00001 in float32, and an adapter that was trained is read by the sampler and by peft with the same logprobs.
+own forward pass in float32, to 0.00001 nats and 0.000002 of the logprob itself; an adapter that was trained is read by the sampler
+and by peft with the same logprobs, and has learnt in all of its layers. The test suite makes the run again, row by row, and fails
+where a row is no longer what this page says, with the release of transformers that the page names; with others, where a kind
+is neither exact nor refused.
 
 Positions that change with a text's length (longrope, as in Phi-3.5 and Phi-4-mini) are served up to the length where they
 change, `original_max_position_embeddings`: a text that grew past it would be one of another model than the one that was sampled.
 
 ## Served exactly
 
-A switch that is `-` must be false: the kind has no such linear layers, or has experts, which cannot be trained here.
+`train_attn` stands for all linear layers of the attention, `train_mlp` for all of the MLP. A switch that is `-` must be false: the
+kind has no such linear layers, or has some of a kind of their own beside them, or experts, which cannot be trained here.
 
 | kind | class | train_attn | train_mlp | train_unembed |
 |---|---|---|---|---|

@@ -449,6 +449,15 @@ def test_an_error_keeps_a_signature_to_itself(download: Callable[..., Path]) -> 
     assert os.strerror(111) in str(caught.value)
 
 
+def test_an_adapter_that_peft_cannot_merge_is_told_with_what_to_do(
+    download: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for content, told in ((CONTENT, False), ({**CONTENT, "TIED_EMBEDDINGS.md": b"# How to merge"}, True)):
+        with stored(tar_of(content)) as (_, _, server), caplog.at_level("WARNING", "tinkex"):
+            folder = download(server.base_url, force=True)
+        assert (f"python -m tinkex.local.merge {folder} OUTPUT" in caplog.text) == told
+
+
 def test_in_one_call_without_a_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(lambda call: Answer(200, tar_of(CONTENT))) as server:
         monkeypatch.setenv("TINKER_BASE_URL", server.base_url)

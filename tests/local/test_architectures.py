@@ -111,6 +111,7 @@ def test_layers_of_other_names_are_trained_too(config: PreTrainedConfig, trained
     assert list(only.layers) == [head]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of older releases of transformers
 @pytest.mark.parametrize(
     ("config", "attention"),
     [

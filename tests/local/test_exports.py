@@ -58,6 +58,7 @@ def logprobs(model: Any, row: Sequence[int] = ROW) -> np.ndarray[Any, Any]:
 def test_an_adapter_finds_its_base_model_by_itself_and_merges(tied: bool, tmp_path: Path) -> None:
     adapter, expected = trained(tmp_path, tied=tied)
     assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tmp_path / "base")
+    assert (adapter / "TIED_EMBEDDINGS.md").exists() == tied
     in_peft: Any = AutoPeftModelForCausalLM.from_pretrained(str(adapter))
     np.testing.assert_allclose(logprobs(in_peft), expected, atol=1e-4)
     merge(adapter, tmp_path / "merged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,17 @@ def test_a_kind_is_exact_or_refused_as_the_page_says(kind: str, tmp_path: Path) 
 def test_a_mixture_whose_layers_have_no_experts_is_exact_in_peft_too(kind: str, tmp_path: Path) -> None:
     found = found_of(kind, tmp_path, **without_experts(kinds()[kind]))
     assert found.refusal or "train_attn" in found.trains
+
+
+def test_the_page_is_whole_and_says_what_the_matrix_would_write() -> None:
+    text = PAGE.read_text("utf-8")
+    prose = [line for line in page({}).splitlines() if not re.search(r"transformers \d|tried are|\d+ of$|^\d+ are served", line)]
+    assert [line for line in prose if line not in text.splitlines()] == []
+    refused = text.partition("## Refused")[2].partition("## Not tried")[0].count("\n| ") - 1
+    served = text.partition("## Refused")[0].count("\n| ") - 1
+    assert f"{served} of\n{served + refused} are served" in text
+    if OF_THIS_RELEASE:
+        assert kinds().keys() <= ROWS.keys()
 
 
 def test_a_finding_of_each_sort_has_its_table() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import shutil
 import tempfile
@@ -25,10 +26,14 @@ from tinkex.threads import in_thread
 from tinkex.transport.http import Transport
 from tinkex.types.checkpoint_path import EXTERNAL_WEIGHTS
 
+logger = logging.getLogger("tinkex")
+
 Progress = Callable[[int, int | None], object]
 """Is given how many bytes came, and how many there are in all, None while that is not known."""
 
 LIMITS = Limits()
+TIED_NOTE = "TIED_EMBEDDINGS.md"
+"""A file that the embedded server adds to adapters that peft cannot merge."""
 _ODD = re.compile(r"[^\w.-]")
 
 
@@ -54,6 +59,13 @@ async def download(transport: Transport, place: CheckpointPlace, target: Path, *
         raise
     except OSError as error:
         raise CheckpointDownloadError(f"the checkpoint cannot be written to {target}: {error}") from error
+    if (target / TIED_NOTE).is_file():
+        logger.warning(
+            "%s is an adapter on the output layer of a model whose embeddings are tied: it is exact as it is, but peft's merge_and_unload "
+            "would change the input embeddings, too. To merge it, use python -m tinkex.local.merge %s OUTPUT",
+            target,
+            target,
+        )
     return target
 
 

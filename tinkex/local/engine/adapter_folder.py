@@ -21,6 +21,16 @@ from tinkex.local.engine.lora import Adapter, LayerWeights
 _CONFIG_FILE = "adapter_config.json"  # these two are peft's names
 _WEIGHTS_FILE = "adapter_model.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
+_TIED_FILE = "TIED_EMBEDDINGS.md"
+_TIED_NOTE = """# How to merge this adapter
+
+It is on the output layer `{head}` of a model whose input embeddings are the same matrix. Loaded by peft it is exact, but peft's
+`merge_and_unload` would change the input, too, and with it every logprob. This makes one model of both with an output matrix of its own:
+
+    python -m tinkex.local.merge FOLDER OUTPUT
+
+An adapter that was trained with `train_unembed=False` is merged by peft as any other.
+"""
 
 
 @frozen
@@ -32,7 +42,9 @@ class AdaptedModel:
     modules: Sequence[str]
     """The full names of all its modules."""
     expert_names: Set[str] = frozenset()
-    """Names, such as gate_proj, that peft takes for those of experts in models of this kind, wherever it meets them."""
+    """The names, such as gate_proj, that peft takes for those of experts in models of this kind, wherever it meets them."""
+    tied_head: str | None = None
+    """The full name of the output layer, where its matrix is that of the input embeddings."""
 
 
 def save_adapter(adapter: Adapter, folder: Path, model: AdaptedModel, optimizer_state: Mapping[str, Tensor] | None = None) -> None:
@@ -41,6 +53,8 @@ def save_adapter(adapter: Adapter, folder: Path, model: AdaptedModel, optimizer_
         check_finite(tensors, "the model cannot be saved, load an earlier checkpoint into it")
     folder.mkdir(parents=True)
     (folder / _CONFIG_FILE).write_text(json.dumps(_config(adapter, model), indent=2))
+    if model.tied_head in adapter.layers:
+        (folder / _TIED_FILE).write_text(_TIED_NOTE.format(head=model.tied_head), encoding="utf-8")
     _write(adapter.named_weights(), folder / _WEIGHTS_FILE)
     if optimizer_state is not None:
         _write(optimizer_state, folder / _OPTIMIZER_FILE)

@@ -87,7 +87,13 @@ class Base:
     def adapted(self) -> AdaptedModel:
         """What the files of its adapters say of it."""
         modules = [name for name, _ in self.model.named_modules()]
-        return AdaptedModel(loadable_name(self.description.name), modules, _expert_names(self.model.config.model_type))
+        head = self.model.get_output_embeddings() if self.ties_embeddings else None
+        return AdaptedModel(
+            loadable_name(self.description.name),
+            modules,
+            _expert_names(self.model.config.model_type),
+            next((name for name, layer in self.linears.items() if layer is head), None),
+        )
 
     @property
     def ties_embeddings(self) -> bool:

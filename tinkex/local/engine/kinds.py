@@ -12,7 +12,6 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """What transformers' configurations call the context length."""
-_OWN_POSITIONS = ("roformer",)  # with small weights it is off by less than the check at load can tell
 _CHANGING_ROPES = ("longrope", "su")  # the second is what Phi-3 called the first
 
 
@@ -22,11 +21,6 @@ def refuse_kinds(name: str, config: Mapping[str, Any]) -> None:
         raise InvalidRequest(
             f"the model {name!r} is an encoder-decoder (as for translation), which reads one text and writes another; "
             "only causal language models can be trained and sampled here"
-        )
-    if config.get("model_type") in _OWN_POSITIONS:
-        raise InvalidRequest(
-            f"the model {name!r} is of a kind that is not served: it counts the positions of its tokens by itself, "
-            "from the beginning of a padded row, so that a text has other logprobs in company than alone"
         )
     if unknown := unknown_layers(of_text(config).get("layer_types")):
         raise InvalidRequest(
