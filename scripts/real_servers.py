@@ -48,7 +48,7 @@ cli.main()
 _WITHOUT_CUDA = """
 import sys
 
-if any("ray" in word for word in sys.argv + sys.orig_argv):
+if any(word.endswith("default_worker.py") for word in sys.orig_argv):
     import torch
 
     torch.cuda.reset_peak_memory_stats = lambda *_: None

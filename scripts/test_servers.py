@@ -79,7 +79,9 @@ def tried(server: RealServer, model: Path) -> dict[str, Any]:
             config = Config(base_url=url, api_key=KEY, dialect=unguarded(server.dialect), poll=poll)
             place = Place(config, str(model), model)
             record["job"] = job(url, model)
-            record["effects"] = {name: said(server, name, seen(check, place)) for name, check in CHECKS.items()}
+            for name, check in CHECKS.items():
+                saw = seen(check, place).replace(str(model), "the model")
+                record.setdefault("effects", {})[name] = said(server, name, saw)
     except (OSError, subprocess.SubprocessError) as error:
         record["read"] = f"could not be brought up: {error}"
     return record

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import io
+import json
 import mmap
 import os
 import random
@@ -160,6 +161,17 @@ def test_an_archive_that_a_url_in_the_answer_leads_to(download: Callable[..., Pa
         url = {"url": f"{store.base_url}/x?signature=1", "expires": "2026-01-01T01:00:00Z"}
         with answering(lambda call: as_json(url)) as server:
             assert files_in(download(server.base_url)) == CONTENT
+
+
+def test_an_adapter_whose_settings_leave_its_modules_out_is_given_them(download: Callable[..., Path]) -> None:
+    table = json.dumps({"base.layers.0.mlp.up_proj.lora_A.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    files = {
+        "adapter_config.json": b'{"r": 4, "target_modules": null}',
+        "adapter_model.safetensors": len(table).to_bytes(8, "little") + table,
+    }
+    with stored(tar_of(files)) as (_, _, server):
+        folder = download(server.base_url)
+    assert json.loads((folder / "adapter_config.json").read_text()) == {"r": 4, "target_modules": ["up_proj"]}
 
 
 @pytest.mark.rule(17)

@@ -96,6 +96,17 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         },
     ),
     (
+        "tuft",
+        "tuft 0.2.2",
+        _TEST_SERVERS,
+        {
+            "seq_id_repeats": "one optim_step sent twice under one number was applied once; the repeat was taken and its future failed",
+            "resume": "a model made by weights_info, create_model and load_weights went on as the one that was saved",
+            "loads_keep_optimizer": "a model loaded without the optimizer's state took the next step without it",
+            "saves_once": "a second save_weights was loaded as it was saved",
+        },
+    ),
+    (
         "tinker-cloud-old",
         "2026-08-06",
         _SURVEY,

@@ -16,6 +16,7 @@ from pathlib import Path
 from attrs import define, field
 
 from tinkex.errors import CheckpointDownloadError, InvalidInputError, TinkexError
+from tinkex.rest.adapter_targets import name_targets
 from tinkex.rest.archives import UrlTable, open_archive
 from tinkex.rest.checkpoint_place import CheckpointPlace
 from tinkex.rest.extraction import Limits, unpack
@@ -52,6 +53,7 @@ async def download(transport: Transport, place: CheckpointPlace, target: Path, *
         work = await in_thread(_begin, target, force)
         try:
             await fetch_content(transport, place, work / "checkpoint", _Meter(progress))
+            name_targets(work / "checkpoint")
             _put(work / "checkpoint", target, work / "replaced")
         finally:
             shutil.rmtree(work, ignore_errors=True)  # at once: what is awaited here could be cancelled
