@@ -30,7 +30,7 @@ def write(folder: Path, config: Any = CONFIG, **files: str) -> Path:
 def test_the_shipped_one_and_its_folder_are_the_same() -> None:
     texts = [(TINY / f"{name}.json").read_text() for name in ("tokenizer", "tokenizer_config")]
     shipped = describe("tinkex/tiny")
-    assert shipped == BaseModel("tinkex/tiny", 1024, 257, "Qwen3ForCausalLM", "tinkex/tiny", *texts)
+    assert shipped == BaseModel("tinkex/tiny", 1024, 257, "Qwen3ForCausalLM", "tinkex/tiny", *texts, folder=str(TINY))
     assert describe(str(TINY)) == evolve(shipped, name=str(TINY), tokenizer_id=str(TINY))
 
 
@@ -43,7 +43,7 @@ def test_the_shipped_one_and_its_folder_are_the_same() -> None:
 )
 def test_configurations_of_other_shapes(config: dict[str, Any], tmp_path: Path) -> None:
     folder = str(write(tmp_path / "model", config))
-    assert describe(folder) == BaseModel(folder, 128, 257, "LlamaForCausalLM", folder, None)
+    assert describe(folder) == BaseModel(folder, 128, 257, "LlamaForCausalLM", folder, None, folder=folder)
 
 
 @pytest.mark.parametrize(

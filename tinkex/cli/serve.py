@@ -35,7 +35,7 @@ _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
     multiple=True,
     default=["tinkex/tiny"],
     show_default=True,
-    help="Transformers folder or hub id; repeatable.",
+    help="Transformers folder or hub id, or NAME=FOLDER for the name that programs ask for; repeatable.",
 )
 @click.option(
     "--data-dir",

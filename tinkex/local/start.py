@@ -50,7 +50,8 @@ def serve(
             client = tinkex.ServiceClient(base_url=server.base_url)
 
     Args:
-        model: base models, each by a shipped name, a transformers folder, or a hub id.
+        model: base models, each by a shipped name, a transformers folder, or a hub id; `NAME=FOLDER` has clients call it by another
+            name, as in "meta-llama/Llama-3.2-1B=./llama".
         host, port: where to listen; port 0 takes a free one.
         data_dir: where the database and the checkpoints are kept; by default a temporary folder, removed at the end.
         api_key: what clients must send as X-API-Key, or several such keys, each of which sees its own sessions and what was made in

@@ -46,17 +46,18 @@ class Base:
     """The tokens that end a sample where no stop is given."""
     bytes_a_token: int
     """How much is kept of each token that was read, in all layers."""
+    _source: str  # what transformers loads it by
     _current: CurrentPlan
     _lock: FairLock = field(factory=FairLock)
 
     @classmethod
-    def load(cls, name: str, device: str | None = None, dtype: str | None = None) -> Base:
-        """By folder, shipped name or hub id. Raises `InvalidRequest` when it cannot be loaded, or served exactly.
+    def load(cls, spec: str, device: str | None = None, dtype: str | None = None) -> Base:
+        """By folder, shipped name or hub id, or `NAME=` and one of these. Raises `InvalidRequest` when it cannot be loaded, or served exactly.
 
         `device` is "cpu", "cuda" or "mps", by default the best that is there; `dtype` is "float32" or "bfloat16", by default what
         suits the device.
         """
-        description, source = describe(name), loadable_name(name)
+        description, source = describe(spec), loadable_name(spec)
         place = _device(device)
         precision = _dtype(dtype, place)
         try:
@@ -68,7 +69,7 @@ class Base:
             current = CurrentPlan()
             linears = wrap_linears(model, _reads_text(model), current)
             bytes_a_token = check_ways(model, description, found)
-            return cls(description, model, tokenizer, linears, ends(model, tokenizer), bytes_a_token, current)
+            return cls(description, model, tokenizer, linears, ends(model, tokenizer), bytes_a_token, source, current)
         except InvalidRequest:
             raise
         except (
@@ -77,7 +78,7 @@ class Base:
             RuntimeError,
             SafetensorError,
         ) as error:  # a RuntimeError: torch is out of memory, or weights do not fit
-            raise InvalidRequest(f"cannot load the model {name!r}: {error}") from error
+            raise InvalidRequest(f"cannot load the model {spec!r}: {error}") from error
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +90,7 @@ class Base:
         modules = [name for name, _ in self.model.named_modules()]
         head = self.model.get_output_embeddings() if self.ties_embeddings else None
         return AdaptedModel(
-            loadable_name(self.description.name),
+            self._source,
             modules,
             _expert_names(self.model.config.model_type),
             next((name for name, layer in self.linears.items() if layer is head), None),

@@ -45,10 +45,11 @@ class BaseModel:
     max_context_length: int  # tokens
     vocab_size: int
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
-    tokenizer_id: str  # what a client can load the tokenizer by: a hub id, a folder, or a shipped name
+    tokenizer_id: str  # what a client elsewhere can load the tokenizer by: a hub id, or a name that it gave itself
     tokenizer_json: str | None = field(default=None, repr=False)  # the text of its tokenizer.json, where it has one
     tokenizer_config_json: str | None = field(default=None, repr=False)  # likewise of its tokenizer_config.json
     context_note: str = ""  # why the context is shorter than the one that the model was made for, where it is
+    folder: str | None = None  # where its files are on this machine, unless transformers finds them by the name
 
 
 @frozen

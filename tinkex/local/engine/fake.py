@@ -35,6 +35,7 @@ from tinkex.local.engine.base import (
     TopTokens,
     ready_at_once,
 )
+from tinkex.local.engine.description import local_folder, name_and_source, tokenizer_files
 
 _RUNS_ON = "the fake engine: figures made up by arithmetic, to test clients"
 _CONTEXT = 32_768  # tokens
@@ -57,6 +58,13 @@ class _Weights:
     digest: str = ""
 
 
+def _base(spec: str) -> BaseModel:
+    name, source = name_and_source(spec)
+    folder = local_folder(source)
+    files = tokenizer_files(Path(folder)) if folder else (None, None)
+    return BaseModel(name, _CONTEXT, _VOCABULARY, "FakeForCausalLM", name, *files, folder=folder)
+
+
 @define(eq=False)
 class _Model:
     weights: _Weights
@@ -64,10 +72,11 @@ class _Model:
 
 
 class FakeEngine:
-    """See `tinkex.local.engine.base.Engine`. `models` are the names of the base models, which it need not find anywhere."""
+    """See `tinkex.local.engine.base.Engine`. `models` are the names of the base models, which it need not find anywhere, or `NAME=FOLDER`."""
 
     def __init__(self, models: Sequence[str]) -> None:
-        self._bases = {name: BaseModel(name, _CONTEXT, _VOCABULARY, "FakeForCausalLM", name) for name in models}
+        bases = [_base(model) for model in models]
+        self._bases = {base.name: base for base in bases}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Weights] = {}
         self.ready = ready_at_once(_RUNS_ON)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal, TypeAlias, cast
 
 from tinkex.local.engine.base import Engine
-from tinkex.local.engine.description import describe
+from tinkex.local.engine.description import check_names, describe
 from tinkex.local.engine.fake import FakeEngine
 from tinkex.local.engine.process.engine import ProcessEngine
 from tinkex.local.extras import require
@@ -24,6 +24,7 @@ def named_engine(name: EngineName, models: Sequence[str], device: str | None = N
 
     Raises `ImportError`, saying what to install, or `InvalidRequest` for a model that is not to be found, or not served.
     """
+    check_names(models)
     if name == "fake":
         return FakeEngine(models)
     require("torch", "transformers", "safetensors")

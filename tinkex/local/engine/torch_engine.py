@@ -70,7 +70,8 @@ class TorchEngine:
     """
 
     def __init__(self, models: Sequence[str], device: str | None = None, dtype: str | None = None) -> None:
-        self._bases = {name: Base.load(name, device, dtype) for name in models}
+        bases = [Base.load(model, device, dtype) for model in models]
+        self._bases = {base.description.name: base for base in bases}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
         self._batchers = {name: Batcher(base) for name, base in self._bases.items()}

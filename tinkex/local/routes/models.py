@@ -22,7 +22,6 @@ from tinkex_api.models import (
 
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import BaseModel, EngineDied, LoraShape, OptimizerKind
-from tinkex.local.engine.description import SHIPPED
 from tinkex.local.errors import bad_request, malformed, not_found
 from tinkex.local.guard.access import Access
 from tinkex.local.limits import at_most
@@ -148,9 +147,8 @@ async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str,
 
 
 def _tokenizer_id(base: BaseModel, call: Call[GetInfoRequest]) -> str:
-    """A name that transformers can load it by: the hub knows no model of this package, whose folder a client on this machine can read."""
-    shipped = SHIPPED.get(base.tokenizer_id)
-    return str(shipped) if shipped and call.is_from_here else base.tokenizer_id
+    """What transformers can load it by: on this machine the folder, of which the hub may know nothing."""
+    return base.folder if base.folder and call.is_from_here else base.tokenizer_id
 
 
 async def unload_model(backend: Backend, call: Call[UnloadModelRequest]) -> Mapping[str, Any]:
