@@ -38,6 +38,21 @@ config, uvicorn.Config = uvicorn.Config, bound_here
 local_dev._has_gpu = lambda: True
 local_dev.main()
 """
+_TUFT = """
+import ray
+from tuft import cli
+
+ray.init(num_gpus=1, include_dashboard=False, log_to_driver=True)
+cli.main()
+"""
+_WITHOUT_CUDA = """
+import sys
+
+if any("ray" in word for word in sys.argv + sys.orig_argv):
+    import torch
+
+    torch.cuda.reset_peak_memory_stats = lambda *_: None
+"""
 
 
 @frozen
@@ -52,6 +67,8 @@ class RealServer:
     start: Callable[[Path, Path, Path, int], tuple[Sequence[str], dict[str, str]]]
     """Gives the command and the variables, by interpreter, model, an empty folder and port."""
     started_by: str = "as its documentation says"
+    beside: Sequence[str] = ()
+    """What is installed in the place of all that the package asks for, where some of that wants a GPU."""
 
 
 def _skyrl(python: Path, model: Path, folder: Path, port: int) -> tuple[Sequence[str], dict[str, str]]:
@@ -71,10 +88,67 @@ def _hatchery(python: Path, model: Path, folder: Path, port: int) -> tuple[Seque
     return [str(python), "-c", _HATCHERY], {**variables, "HATCHERY_LOCAL_STORE_PATH": str(folder / "store")}
 
 
+def _tuft(python: Path, model: Path, folder: Path, port: int) -> tuple[Sequence[str], dict[str, str]]:
+    of_model = {"model_name": str(model), "model_path": str(model), "max_model_len": 1024, "capabilities": ["training"]}
+    settings = {
+        "checkpoint_dir": str(folder / "checkpoints"),
+        "authorized_users": {KEY: "tinkex"},
+        "supported_models": [{**of_model, "max_lora_rank": 8, "max_loras": 32}],
+    }
+    (folder / "tuft.yaml").write_text(json.dumps(settings))
+    (folder / "sitecustomize.py").write_text(_WITHOUT_CUDA)
+    command = [
+        str(python),
+        "-c",
+        _TUFT,
+        "launch",
+        "--config",
+        str(folder / "tuft.yaml"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    return command, {"PYTHONPATH": str(folder), "TUFT_HOME": str(folder), "RAY_DEDUP_LOGS": "0"}
+
+
+_WITHOUT_VLLM = (
+    *(
+        "accelerate",
+        "fastapi>=0.133,<0.137",
+        "httpx",
+        "numpy",
+        "nvidia-ml-py",
+        "omegaconf",
+        "opentelemetry-api",
+        "opentelemetry-sdk",
+    ),
+    *("opentelemetry-exporter-otlp", "opentelemetry-instrumentation-fastapi", "opentelemetry-instrumentation-logging"),
+    *(
+        "peft==0.20.0",
+        "protobuf",
+        "psutil",
+        "ray>=2.50",
+        "tinker>=0.25,<0.26",
+        "transformers>=5.5.3,<6",
+        "typer",
+        "uvicorn[standard]",
+    ),
+)
+
 SERVERS: Sequence[RealServer] = (
     RealServer("skyrl-0.3", "skyrl[tinker,jax]", "0.3.0", "3.12", _skyrl, "its JAX backend, with a stand-in for uv"),
     RealServer(
         "hatchery", "hatchery-core", "0.3.0", "3.12", _hatchery, "its development server, whose worker is told that it has a GPU"
+    ),
+    RealServer(
+        "tuft",
+        "tuft",
+        "0.2.2",
+        "3.12",
+        _tuft,
+        "its Hugging Face trainer, without vLLM and so without samples, with a GPU that Ray is told of and there is not",
+        _WITHOUT_VLLM,
     ),
 )
 
@@ -85,8 +159,10 @@ def python_of(server: RealServer) -> Path:
     python = folder / "bin" / "python"
     if not (folder / ".ready").exists():
         subprocess.run([_python(server.python), "-m", "venv", "--clear", folder], check=True, timeout=INSTALLS_WITHIN)
-        for packages in ("torch==2.13.0", f"{server.package}=={server.release}"):
-            install = [python, "-m", "pip", "install", "--quiet", "--no-compile", packages]
+        server_alone = ("--no-deps", f"{server.package}=={server.release}")
+        rest = (server.beside, server_alone) if server.beside else (server_alone[1:],)
+        for packages in (("torch==2.13.0",), *rest):
+            install = [python, "-m", "pip", "install", "--quiet", "--no-compile", *packages]
             subprocess.run(install, check=True, timeout=INSTALLS_WITHIN)
         (folder / ".ready").touch()
     return python

@@ -36,37 +36,50 @@ def rows(header: list[str], body: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
-def known(d: Dialect, cell: str, *names: str) -> str:
-    """A cell with a mark where one of the fields that it is made of was measured."""
-    return f"{cell} (m)" if cell and any(d.known(name).how == "measured" for name in names) else cell
+def known(d: Dialect, name: str, words: str) -> str:
+    """The words for one field, with a mark where it was measured."""
+    return f"{words} (m)" if words and d.known(name).how == "measured" else words
 
 
 def evidence() -> str:
-    """How each claim is known: of each dialect, what was read and when, and the fields that were measured."""
-
-    def row(d: Dialect) -> list[str]:
-        measured = [f"{name}: {found.release}, {found.day}" for name, found in sorted(d.evidence.items())]
-        return [f"`{d.name}`", str(d.source), "<br>".join(measured)]
-
-    text = (
-        "A cell that ends in (m) was measured: seen by its effect on a running server. All others were read in the server's source,\n"
-        "of the release and on the day that this table says, and may be otherwise when it runs.\n\n"
+    """How each claim is known: of each dialect, what was read and when, and what was measured, field by field."""
+    sources = [[f"`{d.name}`", str(d.source), _otherwise_read(d)] for d in DIALECTS.values()]
+    measured = [
+        [f"`{d.name}`", name, found.release, found.day, found.saw]
+        for d in DIALECTS.values()
+        for name, found in sorted(d.evidence.items())
+        if found.how == "measured"
+    ]
+    return (
+        "## How it is known\n\n"
+        "What is followed by (m) was measured: seen by its effect on a running server. All else was read in the server's source, of the\n"
+        "release and by the day that this table says, and may be otherwise when it runs.\n\n"
+        + rows(["name", "known, unless said otherwise", "but"], sources)
+        + "\nWhat was measured:\n\n"
+        + rows(["name", "field", "release", "day", "seen"], measured)
     )
-    header = ["name", "known, unless said otherwise", "measured: field, release, day"]
-    return "## How it is known\n\n" + text + rows(header, [row(d) for d in DIALECTS.values()])
+
+
+def _otherwise_read(d: Dialect) -> str:
+    return "; ".join(f"{name}: {found}" for name, found in sorted(d.evidence.items()) if found.how != "measured")
 
 
 def servers() -> str:
     body = [[f"`{d.name}`", d.about, "yes" if d.name in RECOGNISED else "by what is seen, or given"] for d in DIALECTS.values()]
-    return "## The dialects\n\n" + rows(["name", "server", "told by its flags"], body)
+    return "## The dialects\n\n" + rows(["name", "server", "told by its first answers"], body)
 
 
 def wire() -> str:
     def row(d: Dialect) -> list[str]:
-        hold = {"at_once": "within the POST"}.get(d.pending, f"{d.pending}, {f'{d.hold:g} s' if d.hold else 'at once'}")
-        cells = [", then ".join(d.encodings), d.results, hold, d.failed, "once" if d.results_once else ""]
-        fields = [("encodings",), ("results",), ("pending", "hold"), ("failed",), ("results_once",)]
-        return [f"`{d.name}`", *(known(d, cell, *names) for cell, names in zip(cells, fields, strict=True))]
+        held = known(d, "hold", f"{d.hold:g} s" if d.hold else "at once")
+        cells = [
+            known(d, "encodings", ", then ".join(d.encodings)),
+            known(d, "results", d.results),
+            known(d, "pending", "within the POST") if d.pending == "at_once" else f"{known(d, 'pending', d.pending)}, {held}",
+            known(d, "failed", d.failed + (" or by kind" if d.fails_by_kind else "")),
+            known(d, "results_once", "once" if d.results_once else ""),
+        ]
+        return [f"`{d.name}`", *cells]
 
     header = ["name", "batches", "results", '"not yet", held for', "failed", "a result is given"]
     return "## Bodies and answers\n\n" + rows(header, [row(d) for d in (*DIALECTS.values(), UNKNOWN)])
@@ -74,16 +87,19 @@ def wire() -> str:
 
 def order() -> str:
     def row(d: Dialect) -> list[str]:
-        parallel = (
-            "together"
-            if d.parallel_chunks
-            else "one by one, and each call when the one before is done"
-            if d.overtakes
-            else "one by one"
-        )
-        cells = [d.seq_id_order, d.seq_id_repeats, parallel, d.resume.replace("_", " ")]
-        fields = ["seq_id_order", "seq_id_repeats", "parallel_chunks", "resume"]
-        return [f"`{d.name}`", *(known(d, cell, name) for cell, name in zip(cells, fields, strict=True))]
+        parallel = known(d, "parallel_chunks", "together" if d.parallel_chunks else "one by one")
+        if not d.splits_batches:
+            parallel = known(d, "splits_batches", "whole")
+        if d.overtakes:
+            parallel += known(d, "overtakes", ", and a step when the batches before it are done")
+        cells = [
+            known(d, "seq_id_order", d.seq_id_order),
+            known(d, "seq_id_repeats", d.seq_id_repeats),
+            parallel,
+            known(d, "resume", d.resume.replace("_", " ")),
+            ", ".join(_odd_steps(d)),
+        ]
+        return [f"`{d.name}`", *cells]
 
     text = (
         "What a server does with a (model, seq_id) that it has had decides what becomes of a training request whose answer was lost. `repeats`: it is\n"
@@ -91,17 +107,36 @@ def order() -> str:
         "sent again, and `StepOutcomeUnknown` is raised. What was only read in a server's source is not believed: it counts as `unknown`\n"
         "until `service.probe_server(base_model)` has proved it, by its effect on a model of its own.\n\n"
     )
-    header = ["name", "seq_ids", "a repeat", "chunks of a batch", "a model from a checkpoint"]
+    header = ["name", "seq_ids", "a repeat", "chunks of a batch", "a model from a checkpoint", "otherwise"]
     return "## Order, repeats, resuming\n\n" + text + rows(header, [row(d) for d in (*DIALECTS.values(), UNKNOWN)])
+
+
+def _odd_steps(d: Dialect) -> Iterator[str]:
+    """Words for what is said nowhere else."""
+    for name, words in {
+        "failed_step_keeps_number": "a failed step leaves its number to the next",
+        "refusals_take_numbers": "a request that is refused takes its number",
+        "asks_to_save_optimizer": "the optimizer is saved only where that is asked for",
+        "loads_keep_optimizer": "a load always takes over the optimizer",
+        "saves_once": "a second save_state is refused here, as it would be the first",
+        "forwards_by_zero_weights": "a forward goes as a forward_backward without weights",
+        "pads_logprobs": "a forward's logprobs are padded",
+        "unloads_by_query": "unload_model takes the id in the URL",
+        "bare_archive_ids": "archives go by bare names",
+        "bearer": "the key goes as a bearer token, too",
+    }.items():
+        if getattr(d, name):
+            yield known(d, name, words)
+    if not d.tells_rank:
+        yield known(d, "tells_rank", "the rank of a checkpoint must be given")
 
 
 def lacks() -> str:
     def row(d: Dialect) -> list[str]:
-        losses = ", ".join(sorted(d.losses)) if d.losses else "as it says itself"
+        losses = known(d, "losses", ", ".join(sorted(d.losses)) if d.losses else "as it says itself")
         notes = "; ".join(_loss_notes(d))
-        cells = [losses + (f" ({notes})" if notes else ""), ", ".join(_odd(d.sampling)), ", ".join(sorted(d.missing))]
-        fields = [("losses", "loss_notes", "splits_batches"), ("sampling",), ("missing",)]
-        return [f"`{d.name}`", *(known(d, cell, *names) for cell, names in zip(cells, fields, strict=True))]
+        missing = ", ".join(known(d, f"missing.{name}", name) for name in sorted(d.missing))
+        return [f"`{d.name}`", losses + (f" ({notes})" if notes else ""), ", ".join(_odd_samples(d)), missing]
 
     return "## Losses, sampling, and what is missing\n\n" + rows(
         ["name", "losses", "samples otherwise", "lacks"], [row(d) for d in DIALECTS.values()]
@@ -109,28 +144,32 @@ def lacks() -> str:
 
 
 def _loss_notes(d: Dialect) -> Iterator[str]:
-    yield from (f"{loss}: {note}" for loss, note in d.loss_notes.items())
+    yield from (known(d, f"loss_notes.{loss}", f"{loss}: {note}") for loss, note in d.loss_notes.items())
     if d.divides_by_weights:
-        yield "each datum's is divided by its weights, so that custom losses go by importance_sampling"
+        words = "each datum's is divided by its weights, so that custom losses go by importance_sampling"
+        yield known(d, "divides_by_weights", words)
 
 
-def _odd(ways: SamplingWays) -> Iterator[str]:
-    if not ways.base_models:
-        yield "no base models"
-    if not ways.saved_names:
-        yield "not what was saved for sampling by name"
-    if not ways.prompt_logprobs:
-        yield "no logprobs of the prompt"
-    if not ways.seeds:
-        yield "seeds have no effect"
-    usual = SamplingWays()
-    for name in ("greedy_temperature", "top_p_off", "top_k_off"):
+def _odd_samples(d: Dialect) -> Iterator[str]:
+    ways, usual = d.sampling, SamplingWays()
+    words = {
+        "base_models": "no base models",
+        "saved_names": "not what was saved for sampling by name",
+        "prompt_logprobs": "no logprobs of the prompt",
+        "seeds": "seeds have no effect",
+        "stops": "stops have no effect",
+        "names_base": "saved weights need the name of the base model as well",
+        "temperature": f"at a temperature of {ways.temperature} alone",
+        **{name: f"{name.replace('_', ' ')} is sent as {getattr(ways, name)}" for name in _OFF},
+        "max_tokens": f"at most {ways.max_tokens} tokens",
+        "max_samples": f"at most {ways.max_samples} samples a request",
+    }
+    for name, said in words.items():
         if getattr(ways, name) != getattr(usual, name):
-            yield f"{name.replace('_', ' ')} is sent as {getattr(ways, name)}"
-    if ways.max_tokens:
-        yield f"at most {ways.max_tokens} tokens"
-    if ways.max_samples:
-        yield f"at most {ways.max_samples} samples a request"
+            yield known(d, f"sampling.{name}", said)
+
+
+_OFF = ("greedy_temperature", "top_p_off", "top_k_off")
 
 
 def rules() -> str:

@@ -17,12 +17,15 @@ from tests.fake_engine import FakeEngine
 from tinkex import Config
 from tinkex.local import Limits, Server
 
+OF_THE_NETWORK = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _home_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The settings and the keys of whoever runs the tests are not theirs."""
+    """The settings and the keys of whoever runs the tests are not theirs, nor are the proxies of the network that they run in."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("TINKER_", "TINKEX_", "CLOUDFLARE_"))]:
+        ours = ("TINKER_", "TINKEX_", "CLOUDFLARE_")
+        for name in [name for name in os.environ if name.startswith(ours) or name.upper() in OF_THE_NETWORK]:
             patch.delenv(name)
         patch.delenv("XDG_CONFIG_HOME", raising=False)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))

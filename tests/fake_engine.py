@@ -97,6 +97,14 @@ class FakeEngine:
         if folder.stem == "misfit":
             raise InvalidRequest("the saved weights do not fit")
 
+    def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
+        self._note("import_adapter", base_model, lora.rank)
+        weights = (source / "adapter_model.safetensors").read_bytes()
+        if weights == b"misfit":
+            raise InvalidRequest("the uploaded weights do not fit")
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(weights)
+
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         self._note("load_sampler", sampler_id)
         self.samplers[sampler_id] = folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,7 @@ Fault = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def fault_server(fault: Fault) -> AsyncGenerator[str]:
+async def fault_server(fault: Fault, tls: ssl.SSLContext | None = None) -> AsyncGenerator[str]:
     """Its base URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -20,15 +21,15 @@ async def fault_server(fault: Fault) -> AsyncGenerator[str]:
                 length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
                 await reader.readexactly(length)
                 await fault(head.split(b" ")[1].decode(), writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             pass  # the client is gone
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     tasks = asyncio.all_tasks()
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         for task in asyncio.all_tasks() - tasks:

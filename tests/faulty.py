@@ -121,7 +121,9 @@ def faulty(base_url: str) -> Iterator[Faulty]:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             answer = response.read()
-            kept = {name: response.headers[name] for name in ("content-type", "content-length") if name in response.headers}
+            kept = {
+                name: response.headers[name] for name in ("content-type", "content-length", "location") if name in response.headers
+            }
             return response.status, kept, answer
         finally:
             connection.close()

@@ -182,6 +182,8 @@ def _check_training(engine: TorchEngine, base: Base, own: Any, folder: Path) -> 
     saved = folder / "adapter"
     engine.save_model("m", saved, optimizer=False)
     adapter = base.load_adapter(saved)
+    untouched = [name for name, (_, b) in adapter.layers.items() if not b.any()]
+    assert not untouched, f"layers that training does not reach: {untouched}"
     for row, mine, scored in zip(ROWS, after, _sampled(base, ROWS, tokens=10_000, adapter=adapter), strict=True):
         assert scored.prompt_logprobs is not None
         _same(f"scored after training {row}", scored.prompt_logprobs[1:], mine)

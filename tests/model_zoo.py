@@ -101,6 +101,17 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     )
     for kind in kinds.split()
 }
+_DENSE: Mapping[str, Any] = {
+    "first_k_dense_replace": 2,
+    "num_dense_layers": 2,
+    "mlp_layer_types": ["dense", "dense"],
+    "mlp_only_layers": [0, 1],
+    "moe_layer_start_index": 2,
+}
+
+
+class CannotBeMade(Exception):
+    """No tiny model of a kind can be made, by this release of transformers."""
 
 
 def kinds() -> dict[str, type[PreTrainedConfig]]:
@@ -109,7 +120,7 @@ def kinds() -> dict[str, type[PreTrainedConfig]]:
 
 
 def tiny_config(config: type[PreTrainedConfig], **own: Any) -> PreTrainedConfig:
-    """Returns one of this class, of small sizes in all its parts. `own` goes before them."""
+    """Returns one of this class, of small sizes in all its parts. `own` goes before them. Raises `CannotBeMade`."""
     sizes = {**_SIZES, **_OWN.get(config.model_type, {})}
     names = _fields(config) | set(config.attribute_map)
     given = {name: size for name, size in sizes.items() if name in names}
@@ -117,18 +128,29 @@ def tiny_config(config: type[PreTrainedConfig], **own: Any) -> PreTrainedConfig:
         if name in names and name not in given:
             of_part = type(getattr(config(), name)) if part is AutoConfig else part
             given[name] = None if of_part is type(None) else tiny_config(of_part).to_dict()
-    return config(**{**given, **own})
+    try:
+        return config(**{**given, **own})
+    except Exception as error:  # whatever its own checks raise
+        raise CannotBeMade(f"{config.__name__}: {error}") from error
+
+
+def without_experts(config: type[PreTrainedConfig]) -> dict[str, Any]:
+    """Returns the settings by which a mixture of this class has layers without experts alone; none: it has no such settings."""
+    return {name: value for name, value in _DENSE.items() if name in _fields(config)}
 
 
 def make_model(config: PreTrainedConfig, folder: Path) -> Any:
     """Saves a random model, whose positions and layers all matter, with a tokenizer; returns it as loaded from the folder.
 
-    Raises `ValueError` when it is not tiny.
+    Raises `CannotBeMade`, when it is not tiny, too.
     """
-    with torch.device("meta"):
-        count = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+    try:
+        with torch.device("meta"):
+            count = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+    except Exception as error:  # whatever a model's own code raises
+        raise CannotBeMade(f"{type(config).__name__}: {error}") from error
     if count > LARGEST:
-        raise ValueError(f"{type(config).__name__} makes a model of {count:,} parameters")
+        raise CannotBeMade(f"{type(config).__name__} makes a model of {count:,} parameters")
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from tinkex_api.models import ClientConfigResponse, ClientDynamicConfigResponse
 
 from tinkex.dialects import fate
 from tinkex.dialects.dialect import Dialect
-from tinkex.dialects.recognition import RECOGNISED, Seen, recognise, with_flags
+from tinkex.dialects.recognition import RECOGNISED, Seen, has_route, recognise, telling_route, with_flags
 from tinkex.dialects.table import DIALECTS, UNKNOWN
 from tinkex.local.profiles import PROFILES, Profile
 from tinkex.local.routes import server as embedded
@@ -27,12 +27,15 @@ LOOK_ALIKES = {
     "hosted": "unknown",  # it is known by its address alone
     "hosted-0.25": "unknown",
     "skyrl": "skyrl-0.3",
-    "open-rl-old": "open-rl",
     "arctic": "unknown",
-    "twinkle": "unknown",
     "mlx-tinker": "unknown",
 }
 """What a server that cannot be told from others is taken for."""
+
+
+SKYRL = {"pjwt_auth_enabled": False}
+OPEN_RL = {"sample_dispatch_bytes_semaphore_size": 10_485_760, "proto_write_fwdbwd": False}
+SPINDLE = {"proto_write_fwdbwd": True, "parallel_fwdbwd_chunks": True, "create_model_via_load_weights": True}
 
 
 def flags(profile: Profile, operation: str, own: Any, kind: Any) -> Any:
@@ -43,6 +46,17 @@ def flags(profile: Profile, operation: str, own: Any, kind: Any) -> Any:
     return kind.from_dict(reply.body if reply else own.to_dict())
 
 
+def has_telling_route(profile: Profile, path: str | None) -> bool | None:
+    """What a GET of this path tells of a server of this profile; of those that answer it, all but one do so with "no such thing"."""
+    if path is None:
+        return None
+    operation = path.removeprefix("/api/v1/")
+    there = operation in profile.replies or (
+        operation.startswith("samplers/") and "GET samplers/{sampler_id}" not in profile.missing
+    )
+    return has_route(404, {"detail": "no such thing" if there else "Not Found"})
+
+
 def first_contact(profile: Profile) -> Seen:
     config = flags(profile, "client/config", embedded._FLAGS, ClientConfigResponse)
     return Seen(
@@ -51,6 +65,8 @@ def first_contact(profile: Profile) -> Seen:
         dynamic=flags(profile, "client/dynamic_config", embedded._CHANGING_FLAGS, ClientDynamicConfigResponse) if config else None,
         has_capabilities="GET get_server_capabilities" not in profile.missing,
         has_health="GET healthz" not in profile.missing,
+        request_ids=profile.request_ids,
+        has_telling_route=has_telling_route(profile, telling_route(config)),
     )
 
 
@@ -99,10 +115,40 @@ def test_whoever_is_recognised_is_tried() -> None:
         (seen(None), "unknown"),
         (seen(None, has_health=False), "tinker-cloud-old"),
         (seen(None, has_capabilities=False, has_health=False), "xorl"),
+        (seen(None, request_ids=True), "twinkle"),
+        (seen(None, request_ids=True, has_capabilities=False), "xorl"),
+        (seen({"no_such_flag": True}, request_ids=True), "unknown"),
+        (seen(SKYRL), "skyrl-0.3"),
+        (seen(SKYRL, has_telling_route=False), "skyrl-0.3"),
+        (seen(SKYRL, has_telling_route=True), "skyrl-0.4"),
+        (seen(OPEN_RL), "open-rl"),
+        (seen(OPEN_RL, has_telling_route=True), "open-rl"),
+        (seen(OPEN_RL, has_telling_route=False), "open-rl-old"),
+        (seen(SPINDLE, has_telling_route=True), "spindle"),
+        (seen(SPINDLE, has_telling_route=False), "unknown"),  # it may be the hosted service at another address
     ],
 )
 def test_what_is_no_sign_leads_to_what_is_safe_on_all(first: Seen, name: str) -> None:
     assert recognise(first).name == name
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (404, {"detail": "Not Found"}, False),
+        (404, {"error": "Not Found"}, False),
+        (405, {"detail": "Method Not Allowed"}, False),
+        (404, {"detail": "no profiling is under way"}, True),
+        (200, {"deployments": []}, True),
+        (200, [], True),
+        (401, {"detail": "no key"}, None),  # which may come before a route is looked for
+        (404, "default backend - 404", None),  # of what stands before a server
+        (200, "<html>", None),
+        (502, {"detail": "bad gateway"}, None),
+    ],
+)
+def test_what_an_answer_tells_of_a_route(status: int, body: Any, told: bool | None) -> None:
+    assert has_route(status, body) is told
 
 
 @pytest.mark.rule(4)
@@ -110,7 +156,7 @@ def test_what_is_no_sign_leads_to_what_is_safe_on_all(first: Seen, name: str) ->
 def test_the_encoding_of_a_server_that_is_guessed_is_not_taken_for_certain(name: str) -> None:
     dialect = recognise(first_contact(PROFILES[name]))
     assert dialect.encodings == (
-        ("protobuf",) if name == "tinkex" else tuple(dict.fromkeys((*dialect.encodings, "json", "protobuf")))
+        ("protobuf",) if name in ("tinkex", "spindle") else tuple(dict.fromkeys((*dialect.encodings, "json", "protobuf")))
     )
     if dialect.name == name:
         assert dialect.encodings[0] == DIALECTS[name].encodings[0]

@@ -26,6 +26,7 @@ LOSSES = (53.2331, 46.4051, 39.1877, 32.1046, 25.9052)
 OTHERWISE: Mapping[str, Mapping[str, str]] = {
     "skyrl-0.3": {"forward": "differs"},
     "skyrl": {"forward": "differs"},
+    "skyrl-0.4": {"forward": "differs"},
     "open-rl-old": {
         "sample_with_prompt_logprobs": "unsupported",
         "compute_logprobs": "unsupported",

@@ -1,7 +1,8 @@
-"""A server that may run a model's requests in another order than they came in is given them one call at a time."""
+"""A server that may run a step before batches that came earlier is sent it when they are done; batches wait for nothing."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -59,3 +60,45 @@ def test_a_call_that_fails_does_not_hold_up_the_next_one(
         with pytest.raises(RequestFailedError):
             refused.result()
         assert len(gradients.result().loss_fn_outputs) == 1
+
+
+@pytest.mark.rule(10)
+def test_batches_wait_for_nothing(trainer_through: Callable[[Faulty], Any], server: Server, server_engine: FakeEngine) -> None:
+    """Each step comes after the batches before it, and a batch is sent while the one before it, or a step, is under way."""
+    with faulty(server.base_url) as proxy:
+        trainer = trainer_through(proxy)
+        held = trainer.forward_backward([datum(HELD)], "cross_entropy")
+        assert server_engine.waiting.acquire(timeout=10)
+        others = [trainer.forward_backward(batch(1), "cross_entropy"), trainer.forward(batch(1), "cross_entropy")]
+        save, update = trainer.save_state("after"), trainer.optim_step(AdamParams())
+        wait_until(lambda: proxy.count("forward_backward") + proxy.count("forward") == 3)
+        assert proxy.count("save_weights") == proxy.count("optim_step") == 0
+        server_engine.gate.set()
+        for future in (held, *others, save, update):
+            future.result()
+
+
+@pytest.mark.rule(10)
+def test_a_step_waits_for_a_batch_whose_result_nobody_wants(
+    trainer_through: Callable[[Faulty], Any], server: Server, server_engine: FakeEngine
+) -> None:
+    with faulty(server.base_url) as proxy:
+        trainer = trainer_through(proxy)
+        held = trainer.forward_backward([datum(HELD)], "cross_entropy")
+        assert server_engine.waiting.acquire(timeout=10)
+        held.cancel()
+        update, given_up = trainer.optim_step(AdamParams()), trainer.optim_step(AdamParams())
+        for _ in range(20):
+            trainer.get_info()
+        given_up.cancel()
+        assert proxy.count("optim_step") == 0
+        server_engine.gate.set()
+        update.result()
+        assert proxy.count("optim_step") == 1
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -32,7 +32,6 @@ from tinkex import (
     DimuonParams,
     InvalidInputError,
     ModelInput,
-    NotFoundError,
     NumpyLoss,
     RequestFailedError,
     ResultLostError,
@@ -397,7 +396,7 @@ def test_the_number_is_taken_that_a_strict_server_expects_after_a_failed_step(
         time.sleep(0.01)
     engine.gate.set()
     assert _failure(held) is None
-    assert [type(_failure(future)) for future in failing] == [NotFoundError, RequestFailedError, RequestFailedError]
+    assert [type(_failure(future)) for future in failing] == [RequestFailedError] * 3
     trainer.forward_backward(batch(1), "cross_entropy").result()
     trainer.optim_step(STEP).result()
     assert [exchange.body["seq_id"] for exchange in wire.of("optim_step")] == [4, 3]
@@ -594,6 +593,18 @@ def test_an_id_with_slashes_is_one_piece_of_a_url(service_of: Callable[..., Any]
 
 
 # ---- 16, 17: keys, errors, answers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.rule(16)
+def test_twinkle_is_told_before_anything_is_made_so_that_all_is_of_one_tenant(service_of: Callable[..., Any], wire: Wire) -> None:
+    """Its tenant is the bearer token, and its first answer tells it."""
+    trainer = service_of("twinkle").create_lora_training_client(BASE, rank=4)
+    trainer.save_weights_for_sampler("later").result()
+    with_bearer = {exchange.operation for exchange in wire.exchanges if "authorization" in exchange.headers}
+    assert {exchange.operation for exchange in wire.exchanges} - with_bearer == {
+        *("client/config", "get_server_capabilities", "healthz"),
+    }
+
 
 BEARER_ALONE = evolve(PROFILES["twinkle"], auth=Auth(headers=("authorization",)))
 

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from tinkex.recovery.run import AsyncRecoverableRun as AsyncRecoverableRun
     from tinkex.rest.admin import AsyncAdminClient as AsyncAdminClient
     from tinkex.rest.client import AsyncRestClient as AsyncRestClient
+    from tinkex.rest.uploading import (
+        ExternalWeightsUploadFinishResult as ExternalWeightsUploadFinishResult,
+    )
+    from tinkex.rest.uploading import (
+        ExternalWeightsUploadStartResult as ExternalWeightsUploadStartResult,
+    )
+    from tinkex.rest.uploading import UploadURL as UploadURL
     from tinkex.sampling.client import AsyncSamplingClient as AsyncSamplingClient
     from tinkex.sampling.many import SampleManyItem as SampleManyItem
     from tinkex.sampling.stream import SamplePiece as SamplePiece
@@ -64,6 +71,7 @@ _HOMES = {
     "tinkex.recovery.run": ("AsyncRecoverableRun",),
     "tinkex.rest.admin": ("AsyncAdminClient",),
     "tinkex.rest.client": ("AsyncRestClient",),
+    "tinkex.rest.uploading": ("ExternalWeightsUploadFinishResult", "ExternalWeightsUploadStartResult", "UploadURL"),
     "tinkex.sampling.client": ("AsyncSamplingClient",),
     "tinkex.service": ("AsyncServiceClient",),
     "tinkex.sync.admin": ("AdminClient",),

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 from tinkex.errors import ClientClosedError, TinkexError
@@ -94,6 +95,9 @@ async def _cancel_all() -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=_LAST_WORDS)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_WORDS):
+            await asyncio.get_running_loop().shutdown_asyncgens()  # connections among them
 
 
 _lock = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -16,7 +17,8 @@ from tinkex.recovery.policy import RecoveryPolicy
 from tinkex.recovery.run import AsyncRecoverableRun
 from tinkex.rest.client import AsyncRestClient
 from tinkex.sampling.client import AsyncSamplingClient
-from tinkex.session import Outcome, Session, SessionFacts
+from tinkex.session import Session, SessionFacts
+from tinkex.session_life import Outcome
 from tinkex.threads import in_thread
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import SavedState, model_from_state, new_model, require_resume
@@ -290,12 +292,13 @@ class AsyncServiceClient:
         return await self.create_rest_client().get_server_capabilities()
 
     async def close(self, status: Outcome = "success", detail: str | None = None) -> None:
-        """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`."""
+        """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`.
+
+        Works from any event loop. Where the one that the client was used on has ended, the session has ended with it.
+        """
         self._closed = True
-        if self._session is not None and not await self._session.finish(status, detail):
-            await unload_left_behind(self._session, self._session.models)
         if self._transport is not None:
-            await self._transport.aclose()
+            await self._transport.end(partial(self._end, self._transport, status, detail))
         self._session = self._transport = None
 
     async def __aenter__(self) -> Self:
@@ -309,6 +312,11 @@ class AsyncServiceClient:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.config.base_url}{' closed' if self._closed else ''}>"
+
+    async def _end(self, transport: Transport, outcome: Outcome, detail: str | None) -> None:
+        if self._session is not None and not await self._session.finish(outcome, detail):
+            await unload_left_behind(self._session, self._session.models)
+        await transport.aclose()
 
     def _connected(self) -> Transport:
         if self._closed:

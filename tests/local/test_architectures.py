@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AfmoeConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BartConfig,
     BertConfig,
     GPT2Config,
+    GPTBigCodeConfig,
     GPTNeoXConfig,
     JambaConfig,
     LlamaConfig,
@@ -58,6 +60,17 @@ CONFIGS = {
 PROMPTS = [list(b"The hacker"), list(b"A"), list(b"A longer prompt than the window"), list(b"The hacken")]
 
 
+HEAD = "the output layer"
+
+
+def last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def named(base: Base, module: torch.nn.Module) -> str:
+    return next(name for name, one in base.model.named_modules() if one is module)
+
+
 def saved(config: PreTrainedConfig, folder: Path) -> Any:
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config).eval()
@@ -85,24 +98,50 @@ def test_greedy_samples_are_those_of_generate(kind: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("config", "trained"),
     [
-        (Phi3Config(**SHAPE), {"qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head"}),
-        (GPTNeoXConfig(**SHAPE), {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "lm_head"}),
+        (Phi3Config(**SHAPE), {"qkv_proj", "o_proj", "gate_up_proj", "down_proj", HEAD}),
+        (GPTNeoXConfig(**SHAPE), {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", HEAD}),
     ],
 )
 def test_layers_of_other_names_are_trained_too(config: PreTrainedConfig, trained: set[str], tmp_path: Path) -> None:
     saved(config, tmp_path)
     base = Base.load(str(tmp_path), "cpu")
-    assert {name.rpartition(".")[2] for name in base.new_adapter(LoraShape(2)).layers} == trained
+    head = named(base, base.model.get_output_embeddings())
+    assert {HEAD if name == head else last(name) for name in base.new_adapter(LoraShape(2)).layers} == trained
     only = base.new_adapter(LoraShape(2, train_attn=False, train_mlp=False))
-    assert [name.rpartition(".")[2] for name in only.layers] == ["lm_head"]
+    assert list(only.layers) == [head]
+
+
+@pytest.mark.parametrize(
+    ("config", "attention"),
+    [
+        (BertConfig(**SHAPE, is_decoder=True), {"query", "key", "value", "dense"}),
+        (GPTBigCodeConfig(vocab_size=257, n_embd=32, n_layer=2, n_head=4, n_positions=128), {"c_attn", "c_proj"}),
+        (AfmoeConfig(**SHAPE, head_dim=8, num_dense_layers=2), {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj"}),
+    ],
+)
+def test_the_layers_of_the_attention_are_those_in_it_whatever_their_names(
+    config: PreTrainedConfig, attention: set[str], tmp_path: Path
+) -> None:
+    saved(config, tmp_path)
+    base = Base.load(str(tmp_path), "cpu")
+    of_attention = base.new_adapter(LoraShape(2, train_mlp=False, train_unembed=False)).layers
+    of_mlp = base.new_adapter(LoraShape(2, train_attn=False, train_unembed=False)).layers
+    assert {last(name) for name in of_attention} == attention
+    assert all("attn" in name or "attention" in name for name in of_attention)
+    assert not any("attn" in name or "attention" in name for name in of_mlp)
 
 
 def test_what_would_be_trained_in_part_alone_is_refused(tmp_path: Path) -> None:
     saved(MixtralConfig(**SHAPE, num_local_experts=2), tmp_path)
     base = Base.load(str(tmp_path), "cpu")
-    with pytest.raises(InvalidRequest, match=r"train_mlp must be false for this model: none of its linear layers .* k_proj"):
+    with pytest.raises(InvalidRequest, match="train_mlp must be false for this model: it has experts"):
         base.new_adapter(LoraShape(2))
     assert base.new_adapter(LoraShape(2, train_mlp=False)).layers
+    saved(CONFIGS["learned positions"], tmp_path)
+    with pytest.raises(
+        InvalidRequest, match="train_attn must be false for this model: its layers c_attn, c_proj are of a kind of their"
+    ):
+        Base.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
     saved(Qwen3MoeConfig(**SHAPE, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=8, mlp_only_layers=[0]), tmp_path)
     with pytest.raises(InvalidRequest, match="train_mlp must be false for this model: it has experts"):
         Base.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fake_engine import FakeEngine
-from tinkex.local import Server
+from tinkex.local import Server, digests
 from tinkex.local.guard.signed_urls import Signer
 from tinkex.local.routes import archives
 from tinkex.local.wire import content
@@ -135,7 +135,9 @@ def test_what_was_saved_anew_is_read_anew(api: Api, server: Server) -> None:
     model_id, url = saved(api)
     first = httpx.get(location(api, url))
     api.result(api.ok("save_weights", model_id=model_id, seq_id=2, path="one", overwrite=True))
-    (saved_folder(server.data_dir, model_id, "weights", "one") / "adapter_model.safetensors").write_bytes(b"67890")
+    folder = saved_folder(server.data_dir, model_id, "weights", "one")
+    (folder / "adapter_model.safetensors").write_bytes(b"67890")
+    (folder / digests.FILE).unlink()
     second = httpx.get(location(api, url))
     assert (b"12345" in first.content, b"67890" in first.content) == (True, False)
     assert (b"12345" in second.content, b"67890" in second.content) == (False, True)

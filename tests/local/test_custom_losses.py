@@ -131,7 +131,7 @@ def squaring(count: int) -> list[Any]:
             ],
             "makes more than",
         ),
-        (doubling(40), "makes more than"),
+        (doubling(40), "would take more than"),
         ([node("call_method", "n", "exp", 1)], "'n' \\(exp\\)"),
         ([node("call_function", "n", "torch.exp", ref("logprobs"), nonsense=1)], "nonsense"),
     ],

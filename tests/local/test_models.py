@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
 
 from tests.model_matrix import NOT_TRIED, Finding, find, page
-from tests.model_zoo import kinds, tiny_config
+from tests.model_zoo import CannotBeMade, kinds, tiny_config, without_experts
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 ROWS = {line.split(" | ")[0].removeprefix("| "): line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")}
 
 
+OF_THIS_RELEASE = f"transformers {transformers.__version__} " in PAGE.read_text("utf-8")
+MIXTURES = {kind for kind, config in kinds().items() if without_experts(config)} - {"deepseek_v4"}  # which has experts in all
+
+
+def found_of(kind: str, folder: Path, **own: Any) -> Finding:
+    """Skips a kind of which this release of transformers makes no tiny model, unless it is the release of the page."""
+    try:
+        return find(tiny_config(kinds()[kind], **own), folder)
+    except CannotBeMade as error:
+        if OF_THIS_RELEASE:
+            raise
+        pytest.skip(f"transformers {transformers.__version__} makes no tiny one: {error}")
+
+
 @pytest.mark.filterwarnings("ignore")  # of transformers and peft, for kinds of all ages
 @pytest.mark.parametrize("kind", sorted(kinds().keys() - NOT_TRIED.keys()))
 def test_a_kind_is_exact_or_refused_as_the_page_says(kind: str, tmp_path: Path) -> None:
-    found = find(tiny_config(kinds()[kind]), tmp_path)
+    found = found_of(kind, tmp_path)
     [row] = [line for line in page({kind: found}).splitlines() if line.startswith(f"| {kind} |")]
-    if f"transformers {transformers.__version__} " in PAGE.read_text("utf-8"):
+    if OF_THIS_RELEASE:
         assert ROWS[kind] == row
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", sorted(MIXTURES - NOT_TRIED.keys()))
+def test_a_mixture_whose_layers_have_no_experts_is_exact_in_peft_too(kind: str, tmp_path: Path) -> None:
+    found = found_of(kind, tmp_path, **without_experts(kinds()[kind]))
+    assert found.refusal or "train_attn" in found.trains
 
 
 def test_a_finding_of_each_sort_has_its_table() -> None:

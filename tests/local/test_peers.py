@@ -11,12 +11,18 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
 from tinkex.local import Server, serve
 from tinkex.local.guard import tokens
 from tinkex.local.guard.signed_urls import Signer
 from tinkex.local.wire import http_server, peers
+from tinkex.local.wire.message_size import count_values
+from tinkex.local.wire.protobuf import read_forward_backward
 
 from .helpers import API, Api
 
@@ -130,6 +136,40 @@ def test_a_body_of_many_small_objects_is_refused_before_it_is_read(keyed: Server
     headers = {"X-API-Key": "tml-k", "Content-Type": "application/json"}
     told = httpx.post(f"{keyed.base_url}{API}/create_session", content=body, headers=headers, timeout=30)
     assert (told.status_code, "send less at once" in told.text) == (413, True)
+
+
+EMPTY_DATUM = pb.ForwardBackwardRequest(data=[pb.Datum()]).SerializeToString()
+SHAPED = pb.Tensor(shape=[1] * 3_000_000)
+LONG_SHAPE = pb.ForwardBackwardRequest(data=[pb.Datum(loss_fn_inputs={"x": SHAPED})]).SerializeToString()
+UNPACKED = b"\x1a" + b"\x80\x12" + b"\x0a\x00" * 0x480  # chunks of nothing, in a datum
+
+
+@pytest.mark.parametrize("body", [EMPTY_DATUM * 600_000, LONG_SHAPE, UNPACKED * 600], ids=["datums", "a shape", "chunks"])
+def test_a_message_of_many_small_ones_is_refused_before_it_is_read(keyed: Server, body: bytes) -> None:
+    headers = {"X-API-Key": "tml-k", "Content-Type": "application/x-protobuf"}
+    told = httpx.post(f"{keyed.base_url}{API}/forward_backward", content=body, headers=headers, timeout=30)
+    assert (told.status_code, "send less at once" in told.text) == (413, True)
+
+
+@given(st.binary(max_size=60))
+def test_what_is_no_message_is_counted_too(raw: bytes) -> None:
+    count = count_values(raw, pb.ForwardBackwardRequest.DESCRIPTOR, 1000)
+    try:
+        pb.ForwardBackwardRequest.FromString(raw)
+    except DecodeError:
+        return
+    assert bool(count) == bool(raw)
+
+
+def test_a_large_batch_of_messages_is_read() -> None:
+    """8,192 datums of 64 tokens with four inputs each."""
+    tokens_of = pb.Tensor(dtype=pb.DTYPE_INT64, dense=bytes(8 * 64), shape=[64])
+    chunk = pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=bytes(4 * 64)))
+    datum = pb.Datum(
+        model_input=[chunk], loss_fn_inputs=dict.fromkeys(["target_tokens", "weights", "logprobs", "advantages"], tokens_of)
+    )
+    body = pb.ForwardBackwardRequest(model_id="m", seq_id=1, data=[datum] * 8192, loss_fn="ppo").SerializeToString()
+    assert len(read_forward_backward(body)["forward_backward_input"]["data"]) == 8192
 
 
 def test_a_large_batch_is_read(keyed: Server) -> None:

@@ -31,7 +31,7 @@ from .helpers import API, new_model, sample, step
 CONTRACT = Path(__file__).parents[2] / "openapi" / "tinker.yaml"
 PROTOBUF = "application/x-protobuf"
 OTHERS = [name for name in PROFILES if name != "tinkex"]
-PROTOBUF_ONLY = ("hosted", "hosted-0.25", "tuft")
+PROTOBUF_ONLY = ("hosted", "hosted-0.25", "skyrl-0.4", "tuft")
 
 
 @define(eq=False)
@@ -242,7 +242,7 @@ def test_a_missing_route_is_404(wire: Wire) -> None:
         assert (response.status_code, response.json()) == (404, {"detail": "Not Found"}), route
 
 
-@on("skyrl", "tuft", "hatchery")
+@on("skyrl", "hatchery")
 def test_an_archive_is_fetched_where_there_is_one(wire: Wire) -> None:
     model_id = wire.model()
     wire.saved(model_id, 1)
@@ -250,6 +250,70 @@ def test_an_archive_is_fetched_where_there_is_one(wire: Wire) -> None:
     answer = wire.http.get(f"{API}/training_runs/{model_id}/checkpoints/{name}/archive")
     assert answer.status_code == 302
     assert httpx.get(answer.headers["location"]).headers["content-type"] == "application/x-tar"
+
+
+@on("tuft")
+def test_an_archive_of_tuft_is_a_file_of_its_own_disk(wire: Wire) -> None:
+    model_id = wire.model()
+    wire.saved(model_id, 1)
+    answer = wire.http.get(f"{API}/training_runs/{model_id}/checkpoints/weights/one/archive")
+    assert (answer.status_code, answer.headers["location"].partition("/")[0]) == (302, "file:")
+
+
+@on("spindle")
+def test_spindle_has_no_archives_and_says_where_it_runs(wire: Wire) -> None:
+    answer = wire.http.get(f"{API}/training_runs/r/checkpoints/weights/one/archive")
+    assert (answer.status_code, answer.json()) == (405, {"detail": "Method Not Allowed"})
+    assert wire.http.get(f"{API}/spindle/deployments").json() == {"deployments": []}
+
+
+@on("spindle")
+def test_a_refused_request_takes_its_number(wire: Wire) -> None:
+    model_id = wire.model()
+    refused = wire.send("forward_backward", **step(model_id, 1) | {"forward_backward_input": {"data": [], "loss_fn": "none"}})
+    assert refused.status_code in (400, 422)
+    assert wire.send("forward_backward", **step(model_id, 1)).status_code == 409
+    assert wire.outcome(wire.good("forward_backward", **step(model_id, 2))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("skyrl-0.3", {"detail": "Not Found"}),
+        ("skyrl", {"detail": "Not Found"}),
+        ("skyrl-0.4", {"detail": "no profiling is under way"}),
+    ],
+)
+def test_the_route_that_tells_releases_of_skyrl_apart(name: str, answer: dict[str, str]) -> None:
+    with serving(name) as wire:
+        assert (wire.http.get("/profiling_status").status_code, wire.http.get("/profiling_status").json()) == (404, answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [("open-rl-old", {"detail": "Not Found"}), ("open-rl", {"error": "unknown sampling session 'none'"})]
+)
+def test_the_route_that_tells_releases_of_open_rl_apart(name: str, answer: dict[str, str]) -> None:
+    with serving(name) as wire:
+        response = wire.http.get(f"{API}/samplers/none")
+        assert (response.status_code, response.json()) == (404, answer)
+
+
+@on("twinkle")
+def test_each_answer_has_a_request_id(wire: Wire) -> None:
+    answers = [wire.send("client/config", sdk_version="1"), wire.http.get(f"{API}/healthz", headers={"x-request-id": "mine"})]
+    assert [answer.status_code for answer in answers] == [404, 200]
+    assert answers[0].headers["x-request-id"]
+    assert answers[1].headers["x-request-id"] == "mine"
+
+
+@on("twinkle")
+def test_a_forward_is_padded_to_the_longest_of_its_batch(wire: Wire) -> None:
+    model_id = wire.model()
+    data = [step(model_id, 1, *tokens)["forward_backward_input"]["data"][0] for tokens in ((1, 2, 3), (4,))]
+    batch = {"data": data, "loss_fn": "cross_entropy"}
+    outputs = wire.result(wire.good("forward", model_id=model_id, seq_id=1, forward_input=batch))["loss_fn_outputs"]
+    assert [len(output["logprobs"]["data"]) for output in outputs] == [3, 3]
+    assert outputs[1]["logprobs"]["data"][1:] == [0.0, 0.0]
 
 
 @on("open-rl")
@@ -336,7 +400,7 @@ def with_weights(raw: bytes) -> bytes:
     return request.SerializeToString()
 
 
-@on("hosted", "skyrl", "tuft", "tinker-cloud", "miles")
+@on("hosted", "skyrl", "skyrl-0.4", "spindle", "tuft", "tinker-cloud", "miles")
 def test_zstd_is_read(wire: Wire) -> None:
     body = zstandard.compress(with_weights(message(wire.model(), 1)))
     assert wire.protobuf(body, **{"content-encoding": "zstd"}).is_success
@@ -358,11 +422,12 @@ def test_a_body_over_the_cap_is_413_also_when_compressed() -> None:
         assert wire.protobuf(packed, **{"content-encoding": "zstd"}).status_code == 413
 
 
-@on("hosted", "hosted-0.25")
+@on("hosted", "hosted-0.25", "skyrl-0.4")
 def test_results_are_protobuf_whatever_is_asked_for(wire: Wire) -> None:
     answer = wire.outcome(wire.batch(wire.model(), 1, 4, 5).json())
     assert answer.headers["content-type"] == PROTOBUF
-    assert pb.ForwardBackwardOutput.FromString(answer.content).metrics == {"loss:sum": 9.0}
+    metrics = pb.ForwardBackwardOutput.FromString(answer.content).metrics
+    assert metrics["total_loss:sum" if wire.profile.name == "skyrl-0.4" else "loss:sum"] == 9.0
 
 
 @on("skyrl-0.3", "open-rl-old", "verl")
@@ -450,6 +515,8 @@ def test_some_calls_are_open_to_all() -> None:
 PENDING: list[tuple[str, int, dict[str, Any]]] = [
     ("hosted", 408, {"type": "try_again", "queue_state": "active"}),
     ("skyrl", 408, {"detail": "Timeout waiting for result"}),
+    ("skyrl-0.4", 408, {"detail": "Timeout waiting for result"}),
+    ("spindle", 408, {"type": "try_again"}),
     ("open-rl", 200, {"type": "try_again"}),
     ("tuft", 200, {"type": "try_again", "queue_state": "active"}),
     ("tinker-cloud", 408, {"error": "Future is still pending", "status_code": 408, "path": "/api/v1/retrieve_future"}),
@@ -475,6 +542,7 @@ FAILED: list[tuple[str, int, tuple[int, dict[str, Any]]]] = [
     ("skyrl-0.3", 99, (400, {"detail": "TEXT"})),
     ("skyrl-0.3", 98, (500, {"detail": "Unknown error"})),
     ("skyrl", 98, (400, {"detail": "TEXT"})),
+    ("spindle", 99, (200, {"error": "TEXT", "category": "user"})),
     ("open-rl-old", 99, (400, {"type": "RequestFailedResponse", "error_message": "TEXT"})),
     ("tuft", 99, (404, {"detail": "TEXT"})),  # or 400, 403, 409
     ("tuft", 98, (422, {"detail": "TEXT"})),
@@ -510,6 +578,7 @@ UNKNOWN: list[tuple[str, int, dict[str, Any]]] = [
     ("tinker-cloud-old", 404, {"error": "Future not found", "status_code": 404, "path": "/api/v1/retrieve_future"}),
     ("twinkle", 200, {"type": "try_again", "request_id": "no-such", "queue_state": "active"}),
     ("miles", 410, {"detail": "Unknown or expired request"}),
+    ("spindle", 410, {"error": "request_lost"}),
     ("verl", 200, {"error": "unknown request_id", "category": "Application", "seen_before": True}),
     ("arctic", 200, {"type": "try_again", "request_id": "no-such"}),
 ]
@@ -648,7 +717,7 @@ def test_promises_and_ids_of_the_json_server(wire: Wire) -> None:
 def test_the_ids_of_the_samples_to_come(name: str) -> None:
     with serving(evolve(PROFILES[name], sampling=evolve(PROFILES[name].sampling, base_models=True, base_session=None))) as wire:
         promise = wire.good("asample", **sample(wire.sampler(), 0))
-    assert ("sample_sequence_ids" in promise) == (name in ("hosted", "open-rl", "tinker-cloud", "miles"))
+    assert ("sample_sequence_ids" in promise) == (name in ("hosted", "open-rl", "tinker-cloud", "miles", "spindle"))
 
 
 @on("open-rl-old")

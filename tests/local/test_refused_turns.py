@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
 from tinkex.local.limits import Limits
+from tinkex.local.work import futures
 
 from .helpers import API, Api, started, step
 
@@ -198,3 +200,96 @@ def test_a_sampling_parameter_out_of_range_is_refused_by_its_name(api: Api, para
     prompt = {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]}
     refused = api.send("asample", sampling_session_id=api.sampler(), prompt=prompt, sampling_params=params)
     assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "sampling_params", field])
+
+
+def raw(body: bytes, **headers: str) -> Refuse:
+    """A body that is sent as it is, with what `body` names put in."""
+
+    def refuse(api: Api, model_id: str) -> httpx.Response:
+        content = body.replace(b"MODEL", model_id.encode())
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return api.http.post(f"{API}/forward_backward", content=content, headers={"content-type": "application/json", **named})
+
+    return refuse
+
+
+def too_long(*, packed: bool, message: bool) -> Refuse:
+    """Names stand before the data of a message, and after those of the official client's JSON."""
+
+    def refuse(api: Api, model_id: str) -> httpx.Response:
+        if message:
+            head = pb.ForwardBackwardRequest(model_id=model_id, seq_id=2).SerializeToString()
+            content = head + pb.ForwardBackwardRequest(loss_fn="x" * 300_000).SerializeToString()
+        else:
+            content = b'{"forward_backward_input":"%s","model_id":"%s","seq_id":2}' % (b"x" * 300_000, model_id.encode())
+        headers = PROTOBUF if message else {"content-type": "application/json"}
+        if packed:
+            content, headers = zstandard.compress(content), {**headers, "content-encoding": "zstd"}
+        return api.http.post(f"{API}/forward_backward", content=content, headers=headers)
+
+    return refuse
+
+
+BROKEN = b'{"forward_backward_input": {"data": [}, "note": "\\"model_id\\": \\"x\\"", "model_id": "MODEL", "seq_id": 2}'
+WHOLE = b'{"model_id": "MODEL", "seq_id": 2}'
+UNREADABLE: dict[str, tuple[Refuse, int]] = {
+    "broken JSON": (raw(BROKEN), 422),
+    "JSON that ends too soon": (raw(WHOLE[:-1]), 422),
+    "JSON that is a list": (raw(b"[" + WHOLE + b"]"), 422),
+    "JSON said to be a message": (raw(WHOLE, content_type="application/x-protobuf"), 400),
+    "another content type": (raw(WHOLE, content_type="text/plain"), 415),
+    "another encoding": (raw(WHOLE, content_encoding="br"), 415),
+    "no zstd": (raw(WHOLE, content_encoding="zstd"), 400),
+    "a message that is cut": (lambda api, model_id: cut_message(api, model_id), 400),
+    "JSON that is too long": (too_long(packed=False, message=False), 413),
+    "JSON that is too long unpacked": (too_long(packed=True, message=False), 413),
+    "a message that is too long": (too_long(packed=False, message=True), 413),
+    "a message that is too long unpacked": (too_long(packed=True, message=True), 413),
+}
+
+
+def cut_message(api: Api, model_id: str) -> httpx.Response:
+    content = pb.ForwardBackwardRequest(model_id=model_id, seq_id=2, loss_fn="cross_entropy").SerializeToString()[:-1]
+    return api.http.post(f"{API}/forward_backward", content=content, headers=PROTOBUF)
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_comes_after_an_unreadable_request_goes_on(name: str) -> None:
+    refuse, status = UNREADABLE[name]
+    with started(FakeEngine(), limits=Limits(body_bytes=100_000)) as api:
+        model_id = api.model()
+        first = api.step(model_id, 1, 11)
+        early = api.step(model_id, 3, 33)
+        refused = refuse(api, model_id)
+        assert refused.status_code == status, refused.text
+        assert all("metrics" in api.result(promise) for promise in (first, early))
+        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == ["11", "33"]
+
+
+@pytest.mark.parametrize("body", [b"nothing that can be read", WHOLE + b'{"model_id": "other", "seq_id": 3}'])
+def test_what_waits_for_a_request_that_names_nobody_fails_in_time(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(futures, "MISSING_SECONDS", 0.4)
+    with started(FakeEngine()) as api:
+        model_id = api.model()
+        api.result(api.step(model_id, 1, 11))
+        assert raw(body)(api, model_id).status_code == 422
+        failed = api.result(api.step(model_id, 3, 33))
+        assert failed["category"] == "user"
+        assert "seq_id 3 was not run: it waited for seq_id 2" in failed["error"]
+        monkeypatch.setattr(futures, "MISSING_SECONDS", 60)
+        assert "waited for seq_id 2" in api.result(api.step(model_id, 4, 44))["error"]  # at once
+        late = api.step(model_id, 2, 22)
+        assert all("metrics" in api.result(promise) for promise in (late, api.step(model_id, 5, 55)))
+        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == ["11", "22", "55"]
+
+
+def test_a_number_that_comes_late_keeps_those_after_it_waiting_for_the_next_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(futures, "MISSING_SECONDS", 0.6)
+    with started(FakeEngine()) as api:
+        model_id = api.model()
+        fifth = api.step(model_id, 5, 55)
+        time.sleep(0.4)
+        api.result(api.step(model_id, 1, 11))
+        time.sleep(0.4)  # longer than it waits, but not for seq_id 2
+        rest = [api.step(model_id, number, 11 * number) for number in (2, 3, 4)]
+        assert all("metrics" in api.result(promise) for promise in (*rest, fifth))

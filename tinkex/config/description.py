@@ -53,6 +53,8 @@ def _settings(config: Config, sources: Sources, groups: Mapping[str, Any]) -> It
             for item in fields(type(value)):  # pyright: ignore[reportUnknownArgumentType]
                 inner, full = getattr(value, item.name), f"{name}.{item.name}"
                 yield Described(full, _shown(item.name, inner), _source(sources, full, inner))
+        elif name == "proxy" and value is None and (proxy := config.proxies.of(config.base_url)):
+            yield Described(name, _shown(name, proxy.url), proxy.setting)
         else:
             yield Described(name, _shown(name, value), _source(sources, name, value))
 

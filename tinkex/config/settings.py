@@ -12,6 +12,7 @@ from tinkex.config import checks, defaults, readers
 from tinkex.config.defaults import GROUPS, HOSTED_BASE_URL, found, group
 from tinkex.config.description import Description, describe
 from tinkex.config.http_limits import HttpLimits
+from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.secrets import public, without_password
 from tinkex.config.sources import Sources
 from tinkex.config.waiting import PollSettings, RetrySettings
@@ -96,7 +97,8 @@ class Config:
         default_headers: headers to add to every request.
         default_query: query parameters to add to every request.
         cf_access_client_id, cf_access_client_secret: for a server behind Cloudflare Access; `CLOUDFLARE_ACCESS_CLIENT_ID`, `…_SECRET`.
-        proxy: the URL of an HTTP proxy.
+        proxy: the URL of an HTTP proxy; `TINKEX_PROXY`, else, for servers off this machine, `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`
+            with the exceptions of `NO_PROXY`.
         proxy_headers: headers for the proxy alone.
         http_limits: how many connections there may be.
         http_transport: what carries the requests instead of a connection of our own, for tests.
@@ -154,6 +156,13 @@ class Config:
         """Whether the server is told how sessions went."""
         return self.is_hosted if self.telemetry is None else self.telemetry
 
+    @property
+    def proxies(self) -> Proxies:
+        """Through which proxy each URL is asked for."""
+        if self.proxy is not None:
+            return Proxies(Proxy(self.proxy, checks.name_of(self, "proxy")))
+        return Proxies.of_environment(self.sources.environment)
+
     def describe(self) -> Description:
         """Every setting with its value and where it comes from; what is secret is hidden. Its text is a table."""
         return describe(self, self.sources, GROUPS)
@@ -176,8 +185,9 @@ class Config:
             )
         if (self.cf_access_client_id is None) != (self.cf_access_client_secret is None):
             raise ConfigError("cf_access_client_id and cf_access_client_secret go together, and one of them is missing")
-        if self.proxy_headers and self.proxy is None:
+        if self.proxy_headers and not self.proxies:
             raise ConfigError("proxy_headers without a proxy go nowhere", advice="Give proxy=…, or set TINKEX_PROXY.")
+        self.proxies.of(self.base_url)  # one that is not spoken to shows here
 
     def __copy__(self) -> Self:
         return self

@@ -34,7 +34,11 @@ class Evidence:
     """Seen by its effect on a running server; read in its source; found by `probe_server` in this process; said by the server
     itself; given by the user."""
     release: str = ""
+    """Of the server; the day of its sources, where those were not released."""
     day: str = ""
+    """On which it was seen or read."""
+    saw: str = ""
+    """What was seen, of what was measured."""
 
     def __str__(self) -> str:
         return ", ".join(part for part in (self.how, self.release, self.day) if part)
@@ -106,7 +110,7 @@ class Dialect:
     source: Evidence = Evidence("given")
     """How the fields below are known, but those of `evidence`."""
     evidence: Mapping[str, Evidence] = field(factory=dict[str, Evidence])
-    """By field."""
+    """By field; a part of one is named with a point: `sampling.stops`, `missing.forward`."""
 
     encodings: tuple[Encoding, ...] = ("json", "protobuf")
     """Of training batches, the best first. More than one until the first batch was taken."""
@@ -131,6 +135,8 @@ class Dialect:
 
     pending: PendingForm = "try_again"
     failed: FailedForm = "200"
+    fails_by_kind: bool = False
+    """Whether a poll of failed work has the status of what failed: 404 for a loss or a checkpoint that there is not, 403, 409."""
     hold: float = 0.0
     """Seconds for which it holds a poll; 0 where that is short or not known."""
     long_posts: bool = False
@@ -147,9 +153,13 @@ class Dialect:
     seq_id_order: SeqIdOrder = "arrival"
     seq_id_repeats: SeqIdRepeats = "unknown"
     overtakes: bool = False
-    """Whether it may run a request of a model before an earlier one, so that a call is sent only when the one before it is done."""
+    """Whether it may run what changes or saves a model before batches that were sent earlier, so that such a call is sent only when
+    those are done. Batches wait for nothing: it runs none before an earlier step."""
     failed_step_keeps_number: bool = False
     """Whether a step that failed leaves the count where it was, so that the next one takes its number."""
+
+    refusals_take_numbers: bool = False
+    """Whether a training request that is refused at its arrival takes its number all the same."""
 
     missing: Mapping[str, str] = field(factory=dict[str, str])
     """Operations of the contract that it lacks, each with what to do instead."""
@@ -191,8 +201,8 @@ class Dialect:
     sampling: SamplingWays = SamplingWays()
 
     def known(self, name: str) -> Evidence:
-        """How the field of this name is known."""
-        return self.evidence.get(name, self.source)
+        """How the field of this name, or the part of one, is known."""
+        return self.evidence.get(name) or self.evidence.get(name.partition(".")[0], self.source)
 
     def as_trusted(self) -> Dialect:
         """The dialect with nothing said of repeated steps where that was read and never measured: a step may not be lost by it."""

@@ -21,6 +21,10 @@ class Seen:
     dynamic: ClientDynamicConfigResponse | None
     has_capabilities: bool
     has_health: bool
+    request_ids: bool = False
+    """Whether the answer that refused to give the flags carried an `x-request-id`."""
+    has_telling_route: bool | None = None
+    """Whether it has the route of `telling_route`; None where that was not asked, or the answer does not say."""
 
 
 def recognise(seen: Seen) -> Dialect:
@@ -38,7 +42,51 @@ def _flags(seen: Seen) -> Mapping[str, Any]:
     return seen.config.to_dict() if seen.config else {}
 
 
-_PROVEN = ("hosted", "tinkex")
+def telling_route(config: ClientConfigResponse | None) -> str | None:
+    """The path whose GET tells apart servers that have these flags, by whether there is such a route; None where there is nothing to ask."""
+    flags = config.to_dict() if config else {}
+    return next((path for path, fits in _TELLING if fits(flags)), None)
+
+
+def is_missing_route(status_code: int, body: Any) -> bool:
+    """Whether a refusal says that there is no such route, by the words of the frameworks that the servers are made with; what a call
+    looks for and does not find is told otherwise."""
+    return status_code == 405 or (status_code == 404 and body in ({"detail": "Not Found"}, {"error": "Not Found"}))
+
+
+def has_route(status_code: int, body: Any) -> bool | None:
+    """Whether the answer to a GET shows that the server has its route; None for what may come from something before the server."""
+    if is_missing_route(status_code, body):
+        return False
+    is_its_own = isinstance(body, (dict, list)) and status_code < 500 and status_code not in (401, 403)
+    return True if is_its_own else None
+
+
+def _is_skyrl(flags: Mapping[str, Any]) -> bool:
+    return flags == {"pjwt_auth_enabled": False}
+
+
+def _is_open_rl(flags: Mapping[str, Any]) -> bool:
+    """SkyRL and Arctic have no such size."""
+    return bool(flags.get("sample_dispatch_bytes_semaphore_size")) and flags.get("proto_write_fwdbwd") is False
+
+
+def _is_like_spindle(flags: Mapping[str, Any]) -> bool:
+    """The hosted service behind another address may have these flags as well."""
+    return (
+        "proto_write_fwdbwd" in flags
+        and flags.get("parallel_fwdbwd_chunks") is True
+        and bool(flags.get("create_model_via_load_weights"))
+    )
+
+
+_TELLING: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
+    ("/profiling_status", _is_skyrl),
+    ("/api/v1/samplers/none", _is_open_rl),
+    ("/api/v1/spindle/deployments", _is_like_spindle),
+)
+
+_PROVEN = ("hosted", "tinkex", "spindle")
 _SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
     ("hosted", lambda seen: seen.hosted),
     ("tinkex", lambda seen: "seq_id_repeats" in _flags(seen)),
@@ -46,20 +94,19 @@ _SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
     ("tinker-cloud", lambda seen: bool(_flags(seen).get("sample_use_retrieve_futures"))),
     ("verl", lambda seen: _flags(seen).get("sample_dispatch_bytes_semaphore_size") == 0),
     ("tuft", lambda seen: "use_pyqwest_transport" in _flags(seen) and "parallel_fwdbwd_chunks" in _flags(seen)),
-    # its April release looks the same, and what is safe there is safe here; SkyRL and Arctic have no such size
-    (
-        "open-rl",
-        lambda seen: (
-            bool(_flags(seen).get("sample_dispatch_bytes_semaphore_size")) and _flags(seen).get("proto_write_fwdbwd") is False
-        ),
-    ),
+    # its April release has the same flags, and no such call
+    ("open-rl-old", lambda seen: _is_open_rl(_flags(seen)) and seen.has_telling_route is False),
+    ("open-rl", lambda seen: _is_open_rl(_flags(seen))),
+    ("spindle", lambda seen: _is_like_spindle(_flags(seen)) and seen.has_telling_route is True),
     ("miles", lambda seen: seen.config is not None and not _flags(seen) and seen.dynamic is not None),
-    # its newer release cannot be told from this one, and what is safe here is safe there
-    ("skyrl-0.3", lambda seen: _flags(seen) == {"pjwt_auth_enabled": False}),
+    ("skyrl-0.4", lambda seen: _is_skyrl(_flags(seen)) and seen.has_telling_route is True),
+    # its main of August cannot be told from this one, and what is safe here is safe there
+    ("skyrl-0.3", lambda seen: _is_skyrl(_flags(seen))),
     ("xorl", lambda seen: seen.config is None and not seen.has_capabilities),
     ("tinker-cloud-old", lambda seen: seen.config is None and not seen.has_health),
+    ("twinkle", lambda seen: seen.config is None and seen.request_ids),
 )
-"""Servers that are not here look like others: twinkle and mlx-tinker are both without flags, arctic has the old ones."""
+"""Servers that are not here look like others: mlx-tinker has no flags, arctic has the old ones."""
 
 RECOGNISED = frozenset(name for name, _ in _SIGNS)
 

@@ -1,6 +1,6 @@
 """The dialects of the servers that are known, by name.
 
-Each was read in the server's source; docs/servers.md says which of it was seen on a running one. A server that is none of these is
+Each was read in the server's source; `tinkex.dialects.measured` has what was seen on a running one. A server that is none of these is
 treated as `UNKNOWN`, whose rules are safe on all.
 """
 
@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from attrs import evolve
+
 from tinkex.dialects.dialect import Dialect, Evidence, SamplingWays
+from tinkex.dialects.measured import evidence_of
 
 UNKNOWN = Dialect()
 
 
-def _read(release: str) -> Evidence:
-    return Evidence("read", release, "2026-11-23")
+_SURVEY = "2026-11-23"
+_LATER = "November 2026"  # after the survey; the day was not kept
 
 
-def _measured(release: str, *names: str) -> Mapping[str, Evidence]:
-    """Fields that were seen by their effect on a running server."""
-    return dict.fromkeys(names, Evidence("measured", release, "November 2026"))
+def _read(release: str, day: str = _SURVEY) -> Evidence:
+    return Evidence("read", release, day)
 
 
 OPTIONAL = (
@@ -46,6 +48,15 @@ _INSTEAD = {
     "get_checkpoint_archive_url": "Save the weights by save_weights_external, and download those.",
 }
 """What to do without an operation; for others there is nothing to be done."""
+
+NOT_FORESEEN = {
+    **_INSTEAD,
+    "forward": (
+        "If it is open-rl of April 2026, give Config(dialect='open-rl-old'): a forward then goes as a forward_backward of cross_entropy "
+        "with all weights 0, which adds no gradient. Of another server, ask for its newer release."
+    ),
+}
+"""The same for a server of which it was not known that it lacks the operation."""
 
 
 def _all_but(*there: str, **instead: str) -> Mapping[str, str]:
@@ -117,8 +128,7 @@ _DIALECTS = (
     Dialect(
         name="skyrl-0.3",
         about="NovaSky-AI/SkyRL, release 0.3",
-        source=_read("0.3.0"),
-        evidence=_measured("0.3.0", "loads_keep_optimizer"),
+        source=_read("0.3.0", _LATER),
         encodings=("json",),
         results="json",
         pending="408",
@@ -138,7 +148,6 @@ _DIALECTS = (
         name="skyrl",
         about="NovaSky-AI/SkyRL, main of August 2026",
         source=_read("main of 2026-08-21"),
-        evidence=_measured("main of 2026-08-21", "bare_archive_ids"),
         encodings=("protobuf",),
         pending="408",
         failed="400",
@@ -153,12 +162,27 @@ _DIALECTS = (
         ),
     ),
     Dialect(
+        name="skyrl-0.4",
+        about="NovaSky-AI/SkyRL, release 0.4",
+        source=_read("0.4.0", _LATER),
+        encodings=("protobuf",),
+        results="protobuf",
+        pending="408",
+        failed="400",
+        hold=300.0,
+        seq_id_repeats="repeats",
+        overtakes=True,
+        divides_by_weights=True,
+        bare_archive_ids=True,
+        missing=_all_but(
+            *("get_client_config", "unload_model", "get_weights_info", "get_sampler"),
+            *("list_training_runs", "get_training_run", "list_checkpoints", "delete_checkpoint", "get_checkpoint_archive_url"),
+        ),
+    ),
+    Dialect(
         name="open-rl-old",
         about="gke-labs/open-rl up to v0.0.3",
         source=_read("2026-04-29"),
-        evidence=_measured(
-            "2026-04-29", "seq_id_repeats", "missing", "sampling", "asks_to_save_optimizer", "forwards_by_zero_weights"
-        ),
         encodings=("json",),
         results="json",
         failed="400",
@@ -190,10 +214,10 @@ _DIALECTS = (
         name="tuft",
         about="agentscope-ai/TuFT, August 2026",
         source=_read("2026-08-20"),
-        evidence=_measured("2026-08-20", "seq_id_repeats", "seq_id_order", "failed_step_keeps_number", "encodings", "failed"),
         encodings=("protobuf",),
         max_body_bytes=64 * 2**20,
         failed="422",
+        fails_by_kind=True,
         hold=120.0,
         seq_id_order="strict",
         seq_id_repeats="refuses",
@@ -209,7 +233,6 @@ _DIALECTS = (
         name="tinker-cloud-old",
         about="GMISWE/tinker-cloud up to August 2026",
         source=_read("2026-08-06"),
-        evidence=_measured("2026-08-06", "sampling", "pending", "missing", "tells_rank"),
         encodings=("json",),
         results="json",
         pending="408",
@@ -249,7 +272,6 @@ _DIALECTS = (
         name="twinkle",
         about="modelscope/twinkle, July 2026",
         source=_read("2026-07-22"),
-        evidence=_measured("2026-07-22", "bearer", "loss_notes", "sampling", "pads_logprobs"),
         encodings=("json",),
         results="json",
         bearer=True,
@@ -278,6 +300,19 @@ _DIALECTS = (
         sampling=SamplingWays(max_samples=64),
     ),
     Dialect(
+        name="spindle",
+        about="Modal Spindle, November 2026",
+        source=_read("November 2026", _LATER),
+        encodings=("protobuf",),
+        parallel_chunks=True,
+        pending="408",
+        hold=30.0,
+        seq_id_order="ordered",
+        refusals_take_numbers=True,
+        missing={"get_checkpoint_archive_url": _INSTEAD["get_checkpoint_archive_url"]},
+        resume="by_session",
+    ),
+    Dialect(
         name="xorl",
         about="togethercomputer/xorl, August 2026",
         source=_read("2026-08-22"),
@@ -292,18 +327,20 @@ _DIALECTS = (
             get_server_capabilities="Ask for the model that the server was started with.",
             send_telemetry="It keeps none.",
         ),
+        evidence={"losses": _read("2026-08-22", _LATER)},
         losses=frozenset({"cross_entropy", "causallm_loss", "policy_loss", "importance_sampling", "cispo", "drgrpo", "opd_loss"}),
     ),
     Dialect(
         name="verl",
         about="verl-project/verl-recipe, verl_tinker, August 2026",
-        source=_read("2026-08-05"),
+        source=_read("2026-08"),
         encodings=("json",),
         results="json",
         hold=30.0,
         results_once=True,
         seq_id_repeats="ignores",
         missing=_all_but("get_client_config", "get_session", "get_weights_info", "forward", "get_sampler"),
+        evidence={"losses": _read("2026-08-05", _LATER)},
         losses=_ALL_RATIOS | {"custom_from_config"},
     ),
     Dialect(
@@ -328,9 +365,6 @@ _DIALECTS = (
         name="hatchery",
         about="axolotl-ai-cloud/hatchery-core, July 2026",
         source=_read("2026-07-10"),
-        evidence=_measured(
-            "2026-07-10", "seq_id_repeats", "splits_batches", "saves_once", "sampling", "unloads_by_query", "missing"
-        ),
         encodings=("json",),
         results="json",
         hold=60.0,
@@ -357,4 +391,6 @@ _DIALECTS = (
     ),
 )
 
-DIALECTS: Mapping[str, Dialect] = {dialect.name: dialect for dialect in _DIALECTS}
+DIALECTS: Mapping[str, Dialect] = {
+    dialect.name: evolve(dialect, evidence={**dialect.evidence, **evidence_of(dialect.name)}) for dialect in _DIALECTS
+}

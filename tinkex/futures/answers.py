@@ -63,15 +63,21 @@ Answer: TypeAlias = Pending | Failed | Lost | Finished
 _GIVEN_OUT = re.compile(r"already (been )?(retrieved|consumed|delivered)|seen[ _]before", re.IGNORECASE)
 
 
-def classify(status_code: int, body: Mapping[str, Any]) -> Answer | None:
+_FORGOTTEN = re.compile(r"(unknown )?((sampling )?session|future|model|request)\b", re.IGNORECASE)
+
+
+def classify(status_code: int, body: Mapping[str, Any], *, by_kind: bool = False) -> Answer | None:
     """What the answer says; None where its status is a refusal of the call itself, not word of the work.
 
     Args:
         body: the fields of a JSON object, none where there is no such.
+        by_kind: whether the server says by 404 that the work needed what there is not, and not only that it has no such work.
     """
     if status_code == 408 or (status_code == 200 and _is_pending(body)):
         return Pending(body.get("queue_state"), body.get("queue_state_reason"))
     if status_code == 400 and body:
+        return Failed(_message(body), "user")
+    if by_kind and status_code == 404 and body and not _FORGOTTEN.match(_message(body)):
         return Failed(_message(body), "user")
     if status_code in (409, 422) and isinstance(body.get("detail"), str):  # a list tells what is wrong with the call
         return Failed(_message(body), "unknown")

@@ -133,7 +133,7 @@ class _Polling:
         body = _fields(response)
         if body is None and response.is_success:
             return await self._after_unreadable("it is no JSON object", began, None)
-        answer = classify(response.status_code, body or {})
+        answer = classify(response.status_code, body or {}, by_kind=self.transport.server.dialect.fails_by_kind)
         if answer is None:
             return await self._after_failure(failures.status_error(response, self.state.operation), began)
         self._count(began)

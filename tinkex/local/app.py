@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 
 from attrs import evolve
+from starlette.applications import Starlette
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinkex.local.api import Api
@@ -21,6 +23,7 @@ from tinkex.local.routes import (
     archives,
     audit,
     auth,
+    checkpoint_search,
     checkpoints,
     copies,
     custom_losses,
@@ -33,6 +36,7 @@ from tinkex.local.routes import (
     sessions,
     traces,
     training,
+    uploads,
     usage,
     weights,
 )
@@ -40,7 +44,7 @@ from tinkex.local.wire.http import PREFIX
 
 _PARTS = (
     *(server, auth, session_search, sessions, traces, models, custom_losses, training, weights, copies, sampling, futures),
-    *(runs, checkpoints, archives, audit, usage),
+    *(runs, checkpoint_search, checkpoints, archives, uploads, audit, usage),
 )
 ROUTES = [route for part in _PARTS for route in part.ROUTES]
 
@@ -61,13 +65,19 @@ def make_app(backend: Backend, api_keys: Sequence[str], profile: Profile, names:
     else:
         guarded = Edge(_checked(api, backend, None), ROUTES, backend, profile, next(iter(api_keys), None))
         owner_of = keyring and _nobody_s(keyring)
-    whole = _beside(guarded, make_site(backend, profile, owner_of))
+    site = make_site(backend, profile, owner_of)
+    whole = _beside(guarded, site, imitating=isinstance(guarded, Edge))
     return whole if keyring else NoStrangers(whole, names)
 
 
-def _beside(api: ASGIApp, site: ASGIApp) -> ASGIApp:
+def _beside(api: ASGIApp, site: Starlette, *, imitating: bool) -> ASGIApp:
+    """The API, and the pages. Whoever imitates another server answers as that for all paths but those of the pages."""
+
     def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return (api if scope["path"].startswith(f"{PREFIX}/") else site)(scope, receive, send)
+        is_page = not scope["path"].startswith(f"{PREFIX}/")
+        if is_page and imitating:
+            is_page = any(route.matches(scope)[0] is not Match.NONE for route in site.routes)
+        return (site if is_page else api)(scope, receive, send)
 
     return app
 

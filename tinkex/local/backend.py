@@ -17,6 +17,7 @@ from tinkex.local.ids import Ids
 from tinkex.local.limits import Limits
 from tinkex.local.rebuild import rebuild
 from tinkex.local.store import ModelRow, SessionRow, Store
+from tinkex.local.uploads import Uploads
 from tinkex.local.wire.downloads import Downloads
 from tinkex.local.work.futures import Futures
 from tinkex.local.work.lanes import Job, Lanes
@@ -46,6 +47,7 @@ class Backend:
         self.data_dir = data_dir
         self.limits = limits
         self.folders = Folders(data_dir)
+        self.uploads = Uploads(data_dir)
         self.exchange_keys = exchange_keys
         self.secret = load_secret(data_dir)
         self.signer = Signer(self.secret)

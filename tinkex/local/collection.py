@@ -15,6 +15,7 @@ from tinkex.local.folders import Folders
 from tinkex.local.limits import Limits
 from tinkex.local.rebuild import rebuild
 from tinkex.local.store import Store
+from tinkex.local.uploads import Uploads
 
 
 @frozen
@@ -46,6 +47,7 @@ def gc(
         while expire(store, limits, time.time()):
             pass
         folders.collect_at_rest(store.folders())
+        Uploads(data_dir).drop_expired(time.time())
         if (aside := folders.left_aside()) and remove(aside):
             folders.remove_aside()
         store.compact()

@@ -39,6 +39,7 @@ async def sweep(backend: Backend, now: float) -> None:
         there_is_more = expire(backend.store, backend.limits, now)
         await asyncio.sleep(0)
     await backend.collect()
+    await asyncio.to_thread(backend.uploads.drop_expired, now)
 
 
 def expire(store: Store, limits: Limits, now: float) -> bool:

@@ -15,6 +15,8 @@ class Limits:
 
     body_bytes: int = 64 << 20
     """Of a request's body, as it comes and decompressed."""
+    upload_bytes: int = 4 << 30
+    """Of one file of an adapter that is uploaded."""
     datums: int = 8192
     """In one batch."""
     tokens: int = 1 << 22

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from attrs import asdict, field, frozen
 
+from tinkex.local import digests
 from tinkex.local.disk import folder_size
 from tinkex.local.engine.base import LoraShape
 from tinkex.local.folders import flush, write
@@ -45,35 +46,46 @@ class Manifest:
     """In seconds since 1970."""
 
 
-def of_checkpoint(store: Store, run: ModelRow, row: CheckpointRow) -> Manifest:
-    session, key = _owned(store, run.session_id)
+def of_checkpoint(store: Store, run: ModelRow, row: CheckpointRow, session: SessionRow | None = None) -> Manifest:
+    """Returns the manifest of a save. `session` is the run's where the store does not have it yet."""
+    session, key = _owned(store, session or _stored(store, run.session_id))
     return Manifest(session, key, run, row, saved_at=row.created_at)
 
 
 def of_samplers(store: Store, new: SamplerRow) -> Manifest:
     """Of a new sampling session, and of those that sample from the same in-flight weights."""
-    session, key = _owned(store, new.session_id)
+    session, key = _owned(store, _stored(store, new.session_id))
     sharing = store.samplers.inflight(new.inflight_of) if new.inflight_of else []
     return Manifest(session, key, samplers=[new, *sharing])
 
 
-def _owned(store: Store, session_id: str) -> tuple[SessionRow, EnrolledKey | None]:
+def _stored(store: Store, session_id: str) -> SessionRow:
     session = store.sessions.get(session_id)
     if session is None:
         raise LookupError(f"session {session_id!r} of a run is not in the store")
+    return session
+
+
+def _owned(store: Store, session: SessionRow) -> tuple[SessionRow, EnrolledKey | None]:
     return session, store.keys.enrolled(int(session.owner)) if session.owner else None
 
 
 def save(folder: Path, make: Callable[[Path], object], manifest: Manifest) -> int:
-    """Has `make` make this folder, and returns the bytes of its files when it is on the disk, the manifest last."""
-    write(folder, make)
+    """Has `make` make this folder, and returns the bytes of its files when it is on the disk with their digests, the manifest last."""
+
+    def make_sealed(folder: Path) -> None:
+        make(folder)
+        digests.seal(folder)
+
+    write(folder, make_sealed)
     put(folder, manifest)
     return size_of(folder)
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all that was saved there, without the manifest."""
-    return folder_size(folder) - (folder / FILE).stat().st_size
+    """Bytes of all that was saved there, without the manifest and the digests."""
+    own = (folder / FILE, folder / digests.FILE)
+    return folder_size(folder) - sum(file.stat().st_size for file in own if file.exists())
 
 
 def put(folder: Path, manifest: Manifest) -> None:

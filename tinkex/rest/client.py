@@ -16,6 +16,7 @@ from tinkex_api.api.checkpoints import (
     get_external_weights_urls,
     list_user_checkpoints,
     publish_checkpoint,
+    search_checkpoints,
     set_checkpoint_ttl,
     unpublish_checkpoint,
 )
@@ -30,10 +31,16 @@ from tinkex_api.api.sessions import (
     search_sessions,
 )
 from tinkex_api.api.training_runs import get_training_run, list_checkpoints, list_training_runs
-from tinkex_api.api.weights import copy_weights
+from tinkex_api.api.weights import (
+    copy_weights,
+    external_weights_upload_finish,
+    external_weights_upload_start,
+)
 from tinkex_api.models import (
     AssignSessionProjectRequest,
     CopyWeightsRequest,
+    ExternalWeightsUploadFinishRequest,
+    ExternalWeightsUploadStartRequest,
     SetCheckpointTtlRequest,
     WeightsInfoRequest,
 )
@@ -48,13 +55,18 @@ from tinkex.rest.download import Progress, download, folder_name
 from tinkex.rest.hub import HubUpload, add_model_card
 from tinkex.rest.identity import identity
 from tinkex.rest.paging import PAGE_SIZE, Listing, check_page, listing
+from tinkex.rest.sending import AdapterFolder, send_files
+from tinkex.rest.uploading import ExternalWeightsUploadFinishResult, ExternalWeightsUploadStartResult, started
 from tinkex.session import meet
+from tinkex.threads import in_thread
 from tinkex.transport.waiting import RequestState
 from tinkex.types import (
     AccessScope,
     ApiKeyInfoResponse,
     Checkpoint,
     CheckpointArchiveUrlResponse,
+    CheckpointSearchRequest,
+    CheckpointSearchResponse,
     CheckpointsListResponse,
     Cursor,
     ExternalWeightsUrlsResponse,
@@ -62,6 +74,7 @@ from tinkex.types import (
     GetServerCapabilitiesResponse,
     GetSessionResponse,
     ListSessionsResponse,
+    LoraConfig,
     ParsedCheckpointTinkerPath,
     SessionSearchRequest,
     SessionSearchResponse,
@@ -72,7 +85,7 @@ from tinkex.types import (
     WhoamiResponse,
 )
 from tinkex.types.checks import check_optional_int
-from tinkex.wire.json import encode_session_search
+from tinkex.wire.json import encode_checkpoint_search, encode_session_search
 
 T = TypeVar("T")
 
@@ -237,6 +250,88 @@ class AsyncRestClient(AsyncConnection):
 
         return listing(page, lambda checkpoint: checkpoint.tinker_path, page_size)
 
+    async def search_checkpoints(self, request: CheckpointSearchRequest) -> CheckpointSearchResponse:
+        """A page of the checkpoints that fit, newest first; `next_cursor` is for the next request, and None on the last page."""
+        return await self._send(search_checkpoints.request(body=encode_checkpoint_search(request)))
+
+    def iter_search_checkpoints(self, request: CheckpointSearchRequest) -> AsyncIterator[Checkpoint]:
+        """All checkpoints that fit, newest first, fetched page by page as they are asked for."""
+        return Listing(self._found_checkpoints(request))
+
+    async def _found_checkpoints(self, request: CheckpointSearchRequest) -> AsyncGenerator[Sequence[Checkpoint]]:
+        """The pages."""
+        cursor = request.cursor
+        while True:
+            page = await self.search_checkpoints(evolve(request, cursor=cursor))
+            yield page.checkpoints
+            if page.next_cursor is None or page.next_cursor == cursor:
+                return
+            cursor = page.next_cursor
+
+    async def external_weights_upload_start(
+        self, base_model: str, lora_config: LoraConfig, destination_project_id: str | None = None
+    ) -> ExternalWeightsUploadStartResult:
+        """Begins to upload an adapter that was made elsewhere: says where each of its files goes.
+
+        Send each file by `UploadURL.upload`, then call `external_weights_upload_finish`; or let
+        `upload_adapter` do it all. Experimental on the hosted service.
+
+        Args:
+            base_model: the base model that the adapter is for.
+            lora_config: its shape.
+            destination_project_id: the project that the checkpoint is to be in.
+        """
+        body = ExternalWeightsUploadStartRequest(base_model, lora_config, destination_project_id)
+        # a repeat begins another upload, and the one that nobody finishes is dropped by the server
+        return started(await self._send(external_weights_upload_start.request(body=body)))
+
+    async def external_weights_upload_finish(self, upload_id: str) -> ExternalWeightsUploadFinishResult:
+        """Makes a checkpoint of an upload, all of whose files were sent. The server checks them.
+
+        Raises:
+            BadRequestError: a file is missing, or is no adapter of the shape that was said.
+        """
+        body = ExternalWeightsUploadFinishRequest(upload_id)
+        response = await self._send(external_weights_upload_finish.request(body=body))
+        return ExternalWeightsUploadFinishResult(response.tinker_path)
+
+    async def upload_adapter(
+        self,
+        folder: str | PathLike[str],
+        *,
+        base_model: str | None = None,
+        lora_config: LoraConfig | None = None,
+        destination_project_id: str | None = None,
+        progress: Progress | None = None,
+    ) -> str:
+        """Uploads a LoRA adapter from a folder as peft writes it; returns the path of the checkpoint.
+
+        The path can be sampled from and trained on where the server lets it: the embedded server
+        does both.
+
+        Args:
+            folder: where `adapter_config.json` and `adapter_model.safetensors` are.
+            base_model: by default the one that `adapter_config.json` names.
+            lora_config: by default the rank of `adapter_config.json`, and all layers that an adapter
+                can have; `train_unembed` where the adapter has weights for the unembedding.
+            destination_project_id: the project that the checkpoint is to be in.
+            progress: called with the bytes that were sent and those in all. It must not block.
+
+        Raises:
+            InvalidInputError: the folder has no such files, or they do not say what is asked for.
+            BadRequestError: the server refuses the adapter; the text says why.
+            APIConnectionError, APIStatusError: a file could not be sent, and trying again did not help.
+
+        Example:
+            path = await rest.upload_adapter("my-adapter", base_model="Qwen/Qwen3-8B")
+            sampler = await service.create_sampling_client(model_path=path)
+        """
+        adapter = await asyncio.to_thread(AdapterFolder.read, Path(folder))
+        shape = lora_config or adapter.lora_config
+        start = await self.external_weights_upload_start(base_model or adapter.base_model, shape, destination_project_id)
+        await send_files(start.urls, adapter.folder, progress)
+        return (await self.external_weights_upload_finish(start.upload_id)).tinker_path
+
     async def get_weights_info_by_tinker_path(self, tinker_path: str) -> WeightsInfoResponse:
         """What saved weights are of: the base model, and the adapter's shape."""
         return await self._send(get_weights_info.request(body=WeightsInfoRequest(tinker_path)))
@@ -377,7 +472,7 @@ class AsyncRestClient(AsyncConnection):
             content = await self.download_checkpoint(tinker_path, output_dir=folder, progress=progress)
             if model_card:
                 add_model_card(content, tinker_path, repo_id)
-            return await asyncio.to_thread(upload.put, content, tinker_path)
+            return await in_thread(upload.put, content, tinker_path)
 
     async def copy_weights(
         self,

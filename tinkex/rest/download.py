@@ -21,6 +21,7 @@ from tinkex.rest.extraction import Limits, unpack
 from tinkex.rest.fetching import fetch
 from tinkex.rest.names import Names
 from tinkex.rest.parts import Part
+from tinkex.threads import in_thread
 from tinkex.transport.http import Transport
 from tinkex.types.checkpoint_path import EXTERNAL_WEIGHTS
 
@@ -43,7 +44,7 @@ async def download(transport: Transport, place: CheckpointPlace, target: Path, *
     """
     fetch_content = _fetch_files if place.kind == EXTERNAL_WEIGHTS else _fetch_archive
     try:
-        work = await asyncio.to_thread(_begin, target, force)
+        work = await in_thread(_begin, target, force)
         try:
             await fetch_content(transport, place, work / "checkpoint", _Meter(progress))
             _put(work / "checkpoint", target, work / "replaced")
@@ -94,7 +95,7 @@ async def _fetch_files(transport: Transport, place: CheckpointPlace, content: Pa
 async def _unpack(archive: Path, content: Path) -> None:
     """In a thread, which is over when this is: nothing is written any more to what is then removed."""
     off = threading.Event()
-    unpacking = asyncio.ensure_future(asyncio.to_thread(unpack, archive, content, LIMITS, off.is_set))
+    unpacking = asyncio.ensure_future(in_thread(unpack, archive, content, LIMITS, off.is_set))
     try:
         await asyncio.shield(unpacking)
     except asyncio.CancelledError:

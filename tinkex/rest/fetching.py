@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import logging
@@ -17,6 +16,7 @@ from attrs import define
 from tinkex import events
 from tinkex.errors import APIStatusError, APITimeoutError, CheckpointDownloadError, TinkexError
 from tinkex.rest.parts import Part
+from tinkex.threads import in_thread
 from tinkex.transport.backoff import Patience
 from tinkex.transport.http import Transport
 from tinkex.transport.waiting import Bound, RequestState, Wait
@@ -49,7 +49,7 @@ async def fetch(transport: Transport, open: Open, part: Part, came: Callable[[],
     for _ in range(2):
         with transport.waits.begin(RequestState(DOWNLOAD), part.path.name, bound) as wait:
             await _fetch_whole(transport, open, part, came, wait)
-        if await asyncio.to_thread(_is_as_promised, part):
+        if await in_thread(_is_as_promised, part):
             return
         part.start_over()
     raise CheckpointDownloadError(
@@ -104,7 +104,7 @@ class _Receiving:
     async def run(self) -> None:
         part = self.part
         part.begin(self.response.status_code, self.response.headers)
-        most = await asyncio.to_thread(self._most)
+        most = await in_thread(self._most)
         self._tell()
         async with await anyio.open_file(part.path, "ab" if part.size else "wb") as file:
             self.came()

@@ -303,9 +303,11 @@ class AsyncSamplingClient:
     async def close(self) -> None:
         """Ends the connections of a copy that was unpickled; another one's end with its service client."""
         if self._own_transport is not None:
-            self._session.failures.tell()
-            await self._session.samples.close()
-            await self._own_transport.aclose()
+            await self._own_transport.end(self._end)
+
+    async def _end(self) -> None:
+        await self._session.finish("success")
+        await self._session.transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self

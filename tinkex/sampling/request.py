@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from tinkex_api.models import SampleRequest
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import InvalidInputError, UnsupportedByServer
 from tinkex.sampling import ways
-from tinkex.types import ArrayLike, EncodedTextChunk, ModelInput, SampleResponse, SamplingParams, TensorData
+from tinkex.types import ArrayLike, EncodedTextChunk, ModelInput, SampledSequence, SampleResponse, SamplingParams, TensorData
 from tinkex.types.checks import check_int, check_optional_int
 from tinkex.wire import json
 
@@ -119,6 +119,13 @@ def check_answer(response: SampleResponse, questions: Questions, dialect: Dialec
         raise UnsupportedByServer(
             f"{dialect.name} passed over {name}", server=dialect.name, operation="sample", advice="Sample without it."
         )
+
+
+def was_cut(sequences: Sequence[SampledSequence], max_tokens: int | None) -> bool:
+    """Returns whether a sample ended for its length, and before it had the tokens that were asked for."""
+    return max_tokens is not None and any(
+        sequence.stop_reason == "length" and len(sequence.tokens_np) < max_tokens for sequence in sequences
+    )
 
 
 def _passed_over(response: SampleResponse, questions: Questions) -> Iterator[str]:

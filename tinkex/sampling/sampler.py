@@ -21,11 +21,11 @@ from tinkex.errors import APIStatusError, TinkexError
 from tinkex.futures.poller import NO_RESULT, Payload, RequestState
 from tinkex.futures.samples import NUMBERS_OF_A_COPY, SamplerResults
 from tinkex.sampling import stream
-from tinkex.sampling.request import Ask, check_answer, text_length
+from tinkex.sampling.request import Ask, check_answer, text_length, was_cut
 from tinkex.sampling.stream import SamplePiece
 from tinkex.transport import backoff
 from tinkex.transport.http import Transport
-from tinkex.types import ModelInput, SampleResponse
+from tinkex.types import ModelInput, SampledSequence, SampleResponse
 from tinkex.wire import json, protobuf
 
 logger = logging.getLogger("tinkex")
@@ -33,6 +33,10 @@ T = TypeVar("T")
 
 _SUBMITS_AT_ONCE = 256  # more only open connections, and keep the garbage collector busy
 _COPIES = 2**33  # so that all numbers stay below 2**63
+_CUT = (
+    "a sample ended before a stop and before its max_tokens (stop_reason 'length'): prompt and sample filled the model's context, or "
+    "all that the server samples at once. Shorten the prompt, or ask for fewer tokens"
+)
 _NO_SUCH_ROUTE = (404, 405)
 
 
@@ -84,7 +88,12 @@ class Sampler:
         else:
             response = await self._joined(prompt, ask, state, timeout)
         check_answer(response, ask.questions, self.dialect)
+        self._tell_of_cuts(response.sequences, ask)
         return response
+
+    def _tell_of_cuts(self, sequences: Sequence[SampledSequence], ask: Ask) -> None:
+        if was_cut(sequences, ask.params.max_tokens):
+            self.transport.server.warn_once(_CUT)
 
     async def stream(
         self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None
@@ -97,6 +106,8 @@ class Sampler:
             try:
                 async with aclosing(stream.pieces(self.transport, body, timeout)) as pieces:
                     async for piece in pieces:
+                        if piece.sequence:
+                            self._tell_of_cuts([piece.sequence], ask)
                         yield piece
                 return
             except APIStatusError as error:

@@ -17,18 +17,22 @@ from tinkex.portal_iter import iterate
 from tinkex.rest.client import AsyncRestClient
 from tinkex.rest.download import Progress
 from tinkex.rest.paging import PAGE_SIZE
+from tinkex.rest.uploading import ExternalWeightsUploadFinishResult, ExternalWeightsUploadStartResult
 from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
 from tinkex.types import (
     AccessScope,
     ApiKeyInfoResponse,
     Checkpoint,
     CheckpointArchiveUrlResponse,
+    CheckpointSearchRequest,
+    CheckpointSearchResponse,
     CheckpointsListResponse,
     ExternalWeightsUrlsResponse,
     GetSamplerResponse,
     GetServerCapabilitiesResponse,
     GetSessionResponse,
     ListSessionsResponse,
+    LoraConfig,
     SessionSearchRequest,
     SessionSearchResponse,
     SessionSummary,
@@ -177,6 +181,79 @@ class RestClient:
         Collect what is to be deleted before it is: a list that shrinks while it is read has gaps.
         """
         return iterate(self._portal, lambda: self._client.iter_user_checkpoints(page_size=page_size))
+
+    def search_checkpoints(self, request: CheckpointSearchRequest) -> CheckpointSearchResponse:
+        """A page of the checkpoints that fit, newest first; `next_cursor` is for the next request, and None on the last page."""
+        return self._portal.run(self._client.search_checkpoints, request)
+
+    def iter_search_checkpoints(self, request: CheckpointSearchRequest) -> Iterator[Checkpoint]:
+        """All checkpoints that fit, newest first, fetched page by page as they are asked for."""
+        return iterate(self._portal, lambda: self._client.iter_search_checkpoints(request))
+
+    def external_weights_upload_start(
+        self, base_model: str, lora_config: LoraConfig, destination_project_id: str | None = None
+    ) -> ExternalWeightsUploadStartResult:
+        """Begins to upload an adapter that was made elsewhere: says where each of its files goes.
+
+        Send each file by `UploadURL.upload`, then call `external_weights_upload_finish`; or let
+        `upload_adapter` do it all. Experimental on the hosted service.
+
+        Args:
+            base_model: the base model that the adapter is for.
+            lora_config: its shape.
+            destination_project_id: the project that the checkpoint is to be in.
+        """
+        return self._portal.run(self._client.external_weights_upload_start, base_model, lora_config, destination_project_id)
+
+    def external_weights_upload_finish(self, upload_id: str) -> ExternalWeightsUploadFinishResult:
+        """Makes a checkpoint of an upload, all of whose files were sent. The server checks them.
+
+        Raises:
+            BadRequestError: a file is missing, or is no adapter of the shape that was said.
+        """
+        return self._portal.run(self._client.external_weights_upload_finish, upload_id)
+
+    def upload_adapter(
+        self,
+        folder: str | PathLike[str],
+        *,
+        base_model: str | None = None,
+        lora_config: LoraConfig | None = None,
+        destination_project_id: str | None = None,
+        progress: Progress | None = None,
+    ) -> Text:
+        """Uploads a LoRA adapter from a folder as peft writes it; returns the path of the checkpoint.
+
+        The path can be sampled from and trained on where the server lets it: the embedded server
+        does both.
+
+        Args:
+            folder: where `adapter_config.json` and `adapter_model.safetensors` are.
+            base_model: by default the one that `adapter_config.json` names.
+            lora_config: by default the rank of `adapter_config.json`, and all layers that an adapter
+                can have; `train_unembed` where the adapter has weights for the unembedding.
+            destination_project_id: the project that the checkpoint is to be in.
+            progress: called with the bytes that were sent and those in all. It must not block.
+
+        Raises:
+            InvalidInputError: the folder has no such files, or they do not say what is asked for.
+            BadRequestError: the server refuses the adapter; the text says why.
+            APIConnectionError, APIStatusError: a file could not be sent, and trying again did not help.
+
+        Example:
+            path = rest.upload_adapter("my-adapter", base_model="Qwen/Qwen3-8B")
+            sampler = service.create_sampling_client(model_path=path)
+        """
+        return Text(
+            self._portal.run(
+                self._client.upload_adapter,
+                folder,
+                base_model=base_model,
+                lora_config=lora_config,
+                destination_project_id=destination_project_id,
+                progress=progress,
+            )
+        )
 
     def get_weights_info_by_tinker_path(self, tinker_path: str) -> WeightsInfoResponse:
         """What saved weights are of: the base model, and the adapter's shape."""

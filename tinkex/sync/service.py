@@ -14,7 +14,7 @@ from tinkex.dialects.dialect import Dialect
 from tinkex.hints import hinted
 from tinkex.recovery.policy import RecoveryPolicy
 from tinkex.service import AsyncServiceClient
-from tinkex.session import Outcome
+from tinkex.session_life import Outcome
 from tinkex.sync.recovery import RecoverableRun
 from tinkex.sync.rest import RestClient
 from tinkex.sync.sampling import SamplingClient
@@ -297,7 +297,10 @@ class ServiceClient:
         return self._portal.run(self._client.get_server_capabilities)
 
     def close(self, status: Outcome = "success", detail: str | None = None) -> Done:
-        """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`."""
+        """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`.
+
+        Works from any event loop. Where the one that the client was used on has ended, the session has ended with it.
+        """
         self._portal.run(self._client.close, status, detail)
         return DONE
 

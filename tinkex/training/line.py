@@ -50,6 +50,10 @@ _NOT_TAKEN = (
 """What says of a request that was sent first that it was not taken on, or not sent at all."""
 _FAILED = (400, 403, 404, 409, 410, 422)
 """Statuses of a poll that say of a training request that it has no result, and never will."""
+_PASSES = ("forward", "forward_backward")
+"""Operations that some servers run after what was sent later (`Dialect.overtakes`)."""
+_COUNTED = (400, 404, 422)
+"""Refusals of what a server has read, so that it may count it."""
 _HELD_BODIES = 2  # calls: the one that is being sent, and the next one, which is encoded meanwhile
 _FROM_SAVED = "Make a new training client from the last saved state."
 
@@ -67,6 +71,11 @@ class _Sent:
     """Why there is nothing to wait for."""
 
 
+_Wait = Callable[[], Awaitable[Sequence[R]]]
+Look = Callable[[Submit, Callable[[Payload], R]], Awaitable[R]]
+"""Sends one request that changes nothing, and returns what was read of its result."""
+
+
 class TrainingLine:
     """The requests of one model. For one event loop."""
 
@@ -76,10 +85,12 @@ class TrainingLine:
         self._sequencer = Sequencer()
         self._pipeline = PipelineCheck()
         self._encoders = asyncio.Semaphore(_HELD_BODIES)
+        self._passes: set[asyncio.Task[Any]] = set()
+        """The waits for results of batches, where a later call must not be sent before they are over."""
 
     def turn(self, operation: str) -> AbstractAsyncContextManager[None]:
         """A place in the order for a request without a number; `async with` waits until it comes."""
-        return self._taken(self._sequencer.turn(operation), RequestState(operation))
+        return self._free(self._sequencer.turn(operation))
 
     def run(
         self, operation: str, submits: Sequence[Submit], read: Callable[[Payload], R], join: Callable[[Sequence[R]], T]
@@ -97,10 +108,66 @@ class TrainingLine:
 
         async def work() -> T:
             async with self._ahead(turn, submits) as bodies, self._taken(turn, state):
-                sent, results = await turn.unbroken(self._sent(turn, state, bodies, read))
-            return join(results or await self._results(sent, read))
+                await self._after_passes(operation)
+                results = await turn.unbroken(self._sent(turn, state, bodies, read))
+            return join(await results())
 
         return self._begun(turn, work, state)
+
+    def run_checked(
+        self,
+        operation: str,
+        submit: Submit,
+        read: Callable[[Payload], R],
+        check: Callable[[Look[Any]], Awaitable[TinkexError | None]],
+    ) -> AsyncAPIFuture[R]:
+        """One call of one request, whose effect is looked at before any other call is sent.
+
+        Args:
+            submit: builds the request.
+            read: reads its result.
+            check: looks at the model, and returns what is wrong with it, which the call then raises. What was called before
+                the user could know of that is skipped.
+        """
+        self._transport.require_open(operation)
+        turn = self._sequencer.turn(operation, 1)
+        state = RequestState(operation)
+
+        async def look(submit: Submit, read: Callable[[Payload], Any]) -> Any:
+            return await self._look(turn, submit, read)
+
+        async def work() -> R:
+            async with self._ahead(turn, [submit]) as bodies, self._taken(turn, state):
+                await self._after_passes(operation)
+                sent = await turn.unbroken(self._submit_all(turn, state, bodies))
+                [result] = await self._results(sent, read)
+                if error := await check(look):
+                    self._sequencer.refused(error, changes=True)
+                    raise error
+            return result
+
+        return self._begun(turn, work, state)
+
+    def looked(self, submit: Submit, read: Callable[[Payload], R]) -> asyncio.Task[R]:
+        """The result of one request that changes nothing, and that no user asked for. Its place in the order is fixed now; when it fails,
+        the calls behind it go on."""
+        turn = self._sequencer.turn("forward", 1)
+
+        async def work() -> R:
+            async with self._taken(turn, RequestState("forward")):
+                results = await turn.unbroken(self._sent_aside(turn, submit, read))
+            [result] = await results()
+            return result
+
+        task = asyncio.create_task(work(), name="tinkex look")
+        task.add_done_callback(lambda _: turn.leave())
+        return task
+
+    async def _look(self, turn: Turn, submit: Submit, read: Callable[[Payload], R]) -> R:
+        """The same within a turn that is another call's."""
+        results = await turn.unbroken(self._sent_aside(turn, submit, read))
+        [result] = await results()
+        return result
 
     def run_both(
         self,
@@ -130,8 +197,8 @@ class TrainingLine:
                     state.failed.delivered = isinstance(error, asyncio.CancelledError)  # the user's own deed
                     self._sequencer.refused(state.failed, changes=True)
                     raise
-                sent, results = await turn.unbroken(self._sent(turn, state, self._bodies(submits), read))
-            return join(results or await self._results(sent, read))
+                results = await turn.unbroken(self._sent(turn, state, self._bodies(submits), read))
+            return join(await results())
 
         return self._begun(turn, work, state)
 
@@ -145,7 +212,7 @@ class TrainingLine:
         """The future of a call that was just made; says so when the user's loop keeps the server waiting."""
         operation, clock = future.state.operation, self._transport.clock
         advice = self._pipeline.submitted(operation, clock.now())
-        if advice and not self._transport.server.dialect.overtakes:  # where calls are sent one by one anyway
+        if advice and not self._transport.server.dialect.overtakes:  # where it waits for them anyway
             logger.warning("%s", advice)
         future.task.add_done_callback(lambda _: self._pipeline.finished(operation, clock.now()))
         return future
@@ -178,12 +245,36 @@ class TrainingLine:
         async with turn:
             yield
 
-    async def _sent(
-        self, turn: Turn, state: RequestState, bodies: Bodies, read: Callable[[Payload], R]
-    ) -> tuple[Sequence[_Sent], Sequence[R]]:
-        """Sends them; with the results, where the next call must not be sent without them, elsewhere none."""
-        sent = await self._submit_all(turn, state, bodies)
-        return sent, await self._results(sent, read) if self._transport.server.dialect.overtakes else ()
+    async def _sent(self, turn: Turn, state: RequestState, bodies: Bodies, read: Callable[[Payload], R]) -> _Wait[R]:
+        """Sends them; returns the wait for their results."""
+        return self._wait(state.operation, await self._submit_all(turn, state, bodies), read)
+
+    async def _sent_aside(self, turn: Turn, submit: Submit, read: Callable[[Payload], R]) -> _Wait[R]:
+        """Sends a request that no call is made of."""
+        state = RequestState("forward")
+        return self._wait("forward", await self._submit_all(turn, state, self._bodies([submit]), aside=True), read)
+
+    def _wait(self, operation: str, sent: Sequence[_Sent], read: Callable[[Payload], R]) -> _Wait[R]:
+        """The wait for their results, which has begun, and goes on without the one who waits, where later calls wait for its end, too."""
+        if operation not in _PASSES or not self._transport.server.dialect.overtakes:
+            return partial(self._results, sent, read)
+        task = asyncio.create_task(self._results(sent, read), name=f"tinkex result of {operation}")
+        self._passes.add(task)
+        task.add_done_callback(self._passes.discard)
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # maybe nobody else sees it
+        return partial(asyncio.shield, task)
+
+    @asynccontextmanager
+    async def _free(self, turn: Turn) -> AsyncGenerator[None]:
+        """The turn of a request without a number, when the server may be sent it."""
+        async with self._taken(turn, RequestState(turn.operation)):
+            await self._after_passes(turn.operation)
+            yield
+
+    async def _after_passes(self, operation: str) -> None:
+        """Waits for the batches before, however they end, where the server might run what changes the model before them."""
+        if operation not in _PASSES and self._passes:
+            await asyncio.wait(self._passes)
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 
@@ -201,10 +292,13 @@ class TrainingLine:
             finally:
                 bodies.drop()
 
-    async def _submit_all(self, turn: Turn, state: RequestState, bodies: Bodies) -> Sequence[_Sent]:
+    async def _submit_all(self, turn: Turn, state: RequestState, bodies: Bodies, *, aside: bool = False) -> Sequence[_Sent]:
         """Sends a call's requests under consecutive numbers; returns them in order.
 
         Together, where the server says so, and then the first one last, so that it finds all the others queued.
+
+        Args:
+            aside: whether nothing follows from it when this fails, as far as the numbers allow.
         """
         self._session.check(turn.operation)
         await self._sequencer.settle()
@@ -221,7 +315,11 @@ class TrainingLine:
                 await self._submit(sent, bodies)
                 accepted += 1
         except TinkexError as error:
-            self._give_up(error, turn.operation, untouched=accepted == 0 and not parallel)
+            untouched = accepted == 0 and not parallel and isinstance(error, _NOT_TAKEN)
+            if untouched:
+                self._count_refusal(error)
+            if not (aside and self._passes_over(untouched)):
+                self._give_up(error, turn.operation, untouched=untouched)
             raise
         except BaseException:  # the event loop ends, or something is broken here
             self._sequencer.poison(StepOutcomeUnknown("broken off while it was being sent", operation=turn.operation))
@@ -240,6 +338,7 @@ class TrainingLine:
                 await self._send(sent, request, mistaken)
             except APIStatusError as error:
                 if mistaken is None or not mistaken(error):
+                    self._transport.server.heed(error)
                     raise
                 refusals.append(error)
             else:
@@ -299,8 +398,22 @@ class TrainingLine:
             case "unclear":
                 return None
 
+    def _passes_over(self, untouched: bool) -> bool:
+        """Whether the calls behind a request that failed can go on as if it had not been: its number is free, or counts for nothing."""
+        if untouched:
+            return True
+        if self._transport.server.dialect.seq_id_order != "arrival":
+            return False
+        self._sequencer.accepted()  # the server may have it, and must not be sent another one under its number
+        return True
+
+    def _count_refusal(self, error: TinkexError) -> None:
+        """Takes the number of a request that was refused, on a server that takes it."""
+        if self._transport.server.dialect.refusals_take_numbers and isinstance(error, APIStatusError):
+            self._sequencer.accepted(int(error.status_code in _COUNTED))
+
     def _give_up(self, error: TinkexError, operation: str, *, untouched: bool) -> None:
-        if untouched and isinstance(error, _NOT_TAKEN):
+        if untouched:
             self._sequencer.refused(error, changes=fate.effect_of(operation) == "changes")
         else:
             self._sequencer.poison(error)

@@ -63,7 +63,7 @@ def may_repeat(status_code: int, message: str, headers: Mapping[str, str], *, re
 def trouble_of(error: BaseException, *, repeatable: bool) -> Trouble | None:
     """What keeps a request from being answered for now; None where it is for good."""
     if isinstance(error, APIConnectionError):
-        return "failure" if repeatable or not error.sent else None
+        return "failure" if error.retryable and (repeatable or not error.sent) else None
     if isinstance(error, (APIResponseValidationError, NotATinkerServerError)):  # no answer, as good as
         return "failure" if repeatable else None
     if not isinstance(error, APIStatusError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
@@ -15,7 +15,7 @@ from tinkex_api.types import Request
 from tinkex import events
 from tinkex.config import Config
 from tinkex.config.secrets import masked
-from tinkex.errors import UnreadableAnswerError
+from tinkex.errors import APIConnectionError, UnreadableAnswerError
 from tinkex.local_server import local_url
 from tinkex.threads import in_thread
 from tinkex.transport import adaptation, bodies, failures
@@ -23,10 +23,12 @@ from tinkex.transport.answers import parse
 from tinkex.transport.auth import Auth
 from tinkex.transport.clock import Clock
 from tinkex.transport.deprecation import Deprecations
+from tinkex.transport.lifetimes import weakly
 from tinkex.transport.messages import AS_IT_IS, PUBLIC_HEADERS, constant_headers, host, message, with_defaults
 from tinkex.transport.progress import Progress, progress
 from tinkex.transport.redirects import REDIRECTS, next_url
 from tinkex.transport.server import Server
+from tinkex.transport.unreachable import Unreachable, proxy_refused
 
 logger = logging.getLogger("tinkex")
 
@@ -34,7 +36,12 @@ logger = logging.getLogger("tinkex")
 def default_handler(config: Config) -> httpx.AsyncBaseTransport:
     from tinkex.transport.connection import Connections  # here, since aiohttp takes its time to import
 
-    return Connections(config.http_limits, proxy=config.proxy, proxy_headers=config.proxy_headers)
+    return Connections(
+        config.http_limits,
+        proxies=config.proxies,
+        proxy_headers=config.proxy_headers,
+        environment=config.sources.environment,
+    )
 
 
 @define(eq=False)
@@ -52,7 +59,7 @@ class Carrier:
     _deprecations: Deprecations = field(init=False, factory=Deprecations)
 
     def __attrs_post_init__(self) -> None:
-        self.auth = Auth(self.config, self.server, self.clock, self._exchange_key)
+        self.auth = Auth(self.config, self.server, self.clock, weakly(self._exchange_key))
         self._handler = self.config.http_transport or default_handler(self.config)
         self._headers = constant_headers(self.config, self.clock.new_id())
         self._given_headers = frozenset(name.lower() for name in self.config.default_headers)
@@ -105,6 +112,12 @@ class Carrier:
     async def aclose(self) -> None:
         await self.auth.aclose()
         await self._handler.aclose()
+
+    async def abandon(self) -> None:
+        """Lets go of the connections of a loop that has ended."""
+        abandon: Callable[[], Awaitable[None]] | None = getattr(self._handler, "abandon", None)
+        if abandon is not None:  # a transport of the user's own has none
+            await abandon()
 
     async def _exchange_key(self, key: str) -> str:
         request = create_auth_token.request(body=AuthTokenRequest())
@@ -171,12 +184,20 @@ class Carrier:
                 error.operation = operation
             if not isinstance(error, httpx.TransportError):
                 raise
-            place = how_far.place or failures.place_of(error)
-            raise failures.connection_error(error, place, operation, self.whom(message.url)) from error
+            raise self._no_answer(error, how_far, operation, message.url) from error
+        if response.status_code == 407 and how_far.proxy is not None:  # no server's own word
+            refused = Unreachable(proxy_refused(how_far.proxy, 407, response.reason_phrase))
+            raise self._no_answer(refused, Progress("unsent"), operation, message.url)
+        if how_far.proxy is not None and message.url.scheme == "http":
+            response.extensions["proxy"] = how_far.proxy  # which may have answered itself
         seconds = self.clock.now() - began
         events.emit(events.HttpRequestStop, operation=operation, status=response.status_code, seconds=seconds)
         self._deprecations.heed(operation, response.headers)
         return response
+
+    def _no_answer(self, error: httpx.TransportError, how_far: Progress, operation: str, url: httpx.URL) -> APIConnectionError:
+        place = how_far.place or failures.place_of(error)
+        return failures.connection_error(error, place, operation, self.whom(url), how_far.proxy)
 
     def bound_of(self, operation: str) -> bodies.Bound:
         """How large an answer may be."""

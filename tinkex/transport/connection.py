@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from functools import cached_property
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property, lru_cache
+from weakref import finalize
 
 import aiohttp
 import httpx
@@ -13,7 +14,13 @@ from aiohttp.connector import Connection
 from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 
 from tinkex.config import HttpLimits
+from tinkex.config.proxies import Proxies, Proxy
+from tinkex.transport import trust
+from tinkex.transport.explaining import reason_of
+from tinkex.transport.lifetimes import soon
 from tinkex.transport.progress import progress
+from tinkex.transport.resolving import resolver
+from tinkex.transport.unreachable import Unreachable
 
 _DIGITS = 8
 """A length of fewer digits is below 10 MB."""
@@ -21,20 +28,34 @@ _UNLIMITED = 0  # connections; what bounds them is the number of requests that a
 
 
 class Connections(httpx.AsyncBaseTransport):
-    """A pool of connections, for one event loop."""
+    """A pool of connections, for one event loop.
+
+    Args:
+        environment: the variables that may name certificates to trust.
+    """
 
     def __init__(
-        self, limits: HttpLimits | None = None, *, proxy: str | None = None, proxy_headers: Mapping[str, str] | None = None
+        self,
+        limits: HttpLimits | None = None,
+        *,
+        proxies: Proxies | None = None,
+        proxy_headers: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._limits = limits or HttpLimits()
-        self._proxy = proxy
+        self._proxy_of = lru_cache(maxsize=64)((proxies or Proxies()).of)
+        self._proxied = bool(proxies)
         self._proxy_headers = dict(proxy_headers or {})
+        self._environment = environment or {}
+        self._kept: AsyncGenerator[None] | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The answer, whole where it is small and plain and the request's extension `stream` is not true; else its body is unread."""
-        progress.get().place = "connecting"
-        with _as_httpx_errors():
-            response = await self._send(request)
+        how_far, url = progress.get(), str(request.url)
+        how_far.place = "connecting"
+        how_far.proxy = self._proxy_of(_server(request.url)) if self._proxied else None
+        with self._as_httpx_errors(how_far.proxy):
+            response = await self._send(request, url, how_far.proxy)
             if request.extensions.get("stream") or not _is_small_and_plain(response):
                 body = AiohttpResponseStream(response)
                 return httpx.Response(response.status, headers=response.raw_headers, stream=body, request=request)
@@ -43,34 +64,88 @@ class Connections(httpx.AsyncBaseTransport):
         return httpx.Response(response.status, headers=response.raw_headers, content=content, request=request)
 
     async def aclose(self) -> None:
-        if "_session" in self.__dict__:
+        if self._kept is not None:
+            await self._kept.aclose()
+
+    async def abandon(self) -> None:
+        """Lets go of the connections of a loop that has ended."""
+        if self._kept is not None:
             await self._session.close()
 
-    async def _send(self, request: httpx.Request) -> aiohttp.ClientResponse:
-        timeout, tunnelled = request.extensions.get("timeout", {}), request.url.scheme == "https"
+    async def _keep(self) -> None:
+        """Has the connections closed with the loop, or when nobody refers to them any more, whichever comes first."""
+        self._kept = _held(self._session)
+        await anext(self._kept)
+        finalize(self, _let_go, asyncio.get_running_loop(), self._kept).atexit = False
+
+    async def _send(self, request: httpx.Request, url: str, proxy: Proxy | None) -> aiohttp.ClientResponse:
+        timeout, secure = request.extensions.get("timeout", {}), request.url.scheme == "https"
+        if self._kept is None:
+            await self._keep()
+        for_proxy = self._proxy_headers if proxy is not None else {}
         return await self._session.request(
             request.method,
-            str(request.url),
-            headers=[*request.headers.multi_items(), *(() if tunnelled else self._proxy_headers.items())],
+            url,
+            headers=[*request.headers.multi_items(), *(() if secure else for_proxy.items())],
             data=request.content or None,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
                 sock_connect=timeout.get("connect"), sock_read=timeout.get("read"), connect=timeout.get("pool")
             ),
-            ssl=self._ssl_context if tunnelled else True,
-            proxy=self._proxy,
-            proxy_headers=self._proxy_headers or None,
+            ssl=trust.context(self._trusted) if secure or _is_secure(proxy) else True,
+            proxy=proxy.url if proxy is not None else None,
+            proxy_headers=for_proxy or None,
         )
 
     @cached_property
     def _session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=self._limits.max_connections or _UNLIMITED, keepalive_timeout=self._limits.keepalive)
+        connector = aiohttp.TCPConnector(
+            resolver=resolver(), limit=self._limits.max_connections or _UNLIMITED, keepalive_timeout=self._limits.keepalive
+        )
         return aiohttp.ClientSession(connector=connector, request_class=_Request, response_class=_Response, auto_decompress=False)
 
     @cached_property
-    def _ssl_context(self) -> ssl.SSLContext:
-        """Made for the first https:// request, since loading the certificates takes its time."""
-        return httpx.create_ssl_context()
+    def _trusted(self) -> tuple[tuple[str, str], ...]:
+        return trust.named(self._environment)
+
+    @contextmanager
+    def _as_httpx_errors(self, proxy: Proxy | None) -> Generator[None]:
+        try:
+            with map_aiohttp_exceptions():
+                yield
+        except httpx.TransportError as error:
+            self._explain(error.__cause__, proxy)
+            raise
+        except (aiohttp.ClientError, OSError) as error:  # those for which httpx-aiohttp has no other name
+            self._explain(error, proxy)
+            raise httpx.NetworkError(str(error)) from error
+
+    def _explain(self, error: BaseException | None, proxy: Proxy | None) -> None:
+        """Raises `Unreachable` where more is known of an error of aiohttp's than its own words say."""
+        if error is not None and (reason := reason_of(error, proxy, trust.in_words(self._environment))):
+            raise Unreachable(reason) from error
+
+
+async def _held(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
+    """Closes the session when it is closed itself, which the event loop does at its end."""
+    try:
+        yield
+    finally:
+        await session.close()
+
+
+def _let_go(loop: asyncio.AbstractEventLoop, held: AsyncGenerator[None]) -> None:
+    """Closes it on its loop, from any thread."""
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(soon, loop, held.aclose)
+
+
+def _server(url: httpx.URL) -> str:
+    return f"{url.scheme}://{url.netloc.decode('ascii')}"
+
+
+def _is_secure(proxy: Proxy | None) -> bool:
+    return proxy is not None and proxy.url.startswith("https:")
 
 
 def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
@@ -80,15 +155,6 @@ def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
         return False
     length = headers.get("Content-Length", "")
     return length.isdecimal() and len(length) < _DIGITS
-
-
-@contextmanager
-def _as_httpx_errors() -> Generator[None]:
-    try:
-        with map_aiohttp_exceptions():
-            yield
-    except (aiohttp.ClientError, OSError) as error:  # those for which httpx-aiohttp has no other name
-        raise httpx.NetworkError(str(error)) from error
 
 
 class _Request(aiohttp.ClientRequest):

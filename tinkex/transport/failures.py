@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import httpx
 import orjson
 
+from tinkex.config.proxies import Proxy
 from tinkex.errors import (
     APIConnectionError,
     APIStatusError,
@@ -16,6 +16,7 @@ from tinkex.errors import (
     Place,
     status_error_class,
 )
+from tinkex.transport.unreachable import Reason, Unreachable, words_of
 
 _MOST = 4000
 """Characters of a server's words that stand in a message; all of them are in `body`."""
@@ -27,14 +28,18 @@ _ADVICE = {
 }
 
 
-def connection_error(error: httpx.TransportError, place: Place, operation: str, base_url: str) -> APIConnectionError:
+def connection_error(
+    error: httpx.TransportError, place: Place, operation: str, base_url: str, proxy: Proxy | None = None
+) -> APIConnectionError:
     """The error for an exchange that brought no answer and died at `place`."""
+    if isinstance(error, Unreachable):
+        return _unreachable(error.reason, place, operation, base_url)
     sent = place in ("unanswered", "answered")
     late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))  # httpx-aiohttp calls others so, too
     kind = APITimeoutError if late and sent else APIConnectionError
     what = "gave no answer in time" if kind is APITimeoutError else "closed the connection" if sent else "cannot be reached"
     raised = kind(
-        f"{base_url} {what}: {_reason(error)}",
+        f"{base_url} {what}{f' through the proxy {proxy}' if proxy else ''}: {_reason(error)}",
         operation=operation,
         advice="Is the server running, and is base_url right? `tinkex serve` prints the one of a local server.",
     )
@@ -42,12 +47,15 @@ def connection_error(error: httpx.TransportError, place: Place, operation: str, 
     return raised
 
 
+def _unreachable(reason: Reason, place: Place, operation: str, base_url: str) -> APIConnectionError:
+    raised = APIConnectionError(f"{base_url} cannot be reached: {reason.what}", operation=operation, advice=reason.advice)
+    raised.place, raised.fault, raised.retryable = place, reason.fault, reason.passes
+    return raised
+
+
 def _reason(error: httpx.TransportError) -> str:
-    """The operating system's words where it has some, else the library's."""
     cause = getattr(error.__cause__, "os_error", None)
-    if isinstance(cause, OSError) and cause.errno:
-        return os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(cause)
-    return str(error) or type(error).__name__
+    return words_of(cause) if isinstance(cause, OSError) else str(error) or type(error).__name__
 
 
 def place_of(error: httpx.TransportError) -> Place:
@@ -73,7 +81,13 @@ def status_error(response: httpx.Response, operation: str) -> APIStatusError:
 def _advice(response: httpx.Response) -> str | None:
     if response.has_redirect_location:
         return f"It is redirected to {response.headers['location']!r}; give the base_url of the server that answers itself."
-    return _ADVICE.get(response.status_code)
+    advice = _ADVICE.get(response.status_code)
+    if response.status_code == 400 and "http request" in (text := response.text[:_MOST].lower()) and "https" in text:
+        advice = "It speaks TLS: give its URL as https://…"
+    proxy: Proxy | None = response.extensions.get("proxy")
+    if proxy is None:
+        return advice
+    return f"{advice or ''} It came through the proxy {proxy}, and may be that one's own word.".lstrip()
 
 
 def refusal_within(response: httpx.Response, operation: str) -> BadRequestError | None:

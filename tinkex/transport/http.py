@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -20,6 +20,7 @@ from tinkex.transport.backoff import Patience
 from tinkex.transport.bodies import LINE_BYTES, lines
 from tinkex.transport.carrier import Carrier
 from tinkex.transport.clock import Clock
+from tinkex.transport.lifetimes import Home
 from tinkex.transport.rate_limit import RateLimitWindow, window_for
 from tinkex.transport.server import Server, server_for
 from tinkex.transport.tries import Tries
@@ -42,6 +43,7 @@ class Transport:
     report: Callable[[events.Event], object] | None = field(init=False, default=None)
     """Who else hears what this client has trained and sampled: the server, where that is wanted."""
     carrier: Carrier = field(init=False)
+    _home: Home = field(init=False, factory=Home)
     _bound_of_answer: Bound = field(init=False)
     _bound_of_result: Bound = field(init=False)
 
@@ -95,7 +97,8 @@ class Transport:
             return await self._exchange(request, timeout or self._usual_timeout, patience, wait, partial(parse, request))
 
     def require_open(self, operation: str) -> None:
-        """Raises `ClientClosedError` once the client was closed."""
+        """Raises `ClientClosedError` once the client was closed, and on another event loop than the first that it was used on."""
+        self._home.enter(operation)
         if self.closed:
             raise ClientClosedError(
                 "not sent: the client was closed before the call, or the service client that made it",
@@ -142,6 +145,7 @@ class Transport:
         Raises:
             APIConnectionError: no answer came, or it broke off while it was read.
         """
+        self.require_open(operation)
         response = await self.carrier.get(url, operation, with_key=with_key, headers=headers or {}, timeout=self.config.timeout)
         async with self._reading(response, operation):
             yield response
@@ -161,6 +165,20 @@ class Transport:
             self.report(event)
 
     async def aclose(self) -> None:
+        """Closes the connections; from any event loop."""
+        await self.end(self._aclose)
+
+    async def end(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs the last work, on the loop that this belongs to; if that has ended the connections are let go instead."""
+        if not await self._home.run(work):
+            self.closed = True
+            await self.carrier.abandon()
+
+    def end_soon(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Has the last work done on the loop that this belongs to, unless that has ended. May be called in any thread."""
+        self._home.soon(work)
+
+    async def _aclose(self) -> None:
         self.closed = True
         await self.carrier.aclose()
 

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 
 from attrs import define
 
+from tinkex.config.proxies import Proxy
 from tinkex.errors import Place
 
 
@@ -14,6 +15,8 @@ class Progress:
     """Where the exchange would die if it died now; None where the connection does not tell."""
 
     place: Place | None = None
+    proxy: Proxy | None = None
+    """The one that the server is asked through."""
 
 
 progress: ContextVar[Progress] = ContextVar("progress")

@@ -12,8 +12,8 @@ from attrs import evolve
 from tinkex.config import Config
 from tinkex.dialects.dialect import Dialect, Evidence, SeqIdRepeats
 from tinkex.dialects.gates import with_gates
-from tinkex.dialects.recognition import Seen, recognise, with_flags
-from tinkex.dialects.table import DIALECTS, OPTIONAL, UNKNOWN
+from tinkex.dialects.recognition import Seen, is_missing_route, recognise, with_flags
+from tinkex.dialects.table import DIALECTS, NOT_FORESEEN, OPTIONAL, UNKNOWN
 from tinkex.errors import APIStatusError, UnsupportedByServer
 
 logger = logging.getLogger("tinkex")
@@ -35,6 +35,11 @@ class Server:
         """Whether its ways are known: it was asked, or the user gave them."""
         return self._seen is not None or self._given is not None
 
+    @property
+    def seen(self) -> Seen | None:
+        """What it answered at the last first contact."""
+        return self._seen
+
     def saw(self, seen: Seen) -> None:
         """What it said at first contact. What was learned since the last time is kept, unless it is another server now."""
         with self._lock:
@@ -50,9 +55,13 @@ class Server:
             self.dialect = with_gates(evolve(self.dialect, **changes), self._gates)
 
     def saw_path(self, path: str) -> None:
-        """What the path of saved weights tells: one server that looks like others at first contact has a scheme of its own."""
+        """What the path of saved weights tells: one server that looks like others behind some proxies has a scheme of its own.
+
+        The key goes on as before: what was made with it belongs to whoever that form of it names.
+        """
         if self._given is None and self.dialect.name != "twinkle" and path.startswith("twinkle://"):
-            self.dialect = with_gates(DIALECTS["twinkle"].as_trusted(), self._gates)
+            found = evolve(DIALECTS["twinkle"].as_trusted(), bearer=self.dialect.bearer)
+            self.dialect = with_gates(found, self._gates)
 
     def proved_repeats(self, repeats: SeqIdRepeats) -> None:
         """What a probe has found it to do with a repeated request."""
@@ -75,9 +84,12 @@ class Server:
     def heed(self, refusal: APIStatusError) -> None:
         """Raises `UnsupportedByServer` where a refusal says that there is no such route, and remembers it."""
         operation = refusal.operation or ""
-        if operation in OPTIONAL and _is_missing_route(refusal):
-            self.learn(missing={**self.dialect.missing, operation: ""})
-            self.require(operation)
+        if operation in OPTIONAL and is_missing_route(refusal.status_code, refusal.body):
+            self.learn(missing={**self.dialect.missing, operation: NOT_FORESEEN.get(operation, "")})
+            try:
+                self.require(operation)
+            except UnsupportedByServer as error:
+                raise error from refusal
 
     def require(self, operation: str) -> None:
         """Raises `UnsupportedByServer` for an operation that it lacks."""
@@ -89,13 +101,6 @@ class Server:
                 operation=operation,
                 advice=self.dialect.missing[operation] or "Use another server for it.",
             )
-
-
-def _is_missing_route(refusal: APIStatusError) -> bool:
-    """By the words of the frameworks that the servers are made with; what a call looks for and does not find is told otherwise."""
-    return refusal.status_code == 405 or (
-        refusal.status_code == 404 and refusal.body in ({"detail": "Not Found"}, {"error": "Not Found"})
-    )
 
 
 _servers: WeakValueDictionary[str, Server] = WeakValueDictionary()

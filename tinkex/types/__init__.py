@@ -14,6 +14,8 @@ from tinkex_api.models import (
     BillingUsageSession,
     Checkpoint,
     CheckpointArchiveUrlResponse,
+    CheckpointSearchCursor,
+    CheckpointSearchResponse,
     CheckpointsListResponse,
     CopyWeightsResponse,
     CurrentCheckpointStorageUsageItem,
@@ -71,7 +73,12 @@ from tinkex.types.outputs import (
     TrainStepOutput,
 )
 from tinkex.types.provenance import PromptProvenanceSpan, ProvenanceSpan, ProvenanceSpans, SampledProvenanceSpan
-from tinkex.types.queries import AccessScope, AuditEventType, SessionSearchRequest
+from tinkex.types.queries import (
+    AccessScope,
+    AuditEventType,
+    CheckpointSearchRequest,
+    SessionSearchRequest,
+)
 from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype
 from tinkex.types.topk import TopkLogprobs
 
@@ -95,6 +102,9 @@ __all__ = [
     "BillingUsageSession",
     "Checkpoint",
     "CheckpointArchiveUrlResponse",
+    "CheckpointSearchCursor",
+    "CheckpointSearchRequest",
+    "CheckpointSearchResponse",
     "CheckpointType",
     "CheckpointsListResponse",
     "CopyWeightsResponse",

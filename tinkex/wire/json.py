@@ -14,6 +14,7 @@ from tinkex_api.types import write_json
 
 from tinkex.errors import InvalidInputError
 from tinkex.types import (
+    CheckpointSearchRequest,
     Datum,
     DmelChunk,
     EncodedTextChunk,
@@ -48,6 +49,18 @@ def encode_session_search(request: SessionSearchRequest) -> api.SessionSearchReq
         display_name=request.display_name,
         owner=request.owner,
         statuses=None if request.statuses is None else list(request.statuses),
+        limit=request.limit,
+        cursor=request.cursor,
+    )
+
+
+def encode_checkpoint_search(request: CheckpointSearchRequest) -> api.CheckpointSearchRequest:
+    return api.CheckpointSearchRequest(
+        project_ids=None if request.project_ids is None else list(request.project_ids),
+        user_metadata=encode_metadata(request.user_metadata),
+        checkpoint_type=request.checkpoint_type,
+        owner=request.owner,
+        base_models=None if request.base_models is None else list(request.base_models),
         limit=request.limit,
         cursor=request.cursor,
     )

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .billing_usage_sessions import BillingUsageSessions
     from .checkpoint import Checkpoint
     from .checkpoint_archive_url_response import CheckpointArchiveUrlResponse
+    from .checkpoint_search_cursor import CheckpointSearchCursor
+    from .checkpoint_search_request import CheckpointSearchRequest
+    from .checkpoint_search_response import CheckpointSearchResponse
     from .checkpoints_list_response import CheckpointsListResponse
     from .client_config_request import ClientConfigRequest
     from .client_config_response import ClientConfigResponse
@@ -50,6 +53,17 @@ if TYPE_CHECKING:
     from .datum import Datum
     from .dimuon_params import DimuonParams
     from .error_response import ErrorResponse
+    from .external_weights_upload_finish_request import (
+        ExternalWeightsUploadFinishRequest,
+    )
+    from .external_weights_upload_finish_response import (
+        ExternalWeightsUploadFinishResponse,
+    )
+    from .external_weights_upload_start_request import ExternalWeightsUploadStartRequest
+    from .external_weights_upload_start_response import (
+        ExternalWeightsUploadStartResponse,
+    )
+    from .external_weights_upload_url import ExternalWeightsUploadURL
     from .external_weights_urls_response import ExternalWeightsUrlsResponse
     from .finish_reason import FinishReason
     from .finish_session_request import FinishSessionRequest
@@ -124,6 +138,8 @@ if TYPE_CHECKING:
     from .unload_model_request import UnloadModelRequest
     from .unload_model_response import UnloadModelResponse
     from .untyped_api_future import UntypedAPIFuture
+    from .upload_headers import UploadHeaders
+    from .upload_urls import UploadUrls
     from .user_metadata import UserMetadata
     from .weights_info_request import WeightsInfoRequest
     from .weights_info_response import WeightsInfoResponse
@@ -147,6 +163,9 @@ _MODULES = {
     "BillingUsageSessions": ".billing_usage_sessions",
     "Checkpoint": ".checkpoint",
     "CheckpointArchiveUrlResponse": ".checkpoint_archive_url_response",
+    "CheckpointSearchCursor": ".checkpoint_search_cursor",
+    "CheckpointSearchRequest": ".checkpoint_search_request",
+    "CheckpointSearchResponse": ".checkpoint_search_response",
     "CheckpointsListResponse": ".checkpoints_list_response",
     "ClientConfigRequest": ".client_config_request",
     "ClientConfigResponse": ".client_config_response",
@@ -171,6 +190,11 @@ _MODULES = {
     "Datum": ".datum",
     "DimuonParams": ".dimuon_params",
     "ErrorResponse": ".error_response",
+    "ExternalWeightsUploadFinishRequest": ".external_weights_upload_finish_request",
+    "ExternalWeightsUploadFinishResponse": ".external_weights_upload_finish_response",
+    "ExternalWeightsUploadStartRequest": ".external_weights_upload_start_request",
+    "ExternalWeightsUploadStartResponse": ".external_weights_upload_start_response",
+    "ExternalWeightsUploadURL": ".external_weights_upload_url",
     "ExternalWeightsUrlsResponse": ".external_weights_urls_response",
     "FinishReason": ".finish_reason",
     "FinishSessionRequest": ".finish_session_request",
@@ -245,6 +269,8 @@ _MODULES = {
     "UnloadModelRequest": ".unload_model_request",
     "UnloadModelResponse": ".unload_model_response",
     "UntypedAPIFuture": ".untyped_api_future",
+    "UploadHeaders": ".upload_headers",
+    "UploadUrls": ".upload_urls",
     "UserMetadata": ".user_metadata",
     "WeightsInfoRequest": ".weights_info_request",
     "WeightsInfoResponse": ".weights_info_response",
@@ -289,6 +315,9 @@ __all__ = (
     "BillingUsageSessions",
     "Checkpoint",
     "CheckpointArchiveUrlResponse",
+    "CheckpointSearchCursor",
+    "CheckpointSearchRequest",
+    "CheckpointSearchResponse",
     "CheckpointsListResponse",
     "ClientConfigRequest",
     "ClientConfigResponse",
@@ -313,6 +342,11 @@ __all__ = (
     "Datum",
     "DimuonParams",
     "ErrorResponse",
+    "ExternalWeightsUploadFinishRequest",
+    "ExternalWeightsUploadFinishResponse",
+    "ExternalWeightsUploadStartRequest",
+    "ExternalWeightsUploadStartResponse",
+    "ExternalWeightsUploadURL",
     "ExternalWeightsUrlsResponse",
     "FinishReason",
     "FinishSessionRequest",
@@ -387,6 +421,8 @@ __all__ = (
     "UnloadModelRequest",
     "UnloadModelResponse",
     "UntypedAPIFuture",
+    "UploadHeaders",
+    "UploadUrls",
     "UserMetadata",
     "WeightsInfoRequest",
     "WeightsInfoResponse",

@@ -34,6 +34,7 @@ class Checkpoint(Model):
         public (bool | None): Whether everybody may read it.
         user_metadata (UserMetadata | None): See its type.
         expires_at (datetime.datetime | None): When it will be deleted; never without it.
+        base_model (str | None): The base model that it is for.
     """
 
     checkpoint_id: str
@@ -44,6 +45,7 @@ class Checkpoint(Model):
     public: bool | None = None
     user_metadata: UserMetadata | None = None
     expires_at: datetime.datetime | None = None
+    base_model: str | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     __hash__ = Model.__hash__
@@ -62,6 +64,8 @@ class Checkpoint(Model):
             fields["user_metadata"] = self.user_metadata.to_dict()
         if self.expires_at is not None:
             fields["expires_at"] = write_time(self.expires_at)
+        if self.base_model is not None:
+            fields["base_model"] = self.base_model
         return fields
 
     @classmethod
@@ -77,6 +81,7 @@ class Checkpoint(Model):
         public = rest.pop("public", None)
         user_metadata = rest.pop("user_metadata", None)
         expires_at = rest.pop("expires_at", None)
+        base_model = rest.pop("base_model", None)
         self = cls(
             checkpoint_id=checkpoint_id,
             checkpoint_type=checkpoint_type,
@@ -86,6 +91,7 @@ class Checkpoint(Model):
             public=public,
             user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
             expires_at=read_time(expires_at) if expires_at is not None else None,
+            base_model=base_model,
         )
         self.additional_properties = rest
         return self

@@ -12,7 +12,7 @@ from ..types import Model
 
 @_attrs_define
 class SearchOwner(Model):
-    """Whose sessions to search.
+    """Whose sessions or checkpoints to search.
 
     Example:
         {'type': 'user', 'owner_urns': ['tml:user:ada']}

@@ -28,7 +28,7 @@ class SessionSearchRequest(Model):
         project_ids (list[str] | None): Of any of these projects.
         user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
         display_name (str | None): Words of its name, in any case.
-        owner (SearchOwner | None): Whose sessions to search.
+        owner (SearchOwner | None): Whose sessions or checkpoints to search.
         statuses (list[SessionStatusQuery] | None): In any of these states; not empty.
         limit (int | None): Longest page, 1 to 200.
         cursor (SessionSearchCursor | None): Where the last page of a search ended.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class AdaptedModel:
     """What transformers loads it by, where the adapter was made: a hub id, or the path of a folder."""
     modules: Sequence[str]
     """The full names of all its modules."""
+    expert_names: Set[str] = frozenset()
+    """Names, such as gate_proj, that peft takes for those of experts in models of this kind, wherever it meets them."""
 
 
 def save_adapter(adapter: Adapter, folder: Path, model: AdaptedModel, optimizer_state: Mapping[str, Tensor] | None = None) -> None:
@@ -45,7 +47,7 @@ def save_adapter(adapter: Adapter, folder: Path, model: AdaptedModel, optimizer_
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Raises `InvalidRequest` when it is not there, or holds NaN or infinity."""
+    """Raises `InvalidRequest` when it is not there, or holds NaN or infinity, or zeros alone."""
     _check_there(folder)
     config = json.loads((folder / _CONFIG_FILE).read_text())
     weights = _read(folder / _WEIGHTS_FILE)
@@ -64,7 +66,7 @@ def base_model_of(folder: Path) -> str | None:
 def read_training_state(folder: Path, *, optimizer: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The saved weights, and the optimizer's state (empty unless `optimizer`).
 
-    Raises `InvalidRequest` when they are no longer there or hold NaN or infinity, or the optimizer's state was not saved.
+    Raises `InvalidRequest` when they are no longer there or hold NaN or infinity, or zeros alone; or the optimizer's state was not saved.
     """
     _check_there(folder)
     if not optimizer:
@@ -77,6 +79,11 @@ def read_training_state(folder: Path, *, optimizer: bool) -> tuple[dict[str, Ten
 def _read(file: Path) -> dict[str, Tensor]:
     tensors = load_file(file)
     check_finite(tensors, f"{file.name} cannot be loaded")
+    if file.name == _WEIGHTS_FILE and tensors and not any(value.any() for value in tensors.values()):
+        raise InvalidRequest(
+            f"{file.name} holds nothing but zeros, so that it could not even be trained: the file was damaged. Put it back from a "
+            "copy, or use another checkpoint"
+        )
     return tensors
 
 
@@ -98,6 +105,7 @@ def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None
 
 def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
     """Returns what peft's LoraConfig does not take as given."""
+    hidden = {name for name in adapter.layers if _last(name) in model.expert_names}  # named by their weights, peft finds them
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -106,7 +114,8 @@ def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
         "lora_alpha": adapter.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": _targets(adapter.layers, model.modules),
+        "target_modules": _targets(adapter.layers.keys() - hidden, model.modules),
+        **({"target_parameters": [f"{name}.weight" for name in sorted(hidden)]} if hidden else {}),
     }
 
 

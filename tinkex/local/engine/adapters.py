@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from attrs import define, field
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.utils import logging
 
 from tinkex.local.engine.adapter_folder import AdaptedModel, check_fit, read_adapter
@@ -28,6 +30,7 @@ from tinkex.local.engine.targets import chosen
 logging.disable_progress_bar()
 
 _ALPHA = 32  # of all adapters, whatever their rank
+_EXPERT = re.compile(r"\.experts\.\*\.(\w+)\.weight$")
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -39,6 +42,8 @@ class Base:
     model: Any
     tokenizer: Any
     linears: Mapping[str, LoraLinear]
+    end_of_text: frozenset[int]
+    """The tokens that end a sample where no stop is given."""
     bytes_a_token: int
     """How much is kept of each token that was read, in all layers."""
     _current: CurrentPlan
@@ -62,7 +67,8 @@ class Base:
             found = read_alone(model, description)
             current = CurrentPlan()
             linears = wrap_linears(model, _reads_text(model), current)
-            return cls(description, model, tokenizer, linears, check_ways(model, description, found), current)
+            bytes_a_token = check_ways(model, description, found)
+            return cls(description, model, tokenizer, linears, ends(model, tokenizer), bytes_a_token, current)
         except InvalidRequest:
             raise
         except (
@@ -80,18 +86,14 @@ class Base:
     @property
     def adapted(self) -> AdaptedModel:
         """What the files of its adapters say of it."""
-        return AdaptedModel(loadable_name(self.description.name), [name for name, _ in self.model.named_modules()])
+        modules = [name for name, _ in self.model.named_modules()]
+        return AdaptedModel(loadable_name(self.description.name), modules, _expert_names(self.model.config.model_type))
 
     @property
     def ties_embeddings(self) -> bool:
         """Whether one matrix reads the tokens and makes the logits."""
         head = self.model.get_output_embeddings()
         return head is not None and head.weight is self.model.get_input_embeddings().weight
-
-    @property
-    def end_of_text(self) -> frozenset[int]:
-        ids = self.model.generation_config.eos_token_id
-        return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
 
     @property
     def runs_on(self) -> str:
@@ -109,7 +111,8 @@ class Base:
 
     def new_adapter(self, shape: LoraShape) -> Adapter:
         """One to be trained, in float32. Raises `InvalidRequest` for a shape that the model cannot be trained in."""
-        return new_adapter(chosen(self.model, self.linears, shape), shape.rank, _ALPHA, shape.seed)
+        layers = chosen(self.model, _reads_text(self.model), self.linears, shape)
+        return new_adapter(layers, shape.rank, _ALPHA, shape.seed)
 
     def load_adapter(self, folder: Path, *, like: Adapter | None = None) -> Adapter:
         """A saved one to sample with, in the model's own precision. Raises `InvalidRequest` when it is not of the shape of `like`."""
@@ -123,11 +126,29 @@ class Base:
         return Adapter(saved.rank, saved.alpha, {name: LayerWeights(*map(placed, pair)) for name, pair in saved.layers.items()})
 
 
+def ends(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Returns all tokens that one of the model's files calls the end of a text.
+
+    Files differ: of a chat model the tokenizer names the end of a turn, and config.json often that of a document alone.
+    """
+    text = model.config.get_text_config(decoder=True)
+    named = (model.generation_config, model.config, text, tokenizer)
+    ids = [getattr(where, "eos_token_id", None) for where in named]
+    flat = [one for found in ids for one in (found if isinstance(found, list) else [found])]
+    return frozenset(one for one in flat if isinstance(one, int) and 0 <= one < text.vocab_size)
+
+
 def _reads_text(model: Any) -> set[nn.Module]:
     """The modules that text goes through: of a model for images and sounds, too, not those that they go through."""
     if model.config.get_text_config(decoder=True) is model.config:
         return set(model.modules())
     return {*model.get_decoder().modules(), model.get_output_embeddings()}
+
+
+def _expert_names(kind: str) -> frozenset[str]:
+    """Returns the names that each expert's layers had before transformers made one tensor of all of a kind's experts."""
+    merged = [pattern for conversion in get_checkpoint_conversion_mapping(kind) or [] for pattern in conversion.source_patterns]
+    return frozenset(found[1] for found in map(_EXPERT.search, merged) if found)
 
 
 def _device(asked: str | None) -> str:

@@ -16,6 +16,9 @@ import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
 
+ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"
+"""The files of an adapter, by the names that peft gives them."""
+
 
 class InvalidRequest(ValueError):
     """The request cannot be carried out as asked: its sender's fault. The text names the item and the field."""
@@ -247,6 +250,15 @@ class Engine(Protocol):
 
         Gradients that wait for their optim_step are dropped. Raises `InvalidRequest`, with the model as it was, when the
         weights do not fit it or are not finite, or the optimizer's state was not saved or is of another kind.
+        """
+        ...
+
+    def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
+        """Writes the adapter whose `ADAPTER_FILES` are in `source` to `folder`, as `save_model` does.
+
+        The adapter may have been made elsewhere. Layers of the shape that it does not have change
+        nothing until they are trained. Raises `InvalidRequest` for files that hold no adapter of
+        this shape for that base model, and for what would be lost of one.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Losses that a client sent as a graph (openapi/tinker.yaml, CustomLossGraph): checked node by node, then run by torch.
 
 A graph comes from anybody who can reach the server. So nothing in it is imported, evaluated or looked up by a name of its choice: a node
-may only call what `loss_tables` holds, and what it makes is bounded in size.
+may only call what `loss_tables` holds, and what it makes is bounded in size, tensor by tensor and as a whole.
 """
 
 # torch types some of its methods only in part
@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor
 
 from tinkex.local.engine.base import CustomLoss, Example, InvalidRequest
+from tinkex.local.engine.loss_memory import LossMemory
 from tinkex.local.engine.loss_tables import FUNCTIONS, METHODS, WORDS, check_count
 
 LOGPROBS = "logprobs"
@@ -36,6 +38,8 @@ class LossProgram:
     """A custom loss that was checked. It may still fail on what it is given."""
 
     loss: CustomLoss
+    _fitting: set[object] = field(factory=set, init=False)
+    """Kinds of inputs, for which it is known to have room."""
 
     def check(self, index: int, example: Example) -> None:
         """Raises `InvalidRequest` for an input that is missing, or of another rank."""
@@ -46,6 +50,17 @@ class LossProgram:
             shape = example.loss_inputs[wanted].shape
             if len(shape) != rank and not (rank == 0 and shape == (1,)):  # a scalar may come flat
                 raise InvalidRequest(f"{where}[{wanted!r}] is of shape {list(shape)}, and the custom loss takes rank {rank}")
+        self._check_names(index, example)
+
+    def _check_names(self, index: int, example: Example) -> None:
+        known = {"target_tokens", *(name for name, _ in self.loss.inputs[1:])}
+        for name in example.loss_inputs:
+            if name not in known:
+                hint = ": its own logprobs are those of the model now" if name == LOGPROBS else ""
+                raise InvalidRequest(
+                    f"data[{index}].loss_fn_inputs[{name!r}] has no effect: the custom loss reads {', '.join(sorted(known))}{hint}. "
+                    "Rename it, or leave it out"
+                )
 
     def __call__(self, logprobs: Tensor, index: int, example: Example) -> tuple[Tensor, Mapping[str, float]]:
         """The loss `(1,)` of a datum, and its metrics. Raises `InvalidRequest` when it cannot be computed."""
@@ -53,15 +68,38 @@ class LossProgram:
             loss, metrics = self._run(logprobs, example)
         except InvalidRequest as error:
             raise InvalidRequest(f"the custom loss of data[{index}] cannot be computed: {error}") from error
+        if logprobs.requires_grad:
+            loss = _Known.apply(logprobs, loss.detach(), *torch.autograd.grad(loss, logprobs))  # so the graph is freed now
         return loss.reshape(1), {name: value.item() for name, value in metrics.items()}
 
     def _run(self, logprobs: Tensor, example: Example) -> tuple[Tensor, Mapping[str, Tensor]]:
         # a copy: the graph may change it in place
-        values = {LOGPROBS: logprobs.clone(), **_tensors(self.loss, example, logprobs.device)}
-        with logprobs.device:  # where new tensors are made
+        values: dict[str, Any] = {LOGPROBS: logprobs.clone(), **_tensors(self.loss, example, logprobs.device)}
+        kind = tuple((name, value.dtype, value.shape) for name, value in values.items())
+        memory = LossMemory()
+        # where new tensors are made, and how much room there is
+        with logprobs.device, nullcontext() if kind in self._fitting else memory:
             for node in self.loss.nodes[:-1]:
                 values[node["name"]] = _run_node(node, values, logprobs.device)
+        if not memory.depends_on_values:
+            self._fitting.add(kind)
         return _checked(read_argument(self.loss.nodes[-1]["args"][0], values, logprobs.device), needs_grad=logprobs.requires_grad)
+
+
+class _Known(torch.autograd.Function):
+    """A loss whose gradient by the logprobs is known."""
+
+    @staticmethod
+    def forward(ctx: Any, logprobs: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        """Returns the loss."""
+        ctx.save_for_backward(gradient)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        """Returns the gradient by each argument, of which the logprobs alone have one."""
+        [gradient] = ctx.saved_tensors
+        return outer[0] * gradient, None, None
 
 
 def compile_loss(loss: CustomLoss) -> LossProgram:

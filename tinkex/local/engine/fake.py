@@ -18,6 +18,7 @@ from attrs import asdict, define, evolve, frozen
 from numpy.typing import NDArray
 
 from tinkex.local.engine.base import (
+    ADAPTER_FILES,
     BaseModel,
     CustomLoss,
     Death,
@@ -119,6 +120,13 @@ class FakeEngine:
         if optimizer and not (folder / _OPTIMIZER_FILE).is_file():
             raise InvalidRequest("the weights were saved without the optimizer's state; load them without it")
         model.weights, model.gradient = weights, ""
+
+    def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
+        """Takes any files: their bytes stand for the weights."""
+        weights = self._bare(base_model)
+        digest = _digest(*((source / name).read_bytes() for name in ADAPTER_FILES))
+        folder.mkdir(parents=True)
+        (folder / _FILE).write_bytes(orjson.dumps(asdict(evolve(weights, steps=1, digest=digest))))
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         self._samplers[sampler_id] = _read(folder) if folder else self._bare(base_model)

@@ -55,7 +55,7 @@ class Batch:
             self._settings = self._plan(self.samples), self._drawing(self.samples)
         plan, drawing = self._settings
         tokens = torch.tensor([[sample.tokens[-1]] for sample in self.samples], device=self._base.device)
-        how = self._cache.prepare()
+        how = self._cache.prepare(self._base.model)
         with self._base.running(plan) as network:
             logits = network(input_ids=tokens, **how).logits[:, -1]
         self._cache.advance()

@@ -1,4 +1,7 @@
-"""`RowCache`: the keys and values of rows that come and go, each of its own length, for any transformers model with attention."""
+"""`RowCache`: the keys and values of rows that come and go, each of its own length, for any transformers model with attention.
+
+`how_cached` hands it, or transformers' own, to a model's forward pass.
+"""
 
 # transformers ships few types
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -6,6 +9,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +24,17 @@ from tinkex.local.engine.kinds import FULL, SLIDING, unknown_layers
 
 _GROWTH = 2  # how much larger buffers are made that were too small
 _ALL_LAYERS = "all"
+
+
+def how_cached(model: Any, cache: Cache) -> dict[str, Any]:
+    """Returns what tells a model's forward pass to go on from what `cache` keeps, and to add to it."""
+    return {_cache_argument(type(model)): cache, "use_cache": True}
+
+
+@functools.cache
+def _cache_argument(model: type) -> str:
+    """Returns the name of it, which transformers changed; one that a model does not know it takes and ignores."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 class RowCache(Cache):
@@ -66,15 +82,15 @@ class RowCache(Cache):
         if not self.lengths:
             self._buffers = []
 
-    def prepare(self) -> dict[str, Any]:
-        """Makes room for one more token of each row; returns what a forward pass over these tokens is to be told."""
+    def prepare(self, model: Any) -> dict[str, Any]:
+        """Makes room for one more token of each row; returns what the model's forward pass over these tokens is to be told."""
         device = self._buffers[0].device
         self._longest, self._even = max(self.lengths), len(set(self.lengths)) == 1
         self._reserve(len(self.lengths), self._longest + 1, self._buffers)
         self._positions = torch.tensor(self.lengths, device=device)
         self._rows = torch.arange(len(self.lengths), device=device)
         mask = None if self._even else self._mask()  # the model knows what to do with rows of one length
-        return {"position_ids": self._positions[:, None], "attention_mask": mask, "cache": self, "use_cache": True}
+        return {"position_ids": self._positions[:, None], "attention_mask": mask, **how_cached(model, self)}
 
     def _mask(self) -> Tensor | dict[str, Tensor]:
         """What is added to the attention's scores `(rows, 1, 1, tokens)`; for each kind of layer, where there are several."""

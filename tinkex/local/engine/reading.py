@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache
 
 from tinkex.local.engine.adapters import Base
 from tinkex.local.engine.base import InvalidRequest
+from tinkex.local.engine.kv_cache import how_cached
 from tinkex.local.engine.lora import plan_rows
 from tinkex.local.engine.padding import left_padded, positions_of
 from tinkex.local.engine.prompt import Answers, PromptAnswers, joined
@@ -53,7 +54,7 @@ class Reading:
         how = {"input_ids": self._tokens[:, columns], **positions_of(self._mask, columns)}
         how = {name: tensor.to(self._base.device) for name, tensor in how.items()}
         with self._base.running(self._plan) as network:
-            logits = network(**how, cache=self.cache, use_cache=True, logits_to_keep=0 if self._answers else 1).logits
+            logits = network(**how, **how_cached(network, self.cache), logits_to_keep=0 if self._answers else 1).logits
         for index in list(self._answers):
             self._answer(index, logits[self.rows[index]])
         if columns.stop < self._tokens.shape[1]:

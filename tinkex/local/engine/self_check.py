@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from tinkex.local.engine.base import BaseModel, Example, InvalidRequest
-from tinkex.local.engine.kv_cache import RowCache, attention_windows
+from tinkex.local.engine.kv_cache import RowCache, attention_windows, how_cached
 from tinkex.local.engine.padding import left_padded, positions_of
 from tinkex.local.engine.scoring import target_logprobs
 
@@ -106,14 +106,14 @@ def _in_steps(model: Any, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], 
     for columns in (slice(0, half), slice(half, tokens.shape[1])):
         how = {"input_ids": tokens[:, columns], **positions_of(mask, columns)}
         how = {name: tensor.to(model.device) for name, tensor in how.items()}
-        parts.append(model(**how, cache=cache, use_cache=True, logits_to_keep=0).logits)
+        parts.append(model(**how, **how_cached(model, cache), logits_to_keep=0).logits)
     together = torch.cat(parts, dim=1)
     logits = [[together[row, -len(prompt) :]] for row, prompt in enumerate(prompts)]
     samples = RowCache(attention_windows(model.config.get_text_config(decoder=True)))
     samples.extend(cache, [(row, len(prompt)) for row, prompt in enumerate(prompts)])
     for place in range(-_CACHED, 0):
         latest = torch.tensor([[row[place]] for row in rows], device=model.device)
-        step = model(input_ids=latest, **samples.prepare()).logits
+        step = model(input_ids=latest, **samples.prepare(model)).logits
         samples.advance()
         for row, own in enumerate(logits):
             own.append(step[row])

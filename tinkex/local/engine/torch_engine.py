@@ -38,6 +38,7 @@ from tinkex.local.engine.base import (
 from tinkex.local.engine.batching import Batcher
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
 from tinkex.local.engine.finite import check_gradients, check_losses, whole_step
+from tinkex.local.engine.foreign_adapter import imported
 from tinkex.local.engine.lora import Adapter
 from tinkex.local.engine.losses import NamedLoss, find_loss
 from tinkex.local.engine.request import Request
@@ -168,6 +169,10 @@ class TorchEngine:
         model.adapter.take(weights)
         model.optimizer = restored
         model.optimizer.zero_grad()
+
+    def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
+        base = self._base(base_model)
+        save_adapter(imported(source, base.new_adapter(lora)), folder, base.adapted)
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         base, known = self._base(base_model), self._samplers.get(sampler_id)

@@ -19,7 +19,7 @@ from tinkex.local.wire.http import KEY_SENT, OWNER, VOUCHED, json_response
 
 def is_signed(scope: Scope) -> bool:
     """Whether the request asks to pass by the signature of its URL, right or wrong."""
-    return b"signature=" in scope["query_string"] and scope["method"] in ("GET", "HEAD")
+    return b"signature=" in scope["query_string"] and scope["method"] in ("GET", "HEAD", "PUT")
 
 
 class VoucherCheck:

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 import orjson
 from attrs import evolve
@@ -66,9 +67,13 @@ class Edge:
         self._first_saves: dict[str, str] = {}
         self._with_optimizer: set[tuple[str, str]] = set()
         self._baseless: set[str] = set()
+        self._refused_numbers: set[tuple[str, int]] = set()
+        self._first_live: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        if self._profile.request_ids:
+            send = _with_header(send, "x-request-id", request.headers.get("x-request-id") or uuid4().hex)
         try:
             response = await self._answer(request)
         except Refused as refusal:
@@ -89,6 +94,8 @@ class Edge:
         if is_signed(request.scope):
             return self._app  # which checks it; for a server that leads to files which it keeps elsewhere
         if f"{request.method} {operation}" in self._profile.missing:
+            return respond(self._profile.replies.get(operation, _NOT_FOUND))
+        if operation not in self._profile.replies and not self._is_route(request.scope):
             return respond(_NOT_FOUND)
         _check_key(self._profile.auth or (Auth() if self._api_key else None), self._api_key, operation, request)
         if reply := self._profile.replies.get(operation):
@@ -120,9 +127,14 @@ class Edge:
                 return route.path_format.removeprefix(f"{PREFIX}/")
         return scope["path"].removeprefix(f"{PREFIX}/")
 
+    def _is_route(self, scope: Scope) -> bool:
+        return any(route.matches(scope)[0] is not Match.NONE for route in self._routes)
+
     async def _carry_out(self, operation: str, request: Request, fields: Fields) -> Response:
         """Has the embedded server do it."""
         sent = dict(fields)
+        if operation in NUMBERED and (fields.get("model_id"), fields.get("seq_id")) in self._refused_numbers:
+            raise Refused(409, f"seq_id {fields['seq_id']} was used for another request")
         if operation in _PATH_READERS:
             fields = self._profile.paths.inward(fields, self._backend.data_dir)
         if operation == "load_weights" and self._profile.loading.first_save_alone:
@@ -134,11 +146,14 @@ class Edge:
             if reply := self._stopped(operation, request, fields):
                 return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
             requests.adapt(self._profile, operation, fields)
+            if operation == "asample" and self._profile.sampling.base_is_first_live and self._samples_base(fields):
+                fields = await self._of_first_live(request, fields)
             answer = await self._inner(request, *self._renamed(operation, request, fields))
         except Refused as refusal:
             return self._turned_down(operation, request, sent, refusal)
         if operation == "forward_backward":
             self._with_gradient.add(fields["model_id"])
+            self._first_live = self._first_live or fields["model_id"]
         if operation == "save_weights":
             self._first_saves.setdefault(fields["model_id"], fields["path"])
             if sent.get("include_optimizer"):
@@ -186,10 +201,22 @@ class Edge:
             raise Refused(rule.missing_checkpoint, f"Checkpoint not found: {fields['path']}")
 
     def _check_adapter(self, fields: Fields) -> None:
+        if self._samples_base(fields):
+            raise Refused(400, f"Adapter {fields.get('sampling_session_id') or fields.get('base_model')} not found")
+
+    def _samples_base(self, fields: Fields) -> bool:
         session = fields.get("sampling_session_id")
         row = self._backend.store.samplers.get(session) if isinstance(session, str) else None
-        if (row is None or (row.folder is None and row.model_path is None)) and not fields.get("model_path"):
-            raise Refused(400, f"Adapter {session or fields.get('base_model')} not found")
+        return (row is None or (row.folder is None and row.model_path is None)) and not fields.get("model_path")
+
+    async def _of_first_live(self, request: Request, fields: Fields) -> Fields:
+        """The sample asked of the first model that was trained, as it is now; of the base model where there is none."""
+        if self._first_live is None:
+            return fields
+        saved = {"model_id": self._first_live, "sampling_session_seq_id": next(self._numbers)}
+        promise = await self._inner(request, f"{PREFIX}/save_weights_for_sampler", saved)
+        session_id = (await self._polls.worked_out(promise["request_id"]))["sampling_session_id"]
+        return {**fields, "sampling_session_id": session_id}
 
     def _renamed(self, operation: str, request: Request, fields: Fields) -> tuple[str, Fields]:
         """The path and the body of the embedded server's own request for it."""
@@ -228,6 +255,8 @@ class Edge:
 
     def _turned_down(self, operation: str, request: Request, sent: Fields, refusal: Refused) -> Response:
         reply = self._refusal(request, refusal)
+        if self._profile.refusals_take_numbers and operation in NUMBERED and isinstance(sent.get("seq_id"), int):
+            self._refused_numbers.add((sent["model_id"], sent["seq_id"]))
         if refusal.status in self._profile.refuses_late and operation in NUMBERED:
             return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
         return respond(reply)
@@ -270,6 +299,15 @@ class Edge:
     def _refusal(self, request: Request, refusal: Refused) -> Reply:
         values = {"detail": refusal.detail, "status": refusal.status, "path": request.url.path}
         return Reply(refusal.status, fill(self._profile.refusal, values), refusal.headers)
+
+
+def _with_header(send: Send, name: str, value: str) -> Send:
+    async def send_with_it(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (name.encode(), value.encode("latin-1"))]
+        await send(message)
+
+    return send_with_it
 
 
 def _check_readable(fields: Fields) -> None:

@@ -11,7 +11,7 @@ from attrs import define, field
 from starlette.responses import PlainTextResponse, Response
 
 from tinkex.local.backend import Backend
-from tinkex.local.errors import malformed, not_found
+from tinkex.local.errors import Refused, malformed, not_found
 from tinkex.local.guard.access import Access
 from tinkex.local.profiles.profile import Profile
 from tinkex.local.profiles.results import shaped
@@ -75,9 +75,20 @@ class Polls:
 
     async def work_out(self, request_id: str) -> Reply | None:
         """Returns when the work is done: the failure, if it is one."""
+        outcome = await self._done(request_id)
+        return None if outcome.result_of else self._failure(outcome)
+
+    async def worked_out(self, request_id: str) -> dict[str, Any]:
+        """The fields of a result, when it is there. Raises `Refused` for a failure."""
+        outcome = await self._done(request_id)
+        if outcome.result_of is None:
+            raise Refused(400, orjson.loads(outcome.body)["error"])
+        return protobuf.result_fields(outcome.result_of, outcome.body)
+
+    async def _done(self, request_id: str) -> Outcome:
         while (outcome := await self.backend.futures.wait(request_id, self._all, hold=_LONG)).status == 408:
             pass
-        return None if outcome.result_of else self._failure(outcome)
+        return outcome
 
     def _is_forgotten(self, request_id: str) -> bool:
         kept, at = self.profile.kept_after_delivery, self._delivered_at.get(request_id)

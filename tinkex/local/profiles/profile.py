@@ -97,6 +97,8 @@ class Batches:
     sparse: bool = True
     means: bool = False
     """Whether a loss is divided by the weights of all that is in its request."""
+    padded_forward: bool = False
+    """Whether a forward gives each datum as many logprobs as the longest of its batch has."""
     even_with_bearer: frozenset[str] = frozenset()
     """Losses that need an even number of data from those who send a bearer token; the future fails."""
 
@@ -107,6 +109,8 @@ class Sampling:
 
     base_models: bool = True
     """Whether base models can be sampled from; else a sample of one is refused with 400."""
+    base_is_first_live: bool = False
+    """Whether a sample of a base model is drawn from the first model in training of it, if there is one."""
     base_session: str | None = None
     """The id of every sampling session of a base model."""
     first_chunk_only: bool = False
@@ -151,9 +155,9 @@ class Profile:
     about: str
 
     missing: frozenset[str] = frozenset()
-    """Routes that it lacks, as "POST forward"."""
+    """Routes that it lacks, as "POST forward"; answered 404, unless `replies` has another answer."""
     replies: Mapping[Operation, Reply] = field(factory=dict[str, Reply])
-    """Operations that are always answered so."""
+    """Operations, and paths outside the API, that are always answered so."""
     shapes: Mapping[Operation, Shape] = field(factory=dict[str, Shape])
     """What becomes of the answers of operations."""
     statuses: Mapping[Operation, int] = field(factory=dict[str, int])
@@ -162,6 +166,8 @@ class Profile:
     """Operations whose good answer is null."""
     refusal: Mapping[str, Any] = field(factory=lambda: {"detail": Ref("detail")})
     """The body of a refusal; may refer to detail, status and path."""
+    request_ids: bool = False
+    """Whether each answer has an `x-request-id`: the request's, or one made up for it."""
     starting: int = 0
     """So many calls are answered 503 before the server is ready."""
 
@@ -176,6 +182,8 @@ class Profile:
     """Whether a sample's repeated seq_id gets the promise of the first."""
     repeats_by_id_alone: bool = False
     """Whether a repeated (model, seq_id) gets the request id of the first, and is done again all the same."""
+    refusals_take_numbers: bool = False
+    """Whether a request of a model that is refused at its arrival takes its number all the same: another one with it is 409."""
     creates_anew: bool = False
     """Whether a repeated create_model or create_sampling_session makes another one."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from attrs import evolve
+
 from tinkex.local.ids import Ids
 from tinkex.local.profiles.paths import PathForms
 from tinkex.local.profiles.profile import (
@@ -40,6 +42,9 @@ _HOSTED_ONLY = (
     "GET auth/apikey/me",
     "DELETE auth/apikey/me",
     "POST sessions/search",
+    "POST checkpoints/search",
+    "POST external_weights_upload_start",
+    "POST external_weights_upload_finish",
     "PUT sessions/{session_id}/project",
     "GET sessions/{session_id}/trace_export",
     "POST create_custom_loss",
@@ -235,6 +240,17 @@ SKYRL = Profile(
     full_weights_at_rank_0=True,
 )
 
+SKYRL_0_4 = evolve(
+    SKYRL,
+    name="skyrl-0.4",
+    about="NovaSky-AI/SkyRL, release 0.4.0 of skyrl.tinker",
+    missing=_SKYRL_MISSING | {"POST forward"},
+    bodies=Bodies(json=False, zstd=True),  # JSON is 415
+    # its own words for "no such thing" at a route outside the API are its sign; which ones is not known
+    replies={**SKYRL.replies, "/profiling_status": Reply(404, {"detail": "no profiling is under way"})},
+    results_as="protobuf",
+)
+
 # ---- open-rl ---------------------------------------------------------------------------------------------------------
 
 _OPEN_RL_MISSING = _routes(_SINCE_28, _SESSIONS, _NO_REST, _NEW_SAMPLING, _CHANGING_CONFIG, "POST auth/token", "POST unload_model")
@@ -277,7 +293,10 @@ OPEN_RL_OLD = Profile(
     results_as="json",
     batches=_OPEN_RL_BATCHES,
     edits={
-        "asample": Edits(defaults={"sampling_params.max_tokens": 20}, ignored=("sampling_params.seed",)),
+        "asample": Edits(
+            defaults={"sampling_params.max_tokens": 20},
+            ignored=("sampling_params.seed", "sampling_params.stop"),  # stop (m)
+        ),
         "load_weights": _WITHOUT_OPTIMIZER,
     },
     sampling=Sampling(
@@ -337,7 +356,9 @@ TUFT = Profile(
                 "proto_write_fwdbwd": False,
                 "parallel_fwdbwd_chunks": False,
             },
-        )
+        ),
+        # a file of its own disk (m)
+        f"{_CHECKPOINT}/archive": Reply(302, "", {"location": "file:///srv/tuft/checkpoints/archive.tar.gz"}),
     },
     statuses={
         "create_session": 201,
@@ -427,6 +448,7 @@ TINKER_CLOUD_OLD = Profile(
     results_as="json",
     rules=_CLOUD_RULES,
     edits={"asample": _CLOUD_SAMPLE},
+    sampling=Sampling(base_is_first_live=True),  # (m)
     checkpoint_in_create_model=True,
 )
 
@@ -476,7 +498,8 @@ TWINKLE = Profile(
         _TTL,
         _ARCHIVES,
     ),
-    # behind Ray's proxy: an error is JSON, and the connection stays (m)
+    # behind Ray's proxy: an error is JSON, the connection stays, and each answer has an x-request-id (m)
+    request_ids=True,
     bodies=Bodies(protobuf=False, other=500, release=(0, 16)),
     ids=Ids(session="session-{hex}", model="{digest}", sampler="sampling-{digest}", request="req_{hex}"),
     seq_ids=_IGNORED,
@@ -505,6 +528,7 @@ TWINKLE = Profile(
         },
         unknown_loss=422,
         even_with_bearer=frozenset({"importance_sampling"}),  # (m)
+        padded_forward=True,  # (m)
     ),
     edits={"asample": Edits(defaults={"sampling_params.max_tokens": 256}, ignored=("sampling_params.seed",))},
     sampling=Sampling(zero_temperature_is=1.0, needs_base=True),  # (m)
@@ -559,6 +583,35 @@ MILES = Profile(
     loading=Loading(by_session=False),
 )
 
+# ---- Spindle ---------------------------------------------------------------------------------------------------------
+
+SPINDLE = Profile(
+    name="spindle",
+    about="Modal Spindle, November 2026",
+    missing=_routes(f"GET {_CHECKPOINT}/archive"),
+    auth=Auth(),
+    bodies=Bodies(zstd=True),
+    replies={
+        "client/config": Reply(
+            200,
+            {
+                "pjwt_auth_enabled": False,
+                "proto_write_fwdbwd": True,
+                "parallel_fwdbwd_chunks": True,
+                "create_model_via_load_weights": True,
+            },
+        ),
+        "spindle/deployments": Reply(200, {"deployments": []}),
+        f"{_CHECKPOINT}/archive": Reply(405, {"detail": "Method Not Allowed"}),
+    },
+    seq_ids=SeqIds(conflict_status=409),
+    refusals_take_numbers=True,
+    hold=30.0,
+    pending=Reply(408, _TRY_AGAIN),
+    failed=_failed("user", "server"),
+    unknown=Reply(410, {"error": "request_lost"}),
+)
+
 # ---- xorl ------------------------------------------------------------------------------------------------------------
 
 XORL = Profile(
@@ -601,6 +654,9 @@ XORL = Profile(
             "causallm_loss": _CROSS_ENTROPY,
             "policy_loss": Loss(name="ppo"),
             **_losses("cispo"),
+            # what stands in for them here has the same inputs
+            "drgrpo": Loss(name="ppo"),
+            "opd_loss": Loss(name="importance_sampling", settings=False),
         }
     ),
     shapes={"unload_model": only(model_id=Ref("sent.model_id"))},
@@ -647,7 +703,13 @@ VERL = Profile(
     unknown=Reply(200, {"error": "unknown request_id", "category": "Application", "seen_before": True}),
     kept_after_delivery=0.0,
     results_as="json",
-    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo", "dro")),
+    batches=Batches(
+        losses={
+            **_losses("cross_entropy", "importance_sampling", "ppo", "cispo", "dro"),
+            # which one is set where the server is started; this one stands in for it here
+            "custom_from_config": Loss(name="importance_sampling", settings=False),
+        }
+    ),
 )
 
 # ---- Arctic ----------------------------------------------------------------------------------------------------------
@@ -799,6 +861,7 @@ PROFILES: Mapping[str, Profile] = {
         HOSTED_0_25,
         SKYRL_0_3,
         SKYRL,
+        SKYRL_0_4,
         OPEN_RL_OLD,
         OPEN_RL,
         TUFT,
@@ -806,6 +869,7 @@ PROFILES: Mapping[str, Profile] = {
         TINKER_CLOUD,
         TWINKLE,
         MILES,
+        SPINDLE,
         XORL,
         VERL,
         ARCTIC,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from starlette.responses import RedirectResponse, Response
 from tinkex_api.models import ExternalWeightsUrlsResponse, SignedUrls
 
+from tinkex.local import digests
 from tinkex.local.backend import Backend
 from tinkex.local.errors import bad_request, not_found
 from tinkex.local.guard.signed_urls import LIFETIME, signed_url
@@ -60,7 +61,9 @@ async def external_weights_urls(backend: Backend, call: Call[None]) -> Mapping[s
     if row.path.kind != EXTERNAL_WEIGHTS:
         raise bad_request(f"{row.path} is not of the kind {EXTERNAL_WEIGHTS}; get its archive")
     urls, expires = SignedUrls(), int(time.time()) + LIFETIME
-    for file in files_of(_folder(backend, row)):
+    folder = _folder(backend, row)
+    digests.check_there(folder)
+    for file in files_of(folder):
         urls[file.name] = signed_url(backend.signer, call.origin, f"{_url_path(row.path)}/files/{file.name}", expires)
     return ExternalWeightsUrlsResponse(urls, moment(expires)).to_dict()
 
@@ -68,25 +71,40 @@ async def external_weights_urls(backend: Backend, call: Call[None]) -> Mapping[s
 async def download_file(backend: Backend, call: Call[None]) -> Response:
     """By a signed URL, or by a key that may read the checkpoint."""
     row = call.access.checkpoint(path_of(call))
-    files = {file.name: file for file in files_of(_folder(backend, row))}
+    folder = _folder(backend, row)
+    files = {file.name: file for file in files_of(folder)}
     if call.path["file"] not in files:
         raise not_found(f"{row.path} has no file {call.path['file']!r}; it has {', '.join(files)}")
     file = files[call.path["file"]]
-    return await _send(backend, call, (file, row.created_at), partial(of_file, file), "application/octet-stream", file.name)
+    plan = partial(_checked_file, file)
+    return await _send(backend, call, (file, row.created_at), plan, "application/octet-stream", file.name)
 
 
 async def _send(
-    backend: Backend, call: Call[None], key: object, plan: Callable[[], Content], media_type: str, file_name: str
+    backend: Backend, call: Call[None], key: object, plan: partial[Content], media_type: str, file_name: str
 ) -> Response:
     if call.method == "HEAD":
-        return describe(plan(), backend.downloads.known(key), media_type, file_name)
+        return describe(plan(whole=False), backend.downloads.known(key), media_type, file_name)
     return answer(await backend.downloads.get(key, plan), call.headers, media_type, file_name)
 
 
-def _tar(backend: Backend, row: CheckpointRow) -> tuple[object, Callable[[], Content]]:
+def _tar(backend: Backend, row: CheckpointRow) -> tuple[object, partial[Content]]:
     """The key of its download, and what plans it."""
     folder = _folder(backend, row)
-    return (folder, row.created_at), partial(of_folder, folder, row.created_at)
+    return (folder, row.created_at), partial(_checked_folder, folder, row.created_at)
+
+
+def _checked_folder(folder: Path, modified: float, *, whole: bool = True) -> Content:
+    """Raises `InvalidRequest` for files that are not as they were saved; unless `whole`, for those that are missing."""
+    (digests.check if whole else digests.check_there)(folder)
+    return of_folder(folder, modified)
+
+
+def _checked_file(file: Path, *, whole: bool = True) -> Content:
+    """The same for one file."""
+    if whole:
+        digests.check_files(file.parent, [file.name])
+    return of_file(file)
 
 
 def _folder(backend: Backend, row: CheckpointRow) -> Path:

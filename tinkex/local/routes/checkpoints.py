@@ -16,7 +16,7 @@ from tinkex_api.models import (
     WeightsInfoResponse,
 )
 
-from tinkex.local import manifests, paths
+from tinkex.local import digests, manifests, paths
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused
 from tinkex.local.paths import CHECKPOINT_TYPES, CheckpointPath
@@ -45,6 +45,10 @@ async def list_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, A
 
 
 async def publish(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    """Damaged weights are refused."""
+    row = call.access.own_checkpoint(path_of(call))
+    with backend.folders.held(row.folder) as folder:
+        await backend.lanes.call(digests.check, folder)
     return _set_public(backend, call, True)
 
 
@@ -115,6 +119,7 @@ def checkpoint_facts(row: CheckpointRow) -> Checkpoint:
         public=row.public,
         user_metadata=UserMetadata.from_dict(row.user_metadata) if row.user_metadata else None,
         expires_at=None if row.expires_at is None else moment(row.expires_at),
+        base_model=row.base_model or None,
     )
 
 

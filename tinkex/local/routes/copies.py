@@ -7,6 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import orjson
 from attrs import evolve
 from tinkex_api.models import CopyWeightsRequest, CopyWeightsResponse
 
@@ -34,7 +35,8 @@ async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outc
     )
     outcome = await backend.futures.wait(request_id, call.access)
     if outcome.status == 200 and outcome.result_of is None:
-        raise Refused(500, f"{source.path} could not be copied")
+        told = orjson.loads(outcome.body)
+        raise Refused(400 if told["category"] == "user" else 500, f"{source.path} could not be copied: {told['error']}")
     return outcome
 
 
@@ -87,7 +89,7 @@ def _copy(backend: Backend, run: ModelRow, source: CheckpointRow, ticket: Ticket
 
 
 def _copy_files(saved: Path, folder: Path) -> None:
-    """All but the manifest, which tells of what was saved there."""
+    """All but the manifest, which tells of what was saved there; the digests with them, so that the copy is checked by those."""
     shutil.copytree(saved, folder, ignore=shutil.ignore_patterns(manifests.FILE))
 
 

@@ -57,8 +57,6 @@ def _sampler(
             raise malformed("model_path", message="is missing, and so is base_model: one of them is needed")
         return SamplerRow(sampler_id, session_id, backend.base_model(base_model).name, None, None)
     path = paths.parse(model_path)
-    if path.kind == paths.EXTERNAL_WEIGHTS:
-        raise bad_request(f"{path} was saved as files to be fetched; sample from what save_weights_for_sampler saved")
     trained = access.run_of(access.checkpoint(path)).base_model
     if isinstance(base_model, str) and base_model != trained:
         raise bad_request(f"{model_path} was trained over {trained!r}, not over {base_model!r}")

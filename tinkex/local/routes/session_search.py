@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from tinkex_api.models import (
-    SearchOwner,
     SessionSearchCursor,
     SessionSearchRequest,
     SessionSearchResponse,
@@ -22,21 +20,16 @@ from tinkex.local.backend import Backend
 from tinkex.local.errors import malformed
 from tinkex.local.guard.access import Access
 from tinkex.local.routes.facts import moment, user_urn
+from tinkex.local.routes.searching import check_count, cursor_time, may_see, page_length
 from tinkex.local.store import FINISH_REASONS, FoundSession, SessionQuery, SessionRow
 from tinkex.local.wire.http import Call, post
-
-_MOST = 200
-_MOST_CONDITIONS = 100
-"""Of each kind in one search."""
 
 
 async def search(backend: Backend, call: Call[SessionSearchRequest]) -> Mapping[str, Any]:
     body = call.body
-    limit = 50 if body.limit is None else body.limit
-    if not 1 <= limit <= _MOST:
-        raise malformed("limit", message=f"must be 1 to {_MOST}")
+    limit = page_length(body.limit)
     query = _query(body, call.access)
-    found = backend.store.sessions.search(query, limit + 1) if _may_be_seen(body.owner, call.access) else []
+    found = backend.store.sessions.search(query, limit + 1) if may_see(body.owner, call.access) else []
     response = SessionSearchResponse([_summary(session) for session in found[:limit]])
     if len(found) > limit:
         last = found[limit - 1].session
@@ -46,9 +39,7 @@ async def search(backend: Backend, call: Call[SessionSearchRequest]) -> Mapping[
 
 def _query(body: SessionSearchRequest, access: Access) -> SessionQuery:
     words, metadata = (body.display_name or "").split(), body.user_metadata or dict[str, str]()
-    for field, values in ("display_name", words), ("project_ids", body.project_ids or []), ("user_metadata", metadata):
-        if len(values) > _MOST_CONDITIONS:
-            raise malformed(field, message=f"names more than {_MOST_CONDITIONS} at once")
+    check_count(display_name=words, project_ids=body.project_ids or [], user_metadata=metadata)
     return SessionQuery(
         owner=access.owner,
         session_id=body.session_id or None,
@@ -58,15 +49,6 @@ def _query(body: SessionSearchRequest, access: Access) -> SessionQuery:
         states=None if body.statuses is None else _states(body.statuses),
         after=_after(body.cursor) if body.cursor else None,
     )
-
-
-def _may_be_seen(owner: SearchOwner | None, access: Access) -> bool:
-    """Whether the sessions asked for may be the caller's, who sees no others, whatever the scope."""
-    if owner is None or owner.type in ("own", "accessible"):
-        return True
-    if owner.type != "user" or not 1 <= len(owner.owner_urns or []) <= 10:
-        raise malformed("owner", message="must be own, accessible, or user with 1 to 10 owner_urns")
-    return user_urn(access.new_owner) in (owner.owner_urns or [])
 
 
 def _states(statuses: Sequence[SessionStatusQuery]) -> list[str]:
@@ -88,11 +70,7 @@ def _states_of(status: SessionStatusQuery, index: int) -> Sequence[str]:
 
 
 def _after(cursor: SessionSearchCursor) -> tuple[float, str]:
-    try:
-        began = datetime.fromisoformat(cursor.last_created_at)
-        return (began if began.tzinfo else began.replace(tzinfo=UTC)).timestamp(), cursor.last_session_id
-    except (ValueError, OverflowError):
-        raise malformed("cursor", "last_created_at", message="must be a time in ISO 8601") from None
+    return cursor_time(cursor.last_created_at), cursor.last_session_id
 
 
 def _summary(found: FoundSession) -> SessionSummary:

@@ -20,7 +20,7 @@ from tinkex_api.models import (
     SaveWeightsResponse,
 )
 
-from tinkex.local import manifests, paths
+from tinkex.local import digests, manifests, paths
 from tinkex.local.backend import Backend
 from tinkex.local.engine.base import Engine, InvalidRequest
 from tinkex.local.errors import Refused, bad_request, malformed
@@ -191,7 +191,7 @@ async def _write(backend: Backend, model_id: str, folder: Path, manifest: Manife
 
 def _training_path(text: str) -> CheckpointPath:
     path = paths.parse(text)
-    if path.kind != WEIGHTS:
+    if path.kind == SAMPLER_WEIGHTS:
         raise bad_request(f"{path} was not saved to train on; load what save_weights saved, under tinker://<run id>/{WEIGHTS}/")
     return path
 
@@ -205,6 +205,7 @@ def _load(backend: Backend, access: Access, row: ModelRow, body: LoadWeightsRequ
         saved = _saved(access, path)  # looked for only now: it may be saved by the request before
         _check_fit(path, access.run_of(saved), row, optimizer=body.optimizer)
         with backend.folders.held(saved.folder) as folder:
+            await backend.lanes.call(digests.check, folder)
             await backend.lanes.call(backend.engine.load_model, row.model_id, folder, optimizer=body.optimizer)
         backend.revival.reached(row.model_id, path, optimizer=body.optimizer, seq_id=body.seq_id)
         return encode(_loaded(path, row.model_id))
@@ -240,6 +241,7 @@ async def _make_loaded(backend: Backend, access: Access, row: ModelRow, path: Ch
 
 def _create_and_load(engine: Engine, row: ModelRow, folder: Path, *, optimizer: bool) -> None:
     """What cannot be loaded leaves no model behind."""
+    digests.check(folder)
     engine.create_model(row.model_id, row.base_model, row.lora, row.optimizer)
     try:
         engine.load_model(row.model_id, folder, optimizer=optimizer)

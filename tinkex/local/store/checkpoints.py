@@ -8,11 +8,12 @@ from typing import Any
 import orjson
 
 from tinkex.local.paths import CheckpointPath
+from tinkex.local.store.conditions import Condition, all_of, among, has_pair
 from tinkex.local.store.database import Database, dump
-from tinkex.local.store.rows import CheckpointRow, StorageRow
+from tinkex.local.store.rows import CheckpointQuery, CheckpointRow, StorageRow
 
 _JOINED = "FROM checkpoints JOIN models USING (model_id) JOIN sessions USING (session_id)"
-_CHECKPOINTS = f"SELECT checkpoints.*, sessions.owner {_JOINED}"
+_CHECKPOINTS = f"SELECT checkpoints.*, sessions.owner, models.base_model {_JOINED}"
 _PUT = (
     "INSERT OR REPLACE INTO checkpoints (model_id, kind, name, folder, size_bytes, created_at, expires_at, user_metadata, public)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -39,6 +40,12 @@ class Checkpoints:
         """Those of one owner, or all; newest first."""
         sql = f"{_CHECKPOINTS} WHERE ?1 IS NULL OR owner = ?1 ORDER BY checkpoints.rowid DESC LIMIT ?2 OFFSET ?3"
         return self._db.all(_row, sql, owner, limit, offset)
+
+    def search(self, query: CheckpointQuery, limit: int) -> list[CheckpointRow]:
+        """Returns so many at most of those that fit, newest first."""
+        condition, values = _conditions(query)
+        sql = f"{_CHECKPOINTS} WHERE {condition} ORDER BY checkpoints.created_at DESC, checkpoints.folder DESC LIMIT ?"
+        return self._db.all(_row, sql, *values, limit)
 
     def count(self, owner: str | None) -> int:
         return self._db.number(f"SELECT count(*) {_JOINED} WHERE ?1 IS NULL OR owner = ?1", owner)
@@ -108,4 +115,24 @@ def _row(row: sqlite3.Row) -> CheckpointRow:
         orjson.loads(row["user_metadata"]),
         bool(row["public"]),
         row["owner"],
+        row["base_model"],
     )
+
+
+def _conditions(query: CheckpointQuery) -> Condition:
+    """Returns the condition in SQL, and its values."""
+    parts: list[Condition] = []
+    for column, value in ("owner", query.owner), ("kind", query.kind):
+        if value is not None:
+            parts.append((f"{column} = ?", [value]))
+    for column, values in ("project_id", query.project_ids), ("base_model", query.base_models):
+        if values is not None:
+            parts.append(among(column, values))
+    parts += [has_pair("checkpoints.user_metadata", *pair) for pair in query.user_metadata.items()]
+    if query.after:
+        made, folder = query.after
+        # what the row itself has, where it is still there: it is more exact than its text
+        known = "coalesce((SELECT created_at FROM checkpoints WHERE folder = ?), ?)"
+        condition = f"(checkpoints.created_at, checkpoints.folder) < ({known}, ?)"
+        parts.append((condition, [folder, made, folder]))
+    return all_of(parts)

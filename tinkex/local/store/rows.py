@@ -161,7 +161,7 @@ class EndedFuture:
 class CheckpointRow:
     """Saved weights, by the name of their folder in `Folders`. `expires_at` is what the saver asked for.
 
-    They belong to the owner of their run.
+    They belong to the owner of their run, and are of its base model.
     """
 
     path: CheckpointPath
@@ -172,6 +172,20 @@ class CheckpointRow:
     user_metadata: Mapping[str, str] = field(factory=dict[str, str])
     public: bool = False
     owner: str = ""
+    base_model: str = ""
+
+
+@frozen(kw_only=True)
+class CheckpointQuery:
+    """Which checkpoints to find: all conditions must hold, None and empty metadata aside. `owner` None is all of them."""
+
+    owner: str | None
+    kind: str | None = None
+    project_ids: Sequence[str] | None = None
+    base_models: Sequence[str] | None = None
+    user_metadata: Mapping[str, str] = field(factory=dict[str, str])
+    after: tuple[float, str] | None = None
+    """When the last checkpoint of the page before was made, and its folder."""
 
 
 @frozen

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from typing import Any, TypeAlias
 
 import orjson
 
+from tinkex.local.store.conditions import Condition, all_of, among, has_pair
 from tinkex.local.store.database import Database, dump
 from tinkex.local.store.rows import FINISH_REASONS, FoundSession, SessionQuery, SessionRow
 
 _STATE = f"""CASE
     WHEN finished_at IS NULL THEN 'active' WHEN finish_reason IN {FINISH_REASONS} THEN finish_reason ELSE 'cancelled' END"""
 _NEWEST_FIRST = "ORDER BY created_at DESC, session_id DESC"
-
-_Condition: TypeAlias = tuple[str, list[Any]]
-"""In SQL, and its values."""
 
 
 class Sessions:
@@ -103,27 +99,27 @@ def _found(row: sqlite3.Row) -> FoundSession:
     return FoundSession(_row(row), row["checkpoints"], row["size_bytes"])
 
 
-def _conditions(query: SessionQuery) -> tuple[str, list[Any]]:
+def _conditions(query: SessionQuery) -> Condition:
     """The condition in SQL, and its values."""
     parts = _named(query)
     if query.owner is not None:
         parts.append(("owner = ?", [query.owner]))
     if query.states is not None:
-        parts.append(_among(_STATE, query.states))
+        parts.append(among(_STATE, query.states))
     if query.project_ids is not None:
-        parts.append(_among("project_id", query.project_ids))
+        parts.append(among("project_id", query.project_ids))
     for pair in query.user_metadata.items():
-        parts.append(("EXISTS (SELECT 1 FROM json_each(user_metadata) WHERE key = ? AND value = ?)", [*pair]))
+        parts.append(has_pair("user_metadata", *pair))
     if query.after:
         began, session_id = query.after
         # what the row itself has, where it is still there: it is more exact than its text
         known = "coalesce((SELECT created_at FROM sessions WHERE session_id = ?), ?)"
         parts.append((f"(created_at, session_id) < ({known}, ?)", [session_id, began, session_id]))
-    return " AND ".join(condition for condition, _ in parts) or "TRUE", [value for _, values in parts for value in values]
+    return all_of(parts)
 
 
-def _named(query: SessionQuery) -> list[_Condition]:
-    ways: list[_Condition] = []
+def _named(query: SessionQuery) -> list[Condition]:
+    ways: list[Condition] = []
     if query.session_id is not None:
         ways.append(("session_id = ?", [query.session_id]))
     if query.words:
@@ -132,7 +128,3 @@ def _named(query: SessionQuery) -> list[_Condition]:
     if not ways:
         return []
     return [(f"({' OR '.join(condition for condition, _ in ways)})", [value for _, values in ways for value in values])]
-
-
-def _among(expression: str, values: Sequence[str]) -> _Condition:
-    return f"{expression} IN ({', '.join('?' * len(values))})", [*values]

@@ -27,7 +27,7 @@ _Reader: TypeAlias = Callable[[Any], Any]
 """Gives what a value of a body is of the generated type. Raises `_Fault`."""
 
 _WORDS: dict[object, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
-_MOST_LISTS = 1 << 19  # objects and lists of one body: a batch of 8,192 datums with 64 each
+MOST_LISTS = 1 << 19  # objects and lists of one body: a batch of 8,192 datums with 64 each
 _MOST_TEXTS = 1 << 20
 _INT64 = range(-(2**63), 2**63)
 
@@ -49,15 +49,19 @@ def _check_count(raw: bytes) -> None:
 
     Counted are signs, those in texts too, which is quick and too high rather than too low. Numbers may be as many as there is room for.
     """
-    if len(raw) <= _MOST_LISTS:
+    if len(raw) <= MOST_LISTS:
         return
     lists, texts = raw.count(b"{") + raw.count(b"["), raw.count(b'"') // 2
-    if lists > _MOST_LISTS or texts > _MOST_TEXTS:
-        raise Refused(
-            413,
-            f"the body has {lists} objects and lists, and {texts} texts; at most {_MOST_LISTS} and {_MOST_TEXTS} are read here, which is more "
-            "than the largest batch has; send less at once",
-        )
+    if lists > MOST_LISTS or texts > _MOST_TEXTS:
+        raise too_many(f"{lists} objects and lists, and {texts} texts")
+
+
+def too_many(counted: str) -> Refused:
+    return Refused(
+        413,
+        f"the body has {counted}; at most {MOST_LISTS} objects and lists and {_MOST_TEXTS} texts are read here, which is more than the "
+        "largest batch has; send less at once",
+    )
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from tinkex.local.errors import Refused
 from tinkex.local.guard.access import Access
 from tinkex.local.wire import bodies
 from tinkex.local.wire.events import EventStream
+from tinkex.local.wire.glimpse import Glimpse
 from tinkex.local.wire.protobuf import MEDIA_TYPE
 from tinkex.local.wire.raw_body import read_body
 from tinkex.local.wire.translate import encode
@@ -59,6 +60,8 @@ class Call(Generic[T]):
     access: Access
     came_at: float
     """When its first bytes were there, on the monotonic clock: a large body takes its time."""
+    receive: Receive
+    """Gives the body, piece by piece, to a handler that reads it itself; elsewhere it is read."""
 
     @property
     def method(self) -> str:
@@ -114,13 +117,18 @@ def post(
         protobuf: reads the protobuf form of the body, where it has one.
     """
     parsers = {"application/json": bodies.parse_object, **({MEDIA_TYPE: protobuf} if protobuf else {})}
-    return _route(
-        "POST", path, handler, {media_type: partial(_read, kind, parse, defaults or {}) for media_type, parse in parsers.items()}
-    )
+    readers = {media_type: partial(_read, kind, parse, defaults or {}) for media_type, parse in parsers.items()}
+    numbered = attrs.has(kind) and {"model_id", "seq_id"} <= attrs.fields_dict(kind).keys()
+    return _route("POST", path, handler, readers, numbered=numbered)
 
 
 def put(path: str, kind: type[T], handler: Handler[T]) -> Route:
     return _route("PUT", path, handler, {"application/json": partial(_read, kind, bodies.parse_object, {})})
+
+
+def put_bytes(path: str, handler: Handler[None]) -> Route:
+    """A PUT whose body, of any kind and size, the handler reads by `Call.receive`."""
+    return _route("PUT", path, handler, {})
 
 
 def post_nothing(path: str, handler: Handler[None]) -> Route:
@@ -137,8 +145,8 @@ def delete(path: str, handler: Handler[None]) -> Route:
     return _route("DELETE", path, handler, {})
 
 
-def _route(method: str, path: str, handler: Handler[Any], readers: Mapping[str, Read[Any]]) -> Route:
-    return Route(PREFIX + path, Endpoint(handler, readers), methods=[method])
+def _route(method: str, path: str, handler: Handler[Any], readers: Mapping[str, Read[Any]], *, numbered: bool = False) -> Route:
+    return Route(PREFIX + path, Endpoint(handler, readers, numbered), methods=[method])
 
 
 def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], raw: bytes) -> tuple[T, str]:
@@ -146,7 +154,7 @@ def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], raw: bytes) 
     try:
         return bodies.read(kind, fields), bodies.fingerprint(fields)
     except Refused as refusal:
-        refusal.fields = fields if "seq_id" in attrs.fields_dict(kind) else {}
+        refusal.fields = fields
         raise
 
 
@@ -154,11 +162,12 @@ def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], raw: bytes) 
 class Endpoint:
     """The ASGI application of one route. It answers its own errors.
 
-    `readers`, by media type, are for the body; none where there is none.
+    `readers`, by media type, are for the body; none where there is none. A `numbered` body has a model and a seq_id.
     """
 
     _handler: Handler[Any]
     _readers: Mapping[str, Read[Any]]
+    _numbered: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -177,12 +186,17 @@ class Endpoint:
         came_at = time.monotonic()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         access = Access(backend.store, scope.get(OWNER))
+        glimpse = Glimpse(receive, backend.limits.body_bytes)
         try:
-            body, fingerprint = await self._body(headers, receive, backend.limits.body_bytes) if self._readers else (None, "")
+            body, fingerprint = (
+                await self._body(headers, glimpse.receive, backend.limits.body_bytes) if self._readers else (None, "")
+            )
         except Refused as refusal:
-            _note_unread(backend, access, refusal)
+            if self._numbered:
+                _note_unread(backend, access, refusal, refusal.fields or await glimpse.fields(headers))
             raise
-        call = Call(body, fingerprint, scope, headers, access, came_at)
+        glimpse.forget()
+        call = Call(body, fingerprint, scope, headers, access, came_at, receive)
         result = await self._handler(backend, call)
         await backend.store.kept()
         return _response(result)
@@ -195,12 +209,12 @@ class Endpoint:
         return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
 
 
-def _note_unread(backend: Backend, access: Access, refusal: Refused) -> None:
-    """Lets the turn of a request pass whose body says whose it is, and is wrong elsewhere.
+def _note_unread(backend: Backend, access: Access, refusal: Refused, fields: Mapping[str, object]) -> None:
+    """Lets the turn of a request pass whose body says by `fields` whose it is, and is wrong elsewhere.
 
     The same bytes are refused again for the same reason, so they need no fingerprint.
     """
-    if name := named(refusal.fields):
+    if name := named(fields):
         model_id, number = name
         row = backend.store.models.get(model_id)
         if row is not None and access.sees(row.owner) and row.state in ("creating", "ready"):

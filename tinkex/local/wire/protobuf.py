@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from tinkex_proto import tinker_pb2 as pb
 
 from tinkex.local.errors import Refused, bad_request, malformed
+from tinkex.local.wire.bodies import MOST_LISTS, too_many
+from tinkex.local.wire.message_size import VALUES, count_values
 
 MEDIA_TYPE = "application/x-protobuf"
 
+_MOST_VALUES = VALUES * MOST_LISTS
 _EMPTY_CELL = (0, -99999.0)  # of a top-k table
 _DTYPES: dict[int, str] = {pb.DTYPE_FLOAT32: "float32", pb.DTYPE_INT64: "int64"}  # of requests
 
@@ -27,6 +30,8 @@ _DTYPES: dict[int, str] = {pb.DTYPE_FLOAT32: "float32", pb.DTYPE_INT64: "int64"}
 def read_forward_backward(raw: bytes) -> dict[str, Any]:
     """The fields of the JSON body that says the same, with arrays for its long lists, and `forward_only`. Raises `Refused` for what is no such message."""
     message = pb.ForwardBackwardRequest()
+    if count_values(raw, message.DESCRIPTOR, _MOST_VALUES) > _MOST_VALUES:
+        raise too_many(f"more than {MOST_LISTS} objects, or {_MOST_VALUES} values")
     try:
         message.ParseFromString(raw)
     except DecodeError as error:

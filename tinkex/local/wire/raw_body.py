@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
 
 import zstandard
 from starlette.types import Receive
 
 from tinkex.local.errors import Refused
 
-_PIECE = 1024  # compressed bytes given to the decompressor at once: a thousand can be 32 million
+PIECE = 1024  # compressed bytes given to the decompressor at once: a thousand can be 32 million
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
@@ -24,20 +25,39 @@ async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> 
 
 async def receive_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
     """As it was sent. Raises `Refused` : 413 when it says that it is over `most` bytes, or turns out to be; 400 when it breaks off."""
-    declared = headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > most:
-        raise _too_long(most)
-    parts: list[bytes] = []
+    _check_declared(headers, most)
+    return b"".join([piece async for piece in _pieces(receive, most)])
+
+
+async def receive_file(headers: Mapping[str, str], receive: Receive, file: Path, most: int) -> None:
+    """Writes a body to a file as it comes. Raises `Refused` as `receive_body` does, and 507 for a disk without room."""
+    _check_declared(headers, most)
+    try:
+        with file.open("xb") as opened:
+            async for piece in _pieces(receive, most):
+                await asyncio.to_thread(opened.write, piece)
+    except OSError as error:
+        raise Refused(507, f"the file could not be written to the data folder: {error.strerror or error}") from error
+
+
+async def _pieces(receive: Receive, most: int) -> AsyncGenerator[bytes]:
+    """Gives a body as it comes. Raises `Refused`: 413 for more than `most` bytes, 400 when it breaks off."""
     size, more = 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Refused(400, "the client left before its body was here")
-        parts.append(message.get("body", b""))
-        size, more = size + len(parts[-1]), message.get("more_body", False)
+        piece = message.get("body", b"")
+        size, more = size + len(piece), message.get("more_body", False)
         if size > most:
             raise _too_long(most)
-    return b"".join(parts)
+        yield piece
+
+
+def _check_declared(headers: Mapping[str, str], most: int) -> None:
+    declared = headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most:
+        raise _too_long(most)
 
 
 def decompress(raw: bytes, most: int) -> bytes:
@@ -46,8 +66,8 @@ def decompress(raw: bytes, most: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        for start in range(0, len(raw), _PIECE):
-            parts.append(decoder.decompress(raw[start : start + _PIECE]))
+        for start in range(0, len(raw), PIECE):
+            parts.append(decoder.decompress(raw[start : start + PIECE]))
             size += len(parts[-1])
             if size > most:
                 raise _too_long(most)

@@ -27,6 +27,10 @@ Work = Callable[[], Awaitable[bytes]]
 """Gives the result as it is kept, see `protobuf.LOSSES`; `InvalidRequest` is the sender's fault, any other error the server's."""
 
 
+MISSING_SECONDS = 600.0
+"""How long a request waits for one before it that does not come: twice as long as clients try to send one."""
+
+
 class OutOfTurn(InvalidRequest):
     """The request's seq_id is not the model's next."""
 
@@ -113,6 +117,7 @@ class Futures:
         self._engine_ready = engine_ready
         self._waiting: dict[str, _Waiting] = {}
         self._logs: dict[str, _Log] = {}  # by scope, of those that were asked for
+        self._gaps: dict[str, int] = {}  # by lane, the number that did not come in time
         self._losses: WeakValueDictionary[str, Loss] = WeakValueDictionary()  # by request
         self._stopping = asyncio.Event()
 
@@ -137,7 +142,27 @@ class Futures:
             self.check_room()
         request_id = self._take_on(_Waiting(ticket, lane, number))
         self._lanes.put(lane, number, Job(request_id, lambda: self._run(request_id, work)))
+        if (missing := self._lanes.waits_for(lane, number)) is not None:
+            self._watch_gap(request_id, missing, 0.0 if self._gaps.get(lane) == missing else MISSING_SECONDS)
         return request_id
+
+    def _watch_gap(self, request_id: str, missing: int, seconds: float) -> None:
+        """Fails the request when it still waits for that number after so long."""
+        asyncio.get_running_loop().call_later(seconds, self._end_gap, request_id, missing)
+
+    def _end_gap(self, request_id: str, missing: int) -> None:
+        waiting = self._waiting.get(request_id)
+        if waiting is None or waiting.lane is None or waiting.number is None:
+            return
+        now_missing = self._lanes.waits_for(waiting.lane, waiting.number)
+        if now_missing is None:
+            return
+        if now_missing != missing:
+            self._watch_gap(request_id, now_missing, MISSING_SECONDS)
+            return
+        self._gaps[waiting.lane] = missing
+        self._lanes.give_up(waiting.lane, waiting.number)
+        self._end(request_id, _failed(_never_came(waiting.number, missing), "user"))
 
     def start(self, ticket: Ticket, work: Work) -> str:
         """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not.
@@ -237,7 +262,8 @@ class Futures:
                 waiting.task.cancel()
 
     def fail_early(self, lane: str, reason: str) -> None:
-        """Fails what waits in a lane for a number that will not come."""
+        """Fails what waits in a lane for a number that will not come, nor any other."""
+        self._gaps.pop(lane, None)
         for job in self._lanes.drop_early(lane):
             if job.request_id in self._waiting:
                 self._end(job.request_id, _failed(reason, "user"))
@@ -319,6 +345,14 @@ class Futures:
 
     def _starting(self) -> str | None:
         return None if self._engine_ready.done() else "waits for the engine to start"
+
+
+def _never_came(number: int, missing: int) -> str:
+    return (
+        f"seq_id {number} was not run: it waited for seq_id {missing}, which has not come in {MISSING_SECONDS:.0f} s. That request was "
+        "lost on its way, or refused before it could be read; what is sent after it fails at once, until it comes. Go on with a new "
+        "training client, from the last checkpoint"
+    )
 
 
 def _short(error: Exception) -> str:

@@ -67,6 +67,10 @@ class Lanes:
     def waits_for(self, lane: str, number: int | None) -> int | None:
         return self._turns[lane].waits_for(number) if lane in self._turns else None
 
+    def give_up(self, lane: str, number: int) -> None:
+        """Takes out a job that waits for a number; see `Turns.give_up`."""
+        self._turns[lane].give_up(number)
+
     def drop_early(self, lane: str) -> list[Job]:
         """Takes out the jobs whose turn can no longer come."""
         return self._turns[lane].drop_early() if lane in self._turns else []

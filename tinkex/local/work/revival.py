@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import partial
 
+from tinkex.local import digests
 from tinkex.local.engine.base import Death, Engine, EngineDied, InvalidRequest
 from tinkex.local.folders import Folders
 from tinkex.local.paths import CheckpointPath
@@ -123,6 +124,7 @@ class Revival:
         if saved is None:
             raise InvalidRequest(f"{state.path} was deleted")
         with self._folders.held(saved.folder) as folder:
+            await self._lanes.call(digests.check, folder)
             await self._lanes.call(self._engine.load_model, row.model_id, folder, optimizer=state.optimizer)
 
     def _lose(self, model_id: str, text: str) -> None:

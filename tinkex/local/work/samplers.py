@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 
-from tinkex.local import paths
+from tinkex.local import digests, paths
 from tinkex.local.engine.base import Engine, EngineDied, InvalidRequest
 from tinkex.local.folders import Folders
 from tinkex.local.store import SamplerRow, Store
@@ -81,6 +81,7 @@ class LoadedSamplers:
         with self._folders.held(name) as folder:
             if not folder.is_dir():
                 raise _deleted(sampler)
+            await self._lanes.call(digests.check, folder)
             await self._lanes.call(load, sampler.weights_id, sampler.base_model, folder)
 
     def _folder_of(self, sampler: SamplerRow) -> str | None:

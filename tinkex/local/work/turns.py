@@ -62,6 +62,11 @@ class Turns(Generic[T]):
         """The number whose absence keeps the item with this number waiting, or None."""
         return self._next if number in self._early else None
 
+    def give_up(self, number: int) -> None:
+        """Takes out the item with this number, which waits for one that does not come; nobody waits for it, either."""
+        del self._early[number]
+        self._skipped.add(number)
+
     def drop_early(self) -> list[T]:
         """Takes out the items that wait for a number that has not come."""
         return [self._early.pop(number) for number in sorted(self._early)]

@@ -1,0 +1,127 @@
+"""What a client's loss graph may take of the server's memory is bounded as a whole, and before it is taken."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tinkex.local.engine.base import CustomLoss, Example, InvalidRequest
+from tinkex.local.engine.custom_loss import LossProgram, compile_loss
+from tinkex.local.engine.loss_memory import MOST_BYTES, LossMemory
+from tinkex.local.engine.loss_tables import MAX_ELEMENTS
+
+Node = Mapping[str, Any]
+
+
+def node(op: str, name: str, target: str, *args: Any) -> Node:
+    return {"op": op, "name": name, "target": target, "args": list(args), "kwargs": {}}
+
+
+def ref(name: str) -> Any:
+    return {"ref": name}
+
+
+def program(*nodes: Node) -> LossProgram:
+    first = node("placeholder", "logprobs", "logprobs")
+    total = node("call_method", "total", "sum", ref(nodes[-1]["name"]) if nodes else ref("logprobs"))
+    output = node("output", "output", "output", {"tuple": [ref("total"), {"dict": {}}]})
+    return compile_loss(CustomLoss([("logprobs", 1)], [first, *nodes, total, output]))
+
+
+def run(loss: LossProgram, count: int) -> torch.Tensor:
+    tokens = np.arange(count)
+    return loss(torch.full((count,), -1.0, requires_grad=True), 0, Example(tokens, {"target_tokens": tokens}))[0]
+
+
+def most_resident() -> int:
+    """Mebibytes, the most since the process began."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM"))
+
+
+SQUARE = [
+    node("call_method", "a", "unsqueeze", ref("logprobs"), 0),
+    node("call_method", "b", "unsqueeze", ref("logprobs"), 1),
+    node("call_function", "c", "torch.mul", ref("a"), ref("b")),
+]
+MADE_OF_NUMBERS = [node("call_function", f"z{i}", "torch.ones", MAX_ELEMENTS // 8) for i in range(60)]
+REPEATED = [node("call_function", "r", "torch.cat", [ref("logprobs")] * 2_000)]
+GROWING = [node("call_function", "m0", "torch.mul", ref("logprobs"), 2.0)] + [
+    node("call_function", f"m{i}", "torch.mul", ref(f"m{i - 1}"), 2.0) for i in range(1, 1_900)
+]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count", "named"),
+    [
+        (SQUARE, 30_000, "'c'"),
+        (MADE_OF_NUMBERS, 4, "'z"),
+        (REPEATED, 100_000, "'r'"),
+        (GROWING, 100_000, "'m"),
+    ],
+    ids=["table of tokens by tokens", "many of numbers", "one thing joined often", "long chain"],
+)
+def test_a_graph_that_is_too_large_is_refused_before_it_has_the_memory(nodes: list[Node], count: int, named: str) -> None:
+    before = most_resident()
+    with pytest.raises(InvalidRequest, match=rf"data\[0\].*{named}.*more than {MOST_BYTES >> 20} MiB.*shorter data"):
+        run(program(*nodes), count)
+    assert most_resident() - before < (MOST_BYTES >> 20)
+
+
+def test_what_fits_goes_on_and_its_graph_is_freed_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+    multiply = torch.mul
+
+    def noted(*args: Any) -> torch.Tensor:
+        result = multiply(*args)
+        made.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setitem(compile_loss.__globals__["FUNCTIONS"], "torch.mul", noted)
+    logprobs = torch.full((500,), -1.0, requires_grad=True)
+    loss, _ = program(*SQUARE)(logprobs, 0, Example(np.arange(500), {"target_tokens": np.arange(500)}))
+    assert made
+    assert [ref() for ref in made] == [None]
+    assert float(loss.detach()) == 250_000
+    [gradient] = torch.autograd.grad(2 * loss.sum(), [logprobs])
+    assert torch.equal(gradient, torch.full((500,), -2_000.0))  # of (sum of x)^2, twice
+
+
+@pytest.mark.parametrize("count", [3, 20_000])
+def test_a_choice_by_a_mask_is_counted_by_what_it_could_choose(count: int) -> None:
+    positive = node("call_function", "p", "torch.lt", ref("logprobs"), 0.0)
+    chosen = node("call_function", "c", "operator.getitem", ref("logprobs"), ref("p"))
+    selected = node("call_function", "s", "torch.masked_select", ref("c"), ref("p"))
+    assert float(run(program(positive, chosen, selected), count).detach()) == -count
+
+
+def test_a_kind_of_inputs_that_fits_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    seen = LossMemory.__torch_dispatch__
+
+    def dispatch(self: LossMemory, *args: Any) -> Any:
+        looked.append(1)
+        return seen(self, *args)
+
+    monkeypatch.setattr(LossMemory, "__torch_dispatch__", dispatch)
+    loss = program(*SQUARE)
+    run(loss, 10)
+    once = len(looked)
+    assert once
+    run(loss, 10)
+    assert len(looked) == once
+    run(loss, 11)
+    assert len(looked) == 2 * once
+
+
+@pytest.mark.parametrize(("name", "words"), [("weihgts", "has no effect"), ("logprobs", "those of the model now")])
+def test_an_input_that_the_loss_does_not_read_is_refused(name: str, words: str) -> None:
+    example = Example(np.arange(2), {"target_tokens": np.arange(2), name: np.ones(2)})
+    with pytest.raises(InvalidRequest, match=words):
+        program().check(0, example)

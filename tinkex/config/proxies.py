@@ -1,0 +1,133 @@
+"""Through which proxy a URL is asked for: the one given, or that of the environment. Plain values: no I/O here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Self
+from urllib.parse import urlsplit
+
+from attrs import field, frozen
+
+from tinkex.config.secrets import without_password
+from tinkex.errors import ConfigError
+
+_PORTS = {"http": 80, "https": 443}
+
+
+@frozen
+class Proxy:
+    """A proxy, and what its user knows it by."""
+
+    url: str = field(repr=lambda url: str(without_password(url)))
+    setting: str
+    """The variable, or `Config.proxy`."""
+
+    def __str__(self) -> str:
+        return f"{without_password(self.url)} ({self.setting})"
+
+
+@frozen
+class Proxies:
+    """All that the settings say of proxies."""
+
+    given: Proxy | None = None
+    """The one of `Config.proxy`, which goes for every URL."""
+    by_scheme: Mapping[str, Proxy] = field(factory=dict[str, Proxy])
+    """Those of the environment, for http and https."""
+    exceptions: tuple[str, ...] = ()
+    """The entries of NO_PROXY."""
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Reads HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY; in lower case they go first, as in other programs."""
+        found = {scheme: _of_scheme(environment, scheme) for scheme in _PORTS}
+        _, exceptions = _variable(environment, "NO_PROXY")
+        return cls(
+            by_scheme={scheme: proxy for scheme, proxy in found.items() if proxy is not None},
+            exceptions=tuple(entry.strip().lower() for entry in exceptions.split(",") if entry.strip()),
+        )
+
+    def __bool__(self) -> bool:
+        return self.given is not None or bool(self.by_scheme)
+
+    def of(self, url: str) -> Proxy | None:
+        """Returns the proxy for a URL; None where the server is asked directly, as one on this machine is unless a proxy was given.
+
+        Raises `ConfigError` for a proxy of the environment that is of another kind than HTTP.
+        """
+        if self.given is not None:
+            return self.given
+        parts = urlsplit(url)
+        proxy, host = self.by_scheme.get(parts.scheme), (parts.hostname or "").rstrip(".")
+        if proxy is None or _is_this_machine(host):
+            return None
+        port = parts.port or _PORTS[parts.scheme]
+        if any(_excepts(entry, host, port) for entry in self.exceptions):
+            return None
+        _check(proxy, host)
+        return proxy
+
+
+def _of_scheme(environment: Mapping[str, str], scheme: str) -> Proxy | None:
+    name, url = _variable(environment, f"{scheme.upper()}_PROXY")
+    if name == "HTTP_PROXY" and "REQUEST_METHOD" in environment:  # in a CGI script it is a header of the visitor's
+        url = ""
+    if not url:
+        name, url = _variable(environment, "ALL_PROXY")
+    return Proxy(url if "://" in url else f"http://{url}", name) if url else None
+
+
+def _variable(environment: Mapping[str, str], name: str) -> tuple[str, str]:
+    """Returns the name as it is set, and the value."""
+    lower = name.lower()
+    return (lower, environment[lower]) if lower in environment else (name, environment.get(name, ""))
+
+
+def _check(proxy: Proxy, host: str) -> None:
+    kind = urlsplit(proxy.url).scheme
+    if kind not in _PORTS:
+        raise ConfigError(
+            f"{proxy.setting} {without_password(proxy.url)!r} is a proxy of the kind {kind}, which is not spoken to",
+            advice=f"Give an http:// proxy, or add {host} to NO_PROXY to ask the server directly.",
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _excepts(entry: str, host: str, port: int) -> bool:
+    """Whether an entry of NO_PROXY means this server: a name and all below it, an address, a network, each with a port or without."""
+    if entry == "*":
+        return True
+    name, only = _split_port(entry)
+    if only and only != str(port):
+        return False
+    if network := _network(name):
+        try:
+            return ip_address(host) in network
+        except ValueError:
+            return False
+    name = name.removeprefix("*").removeprefix(".")
+    return host == name or host.endswith(f".{name}")
+
+
+def _split_port(entry: str) -> tuple[str, str]:
+    if entry.startswith("["):
+        address, _, port = entry[1:].partition("]")
+        return address, port.removeprefix(":")
+    name, _, port = entry.partition(":")
+    return (entry, "") if ":" in port else (name, port)
+
+
+def _network(name: str) -> IPv4Network | IPv6Network | None:
+    try:
+        return ip_network(name, strict=False)
+    except ValueError:
+        return None

@@ -1,0 +1,110 @@
+"""`LossMemory`: what the graph of one datum's custom loss may take of the memory, counted before each tensor is made.
+
+The sizes of what an operation makes are those that torch's meta device finds, which has no memory. It is asked only where the sizes of
+what goes in leave a doubt.
+"""
+
+# torch types some of its methods only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+MOST_BYTES = 1 << 30
+"""Of all tensors of one datum's loss together, and of their gradients."""
+
+_WIDEST = 8  # bytes of a value
+_SEVERAL = 4  # of what goes in: an operation may make a few tensors of one size, such as values and indices
+
+
+class LossMemory(TorchDispatchMode):
+    """Within it, an operation whose result would be too much raises `ValueError` before the memory is taken.
+
+    Each tensor counts twice: it is kept for the backward pass, which makes a gradient of its size.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = MOST_BYTES // 2
+        self.depends_on_values = False
+        """Whether there was an operation whose result is of a size that its inputs' values say, such as a choice by a mask."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.depends_on_values |= torch.Tag.dynamic_output_shape in func.tags
+        if not any(made := _makes(func)):
+            return func(*args, **kwargs)
+        leaves = tree_leaves((args, kwargs))
+        if _at_most(leaves) > self._left:
+            self._check(self._planned(func, args, kwargs))
+        results = func(*args, **kwargs)
+        several = results if isinstance(results, (tuple, list)) else (results,)
+        taken = sum(_bytes(tree_leaves(result)) for result, new in zip(several, made, strict=False) if new)
+        self._check(taken)
+        self._left -= taken
+        return results
+
+    def _check(self, count: int) -> None:
+        if count > self._left:
+            raise ValueError(
+                f"the loss of this datum would take more than {MOST_BYTES >> 20} MiB with its gradients, which is the most here. Sum "
+                "earlier, make no table of each token by each other, or send shorter data"
+            )
+
+    def _planned(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        """Returns the bytes of what the operation would make, or more."""
+        if func is torch.ops.aten.masked_select.default:
+            return math.prod(torch.broadcast_shapes(args[0].shape, args[1].shape)) * _WIDEST
+        if func is torch.ops.aten.index.Tensor and any(_is_mask(index) for index in args[1]):
+            args = (args[0], [part for index in args[1] for part in _as_numbers(index)])
+        try:
+            meta_args, meta_kwargs = tree_map(_without_memory, (args, dict(kwargs)))
+            return _bytes(tree_leaves(func(*meta_args, **meta_kwargs)))
+        except (NotImplementedError, IndexError):  # it depends on values, or indices fit by their values alone
+            return _at_most(tree_leaves((args, kwargs)))
+
+
+@cache
+def _makes(func: Any) -> Sequence[bool]:
+    """Returns for each result of the operation whether it is a new tensor, not one of its inputs or a view of it."""
+    returns = func._schema.returns
+    return [result.alias_info is None and "Tensor" in str(result.type) for result in returns]
+
+
+def _at_most(leaves: Sequence[Any]) -> int:
+    """Returns bytes that the results cannot exceed, by what goes in. It is quick, and often far too much."""
+    tensors = [max(1, leaf.numel()) for leaf in leaves if isinstance(leaf, Tensor)]
+    numbers = [1 + abs(leaf) for leaf in leaves if type(leaf) is int]
+    return math.prod(tensors) * math.prod(numbers) * _WIDEST * _SEVERAL
+
+
+def _bytes(values: Sequence[Any]) -> int:
+    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype == torch.bool
+
+
+def _as_numbers(index: Any) -> Sequence[Any]:
+    """Returns what a mask chooses when it is true everywhere: as many indices as it has dimensions."""
+    if not _is_mask(index):
+        return [index]
+    return [torch.empty(index.numel(), dtype=torch.long, device="meta") for _ in range(index.ndim)]
+
+
+def _without_memory(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    return torch.device("meta") if isinstance(value, torch.device) else value

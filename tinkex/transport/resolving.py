@@ -1,0 +1,25 @@
+"""Looking up the addresses of names, also on the event loop of a thread that outlives the main one."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, cast
+
+from aiohttp.resolver import ThreadedResolver
+
+from tinkex.threads import in_thread
+
+
+class _Lookups:
+    """The two lookups of an event loop, in threads that can be had to the end of the last one."""
+
+    async def getaddrinfo(self, host: str, port: int, *, family: int, type: int, flags: int) -> Any:
+        return await in_thread(socket.getaddrinfo, host, port, family, type, 0, flags)
+
+    async def getnameinfo(self, address: Any, flags: int) -> Any:
+        return await in_thread(socket.getnameinfo, address, flags)
+
+
+def resolver() -> ThreadedResolver:
+    """Returns aiohttp's own, less the loop's pool of threads, which takes nothing any more once the main thread has ended."""
+    return ThreadedResolver(cast(Any, _Lookups()))
