@@ -214,3 +214,10 @@ def test_the_shape_of_a_tensor_is_a_list() -> None:
     assert TensorData(np.zeros((2, 3))).shape == [2, 3]
     assert TensorData([1.0], shape=(1, 1)).shape == [1, 1]
     assert TensorData.from_torch_sparse(np.eye(10)).shape == [10, 10]
+
+
+def test_a_chunk_shows_its_tokens_as_they_are() -> None:
+    chunk = EncodedTextChunk([1, 2])
+    chunk.tokens.append(3)
+    assert repr(chunk) == "EncodedTextChunk(tokens=[1, 2, 3])"
+    assert len(repr(EncodedTextChunk(range(10_000)))) < 60

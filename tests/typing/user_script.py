@@ -60,7 +60,7 @@ def sampled(sampler: tinkex.SamplingClient, tokenizer: tinkex.Tokenizer) -> list
     response = sampler.sample(prompt, num_samples=2, sampling_params=warmer).result()
     first: types.SampledSequence = response.sequences[0]
     logprobs: list[float] = first.logprobs or []
-    tokens: list[int] = first.tokens + [0]
+    tokens: list[int] = [*first.tokens, 0]
     assert len(tokens) == len(logprobs) + 1
     scores: list[float | None] = sampler.compute_logprobs(prompt).result()
     assert scores[0] is None

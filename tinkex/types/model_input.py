@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal, Protocol, Self, TypeAlias, cast
@@ -17,6 +18,7 @@ from tinkex.hints import hinted
 from tinkex.types.tensor import ArrayLike, to_dtype, to_numpy
 
 MAX_TOKEN = 2**31 - 1  # tokens travel as int32 in protobuf
+_SHOWN = 7  # tokens; reprlib shows fewer, and that there are more
 
 
 def _tokens(value: ArrayLike) -> NDArray[np.int64]:
@@ -52,7 +54,7 @@ def _kind(name: str) -> Any:
 
 
 @hinted
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class EncodedTextChunk(Model):
     """Text as N token ids: `tokens` is a list, `tokens_np` an int64 array `(N,)`.
 
@@ -83,6 +85,10 @@ class EncodedTextChunk(Model):
     def length(self) -> int:
         """Tokens."""
         return len(self._array if self._list is None else self._list)
+
+    def __repr__(self) -> str:
+        tokens = self._array[:_SHOWN].tolist() if self._list is None else self._list  # `tokens` would make the list
+        return f"EncodedTextChunk(tokens={reprlib.repr(tokens)})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EncodedTextChunk) and np.array_equal(self.tokens_np, other.tokens_np)
