@@ -33,7 +33,7 @@ class _Kind:
 
 _KINDS: Mapping[OptimizerKind, _Kind] = {
     "adamw": _Kind(partial(AdamW, fused=True), (_STEP, "exp_avg", "exp_avg_sq")),
-    "sgd": _Kind(SGD, (_MOMENTUM,)),
+    "sgd": _Kind(partial(SGD, fused=True), (_MOMENTUM,)),
     "dimuon": _Kind(Muon, (_MOMENTUM,)),
 }
 

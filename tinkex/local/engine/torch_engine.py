@@ -37,10 +37,11 @@ from tinkex.local.engine.base import (
 )
 from tinkex.local.engine.batching import Batcher
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss, reduce_metrics
-from tinkex.local.engine.finite import check_gradients, check_losses, whole_step
+from tinkex.local.engine.finite import check_gradients, check_losses
 from tinkex.local.engine.foreign_adapter import imported
 from tinkex.local.engine.lora import Adapter
 from tinkex.local.engine.losses import NamedLoss, find_loss
+from tinkex.local.engine.reach import SafeSteps
 from tinkex.local.engine.request import Request
 from tinkex.local.engine.scoring import micro_batches, target_logprobs, tokens_at_once
 from tinkex.local.engine.stopping import StopRule
@@ -54,7 +55,11 @@ class _Model:
     adapter: Adapter
     parameters: dict[str, nn.Parameter]
     optimizer_kind: OptimizerKind
-    optimizer: torch.optim.Optimizer
+    steps: SafeSteps
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.steps.optimizer
 
 
 @frozen(eq=False)
@@ -92,7 +97,8 @@ class TorchEngine:
                 model_id,
             )
         parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
-        self._models[model_id] = _Model(base, adapter, parameters, optimizer, optimizers.restored(optimizer, parameters, {}))
+        steps = SafeSteps(optimizers.restored(optimizer, parameters, {}))
+        self._models[model_id] = _Model(base, adapter, parameters, optimizer, steps)
 
     def unload_model(self, model_id: str) -> None:
         self._model(model_id)
@@ -152,9 +158,7 @@ class TorchEngine:
             )
         if settings.grad_clip_norm > 0:
             nn.utils.clip_grads_with_norm_(model.parameters.values(), settings.grad_clip_norm, norm)
-        optimizers.set_options(model.optimizer, settings)
-        with whole_step(model.optimizer):
-            model.optimizer.step()
+        model.steps.take(settings, float(norm))
         return float(norm)
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
@@ -168,7 +172,7 @@ class TorchEngine:
         check_fit(weights, model.parameters)
         restored = optimizers.restored(model.optimizer_kind, model.parameters, state)  # may refuse, so before anything is changed
         model.adapter.take(weights)
-        model.optimizer = restored
+        model.steps = SafeSteps(restored)
         model.optimizer.zero_grad()
 
     def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
