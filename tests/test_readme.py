@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import tinkex
+from tinkex.local import Server
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -43,7 +46,19 @@ def test_the_examples_of_tests_pass(pytester: pytest.Pytester) -> None:
 
 
 def test_what_a_server_kept_is_there_when_another_uses_its_folder(tmp_path: Path) -> None:
-    [example] = examples("docs/embedded_server.md")
+    example, _ = examples("docs/embedded_server.md")
     done = subprocess.run([sys.executable, "-W", "error", "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) > 0
+
+
+def test_an_adapter_that_was_made_elsewhere_goes_up(torch_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, example = examples("docs/embedded_server.md")
+    monkeypatch.chdir(tmp_path)
+    with tinkex.ServiceClient(torch_server.base_url, "tml-test") as service:
+        saved = service.create_lora_training_client("tinkex/tiny", rank=4).save_weights_external("w").result()
+        service.create_rest_client().download_checkpoint(saved.path).rename("my-adapter")
+        made = {"service": service}
+        exec(example, made)
+        assert made["sampler"].sample(tinkex.ModelInput.from_ints([72]), 1, tinkex.SamplingParams(max_tokens=1)).result()
+        assert made["trainer"].get_info().lora_rank == 4
