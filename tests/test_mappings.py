@@ -24,6 +24,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Metrics": {"loss:sum": 1.5},
     "SignedUrls": {"adapter_model.safetensors": "https://x"},
     "TelemetryEventEventData": {"n": [1]},
+    "UploadHeaders": {"Content-Type": "application/octet-stream"},
+    "UploadUrls": {"a": {"url": "https://x", "headers": {"b": "c"}}, "d": "https://y"},
     "UserMetadata": {"experiment": "7"},
 }
 

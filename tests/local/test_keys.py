@@ -60,6 +60,7 @@ def hers(both: tuple[Api, Api]) -> dict[str, str]:
         "request": promise["request_id"],
         "path": api.result(promise)["path"],
         "sampler": api.sampler(session, 0),
+        "upload": api.ok("external_weights_upload_start", base_model="fake/base", lora_config={"rank": 4})["upload_id"],
     }
 
 
@@ -134,6 +135,10 @@ def requests_for(hers: Mapping[str, str]) -> dict[tuple[str, str], list[tuple[st
         },
         ("DELETE", "/training_runs/{run_id}/checkpoints/{kind}/{name}"): [(checkpoint, None)],
         ("POST", "/unload_model"): [("/unload_model", {"model_id": model})],
+        ("PUT", "/external_weights_uploads/{upload_id}/{file}"): [
+            (f"/external_weights_uploads/{hers['upload']}/adapter_config.json", {})
+        ],
+        ("POST", "/external_weights_upload_finish"): [("/external_weights_upload_finish", {"upload_id": hers["upload"]})],
         ("POST", "/sessions/{session_id}/finish"): [(f"/sessions/{session}/finish", lost)],
     }
 
@@ -145,7 +150,8 @@ NAME_NOTHING = {
         for path in ("/healthz", "/get_server_capabilities", "/tokenizer", "/sessions", "/training_runs", "/checkpoints")
     ),
     *(("GET", path) for path in ("/audit", "/billing/usage/events", "/billing/usage/checkpoints/current")),
-    *(("POST", "/sessions/search"), ("POST", "/auth/token"), ("GET", "/auth/apikey/me"), ("DELETE", "/auth/apikey/me")),
+    *(("POST", path) for path in ("/sessions/search", "/checkpoints/search", "/external_weights_upload_start")),
+    *(("POST", "/auth/token"), ("GET", "/auth/apikey/me"), ("DELETE", "/auth/apikey/me")),
 }
 """Routes whose requests name nothing that is somebody's. The lists are tested by themselves."""
 

@@ -144,7 +144,7 @@ def test_the_last_inflight_weights_outlive_the_server(tmp_path: Path) -> None:
         assert api.engine.count("load_sampler", f"{model_id}:inflight") == 1
 
 
-def test_weights_saved_as_files_are_listed_and_not_sampled(api: Api, server: Server) -> None:
+def test_weights_saved_as_files_are_listed_sampled_and_trained_on(api: Api, server: Server) -> None:
     model_id = api.model()
     saved = api.result(api.ok("save_weights_external", model_id=model_id, seq_id=1, path="all", ttl_seconds=3600))
     assert saved == {"path": f"tinker://{model_id}/external_weights/all", "size_bytes": 5, "type": "save_weights_external"}
@@ -154,10 +154,11 @@ def test_weights_saved_as_files_are_listed_and_not_sampled(api: Api, server: Ser
     run = api.get(f"training_runs/{model_id}").json()
     assert not run.get("last_checkpoint")
     body = {"session_id": api.session(), "sampling_session_seq_id": 0, "model_path": saved["path"]}
-    assert api.send("create_sampling_session", **body).status_code == 400
-    assert api.send("load_weights", model_id=model_id, seq_id=2, path=saved["path"], optimizer=False).status_code == 400
+    assert api.ok("create_sampling_session", **body)["sampling_session_id"]
+    loaded = api.ok("load_weights", model_id=model_id, seq_id=2, path=saved["path"], optimizer=False)
+    assert api.result(loaded)["path"] == saved["path"]
     recipients = {"age_encryption_recipients": ["age1x"]}
-    assert api.send("save_weights_external", model_id=model_id, seq_id=2, path="b", **recipients).status_code == 422
+    assert api.send("save_weights_external", model_id=model_id, seq_id=3, path="b", **recipients).status_code == 422
 
 
 def test_a_copy_is_a_run_of_its_own(api: Api, server: Server) -> None:
