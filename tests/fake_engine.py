@@ -42,6 +42,7 @@ class FakeEngine:
     gate: threading.Event = field(factory=threading.Event)
     waiting: threading.Semaphore = field(factory=lambda: threading.Semaphore(0))
     models: set[str] = field(factory=set)
+    warnings: Sequence[str] = ()
     optimizers: dict[str, OptimizerKind] = field(factory=dict)
     settings: list[OptimizerSettings] = field(factory=list)
     samplers: dict[str, Path | None] = field(factory=dict)
@@ -50,12 +51,13 @@ class FakeEngine:
     _pool: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="tinkex-engine"))
     base_models: Sequence[BaseModel] = (BaseModel("fake/base", 64, 100, "FakeForCausalLM", "fake/tokenizer"),)
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None:
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> Sequence[str]:
         self._note("create_model", model_id)
         self.optimizers[model_id] = optimizer
         if lora.rank > 64:
             raise InvalidRequest("rank is at most 64")
         self.models.add(model_id)
+        return self.warnings
 
     def unload_model(self, model_id: str) -> None:
         self._note("unload_model", model_id)

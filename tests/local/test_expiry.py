@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -261,10 +261,10 @@ def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> Non
 class SlowToMake(FakeEngine):
     """A model is being made until the gate is open."""
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None:
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> Sequence[str]:
         self.waiting.release()
         assert self.gate.wait(10)
-        super().create_model(model_id, base_model, lora, optimizer)
+        return super().create_model(model_id, base_model, lora, optimizer)
 
 
 def test_a_model_whose_session_ends_while_it_is_made_is_freed_and_forgotten() -> None:

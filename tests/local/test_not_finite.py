@@ -114,6 +114,22 @@ def test_a_loss_that_is_not_finite_fails_naming_its_datum_and_adds_nothing(engin
     assert all(torch.equal(after[key], wanted[key]) for key in wanted)
 
 
+def test_losses_whose_sum_no_float32_holds_are_summed_all_the_same(engine: TorchEngine) -> None:
+    model_id = model(engine, AdamSettings())
+    large = Example(TOKENS, {"target_tokens": TARGETS, "weights": np.full(len(TOKENS), 3e36, np.float32)})
+    one = engine.forward_backward(model_id, [large], "cross_entropy", {}, backward=False).metrics["loss:sum"]
+    several = [large] * (1 + int(3.5e38 / one))
+    total = engine.forward_backward(model_id, several, "cross_entropy", {}, backward=False).metrics["loss:sum"]
+    assert total > 3.5e38
+    assert total == pytest.approx(one * len(several))
+
+
+def test_a_forward_whose_loss_is_not_finite_fails_naming_its_datum(engine: TorchEngine) -> None:
+    bad = policy(logprobs=FAR, advantages=-ONES)
+    with pytest.raises(InvalidRequest, match=r"^the loss of data\[1\] is (inf|nan)\. Leave the datum out"):
+        engine.forward_backward(model(engine, AdamSettings()), [policy(), bad], "ppo", {}, backward=False)
+
+
 def test_a_finite_loss_whose_gradient_is_not_fails_naming_its_datum(engine: TorchEngine) -> None:
     model_id = model(engine, AdamSettings())
     nodes = [
@@ -207,6 +223,8 @@ def test_a_blocking_client_trains_on_after_a_loss_that_was_not_finite(torch_serv
         training = service.create_lora_training_client("tinkex/tiny", rank=4)
         with pytest.raises(RequestFailedError, match=r"the loss of data\[1\] is -inf"):
             training.forward_backward([BAD_AT_0, BAD], "importance_sampling").result()
+        with pytest.raises(RequestFailedError, match=r"the loss of data\[1\] is -inf\. Leave"):
+            training.forward([BAD_AT_0, BAD], "importance_sampling").result()
         training.forward_backward([FINE], "cross_entropy").result()
         training.optim_step(AdamParams(learning_rate=1e-4)).result()
         loss = training.forward([FINE], "cross_entropy").result().metrics["loss:sum"]
@@ -220,6 +238,8 @@ async def test_an_asyncio_client_trains_on_after_a_loss_that_was_not_finite(torc
         training = await service.create_lora_training_client("tinkex/tiny", rank=4)
         with pytest.raises(RequestFailedError, match=r"the loss of data\[0\] is -inf"):
             await training.forward_backward([BAD], "importance_sampling")
+        with pytest.raises(RequestFailedError, match=r"the loss of data\[0\] is -inf\. Leave"):
+            await training.forward([BAD], "importance_sampling")
         await training.forward_backward([BAD_AT_0], "importance_sampling")
         await training.optim_step(AdamParams(learning_rate=1e-4))
         assert np.isfinite((await training.forward([FINE], "cross_entropy")).metrics["loss:sum"])

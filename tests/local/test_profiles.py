@@ -25,6 +25,7 @@ from tinkex.local.app import ROUTES
 from tinkex.local.engine.base import Example, LossResult, OnToken, SampleResult, SampleSpec
 from tinkex.local.profiles import PROFILES, Profile, UnknownProfile, find_profile
 from tinkex.local.profiles.engine import warped
+from tinkex.local.profiles.profile import Rule
 
 from .helpers import API, new_model, sample, step
 
@@ -1106,3 +1107,43 @@ def test_warped_logprobs() -> None:
 def test_rank_0_trains_what_it_can(wire: Wire) -> None:
     promise = wire.good("create_model", **{**new_model(wire.session()), "lora_config": {"rank": 0}})
     assert wire.result(promise)["model_id"]
+
+
+def cut(model_id: str) -> bytes:
+    return b'{"model_id": "%s", "seq_id": 2, "adam_params": {"learning_rate": ' % model_id.encode()
+
+
+@pytest.mark.parametrize("key", [None, "tml-key"])
+@pytest.mark.parametrize("name", [name for name in PROFILES if PROFILES[name].seq_ids.turn == "by number"])
+def test_nobody_waits_for_the_number_of_what_could_not_be_read(name: str, key: str | None) -> None:
+    engine, profile = Watched(), PROFILES[name]
+    with serve(engine=engine, profile=name, hold=5, api_key=key or ()) as server:
+        headers = {"x-api-key": key or "tml-any", "authorization": f"Bearer {key or 'tml-any'}"}
+        with httpx.Client(base_url=server.base_url, timeout=15, headers=headers) as http:
+            for _ in range(profile.starting):
+                http.get(f"{API}/healthz")
+            wire = Wire(http, engine, profile)
+            model_id = wire.model()
+            first, early = wire.batch(model_id, 1, 11), wire.batch(model_id, 3, 33)
+            stranger = httpx.post(f"{server.base_url}{API}/optim_step", content=cut(model_id), headers={"x-api-key": "tml-other"})
+            refused = http.post(f"{API}/optim_step", content=cut(model_id), headers={"content-type": "application/json"})
+            assert 400 <= refused.status_code < 500, refused.text
+            assert not key or stranger.status_code in (401, 403)
+            for promise in (first.json(), early.json()):
+                assert wire.outcome(promise).status_code == 200
+            assert [call[2] for call in engine.calls if call[0] == "forward_backward"] == ["11", "33"]
+
+
+def test_nobody_waits_for_the_number_of_what_a_rule_refused() -> None:
+    rule = Rule(operations=["optim_step"], field="adam_params.grad_clip_norm", absent=True)
+    key = {"x-api-key": "tml-key"}
+    with (
+        started(evolve(PROFILES["hosted"], rules=[rule]), 5) as (server, engine),
+        httpx.Client(base_url=server.base_url, timeout=15, headers=key) as http,
+    ):
+        wire = Wire(http, engine, PROFILES["hosted"])
+        model_id = wire.model()
+        first, early = wire.batch(model_id, 1, 11), wire.batch(model_id, 3, 33)
+        params = {"learning_rate": 1e-4, "grad_clip_norm": 1.0}
+        assert wire.send("optim_step", model_id=model_id, seq_id=2, adam_params=params).status_code == 400
+        assert all(wire.outcome(promise.json()).status_code == 200 for promise in (first, early))

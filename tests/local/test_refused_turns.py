@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +13,11 @@ import zstandard
 from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
+from tinkex.local import Server
 from tinkex.local.limits import Limits
 from tinkex.local.work import futures
 
-from .helpers import API, Api, started, step
+from .helpers import API, Api, new_model, started, step
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
 Refuse = Callable[[Api, str], httpx.Response]
@@ -182,6 +184,40 @@ def test_a_setting_out_of_range_is_refused_by_its_name(api: Api, params: dict[st
     refused = api.send("optim_step", model_id=model_id, seq_id=1, adam_params={"learning_rate": 1e-4, **params})
     assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "adam_params", field])
     assert not api.engine.count("optim_step", model_id)
+
+
+NOT_TAKEN = "the step was not taken, and the gradients wait for the next optim_step"
+
+
+@pytest.mark.parametrize("params", [{"learning_rate": -1.0}, {"learning_rate": "fast"}, None])
+def test_a_refused_step_leaves_its_gradients_to_the_next(torch_server: Server, params: dict[str, Any] | None) -> None:
+    """The numbers are those of the official client, which gives none of them twice."""
+    with httpx.Client(base_url=torch_server.base_url, timeout=30) as http:
+        api = Api(http, FakeEngine())
+        norms: list[list[float]] = []
+        for is_refused in (True, False):
+            new = new_model(api.session(), base_model="tinkex/tiny", lora_config={"rank": 4, "seed": 7})
+            model_id = api.result(api.ok("create_model", **new))["model_id"]
+            api.result(api.step(model_id, 1, 65, 66))
+            if is_refused:
+                refused = api.send("optim_step", model_id=model_id, seq_id=2, adam_params=params)
+                assert refused.status_code == 422
+                assert NOT_TAKEN in refused.json()["detail"][0]["msg"]
+            numbers = itertools.count(3 if is_refused else 2)
+            taken: list[float] = []
+            for _ in range(2):  # the second has no gradients left
+                body = {"model_id": model_id, "seq_id": next(numbers), "adam_params": {"learning_rate": 1e-3}}
+                taken.append(api.result(api.ok("optim_step", **body))["metrics"]["grad_norm"])
+            norms.append(taken)
+    assert norms[0] == norms[1]
+    assert norms[0][0] > 0
+    assert norms[0][1] == 0
+
+
+def test_a_step_of_another_optimizer_leaves_its_gradients_and_says_so(api: Api) -> None:
+    refused = api.send("optim_step", model_id=api.model(), seq_id=1, sgd_params={"learning_rate": 0.1})
+    assert refused.status_code == 400
+    assert NOT_TAKEN in refused.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -25,6 +26,8 @@ from tinkex.local.work.refusals import Refusals
 from tinkex.local.work.revival import Revival
 from tinkex.local.work.samplers import LoadedSamplers
 from tinkex.local.work.seq_ids import SeqIds, Steps
+
+logger = logging.getLogger("tinkex.local")
 
 
 class Backend:
@@ -61,6 +64,7 @@ class Backend:
         self.revival = Revival(engine, store, self.lanes, self.futures, self.folders)
         self.samplers = LoadedSamplers(engine, store, self.lanes, self.folders, limits.samplers)
         self._last_request: dict[str, float] = {}  # by session
+        self._told: set[str] = set()
         self._started_at = time.time()
         store.recover("the server was restarted before this was done", self._started_at)
         rebuild(store, self.folders)
@@ -114,6 +118,12 @@ class Backend:
     def note_request(self, session_id: str) -> None:
         """The session's client is there."""
         self._last_request[session_id] = time.time()
+
+    def tell_once(self, words: str, about: str) -> None:
+        """Logs a warning, the first time that it is about this."""
+        if about not in self._told:
+            self._told.add(about)
+            logger.warning("%s (this is said once)", words)
 
     def silent_sessions(self, since: float) -> list[SessionRow]:
         """Those whose clients sent neither a heartbeat nor a request since then, though they could have."""

@@ -34,6 +34,14 @@ class Refused(Exception):
         self.fields: Mapping[str, object] = {}
         """Of the body that was refused as it was read, as far as that went."""
 
+    def adding(self, words: str) -> Refused:
+        """Returns the same refusal with these words after its own."""
+        detail = self.detail
+        said = detail + words if isinstance(detail, str) else [{**problem, "msg": f"{problem['msg']}{words}"} for problem in detail]
+        longer = Refused(self.status, said)
+        longer.headers, longer.fields = self.headers, self.fields
+        return longer
+
 
 def bad_request(text: str) -> Refused:
     return Refused(400, text)

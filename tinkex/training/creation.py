@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 from attrs import frozen
 from tinkex_api.api.models import create_model, get_weights_info
@@ -19,6 +20,8 @@ from tinkex.transport.answers import required_text
 from tinkex.transport.server import Server
 from tinkex.types import LoadWeightsResponse, LoraConfig, OptimizerConfig
 from tinkex.wire import json
+
+T = TypeVar("T")
 
 
 @frozen(kw_only=True)
@@ -46,9 +49,24 @@ async def new_model(
     if checkpoint_path:
         body.additional_properties["checkpoint_path"] = checkpoint_path
     model_id = await send_and_wait(
-        session.transport, create_model.request(body=body), lambda fields: required_text(fields, "model_id")
+        session.transport,
+        create_model.request(body=body),
+        _with_warnings(session.transport.server, lambda fields: required_text(fields, "model_id")),
     )
     return AsyncTrainingClient(session, model_id, base_model, shape)
+
+
+def _with_warnings(server: Server, read: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
+    """Returns `read`, which then also logs what the maker of a model should know, once for all models of which the server says it."""
+
+    def read_all(fields: Mapping[str, Any]) -> T:
+        value, warnings = read(fields), fields.get("warnings")
+        for words in cast("list[object]", warnings) if isinstance(warnings, list) else ():
+            if isinstance(words, str):
+                server.warn_once(words)
+        return value
+
+    return read_all
 
 
 def require_recovery(server: Server) -> None:
@@ -94,7 +112,8 @@ async def _by_session(
     body = LoadWeightsRequest(saved.path, saved.with_optimizer, session_id=session.session_id, model_seq_id=number)
     body.base_model, body.weights_access_token = saved.base_model, saved.weights_access_token
     body.optimizer_config, body.user_metadata = optimizer, json.encode_metadata(user_metadata)
-    loaded = await send_and_wait(session.transport, load_weights.request(body=body), LoadWeightsResponse.from_dict)
+    read = _with_warnings(session.transport.server, LoadWeightsResponse.from_dict)
+    loaded = await send_and_wait(session.transport, load_weights.request(body=body), read)
     model_id = loaded.model_id or f"{session.session_id}:train:{number}"
     return await _proved(AsyncTrainingClient(session, model_id, base_model, shape), session, saved.path)
 

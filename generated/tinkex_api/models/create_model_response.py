@@ -20,10 +20,12 @@ class CreateModelResponse(Model, OwnFuture):
     Attributes:
         model_id (str): The model. Hosted: `<session_id>:train:<model_seq_id>`, which is the training run's id too.
         type (str | None): The answer's name.
+        warnings (list[str] | None): What whoever made it should know of such a model, for people.
     """
 
     model_id: str
     type: str | None = None
+    warnings: list[str] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     __hash__ = Model.__hash__
@@ -33,6 +35,8 @@ class CreateModelResponse(Model, OwnFuture):
         fields["model_id"] = self.model_id
         if self.type is not None:
             fields["type"] = self.type
+        if self.warnings is not None:
+            fields["warnings"] = self.warnings
         return fields
 
     @classmethod
@@ -40,9 +44,11 @@ class CreateModelResponse(Model, OwnFuture):
         rest = dict(src_dict)
         model_id = rest.pop("model_id")
         type = rest.pop("type", None)
+        warnings = rest.pop("warnings", None)
         self = cls(
             model_id=model_id,
             type=type,
+            warnings=warnings,
         )
         self.additional_properties = rest
         return self

@@ -21,11 +21,13 @@ class LoadWeightsResponse(Model, OwnFuture):
         path (str | None): The weights.
         model_id (str | None): The model. Hosted: `<session_id>:train:<model_seq_id>` for a new one.
         type (str | None): The answer's name.
+        warnings (list[str] | None): What whoever made a model by it should know of such a one, for people.
     """
 
     path: str | None = None
     model_id: str | None = None
     type: str | None = None
+    warnings: list[str] | None = None
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     __hash__ = Model.__hash__
@@ -38,6 +40,8 @@ class LoadWeightsResponse(Model, OwnFuture):
             fields["model_id"] = self.model_id
         if self.type is not None:
             fields["type"] = self.type
+        if self.warnings is not None:
+            fields["warnings"] = self.warnings
         return fields
 
     @classmethod
@@ -46,10 +50,12 @@ class LoadWeightsResponse(Model, OwnFuture):
         path = rest.pop("path", None)
         model_id = rest.pop("model_id", None)
         type = rest.pop("type", None)
+        warnings = rest.pop("warnings", None)
         self = cls(
             path=path,
             model_id=model_id,
             type=type,
+            warnings=warnings,
         )
         self.additional_properties = rest
         return self

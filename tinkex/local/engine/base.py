@@ -211,7 +211,9 @@ class Engine(Protocol):
         """
         ...
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None: ...
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> Sequence[str]:
+        """Returns what its maker should know of such a model, in words that name the base model and not the model."""
+        ...
 
     def unload_model(self, model_id: str) -> None: ...
 
@@ -224,8 +226,8 @@ class Engine(Protocol):
     ) -> LossResult:
         """Adds the gradients of the loss to those of the model, when `backward`; else computes the same without a gradient.
 
-        When it raises, the model's gradients are as they were. With `backward` it raises `InvalidRequest`, naming the datum where
-        that is known, for a loss or a gradient that is not finite.
+        When it raises, the model's gradients are as they were. It raises `InvalidRequest`, naming the datum where that is known,
+        for a loss or a gradient that is not finite.
         """
         ...
 

@@ -20,7 +20,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from tinkex.local.engine.base import CustomLoss, Example, InvalidRequest
-from tinkex.local.engine.loss_memory import LossMemory
+from tinkex.local.engine.loss_bounds import LossBounds
 from tinkex.local.engine.loss_tables import FUNCTIONS, METHODS, WORDS, check_count
 
 LOGPROBS = "logprobs"
@@ -39,7 +39,7 @@ class LossProgram:
 
     loss: CustomLoss
     _fitting: set[object] = field(factory=set, init=False)
-    """Kinds of inputs, for which it is known to have room."""
+    """Kinds of inputs, for which it is known to be within the bounds."""
 
     def check(self, index: int, example: Example) -> None:
         """Raises `InvalidRequest` for an input that is missing, or of another rank."""
@@ -76,12 +76,12 @@ class LossProgram:
         # a copy: the graph may change it in place
         values: dict[str, Any] = {LOGPROBS: logprobs.clone(), **_tensors(self.loss, example, logprobs.device)}
         kind = tuple((name, value.dtype, value.shape) for name, value in values.items())
-        memory = LossMemory()
-        # where new tensors are made, and how much room there is
-        with logprobs.device, nullcontext() if kind in self._fitting else memory:
+        bounds = LossBounds()
+        # where new tensors are made, and how much there may be
+        with logprobs.device, nullcontext() if kind in self._fitting else bounds:
             for node in self.loss.nodes[:-1]:
                 values[node["name"]] = _run_node(node, values, logprobs.device)
-        if not memory.depends_on_values:
+        if not bounds.depends_on_values:
             self._fitting.add(kind)
         return _checked(read_argument(self.loss.nodes[-1]["args"][0], values, logprobs.device), needs_grad=logprobs.requires_grad)
 

@@ -85,8 +85,9 @@ class FakeEngine:
     def base_models(self) -> Sequence[BaseModel]:
         return list(self._bases.values())
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None:
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> Sequence[str]:
         self._models[model_id] = _Model(self._bare(base_model))
+        return ()
 
     def unload_model(self, model_id: str) -> None:
         del self._models[self._known(model_id)]

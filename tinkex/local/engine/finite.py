@@ -31,27 +31,25 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     raise InvalidRequest(f"{where}: {name} holds NaN or infinity")
 
 
-def check_losses(indices: Sequence[int], losses: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    """Raises `InvalidRequest`, naming the datum, for a loss or a gradient that is not finite.
+def check_losses(indices: Sequence[int], losses: Sequence[Tensor], gradients: Sequence[Tensor]) -> float:
+    """Returns the sum of the losses. Raises `InvalidRequest`, naming the datum, for a loss or a gradient that is not finite.
 
     `gradients` are those of the losses by the logprobs, empty where none is wanted.
     """
     sums = [row.detach().sum() for row in losses]
     sums += [row.abs().sum() for row in gradients]
-    finite = torch.stack([total.float() for total in sums]).isfinite().tolist()
+    values: list[float] = torch.stack([total.float() for total in sums]).tolist()
     for place, index in enumerate(indices):
-        if not finite[place]:
-            value = float(sums[place])
-            raise InvalidRequest(f"the loss of data[{index}] is {value}{_NOTHING_ADDED}")
-        if gradients and not finite[len(indices) + place]:
+        if not math.isfinite(values[place]):
+            raise InvalidRequest(f"the loss of data[{index}] is {values[place]}{_NOTHING_ADDED if gradients else _ADVICE}")
+        if gradients and not math.isfinite(values[len(indices) + place]):
             text = f"the gradient of the loss of data[{index}] by its logprobs is not finite"
             raise InvalidRequest(text + _NOTHING_ADDED)
+    return math.fsum(values[: len(indices)])
 
 
-_NOTHING_ADDED = (
-    ": nothing of this batch was added to the model's gradients. Leave the datum out, or see whether its "
-    "logprobs and advantages are those that were meant"
-)
+_ADVICE = ". Leave the datum out, or see whether its logprobs and advantages are those that were meant"
+_NOTHING_ADDED = f": nothing of this batch was added to the model's gradients{_ADVICE}"
 
 
 def check_gradients(parameters: Iterable[nn.Parameter], indices: Sequence[int]) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -46,7 +45,11 @@ from tinkex.local.engine.request import Request
 from tinkex.local.engine.scoring import micro_batches, target_logprobs, tokens_at_once
 from tinkex.local.engine.stopping import StopRule
 
-logger = logging.getLogger("tinkex.local")
+_TIED = (
+    "{base_model} ties its embeddings, and the model trains lm_head (train_unembed): its adapter is exact, but peft's "
+    "merge_and_unload would change the input embeddings, too. To merge it, use python -m tinkex.local.merge, or train with "
+    "train_unembed=False"
+)
 
 
 @define(eq=False)
@@ -86,19 +89,13 @@ class TorchEngine:
     def base_models(self) -> Sequence[BaseModel]:
         return [base.description for base in self._bases.values()]
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> None:
+    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> Sequence[str]:
         base = self._base(base_model)
         adapter = base.new_adapter(lora)
-        if lora.train_unembed and base.ties_embeddings:
-            logger.warning(
-                "%s ties its embeddings, and %s trains lm_head: the adapter is exact, but peft's merge_and_unload would change "
-                "the input embeddings, too. To merge it, use python -m tinkex.local.merge, or train with train_unembed=False",
-                base_model,
-                model_id,
-            )
         parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
         steps = SafeSteps(optimizers.restored(optimizer, parameters, {}))
         self._models[model_id] = _Model(base, adapter, parameters, optimizer, steps)
+        return [_TIED.format(base_model=base_model)] if lora.train_unembed and base.ties_embeddings else []
 
     def unload_model(self, model_id: str) -> None:
         self._model(model_id)
@@ -125,13 +122,11 @@ class TorchEngine:
                     leaves = [row.detach().requires_grad_(backward) for row in logprobs]
                     results = [loss(row, i, data[i]) for i, row in zip(indices, leaves, strict=True)]
                     losses = [values for values, _ in results]
-                    batch_loss = torch.cat([values.flatten() for values in losses]).sum()
+                    gradients = torch.autograd.grad([values.sum() for values in losses], leaves) if backward else ()
+                    total += check_losses(indices, losses, gradients)
                     if backward:
-                        gradients = torch.autograd.grad(batch_loss, leaves)
-                        check_losses(indices, losses, gradients)
                         torch.autograd.backward(logprobs, gradients)
                         check_gradients(model.parameters.values(), indices)
-                total += batch_loss.item()
                 metrics += [named for _, named in results]
                 for i, row in zip(indices, logprobs, strict=True):
                     outputs[i] = {"logprobs": row.detach().cpu().numpy()}

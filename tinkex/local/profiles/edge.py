@@ -25,13 +25,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tinkex.local import paths
 from tinkex.local.backend import Backend
 from tinkex.local.errors import Refused
+from tinkex.local.guard.access import Access
 from tinkex.local.guard.vouchers import is_signed
 from tinkex.local.profiles import requests
 from tinkex.local.profiles.polls import Polls, respond
 from tinkex.local.profiles.profile import NUMBERED, Auth, Bodies, Profile
 from tinkex.local.profiles.templates import Reply, fill, list_at, mapping_at
 from tinkex.local.wire import bodies
-from tinkex.local.wire.http import PREFIX, json_response
+from tinkex.local.wire.glimpse import Glimpse
+from tinkex.local.wire.http import PREFIX, json_response, note_unread
 from tinkex.local.wire.protobuf import MEDIA_TYPE, read_forward_backward
 from tinkex.local.wire.raw_body import decompress, receive_body
 
@@ -71,19 +73,22 @@ class Edge:
         self._first_live: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        glimpse = Glimpse(receive, self._backend.limits.body_bytes)
+        request = Request(scope, glimpse.receive)
         if self._profile.request_ids:
             send = _with_header(send, "x-request-id", request.headers.get("x-request-id") or uuid4().hex)
         try:
-            response = await self._answer(request)
+            response = await self._answer(request, glimpse)
         except Refused as refusal:
+            await self._pass_turn(request, glimpse, refusal)
             response = respond(self._refusal(request, refusal))
-        except HandlerDied:
+        except HandlerDied as death:
+            await self._pass_turn(request, glimpse, Refused(400, str(death)))
             await PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
             raise
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> ASGIApp:
+    async def _answer(self, request: Request, glimpse: Glimpse) -> ASGIApp:
         if self._profile.bare_archives:
             self._find_kind(request.scope)
         raw = await receive_body(request.headers, request.receive, self._backend.limits.body_bytes)
@@ -97,18 +102,40 @@ class Edge:
             return respond(self._profile.replies.get(operation, _NOT_FOUND))
         if operation not in self._profile.replies and not self._is_route(request.scope):
             return respond(_NOT_FOUND)
-        _check_key(self._profile.auth or (Auth() if self._api_key else None), self._api_key, operation, request)
+        self._check_key(operation, request)
         if reply := self._profile.replies.get(operation):
             return respond(reply)
         fields = _read(self._profile.bodies, operation, request, raw) if raw else {}
         if operation == "unload_model" and self._profile.unload_by_query:
             fields = {"model_id": request.query_params.get("model_id")}
+        glimpse.forget()
+        try:
+            return await self._done(operation, request, fields)
+        except Refused as refusal:
+            refusal.fields = fields
+            raise
+
+    async def _done(self, operation: str, request: Request, fields: Fields) -> ASGIApp:
         requests.check(self._profile, operation, fields)
         if operation in _FILES:
             return self._app
         if operation == "retrieve_future":
             return await self._polls.poll(fields, request.headers.get("accept", ""))
         return await self._carry_out(operation, request, fields)
+
+    async def _pass_turn(self, request: Request, glimpse: Glimpse, refusal: Refused) -> None:
+        """Has nobody wait for the number of a request that was refused as it was read, if its sender has a key."""
+        if (operation := self._operation(request.scope)) not in NUMBERED:
+            return
+        try:
+            self._check_key(operation, request)
+        except Refused:
+            return
+        fields = refusal.fields or await glimpse.fields(request.headers)
+        note_unread(self._backend, Access(self._backend.store, None), refusal, fields)
+
+    def _check_key(self, operation: str, request: Request) -> None:
+        _check_key(self._profile.auth or (Auth() if self._api_key else None), self._api_key, operation, request)
 
     def _find_kind(self, scope: Scope) -> None:
         """Puts the kind into the path of an archive, where it is not; where it is, there is no such route."""

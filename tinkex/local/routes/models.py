@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -31,13 +32,16 @@ from tinkex.local.wire.http import Call, get, post
 from tinkex.local.wire.translate import encode, lora_shape, optimizer_config, optimizer_kind
 from tinkex.local.work.futures import Ticket
 
+logger = logging.getLogger("tinkex.local")
+
 
 @frozen
 class NewModel:
     """A model to be made: its row, the engine's call that makes it, what its sender is told then, and what it is loaded from."""
 
     row: ModelRow
-    make: Callable[[], Awaitable[None]]
+    make: Callable[[], Awaitable[Sequence[str]]]
+    """It gives what its maker should know."""
     result: Mapping[str, Any]
     source: CheckpointPath | None = None
     optimizer: bool = True  # whether with the optimizer's state
@@ -103,8 +107,8 @@ def _new_model(backend: Backend, access: Access, body: CreateModelRequest, ticke
     lora, optimizer = lora_shape(body.lora_config), optimizer_kind(body.optimizer_config)
     row = creating(backend, access, ticket, body.base_model, lora, optimizer, body.user_metadata)
 
-    async def make() -> None:
-        await backend.lanes.call(backend.engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer)
+    async def make() -> Sequence[str]:
+        return await backend.lanes.call(backend.engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer)
 
     return NewModel(row, make, CreateModelResponse(row.model_id, "create_model").to_dict())
 
@@ -115,7 +119,7 @@ def _submit(backend: Backend, ticket: Ticket, new: NewModel) -> str:
 
     async def work() -> bytes:
         try:
-            await new.make()
+            warnings = await new.make()
         except Exception:
             backend.store.models.set_state(model_id, "failed")
             raise
@@ -127,7 +131,9 @@ def _submit(backend: Backend, ticket: Ticket, new: NewModel) -> str:
             backend.revival.reached(model_id, new.source, optimizer=new.optimizer)
         details = {"model_id": model_id, "base_model": new.row.base_model}
         backend.store.audit.add(ticket.owner, "model.created", details, time.time())
-        return encode(new.result)
+        for words in warnings:
+            logger.warning("%s: %s", model_id, words)
+        return encode({**new.result, "warnings": list(warnings)} if warnings else new.result)
 
     return backend.futures.submit(ticket, work, lane=model_id, number=None)
 

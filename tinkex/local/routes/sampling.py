@@ -147,7 +147,14 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
 
 
 def _note_usage(backend: Backend, owner: str, sampler: SamplerRow, spec: SampleSpec, result: SampleResult) -> None:
-    """The prompt counts once, however many samples there are."""
+    """Counts tokens: the prompt's once, however many samples there are. Logs, once for a base model, that a sample was cut."""
+    most = spec.max_tokens or 0
+    if any(sequence.stop_reason == "length" and len(sequence.tokens) < most for sequence in result.sequences):
+        backend.tell_once(
+            f"a sample of {sampler.base_model} was cut before its max_tokens of {most}: it fills the model's context of "
+            f"{backend.base_model(sampler.base_model).max_context_length} tokens together with its prompt of {len(spec.prompt)}",
+            about=f"cut {sampler.base_model}",
+        )
     sampled = sum(len(sequence.tokens) for sequence in result.sequences)
     amounts: Mapping[UsageKind, int] = {"sampling_prefill": len(spec.prompt), "sampling_sample": sampled}
     backend.store.usage.add(owner, sampler.session_id, sampler.base_model, amounts, time.time())

@@ -16,7 +16,8 @@ from tinkex_api.models import (
 )
 
 from tinkex.local.backend import Backend
-from tinkex.local.errors import bad_request
+from tinkex.local.engine.base import OptimizerSettings
+from tinkex.local.errors import Refused, bad_request
 from tinkex.local.limits import at_most
 from tinkex.local.routes.custom_losses import custom_loss
 from tinkex.local.routes.in_turn import UNNUMBERED, in_turn
@@ -70,11 +71,10 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
 
 
 def _optim_step(backend: Backend, row: ModelRow, body: OptimStepRequest) -> Work:
-    settings = optimizer_settings(body)
-    if settings.kind != row.optimizer:
-        raise bad_request(
-            f"model {row.model_id!r} was created with the optimizer {row.optimizer}, and this is a step of {settings.kind}"
-        )
+    try:
+        settings = _settings(row, body)
+    except Refused as refusal:
+        raise refusal.adding(_NOT_TAKEN) from None
 
     async def work() -> bytes:
         metrics = await backend.lanes.call(backend.engine.optim_step, row.model_id, settings)
@@ -84,8 +84,20 @@ def _optim_step(backend: Backend, row: ModelRow, body: OptimStepRequest) -> Work
     return work
 
 
+_NOT_TAKEN = "; the step was not taken, and the gradients wait for the next optim_step: send it again with settings that can be"
+
+
+def _settings(row: ModelRow, body: OptimStepRequest) -> OptimizerSettings:
+    settings = optimizer_settings(body)
+    if settings.kind != row.optimizer:
+        raise bad_request(
+            f"model {row.model_id!r} was created with the optimizer {row.optimizer}, and this is a step of {settings.kind}"
+        )
+    return settings
+
+
 ROUTES = [
     post("/forward_backward", ForwardBackwardRequest, forward_backward, defaults=UNNUMBERED, protobuf=read_forward_backward),
     post("/forward", ForwardRequest, forward, defaults=UNNUMBERED),
-    post("/optim_step", OptimStepRequest, optim_step, defaults=UNNUMBERED),
+    post("/optim_step", OptimStepRequest, optim_step, defaults=UNNUMBERED, refused=_NOT_TAKEN),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -234,20 +234,21 @@ def _loaded_model(backend: Backend, access: Access, body: LoadWeightsRequest, pa
     return NewModel(row, make, _loaded(path, row.model_id), path, body.optimizer)
 
 
-async def _make_loaded(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool) -> None:
+async def _make_loaded(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool) -> Sequence[str]:
     with backend.folders.held(_saved(access, path).folder) as folder:
-        await backend.lanes.call(_create_and_load, backend.engine, row, folder, optimizer=optimizer)
+        return await backend.lanes.call(_create_and_load, backend.engine, row, folder, optimizer=optimizer)
 
 
-def _create_and_load(engine: Engine, row: ModelRow, folder: Path, *, optimizer: bool) -> None:
+def _create_and_load(engine: Engine, row: ModelRow, folder: Path, *, optimizer: bool) -> Sequence[str]:
     """What cannot be loaded leaves no model behind."""
     digests.check(folder)
-    engine.create_model(row.model_id, row.base_model, row.lora, row.optimizer)
+    warnings = engine.create_model(row.model_id, row.base_model, row.lora, row.optimizer)
     try:
         engine.load_model(row.model_id, folder, optimizer=optimizer)
     except Exception:
         engine.unload_model(row.model_id)
         raise
+    return warnings
 
 
 def _loaded(path: CheckpointPath, model_id: str) -> Mapping[str, Any]:

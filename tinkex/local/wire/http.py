@@ -109,21 +109,23 @@ def post(
     *,
     defaults: Mapping[str, Any] | None = None,
     protobuf: Parse | None = None,
+    refused: str = "",
 ) -> Route:
     """A POST whose body is of the generated type `kind`.
 
     Args:
         defaults: for fields that the contract requires.
         protobuf: reads the protobuf form of the body, where it has one.
+        refused: what is added to the words for a body that is not of this type.
     """
     parsers = {"application/json": bodies.parse_object, **({MEDIA_TYPE: protobuf} if protobuf else {})}
-    readers = {media_type: partial(_read, kind, parse, defaults or {}) for media_type, parse in parsers.items()}
+    readers = {media_type: partial(_read, kind, parse, defaults or {}, refused) for media_type, parse in parsers.items()}
     numbered = attrs.has(kind) and {"model_id", "seq_id"} <= attrs.fields_dict(kind).keys()
     return _route("POST", path, handler, readers, numbered=numbered)
 
 
 def put(path: str, kind: type[T], handler: Handler[T]) -> Route:
-    return _route("PUT", path, handler, {"application/json": partial(_read, kind, bodies.parse_object, {})})
+    return _route("PUT", path, handler, {"application/json": partial(_read, kind, bodies.parse_object, {}, "")})
 
 
 def put_bytes(path: str, handler: Handler[None]) -> Route:
@@ -149,13 +151,13 @@ def _route(method: str, path: str, handler: Handler[Any], readers: Mapping[str, 
     return Route(PREFIX + path, Endpoint(handler, readers, numbered), methods=[method])
 
 
-def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], raw: bytes) -> tuple[T, str]:
+def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], refused: str, raw: bytes) -> tuple[T, str]:
     fields = {**defaults, **parse(raw)}
     try:
         return bodies.read(kind, fields), bodies.fingerprint(fields)
     except Refused as refusal:
         refusal.fields = fields
-        raise
+        raise refusal.adding(refused) from None
 
 
 @frozen(eq=False)
@@ -193,7 +195,7 @@ class Endpoint:
             )
         except Refused as refusal:
             if self._numbered:
-                _note_unread(backend, access, refusal, refusal.fields or await glimpse.fields(headers))
+                note_unread(backend, access, refusal, refusal.fields or await glimpse.fields(headers))
             raise
         glimpse.forget()
         call = Call(body, fingerprint, scope, headers, access, came_at, receive)
@@ -209,7 +211,7 @@ class Endpoint:
         return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
 
 
-def _note_unread(backend: Backend, access: Access, refusal: Refused, fields: Mapping[str, object]) -> None:
+def note_unread(backend: Backend, access: Access, refusal: Refused, fields: Mapping[str, object]) -> None:
     """Lets the turn of a request pass whose body says by `fields` whose it is, and is wrong elsewhere.
 
     The same bytes are refused again for the same reason, so they need no fingerprint.

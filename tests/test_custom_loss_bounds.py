@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from tinkex.local.engine import loss_bounds
 from tinkex.local.engine.base import CustomLoss, Example, InvalidRequest
 from tinkex.local.engine.custom_loss import LossProgram, compile_loss
-from tinkex.local.engine.loss_memory import MOST_BYTES, LossMemory
+from tinkex.local.engine.loss_bounds import MOST_BYTES, MOST_WORK, LossBounds
 from tinkex.local.engine.loss_tables import MAX_ELEMENTS
 
 Node = Mapping[str, Any]
@@ -93,6 +95,46 @@ def test_what_fits_goes_on_and_its_graph_is_freed_with_its_value(monkeypatch: py
     assert torch.equal(gradient, torch.full((500,), -2_000.0))  # of (sum of x)^2, twice
 
 
+PRODUCTS = [*SQUARE, *(node("call_function", f"p{i}", "torch.matmul", ref("c"), ref("c")) for i in range(40))]
+EXPANDED = [
+    node("call_method", "a", "unsqueeze", ref("logprobs"), 1),
+    node("call_method", "wide", "expand", ref("a"), -1, 16_000),
+    *(node("call_method", f"s{i}", "sum", ref("wide")) for i in range(1_500)),
+]
+MEDIANS = [*EXPANDED[:2], *(node("call_method", f"m{i}", "median", ref("wide")) for i in range(100))]
+IN_PLACE = [*SQUARE, *(node("call_method", f"e{i}", "exp_", ref("c")) for i in range(1_500))]
+OF_INTEGERS = [*SQUARE, node("call_method", "l", "long", ref("c")), node("call_function", "p0", "torch.matmul", ref("l"), ref("l"))]
+SINGULAR = [*SQUARE, node("call_function", "n0", "torch.linalg.norm", ref("c"), 2)]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count", "named"),
+    [
+        (PRODUCTS, 1_000, "'p9'"),  # 1e9 each, of which as many more were to come
+        (EXPANDED, 400, "'s"),
+        (MEDIANS, 100, "'m"),
+        (IN_PLACE, 700, "'e"),
+        (OF_INTEGERS, 800, "'p0'"),
+        (SINGULAR, 800, "'n0'"),
+    ],
+    ids=["products", "sums of a view", "medians of a view", "in place", "integers", "singular values"],
+)
+def test_a_graph_that_takes_too_long_is_refused_beforehand(
+    nodes: list[Node], count: int, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss_bounds, "MOST_WORK", MOST_WORK // 100)
+    began = time.monotonic()
+    with pytest.raises(InvalidRequest, match=rf"data\[0\].*{named}.*longer than 1e\+10 multiplications.*shorter data"):
+        run(program(*nodes), count)
+    assert time.monotonic() - began < 10
+
+
+def test_what_losses_do_is_far_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_bounds, "MOST_WORK", MOST_WORK // 100)
+    logsumexp = node("call_function", "d", "torch.logsumexp", ref("c"), 1)
+    assert run(program(*SQUARE, logsumexp), 4_000).isfinite()
+
+
 @pytest.mark.parametrize("count", [3, 20_000])
 def test_a_choice_by_a_mask_is_counted_by_what_it_could_choose(count: int) -> None:
     positive = node("call_function", "p", "torch.lt", ref("logprobs"), 0.0)
@@ -103,13 +145,13 @@ def test_a_choice_by_a_mask_is_counted_by_what_it_could_choose(count: int) -> No
 
 def test_a_kind_of_inputs_that_fits_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    seen = LossMemory.__torch_dispatch__
+    seen = LossBounds.__torch_dispatch__
 
-    def dispatch(self: LossMemory, *args: Any) -> Any:
+    def dispatch(self: LossBounds, *args: Any) -> Any:
         looked.append(1)
         return seen(self, *args)
 
-    monkeypatch.setattr(LossMemory, "__torch_dispatch__", dispatch)
+    monkeypatch.setattr(LossBounds, "__torch_dispatch__", dispatch)
     loss = program(*SQUARE)
     run(loss, 10)
     once = len(looked)

@@ -1,4 +1,4 @@
-"""`LossMemory`: what the graph of one datum's custom loss may take of the memory, counted before each tensor is made.
+"""`LossBounds`: what the graph of one datum's custom loss may take of memory and time, counted before each operation.
 
 The sizes of what an operation makes are those that torch's meta device finds, which has no memory. It is asked only where the sizes of
 what goes in leave a doubt.
@@ -22,12 +22,22 @@ from torch.utils._pytree import tree_leaves, tree_map
 MOST_BYTES = 1 << 30
 """Of all tensors of one datum's loss together, and of their gradients."""
 
+MOST_WORK = 10**12
+"""Of all operations of one datum's loss together, as multiplications of floats in a product of matrices: about a minute of one core, and
+two for the backward pass."""
+
 _WIDEST = 8  # bytes of a value
 _SEVERAL = 4  # of what goes in: an operation may make a few tensors of one size, such as values and indices
+_VALUE = 128  # multiplications that take as long as one value of another operation, or one product of integers or short floats
+_ORDERED = 1024  # the same of one value that is put in order
+_aten = torch.ops.aten
+_PRODUCTS = {_aten.mm.default: 0, _aten.bmm.default: 0, _aten.addmm.default: 1, _aten.baddbmm.default: 1}
+"""Where the two factors are among the arguments."""
+_ORDERING = frozenset({_aten.sort, _aten.topk, _aten.kthvalue, _aten.median, _aten.nanmedian})
 
 
-class LossMemory(TorchDispatchMode):
-    """Within it, an operation whose result would be too much raises `ValueError` before the memory is taken.
+class LossBounds(TorchDispatchMode):
+    """Within it, an operation that would be too much raises `ValueError` before memory or time is taken.
 
     Each tensor counts twice: it is kept for the backward pass, which makes a gradient of its size.
     """
@@ -35,6 +45,7 @@ class LossMemory(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._left = MOST_BYTES // 2
+        self._work_left = MOST_WORK
         self.depends_on_values = False
         """Whether there was an operation whose result is of a size that its inputs' values say, such as a choice by a mask."""
 
@@ -43,6 +54,7 @@ class LossMemory(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         self.depends_on_values |= torch.Tag.dynamic_output_shape in func.tags
+        self._count_work(_work(func, args, kwargs))
         if not any(made := _makes(func)):
             return func(*args, **kwargs)
         leaves = tree_leaves((args, kwargs))
@@ -54,6 +66,14 @@ class LossMemory(TorchDispatchMode):
         self._check(taken)
         self._left -= taken
         return results
+
+    def _count_work(self, work: int) -> None:
+        self._work_left -= work
+        if self._work_left < 0:
+            raise ValueError(
+                f"the loss of this datum would take longer than {MOST_WORK:.0e} multiplications, which is the most here. Multiply "
+                "smaller matrices, or send shorter data"
+            )
 
     def _check(self, count: int) -> None:
         if count > self._left:
@@ -73,6 +93,25 @@ class LossMemory(TorchDispatchMode):
             return _bytes(tree_leaves(func(*meta_args, **meta_kwargs)))
         except (NotImplementedError, IndexError):  # it depends on values, or indices fit by their values alone
             return _at_most(tree_leaves((args, kwargs)))
+
+
+def _work(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Returns about how many multiplications take as long as the operation."""
+    if _is_view(func):
+        return 0
+    if (first := _PRODUCTS.get(func)) is not None:
+        left, right = args[first : first + 2]
+        return left.numel() * right.shape[-1] * (1 if left.dtype in (torch.float32, torch.float64) else _VALUE)
+    count = sum(leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    if func is _aten._linalg_svd.default:
+        count *= min(args[0].shape[-2:])
+    return count * (_ORDERED if func.overloadpacket in _ORDERING else _VALUE)
+
+
+@cache
+def _is_view(func: Any) -> bool:
+    """Returns whether it only looks at its input in another way."""
+    return all(result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns)
 
 
 @cache
