@@ -139,11 +139,10 @@ def module(source: Source) -> str:
         "from tinkex import portal as portals",
         "from tinkex.futures.api_future import APIFuture, AsyncAPIFuture",
         "from tinkex.futures.poller import RequestState",
-        "import asyncio",
+        "from tinkex.threads import in_thread",
         "from tinkex.portal import Portal",
         "from tinkex.portal_iter import iterate",
         "from collections.abc import Iterator",
-        "import asyncio",
         "from tinkex.sync_twins import DONE, Done, Text, deprecated_twin",
         "from tinkex_api.types import OwnFuture",
         "from tinkex.hints import hinted",
@@ -261,7 +260,7 @@ def _twin(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     call = f"self.{name}({arguments})"
     result = _plain(returned)
     if isinstance(node, ast.AsyncFunctionDef):
-        body = f"await asyncio.to_thread({', '.join(filter(None, [f'self.{name}', arguments]))})"
+        body = f"await in_thread({', '.join(filter(None, [f'self.{name}', arguments]))})"
         body = body if returned == "None" else f"return {body}"
     elif name in SAMPLING_CALLS:
         body, result = f"return await {call}", returned.removeprefix("AsyncAPIFuture[").removesuffix("]")
@@ -305,7 +304,7 @@ def _static_method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     elif made.startswith("AsyncAPIFuture[") and node.name.endswith("_async"):
         client = _plain(made.removeprefix("AsyncAPIFuture[").removesuffix("]"))
         state = f'RequestState("{node.name}")'
-        work = f"asyncio.to_thread({client}.{node.name.removesuffix('_async')}, {call})"
+        work = f"in_thread({client}.{node.name.removesuffix('_async')}, {call})"
         body = f"return APIFuture(portals.shared(), lambda: AsyncAPIFuture({work}, {state}))"
     else:
         raise CannotConvert(f"no rule for a static `def {node.name}(…) -> {made}`")

@@ -22,6 +22,7 @@ from tinkex import (
     portal,
 )
 from tinkex.dialects.table import DIALECTS
+from tinkex.errors import UnreadableAnswerError
 from tinkex.local import Server
 from tinkex.session import Session
 from tinkex.transport.http import Transport
@@ -116,6 +117,18 @@ def test_a_broken_stream_is_an_error_and_a_missing_route_is_learned() -> None:
         for _ in range(2):
             assert [piece.tokens async for piece in sampler.sample_stream([1])] == [[7]]
         assert script.calls.count("asample_stream") == 1
+
+    asyncio.run(run())
+
+
+def test_a_line_that_is_no_text_is_an_error_and_nothing_is_made_of_it() -> None:
+    async def run() -> None:
+        stream = b'data: {"tokens": [1], "logprobs": [-1.0]}\n\ndata: {"tokens": [2], "stop_reason": "st\xffp"}\n\n'
+        sampler, _ = scripted_sampler({"asample_stream": [(200, stream)]}, DIALECTS["tinkex"])
+        pieces = sampler.sample_stream([1])
+        assert (await anext(pieces)).tokens == [1]
+        with pytest.raises(UnreadableAnswerError, match="no UTF-8"):
+            await anext(pieces)
 
     asyncio.run(run())
 

@@ -46,7 +46,21 @@ threading.Thread(target=work).start()
 """
 
 
-@pytest.mark.parametrize("program", [_PROGRAM, _WITH_ASYNCIO], ids=["blocking", "asyncio"])
+_BY_TWINS = """
+import asyncio, threading, tinkex
+async def look(service):
+    service_twin = await service.get_server_capabilities_async()
+    rest_twin = await service.create_rest_client().list_sessions_async()
+    print("trained", flush=True)
+def work():
+    threading.main_thread().join()
+    with tinkex.ServiceClient(base_url="{base_url}", api_key="tml-x") as service:
+        asyncio.run(look(service))
+threading.Thread(target=work).start()
+"""
+
+
+@pytest.mark.parametrize("program", [_PROGRAM, _WITH_ASYNCIO, _BY_TWINS], ids=["blocking", "asyncio", "twins"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_worker_trains_after_the_main_thread_has_ended(
     server: Server, server_engine: FakeEngine, host: str, program: str

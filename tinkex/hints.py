@@ -43,6 +43,14 @@ _MEANT: Mapping[str, tuple[str, ...]] = {
 }
 """What other libraries call a parameter, and what it may be here."""
 
+_SECRETS = frozenset(
+    {
+        *("api_key", "credential_cmd", "cf_access_client_id", "cf_access_client_secret"),
+        *("proxy", "proxy_headers", "default_headers", "default_headers_overrides", "default_query"),
+    }
+)
+"""Parameters whose values are not to be seen."""
+
 _INSIDE: Mapping[str, tuple[str, Collection[str]]] = {
     "sampling_params": ("SamplingParams", ("max_tokens", "seed", "stop", "temperature", "top_k", "top_p")),
     "optim_params": ("AdamParams", ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm")),
@@ -72,8 +80,12 @@ def _hinting(function: Callable[..., Any], shown: str) -> Callable[..., Any]:
 
         return awaited
 
+    secrets = _SECRETS & signature(function).parameters.keys() if shown[:1].isupper() else frozenset[str]()
+
     @wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
+        if secrets:
+            kwargs = _hidden(kwargs, secrets)
         try:
             return function(*args, **kwargs)
         except TypeError as error:
@@ -82,6 +94,13 @@ def _hinting(function: Callable[..., Any], shown: str) -> Callable[..., Any]:
             raise
 
     return called
+
+
+def _hidden(kwargs: Mapping[str, Any], secrets: Collection[str]) -> dict[str, Any]:
+    """The arguments of a constructor, whose error does not show them with the local variables of its frames."""
+    from tinkex.config.secrets import kept_secret  # here, since the settings have hints themselves
+
+    return {name: kept_secret(value) if name in secrets else value for name, value in kwargs.items()}
 
 
 def _better(error: TypeError, function: Callable[..., Any], shown: str, given: Collection[str]) -> ArgumentError | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from attrs import field, frozen
 
-from tinkex.config.secrets import without_password
+from tinkex.config.secrets import Secret, without_password
 from tinkex.errors import ConfigError
 
 _PORTS = {"http": 80, "https": 443}
@@ -19,9 +20,21 @@ _PORTS = {"http": 80, "https": 443}
 class Proxy:
     """A proxy, and what its user knows it by."""
 
-    url: str = field(repr=lambda url: str(without_password(url)))
+    url: str = field(converter=Secret, repr=lambda url: str(without_password(url)))
     setting: str
     """The variable, or `Config.proxy`."""
+
+    @property
+    def address(self) -> str:
+        """The URL without its user and password."""
+        parts = urlsplit(self.url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+    @property
+    def authorization(self) -> Mapping[str, str]:
+        """The header that its user and password make."""
+        login, at, _ = urlsplit(self.url).netloc.rpartition("@")
+        return {"Proxy-Authorization": Secret(f"Basic {b64encode(unquote(login).encode()).decode()}")} if at else {}
 
     def __str__(self) -> str:
         return f"{without_password(self.url)} ({self.setting})"

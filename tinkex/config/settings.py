@@ -13,7 +13,7 @@ from tinkex.config.defaults import GROUPS, HOSTED_BASE_URL, found, group
 from tinkex.config.description import Description, describe
 from tinkex.config.http_limits import HttpLimits
 from tinkex.config.proxies import Proxies, Proxy
-from tinkex.config.secrets import public, without_password
+from tinkex.config.secrets import kept_secret, public, without_password
 from tinkex.config.sources import Sources
 from tinkex.config.waiting import PollSettings, RetrySettings
 from tinkex.dialects.dialect import ChunkLimits, Dialect
@@ -113,8 +113,8 @@ class Config:
     profile: str | None = None
     sources: Sources = field(default=Factory(_sources, takes_self=True), repr=False, eq=False)
     base_url: str = field(default=None, converter=defaults.base_url, validator=checks.base_url)
-    credential_cmd: str | None = field(default=found("credential_cmd"), repr=False)
-    api_key: ApiKey | None = field(default=defaults.api_key, validator=checks.header_value, repr=False)
+    credential_cmd: str | None = field(default=found("credential_cmd"), converter=kept_secret, repr=False)
+    api_key: ApiKey | None = field(default=defaults.api_key, converter=kept_secret, validator=checks.header_value, repr=False)
     project_id: str | None = field(default=found("project_id"))
     tags: tuple[str, ...] = field(default=found("tags", readers.names, ()), converter=tuple)
     user_metadata: Mapping[str, str] = field(default=found("user_metadata", readers.pairs, dict), validator=checks.pairs)
@@ -136,16 +136,20 @@ class Config:
     log_level: LogLevel | None = field(default=found("log_level", readers.one_of(*checks.LOG_LEVELS)), validator=checks.log_level)
     dump_headers: bool = field(default=found("dump_headers", readers.switch, False))
     default_headers: Mapping[str, str] = field(
-        default=found("default_headers", readers.pairs, dict), validator=checks.pairs, repr=False
+        default=found("default_headers", readers.pairs, dict), converter=kept_secret, validator=checks.pairs, repr=False
     )
     default_query: Mapping[str, str] = field(
-        default=found("default_query", readers.pairs, dict), validator=checks.pairs, repr=False
+        default=found("default_query", readers.pairs, dict), converter=kept_secret, validator=checks.pairs, repr=False
     )
-    cf_access_client_id: str | None = field(default=found("cf_access_client_id"), validator=checks.header_value, repr=False)
-    cf_access_client_secret: str | None = field(default=found("cf_access_client_secret"), validator=checks.header_value, repr=False)
+    cf_access_client_id: str | None = field(
+        default=found("cf_access_client_id"), converter=kept_secret, validator=checks.header_value, repr=False
+    )
+    cf_access_client_secret: str | None = field(
+        default=found("cf_access_client_secret"), converter=kept_secret, validator=checks.header_value, repr=False
+    )
     proxy: str | None = field(default=found("proxy"), validator=checks.proxy, repr=lambda url: str(without_password(url)))
     proxy_headers: Mapping[str, str] = field(
-        default=found("proxy_headers", readers.pairs, dict), validator=checks.pairs, repr=False
+        default=found("proxy_headers", readers.pairs, dict), converter=kept_secret, validator=checks.pairs, repr=False
     )
     http_limits: HttpLimits = field(default=group("http_limits"))
     http_transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
@@ -213,7 +217,7 @@ def configured(
     if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         meant = {Config: "config=…", dict: "user_metadata=…"}.get(type(base_url), "base_url='http://…'")
         raise InvalidInputError(f"base_url must be a text, found {type(base_url).__name__}", advice=f"Give it by its name: {meant}")
-    named = {"base_url": base_url, "api_key": api_key, **(more or {})}
+    named = {"base_url": base_url, "api_key": kept_secret(api_key), **(more or {})}
     given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     return evolve(config, **given) if config else Config(**given)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from attrs import define, field, fields, frozen
 
 from tinkex import credentials
 from tinkex.config import readers
+from tinkex.config.secrets import Secret, is_secret
 from tinkex.errors import ConfigError
 
 logger = logging.getLogger("tinkex")
@@ -39,6 +41,7 @@ _SHARED_VARIABLES = {
 }
 _OTHER_VARIABLES = frozenset({"TINKEX_PROFILE", "TINKEX_SERVER_API_KEYS"})
 """Variables of this project that are no settings of a client."""
+_MAY_HOLD_PASSWORD = re.compile("proxy|header|query|_cmd|client_id", re.IGNORECASE)
 SECRET = frozenset(
     {"api_key", "credential_cmd", "cf_access_client_secret", "proxy", "proxy_headers", "default_headers", "default_query"}
 )
@@ -78,7 +81,7 @@ class Sources:
         Args:
             profile: its name; by default TINKEX_PROFILE, else the one that the file names as its `profile`, if any.
         """
-        environment = {name: value.strip() for name, value in os.environ.items() if value.strip()}
+        environment = {name: _kept(name, value.strip()) for name, value in os.environ.items() if value.strip()}
         wanted = profile or environment.get("TINKEX_PROFILE")
         path = _config_file(environment)
         file: Mapping[str, Any] = _read_file(path) if path and path.exists() else {}
@@ -192,6 +195,11 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", advice="Repair or remove it.") from error
+
+
+def _kept(name: str, value: str) -> str:
+    """The value of a variable, which tracebacks do not show where it may be a secret."""
+    return Secret(value) if is_secret(name) or _MAY_HOLD_PASSWORD.search(name) else value
 
 
 def stored_key() -> Found | None:

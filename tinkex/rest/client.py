@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -326,7 +325,7 @@ class AsyncRestClient(AsyncConnection):
             path = await rest.upload_adapter("my-adapter", base_model="Qwen/Qwen3-8B")
             sampler = await service.create_sampling_client(model_path=path)
         """
-        adapter = await asyncio.to_thread(AdapterFolder.read, Path(folder))
+        adapter = await in_thread(AdapterFolder.read, Path(folder))
         shape = lora_config or adapter.lora_config
         start = await self.external_weights_upload_start(base_model or adapter.base_model, shape, destination_project_id)
         await send_files(start.urls, adapter.folder, progress)

@@ -15,6 +15,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 from tinkex_api import models as api
 
 from tinkex.errors import APIConnectionError, APIStatusError
+from tinkex.threads import in_thread
 from tinkex.transport.failures import connection_error, place_of, status_error
 
 UPLOAD = "upload"
@@ -95,7 +96,7 @@ async def put(url: UploadURL, path: Path, came: Came) -> None:
         loop.call_soon_threadsafe(came, sent)
 
     try:
-        await asyncio.to_thread(_put, url, path, tell, stop)
+        await in_thread(_put, url, path, tell, stop)
     finally:
         stop.set()
 

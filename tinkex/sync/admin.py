@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import date, datetime
 from types import TracebackType
 from typing import Self
@@ -12,6 +11,7 @@ from tinkex.config import Config
 from tinkex.hints import hinted
 from tinkex.rest.admin import AsyncAdminClient
 from tinkex.sync_twins import DONE, Done, deprecated_twin
+from tinkex.threads import in_thread
 from tinkex.types import AuditEventType, AuditLogResponse, BillingUsageResponse, CurrentCheckpointStorageUsageResponse
 
 
@@ -68,19 +68,19 @@ class AdminClient:
     async def get_audit_log_async(self, event_type: AuditEventType = "all", day: date | None = None) -> AuditLogResponse:
         """Deprecated: see `get_audit_log`."""
         deprecated_twin("get_audit_log")
-        return await asyncio.to_thread(self.get_audit_log, event_type, day)
+        return await in_thread(self.get_audit_log, event_type, day)
 
     async def get_billing_usage_async(self, starting_on: datetime | str, ending_before: datetime | str) -> BillingUsageResponse:
         """Deprecated: see `get_billing_usage`."""
         deprecated_twin("get_billing_usage")
-        return await asyncio.to_thread(self.get_billing_usage, starting_on, ending_before)
+        return await in_thread(self.get_billing_usage, starting_on, ending_before)
 
     async def get_current_checkpoint_storage_usage_async(
         self, project_id: str | None = None
     ) -> CurrentCheckpointStorageUsageResponse:
         """Deprecated: see `get_current_checkpoint_storage_usage`."""
         deprecated_twin("get_current_checkpoint_storage_usage")
-        return await asyncio.to_thread(self.get_current_checkpoint_storage_usage, project_id)
+        return await in_thread(self.get_current_checkpoint_storage_usage, project_id)
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncAdminClient", "AdminClient", 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +20,7 @@ from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem
 from tinkex.sampling.stream import SamplePiece
 from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
+from tinkex.threads import in_thread
 from tinkex.tokenizer import Tokenizer
 from tinkex.transport.waiting import QueueObserver
 from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData
@@ -75,7 +75,7 @@ class SamplingClient(OwnFuture):
         return APIFuture(
             portals.shared(),
             lambda: AsyncAPIFuture(
-                asyncio.to_thread(
+                in_thread(
                     SamplingClient.create,
                     service,
                     model_path,
@@ -313,7 +313,7 @@ class SamplingClient(OwnFuture):
     async def get_base_model_async(self) -> str:
         """Deprecated: see `get_base_model`."""
         deprecated_twin("get_base_model")
-        return await asyncio.to_thread(self.get_base_model)
+        return await in_thread(self.get_base_model)
 
     def __getstate__(self) -> AsyncSamplingClient:
         return self._client

@@ -3,7 +3,6 @@
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
@@ -20,6 +19,7 @@ from tinkex.sync.rest import RestClient
 from tinkex.sync.sampling import SamplingClient
 from tinkex.sync.training import TrainingClient
 from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
+from tinkex.threads import in_thread
 from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
 from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
 
@@ -327,7 +327,7 @@ class ServiceClient:
     ) -> TrainingClient:
         """Deprecated: see `create_lora_training_client`."""
         deprecated_twin("create_lora_training_client")
-        return await asyncio.to_thread(
+        return await in_thread(
             self.create_lora_training_client, base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata, optimizer
         )
 
@@ -343,7 +343,7 @@ class ServiceClient:
     ) -> TrainingClient:
         """Deprecated: see `create_training_client_from_state`."""
         deprecated_twin("create_training_client_from_state")
-        return await asyncio.to_thread(
+        return await in_thread(
             self.create_training_client_from_state, path, base_model, user_metadata, weights_access_token, optimizer, rank=rank
         )
 
@@ -358,7 +358,7 @@ class ServiceClient:
     ) -> TrainingClient:
         """Deprecated: see `create_training_client_from_state_with_optimizer`."""
         deprecated_twin("create_training_client_from_state_with_optimizer")
-        return await asyncio.to_thread(
+        return await in_thread(
             self.create_training_client_from_state_with_optimizer, path, base_model, user_metadata, weights_access_token, rank=rank
         )
 
@@ -371,19 +371,19 @@ class ServiceClient:
     ) -> SamplingClient:
         """Deprecated: see `create_sampling_client`."""
         deprecated_twin("create_sampling_client")
-        return await asyncio.to_thread(self.create_sampling_client, model_path, base_model, retry_config, record_stability_info)
+        return await in_thread(self.create_sampling_client, model_path, base_model, retry_config, record_stability_info)
 
     async def copy_weights_async(
         self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
     ) -> str:
         """Deprecated: see `copy_weights`."""
         deprecated_twin("copy_weights")
-        return await asyncio.to_thread(self.copy_weights, path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
+        return await in_thread(self.copy_weights, path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
 
     async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
         """Deprecated: see `get_server_capabilities`."""
         deprecated_twin("get_server_capabilities")
-        return await asyncio.to_thread(self.get_server_capabilities)
+        return await in_thread(self.get_server_capabilities)
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncServiceClient", "ServiceClient", 1)

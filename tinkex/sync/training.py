@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -14,6 +13,7 @@ from tinkex.hints import hinted
 from tinkex.portal import Portal
 from tinkex.sync.sampling import SamplingClient
 from tinkex.sync_twins import DONE, Done, deprecated_twin
+from tinkex.threads import in_thread
 from tinkex.tokenizer import Tokenizer
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.custom_loss import CustomLoss
@@ -356,19 +356,19 @@ class TrainingClient(OwnFuture):
     ) -> SamplingClient:
         """Deprecated: see `save_weights_and_get_sampling_client`."""
         deprecated_twin("save_weights_and_get_sampling_client")
-        return await asyncio.to_thread(self.save_weights_and_get_sampling_client, name, retry_config, record_stability_info, kind)
+        return await in_thread(self.save_weights_and_get_sampling_client, name, retry_config, record_stability_info, kind)
 
     async def create_sampling_client_async(
         self, model_path: str, retry_config: RetrySettings | None = None, record_stability_info: bool = False
     ) -> SamplingClient:
         """Deprecated: see `create_sampling_client`."""
         deprecated_twin("create_sampling_client")
-        return await asyncio.to_thread(self.create_sampling_client, model_path, retry_config, record_stability_info)
+        return await in_thread(self.create_sampling_client, model_path, retry_config, record_stability_info)
 
     async def get_info_async(self) -> GetInfoResponse:
         """Deprecated: see `get_info`."""
         deprecated_twin("get_info")
-        return await asyncio.to_thread(self.get_info)
+        return await in_thread(self.get_info)
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncTrainingClient", "TrainingClient", 1)

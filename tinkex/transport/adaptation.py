@@ -10,6 +10,7 @@ import orjson
 from attrs import evolve, field, frozen
 from tinkex_api.types import Request
 
+from tinkex.config.secrets import Secret
 from tinkex.dialects import fields
 from tinkex.dialects.dialect import Dialect
 
@@ -37,7 +38,7 @@ def adapt(request: Request[Any], refusal: httpx.Response, dialect: Dialect, api_
 
 
 def bearer(api_key: str | None) -> Mapping[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    return {"Authorization": Secret(f"Bearer {api_key}")} if api_key else {}
 
 
 def less(request: Request[T], names: frozenset[str]) -> Request[T]:

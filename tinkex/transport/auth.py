@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from attrs import define, field, frozen
 
 from tinkex.config import Config
+from tinkex.config.secrets import Secret
 from tinkex.errors import (
     APIConnectionError,
     APIResponseValidationError,
@@ -117,7 +118,7 @@ class Auth:
         fetched = self._fetched()
         if fetched is not None:
             return await fetched.get()
-        return self.config.api_key if isinstance(self.config.api_key, str) else None
+        return Secret(self.config.api_key) if isinstance(self.config.api_key, str) else None
 
     async def _new_token(self, old: _Token | None) -> _Token:
         """A new one; while that cannot be had the old one, to its end."""

@@ -56,7 +56,8 @@ async def gathered(pieces: AsyncIterable[bytes], bound: Bound) -> bytes:
 async def lines(response: httpx.Response, line_bytes: int, bound: Bound) -> AsyncGenerator[str]:
     """The lines of a body as they come, none longer than `line_bytes`.
 
-    Raises `AnswerTooLargeError` for one that is, or when all together are over the bound.
+    Raises `AnswerTooLargeError` for one that is, or when all together are over the bound, `UnreadableAnswerError` for one that is no
+    text.
     """
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity" and not response.is_stream_consumed:
@@ -72,14 +73,21 @@ async def lines(response: httpx.Response, line_bytes: int, bound: Bound) -> Asyn
             left += line
             if len(left) > line_bytes:
                 break
-            yield left.decode(errors="replace").removesuffix("\r")
+            yield _text(left).removesuffix("\r")
             left.clear()
         else:
             left += rest
         if len(left) > line_bytes:
             raise _too_large(Bound(line_bytes, "No honest line of a stream is so long."))
     if left:
-        yield left.decode(errors="replace")
+        yield _text(left)
+
+
+def _text(line: bytearray) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise unreadable(f"a line of the stream is no UTF-8: {error.reason} at byte {error.start}") from None
 
 
 async def beginning(pieces: AsyncIterable[bytes]) -> bytes:

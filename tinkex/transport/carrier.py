@@ -14,7 +14,7 @@ from tinkex_api.types import Request
 
 from tinkex import events
 from tinkex.config import Config
-from tinkex.config.secrets import masked
+from tinkex.config.secrets import Secret, masked
 from tinkex.errors import APIConnectionError, UnreadableAnswerError
 from tinkex.local_server import local_url
 from tinkex.threads import in_thread
@@ -124,7 +124,7 @@ class Carrier:
         response = await self._deliver(request, key, {}, self.config.timeout, whole=True)
         if not response.is_success:
             raise failures.status_error(response, request.operation)
-        return parse(request, response).jwt
+        return Secret(parse(request, response).jwt)
 
     async def _followed(
         self, request: Request[Any], response: httpx.Response, headers: Mapping[str, str], timeout: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache
 from weakref import finalize
@@ -15,6 +15,7 @@ from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exception
 
 from tinkex.config import HttpLimits
 from tinkex.config.proxies import Proxies, Proxy
+from tinkex.config.secrets import Secret, is_secret
 from tinkex.transport import trust
 from tinkex.transport.explaining import reason_of
 from tinkex.transport.lifetimes import soon
@@ -82,18 +83,18 @@ class Connections(httpx.AsyncBaseTransport):
         timeout, secure = request.extensions.get("timeout", {}), request.url.scheme == "https"
         if self._kept is None:
             await self._keep()
-        for_proxy = self._proxy_headers if proxy is not None else {}
+        for_proxy = {**proxy.authorization, **self._proxy_headers} if proxy is not None else {}
         return await self._session.request(
             request.method,
             url,
-            headers=[*request.headers.multi_items(), *(() if secure else for_proxy.items())],
+            headers=[*_headers(request), *(() if secure else for_proxy.items())],
             data=request.content or None,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
                 sock_connect=timeout.get("connect"), sock_read=timeout.get("read"), connect=timeout.get("pool")
             ),
             ssl=trust.context(self._trusted) if secure or _is_secure(proxy) else True,
-            proxy=proxy.url if proxy is not None else None,
+            proxy=proxy.address if proxy is not None else None,
             proxy_headers=for_proxy or None,
         )
 
@@ -114,9 +115,11 @@ class Connections(httpx.AsyncBaseTransport):
             with map_aiohttp_exceptions():
                 yield
         except httpx.TransportError as error:
+            _without_frames(error)
             self._explain(error.__cause__, proxy)
             raise
         except (aiohttp.ClientError, OSError) as error:  # those for which httpx-aiohttp has no other name
+            _without_frames(error)
             self._explain(error, proxy)
             raise httpx.NetworkError(str(error)) from error
 
@@ -138,6 +141,19 @@ def _let_go(loop: asyncio.AbstractEventLoop, held: AsyncGenerator[None]) -> None
     """Closes it on its loop, from any thread."""
     with suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(soon, loop, held.aclose)
+
+
+def _headers(request: httpx.Request) -> Iterator[tuple[str, str]]:
+    """Those of a request, for a library whose frames hold them: the secret ones hide themselves there."""
+    return ((name, Secret(value) if is_secret(name) else value) for name, value in request.headers.multi_items())
+
+
+def _without_frames(error: BaseException) -> None:
+    """Lets go of the libraries' frames of an error and its causes, some of which hold the request as it was written, key and all."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
 
 
 def _server(url: httpx.URL) -> str:

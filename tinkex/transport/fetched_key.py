@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import define, field
 
+from tinkex.config.secrets import Secret, kept_secret
 from tinkex.errors import CredentialError
 from tinkex.threads import in_thread
 
@@ -46,8 +47,8 @@ def from_function(function: Callable[[], str | Awaitable[str]]) -> Fetch:
 
     async def fetch() -> str:
         try:
-            given: Any = await in_thread(function)
-            return _checked(await given if inspect.isawaitable(given) else given, "the api_key function")
+            given: Any = kept_secret(await in_thread(function))
+            return _checked(kept_secret(await given) if inspect.isawaitable(given) else given, "the api_key function")
         except CredentialError:
             raise
         except Exception as error:
@@ -75,9 +76,11 @@ def _printed(command: str) -> str:
         raise CredentialError(
             f"credential_cmd did not end within {_COMMAND_TIMEOUT:g} s", advice="Run it by hand; it must not ask for anything."
         ) from None
-    if done.returncode:
-        raise CredentialError(f"credential_cmd ended with status {done.returncode}", advice="Run it by hand to see why.")
-    return done.stdout.strip()
+    status, printed = done.returncode, Secret(done.stdout.strip())
+    del done  # whose repr shows what was printed
+    if status:
+        raise CredentialError(f"credential_cmd ended with status {status}", advice="Run it by hand to see why.")
+    return printed
 
 
 def _checked(key: object, giver: str) -> str:
