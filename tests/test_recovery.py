@@ -63,8 +63,9 @@ def killable(tmp_path: Path) -> Iterator[Process]:
         yield server
 
 
-def quick(base_url: str, **settings: Any) -> Config:
-    return Config(base_url=base_url, retry=RetrySettings(base_delay=0.05, max_delay=0.2), **settings)
+def quick(base_url: str, attempts: int = 10, **settings: Any) -> Config:
+    retry = RetrySettings(max_attempts=attempts, base_delay=0.05, max_delay=0.2)
+    return Config(base_url=base_url, retry=retry, **settings)
 
 
 def begin(connect: Callable[..., Any], base_url: str, policy: RecoveryPolicy = EVERY_4, **settings: Any) -> tuple[Any, Any]:
@@ -198,7 +199,7 @@ def test_a_run_survives_two_kills_and_a_server_that_is_away_for_a_while(connect:
 
 @pytest.mark.rule(16)
 def test_a_server_that_has_forgotten_the_session_gets_a_new_one(connect: Callable[..., Any], killable: Process) -> None:
-    service, run = begin(connect, killable.base_url)
+    service, run = begin(connect, killable.base_url, attempts=200)  # a busy machine starts it late
     old = run.trainer
 
     def forget() -> None:
