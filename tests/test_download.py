@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+import logging
 import mmap
 import os
 import random
@@ -45,8 +46,10 @@ from tinkex import (
     TinkexError,
     UnsupportedByServer,
     WaitTimeoutError,
+    events,
 )
 from tinkex.dialects.table import DIALECTS
+from tinkex.rest.uploading import UploadURL
 
 RUN = "S1:train:0"
 PATH = f"tinker://{RUN}/sampler_weights/0001"
@@ -459,6 +462,59 @@ def test_an_error_keeps_a_signature_to_itself(download: Callable[..., Path]) -> 
     assert "http://127.0.0.1:1 " in str(caught.value)
     assert not isinstance(caught.value, APIStatusError)
     assert os.strerror(111) in str(caught.value)
+
+
+SIGNATURE = "5e2c+0d/secret="
+SIGNED = "X-Sig=5e2c%2B0d%2Fsecret%3D"
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Answer(403, f"<Error><SignatureProvided>{SIGNATURE}</SignatureProvided></Error>".encode()),
+        Answer(404, b"<html>there is no http://127.0.0.1/x?X-Sig=5e2c%2B0d%2Fsecret%3D here</html>"),
+        Answer(307, headers={"Location": "http://127.0.0.1:1/y?X-Sig=5e2c%2B0d%2Fsecret%3D"}),
+        Answer(307, headers={"Location": "http://127.0.0.1:x/y?X-Sig=5e2c%2B0d%2Fsecret%3D"}),
+        Answer(307, headers={"Location": "ftp://127.0.0.1/y?X-Sig=5e2c%2B0d%2Fsecret%3D"}),
+        Answer(503),
+        Answer(200, b"", {"Content-Length": "7", "Content-Encoding": "br"}),
+        Answer(200, b"short", {"Content-Length": "many"}),
+    ],
+    ids=lambda answer: f"{answer.status} {list(answer.headers.values())[-1:]}",
+)
+def test_no_log_event_or_error_shows_a_signature(
+    download: Callable[..., Path], caplog: pytest.LogCaptureFixture, refusal: Answer
+) -> None:
+    heard: list[events.Event] = []
+    events.attach(heard.append)
+    caplog.set_level(logging.DEBUG)
+    for name in ("aiohttp", "asyncio", "httpx", "tinkex"):
+        caplog.set_level(logging.DEBUG, name)
+    try:
+        with answering(lambda call: refusal) as there:
+            location = f"{there.base_url}/x?{SIGNED}"
+            with (
+                answering(lambda call: Answer(302, headers={"Location": location})) as server,
+                pytest.raises(TinkexError) as caught,
+            ):
+                download(server.base_url)
+    finally:
+        events.detach(heard.append)
+    assert there.calls
+    error = caught.value
+    seen = [caplog.text, str(error), repr(error), repr(getattr(error, "body", "")), *map(repr, heard)]
+    assert not [text for text in seen if "secret" in text]
+
+
+def test_an_upload_that_fails_shows_no_signature(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "file").write_bytes(b"x")
+    with answering(lambda call: Answer(403, SIGNATURE.encode())) as there:
+        url = UploadURL(f"{there.base_url}/x?{SIGNED}")
+        with pytest.raises(PermissionDeniedError) as caught:
+            url.upload(tmp_path / "file")
+    assert "HTTP Request: PUT" in caplog.text
+    assert "secret" not in f"{caplog.text} {caught.value} {url!r}"
 
 
 def test_an_adapter_that_peft_cannot_merge_is_told_with_what_to_do(

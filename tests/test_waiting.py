@@ -250,6 +250,48 @@ def test_a_poll_that_the_server_holds_long_says_so_while_it_is_held(caplog: pyte
     assert "save_weights (request r1) has waited 10 s for its result: computation" in lines(caplog)[0]
 
 
+def test_a_step_on_a_slow_server_has_one_line_however_many_calls_wait_for_their_turn(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        clock = VirtualClock()
+        waits = Waits(clock)
+
+        async def call(awaited: str, since: float, until: float) -> None:
+            await clock.sleep(since)
+            with waits.begin(RequestState("optim_step"), awaited, FOREVER) as wait:
+                wait.becomes("turn" if awaited == "its turn" else "computation")
+                await clock.sleep(until - since)
+
+        # three steps of 12 s, each of two calls, all sent at once
+        results = [call("its result", 12.0 * step, 12.0 * step + 12.0) for step in range(3)]
+        turns = [call("its turn", 0.1 * number, 6.0 * number + 6.0) for number in range(6)]
+        await asyncio.gather(*results, *turns)
+
+    run(work())
+    assert len(lines(caplog)) <= 4
+    assert sum("its turn" in line for line in lines(caplog)) <= 1
+
+
+def test_a_wait_ends_at_its_bound_also_where_the_first_cancelling_is_swallowed() -> None:
+    async def work() -> None:
+        clock = VirtualClock()
+
+        async def stubborn() -> None:
+            with Waits(clock).begin(RequestState("sample"), "its result", Bound(14.0, "a test")):
+                try:
+                    await clock.sleep(1000.0)
+                except asyncio.CancelledError:
+                    await clock.sleep(1000.0)
+
+        with pytest.raises(WaitTimeoutError):
+            await stubborn()
+        assert clock.now() < 30
+        current = asyncio.current_task()
+        assert current is not None
+        assert not current.cancelling()
+
+    run(work())
+
+
 def test_a_training_call_that_waits_for_its_turn_says_so_and_ends(caplog: pytest.LogCaptureFixture) -> None:
     def never(request: httpx.Request) -> httpx.Response:
         raise AssertionError("nothing is sent")

@@ -5,12 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, SupportsIndex, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 T = TypeVar("T")
 
 HIDDEN = "(hidden)"
 _SECRET_NAME = re.compile("auth|key|secret|token|cookie|password|signature", re.IGNORECASE)
+
+
+_QUERY = re.compile(r"""((?:https?:)?//[^\s?'"<>]+)\?[^\s'"<>]*""")
+_LEAST = 8
+"""Characters of a value of a query that is worth hiding where it stands alone."""
+
+
+def without_queries(text: str, url: str = "") -> str:
+    """A text in which no URL has its query, which may be a right to read; nor do the values of the query of `url` stand in it alone."""
+    text = _QUERY.sub(r"\1?…", text)
+    for _, value in parse_qsl(urlsplit(url).query):
+        for form in (value, quote(value, safe=""), quote(value)):
+            text = text.replace(form, HIDDEN) if len(form) >= _LEAST else text
+    return text
 
 
 class Secret(str):

@@ -96,7 +96,7 @@ async def open_url(transport: Transport, url: str, headers: Mapping[str, str]) -
         with_key = transport.carrier.is_own(url) and "?" not in url
         async with transport.open(url, DOWNLOAD, with_key=with_key, headers={**AS_IT_IS, **headers}) as response:
             if response.is_redirect:
-                url = absolute(url, response.headers["location"])
+                url = _next(url, response.headers["location"])
                 continue
             if not response.is_success:
                 raise status_error(response, DOWNLOAD)
@@ -121,7 +121,7 @@ async def _find(
                 response = await stack.enter_async_context(transport.answer(route, timeout=timeout))
             except APIStatusError as error:
                 if "location" in error.headers and 300 <= error.status_code < 400:
-                    url = absolute(transport.config.base_url + route.path, error.headers["location"])
+                    url = _next(transport.config.base_url + route.path, error.headers["location"])
                     return CheckpointArchiveUrlResponse(url, _http_date(error.headers.get("expires")))
                 pauses += "retry-after" not in error.headers
                 if error.status_code not in _BEING_BUILT or pauses > _PAUSES:
@@ -133,6 +133,14 @@ async def _find(
     if not response.headers.get("content-type", "").startswith("application/json"):
         return response
     return parse(route, await read_whole(response, transport.carrier.bound_of(route.operation)))
+
+
+def _next(url: str, location: str) -> str:
+    """Where a redirect leads. Raises `APIResponseValidationError` for what is no URL."""
+    try:
+        return absolute(url, location)
+    except httpx.InvalidURL as error:
+        raise APIResponseValidationError(f"the download is redirected to what is no URL: {error}", operation=DOWNLOAD) from None
 
 
 def _http_date(text: str | None) -> datetime | None:

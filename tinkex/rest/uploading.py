@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Generator, Mapping
+from contextvars import ContextVar
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
@@ -14,9 +16,22 @@ from attrs import field, frozen
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 from tinkex_api import models as api
 
+from tinkex.config.secrets import without_queries
 from tinkex.errors import APIConnectionError, APIStatusError
 from tinkex.threads import in_thread
 from tinkex.transport.failures import connection_error, place_of, status_error
+
+_uploading: ContextVar[bool] = ContextVar("uploading", default=False)
+
+
+def _hide_signature(record: logging.LogRecord) -> bool:
+    """Takes the query out of the URLs in httpx's own lines about an upload."""
+    if _uploading.get() and isinstance(record.args, tuple):
+        record.args = tuple(without_queries(str(given)) if isinstance(given, httpx.URL) else given for given in record.args)
+    return True
+
+
+logging.getLogger("httpx").addFilter(_hide_signature)
 
 UPLOAD = "upload"
 """The operation, in errors, of what no route of the contract is asked for."""
@@ -120,12 +135,15 @@ def _may_pass(error: BaseException) -> bool:
 
 def _put_once(url: UploadURL, path: Path, came: Came, stop: threading.Event) -> None:
     headers = {**url.headers, "Content-Length": str(path.stat().st_size)}  # stores take no chunked bodies
+    token = _uploading.set(True)
     try:
         response = httpx.put(url.url, content=_pieces(path, came, stop), headers=headers, timeout=_TIMEOUT)
     except httpx.TransportError as error:
         where = httpx.URL(url.url)
         origin = f"{where.scheme}://{where.netloc.decode()}"
         raise connection_error(error, place_of(error), UPLOAD, origin) from error
+    finally:
+        _uploading.reset(token)
     if not response.is_success:
         raise status_error(response, UPLOAD)
 

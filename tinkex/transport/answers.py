@@ -9,6 +9,7 @@ import httpx
 from tinkex_api.models import CreateSessionResponse, UntypedAPIFuture
 from tinkex_api.types import Request
 
+from tinkex.config.secrets import without_queries
 from tinkex.errors import APIResponseValidationError, NotATinkerServerError
 from tinkex.transport import failures
 
@@ -30,7 +31,7 @@ def parse(request: Request[T], response: httpx.Response) -> T:
             raise refusal from error
         if "html" in response.headers.get("content-type", ""):
             raise NotATinkerServerError(
-                f"{response.request.url} answers with a web page",
+                f"{without_queries(str(response.request.url))} answers with a web page",
                 operation=request.operation,
                 advice="Check base_url: it is the URL below which /api/v1/… lies.",
             ) from error

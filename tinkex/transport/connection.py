@@ -15,7 +15,7 @@ from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exception
 
 from tinkex.config import HttpLimits
 from tinkex.config.proxies import Proxies, Proxy
-from tinkex.config.secrets import Secret, is_secret
+from tinkex.config.secrets import Secret, is_secret, without_queries
 from tinkex.transport import trust
 from tinkex.transport.explaining import reason_of
 from tinkex.transport.lifetimes import soon
@@ -121,7 +121,8 @@ class Connections(httpx.AsyncBaseTransport):
         except (aiohttp.ClientError, OSError) as error:  # those for which httpx-aiohttp has no other name
             _without_frames(error)
             self._explain(error, proxy)
-            raise httpx.NetworkError(str(error)) from error
+            shows_url = isinstance(error, aiohttp.ClientResponseError)
+            raise httpx.NetworkError(without_queries(str(error))) from (None if shows_url else error)
 
     def _explain(self, error: BaseException | None, proxy: Proxy | None) -> None:
         """Raises `Unreachable` where more is known of an error of aiohttp's than its own words say."""

@@ -9,6 +9,7 @@ import httpx
 import orjson
 
 from tinkex.config.proxies import Proxy
+from tinkex.config.secrets import without_queries
 from tinkex.errors import (
     APIConnectionError,
     APIStatusError,
@@ -58,7 +59,7 @@ def _unreachable(reason: Reason, place: Place, operation: str, base_url: str) ->
 
 def _reason(error: httpx.TransportError) -> str:
     cause = getattr(error.__cause__, "os_error", None)
-    return words_of(cause) if isinstance(cause, OSError) else str(error) or type(error).__name__
+    return words_of(cause) if isinstance(cause, OSError) else without_queries(str(error)) or type(error).__name__
 
 
 def place_of(error: httpx.TransportError) -> Place:
@@ -71,19 +72,28 @@ def place_of(error: httpx.TransportError) -> Place:
 def status_error(response: httpx.Response, operation: str) -> APIStatusError:
     """The error for an answer with an error status, its message from whichever field this server puts it in."""
     body = _body(response)
+    url = _url_of(response)
     return status_error_class(response.status_code)(
-        f"{response.status_code} {detail(body) or response.reason_phrase}",
+        f"{response.status_code} {without_queries(detail(body), url) or response.reason_phrase}",
         status_code=response.status_code,
-        body=body,
+        body=without_queries(body, url) if isinstance(body, str) else body,
         headers=dict(response.headers),
         operation=operation,
         advice=_advice(response),
     )
 
 
+def _url_of(response: httpx.Response) -> str:
+    """The URL asked for; nothing where a transport of the user's own does not say."""
+    try:
+        return str(response.request.url)
+    except RuntimeError:
+        return ""
+
+
 def _advice(response: httpx.Response) -> str | None:
     if response.has_redirect_location:
-        return f"It is redirected to {response.headers['location']!r}; give the base_url of the server that answers itself."
+        return f"It is redirected to {without_queries(response.headers['location'])!r}; give the base_url of the server that answers itself."
     advice = _ADVICE.get(response.status_code)
     if response.status_code == 400 and "http request" in (text := response.text[:_MOST].lower()) and "https" in text:
         advice = "It speaks TLS: give its URL as https://…"

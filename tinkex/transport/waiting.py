@@ -27,6 +27,8 @@ from tinkex.wait_facts import Owner, WaitFacts
 
 logger = logging.getLogger("tinkex")
 
+_AGAIN = 5.0  # seconds that what is cancelled at its bound has to end
+_ROUNDING = 1e-6  # seconds
 _TOGETHER = 1.0  # seconds; lines that are due within so much of each other are said together
 
 
@@ -102,7 +104,10 @@ class Wait:
     _stalls_before: int = 0
     _task: asyncio.Task[object] | None = None
     _cancelling: int = 0
-    _expired: bool = False
+    _cancelled: int = 0
+    """How often it was cancelled for its age."""
+    _cancel_at: float = 0.0
+    """The age at which it is cancelled for the next time."""
 
     @property
     def age(self) -> float:
@@ -111,7 +116,7 @@ class Wait:
     @property
     def due_at(self) -> float:
         """When it has something to say, or is over."""
-        return self._started + min(self.lines.next_at, self.bound.seconds)
+        return self._started + min(self.lines.next_at, self._cancel_at)
 
     def becomes(self, owner: Owner, what: str = "") -> None:
         """From now on it is `owner`'s; `what` says in words why."""
@@ -142,15 +147,18 @@ class Wait:
         )
 
     def expire(self) -> None:
-        """Its bound is reached."""
-        if self._task is not None and not self._expired:
-            self._expired = True
-            self._task.cancel()
+        """Ends it when its bound is reached; again and again, should something on the way have taken the cancelling for its own."""
+        if self.age >= self._cancel_at - _ROUNDING:
+            self._cancel_at = self.age + _AGAIN
+            if self._task is not None:
+                self._cancelled += 1
+                self._task.cancel()
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         self._cancelling = self._task.cancelling() if self._task else 0
         self._started = self._since = self._waits.clock.now()
+        self._cancel_at = self.bound.seconds
         self.state.wait = self
         self._waits.enter(self)
         self._stalled_before, self._stalls_before = self._waits.watch.seconds, self._waits.watch.count
@@ -163,13 +171,15 @@ class Wait:
             events.emit(events.Wait, facts=facts, over=True)
             if isinstance(error, TinkexError) and error.wait is None:
                 error.wait = facts
-        if (
-            self._expired
-            and self._task is not None
-            and self._task.uncancel() <= self._cancelling
-            and kind is asyncio.CancelledError
-        ):
+        if self._cancelled and self._task is not None and self._uncancel(self._task) and kind is asyncio.CancelledError:
             raise self._not_in_time() from error
+
+    def _uncancel(self, task: asyncio.Task[object]) -> bool:
+        """Takes back what `expire` did; returns whether nobody else cancels the task."""
+        left = task.cancelling()
+        for _ in range(self._cancelled):
+            left = task.uncancel()
+        return left <= self._cancelling
 
     def _not_in_time(self) -> WaitTimeoutError:
         return WaitTimeoutError(
@@ -206,6 +216,7 @@ class Waits:
         self._watch: StallWatch | None = None
         self._timer: TimerHandle | None = None
         self._timer_at = 0.0
+        self._said_at = float("-inf")
 
     @property
     def watch(self) -> StallWatch:
@@ -236,22 +247,30 @@ class Waits:
     def _look(self) -> None:
         self._timer = None
         due = [wait for wait in self._under_way if wait.lines.due(wait.age + _TOGETHER)]
-        _say(due)
+        self._say(due)
         for wait in self._under_way:
-            if wait.age >= wait.bound.seconds:
-                wait.expire()
-        waiting = [wait.due_at for wait in self._under_way if wait.age < wait.bound.seconds]
-        if waiting:
-            self._look_at(min(waiting))
+            wait.expire()
+        if self._under_way:
+            self._look_at(min(wait.due_at for wait in self._under_way))
+
+    def _say(self, due: Iterable[Wait]) -> None:
+        """One line, and one event, for all that wait in the same way; it tells of the oldest.
+
+        What waits for its turn has a line only where nothing was said for half its age: the call before it says what it waits for.
+        """
+        now = self.clock.now()
+        for group in _alike(due):
+            oldest = max(group, key=lambda facts: facts.age)
+            if oldest.whose != "turn" or now - self._said_at > oldest.age / 2 - _TOGETHER:
+                logger.warning("%s%s", oldest, f" ({len(group) - 1} more like it)" if len(group) > 1 else "")
+                self._said_at = now
+            events.emit(events.Wait, facts=oldest, alike=len(group) - 1)
 
 
-def _say(due: Iterable[Wait]) -> None:
-    """One line, and one event, for all that wait in the same way; it tells of the oldest."""
+def _alike(waits: Iterable[Wait]) -> list[list[WaitFacts]]:
+    """The facts of those that wait in the same way, group by group; those that wait for their turn come last."""
     alike: defaultdict[tuple[str | None, ...], list[WaitFacts]] = defaultdict(list)
-    for wait in due:
+    for wait in waits:
         facts = wait.facts()
         alike[facts.operation, facts.awaited, facts.whose, facts.queue_state, facts.queue_state_reason].append(facts)
-    for group in alike.values():
-        oldest = max(group, key=lambda facts: facts.age)
-        logger.warning("%s%s", oldest, f" ({len(group) - 1} more like it)" if len(group) > 1 else "")
-        events.emit(events.Wait, facts=oldest, alike=len(group) - 1)
+    return sorted(alike.values(), key=lambda group: group[0].whose == "turn")
