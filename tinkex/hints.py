@@ -10,6 +10,7 @@ from types import FunctionType
 from typing import Any, TypeVar
 
 from tinkex.errors import ArgumentError
+from tinkex.secret import kept_secret
 
 C = TypeVar("C")
 
@@ -98,8 +99,6 @@ def _hinting(function: Callable[..., Any], shown: str) -> Callable[..., Any]:
 
 def _hidden(kwargs: Mapping[str, Any], secrets: Collection[str]) -> dict[str, Any]:
     """The arguments of a constructor, whose error does not show them with the local variables of its frames."""
-    from tinkex.config.secrets import kept_secret  # here, since the settings have hints themselves
-
     return {name: kept_secret(value) if name in secrets else value for name, value in kwargs.items()}
 
 

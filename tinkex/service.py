@@ -11,7 +11,8 @@ from typing import Self, TypeVar
 
 from tinkex.config import Config, RetrySettings, configured
 from tinkex.dialects.dialect import Dialect
-from tinkex.errors import APIStatusError, ClientClosedError, InvalidInputError, RequestFailedError
+from tinkex.dialects.recognition import is_missing_route
+from tinkex.errors import APIStatusError, ClientClosedError, InvalidInputError, RequestFailedError, UnsupportedByServer
 from tinkex.hints import hinted
 from tinkex.recovery.policy import RecoveryPolicy
 from tinkex.recovery.run import AsyncRecoverableRun
@@ -220,11 +221,23 @@ class AsyncServiceClient:
 
         Raises:
             RequestFailedError, APIStatusError: a model could not be made, or not be trained.
+            UnsupportedByServer: it lacks a call that the probe needs.
             APIConnectionError: the server cannot be reached.
         """
         session = await self._begun()
-        session.transport.server.proved(seq_id_repeats=await probe_repeats(session, base_model))
-        session.transport.server.proved(**await probe_loads(session, base_model))
+        server = session.transport.server
+        try:
+            server.proved(seq_id_repeats=await probe_repeats(session, base_model))
+            server.proved(**await probe_loads(session, base_model))
+        except APIStatusError as error:
+            if not is_missing_route(error.status_code, error.body):
+                raise
+            raise UnsupportedByServer(
+                f"this server cannot be probed: it has no {error.operation}",
+                server=server.dialect.name,
+                operation="probe_server",
+                advice="What cannot be trained and saved there needs no probe.",
+            ) from error
         return self.server
 
     async def create_custom_loss(self, fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> LossHandle:

@@ -48,9 +48,15 @@ def telling_route(config: ClientConfigResponse | None) -> str | None:
     return next((path for path, fits in _TELLING if fits(flags)), None)
 
 
+_NO_ROUTE = frozenset({"not found", "404 not found", "404: not found", "404 page not found"})
+"""How frameworks say in plain text that there is no such route."""
+
+
 def is_missing_route(status_code: int, body: Any) -> bool:
     """Whether a refusal says that there is no such route, by the words of the frameworks that the servers are made with; what a call
     looks for and does not find is told otherwise."""
+    if status_code == 404 and isinstance(body, str):
+        return body.strip().lower() in _NO_ROUTE
     return status_code in (405, 501) or (status_code == 404 and body in ({"detail": "Not Found"}, {"error": "Not Found"}))
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +13,7 @@ from pathlib import Path
 
 from attrs import define, field
 
+from tinkex.claimed import ClaimedFolder, left_behind
 from tinkex.errors import CheckpointDownloadError, InvalidInputError, TinkexError
 from tinkex.rest.adapter_targets import name_targets
 from tinkex.rest.archives import UrlTable, open_archive
@@ -35,6 +34,7 @@ Progress = Callable[[int, int | None], object]
 LIMITS = Limits()
 TIED_NOTE = "TIED_EMBEDDINGS.md"
 """A file that the embedded server adds to adapters that peft cannot merge."""
+_PREFIX, _REPLACED = ".tinkex-download-", "replaced"
 _ODD = re.compile(r"[^\w.-]")
 
 
@@ -46,17 +46,19 @@ def folder_name(tinker_path: str) -> str:
 async def download(transport: Transport, place: CheckpointPlace, target: Path, *, force: bool, progress: Progress | None) -> Path:
     """Fetches a checkpoint to the folder `target`, which it then gives back.
 
-    All is done in a temporary folder beside it, which is renamed in the end, and removed whatever happens.
+    All is done in a temporary folder beside it, which is renamed in the end, and removed whatever happens; the one that a process left
+    which was killed is removed by the next download to the same target.
     """
     fetch_content = _fetch_files if place.kind == EXTERNAL_WEIGHTS else _fetch_archive
     try:
-        work = await in_thread(_begin, target, force)
+        folder = await in_thread(_begin, target, force)
+        work = folder.path
         try:
             await fetch_content(transport, place, work / "checkpoint", _Meter(progress))
             name_targets(work / "checkpoint")
-            _put(work / "checkpoint", target, work / "replaced")
+            _put(work / "checkpoint", target, work / _REPLACED)
         finally:
-            shutil.rmtree(work, ignore_errors=True)  # at once: what is awaited here could be cancelled
+            folder.remove()  # at once: what is awaited here could be cancelled
     except TinkexError:  # a WaitTimeoutError is an OSError, too
         raise
     except OSError as error:
@@ -120,14 +122,24 @@ async def _unpack(archive: Path, content: Path) -> None:
         raise
 
 
-def _begin(target: Path, force: bool) -> Path:
-    """A temporary folder beside the target."""
+def _begin(target: Path, force: bool) -> ClaimedFolder:
+    """A temporary folder beside the target, where downloads that were killed have left nothing any more."""
     if target.exists() and not force:
         raise InvalidInputError(f"{target} exists already", advice="Give force=True to replace it, or another output_dir.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".tinkex-download-", dir=target.parent))
-    (work / "checkpoint").mkdir()
-    return work
+    for left in left_behind(target.parent, _PREFIX, target.name):
+        _give_back(left.path / _REPLACED, target)
+        logger.info("removing %s, which a download of %s left that was killed", left.path, target)
+        left.remove()
+    folder = ClaimedFolder.make(target.parent, _PREFIX, target.name)
+    (folder.path / "checkpoint").mkdir()
+    return folder
+
+
+def _give_back(replaced: Path, target: Path) -> None:
+    """Puts what was there before in its place again, where its own successor did not come to be."""
+    if replaced.exists() and not target.exists():
+        replaced.rename(target)
 
 
 def _put(content: Path, target: Path, replaced: Path) -> None:

@@ -231,6 +231,7 @@ class ServiceClient:
 
         Raises:
             RequestFailedError, APIStatusError: a model could not be made, or not be trained.
+            UnsupportedByServer: it lacks a call that the probe needs.
             APIConnectionError: the server cannot be reached.
         """
         return self._portal.run(self._client.probe_server, base_model)
