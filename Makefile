@@ -31,9 +31,9 @@ test-lowest: $(LOWEST_READY)
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/python examples/demo.py
 
 check: setup
-	$(BIN)/ruff check tinkex scripts tests examples benchmarks
-	$(BIN)/ruff format --check tinkex scripts tests examples benchmarks
-	$(BIN)/pyright tinkex tests/typing
+	$(BIN)/ruff check tinkex tinkex_server scripts tests examples benchmarks
+	$(BIN)/ruff format --check tinkex tinkex_server scripts tests examples benchmarks
+	$(BIN)/pyright tinkex tinkex_server tests/typing
 	MYPYPATH=generated $(BIN)/mypy tests/typing/user_script.py
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/lint_contract.py
@@ -41,8 +41,8 @@ check: setup
 	$(BIN)/python scripts/servers_doc.py --check
 
 format: setup
-	$(BIN)/ruff check --fix tinkex scripts tests examples benchmarks
-	$(BIN)/ruff format tinkex scripts tests examples benchmarks
+	$(BIN)/ruff check --fix tinkex tinkex_server scripts tests examples benchmarks
+	$(BIN)/ruff format tinkex tinkex_server scripts tests examples benchmarks
 
 generate: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py

@@ -6,8 +6,8 @@ import os
 import signal
 
 from tests.counting_engine import main
-from tinkex.local.store.checkpoints import Checkpoints
-from tinkex.local.store.rows import CheckpointRow
+from tinkex_server.store.checkpoints import Checkpoints
+from tinkex_server.store.rows import CheckpointRow
 
 _put = Checkpoints.put
 

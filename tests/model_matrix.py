@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
 from tests.model_zoo import kinds, make_model, tiny_config
-from tinkex.local.engine.adapters import Base
-from tinkex.local.engine.base import AdamSettings, Example, InvalidRequest, LoraShape, SampleResult, SampleSpec
-from tinkex.local.engine.generation import Batch
-from tinkex.local.engine.reading import Reading
-from tinkex.local.engine.request import Request
-from tinkex.local.engine.stopping import StopRule
-from tinkex.local.engine.torch_engine import TorchEngine
+from tinkex_server.engine.adapters import Base
+from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape, SampleResult, SampleSpec
+from tinkex_server.engine.generation import Batch
+from tinkex_server.engine.reading import Reading
+from tinkex_server.engine.request import Request
+from tinkex_server.engine.stopping import StopRule
+from tinkex_server.engine.torch_engine import TorchEngine
 
 SWITCHES = ("train_attn", "train_mlp", "train_unembed")
 ROWS = (

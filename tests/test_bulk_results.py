@@ -18,8 +18,8 @@ from tinkex.dialects.dialect import Dialect
 from tinkex.futures.answers import Payload
 from tinkex.futures.samples import NUMBERS_OF_A_COPY, SampleResults
 from tinkex.local import Server
-from tinkex.local.routes import server as routes
 from tinkex.transport.waiting import RequestState
+from tinkex_server.routes import server as routes
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from tests.batches import datum, text_datum
 from tests.fake_engine import FakeEngine
 from tinkex import AdamParams, ChunkLimits, Config, Datum, InvalidInputError, LossHandle, ModelInput, RequestFailedError
 from tinkex.local import Server
-from tinkex.local.engine.custom_loss import read_argument
-from tinkex.local.routes import server as server_routes
 from tinkex.training.loss_graph import write_argument
 from tinkex.training.loss_tracing import trace
+from tinkex_server.engine.custom_loss import read_argument
+from tinkex_server.routes import server as server_routes
 
 UNREACHABLE = "http://127.0.0.1:9"
 RANKS = {"logprobs": 1, "x": 1}

@@ -13,8 +13,8 @@ from tinkex.dialects import fate
 from tinkex.dialects.dialect import Dialect
 from tinkex.dialects.recognition import RECOGNISED, Seen, has_route, recognise, telling_route, with_flags
 from tinkex.dialects.table import DIALECTS, UNKNOWN
-from tinkex.local.profiles import PROFILES, Profile
-from tinkex.local.routes import server as embedded
+from tinkex_server.profiles import PROFILES, Profile
+from tinkex_server.routes import server as embedded
 
 CONTRACT = yaml.safe_load((Path(__file__).parents[1] / "openapi" / "tinker.yaml").read_text())
 OPERATIONS = {

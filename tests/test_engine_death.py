@@ -16,11 +16,11 @@ import tinkex.local
 from tests.batches import datum, text_datum
 from tests.mortal_engine import BASES, EXITS, WAITS, MortalEngine
 from tinkex import AdamParams, NotFoundError, RequestFailedError, RequestSkippedError
-from tinkex.local.engine.base import Engine
-from tinkex.local.engine.named import named_engine
-from tinkex.local.engine.process.engine import ProcessEngine
-from tinkex.local.engine.process.hang import Patience
 from tinkex.recovery.policy import is_recoverable
+from tinkex_server.engine.base import Engine
+from tinkex_server.engine.named import named_engine
+from tinkex_server.engine.process.engine import ProcessEngine
+from tinkex_server.engine.process.hang import Patience
 
 BASE = "fake/base"
 ADAM = AdamParams(learning_rate=1e-3)

@@ -11,9 +11,9 @@ from tests import job as steps
 from tests.job import TWO_CHUNKS, Job, outcomes
 from tinkex import Config
 from tinkex.local import serve
-from tinkex.local.engine.base import Engine
-from tinkex.local.engine.torch_engine import TorchEngine
-from tinkex.local.profiles import PROFILES
+from tinkex_server.engine.base import Engine
+from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.profiles import PROFILES
 
 STEPS = (
     *(steps.capabilities, steps.create_model, steps.train, steps.forward, steps.save_state, steps.save_weights_for_sampler),

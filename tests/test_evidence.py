@@ -13,7 +13,7 @@ from attrs import fields
 from tinkex.dialects.dialect import Dialect, Evidence, SamplingWays
 from tinkex.dialects.recognition import recognise
 from tinkex.dialects.table import DIALECTS
-from tinkex.local.profiles import PROFILES
+from tinkex_server.profiles import PROFILES
 
 from .test_dialects import first_contact
 

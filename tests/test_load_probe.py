@@ -13,9 +13,9 @@ from tests.job import ADAM, BATCH
 from tinkex import Config, UnsupportedByServer
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve
-from tinkex.local.engine.base import Engine
-from tinkex.local.engine.torch_engine import TorchEngine
 from tinkex.training.load_probe import Resumed, Seen
+from tinkex_server.engine.base import Engine
+from tinkex_server.engine.torch_engine import TorchEngine
 
 TINY = "tinkex/tiny"
 FAITHFUL = {"loads_are_true": True, "loads_keep_optimizer": False, "loads_begin_anew": False}

@@ -25,7 +25,7 @@ from tinkex import (
     UnprocessableEntityError,
 )
 from tinkex.local import Server
-from tinkex.local.wire.content import files_of
+from tinkex_server.wire.content import files_of
 
 DATUM = Datum(model_input=ModelInput.from_ints([5, 6, 7]), loss_fn_inputs={"target_tokens": [6, 7, 8]})
 

@@ -27,9 +27,9 @@ from tinkex import (
 )
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve
-from tinkex.local.engine.base import Engine
-from tinkex.local.engine.torch_engine import TorchEngine
 from tinkex.recovery.policy import is_recoverable
+from tinkex_server.engine.base import Engine
+from tinkex_server.engine.torch_engine import TorchEngine
 
 TINY = "tinkex/tiny"
 RATIOS = [Datum(ModelInput.from_ints([1]), {"target_tokens": [2], "logprobs": [-1.0], "advantages": [1.0]})]

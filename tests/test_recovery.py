@@ -240,7 +240,7 @@ def test_a_session_that_was_finished_is_found_out_by_its_heartbeat(connect: Call
 def test_a_step_of_unknown_outcome_goes_back_a_few_steps_and_frees_the_old_model(
     connect: Callable[..., Any], counting: Server, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tinkex.local.routes import server as routes
+    from tinkex_server.routes import server as routes
 
     monkeypatch.setattr(routes._FLAGS, "seq_id_repeats", "unknown")
     with faulty(counting.base_url) as proxy:

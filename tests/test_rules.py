@@ -45,12 +45,12 @@ from tinkex.dialects import fields
 from tinkex.dialects.dialect import Dialect, Evidence
 from tinkex.dialects.recognition import RECOGNISED
 from tinkex.dialects.table import DIALECTS
-from tinkex.local.engine.base import BaseModel
-from tinkex.local.profiles import PROFILES, Profile
-from tinkex.local.profiles.profile import Auth
 from tinkex.training.losses import weighted
 from tinkex.transport import failures
 from tinkex.types import OptimizerConfig
+from tinkex_server.engine.base import BaseModel
+from tinkex_server.profiles import PROFILES, Profile
+from tinkex_server.profiles.profile import Auth
 
 BASE = "tinkex/tiny"  # a name by which there is a tokenizer
 STEP = AdamParams(learning_rate=0.5)

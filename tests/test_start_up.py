@@ -19,8 +19,8 @@ import tinkex.local
 from tests.local.helpers import Api, new_model
 from tests.mortal_engine import BASES, cannot_be_made, starts_slowly
 from tinkex import RequestFailedError
-from tinkex.local.engine.base import Engine, EngineDied, InvalidRequest
-from tinkex.local.engine.process.engine import ProcessEngine
+from tinkex_server.engine.base import Engine, EngineDied, InvalidRequest
+from tinkex_server.engine.process.engine import ProcessEngine
 
 pytest_plugins = ["pytester"]
 
@@ -141,7 +141,7 @@ def command(model: str, folder: Path) -> list[str]:
 
 def test_little_is_imported_before_the_engine_starts() -> None:
     script = """
-import sys, tinkex.local, tinkex.local.engine.process.child as child
+import sys, tinkex.local, tinkex_server.engine.process.child as child
 
 def spawn():
     print(*sorted(name for name in sys.modules if "." not in name))

@@ -67,7 +67,7 @@ def proxied(server: Server) -> Any:
 @pytest.fixture
 def train(connect: Callable[..., Any], proxied: Faulty, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """Makes a training client on a server that says of itself what it does with repeats."""
-    from tinkex.local.routes import server as routes
+    from tinkex_server.routes import server as routes
 
     def train(repeats: str) -> Any:
         monkeypatch.setattr(routes._FLAGS, "seq_id_repeats", repeats)

@@ -22,10 +22,10 @@ import tinkex.local
 from tests.fake_engine import FakeEngine
 from tests.hub import Hub, hub_here
 from tinkex import ModelInput, Tokenizer, TokenizerError, get_tokenizer
-from tinkex.local.engine.base import BaseModel
 from tinkex.tokenizer import names_of_tokenizer
 from tinkex.tokenizer.loads import Loads
 from tinkex.tokenizer.places import SHIPPED
+from tinkex_server.engine.base import BaseModel
 
 
 def words_tokenizer(*words: str, padded: bool = False) -> str:

@@ -105,7 +105,7 @@ def test_calls_run_in_the_order_in_which_they_were_made(trainer: Any, server_eng
 def test_a_large_batch_is_split_and_put_together_in_order(
     connect: Callable[..., Any], server: Server, server_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, parallel: bool
 ) -> None:
-    from tinkex.local.routes import server as routes
+    from tinkex_server.routes import server as routes
 
     monkeypatch.setattr(routes._FLAGS, "parallel_fwdbwd_chunks", parallel)
     config = Config(base_url=server.base_url, api_key="tml-x", chunk_limits=ChunkLimits(max_items=10))

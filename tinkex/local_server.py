@@ -52,9 +52,7 @@ def _start() -> _Started:
     folder = ClaimedFolder.make(parent, _PREFIX, _PURPOSE)
     data = folder.path / "data"
     try:
-        from tinkex.local import (
-            serve,  # here, since few clients want it: this is the one place where the client knows of the server
-        )
+        from tinkex.local import serve
 
         server = serve(data_dir=data)
     except Exception as error:

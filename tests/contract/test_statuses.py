@@ -97,7 +97,7 @@ def test_what_there_is_not_is_404(operation: Operation, guarded: httpx.Client) -
 
 @each(OPERATIONS)
 def test_a_fault_of_the_server_is_500(operation: Operation, guarded: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinkex.local.wire.bodies.read" if operation.has_body else "tinkex.local.wire.http.Access", None)
+    monkeypatch.setattr("tinkex_server.wire.bodies.read" if operation.has_body else "tinkex_server.wire.http.Access", None)
     assert operation.send(guarded, **({"json": {}} if operation.has_body else {})) == 500
 
 

@@ -12,9 +12,9 @@ import orjson
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tinkex.local.guard import tokens
-from tinkex.local.routes.storage_hours import stored_hours
-from tinkex.local.store import StoredSpan
+from tinkex_server.guard import tokens
+from tinkex_server.routes.storage_hours import stored_hours
+from tinkex_server.store import StoredSpan
 
 from .helpers import API, Api, sample, started
 from .test_checkpoints import saved

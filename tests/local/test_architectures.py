@@ -29,9 +29,9 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from tinkex.local.engine.adapters import Base
-from tinkex.local.engine.base import Example, InvalidRequest, LoraShape, SampleSpec
-from tinkex.local.engine.torch_engine import TorchEngine
+from tinkex_server.engine.adapters import Base
+from tinkex_server.engine.base import Example, InvalidRequest, LoraShape, SampleSpec
+from tinkex_server.engine.torch_engine import TorchEngine
 
 TINY = Path(__file__).parents[2] / "tinkex" / "tiny"
 SHAPE: dict[str, Any] = {

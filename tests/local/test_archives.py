@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fake_engine import FakeEngine
-from tinkex.local import Server, digests
-from tinkex.local.guard.signed_urls import Signer
-from tinkex.local.routes import archives
-from tinkex.local.wire import content
-from tinkex.local.wire.content import Changed, of_folder, wanted_range
+from tinkex.local import Server
+from tinkex_server import digests
+from tinkex_server.guard.signed_urls import Signer
+from tinkex_server.routes import archives
+from tinkex_server.wire import content
+from tinkex_server.wire.content import Changed, of_folder, wanted_range
 
 from .helpers import Api, saved_folder, started
 from .test_checkpoints import saved
@@ -105,7 +106,7 @@ def test_a_signed_url_needs_no_key_and_holds_for_one_path_and_an_hour(monkeypatc
         assert httpx.get(archive.replace("expires=", "expires=9")).status_code == 403
         assert httpx.post(archive.replace("/download", "/publish")).status_code == 401
         later = time.time() + 3601
-        monkeypatch.setattr("tinkex.local.guard.vouchers.time", SimpleNamespace(time=lambda: later))
+        monkeypatch.setattr("tinkex_server.guard.vouchers.time", SimpleNamespace(time=lambda: later))
         expired = httpx.get(archive)
         assert (expired.status_code, "expired" in expired.text) == (403, True)
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from tinkex.local.engine.base import AdamSettings, Example, InvalidRequest, LoraShape, SampleResult, SampleSpec
-from tinkex.local.engine.batching import Limits, Size, admissible
-from tinkex.local.engine.torch_engine import TorchEngine
+from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape, SampleResult, SampleSpec
+from tinkex_server.engine.batching import Limits, Size, admissible
+from tinkex_server.engine.torch_engine import TorchEngine
 
 TEXT = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).astype(np.int64)
 BATCH = [Example(TEXT[:-1], {"target_tokens": TEXT[1:]})] * 2
@@ -230,7 +230,7 @@ def test_as_many_join_as_there_is_room_for(waiting: list[Size], running: Size, c
 
 def test_a_queue_behind_the_bound_is_served_in_the_end(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """More samples than may be under way at once."""
-    monkeypatch.setattr("tinkex.local.engine.batching._CACHE_BYTES", 1 << 20)
+    monkeypatch.setattr("tinkex_server.engine.batching._CACHE_BYTES", 1 << 20)
     small = TorchEngine(["tinkex/tiny"], "cpu")
     small.load_sampler("base", "tinkex/tiny", None)
     requests = [("base", SampleSpec(PROMPTS[index % 4], 2, 3 + index % 5, seed=index)) for index in range(24)]

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests.fake_engine import FakeEngine
-from tinkex.local.engine.base import CustomLoss, Example, InvalidRequest
-from tinkex.local.engine.custom_loss import LossProgram, compile_loss
+from tinkex_server.engine.base import CustomLoss, Example, InvalidRequest
+from tinkex_server.engine.custom_loss import LossProgram, compile_loss
 
 from .helpers import Api, started, step
 

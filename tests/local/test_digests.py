@@ -16,9 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tinkex.local import Server, digests
-from tinkex.local.engine.adapter_folder import read_training_state
-from tinkex.local.engine.base import InvalidRequest
+from tinkex.local import Server
+from tinkex_server import digests
+from tinkex_server.engine.adapter_folder import read_training_state
+from tinkex_server.engine.base import InvalidRequest
 
 from .helpers import API, Api, sample, saved_folder
 

@@ -16,8 +16,8 @@ from attrs import define, field
 
 from tests.counting_engine import Process, process
 from tests.fake_engine import FakeEngine
-from tinkex.local.folders import write
-from tinkex.local.wire.content import files_of
+from tinkex_server.folders import write
+from tinkex_server.wire.content import files_of
 
 from .helpers import Api, saved_folder
 
@@ -129,7 +129,7 @@ def test_a_crash_between_the_steps_of_an_overwrite_leaves_one_of_the_two(tmp_pat
 
 def test_a_folder_is_on_the_disk_with_all_that_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[str] = []
-    monkeypatch.setattr("tinkex.local.folders._flush", lambda path: flushed.append(path.name))
+    monkeypatch.setattr("tinkex_server.folders._flush", lambda path: flushed.append(path.name))
 
     def save(folder: Path) -> None:
         folder.mkdir()

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinkex import ModelInput, SamplingParams, ServiceClient
 from tinkex.local import Server
-from tinkex.local.engine.base import SampleSpec
-from tinkex.local.engine.description import SHIPPED
-from tinkex.local.engine.torch_engine import TorchEngine
 from tinkex.transport.server import Server as ServerFacts
+from tinkex_server.engine.base import SampleSpec
+from tinkex_server.engine.description import SHIPPED
+from tinkex_server.engine.torch_engine import TorchEngine
 
 PROMPT = list(b"seven and six is")
 COUNT = 16

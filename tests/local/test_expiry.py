@@ -16,9 +16,10 @@ from click.testing import CliRunner
 
 from tests.fake_engine import FakeEngine
 from tinkex.cli import main
-from tinkex.local import Limits, Server, expiry, gc, serve
-from tinkex.local.engine.base import LoraShape, OptimizerKind
-from tinkex.local.store import Ending, FutureRow, SessionRow, Store, StoreError
+from tinkex.local import Limits, Server, gc, serve
+from tinkex_server import expiry
+from tinkex_server.engine.base import LoraShape, OptimizerKind
+from tinkex_server.store import Ending, FutureRow, SessionRow, Store, StoreError
 
 from .helpers import Api, new_model, sample, saved_folder, started, step
 

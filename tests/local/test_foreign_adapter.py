@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from tests.model_zoo import make_model
-from tinkex.local.engine.base import AdamSettings, Example, InvalidRequest, LoraShape
-from tinkex.local.engine.torch_engine import TorchEngine
+from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape
+from tinkex_server.engine.torch_engine import TorchEngine
 
 from .test_exports import ROW, SIZES, logprobs
 

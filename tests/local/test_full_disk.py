@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from tests.fake_engine import FakeEngine
 from tinkex.cli import main
 from tinkex.local import serve
-from tinkex.local.store import SamplerRow, SessionRow, Store, Unwritable
-from tinkex.local.store.database import Database
+from tinkex_server.store import SamplerRow, SessionRow, Store, Unwritable
+from tinkex_server.store.database import Database
 
 from .helpers import Api, sample, started
 

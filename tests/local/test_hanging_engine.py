@@ -11,9 +11,9 @@ from contextlib import closing, contextmanager
 import pytest
 
 from tests.mortal_engine import BASES, COMPUTES, HOLDS, WAITS, MortalEngine
-from tinkex.local.engine.base import EngineDied, LoraShape, SampleSpec
-from tinkex.local.engine.process.engine import ProcessEngine
-from tinkex.local.engine.process.hang import Observer, Patience, Signs
+from tinkex_server.engine.base import EngineDied, LoraShape, SampleSpec
+from tinkex_server.engine.process.engine import ProcessEngine
+from tinkex_server.engine.process.hang import Observer, Patience, Signs
 
 from .test_process_engine import example
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinkex.local.ids import Ids
+from tinkex_server.ids import Ids
 
 
 def test_request_ids_differ_and_begin_with_the_time() -> None:

@@ -52,7 +52,7 @@ def test_a_token_sees_what_its_key_sees_and_then_is_to_be_exchanged_anew(two: Tw
     assert two.ada.get("sessions").json()["sessions"] == [session_id]
     assert two.ada.get(f"sessions/{two.bob.session()}").status_code == 404
     later = time.time() + 3600
-    monkeypatch.setattr("tinkex.local.guard.vouchers.time", SimpleNamespace(time=lambda: later))
+    monkeypatch.setattr("tinkex_server.guard.vouchers.time", SimpleNamespace(time=lambda: later))
     expired = two.ada.get("sessions")
     assert (expired.status_code, expired.headers["www-authenticate"]) == (401, 'Bearer error="invalid_token"')
 

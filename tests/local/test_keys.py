@@ -16,9 +16,9 @@ from starlette.routing import Route
 from tests.fake_engine import FakeEngine
 from tinkex.cli import main
 from tinkex.local import serve
-from tinkex.local.app import ROUTES
-from tinkex.local.guard.keys import BadKeys, Exposed
-from tinkex.local.store import Store
+from tinkex_server.app import ROUTES
+from tinkex_server.guard.keys import BadKeys, Exposed
+from tinkex_server.store import Store
 
 from .helpers import API, Api, new_model, sample, step
 

@@ -23,10 +23,10 @@ import tinkex
 from tests.batches import datum
 from tests.fake_engine import FakeEngine
 from tinkex.local import Limits, serve
-from tinkex.local.engine.base import EngineDied
-from tinkex.local.errors import Refused
-from tinkex.local.wire.raw_body import decompress
-from tinkex.local.work.turns import Turns
+from tinkex_server.engine.base import EngineDied
+from tinkex_server.errors import Refused
+from tinkex_server.wire.raw_body import decompress
+from tinkex_server.work.turns import Turns
 
 from .helpers import API, Api, new_model, sample, started, step
 

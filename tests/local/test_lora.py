@@ -12,12 +12,12 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
-from tinkex.local.engine.adapter_folder import read_adapter, save_adapter
-from tinkex.local.engine.adapters import Base
-from tinkex.local.engine.base import AdamSettings, Example, InvalidRequest, LoraShape
-from tinkex.local.engine.fair_lock import FairLock
-from tinkex.local.engine.lora import Adapter, LayerWeights
-from tinkex.local.engine.torch_engine import TorchEngine
+from tinkex_server.engine.adapter_folder import read_adapter, save_adapter
+from tinkex_server.engine.adapters import Base
+from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape
+from tinkex_server.engine.fair_lock import FairLock
+from tinkex_server.engine.lora import Adapter, LayerWeights
+from tinkex_server.engine.torch_engine import TorchEngine
 
 TINY = Path(__file__).parents[2] / "tinkex" / "tiny"
 TEXT = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).astype(np.int64)

@@ -14,9 +14,9 @@ import pytest
 import tinkex.local
 from tests.fake_engine import FakeEngine
 from tests.mortal_engine import BASES, WAITS, MortalEngine
-from tinkex.local.engine.base import Engine
-from tinkex.local.engine.process.engine import ProcessEngine
-from tinkex.local.work.progress import Loss
+from tinkex_server.engine.base import Engine
+from tinkex_server.engine.process.engine import ProcessEngine
+from tinkex_server.work.progress import Loss
 
 from .helpers import Api
 

@@ -18,7 +18,7 @@ from tests.counting_engine import Process, process
 from tests.fake_engine import FakeEngine
 from tinkex.cli import main
 from tinkex.local import serve
-from tinkex.local.folders import Folders
+from tinkex_server.folders import Folders
 
 from .helpers import Api, new_model, sample, started
 

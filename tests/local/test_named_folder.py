@@ -11,8 +11,8 @@ import pytest
 
 from tinkex import ServiceClient
 from tinkex.local import serve
-from tinkex.local.engine.base import InvalidRequest
-from tinkex.local.engine.description import SHIPPED, describe, name_and_source
+from tinkex_server.engine.base import InvalidRequest
+from tinkex_server.engine.description import SHIPPED, describe, name_and_source
 
 from .helpers import saved_folder
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.local.test_custom_losses import LOGPROBS, node, output, ref
 from tinkex import AdamParams, AsyncServiceClient, Datum, ModelInput, RequestFailedError, ServiceClient
 from tinkex.local import Server
-from tinkex.local.engine.base import (
+from tinkex_server.engine.base import (
     AdamSettings,
     CustomLoss,
     DimuonSettings,
@@ -23,8 +23,8 @@ from tinkex.local.engine.base import (
     OptimizerSettings,
     SgdSettings,
 )
-from tinkex.local.engine.losses import LOSSES, find_loss
-from tinkex.local.engine.torch_engine import TorchEngine
+from tinkex_server.engine.losses import LOSSES, find_loss
+from tinkex_server.engine.torch_engine import TorchEngine
 
 TEXT = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).astype(np.int64)
 TOKENS, TARGETS = TEXT[:-1], TEXT[1:]

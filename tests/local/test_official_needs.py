@@ -14,7 +14,7 @@ from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
 from tinkex.local import Server, serve
-from tinkex.local.profiles import TINKEX
+from tinkex_server.profiles import TINKEX
 
 from .helpers import API, Api, new_model, sample, started, step
 

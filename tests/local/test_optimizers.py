@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tinkex.local.engine import optimizers
-from tinkex.local.engine.base import (
+from tinkex_server.engine import optimizers
+from tinkex_server.engine.base import (
     AdamSettings,
     DimuonSettings,
     Example,
@@ -23,8 +23,8 @@ from tinkex.local.engine.base import (
     OptimizerSettings,
     SgdSettings,
 )
-from tinkex.local.engine.muon import orthogonalized
-from tinkex.local.engine.torch_engine import TorchEngine
+from tinkex_server.engine.muon import orthogonalized
+from tinkex_server.engine.torch_engine import TorchEngine
 
 Array = NDArray[np.float64]
 SHAPES = ((3, 7), (7, 3))

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from tinkex.local.pages import words
-from tinkex.local.pages.curve import draw
-from tinkex.local.store import StepRow
+from tinkex_server.pages import words
+from tinkex_server.pages.curve import draw
+from tinkex_server.store import StepRow
 
 
 @pytest.mark.parametrize(

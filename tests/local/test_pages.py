@@ -12,7 +12,7 @@ import pytest
 
 from tests.fake_engine import FakeEngine
 from tinkex.local import serve
-from tinkex.local.pages.reference import read
+from tinkex_server.pages.reference import read
 
 from .helpers import API, Api, new_model, started
 
@@ -68,11 +68,11 @@ def test_of_many_checkpoints_the_newest_are_shown(api: Api) -> None:
 
 def test_the_data_folder_is_measured_once_in_a_while(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[Path] = []
-    monkeypatch.setattr("tinkex.local.pages.status.folder_size", lambda folder: measured.append(folder) or 1234)
+    monkeypatch.setattr("tinkex_server.pages.status.folder_size", lambda folder: measured.append(folder) or 1234)
     for _ in range(3):
         assert "Data folder 1.2 kB" in text(api.http.get("/").text)
     assert len(measured) == 1
-    monkeypatch.setattr("tinkex.local.pages.site._DISK_SECONDS", 0.0)
+    monkeypatch.setattr("tinkex_server.pages.site._DISK_SECONDS", 0.0)
     api.http.get("/")
     assert len(measured) == 2
 

@@ -18,11 +18,11 @@ from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
 from tinkex.local import Server, serve
-from tinkex.local.guard import tokens
-from tinkex.local.guard.signed_urls import Signer
-from tinkex.local.wire import http_server, peers
-from tinkex.local.wire.message_size import count_values
-from tinkex.local.wire.protobuf import read_forward_backward
+from tinkex_server.guard import tokens
+from tinkex_server.guard.signed_urls import Signer
+from tinkex_server.wire import http_server, peers
+from tinkex_server.wire.message_size import count_values
+from tinkex_server.wire.protobuf import read_forward_backward
 
 from .helpers import API, Api
 

@@ -28,13 +28,13 @@ from tests.mortal_engine import (
     does_not_start,
     starts_slowly,
 )
-from tinkex.local.engine.base import AdamSettings, Death, EngineDied, Example, InvalidRequest, LoraShape, SampleSpec
-from tinkex.local.engine.fake import FakeEngine
-from tinkex.local.engine.process import frames
-from tinkex.local.engine.process.child import EngineFault
-from tinkex.local.engine.process.engine import ProcessEngine
-from tinkex.local.engine.process.fate import failures_in_a_row, how_it_ended, pause_before_restart
-from tinkex.local.engine.process.messages import Make
+from tinkex_server.engine.base import AdamSettings, Death, EngineDied, Example, InvalidRequest, LoraShape, SampleSpec
+from tinkex_server.engine.fake import FakeEngine
+from tinkex_server.engine.process import frames
+from tinkex_server.engine.process.child import EngineFault
+from tinkex_server.engine.process.engine import ProcessEngine
+from tinkex_server.engine.process.fate import failures_in_a_row, how_it_ended, pause_before_restart
+from tinkex_server.engine.process.messages import Make
 
 SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprobs=True)
 
@@ -229,7 +229,7 @@ def test_closing_ends_the_process_whatever_is_under_way() -> None:
 _PARENT = """
 import sys, time
 from tests.mortal_engine import BASES, MortalEngine
-from tinkex.local.engine.process.engine import ProcessEngine
+from tinkex_server.engine.process.engine import ProcessEngine
 engine = ProcessEngine(MortalEngine, BASES)
 engine.ready.result()
 print(engine.pid, flush=True)

@@ -21,11 +21,11 @@ from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
 from tinkex.local import Limits, Server, serve
-from tinkex.local.app import ROUTES
-from tinkex.local.engine.base import Example, LossResult, OnToken, SampleResult, SampleSpec
-from tinkex.local.profiles import PROFILES, Profile, UnknownProfile, find_profile
-from tinkex.local.profiles.engine import warped
-from tinkex.local.profiles.profile import Rule
+from tinkex_server.app import ROUTES
+from tinkex_server.engine.base import Example, LossResult, OnToken, SampleResult, SampleSpec
+from tinkex_server.profiles import PROFILES, Profile, UnknownProfile, find_profile
+from tinkex_server.profiles.engine import warped
+from tinkex_server.profiles.profile import Rule
 
 from .helpers import API, new_model, sample, step
 

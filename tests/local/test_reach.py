@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from tinkex.local.engine import optimizers, reach
-from tinkex.local.engine.base import AdamSettings, InvalidRequest, OptimizerSettings, SgdSettings
-from tinkex.local.engine.reach import SafeSteps, measured
+from tinkex_server.engine import optimizers, reach
+from tinkex_server.engine.base import AdamSettings, InvalidRequest, OptimizerSettings, SgdSettings
+from tinkex_server.engine.reach import SafeSteps, measured
 
 SETTINGS = [
     AdamSettings(),

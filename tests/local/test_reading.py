@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from tinkex.local.engine.adapters import Base
-from tinkex.local.engine.base import LoraShape, SampleSpec
-from tinkex.local.engine.batching import Limits
-from tinkex.local.engine.lora import Adapter, LayerWeights
-from tinkex.local.engine.prompt import Answers
-from tinkex.local.engine.reading import Reading
-from tinkex.local.engine.request import Request
-from tinkex.local.engine.stopping import StopRule
-from tinkex.local.engine.torch_engine import TorchEngine
+from tinkex_server.engine.adapters import Base
+from tinkex_server.engine.base import LoraShape, SampleSpec
+from tinkex_server.engine.batching import Limits
+from tinkex_server.engine.lora import Adapter, LayerWeights
+from tinkex_server.engine.prompt import Answers
+from tinkex_server.engine.reading import Reading
+from tinkex_server.engine.request import Request
+from tinkex_server.engine.stopping import StopRule
+from tinkex_server.engine.torch_engine import TorchEngine
 
 TEXT = list(b"forty two is 42, and one hundred is 100\n")
 

@@ -14,8 +14,8 @@ from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
 from tinkex.local import Server
-from tinkex.local.limits import Limits
-from tinkex.local.work import futures
+from tinkex_server.limits import Limits
+from tinkex_server.work import futures
 
 from .helpers import API, Api, new_model, started, step
 

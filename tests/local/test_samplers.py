@@ -10,10 +10,10 @@ from pathlib import Path
 from attrs import define, field
 
 from tests.fake_engine import FakeEngine
-from tinkex.local.folders import Folders
-from tinkex.local.store import SamplerRow, Store
-from tinkex.local.work.lanes import Lanes
-from tinkex.local.work.samplers import LoadedSamplers
+from tinkex_server.folders import Folders
+from tinkex_server.store import SamplerRow, Store
+from tinkex_server.work.lanes import Lanes
+from tinkex_server.work.samplers import LoadedSamplers
 
 ROW = SamplerRow("s", "session", "fake/base", None, None)
 

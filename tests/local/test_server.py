@@ -14,7 +14,7 @@ import pytest
 
 from tests.fake_engine import FakeEngine
 from tinkex.local import serve
-from tinkex.local.extras import require
+from tinkex_server.extras import require
 
 from .helpers import Api, started
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tinkex.local.engine.base import LoraShape
-from tinkex.local.store import ModelRow, SessionRow, Store
+from tinkex_server.engine.base import LoraShape
+from tinkex_server.store import ModelRow, SessionRow, Store
 
 from .helpers import Api, started, step
 

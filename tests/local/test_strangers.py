@@ -9,7 +9,7 @@ import pytest
 
 from tests.fake_engine import FakeEngine
 from tinkex.local import Server, serve
-from tinkex.local.guard.strangers import strange
+from tinkex_server.guard.strangers import strange
 
 from .helpers import API
 

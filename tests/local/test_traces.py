@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from tinkex.local.routes.trace import chrome_trace
-from tinkex.local.store import SessionRow, TimedFuture
+from tinkex_server.routes.trace import chrome_trace
+from tinkex_server.store import SessionRow, TimedFuture
 
 from .helpers import Api, sample
 

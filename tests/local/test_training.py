@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tinkex.local.engine.base import AdamSettings, DimuonSettings, OptimizerSettings, SgdSettings
-from tinkex.local.engine.losses import LOSSES
-from tinkex.local.wire.translate import LOSS_FNS
+from tinkex_server.engine.base import AdamSettings, DimuonSettings, OptimizerSettings, SgdSettings
+from tinkex_server.engine.losses import LOSSES
+from tinkex_server.wire.translate import LOSS_FNS
 
 from .helpers import Api, new_model, step
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fake_engine import FakeEngine
 from tinkex.local import Server
-from tinkex.local.wire.content import files_of
+from tinkex_server.wire.content import files_of
 
 from .helpers import Api, new_model, sample, saved_folder, started
 

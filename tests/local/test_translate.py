@@ -15,12 +15,12 @@ from tinkex_api import models as api
 from tinkex_proto import tinker_pb2 as pb
 
 from tinkex import Datum, TensorData
-from tinkex.local.engine.base import LossResult, SampledTokens, SampleResult
-from tinkex.local.errors import Refused
-from tinkex.local.wire.bodies import read
-from tinkex.local.wire.protobuf import read_forward_backward, result_fields, write_loss, write_result
-from tinkex.local.wire.translate import encode, encode_sample, examples, loss_fields
 from tinkex.wire import json, protobuf
+from tinkex_server.engine.base import LossResult, SampledTokens, SampleResult
+from tinkex_server.errors import Refused
+from tinkex_server.wire.bodies import read
+from tinkex_server.wire.protobuf import read_forward_backward, result_fields, write_loss, write_result
+from tinkex_server.wire.translate import encode, encode_sample, examples, loss_fields
 
 logprobs = st.floats(-100, 0, width=32)
 tokens = st.integers(0, 2**31 - 1)

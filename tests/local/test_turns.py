@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinkex.local.work.turns import Turns
+from tinkex_server.work.turns import Turns
 
 
 def taken(turns: Turns[int]) -> list[int]:

@@ -20,7 +20,7 @@ import click
 
 if TYPE_CHECKING:
     from tinkex.local import Server
-    from tinkex.local.engine.named import EngineName
+    from tinkex_server.engine.named import EngineName
 
 _INTERRUPTED = 130
 _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
@@ -130,10 +130,10 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
     """Raises `click.ClickException`, one line, for what the user can put right."""
     try:
         from tinkex.local import serve
-        from tinkex.local.engine.base import InvalidRequest
-        from tinkex.local.guard.keys import BadKeys, Exposed
-        from tinkex.local.profiles import UnknownProfile
-        from tinkex.local.store import StoreError
+        from tinkex_server.engine.base import InvalidRequest
+        from tinkex_server.guard.keys import BadKeys, Exposed
+        from tinkex_server.profiles import UnknownProfile
+        from tinkex_server.store import StoreError
     except ImportError as error:
         raise click.ClickException(str(error)) from error
     try:
@@ -154,7 +154,7 @@ def _collect_rarely() -> None:
 
 def _collect(data_dir: Path, *, ask: bool) -> None:
     from tinkex.local import gc
-    from tinkex.local.store import StoreError
+    from tinkex_server.store import StoreError
 
     if not (data_dir / "tinkex.db").is_file():
         raise click.ClickException(f"{data_dir} is no data folder of a server")
@@ -170,8 +170,8 @@ def _collect(data_dir: Path, *, ask: bool) -> None:
 
 def _may_remove(data_dir: Path, aside: Sequence[str], *, ask: bool) -> bool:
     """Lists what belongs to no checkpoint. Whether the user will have it removed; nobody there to be asked means no."""
-    from tinkex.local.disk import folder_size
-    from tinkex.local.pages.words import size
+    from tinkex_server.disk import folder_size
+    from tinkex_server.pages.words import size
 
     click.echo("These folders of weights belong to no checkpoint of the database:")
     for name in aside:
@@ -204,7 +204,7 @@ def _announce(server: Server, profile: str, *, with_key: bool) -> None:
     # here, as elsewhere in this module, so that what starts the engine's process comes first
     from rich.console import Console
 
-    from tinkex.local.disk import sizes_of
+    from tinkex_server.disk import sizes_of
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]tinkex serves {server.base_url}[/bold]  (Ctrl-C stops it)")

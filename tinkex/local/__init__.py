@@ -1,13 +1,10 @@
-"""The embedded server: the Tinker API on this machine, really training and sampling. Extra `local`.
+"""The door to the embedded server: the Tinker API on this machine, really training and sampling. Extra `local`.
 
     with tinkex.local.serve() as server:
         print(server.base_url)
 
-Importing this module needs and imports nothing but Python; `serve` needs the extra, and torch unless another engine is asked for.
-
-A request's way through the folders: `wire` reads it, `guard` says who may do what, a handler of `routes` takes it on, `work` has it wait for
-its turn and keeps its outcome, `engine` trains or samples, and `store` remembers. `profiles` stands before all that and does it as other
-servers do; `pages` shows it to people.
+The server is the package `tinkex_server`. Importing this module needs and imports nothing but Python; its names need the extra, and `serve` needs torch unless
+another engine is asked for.
 """
 
 from __future__ import annotations
@@ -16,11 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinkex.local.collection import gc
-    from tinkex.local.faults import Faults
-    from tinkex.local.limits import Limits
-    from tinkex.local.server import Server
-    from tinkex.local.start import serve
+    from tinkex_server.collection import gc
+    from tinkex_server.faults import Faults
+    from tinkex_server.limits import Limits
+    from tinkex_server.server import Server
+    from tinkex_server.start import serve
 
 __all__ = ["Faults", "Limits", "Server", "gc", "serve"]
 
@@ -30,7 +27,7 @@ _MODULES = {"Faults": "faults", "Limits": "limits", "Server": "server", "gc": "c
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tinkex.local.extras import require
+    from tinkex_server.extras import require
 
     require("starlette", "uvicorn", "jinja2", "markdown_it", "yaml")
-    return getattr(importlib.import_module(f"tinkex.local.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"tinkex_server.{_MODULES[name]}"), name)

@@ -1,0 +1,186 @@
+"""`Child`: one process with an engine in it, from its start to its end, seen from the server."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from attrs import frozen
+
+from tinkex_server.engine.base import EngineDied, InvalidRequest, OnToken, SampleResult, SampleSpec
+from tinkex_server.engine.process import frames
+from tinkex_server.engine.process.hang import Signs
+from tinkex_server.engine.process.messages import Alive, Call, Cancel, Make, Raised, Ready, Returned, Sample, Token
+from tinkex_server.engine.process.pulse import LAST_WORDS
+
+_CLOSING = 5.0  # seconds that the process has to end by itself
+_LAST_WORDS = 0.5  # seconds
+
+
+class EngineFault(RuntimeError):
+    """An error in the engine's process. Its text begins with the class that it has there; its notes hold the trace."""
+
+
+@frozen
+class _Pending:
+    future: Future[Any]
+    on_token: OnToken | None = None
+
+
+class Child:
+    """Starts the process. Calls may come from any thread, before it is ready, too; one thread must `read`."""
+
+    def __init__(self, make: Make) -> None:
+        self.ready: Future[str] = Future()
+        self.ready.set_running_or_notify_cancel()  # many wait for it, and none of them is to cancel it
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()  # of the next two
+        self._pending: dict[int, _Pending] = {0: _Pending(self.ready)}
+        self._died: EngineDied | None = None
+        self._messages = self._answers = 0
+        self._cpu = 0.0
+        self._process = _spawn()
+        self._outgoing: SimpleQueue[frames.Frame | None] = SimpleQueue()
+        self._outgoing.put(frames.pack(make))
+        # a thread of its own, since a write waits when the process is slow to read
+        self._writer = threading.Thread(target=self._write, name="tinkex-engine-writer", daemon=True)
+        self._writer.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def call(self, method: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Future[Any]:
+        return self._ask(lambda number: Call(number, method, args, kwargs), None)[1]
+
+    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> Future[SampleResult]:
+        """Cancelling the future ends the sample."""
+        number, future = self._ask(lambda number: Sample(number, sampler_id, spec, on_token is not None), on_token)
+
+        def ended(_: Future[SampleResult]) -> None:
+            if future.cancelled() and self._take(number):
+                self._outgoing.put(frames.pack(Cancel(number)))
+
+        future.add_done_callback(ended)
+        return future
+
+    def read(self) -> int:
+        """Hands on the answers as they come, until the process has ended; returns its exit code."""
+        assert self._process.stdout
+        with self._process.stdout as incoming, suppress(EOFError):
+            while True:
+                self._hand_on(frames.read(incoming))
+        self._outgoing.put(None)
+        self._writer.join()
+        return self._process.wait()
+
+    def signs(self) -> Signs:
+        """What it has shown by now. A process that is not ready has no calls to answer: loading a model takes what it takes."""
+        return Signs(self.ready.done() and bool(self._pending), self._messages, self._answers, self._cpu)
+
+    def kill(self) -> None:
+        """Ends the process, be it stopped, once it has had the time to say where its threads are; `read` then returns."""
+        if LAST_WORDS is not None:
+            self._process.send_signal(LAST_WORDS)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LAST_WORDS)
+        self._process.kill()
+
+    def fail(self, error: EngineDied) -> None:
+        """All calls under way, and all that come."""
+        with self._lock:
+            self._died = error
+            pending, self._pending = self._pending, {}
+        for call in pending.values():
+            _settle(call.future.set_exception, EngineDied(*error.args))
+
+    def close(self) -> None:
+        """Ends the process; `read` then returns."""
+        self._outgoing.put(None)
+        if not self.ready.done():  # it would not look at what comes for it, and has nothing to lose
+            self._process.kill()
+        try:
+            self._process.wait(_CLOSING)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _ask(self, message: Callable[[int], object], on_token: OnToken | None) -> tuple[int, Future[Any]]:
+        number, future = next(self._numbers), Future[Any]()
+        frame = frames.pack(message(number))
+        with self._lock:
+            if self._died:
+                raise EngineDied(*self._died.args)
+            self._pending[number] = _Pending(future, on_token)
+        self._outgoing.put(frame)
+        return number, future
+
+    def _take(self, number: int) -> _Pending | None:
+        with self._lock:
+            return self._pending.pop(number, None)
+
+    def _hand_on(self, message: Alive | Ready | Token | Returned | Raised) -> None:
+        self._messages += 1
+        self._answers += not isinstance(message, Alive)
+        match message:
+            case Alive(cpu):
+                self._cpu = cpu
+            case Token(number, token, logprob):
+                call = self._pending.get(number)
+                if call and call.on_token:
+                    call.on_token(token, logprob)
+            case Ready(runs_on):
+                self._settle(0, runs_on)
+            case Returned(number, value):
+                self._settle(number, value)
+            case Raised(number):
+                if call := self._take(number):
+                    _settle(call.future.set_exception, _error(message) if number else _why_not_ready(message))
+
+    def _settle(self, number: int, value: Any) -> None:
+        if call := self._take(number):
+            _settle(call.future.set_result, value)
+
+    def _write(self) -> None:
+        assert self._process.stdin
+        with suppress(OSError), self._process.stdin as outgoing:  # an OSError: the process has ended, which the reader finds out
+            while (frame := self._outgoing.get()) is not None:
+                frames.write(outgoing, frame)
+
+
+def _settle(how: Callable[[Any], None], what: Any) -> None:
+    with suppress(InvalidStateError):  # it was cancelled just now
+        how(what)
+
+
+def _error(raised: Raised) -> Exception:
+    if raised.invalid:
+        return InvalidRequest(raised.text)
+    error = EngineFault(raised.text)
+    error.add_note(f"in the engine's process:\n{raised.trace}")
+    return error
+
+
+def _why_not_ready(raised: Raised) -> EngineDied:
+    error = EngineDied(f"the engine could not start: {raised.text}")
+    error.__cause__ = _error(raised)
+    return error
+
+
+def _spawn() -> subprocess.Popen[bytes]:
+    """Not by multiprocessing, which would run the user's script again."""
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)  # so that it finds what this process finds
+    command = [sys.executable, "-P", "-m", "tinkex_server.engine.process.worker"]
+    # OpenMP's threads else spin while they wait for each other, which takes the cores from those who have work: torch gets many
+    # times slower beside a busy server or client
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=1 << 16)

@@ -1,0 +1,151 @@
+"""The engine's process: `python -m tinkex_server.engine.process.worker`, which speaks over its standard input and output.
+
+It ends when the input does: the server has closed it, or has died.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from tinkex_server.engine.base import Engine, InvalidRequest, OnToken, SampleResult
+from tinkex_server.engine.process import frames
+from tinkex_server.engine.process.messages import Call, Cancel, Make, Raised, Ready, Returned, Sample, Token
+from tinkex_server.engine.process.pulse import show_life
+
+
+class Worker:
+    """Carries out the calls that come in, many at once, and answers each."""
+
+    def __init__(self, engine: Engine, answer: Callable[[object], None]) -> None:
+        self._engine = engine
+        self._answer = answer
+        self._samples: dict[int, Future[SampleResult]] = {}
+        self._pool = ThreadPoolExecutor(thread_name_prefix="tinkex-engine")
+
+    def take(self, message: Call | Sample | Cancel) -> None:
+        """Does not block."""
+        match message:
+            case Call():
+                self._pool.submit(self._call, message)
+            case Sample():
+                self._sample(message)
+            case Cancel(number):
+                if sample := self._samples.get(number):
+                    sample.cancel()
+
+    def _call(self, call: Call) -> None:
+        self._answer(outcome(call.number, lambda: getattr(self._engine, call.method)(*call.args, **call.kwargs)))
+
+    def _sample(self, asked: Sample) -> None:
+        try:
+            sample = self._engine.sample(asked.sampler_id, asked.spec, self._teller(asked.number) if asked.streamed else None)
+        except Exception as error:  # noqa: BLE001  handed on to whoever asked
+            self._answer(raised(asked.number, error))
+            return
+        self._samples[asked.number] = sample
+        sample.add_done_callback(lambda ended: self._end(asked.number, ended))
+
+    def _teller(self, number: int) -> OnToken:
+        return lambda token, logprob: self._answer(Token(number, token, logprob))
+
+    def _end(self, number: int, sample: Future[SampleResult]) -> None:
+        self._samples.pop(number, None)
+        if not sample.cancelled():
+            self._answer(outcome(number, sample.result))
+
+
+def outcome(number: int, work: Callable[[], Any]) -> Returned | Raised:
+    try:
+        return Returned(number, work())
+    except Exception as error:  # noqa: BLE001  handed on to whoever asked
+        return raised(number, error)
+
+
+def raised(number: int, error: Exception) -> Raised:
+    invalid = isinstance(error, InvalidRequest)
+    text = str(error) if invalid else f"{type(error).__name__}: {error}"
+    return Raised(number, invalid, text, "".join(traceback.format_exception(error)))
+
+
+def answerer(file: IO[bytes]) -> Callable[[object], None]:
+    """Writes one message at a time, whatever thread it comes from."""
+    lock = threading.Lock()
+
+    def answer(message: object) -> None:
+        frame = frames.pack(message)
+        with lock, suppress(BrokenPipeError):  # then the server has died, and this process ends when it next reads
+            frames.write(file, frame)
+
+    return answer
+
+
+def main() -> None:
+    """Never returns."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the server, which then closes this process
+    _offer_to_the_memory_killer()
+    incoming, outgoing = _own_pipes()
+    try:
+        _work(incoming, answerer(outgoing))
+    except EOFError:
+        os._exit(0)  # at once, whatever is under way: nobody is there to be told
+    except BaseException:  # noqa: BLE001  ends the process, whatever threads it has
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _work(incoming: IO[bytes], answer: Callable[[object], None]) -> None:
+    """Ends by an error alone."""
+    make: Make = frames.read(incoming)
+    try:
+        engine, runs_on = _made(make)
+    except Exception as error:  # noqa: BLE001  handed on to whoever asked
+        answer(raised(0, error))
+        os._exit(1)
+    answer(Ready(runs_on))
+    show_life(answer)
+    worker = Worker(engine, answer)
+    while True:
+        worker.take(frames.read(incoming))
+
+
+def _made(make: Make) -> tuple[Engine, str]:
+    """The engine, and what it runs on.
+
+    Its modules stay for good: to look for garbage among them while they are imported takes a sixth of that time, and finds none.
+    """
+    gc.disable()
+    engine = make()
+    runs_on = engine.ready.result()
+    gc.freeze()
+    gc.enable()
+    return engine, runs_on
+
+
+def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """The standard input and output, which from now on lead nowhere and to the standard error: libraries print what they like."""
+    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return incoming, outgoing
+
+
+def _offer_to_the_memory_killer() -> None:
+    """Where the system ends a process for want of memory, it had better be this one than the server, which starts it again."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("500")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""`make_site`: the pages as an application of their own, beside the API."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from attrs import define, field
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from tinkex_server.backend import Backend
+from tinkex_server.errors import Refused
+from tinkex_server.guard.access import Access
+from tinkex_server.guard.signed_urls import LIFETIME
+from tinkex_server.pages.contract import contract_text
+from tinkex_server.pages.login import Logins, OwnerOf, read_form
+from tinkex_server.pages.status import Disk, disk_of, engine_words, status
+from tinkex_server.pages.templates import render
+from tinkex_server.paths import CheckpointPath
+from tinkex_server.profiles import Profile
+from tinkex_server.routes.archives import archive_url
+from tinkex_server.wire.http import json_response, refuse_route
+
+_DISK_SECONDS = 60.0
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def make_site(backend: Backend, profile: Profile, owner_of: OwnerOf | None) -> Starlette:
+    """`owner_of` tells whose a key is; None where no key is asked for."""
+    site = _Site(backend, profile, Logins(owner_of) if owner_of else None)
+    return Starlette(
+        routes=[
+            Route("/", site.show_status),
+            Route("/docs", site.show_reference),
+            Route("/openapi.yaml", site.show_contract),
+            Route("/download/{run_id}/{kind}/{name}", site.download),
+            Route("/login", site.log_in, methods=["POST"]),
+            Route("/logout", site.log_out, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: refuse_route, Refused: _refuse},
+    )
+
+
+@define(eq=False)
+class _Site:
+    _backend: Backend
+    _profile: Profile
+    _logins: Logins | None
+    _started: float = field(factory=time.time)
+    _disk: asyncio.Task[Disk] | None = None
+    _disk_asked_at: float = 0.0
+
+    async def show_status(self, request: Request) -> Response:
+        access = self._access(request)
+        if access is None:
+            return self._page(request, "login.html", 401, refused=False)
+        # the holder of one key among several is to learn nothing of the others' data
+        disk = None if self._logins else await self._disk_lately()
+        return self._page(
+            request,
+            "status.html",
+            seen=status(self._backend, access),
+            disk=disk,
+            models=list(self._backend.base_models.values()),
+            engine=engine_words(self._backend.engine.ready),
+            profile=self._profile,
+            started=self._started,
+            now=time.time(),
+        )
+
+    async def download(self, request: Request) -> Response:
+        """Leads to a checkpoint's tar, by a signed URL: a browser sends no key with a link."""
+        access = self._access(request)
+        if access is None:
+            return RedirectResponse("/", 303)
+        row = access.checkpoint(CheckpointPath(**request.path_params))
+        return RedirectResponse(archive_url(self._backend, "", row.path, int(time.time()) + LIFETIME), 302, _HEADERS)
+
+    async def show_reference(self, request: Request) -> Response:
+        """The contract is no secret: it asks for no key."""
+        return await asyncio.to_thread(lambda: self._page(request, "docs.html", contract=_reference()))
+
+    async def show_contract(self, request: Request) -> Response:
+        return PlainTextResponse(await asyncio.to_thread(contract_text), media_type="application/yaml", headers=_HEADERS)
+
+    async def log_in(self, request: Request) -> Response:
+        key = (await read_form(request)).get("key", "")
+        home = RedirectResponse("/", 303)
+        if self._logins is None or self._logins.begin(key, home, https=request.url.scheme == "https"):
+            return home
+        return self._page(request, "login.html", 401, refused=True)
+
+    async def log_out(self, request: Request) -> Response:
+        home = RedirectResponse("/", 303)
+        if self._logins:
+            self._logins.end(request, home)
+        return home
+
+    async def _disk_lately(self) -> Disk:
+        """As it was a minute ago at most: of a data folder with many checkpoints it takes a second of work to know."""
+        if self._disk is None or time.monotonic() > self._disk_asked_at + _DISK_SECONDS:
+            self._disk = asyncio.create_task(asyncio.to_thread(disk_of, self._backend.data_dir))
+            self._disk_asked_at = time.monotonic()
+        return await asyncio.shield(self._disk)
+
+    def _access(self, request: Request) -> Access | None:
+        """What the sender may see; None for a stranger."""
+        owner = self._logins.owner(request) if self._logins else None
+        return None if self._logins and owner is None else Access(self._backend.store, owner)
+
+    def _page(self, request: Request, template: str, code: int = 200, **values: object) -> HTMLResponse:
+        logged_in = self._logins is not None and self._access(request) is not None
+        html = render(template, base_url=str(request.base_url).rstrip("/"), logged_in=logged_in, **values)
+        return HTMLResponse(html, code, headers=_HEADERS)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return json_response(error.status, {"detail": error.detail})
+
+
+def _reference() -> object:
+    from tinkex_server.pages.reference import reference  # here, since few look at it, and what it needs takes its time to import
+
+    return reference()

@@ -1,0 +1,95 @@
+"""What the status page shows, as values."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from attrs import frozen
+
+from tinkex_server.backend import Backend
+from tinkex_server.disk import folder_size
+from tinkex_server.guard.access import Access
+from tinkex_server.pages.curve import Curve, draw
+from tinkex_server.store import CheckpointRow, ModelRow, RunQuery, SessionRow
+from tinkex_server.work.futures import Pending
+
+_LISTED = 20  # sessions, and runs
+_PENDING = 50
+_POINTS = 300  # of a curve
+_CHECKPOINTS = 5  # of a run
+
+
+@frozen
+class Run:
+    """A training run, with what came of it."""
+
+    row: ModelRow
+    steps: int
+    curve: Curve | None
+    loss: float | None
+    """Of the newest step, per token."""
+    checkpoints: Sequence[CheckpointRow]
+    """The newest."""
+    checkpoints_in_all: int
+
+
+@frozen
+class Disk:
+    """The data folder, and what it takes and leaves, in bytes."""
+
+    folder: str
+    used: int
+    free: int
+
+
+@frozen
+class Status:
+    """All that one caller may see; the newest of each kind first, and how many there are in all."""
+
+    sessions: Sequence[SessionRow]
+    runs: Sequence[Run]
+    runs_in_all: int
+    pending: Sequence[Pending]
+    pending_in_all: int
+    checkpoints_size: int
+
+
+def engine_words(ready: Future[str]) -> str:
+    """What computes; or that it has yet to start, or why it could not."""
+    if not ready.done():
+        return "is starting; what is asked of it waits"
+    return str(ready.exception() or ready.result())
+
+
+def disk_of(folder: Path) -> Disk:
+    """For a worker thread: it may take a while."""
+    return Disk(str(folder), folder_size(folder), shutil.disk_usage(folder).free)
+
+
+def status(backend: Backend, access: Access) -> Status:
+    store = backend.store
+    rows = store.models.page(RunQuery(access.owner), _LISTED, 0)
+    pending = backend.futures.pending(access)
+    return Status(
+        sessions=[access.session(session_id) for session_id in store.sessions.ids(access.owner, _LISTED, 0)],
+        runs=[_run(backend, row) for row in rows],
+        runs_in_all=store.models.count(RunQuery(access.owner)),
+        pending=pending[:_PENDING],
+        pending_in_all=len(pending),
+        checkpoints_size=store.checkpoints.size(access.owner),
+    )
+
+
+def _run(backend: Backend, row: ModelRow) -> Run:
+    steps = backend.store.steps.curve(row.model_id, _POINTS)
+    return Run(
+        row=row,
+        steps=steps[-1].number if steps else 0,
+        curve=draw(steps),
+        loss=steps[-1].loss if steps else None,
+        checkpoints=backend.store.checkpoints.of_run(row.model_id, _CHECKPOINTS),
+        checkpoints_in_all=backend.store.checkpoints.count_of_run(row.model_id),
+    )

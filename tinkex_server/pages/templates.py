@@ -1,0 +1,39 @@
+"""The pages' templates. Whatever stands in them is escaped, whoever chose it."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from tinkex_server.pages import curve, words
+from tinkex_server.paths import CheckpointPath
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_CONSTANTS = {"version": version("tinkex"), "width": curve.WIDTH, "height": curve.HEIGHT}
+
+
+def render(template: str, **values: object) -> str:
+    return _environment().get_template(template).render({**_CONSTANTS, **values})
+
+
+def _download(path: CheckpointPath) -> str:
+    return "/".join(("/download", *(quote(part, safe=":") for part in (path.run_id, path.kind, path.name))))
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # here, since a server in a test shows no page
+
+    environment = Environment(
+        loader=PackageLoader("tinkex_server", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(size=words.size, span=words.span, moment=words.moment, number=words.number, download=_download)
+    return environment

@@ -1,0 +1,126 @@
+"""The files of saved weights, to be fetched by signed URLs: one by one, or all as a tar."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from starlette.responses import RedirectResponse, Response
+from tinkex_api.models import ExternalWeightsUrlsResponse, SignedUrls
+
+from tinkex_server import digests
+from tinkex_server.backend import Backend
+from tinkex_server.errors import bad_request, not_found
+from tinkex_server.guard.signed_urls import LIFETIME, signed_url
+from tinkex_server.paths import EXTERNAL_WEIGHTS, CheckpointPath
+from tinkex_server.routes.checkpoints import CHECKPOINT, path_of
+from tinkex_server.routes.facts import moment
+from tinkex_server.store import CheckpointRow
+from tinkex_server.wire.content import Content, files_of, of_file, of_folder
+from tinkex_server.wire.downloads import answer, describe
+from tinkex_server.wire.http import PREFIX, Call, get, json_response
+
+_PATIENCE = 5.0
+"""Seconds that a request waits for a tar to be made ready; then it is asked to come again."""
+_FILE = f"{CHECKPOINT}/files/{{file}}"
+
+
+async def archive(backend: Backend, call: Call[None]) -> Response:
+    """Leads to the tar. One that is not ready soon is 503, and goes on being made ready."""
+    row = call.access.checkpoint(path_of(call))
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await backend.downloads.get(*_tar(backend, row))
+    except TimeoutError:
+        response = json_response(503, {"detail": f"the archive of {row.path} is being made; ask again"})
+        response.headers["Retry-After"] = "2"
+        return response
+    expires = int(time.time()) + LIFETIME
+    url = archive_url(backend, call.origin, row.path, expires)
+    return RedirectResponse(url, 302, {"Expires": formatdate(expires, usegmt=True)})
+
+
+def archive_url(backend: Backend, origin: str, path: CheckpointPath, expires: int) -> str:
+    """For whoever may read the checkpoint, to fetch its tar without a key."""
+    return signed_url(backend.signer, origin, f"{_url_path(path)}/download", expires)
+
+
+async def download(backend: Backend, call: Call[None]) -> Response:
+    """By a signed URL, or by a key that may read the checkpoint."""
+    row = call.access.checkpoint(path_of(call))
+    return await _send(backend, call, *_tar(backend, row), "application/x-tar", f"{row.path.name}.tar")
+
+
+async def external_weights_urls(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    row = call.access.checkpoint(path_of(call))
+    if row.path.kind != EXTERNAL_WEIGHTS:
+        raise bad_request(f"{row.path} is not of the kind {EXTERNAL_WEIGHTS}; get its archive")
+    urls, expires = SignedUrls(), int(time.time()) + LIFETIME
+    folder = _folder(backend, row)
+    digests.check_there(folder)
+    for file in files_of(folder):
+        urls[file.name] = signed_url(backend.signer, call.origin, f"{_url_path(row.path)}/files/{file.name}", expires)
+    return ExternalWeightsUrlsResponse(urls, moment(expires)).to_dict()
+
+
+async def download_file(backend: Backend, call: Call[None]) -> Response:
+    """By a signed URL, or by a key that may read the checkpoint."""
+    row = call.access.checkpoint(path_of(call))
+    folder = _folder(backend, row)
+    files = {file.name: file for file in files_of(folder)}
+    if call.path["file"] not in files:
+        raise not_found(f"{row.path} has no file {call.path['file']!r}; it has {', '.join(files)}")
+    file = files[call.path["file"]]
+    plan = partial(_checked_file, file)
+    return await _send(backend, call, (file, row.created_at), plan, "application/octet-stream", file.name)
+
+
+async def _send(
+    backend: Backend, call: Call[None], key: object, plan: partial[Content], media_type: str, file_name: str
+) -> Response:
+    if call.method == "HEAD":
+        return describe(plan(whole=False), backend.downloads.known(key), media_type, file_name)
+    return answer(await backend.downloads.get(key, plan), call.headers, media_type, file_name)
+
+
+def _tar(backend: Backend, row: CheckpointRow) -> tuple[object, partial[Content]]:
+    """The key of its download, and what plans it."""
+    folder = _folder(backend, row)
+    return (folder, row.created_at), partial(_checked_folder, folder, row.created_at)
+
+
+def _checked_folder(folder: Path, modified: float, *, whole: bool = True) -> Content:
+    """Raises `InvalidRequest` for files that are not as they were saved; unless `whole`, for those that are missing."""
+    (digests.check if whole else digests.check_there)(folder)
+    return of_folder(folder, modified)
+
+
+def _checked_file(file: Path, *, whole: bool = True) -> Content:
+    """The same for one file."""
+    if whole:
+        digests.check_files(file.parent, [file.name])
+    return of_file(file)
+
+
+def _folder(backend: Backend, row: CheckpointRow) -> Path:
+    folder = backend.folders.path(row.folder)
+    if not folder.is_dir():
+        raise not_found(f"the files of {row.path} are gone from the data folder")
+    return folder
+
+
+def _url_path(path: CheckpointPath) -> str:
+    return PREFIX + CHECKPOINT.format(run_id=path.run_id, kind=path.kind, name=path.name)
+
+
+ROUTES = [
+    get(f"{CHECKPOINT}/archive", archive),
+    get(f"{CHECKPOINT}/download", download),
+    get(f"{CHECKPOINT}/external_weights_urls", external_weights_urls),
+    get(_FILE, download_file),
+]

@@ -1,0 +1,57 @@
+"""Keys: what is known of one, a token in its place, and its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex_api.models import (
+    ApiKeyDetails,
+    ApiKeyInfoResponse,
+    ApiKeyOrganization,
+    AuthTokenRequest,
+    AuthTokenResponse,
+)
+
+from tinkex_server.backend import Backend
+from tinkex_server.errors import not_found
+from tinkex_server.guard import tokens
+from tinkex_server.routes.facts import ORGANIZATION, user_urn
+from tinkex_server.store import KeyRow
+from tinkex_server.wire.http import KEY_SENT, Call, delete, get, post
+
+
+async def exchange(backend: Backend, call: Call[AuthTokenRequest]) -> Mapping[str, Any]:
+    owner = call.access.new_owner
+    claims = {"sub": user_urn(owner), "org_id": ORGANIZATION}
+    now = time.time()
+    holder = tokens.Holder(owner, call.scope.get(KEY_SENT, now))
+    return AuthTokenResponse(tokens.issue(backend.secret, holder, claims, now)).to_dict()
+
+
+async def key_facts(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    key = _key(backend, call)
+    return ApiKeyInfoResponse(key.key_id, key.name, "", ApiKeyDetails(ApiKeyOrganization(ORGANIZATION))).to_dict()
+
+
+async def revoke(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    """From the next request on the key is not taken any more, nor are the tokens that stand for it."""
+    key, now = _key(backend, call), time.time()
+    backend.store.keys.revoke(key.key_id, now)
+    backend.store.audit.add(call.access.new_owner, "apikey.revoked", {"key_id": key.key_id}, now)
+    return {}
+
+
+def _key(backend: Backend, call: Call[None]) -> KeyRow:
+    key = backend.store.keys.get(int(call.access.owner)) if call.access.owner else None
+    if key is None:
+        raise not_found("this server asks for no key, so there is nothing to tell of one")
+    return key
+
+
+ROUTES = [
+    post("/auth/token", AuthTokenRequest, exchange),
+    get("/auth/apikey/me", key_facts),
+    delete("/auth/apikey/me", revoke),
+]

@@ -1,0 +1,64 @@
+"""Searching checkpoints by what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex_api.models import (
+    CheckpointSearchCursor,
+    CheckpointSearchRequest,
+    CheckpointSearchResponse,
+)
+
+from tinkex_server.backend import Backend
+from tinkex_server.errors import malformed
+from tinkex_server.guard.access import Access
+from tinkex_server.paths import CHECKPOINT_TYPES
+from tinkex_server.routes.checkpoints import checkpoint_facts
+from tinkex_server.routes.facts import moment
+from tinkex_server.routes.searching import check_count, cursor_time, may_see, page_length
+from tinkex_server.store import CheckpointQuery, CheckpointRow
+from tinkex_server.wire.http import Call, post
+
+_KINDS = {type_: kind for kind, type_ in CHECKPOINT_TYPES.items()}
+
+
+async def search(backend: Backend, call: Call[CheckpointSearchRequest]) -> Mapping[str, Any]:
+    body = call.body
+    limit = page_length(body.limit)
+    query = _query(body, call.access)
+    seen = may_see(body.owner, call.access)
+    found = backend.store.checkpoints.search(query, limit + 1) if seen else []
+    response = CheckpointSearchResponse([checkpoint_facts(row) for row in found[:limit]])
+    if len(found) > limit:
+        response.next_cursor = _cursor(found[limit - 1])
+    return response.to_dict()
+
+
+def _query(body: CheckpointSearchRequest, access: Access) -> CheckpointQuery:
+    metadata = body.user_metadata or dict[str, str]()
+    check_count(
+        project_ids=body.project_ids or [],
+        base_models=body.base_models or [],
+        user_metadata=metadata,
+    )
+    if body.checkpoint_type is not None and body.checkpoint_type not in _KINDS:
+        raise malformed("checkpoint_type", message=f"must be one of {', '.join(_KINDS)}")
+    cursor = body.cursor
+    return CheckpointQuery(
+        owner=access.owner,
+        kind=None if body.checkpoint_type is None else _KINDS[body.checkpoint_type],
+        project_ids=body.project_ids,
+        base_models=body.base_models,
+        user_metadata=metadata,
+        after=cursor and (cursor_time(cursor.last_created_at), cursor.last_checkpoint_uuid),
+    )
+
+
+def _cursor(last: CheckpointRow) -> CheckpointSearchCursor:
+    """Returns where a page ends. The name of a save's folder is its own and no other's."""
+    return CheckpointSearchCursor(moment(last.created_at).isoformat(), last.folder)
+
+
+ROUTES = [post("/checkpoints/search", CheckpointSearchRequest, search)]

@@ -1,0 +1,54 @@
+"""Training runs, and what was saved by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex_api.models import Cursor, TrainingRun, TrainingRunsResponse, UserMetadata
+
+from tinkex_server.backend import Backend
+from tinkex_server.paths import SAMPLER_WEIGHTS, WEIGHTS
+from tinkex_server.routes.checkpoints import checkpoint_facts
+from tinkex_server.routes.facts import moment, user_urn
+from tinkex_server.routes.query import accessible, page
+from tinkex_server.store import CheckpointRow, ModelRow, RunQuery
+from tinkex_server.wire.http import Call, get
+
+
+async def list_training_runs(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    limit, offset = page(call.query, limit=20)
+    query = RunQuery(call.access.owner, accessible(call.query), call.query.get("project_id"))
+    runs = [_facts(backend, row) for row in backend.store.models.page(query, limit, offset)]
+    return TrainingRunsResponse(runs, Cursor(offset, limit, backend.store.models.count(query))).to_dict()
+
+
+async def get_training_run(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    return _facts(backend, call.access.run(call.path["run_id"], published=accessible(call.query))).to_dict()
+
+
+def _facts(backend: Backend, row: ModelRow) -> TrainingRun:
+    to_train, to_sample = (backend.store.checkpoints.last(row.model_id, kind) for kind in (WEIGHTS, SAMPLER_WEIGHTS))
+    return TrainingRun(
+        training_run_id=row.model_id,
+        base_model=row.base_model,
+        model_owner=user_urn(row.owner),
+        is_lora=True,
+        lora_rank=row.lora.rank,
+        corrupted=_is_corrupted(row, to_train),
+        last_request_time=moment(row.last_request_at),
+        last_checkpoint=checkpoint_facts(to_train) if to_train else None,
+        last_sampler_checkpoint=checkpoint_facts(to_sample) if to_sample else None,
+        user_metadata=UserMetadata.from_dict(row.user_metadata),
+    )
+
+
+def _is_corrupted(row: ModelRow, saved: CheckpointRow | None) -> bool:
+    """Whether what was asked of it since it was saved is gone."""
+    return row.state == "failed" or (row.state == "lost" and (saved is None or saved.created_at < row.last_request_at))
+
+
+ROUTES = [
+    get("/training_runs", list_training_runs),
+    get("/training_runs/{run_id}", get_training_run),
+]

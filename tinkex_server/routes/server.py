@@ -1,0 +1,67 @@
+"""What the server is and can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve
+from tinkex_api.models import (
+    ClientConfigRequest,
+    ClientConfigResponse,
+    ClientDynamicConfigResponse,
+    GetServerCapabilitiesResponse,
+    HealthResponse,
+    SupportedModel,
+    TelemetryResponse,
+    TelemetrySendRequest,
+)
+
+from tinkex_server.backend import Backend
+from tinkex_server.wire.http import Call, get, post
+
+_LONGEST_CHUNK = 1024  # datums
+_FLAGS = ClientConfigResponse(
+    pjwt_auth_enabled=False,
+    parallel_fwdbwd_chunks=True,
+    fwdbwd_max_chunk_len=_LONGEST_CHUNK,
+    fwdbwd_max_chunk_bytes_count=5_000_000,
+    proto_compress_fwdbwd=False,
+    sample_join_sampling_session=True,
+    seq_id_repeats="repeats",
+    custom_loss_server_side=True,
+)
+_CHANGING_FLAGS = ClientDynamicConfigResponse(refresh_interval_sec=300, sample_cancel_enabled=True, sample_cancel_max_batch_size=64)
+
+
+async def client_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
+    longest = min(_LONGEST_CHUNK, backend.limits.datums)
+    return evolve(_FLAGS, fwdbwd_max_chunk_len=longest, pjwt_auth_enabled=backend.exchange_keys).to_dict()
+
+
+async def dynamic_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
+    return _CHANGING_FLAGS.to_dict()
+
+
+async def health(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    return HealthResponse(status="ok").to_dict()
+
+
+async def capabilities(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    return GetServerCapabilitiesResponse(
+        [SupportedModel(model.name, model.max_context_length, True, True) for model in backend.base_models.values()]
+    ).to_dict()
+
+
+async def telemetry(backend: Backend, call: Call[TelemetrySendRequest]) -> Mapping[str, Any]:
+    """Clients send it unasked; nothing is kept."""
+    return TelemetryResponse(status="accepted").to_dict()
+
+
+ROUTES = [
+    post("/client/config", ClientConfigRequest, client_config),
+    post("/client/dynamic_config", ClientConfigRequest, dynamic_config),
+    get("/healthz", health),
+    get("/get_server_capabilities", capabilities),
+    post("/telemetry", TelemetrySendRequest, telemetry, defaults={"process_uuid": ""}),
+]

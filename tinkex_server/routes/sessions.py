@@ -1,0 +1,99 @@
+"""The life of a session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex_api.models import (
+    AssignSessionProjectRequest,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    FinishSessionRequest,
+    GetSessionResponse,
+    ListSessionsResponse,
+    SessionHeartbeatRequest,
+    SessionHeartbeatResponse,
+    UserMetadata,
+)
+
+from tinkex_server.backend import Backend
+from tinkex_server.errors import Refused, malformed
+from tinkex_server.routes.query import accessible, page
+from tinkex_server.store import FINISH_REASONS, SessionRow
+from tinkex_server.wire.http import Call, get, post, put
+
+
+async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> Mapping[str, Any]:
+    body = call.body
+    row = SessionRow(
+        session_id=backend.ids.new_session(),
+        tags=body.tags,
+        user_metadata=body.user_metadata,
+        sdk_version=body.sdk_version,
+        project_id=body.project_id or None,
+        display_name=body.display_name or None,
+        created_at=time.time(),
+        owner=call.access.new_owner,
+    )
+    backend.store.sessions.add(row)
+    details = {"session_id": row.session_id, "project_id": row.project_id, "display_name": row.display_name}
+    backend.store.audit.add(row.owner, "session.created", details, row.created_at)
+    return CreateSessionResponse(row.session_id).to_dict()
+
+
+async def heartbeat(backend: Backend, call: Call[SessionHeartbeatRequest]) -> Mapping[str, Any]:
+    row = call.access.session(call.body.session_id)
+    if row.finished_at is not None:
+        raise Refused(410, row.ending)
+    backend.store.sessions.note_heartbeat(row.session_id, time.time())
+    return SessionHeartbeatResponse(type="session_heartbeat").to_dict()
+
+
+async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
+    """Ends the session; its models are unloaded after the requests whose turn has come."""
+    row, reason, now = call.access.session(call.path["session_id"]), call.body.reason.type, time.time()
+    if reason not in FINISH_REASONS:
+        raise malformed("reason", "type", message=f"must be one of {', '.join(FINISH_REASONS)}")
+    if backend.end_session(row.session_id, reason, call.body.detail, now):
+        backend.store.audit.add(row.owner, "session.finished", {"session_id": row.session_id, "reason": reason}, now)
+        await backend.collect()
+    return {}
+
+
+async def assign_project(backend: Backend, call: Call[AssignSessionProjectRequest]) -> Mapping[str, Any]:
+    """A project is no more than a name."""
+    row, project_id = call.access.session(call.path["session_id"]), call.body.project_id
+    backend.store.sessions.set_project(row.session_id, project_id)
+    details = {"session_id": row.session_id, "project_id": project_id}
+    backend.store.audit.add(row.owner, "project.assigned", details, time.time())
+    return {}
+
+
+async def list_sessions(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    """One's own, whatever the scope: nobody can read another's session."""
+    accessible(call.query)
+    limit, offset = page(call.query, limit=20)
+    return ListSessionsResponse(backend.store.sessions.ids(call.access.owner, limit, offset)).to_dict()
+
+
+async def get_session(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    accessible(call.query)
+    row = call.access.session(call.path["session_id"])
+    return GetSessionResponse(
+        training_run_ids=[model.model_id for model in backend.store.models.of_session(row.session_id)],
+        sampler_ids=backend.store.samplers.ids_of(row.session_id),
+        user_metadata=UserMetadata.from_dict(row.user_metadata),
+        display_name=row.display_name,
+    ).to_dict()
+
+
+ROUTES = [
+    post("/create_session", CreateSessionRequest, create_session, defaults={"tags": [], "user_metadata": {}, "sdk_version": ""}),
+    post("/session_heartbeat", SessionHeartbeatRequest, heartbeat),
+    post("/sessions/{session_id}/finish", FinishSessionRequest, finish),
+    put("/sessions/{session_id}/project", AssignSessionProjectRequest, assign_project),
+    get("/sessions", list_sessions),
+    get("/sessions/{session_id}", get_session),
+]

@@ -1,0 +1,43 @@
+"""What a session did, as a trace to be looked at in Perfetto or in Chrome."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+from tinkex_api.models import SessionTraceExportResponse
+
+from tinkex_server.backend import Backend
+from tinkex_server.guard.signed_urls import LIFETIME, signed_url
+from tinkex_server.routes.trace import chrome_trace
+from tinkex_server.wire.http import PREFIX, Call, get
+from tinkex_server.wire.translate import encode
+
+_TRACE = "/sessions/{session_id}/trace"
+_MOST = 50_000
+"""Requests in a trace, the newest ones."""
+
+
+async def export(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+    """It is ready at once: it is written when it is fetched, and so tells what the session did up to then."""
+    row = call.access.session(call.path["session_id"])
+    path, expires = PREFIX + _TRACE.format(session_id=row.session_id), int(time.time()) + LIFETIME
+    url = signed_url(backend.signer, call.origin, path, expires)
+    return SessionTraceExportResponse("ready", url).to_dict()
+
+
+async def trace(backend: Backend, call: Call[None]) -> Response:
+    row = call.access.session(call.path["session_id"])
+    requests = backend.store.futures.of_session(row.session_id, _MOST)
+    body = await asyncio.to_thread(lambda: encode(chrome_trace(row, requests, time.time())))
+    headers = {"Content-Disposition": f'attachment; filename="{row.session_id}.json"'}
+    return Response(body, media_type="application/json", headers=headers)
+
+
+ROUTES = [
+    get("/sessions/{session_id}/trace_export", export),
+    get(_TRACE, trace),
+]

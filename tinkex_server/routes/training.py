@@ -1,0 +1,103 @@
+"""Training steps: each waits for its turn in the model's lane."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tinkex_api.models import (
+    ForwardBackwardInput,
+    ForwardBackwardRequest,
+    ForwardRequest,
+    Metrics,
+    OptimStepRequest,
+    OptimStepResponse,
+)
+
+from tinkex_server.backend import Backend
+from tinkex_server.engine.base import OptimizerSettings
+from tinkex_server.errors import Refused, bad_request
+from tinkex_server.limits import at_most
+from tinkex_server.routes.custom_losses import custom_loss
+from tinkex_server.routes.in_turn import UNNUMBERED, in_turn
+from tinkex_server.store import ModelRow
+from tinkex_server.wire.http import Call, post
+from tinkex_server.wire.protobuf import read_forward_backward, write_loss
+from tinkex_server.wire.translate import count_trained, encode, examples, loss_config, loss_fields, optimizer_settings
+from tinkex_server.work.futures import Work
+
+
+async def forward_backward(backend: Backend, call: Call[ForwardBackwardRequest]) -> Mapping[str, Any]:
+    batch, at = call.body.forward_backward_input, "forward_backward_input"
+    backward = not call.body.additional_properties.get("forward_only")  # of the protobuf form
+    kind = "forward_backward" if backward else "forward"
+    return in_turn(backend, call, kind, lambda row: _loss(backend, row, batch, at, backward=backward))
+
+
+async def forward(backend: Backend, call: Call[ForwardRequest]) -> Mapping[str, Any]:
+    batch, at = call.body.forward_input, "forward_input"
+    return in_turn(backend, call, "forward", lambda row: _loss(backend, row, batch, at, backward=False))
+
+
+async def optim_step(backend: Backend, call: Call[OptimStepRequest]) -> Mapping[str, Any]:
+    return in_turn(backend, call, "optim_step", lambda row: _optim_step(backend, row, call.body))
+
+
+def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str, *, backward: bool) -> Work:
+    if batch.loss_fn == "custom":
+        loss, config = custom_loss(backend, row, batch, (at,)), {}
+    else:
+        loss, config = batch.loss_fn, loss_config(batch, (at,))
+    limits = backend.limits
+    at_most(limits.datums, len(batch.data), at, "number of data")
+    data = examples(batch, (at,))
+    token_count = sum(len(example.tokens) for example in data)
+    at_most(limits.tokens, token_count, at, "number of tokens")
+
+    def compute() -> tuple[bytes, float]:
+        result = backend.engine.forward_backward(row.model_id, data, loss, config, backward=backward)
+        return write_loss(loss_fields(result)), result.metrics["loss:sum"]
+
+    async def work() -> bytes:
+        encoded, total = await backend.lanes.call(compute)
+        now = time.time()
+        if backward:
+            backend.store.steps.add_loss(row.model_id, total, count_trained(data), now)
+        backend.store.usage.add(row.owner, row.session_id, row.base_model, {"training": token_count}, now)
+        return encoded
+
+    return work
+
+
+def _optim_step(backend: Backend, row: ModelRow, body: OptimStepRequest) -> Work:
+    try:
+        settings = _settings(row, body)
+    except Refused as refusal:
+        raise refusal.adding(_NOT_TAKEN) from None
+
+    async def work() -> bytes:
+        metrics = await backend.lanes.call(backend.engine.optim_step, row.model_id, settings)
+        backend.store.steps.end(row.model_id)
+        return encode(OptimStepResponse(Metrics.from_dict(metrics)).to_dict())
+
+    return work
+
+
+_NOT_TAKEN = "; the step was not taken, and the gradients wait for the next optim_step: send it again with settings that can be"
+
+
+def _settings(row: ModelRow, body: OptimStepRequest) -> OptimizerSettings:
+    settings = optimizer_settings(body)
+    if settings.kind != row.optimizer:
+        raise bad_request(
+            f"model {row.model_id!r} was created with the optimizer {row.optimizer}, and this is a step of {settings.kind}"
+        )
+    return settings
+
+
+ROUTES = [
+    post("/forward_backward", ForwardBackwardRequest, forward_backward, defaults=UNNUMBERED, protobuf=read_forward_backward),
+    post("/forward", ForwardRequest, forward, defaults=UNNUMBERED),
+    post("/optim_step", OptimStepRequest, optim_step, defaults=UNNUMBERED, refused=_NOT_TAKEN),
+]

@@ -1,0 +1,123 @@
+"""`Store`: all that the server remembers, in one SQLite file. Values in and out; a module for each table.
+
+Example:
+    with closing(Store(folder / "tinkex.db")) as store:
+        store.sessions.get("s-1")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from pathlib import Path
+
+from tinkex_server.store.audit import AuditLog
+from tinkex_server.store.checkpoints import Checkpoints
+from tinkex_server.store.custom_losses import CustomLosses
+from tinkex_server.store.database import Database, StoreError, Unwritable
+from tinkex_server.store.futures import StoredFutures
+from tinkex_server.store.keys import Keys
+from tinkex_server.store.models import Models
+from tinkex_server.store.rows import (
+    FINISH_REASONS,
+    AuditRow,
+    Category,
+    CheckpointQuery,
+    CheckpointRow,
+    CustomLossRow,
+    EndedFuture,
+    Ending,
+    EnrolledKey,
+    FoundSession,
+    FutureRow,
+    FutureState,
+    KeyRow,
+    ModelRow,
+    ModelState,
+    RunQuery,
+    SamplerRow,
+    SessionQuery,
+    SessionRow,
+    StepRow,
+    StorageRow,
+    StoredSpan,
+    TimedFuture,
+    UsageKind,
+    UsageRow,
+)
+from tinkex_server.store.samplers import Samplers
+from tinkex_server.store.sessions import Sessions
+from tinkex_server.store.steps import Steps
+from tinkex_server.store.usage import Usage
+
+__all__ = [
+    "FINISH_REASONS",
+    "AuditRow",
+    "Category",
+    "CheckpointQuery",
+    "CheckpointRow",
+    "CustomLossRow",
+    "EndedFuture",
+    "Ending",
+    "EnrolledKey",
+    "FoundSession",
+    "FutureRow",
+    "FutureState",
+    "KeyRow",
+    "ModelRow",
+    "ModelState",
+    "RunQuery",
+    "SamplerRow",
+    "SessionQuery",
+    "SessionRow",
+    "StepRow",
+    "StorageRow",
+    "Store",
+    "StoreError",
+    "StoredSpan",
+    "TimedFuture",
+    "Unwritable",
+    "UsageKind",
+    "UsageRow",
+]
+
+
+class Store:
+    """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this layout."""
+
+    def __init__(self, file: Path) -> None:
+        self._database = Database(file)
+        self.keys = Keys(self._database)
+        self.sessions = Sessions(self._database)
+        self.models = Models(self._database)
+        self.futures = StoredFutures(self._database)
+        self.steps = Steps(self._database)
+        self.checkpoints = Checkpoints(self._database)
+        self.samplers = Samplers(self._database)
+        self.custom_losses = CustomLosses(self._database)
+        self.audit = AuditLog(self._database)
+        self.usage = Usage(self._database)
+
+    def recover(self, reason: str, now: float) -> None:
+        """After a restart: what was pending has failed for `reason`, and no model is in memory."""
+        with self._database.transaction():
+            self.futures.fail_pending(reason, now)
+            self.models.lose_all()
+
+    def folders(self) -> set[str]:
+        """The names of the folders that are in use."""
+        return self.checkpoints.folders() | self.samplers.folders()
+
+    def folders_ever(self) -> set[str]:
+        """The same, with those of sessions that have ended."""
+        return self.checkpoints.folders() | self.samplers.folders_ever()
+
+    def compact(self) -> None:
+        """Gives the room of what was deleted back to the disk."""
+        self._database.run("VACUUM")
+
+    def kept(self) -> Awaitable[None]:
+        """Returns when all that was written so far outlives this process. To be awaited before somebody is told of it."""
+        return self._database.kept()
+
+    def close(self) -> None:
+        self._database.close()

@@ -1,0 +1,101 @@
+"""Training runs: models, in memory or not."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import orjson
+from attrs import astuple
+
+from tinkex_server.engine.base import LoraShape
+from tinkex_server.store.database import Database, dump
+from tinkex_server.store.rows import ModelRow, ModelState, RunQuery
+
+_MODELS = "SELECT models.*, sessions.owner FROM models JOIN sessions USING (session_id)"
+_PUBLISHED = "EXISTS (SELECT 1 FROM checkpoints WHERE checkpoints.model_id = models.model_id AND public)"
+_WANTED = f"(?1 IS NULL OR owner = ?1 OR (?2 AND {_PUBLISHED})) AND (?3 IS NULL OR project_id = ?3)"
+
+
+class Models:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, row: ModelRow) -> None:
+        lora = row.lora
+        self._db.run(
+            "INSERT INTO models (model_id, session_id, base_model, rank, seed, train_attn, train_mlp, train_unembed, optimizer, user_metadata,"
+            " state, created_at, last_request_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            row.model_id,
+            row.session_id,
+            row.base_model,
+            lora.rank,
+            lora.seed,
+            lora.train_attn,
+            lora.train_mlp,
+            lora.train_unembed,
+            row.optimizer,
+            dump(row.user_metadata),
+            row.state,
+            row.created_at,
+            row.last_request_at,
+        )
+
+    def get(self, model_id: str) -> ModelRow | None:
+        return self._db.one(_row, f"{_MODELS} WHERE model_id = ?", model_id)
+
+    def page(self, query: RunQuery, limit: int, offset: int) -> list[ModelRow]:
+        """Newest first."""
+        sql = f"{_MODELS} WHERE {_WANTED} ORDER BY models.rowid DESC LIMIT ?4 OFFSET ?5"
+        return self._db.all(_row, sql, *astuple(query), limit, offset)
+
+    def count(self, query: RunQuery) -> int:
+        return self._db.number(f"SELECT count(*) FROM models JOIN sessions USING (session_id) WHERE {_WANTED}", *astuple(query))
+
+    def has_published(self, model_id: str) -> bool:
+        return self._db.number(f"SELECT {_PUBLISHED} FROM models WHERE model_id = ?", model_id) == 1
+
+    def count_in_memory(self) -> int:
+        return self._db.number("SELECT count(*) FROM models WHERE state IN ('creating', 'ready')")
+
+    def of_session(self, session_id: str) -> list[ModelRow]:
+        return self._db.all(_row, f"{_MODELS} WHERE session_id = ? ORDER BY models.rowid", session_id)
+
+    def in_memory(self) -> list[ModelRow]:
+        return self._db.all(_row, f"{_MODELS} WHERE state IN ('creating', 'ready') ORDER BY models.rowid")
+
+    def failure(self, model_id: str) -> str | None:
+        row = self.get(model_id)
+        return row and row.failure
+
+    def lose(self, model_id: str, reason: str) -> None:
+        self._db.run("UPDATE models SET state = 'failed', failure = ? WHERE model_id = ?", reason, model_id)
+
+    def set_state(self, model_id: str, state: ModelState) -> None:
+        self._db.run("UPDATE models SET state = ? WHERE model_id = ?", state, model_id)
+
+    def mark_created(self, model_id: str) -> None:
+        """Ready, unless it was unloaded while it was being made."""
+        self._db.run("UPDATE models SET state = 'ready' WHERE model_id = ? AND state = 'creating'", model_id)
+
+    def note_request(self, model_id: str, now: float) -> None:
+        self._db.run("UPDATE models SET last_request_at = ? WHERE model_id = ?", now, model_id)
+
+    def lose_all(self) -> None:
+        """After a restart no model is in memory."""
+        self._db.run("UPDATE models SET state = 'lost' WHERE state IN ('creating', 'ready')")
+
+
+def _row(row: sqlite3.Row) -> ModelRow:
+    return ModelRow(
+        row["model_id"],
+        row["session_id"],
+        row["base_model"],
+        LoraShape(row["rank"], row["seed"], bool(row["train_attn"]), bool(row["train_mlp"]), bool(row["train_unembed"])),
+        row["optimizer"],
+        orjson.loads(row["user_metadata"]),
+        row["state"],
+        row["created_at"],
+        row["last_request_at"],
+        row["owner"],
+        row["failure"],
+    )

@@ -1,0 +1,48 @@
+"""The losses of training runs, step by step, for the curves of the status page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tinkex_server.store.database import Database, dump
+from tinkex_server.store.rows import StepRow
+
+
+class Steps:
+    """A step is what lies between two `optim_step`s, so that a batch which came in several requests is one point."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add_loss(self, model_id: str, loss: float, tokens: int, now: float) -> None:
+        """Adds the loss of a forward_backward, summed over so many tokens, to the step that the model is in.
+
+        NaN stays: SQLite has it as NULL, and so is every sum with it.
+        """
+        self._db.run(
+            "INSERT INTO steps (model_id, number, loss, tokens, at) VALUES"
+            " (?1, (SELECT coalesce(max(number + ended), 1) FROM steps WHERE model_id = ?1), ?2, ?3, ?4)"
+            " ON CONFLICT (model_id, number) DO UPDATE SET loss = loss + ?2, tokens = tokens + ?3, at = ?4",
+            model_id,
+            loss,
+            tokens,
+            now,
+        )
+
+    def end(self, model_id: str) -> None:
+        """The losses that come later are of the next step."""
+        self._db.run("UPDATE steps SET ended = 1 WHERE model_id = ? AND ended = 0", model_id)
+
+    def count(self, model_id: str) -> int:
+        return self._db.number("SELECT coalesce(max(number), 0) FROM steps WHERE model_id = ?", model_id)
+
+    def curve(self, model_id: str, most: int) -> Sequence[StepRow]:
+        """About so many steps at most, evenly spread, always with the first and the newest; in order."""
+        last = self.count(model_id)
+        apart = max(1, last // most)
+        numbers = [1, *range(apart, last + 1, apart), last]
+        sql = (
+            "SELECT number, loss / tokens, at FROM steps"
+            " WHERE model_id = ? AND number IN (SELECT value FROM json_each(?)) ORDER BY number"
+        )
+        return self._db.all(lambda row: StepRow(*row), sql, model_id, dump(numbers))

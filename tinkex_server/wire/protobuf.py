@@ -1,0 +1,217 @@
+"""Protobuf bodies and results, as the fields and from the fields that JSON ones have, so that one path serves both.
+
+The messages are those of openapi/tinker.proto.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import orjson
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from tinkex_proto import tinker_pb2 as pb
+
+from tinkex_server.errors import Refused, bad_request, malformed
+from tinkex_server.wire.bodies import MOST_LISTS, too_many
+from tinkex_server.wire.message_size import VALUES, count_values
+
+MEDIA_TYPE = "application/x-protobuf"
+
+_MOST_VALUES = VALUES * MOST_LISTS
+_EMPTY_CELL = (0, -99999.0)  # of a top-k table
+_DTYPES: dict[int, str] = {pb.DTYPE_FLOAT32: "float32", pb.DTYPE_INT64: "int64"}  # of requests
+
+
+def read_forward_backward(raw: bytes) -> dict[str, Any]:
+    """The fields of the JSON body that says the same, with arrays for its long lists, and `forward_only`. Raises `Refused` for what is no such message."""
+    message = pb.ForwardBackwardRequest()
+    if count_values(raw, message.DESCRIPTOR, _MOST_VALUES) > _MOST_VALUES:
+        raise too_many(f"more than {MOST_LISTS} objects, or {_MOST_VALUES} values")
+    try:
+        message.ParseFromString(raw)
+    except DecodeError as error:
+        raise bad_request(f"the body is not a ForwardBackwardRequest: {error}") from error
+    named = {"model_id": message.model_id, "seq_id": message.seq_id, "forward_only": message.forward_only}
+    try:
+        return {**named, "forward_backward_input": _batch(message)}
+    except Refused as refusal:
+        refusal.fields = named
+        raise
+
+
+def _batch(message: pb.ForwardBackwardRequest) -> dict[str, Any]:
+    config = {name: getattr(value, value.WhichOneof("value") or "number") for name, value in message.loss_fn_config_v2.items()}
+    return {
+        "data": [_datum(index, datum) for index, datum in enumerate(message.data)],
+        "loss_fn": message.loss_fn,
+        "loss_fn_config": config or dict(message.loss_fn_config),
+    }
+
+
+def _datum(index: int, datum: pb.Datum) -> dict[str, Any]:
+    inputs = {name: _tensor((index, name), tensor) for name, tensor in datum.loss_fn_inputs.items()}
+    return {"model_input": {"chunks": [_chunk(chunk) for chunk in datum.model_input]}, "loss_fn_inputs": inputs}
+
+
+def _chunk(chunk: pb.Chunk) -> dict[str, Any]:
+    kind = chunk.WhichOneof("chunk") or "nothing"
+    if kind != "encoded_text":
+        return {"type": kind}
+    return {"type": kind, "tokens": _array(("model_input", "chunks"), chunk.encoded_text.tokens, np.dtype("<i4"))}
+
+
+def _tensor(at: tuple[str | int, ...], tensor: pb.Tensor) -> dict[str, Any]:
+    encoding = tensor.WhichOneof("encoding")
+    if tensor.dtype not in _DTYPES or encoding is None:
+        raise malformed("data", *at, message="must be an array of float32 or int64")
+    dtype = _DTYPES[tensor.dtype]
+    layout = np.dtype(dtype).newbyteorder("<")
+    if encoding == "dense":
+        return {"data": _array(at, tensor.dense, layout), "dtype": dtype, "shape": list(tensor.shape)}
+    return {
+        "data": _array(at, tensor.sparse_csr.values, layout),
+        "dtype": dtype,
+        "shape": list(tensor.shape),
+        "sparse_crow_indices": _array(at, tensor.sparse_csr.crow_indices, np.dtype("<i8")),
+        "sparse_col_indices": _array(at, tensor.sparse_csr.col_indices, np.dtype("<i8")),
+    }
+
+
+def _array(at: tuple[str | int, ...], raw: bytes, layout: np.dtype[Any]) -> NDArray[Any]:
+    """The bytes themselves, seen as numbers."""
+    if len(raw) % layout.itemsize:
+        raise malformed("data", *at, message=f"has {len(raw)} bytes, which is no whole number of {layout.itemsize}-byte values")
+    return np.frombuffer(raw, layout)
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+LOSSES = frozenset({"forward", "forward_backward"})
+"""The kinds of requests whose results are kept as messages; all others are kept as JSON."""
+
+
+def result_fields(kind: str, kept: bytes) -> dict[str, Any]:
+    """The fields of the JSON result, with arrays for the long lists of a loss's."""
+    return _loss_fields(pb.ForwardBackwardOutput.FromString(kept)) if kind in LOSSES else orjson.loads(kept)
+
+
+def write_result(kind: str, fields: Mapping[str, Any]) -> bytes | None:
+    """The fields of a result of this kind of request as a message; None when the kind has none."""
+    write = _WRITERS.get(kind)
+    return write(fields).SerializeToString() if write else None
+
+
+def write_loss(fields: Mapping[str, Any]) -> bytes:
+    return _loss(fields).SerializeToString()
+
+
+def _loss_fields(message: pb.ForwardBackwardOutput) -> dict[str, Any]:
+    return {
+        "loss_fn_output_type": message.loss_fn_output_type,
+        "loss_fn_outputs": [output for record in message.loss_fn_outputs for output in _outputs(record)],
+        "metrics": dict(message.metrics),
+    }
+
+
+def _outputs(record: pb.ArrayRecord) -> list[dict[str, Any]]:
+    columns = {name: _rows(column) for name, column in record.fields.items()}
+    return [{name: rows[index] for name, rows in columns.items()} for index in range(record.num_datums)]
+
+
+def _rows(column: pb.BatchedTensor) -> list[dict[str, Any]]:
+    values, offsets = np.frombuffer(column.data, "<f4"), np.frombuffer(column.offsets, "<i8")
+    row_shape = list(column.trailing_shape)
+    parts = np.split(values, offsets[1:-1] // values.itemsize)
+    return [{"data": part, "dtype": "float32", "shape": [part.size // math.prod(row_shape), *row_shape]} for part in parts]
+
+
+def _loss(fields: Mapping[str, Any]) -> pb.ForwardBackwardOutput:
+    outputs: Sequence[Mapping[str, Any]] = fields["loss_fn_outputs"]
+    return pb.ForwardBackwardOutput(
+        loss_fn_output_type=fields.get("loss_fn_output_type") or "",
+        loss_fn_outputs=[_record(list(alike)) for _, alike in groupby(outputs, _row_shapes)],
+        metrics={name: float("nan") if value is None else value for name, value in fields["metrics"].items()},
+    )
+
+
+def _row_shapes(output: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
+    """The shape of a row of each array; one record holds arrays with the same ones."""
+    return {name: tensor["shape"][1:] for name, tensor in output.items()}
+
+
+def _record(outputs: Sequence[Mapping[str, Any]]) -> pb.ArrayRecord:
+    record = pb.ArrayRecord(num_datums=len(outputs))
+    for name, row_shape in _row_shapes(outputs[0]).items():
+        parts = [_floats(output[name]["data"]) for output in outputs]
+        record.fields[name].CopyFrom(
+            pb.BatchedTensor(
+                data=b"".join(parts),
+                offsets=np.cumsum([0, *map(len, parts)]).astype("<i8").tobytes(),
+                dtype=pb.DTYPE_FLOAT32,
+                trailing_shape=row_shape,
+            )
+        )
+    return record
+
+
+def _sample(result: Mapping[str, Any]) -> pb.SampleResponse:
+    message = pb.SampleResponse(prompt_cache_hit_tokens=result.get("prompt_cache_hit_tokens") or 0)
+    for sequence in result["sequences"]:
+        written = message.sequences.add(
+            stop_reason=pb.STOP_REASON_LENGTH if sequence["stop_reason"] == "length" else pb.STOP_REASON_STOP,
+            tokens=np.array(sequence["tokens"], "<i4").tobytes(),
+            logprobs=_floats(sequence["logprobs"]),
+        )
+        if rows := sequence.get("topk_sampled_logprobs"):
+            written.topk_sampled_logprobs.CopyFrom(_table(rows))
+    if logprobs := result.get("prompt_logprobs"):
+        message.prompt_logprobs = _floats(logprobs)
+    if rows := result.get("topk_prompt_logprobs"):
+        message.topk_prompt_logprobs.CopyFrom(_table(rows))
+    if targets := result.get("target_prompt_logprobs"):
+        message.target_prompt_logprobs.CopyFrom(_written(targets))
+    if drawn := result.get("prompt_alt_tokens"):
+        message.prompt_alt_tokens.tokens.CopyFrom(_written(drawn["tokens"]))
+        message.prompt_alt_tokens.logprobs.CopyFrom(_written(drawn["logprobs"]))
+    return message
+
+
+def _written(tensor: Mapping[str, Any]) -> pb.Tensor:
+    integers = tensor["dtype"] == "int64"
+    raw = np.array(tensor["data"], "<i8" if integers else "<f4").tobytes()
+    message = pb.Tensor(dtype=pb.DTYPE_INT64 if integers else pb.DTYPE_FLOAT32, shape=tensor["shape"])
+    if tensor.get("sparse_crow_indices") is None:
+        message.dense = raw
+        return message
+    message.sparse_csr.values = raw
+    message.sparse_csr.crow_indices = np.array(tensor["sparse_crow_indices"], "<i8").tobytes()
+    message.sparse_csr.col_indices = np.array(tensor["sparse_col_indices"], "<i8").tobytes()
+    return message
+
+
+def _table(rows: Sequence[Sequence[Sequence[float]] | None]) -> pb.TopkLogprobs:
+    width = max(1, *(len(row or ()) for row in rows))
+    cells = np.array([[*(row or ()), *[_EMPTY_CELL] * (width - len(row or ()))] for row in rows], np.float64)
+    return pb.TopkLogprobs(
+        token_ids=cells[..., 0].astype("<i4").tobytes(),
+        logprobs=cells[..., 1].astype("<f4").tobytes(),
+        k=width,
+        length=len(rows),
+    )
+
+
+def _floats(values: Sequence[float | None] | NDArray[np.float32]) -> bytes:
+    """Null stands for NaN."""
+    return np.asarray(values, dtype="<f4").tobytes()
+
+
+_WRITERS: Mapping[str, Callable[[Mapping[str, Any]], pb.ForwardBackwardOutput | pb.SampleResponse]] = {
+    "forward": _loss,
+    "forward_backward": _loss,
+    "sample": _sample,
+}
