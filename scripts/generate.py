@@ -20,6 +20,8 @@ import generate_sync
 ROOT = Path(__file__).resolve().parents[1]
 CONTRACT = ROOT / "openapi" / "tinker.yaml"
 PROTO = ROOT / "openapi" / "tinker.proto"
+_UNUSED = "client.py", "errors.py"
+"""Files of openapi-python-client that send requests; `tinkex/transport` does that, with what their kind lacks."""
 
 
 def render_api(out: Path) -> None:
@@ -35,6 +37,8 @@ def render_api(out: Path) -> None:
         f"--config={ROOT / 'openapi' / 'codegen.yaml'}",
         f"--custom-template-path={ROOT / 'openapi' / 'templates'}",
     )
+    for name in _UNUSED:
+        (out / name).unlink()
     (out / "py.typed").touch()
     _finish(out, "openapi-python-client", CONTRACT)
 

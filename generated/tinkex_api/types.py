@@ -3,11 +3,10 @@
 
 import math
 from base64 import b64encode
-from collections.abc import Callable, Collection, Generator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from concurrent.futures import Future
 from copy import deepcopy
 from datetime import datetime
-from http import HTTPStatus
 from typing import IO, Any, BinaryIO, Generic, Literal, Self, TypeVar
 
 import httpx
@@ -181,16 +180,6 @@ def _plain(value: Any, as_json: bool, exclude_none: bool) -> Any:
     return value.isoformat() if as_json and isinstance(value, datetime) else value
 
 
-@define
-class Response(Generic[T]):
-    """A response from an endpoint"""
-
-    status_code: HTTPStatus
-    content: bytes
-    headers: MutableMapping[str, str]
-    parsed: T | None
-
-
 @frozen
 class Request(Generic[T]):
     """A call that is ready to be sent: its operation, the parts of its HTTP request, and what reads a 2xx answer"""
@@ -239,15 +228,4 @@ def _not_finite(value: Any) -> str | None:
     return "array" if kind == "f" and not math.isfinite(value.sum()) else None
 
 
-__all__ = [
-    "UNSET",
-    "File",
-    "FileTypes",
-    "Model",
-    "OwnFuture",
-    "Request",
-    "RequestFiles",
-    "Response",
-    "Unset",
-    "write_json",
-]
+__all__ = ["UNSET", "File", "FileTypes", "Model", "OwnFuture", "Request", "RequestFiles", "Unset", "write_json"]
