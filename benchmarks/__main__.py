@@ -25,7 +25,9 @@ from scripts.official_sdk import ROOT, python_with
 
 _OFFICIAL = "0.38.0"
 _ROUNDS = 3
-_TIMEOUT = 120  # seconds for one process; a client that does not fit the server hangs rather than fails
+_TIMEOUT = (
+    120  # seconds for one process; a client that does not fit the server hangs rather than fails
+)
 _CLIENT = Path(__file__).with_name("client.py")
 
 
@@ -66,7 +68,9 @@ def is_chosen(name: str) -> bool:
 def server() -> Iterator[str]:
     """Its URL."""
     command = [sys.executable, "-m", "benchmarks.server"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         yield process.stdout.readline().strip()
 
@@ -75,7 +79,11 @@ def measure(sdk: str, task: Task, url: str) -> dict[str, float]:
     python = sys.executable if sdk == "tinkex" else python_with(_OFFICIAL)
     command = [python, _CLIENT, sdk, task.name, f"{url}/{task.encoding}"]
     compiled = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # as installed packages are
-    return json.loads(subprocess.run(command, check=True, timeout=_TIMEOUT, stdout=subprocess.PIPE, env=compiled).stdout)
+    return json.loads(
+        subprocess.run(
+            command, check=True, timeout=_TIMEOUT, stdout=subprocess.PIPE, env=compiled
+        ).stdout
+    )
 
 
 def rows(task: Task, url: str) -> Iterator[Row]:

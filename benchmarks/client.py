@@ -39,7 +39,9 @@ async def samples(sampler: Any, count: int) -> None:
     """So many at once, and their tokens read."""
     tokens, params = list(range(PROMPT_TOKENS)), sdk.SamplingParams(max_tokens=64)
     call = sampler.sample if SDK == "tinkex" else sampler.sample_async
-    for sampled in await asyncio.gather(*(call(sdk.ModelInput.from_ints(tokens), 1, params) for _ in range(count))):
+    for sampled in await asyncio.gather(
+        *(call(sdk.ModelInput.from_ints(tokens), 1, params) for _ in range(count))
+    ):
         assert len(sampled.sequences[0].tokens) == 64
 
 
@@ -48,7 +50,8 @@ def batch() -> list[Any]:
     tokens, weights = list(range(TRAINED_TOKENS + 1)), [1.0] * TRAINED_TOKENS
     return [
         sdk.Datum(
-            model_input=sdk.ModelInput.from_ints(tokens[:-1]), loss_fn_inputs={"target_tokens": tokens[1:], "weights": weights}
+            model_input=sdk.ModelInput.from_ints(tokens[:-1]),
+            loss_fn_inputs={"target_tokens": tokens[1:], "weights": weights},
         )
         for _ in range(DATUMS)
     ]

@@ -38,21 +38,32 @@ def prompts(count: int) -> list[list[int]]:
 def of_generate(model: Any, count: int) -> None:
     tokens = torch.tensor(prompts(count))
     made = model.generate(
-        tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=_SAMPLED, do_sample=True, top_k=0, pad_token_id=0
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=_SAMPLED,
+        do_sample=True,
+        top_k=0,
+        pad_token_id=0,
     )
     assert made.shape == (count, _PROMPT + _SAMPLED)
 
 
 def of_engine(engine: TorchEngine, samplers: list[str], count: int) -> None:
     specs = [SampleSpec(prompt, max_tokens=_SAMPLED) for prompt in prompts(count)]
-    futures = [engine.sample(samplers[index % len(samplers)], spec) for index, spec in enumerate(specs)]
+    futures = [
+        engine.sample(samplers[index % len(samplers)], spec) for index, spec in enumerate(specs)
+    ]
     assert all(len(future.result().sequences[0].tokens) == _SAMPLED for future in futures)
 
 
 async def over_http(sampler: tinkex.AsyncSamplingClient, count: int) -> None:
     params = tinkex.SamplingParams(max_tokens=_SAMPLED)
-    calls = [sampler.sample(tinkex.ModelInput.from_ints(prompt), 1, params) for prompt in prompts(count)]
-    assert all(len(result.sequences[0].tokens) == _SAMPLED for result in await asyncio.gather(*calls))
+    calls = [
+        sampler.sample(tinkex.ModelInput.from_ints(prompt), 1, params) for prompt in prompts(count)
+    ]
+    assert all(
+        len(result.sequences[0].tokens) == _SAMPLED for result in await asyncio.gather(*calls)
+    )
 
 
 def adapters(engine: TorchEngine, base: str, folder: Path) -> list[str]:
@@ -76,7 +87,9 @@ async def measure(url: str, model: Any, base: str, folder: Path) -> Table:
     engine = TorchEngine([base], "cpu", "float32")
     engine.load_sampler("base", base, None)
     names = adapters(engine, base, folder)
-    table = Table(f"tokens/s, {_PROMPT} + {_SAMPLED} tokens", *(f"{count} at once" for count in _REQUESTS))
+    table = Table(
+        f"tokens/s, {_PROMPT} + {_SAMPLED} tokens", *(f"{count} at once" for count in _REQUESTS)
+    )
     async with tinkex.AsyncServiceClient(base_url=url, api_key="tml-local") as service:
         sampler = await service.create_sampling_client(base_model=base)
         ways: dict[str, Callable[[int], Awaitable[None] | None]] = {
@@ -89,13 +102,19 @@ async def measure(url: str, model: Any, base: str, folder: Path) -> Table:
         taken = {count: await rounds(ways, count) for count in _REQUESTS}
     engine.close()
     for way in ways:
-        table.add_row(way, *(_cell(count, taken[count][way], taken[count]["generate"]) for count in _REQUESTS))
+        table.add_row(
+            way, *(_cell(count, taken[count][way], taken[count]["generate"]) for count in _REQUESTS)
+        )
     return table
 
 
-async def rounds(ways: dict[str, Callable[[int], Awaitable[None] | None]], count: int) -> dict[str, float]:
+async def rounds(
+    ways: dict[str, Callable[[int], Awaitable[None] | None]], count: int
+) -> dict[str, float]:
     """The median seconds of each way, after one time to warm up."""
-    taken = [{way: await seconds(work, count) for way, work in ways.items()} for _ in range(1 + _ROUNDS)]
+    taken = [
+        {way: await seconds(work, count) for way, work in ways.items()} for _ in range(1 + _ROUNDS)
+    ]
     return {way: statistics.median(one[way] for one in taken[1:]) for way in ways}
 
 

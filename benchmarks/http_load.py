@@ -42,7 +42,18 @@ class Process:
 @contextmanager
 def server() -> Iterator[Process]:
     with TemporaryDirectory() as data_dir:
-        command = [sys.executable, "-c", _SERVE, "serve", "--engine", "fake", "--port", "0", "--data-dir", data_dir]
+        command = [
+            sys.executable,
+            "-c",
+            _SERVE,
+            "serve",
+            "--engine",
+            "fake",
+            "--port",
+            "0",
+            "--data-dir",
+            data_dir,
+        ]
         with subprocess.Popen(_on_core(0, command), stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
             try:
@@ -53,7 +64,9 @@ def server() -> Iterator[Process]:
 
 def load(url: str, samples: int) -> dict[str, float]:
     command = [sys.executable, _FOLDER / "load.py", url, str(samples), str(_CLIENTS)]
-    return json.loads(subprocess.run(_on_core(1, command), check=True, stdout=subprocess.PIPE).stdout)
+    return json.loads(
+        subprocess.run(_on_core(1, command), check=True, stdout=subprocess.PIPE).stdout
+    )
 
 
 def _on_core(core: int, command: list[str | Path]) -> list[str | Path]:
@@ -71,8 +84,12 @@ def main() -> None:
         table.add_row("samples a second, and core of the server", f"{_SAMPLES / cpu:,.0f}")
         table.add_row("samples a second, by the clock", f"{_SAMPLES / figures['seconds']:,.0f}")
         table.add_row("CPU of the server a sample", f"{1e6 * cpu / _SAMPLES:.0f} µs")
-        table.add_row("CPU of the load's client a sample", f"{1e6 * figures['client_cpu'] / _SAMPLES:.0f} µs")
-        table.add_row("memory of the server, before and after", f"{memory:.0f} and {process.memory():.0f} MB")
+        table.add_row(
+            "CPU of the load's client a sample", f"{1e6 * figures['client_cpu'] / _SAMPLES:.0f} µs"
+        )
+        table.add_row(
+            "memory of the server, before and after", f"{memory:.0f} and {process.memory():.0f} MB"
+        )
     Console().print(table)
 
 

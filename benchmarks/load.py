@@ -46,8 +46,14 @@ async def connect(url: str) -> Connection:
 async def sampler(url: str) -> str:
     """The id of a new sampling session."""
     first = await connect(url)
-    session = await first.ask("create_session", tags=[], user_metadata={}, sdk_version="0", type="create_session")
-    fields = {"session_id": session["session_id"], "sampling_session_seq_id": 0, "base_model": _MODEL}
+    session = await first.ask(
+        "create_session", tags=[], user_metadata={}, sdk_version="0", type="create_session"
+    )
+    fields = {
+        "session_id": session["session_id"],
+        "sampling_session_seq_id": 0,
+        "base_model": _MODEL,
+    }
     return (await first.ask("create_sampling_session", **fields))["sampling_session_id"]
 
 
@@ -56,7 +62,9 @@ async def sample_on(connection: Connection, before: bytes, numbers: count[int], 
     while (number := next(numbers)) < last:
         promise = await connection.post("asample", b'%s,"seq_id":%d}' % (before, number))
         request_id = promise.partition(b'"request_id":"')[2].partition(b'"')[0]
-        result = await connection.post("retrieve_future", b'{"request_id":"%s","allow_metadata_only":true}' % request_id)
+        result = await connection.post(
+            "retrieve_future", b'{"request_id":"%s","allow_metadata_only":true}' % request_id
+        )
         if not result.startswith(b'{"sequences"') and b'"sequences"' not in result:
             raise RuntimeError(f"no sample: {result.decode()}")
 
@@ -65,14 +73,21 @@ async def main(url: str, samples: int, clients: int) -> dict[str, float]:
     fields = {
         "sampling_session_id": await sampler(url),
         "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(range(_PROMPT_TOKENS))}]},
-        "sampling_params": {"max_tokens": _SAMPLED_TOKENS, "temperature": 1.0, "top_k": -1, "top_p": 1.0},
+        "sampling_params": {
+            "max_tokens": _SAMPLED_TOKENS,
+            "temperature": 1.0,
+            "top_k": -1,
+            "top_p": 1.0,
+        },
         "num_samples": 1,
         "type": "sample",
     }
     before, numbers = json.dumps(fields).encode()[:-1], count()
     connections = [await connect(url) for _ in range(clients)]
     began, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(sample_on(connection, before, numbers, samples) for connection in connections))
+    await asyncio.gather(
+        *(sample_on(connection, before, numbers, samples) for connection in connections)
+    )
     return {"seconds": time.perf_counter() - began, "client_cpu": time.process_time() - cpu}
 
 

@@ -20,7 +20,10 @@ _WHOLE_BATCH = 1 << 30  # bytes: a batch goes in one request, the largest that i
 
 
 def _answer(status: str, content_type: str, body: bytes) -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
 
 
 def _json(fields: object, status: str = "200 OK") -> bytes:
@@ -29,7 +32,9 @@ def _json(fields: object, status: str = "200 OK") -> bytes:
 
 def _protobuf_sample() -> bytes:
     tokens, logprobs = np.arange(SAMPLED_TOKENS, dtype="<i4"), np.full(SAMPLED_TOKENS, -0.5, "<f4")
-    sequence = pb.SampledSequence(stop_reason=pb.STOP_REASON_LENGTH, tokens=tokens.tobytes(), logprobs=logprobs.tobytes())
+    sequence = pb.SampledSequence(
+        stop_reason=pb.STOP_REASON_LENGTH, tokens=tokens.tobytes(), logprobs=logprobs.tobytes()
+    )
     return pb.SampleResponse(sequences=[sequence]).SerializeToString()
 
 
@@ -39,12 +44,21 @@ def _protobuf_batch(logprobs: np.ndarray) -> bytes:
     column.data = logprobs.astype("<f4").tobytes()
     column.offsets = (np.arange(DATUMS + 1, dtype="<i8") * 4 * TRAINED_TOKENS).tobytes()
     column.dtype = pb.DTYPE_FLOAT32
-    return pb.ForwardBackwardOutput(loss_fn_outputs=[record], metrics={"loss:sum": 1.0}).SerializeToString()
+    return pb.ForwardBackwardOutput(
+        loss_fn_outputs=[record], metrics={"loss:sum": 1.0}
+    ).SerializeToString()
 
 
 def _json_batch(logprobs: np.ndarray) -> dict[str, object]:
-    outputs = [{"logprobs": {"data": row, "dtype": "float32", "shape": [TRAINED_TOKENS]}} for row in logprobs]
-    return {"loss_fn_output_type": "ArrayRecord", "loss_fn_outputs": outputs, "metrics": {"loss:sum": 1.0}}
+    outputs = [
+        {"logprobs": {"data": row, "dtype": "float32", "shape": [TRAINED_TOKENS]}}
+        for row in logprobs
+    ]
+    return {
+        "loss_fn_output_type": "ArrayRecord",
+        "loss_fn_outputs": outputs,
+        "metrics": {"loss:sum": 1.0},
+    }
 
 
 _LOGPROBS = np.random.default_rng(0).normal(-1.0, 0.3, (DATUMS, TRAINED_TOKENS)).astype(np.float32)
@@ -88,16 +102,23 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        while len(self._received) >= self._needed and (end := self._received.find(b"\r\n\r\n")) >= 0:
+        while (
+            len(self._received) >= self._needed and (end := self._received.find(b"\r\n\r\n")) >= 0
+        ):
             first, *lines = self._received[:end].decode("latin-1").split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            headers = {
+                name.lower(): value.strip()
+                for name, _, value in (line.partition(":") for line in lines)
+            }
             self._needed = end + 4 + int(headers.get("content-length", 0))
             if len(self._received) < self._needed:
                 return
             body = bytes(self._received[end + 4 : self._needed])
             del self._received[: self._needed]
             self._needed = 0
-            self._transport.write(answer(first.split(" ")[1], headers.get("content-type", ""), body))
+            self._transport.write(
+                answer(first.split(" ")[1], headers.get("content-type", ""), body)
+            )
 
 
 async def serve() -> None:

@@ -15,7 +15,10 @@ _SERVE = "import sys, tinkex.local as t; s = t.serve(sys.argv[1]); print(s.base_
 def serving(model: Path) -> Iterator[str]:
     """Its URL."""
     with subprocess.Popen(
-        [sys.executable, "-c", _SERVE, str(model)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _SERVE, str(model)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout
         yield process.stdout.readline().strip()

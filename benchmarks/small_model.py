@@ -9,15 +9,26 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from scripts.official_sdk import ROOT
 
-_SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "vocab_size": 272, "max_position_embeddings": 512}
+_SIZES = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "vocab_size": 272,
+    "max_position_embeddings": 512,
+}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
-_NO_STOP = {"eos_token_id": None, "pad_token_id": 0}  # so that every sample has as many tokens as are asked for
+_NO_STOP = {
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}  # so that every sample has as many tokens as are asked for
 
 
 def make_model(folder: Path) -> Qwen3ForCausalLM:
     """It, ready to sample; it is also written to `folder`."""
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(**_SIZES, **_HEADS, **_NO_STOP, tie_word_embeddings=False)).eval()
+    model = Qwen3ForCausalLM(
+        Qwen3Config(**_SIZES, **_HEADS, **_NO_STOP, tie_word_embeddings=False)
+    ).eval()
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(ROOT / "tinkex" / "tiny").save_pretrained(folder)
     return model

@@ -21,7 +21,12 @@ from tinkex import AdamParams, Datum, ModelInput, ServiceClient
 
 _ROUNDS = 3
 _ENGINES = ("torch", "fake")
-_MOMENTS = ("first answer of /api/v1/healthz", "engine ready", "first model made", "its first step done")
+_MOMENTS = (
+    "first answer of /api/v1/healthz",
+    "engine ready",
+    "first model made",
+    "its first step done",
+)
 _MODEL = "tinkex/tiny"
 _DATUM = Datum(ModelInput.from_ints([1, 2, 3]), {"target_tokens": [2, 3, 4]})
 _COMPILED = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # as installed packages are
@@ -30,7 +35,18 @@ _COMPILED = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # as installed packag
 def start(engine: str) -> Sequence[float]:
     """When each of the moments came."""
     with TemporaryDirectory() as data_dir:
-        command = [sys.executable, "-m", "tinkex", "serve", "--engine", engine, "--port", "0", "--data-dir", data_dir]
+        command = [
+            sys.executable,
+            "-m",
+            "tinkex",
+            "serve",
+            "--engine",
+            engine,
+            "--port",
+            "0",
+            "--data-dir",
+            data_dir,
+        ]
         began = time.perf_counter()
         with subprocess.Popen(command, env=_COMPILED, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
@@ -39,7 +55,11 @@ def start(engine: str) -> Sequence[float]:
                 httpx.get(f"{url}/api/v1/healthz").raise_for_status()
                 answered = time.perf_counter()
                 made, trained = train(url)
-                ready = next(float(line.split()[2]) for line in process.stdout if line.startswith("Ready after"))
+                ready = next(
+                    float(line.split()[2])
+                    for line in process.stdout
+                    if line.startswith("Ready after")
+                )
             finally:
                 process.terminate()
     return [answered - began, ready, made - began, trained - began]
@@ -65,7 +85,13 @@ def main() -> None:
         start(engine)  # compiles what is not
     rounds = [{engine: start(engine) for engine in _ENGINES} for _ in range(_ROUNDS)]
     for index, moment in enumerate(_MOMENTS):
-        table.add_row(moment, *(f"{statistics.median(one[engine][index] for one in rounds):.1f}" for engine in _ENGINES))
+        table.add_row(
+            moment,
+            *(
+                f"{statistics.median(one[engine][index] for one in rounds):.1f}"
+                for engine in _ENGINES
+            ),
+        )
     Console().print(table)
 
 

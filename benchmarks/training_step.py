@@ -28,7 +28,9 @@ from benchmarks.serving import serving
 from benchmarks.small_model import make_model
 from tinkex import AdamParams, Datum, ModelInput, ServiceClient
 
-warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks transformers for it
+warnings.filterwarnings(
+    "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+)  # peft asks transformers for it
 logging.disable_progress_bar()
 
 _RANK = 32
@@ -36,7 +38,16 @@ _SHAPES = ((8, 128), (32, 256))  # datums, tokens
 _ROUNDS = 15
 _WARM_UP = 3
 _LEARNING_RATE = 1e-4
-_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]  # all that the server trains
+_LAYERS = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "lm_head",
+]  # all that the server trains
 
 
 @frozen
@@ -54,12 +65,16 @@ def plain_step(model: Path, tokens: np.ndarray[Any, Any]) -> Callable[[], None]:
     """One step of what the embedded server does for a batch of cross_entropy: the sum of the losses, backward, AdamW."""
     config = LoraConfig(r=_RANK, lora_alpha=32, target_modules=_LAYERS, task_type="CAUSAL_LM")
     network = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
-    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=_LEARNING_RATE)
+    optimizer = torch.optim.AdamW(
+        [p for p in network.parameters() if p.requires_grad], lr=_LEARNING_RATE
+    )
     inputs, targets = torch.tensor(tokens[:, :-1]), torch.tensor(tokens[:, 1:])
 
     def step() -> None:
         logits = network(input_ids=inputs, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), reduction="sum"
+        )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -72,7 +87,9 @@ def served_step(trainer: Any, tokens: np.ndarray[Any, Any]) -> Callable[[], None
     """Both requests on the wire before the first wait, as a training loop of tinkex is written."""
 
     def step() -> None:
-        batch = [Datum(ModelInput.from_ints(row[:-1]), {"target_tokens": row[1:]}) for row in tokens]
+        batch = [
+            Datum(ModelInput.from_ints(row[:-1]), {"target_tokens": row[1:]}) for row in tokens
+        ]
         losses = trainer.forward_backward(batch, "cross_entropy")
         update = trainer.optim_step(AdamParams(learning_rate=_LEARNING_RATE))
         losses.result()
@@ -81,7 +98,9 @@ def served_step(trainer: Any, tokens: np.ndarray[Any, Any]) -> Callable[[], None
     return step
 
 
-def in_turns(served: Callable[[], None], plain: Callable[[], None]) -> Sequence[tuple[float, float]]:
+def in_turns(
+    served: Callable[[], None], plain: Callable[[], None]
+) -> Sequence[tuple[float, float]]:
     """The seconds that each took, round for round."""
     return [(seconds(served), seconds(plain)) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
 
@@ -102,7 +121,13 @@ def rows() -> Iterator[Row]:
                 tokens = np.random.default_rng(0).integers(0, 256, (datums, length + 1))
                 rounds = in_turns(served_step(trainer, tokens), plain_step(model, tokens))
                 served, plain = (statistics.median(times) for times in zip(*rounds, strict=True))
-                yield Row(datums, length, served, plain, statistics.median(ours / theirs for ours, theirs in rounds))
+                yield Row(
+                    datums,
+                    length,
+                    served,
+                    plain,
+                    statistics.median(ours / theirs for ours, theirs in rounds),
+                )
 
 
 def main() -> None:

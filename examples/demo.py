@@ -23,7 +23,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from tinkex import AdamParams, APIFuture, Datum, ModelInput, SamplingClient, ServiceClient, TinkexError, Tokenizer, TrainingClient
+from tinkex import (
+    AdamParams,
+    APIFuture,
+    Datum,
+    ModelInput,
+    SamplingClient,
+    ServiceClient,
+    TinkexError,
+    Tokenizer,
+    TrainingClient,
+)
 from tinkex.types import ForwardBackwardOutput, OptimStepResponse
 
 DATA = Path(__file__).parent / "data"
@@ -59,7 +69,10 @@ class SentStep(NamedTuple):
 def main() -> None:
     options = parse_options()
     try:
-        with server_url(options) as url, ServiceClient(base_url=url, api_key=options.api_key) as service:
+        with (
+            server_url(options) as url,
+            ServiceClient(base_url=url, api_key=options.api_key) as service,
+        ):
             run(service, options)
     except TinkexError as error:
         sys.exit(f"error: {error}")
@@ -70,10 +83,16 @@ def main() -> None:
 
 def run(service: ServiceClient, options: argparse.Namespace) -> None:
     train, held_out = read("numbers.train.jsonl"), read("numbers.held_out.jsonl")
-    console.print(f"[bold]{options.model} learns to write numbers in digits[/bold], by a LoRA adapter of rank {options.rank}:")
-    console.print(f"  {options.steps} steps on {len(train)} numbers; scored on {len(held_out)} others that it is never trained on.")
+    console.print(
+        f"[bold]{options.model} learns to write numbers in digits[/bold], by a LoRA adapter of rank {options.rank}:"
+    )
+    console.print(
+        f"  {options.steps} steps on {len(train)} numbers; scored on {len(held_out)} others that it is never trained on."
+    )
 
-    trainer = service.create_lora_training_client(options.model, rank=options.rank, seed=options.seed)
+    trainer = service.create_lora_training_client(
+        options.model, rank=options.rank, seed=options.seed
+    )
     tokenizer = trainer.get_tokenizer()
     before = complete(service.create_sampling_client(base_model=options.model), tokenizer, held_out)
     console.print(f"held-out numbers right before training: {score(held_out, before):.0%}")
@@ -83,23 +102,36 @@ def run(service: ServiceClient, options: argparse.Namespace) -> None:
     path = trainer.save_weights_for_sampler("numbers").result().path
     after = complete(service.create_sampling_client(path), tokenizer, held_out)
     show_samples(held_out, before, after)
-    console.print(f"held-out numbers right: {score(held_out, before):.0%} before, [bold]{score(held_out, after):.0%} after[/bold]")
-    console.print(f"loss a token: {steps[0].loss:.2f} at the start, {mean_loss(steps[-WINDOW:]):.3f} at the end")
+    console.print(
+        f"held-out numbers right: {score(held_out, before):.0%} before, [bold]{score(held_out, after):.0%} after[/bold]"
+    )
+    console.print(
+        f"loss a token: {steps[0].loss:.2f} at the start, {mean_loss(steps[-WINDOW:]):.3f} at the end"
+    )
     console.print(f"weights saved, and sampled from: {path}", soft_wrap=True)
     write_losses(steps, options.out)
-    draw_losses(steps, f"{score(held_out, before):.0%} right before, {score(held_out, after):.0%} after", options.out)
+    draw_losses(
+        steps,
+        f"{score(held_out, before):.0%} right before, {score(held_out, after):.0%} after",
+        options.out,
+    )
     console.print(f"done in {time.monotonic() - STARTED:.0f} s")
 
 
 def fine_tune(
-    trainer: TrainingClient, tokenizer: Tokenizer, train: Sequence[Example], options: argparse.Namespace
+    trainer: TrainingClient,
+    tokenizer: Tokenizer,
+    train: Sequence[Example],
+    options: argparse.Namespace,
 ) -> Iterator[Step]:
     """Trains, and yields each step when it is done. The next one has been sent by then, so that the server never idles."""
     data = [to_datum(tokenizer, example) for example in train]
     rng, sent = random.Random(options.seed), deque[SentStep]()
     for number in range(options.steps):
         batch = rng.sample(data, BATCH)
-        learning_rate = options.learning_rate * min(1.0, 2 * (1 - number / options.steps))  # falls in the second half
+        learning_rate = options.learning_rate * min(
+            1.0, 2 * (1 - number / options.steps)
+        )  # falls in the second half
         gradients = trainer.forward_backward(batch, "cross_entropy")
         update = trainer.optim_step(AdamParams(learning_rate=learning_rate))
         sent.append(SentStep(batch, gradients, update))
@@ -111,20 +143,32 @@ def fine_tune(
 
 def to_datum(tokenizer: Tokenizer, example: Example) -> Datum:
     """Each token is to foretell the next one; only those of the completion count."""
-    prompt, completion = tokenizer.encode(example.prompt), tokenizer.encode(example.completion + "\n")
+    prompt, completion = (
+        tokenizer.encode(example.prompt),
+        tokenizer.encode(example.completion + "\n"),
+    )
     tokens = prompt + completion
     weights = [0.0] * (len(prompt) - 1) + [1.0] * len(completion)
-    return Datum(ModelInput.from_ints(tokens[:-1]), {"target_tokens": tokens[1:], "weights": weights})
+    return Datum(
+        ModelInput.from_ints(tokens[:-1]), {"target_tokens": tokens[1:], "weights": weights}
+    )
 
 
-def complete(sampler: SamplingClient, tokenizer: Tokenizer, examples: Sequence[Example]) -> Sequence[str]:
+def complete(
+    sampler: SamplingClient, tokenizer: Tokenizer, examples: Sequence[Example]
+) -> Sequence[str]:
     """What the model writes after each prompt, taking the likeliest token each time. All are sent before the first is awaited."""
     futures = [sampler.sample(tokenizer.encode(example.prompt), 1, GREEDY) for example in examples]
-    return [tokenizer.decode(future.result().sequences[0].tokens).rstrip("\n") for future in futures]
+    return [
+        tokenizer.decode(future.result().sequences[0].tokens).rstrip("\n") for future in futures
+    ]
 
 
 def score(examples: Sequence[Example], completions: Sequence[str]) -> float:
-    return sum(example.completion == written for example, written in zip(examples, completions, strict=True)) / len(examples)
+    return sum(
+        example.completion == written
+        for example, written in zip(examples, completions, strict=True)
+    ) / len(examples)
 
 
 def mean_loss(steps: Sequence[Step]) -> float:
@@ -155,7 +199,13 @@ def server_url(options: argparse.Namespace) -> Generator[str]:
 
 def show_progress(training: Iterable[Step], total: int) -> Sequence[Step]:
     """Takes the steps as they are done. Shows a bar, or where there is no terminal, a line now and then."""
-    columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()]
+    columns = [
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    ]
     steps: list[Step] = []
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task, began = bar.add_task("", total=total), time.monotonic()
@@ -165,22 +215,36 @@ def show_progress(training: Iterable[Step], total: int) -> Sequence[Step]:
             text = f"loss {loss:.3f}, {sum(step.tokens for step in steps) / seconds:,.0f} tokens/s"
             bar.update(task, advance=1, description=text)
             if not console.is_terminal and len(steps) % (total // 10 or 1) == 0:
-                console.print(f"step {len(steps)}/{total}: {text}, {seconds / len(steps) * (total - len(steps)):.0f} s left")
+                console.print(
+                    f"step {len(steps)}/{total}: {text}, {seconds / len(steps) * (total - len(steps)):.0f} s left"
+                )
     return steps
 
 
-def show_samples(examples: Sequence[Example], before: Sequence[str], after: Sequence[str], shown: int = 8) -> None:
+def show_samples(
+    examples: Sequence[Example], before: Sequence[str], after: Sequence[str], shown: int = 8
+) -> None:
     table = Table("held-out number", "before", "after", "right")
     for example, first, last in list(zip(examples, before, after, strict=True))[:shown]:
         colour = "green" if last == example.completion else "red"
-        table.add_row(example.prompt.removesuffix(" ="), Text(repr(first)), Text(last.strip(), colour), example.completion.strip())
+        table.add_row(
+            example.prompt.removesuffix(" ="),
+            Text(repr(first)),
+            Text(last.strip(), colour),
+            example.completion.strip(),
+        )
     console.print(table)
 
 
 def write_losses(steps: Sequence[Step], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with (out / "loss.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("step", "loss"), *((number, f"{step.loss:.6f}") for number, step in enumerate(steps, 1))])
+        csv.writer(file).writerows(
+            [
+                ("step", "loss"),
+                *((number, f"{step.loss:.6f}") for number, step in enumerate(steps, 1)),
+            ]
+        )
     console.print(f"losses written to {out / 'loss.csv'}")
 
 
@@ -188,16 +252,24 @@ def draw_losses(steps: Sequence[Step], result: str, out: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        console.print("no picture of them: it needs matplotlib (pip install 'tinkex[plot]')", markup=False)
+        console.print(
+            "no picture of them: it needs matplotlib (pip install 'tinkex[plot]')", markup=False
+        )
         return
     numbers = range(1, len(steps) + 1)
-    reach = [min(n - 1, len(steps) - n, WINDOW // 2) for n in numbers]  # to each side, less at the ends
+    reach = [
+        min(n - 1, len(steps) - n, WINDOW // 2) for n in numbers
+    ]  # to each side, less at the ends
     smooth = [mean_loss(steps[n - 1 - r : n + r]) for n, r in zip(numbers, reach, strict=True)]
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(numbers, [step.loss for step in steps], color="#9ecae1", linewidth=0.8, label="each step")
+    axes.plot(
+        numbers, [step.loss for step in steps], color="#9ecae1", linewidth=0.8, label="each step"
+    )
     axes.plot(numbers, smooth, color="#08519c", linewidth=2.2, label=f"mean of {WINDOW + 1} steps")
-    axes.set(xlabel="step", ylabel="loss a token (nats)", xlim=(1, max(2, len(steps))), ylim=(0, None))
+    axes.set(
+        xlabel="step", ylabel="loss a token (nats)", xlim=(1, max(2, len(steps))), ylim=(0, None)
+    )
     axes.set_title(f"Numbers to digits: {result} (held-out numbers)", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
@@ -207,15 +279,26 @@ def draw_losses(steps: Sequence[Step], result: str, out: Path) -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--base-url", help="the server; without it, an embedded one")
     parser.add_argument("--api-key", help="its key; without it, TINKER_API_KEY")
     parser.add_argument("--model", default="tinkex/tiny", help="base model")
     parser.add_argument("--rank", type=int, default=16, help="of the LoRA adapter")
     parser.add_argument("--steps", type=int, default=400, help="how long to train")
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="fits tinkex/tiny; large models want a tenth or less")
-    parser.add_argument("--seed", type=int, default=0, help="of the adapter's first weights, and of the batches")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the loss curve")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=3e-3,
+        help="fits tinkex/tiny; large models want a tenth or less",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the adapter's first weights, and of the batches"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/demo"), help="folder for the loss curve"
+    )
     options = parser.parse_args()
     if options.steps < 1:
         parser.error("--steps must be 1 or more")

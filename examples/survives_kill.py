@@ -19,7 +19,15 @@ from pathlib import Path
 from threading import Thread
 from types import TracebackType
 
-from tinkex import AdamParams, Datum, ModelInput, RecoveryPolicy, ServiceClient, TinkexError, Tokenizer
+from tinkex import (
+    AdamParams,
+    Datum,
+    ModelInput,
+    RecoveryPolicy,
+    ServiceClient,
+    TinkexError,
+    Tokenizer,
+)
 
 DATA = Path(__file__).parent / "data" / "numbers.train.jsonl"
 STEPS, KILLED_AT = 18, 11
@@ -42,11 +50,15 @@ def main() -> None:
     for step in range(STEPS):
         print(f"{step:4}  {undisturbed[step]:11.6f}  {disturbed[step]:9.6f}")
     same = undisturbed == disturbed
-    print(f"\nthe losses are {'the same, bit for bit' if same else 'NOT the same'} ({time.monotonic() - began:.0f} s)")
+    print(
+        f"\nthe losses are {'the same, bit for bit' if same else 'NOT the same'} ({time.monotonic() - began:.0f} s)"
+    )
     sys.exit(0 if same else 1)
 
 
-def train(service: ServiceClient, during: dict[int, Callable[[], None]] | None = None) -> list[float]:
+def train(
+    service: ServiceClient, during: dict[int, Callable[[], None]] | None = None
+) -> list[float]:
     """The loss of each step. What is in `during` is done once, while its step is under way."""
     disturbances = dict(during or {})
     trainer = service.create_lora_training_client("tinkex/tiny", rank=16, seed=0)
@@ -55,7 +67,9 @@ def train(service: ServiceClient, during: dict[int, Callable[[], None]] | None =
     losses = [0.0] * STEPS
     for step in run.steps(STEPS):
         try:
-            under_way = run.trainer.train_step(batches[step], "cross_entropy", AdamParams(learning_rate=3e-3))
+            under_way = run.trainer.train_step(
+                batches[step], "cross_entropy", AdamParams(learning_rate=3e-3)
+            )
             disturbances.pop(step, lambda: None)()
             losses[step] = under_way.result().forward_backward.metrics["loss:sum"]
         except TinkexError as error:
@@ -67,7 +81,10 @@ def read_batches(tokenizer: Tokenizer) -> Sequence[Sequence[Datum]]:
     """The same batch for the same step, whenever it is asked for."""
     examples = [json.loads(line) for line in DATA.read_text().splitlines()]
     rng = random.Random(0)
-    return [[to_datum(tokenizer, **example) for example in rng.sample(examples, BATCH)] for _ in range(STEPS)]
+    return [
+        [to_datum(tokenizer, **example) for example in rng.sample(examples, BATCH)]
+        for _ in range(STEPS)
+    ]
 
 
 def to_datum(tokenizer: Tokenizer, prompt: str, completion: str) -> Datum:
@@ -75,7 +92,9 @@ def to_datum(tokenizer: Tokenizer, prompt: str, completion: str) -> Datum:
     before, after = tokenizer.encode(prompt), tokenizer.encode(completion + "\n")
     tokens = before + after
     weights = [0.0] * (len(before) - 1) + [1.0] * len(after)
-    return Datum(ModelInput.from_ints(tokens[:-1]), {"target_tokens": tokens[1:], "weights": weights})
+    return Datum(
+        ModelInput.from_ints(tokens[:-1]), {"target_tokens": tokens[1:], "weights": weights}
+    )
 
 
 class Server:
@@ -90,7 +109,12 @@ class Server:
 
     def start(self) -> None:
         """Returns when it answers."""
-        serve = [sys.executable, "-c", "import tinkex.cli; tinkex.cli.main()", "serve"]  # `tinkex serve`
+        serve = [
+            sys.executable,
+            "-c",
+            "import tinkex.cli; tinkex.cli.main()",
+            "serve",
+        ]  # `tinkex serve`
         options = ["--port", str(self._port), "--data-dir", str(self._data_dir)]
         self._process = subprocess.Popen([*serve, *options], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
@@ -111,7 +135,12 @@ class Server:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._supervisor.join()
         self._end()
 

@@ -39,7 +39,17 @@ from ruamel.yaml.error import YAMLError
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT, PROTO = "openapi/tinker.yaml", "openapi/tinker.proto"
 METHODS = ("get", "put", "post", "delete", "patch")
-TEXTS = {"description", "example", "examples", "externalDocs", "info", "servers", "summary", "tags", "title"}
+TEXTS = {
+    "description",
+    "example",
+    "examples",
+    "externalDocs",
+    "info",
+    "servers",
+    "summary",
+    "tags",
+    "title",
+}
 EFFECTIVE_EXTENSIONS = {"x-tinker-default", "x-tinker-results"}
 
 Node = Mapping[str, Any]
@@ -97,23 +107,36 @@ class Contract:
         return node
 
     def parameters(self, operation: Node) -> dict[str, Node]:
-        named = ((self.resolve(parameter), parameter) for parameter in operation.get("parameters", ()))
+        named = (
+            (self.resolve(parameter), parameter) for parameter in operation.get("parameters", ())
+        )
         return {f"{found['in']} parameter {found['name']}": parameter for found, parameter in named}
 
     def results(self) -> dict[str, str]:
         """The schema of what a promise gives, by the operation that promises it."""
-        return {k: v for schema in self.components("schemas").values() for k, v in schema.get("x-tinker-results", {}).items()}
+        return {
+            k: v
+            for schema in self.components("schemas").values()
+            for k, v in schema.get("x-tinker-results", {}).items()
+        }
 
     def credentials(self) -> list[dict[str, Any]]:
         """How credentials are sent."""
-        return [{k: v for k, v in scheme.items() if k != "description"} for scheme in self.components("securitySchemes").values()]
+        return [
+            {k: v for k, v in scheme.items() if k != "description"}
+            for scheme in self.components("securitySchemes").values()
+        ]
 
     def schemas_of_requests(self) -> set[str]:
-        return self._reached(operation.get("requestBody", {}) for _, operation in self.operations().values())
+        return self._reached(
+            operation.get("requestBody", {}) for _, operation in self.operations().values()
+        )
 
     def schemas_of_answers(self) -> set[str]:
         results = [{"$ref": f"#/components/schemas/{name}"} for name in self.results().values()]
-        return self._reached([*results, *(operation["responses"] for _, operation in self.operations().values())])
+        return self._reached(
+            [*results, *(operation["responses"] for _, operation in self.operations().values())]
+        )
 
     def _reached(self, nodes: Iterable[Any]) -> set[str]:
         """Names of the schemas that these parts of the document refer to, at any depth."""
@@ -129,7 +152,11 @@ class Contract:
                 if isinstance(reference, str) and reference not in references:
                     references.add(reference)
                     waiting.append(self.resolve(node))
-        return {name for kind, _, name in (reference.rpartition("/") for reference in references) if kind.endswith("/schemas")}
+        return {
+            name
+            for kind, _, name in (reference.rpartition("/") for reference in references)
+            if kind.endswith("/schemas")
+        }
 
 
 def kinds(node: Node) -> frozenset[str]:
@@ -146,7 +173,11 @@ def kinds(node: Node) -> frozenset[str]:
 def _kind(word: str, node: Node) -> str:
     inner = {"array": node.get("items"), "object": node.get("additionalProperties")}.get(word)
     if isinstance(inner, Mapping) and inner:
-        return f"{word} of ({in_words(kinds(inner))})" if len(kinds(inner)) > 1 else f"{word} of {in_words(kinds(inner))}"
+        return (
+            f"{word} of ({in_words(kinds(inner))})"
+            if len(kinds(inner)) > 1
+            else f"{word} of {in_words(kinds(inner))}"
+        )
     # Of numbers the format is a note, int32 or int64; a text with another format is another type to the generated code.
     return f"{word} ({node['format']})" if word == "string" and "format" in node else word
 
@@ -194,12 +225,18 @@ def _operation_changes(old: Contract, new: Contract) -> Iterator[Change]:
             yield from _credential_changes(name, old_operation, new_operation)
             yield from _parameter_changes(name, old, old_operation, new, new_operation)
             yield from _body_changes(
-                name, old.resolve(old_operation.get("requestBody", {})), new.resolve(new_operation.get("requestBody", {}))
+                name,
+                old.resolve(old_operation.get("requestBody", {})),
+                new.resolve(new_operation.get("requestBody", {})),
             )
-            yield from _answer_changes(name, old, old_operation["responses"], new, new_operation["responses"])
+            yield from _answer_changes(
+                name, old, old_operation["responses"], new, new_operation["responses"]
+            )
 
 
-def _parameter_changes(name: str, old: Contract, old_operation: Node, new: Contract, new_operation: Node) -> Iterator[Change]:
+def _parameter_changes(
+    name: str, old: Contract, old_operation: Node, new: Contract, new_operation: Node
+) -> Iterator[Change]:
     before, after = old.parameters(old_operation), new.parameters(new_operation)
     for key in sorted(before.keys() | after.keys()):
         where = f"{name}: {key}"
@@ -209,7 +246,9 @@ def _parameter_changes(name: str, old: Contract, old_operation: Node, new: Contr
             needed = new.resolve(after[key]).get("required", False)
             yield Change(f"{where} is new{' and must be sent' if needed else ''}", needed)
         elif not _same_reference(before[key], after[key]):
-            yield from _one_parameter_changes(where, old.resolve(before[key]), new.resolve(after[key]))
+            yield from _one_parameter_changes(
+                where, old.resolve(before[key]), new.resolve(after[key])
+            )
 
 
 def _one_parameter_changes(where: str, before: Node, after: Node) -> Iterator[Change]:
@@ -230,7 +269,9 @@ def _body_changes(name: str, before: Node, after: Node) -> Iterator[Change]:
     yield from _media_changes(where, before, after, REQUEST)
 
 
-def _answer_changes(name: str, old: Contract, before: Node, new: Contract, after: Node) -> Iterator[Change]:
+def _answer_changes(
+    name: str, old: Contract, before: Node, new: Contract, after: Node
+) -> Iterator[Change]:
     for status in sorted(before.keys() | after.keys()):
         where = f"{name}: answer {status}"
         if status not in after:
@@ -239,14 +280,18 @@ def _answer_changes(name: str, old: Contract, before: Node, new: Contract, after
         elif status not in before:
             yield Change(f"{where} is new", False)
         elif not _same_reference(before[status], after[status]):
-            yield from _one_answer_changes(where, old.resolve(before[status]), new.resolve(after[status]))
+            yield from _one_answer_changes(
+                where, old.resolve(before[status]), new.resolve(after[status])
+            )
 
 
 def _one_answer_changes(where: str, before: Node, after: Node) -> Iterator[Change]:
     yield from _media_changes(where, before, after, ANSWER)
     old, new = before.get("headers", {}), after.get("headers", {})
     for header in sorted(old.keys() ^ new.keys()):
-        yield Change(f"{where}: header {header} is {'gone' if header in old else 'new'}", header in old)
+        yield Change(
+            f"{where}: header {header} is {'gone' if header in old else 'new'}", header in old
+        )
 
 
 def _same_reference(before: Node, after: Node) -> bool:
@@ -278,7 +323,10 @@ def _result_changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iter
         if name not in before:
             yield Change(f"{name}: its result is known now, {after[name]}", False)
         elif before[name] != after.get(name):
-            yield Change(f"{name}: its result is {after.get(name, 'unknown')} instead of {before[name]}", True)
+            yield Change(
+                f"{name}: its result is {after.get(name, 'unknown')} instead of {before[name]}",
+                True,
+            )
 
 
 def _all_schema_changes(old: Contract, new: Contract) -> Iterator[Change]:
@@ -289,7 +337,9 @@ def _all_schema_changes(old: Contract, new: Contract) -> Iterator[Change]:
         yield Change(f"schema {name} is {'gone' if name in before else 'new'}", name in before)
     for name, one, other in _in_both(before, after):
         unused = name not in requests | answers  # by nothing here: others may use it either way
-        yield from _schema_changes(name, one, other, Use(unused or name in requests, unused or name in answers))
+        yield from _schema_changes(
+            name, one, other, Use(unused or name in requests, unused or name in answers)
+        )
 
 
 def _schema_changes(name: str, before: Node, after: Node, use: Use) -> Iterator[Change]:
@@ -304,26 +354,38 @@ def _schema_changes(name: str, before: Node, after: Node, use: Use) -> Iterator[
             yield Change(f"{where} is new{' and must be sent' if to_be_sent else ''}", to_be_sent)
         else:
             if needed and not must_hold(before, key):
-                yield Change(f"{where} {'must be sent now' if use.in_requests else 'is sure to be there now'}", use.in_requests)
+                yield Change(
+                    f"{where} {'must be sent now' if use.in_requests else 'is sure to be there now'}",
+                    use.in_requests,
+                )
             elif must_hold(before, key) and not needed:
                 yield Change(f"{where} may be missing now", use.in_answers)
             else:
                 yield from _default_changes(where, old[key], new[key])
-            yield from _value_changes(where, old[key], new[key], use, was_sure=key in before.get("required", ()))
+            yield from _value_changes(
+                where, old[key], new[key], use, was_sure=key in before.get("required", ())
+            )
 
 
-def _value_changes(where: str, before: Node, after: Node, use: Use, *, was_sure: bool = True) -> Iterator[Change]:
+def _value_changes(
+    where: str, before: Node, after: Node, use: Use, *, was_sure: bool = True
+) -> Iterator[Change]:
     old, new = kinds(before), kinds(after)
     if old != new:
         only_null = old | {"null"} == new | {"null"}
         null_is_safe = not (use.in_answers and was_sure) if "null" in new else not use.in_requests
-        yield Change(f"{where} is {in_words(new)} instead of {in_words(old)}", not (only_null and null_is_safe))
+        yield Change(
+            f"{where} is {in_words(new)} instead of {in_words(old)}",
+            not (only_null and null_is_safe),
+        )
 
 
 def _default_changes(where: str, before: Node, after: Node) -> Iterator[Change]:
     old, new = default_of(before), default_of(after)
     if old != new:
-        yield Change(f"{where}: the default is {new or 'none'} instead of {old or 'none'}", old is not None)
+        yield Change(
+            f"{where}: the default is {new or 'none'} instead of {old or 'none'}", old is not None
+        )
 
 
 def count_texts(old: Any, new: Any, *, keys_are_names: bool = False) -> int:
@@ -334,10 +396,14 @@ def count_texts(old: Any, new: Any, *, keys_are_names: bool = False) -> int:
         return 0
     found = 0
     for key in old.keys() | new.keys():
-        if not keys_are_names and (key in TEXTS or (key.startswith("x-") and key not in EFFECTIVE_EXTENSIONS)):
+        if not keys_are_names and (
+            key in TEXTS or (key.startswith("x-") and key not in EFFECTIVE_EXTENSIONS)
+        ):
             found += old.get(key) != new.get(key)
         elif key in old and key in new:
-            found += count_texts(old[key], new[key], keys_are_names=key == "properties" and not keys_are_names)
+            found += count_texts(
+                old[key], new[key], keys_are_names=key == "properties" and not keys_are_names
+            )
     return found
 
 
@@ -360,21 +426,44 @@ def messages(proto: str) -> Messages:
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / Path(PROTO).name, Path(folder) / "descriptors"
         source.write_text(proto)
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", f"--descriptor_set_out={out}", str(source)]
+        command = [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"-I{folder}",
+            f"--descriptor_set_out={out}",
+            str(source),
+        ]
         subprocess.run(command, check=True, capture_output=True, text=True)
         [file] = FileDescriptorSet.FromString(out.read_bytes()).file
-    found = {f"enum {enum.name}": {value.name: Field(value.number, "a value") for value in enum.value} for enum in file.enum_type}
+    found = {
+        f"enum {enum.name}": {value.name: Field(value.number, "a value") for value in enum.value}
+        for enum in file.enum_type
+    }
     for message in file.message_type:
         found |= _messages_within(message, f".{file.package}." if file.package else ".", "")
     return found
 
 
-def _messages_within(message: DescriptorProto, package: str, prefix: str) -> dict[str, dict[str, Field]]:
+def _messages_within(
+    message: DescriptorProto, package: str, prefix: str
+) -> dict[str, dict[str, Field]]:
     name = prefix + message.name
-    maps = {f"{package}{name}.{entry.name}": entry for entry in message.nested_type if entry.options.map_entry}
-    found = {name: {field.name: Field(field.number, _field_type(field, message, maps, package)) for field in message.field}}
+    maps = {
+        f"{package}{name}.{entry.name}": entry
+        for entry in message.nested_type
+        if entry.options.map_entry
+    }
+    found = {
+        name: {
+            field.name: Field(field.number, _field_type(field, message, maps, package))
+            for field in message.field
+        }
+    }
     found |= {
-        f"enum {name}.{enum.name}": {value.name: Field(value.number, "a value") for value in enum.value}
+        f"enum {name}.{enum.name}": {
+            value.name: Field(value.number, "a value") for value in enum.value
+        }
         for enum in message.enum_type
     }
     for inner in message.nested_type:
@@ -383,7 +472,12 @@ def _messages_within(message: DescriptorProto, package: str, prefix: str) -> dic
     return found
 
 
-def _field_type(field: FieldDescriptorProto, message: DescriptorProto, maps: Mapping[str, DescriptorProto], package: str) -> str:
+def _field_type(
+    field: FieldDescriptorProto,
+    message: DescriptorProto,
+    maps: Mapping[str, DescriptorProto],
+    package: str,
+) -> str:
     """As the source writes it: `repeated Datum`, `map<string, double>`, `bytes in oneof encoding`."""
     if field.type_name in maps:
         key, value = maps[field.type_name].field
@@ -393,11 +487,18 @@ def _field_type(field: FieldDescriptorProto, message: DescriptorProto, maps: Map
         return f"repeated {words}"
     if field.proto3_optional:
         return f"optional {words}"
-    return f"{words} in oneof {message.oneof_decl[field.oneof_index].name}" if field.HasField("oneof_index") else words
+    return (
+        f"{words} in oneof {message.oneof_decl[field.oneof_index].name}"
+        if field.HasField("oneof_index")
+        else words
+    )
 
 
 def _bare_type(field: FieldDescriptorProto, package: str) -> str:
-    return field.type_name.removeprefix(package) or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+    return (
+        field.type_name.removeprefix(package)
+        or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+    )
 
 
 def proto_changes(old: Messages, new: Messages) -> Iterator[Change]:
@@ -407,9 +508,13 @@ def proto_changes(old: Messages, new: Messages) -> Iterator[Change]:
         yield from _message_changes(name, before, after)
 
 
-def _message_changes(name: str, before: Mapping[str, Field], after: Mapping[str, Field]) -> Iterator[Change]:
+def _message_changes(
+    name: str, before: Mapping[str, Field], after: Mapping[str, Field]
+) -> Iterator[Change]:
     added = {field: key for key, field in after.items() if key not in before}
-    renamed = {key: added[field] for key, field in before.items() if key not in after and field in added}
+    renamed = {
+        key: added[field] for key, field in before.items() if key not in after and field in added
+    }
     for key in sorted((before.keys() | after.keys()) - {*renamed.values()}):
         where = f"{name}.{key} (protobuf)"
         if key in renamed:
@@ -426,7 +531,9 @@ def _field_changes(where: str, before: Field, after: Field) -> Iterator[Change]:
     if before.number != after.number:
         yield Change(f"{where} has number {after.number} instead of {before.number}", True)
     if before.type != after.type:
-        same_on_the_wire = before.type.removeprefix("optional ") == after.type.removeprefix("optional ")
+        same_on_the_wire = before.type.removeprefix("optional ") == after.type.removeprefix(
+            "optional "
+        )
         yield Change(f"{where} is {after.type} instead of {before.type}", not same_on_the_wire)
 
 
@@ -455,7 +562,9 @@ def changes_since(revision: str, root: Path) -> list[Change]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("base", help="git revision to compare with")
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree to compare")
     options = parser.parse_args(arguments)

@@ -49,7 +49,11 @@ def byte_tokenizer() -> Tokenizer:
 
 def _byte_characters() -> list[str]:
     """The printable stand-in of each byte in the byte-level scheme: itself where printable, else the next free from U+0100."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
@@ -79,7 +83,9 @@ def learning_rate(progress: float, peak: float = 4e-3) -> float:
     return peak * min(progress * 20, 0.5 * (1 + math.cos(math.pi * progress)) + 0.01)
 
 
-def train(model: Qwen3ForCausalLM, tokens: torch.Tensor, minutes: float, batch_size: int = 32) -> tuple[int, float]:
+def train(
+    model: Qwen3ForCausalLM, tokens: torch.Tensor, minutes: float, batch_size: int = 32
+) -> tuple[int, float]:
     """Trains on random windows for the given time; returns the steps taken and the last loss in nats a byte."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.95), weight_decay=0.05)
     chance = torch.Generator().manual_seed(SEED)
@@ -104,12 +110,17 @@ def train(model: Qwen3ForCausalLM, tokens: torch.Tensor, minutes: float, batch_s
 @torch.inference_mode()
 def held_out_loss(model: Qwen3ForCausalLM, tokens: torch.Tensor) -> float:
     windows = tokens[: len(tokens) // WINDOW * WINDOW].view(-1, WINDOW)
-    return float(sum(model(input_ids=part, labels=part).loss * len(part) for part in windows.split(32)) / len(windows))
+    return float(
+        sum(model(input_ids=part, labels=part).loss * len(part) for part in windows.split(32))
+        / len(windows)
+    )
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "tinkex" / "tiny")
+    arguments.add_argument(
+        "--out", type=Path, default=Path(__file__).parents[1] / "tinkex" / "tiny"
+    )
     arguments.add_argument("--minutes", type=float, default=8.0)
     options = arguments.parse_args()
 
@@ -129,7 +140,9 @@ def main() -> None:
         "held_out_nats_a_byte": round(held_out_loss(model.eval(), held_out), 3),
     }
     model.to(torch.bfloat16).save_pretrained(options.out)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_tokenizer(), eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
+    )
     tokenizer.save_pretrained(options.out)
     (options.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))

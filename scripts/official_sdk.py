@@ -20,7 +20,16 @@ def python_with(version: str) -> Path:
     python = folder / "bin" / "python"
     if not (folder / ".ready").exists():
         venv.create(folder, clear=True)
-        pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile")
+        pip = (
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            python,
+            "install",
+            "--quiet",
+            "--no-compile",
+        )
         # orjson, since 0.18.0 imports it and does not say so
         subprocess.run([*pip, f"tinker=={version}", "orjson"], check=True)
         [packages] = folder.glob("lib/python*/site-packages")

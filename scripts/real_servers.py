@@ -71,25 +71,59 @@ class RealServer:
     """What is installed in the place of all that the package asks for, where some of that wants a GPU."""
 
 
-def _skyrl(python: Path, model: Path, folder: Path, port: int) -> tuple[Sequence[str], dict[str, str]]:
+def _skyrl(
+    python: Path, model: Path, folder: Path, port: int
+) -> tuple[Sequence[str], dict[str, str]]:
     uv = folder / "uv"
     uv.write_text(_UV.format(python=sys.executable, server=str(python)))
     uv.chmod(0o755)
     backend = {"max_lora_adapters": 32, "max_lora_rank": 8}
-    command = [str(uv), "run", "-m", "skyrl.tinker.api", "--base-model", str(model), "--backend", "jax"]
+    command = [
+        str(uv),
+        "run",
+        "-m",
+        "skyrl.tinker.api",
+        "--base-model",
+        str(model),
+        "--backend",
+        "jax",
+    ]
     command += ["--backend-config", json.dumps(backend), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--checkpoints-base", str(folder / "checkpoints"), "--database-url", f"sqlite:///{folder}/tinker.db"]
+    command += [
+        "--checkpoints-base",
+        str(folder / "checkpoints"),
+        "--database-url",
+        f"sqlite:///{folder}/tinker.db",
+    ]
     return command, {"PATH": f"{folder}:{os.environ['PATH']}", "JAX_PLATFORMS": "cpu"}
 
 
-def _hatchery(python: Path, model: Path, folder: Path, port: int) -> tuple[Sequence[str], dict[str, str]]:
-    settings = {"PORT": str(port), "BASE_MODEL": str(model), "DEVICE": "cpu:0", "API_KEY": KEY, "RANK": "8"}
+def _hatchery(
+    python: Path, model: Path, folder: Path, port: int
+) -> tuple[Sequence[str], dict[str, str]]:
+    settings = {
+        "PORT": str(port),
+        "BASE_MODEL": str(model),
+        "DEVICE": "cpu:0",
+        "API_KEY": KEY,
+        "RANK": "8",
+    }
     variables = {f"HATCHERY_DEV_{name}": value for name, value in settings.items()}
-    return [str(python), "-c", _HATCHERY], {**variables, "HATCHERY_LOCAL_STORE_PATH": str(folder / "store")}
+    return [str(python), "-c", _HATCHERY], {
+        **variables,
+        "HATCHERY_LOCAL_STORE_PATH": str(folder / "store"),
+    }
 
 
-def _tuft(python: Path, model: Path, folder: Path, port: int) -> tuple[Sequence[str], dict[str, str]]:
-    of_model = {"model_name": str(model), "model_path": str(model), "max_model_len": 1024, "capabilities": ["training"]}
+def _tuft(
+    python: Path, model: Path, folder: Path, port: int
+) -> tuple[Sequence[str], dict[str, str]]:
+    of_model = {
+        "model_name": str(model),
+        "model_path": str(model),
+        "max_model_len": 1024,
+        "capabilities": ["training"],
+    }
     settings = {
         "checkpoint_dir": str(folder / "checkpoints"),
         "authorized_users": {KEY: "tinkex"},
@@ -123,7 +157,11 @@ _WITHOUT_VLLM = (
         "opentelemetry-api",
         "opentelemetry-sdk",
     ),
-    *("opentelemetry-exporter-otlp", "opentelemetry-instrumentation-fastapi", "opentelemetry-instrumentation-logging"),
+    *(
+        "opentelemetry-exporter-otlp",
+        "opentelemetry-instrumentation-fastapi",
+        "opentelemetry-instrumentation-logging",
+    ),
     *(
         "peft==0.20.0",
         "protobuf",
@@ -137,9 +175,21 @@ _WITHOUT_VLLM = (
 )
 
 SERVERS: Sequence[RealServer] = (
-    RealServer("skyrl-0.3", "skyrl[tinker,jax]", "0.3.0", "3.12", _skyrl, "its JAX backend, with a stand-in for uv"),
     RealServer(
-        "hatchery", "hatchery-core", "0.3.0", "3.12", _hatchery, "its development server, whose worker is told that it has a GPU"
+        "skyrl-0.3",
+        "skyrl[tinker,jax]",
+        "0.3.0",
+        "3.12",
+        _skyrl,
+        "its JAX backend, with a stand-in for uv",
+    ),
+    RealServer(
+        "hatchery",
+        "hatchery-core",
+        "0.3.0",
+        "3.12",
+        _hatchery,
+        "its development server, whose worker is told that it has a GPU",
     ),
     RealServer(
         "tuft",
@@ -158,7 +208,11 @@ def python_of(server: RealServer) -> Path:
     folder = CACHE / f"{server.dialect}-{server.release}"
     python = folder / "bin" / "python"
     if not (folder / ".ready").exists():
-        subprocess.run([_python(server.python), "-m", "venv", "--clear", folder], check=True, timeout=INSTALLS_WITHIN)
+        subprocess.run(
+            [_python(server.python), "-m", "venv", "--clear", folder],
+            check=True,
+            timeout=INSTALLS_WITHIN,
+        )
         server_alone = ("--no-deps", f"{server.package}=={server.release}")
         rest = (server.beside, server_alone) if server.beside else (server_alone[1:],)
         for packages in (("torch==2.13.0",), *rest):
@@ -169,10 +223,15 @@ def python_of(server: RealServer) -> Path:
 
 
 def _python(release: str) -> str:
-    places = [f"python{release}", *map(str, Path.home().glob(f".pyenv/versions/{release}.*/bin/python"))]
+    places = [
+        f"python{release}",
+        *map(str, Path.home().glob(f".pyenv/versions/{release}.*/bin/python")),
+    ]
     for place in places:
         try:
-            subprocess.run([place, "-c", "import venv"], check=True, capture_output=True, timeout=60)
+            subprocess.run(
+                [place, "-c", "import venv"], check=True, capture_output=True, timeout=60
+            )
         except (FileNotFoundError, subprocess.CalledProcessError):
             continue
         return place
@@ -186,10 +245,15 @@ def running(server: RealServer, model: Path) -> Generator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with TemporaryDirectory(prefix="tinkex-real-") as name, (CACHE / f"{server.dialect}.log").open("w") as log:
+    with (
+        TemporaryDirectory(prefix="tinkex-real-") as name,
+        (CACHE / f"{server.dialect}.log").open("w") as log,
+    ):
         command, variables = server.start(python, model, Path(name), port)
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": "", **variables}
-        process = subprocess.Popen(command, cwd=name, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=name, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             _wait(f"http://127.0.0.1:{port}", process)
             yield f"http://127.0.0.1:{port}"

@@ -39,13 +39,25 @@ def _run(service: ServiceClient, rank: int, steps: int) -> None:
 
 
 def _datum(tokens: list[int]) -> Datum:
-    return Datum(model_input=ModelInput.from_ints(tokens[:-1]), loss_fn_inputs={"target_tokens": tokens[1:]})
+    return Datum(
+        model_input=ModelInput.from_ints(tokens[:-1]), loss_fn_inputs={"target_tokens": tokens[1:]}
+    )
 
 
 def photograph(url: str, file: Path, options: tuple[str, ...]) -> None:
-    browser = shutil.which("chromium") or sys.exit("this needs Chromium (on Debian: apt-get install chromium)")
+    browser = shutil.which("chromium") or sys.exit(
+        "this needs Chromium (on Debian: apt-get install chromium)"
+    )
     subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--hide-scrollbars", f"--screenshot={file}", *options, url],
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--hide-scrollbars",
+            f"--screenshot={file}",
+            *options,
+            url,
+        ],
         check=True,
         capture_output=True,
         timeout=120,

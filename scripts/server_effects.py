@@ -44,11 +44,17 @@ def repeated_optim_step(service: ServiceClient, place: Place) -> str:
     """Sends one optim_step a second time under its number; compares the model's loss before and after."""
     trainer = _trainer(service, place)
     _step(trainer)
-    _step(trainer)  # two requests a step, since the batch goes whole: this one's optim_step has the number 4
+    _step(
+        trainer
+    )  # two requests a step, since the batch goes whole: this one's optim_step has the number 4
     before = _loss(trainer)
     status = _send_again(place, trainer.model_id, 4)
     losses = [before, _loss(trainer)]
-    effect = "applied once" if _equal(losses) else f"applied again: the loss moves by {_apart(losses)} nats"
+    effect = (
+        "applied once"
+        if _equal(losses)
+        else f"applied again: the loss moves by {_apart(losses)} nats"
+    )
     return f"{effect} (the repeat is answered {status})"
 
 
@@ -59,7 +65,11 @@ def resume_with_optimizer(service: ServiceClient, place: Place) -> str:
     path = trainer.save_state("effect-warm").result().path
     warm = service.create_training_client_from_state_with_optimizer(path)
     after = [(_step(each), _loss(each))[1] for each in (trainer, warm)]
-    return "warm: equal to the run that went on" if _equal(after) else f"otherwise: {_apart(after)} nats off"
+    return (
+        "warm: equal to the run that went on"
+        if _equal(after)
+        else f"otherwise: {_apart(after)} nats off"
+    )
 
 
 def resume_without_optimizer(service: ServiceClient, place: Place) -> str:
@@ -98,7 +108,9 @@ def chunks(service: ServiceClient, place: Place) -> str:
 def base_model_logprobs(service: ServiceClient, place: Place) -> str:
     """Scores the prompt by the base model, with a trained model about, and by transformers."""
     _step(_trainer(service, place))
-    scored = service.create_sampling_client(base_model=place.model).compute_logprobs(PROMPT).result()
+    scored = (
+        service.create_sampling_client(base_model=place.model).compute_logprobs(PROMPT).result()
+    )
     distance = _distance(scored[1:], _in_torch(AutoModelForCausalLM.from_pretrained(place.folder)))
     return f"{_verdict(distance)} transformers'"
 
@@ -107,7 +119,9 @@ def greedy(service: ServiceClient, place: Place) -> str:
     """Samples greedily three times."""
     sampler = _trainer(service, place).save_weights_and_get_sampling_client()
     params = {"max_tokens": 16, "temperature": 0.0}
-    rows = {tuple(sampler.sample(QUESTION, 1, params).result().sequences[0].tokens) for _ in range(3)}
+    rows = {
+        tuple(sampler.sample(QUESTION, 1, params).result().sequences[0].tokens) for _ in range(3)
+    }
     return "the same three times" if len(rows) == 1 else f"{len(rows)} different answers in three"
 
 
@@ -115,7 +129,12 @@ def download(service: ServiceClient, place: Place) -> str:
     """Downloads a trained adapter, loads it into peft, and compares logprobs with the trainer's."""
     trainer = _trainer(service, place)
     _step(trainer)
-    trained = trainer.forward(BATCH, "cross_entropy").result().loss_fn_outputs[1]["logprobs"].tolist()[:-1]
+    trained = (
+        trainer.forward(BATCH, "cross_entropy")
+        .result()
+        .loss_fn_outputs[1]["logprobs"]
+        .tolist()[:-1]
+    )
     path = trainer.save_weights_for_sampler("effect-download").result().path
     with TemporaryDirectory() as folder:
         content = service.create_rest_client().download_checkpoint(path, output_dir=folder)
@@ -173,7 +192,12 @@ def _send_again(place: Place, model_id: str, number: int) -> str:
         headers={"X-API-Key": str(key), "Authorization": f"Bearer {key}"},
         timeout=LONGEST_WAIT,
     ) as http:
-        body = {"model_id": model_id, "seq_id": number, "adam_params": settings, "type": "optim_step"}
+        body = {
+            "model_id": model_id,
+            "seq_id": number,
+            "adam_params": settings,
+            "type": "optim_step",
+        }
         answer = http.post("/api/v1/optim_step", json=body)
         if answer.is_error:
             return str(answer.status_code)

@@ -33,7 +33,12 @@ rules below run on these. Where a row says what a server lacks, the call raises 
 
 def rows(header: list[str], body: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return (
+        "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+        )
+        + "\n"
+    )
 
 
 def known(d: Dialect, name: str, words: str) -> str:
@@ -61,11 +66,16 @@ def evidence() -> str:
 
 
 def _otherwise_read(d: Dialect) -> str:
-    return "; ".join(f"{name}: {found}" for name, found in sorted(d.evidence.items()) if found.how != "measured")
+    return "; ".join(
+        f"{name}: {found}" for name, found in sorted(d.evidence.items()) if found.how != "measured"
+    )
 
 
 def servers() -> str:
-    body = [[f"`{d.name}`", d.about, "yes" if d.name in RECOGNISED else "by what is seen, or given"] for d in DIALECTS.values()]
+    body = [
+        [f"`{d.name}`", d.about, "yes" if d.name in RECOGNISED else "by what is seen, or given"]
+        for d in DIALECTS.values()
+    ]
     return "## The dialects\n\n" + rows(["name", "server", "told by its first answers"], body)
 
 
@@ -75,14 +85,18 @@ def wire() -> str:
         cells = [
             known(d, "encodings", ", then ".join(d.encodings)),
             known(d, "results", d.results),
-            known(d, "pending", "within the POST") if d.pending == "at_once" else f"{known(d, 'pending', d.pending)}, {held}",
+            known(d, "pending", "within the POST")
+            if d.pending == "at_once"
+            else f"{known(d, 'pending', d.pending)}, {held}",
             known(d, "failed", d.failed + (" or by kind" if d.fails_by_kind else "")),
             known(d, "results_once", "once" if d.results_once else ""),
         ]
         return [f"`{d.name}`", *cells]
 
     header = ["name", "batches", "results", '"not yet", held for', "failed", "a result is given"]
-    return "## Bodies and answers\n\n" + rows(header, [row(d) for d in (*DIALECTS.values(), UNKNOWN)])
+    return "## Bodies and answers\n\n" + rows(
+        header, [row(d) for d in (*DIALECTS.values(), UNKNOWN)]
+    )
 
 
 def order() -> str:
@@ -107,8 +121,19 @@ def order() -> str:
         "sent again, and `StepOutcomeUnknown` is raised. What was only read in a server's source is not believed: it counts as `unknown`\n"
         "until `service.probe_server(base_model)` has proved it, by its effect on a model of its own.\n\n"
     )
-    header = ["name", "seq_ids", "a repeat", "chunks of a batch", "a model from a checkpoint", "otherwise"]
-    return "## Order, repeats, resuming\n\n" + text + rows(header, [row(d) for d in (*DIALECTS.values(), UNKNOWN)])
+    header = [
+        "name",
+        "seq_ids",
+        "a repeat",
+        "chunks of a batch",
+        "a model from a checkpoint",
+        "otherwise",
+    ]
+    return (
+        "## Order, repeats, resuming\n\n"
+        + text
+        + rows(header, [row(d) for d in (*DIALECTS.values(), UNKNOWN)])
+    )
 
 
 def _odd_steps(d: Dialect) -> Iterator[str]:
@@ -134,10 +159,17 @@ def _odd_steps(d: Dialect) -> Iterator[str]:
 
 def lacks() -> str:
     def row(d: Dialect) -> list[str]:
-        losses = known(d, "losses", ", ".join(sorted(d.losses)) if d.losses else "as it says itself")
+        losses = known(
+            d, "losses", ", ".join(sorted(d.losses)) if d.losses else "as it says itself"
+        )
         notes = "; ".join(_loss_notes(d))
         missing = ", ".join(known(d, f"missing.{name}", name) for name in sorted(d.missing))
-        return [f"`{d.name}`", losses + (f" ({notes})" if notes else ""), ", ".join(_odd_samples(d)), missing]
+        return [
+            f"`{d.name}`",
+            losses + (f" ({notes})" if notes else ""),
+            ", ".join(_odd_samples(d)),
+            missing,
+        ]
 
     return "## Losses, sampling, and what is missing\n\n" + rows(
         ["name", "losses", "samples otherwise", "lacks"], [row(d) for d in DIALECTS.values()]
@@ -145,7 +177,9 @@ def lacks() -> str:
 
 
 def _loss_notes(d: Dialect) -> Iterator[str]:
-    yield from (known(d, f"loss_notes.{loss}", f"{loss}: {note}") for loss, note in d.loss_notes.items())
+    yield from (
+        known(d, f"loss_notes.{loss}", f"{loss}: {note}") for loss, note in d.loss_notes.items()
+    )
     if d.divides_by_weights:
         words = "each datum's is divided by its weights, so that custom losses go by importance_sampling"
         yield known(d, "divides_by_weights", words)
@@ -175,7 +209,10 @@ _OFF = ("greedy_temperature", "top_p_off", "top_k_off")
 
 def rules() -> str:
     tests = marked_tests()
-    body = [[str(number), words, "<br>".join(f"`{test}`" for test in tests[number])] for number, words in RULES.items()]
+    body = [
+        [str(number), words, "<br>".join(f"`{test}`" for test in tests[number])]
+        for number, words in RULES.items()
+    ]
     return "## The rules\n\n" + rows(["", "rule", "held by"], body)
 
 
@@ -201,7 +238,9 @@ def main() -> int:
     text = HEAD + "\n".join([servers(), evidence(), wire(), order(), lacks(), seen(), rules()])
     if "--check" in sys.argv:
         if not TARGET.exists() or TARGET.read_text() != text:
-            print("docs/servers.md is not what the dialects, the rules and the tests give. Run `make docs`.")
+            print(
+                "docs/servers.md is not what the dialects, the rules and the tests give. Run `make docs`."
+            )
             return 1
         return 0
     TARGET.write_text(text)

@@ -16,12 +16,21 @@ _TEXT = (
 def seen() -> str:
     """Returns the section, in Markdown."""
     records: dict[str, Any] = json.loads(DATA.read_text())
-    text = "## Seen on real servers\n\n" + _TEXT + "| server | release | day | what | seen |\n| --- | --- | --- | --- | --- |\n"
+    text = (
+        "## Seen on real servers\n\n"
+        + _TEXT
+        + "| server | release | day | what | seen |\n| --- | --- | --- | --- | --- |\n"
+    )
     for dialect, record in records["servers"].items():
         head = f"| `{dialect}` | {record['package']} {record['release']} | {record['date']} |"
         for what, saw in _lines(record):
             text += f"{head} {what} | {saw.replace('|', chr(92) + '|')} |\n"
-    return text + "\nNot run: " + "; ".join(f"`{name}`, {why}" for name, why in records["not_run"].items()) + ".\n"
+    return (
+        text
+        + "\nNot run: "
+        + "; ".join(f"`{name}`, {why}" for name, why in records["not_run"].items())
+        + ".\n"
+    )
 
 
 def _lines(record: dict[str, Any]) -> list[tuple[str, str]]:

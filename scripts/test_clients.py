@@ -33,7 +33,10 @@ def main() -> int:
     return (
         0
         if all(passed)
-        and (VERSIONS[-1] not in versions or all([both_work_in_one_process(), the_same_idioms_work(), what_differs_is_stated()]))
+        and (
+            VERSIONS[-1] not in versions
+            or all([both_work_in_one_process(), the_same_idioms_work(), what_differs_is_stated()])
+        )
         else 1
     )
 
@@ -42,7 +45,10 @@ def passes(version: str) -> bool:
     """Each has a server of its own: an old client cannot read what newer ones save."""
     begin = time.monotonic()
     good, report = _run(version, JOB)
-    print(f"{report}tinker {version}: {time.monotonic() - begin:.0f} s, {'passed' if good else 'failed'}", flush=True)
+    print(
+        f"{report}tinker {version}: {time.monotonic() - begin:.0f} s, {'passed' if good else 'failed'}",
+        flush=True,
+    )
     return good
 
 

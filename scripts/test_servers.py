@@ -61,7 +61,9 @@ def random_model(folder: Path) -> Path:
         )
         Qwen3ForCausalLM(shape).save_pretrained(folder)
         tokenizer = byte_tokenizer()
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT).save_pretrained(folder)
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
+        ).save_pretrained(folder)
     return folder
 
 
@@ -95,14 +97,34 @@ def unguarded(name: str) -> Dialect:
 def job(url: str, model: Path) -> dict[str, list[str]]:
     """Runs scripts/try_server.py, and returns the steps by how they went."""
     begun = time.monotonic()
-    command = [sys.executable, ROOT / "scripts" / "try_server.py", url, "--model", model, "--facade", "blocking"]
-    ran = subprocess.run(command, env={**os.environ, "TINKER_API_KEY": KEY}, timeout=JOB_WITHIN, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "try_server.py",
+        url,
+        "--model",
+        model,
+        "--facade",
+        "blocking",
+    ]
+    ran = subprocess.run(
+        command,
+        env={**os.environ, "TINKER_API_KEY": KEY},
+        timeout=JOB_WITHIN,
+        capture_output=True,
+        text=True,
+    )
     print(ran.stdout, f"{time.monotonic() - begun:.0f} s", flush=True)
     steps: dict[str, list[str]] = {}
     for line in ran.stdout.replace(str(model), "the model").splitlines():
         match line.split(maxsplit=4):
-            case [step, ("ok" | "differs" | "unsupported" | "skipped" | "FAILED") as kind, *rest] if len(rest) > 1:
-                detail = rest[2].removeprefix("s ").strip() if len(rest) > 2 and rest[2] != "s" else ""
+            case [
+                step,
+                ("ok" | "differs" | "unsupported" | "skipped" | "FAILED") as kind,
+                *rest,
+            ] if len(rest) > 1:
+                detail = (
+                    rest[2].removeprefix("s ").strip() if len(rest) > 2 and rest[2] != "s" else ""
+                )
                 steps.setdefault(kind, []).append(f"{step}: {detail}" if detail else step)
     return steps
 

@@ -21,11 +21,17 @@ LONGEST_WAIT = 600.0  # seconds, for a server that compiles at its first step
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("url", help="the server, as http://host:port")
-    parser.add_argument("--model", help="the base model; by default the first one that the server names")
+    parser.add_argument(
+        "--model", help="the base model; by default the first one that the server names"
+    )
     parser.add_argument("--dialect", help="what the server speaks; by default it is found out")
-    parser.add_argument("--facade", choices=list(FACADES), help="one of them; by default both, in turn")
+    parser.add_argument(
+        "--facade", choices=list(FACADES), help="one of them; by default both, in turn"
+    )
     given = parser.parse_args()
     config = Config(
         base_url=given.url,
@@ -47,7 +53,10 @@ def run(facade: str, config: Config, model: str | None) -> int:
     for outcome in outcomes(job):
         if outcome.step == "create_model":
             print(f"{facade}: {config.base_url} speaks {service.server.name}")
-        print(f"  {outcome.step:<38} {outcome.kind:<11} {outcome.seconds:6.2f} s  {outcome.detail}".rstrip(), flush=True)
+        print(
+            f"  {outcome.step:<38} {outcome.kind:<11} {outcome.seconds:6.2f} s  {outcome.detail}".rstrip(),
+            flush=True,
+        )
         failures += outcome.kind == "FAILED"
     print(f"  losses {', '.join(f'{loss:.4f}' for loss in job.losses)}")
     return failures

@@ -21,7 +21,10 @@ def text_datum(prompt: str, answer: str) -> Datum:
     tokens = [*before, *after]
     return Datum(
         model_input=ModelInput.from_ints(tokens[:-1]),
-        loss_fn_inputs={"target_tokens": tokens[1:], "weights": [0.0] * (len(before) - 1) + [1.0] * len(after)},
+        loss_fn_inputs={
+            "target_tokens": tokens[1:],
+            "weights": [0.0] * (len(before) - 1) + [1.0] * len(after),
+        },
     )
 
 

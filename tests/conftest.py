@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its threads would spin beside those of servers and clients
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch: its threads would spin beside those of servers and clients
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -17,7 +19,15 @@ from tests.fake_engine import FakeEngine
 from tinkex import Config
 from tinkex.local import Limits, Server
 
-OF_THE_NETWORK = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"}
+OF_THE_NETWORK = {
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,7 +35,9 @@ def _home_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The settings and the keys of whoever runs the tests are not theirs, nor are the proxies of the network that they run in."""
     with pytest.MonkeyPatch.context() as patch:
         ours = ("TINKER_", "TINKEX_", "CLOUDFLARE_")
-        for name in [name for name in os.environ if name.startswith(ours) or name.upper() in OF_THE_NETWORK]:
+        for name in [
+            name for name in os.environ if name.startswith(ours) or name.upper() in OF_THE_NETWORK
+        ]:
             patch.delenv(name)
         patch.delenv("XDG_CONFIG_HOME", raising=False)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
@@ -40,7 +52,9 @@ def server_engine() -> FakeEngine:
 @pytest.fixture(scope="session")
 def server(server_engine: FakeEngine) -> Iterator[Server]:
     """A server with an engine that does sums at once."""
-    with tinkex.local.serve(engine=server_engine, limits=Limits(models=10_000)) as server:  # each test leaves its own behind
+    with tinkex.local.serve(
+        engine=server_engine, limits=Limits(models=10_000)
+    ) as server:  # each test leaves its own behind
         yield server
 
 
@@ -58,7 +72,9 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     with ExitStack() as stack:
 
         def connect(base_url: str, **settings: Any) -> Any:
-            return stack.enter_context(FACADES[request.param](base_url=base_url, **{"api_key": "tml-test", **settings}))
+            return stack.enter_context(
+                FACADES[request.param](base_url=base_url, **{"api_key": "tml-test", **settings})
+            )
 
         yield connect
 
@@ -67,14 +83,18 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
 def connect_rest(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Makes REST clients without a service client, of each facade in turn, which are closed at the end."""
     with ExitStack() as stack:
-        yield lambda base_url, **settings: stack.enter_context(RESTS[request.param](_config(base_url, settings)))
+        yield lambda base_url, **settings: stack.enter_context(
+            RESTS[request.param](_config(base_url, settings))
+        )
 
 
 @pytest.fixture(params=list(ADMINS))
 def connect_admin(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """The same for admin clients."""
     with ExitStack() as stack:
-        yield lambda base_url, **settings: stack.enter_context(ADMINS[request.param](_config(base_url, settings)))
+        yield lambda base_url, **settings: stack.enter_context(
+            ADMINS[request.param](_config(base_url, settings))
+        )
 
 
 def _config(base_url: str, settings: dict[str, Any]) -> Config:

@@ -27,7 +27,13 @@ class CountingEngine(FakeEngine):
     steps: Counter[str] = field(factory=Counter)
 
     def forward_backward(
-        self, model_id: str, data: Sequence[Example], loss_fn: str, config: Mapping[str, float], *, backward: bool
+        self,
+        model_id: str,
+        data: Sequence[Example],
+        loss_fn: str,
+        config: Mapping[str, float],
+        *,
+        backward: bool,
     ) -> LossResult:
         result = super().forward_backward(model_id, data, loss_fn, config, backward=backward)
         return evolve(result, metrics={"loss:sum": float(self.steps[model_id])})

@@ -20,7 +20,13 @@ from tinkex import (
 )
 
 _CLIENTS = (
-    *(AsyncServiceClient, AsyncTrainingClient, AsyncSamplingClient, AsyncRestClient, AsyncAdminClient),
+    *(
+        AsyncServiceClient,
+        AsyncTrainingClient,
+        AsyncSamplingClient,
+        AsyncRestClient,
+        AsyncAdminClient,
+    ),
     AsyncRecoverableRun,
 )
 
@@ -49,7 +55,11 @@ class _Client:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self.client, name)
-        return _Client(attribute) if isinstance(attribute, _CLIENTS) else _called_on_the_loop(attribute)
+        return (
+            _Client(attribute)
+            if isinstance(attribute, _CLIENTS)
+            else _called_on_the_loop(attribute)
+        )
 
     def __enter__(self) -> _Client:
         portal.shared().run(self.client.__aenter__)
@@ -68,10 +78,16 @@ def _called_on_the_loop(attribute: Any) -> Any:
 
     async def wait(*args: Any, **kwargs: Any) -> Any:
         given = attribute(*args, **kwargs)
-        return given if isinstance(given, AsyncAPIFuture) or not hasattr(given, "__await__") else await given
+        return (
+            given
+            if isinstance(given, AsyncAPIFuture) or not hasattr(given, "__await__")
+            else await given
+        )
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        given = portal.shared().run(wait, *(arg.client if isinstance(arg, _Client) else arg for arg in args), **kwargs)
+        given = portal.shared().run(
+            wait, *(arg.client if isinstance(arg, _Client) else arg for arg in args), **kwargs
+        )
         if isinstance(given, AsyncAPIFuture):
             return _Future(given)
         return _Client(given) if isinstance(given, _CLIENTS) else given
@@ -92,7 +108,16 @@ def everything(items: Any) -> list[Any]:
     return portal.shared().run(gather) if hasattr(items, "__anext__") else list(items)
 
 
-FACADES: dict[str, Callable[..., Any]] = {"asyncio": _asyncio(AsyncServiceClient), "blocking": tinkex.ServiceClient}
+FACADES: dict[str, Callable[..., Any]] = {
+    "asyncio": _asyncio(AsyncServiceClient),
+    "blocking": tinkex.ServiceClient,
+}
 """What makes a service client, by facade."""
-RESTS: dict[str, Callable[..., Any]] = {"asyncio": _asyncio(AsyncRestClient), "blocking": tinkex.RestClient}
-ADMINS: dict[str, Callable[..., Any]] = {"asyncio": _asyncio(AsyncAdminClient), "blocking": tinkex.AdminClient}
+RESTS: dict[str, Callable[..., Any]] = {
+    "asyncio": _asyncio(AsyncRestClient),
+    "blocking": tinkex.RestClient,
+}
+ADMINS: dict[str, Callable[..., Any]] = {
+    "asyncio": _asyncio(AsyncAdminClient),
+    "blocking": tinkex.AdminClient,
+}

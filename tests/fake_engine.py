@@ -48,10 +48,16 @@ class FakeEngine:
     samplers: dict[str, Path | None] = field(factory=dict)
     specs: list[SampleSpec] = field(factory=list)
     ready: Future[str] = field(factory=lambda: ready_at_once("a fake engine"))
-    _pool: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="tinkex-engine"))
-    base_models: Sequence[BaseModel] = (BaseModel("fake/base", 64, 100, "FakeForCausalLM", "fake/tokenizer"),)
+    _pool: ThreadPoolExecutor = field(
+        factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="tinkex-engine")
+    )
+    base_models: Sequence[BaseModel] = (
+        BaseModel("fake/base", 64, 100, "FakeForCausalLM", "fake/tokenizer"),
+    )
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> Sequence[str]:
+    def create_model(
+        self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
+    ) -> Sequence[str]:
         self._note("create_model", model_id)
         self.optimizers[model_id] = optimizer
         if lora.rank > 64:
@@ -69,7 +75,13 @@ class FakeEngine:
             raise InvalidRequest("too many nodes")
 
     def forward_backward(
-        self, model_id: str, data: Sequence[Example], loss_fn: str | CustomLoss, config: Mapping[str, float], *, backward: bool
+        self,
+        model_id: str,
+        data: Sequence[Example],
+        loss_fn: str | CustomLoss,
+        config: Mapping[str, float],
+        *,
+        backward: bool,
     ) -> LossResult:
         tokens = np.concatenate([example.tokens for example in data])
         self._note("forward_backward" if backward else "forward", model_id, str(tokens[0]))
@@ -93,7 +105,12 @@ class FakeEngine:
             (folder / "optimizer.safetensors").write_bytes(model_id.encode())
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
-        self._note("load_model", model_id, "with optimizer" if optimizer else "without optimizer", folder.stem)
+        self._note(
+            "load_model",
+            model_id,
+            "with optimizer" if optimizer else "without optimizer",
+            folder.stem,
+        )
         if model_id not in self.models:
             raise InvalidRequest(f"unknown model {model_id!r}")
         if folder.stem == "misfit":
@@ -121,12 +138,20 @@ class FakeEngine:
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+    def sample(
+        self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
+    ) -> Future[SampleResult]:
         future: Future[SampleResult] = Future()
         self._pool.submit(self._answer, future, sampler_id, spec, on_token)
         return future
 
-    def _answer(self, future: Future[SampleResult], sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> None:
+    def _answer(
+        self,
+        future: Future[SampleResult],
+        sampler_id: str,
+        spec: SampleSpec,
+        on_token: OnToken | None,
+    ) -> None:
         try:
             result = self._sample(future, sampler_id, spec, on_token)
             if not future.cancelled():
@@ -134,7 +159,13 @@ class FakeEngine:
         except Exception as error:  # noqa: BLE001  handed on to whoever waits
             future.set_exception(error)
 
-    def _sample(self, future: Future[SampleResult], sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> SampleResult:
+    def _sample(
+        self,
+        future: Future[SampleResult],
+        sampler_id: str,
+        spec: SampleSpec,
+        on_token: OnToken | None,
+    ) -> SampleResult:
         """The prompt's last token and 1; with max_tokens above 2, more ones. What is asked besides is of the token 1, too."""
         self._note("sample", sampler_id, str(spec.stop_strings), str(spec.stop_tokens))
         self.specs.append(spec)
@@ -147,7 +178,9 @@ class FakeEngine:
             if spec.prompt[0] == 95:
                 self._go_on_until_cancelled(future, on_token)
         top = [[(1, -0.5)]] * len(tokens) if spec.topk_sample_logprobs else None
-        return SampleResult([SampledTokens(tokens, logprobs, "stop", top)] * spec.num_samples, *_about_prompt(spec))
+        return SampleResult(
+            [SampledTokens(tokens, logprobs, "stop", top)] * spec.num_samples, *_about_prompt(spec)
+        )
 
     def _go_on_until_cancelled(self, future: Future[SampleResult], on_token: OnToken) -> None:
         for _ in range(1000):
@@ -178,12 +211,18 @@ class FakeEngine:
 
 def _about_prompt(spec: SampleSpec) -> tuple[Any, Any, Any, Any]:
     """Logprobs, likeliest tokens, logprobs of the targets, and drawn tokens: all of -1 but the second."""
-    scored = len(spec.prompt) - 1 if spec.prompt_logprobs_last_n is None else spec.prompt_logprobs_last_n
+    scored = (
+        len(spec.prompt) - 1 if spec.prompt_logprobs_last_n is None else spec.prompt_logprobs_last_n
+    )
     before = [None] * (len(spec.prompt) - scored)
     shape = (len(spec.prompt) - 1, spec.prompt_alt_tokens_k)
     return (
         [*before, *[-1.0] * scored] if spec.prompt_logprobs else None,
         [*before, *[[(1, -0.5)]] * scored] if spec.topk_prompt_logprobs else None,
-        None if spec.target_prompt_tokens is None else np.where(spec.target_prompt_tokens < 0, 0, -1).astype(np.float32),
-        (np.ones(shape, np.int64), np.full(shape, -1, np.float32)) if spec.prompt_alt_tokens_k else None,
+        None
+        if spec.target_prompt_tokens is None
+        else np.where(spec.target_prompt_tokens < 0, 0, -1).astype(np.float32),
+        (np.ones(shape, np.int64), np.full(shape, -1, np.float32))
+        if spec.prompt_alt_tokens_k
+        else None,
     )

@@ -96,7 +96,9 @@ def faulty(base_url: str) -> Iterator[Faulty]:
             if fault == "request lost":
                 self.close_connection = True
                 return
-            status, headers, answer = forward(self.command, self.path, body, dict(self.headers.items()))
+            status, headers, answer = forward(
+                self.command, self.path, body, dict(self.headers.items())
+            )
             if fault == "answer lost":
                 self.close_connection = True
                 return
@@ -115,14 +117,18 @@ def faulty(base_url: str) -> Iterator[Faulty]:
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing."""
 
-    def forward(method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+    def forward(
+        method: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=30)
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             answer = response.read()
             kept = {
-                name: response.headers[name] for name in ("content-type", "content-length", "location") if name in response.headers
+                name: response.headers[name]
+                for name in ("content-type", "content-length", "location")
+                if name in response.headers
             }
             return response.status, kept, answer
         finally:

@@ -19,12 +19,17 @@ class Hub:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.asked.append((handler.command, handler.path, handler.headers["Authorization"]))
         body = self.files.get(handler.path.partition("?")[0])
-        gated = handler.path.startswith("/gated/") and handler.headers["Authorization"] != "Bearer hf-good"
+        gated = (
+            handler.path.startswith("/gated/")
+            and handler.headers["Authorization"] != "Bearer hf-good"
+        )
         handler.send_response(401 if gated else 404 if body is None else 200)
         if gated:
             handler.send_header("X-Error-Code", "GatedRepo")
         elif body is None:
-            known = handler.path.startswith(("/bare/", *(path.partition("/resolve/")[0] + "/" for path in self.files)))
+            known = handler.path.startswith(
+                ("/bare/", *(path.partition("/resolve/")[0] + "/" for path in self.files))
+            )
             handler.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
         handler.send_header("X-Repo-Commit", ("a" if "/main/" in handler.path else "b") * 40)
         handler.send_header("ETag", f'"{hash(body)}"')

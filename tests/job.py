@@ -26,7 +26,10 @@ from tinkex import (
     UnsupportedByServer,
 )
 
-BATCH = [text_datum(f"{words} is ", f"{digits}\n") for words, digits in (("one", 1), ("forty two", 42), ("ninety", 90), ("six", 6))]
+BATCH = [
+    text_datum(f"{words} is ", f"{digits}\n")
+    for words, digits in (("one", 1), ("forty two", 42), ("ninety", 90), ("six", 6))
+]
 """Of different lengths, so that results in a wrong order do not fit."""
 TWO_CHUNKS = ChunkLimits(max_items=len(BATCH) // 2)
 ADAM = AdamParams(learning_rate=1e-3)
@@ -91,7 +94,9 @@ def outcomes(job: Job, steps: Sequence[Step] | None = None) -> Iterator[Outcome]
         yield Outcome(step.__name__, kind, detail, time.monotonic() - begun)
 
 
-def _outcome(step: Step, job: Job) -> tuple[Literal["ok", "differs", "unsupported", "skipped", "FAILED"], str]:
+def _outcome(
+    step: Step, job: Job
+) -> tuple[Literal["ok", "differs", "unsupported", "skipped", "FAILED"], str]:
     try:
         difference = step(job)
     except NotReached as missing:
@@ -104,7 +109,9 @@ def _outcome(step: Step, job: Job) -> tuple[Literal["ok", "differs", "unsupporte
 
 
 def capabilities(job: Job) -> str | None:
-    models = [model.model_name for model in job.service.get_server_capabilities().supported_models or ()]
+    models = [
+        model.model_name for model in job.service.get_server_capabilities().supported_models or ()
+    ]
     job.model = job.model or models[0]
     return None if job.model in models else f"{job.model} is not among {models}"
 
@@ -151,7 +158,11 @@ def save_weights_and_get_sampling_client(job: Job) -> None:
 
 def sample_greedily(job: Job) -> str | None:
     job.greedy, again = (_greedy(job.sampler) for _ in range(2))
-    return None if list(job.greedy.tokens) == list(again.tokens) else "greedy sampling gives other tokens each time"
+    return (
+        None
+        if list(job.greedy.tokens) == list(again.tokens)
+        else "greedy sampling gives other tokens each time"
+    )
 
 
 def sample_with_seed(job: Job) -> str | None:
@@ -159,9 +170,15 @@ def sample_with_seed(job: Job) -> str | None:
     first, again = (job.sampler.sample(QUESTION, 2, params).result().sequences for _ in range(2))
     if len(first) != 2:
         return f"{len(first)} sequences where 2 were asked for"
-    if [list(sequence.tokens) for sequence in first] != [list(sequence.tokens) for sequence in again]:
+    if [list(sequence.tokens) for sequence in first] != [
+        list(sequence.tokens) for sequence in again
+    ]:
         return "the same seed gives other tokens each time"
-    return "both sequences of one request are the same" if list(first[0].tokens) == list(first[1].tokens) else None
+    return (
+        "both sequences of one request are the same"
+        if list(first[0].tokens) == list(first[1].tokens)
+        else None
+    )
 
 
 def sample_with_prompt_logprobs(job: Job) -> str | None:
@@ -181,11 +198,17 @@ def compute_logprobs(job: Job) -> str | None:
 
 def sample_saved_weights(job: Job) -> str | None:
     tokens = list(_greedy(job.service.create_sampling_client(model_path=job.sampler_path)).tokens)
-    return None if tokens == list(job.greedy.tokens) else f"it samples {tokens}, not {list(job.greedy.tokens)}"
+    return (
+        None
+        if tokens == list(job.greedy.tokens)
+        else f"it samples {tokens}, not {list(job.greedy.tokens)}"
+    )
 
 
 def sample_base_model(job: Job) -> str | None:
-    logprobs = job.service.create_sampling_client(base_model=job.model).compute_logprobs(PROMPT).result()
+    logprobs = (
+        job.service.create_sampling_client(base_model=job.model).compute_logprobs(PROMPT).result()
+    )
     if len(logprobs) != len(PROMPT):
         return f"{len(logprobs)} logprobs of {len(PROMPT)} tokens"
     same = _apart("", logprobs[1:], job.logprobs_trained) is None
@@ -210,23 +233,35 @@ def resume(job: Job) -> str | None:
 
 def custom_loss_in_numpy(job: Job) -> str | None:
     """The gradient has both signs, as policy gradients have."""
-    ours, theirs = (job.service.create_training_client_from_state_with_optimizer(job.state_path) for _ in range(2))
+    ours, theirs = (
+        job.service.create_training_client_from_state_with_optimizer(job.state_path)
+        for _ in range(2)
+    )
     batch = _even_batch()
     before = theirs.forward(batch, "cross_entropy").result().loss_fn_outputs
     result = ours.forward_backward_custom(batch, NumpyLoss(_policy_gradient)).result()
-    if difference := _apart("the loss", result.metrics["loss:sum"], _policy_gradient(batch, _arrays(before))[0]):
+    if difference := _apart(
+        "the loss", result.metrics["loss:sum"], _policy_gradient(batch, _arrays(before))[0]
+    ):
         return difference
     theirs.forward_backward(_with_advantages(batch, before), "importance_sampling").result()
     after = [_loss_after_update(trainer, batch) for trainer in (ours, theirs)]
-    return _apart("the loss after a step of importance_sampling with the same gradient", after[0], after[1])
+    return _apart(
+        "the loss after a step of importance_sampling with the same gradient", after[0], after[1]
+    )
 
 
 def custom_loss_in_torch(job: Job) -> str | None:
     if find_spec("torch") is None:
         raise NotReached("torch here")
 
-    def cross_entropy(data: Sequence[Datum], logprobs: Sequence[Any]) -> tuple[Any, dict[str, float]]:
-        terms = [(-datum.loss_fn_inputs["weights"].to_torch() * x).sum() for datum, x in zip(data, logprobs, strict=True)]
+    def cross_entropy(
+        data: Sequence[Datum], logprobs: Sequence[Any]
+    ) -> tuple[Any, dict[str, float]]:
+        terms = [
+            (-datum.loss_fn_inputs["weights"].to_torch() * x).sum()
+            for datum, x in zip(data, logprobs, strict=True)
+        ]
         return sum(terms[1:], terms[0]), {"custom/datums:sum": float(len(data))}
 
     before = _loss_now(job.trainer)
@@ -250,13 +285,24 @@ def get_tokenizer(job: Job) -> str | None:
 
 
 def list_training_runs(job: Job) -> str | None:
-    runs = [run.training_run_id for run in job.service.create_rest_client().list_training_runs(limit=100).training_runs]
-    return None if job.trainer.model_id in runs else f"{job.trainer.model_id} is not among {len(runs)} runs"
+    runs = [
+        run.training_run_id
+        for run in job.service.create_rest_client().list_training_runs(limit=100).training_runs
+    ]
+    return (
+        None
+        if job.trainer.model_id in runs
+        else f"{job.trainer.model_id} is not among {len(runs)} runs"
+    )
 
 
 def list_checkpoints(job: Job) -> str | None:
-    checkpoints = job.service.create_rest_client().list_checkpoints(job.trainer.model_id).checkpoints
-    missing = {job.state_path, job.sampler_path} - {checkpoint.tinker_path for checkpoint in checkpoints}
+    checkpoints = (
+        job.service.create_rest_client().list_checkpoints(job.trainer.model_id).checkpoints
+    )
+    missing = {job.state_path, job.sampler_path} - {
+        checkpoint.tinker_path for checkpoint in checkpoints
+    }
     return f"{sorted(missing)} are missing" if missing else None
 
 
@@ -277,9 +323,24 @@ def close(job: Job) -> None:
 STEPS: Sequence[Step] = (
     *(capabilities, create_model, train, forward, save_state),
     *(save_weights_for_sampler, save_weights_and_get_sampling_client),
-    *(sample_greedily, sample_with_seed, sample_with_prompt_logprobs, compute_logprobs, sample_saved_weights, sample_base_model),
+    *(
+        sample_greedily,
+        sample_with_seed,
+        sample_with_prompt_logprobs,
+        compute_logprobs,
+        sample_saved_weights,
+        sample_base_model,
+    ),
     *(resume_with_optimizer, resume, custom_loss_in_numpy, custom_loss_in_torch),
-    *(get_info, get_tokenizer, list_training_runs, list_checkpoints, probe_server, unload_model, close),
+    *(
+        get_info,
+        get_tokenizer,
+        list_training_runs,
+        list_checkpoints,
+        probe_server,
+        unload_model,
+        close,
+    ),
 )
 
 
@@ -319,7 +380,11 @@ def _prompt_differs(job: Job, logprobs: Sequence[float | None] | None) -> str | 
         return f"{len(logprobs)} logprobs of {len(PROMPT)} tokens"
     if logprobs[0] is not None:
         return f"the first token has a logprob, {logprobs[0]}"
-    return _apart("logprobs of the prompt by the sampler, and by the trainer", logprobs[1:], job.logprobs_trained)
+    return _apart(
+        "logprobs of the prompt by the sampler, and by the trainer",
+        logprobs[1:],
+        job.logprobs_trained,
+    )
 
 
 def _apart(what: str, one: Any, other: Any) -> str | None:
@@ -340,9 +405,15 @@ def _advantages(datum: Datum) -> np.ndarray[Any, np.dtype[np.float32]]:
     return sign * np.where(np.arange(count) % 3 == 0, -1.0, 1.0).astype(np.float32)
 
 
-def _policy_gradient(data: Sequence[Datum], logprobs: Sequence[Any]) -> tuple[float, Sequence[Any], dict[str, float]]:
+def _policy_gradient(
+    data: Sequence[Datum], logprobs: Sequence[Any]
+) -> tuple[float, Sequence[Any], dict[str, float]]:
     advantages = [_advantages(datum) for datum in data]
-    return -sum(float(a @ x) for a, x in zip(advantages, logprobs, strict=True)), [-a for a in advantages], {}
+    return (
+        -sum(float(a @ x) for a, x in zip(advantages, logprobs, strict=True)),
+        [-a for a in advantages],
+        {},
+    )
 
 
 def _arrays(outputs: Sequence[Any]) -> Sequence[Any]:

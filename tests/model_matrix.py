@@ -18,7 +18,14 @@ from transformers import PreTrainedConfig
 
 from tests.model_zoo import kinds, make_model, tiny_config
 from tinkex_server.engine.adapters import Base
-from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape, SampleResult, SampleSpec
+from tinkex_server.engine.base import (
+    AdamSettings,
+    Example,
+    InvalidRequest,
+    LoraShape,
+    SampleResult,
+    SampleSpec,
+)
 from tinkex_server.engine.generation import Batch
 from tinkex_server.engine.reading import Reading
 from tinkex_server.engine.request import Request
@@ -38,10 +45,20 @@ _STEPS = 3
 
 
 NOT_TRIED: Mapping[str, str] = {
-    **dict.fromkeys(("blt", "longcat_flash", "phi4_multimodal"), "no tiny one can be made of its configuration"),
-    **dict.fromkeys(("gemma4_unified", "moss_transcribe_diarize"), "no tiny one can be made of its configuration"),
-    **dict.fromkeys(("dots3_note", "gemma4_assistant", "zamba"), "its configuration allows no two layers"),
-    **dict.fromkeys(("emu3", "mllama", "musicgen", "musicgen_melody"), "it is not made of its configuration alone"),
+    **dict.fromkeys(
+        ("blt", "longcat_flash", "phi4_multimodal"), "no tiny one can be made of its configuration"
+    ),
+    **dict.fromkeys(
+        ("gemma4_unified", "moss_transcribe_diarize"),
+        "no tiny one can be made of its configuration",
+    ),
+    **dict.fromkeys(
+        ("dots3_note", "gemma4_assistant", "zamba"), "its configuration allows no two layers"
+    ),
+    **dict.fromkeys(
+        ("emu3", "mllama", "musicgen", "musicgen_melody"),
+        "it is not made of its configuration alone",
+    ),
     "gemma3n": "it needs the package timm",
 }
 _PAGE = """# Models
@@ -121,7 +138,9 @@ def page(findings: Mapping[str, Finding]) -> str:
         tried=len(findings),
         served=len(served),
         exact="\n".join(exact),
-        reasons="\n".join(f"| {kind} | {found.arch} | {found.refusal} |" for kind, found in refused.items()),
+        reasons="\n".join(
+            f"| {kind} | {found.arch} | {found.refusal} |" for kind, found in refused.items()
+        ),
         not_tried="\n".join(f"| {kind} | {why} |" for kind, why in NOT_TRIED.items()),
     )
 
@@ -150,9 +169,16 @@ def find(config: PreTrainedConfig, folder: Path) -> Finding:
 
 def without_details(refusal: str) -> str:
     """Returns the reason alone: without the folder, the library's words, and figures, which differ between releases."""
-    reason = re.split(r" is of a kind that is not served: | has no | has (?=layers)", refusal, maxsplit=1)[-1]
+    reason = re.split(
+        r" is of a kind that is not served: | has no | has (?=layers)", refusal, maxsplit=1
+    )[-1]
     reason = re.sub(r"^max_position.*: it keeps", "it keeps", reason)
-    return re.sub(r"\. transformers said: .*|, by [^ ]+ nats a token|^the model '[^']*' ", "", reason, flags=re.DOTALL)
+    return re.sub(
+        r"\. transformers said: .*|, by [^ ]+ nats a token|^the model '[^']*' ",
+        "",
+        reason,
+        flags=re.DOTALL,
+    )
 
 
 def _check_sampling(base: Base, own: Any) -> None:
@@ -170,10 +196,14 @@ def _check_sampling(base: Base, own: Any) -> None:
 def _check_training(engine: TorchEngine, base: Base, own: Any, folder: Path) -> tuple[str, ...]:
     """Returns the switches that the model takes."""
     off = dict.fromkeys(SWITCHES, False)
-    trains = tuple(switch for switch in SWITCHES if _takes(base, LoraShape(2, **{**off, switch: True})))
+    trains = tuple(
+        switch for switch in SWITCHES if _takes(base, LoraShape(2, **{**off, switch: True}))
+    )
     if not trains:
         return trains
-    engine.create_model("m", str(folder), LoraShape(4, seed=0, **{**off, **dict.fromkeys(trains, True)}))
+    engine.create_model(
+        "m", str(folder), LoraShape(4, seed=0, **{**off, **dict.fromkeys(trains, True)})
+    )
     before = _trained(engine, ROWS)
     for row, together in zip(ROWS, before, strict=True):
         _same("trained together", together, _own_logprobs(own, row))
@@ -182,13 +212,17 @@ def _check_training(engine: TorchEngine, base: Base, own: Any, folder: Path) -> 
         engine.forward_backward("m", _examples(ROWS), "cross_entropy", {}, backward=True)
         engine.optim_step("m", AdamSettings(learning_rate=1e-3))
     after = _trained(engine, ROWS)
-    assert sum(map(np.sum, after)) > sum(map(np.sum, before)), "three steps make the texts no likelier"
+    assert sum(map(np.sum, after)) > sum(map(np.sum, before)), (
+        "three steps make the texts no likelier"
+    )
     saved = folder / "adapter"
     engine.save_model("m", saved, optimizer=False)
     adapter = base.load_adapter(saved)
     untouched = [name for name, (_, b) in adapter.layers.items() if not b.any()]
     assert not untouched, f"layers that training does not reach: {untouched}"
-    for row, mine, scored in zip(ROWS, after, _sampled(base, ROWS, tokens=10_000, adapter=adapter), strict=True):
+    for row, mine, scored in zip(
+        ROWS, after, _sampled(base, ROWS, tokens=10_000, adapter=adapter), strict=True
+    ):
         assert scored.prompt_logprobs is not None
         _same(f"scored after training {row}", scored.prompt_logprobs[1:], mine)
     in_peft: Any = peft.PeftModel.from_pretrained(own, str(saved)).eval()
@@ -214,7 +248,9 @@ def _trained(engine: TorchEngine, rows: Iterable[Sequence[int]]) -> list[NDArray
     return [np.asarray(output["logprobs"], np.float32) for output in result.loss_fn_outputs]
 
 
-def _sampled(base: Base, rows: Sequence[Sequence[int]], *, tokens: int, adapter: Any = None) -> list[SampleResult]:
+def _sampled(
+    base: Base, rows: Sequence[Sequence[int]], *, tokens: int, adapter: Any = None
+) -> list[SampleResult]:
     """Reads the rows together, so many tokens a pass, and samples from each, scoring them, too."""
     requests: list[Request] = []
     for seed, row in enumerate(rows):
@@ -235,11 +271,15 @@ def _sampled(base: Base, rows: Sequence[Sequence[int]], *, tokens: int, adapter:
 @torch.inference_mode()
 def _own_logprobs(model: Any, row: Sequence[int]) -> NDArray[np.float32]:
     """Of all tokens but the first, by the forward pass of transformers."""
-    logprobs = model(input_ids=torch.tensor([row]), use_cache=False).logits[0].float().log_softmax(-1)
+    logprobs = (
+        model(input_ids=torch.tensor([row]), use_cache=False).logits[0].float().log_softmax(-1)
+    )
     return logprobs[:-1].gather(-1, torch.tensor(row[1:])[:, None])[:, 0].numpy()
 
 
 def _same(way: str, some: Any, others: Any) -> None:
     mine, theirs = np.asarray(some, np.float32), np.asarray(others, np.float32)
     apart = np.abs(mine - theirs)
-    assert (apart <= _CLOSE + _ROUNDING * np.abs(theirs)).all(), f"{way}: {apart.max():.2g} nats apart"
+    assert (apart <= _CLOSE + _ROUNDING * np.abs(theirs)).all(), (
+        f"{way}: {apart.max():.2g} nats apart"
+    )

@@ -72,29 +72,47 @@ _LATENT: Mapping[str, Any] = {"num_key_value_heads": 4, "first_k_dense_replace":
 _OWN: Mapping[str, Mapping[str, Any]] = {
     kind: own
     for kinds, own in (
-        ("axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa longcat_flash minicpm3", _LATENT),
+        (
+            "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa longcat_flash minicpm3",
+            _LATENT,
+        ),
         ("sarvam_mla youtu kimi_linear dots3_note_text", _LATENT),
         ("bamba granitemoehybrid", {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1}),
         ("mamba2", {"num_heads": 4, "head_dim": 16, "n_groups": 1}),
         ("codegen gptj", {"rotary_dim": 8}),
-        ("cohere_compass_text", {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
+        (
+            "cohere_compass_text",
+            {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+        ),
         (
             "dbrx",
-            {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4}, "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4}},
+            {
+                "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4},
+                "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4},
+            },
         ),
         ("dots1", {"n_shared_experts": 1}),
         ("lfm2", {"layer_types": ["conv", "full_attention"]}),
         ("beam", {"mlp_layer_types": ["dense", "sparse"]}),
-        ("gemma2 gemma3_text cohere2 olmo3 gpt_oss exaone4 mellum", {"layer_types": ["sliding_attention", "full_attention"]}),
+        (
+            "gemma2 gemma3_text cohere2 olmo3 gpt_oss exaone4 mellum",
+            {"layer_types": ["sliding_attention", "full_attention"]},
+        ),
         ("zamba", {"layer_types": ["mamba", "hybrid"], "attn_layer_offset": 1}),
         ("zamba2", {"layer_types": ["mamba", "hybrid"]}),
-        ("falcon_h1", {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32, "mamba_n_groups": 1}),
+        (
+            "falcon_h1",
+            {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32, "mamba_n_groups": 1},
+        ),
         ("gpt_neo", {"attention_types": [[["global", "local"], 1]], "num_layers": 2}),
         ("zaya", {"num_experts_per_tok": 1}),
         ("lfm2_moe", {"layer_types": ["conv", "full_attention"]}),
         ("inkling2_text inkling2_loop_text inkling_text", {"unpadded_vocab_size": 128}),
         ("roc_bert", {"pronunciation_vocab_size": 16, "shape_vocab_size": 16}),
-        ("gemma4_text gemma4_assistant", {"vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 0}),
+        (
+            "gemma4_text gemma4_assistant",
+            {"vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 0},
+        ),
         ("gemma3n_text", {"vocab_size_per_layer_input": 128, "num_kv_shared_layers": 0}),
         ("xmod", {"default_language": "en_XX"}),
         ("reformer", {"axial_pos_embds": False}),
@@ -146,7 +164,9 @@ def make_model(config: PreTrainedConfig, folder: Path) -> Any:
     """
     try:
         with torch.device("meta"):
-            count = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+            count = sum(
+                weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters()
+            )
     except Exception as error:  # whatever a model's own code raises
         raise CannotBeMade(f"{type(config).__name__}: {error}") from error
     if count > LARGEST:

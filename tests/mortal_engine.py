@@ -44,12 +44,20 @@ class MortalEngine(FakeEngine):
         print("libraries print what they like", flush=True)  # noqa: T201  which must not get into the messages
 
     def forward_backward(
-        self, model_id: str, data: Sequence[Example], loss_fn: str | CustomLoss, config: Mapping[str, float], *, backward: bool
+        self,
+        model_id: str,
+        data: Sequence[Example],
+        loss_fn: str | CustomLoss,
+        config: Mapping[str, float],
+        *,
+        backward: bool,
     ) -> LossResult:
         _behave(data[0].tokens[0])
         return super().forward_backward(model_id, data, loss_fn, config, backward=backward)
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+    def sample(
+        self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
+    ) -> Future[SampleResult]:
         if spec.prompt[0] == WAITS:
             if on_token:
                 on_token(1, -1.0)

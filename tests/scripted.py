@@ -37,13 +37,19 @@ class Routes(httpx.AsyncBaseTransport):
         return httpx.Response(status, content=content, request=request)
 
 
-def scripted_session(answers: Mapping[str, Sequence[Answer]], dialect: Dialect) -> tuple[Session, Routes]:
+def scripted_session(
+    answers: Mapping[str, Sequence[Answer]], dialect: Dialect
+) -> tuple[Session, Routes]:
     routes = Routes({call: list(given) for call, given in answers.items()})
-    config = Config(base_url="http://scripted", api_key="tml-x", dialect=dialect, http_transport=routes)
+    config = Config(
+        base_url="http://scripted", api_key="tml-x", dialect=dialect, http_transport=routes
+    )
     return Session(Transport(config, HandClock()), "S1"), routes
 
 
-def scripted_sampler(answers: Mapping[str, Sequence[Answer]], dialect: Dialect) -> tuple[AsyncSamplingClient, Routes]:
+def scripted_sampler(
+    answers: Mapping[str, Sequence[Answer]], dialect: Dialect
+) -> tuple[AsyncSamplingClient, Routes]:
     """For the running event loop."""
     session, routes = scripted_session(answers, dialect)
     return AsyncSamplingClient(session, "S1:sample:0", base_model="base"), routes

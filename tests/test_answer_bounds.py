@@ -68,12 +68,18 @@ def test_deflate_without_its_header_is_read(connect_rest: Callable[..., Any]) ->
 
 
 @pytest.mark.parametrize("encoding", ENCODE)
-def test_an_answer_that_expands_beyond_its_bound_is_refused(connect_rest: Callable[..., Any], encoding: str) -> None:
+def test_an_answer_that_expands_beyond_its_bound_is_refused(
+    connect_rest: Callable[..., Any], encoding: str
+) -> None:
     bomb = ENCODE[encoding](b" " * (3 * SMALL) + GOOD)
     assert len(bomb) < SMALL // 10
     with pytest.raises(AnswerTooLargeError, match="1,048,576 bytes") as caught:
         run_of(connect_rest, of(bomb, encoding), http_limits=HttpLimits(max_answer_bytes=SMALL))
-    assert (caught.value.operation, caught.value.fault, caught.value.retryable) == ("get_training_run", "server", False)
+    assert (caught.value.operation, caught.value.fault, caught.value.retryable) == (
+        "get_training_run",
+        "server",
+        False,
+    )
     assert caught.value.bound == SMALL
     assert "max_answer_bytes" in str(caught.value)
 
@@ -132,7 +138,9 @@ def test_a_transport_of_the_users_own_that_cannot_read_an_answer() -> None:
         return httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=b"no gzip")
 
     async def run() -> None:
-        config = Config(base_url="http://server", dialect=Dialect(), http_transport=httpx.MockTransport(answer))
+        config = Config(
+            base_url="http://server", dialect=Dialect(), http_transport=httpx.MockTransport(answer)
+        )
         async with AsyncRestClient(config) as rest:
             with pytest.raises(UnreadableAnswerError):
                 await rest.get_training_run("r")
@@ -140,8 +148,14 @@ def test_a_transport_of_the_users_own_that_cannot_read_an_answer() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("body", [b"no gzip", gzip.compress(b'{"detail": "' + b"x" * (80 << 20) + b'"}')], ids=["false", "bomb"])
-def test_the_status_of_a_refusal_counts_whatever_its_body_is(connect_rest: Callable[..., Any], body: bytes) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [b"no gzip", gzip.compress(b'{"detail": "' + b"x" * (80 << 20) + b'"}')],
+    ids=["false", "bomb"],
+)
+def test_the_status_of_a_refusal_counts_whatever_its_body_is(
+    connect_rest: Callable[..., Any], body: bytes
+) -> None:
     with pytest.raises(NotFoundError) as caught:
         run_of(connect_rest, of(body, "gzip", 404))
     assert len(str(caught.value)) < 10_000
@@ -184,20 +198,29 @@ def test_what_is_expanded_is_what_was_encoded(data: bytes, encoding: str, times:
     data *= times
 
     async def run() -> bytes:
-        return b"".join([piece async for piece in bodies.expanded(ENCODE[encoding](data), encoding)])
+        return b"".join(
+            [piece async for piece in bodies.expanded(ENCODE[encoding](data), encoding)]
+        )
 
     assert asyncio.run(run()) == data
 
 
 def test_results_may_be_larger_than_what_else_is_asked_for() -> None:
     most = HttpLimits().max_answer_bytes
-    assert bodies.bound_of("retrieve_future", most).bytes == most > bodies.bound_of("get_training_run", most).bytes
+    assert (
+        bodies.bound_of("retrieve_future", most).bytes
+        == most
+        > bodies.bound_of("get_training_run", most).bytes
+    )
     assert bodies.bound_of("get_training_run", 5).bytes == 5
 
 
 def test_an_answer_that_is_large_and_honest_comes_whole(connect_rest: Callable[..., Any]) -> None:
     padded = GOOD[:-1] + b', "unknown": "' + b"x" * (12 << 20) + b'"}'
-    assert run_of(connect_rest, Answer(200, padded, {"Content-Type": "application/json"})).base_model == "m"
+    assert (
+        run_of(connect_rest, Answer(200, padded, {"Content-Type": "application/json"})).base_model
+        == "m"
+    )
 
 
 async def to_endless(kind: str, piece: bytes, pause: float, use: Callable[[str], Any]) -> None:
@@ -208,7 +231,11 @@ async def to_endless(kind: str, piece: bytes, pause: float, use: Callable[[str],
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         handlers.add(asyncio.current_task())
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: " + kind.encode() + b"\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: "
+            + kind.encode()
+            + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         while not (writer.is_closing() or over.is_set()):
             writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             try:
@@ -237,7 +264,9 @@ async def to_endless(kind: str, piece: bytes, pause: float, use: Callable[[str],
 )
 def test_a_stream_is_bounded_as_a_whole(piece: bytes, pause: float, error: type[Exception]) -> None:
     async def use(url: str) -> None:
-        transport = Transport(Config(base_url=url, dialect="tinkex", retry=QUICK, poll=PollSettings(max_wait=0.5)))
+        transport = Transport(
+            Config(base_url=url, dialect="tinkex", retry=QUICK, poll=PollSettings(max_wait=0.5))
+        )
         sampler = AsyncSamplingClient(Session(transport, "S1"), "S1:sample:0", base_model="base")
         with pytest.raises(error):
             await anext(sampler.sample_stream([1]))
@@ -251,7 +280,12 @@ def test_a_stream_is_bounded_as_a_whole(piece: bytes, pause: float, error: type[
     [
         (b"\0", 0.05, {"timeout": 0.3}, APITimeoutError),
         (b"\0", 0.05, {"http_limits": HttpLimits(max_download_seconds=0.5)}, WaitTimeoutError),
-        (b"\0" * (1 << 20), 0.0, {"http_limits": HttpLimits(max_download_bytes=8 << 20)}, CheckpointDownloadError),
+        (
+            b"\0" * (1 << 20),
+            0.0,
+            {"http_limits": HttpLimits(max_download_bytes=8 << 20)},
+            CheckpointDownloadError,
+        ),
     ],
     ids=["drips", "takes too long", "has no end"],
 )
@@ -261,7 +295,9 @@ def test_a_download_is_bounded_as_a_whole(
     retry = RetrySettings(max_attempts=2, base_delay=0.0)
 
     async def use(url: str) -> None:
-        async with AsyncRestClient(Config(base_url=url, dialect=Dialect(), retry=retry, **settings)) as rest:
+        async with AsyncRestClient(
+            Config(base_url=url, dialect=Dialect(), retry=retry, **settings)
+        ) as rest:
             with pytest.raises(error):
                 await rest.download_checkpoint("tinker://a/weights/b", output_dir=tmp_path)
 

@@ -37,13 +37,17 @@ def one(sampler: SamplingClient, token: int) -> APIFuture[SampleResponse]:
 
 def test_they_can_be_awaited_in_any_event_loop(sampler: SamplingClient) -> None:
     async def main() -> list[list[int]]:
-        responses = await asyncio.gather(*(one(sampler, token) for token in (5, 6)), one(sampler, 7).result_async(timeout=20))
+        responses = await asyncio.gather(
+            *(one(sampler, token) for token in (5, 6)), one(sampler, 7).result_async(timeout=20)
+        )
         return [response.sequences[0].tokens for response in responses]
 
     assert asyncio.run(main()) == [[5, 1], [6, 1], [7, 1]]
 
 
-def test_giving_up_an_await_does_not_cancel_the_request(sampler: SamplingClient, server_engine: FakeEngine) -> None:
+def test_giving_up_an_await_does_not_cancel_the_request(
+    sampler: SamplingClient, server_engine: FakeEngine
+) -> None:
     server_engine.gate.clear()
     future = one(sampler, 96)
 

@@ -43,7 +43,15 @@ def token(number: int, life: float = 1000.0) -> str:
     """A JWT, by the server's clock, which is not ours."""
     claims = {"sub": "user", "n": number, "iat": 5e9, "exp": 5e9 + life}
     parts = ({"alg": "none"}, claims)
-    return ".".join([*(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts), "sig"])
+    return ".".join(
+        [
+            *(
+                base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+                for part in parts
+            ),
+            "sig",
+        ]
+    )
 
 
 @define
@@ -66,11 +74,15 @@ class TokenServer(httpx.AsyncBaseTransport):
         if request.url.path.endswith("/auth/token"):
             return self._exchange(key, request)
         if request.url.path.endswith("/client/config"):
-            return httpx.Response(200, json={"pjwt_auth_enabled": True, "seq_id_repeats": "repeats"}, request=request)
+            return httpx.Response(
+                200, json={"pjwt_auth_enabled": True, "seq_id_repeats": "repeats"}, request=request
+            )
         self.keys.append(key)
         if key != self.taken:
             words = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-            return httpx.Response(401, headers=words, json={"detail": "invalid token"}, request=request)
+            return httpx.Response(
+                401, headers=words, json={"detail": "invalid token"}, request=request
+            )
         if self.inner is not None:
             return await self.inner.handle_async_request(request)
         return httpx.Response(200, json={"supported_models": []}, request=request)
@@ -84,7 +96,9 @@ class TokenServer(httpx.AsyncBaseTransport):
         if isinstance(trouble, Exception):
             raise trouble
         if trouble != 200 or key not in self.good:
-            return httpx.Response(trouble if trouble != 200 else 401, json={"detail": "no token"}, request=request)
+            return httpx.Response(
+                trouble if trouble != 200 else 401, json={"detail": "no token"}, request=request
+            )
         self.taken = token(len(self.given), self.life)
         self.given.append(self.taken)
         return httpx.Response(200, json={"jwt": self.taken}, request=request)
@@ -93,7 +107,11 @@ class TokenServer(httpx.AsyncBaseTransport):
 EXCHANGES = Dialect(exchanges_keys=True)
 
 
-def run(server: httpx.AsyncBaseTransport, work: Callable[[Transport, HandClock], Coroutine[Any, Any, Any]], **settings: Any) -> Any:
+def run(
+    server: httpx.AsyncBaseTransport,
+    work: Callable[[Transport, HandClock], Coroutine[Any, Any, Any]],
+    **settings: Any,
+) -> Any:
     """What `work` returns, or the error."""
     defaults = {"api_key": "tml-good", "dialect": EXCHANGES, "http_transport": server}
     config, clock = Config(base_url="http://tokens", **{**defaults, **settings}), HandClock()
@@ -138,7 +156,12 @@ def test_a_token_is_exchanged_beside_the_requests_at_half_its_life() -> None:
 
     run(server, work)
     first, second = server.given
-    assert server.keys == [first, first, first, first, second] or server.keys == [first, first, first, second]
+    assert server.keys == [first, first, first, first, second] or server.keys == [
+        first,
+        first,
+        first,
+        second,
+    ]
 
 
 def test_a_token_near_its_end_is_waited_for() -> None:
@@ -176,7 +199,9 @@ def test_while_no_new_token_can_be_had_the_old_one_is_used_to_its_end_and_asked_
     assert "not exchanged" in caplog.text
 
 
-@pytest.mark.parametrize("trouble", [httpx.ConnectError("refused"), httpx.ReadError("reset"), 503, 429])
+@pytest.mark.parametrize(
+    "trouble", [httpx.ConnectError("refused"), httpx.ReadError("reset"), 503, 429]
+)
 def test_a_request_that_waits_for_a_token_may_be_sent_again_even_one_that_must_not_be_applied_twice(
     trouble: int | Exception,
 ) -> None:
@@ -207,14 +232,17 @@ def test_a_key_that_is_not_exchanged_is_refused_for_good() -> None:
     assert server.keys == []
 
 
-def test_a_token_that_the_server_has_withdrawn_is_replaced_and_each_request_sent_once_more() -> None:
+def test_a_token_that_the_server_has_withdrawn_is_replaced_and_each_request_sent_once_more() -> (
+    None
+):
     server = TokenServer()
 
     async def work(transport: Transport, clock: HandClock) -> list[float]:
         await transport.send(REQUEST)
         server.taken = ""
         await asyncio.gather(
-            *(transport.send(POST, repeatable=False) for _ in range(5)), *(transport.send(REQUEST) for _ in range(5))
+            *(transport.send(POST, repeatable=False) for _ in range(5)),
+            *(transport.send(REQUEST) for _ in range(5)),
         )
         return clock.sleeps
 
@@ -235,7 +263,9 @@ def test_a_request_is_not_sent_a_third_time() -> None:
     assert len(server.keys) == len(server.given) == 2
 
 
-@pytest.mark.parametrize("text", ["opaque", "a.b.c", "e30.e30.e30", f"x.{base64.urlsafe_b64encode(b'[]').decode()}.y"])
+@pytest.mark.parametrize(
+    "text", ["opaque", "a.b.c", "e30.e30.e30", f"x.{base64.urlsafe_b64encode(b'[]').decode()}.y"]
+)
 def test_a_token_that_tells_no_end_is_kept_until_it_is_refused(text: str) -> None:
     assert jwt.lifetime(text) is None
 
@@ -247,7 +277,12 @@ def test_a_session_whose_tokens_are_withdrawn_goes_on(
     tokens = TokenServer(inner=Connections())
     trainer = connect(
         server.base_url,
-        config=Config(base_url=server.base_url, api_key="tml-good", http_transport=tokens, feature_gates=("cancels",)),
+        config=Config(
+            base_url=server.base_url,
+            api_key="tml-good",
+            http_transport=tokens,
+            feature_gates=("cancels",),
+        ),
         api_key="tml-good",
     ).create_lora_training_client("fake/base", rank=4)
     for _ in range(3):
@@ -269,7 +304,11 @@ class Keys(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.seen.append(request.headers.get("x-api-key", ""))
-        return httpx.Response(200 if self.seen[-1] == self.good else 401, json={"supported_models": []}, request=request)
+        return httpx.Response(
+            200 if self.seen[-1] == self.good else 401,
+            json={"supported_models": []},
+            request=request,
+        )
 
 
 async def _later(key: str) -> str:
@@ -277,14 +316,18 @@ async def _later(key: str) -> str:
     return key
 
 
-@pytest.mark.parametrize("give", [lambda: "tml-f", lambda: _later("tml-f")], ids=["blocking", "asyncio"])
+@pytest.mark.parametrize(
+    "give", [lambda: "tml-f", lambda: _later("tml-f")], ids=["blocking", "asyncio"]
+)
 def test_a_function_gives_the_key_once(give: Callable[[], Any]) -> None:
     server, calls = Keys("tml-f"), []
 
     async def work(transport: Transport, _clock: HandClock) -> None:
         await asyncio.gather(*(transport.send(REQUEST) for _ in range(5)))
 
-    assert run(server, work, api_key=lambda: (calls.append(1), give())[1], dialect=Dialect()) is None
+    assert (
+        run(server, work, api_key=lambda: (calls.append(1), give())[1], dialect=Dialect()) is None
+    )
     assert (server.seen, len(calls)) == (["tml-f"] * 5, 1)
 
 
@@ -296,7 +339,9 @@ def test_a_key_that_is_refused_is_fetched_anew_and_the_request_sent_once_more() 
 
 def test_the_same_key_again_is_not_sent_again() -> None:
     server = Keys("tml-2")
-    assert isinstance(run(server, send, api_key=lambda: "tml-1", dialect=Dialect()), AuthenticationError)
+    assert isinstance(
+        run(server, send, api_key=lambda: "tml-1", dialect=Dialect()), AuthenticationError
+    )
     assert server.seen.count("tml-1") == 1 + 1  # and once as a bearer's
 
 
@@ -304,7 +349,13 @@ def test_a_command_prints_the_key(tmp_path: Path) -> None:
     count = tmp_path / "count"
     script = f"from pathlib import Path; p = Path({str(count)!r}); n = p.read_text() if p.exists() else ''; p.write_text(n + 'x'); print(f'tml-{{len(n)}}')"
     server = Keys("tml-1")
-    run(server, send, api_key=None, credential_cmd=f'{sys.executable} -c "{script}"', dialect=Dialect())
+    run(
+        server,
+        send,
+        api_key=None,
+        credential_cmd=f'{sys.executable} -c "{script}"',
+        dialect=Dialect(),
+    )
     assert server.seen == ["tml-0", "tml-1"]
     assert count.read_text() == "xx"
 
@@ -324,7 +375,9 @@ def _raises() -> str:
         ({"credential_cmd": "echo tml-secret; echo more"}, "characters that no header can carry"),
     ],
 )
-def test_a_source_that_gives_no_key_is_named_and_nothing_sent(settings: dict[str, Any], words: str) -> None:
+def test_a_source_that_gives_no_key_is_named_and_nothing_sent(
+    settings: dict[str, Any], words: str
+) -> None:
     server = Keys("tml-1")
     error = run(server, send, **{"api_key": None, "dialect": Dialect(), **settings})
     assert isinstance(error, CredentialError)
@@ -373,7 +426,9 @@ def test_a_key_of_another_kind_is_remarked_on_with_the_hosted_service_alone(
 ) -> None:
     async def main() -> None:
         for base_url in ("http://127.0.0.1:1", HOSTED_BASE_URL):
-            await Transport(Config(base_url=base_url, api_key=key, dialect=Dialect(), http_transport=Keys(key))).aclose()
+            await Transport(
+                Config(base_url=base_url, api_key=key, dialect=Dialect(), http_transport=Keys(key))
+            ).aclose()
 
     asyncio.run(main())
     assert len(caplog.messages) == warns

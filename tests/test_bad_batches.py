@@ -31,16 +31,46 @@ def overwritten(name: str, value: Any) -> Datum:
     ("wrong", "words"),
     [
         (7, r"data\[1\] must be a Datum, found int"),
-        (Datum(ModelInput()), r"data\[1\]\.model_input is empty: expected one token at least, found none"),
-        (Datum([1]), r"data\[1\]\.loss_fn_inputs lacks 'target_tokens', which cross_entropy needs; found none"),
-        (datum(wieghts=[1.0, 1.0]), r"data\[1\]\.loss_fn_inputs has the unknown input 'wieghts'\n  Did you mean 'weights'\?"),
-        (changed("weights", np.ones(2)), r"data\[1\]\.loss_fn_inputs\['weights'\] must be a TensorData, found ndarray"),
-        (changed("weights", TensorData([1, 1])), r"data\[1\]\.loss_fn_inputs\['weights'\] must be of float32, found int64"),
-        (changed("weights", TensorData([1.0])), r"data\[1\]\.loss_fn_inputs\['weights'\] .*: expected 2, found 1 values"),
-        (changed("weights", TensorData([[[1.0]]])), r"must be of shape \(N,\) or \(N, K\), found \[1, 1, 1\]"),
-        (overwritten("weights", np.nan), r"data\[1\]\.loss_fn_inputs\['weights'\] must hold finite .*, found NaN at \[1\]"),
-        (overwritten("target_tokens", -100), r"data\[1\]\.loss_fn_inputs\['target_tokens'\] must hold tokens .*, found -100"),
-        (overwritten("target_tokens", 2**31), r"must hold tokens from 0 to 2147483647, found 2147483648"),
+        (
+            Datum(ModelInput()),
+            r"data\[1\]\.model_input is empty: expected one token at least, found none",
+        ),
+        (
+            Datum([1]),
+            r"data\[1\]\.loss_fn_inputs lacks 'target_tokens', which cross_entropy needs; found none",
+        ),
+        (
+            datum(wieghts=[1.0, 1.0]),
+            r"data\[1\]\.loss_fn_inputs has the unknown input 'wieghts'\n  Did you mean 'weights'\?",
+        ),
+        (
+            changed("weights", np.ones(2)),
+            r"data\[1\]\.loss_fn_inputs\['weights'\] must be a TensorData, found ndarray",
+        ),
+        (
+            changed("weights", TensorData([1, 1])),
+            r"data\[1\]\.loss_fn_inputs\['weights'\] must be of float32, found int64",
+        ),
+        (
+            changed("weights", TensorData([1.0])),
+            r"data\[1\]\.loss_fn_inputs\['weights'\] .*: expected 2, found 1 values",
+        ),
+        (
+            changed("weights", TensorData([[[1.0]]])),
+            r"must be of shape \(N,\) or \(N, K\), found \[1, 1, 1\]",
+        ),
+        (
+            overwritten("weights", np.nan),
+            r"data\[1\]\.loss_fn_inputs\['weights'\] must hold finite .*, found NaN at \[1\]",
+        ),
+        (
+            overwritten("target_tokens", -100),
+            r"data\[1\]\.loss_fn_inputs\['target_tokens'\] must hold tokens .*, found -100",
+        ),
+        (
+            overwritten("target_tokens", 2**31),
+            r"must hold tokens from 0 to 2147483647, found 2147483648",
+        ),
     ],
 )
 def test_the_datum_and_the_field_are_named(wrong: Any, words: str) -> None:
@@ -56,7 +86,9 @@ def test_an_empty_batch_and_a_loss_without_a_name() -> None:
 
 
 def test_a_good_batch_passes_and_is_not_changed() -> None:
-    several = Datum([1, 2], {"target_tokens": np.eye(2, 40, dtype=np.int64), "weights": np.eye(2, 40)})
+    several = Datum(
+        [1, 2], {"target_tokens": np.eye(2, 40, dtype=np.int64), "weights": np.eye(2, 40)}
+    )
     data = [datum(), datum(advantages=[0.5, -0.5], logprobs=[-1.0, -2.0]), several]
     before = [dict(one.loss_fn_inputs) for one in data]
     check_batch(data, "cross_entropy")
@@ -69,18 +101,42 @@ def test_a_good_batch_passes_and_is_not_changed() -> None:
     [
         ([[1, 2]], {}, r"tokens must be one-dimensional, found shape \[1, 2\]"),
         ([1, -2], {}, r"tokens\[1\] is out of range: expected 0 to 2147483647, found -2"),
-        ([1, 2**31], {}, r"tokens\[1\] is out of range: expected 0 to 2147483647, found 2147483648"),
+        (
+            [1, 2**31],
+            {},
+            r"tokens\[1\] is out of range: expected 0 to 2147483647, found 2147483648",
+        ),
         ([1.0, 2.0], {}, r"tokens must hold integers, found float64"),
-        ([1, 2], [("weights", [1, 1])], r"loss_fn_inputs must be a mapping of names to arrays, found list"),
+        (
+            [1, 2],
+            [("weights", [1, 1])],
+            r"loss_fn_inputs must be a mapping of names to arrays, found list",
+        ),
         (
             [1, 2],
             {"weights": [[1.0], [1.0, 2.0]]},
             r"\['weights'\] is not rectangular: expected 1 values .* found 2 values in row 1",
         ),
-        ([1, 2], {"advantages": [0.0, float("inf")]}, r"\['advantages'\] must hold finite float32 numbers, found inf at \[1\]"),
-        ([1, 2], {"advantages": [1.0]}, r"\['advantages'\] .* expected 2, found 1 values for 2 tokens"),
-        ([1, 2], {"logprobs": TensorData.received(np.array([np.nan, 0], np.float32), "float32")}, r"found NaN at \[0\]"),
-        ([1, 2], {"target_tokens": TensorData([-1], "int64", [2, 9], [0, 0, 1], [4])}, r"tokens from 0 to .*, found -1"),
+        (
+            [1, 2],
+            {"advantages": [0.0, float("inf")]},
+            r"\['advantages'\] must hold finite float32 numbers, found inf at \[1\]",
+        ),
+        (
+            [1, 2],
+            {"advantages": [1.0]},
+            r"\['advantages'\] .* expected 2, found 1 values for 2 tokens",
+        ),
+        (
+            [1, 2],
+            {"logprobs": TensorData.received(np.array([np.nan, 0], np.float32), "float32")},
+            r"found NaN at \[0\]",
+        ),
+        (
+            [1, 2],
+            {"target_tokens": TensorData([-1], "int64", [2, 9], [0, 0, 1], [4])},
+            r"tokens from 0 to .*, found -1",
+        ),
     ],
 )
 def test_a_datum_names_its_field(tokens: Any, inputs: Any, words: str) -> None:

@@ -10,7 +10,11 @@ import sys
 from collections.abc import Iterable, Iterator
 
 import pytest
-from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+)
 from tinkex_proto import tinker_pb2
 
 OTHERS = """

@@ -37,32 +37,51 @@ def calls() -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def bulk_server(server: Server, server_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Server:
+def bulk_server(
+    server: Server, server_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> Server:
     monkeypatch.setattr(routes._FLAGS, "sample_use_retrieve_futures", True)
     server_engine.gate.set()
     return server
 
 
-def test_many_samples_are_waited_for_by_few_polls(connect: Callable[..., Any], bulk_server: Server, calls: list[str]) -> None:
+def test_many_samples_are_waited_for_by_few_polls(
+    connect: Callable[..., Any], bulk_server: Server, calls: list[str]
+) -> None:
     with connect(bulk_server.base_url) as service:
         sampler = service.create_sampling_client(base_model="fake/base")
         futures = [sampler.sample([1 + number % 90], 1, {"max_tokens": 2}) for number in range(150)]
-        assert [future.result().sequences[0].tokens[0] for future in futures] == [1 + number % 90 for number in range(150)]
-    assert calls.count("retrieve_future") == 150, "one for each payload, and none to ask whether it is there"
+        assert [future.result().sequences[0].tokens[0] for future in futures] == [
+            1 + number % 90 for number in range(150)
+        ]
+    assert calls.count("retrieve_future") == 150, (
+        "one for each payload, and none to ask whether it is there"
+    )
     assert 1 <= calls.count("retrieve_futures") <= 100
 
 
-def test_a_sample_that_fails_has_its_own_error(connect: Callable[..., Any], bulk_server: Server) -> None:
+def test_a_sample_that_fails_has_its_own_error(
+    connect: Callable[..., Any], bulk_server: Server
+) -> None:
     sampler = connect(bulk_server.base_url).create_sampling_client(base_model="fake/base")
-    good, bad = sampler.sample([5], 1, {"max_tokens": 1}), sampler.sample([99], 1, {"max_tokens": 1})
+    good, bad = (
+        sampler.sample([5], 1, {"max_tokens": 1}),
+        sampler.sample([99], 1, {"max_tokens": 1}),
+    )
     with pytest.raises(RequestFailedError, match="99 is not a token"):
         bad.result()
     assert good.result().sequences
 
 
-def test_the_embedded_server_tells_again_what_had_ended_before_it_was_restarted(tmp_path: Any, server_engine: FakeEngine) -> None:
+def test_the_embedded_server_tells_again_what_had_ended_before_it_was_restarted(
+    tmp_path: Any, server_engine: FakeEngine
+) -> None:
     def ended(base_url: str, cursor: int) -> Any:
-        target = {"type": "sampling_session", "sampling_session_id": sampler_id, "cloned_sampler_id": 0}
+        target = {
+            "type": "sampling_session",
+            "sampling_session_id": sampler_id,
+            "cloned_sampler_id": 0,
+        }
         body = {"target": target, "prev_cursor": cursor, "timeout": 5}
         return httpx.post(f"{base_url}/api/v1/retrieve_futures", json=body).json()
 
@@ -73,12 +92,18 @@ def test_the_embedded_server_tells_again_what_had_ended_before_it_was_restarted(
     ):
         sampler = service.create_sampling_client(base_model="fake/base")
         sampler_id = sampler.sampling_session_id
-        ids = [future.request_id for future in [sampler.sample([5], 1, {"max_tokens": 1}) for _ in range(3)] if future.result()]
+        ids = [
+            future.request_id
+            for future in [sampler.sample([5], 1, {"max_tokens": 1}) for _ in range(3)]
+            if future.result()
+        ]
         first = ended(server.base_url, 0)
     with tinkex.local.serve(engine=server_engine, data_dir=tmp_path) as server:
         assert ended(server.base_url, 0) == first
         assert ended(server.base_url, 2)["completions"] == first["completions"][2:]
-    assert sorted(done["request_id"] for done in first["completions"]) == sorted(ids)  # they are drawn side by side
+    assert sorted(done["request_id"] for done in first["completions"]) == sorted(
+        ids
+    )  # they are drawn side by side
     assert {done["state"] for done in first["completions"]} == {"finished"}
     assert first["cursor"] == 3
 
@@ -91,7 +116,9 @@ def test_the_embedded_server_tells_again_what_had_ended_before_it_was_restarted(
         ({"type": "sampling_session", "sampling_session_id": "nope", "cloned_sampler_id": -1}, 422),
     ],
 )
-def test_the_embedded_server_refuses_what_it_does_not_know(server: Server, target: dict[str, Any], status: int) -> None:
+def test_the_embedded_server_refuses_what_it_does_not_know(
+    server: Server, target: dict[str, Any], status: int
+) -> None:
     body = {"target": target, "prev_cursor": 0}
     assert httpx.post(f"{server.base_url}/api/v1/retrieve_futures", json=body).status_code == status
 
@@ -126,11 +153,15 @@ class Bulk:
             await asyncio.sleep(max(0.0, int(later[0][1:]) - now))
         done = [name for name in later if int(name[1:]) <= self.transport.clock.now()]
         completions = [{"state": "finished", "request_id": name} for name in done]
-        return httpx.Response(200, json={"cursor": body["prev_cursor"] + len(done), "completions": completions})
+        return httpx.Response(
+            200, json={"cursor": body["prev_cursor"] + len(done), "completions": completions}
+        )
 
     def wait(self, name: str, seq_id: int = 0) -> asyncio.Future[Payload]:
         self.ids.append(name)
-        return asyncio.ensure_future(self.sampler.result(RequestState("sample", name), seq_id, as_it_is))
+        return asyncio.ensure_future(
+            self.sampler.result(RequestState("sample", name), seq_id, as_it_is)
+        )
 
     @property
     def acknowledged(self) -> list[str]:

@@ -50,7 +50,10 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def test_the_server_is_told_and_gives_up_the_sample(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, cancelled: list[int | None]
+    connect: Callable[..., Any],
+    server: Server,
+    server_engine: FakeEngine,
+    cancelled: list[int | None],
 ) -> None:
     server_engine.gate.clear()
     with connect(server.base_url) as service:
@@ -86,7 +89,10 @@ def test_leaving_sample_many_cancels_what_is_under_way(
 
 
 def test_a_training_step_is_not_cancelled_on_the_server(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, cancelled: list[int | None]
+    connect: Callable[..., Any],
+    server: Server,
+    server_engine: FakeEngine,
+    cancelled: list[int | None],
 ) -> None:
     server_engine.gate.clear()
     with connect(server.base_url) as service:
@@ -99,7 +105,9 @@ def test_a_training_step_is_not_cancelled_on_the_server(
 
 
 @pytest.mark.parametrize(("cancels", "told"), [(True, 100), (False, 0)])
-def test_so_many_at_once_as_the_server_allows_and_only_where_it_does(cancels: bool, told: int) -> None:
+def test_so_many_at_once_as_the_server_allows_and_only_where_it_does(
+    cancels: bool, told: int
+) -> None:
     under_way = most = 0
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -115,9 +123,14 @@ def test_so_many_at_once_as_the_server_allows_and_only_where_it_does(cancels: bo
 
     async def work() -> None:
         server = Answering(answer)
-        results = SampleResults(transport_to(server, dialect=Dialect(cancels=cancels, cancels_at_once=16)))
+        results = SampleResults(
+            transport_to(server, dialect=Dialect(cancels=cancels, cancels_at_once=16))
+        )
         states = [RequestState("sample", f"r{number}") for number in range(100)]
-        tasks = [asyncio.ensure_future(results.of("s").result(state, number, as_it_is)) for number, state in enumerate(states)]
+        tasks = [
+            asyncio.ensure_future(results.of("s").result(state, number, as_it_is))
+            for number, state in enumerate(states)
+        ]
         await asyncio.sleep(1)
         for task in tasks:
             task.cancel()
@@ -125,7 +138,9 @@ def test_so_many_at_once_as_the_server_allows_and_only_where_it_does(cancels: bo
         await asyncio.gather(*tasks, return_exceptions=True)
         assert results._transport.clock.now() == started, "nobody waits for the server"
         await results.close()
-        assert sum(request.url.path.endswith("cancel_future") for request in server.requests) == told
+        assert (
+            sum(request.url.path.endswith("cancel_future") for request in server.requests) == told
+        )
 
     run(work())
     assert most <= 16
@@ -138,7 +153,9 @@ def test_a_server_that_does_not_answer_holds_up_nothing() -> None:
 
     async def work() -> None:
         results = SampleResults(transport_to(Answering(never), dialect=Dialect(cancels=True)))
-        task = asyncio.ensure_future(results.of("s").result(RequestState("sample", "r1"), 1, as_it_is))
+        task = asyncio.ensure_future(
+            results.of("s").result(RequestState("sample", "r1"), 1, as_it_is)
+        )
         await asyncio.sleep(1)
         task.cancel()
         await asyncio.wait([task])

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from tests.batches import datum
 from tests.virtual_time import Answering, run, transport_to
-from tinkex import AdamParams, NumpyLoss, PollSettings, RequestSkippedError, RetrySettings, StepOutcomeUnknown, TinkexError
+from tinkex import (
+    AdamParams,
+    NumpyLoss,
+    PollSettings,
+    RequestSkippedError,
+    RetrySettings,
+    StepOutcomeUnknown,
+    TinkexError,
+)
 from tinkex.dialects.dialect import Dialect
 from tinkex.session import Session
 from tinkex.training import bodies
@@ -65,7 +73,11 @@ MOMENTS = st.one_of(st.none(), st.integers(0, 3), st.floats(0, 30, allow_nan=Fal
 
 
 @pytest.mark.rule(10)
-@given(st.lists(MOMENTS, min_size=1, max_size=7), st.booleans(), st.sampled_from(["repeats", "refuses", "ignores", "unknown"]))
+@given(
+    st.lists(MOMENTS, min_size=1, max_size=7),
+    st.booleans(),
+    st.sampled_from(["repeats", "refuses", "ignores", "unknown"]),
+)
 @settings(max_examples=60, deadline=None)
 def test_wherever_calls_are_cancelled_the_others_are_answered_in_order(
     moments: list[int | float | None], overtakes: bool, repeats: str
@@ -83,7 +95,11 @@ def test_wherever_calls_are_cancelled_the_others_are_answered_in_order(
                     await asyncio.sleep(0)
             futures[index].cancel()
 
-        cancels = [cancel(index, moment) for index, moment in enumerate(moments) if moment is not None and moment != 0]
+        cancels = [
+            cancel(index, moment)
+            for index, moment in enumerate(moments)
+            if moment is not None and moment != 0
+        ]
         for index, moment in enumerate(moments):
             if moment == 0:
                 futures[index].cancel()  # before its first step
@@ -92,10 +108,14 @@ def test_wherever_calls_are_cancelled_the_others_are_answered_in_order(
         for future, moment in zip([*futures, last], [*moments, None], strict=True):
             if moment is None:
                 await asyncio.wait_for(future.result_async(), 100)
-        assert server.numbers == list(range(1, len(server.numbers) + 1)), "no hole, none twice, in order"
+        assert server.numbers == list(range(1, len(server.numbers) + 1)), (
+            "no hole, none twice, in order"
+        )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bodies, "in_thread", at_once)  # the loop's time would leap while a thread works
+        patch.setattr(
+            bodies, "in_thread", at_once
+        )  # the loop's time would leap while a thread works
         run(work())
 
 
@@ -180,7 +200,9 @@ def test_a_train_step_on_a_silent_server_ends_in_doubt_not_in_a_wait_for_its_tur
         raise AssertionError
 
     async def work() -> None:
-        transport = transport_to(Answering(never), retry=RetrySettings(max_wait=100.0), poll=PollSettings(max_wait=100.0))
+        transport = transport_to(
+            Answering(never), retry=RetrySettings(max_wait=100.0), poll=PollSettings(max_wait=100.0)
+        )
         trainer = AsyncTrainingClient(Session(transport, "s"), "s:train:0", "base", LoraConfig())
         with pytest.raises(StepOutcomeUnknown):
             await trainer.train_step([datum(5)], "cross_entropy", AdamParams())

@@ -27,7 +27,9 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_every_call_says_that_the_client_was_closed(name: str, connect: Callable[..., Any], server: Server) -> None:
+def test_every_call_says_that_the_client_was_closed(
+    name: str, connect: Callable[..., Any], server: Server
+) -> None:
     service = connect(server.base_url)
     trainer = service.create_lora_training_client("fake/base", 8)
     sampler = service.create_sampling_client(base_model="fake/base")

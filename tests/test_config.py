@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from tinkex import ChunkLimits, Config, ConfigError, HttpLimits, PollSettings, RecoveryPolicy, RetrySettings
+from tinkex import (
+    ChunkLimits,
+    Config,
+    ConfigError,
+    HttpLimits,
+    PollSettings,
+    RecoveryPolicy,
+    RetrySettings,
+)
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.config.settings import known_names
 from tinkex.config.sources import variable
@@ -64,7 +72,12 @@ def values(config: Config) -> dict[str, str]:
         ("TINKER_TAGS", "a, b,", "tags", ("a", "b")),
         ("TINKER_TELEMETRY", "No", "telemetry", False),
         ("TINKER_LOG", "DEBUG", "log_level", "debug"),
-        ("TINKER_FEATURE_GATES", "async_sampling,-cancels", "feature_gates", ("async_sampling", "-cancels")),
+        (
+            "TINKER_FEATURE_GATES",
+            "async_sampling,-cancels",
+            "feature_gates",
+            ("async_sampling", "-cancels"),
+        ),
         ("TINKEX_USER_METADATA", "run=7, who=me", "user_metadata", {"run": "7", "who": "me"}),
         ("TINKEX_USER_METADATA", '{"run": "a,b"}', "user_metadata", {"run": "a,b"}),
         ("TINKEX_TIMEOUT", "5.5", "timeout", 5.5),
@@ -83,14 +96,18 @@ def values(config: Config) -> dict[str, str]:
         ("TINKEX_HTTP_LIMITS_MAX_CONNECTIONS", "8", "http_limits", HttpLimits(max_connections=8)),
     ],
 )
-def test_a_variable_of_the_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, name: str, value: object) -> None:
+def test_a_variable_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, name: str, value: object
+) -> None:
     monkeypatch.setenv(variable, text)
     config = Config() if name == "base_url" else Config(base_url=HERE)
     assert getattr(config, name) == value
     assert variable in sources(config).values()
 
 
-def test_the_order_of_the_sources(profiles: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_the_sources(
+    profiles: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = profiles(
         """
         profile = "work"
@@ -108,7 +125,12 @@ def test_the_order_of_the_sources(profiles: Callable[[str], Path], monkeypatch: 
     monkeypatch.setenv("TINKER_TAGS", "of the environment")
     monkeypatch.setenv("TINKEX_RETRY_MAX_SECONDS", "9")
     config = Config(tags=["of the call"])
-    assert (config.base_url, config.timeout, config.tags, config.telemetry) == (HERE, 2.0, ("of the call",), False)
+    assert (config.base_url, config.timeout, config.tags, config.telemetry) == (
+        HERE,
+        2.0,
+        ("of the call",),
+        False,
+    )
     assert (config.retry.max_attempts, config.retry.max_seconds) == (7, 9.0)
     found = sources(config)
     assert found["base_url"] == f"profile work of {path}"
@@ -143,7 +165,12 @@ def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_names_that_other_clients_have_for_retries_and_waits() -> None:
-    config = Config(base_url=HERE, max_retries=0, progress_timeout=30, retry=RetrySettings(max_attempts=5, max_seconds=7))
+    config = Config(
+        base_url=HERE,
+        max_retries=0,
+        progress_timeout=30,
+        retry=RetrySettings(max_attempts=5, max_seconds=7),
+    )
     assert config.retry == RetrySettings(max_attempts=1, max_seconds=7, max_wait=30)
     assert config.poll == PollSettings(max_wait=30)
 
@@ -200,8 +227,16 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
         ("TINKEX_TIMEOUT", "soon", "TINKEX_TIMEOUT is 'soon', not a number"),
         ("TINKEX_TIMEOUT", "-1", "TINKEX_TIMEOUT must be a number more than 0, not -1.0"),
         ("TINKEX_MAX_RETRIES", "1.5", "TINKEX_MAX_RETRIES is '1.5', not a whole number"),
-        ("TINKEX_MAX_RETRIES", "-1", "TINKEX_MAX_RETRIES must be a whole number, 0 or more, not -1"),
-        ("TINKER_TELEMETRY", "perhaps", "TINKER_TELEMETRY is 'perhaps', not one of 1, true, yes, on, 0, false, no, off"),
+        (
+            "TINKEX_MAX_RETRIES",
+            "-1",
+            "TINKEX_MAX_RETRIES must be a whole number, 0 or more, not -1",
+        ),
+        (
+            "TINKER_TELEMETRY",
+            "perhaps",
+            "TINKER_TELEMETRY is 'perhaps', not one of 1, true, yes, on, 0, false, no, off",
+        ),
         ("TINKER_LOG", "loud", "TINKER_LOG is 'loud', not one of debug, info, warning, error"),
         (
             "TINKER_FEATURE_GATES",
@@ -217,7 +252,11 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
             "0",
             "TINKEX_RETRY_MAX_ATTEMPTS: RetrySettings.max_attempts must be a number more than 0, not 0",
         ),
-        ("TINKEX_RECOVERY_KEEP", "0", "TINKEX_RECOVERY_KEEP: RecoveryPolicy.keep must be 1 or more, not 0"),
+        (
+            "TINKEX_RECOVERY_KEEP",
+            "0",
+            "TINKEX_RECOVERY_KEEP: RecoveryPolicy.keep must be 1 or more, not 0",
+        ),
         ("TINKEX_PROFILE", "home", "there is no profile 'home'"),
     ],
 )
@@ -238,14 +277,19 @@ def test_a_wrong_variable_is_named_with_its_value_and_what_is_allowed(
         ({"log_level": "loud"}, "Config.log_level is 'loud', not one of"),
         ({"feature_gates": ["bulk"]}, "Config.feature_gates: 'bulk' is no gate"),
         ({"dialect": "skyrll"}, "dialect 'skyrll' is not known, only "),
-        ({"user_metadata": {"a": 1}}, "Config.user_metadata must be texts by their names; 'a' is not"),
+        (
+            {"user_metadata": {"a": 1}},
+            "Config.user_metadata must be texts by their names; 'a' is not",
+        ),
         ({"base_url": "http://me:pw@here"}, "'http://(hidden)@here' holds a password"),
         ({"cf_access_client_id": "x"}, "go together"),
         ({"proxy_headers": {"a": "b"}}, "without a proxy"),
         ({"api_key": "tml-\n"}, "Config.api_key holds characters that no header can carry"),
     ],
 )
-def test_a_wrong_argument_is_named_with_its_value_and_what_is_allowed(settings: dict[str, Any], words: str) -> None:
+def test_a_wrong_argument_is_named_with_its_value_and_what_is_allowed(
+    settings: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         Config(**{"base_url": HERE, **settings})
     assert words in caught.value.message
@@ -261,7 +305,9 @@ def test_a_wrong_argument_is_named_with_its_value_and_what_is_allowed(settings: 
         ("[profiles.other]", "there is no profile 'it'"),
     ],
 )
-def test_what_is_wrong_in_the_file_is_named(profiles: Callable[[str], Path], text: str, words: str) -> None:
+def test_what_is_wrong_in_the_file_is_named(
+    profiles: Callable[[str], Path], text: str, words: str
+) -> None:
     path = profiles(text)
     with pytest.raises(ConfigError) as caught:
         Config(base_url=HERE, profile="it")
@@ -275,16 +321,30 @@ def test_what_is_wrong_in_the_file_is_named(profiles: Callable[[str], Path], tex
 def test_no_secret_is_seen(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     config = Config(base_url=HERE, **SECRETS)  # type: ignore[arg-type]
-    for text in (repr(config), str(config.describe()), repr(config.describe()), repr(config.sources), caplog.text):
+    for text in (
+        repr(config),
+        str(config.describe()),
+        repr(config.describe()),
+        repr(config.sources),
+        caplog.text,
+    ):
         assert "secret" not in text.replace("cf_access_client_secret", "")
     assert "'X-Team': 'one'" in values(config)["default_headers"]
     assert values(config)["proxy"] == "http://(hidden)@127.0.0.1:2"
 
 
 @pytest.mark.parametrize(
-    "variable", ["TINKER_API_KEY", "CLOUDFLARE_ACCESS_CLIENT_SECRET", "TINKEX_PROXY_HEADERS", "TINKEX_DEFAULT_HEADERS"]
+    "variable",
+    [
+        "TINKER_API_KEY",
+        "CLOUDFLARE_ACCESS_CLIENT_SECRET",
+        "TINKEX_PROXY_HEADERS",
+        "TINKEX_DEFAULT_HEADERS",
+    ],
 )
-def test_a_secret_that_is_wrong_is_not_in_the_error(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_secret_that_is_wrong_is_not_in_the_error(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     monkeypatch.setenv(variable, "\u00e4 secret")
     monkeypatch.setenv("CLOUDFLARE_ACCESS_CLIENT_ID", "x")
     with pytest.raises(ConfigError) as caught:
@@ -293,16 +353,30 @@ def test_a_secret_that_is_wrong_is_not_in_the_error(monkeypatch: pytest.MonkeyPa
     assert "secret" not in str(caught.value)
 
 
-def test_a_pickle_holds_no_secret_and_its_copy_takes_the_key_of_its_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(base_url=HERE, credential_cmd="echo cmd-secret", chunk_limits=ChunkLimits(max_items=3), **SECRETS)  # type: ignore[arg-type]
+def test_a_pickle_holds_no_secret_and_its_copy_takes_the_key_of_its_own_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = Config(
+        base_url=HERE,
+        credential_cmd="echo cmd-secret",
+        chunk_limits=ChunkLimits(max_items=3),
+        **SECRETS,
+    )  # type: ignore[arg-type]
     raw = pickle.dumps(config)
     assert b"secret" not in raw.replace(b"cf_access_client_secret", b"")
     monkeypatch.setenv("TINKER_API_KEY", "tml-other")
     monkeypatch.setenv("CLOUDFLARE_ACCESS_CLIENT_ID", "id")
     monkeypatch.setenv("CLOUDFLARE_ACCESS_CLIENT_SECRET", "other")
     restored = pickle.loads(raw)
-    assert (restored.base_url, restored.api_key, restored.chunk_limits) == (HERE, "tml-other", ChunkLimits(max_items=3))
-    assert (restored.default_headers, restored.default_query) == ({"X-Team": "one"}, {"team": "one"})
+    assert (restored.base_url, restored.api_key, restored.chunk_limits) == (
+        HERE,
+        "tml-other",
+        ChunkLimits(max_items=3),
+    )
+    assert (restored.default_headers, restored.default_query) == (
+        {"X-Team": "one"},
+        {"team": "one"},
+    )
     assert (restored.proxy, restored.cf_access_client_secret) == (None, "other")
 
 

@@ -32,7 +32,9 @@ async def _connections_for_two_requests(status: int, *, body_apart: bool) -> int
     async with server, Connections() as connections:
         for _ in range(2):
             progress.set(Progress())
-            response = await connections.handle_async_request(httpx.Request("GET", f"http://{host}:{port}/"))
+            response = await connections.handle_async_request(
+                httpx.Request("GET", f"http://{host}:{port}/")
+            )
             assert await response.aread() == b"words"
             await response.aclose()
     return opened
@@ -41,6 +43,8 @@ async def _connections_for_two_requests(status: int, *, body_apart: bool) -> int
 @pytest.mark.rule(11)
 @pytest.mark.parametrize("body_apart", [False, True], ids=["body with the headers", "body apart"])
 @pytest.mark.parametrize(("status", "opened"), [(200, 1), (404, 1), (500, 2)])
-def test_a_connection_is_not_used_after_a_fault_of_the_server(status: int, opened: int, body_apart: bool) -> None:
+def test_a_connection_is_not_used_after_a_fault_of_the_server(
+    status: int, opened: int, body_apart: bool
+) -> None:
     """Common servers close it then without saying so, and a training step sent on it would end in doubt."""
     assert asyncio.run(_connections_for_two_requests(status, body_apart=body_apart)) == opened

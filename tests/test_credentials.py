@@ -16,7 +16,12 @@ OFFICIAL = {
     "version": 1,
     "default": "12",
     "keys": {
-        "12": {"type": "generated", "key": "tml-made", "name": "made", "details": {"org_details": {"name": "o"}}},
+        "12": {
+            "type": "generated",
+            "key": "tml-made",
+            "name": "made",
+            "details": {"org_details": {"name": "o"}},
+        },
         "7": {"type": "manual", "key": "tml-pasted", "name": "pasted", "note": "mine"},
     },
     "theirs": True,
@@ -36,7 +41,9 @@ def write(home: Path, content: Any) -> Path:
     return path
 
 
-def test_the_default_key_is_used_where_no_other_source_has_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_key_is_used_where_no_other_source_has_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(home, OFFICIAL)
     config = Config()
     assert config.api_key == "tml-made"
@@ -52,13 +59,20 @@ def test_what_is_changed_leaves_the_rest_as_it_was(home: Path) -> None:
     changed = credentials.load().with_key("99", "tml-new", "new", note="n").without_key("7")
     credentials.save(changed)
     new = {"type": "manual", "key": "tml-new", "name": "new", "note": "n"}
-    assert json.loads(path.read_text()) == {**OFFICIAL, "default": "99", "keys": {"12": OFFICIAL["keys"]["12"], "99": new}}  # type: ignore[index]
+    assert json.loads(path.read_text()) == {
+        **OFFICIAL,
+        "default": "99",
+        "keys": {"12": OFFICIAL["keys"]["12"], "99": new},
+    }  # type: ignore[index]
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_file_is_for_its_owner_alone(home: Path) -> None:
     path = credentials.save(Credentials().with_key("1", "tml-x", "x"))
-    assert (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)) == (0o600, 0o700)
+    assert (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)) == (
+        0o600,
+        0o700,
+    )
     assert credentials.load().default_key == "tml-x"
 
 
@@ -68,7 +82,10 @@ def test_without_the_default_key_there_is_none(home: Path) -> None:
     assert (left.default, left.default_key, list(left.keys)) == (None, None, ["7"])
 
 
-@pytest.mark.parametrize("content", ["{", "[]", {"version": 2, "keys": {}}, {"version": 1, "keys": {"a": {"name": "tml-secret"}}}])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", {"version": 2, "keys": {}}, {"version": 1, "keys": {"a": {"name": "tml-secret"}}}],
+)
 def test_a_file_of_another_format_is_named_and_not_shown(home: Path, content: Any) -> None:
     path = write(home, content)
     with pytest.raises(ConfigError) as caught:

@@ -31,14 +31,20 @@ def ref(name: str) -> Any:
 
 def program(*nodes: Node) -> LossProgram:
     first = node("placeholder", "logprobs", "logprobs")
-    total = node("call_method", "total", "sum", ref(nodes[-1]["name"]) if nodes else ref("logprobs"))
+    total = node(
+        "call_method", "total", "sum", ref(nodes[-1]["name"]) if nodes else ref("logprobs")
+    )
     output = node("output", "output", "output", {"tuple": [ref("total"), {"dict": {}}]})
     return compile_loss(CustomLoss([("logprobs", 1)], [first, *nodes, total, output]))
 
 
 def run(loss: LossProgram, count: int) -> torch.Tensor:
     tokens = np.arange(count)
-    return loss(torch.full((count,), -1.0, requires_grad=True), 0, Example(tokens, {"target_tokens": tokens}))[0]
+    return loss(
+        torch.full((count,), -1.0, requires_grad=True),
+        0,
+        Example(tokens, {"target_tokens": tokens}),
+    )[0]
 
 
 def most_resident() -> int:
@@ -52,7 +58,9 @@ SQUARE = [
     node("call_method", "b", "unsqueeze", ref("logprobs"), 1),
     node("call_function", "c", "torch.mul", ref("a"), ref("b")),
 ]
-MADE_OF_NUMBERS = [node("call_function", f"z{i}", "torch.ones", MAX_ELEMENTS // 8) for i in range(60)]
+MADE_OF_NUMBERS = [
+    node("call_function", f"z{i}", "torch.ones", MAX_ELEMENTS // 8) for i in range(60)
+]
 REPEATED = [node("call_function", "r", "torch.cat", [ref("logprobs")] * 2_000)]
 GROWING = [node("call_function", "m0", "torch.mul", ref("logprobs"), 2.0)] + [
     node("call_function", f"m{i}", "torch.mul", ref(f"m{i - 1}"), 2.0) for i in range(1, 1_900)
@@ -69,14 +77,20 @@ GROWING = [node("call_function", "m0", "torch.mul", ref("logprobs"), 2.0)] + [
     ],
     ids=["table of tokens by tokens", "many of numbers", "one thing joined often", "long chain"],
 )
-def test_a_graph_that_is_too_large_is_refused_before_it_has_the_memory(nodes: list[Node], count: int, named: str) -> None:
+def test_a_graph_that_is_too_large_is_refused_before_it_has_the_memory(
+    nodes: list[Node], count: int, named: str
+) -> None:
     before = most_resident()
-    with pytest.raises(InvalidRequest, match=rf"data\[0\].*{named}.*more than {MOST_BYTES >> 20} MiB.*shorter data"):
+    with pytest.raises(
+        InvalidRequest, match=rf"data\[0\].*{named}.*more than {MOST_BYTES >> 20} MiB.*shorter data"
+    ):
         run(program(*nodes), count)
     assert most_resident() - before < (MOST_BYTES >> 20)
 
 
-def test_what_fits_goes_on_and_its_graph_is_freed_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fits_goes_on_and_its_graph_is_freed_with_its_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made: list[weakref.ref[Any]] = []
     multiply = torch.mul
 
@@ -87,7 +101,9 @@ def test_what_fits_goes_on_and_its_graph_is_freed_with_its_value(monkeypatch: py
 
     monkeypatch.setitem(compile_loss.__globals__["FUNCTIONS"], "torch.mul", noted)
     logprobs = torch.full((500,), -1.0, requires_grad=True)
-    loss, _ = program(*SQUARE)(logprobs, 0, Example(np.arange(500), {"target_tokens": np.arange(500)}))
+    loss, _ = program(*SQUARE)(
+        logprobs, 0, Example(np.arange(500), {"target_tokens": np.arange(500)})
+    )
     assert made
     assert [ref() for ref in made] == [None]
     assert float(loss.detach()) == 250_000
@@ -95,15 +111,25 @@ def test_what_fits_goes_on_and_its_graph_is_freed_with_its_value(monkeypatch: py
     assert torch.equal(gradient, torch.full((500,), -2_000.0))  # of (sum of x)^2, twice
 
 
-PRODUCTS = [*SQUARE, *(node("call_function", f"p{i}", "torch.matmul", ref("c"), ref("c")) for i in range(40))]
+PRODUCTS = [
+    *SQUARE,
+    *(node("call_function", f"p{i}", "torch.matmul", ref("c"), ref("c")) for i in range(40)),
+]
 EXPANDED = [
     node("call_method", "a", "unsqueeze", ref("logprobs"), 1),
     node("call_method", "wide", "expand", ref("a"), -1, 16_000),
     *(node("call_method", f"s{i}", "sum", ref("wide")) for i in range(1_500)),
 ]
-MEDIANS = [*EXPANDED[:2], *(node("call_method", f"m{i}", "median", ref("wide")) for i in range(100))]
+MEDIANS = [
+    *EXPANDED[:2],
+    *(node("call_method", f"m{i}", "median", ref("wide")) for i in range(100)),
+]
 IN_PLACE = [*SQUARE, *(node("call_method", f"e{i}", "exp_", ref("c")) for i in range(1_500))]
-OF_INTEGERS = [*SQUARE, node("call_method", "l", "long", ref("c")), node("call_function", "p0", "torch.matmul", ref("l"), ref("l"))]
+OF_INTEGERS = [
+    *SQUARE,
+    node("call_method", "l", "long", ref("c")),
+    node("call_function", "p0", "torch.matmul", ref("l"), ref("l")),
+]
 SINGULAR = [*SQUARE, node("call_function", "n0", "torch.linalg.norm", ref("c"), 2)]
 
 
@@ -117,14 +143,24 @@ SINGULAR = [*SQUARE, node("call_function", "n0", "torch.linalg.norm", ref("c"), 
         (OF_INTEGERS, 800, "'p0'"),
         (SINGULAR, 800, "'n0'"),
     ],
-    ids=["products", "sums of a view", "medians of a view", "in place", "integers", "singular values"],
+    ids=[
+        "products",
+        "sums of a view",
+        "medians of a view",
+        "in place",
+        "integers",
+        "singular values",
+    ],
 )
 def test_a_graph_that_takes_too_long_is_refused_beforehand(
     nodes: list[Node], count: int, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss_bounds, "MOST_WORK", MOST_WORK // 100)
     began = time.monotonic()
-    with pytest.raises(InvalidRequest, match=rf"data\[0\].*{named}.*longer than 1e\+10 multiplications.*shorter data"):
+    with pytest.raises(
+        InvalidRequest,
+        match=rf"data\[0\].*{named}.*longer than 1e\+10 multiplications.*shorter data",
+    ):
         run(program(*nodes), count)
     assert time.monotonic() - began < 10
 
@@ -162,7 +198,9 @@ def test_a_kind_of_inputs_that_fits_is_looked_at_once(monkeypatch: pytest.Monkey
     assert len(looked) == 2 * once
 
 
-@pytest.mark.parametrize(("name", "words"), [("weihgts", "has no effect"), ("logprobs", "those of the model now")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("weihgts", "has no effect"), ("logprobs", "those of the model now")]
+)
 def test_an_input_that_the_loss_does_not_read_is_refused(name: str, words: str) -> None:
     example = Example(np.arange(2), {"target_tokens": np.arange(2), name: np.ones(2)})
     with pytest.raises(InvalidRequest, match=words):

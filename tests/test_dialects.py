@@ -11,7 +11,14 @@ from tinkex_api.models import ClientConfigResponse, ClientDynamicConfigResponse
 
 from tinkex.dialects import fate
 from tinkex.dialects.dialect import Dialect
-from tinkex.dialects.recognition import RECOGNISED, Seen, has_route, recognise, telling_route, with_flags
+from tinkex.dialects.recognition import (
+    RECOGNISED,
+    Seen,
+    has_route,
+    recognise,
+    telling_route,
+    with_flags,
+)
 from tinkex.dialects.table import DIALECTS, UNKNOWN
 from tinkex_server.profiles import PROFILES, Profile
 from tinkex_server.routes import server as embedded
@@ -35,7 +42,11 @@ LOOK_ALIKES = {
 
 SKYRL = {"pjwt_auth_enabled": False}
 OPEN_RL = {"sample_dispatch_bytes_semaphore_size": 10_485_760, "proto_write_fwdbwd": False}
-SPINDLE = {"proto_write_fwdbwd": True, "parallel_fwdbwd_chunks": True, "create_model_via_load_weights": True}
+SPINDLE = {
+    "proto_write_fwdbwd": True,
+    "parallel_fwdbwd_chunks": True,
+    "create_model_via_load_weights": True,
+}
 
 
 def flags(profile: Profile, operation: str, own: Any, kind: Any) -> Any:
@@ -62,7 +73,11 @@ def first_contact(profile: Profile) -> Seen:
     return Seen(
         hosted=False,
         config=config,
-        dynamic=flags(profile, "client/dynamic_config", embedded._CHANGING_FLAGS, ClientDynamicConfigResponse) if config else None,
+        dynamic=flags(
+            profile, "client/dynamic_config", embedded._CHANGING_FLAGS, ClientDynamicConfigResponse
+        )
+        if config
+        else None,
         has_capabilities="GET get_server_capabilities" not in profile.missing,
         has_health="GET healthz" not in profile.missing,
         request_ids=profile.request_ids,
@@ -72,7 +87,10 @@ def first_contact(profile: Profile) -> Seen:
 
 def seen(config: dict[str, Any] | None = None, **facts: Any) -> Seen:
     known = {"hosted": False, "dynamic": None, "has_capabilities": True, "has_health": True}
-    return Seen(config=None if config is None else ClientConfigResponse.from_dict(config), **{**known, **facts})
+    return Seen(
+        config=None if config is None else ClientConfigResponse.from_dict(config),
+        **{**known, **facts},
+    )
 
 
 def test_every_dialect_can_be_tried_on_a_profile_of_its_name() -> None:
@@ -83,7 +101,11 @@ def test_every_dialect_can_be_tried_on_a_profile_of_its_name() -> None:
 @pytest.mark.parametrize("name", CONTRACT["x-tinker-servers"])
 def test_the_table_and_the_contract_agree_on_what_a_server_lacks(name: str) -> None:
     spoken_of = {operation for dialect in DIALECTS.values() for operation in dialect.missing}
-    lacking = {operation for operation, facts in OPERATIONS.items() if name in facts.get("x-tinker-missing-on", ())}
+    lacking = {
+        operation
+        for operation, facts in OPERATIONS.items()
+        if name in facts.get("x-tinker-missing-on", ())
+    }
     assert set(DIALECTS[name].missing) == lacking & spoken_of
 
 
@@ -125,7 +147,10 @@ def test_whoever_is_recognised_is_tried() -> None:
         (seen(OPEN_RL, has_telling_route=True), "open-rl"),
         (seen(OPEN_RL, has_telling_route=False), "open-rl-old"),
         (seen(SPINDLE, has_telling_route=True), "spindle"),
-        (seen(SPINDLE, has_telling_route=False), "unknown"),  # it may be the hosted service at another address
+        (
+            seen(SPINDLE, has_telling_route=False),
+            "unknown",
+        ),  # it may be the hosted service at another address
     ],
 )
 def test_what_is_no_sign_leads_to_what_is_safe_on_all(first: Seen, name: str) -> None:
@@ -156,7 +181,9 @@ def test_what_an_answer_tells_of_a_route(status: int, body: Any, told: bool | No
 def test_the_encoding_of_a_server_that_is_guessed_is_not_taken_for_certain(name: str) -> None:
     dialect = recognise(first_contact(PROFILES[name]))
     assert dialect.encodings == (
-        ("protobuf",) if name in ("tinkex", "spindle") else tuple(dict.fromkeys((*dialect.encodings, "json", "protobuf")))
+        ("protobuf",)
+        if name in ("tinkex", "spindle")
+        else tuple(dict.fromkeys((*dialect.encodings, "json", "protobuf")))
     )
     if dialect.name == name:
         assert dialect.encodings[0] == DIALECTS[name].encodings[0]
@@ -172,7 +199,9 @@ def test_a_servers_own_flags_go_before_the_table() -> None:
         create_model_via_load_weights=True,
         seq_id_repeats="refuses",
     )
-    flagged = with_flags(DIALECTS["hosted-0.25"], config, ClientDynamicConfigResponse(sample_cancel_enabled=True))
+    flagged = with_flags(
+        DIALECTS["hosted-0.25"], config, ClientDynamicConfigResponse(sample_cancel_enabled=True)
+    )
     assert not flagged.parallel_chunks
     assert (flagged.chunk_limits.max_items, flagged.chunk_limits.max_size) == (7, 70)
     assert flagged.compress_protobuf
@@ -183,10 +212,14 @@ def test_a_servers_own_flags_go_before_the_table() -> None:
 
 @pytest.mark.rule(10, 18)
 def test_flags_that_are_missing_zero_or_unknown_change_nothing() -> None:
-    config = ClientConfigResponse(fwdbwd_max_chunk_len=0, fwdbwd_max_chunk_bytes_count=0, seq_id_repeats="by moonlight")
+    config = ClientConfigResponse(
+        fwdbwd_max_chunk_len=0, fwdbwd_max_chunk_bytes_count=0, seq_id_repeats="by moonlight"
+    )
     for dialect in (UNKNOWN, DIALECTS["tuft"], DIALECTS["skyrl"]):
         assert with_flags(dialect, config, None) == dialect
-    assert not with_flags(UNKNOWN, None, None).parallel_chunks, "together only where the server says so"
+    assert not with_flags(UNKNOWN, None, None).parallel_chunks, (
+        "together only where the server says so"
+    )
 
 
 @pytest.mark.rule(11)

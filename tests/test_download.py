@@ -56,7 +56,10 @@ PATH = f"tinker://{RUN}/sampler_weights/0001"
 FOLDER = "S1_train_0_sampler_weights_0001"
 ROUTE = f"/api/v1/training_runs/{RUN}/checkpoints/sampler_weights/0001"
 EXTERNAL = f"tinker://{RUN}/external_weights/e"
-CONTENT: Mapping[str, bytes] = {"adapter_config.json": b'{"r": 4}', "adapter_model.safetensors": b"weights" * 1000}
+CONTENT: Mapping[str, bytes] = {
+    "adapter_config.json": b'{"r": 4}',
+    "adapter_model.safetensors": b"weights" * 1000,
+}
 MIB = 2**20
 Data = bytes | memoryview
 RETRY = RetrySettings(max_attempts=4, base_delay=0.0)
@@ -73,7 +76,11 @@ def tar_of(files: Mapping[str, bytes], mode: Any = "w") -> bytes:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @cache
@@ -103,20 +110,32 @@ class Store:
         assert "x-secret" not in call.headers
         name, _, value = self.good.partition("=")
         if call.query.get(name) != value:
-            return Answer(403, b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>")
+            return Answer(
+                403,
+                b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>",
+            )
         return self.whole_or_range(call, self.files[call.path])
 
     def whole_or_range(self, call: Call, data: Data) -> Answer:
         etag = f'"{len(data)}"'
-        headers = {"Content-Type": "application/octet-stream", **({"ETag": etag} if self.etags else {})}
+        headers = {
+            "Content-Type": "application/octet-stream",
+            **({"ETag": etag} if self.etags else {}),
+        }
         if self.digests:
             headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(sha256(data)).decode()}:"
         start, status = 0, 200
-        wanted = call.headers.get("range") if self.ranges and call.headers.get("if-range", etag) == etag else None
+        wanted = (
+            call.headers.get("range")
+            if self.ranges and call.headers.get("if-range", etag) == etag
+            else None
+        )
         if wanted:
             start, status = int(wanted.removeprefix("bytes=").removesuffix("-")), 206
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        return Answer(status, data[start:], headers, self.cuts.pop(0) if self.cuts else None, self.arrived)
+        return Answer(
+            status, data[start:], headers, self.cuts.pop(0) if self.cuts else None, self.arrived
+        )
 
 
 @contextmanager
@@ -137,8 +156,15 @@ def stored(archive: Data, **how: Any) -> Iterator[tuple[Store, Answering, Answer
 def download(connect_rest: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
     """Downloads by each facade in turn."""
 
-    def download(base_url: str, path: str = PATH, *, settings: Mapping[str, Any] | None = None, **how: Any) -> Path:
-        given = {"retry": RETRY, "dialect": Dialect(), "default_headers": {"X-Secret": "x"}, **(settings or {})}
+    def download(
+        base_url: str, path: str = PATH, *, settings: Mapping[str, Any] | None = None, **how: Any
+    ) -> Path:
+        given = {
+            "retry": RETRY,
+            "dialect": Dialect(),
+            "default_headers": {"X-Secret": "x"},
+            **(settings or {}),
+        }
         return connect_rest(base_url, **given).download_checkpoint(path, output_dir=tmp_path, **how)
 
     return download
@@ -150,7 +176,9 @@ def nothing_is_left(tmp_path: Path) -> bool:
 
 @pytest.mark.rule(17)
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
-def test_an_archive_that_a_redirect_leads_to(download: Callable[..., Path], tmp_path: Path, mode: str) -> None:
+def test_an_archive_that_a_redirect_leads_to(
+    download: Callable[..., Path], tmp_path: Path, mode: str
+) -> None:
     with stored(tar_of(CONTENT, mode), digests=True) as (_, _, server):
         folder = download(server.base_url)
     assert folder == tmp_path / FOLDER
@@ -166,15 +194,28 @@ def test_an_archive_that_a_url_in_the_answer_leads_to(download: Callable[..., Pa
             assert files_in(download(server.base_url)) == CONTENT
 
 
-def test_an_adapter_whose_settings_leave_its_modules_out_is_given_them(download: Callable[..., Path]) -> None:
-    table = json.dumps({"base.layers.0.mlp.up_proj.lora_A.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()
+def test_an_adapter_whose_settings_leave_its_modules_out_is_given_them(
+    download: Callable[..., Path],
+) -> None:
+    table = json.dumps(
+        {
+            "base.layers.0.mlp.up_proj.lora_A.weight": {
+                "dtype": "F32",
+                "shape": [0],
+                "data_offsets": [0, 0],
+            }
+        }
+    ).encode()
     files = {
         "adapter_config.json": b'{"r": 4, "target_modules": null}',
         "adapter_model.safetensors": len(table).to_bytes(8, "little") + table,
     }
     with stored(tar_of(files)) as (_, _, server):
         folder = download(server.base_url)
-    assert json.loads((folder / "adapter_config.json").read_text()) == {"r": 4, "target_modules": ["up_proj"]}
+    assert json.loads((folder / "adapter_config.json").read_text()) == {
+        "r": 4,
+        "target_modules": ["up_proj"],
+    }
 
 
 @pytest.mark.rule(17)
@@ -187,7 +228,9 @@ def test_an_archive_that_is_the_answer_itself(download: Callable[..., Path]) -> 
     assert {call.headers["x-api-key"] for call in server.calls} == {"tml-test"}
 
 
-def test_an_archive_behind_a_route_of_the_server_itself_is_asked_for_with_the_key(download: Callable[..., Path]) -> None:
+def test_an_archive_behind_a_route_of_the_server_itself_is_asked_for_with_the_key(
+    download: Callable[..., Path],
+) -> None:
     def answer(call: Call) -> Answer:
         if call.path.endswith("/archive"):
             return Answer(302, headers={"Location": f"{ROUTE}/download"})
@@ -215,7 +258,13 @@ def table(store: Store, there: Answering, call: Call) -> Answer:
 
 @pytest.mark.rule(17)
 def test_files_by_a_table_of_urls(download: Callable[..., Path]) -> None:
-    store = Store({"/adapter_config.json": b'{"url": "not to be followed"}', "/deep/er/model.bin": b"w" * 5000}, cuts=[5, 100])
+    store = Store(
+        {
+            "/adapter_config.json": b'{"url": "not to be followed"}',
+            "/deep/er/model.bin": b"w" * 5000,
+        },
+        cuts=[5, 100],
+    )
     seen: list[tuple[int, int | None]] = []
     with answering(store) as there, answering(lambda call: table(store, there, call)) as server:
         folder = download(server.base_url, EXTERNAL, progress=lambda *how_far: seen.append(how_far))
@@ -239,10 +288,14 @@ def test_urls_whose_time_is_over_are_signed_anew(download: Callable[..., Path]) 
     assert len(server.calls) == 3, "at first, for the rest of a, for c"
 
 
-def test_a_refusal_that_a_new_signature_does_not_help_is_final(download: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_refusal_that_a_new_signature_does_not_help_is_final(
+    download: Callable[..., Path], tmp_path: Path
+) -> None:
     with (
         answering(lambda call: Answer(403, b"denied")) as there,
-        answering(lambda call: Answer(302, headers={"Location": f"{there.base_url}/x?signature=2"})) as server,
+        answering(
+            lambda call: Answer(302, headers={"Location": f"{there.base_url}/x?signature=2"})
+        ) as server,
         pytest.raises(PermissionDeniedError, match="denied"),
     ):
         download(server.base_url)
@@ -250,9 +303,15 @@ def test_a_refusal_that_a_new_signature_does_not_help_is_final(download: Callabl
     assert nothing_is_left(tmp_path)
 
 
-def test_an_archive_that_is_being_built_is_waited_for(download: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_is_being_built_is_waited_for(
+    download: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pause = NoPause(monkeypatch)
-    later = [Answer(425), as_json({"detail": "wait"}, 503, {"Retry-After": "7"}), *[as_json({}, 503, {"Retry-After": "3"})] * 20]
+    later = [
+        Answer(425),
+        as_json({"detail": "wait"}, 503, {"Retry-After": "7"}),
+        *[as_json({}, 503, {"Retry-After": "3"})] * 20,
+    ]
 
     def answer(call: Call) -> Answer:
         return later.pop(0) if later else Answer(200, tar_of(CONTENT))
@@ -266,7 +325,10 @@ def test_a_server_that_is_only_ever_away_is_given_up(
     download: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pause = NoPause(monkeypatch)
-    with answering(lambda call: as_json({"detail": "away"}, 503)) as server, pytest.raises(InternalServerError, match="away"):
+    with (
+        answering(lambda call: as_json({"detail": "away"}, 503)) as server,
+        pytest.raises(InternalServerError, match="away"),
+    ):
         download(server.base_url)
     assert pause.seconds.count(30.0) == 6 * RETRY.max_attempts
     assert nothing_is_left(tmp_path)
@@ -290,7 +352,13 @@ def large_tar(file: Path, mib: int) -> memoryview:
     "mib",
     [
         64,
-        pytest.param(1024, marks=[pytest.mark.slow, pytest.mark.skipif("TINKEX_TEST_LARGE" not in os.environ, reason="a minute")]),
+        pytest.param(
+            1024,
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif("TINKEX_TEST_LARGE" not in os.environ, reason="a minute"),
+            ],
+        ),
     ],
 )
 def test_a_large_download_that_is_killed_three_times_is_resumed(
@@ -340,12 +408,16 @@ def test_a_range_that_is_refused_makes_it_begin_anew(download: Callable[..., Pat
 
     with (
         answering(give_out) as there,
-        answering(lambda call: Answer(302, headers={"Location": f"{there.base_url}/0001.tar?signature=1"})) as server,
+        answering(
+            lambda call: Answer(302, headers={"Location": f"{there.base_url}/0001.tar?signature=1"})
+        ) as server,
     ):
         assert files_in(download(server.base_url)) == CONTENT
 
 
-def test_tries_without_a_byte_between_them_come_to_an_end(download: Callable[..., Path], tmp_path: Path) -> None:
+def test_tries_without_a_byte_between_them_come_to_an_end(
+    download: Callable[..., Path], tmp_path: Path
+) -> None:
     with stored(tar_of(CONTENT), cuts=[2000] * 2 + [0] * 100) as (store, _, server):
         with pytest.raises(APIConnectionError):
             download(server.base_url)
@@ -353,11 +425,19 @@ def test_tries_without_a_byte_between_them_come_to_an_end(download: Callable[...
     assert nothing_is_left(tmp_path)
 
 
-def test_what_is_not_as_its_digest_says_is_fetched_anew_once(download: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_is_not_as_its_digest_says_is_fetched_anew_once(
+    download: Callable[..., Path], tmp_path: Path
+) -> None:
     wrong = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
-    for name, value in (("Repr-Digest", f"sha-256=:{wrong}:"), ("Digest", f"SHA-256={wrong}"), ("x-amz-checksum-sha256", wrong)):
+    for name, value in (
+        ("Repr-Digest", f"sha-256=:{wrong}:"),
+        ("Digest", f"SHA-256={wrong}"),
+        ("x-amz-checksum-sha256", wrong),
+    ):
         with (
-            answering(lambda call, name=name, value=value: Answer(200, tar_of(CONTENT), {name: value})) as server,
+            answering(
+                lambda call, name=name, value=value: Answer(200, tar_of(CONTENT), {name: value})
+            ) as server,
             pytest.raises(CheckpointDownloadError, match="digest"),
         ):
             download(server.base_url)
@@ -366,12 +446,18 @@ def test_what_is_not_as_its_digest_says_is_fetched_anew_once(download: Callable[
 
 
 def test_a_digest_that_is_not_of_the_whole_is_left_alone(download: Callable[..., Path]) -> None:
-    headers = {"x-amz-checksum-sha256": "AAAA-3", "x-goog-hash": "crc32c=AAAAAA==", "Digest": "unixsum=5"}
+    headers = {
+        "x-amz-checksum-sha256": "AAAA-3",
+        "x-goog-hash": "crc32c=AAAAAA==",
+        "Digest": "unixsum=5",
+    }
     with answering(lambda call: Answer(200, tar_of(CONTENT), headers)) as server:
         assert files_in(download(server.base_url)) == CONTENT
 
 
-def test_a_folder_that_is_there_is_replaced_only_by_force(download: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_folder_that_is_there_is_replaced_only_by_force(
+    download: Callable[..., Path], tmp_path: Path
+) -> None:
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "old").write_bytes(b"")
     with stored(tar_of(CONTENT)) as (_, _, server):
@@ -385,7 +471,10 @@ def test_a_folder_that_is_there_is_replaced_only_by_force(download: Callable[...
 def test_a_failure_leaves_what_was_there(download: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "old").write_bytes(b"")
-    with answering(lambda call: Answer(200, b"no tar")) as server, pytest.raises(CheckpointDownloadError, match="not a whole tar"):
+    with (
+        answering(lambda call: Answer(200, b"no tar")) as server,
+        pytest.raises(CheckpointDownloadError, match="not a whole tar"),
+    ):
         download(server.base_url, force=True)
     assert files_in(tmp_path) == {f"{FOLDER}/old": b""}
 
@@ -399,19 +488,35 @@ def test_what_progress_raises_ends_it(download: Callable[..., Path], tmp_path: P
     assert nothing_is_left(tmp_path)
 
 
-def test_a_place_that_cannot_be_written_to(download: Callable[..., Path], tmp_path: Path, connect_rest: Callable[..., Any]) -> None:
+def test_a_place_that_cannot_be_written_to(
+    download: Callable[..., Path], tmp_path: Path, connect_rest: Callable[..., Any]
+) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with stored(tar_of(CONTENT)) as (_, _, server), pytest.raises(CheckpointDownloadError, match="cannot be written"):
-        connect_rest(server.base_url, dialect=Dialect()).download_checkpoint(PATH, output_dir=tmp_path / "file" / "x")
+    with (
+        stored(tar_of(CONTENT)) as (_, _, server),
+        pytest.raises(CheckpointDownloadError, match="cannot be written"),
+    ):
+        connect_rest(server.base_url, dialect=Dialect()).download_checkpoint(
+            PATH, output_dir=tmp_path / "file" / "x"
+        )
 
 
 def test_servers_that_give_out_none_say_so(download: Callable[..., Path], tmp_path: Path) -> None:
-    with answering(lambda call: NO_ROUTE) as server, pytest.raises(UnsupportedByServer, match="get_checkpoint_archive_url"):
+    with (
+        answering(lambda call: NO_ROUTE) as server,
+        pytest.raises(UnsupportedByServer, match="get_checkpoint_archive_url"),
+    ):
         download(server.base_url)
-    with answering(lambda call: NO_ROUTE) as server, pytest.raises(UnsupportedByServer, match="save_weights_external") as caught:
+    with (
+        answering(lambda call: NO_ROUTE) as server,
+        pytest.raises(UnsupportedByServer, match="save_weights_external") as caught,
+    ):
         download(server.base_url, settings={"dialect": DIALECTS["hosted"]})
     assert server.calls == []
-    with answering(lambda call: as_json({"detail": "no such checkpoint"}, 404)) as server, pytest.raises(NotFoundError):
+    with (
+        answering(lambda call: as_json({"detail": "no such checkpoint"}, 404)) as server,
+        pytest.raises(NotFoundError),
+    ):
         download(server.base_url)
     assert len(server.calls) == 1
     assert nothing_is_left(tmp_path)
@@ -429,7 +534,10 @@ def test_servers_that_give_out_none_say_so(download: Callable[..., Path], tmp_pa
 def test_a_redirect_that_leads_nowhere(
     download: Callable[..., Path], tmp_path: Path, location: str, kind: type[TinkexError]
 ) -> None:
-    with answering(lambda call: Answer(302, headers={"Location": location})) as server, pytest.raises(kind):
+    with (
+        answering(lambda call: Answer(302, headers={"Location": location})) as server,
+        pytest.raises(kind),
+    ):
         download(server.base_url)
     assert nothing_is_left(tmp_path)
 
@@ -447,14 +555,19 @@ def test_the_archives_url(connect_rest: Callable[..., Any]) -> None:
         rest = connect_rest(server.base_url, dialect=Dialect())
         redirected = rest.get_checkpoint_archive_url(RUN, "sampler_weights/0001")
         assert redirected == rest.get_checkpoint_archive_url_from_tinker_path(PATH)
-        assert (redirected.url, redirected.expires.isoformat()) == ("https://storage/x?s=1", "2026-01-01T01:00:00+00:00")
+        assert (redirected.url, redirected.expires.isoformat()) == (
+            "https://storage/x?s=1",
+            "2026-01-01T01:00:00+00:00",
+        )
         itself = rest.get_checkpoint_archive_url(RUN, "sampler_weights/0001")
         assert itself.url == f"{server.base_url}{ROUTE}/archive"
 
 
 def test_an_error_keeps_a_signature_to_itself(download: Callable[..., Path]) -> None:
     with (
-        answering(lambda call: Answer(302, headers={"Location": "http://127.0.0.1:1/x?signature=secret"})) as server,
+        answering(
+            lambda call: Answer(302, headers={"Location": "http://127.0.0.1:1/x?signature=secret"})
+        ) as server,
         pytest.raises(APIConnectionError) as caught,
     ):
         download(server.base_url)
@@ -472,7 +585,9 @@ SIGNED = "X-Sig=5e2c%2B0d%2Fsecret%3D"
     "refusal",
     [
         Answer(403, f"<Error><SignatureProvided>{SIGNATURE}</SignatureProvided></Error>".encode()),
-        Answer(404, b"<html>there is no http://127.0.0.1/x?X-Sig=5e2c%2B0d%2Fsecret%3D here</html>"),
+        Answer(
+            404, b"<html>there is no http://127.0.0.1/x?X-Sig=5e2c%2B0d%2Fsecret%3D here</html>"
+        ),
         Answer(307, headers={"Location": "http://127.0.0.1:1/y?X-Sig=5e2c%2B0d%2Fsecret%3D"}),
         Answer(307, headers={"Location": "http://127.0.0.1:x/y?X-Sig=5e2c%2B0d%2Fsecret%3D"}),
         Answer(307, headers={"Location": "ftp://127.0.0.1/y?X-Sig=5e2c%2B0d%2Fsecret%3D"}),
@@ -502,11 +617,19 @@ def test_no_log_event_or_error_shows_a_signature(
         events.detach(heard.append)
     assert there.calls
     error = caught.value
-    seen = [caplog.text, str(error), repr(error), repr(getattr(error, "body", "")), *map(repr, heard)]
+    seen = [
+        caplog.text,
+        str(error),
+        repr(error),
+        repr(getattr(error, "body", "")),
+        *map(repr, heard),
+    ]
     assert not [text for text in seen if "secret" in text]
 
 
-def test_an_upload_that_fails_shows_no_signature(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_upload_that_fails_shows_no_signature(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     (tmp_path / "file").write_bytes(b"x")
     with answering(lambda call: Answer(403, SIGNATURE.encode())) as there:
@@ -520,7 +643,10 @@ def test_an_upload_that_fails_shows_no_signature(tmp_path: Path, caplog: pytest.
 def test_an_adapter_that_peft_cannot_merge_is_told_with_what_to_do(
     download: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for content, told in ((CONTENT, False), ({**CONTENT, "TIED_EMBEDDINGS.md": b"# How to merge"}, True)):
+    for content, told in (
+        (CONTENT, False),
+        ({**CONTENT, "TIED_EMBEDDINGS.md": b"# How to merge"}, True),
+    ):
         with stored(tar_of(content)) as (_, _, server), caplog.at_level("WARNING", "tinkex"):
             folder = download(server.base_url, force=True)
         assert (f"python -m tinkex.local.merge {folder} OUTPUT" in caplog.text) == told
@@ -533,7 +659,9 @@ def test_in_one_call_without_a_client(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.chdir(tmp_path)
         config = Config(dialect=Dialect())
         assert CheckpointDownload.download(PATH, config=config) == Path(FOLDER)
-        twice = AsyncCheckpointDownload.download(PATH, output_dir=tmp_path / "deep" / "er", config=config)
+        twice = AsyncCheckpointDownload.download(
+            PATH, output_dir=tmp_path / "deep" / "er", config=config
+        )
         assert files_in(asyncio.run(twice)) == files_in(tmp_path / FOLDER) == CONTENT
 
 
@@ -549,7 +677,9 @@ def test_a_bar_shows_how_far_it_is(download: Callable[..., Path]) -> None:
     assert "10.2/10.2 kB" in drawn.getvalue()
 
 
-def test_a_server_that_falls_silent_is_left_and_asked_for_the_rest(download: Callable[..., Path]) -> None:
+def test_a_server_that_falls_silent_is_left_and_asked_for_the_rest(
+    download: Callable[..., Path],
+) -> None:
     with stored(tar_of({"a": bytes(3 * MIB)}), cuts=[2 * MIB]) as (store, _, server):
         store.arrived.clear()  # for the first answer
         folder = download(server.base_url, settings={"timeout": 0.3})
@@ -561,9 +691,13 @@ def test_one_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     came = threading.Event()
 
     async def run(base_url: str) -> None:
-        async with AsyncRestClient(Config(base_url=base_url, api_key="tml-test", dialect=Dialect())) as rest:
+        async with AsyncRestClient(
+            Config(base_url=base_url, api_key="tml-test", dialect=Dialect())
+        ) as rest:
             task = asyncio.create_task(
-                rest.download_checkpoint(PATH, output_dir=tmp_path, progress=lambda size, _: came.set() if size else None)
+                rest.download_checkpoint(
+                    PATH, output_dir=tmp_path, progress=lambda size, _: came.set() if size else None
+                )
             )
             await asyncio.to_thread(came.wait)
             task.cancel()
@@ -576,7 +710,9 @@ def test_one_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     assert nothing_is_left(tmp_path)
 
 
-def test_one_that_is_cancelled_while_it_is_unpacked_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_is_cancelled_while_it_is_unpacked_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun, over = threading.Event(), threading.Event()
 
     def slow(archive: Path, folder: Path, limits: object, is_off: Callable[[], bool]) -> None:
@@ -588,7 +724,9 @@ def test_one_that_is_cancelled_while_it_is_unpacked_leaves_nothing(tmp_path: Pat
     monkeypatch.setattr("tinkex.rest.download.unpack", slow)
 
     async def run(base_url: str) -> None:
-        async with AsyncRestClient(Config(base_url=base_url, api_key="tml-test", dialect=Dialect())) as rest:
+        async with AsyncRestClient(
+            Config(base_url=base_url, api_key="tml-test", dialect=Dialect())
+        ) as rest:
             task = asyncio.create_task(rest.download_checkpoint(PATH, output_dir=tmp_path))
             await asyncio.to_thread(begun.wait)
             task.cancel()
@@ -601,7 +739,9 @@ def test_one_that_is_cancelled_while_it_is_unpacked_leaves_nothing(tmp_path: Pat
     assert nothing_is_left(tmp_path)
 
 
-def test_a_server_that_builds_the_archive_before_it_answers_may_be_silent_meanwhile(download: Callable[..., Path]) -> None:
+def test_a_server_that_builds_the_archive_before_it_answers_may_be_silent_meanwhile(
+    download: Callable[..., Path],
+) -> None:
     def slow(call: Call) -> Answer:
         time.sleep(0.3)
         return Answer(200, tar_of(CONTENT))
@@ -629,7 +769,9 @@ def test_a_server_that_falls_silent_for_good_is_not_told_as_a_disk_that_is_full(
     assert nothing_is_left(tmp_path)
 
 
-def test_one_that_is_cancelled_again_and_again_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_is_cancelled_again_and_again_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = threading.Event()
 
     def slow(archive: Path, folder: Path, limits: object, is_off: Callable[[], bool]) -> None:
@@ -642,7 +784,9 @@ def test_one_that_is_cancelled_again_and_again_leaves_nothing(tmp_path: Path, mo
     monkeypatch.setattr("tinkex.rest.download.unpack", slow)
 
     async def run(base_url: str) -> None:
-        async with AsyncRestClient(Config(base_url=base_url, api_key="tml-test", dialect=Dialect())) as rest:
+        async with AsyncRestClient(
+            Config(base_url=base_url, api_key="tml-test", dialect=Dialect())
+        ) as rest:
             task = asyncio.create_task(rest.download_checkpoint(PATH, output_dir=tmp_path))
             await asyncio.to_thread(begun.wait)
             while not task.done():

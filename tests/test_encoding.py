@@ -36,7 +36,9 @@ class Watch(httpx.AsyncBaseTransport):
             content_type = request.headers["content-type"]
             self.seen.append((path, content_type.rpartition("/")[2]))
             if content_type == self.refused:
-                return httpx.Response(self.status, json={"detail": "not this encoding"}, request=request)
+                return httpx.Response(
+                    self.status, json={"detail": "not this encoding"}, request=request
+                )
         return await self.inner.handle_async_request(request)
 
     async def aclose(self) -> None:
@@ -69,7 +71,9 @@ def test_a_server_that_reads_protobuf_alone(
     connect: Callable[..., Any], server: Server, server_engine: FakeEngine, watch: Any, status: int
 ) -> None:
     watches = watch("application/json", status)
-    trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client("fake/base", rank=4)
+    trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client(
+        "fake/base", rank=4
+    )
     outputs = trainer.forward_backward(batch(3), "cross_entropy").result().loss_fn_outputs
     assert [output["logprobs"].tolist() for output in outputs] == [[-1.0], [-2.0], [-3.0]]
     trainer.optim_step(AdamParams()).result()
@@ -86,15 +90,21 @@ def test_a_server_that_reads_protobuf_alone(
 @pytest.mark.rule(4, 5)
 def test_a_server_that_reads_json(connect: Callable[..., Any], server: Server, watch: Any) -> None:
     watches = watch(MEDIA_TYPE)
-    trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client("fake/base", rank=4)
+    trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client(
+        "fake/base", rank=4
+    )
     trainer.forward_backward(batch(3), "cross_entropy").result()
     trainer.forward(batch(3), "cross_entropy").result()
     assert watches[0].seen == [("forward_backward", "json"), ("forward", "json")]
 
 
 @pytest.mark.rule(4)
-def test_a_mistake_of_the_user_is_told_in_the_first_refusals_words(connect: Callable[..., Any], server: Server) -> None:
-    trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client("fake/base", rank=4)
+def test_a_mistake_of_the_user_is_told_in_the_first_refusals_words(
+    connect: Callable[..., Any], server: Server
+) -> None:
+    trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client(
+        "fake/base", rank=4
+    )
     with pytest.raises(BadRequestError, match="unknown loss_fn 'mse'"):
         trainer.forward_backward(batch(1), "mse").result()
     trainer.forward_backward(batch(1), "cross_entropy").result()
@@ -103,11 +113,20 @@ def test_a_mistake_of_the_user_is_told_in_the_first_refusals_words(connect: Call
 @pytest.mark.rule(4)
 def test_both_encodings_train_alike(connect: Callable[..., Any], torch_server: Server) -> None:
     def losses(encoding: Encoding) -> list[float]:
-        config = Config(base_url=torch_server.base_url, dialect=evolve(DIALECTS["tinkex"], encodings=(encoding,)))
-        trainer = connect(torch_server.base_url, config=config).create_lora_training_client("tinkex/tiny", rank=4, seed=5)
+        config = Config(
+            base_url=torch_server.base_url,
+            dialect=evolve(DIALECTS["tinkex"], encodings=(encoding,)),
+        )
+        trainer = connect(torch_server.base_url, config=config).create_lora_training_client(
+            "tinkex/tiny", rank=4, seed=5
+        )
         found = []
         for _ in range(3):
-            found.append(trainer.forward_backward([datum(*b"some text")], "cross_entropy").result().metrics["loss:sum"])
+            found.append(
+                trainer.forward_backward([datum(*b"some text")], "cross_entropy")
+                .result()
+                .metrics["loss:sum"]
+            )
             trainer.optim_step(AdamParams(learning_rate=1e-2)).result()
         return found
 

@@ -37,13 +37,24 @@ from tinkex.transport import stalls
 from tinkex.transport.http import Transport
 from tinkex.transport.waiting import RequestState
 
-TRY_AGAIN = httpx.Response(200, json={"type": "try_again", "request_id": "r1", "queue_state": "active"})
-PAUSED = httpx.Response(200, json={"type": "try_again", "queue_state": "paused_capacity", "queue_state_reason": "no free slot"})
+TRY_AGAIN = httpx.Response(
+    200, json={"type": "try_again", "request_id": "r1", "queue_state": "active"}
+)
+PAUSED = httpx.Response(
+    200,
+    json={
+        "type": "try_again",
+        "queue_state": "paused_capacity",
+        "queue_state_reason": "no free slot",
+    },
+)
 RESULT = httpx.Response(200, json={"sequences": []})
 
 
 def first_line(caplog: pytest.LogCaptureFixture) -> str:
-    return next(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    return next(
+        record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
+    )
 
 
 def ages(caplog: pytest.LogCaptureFixture) -> list[int]:
@@ -67,13 +78,30 @@ async def held(response: httpx.Response, seconds: float) -> httpx.Response:
     ("name", "hold", "response", "whose", "most_polls"),
     [
         ("try_again for ever", 30, TRY_AGAIN, "computation", 245),
-        ("an unknown id that is answered try_again for ever, at once", 0, TRY_AGAIN, "computation", 3700),
-        ("408 for ever, at once", 0, httpx.Response(408, json={"detail": "timeout"}), "computation", 3700),
+        (
+            "an unknown id that is answered try_again for ever, at once",
+            0,
+            TRY_AGAIN,
+            "computation",
+            3700,
+        ),
+        (
+            "408 for ever, at once",
+            0,
+            httpx.Response(408, json={"detail": "timeout"}),
+            "computation",
+            3700,
+        ),
         ("paused_capacity for hours", 0, PAUSED, "queue", 3700),
     ],
 )
 def test_a_server_that_always_says_not_yet(
-    caplog: pytest.LogCaptureFixture, name: str, hold: float, response: httpx.Response, whose: str, most_polls: int
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    hold: float,
+    response: httpx.Response,
+    whose: str,
+    most_polls: int,
 ) -> None:
     server = Answering(lambda request: held(response, hold) if hold else response)
     error = awaited(server)
@@ -84,7 +112,9 @@ def test_a_server_that_always_says_not_yet(
     assert ages(caplog)[:5] == [10, 20, 40, 80, 160]
     assert len(ages(caplog)) < 25
     if response is PAUSED:
-        assert "the server's queue; queue_state paused_capacity (no free slot)" in first_line(caplog)
+        assert "the server's queue; queue_state paused_capacity (no free slot)" in first_line(
+            caplog
+        )
 
 
 @pytest.mark.rule(7)
@@ -117,9 +147,13 @@ def test_a_base_model_samples_while_an_adapter_never_does(caplog: pytest.LogCapt
 
     async def work() -> None:
         results = SampleResults(transport_to(Answering(by_sampler)))
-        adapter = asyncio.ensure_future(results.of("adapter").result(RequestState("sample", "adapter-1"), 0, as_it_is))
+        adapter = asyncio.ensure_future(
+            results.of("adapter").result(RequestState("sample", "adapter-1"), 0, as_it_is)
+        )
         for number in range(100):
-            await results.of("base").result(RequestState("sample", f"base-{number}"), number, as_it_is)
+            await results.of("base").result(
+                RequestState("sample", f"base-{number}"), number, as_it_is
+            )
             await asyncio.sleep(10)
         adapter.cancel()
 
@@ -129,7 +163,9 @@ def test_a_base_model_samples_while_an_adapter_never_does(caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "whose"), [(503, InternalServerError, "network"), (429, RateLimitError, "queue")], ids=["503", "429"]
+    ("status", "kind", "whose"),
+    [(503, InternalServerError, "network"), (429, RateLimitError, "queue")],
+    ids=["503", "429"],
 )
 def test_a_submit_that_is_put_off_for_ever(
     caplog: pytest.LogCaptureFixture, status: int, kind: type[TinkexError], whose: str
@@ -157,7 +193,12 @@ def test_a_heartbeat_that_is_never_answered(caplog: pytest.LogCaptureFixture) ->
         await session.finish("success")
 
     run(work())
-    assert re.findall(r"no heartbeat came through for (\d+) s", caplog.text) == ["120", "240", "480", "960"]
+    assert re.findall(r"no heartbeat came through for (\d+) s", caplog.text) == [
+        "120",
+        "240",
+        "480",
+        "960",
+    ]
 
 
 # ---- over a socket ------------------------------------------------------------------------------------------------------
@@ -202,13 +243,17 @@ async def reset(path: str, writer: asyncio.StreamWriter) -> None:
 
 
 async def stall_within_the_body(path: str, writer: asyncio.StreamWriter) -> None:
-    writer.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"sequences"')
+    writer.write(
+        b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"sequences"'
+    )
     await writer.drain()
     await never()
 
 
 async def never_end_the_body(path: str, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{")
+    writer.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{"
+    )
     while True:
         writer.write(b" ")
         await writer.drain()
@@ -263,7 +308,9 @@ def test_a_program_that_holds_up_its_own_event_loop(monkeypatch: pytest.MonkeyPa
     assert "in hold_up_the_loop" in str(error)
 
 
-def test_a_loop_that_stands_still_for_long_is_told_by_another_thread(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_that_stands_still_for_long_is_told_by_another_thread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def work() -> None:
         watch = stalls.running_loop_watch()
         watch.hold()

@@ -86,7 +86,9 @@ def killed_idle(mortal: Mortal) -> None:
         time.sleep(0.01)
 
 
-def test_killed_while_training_a_model_goes_back_to_its_last_saved_state(service: Any, mortal: Mortal) -> None:
+def test_killed_while_training_a_model_goes_back_to_its_last_saved_state(
+    service: Any, mortal: Mortal
+) -> None:
     trainer = service.create_lora_training_client(BASE, rank=4)
     train(trainer, 2)
     saved, known = trainer.save_state("a").result().path, loss(trainer)
@@ -94,7 +96,8 @@ def test_killed_while_training_a_model_goes_back_to_its_last_saved_state(service
     told = killed_midway(mortal, trainer)
     for text in told:
         assert re.search(
-            rf"killed by SIGKILL .*; it is started again; .* goes back to {saved}, saved at seq_id 5; the steps since", text
+            rf"killed by SIGKILL .*; it is started again; .* goes back to {saved}, saved at seq_id 5; the steps since",
+            text,
         )
     assert loss(trainer) == known
     train(trainer)
@@ -108,18 +111,29 @@ def test_a_process_that_hangs_is_as_good_as_dead(service: Any, mortal: Mortal) -
     train(trainer)
     os.kill(mortal.engine.pid, signal.SIGSTOP)
     stopped = trainer.forward_backward([datum(5, 6, 7)], "cross_entropy")
-    assert re.search(r"gave no sign of life for 3 s .*; it is started again; .* goes back to .*/weights/a", failure(stopped))
+    assert re.search(
+        r"gave no sign of life for 3 s .*; it is started again; .* goes back to .*/weights/a",
+        failure(stopped),
+    )
     assert loss(trainer) == known
 
 
-def test_all_that_a_client_has_sent_ahead_of_a_lost_step_fails_as_it_does(service: Any, mortal: Mortal) -> None:
+def test_all_that_a_client_has_sent_ahead_of_a_lost_step_fails_as_it_does(
+    service: Any, mortal: Mortal
+) -> None:
     trainer = service.create_lora_training_client(BASE, rank=4)
     trainer.save_state("a").result()
     known = loss(trainer)
     train(trainer)
-    sent = [trainer.forward_backward([datum(WAITS, 6, 7)], "cross_entropy"), trainer.optim_step(ADAM)]
+    sent = [
+        trainer.forward_backward([datum(WAITS, 6, 7)], "cross_entropy"),
+        trainer.optim_step(ADAM),
+    ]
     for _ in range(5):
-        sent += [trainer.forward_backward([datum(5, 6, 7)], "cross_entropy"), trainer.optim_step(ADAM)]
+        sent += [
+            trainer.forward_backward([datum(5, 6, 7)], "cross_entropy"),
+            trainer.optim_step(ADAM),
+        ]
     time.sleep(0.3)  # for the first batch to be in the engine, and the rest behind it
     mortal.kill()
     assert len({failure(future) for future in sent}) == 1
@@ -133,20 +147,27 @@ def until_done(future: Any) -> None:
         time.sleep(0.01)
 
 
-def test_what_is_called_before_the_user_can_know_of_lost_steps_is_not_sent(service: Any, mortal: Mortal) -> None:
+def test_what_is_called_before_the_user_can_know_of_lost_steps_is_not_sent(
+    service: Any, mortal: Mortal
+) -> None:
     """The client was told by its poll, and the program has not yet looked at a future."""
     trainer = service.create_lora_training_client(BASE, rank=4)
     trainer.save_state("a").result()
     known = loss(trainer)
     train(trainer)
-    sent = [trainer.train_step([datum(WAITS, 6, 7)], "cross_entropy", ADAM), trainer.optim_step(ADAM)]
+    sent = [
+        trainer.train_step([datum(WAITS, 6, 7)], "cross_entropy", ADAM),
+        trainer.optim_step(ADAM),
+    ]
     time.sleep(0.3)
     mortal.kill()
     for future in sent:
         until_done(future)
     late = [trainer.train_step([datum(5, 6, 7)], "cross_entropy", ADAM), trainer.save_state("b")]
     for future in late:
-        with pytest.raises(RequestSkippedError, match=r"before you could know .*goes back to .*/weights/a") as caught:
+        with pytest.raises(
+            RequestSkippedError, match=r"before you could know .*goes back to .*/weights/a"
+        ) as caught:
             future.result(timeout=20)
         assert is_recoverable(caught.value)
     assert loss(trainer) == known
@@ -155,7 +176,9 @@ def test_what_is_called_before_the_user_can_know_of_lost_steps_is_not_sent(servi
     assert loss(trainer) == known
 
 
-def test_a_saved_model_that_was_not_trained_since_comes_back_as_it_was(service: Any, mortal: Mortal) -> None:
+def test_a_saved_model_that_was_not_trained_since_comes_back_as_it_was(
+    service: Any, mortal: Mortal
+) -> None:
     trainer = service.create_lora_training_client(BASE, rank=4)
     train(trainer)
     saved, known = trainer.save_state("a").result().path, loss(trainer)
@@ -166,7 +189,9 @@ def test_a_saved_model_that_was_not_trained_since_comes_back_as_it_was(service: 
     assert loss(trainer) == known, "nothing was lost, so nothing fails"
 
 
-def test_killed_while_nothing_is_asked_the_first_later_request_of_a_model_fails(service: Any, mortal: Mortal) -> None:
+def test_killed_while_nothing_is_asked_the_first_later_request_of_a_model_fails(
+    service: Any, mortal: Mortal
+) -> None:
     trainer, saved_one = (service.create_lora_training_client(BASE, rank=4) for _ in range(2))
     train(trainer)
     saved = trainer.save_state("a").result().path
@@ -195,7 +220,9 @@ def test_a_model_that_was_never_trained_is_made_anew(service: Any, mortal: Morta
     train(trainer)
 
 
-def test_a_model_goes_back_to_the_state_that_it_was_loaded_from(service: Any, mortal: Mortal) -> None:
+def test_a_model_goes_back_to_the_state_that_it_was_loaded_from(
+    service: Any, mortal: Mortal
+) -> None:
     trainer = service.create_lora_training_client(BASE, rank=4)
     train(trainer)
     path, known = trainer.save_state("a").result().path, loss(trainer)
@@ -206,7 +233,9 @@ def test_a_model_goes_back_to_the_state_that_it_was_loaded_from(service: Any, mo
     assert loss(loaded) == known
 
 
-def test_a_state_that_was_deleted_is_passed_over_for_the_one_before(service: Any, mortal: Mortal) -> None:
+def test_a_state_that_was_deleted_is_passed_over_for_the_one_before(
+    service: Any, mortal: Mortal
+) -> None:
     trainer = service.create_lora_training_client(BASE, rank=4)
     rest = service.create_rest_client()
     train(trainer)
@@ -219,7 +248,9 @@ def test_a_state_that_was_deleted_is_passed_over_for_the_one_before(service: Any
     assert loss(trainer) == known
 
 
-def test_killed_while_sampling_samples_fail_and_are_asked_for_again(service: Any, mortal: Mortal) -> None:
+def test_killed_while_sampling_samples_fail_and_are_asked_for_again(
+    service: Any, mortal: Mortal
+) -> None:
     sampler = service.create_sampling_client(base_model=BASE)
     wanted = sampler.sample([5, 6], 1, {"max_tokens": 4}).result().sequences[0].tokens
     under_way = [sampler.sample([WAITS, index], 1, {"max_tokens": 4}) for index in range(3)]
@@ -239,28 +270,41 @@ def test_weights_that_are_sampled_from_are_loaded_again(service: Any, mortal: Mo
     assert sampler.sample([5, 6], 1, {"max_tokens": 4}).result().sequences[0].tokens == wanted
 
 
-def test_an_engine_that_dies_each_time_is_given_up_and_says_where_the_last_state_is(service: Any, mortal: Mortal) -> None:
+def test_an_engine_that_dies_each_time_is_given_up_and_says_where_the_last_state_is(
+    service: Any, mortal: Mortal
+) -> None:
     trainer = service.create_lora_training_client(BASE, rank=4)
     path = trainer.save_state("a").result().path
     for _ in range(2):
-        assert "exit code 3; it is started again" in failure(trainer.forward([datum(EXITS)], "cross_entropy"))
+        assert "exit code 3; it is started again" in failure(
+            trainer.forward([datum(EXITS)], "cross_entropy")
+        )
         loss(trainer)
     text = failure(trainer.forward([datum(EXITS)], "cross_entropy"))
-    assert re.search(rf"3 times in a row, .*restart the server; .* is gone with it; its newest saved state is {path}", text)
+    assert re.search(
+        rf"3 times in a row, .*restart the server; .* is gone with it; its newest saved state is {path}",
+        text,
+    )
     with pytest.raises(NotFoundError, match=path):
         trainer.forward([datum(5)], "cross_entropy").result()
-    assert "restart the server" in failure(service.create_sampling_client(base_model=BASE).sample([5], 1, {"max_tokens": 1}))
+    assert "restart the server" in failure(
+        service.create_sampling_client(base_model=BASE).sample([5], 1, {"max_tokens": 1})
+    )
 
 
 @pytest.mark.slow
-def test_torch_trains_on_bit_for_bit_after_its_process_was_killed(connect: Callable[..., Any]) -> None:
+def test_torch_trains_on_bit_for_bit_after_its_process_was_killed(
+    connect: Callable[..., Any],
+) -> None:
     """An undisturbed model beside one that was killed after the same steps gives the same losses."""
     data = [text_datum("forty two is ", "42\n"), text_datum("six is ", "6\n")]
 
     def losses(trainer: Any, steps: int) -> list[float]:
         found = []
         for _ in range(steps):
-            found.append(trainer.forward_backward(data, "cross_entropy").result().metrics["loss:sum"])
+            found.append(
+                trainer.forward_backward(data, "cross_entropy").result().metrics["loss:sum"]
+            )
             trainer.optim_step(ADAM).result()
         return found
 
@@ -272,6 +316,8 @@ def test_torch_trains_on_bit_for_bit_after_its_process_was_killed(connect: Calla
         trainer.save_state("a").result()
         undisturbed = losses(trainer, 3)
         killed_idle(Mortal(server.base_url, engine))
-        with pytest.raises(RequestFailedError, match=r"goes back to .*/weights/a, saved at seq_id 5"):
+        with pytest.raises(
+            RequestFailedError, match=r"goes back to .*/weights/a, saved at seq_id 5"
+        ):
             trainer.forward(data, "cross_entropy").result()
         assert losses(trainer, 3) == undisturbed

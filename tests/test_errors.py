@@ -11,12 +11,16 @@ from tinkex import errors
 MADE = [
     errors.ConfigError("wrong", advice="mend it"),
     errors.InvalidInputError("wrong"),
-    errors.NotFoundError("404 no", status_code=404, body={"detail": "no"}, headers={"a": "b"}, operation="get_info"),
+    errors.NotFoundError(
+        "404 no", status_code=404, body={"detail": "no"}, headers={"a": "b"}, operation="get_info"
+    ),
     errors.RequestFailedError("broke", category="server", operation="optim_step", request_id="r1"),
     errors.WaitTimeoutError("late", waited=3.0, request_id="r1"),
     errors.StepOutcomeUnknown("who knows", operation="optim_step", advice="reload"),
     errors.APIConnectionError("gone", operation="sample"),
-    errors.RecoveryFailedError("no checkpoint can be loaded", operation="recover", advice="see the log"),
+    errors.RecoveryFailedError(
+        "no checkpoint can be loaded", operation="recover", advice="see the log"
+    ),
 ]
 
 

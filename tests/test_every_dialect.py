@@ -16,8 +16,20 @@ from tinkex_server.engine.torch_engine import TorchEngine
 from tinkex_server.profiles import PROFILES
 
 STEPS = (
-    *(steps.capabilities, steps.create_model, steps.train, steps.forward, steps.save_state, steps.save_weights_for_sampler),
-    *(steps.save_weights_and_get_sampling_client, steps.sample_greedily, steps.sample_with_prompt_logprobs, steps.compute_logprobs),
+    *(
+        steps.capabilities,
+        steps.create_model,
+        steps.train,
+        steps.forward,
+        steps.save_state,
+        steps.save_weights_for_sampler,
+    ),
+    *(
+        steps.save_weights_and_get_sampling_client,
+        steps.sample_greedily,
+        steps.sample_with_prompt_logprobs,
+        steps.compute_logprobs,
+    ),
     *(steps.resume_with_optimizer, steps.close),
 )
 LOSSES = (53.2331, 46.4051, 39.1877, 32.1046, 25.9052)
@@ -31,7 +43,11 @@ OTHERWISE: Mapping[str, Mapping[str, str]] = {
         "sample_with_prompt_logprobs": "unsupported",
         "compute_logprobs": "unsupported",
     },
-    "twinkle": {"forward": "differs", "sample_with_prompt_logprobs": "unsupported", "compute_logprobs": "unsupported"},
+    "twinkle": {
+        "forward": "differs",
+        "sample_with_prompt_logprobs": "unsupported",
+        "compute_logprobs": "unsupported",
+    },
     "miles": {"create_model": "differs"},
     "xorl": {
         "capabilities": "unsupported",
@@ -39,7 +55,11 @@ OTHERWISE: Mapping[str, Mapping[str, str]] = {
         "sample_with_prompt_logprobs": "unsupported",
         "compute_logprobs": "unsupported",
     },
-    "arctic": {"sample_greedily": "unsupported", "compute_logprobs": "skipped", "resume_with_optimizer": "unsupported"},
+    "arctic": {
+        "sample_greedily": "unsupported",
+        "compute_logprobs": "skipped",
+        "resume_with_optimizer": "unsupported",
+    },
     "hatchery": {"capabilities": "differs", "forward": "differs"},
 }
 """By profile, the steps that go otherwise than on most: a metric that is named otherwise, or what the server cannot do."""
@@ -59,6 +79,8 @@ def test_a_job(profile: str, engine: Engine, connect: Callable[..., Any]) -> Non
         job = Job(connect(server.base_url, config=config), model="tinkex/tiny")
         went = {outcome.step: outcome for outcome in outcomes(job, STEPS)}
     otherwise = {step: outcome.kind for step, outcome in went.items() if outcome.kind != "ok"}
-    assert otherwise == OTHERWISE.get(profile, {}), "\n".join(f"{o.step} {o.kind}: {o.detail}" for o in went.values())
+    assert otherwise == OTHERWISE.get(profile, {}), "\n".join(
+        f"{o.step} {o.kind}: {o.detail}" for o in went.values()
+    )
     if profile != "miles":
         assert job.losses == pytest.approx(LOSSES, rel=1e-4)

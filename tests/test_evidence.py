@@ -17,17 +17,31 @@ from tinkex_server.profiles import PROFILES
 
 from .test_dialects import first_contact
 
-SEEN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[1] / "docs" / "servers_seen.json").read_text())["servers"]
-MARKS = [(dialect, name, found) for dialect in DIALECTS.values() for name, found in dialect.evidence.items()]
+SEEN: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "docs" / "servers_seen.json").read_text()
+)["servers"]
+MARKS = [
+    (dialect, name, found)
+    for dialect in DIALECTS.values()
+    for name, found in dialect.evidence.items()
+]
 DAY = re.compile(r"20\d\d-\d\d-\d\d|[A-Z][a-z]+ 20\d\d")
 
 
-@pytest.mark.parametrize(("dialect", "name", "found"), MARKS, ids=[f"{dialect.name}-{name}" for dialect, name, _ in MARKS])
-def test_a_mark_is_of_a_field_and_names_release_and_day(dialect: Dialect, name: str, found: Evidence) -> None:
+@pytest.mark.parametrize(
+    ("dialect", "name", "found"),
+    MARKS,
+    ids=[f"{dialect.name}-{name}" for dialect, name, _ in MARKS],
+)
+def test_a_mark_is_of_a_field_and_names_release_and_day(
+    dialect: Dialect, name: str, found: Evidence
+) -> None:
     field, _, part = name.partition(".")
     assert field in {known.name for known in fields(Dialect)}
     if field == "sampling":
-        assert part in {known.name for known in fields(SamplingWays)}, "a whole of several claims is never measured at once"
+        assert part in {known.name for known in fields(SamplingWays)}, (
+            "a whole of several claims is never measured at once"
+        )
     elif field in ("missing", "loss_notes"):
         assert part in getattr(dialect, field)
     else:
@@ -49,7 +63,9 @@ def test_what_is_not_marked_was_read_but_of_our_own_server(name: str) -> None:
 def test_marks_of_the_runs_of_real_servers_are_of_the_run_that_is_kept(name: str) -> None:
     record = SEEN[name]
     marks = [found for found in DIALECTS[name].evidence.values() if found.day == record["date"]]
-    assert marks, "nothing that the run has seen is in the table's evidence: see tinkex/dialects/measured.py"
+    assert marks, (
+        "nothing that the run has seen is in the table's evidence: see tinkex/dialects/measured.py"
+    )
     assert all(record["release"] in found.release for found in marks)
 
 
@@ -76,7 +92,11 @@ def test_repeats_are_trusted_only_where_their_effect_was_measured(name: str) -> 
     for dialect in (DIALECTS[name], recognise(first_contact(PROFILES[name]))):
         trusted = dialect.as_trusted()
         how = trusted.known("seq_id_repeats").how
-        assert trusted.seq_id_repeats == "unknown" or how == "measured" or (dialect.name, how) == ("tinkex", "said")
+        assert (
+            trusted.seq_id_repeats == "unknown"
+            or how == "measured"
+            or (dialect.name, how) == ("tinkex", "said")
+        )
 
 
 def test_a_part_of_a_field_is_known_as_the_whole_unless_it_is_told() -> None:
@@ -84,4 +104,9 @@ def test_a_part_of_a_field_is_known_as_the_whole_unless_it_is_told() -> None:
     assert dialect.known("sampling.stops").how == "measured"
     assert dialect.known("sampling.seeds").how == "read"
     assert dialect.known("sampling").how == "read"
-    assert Dialect(evidence={"losses": Evidence("measured", "1", "2026-01-01", "x")}).known("losses.ppo").how == "measured"
+    assert (
+        Dialect(evidence={"losses": Evidence("measured", "1", "2026-01-01", "x")})
+        .known("losses.ppo")
+        .how
+        == "measured"
+    )

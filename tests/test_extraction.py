@@ -22,7 +22,13 @@ GENEROUS = Limits()
 Member = tuple[tarfile.TarInfo, bytes]
 
 
-def member(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, linkname: str = "", size: int | None = None) -> Member:
+def member(
+    name: str,
+    data: bytes = b"",
+    kind: bytes = tarfile.REGTYPE,
+    linkname: str = "",
+    size: int | None = None,
+) -> Member:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.size = kind, linkname, len(data) if size is None else size
     return info, data
@@ -37,7 +43,10 @@ def tar_of(*members: Member) -> bytes:
 
 
 def unpacked(
-    folder: Path, archive: bytes, limits: Limits = GENEROUS, is_off: Callable[[], bool] = lambda: False
+    folder: Path,
+    archive: bytes,
+    limits: Limits = GENEROUS,
+    is_off: Callable[[], bool] = lambda: False,
 ) -> dict[str, bytes]:
     content = folder / "content"
     content.mkdir()
@@ -47,7 +56,9 @@ def unpacked(
     finally:
         written = {str(path.relative_to(content)) for path in content.rglob("*")}
         assert not any(path.is_symlink() for path in content.rglob("*"))
-        assert {path.name for path in folder.iterdir()} == {"content", "archive.tar"}, "nothing is outside"
+        assert {path.name for path in folder.iterdir()} == {"content", "archive.tar"}, (
+            "nothing is outside"
+        )
     return {name: (content / name).read_bytes() for name in written if (content / name).is_file()}
 
 
@@ -70,14 +81,20 @@ HOSTILE: dict[str, tuple[str, list[Member]]] = {
     "a direction": ("direction of text", [member("a\u202egpj.exe", b"x")]),
     "by case only": ("one on some disks", [member("Model.bin", b"1"), member("model.bin", b"2")]),
     "folders by case only": ("one on some disks", [member("A/b", b"1"), member("a/c", b"2")]),
-    "accents by form only": ("one on some disks", [member("\u00e9", b"1"), member("e\u0301", b"2")]),
+    "accents by form only": (
+        "one on some disks",
+        [member("\u00e9", b"1"), member("e\u0301", b"2")],
+    ),
     "a folder only": ("holds no file", [member("a", kind=tarfile.DIRTYPE)]),
     "sparse": ("neither a plain file", [member("s", kind=tarfile.GNUTYPE_SPARSE)]),
     "a device": ("neither a plain file nor a folder", [member("null", kind=tarfile.CHRTYPE)]),
     "a pipe": ("neither a plain file nor a folder", [member("pipe", kind=tarfile.FIFOTYPE)]),
     "twice": ("two members in one place", [member("a", b"1"), member("a", b"2")]),
     "a file as a folder": ("two members in one place", [member("a", b"1"), member("a/b", b"2")]),
-    "a folder as a file": ("two members in one place", [member("a", kind=tarfile.DIRTYPE), member("a", b"2")]),
+    "a folder as a file": (
+        "two members in one place",
+        [member("a", kind=tarfile.DIRTYPE), member("a", b"2")],
+    ),
 }
 
 
@@ -89,7 +106,10 @@ def test_what_means_harm_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_too_much_is_refused(tmp_path: Path) -> None:
-    for limits, words in ((Limits(max_files=2), "more than 2"), (Limits(max_bytes=9), "more bytes than are allowed")):
+    for limits, words in (
+        (Limits(max_files=2), "more than 2"),
+        (Limits(max_bytes=9), "more bytes than are allowed"),
+    ):
         folder = tmp_path / words.replace(" ", "_")
         folder.mkdir()
         with pytest.raises(CheckpointDownloadError, match=words):
@@ -122,10 +142,14 @@ def test_what_is_no_whole_tar_is_refused(tmp_path: Path, archive: bytes) -> None
 
 @pytest.mark.parametrize("root", ["", ".", "./"])
 def test_an_archive_may_begin_with_its_root(tmp_path: Path, root: str) -> None:
-    assert unpacked(tmp_path, tar_of(member(root, kind=tarfile.DIRTYPE), member("./a", b"1"))) == {"a": b"1"}
+    assert unpacked(tmp_path, tar_of(member(root, kind=tarfile.DIRTYPE), member("./a", b"1"))) == {
+        "a": b"1"
+    }
 
 
-@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize(
+    "kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
+)
 def test_headers_of_more_than_some_kb_are_refused(tmp_path: Path, kind: bytes) -> None:
     with pytest.raises(CheckpointDownloadError, match="headers of over 64 KiB"):
         unpacked(tmp_path, tar_of(member("h", b"x" * 100_000, kind), member("a", b"1")))
@@ -133,7 +157,10 @@ def test_headers_of_more_than_some_kb_are_refused(tmp_path: Path, kind: bytes) -
 
 def test_names_of_some_hundred_letters_are_fine(tmp_path: Path) -> None:
     name = "/".join(["long" * 20] * 3)
-    assert unpacked(tmp_path, tar_of(member(name, b"1"), member("a", b"2"))) == {name: b"1", "a": b"2"}
+    assert unpacked(tmp_path, tar_of(member(name, b"1"), member("a", b"2"))) == {
+        name: b"1",
+        "a": b"2",
+    }
 
 
 def test_zeros_are_no_checkpoint(tmp_path: Path) -> None:
@@ -170,15 +197,29 @@ def test_a_safe_path_stays_below_its_folder(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["up", "a link out", "a pipe"])
-def test_of_a_hostile_download_nothing_is_kept(connect_rest: Callable[..., Any], tmp_path: Path, name: str) -> None:
+def test_of_a_hostile_download_nothing_is_kept(
+    connect_rest: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
     archive = tar_of(member("fine", b"1"), *HOSTILE[name][1])
-    with answering(lambda call: Answer(200, archive)) as server, pytest.raises(CheckpointDownloadError):
-        connect_rest(server.base_url, dialect=Dialect()).download_checkpoint("tinker://S1/weights/x", output_dir=tmp_path)
+    with (
+        answering(lambda call: Answer(200, archive)) as server,
+        pytest.raises(CheckpointDownloadError),
+    ):
+        connect_rest(server.base_url, dialect=Dialect()).download_checkpoint(
+            "tinker://S1/weights/x", output_dir=tmp_path
+        )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_table_that_names_files_elsewhere_is_refused(connect_rest: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_table_that_names_files_elsewhere_is_refused(
+    connect_rest: Callable[..., Any], tmp_path: Path
+) -> None:
     body = b'{"urls": {"../evil": "http://127.0.0.1:1/x"}, "expires": "2026-01-01"}'
-    with answering(lambda call: Answer(200, body)) as server, pytest.raises(CheckpointDownloadError, match="outside"):
-        connect_rest(server.base_url, dialect=Dialect()).download_checkpoint("tinker://S1/external_weights/x", output_dir=tmp_path)
+    with (
+        answering(lambda call: Answer(200, body)) as server,
+        pytest.raises(CheckpointDownloadError, match="outside"),
+    ):
+        connect_rest(server.base_url, dialect=Dialect()).download_checkpoint(
+            "tinker://S1/external_weights/x", output_dir=tmp_path
+        )
     assert list(tmp_path.iterdir()) == []

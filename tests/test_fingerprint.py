@@ -122,7 +122,9 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("door", DOORS)
-def test_a_load_of_other_weights_is_an_error_by_name(begin: Callable[..., Any], engine: Lying, kind: str, door: str) -> None:
+def test_a_load_of_other_weights_is_an_error_by_name(
+    begin: Callable[..., Any], engine: Lying, kind: str, door: str
+) -> None:
     if kind == "skyrl-0.3" and "optimizer" not in door:
         pytest.skip("it has no load without the optimizer")
     service, proxy = begin(kind, **KINDS[kind])
@@ -132,7 +134,12 @@ def test_a_load_of_other_weights_is_an_error_by_name(begin: Callable[..., Any], 
     with pytest.raises(CheckpointMismatchError, match=path) as caught:
         DOORS[door](service, trainer, path)
     error = caught.value
-    assert (error.path, error.fault, error.retryable, error.operation) == (path, "server", False, "load_weights")
+    assert (error.path, error.fault, error.retryable, error.operation) == (
+        path,
+        "server",
+        False,
+        "load_weights",
+    )
     assert len(error.expected) == len(error.seen) > 1
     assert "verify_checkpoints" in str(error)
     again = pickle.loads(pickle.dumps(error))
@@ -140,7 +147,9 @@ def test_a_load_of_other_weights_is_an_error_by_name(begin: Callable[..., Any], 
     assert proxy.count("optim_step") == 6, "the proof takes no step"
 
 
-def test_a_model_made_by_create_model_is_proved_too(begin: Callable[..., Any], engine: Lying) -> None:
+def test_a_model_made_by_create_model_is_proved_too(
+    begin: Callable[..., Any], engine: Lying
+) -> None:
     service, _ = begin("tinker-cloud-old")
     _, first, path = two_saves(service)
     service.create_training_client_from_state_with_optimizer(path)
@@ -159,7 +168,9 @@ def test_hatchery_is_found_out_where_the_table_does_not_know_it(begin: Callable[
         service.create_training_client_from_state(path)
 
 
-def test_what_was_called_behind_such_a_load_is_not_sent(begin: Callable[..., Any], engine: Lying) -> None:
+def test_what_was_called_behind_such_a_load_is_not_sent(
+    begin: Callable[..., Any], engine: Lying
+) -> None:
     service, proxy = begin("tinkex", **PROVED)
     trainer, _, path = two_saves(service)
     engine.instead = "first"
@@ -176,7 +187,10 @@ def test_what_was_called_behind_such_a_load_is_not_sent(begin: Callable[..., Any
 def test_nothing_trains_on_when_a_load_failed(begin: Callable[..., Any]) -> None:
     service, proxy = begin("tinkex")
     trainer = new(service)
-    load, step = trainer.load_state(f"tinker://{trainer.model_id}/weights/none"), trainer.optim_step(ADAM)
+    load, step = (
+        trainer.load_state(f"tinker://{trainer.model_id}/weights/none"),
+        trainer.optim_step(ADAM),
+    )
     with pytest.raises(TinkexError):
         load.result()
     with pytest.raises(RequestSkippedError):
@@ -191,7 +205,9 @@ def test_a_checkpoint_that_was_overwritten_is_another_one(begin: Callable[..., A
     train(trainer, 5)
     path = trainer.save_state("one", overwrite=True).result().path
     trainer.load_state(path).result()
-    trainer.forward_backward(BATCH, "cross_entropy").result()  # gradients wait, so that no forward is sent beside them
+    trainer.forward_backward(
+        BATCH, "cross_entropy"
+    ).result()  # gradients wait, so that no forward is sent beside them
     trainer.save_state("one", overwrite=True).result()
     trainer.load_state(path).result()
 
@@ -201,7 +217,9 @@ def test_a_checkpoint_that_was_overwritten_is_another_one(begin: Callable[..., A
 LOST = StepOutcomeUnknown("lost", operation="optim_step")
 
 
-def test_a_run_goes_back_further_where_the_last_state_is_not_what_it_was(begin: Callable[..., Any], engine: Lying) -> None:
+def test_a_run_goes_back_further_where_the_last_state_is_not_what_it_was(
+    begin: Callable[..., Any], engine: Lying
+) -> None:
     service, _ = begin("tinkex", **PROVED)
     trainer = new(service)
     train(trainer)
@@ -227,18 +245,24 @@ def checkpoints(service: Any, trainer: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["tinkex", "mlx-tinker", "skyrl-0.3"])
-def test_training_is_the_same_with_the_proof_and_a_resume_is_warm(begin: Callable[..., Any], kind: str) -> None:
+def test_training_is_the_same_with_the_proof_and_a_resume_is_warm(
+    begin: Callable[..., Any], kind: str
+) -> None:
     losses: dict[bool, list[float]] = {}
     for proved in (False, True):
         service, proxy = begin(kind, verify_checkpoints=proved)
         trainer, _, path = two_saves(service)
         resumed = service.create_training_client_from_state_with_optimizer(path, TINY, rank=8)
-        forwards = proxy.count("forward") + proxy.count("forward_backward") - proxy.count("optim_step")
+        forwards = (
+            proxy.count("forward") + proxy.count("forward_backward") - proxy.count("optim_step")
+        )
         assert forwards == (3 if proved else 0), "one a save, and one a load"
         for client in (trainer, resumed):
             train(client, 2)
         losses[proved] = [loss(trainer), loss(resumed)]
-        assert losses[proved][0] == pytest.approx(losses[proved][1], abs=1e-4), "the optimizer came along"
+        assert losses[proved][0] == pytest.approx(losses[proved][1], abs=1e-4), (
+            "the optimizer came along"
+        )
     assert losses[True] == losses[False]
 
 
@@ -253,8 +277,13 @@ def test_the_proof_does_not_hold_up_the_save(begin: Callable[..., Any]) -> None:
     assert trainer.load_state(save.result().path).result() is not None
 
 
-@pytest.mark.parametrize("fault", [Instead(400, b'{"detail": "no"}'), Instead(500, b"broken"), "answer lost", "request lost"])
-def test_a_proof_that_fails_harms_nothing(begin: Callable[..., Any], caplog: pytest.LogCaptureFixture, fault: Any) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [Instead(400, b'{"detail": "no"}'), Instead(500, b"broken"), "answer lost", "request lost"],
+)
+def test_a_proof_that_fails_harms_nothing(
+    begin: Callable[..., Any], caplog: pytest.LogCaptureFixture, fault: Any
+) -> None:
     service, proxy = begin("mlx-tinker")
     trainer = new(service)
     train(trainer)
@@ -266,7 +295,9 @@ def test_a_proof_that_fails_harms_nothing(begin: Callable[..., Any], caplog: pyt
         steps.append(trainer.train_step(BATCH, "cross_entropy", ADAM))
     for future in (*saves, *steps):
         future.result()
-    assert trainer.load_state(saves[0].result().path).result() is not None, "it is loaded, though nothing is known of it"
+    assert trainer.load_state(saves[0].result().path).result() is not None, (
+        "it is loaded, though nothing is known of it"
+    )
     train(trainer)
     assert caplog.text.count(NO_FINGERPRINT) == 1
 
@@ -287,7 +318,9 @@ def test_a_client_may_be_closed_before_the_proof_is_there(
     connect: Callable[..., Any], engine: Lying, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serve(engine=engine) as server:
-        service = connect(server.base_url, config=Config(base_url=server.base_url, verify_checkpoints=True))
+        service = connect(
+            server.base_url, config=Config(base_url=server.base_url, verify_checkpoints=True)
+        )
         trainer = new(service)
         train(trainer)
         trainer.save_state("one").result()
@@ -314,17 +347,31 @@ def test_a_client_may_be_closed_before_the_proof_is_there(
 )
 def test_on_which_servers(dialect: str, by_default: bool, if_wanted: bool) -> None:
     known = DIALECTS[dialect]
-    assert (are_taken(known, None), are_taken(known, True), are_taken(known, False)) == (by_default, if_wanted, False)
+    assert (are_taken(known, None), are_taken(known, True), are_taken(known, False)) == (
+        by_default,
+        if_wanted,
+        False,
+    )
 
 
-@pytest.mark.parametrize(("encodings", "expected"), [(("json", "protobuf"), False), (("protobuf",), False), (("json",), True)])
-def test_of_an_unknown_server_a_forward_with_a_route_of_its_own_is_believed(encodings: Any, expected: bool) -> None:
+@pytest.mark.parametrize(
+    ("encodings", "expected"),
+    [(("json", "protobuf"), False), (("protobuf",), False), (("json",), True)],
+)
+def test_of_an_unknown_server_a_forward_with_a_route_of_its_own_is_believed(
+    encodings: Any, expected: bool
+) -> None:
     unknown = Dialect(encodings=encodings)
     assert {are_taken(unknown, None), are_taken(unknown, True)} == {expected}
 
 
 def test_a_long_datum_is_cut_to_its_end() -> None:
-    datum = short(Datum(ModelInput.from_ints(list(range(100))), {"target_tokens": list(range(1, 101)), "weights": [0.0] * 100}))
+    datum = short(
+        Datum(
+            ModelInput.from_ints(list(range(100))),
+            {"target_tokens": list(range(1, 101)), "weights": [0.0] * 100},
+        )
+    )
     assert datum.model_input.to_ints() == list(range(100 - MOST_TOKENS, 100))
     assert datum.loss_fn_inputs["target_tokens"].tolist()[-1] == 100
     assert datum.loss_fn_inputs["weights"].tolist() == [1.0] * MOST_TOKENS

@@ -13,8 +13,15 @@ from tinkex.local import Server
 
 
 @pytest.mark.slow
-def test_every_step_does_what_is_asked_on_the_embedded_server(torch_server: Server, connect: Callable[..., Any]) -> None:
-    job = Job(connect(torch_server.base_url, config=Config(base_url=torch_server.base_url, chunk_limits=TWO_CHUNKS)))
+def test_every_step_does_what_is_asked_on_the_embedded_server(
+    torch_server: Server, connect: Callable[..., Any]
+) -> None:
+    job = Job(
+        connect(
+            torch_server.base_url,
+            config=Config(base_url=torch_server.base_url, chunk_limits=TWO_CHUNKS),
+        )
+    )
     went_otherwise = [outcome for outcome in outcomes(job) if outcome.kind != "ok"]
     assert not went_otherwise
 
@@ -22,7 +29,12 @@ def test_every_step_does_what_is_asked_on_the_embedded_server(torch_server: Serv
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (UnsupportedByServer("it cannot", server="one", operation="sample", advice="Ask another."), "unsupported"),
+        (
+            UnsupportedByServer(
+                "it cannot", server="one", operation="sample", advice="Ask another."
+            ),
+            "unsupported",
+        ),
         (InvalidInputError("no"), "FAILED"),
     ],
 )

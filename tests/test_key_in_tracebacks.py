@@ -57,7 +57,9 @@ def assert_hidden(error: BaseException, key: str = KEY) -> None:
     for frame in frames(error):
         for name, value in frame.f_locals.items():
             for text in shown(value):
-                assert key[:14] not in text, f"{name} of {frame.f_code.co_qualname} ({frame.f_globals['__name__']}): {text[:300]}"
+                assert key[:14] not in text, (
+                    f"{name} of {frame.f_code.co_qualname} ({frame.f_globals['__name__']}): {text[:300]}"
+                )
     assert key[:14] not in str(error)
     out = StringIO()
     ours = Traceback.extract(type(error), error, error.__traceback__, show_locals=True)
@@ -68,7 +70,12 @@ def assert_hidden(error: BaseException, key: str = KEY) -> None:
 
 
 async def failure(base_url: str, **settings: Any) -> BaseException:
-    given = {"api_key": KEY, "dialect": Dialect(), "retry": RetrySettings(max_attempts=1), **settings}
+    given = {
+        "api_key": KEY,
+        "dialect": Dialect(),
+        "retry": RetrySettings(max_attempts=1),
+        **settings,
+    }
     transport = Transport(Config(base_url=base_url, **given))
     try:
         await transport.send(get_server_capabilities.request())
@@ -113,7 +120,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "by a command": {"api_key": None, "credential_cmd": f"echo {KEY}"},
     "to be exchanged": {"dialect": EXCHANGES},
     "in a header": {"api_key": "tml-x", "default_headers": {"Authorization": KEY}},
-    "for the gate": {"api_key": "tml-x", "cf_access_client_id": "gate", "cf_access_client_secret": KEY},
+    "for the gate": {
+        "api_key": "tml-x",
+        "cf_access_client_id": "gate",
+        "cf_access_client_secret": KEY,
+    },
 }
 FAILURES: dict[str, Callable[..., BaseException]] = {
     "refused": lambda **settings: fail(REFUSED, **settings),
@@ -147,13 +158,20 @@ def test_no_frame_of_a_call_that_is_cancelled_shows_the_key(how: str) -> None:
                 return error
 
     error = asyncio.run(cancelled())
-    assert any("aiohttp" in frame.f_globals["__name__"] for frame in frames(error)) or "exchanged" in how
+    assert (
+        any("aiohttp" in frame.f_globals["__name__"] for frame in frames(error))
+        or "exchanged" in how
+    )
     assert_hidden(error)
 
 
 def test_the_password_of_a_proxy_is_in_no_frame() -> None:
     for base_url in ("http://there.invalid", "https://there.invalid"):
-        proxies = {"proxy": f"http://me:{KEY}@127.0.0.1:9", "api_key": "tml-x", "proxy_headers": {"Proxy-Token": KEY}}
+        proxies = {
+            "proxy": f"http://me:{KEY}@127.0.0.1:9",
+            "api_key": "tml-x",
+            "proxy_headers": {"Proxy-Token": KEY},
+        }
         assert_hidden(fail(base_url, **proxies))
 
 
@@ -162,7 +180,9 @@ def test_a_proxy_gets_the_password_and_a_server_behind_it_the_rest() -> None:
 
         async def send() -> None:
             url = proxy.base_url.replace("://", "://me:p%40ss@")
-            transport = Transport(Config(base_url="http://there.invalid", api_key=KEY, dialect=Dialect(), proxy=url))
+            transport = Transport(
+                Config(base_url="http://there.invalid", api_key=KEY, dialect=Dialect(), proxy=url)
+            )
             await transport.send(get_server_capabilities.request())
             await transport.aclose()
 
@@ -185,8 +205,12 @@ def test_a_key_that_cannot_be_sent_is_not_shown(settings: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("make", [Config, ServiceClient, RestClient])
-@pytest.mark.parametrize("wrong", [{"base_url": "no URL"}, {"base_url": REFUSED, "api_key": KEY + "\u00e4"}])
-def test_a_client_that_cannot_be_made_does_not_show_its_key(make: Callable[..., Any], wrong: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{"base_url": "no URL"}, {"base_url": REFUSED, "api_key": KEY + "\u00e4"}]
+)
+def test_a_client_that_cannot_be_made_does_not_show_its_key(
+    make: Callable[..., Any], wrong: dict[str, Any]
+) -> None:
     with pytest.raises(ConfigError) as caught:
         make(**{"api_key": KEY, **wrong})
     assert_hidden(caught.value)

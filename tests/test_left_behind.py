@@ -36,7 +36,9 @@ time.sleep(60)
 
 def start(program: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
 
 
 def line_of(process: subprocess.Popen[str]) -> str:
@@ -64,7 +66,9 @@ def work_folders(parent: Path) -> list[Path]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_the_next_download_removes_what_a_killed_one_left(tmp_path: Path, how: signal.Signals) -> None:
+def test_the_next_download_removes_what_a_killed_one_left(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     strange = tmp_path / ".tinkex-download-of-mine"
     strange.mkdir()
     with stored(tar_of({"a": bytes(3 * MIB)}), cuts=[2 * MIB] * 2) as (store, _, server):
@@ -75,7 +79,9 @@ def test_the_next_download_removes_what_a_killed_one_left(tmp_path: Path, how: s
             end(killed, how)
             assert len(work_folders(tmp_path)) == 3
             with stored(tar_of(CONTENT)) as (_, _, other):
-                rest = RestClient(Config(base_url=other.base_url, api_key="tml-test", dialect=Dialect()))
+                rest = RestClient(
+                    Config(base_url=other.base_url, api_key="tml-test", dialect=Dialect())
+                )
                 rest.download_checkpoint(PATH, output_dir=tmp_path)
             assert files_in(tmp_path / FOLDER) == CONTENT
             left = [path for path in work_folders(tmp_path) if path != strange]
@@ -99,7 +105,9 @@ def test_a_folder_for_another_target_or_of_a_living_process_is_left_alone(tmp_pa
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_the_data_of_a_server_in_a_process_goes_with_the_process(tmp_path: Path, how: signal.Signals) -> None:
+def test_the_data_of_a_server_in_a_process_goes_with_the_process(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     process = start(_LOCAL, TMPDIR=str(tmp_path))
     folder = Path(line_of(process))
     assert (folder / "data" / "tinkex.db").is_file()

@@ -17,12 +17,20 @@ import pytest
 
 from tests.counting_engine import ROOT
 from tests.test_closed_clients import CALLS
-from tinkex import AdminClient, AsyncRestClient, AsyncServiceClient, ClientClosedError, ServiceClient
+from tinkex import (
+    AdminClient,
+    AsyncRestClient,
+    AsyncServiceClient,
+    ClientClosedError,
+    ServiceClient,
+)
 from tinkex.local import Server, serve
 
 REST_CALLS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "list": lambda rest: rest.list_training_runs(),
-    "download": lambda rest: rest.download_checkpoint("tinker://a:train:0/weights/b", output_dir="nowhere"),
+    "download": lambda rest: rest.download_checkpoint(
+        "tinker://a:train:0/weights/b", output_dir="nowhere"
+    ),
 }
 
 
@@ -49,7 +57,9 @@ def test_every_call_on_another_event_loop_says_so(name: str, server: Server) -> 
 
 
 @pytest.mark.parametrize("name", REST_CALLS)
-def test_a_client_without_a_session_says_so_too_and_can_be_closed(name: str, server: Server) -> None:
+def test_a_client_without_a_session_says_so_too_and_can_be_closed(
+    name: str, server: Server
+) -> None:
     rest = AsyncRestClient(base_url=server.base_url)
     asyncio.run(awaited(rest.get_server_capabilities))
     with pytest.raises(ClientClosedError, match="belongs to another event loop, which has ended"):
@@ -91,7 +101,11 @@ def own_server() -> Any:
 def endings(server: Server) -> list[str]:
     """How the sessions of the server were finished."""
     with AdminClient(base_url=server.base_url) as admin:
-        return [entry.event_details["reason"] for entry in admin.get_audit_log().entries if entry.event == "session.finished"]
+        return [
+            entry.event_details["reason"]
+            for entry in admin.get_audit_log().entries
+            if entry.event == "session.finished"
+        ]
 
 
 def descriptors() -> int:
@@ -105,9 +119,13 @@ def eventually(value: Callable[[], Any], expected: Any) -> None:
     assert value() == expected
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files as Linux shows them")
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").exists(), reason="counts open files as Linux shows them"
+)
 @pytest.mark.parametrize("facade", ["blocking", "asyncio"])
-def test_clients_that_nobody_closes_leave_no_connection_no_task_and_no_session(own_server: Server, facade: str) -> None:
+def test_clients_that_nobody_closes_leave_no_connection_no_task_and_no_session(
+    own_server: Server, facade: str
+) -> None:
     def drop() -> None:
         service = ServiceClient(base_url=own_server.base_url)
         sampler = service.create_sampling_client(base_model="fake/base")
@@ -141,7 +159,9 @@ def test_clients_that_nobody_closes_leave_no_connection_no_task_and_no_session(o
 
 
 def test_what_is_still_held_goes_on_when_its_service_client_is_dropped(own_server: Server) -> None:
-    trainer = ServiceClient(base_url=own_server.base_url).create_lora_training_client("fake/base", 8)
+    trainer = ServiceClient(base_url=own_server.base_url).create_lora_training_client(
+        "fake/base", 8
+    )
     rest = ServiceClient(base_url=own_server.base_url).create_rest_client()
     gc.collect()
     time.sleep(0.2)
@@ -154,7 +174,12 @@ def test_what_is_still_held_goes_on_when_its_service_client_is_dropped(own_serve
 
 
 def run(program: str, base_url: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "TINKER_BASE_URL": base_url, "TINKER_API_KEY": "tml-x", "TINKEX_MAX_RETRIES": "0"}
+    environment = {
+        **os.environ,
+        "TINKER_BASE_URL": base_url,
+        "TINKER_API_KEY": "tml-x",
+        "TINKEX_MAX_RETRIES": "0",
+    }
     return subprocess.run(
         [sys.executable, "-W", "default", "-c", program],
         cwd=ROOT,
@@ -197,12 +222,16 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("name", _SCRIPTS)
-def test_a_script_that_ends_without_closing_its_client_ends_without_a_word(name: str, server: Server) -> None:
+def test_a_script_that_ends_without_closing_its_client_ends_without_a_word(
+    name: str, server: Server
+) -> None:
     done = run(_SCRIPTS[name], server.base_url)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", ["a blocking script", "an asyncio script", "a REST client", "an asyncio REST client"])
+@pytest.mark.parametrize(
+    "name", ["a blocking script", "an asyncio script", "a REST client", "an asyncio REST client"]
+)
 @pytest.mark.parametrize("trouble", ["nobody there", "a wrong key"])
 def test_the_last_word_of_a_script_that_fails_is_ours(name: str, trouble: str) -> None:
     if trouble == "nobody there":
@@ -212,4 +241,6 @@ def test_the_last_word_of_a_script_that_fails_is_ours(name: str, trouble: str) -
             done = run(_SCRIPTS[name], server.base_url)
     assert done.returncode == 1
     assert "Unclosed" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(("  Is the server running", "  Check TINKER_API_KEY"))
+    assert done.stderr.splitlines()[-1].startswith(
+        ("  Is the server running", "  Check TINKER_API_KEY")
+    )

@@ -32,7 +32,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, bool]]] = {
         {"loads_are_true": True, "loads_keep_optimizer": False, "loads_begin_anew": True},
     ),
     "open-rl that is asked to keep it": ("open-rl-old", {}, FAITHFUL),
-    "hatchery brings the first state again": ("hatchery", {"saves_once": False}, {"loads_are_true": False}),
+    "hatchery brings the first state again": (
+        "hatchery",
+        {"saves_once": False},
+        {"loads_are_true": False},
+    ),
 }
 
 
@@ -51,9 +55,14 @@ def test_what_a_load_brings_back(connect: Callable[..., Any], engine: Engine, ca
         trainer.train_step(BATCH, "cross_entropy", ADAM).result()
         dialect = service.probe_server(TINY)
         assert {name: getattr(dialect, name) for name in found} == found
-        assert {dialect.known(name).how for name in found if name in dialect.evidence} <= {"probed", "measured"}
+        assert {dialect.known(name).how for name in found if name in dialect.evidence} <= {
+            "probed",
+            "measured",
+        }
         if profile == "tinkex":
-            assert not service.create_rest_client().list_user_checkpoints().checkpoints, "it leaves none behind"
+            assert not service.create_rest_client().list_user_checkpoints().checkpoints, (
+                "it leaves none behind"
+            )
         path = trainer.save_state("one").result().path
         if dialect.loads_begin_anew:
             with pytest.raises(UnsupportedByServer, match="begin the optimizer anew"):
@@ -72,13 +81,25 @@ KEPT = Resumed(ONE, OTHER)
     [
         (KEPT, Resumed(ONE, THIRD), 0.0, FAITHFUL),
         (KEPT, KEPT, 0.0, {"loads_are_true": True, "loads_keep_optimizer": True}),
-        (Resumed(ONE, THIRD), Resumed(ONE, THIRD), 0.0, {"loads_are_true": True, "loads_begin_anew": True}),
+        (
+            Resumed(ONE, THIRD),
+            Resumed(ONE, THIRD),
+            0.0,
+            {"loads_are_true": True, "loads_begin_anew": True},
+        ),
         (Resumed(ONE, THIRD), KEPT, 0.0, {"loads_are_true": True}),  # nobody knows what that is
         (Resumed(THIRD, OTHER), KEPT, 0.0, {"loads_are_true": False}),
         (KEPT, None, 0.0, {"loads_are_true": True}),
         (None, None, 0.0, {}),
-        (Resumed(OTHER, THIRD), Resumed(OTHER, OTHER), 0.3, {"loads_are_true": True, "loads_keep_optimizer": True}),
+        (
+            Resumed(OTHER, THIRD),
+            Resumed(OTHER, OTHER),
+            0.3,
+            {"loads_are_true": True, "loads_keep_optimizer": True},
+        ),
     ],
 )
-def test_what_is_found_of_what_is_seen(warm: Resumed | None, cold: Resumed | None, noise: float, expected: dict[str, bool]) -> None:
+def test_what_is_found_of_what_is_seen(
+    warm: Resumed | None, cold: Resumed | None, noise: float, expected: dict[str, bool]
+) -> None:
     assert Seen(KEPT, noise, warm, cold).findings() == expected

@@ -33,13 +33,17 @@ def run(script: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 def check(done: subprocess.CompletedProcess[str], folder: Path) -> list[str]:
     """The lines that a script printed which ended well and left nothing behind."""
-    unsaid = [line for line in done.stderr.splitlines() if " has waited " not in line]  # which a slow machine may well say
+    unsaid = [
+        line for line in done.stderr.splitlines() if " has waited " not in line
+    ]  # which a slow machine may well say
     assert (done.returncode, unsaid) == (0, [])
     assert not list(folder.glob("tinkex*"))
     return done.stdout.splitlines()
 
 
-def test_clients_of_both_facades_share_one_server_which_ends_with_the_process(tmp_path: Path) -> None:
+def test_clients_of_both_facades_share_one_server_which_ends_with_the_process(
+    tmp_path: Path,
+) -> None:
     script = """
         import asyncio
 
@@ -56,7 +60,10 @@ def test_clients_of_both_facades_share_one_server_which_ends_with_the_process(tm
         assert asyncio.run(other()) == url(first)
         print(threading.active_count() > 2, len([t for t in threading.enumerate() if t.name == "tinkex-server"]))
     """
-    assert check(run(script, tmp_path, TINKER_BASE_URL="local"), tmp_path) == ["local local 1", "True 1"]
+    assert check(run(script, tmp_path, TINKER_BASE_URL="local"), tmp_path) == [
+        "local local 1",
+        "True 1",
+    ]
 
 
 def test_many_threads_start_one(tmp_path: Path) -> None:

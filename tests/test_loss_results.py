@@ -28,16 +28,23 @@ TENSOR = {"data": [-1.5, -2.5], "dtype": "float32", "shape": [2]}
     ],
     ids=["whole", "bare", "nulls", "int32", "one value", "sparse"],
 )  # fmt: skip
-def test_a_tensor_may_lack_dtype_and_shape(tensor: dict[str, Any], dtype: str, expected: list[Any]) -> None:
+def test_a_tensor_may_lack_dtype_and_shape(
+    tensor: dict[str, Any], dtype: str, expected: list[Any]
+) -> None:
     [output] = decode_forward_backward({"loss_fn_outputs": [{"logprobs": tensor}]}).loss_fn_outputs
     assert (output["logprobs"].dtype, output["logprobs"].tolist()) == (dtype, expected)
 
 
 @pytest.mark.rule(17)
 def test_null_stands_for_nan() -> None:
-    result = {"loss_fn_outputs": [{"logprobs": {**TENSOR, "data": [None, -2.5]}}], "metrics": {"loss:sum": None, "n": 3}}
+    result = {
+        "loss_fn_outputs": [{"logprobs": {**TENSOR, "data": [None, -2.5]}}],
+        "metrics": {"loss:sum": None, "n": 3},
+    }
     output = decode_forward_backward(result)
-    np.testing.assert_array_equal(output.loss_fn_outputs[0]["logprobs"].to_numpy(), np.array([np.nan, -2.5], np.float32))
+    np.testing.assert_array_equal(
+        output.loss_fn_outputs[0]["logprobs"].to_numpy(), np.array([np.nan, -2.5], np.float32)
+    )
     assert math.isnan(output.metrics["loss:sum"])
     assert output.metrics["n"] == 3
 
@@ -69,7 +76,12 @@ def test_metrics_and_outputs_may_be_missing(metrics: dict[str, Any]) -> None:
     "tensor",
     [
         {"data": [1.0, 2.0], "shape": [3]},
-        {"data": [1.0], "shape": [2, 2], "sparse_crow_indices": [0, 0, 2], "sparse_col_indices": [0]},
+        {
+            "data": [1.0],
+            "shape": [2, 2],
+            "sparse_crow_indices": [0, 0, 2],
+            "sparse_col_indices": [0],
+        },
         {"data": [1.0], "sparse_crow_indices": [0, 1], "sparse_col_indices": [0]},
         {"data": [[1.0], [2.0, 3.0]]},
     ],

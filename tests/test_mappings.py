@@ -32,9 +32,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 def test_no_class_is_a_map_in_name_only() -> None:
     kinds = {name: getattr(models, name) for name in models.__all__}
-    assert sorted(name for name, kind in kinds.items() if issubclass(kind, dict)) == sorted(EXAMPLES)
+    assert sorted(name for name, kind in kinds.items() if issubclass(kind, dict)) == sorted(
+        EXAMPLES
+    )
     own_fields = {name: attrs.fields(kind) for name, kind in kinds.items() if attrs.has(kind)}
-    assert [name for name, own in own_fields.items() if [field.name for field in own] == ["additional_properties"]] == []
+    assert [
+        name
+        for name, own in own_fields.items()
+        if [field.name for field in own] == ["additional_properties"]
+    ] == []
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -50,7 +56,9 @@ def test_it_is_a_dict_that_is_read_and_written(name: str) -> None:
 
 
 def test_metrics_of_a_step_are_merged_and_written(service: Any) -> None:
-    trainer = service.create_lora_training_client("fake/base", rank=4, user_metadata={"experiment": "7"})
+    trainer = service.create_lora_training_client(
+        "fake/base", rank=4, user_metadata={"experiment": "7"}
+    )
     metrics = {"step": 1.0}
     found = trainer.optim_step(AdamParams(learning_rate=1e-3)).result().metrics
     metrics.update(found)
@@ -58,7 +66,11 @@ def test_metrics_of_a_step_are_merged_and_written(service: Any) -> None:
     assert json.loads(json.dumps(found)) == dict(found.items())
 
 
-def test_metadata_of_a_run_is_asked_by_name(connect_rest: Callable[..., Any], server: Server, service: Any) -> None:
-    trainer = service.create_lora_training_client("fake/base", rank=4, user_metadata={"experiment": "7"})
+def test_metadata_of_a_run_is_asked_by_name(
+    connect_rest: Callable[..., Any], server: Server, service: Any
+) -> None:
+    trainer = service.create_lora_training_client(
+        "fake/base", rank=4, user_metadata={"experiment": "7"}
+    )
     run = connect_rest(server.base_url).get_training_run(trainer.model_id)
     assert (run.user_metadata.get("experiment"), run.user_metadata.get("other")) == ("7", None)

@@ -32,7 +32,11 @@ from tinkex_server.engine.base import Engine
 from tinkex_server.engine.torch_engine import TorchEngine
 
 TINY = "tinkex/tiny"
-RATIOS = [Datum(ModelInput.from_ints([1]), {"target_tokens": [2], "logprobs": [-1.0], "advantages": [1.0]})]
+RATIOS = [
+    Datum(
+        ModelInput.from_ints([1]), {"target_tokens": [2], "logprobs": [-1.0], "advantages": [1.0]}
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,9 @@ def loss(trainer: Any) -> float:
 
 
 @pytest.mark.parametrize("settings", [{}, {"dialect": None}])
-def test_hatchery_doubles_no_step_whose_answer_is_lost(begin: Callable[..., Any], settings: dict[str, Any]) -> None:
+def test_hatchery_doubles_no_step_whose_answer_is_lost(
+    begin: Callable[..., Any], settings: dict[str, Any]
+) -> None:
     service, proxy = begin("hatchery", **settings)
     trainer = new(service)
     step(trainer)
@@ -87,15 +93,25 @@ def test_hatchery_doubles_no_step_whose_answer_is_lost(begin: Callable[..., Any]
 
 @pytest.mark.parametrize(
     ("profile", "found"),
-    [("hatchery", "ignores"), ("open-rl", "ignores"), ("tuft", "refuses"), ("skyrl", "repeats"), ("miles", "repeats")],
+    [
+        ("hatchery", "ignores"),
+        ("open-rl", "ignores"),
+        ("tuft", "refuses"),
+        ("skyrl", "repeats"),
+        ("miles", "repeats"),
+    ],
 )
-def test_a_probe_goes_by_what_a_repeat_does_and_not_by_its_id(begin: Callable[..., Any], profile: str, found: str) -> None:
+def test_a_probe_goes_by_what_a_repeat_does_and_not_by_its_id(
+    begin: Callable[..., Any], profile: str, found: str
+) -> None:
     service, _ = begin(profile)
     dialect = service.probe_server(TINY)
     assert (dialect.seq_id_repeats, dialect.known("seq_id_repeats").how) == (found, "probed")
 
 
-def test_what_was_only_read_of_repeats_is_not_acted_on_until_it_is_proved(begin: Callable[..., Any]) -> None:
+def test_what_was_only_read_of_repeats_is_not_acted_on_until_it_is_proved(
+    begin: Callable[..., Any],
+) -> None:
     service, proxy = begin("skyrl")
     trainer = new(service)
     proxy.faults.append(("optim_step", "answer lost"))
@@ -110,7 +126,9 @@ def test_what_was_only_read_of_repeats_is_not_acted_on_until_it_is_proved(begin:
     assert proxy.count("optim_step") == before + 2
 
 
-def test_hatchery_is_sent_a_batch_whole(begin: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_hatchery_is_sent_a_batch_whole(
+    begin: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     """Uneven parts would weigh otherwise: each is divided by its own weights there."""
     losses: list[float] = []
     for limits in (None, ChunkLimits(max_items=1)):
@@ -124,7 +142,9 @@ def test_hatchery_is_sent_a_batch_whole(begin: Callable[..., Any], caplog: pytes
     assert "sent whole" in caplog.text
 
 
-def test_a_second_save_on_hatchery_is_refused_since_it_would_be_the_first_one(begin: Callable[..., Any]) -> None:
+def test_a_second_save_on_hatchery_is_refused_since_it_would_be_the_first_one(
+    begin: Callable[..., Any],
+) -> None:
     service, proxy = begin("hatchery")
     trainer = new(service)
     trainer.save_state("first").result()
@@ -135,7 +155,9 @@ def test_a_second_save_on_hatchery_is_refused_since_it_would_be_the_first_one(be
 
 
 @pytest.mark.parametrize("profile", ["hatchery", "xorl"])
-def test_a_model_can_be_unloaded_where_that_is_no_promise(begin: Callable[..., Any], profile: str) -> None:
+def test_a_model_can_be_unloaded_where_that_is_no_promise(
+    begin: Callable[..., Any], profile: str
+) -> None:
     service, proxy = begin(profile)
     new(service).unload_model()
     assert proxy.count("retrieve_future") >= 1  # of create_model
@@ -153,8 +175,13 @@ def test_a_checkpoint_may_have_no_time(begin: Callable[..., Any]) -> None:
 # ---- open-rl ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("profile", "dialect"), [("open-rl-old", "open-rl-old"), ("open-rl", "open-rl"), ("open-rl-old", None)])
-def test_open_rl_is_asked_to_keep_the_optimizer(begin: Callable[..., Any], profile: str, dialect: str | None) -> None:
+@pytest.mark.parametrize(
+    ("profile", "dialect"),
+    [("open-rl-old", "open-rl-old"), ("open-rl", "open-rl"), ("open-rl-old", None)],
+)
+def test_open_rl_is_asked_to_keep_the_optimizer(
+    begin: Callable[..., Any], profile: str, dialect: str | None
+) -> None:
     service, _ = begin(profile, dialect=dialect)
     trainer = new(service)
     for _ in range(2):
@@ -167,7 +194,9 @@ def test_open_rl_is_asked_to_keep_the_optimizer(begin: Callable[..., Any], profi
 
 
 @pytest.mark.parametrize("dialect", ["open-rl-old", None])
-def test_a_forward_on_open_rl_adds_no_gradient_and_has_its_loss(begin: Callable[..., Any], dialect: str | None) -> None:
+def test_a_forward_on_open_rl_adds_no_gradient_and_has_its_loss(
+    begin: Callable[..., Any], dialect: str | None
+) -> None:
     service, _ = begin("open-rl-old", dialect=dialect)
     trainer, other = new(service), new(service)
     result = trainer.forward(BATCH, "cross_entropy").result()
@@ -181,7 +210,9 @@ def test_a_forward_on_open_rl_adds_no_gradient_and_has_its_loss(begin: Callable[
 
 
 @pytest.mark.parametrize("dialect", ["open-rl-old", None])
-def test_open_rl_of_april_is_told_before_a_batch_is_sent(begin: Callable[..., Any], dialect: str | None) -> None:
+def test_open_rl_of_april_is_told_before_a_batch_is_sent(
+    begin: Callable[..., Any], dialect: str | None
+) -> None:
     service, proxy = begin("open-rl-old", dialect=dialect)
     step(new(service))
     assert (service.server.name, proxy.count("forward_backward")) == ("open-rl-old", 1)
@@ -192,15 +223,24 @@ def test_stops_that_open_rl_of_april_does_not_heed_are_told_of_once(
 ) -> None:
     service, _ = begin("open-rl-old", dialect=None)
     sampler = new(service).save_weights_and_get_sampling_client()
-    first = sampler.sample([1, 2, 3], 1, {"max_tokens": 4, "temperature": 0.0}).result().sequences[0].tokens
+    first = (
+        sampler.sample([1, 2, 3], 1, {"max_tokens": 4, "temperature": 0.0})
+        .result()
+        .sequences[0]
+        .tokens
+    )
     caplog.clear()
     for _ in range(2):
         params = {"max_tokens": 4, "temperature": 0.0, "stop": [first[1]]}
-        assert list(sampler.sample([1, 2, 3], 1, params).result().sequences[0].tokens) == list(first)
+        assert list(sampler.sample([1, 2, 3], 1, params).result().sequences[0].tokens) == list(
+            first
+        )
     assert caplog.text.count("stop is taken and not heeded") == 1
 
 
-def test_a_server_of_which_nothing_is_known_is_told_what_to_do_where_it_has_no_forward(begin: Callable[..., Any]) -> None:
+def test_a_server_of_which_nothing_is_known_is_told_what_to_do_where_it_has_no_forward(
+    begin: Callable[..., Any],
+) -> None:
     service, _ = begin("open-rl-old", dialect=Dialect())
     trainer = new(service)
     step(trainer)
@@ -214,14 +254,18 @@ def test_a_server_of_which_nothing_is_known_is_told_what_to_do_where_it_has_no_f
 
 
 @pytest.mark.parametrize("dialect", ["tinker-cloud-old", "tinker-cloud"])
-def test_a_base_model_of_tinker_cloud_is_not_sampled(begin: Callable[..., Any], dialect: str) -> None:
+def test_a_base_model_of_tinker_cloud_is_not_sampled(
+    begin: Callable[..., Any], dialect: str
+) -> None:
     service, proxy = begin(dialect)
     with pytest.raises(UnsupportedByServer, match="no base model"):
         service.create_sampling_client(base_model=TINY)
     assert proxy.count("create_sampling_session") == 0
 
 
-def test_the_older_tinker_cloud_samples_the_trained_model_for_the_base(begin: Callable[..., Any]) -> None:
+def test_the_older_tinker_cloud_samples_the_trained_model_for_the_base(
+    begin: Callable[..., Any],
+) -> None:
     """So does its profile; nobody who knows the server is given such a sample."""
     service, _ = begin("tinker-cloud-old", dialect=Dialect(encodings=("json",)))
     prompt = BATCH[0].model_input.to_ints()
@@ -237,7 +281,9 @@ def test_the_older_tinker_cloud_samples_the_trained_model_for_the_base(begin: Ca
         begin("tinker-cloud-old", dialect=None)[0].create_sampling_client(base_model=TINY)
 
 
-def test_a_rank_that_tinker_cloud_does_not_tell_is_asked_for(begin: Callable[..., Any], connect: Callable[..., Any]) -> None:
+def test_a_rank_that_tinker_cloud_does_not_tell_is_asked_for(
+    begin: Callable[..., Any], connect: Callable[..., Any]
+) -> None:
     saver, proxy = begin("tinker-cloud")
     saved = new(saver).save_state("ranked").result().path
     other = connect(proxy.base_url, config=Config(base_url=proxy.base_url, dialect="tinker-cloud"))
@@ -253,7 +299,9 @@ def test_the_base_model_goes_beside_the_path_on_twinkle(begin: Callable[..., Any
 
 
 @pytest.mark.parametrize("dialect", ["twinkle", None])
-def test_the_padding_of_twinkles_forward_is_cut_off(begin: Callable[..., Any], dialect: str | None) -> None:
+def test_the_padding_of_twinkles_forward_is_cut_off(
+    begin: Callable[..., Any], dialect: str | None
+) -> None:
     service, _ = begin("twinkle", dialect=dialect)
     trainer = new(service)
     outputs = trainer.forward(BATCH, "cross_entropy").result().loss_fn_outputs
@@ -265,7 +313,9 @@ def test_the_padding_of_twinkles_forward_is_cut_off(begin: Callable[..., Any], d
         assert [len(output["logprobs"].to_numpy()) for output in outputs] == targets
 
 
-def test_a_path_that_tells_twinkle_does_not_change_whose_the_models_are(begin: Callable[..., Any]) -> None:
+def test_a_path_that_tells_twinkle_does_not_change_whose_the_models_are(
+    begin: Callable[..., Any],
+) -> None:
     service, _ = begin("twinkle", dialect=None)
     trainer = new(service)
     trainer.save_weights_for_sampler("told").result()
@@ -279,7 +329,9 @@ def test_the_losses_that_are_known_by_a_servers_code(begin: Callable[..., Any], 
     inputs = {"target_tokens": [2], "logprobs": [-1.0], "advantages": [1.0]}
     for loss_fn in sorted(DIALECTS[name].losses or ()):
         kinds = ("cross_entropy", "causallm_loss")
-        batch = [Datum(ModelInput.from_ints([1]), {"target_tokens": [2]} if loss_fn in kinds else inputs)]
+        batch = [
+            Datum(ModelInput.from_ints([1]), {"target_tokens": [2]} if loss_fn in kinds else inputs)
+        ]
         assert trainer.forward_backward(batch, loss_fn).result().loss_fn_outputs
     sent = proxy.count("forward_backward")
     with pytest.raises(UnsupportedByServer, match="no loss"):
@@ -338,7 +390,9 @@ def test_hatchery_is_said_to_divide_what_is_gathered_before_a_step(
 
 
 @pytest.mark.parametrize("dialect", ["tuft", None])
-def test_a_failed_step_of_tuft_leaves_its_number_to_the_next(begin: Callable[..., Any], dialect: str | None) -> None:
+def test_a_failed_step_of_tuft_leaves_its_number_to_the_next(
+    begin: Callable[..., Any], dialect: str | None
+) -> None:
     service, _ = begin("tuft", dialect=dialect)
     trainer = new(service)
     step(trainer)
@@ -349,7 +403,9 @@ def test_a_failed_step_of_tuft_leaves_its_number_to_the_next(begin: Callable[...
 
 
 @pytest.mark.parametrize("dialect", ["tuft", None])
-def test_an_archive_of_tuft_is_a_file_of_its_own_disk(begin: Callable[..., Any], dialect: str | None, tmp_path: Path) -> None:
+def test_an_archive_of_tuft_is_a_file_of_its_own_disk(
+    begin: Callable[..., Any], dialect: str | None, tmp_path: Path
+) -> None:
     service, _ = begin("tuft", dialect=dialect)
     saved = new(service).save_weights_for_sampler("kept").result().path
     with pytest.raises(UnsupportedByServer, match="a file of its own disk"):
@@ -357,7 +413,9 @@ def test_an_archive_of_tuft_is_a_file_of_its_own_disk(begin: Callable[..., Any],
 
 
 @pytest.mark.parametrize("dialect", ["tuft", None])
-def test_what_the_user_got_wrong_on_tuft_is_not_taken_for_a_lost_model(begin: Callable[..., Any], dialect: str | None) -> None:
+def test_what_the_user_got_wrong_on_tuft_is_not_taken_for_a_lost_model(
+    begin: Callable[..., Any], dialect: str | None
+) -> None:
     """A poll there is 404 for a checkpoint or a loss that there is not, as for a model that the server has forgotten."""
     service, _ = begin("tuft", dialect=dialect)
     trainer = new(service)
@@ -380,7 +438,9 @@ def test_what_the_user_got_wrong_on_tuft_is_not_taken_for_a_lost_model(begin: Ca
 
 
 @pytest.mark.parametrize("name", ["skyrl-0.4", "spindle"])
-def test_a_newer_server_is_told_from_those_that_look_like_it(begin: Callable[..., Any], name: str) -> None:
+def test_a_newer_server_is_told_from_those_that_look_like_it(
+    begin: Callable[..., Any], name: str
+) -> None:
     service, proxy = begin(name, dialect=None)
     trainer = new(service)
     step(trainer)
@@ -398,11 +458,15 @@ def test_skyrl_0_4_is_asked_to_prove_that_it_knows_repeats(begin: Callable[..., 
 
 
 @pytest.mark.parametrize("dialect", ["spindle", None])
-def test_a_request_that_spindle_refuses_takes_its_number(begin: Callable[..., Any], dialect: str | None) -> None:
+def test_a_request_that_spindle_refuses_takes_its_number(
+    begin: Callable[..., Any], dialect: str | None
+) -> None:
     service, proxy = begin("spindle", dialect=dialect)
     trainer, other = new(service), new(service)
     step(trainer)
-    refused = trainer.forward_backward([Datum(ModelInput.from_ints([1]), {"target_tokens": [2]})], "no_such_loss")
+    refused = trainer.forward_backward(
+        [Datum(ModelInput.from_ints([1]), {"target_tokens": [2]})], "no_such_loss"
+    )
     with pytest.raises(BadRequestError):
         refused.result()
     for client in (trainer, other):
@@ -412,15 +476,22 @@ def test_a_request_that_spindle_refuses_takes_its_number(begin: Callable[..., An
     assert proxy.count("forward_backward") == 7
 
 
-def test_a_model_of_spindle_is_made_from_a_checkpoint_by_the_session(begin: Callable[..., Any]) -> None:
+def test_a_model_of_spindle_is_made_from_a_checkpoint_by_the_session(
+    begin: Callable[..., Any],
+) -> None:
     service, proxy = begin("spindle", dialect=None)
     trainer = new(service)
     step(trainer)
     models = proxy.count("create_model")
-    resumed = service.create_training_client_from_state_with_optimizer(trainer.save_state("warm").result().path)
+    resumed = service.create_training_client_from_state_with_optimizer(
+        trainer.save_state("warm").result().path
+    )
     for client in (trainer, resumed):
         step(client)
-    assert (loss(resumed), proxy.count("create_model")) == (pytest.approx(loss(trainer), abs=1e-4), models)
+    assert (loss(resumed), proxy.count("create_model")) == (
+        pytest.approx(loss(trainer), abs=1e-4),
+        models,
+    )
 
 
 @pytest.mark.parametrize("dialect", ["spindle", Dialect()])
@@ -435,7 +506,12 @@ def test_a_result_that_spindle_has_lost_is_lost(begin: Callable[..., Any]) -> No
     """It answers 410 for what it does not know any more; a sample is then asked for again."""
     service, proxy = begin("spindle")
     sampler = new(service).save_weights_and_get_sampling_client()
-    proxy.faults.append(("retrieve_future", Instead(410, b'{"error": "request_lost"}', {"Content-Type": "application/json"})))
+    proxy.faults.append(
+        (
+            "retrieve_future",
+            Instead(410, b'{"error": "request_lost"}', {"Content-Type": "application/json"}),
+        )
+    )
     samples = proxy.count("asample")
     assert sampler.sample([1, 2, 3], 1, {"max_tokens": 2}).result().sequences
     assert proxy.count("asample") == samples + 2

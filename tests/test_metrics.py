@@ -17,7 +17,9 @@ def output_of(values: list[float]) -> ForwardBackwardOutput:
         "v:max": max(values),
         "v:mean": math.fsum(values) / len(values),
     }
-    return ForwardBackwardOutput("ArrayRecord", [{"logprobs": TensorData([value])} for value in values], metrics)
+    return ForwardBackwardOutput(
+        "ArrayRecord", [{"logprobs": TensorData([value])} for value in values], metrics
+    )
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), st.data())

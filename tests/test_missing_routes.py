@@ -43,11 +43,17 @@ def test_a_call_that_a_server_lacks_is_not_supported(tmp_path: Path, call: str, 
 @pytest.mark.parametrize("words", LACKS)
 def test_a_server_that_trains_nothing_cannot_be_probed(words: str) -> None:
     def answer(call: Any) -> Answer:
-        return as_json({"session_id": "s", "type": "create_session"}) if call.path.endswith("/create_session") else LACKS[words]
+        return (
+            as_json({"session_id": "s", "type": "create_session"})
+            if call.path.endswith("/create_session")
+            else LACKS[words]
+        )
 
     with (
         answering(answer) as server,
-        ServiceClient(config=Config(base_url=server.base_url, api_key="tml-x", dialect=Dialect())) as service,
+        ServiceClient(
+            config=Config(base_url=server.base_url, api_key="tml-x", dialect=Dialect())
+        ) as service,
         pytest.raises(UnsupportedByServer),
     ):
         service.probe_server("base")

@@ -73,7 +73,13 @@ def test_an_error_made_of_an_answer() -> None:
     "name",
     [
         *("APIConnectionError", "APITimeoutError", "APIStatusError", "APIResponseValidationError"),
-        *("BadRequestError", "AuthenticationError", "BillingError", "PermissionDeniedError", "NotFoundError"),
+        *(
+            "BadRequestError",
+            "AuthenticationError",
+            "BillingError",
+            "PermissionDeniedError",
+            "NotFoundError",
+        ),
         *("ConflictError", "UnprocessableEntityError", "RateLimitError", "InternalServerError"),
     ],
 )
@@ -96,7 +102,8 @@ def test_a_client_that_was_made_is_its_own_future(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"), [({"team": "a"}, "user_metadata="), (Config(base_url="http://a", api_key="tml-x"), "config=")]
+    ("given", "meant"),
+    [({"team": "a"}, "user_metadata="), (Config(base_url="http://a", api_key="tml-x"), "config=")],
 )
 def test_another_thing_in_the_place_of_the_base_url(given: object, meant: str) -> None:
     with pytest.raises(InvalidInputError, match="base_url must be a text") as caught:
@@ -114,7 +121,10 @@ def test_what_a_blocking_call_gives_is_its_own_future(server: Server) -> None:
         run = rest.get_training_run(trainer.model_id)
         assert run.result() is run
         assert run.result(timeout=1).training_run_id == trainer.model_id
-        assert rest.list_checkpoints(trainer.model_id).future().result(0).checkpoints[0].tinker_path == saved.path
+        assert (
+            rest.list_checkpoints(trainer.model_id).future().result(0).checkpoints[0].tinker_path
+            == saved.path
+        )
         assert rest.get_server_capabilities().result().supported_models
         done = rest.set_checkpoint_ttl_from_tinker_path(saved.path, 60)
         assert done.result() is None
@@ -123,7 +133,14 @@ def test_what_a_blocking_call_gives_is_its_own_future(server: Server) -> None:
 
         async def awaited() -> tuple[Any, ...]:
             listed = rest.list_sessions()
-            ways = (listed, listed.coroutine(), listed.result_async(), trainer.get_info(), done, done.coroutine())
+            ways = (
+                listed,
+                listed.coroutine(),
+                listed.result_async(),
+                trainer.get_info(),
+                done,
+                done.coroutine(),
+            )
             return tuple([await way for way in ways])
 
         first, second, third, info, nothing, nothing_again = asyncio.run(awaited())
@@ -176,8 +193,13 @@ def test_values_are_copied_and_written_as_pydantic_does() -> None:
     params = SamplingParams(max_tokens=4, stop=["a"])
     other = params.model_copy(update={"max_tokens": 8})
     assert (params.max_tokens, other.max_tokens, other.stop) == (4, 8, ["a"])
-    assert params.model_dump(exclude_none=True, exclude={"temperature", "top_k", "top_p"}) == {"max_tokens": 4, "stop": ["a"]}
-    assert AdamParams.model_validate_json(AdamParams(beta1=0.5).model_dump_json()) == AdamParams(beta1=0.5)
+    assert params.model_dump(exclude_none=True, exclude={"temperature", "top_k", "top_p"}) == {
+        "max_tokens": 4,
+        "stop": ["a"],
+    }
+    assert AdamParams.model_validate_json(AdamParams(beta1=0.5).model_dump_json()) == AdamParams(
+        beta1=0.5
+    )
     with pytest.raises(ValueError, match="lacks 'learning_rate'"):
         DimuonParams.model_validate({})
 
@@ -189,7 +211,12 @@ def test_what_a_server_sent_beside_the_contract_is_kept_in_a_copy() -> None:
 
 def test_prompts_are_written_and_read_as_pydantic_does() -> None:
     prompt = ModelInput([EncodedTextChunk([1, 2]), ImageChunk(b"abc", "png", 3)])
-    assert prompt.model_dump()["chunks"][1] == {"data": "YWJj", "format": "png", "expected_tokens": 3, "type": "image"}
+    assert prompt.model_dump()["chunks"][1] == {
+        "data": "YWJj",
+        "format": "png",
+        "expected_tokens": 3,
+        "type": "image",
+    }
     assert ModelInput.model_validate(prompt.model_dump()) == prompt
     assert ModelInput.model_validate_json(prompt.model_dump_json()) == prompt
     chunk = EncodedTextChunk([1])
@@ -201,7 +228,12 @@ def test_prompts_are_written_and_read_as_pydantic_does() -> None:
 
 def test_times_are_texts_in_json_alone() -> None:
     time = datetime(2026, 1, 2, tzinfo=UTC)
-    checkpoint = Checkpoint(checkpoint_id="weights/a", checkpoint_type="training", time=time, tinker_path="tinker://r/weights/a")
+    checkpoint = Checkpoint(
+        checkpoint_id="weights/a",
+        checkpoint_type="training",
+        time=time,
+        tinker_path="tinker://r/weights/a",
+    )
     assert checkpoint.model_dump()["time"] == time
     assert checkpoint.model_dump(mode="json")["time"] == "2026-01-02T00:00:00+00:00"
     assert Checkpoint.model_validate(checkpoint.model_dump(mode="json")) == checkpoint
@@ -209,7 +241,9 @@ def test_times_are_texts_in_json_alone() -> None:
 
 def test_they_may_be_fields_of_pydantics_models() -> None:
     pydantic = pytest.importorskip("pydantic")
-    made = pydantic.create_model("Made", params=(AdamParams, ...), prompt=(ModelInput, ...), datum=(Datum, ...))
+    made = pydantic.create_model(
+        "Made", params=(AdamParams, ...), prompt=(ModelInput, ...), datum=(Datum, ...)
+    )
     given = made(params={"beta1": 0.5}, prompt=ModelInput.from_ints([1]), datum=DATUM)
     assert given.params == AdamParams(beta1=0.5)
     assert given.model_dump()["prompt"] == {"chunks": [{"tokens": [1], "type": "encoded_text"}]}
@@ -252,10 +286,13 @@ class RetryConfig:
 
 
 @pytest.mark.parametrize(
-    ("given", "tries"), [(None, 3), (RetrySettings(max_attempts=1), 1), (RetryConfig(enable_retry_logic=False), 1)]
+    ("given", "tries"),
+    [(None, 3), (RetrySettings(max_attempts=1), 1), (RetryConfig(enable_retry_logic=False), 1)],
 )
 def test_a_sampling_client_has_its_own_settings_of_retries(given: Any, tries: int) -> None:
-    session, routes = scripted_session({"asample": [(503, b"{}")] * 2 + [(400, b'{"detail": "no"}')]}, DIALECTS["tinkex"])
+    session, routes = scripted_session(
+        {"asample": [(503, b"{}")] * 2 + [(400, b'{"detail": "no"}')]}, DIALECTS["tinkex"]
+    )
 
     async def run() -> None:
         settings = as_retry_settings(given)
@@ -268,11 +305,16 @@ def test_a_sampling_client_has_its_own_settings_of_retries(given: Any, tries: in
 
 
 def test_an_observer_is_told_how_a_sample_waits() -> None:
-    paused = (200, b'{"type": "try_again", "queue_state": "paused_capacity", "queue_state_reason": "full"}')
+    paused = (
+        200,
+        b'{"type": "try_again", "queue_state": "paused_capacity", "queue_state_reason": "full"}',
+    )
     told: list[tuple[str, str | None]] = []
 
     async def run() -> None:
-        sampler, _ = scripted_sampler({"asample": [PROMISE], "retrieve_future": [paused, paused, SAMPLE]}, DIALECTS["tinkex"])
+        sampler, _ = scripted_sampler(
+            {"asample": [PROMISE], "retrieve_future": [paused, paused, SAMPLE]}, DIALECTS["tinkex"]
+        )
         sampler.on_queue_state_change = lambda state, reason: told.append((state, reason))
         await sampler.sample([1], 1, {"max_tokens": 1})
 
@@ -284,7 +326,9 @@ def test_an_observer_that_raises_harms_no_sample(caplog: pytest.LogCaptureFixtur
     paused = (200, b'{"type": "try_again", "queue_state": "paused_capacity"}')
 
     async def run() -> None:
-        sampler, _ = scripted_sampler({"asample": [PROMISE], "retrieve_future": [paused, SAMPLE]}, DIALECTS["tinkex"])
+        sampler, _ = scripted_sampler(
+            {"asample": [PROMISE], "retrieve_future": [paused, SAMPLE]}, DIALECTS["tinkex"]
+        )
         sampler.on_queue_state_change = lambda state, reason: 1 / 0
         assert (await sampler.sample([1], 1, {"max_tokens": 1})).sequences
 
@@ -304,12 +348,27 @@ def test_a_blocking_client_has_the_observer_too(server: Server) -> None:
 
 @pytest.mark.parametrize("made", [ServiceClient, AsyncServiceClient])
 def test_settings_that_are_arguments_there(made: Any) -> None:
-    config = Config(base_url="http://127.0.0.1:1", api_key="tml-x", project_id="theirs", timeout=9.0, max_retries=2)
-    given = made(config=config, project_id="mine", default_headers={"a": "1"}, timeout=3.0, max_retries=0).config
-    assert (given.project_id, given.default_headers, given.timeout, given.retry.max_attempts) == ("mine", {"a": "1"}, 3.0, 1)
+    config = Config(
+        base_url="http://127.0.0.1:1",
+        api_key="tml-x",
+        project_id="theirs",
+        timeout=9.0,
+        max_retries=2,
+    )
+    given = made(
+        config=config, project_id="mine", default_headers={"a": "1"}, timeout=3.0, max_retries=0
+    ).config
+    assert (given.project_id, given.default_headers, given.timeout, given.retry.max_attempts) == (
+        "mine",
+        {"a": "1"},
+        3.0,
+        1,
+    )
     kept = made(config=config).config
     assert (kept.project_id, kept.timeout, kept.retry.max_attempts) == ("theirs", 9.0, 3)
-    assert made(config=config, default_headers_overrides={"b": "2"}).config.default_headers == {"b": "2"}
+    assert made(config=config, default_headers_overrides={"b": "2"}).config.default_headers == {
+        "b": "2"
+    }
 
 
 REQUEST = httpx.Request("POST", "http://a/api/v1/asample")
@@ -332,8 +391,16 @@ def test_an_error_made_of_a_request(made: Any, message: str) -> None:
 
 def test_an_error_made_as_its_fields_stand_there() -> None:
     failed = RequestFailedError("broke", "r1", "server")
-    assert (failed.message, failed.request_id, failed.category, failed.retryable) == ("broke", "r1", "server", True)
-    for error in (APIResponseValidationError(ANSWER, {"a": 1}), APIResponseValidationError(response=ANSWER, body={"a": 1})):
+    assert (failed.message, failed.request_id, failed.category, failed.retryable) == (
+        "broke",
+        "r1",
+        "server",
+        True,
+    )
+    for error in (
+        APIResponseValidationError(ANSWER, {"a": 1}),
+        APIResponseValidationError(response=ANSWER, body={"a": 1}),
+    ):
         assert (error.status_code, error.body, error.response) == (429, {"a": 1}, ANSWER)
 
 
@@ -350,7 +417,16 @@ def test_an_error_has_the_answer(server: Server) -> None:
 
 def test_parameters_can_be_keys() -> None:
     assert {AdamParams(beta1=0.5): 1}[AdamParams(beta1=0.5)] == 1
-    assert len({SamplingParams(max_tokens=1), SamplingParams(max_tokens=1), SamplingParams(max_tokens=2)}) == 2
+    assert (
+        len(
+            {
+                SamplingParams(max_tokens=1),
+                SamplingParams(max_tokens=1),
+                SamplingParams(max_tokens=2),
+            }
+        )
+        == 2
+    )
     with pytest.raises(TypeError, match="unhashable"):
         hash(SamplingParams(stop=["a"]))
 
@@ -358,8 +434,16 @@ def test_parameters_can_be_keys() -> None:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *(("InvalidInputError", ValueError), ("ConfigError", ValueError), ("ArgumentError", TypeError)),
-        *(("WaitTimeoutError", TimeoutError), ("ClientClosedError", RuntimeError), ("ClientPoisonedError", RuntimeError)),
+        *(
+            ("InvalidInputError", ValueError),
+            ("ConfigError", ValueError),
+            ("ArgumentError", TypeError),
+        ),
+        *(
+            ("WaitTimeoutError", TimeoutError),
+            ("ClientClosedError", RuntimeError),
+            ("ClientPoisonedError", RuntimeError),
+        ),
         ("UnsupportedByServer", RuntimeError),
     ],
 )

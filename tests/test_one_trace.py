@@ -47,19 +47,28 @@ class Server(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         call = request.url.path.rpartition("/")[2]
-        self.trace.append((request.method, call, request.content, tuple(sorted(request.headers.multi_items()))))
+        self.trace.append(
+            (request.method, call, request.content, tuple(sorted(request.headers.multi_items())))
+        )
         if call not in self.failed:
             self.failed.add(call)
             return httpx.Response(503, request=request)
         answers = {
             "config": {"seq_id_repeats": "repeats"},
             "create_session": {"session_id": "s"},
-            "retrieve_future": {"model_id": "m", "loss_fn_output_type": "x", "loss_fn_outputs": [], "metrics": {"loss:sum": 1.0}},
+            "retrieve_future": {
+                "model_id": "m",
+                "loss_fn_output_type": "x",
+                "loss_fn_outputs": [],
+                "metrics": {"loss:sum": 1.0},
+            },
         }
         return httpx.Response(200, json=answers.get(call, {"request_id": "1"}), request=request)
 
 
-def trace(seed: int) -> tuple[list[tuple[str, str, bytes, tuple[tuple[str, str], ...]]], list[float]]:
+def trace(
+    seed: int,
+) -> tuple[list[tuple[str, str, bytes, tuple[tuple[str, str], ...]]], list[float]]:
     server, clock = Server(), SeededClock(seed)
 
     async def job() -> None:
@@ -77,7 +86,9 @@ def trace(seed: int) -> tuple[list[tuple[str, str, bytes, tuple[tuple[str, str],
 
 def test_one_seed_gives_one_trace() -> None:
     first, again, other = trace(1), trace(1), trace(2)
-    assert [without_host(entry) for entry in first[0]] == [without_host(entry) for entry in again[0]]
+    assert [without_host(entry) for entry in first[0]] == [
+        without_host(entry) for entry in again[0]
+    ]
     assert first[1] == again[1]
     assert first[1] != other[1]
 

@@ -31,7 +31,9 @@ class Wire(httpx.AsyncBaseTransport):
     traceparents: dict[str, str] = field(factory=dict)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.traceparents[request.url.path.rpartition("/")[2]] = request.headers.get("traceparent", "")
+        self.traceparents[request.url.path.rpartition("/")[2]] = request.headers.get(
+            "traceparent", ""
+        )
         return await self.inner.handle_async_request(request)
 
     async def aclose(self) -> None:
@@ -49,7 +51,12 @@ class Observed:
 
     def metrics(self) -> set[str]:
         data = self.reader.get_metrics_data()
-        return {metric.name for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics}
+        return {
+            metric.name
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
 
 
 @pytest.fixture
@@ -65,7 +72,9 @@ def job(connect: Callable[..., Any], server: Server, engine: FakeEngine) -> Wire
     engine.gate.set()
     wire = Wire()
     service = connect(server.base_url, config=Config(base_url=server.base_url, http_transport=wire))
-    service.create_lora_training_client("fake/base", rank=4).forward_backward(batch(1), "cross_entropy").result()
+    service.create_lora_training_client("fake/base", rank=4).forward_backward(
+        batch(1), "cross_entropy"
+    ).result()
     sampler = service.create_sampling_client(base_model="fake/base")
     sampler.sample([5], 1, {"max_tokens": 1}).result()
     with pytest.raises(TinkexError):
@@ -90,7 +99,10 @@ def test_spans_and_metrics_below_the_current_span(
     assert request.attributes["http.response.status_code"] == 200
     assert request.context.trace_id == mine.get_span_context().trace_id
     trace_id, span_id = wire.traceparents["forward_backward"].split("-")[1:3]
-    assert (int(trace_id, 16), int(span_id, 16)) == (request.context.trace_id, request.context.span_id)
+    assert (int(trace_id, 16), int(span_id, 16)) == (
+        request.context.trace_id,
+        request.context.span_id,
+    )
     assert {
         "tinkex.http.request.duration",
         "tinkex.training.step.duration",
@@ -104,7 +116,10 @@ def test_a_failure_is_the_spans_too(
 ) -> None:
     job(connect, server, server_engine)
     failed = observed.exporter.get_finished_spans()
-    assert any(span.name == "sampling sample" and not span.status.is_ok and "error.type" in span.attributes for span in failed)
+    assert any(
+        span.name == "sampling sample" and not span.status.is_ok and "error.type" in span.attributes
+        for span in failed
+    )
 
 
 def test_after_stop_there_are_neither_spans_nor_headers(

@@ -21,13 +21,19 @@ REFUSED = 99
 
 
 @pytest.fixture
-def trainer_through(connect: Callable[..., Any], server_engine: FakeEngine) -> Callable[[Faulty], Any]:
+def trainer_through(
+    connect: Callable[..., Any], server_engine: FakeEngine
+) -> Callable[[Faulty], Any]:
     server_engine.gate.clear()
 
     def trainer_through(proxy: Faulty) -> Any:
         dialect = evolve(DIALECTS["tinkex"], overtakes=True)
-        config = Config(base_url=proxy.base_url, dialect=dialect, chunk_limits=ChunkLimits(max_items=2))
-        return connect(proxy.base_url, config=config).create_lora_training_client("fake/base", rank=4)
+        config = Config(
+            base_url=proxy.base_url, dialect=dialect, chunk_limits=ChunkLimits(max_items=2)
+        )
+        return connect(proxy.base_url, config=config).create_lora_training_client(
+            "fake/base", rank=4
+        )
 
     return trainer_through
 
@@ -41,7 +47,9 @@ def test_a_step_is_sent_when_the_gradients_before_it_are_there(
         gradients = trainer.forward_backward([*batch(2), datum(HELD)], "cross_entropy")
         update = trainer.optim_step(AdamParams())
         assert server_engine.waiting.acquire(timeout=10)
-        for _ in range(20):  # so many other requests pass meanwhile that the next one in order would have, too
+        for _ in range(
+            20
+        ):  # so many other requests pass meanwhile that the next one in order would have, too
             trainer.get_info()
         assert (proxy.count("forward_backward"), proxy.count("optim_step")) == (2, 0)
         server_engine.gate.set()
@@ -63,13 +71,18 @@ def test_a_call_that_fails_does_not_hold_up_the_next_one(
 
 
 @pytest.mark.rule(10)
-def test_batches_wait_for_nothing(trainer_through: Callable[[Faulty], Any], server: Server, server_engine: FakeEngine) -> None:
+def test_batches_wait_for_nothing(
+    trainer_through: Callable[[Faulty], Any], server: Server, server_engine: FakeEngine
+) -> None:
     """Each step comes after the batches before it, and a batch is sent while the one before it, or a step, is under way."""
     with faulty(server.base_url) as proxy:
         trainer = trainer_through(proxy)
         held = trainer.forward_backward([datum(HELD)], "cross_entropy")
         assert server_engine.waiting.acquire(timeout=10)
-        others = [trainer.forward_backward(batch(1), "cross_entropy"), trainer.forward(batch(1), "cross_entropy")]
+        others = [
+            trainer.forward_backward(batch(1), "cross_entropy"),
+            trainer.forward(batch(1), "cross_entropy"),
+        ]
         save, update = trainer.save_state("after"), trainer.optim_step(AdamParams())
         wait_until(lambda: proxy.count("forward_backward") + proxy.count("forward") == 3)
         assert proxy.count("save_weights") == proxy.count("optim_step") == 0

@@ -26,8 +26,14 @@ class Row:
 
 def table() -> list[Row]:
     lines = (TESTS.parent / "docs" / "parity.md").read_text().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| `")]
-    assert all(len(row) in COLUMNS for row in cells), [row for row in cells if len(row) not in COLUMNS]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in lines
+        if line.startswith("| `")
+    ]
+    assert all(len(row) in COLUMNS for row in cells), [
+        row for row in cells if len(row) not in COLUMNS
+    ]
     return [Row(row[0], in_code(row[1]), in_code(row[2]), row[-1]) for row in cells]
 
 
@@ -36,7 +42,14 @@ def in_code(cell: str) -> list[str]:
 
 
 ROWS = table()
-OURS = sorted({name for row in ROWS for name in [*row.ours, *in_code(row.remark)] if re.fullmatch(r"tinkex(\.\w+)+", name)})
+OURS = sorted(
+    {
+        name
+        for row in ROWS
+        for name in [*row.ours, *in_code(row.remark)]
+        if re.fullmatch(r"tinkex(\.\w+)+", name)
+    }
+)
 NAMED = sorted({test for row in ROWS for test in row.tests})
 
 
@@ -53,7 +66,11 @@ def found(path: str) -> object:
 @cache
 def functions(file: str) -> set[str]:
     tree = ast.parse((TESTS / file).read_text())
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
 
 
 def test_each_row_has_ours_and_a_test_or_says_why_not() -> None:
@@ -61,7 +78,9 @@ def test_each_row_has_ours_and_a_test_or_says_why_not() -> None:
     for row in ROWS:
         assert bool(row.ours) == bool(row.tests), f"{row.name}: ours and a test go together"
         assert row.ours or len(row.remark) > 1, f"{row.name}: neither ours nor a reason"
-        assert all(name in OURS for name in row.ours), f"{row.name}: {row.ours} is no path from tinkex"
+        assert all(name in OURS for name in row.ours), (
+            f"{row.name}: {row.ours} is no path from tinkex"
+        )
 
 
 @pytest.mark.parametrize("path", OURS)

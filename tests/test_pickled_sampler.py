@@ -18,7 +18,14 @@ import orjson
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tinkex import AsyncSamplingClient, ClientClosedError, Config, SamplingClient, ServiceClient, portal
+from tinkex import (
+    AsyncSamplingClient,
+    ClientClosedError,
+    Config,
+    SamplingClient,
+    ServiceClient,
+    portal,
+)
 from tinkex.dialects.table import UNKNOWN
 from tinkex.local import Server
 from tinkex.transport.connection import Connections
@@ -42,25 +49,45 @@ SCRIPTS = {
 @pytest.fixture
 def sampler(server: Server, server_engine: FakeEngine) -> Any:
     server_engine.gate.set()
-    config = Config(base_url=server.base_url, api_key="tml-secret", default_headers={"X-Auth": "hidden", "X-Team": "one"})
+    config = Config(
+        base_url=server.base_url,
+        api_key="tml-secret",
+        default_headers={"X-Auth": "hidden", "X-Team": "one"},
+    )
     with ServiceClient(config=config) as service:
         yield service.create_sampling_client(base_model="fake/base")
 
 
 @pytest.mark.parametrize("facade", SCRIPTS)
-def test_other_processes_sample_by_it_at_once(sampler: Any, server_engine: FakeEngine, facade: str) -> None:
+def test_other_processes_sample_by_it_at_once(
+    sampler: Any, server_engine: FakeEngine, facade: str
+) -> None:
     raw = pickle.dumps(sampler if facade == "blocking" else sampler._client)
     before = server_engine.count("sample")
-    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", textwrap.dedent(SCRIPTS[facade])]
+    command = [
+        sys.executable,
+        "-W",
+        "error::RuntimeWarning",
+        "-c",
+        textwrap.dedent(SCRIPTS[facade]),
+    ]
     environment = os.environ | {"TINKER_API_KEY": "tml-other"}
     processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
         for _ in range(2)
     ]
     outputs = [process.communicate(raw, timeout=60) for process in processes]
     assert [output for output, _ in outputs] == [b"[5, 6]\n"] * 2, outputs
     assert sampler.sample([7], 1, {"max_tokens": 1}).result().sequences[0].tokens == [7, 1]
-    assert server_engine.count("sample") - before == 5, "no number was used twice: each sample was drawn"
+    assert server_engine.count("sample") - before == 5, (
+        "no number was used twice: each sample was drawn"
+    )
 
 
 def test_the_key_does_not_go_along(sampler: Any) -> None:
@@ -74,7 +101,9 @@ def test_a_copy_in_this_process_works_too(sampler: Any) -> None:
     with pickle.loads(pickle.dumps(sampler)) as copy:
         assert copy.sampling_session_id == sampler.sampling_session_id
         assert copy.compute_logprobs([5, 6]).result() == [None, -1.0]
-    assert sampler.compute_logprobs([5, 6]).result() == [None, -1.0], "the first one's connections are its own"
+    assert sampler.compute_logprobs([5, 6]).result() == [None, -1.0], (
+        "the first one's connections are its own"
+    )
 
 
 def _first_token(sampler: SamplingClient) -> int:
@@ -83,10 +112,14 @@ def _first_token(sampler: SamplingClient) -> int:
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_a_pool_of_processes_samples_by_it(sampler: Any, server_engine: FakeEngine, method: str) -> None:
+def test_a_pool_of_processes_samples_by_it(
+    sampler: Any, server_engine: FakeEngine, method: str
+) -> None:
     before = server_engine.count("sample")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, of forking a process that has threads
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python's own, of forking a process that has threads
         with multiprocessing.get_context(method).Pool(2) as pool:
             assert pool.map(_first_token, [sampler] * 4, chunksize=1) == [5] * 4
     assert server_engine.count("sample") == before + 4
@@ -147,16 +180,22 @@ def test_copies_and_copies_of_copies_are_numbered_by_the_server(sampler: Any) ->
     first = pickle.loads(pickle.dumps(sampler._client))
     second = pickle.loads(pickle.dumps(first))
     third = copy.deepcopy(second)
-    billions = [[number // 10**9 for number in numbers] for numbers in _numbers([third, first, second])]
+    billions = [
+        [number // 10**9 for number in numbers] for numbers in _numbers([third, first, second])
+    ]
     start = billions[0][0]
     assert start >= 1
     assert billions == [[start] * 2, [start + 1] * 2, [start + 2] * 2]
 
 
-def test_where_the_server_numbers_no_copies_chance_does(server: Server, server_engine: FakeEngine) -> None:
+def test_where_the_server_numbers_no_copies_chance_does(
+    server: Server, server_engine: FakeEngine
+) -> None:
     """Numbers pass 2^53, and come through exactly."""
     server_engine.gate.set()
-    with ServiceClient(config=Config(base_url=server.base_url, api_key="tml-x", dialect=UNKNOWN)) as service:
+    with ServiceClient(
+        config=Config(base_url=server.base_url, api_key="tml-x", dialect=UNKNOWN)
+    ) as service:
         sampler = service.create_sampling_client(base_model="fake/base")
         sampler._client._session.transport.server.learn(joins_samplers=False)
         before = server_engine.count("sample")

@@ -37,7 +37,11 @@ def test_it_works_where_an_event_loop_runs(blocking: ServiceClient) -> None:
 def test_threads_may_share_a_client(blocking: ServiceClient) -> None:
     sampler = blocking.create_sampling_client(base_model="fake/base")
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda token: sampler.sample([token], 1, {"max_tokens": 1}).result(), range(1, 60)))
+        results = list(
+            pool.map(
+                lambda token: sampler.sample([token], 1, {"max_tokens": 1}).result(), range(1, 60)
+            )
+        )
     assert [result.sequences[0].tokens[0] for result in results] == list(range(1, 60))
 
 
@@ -55,7 +59,9 @@ def test_a_callback_may_make_blocking_calls(blocking: ServiceClient) -> None:
     assert seen == [[None, -1.0]]
 
 
-def test_a_call_on_the_portals_own_thread_is_refused_rather_than_hung(blocking: ServiceClient) -> None:
+def test_a_call_on_the_portals_own_thread_is_refused_rather_than_hung(
+    blocking: ServiceClient,
+) -> None:
     async def inside() -> None:
         blocking.get_server_capabilities()
 
@@ -78,7 +84,10 @@ def test_cancel_stops_the_wait(blocking: ServiceClient, server_engine: FakeEngin
 
 def run(script: str, server: Server) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script), server.base_url], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script), server.base_url],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
@@ -103,7 +112,9 @@ def test_a_fork_refuses_old_clients_and_makes_new_ones(server: Server) -> None:
         server,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0].startswith("refused: this client was made before the process was forked")
+    assert done.stdout.splitlines()[0].startswith(
+        "refused: this client was made before the process was forked"
+    )
     assert done.stdout.splitlines()[1:] == ["new: fake/base", "old: fake/base"]
 
 
@@ -118,7 +129,9 @@ def test_a_script_that_forgets_to_close_still_ends_and_ends_its_session(server: 
     )
     assert (done.returncode, done.stderr) == (0, "")
     session_id = done.stdout.partition(":")[0]
-    answer = httpx.post(f"{server.base_url}/api/v1/session_heartbeat", json={"session_id": session_id})
+    answer = httpx.post(
+        f"{server.base_url}/api/v1/session_heartbeat", json={"session_id": session_id}
+    )
     assert answer.status_code == 410
 
 
@@ -133,7 +146,10 @@ def test_ctrl_c_ends_a_wait_at_once(server: Server, server_engine: FakeEngine) -
             future.result()
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), server.base_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(script), server.base_url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     with process:
         assert process.stdout is not None

@@ -38,7 +38,9 @@ def away(url: str, host: str = AWAY) -> str:
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
-def test_a_server_of_https_is_asked_through_a_tunnel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_server_of_https_is_asked_through_a_tunnel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     authority = Authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
 
@@ -55,7 +57,9 @@ def test_a_server_of_https_is_asked_through_a_tunnel(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_a_server_of_http_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_server_of_http_is_asked_through_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     async def main() -> tuple[Any, str, SmallProxy]:
         async with fault_server(tell) as url:
             with small_proxy() as proxy:
@@ -64,11 +68,15 @@ def test_a_server_of_http_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyP
 
     runs, url, proxy = asyncio.run(main())
     assert runs.training_runs == []
-    assert [line.partition("?")[0] for line in proxy.asked] == [f"GET {away(url)}/api/v1/training_runs"]
+    assert [line.partition("?")[0] for line in proxy.asked] == [
+        f"GET {away(url)}/api/v1/training_runs"
+    ]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "tinker.localhost"])
-def test_a_server_on_this_machine_is_asked_directly(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_a_server_on_this_machine_is_asked_directly(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
     """Only a proxy that was given goes for it, too."""
 
     async def main() -> SmallProxy:
@@ -89,34 +97,61 @@ def test_a_server_on_this_machine_is_asked_directly(monkeypatch: pytest.MonkeyPa
     ("entries", "excepted", "others"),
     [
         ("*", ["a.test", "10.1.2.3"], []),
-        ("example.test", ["example.test", "a.example.test", "EXAMPLE.test."], ["anexample.test", "example.test.org"]),
+        (
+            "example.test",
+            ["example.test", "a.example.test", "EXAMPLE.test."],
+            ["anexample.test", "example.test.org"],
+        ),
         (".example.test, b.test", ["a.example.test", "example.test", "b.test"], ["c.test"]),
         ("*.example.test", ["a.example.test"], ["b.test"]),
         ("a.test:8000", ["a.test:8000"], ["a.test", "a.test:80"]),
-        ("10.0.0.0/8,192.168.1.7", ["10.1.2.3", "192.168.1.7"], ["11.0.0.1", "192.168.1.70", "10.example"]),
-        ("fd00::/8,[2001:db8::1]:443", ["[fd00::1]", "[2001:db8::1]:443"], ["[2001:db8::1]:444", "[fe80::1]"]),
+        (
+            "10.0.0.0/8,192.168.1.7",
+            ["10.1.2.3", "192.168.1.7"],
+            ["11.0.0.1", "192.168.1.70", "10.example"],
+        ),
+        (
+            "fd00::/8,[2001:db8::1]:443",
+            ["[fd00::1]", "[2001:db8::1]:443"],
+            ["[2001:db8::1]:444", "[fe80::1]"],
+        ),
         (" ,", [], ["a.test"]),
     ],
 )
 def test_no_proxy(entries: str, excepted: list[str], others: list[str]) -> None:
     proxies = Proxies.of_environment({"HTTPS_PROXY": "http://p:1", "NO_PROXY": entries})
-    assert [host for host in excepted + others if proxies.of(f"https://{host}/x") is None] == excepted
+    assert [
+        host for host in excepted + others if proxies.of(f"https://{host}/x") is None
+    ] == excepted
 
 
-def test_what_is_in_lower_case_goes_first_and_a_script_of_a_web_server_takes_no_proxy_of_its_visitors() -> None:
+def test_what_is_in_lower_case_goes_first_and_a_script_of_a_web_server_takes_no_proxy_of_its_visitors() -> (
+    None
+):
     both = Proxies.of_environment({"HTTP_PROXY": "http://upper:1", "http_proxy": "http://lower:1"})
     assert str(both.of("http://a.test")) == "http://lower:1 (http_proxy)"
-    assert Proxies.of_environment({"HTTP_PROXY": "http://evil:1", "REQUEST_METHOD": "GET"}).of("http://a.test") is None
+    assert (
+        Proxies.of_environment({"HTTP_PROXY": "http://evil:1", "REQUEST_METHOD": "GET"}).of(
+            "http://a.test"
+        )
+        is None
+    )
 
 
-def test_redirects_and_signed_downloads_go_through_the_proxy_of_their_own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redirects_and_signed_downloads_go_through_the_proxy_of_their_own_servers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def main() -> SmallProxy:
         async with fault_server(tell) as elsewhere:
             with small_proxy() as proxy:
 
                 async def redirect(path: str, writer: asyncio.StreamWriter) -> None:
                     place = away(elsewhere, "store.example.test").encode()
-                    writer.write(b"HTTP/1.1 302 Found\r\nLocation: " + place + b"/runs\r\nContent-Length: 0\r\n\r\n")
+                    writer.write(
+                        b"HTTP/1.1 302 Found\r\nLocation: "
+                        + place
+                        + b"/runs\r\nContent-Length: 0\r\n\r\n"
+                    )
 
                 async with fault_server(redirect) as here:
                     monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -141,10 +176,15 @@ def failure(base_url: str, **settings: Any) -> TinkexError:
     return caught.value
 
 
-def test_a_proxy_that_cannot_be_reached_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_cannot_be_reached_is_named_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:pass-word@127.0.0.1:1")
     error = failure(f"https://{AWAY}")
-    assert "the proxy http://(hidden)@127.0.0.1:1 (HTTPS_PROXY) cannot be reached: Connection refused" in error.message
+    assert (
+        "the proxy http://(hidden)@127.0.0.1:1 (HTTPS_PROXY) cannot be reached: Connection refused"
+        in error.message
+    )
     assert "NO_PROXY" in str(error.advice)
     assert isinstance(error, APIConnectionError)
     assert (error.sent, error.retryable) == (False, True)
@@ -196,15 +236,22 @@ def test_a_tunnel_that_breaks_is_told_with_the_proxy(monkeypatch: pytest.MonkeyP
     asyncio.run(main())
 
 
-def test_a_proxy_of_another_kind_is_refused_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_another_kind_is_refused_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://me:pass-word@127.0.0.1:9")
-    with pytest.raises(ConfigError, match=r"ALL_PROXY 'socks5://.hidden.@127.0.0.1:9' is a proxy of the kind socks5") as caught:
+    with pytest.raises(
+        ConfigError,
+        match=r"ALL_PROXY 'socks5://.hidden.@127.0.0.1:9' is a proxy of the kind socks5",
+    ) as caught:
         Config(base_url=f"https://{AWAY}")
     assert f"add {AWAY} to NO_PROXY" in str(caught.value.advice)
     Config(base_url="http://127.0.0.1:1")  # which is asked directly
 
 
-def test_the_description_of_the_settings_shows_the_proxy_and_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_description_of_the_settings_shows_the_proxy_and_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:pass-word@proxy.test:3128")
     config = Config(base_url=f"https://{AWAY}", proxy_headers={"X-For-Proxy": "x"})
     (row,) = [setting for setting in config.describe() if setting.name == "proxy"]

@@ -70,25 +70,47 @@ def rest(connect_rest: Callable[..., Any], archive: dict[str, bytes]) -> Iterato
 def test_a_checkpoint_goes_there_with_a_card(rest: Any, hub: Hub) -> None:
     assert rest.push_to_hub(PATH, "ada/poems", token="hf-token") == "https://hub/commit"
     assert hub.tokens == ["hf-token"]
-    assert hub.calls[0] == ("create_repo", {"repo_id": "ada/poems", "private": True, "exist_ok": True})
+    assert hub.calls[0] == (
+        "create_repo",
+        {"repo_id": "ada/poems", "private": True, "exist_ok": True},
+    )
     assert hub.calls[1][1]["commit_message"] == f"Upload {PATH}"
     assert hub.files["adapter_model.safetensors"] == b"weights"
     card = ModelCard(hub.files["README.md"].decode())
     assert (card.data.base_model, card.data.library_name) == ("meta-llama/Llama-3.1-8B", "peft")
     assert set(card.data.tags) >= {"tinker", "lora"}
     assert f"of rank 16, trained with the Tinker API and saved as `{PATH}`" in card.text
-    assert "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('meta-llama/Llama-3.1-8B'), 'ada/poems')" in card.text
+    assert (
+        "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('meta-llama/Llama-3.1-8B'), 'ada/poems')"
+        in card.text
+    )
 
 
 def test_a_branch_or_a_pull_request(rest: Any, hub: Hub) -> None:
-    rest.push_to_hub(PATH, "ada/poems", revision="v2", private=False, ignore_patterns=["*.bin"], commit_message="two")
-    assert hub.calls[1] == ("create_branch", {"repo_id": "ada/poems", "branch": "v2", "exist_ok": True})
+    rest.push_to_hub(
+        PATH,
+        "ada/poems",
+        revision="v2",
+        private=False,
+        ignore_patterns=["*.bin"],
+        commit_message="two",
+    )
+    assert hub.calls[1] == (
+        "create_branch",
+        {"repo_id": "ada/poems", "branch": "v2", "exist_ok": True},
+    )
     sent = hub.calls[2][1]
-    assert (sent["revision"], sent["ignore_patterns"], sent["commit_message"]) == ("v2", ["*.bin"], "two")
+    assert (sent["revision"], sent["ignore_patterns"], sent["commit_message"]) == (
+        "v2",
+        ["*.bin"],
+        "two",
+    )
     assert rest.push_to_hub(PATH, "ada/poems", create_pr=True) == "https://hub/pr"
 
 
-def test_a_card_that_is_there_is_kept_and_none_is_made_unasked(rest: Any, hub: Hub, archive: dict[str, bytes]) -> None:
+def test_a_card_that_is_there_is_kept_and_none_is_made_unasked(
+    rest: Any, hub: Hub, archive: dict[str, bytes]
+) -> None:
     rest.push_to_hub(PATH, "ada/poems", model_card=False)
     assert "README.md" not in hub.files
     archive["README.md"] = b"mine"
@@ -104,7 +126,9 @@ def test_a_checkpoint_that_is_no_adapter_has_another_card() -> None:
 
 
 def test_a_card_names_no_folder_of_the_server() -> None:
-    card = ModelCard(model_card({"base_model_name_or_path": "/srv/models/mine", "r": 4}, PATH, "ada/poems"))
+    card = ModelCard(
+        model_card({"base_model_name_or_path": "/srv/models/mine", "r": 4}, PATH, "ada/poems")
+    )
     assert card.data.base_model is None
     assert "/srv" not in str(card)
     assert "AutoModelForCausalLM.from_pretrained('the base model')" in card.text

@@ -26,8 +26,12 @@ def train(service, steps=5):
 
 
 def run(pytester: pytest.Pytester, tests: str) -> pytest.RunResult:
-    pytester.makepyfile(loop=LOOP, test_it="import pytest\nfrom loop import train\n" + textwrap.dedent(tests))
-    return pytester.runpytest_subprocess("-p", "tinkex.pytest_plugin", "--strict-markers", "-W", "error")
+    pytester.makepyfile(
+        loop=LOOP, test_it="import pytest\nfrom loop import train\n" + textwrap.dedent(tests)
+    )
+    return pytester.runpytest_subprocess(
+        "-p", "tinkex.pytest_plugin", "--strict-markers", "-W", "error"
+    )
 
 
 def test_a_training_loop_is_tested_without_anything_set_up(pytester: pytest.Pytester) -> None:
@@ -121,10 +125,14 @@ def test_a_loop_outlives_the_faults_that_the_marker_names(pytester: pytest.Pytes
 
 
 @pytest.mark.parametrize(("marker", "wrong"), [("engin='fake'", "'engin'"), ("'fake'", "'fake'")])
-def test_a_marker_that_makes_no_sense_is_refused(pytester: pytest.Pytester, marker: str, wrong: str) -> None:
+def test_a_marker_that_makes_no_sense_is_refused(
+    pytester: pytest.Pytester, marker: str, wrong: str
+) -> None:
     done = run(pytester, f"@pytest.mark.tinkex({marker})\ndef test_it(tinkex_server): pass")
     done.assert_outcomes(errors=1)
-    done.stdout.fnmatch_lines([f"*the marker tinkex takes engine, model, profile, delay,* each by name, and not {wrong}"])
+    done.stdout.fnmatch_lines(
+        [f"*the marker tinkex takes engine, model, profile, delay,* each by name, and not {wrong}"]
+    )
 
 
 def test_a_run_of_pytest_that_does_not_use_it_does_not_pay_for_it() -> None:
@@ -133,5 +141,7 @@ def test_a_run_of_pytest_that_does_not_use_it_does_not_pay_for_it() -> None:
         import tinkex.pytest_plugin
         print([name for name in sys.modules if name.split(".")[0] in ("torch", "httpx", "starlette", "numpy", "tinkex_api")])
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"

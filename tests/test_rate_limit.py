@@ -31,7 +31,9 @@ OK = httpx.Response(200, json={"status": "ok"})
         (9, 200_000, 7.0, 0.5, 7.0),
     ],
 )
-def test_how_long_a_window_lasts(streak: int, size: int, hint: float | None, chance: float, pause: float) -> None:
+def test_how_long_a_window_lasts(
+    streak: int, size: int, hint: float | None, chance: float, pause: float
+) -> None:
     assert rate_limit_pause(streak, size, hint, chance) == pytest.approx(pause)
 
 
@@ -72,7 +74,9 @@ def test_its_end_lets_requests_in_gradually_and_in_order() -> None:
 
     crowd = in_crowd(work)
     for first, after in ((0, 4), (4, 12), (12, 28)):
-        assert sorted(crowd.order[first:after]) == list(range(first, after)), "first come, first served"
+        assert sorted(crowd.order[first:after]) == list(range(first, after)), (
+            "first come, first served"
+        )
     assert [crowd.most[second] for second in range(10, 16)] == [4, 8, 16, 32, 64, 128]
 
 
@@ -148,7 +152,10 @@ def test_it_holds_event_loops_in_several_threads() -> None:
         await asyncio.gather(*(send(first + number) for number in range(100)))
 
     window.refused(0, 0.05, clock)
-    threads = [threading.Thread(target=lambda first=first: asyncio.run(many(first))) for first in (0, 100, 200)]
+    threads = [
+        threading.Thread(target=lambda first=first: asyncio.run(many(first)))
+        for first in (0, 100, 200)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -193,7 +200,9 @@ def test_a_429_for_ever_ends_when_the_config_says_so(caplog: pytest.LogCaptureFi
     server = Answering(lambda request: httpx.Response(429, json={"detail": "slow down"}))
 
     async def work() -> None:
-        await transport_to(server, retry=RetrySettings(max_rate_limited=900.0)).send(health.request())
+        await transport_to(server, retry=RetrySettings(max_rate_limited=900.0)).send(
+            health.request()
+        )
 
     with pytest.raises(RateLimitError) as caught:
         run(work())

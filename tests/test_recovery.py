@@ -68,14 +68,22 @@ def quick(base_url: str, attempts: int = 10, **settings: Any) -> Config:
     return Config(base_url=base_url, retry=retry, **settings)
 
 
-def begin(connect: Callable[..., Any], base_url: str, policy: RecoveryPolicy = EVERY_4, **settings: Any) -> tuple[Any, Any]:
+def begin(
+    connect: Callable[..., Any], base_url: str, policy: RecoveryPolicy = EVERY_4, **settings: Any
+) -> tuple[Any, Any]:
     """A service client, and a run of its."""
     service = connect(base_url, config=quick(base_url, **settings))
-    return service, service.create_recoverable_run(service.create_lora_training_client("fake/base", rank=4), policy)
+    return service, service.create_recoverable_run(
+        service.create_lora_training_client("fake/base", rank=4), policy
+    )
 
 
 def steps_of(run: Any, until: int) -> Iterator[int]:
-    return run.steps(until) if isinstance(run, RecoverableRun) else iterate(portal.shared(), lambda: run.client.steps(until))
+    return (
+        run.steps(until)
+        if isinstance(run, RecoverableRun)
+        else iterate(portal.shared(), lambda: run.client.steps(until))
+    )
 
 
 def train(
@@ -110,14 +118,18 @@ def each_step_once(until: int) -> dict[int, float]:
     return {step: float(step) for step in range(until)}
 
 
-def test_an_undisturbed_run_takes_each_step_once(connect: Callable[..., Any], counting: Server) -> None:
+def test_an_undisturbed_run_takes_each_step_once(
+    connect: Callable[..., Any], counting: Server
+) -> None:
     _, run = begin(connect, counting.base_url)
     assert train(run, 6) == (each_step_once(6), [])
     assert train(run, 10) == ({6: 6.0, 7: 7.0, 8: 8.0, 9: 9.0}, [])  # it goes on where it was
     assert (run.step, run.recoveries) == (10, 0)
 
 
-def test_a_run_survives_kill_9_of_its_server(connect: Callable[..., Any], killable: Process) -> None:
+def test_a_run_survives_kill_9_of_its_server(
+    connect: Callable[..., Any], killable: Process
+) -> None:
     _, run = begin(connect, killable.base_url)
     first_model = run.trainer.model_id
 
@@ -155,10 +167,14 @@ def test_a_server_that_dies_after_the_last_step_is_recovered_from_before_the_loo
     assert run.recoveries == 1
     assert run.trainer.save_state("final").result().path
     after = run.trainer.train_step([datum(1)], "cross_entropy", AdamParams()).result()
-    assert after.forward_backward.metrics["loss:sum"] == float(until), "all steps are behind the model"
+    assert after.forward_backward.metrics["loss:sum"] == float(until), (
+        "all steps are behind the model"
+    )
 
 
-def test_a_loop_that_sends_steps_ahead_misses_no_result(connect: Callable[..., Any], killable: Process) -> None:
+def test_a_loop_that_sends_steps_ahead_misses_no_result(
+    connect: Callable[..., Any], killable: Process
+) -> None:
     _, run = begin(connect, killable.base_url, RecoveryPolicy(save_every_steps=2))
 
     def kill() -> None:
@@ -181,7 +197,9 @@ def test_a_loop_that_sends_steps_ahead_misses_no_result(connect: Callable[..., A
 
 
 @pytest.mark.slow
-def test_a_run_survives_two_kills_and_a_server_that_is_away_for_a_while(connect: Callable[..., Any], killable: Process) -> None:
+def test_a_run_survives_two_kills_and_a_server_that_is_away_for_a_while(
+    connect: Callable[..., Any], killable: Process
+) -> None:
     _, run = begin(connect, killable.base_url)
     away: list[float] = []
 
@@ -198,14 +216,20 @@ def test_a_run_survives_two_kills_and_a_server_that_is_away_for_a_while(connect:
 
 
 @pytest.mark.rule(16)
-def test_a_server_that_has_forgotten_the_session_gets_a_new_one(connect: Callable[..., Any], killable: Process) -> None:
+def test_a_server_that_has_forgotten_the_session_gets_a_new_one(
+    connect: Callable[..., Any], killable: Process
+) -> None:
     service, run = begin(connect, killable.base_url, attempts=200)  # a busy machine starts it late
     old = run.trainer
 
     def forget() -> None:
         killable.kill()
         with closing(sqlite3.connect(killable.data_dir / "tinkex.db")) as db:
-            for table in ("sessions", "models", "samplers"):  # what was made in it is still somebody's
+            for table in (
+                "sessions",
+                "models",
+                "samplers",
+            ):  # what was made in it is still somebody's
                 db.execute(f"UPDATE {table} SET session_id = session_id || ' of old'")
             db.commit()
         killable.start()
@@ -220,11 +244,16 @@ def test_a_server_that_has_forgotten_the_session_gets_a_new_one(connect: Callabl
 
 
 @pytest.mark.rule(16)
-def test_a_session_that_was_finished_is_found_out_by_its_heartbeat(connect: Callable[..., Any], counting: Server) -> None:
+def test_a_session_that_was_finished_is_found_out_by_its_heartbeat(
+    connect: Callable[..., Any], counting: Server
+) -> None:
     service = connect(counting.base_url, config=quick(counting.base_url, heartbeat_interval=0.05))
     trainer = service.create_lora_training_client("fake/base", rank=4)
     session_id = trainer.model_id.partition(":")[0]
-    httpx.post(f"{counting.base_url}/api/v1/sessions/{session_id}/finish", json={"reason": {"type": "success"}, "detail": None})
+    httpx.post(
+        f"{counting.base_url}/api/v1/sessions/{session_id}/finish",
+        json={"reason": {"type": "success"}, "detail": None},
+    )
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         with pytest.raises((ServerStateLostError, NotFoundError)) as caught:
@@ -238,7 +267,10 @@ def test_a_session_that_was_finished_is_found_out_by_its_heartbeat(connect: Call
 
 
 def test_a_step_of_unknown_outcome_goes_back_a_few_steps_and_frees_the_old_model(
-    connect: Callable[..., Any], counting: Server, engine: CountingEngine, monkeypatch: pytest.MonkeyPatch
+    connect: Callable[..., Any],
+    counting: Server,
+    engine: CountingEngine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from tinkex_server.routes import server as routes
 
@@ -246,15 +278,21 @@ def test_a_step_of_unknown_outcome_goes_back_a_few_steps_and_frees_the_old_model
     with faulty(counting.base_url) as proxy:
         service = connect(proxy.base_url, config=quick(proxy.base_url))
         trainer = service.create_lora_training_client("fake/base", rank=4)
-        run = service.create_recoverable_run(trainer, RecoveryPolicy(save_every_steps=4, keep=9))  # the proxy passes no DELETE on
-        losses, went_back = train(run, 12, once_at(6, lambda: proxy.faults.append(("optim_step", "answer lost"))))
+        run = service.create_recoverable_run(
+            trainer, RecoveryPolicy(save_every_steps=4, keep=9)
+        )  # the proxy passes no DELETE on
+        losses, went_back = train(
+            run, 12, once_at(6, lambda: proxy.faults.append(("optim_step", "answer lost")))
+        )
         assert losses == each_step_once(12)
         assert len(went_back) == 1
         assert went_back[0][0] - went_back[0][1] <= 4
         assert engine.count("unload_model", trainer.model_id) == 1
 
 
-def test_what_the_user_got_wrong_passes_through(connect: Callable[..., Any], counting: Server) -> None:
+def test_what_the_user_got_wrong_passes_through(
+    connect: Callable[..., Any], counting: Server
+) -> None:
     _, run = begin(connect, counting.base_url)
     with pytest.raises(InvalidInputError):
         run.trainer.train_step([], "cross_entropy", AdamParams())
@@ -267,7 +305,9 @@ def test_what_the_user_got_wrong_passes_through(connect: Callable[..., Any], cou
     assert (run.step, run.recoveries) == (0, 0)
 
 
-def test_a_fault_that_comes_again_and_again_ends_the_run(connect: Callable[..., Any], counting: Server) -> None:
+def test_a_fault_that_comes_again_and_again_ends_the_run(
+    connect: Callable[..., Any], counting: Server
+) -> None:
     _, run = begin(connect, counting.base_url, RecoveryPolicy(save_every_steps=4, give_up_after=3))
     fault: list[TinkexError] = []
 
@@ -286,25 +326,40 @@ def test_a_fault_that_comes_again_and_again_ends_the_run(connect: Callable[..., 
 
 
 def names_on(service: Any, model_id: str) -> list[str]:
-    return [kept.checkpoint_id for kept in service.create_rest_client().list_checkpoints(model_id).checkpoints]
+    return [
+        kept.checkpoint_id
+        for kept in service.create_rest_client().list_checkpoints(model_id).checkpoints
+    ]
 
 
-def test_only_the_newest_checkpoints_are_kept(connect: Callable[..., Any], counting: Server) -> None:
+def test_only_the_newest_checkpoints_are_kept(
+    connect: Callable[..., Any], counting: Server
+) -> None:
     service, run = begin(connect, counting.base_url, RecoveryPolicy(save_every_steps=2, keep=3))
     train(run, 12)
     kept = names_on(service, run.trainer.model_id)
-    assert [re.fullmatch(r"weights/step-(\d{6})-[0-9a-f]{8}", name)[1] for name in kept] == ["000012", "000010", "000008"]  # type: ignore[index]
+    assert [re.fullmatch(r"weights/step-(\d{6})-[0-9a-f]{8}", name)[1] for name in kept] == [
+        "000012",
+        "000010",
+        "000008",
+    ]  # type: ignore[index]
 
 
-def test_where_the_server_cannot_delete_all_are_left(connect: Callable[..., Any], counting: Server) -> None:
+def test_where_the_server_cannot_delete_all_are_left(
+    connect: Callable[..., Any], counting: Server
+) -> None:
     dialect = evolve(DIALECTS["tinkex"], missing={"delete_checkpoint": ""})
-    service, run = begin(connect, counting.base_url, RecoveryPolicy(save_every_steps=2, keep=1), dialect=dialect)
+    service, run = begin(
+        connect, counting.base_url, RecoveryPolicy(save_every_steps=2, keep=1), dialect=dialect
+    )
     train(run, 6)
     assert len(names_on(service, run.trainer.model_id)) == 4
     assert run.recover(LOST) == 6
 
 
-def test_a_deleted_checkpoint_is_passed_over_for_the_one_before(connect: Callable[..., Any], counting: Server) -> None:
+def test_a_deleted_checkpoint_is_passed_over_for_the_one_before(
+    connect: Callable[..., Any], counting: Server
+) -> None:
     service, run = begin(connect, counting.base_url)
     train(run, 9)
     model_id = run.trainer.model_id
@@ -315,7 +370,9 @@ def test_a_deleted_checkpoint_is_passed_over_for_the_one_before(connect: Callabl
     assert train(run, 9) == ({8: 8.0}, [])
 
 
-def test_with_no_checkpoint_left_the_run_ends_and_says_so(connect: Callable[..., Any], counting: Server) -> None:
+def test_with_no_checkpoint_left_the_run_ends_and_says_so(
+    connect: Callable[..., Any], counting: Server
+) -> None:
     service, run = begin(connect, counting.base_url)
     model_id = run.trainer.model_id
     for name in names_on(service, model_id):
@@ -324,7 +381,9 @@ def test_with_no_checkpoint_left_the_run_ends_and_says_so(connect: Callable[...,
         run.recover(LOST)
 
 
-def test_a_server_that_keeps_no_state_is_refused_at_once(connect: Callable[..., Any], counting: Server) -> None:
+def test_a_server_that_keeps_no_state_is_refused_at_once(
+    connect: Callable[..., Any], counting: Server
+) -> None:
     instead = {"load_weights": DIALECTS["arctic"].missing["load_weights"]}
     dialect = evolve(DIALECTS["tinkex"], resume="never", missing=instead)
     with pytest.raises(UnsupportedByServer, match="begin anew"):
@@ -338,9 +397,13 @@ def test_a_model_that_could_not_be_loaded_is_freed_again(
     service = connect(counting.base_url, config=quick(counting.base_url, dialect=dialect))
     before = engine.count("unload_model")
     with pytest.raises(RequestFailedError, match="there is no checkpoint"):
-        service.create_training_client_from_state("tinker://s-0:train:0/weights/none", "fake/base", rank=4)
+        service.create_training_client_from_state(
+            "tinker://s-0:train:0/weights/none", "fake/base", rank=4
+        )
     deadline = time.monotonic() + 10
-    while engine.count("unload_model") == before and time.monotonic() < deadline:  # nobody waits for the end of it
+    while (
+        engine.count("unload_model") == before and time.monotonic() < deadline
+    ):  # nobody waits for the end of it
         time.sleep(0.01)
     assert engine.count("unload_model") == before + 1
 
@@ -348,7 +411,11 @@ def test_a_model_that_could_not_be_loaded_is_freed_again(
 @pytest.mark.slow
 def test_the_example_survives_the_death_of_its_server_with_the_same_losses() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "survives_kill.py")], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(ROOT / "examples" / "survives_kill.py")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the same, bit for bit" in done.stdout

@@ -98,7 +98,9 @@ def test_what_going_back_helps_against(error: TinkexError, recoverable: bool) ->
         ({"save_every_minutes": 0.5}, 0, 30.0, False),  # nothing new to save
     ],
 )
-def test_when_a_run_is_saved(settings: dict[str, Any], steps: int, seconds: float, due: bool) -> None:
+def test_when_a_run_is_saved(
+    settings: dict[str, Any], steps: int, seconds: float, due: bool
+) -> None:
     assert RecoveryPolicy(**settings).save_due(steps, seconds) is due
 
 
@@ -137,7 +139,10 @@ def test_a_policy_that_would_not_work(settings: dict[str, Any]) -> None:
     ids=lambda value: f"{type(value).__name__}" if isinstance(value, TinkexError) else str(value),
 )
 def test_what_a_failed_load_says(error: TinkexError, of_the_checkpoint: bool, passes: bool) -> None:
-    assert (policies.blames_checkpoint(error), policies.may_pass(error)) == (of_the_checkpoint, passes)
+    assert (policies.blames_checkpoint(error), policies.may_pass(error)) == (
+        of_the_checkpoint,
+        passes,
+    )
 
 
 def test_names_of_checkpoints_are_taken_by_every_server() -> None:
@@ -181,14 +186,22 @@ class World:
     async def delete_checkpoint_from_tinker_path(self, path: str) -> None:
         self.deleted.append(path.rpartition("/")[2][:11])
 
-    def run(self, policy: RecoveryPolicy, work: Callable[[AsyncRecoverableRun], Any], model: Any = None) -> None:
+    def run(
+        self, policy: RecoveryPolicy, work: Callable[[AsyncRecoverableRun], Any], model: Any = None
+    ) -> None:
         async def begin() -> None:
-            await work(await AsyncRecoverableRun.begin(model or Model(), policy, self.replace, self, self.clock))  # type: ignore[arg-type]
+            await work(
+                await AsyncRecoverableRun.begin(
+                    model or Model(), policy, self.replace, self, self.clock
+                )
+            )  # type: ignore[arg-type]
 
         asyncio.run(begin())
 
 
-async def train(run: AsyncRecoverableRun, until: int, then: Callable[[int], None] = lambda step: None) -> list[int]:
+async def train(
+    run: AsyncRecoverableRun, until: int, then: Callable[[int], None] = lambda step: None
+) -> list[int]:
     done: list[int] = []
     async for step in run.steps(until):
         done.append(step)
@@ -209,7 +222,9 @@ def test_a_run_is_saved_by_minutes() -> None:
     world, model = World(), Model()
 
     async def work(run: AsyncRecoverableRun) -> None:
-        assert await train(run, 10, lambda step: world.clock.__setattr__("time", world.clock.time + 25.0)) == list(range(10))
+        assert await train(
+            run, 10, lambda step: world.clock.__setattr__("time", world.clock.time + 25.0)
+        ) == list(range(10))
 
     world.run(RecoveryPolicy(save_every_minutes=1.0), work, model)
     assert model.saves == 1 + 3 + 1  # at 0, 75, 150 and 225 s, and when the steps end
@@ -222,14 +237,22 @@ def test_a_server_that_is_away_is_waited_for_ever_longer() -> None:
     async def work(run: AsyncRecoverableRun) -> None:
         await break_off(run, 5)
         assert await run.recover(UNKNOWN) == 4
-        assert (run.step, run.recoveries, run.trainer.name[:33]) == (4, 1, "tinker://run/weights/step-000004-")  # type: ignore[attr-defined]
+        assert (run.step, run.recoveries, run.trainer.name[:33]) == (
+            4,
+            1,
+            "tinker://run/weights/step-000004-",
+        )  # type: ignore[attr-defined]
 
     world.run(RecoveryPolicy(save_every_steps=2), work)
     assert world.clock.sleeps == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
-    assert world.asked_for == ["step-000004"] * 8  # not the older one: the newest is not known to be at fault
+    assert (
+        world.asked_for == ["step-000004"] * 8
+    )  # not the older one: the newest is not known to be at fault
 
 
-def test_a_server_that_stays_away_ends_the_run_in_bounded_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_stays_away_ends_the_run_in_bounded_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     world = World(answers=[APIConnectionError("refused")] * 1000)
 
     async def work(run: AsyncRecoverableRun) -> None:
@@ -268,7 +291,9 @@ def test_when_no_checkpoint_can_be_loaded_the_run_ends_at_once() -> None:
 
 
 @pytest.mark.parametrize(("missing", "back_to"), [(None, 4), (4, 4), (3, 2), (1, 2)])
-def test_a_run_goes_back_to_the_first_step_whose_result_is_missing_if_it_can(missing: int | None, back_to: int) -> None:
+def test_a_run_goes_back_to_the_first_step_whose_result_is_missing_if_it_can(
+    missing: int | None, back_to: int
+) -> None:
     world = World()
 
     async def work(run: AsyncRecoverableRun) -> None:

@@ -34,19 +34,30 @@ def post(server: Answering) -> Any:
 @pytest.mark.parametrize("status", [307, 308])
 def test_a_call_with_a_body_is_sent_again_within_the_server(status: int) -> None:
     def answer(call: Call) -> Answer:
-        return FLAGS if call.path.endswith("/") else Answer(status, headers={"Location": f"{call.path}/"})
+        return (
+            FLAGS
+            if call.path.endswith("/")
+            else Answer(status, headers={"Location": f"{call.path}/"})
+        )
 
     with answering(answer) as server:
         assert post(server).parallel_fwdbwd_chunks is True
     first, second = server.calls
-    assert (second.method, second.body, second.headers["x-api-key"]) == ("POST", first.body, "tml-secret")
+    assert (second.method, second.body, second.headers["x-api-key"]) == (
+        "POST",
+        first.body,
+        "tml-secret",
+    )
     assert first.headers["x-idempotency-key"] == second.headers["x-idempotency-key"]
 
 
 def test_a_call_with_a_body_goes_to_no_other_server_and_the_error_says_where_it_is() -> None:
     with answering(lambda call: FLAGS) as elsewhere:
         there = f"{elsewhere.base_url}/api/v1/client/config"
-        with answering(lambda call: Answer(308, headers={"Location": there})) as server, pytest.raises(APIStatusError) as raised:
+        with (
+            answering(lambda call: Answer(308, headers={"Location": there})) as server,
+            pytest.raises(APIStatusError) as raised,
+        ):
             post(server)
     assert there in str(raised.value)
     assert "base_url" in str(raised.value)
@@ -54,7 +65,10 @@ def test_a_call_with_a_body_goes_to_no_other_server_and_the_error_says_where_it_
 
 
 def test_redirects_that_go_in_a_circle_end() -> None:
-    with answering(lambda call: Answer(307, headers={"Location": call.path})) as server, pytest.raises(APIStatusError, match="307"):
+    with (
+        answering(lambda call: Answer(307, headers={"Location": call.path})) as server,
+        pytest.raises(APIStatusError, match="307"),
+    ):
         post(server)
     assert len(server.calls) == 1 + REDIRECTS
 
@@ -76,4 +90,11 @@ def test_redirects_that_go_in_a_circle_end() -> None:
 )
 def test_where_a_redirect_leads(method: str, status: int, location: str, url: str | None) -> None:
     asked = httpx.Request(method, "http://server/api/a")
-    assert next_url(method, httpx.Response(status, headers={"location": location}, request=asked), "http://server") == url
+    assert (
+        next_url(
+            method,
+            httpx.Response(status, headers={"location": location}, request=asked),
+            "http://server",
+        )
+        == url
+    )

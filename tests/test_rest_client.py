@@ -56,13 +56,17 @@ ANSWERS: dict[str, Answer] = {
     f"POST {CHECKPOINT}/publish": NOTHING,
     f"DELETE {CHECKPOINT}/publish": NOTHING,
     f"PUT {CHECKPOINT}/ttl": as_json(None),
-    f"GET {API}/training_runs/{RUN}/checkpoints/external_weights/e/external_weights_urls": example("ExternalWeightsUrlsResponse"),
+    f"GET {API}/training_runs/{RUN}/checkpoints/external_weights/e/external_weights_urls": example(
+        "ExternalWeightsUrlsResponse"
+    ),
     f"POST {API}/copy_weights": example("CopyWeightsResponse"),
     f"GET {API}/auth/apikey/me": example("ApiKeyInfoResponse"),
     f"DELETE {API}/auth/apikey/me": NOTHING,
     f"GET {API}/audit": example("AuditLogResponse"),
     f"GET {API}/billing/usage/events": example("BillingUsageResponse"),
-    f"GET {API}/billing/usage/checkpoints/current": example("CurrentCheckpointStorageUsageResponse"),
+    f"GET {API}/billing/usage/checkpoints/current": example(
+        "CurrentCheckpointStorageUsageResponse"
+    ),
 }
 JAN_1 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -101,7 +105,11 @@ CALLS: list[tuple[str, Callable[[Any], Any], str, dict[str, str], Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("call", "route", "query", "body"), [each[1:] for each in CALLS], ids=[each[0] for each in CALLS])
+@pytest.mark.parametrize(
+    ("call", "route", "query", "body"),
+    [each[1:] for each in CALLS],
+    ids=[each[0] for each in CALLS],
+)
 def test_a_call_is_sent_and_its_answer_read(
     connect_rest: Callable[..., Any],
     examples: Answering,
@@ -117,23 +125,34 @@ def test_a_call_is_sent_and_its_answer_read(
     assert sent.headers["x-api-key"] == "tml-test"
 
 
-def test_a_session_is_searched_by_what_is_said_and_no_more(connect_rest: Callable[..., Any], examples: Answering) -> None:
+def test_a_session_is_searched_by_what_is_said_and_no_more(
+    connect_rest: Callable[..., Any], examples: Answering
+) -> None:
     rest = connect_rest(examples.base_url)
     [found] = rest.search_sessions(SessionSearchRequest(user_metadata={"experiment": "7"})).sessions
     assert (found.session_id, found.created_at) == ("S1", JAN_1)
-    assert examples.calls[-1].json == {"user_metadata": {"experiment": "7"}, "owner": {"type": "own"}, "limit": 50}
+    assert examples.calls[-1].json == {
+        "user_metadata": {"experiment": "7"},
+        "owner": {"type": "own"},
+        "limit": 50,
+    }
     rest.search_sessions(
         SessionSearchRequest(
-            owner=SearchOwner("user", ["tml:user:a"]), statuses=[SessionStatusQuery("client_finished", ["errored"])]
+            owner=SearchOwner("user", ["tml:user:a"]),
+            statuses=[SessionStatusQuery("client_finished", ["errored"])],
         )
     )
-    assert examples.calls[-1].json["statuses"] == [{"type": "client_finished", "reasons": ["errored"]}]
+    assert examples.calls[-1].json["statuses"] == [
+        {"type": "client_finished", "reasons": ["errored"]}
+    ]
     for wrong in ({"limit": 201}, {"statuses": []}, {"owner": SearchOwner("user")}):
         with pytest.raises(InvalidInputError):
             SessionSearchRequest(**wrong)
 
 
-def test_what_an_organization_did_used_and_keeps(connect_admin: Callable[..., Any], examples: Answering) -> None:
+def test_what_an_organization_did_used_and_keeps(
+    connect_admin: Callable[..., Any], examples: Answering
+) -> None:
     admin = connect_admin(examples.base_url)
     [entry] = admin.get_audit_log("checkpoints", JAN_1.date()).entries
     assert (entry.timestamp, entry.event) == (JAN_1, "checkpoint.deleted")
@@ -142,7 +161,10 @@ def test_what_an_organization_did_used_and_keeps(connect_admin: Callable[..., An
     two_east = datetime(2026, 1, 1, 2, tzinfo=timezone(timedelta(hours=2)))
     [used] = admin.get_billing_usage(two_east, "2026-01-02T00:00:00").data
     assert (used.bucket_end - used.bucket_start, used.event_info.count) == (timedelta(hours=1), 1)
-    assert examples.calls[-1].query == {"starting_on": "2026-01-01T00:00:00Z", "ending_before": "2026-01-02T00:00:00Z"}
+    assert examples.calls[-1].query == {
+        "starting_on": "2026-01-01T00:00:00Z",
+        "ending_before": "2026-01-02T00:00:00Z",
+    }
     with pytest.raises(InvalidInputError, match="starting_on 'yesterday'"):
         admin.get_billing_usage("yesterday", JAN_1)
 
@@ -150,7 +172,9 @@ def test_what_an_organization_did_used_and_keeps(connect_admin: Callable[..., An
     assert examples.calls[-1].query == {"project_id": "proj-1"}
 
 
-def test_a_call_that_lies_elsewhere_is_followed_there_without_the_key(connect_admin: Callable[..., Any]) -> None:
+def test_a_call_that_lies_elsewhere_is_followed_there_without_the_key(
+    connect_admin: Callable[..., Any],
+) -> None:
     with answering(lambda call: example("AuditLogResponse")) as elsewhere:
         there = {"/api/v1/audit": f"{elsewhere.base_url}/log?signature=x"}
         with answering(lambda call: Answer(307, headers={"Location": there[call.path]})) as server:
@@ -163,7 +187,11 @@ def test_a_redirect_within_the_server_keeps_the_key(connect_admin: Callable[...,
     def answer(call: Call) -> Answer:
         if call.path == "/api/v1/audit":
             return Answer(308, headers={"Location": "/api/v1/audit/?event_type=all"})
-        return example("AuditLogResponse") if "x-api-key" in call.headers else as_json({"detail": "who?"}, 401)
+        return (
+            example("AuditLogResponse")
+            if "x-api-key" in call.headers
+            else as_json({"detail": "who?"}, 401)
+        )
 
     with answering(answer) as server:
         assert connect_admin(server.base_url).get_audit_log().entries
@@ -176,11 +204,16 @@ def test_a_call_that_a_server_lacks_is_said_to_be_lacking(connect_rest: Callable
             with pytest.raises(UnsupportedByServer, match="list_sessions"):
                 rest.list_sessions()
         assert len(server.calls) == 1, "the second time it is known"
-        with pytest.raises(NotFoundError), answering(lambda call: as_json({"detail": "no session S9"}, 404)) as other:
+        with (
+            pytest.raises(NotFoundError),
+            answering(lambda call: as_json({"detail": "no session S9"}, 404)) as other,
+        ):
             connect_rest(other.base_url).get_session("S9")
 
 
-def test_what_is_published_already_stays_so_without_another_try(connect_rest: Callable[..., Any]) -> None:
+def test_what_is_published_already_stays_so_without_another_try(
+    connect_rest: Callable[..., Any],
+) -> None:
     with answering(lambda call: as_json({"detail": "it is so"}, 409)) as server:
         rest = connect_rest(server.base_url)
         rest.publish_checkpoint(RUN, "weights/0001")
@@ -193,14 +226,23 @@ def test_an_id_of_any_form_is_one_part_of_a_url(connect_rest: Callable[..., Any]
     with answering(lambda call: NOTHING) as server:
         rest = connect_rest(server.base_url, dialect=Dialect())
         rest.delete_checkpoint("run/with slash:0", "weights/a:b")
-        assert server.calls[-1].path == f"{API}/training_runs/run%2Fwith%20slash:0/checkpoints/weights/a:b"
+        assert (
+            server.calls[-1].path
+            == f"{API}/training_runs/run%2Fwith%20slash:0/checkpoints/weights/a:b"
+        )
         rest.delete_checkpoint_from_tinker_path("twinkle://20260101/weights/x")
         assert server.calls[-1].path == f"{API}/training_runs/20260101/checkpoints/weights/x"
         sent = len(server.calls)
         for wrong in ("weights", "", "/x", "weights/"):
             with pytest.raises(InvalidInputError, match="<kind>/<name>"):
                 rest.delete_checkpoint(RUN, wrong)
-        for wrong in ("weights/0001", "tinker://S1/0001", "tinker://weights/0001", "tinker://S1/weights/", "://S1/weights/x"):
+        for wrong in (
+            "weights/0001",
+            "tinker://S1/0001",
+            "tinker://weights/0001",
+            "tinker://S1/weights/",
+            "://S1/weights/x",
+        ):
             with pytest.raises(InvalidInputError, match="tinker://"):
                 rest.delete_checkpoint_from_tinker_path(wrong)
         assert len(server.calls) == sent
@@ -212,7 +254,9 @@ def test_archives_by_bare_names_are_one_segment(connect_rest: Callable[..., Any]
         for name in ("0001", "weights/0001"):
             rest.get_checkpoint_archive_url("model_1", name)
         rest.get_checkpoint_archive_url_from_tinker_path("tinker://model_1/sampler_weights/0001")
-        assert {call.path for call in server.calls} == {f"{API}/training_runs/model_1/checkpoints/0001/archive"}
+        assert {call.path for call in server.calls} == {
+            f"{API}/training_runs/model_1/checkpoints/0001/archive"
+        }
         with pytest.raises(InvalidInputError, match="<kind>/<name>"):
             rest.delete_checkpoint("model_1", "0001")
 
@@ -221,7 +265,11 @@ def test_the_server_is_asked_once_how_its_ids_are(connect_rest: Callable[..., An
     def answer(call: Call) -> Answer:
         if call.path == "/profiling_status":  # by which its next release is told
             return NO_ROUTE
-        return as_json({"pjwt_auth_enabled": False}) if call.path.endswith("client/config") else NOTHING
+        return (
+            as_json({"pjwt_auth_enabled": False})
+            if call.path.endswith("client/config")
+            else NOTHING
+        )
 
     with answering(answer) as server:
         first, second = connect_rest(server.base_url), connect_rest(server.base_url)
@@ -231,12 +279,16 @@ def test_the_server_is_asked_once_how_its_ids_are(connect_rest: Callable[..., An
         assert (len(server.to("client/config")), len(server.to("/profiling_status"))) == (1, 1)
 
 
-def test_only_saved_for_elsewhere_has_urls(connect_rest: Callable[..., Any], examples: Answering) -> None:
+def test_only_saved_for_elsewhere_has_urls(
+    connect_rest: Callable[..., Any], examples: Answering
+) -> None:
     with pytest.raises(InvalidInputError, match="external_weights"):
         connect_rest(examples.base_url).get_external_weights_urls(PATH)
 
 
-def test_a_copy_goes_to_the_configured_project(connect_rest: Callable[..., Any], examples: Answering) -> None:
+def test_a_copy_goes_to_the_configured_project(
+    connect_rest: Callable[..., Any], examples: Answering
+) -> None:
     connect_rest(examples.base_url, project_id="mine").copy_weights(PATH, weights_access_token="t")
     assert examples.calls[-1].json == {"source_path": PATH, "destination_project_id": "mine"}
     assert examples.calls[-1].headers["x-tinker-weights-access-token"] == "t"
@@ -245,14 +297,23 @@ def test_a_copy_goes_to_the_configured_project(connect_rest: Callable[..., Any],
 
 
 def jwt(**claims: str) -> str:
-    parts = (base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in ({"alg": "none"}, claims))
+    parts = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+        for part in ({"alg": "none"}, claims)
+    )
     return ".".join([*parts, "c2lnbmF0dXJl"])
 
 
 def test_a_jwt_says_whose_it_is(connect_rest: Callable[..., Any], examples: Answering) -> None:
     before = len(examples.calls)
-    who = connect_rest(examples.base_url, api_key=jwt(sub="tml:user:ada", org_id="lab", email="ada@example.org")).whoami()
-    assert (who.user_urn, who.org_urn, who.email) == ("tml:user:ada", "tml:organization:lab", "ada@example.org")
+    who = connect_rest(
+        examples.base_url, api_key=jwt(sub="tml:user:ada", org_id="lab", email="ada@example.org")
+    ).whoami()
+    assert (who.user_urn, who.org_urn, who.email) == (
+        "tml:user:ada",
+        "tml:organization:lab",
+        "ada@example.org",
+    )
     for key in ("tml-key", "a.b.c", jwt(sub="x"), "eyJ.!!.x", None):
         with pytest.raises(InvalidInputError, match="not a JWT"):
             connect_rest(examples.base_url, api_key=key).whoami()
@@ -271,12 +332,19 @@ class NoPause:
         monkeypatch.setattr("tinkex.transport.clock.Clock.sleep", sleep)
 
 
-def test_a_trace_is_waited_for(connect_rest: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trace_is_waited_for(
+    connect_rest: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pause = NoPause(monkeypatch)
     states = ["pending", "pending", "ready"]
 
     def answer(call: Call) -> Answer:
-        return as_json({"status": (state := states.pop(0)), "url": "https://storage/t" if state == "ready" else None})
+        return as_json(
+            {
+                "status": (state := states.pop(0)),
+                "url": "https://storage/t" if state == "ready" else None,
+            }
+        )
 
     with answering(answer) as server:
         assert connect_rest(server.base_url).export_session_trace("S1") == "https://storage/t"
@@ -298,7 +366,9 @@ def test_a_closed_client_says_so(connect_rest: Callable[..., Any], examples: Ans
         rest.list_sessions()
 
 
-def test_closing_a_service_clients_rest_client_leaves_the_service_open(connect: Callable[..., Any], server: Server) -> None:
+def test_closing_a_service_clients_rest_client_leaves_the_service_open(
+    connect: Callable[..., Any], server: Server
+) -> None:
     service = connect(server.base_url)
     with service.create_rest_client() as rest:
         assert rest.get_server_capabilities().supported_models
@@ -314,11 +384,15 @@ def test_closing_a_service_clients_rest_client_leaves_the_service_open(connect: 
 def test_a_client_is_made_of_its_settings() -> None:
     with tinkex.RestClient(base_url="http://127.0.0.1:1", api_key="k") as rest:
         assert repr(rest) == "<RestClient http://127.0.0.1:1>"
-    with tinkex.AdminClient(Config(base_url="http://127.0.0.1:1", api_key="k"), base_url="http://127.0.0.1:2") as admin:
+    with tinkex.AdminClient(
+        Config(base_url="http://127.0.0.1:1", api_key="k"), base_url="http://127.0.0.1:2"
+    ) as admin:
         assert repr(admin) == "<AdminClient http://127.0.0.1:2>"
 
 
-def test_runs_and_checkpoints_of_the_embedded_server(connect_rest: Callable[..., Any], server: Server) -> None:
+def test_runs_and_checkpoints_of_the_embedded_server(
+    connect_rest: Callable[..., Any], server: Server
+) -> None:
     with tinkex.ServiceClient(server.base_url, "tml-test") as service:
         trainer = service.create_lora_training_client("fake/base", rank=4)
         path = trainer.save_state("kept", ttl_seconds=3600).result().path
@@ -330,8 +404,12 @@ def test_runs_and_checkpoints_of_the_embedded_server(connect_rest: Callable[...,
     [kept] = rest.list_checkpoints(trainer.model_id).checkpoints
     assert timedelta(minutes=59) < kept.expires_at - kept.time <= timedelta(hours=1)
     assert rest.get_weights_info_by_tinker_path(path).lora_rank == 4
-    assert trainer.model_id in [run.training_run_id for run in everything(rest.iter_training_runs(page_size=2))]
-    assert path in [checkpoint.tinker_path for checkpoint in everything(rest.iter_user_checkpoints(page_size=2))]
+    assert trainer.model_id in [
+        run.training_run_id for run in everything(rest.iter_training_runs(page_size=2))
+    ]
+    assert path in [
+        checkpoint.tinker_path for checkpoint in everything(rest.iter_user_checkpoints(page_size=2))
+    ]
 
     rest.delete_checkpoint_from_tinker_path(path)
     assert rest.list_checkpoints(trainer.model_id).checkpoints == []

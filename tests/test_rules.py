@@ -107,7 +107,9 @@ class Tapped(httpx.AsyncBaseTransport):
             response = given or await self.inner.handle_async_request(request)
         finally:
             wire.under_way[operation] -= 1
-        wire.exchanges.append(Exchange(operation, request.headers, await request.aread(), response.status_code))
+        wire.exchanges.append(
+            Exchange(operation, request.headers, await request.aread(), response.status_code)
+        )
         return response
 
     async def aclose(self) -> None:
@@ -117,7 +119,9 @@ class Tapped(httpx.AsyncBaseTransport):
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     wire, handler = Wire(), tinkex.transport.carrier.default_handler
-    monkeypatch.setattr(tinkex.transport.carrier, "default_handler", lambda config: Tapped(handler(config), wire))
+    monkeypatch.setattr(
+        tinkex.transport.carrier, "default_handler", lambda config: Tapped(handler(config), wire)
+    )
     return wire
 
 
@@ -130,11 +134,17 @@ def engine() -> FakeEngine:
 def shared(engine: FakeEngine) -> Iterator[Callable[[str], str]]:
     """The URL of the one server of a kind, which starts when it is first asked for."""
     with ExitStack() as stack:
-        yield cache(lambda name: stack.enter_context(tinkex.local.serve(profile=name, engine=engine)).base_url)
+        yield cache(
+            lambda name: (
+                stack.enter_context(tinkex.local.serve(profile=name, engine=engine)).base_url
+            )
+        )
 
 
 @pytest.fixture
-def serve(engine: FakeEngine, shared: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+def serve(
+    engine: FakeEngine, shared: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., str]]:
     """Gives the URL of a server that looks like a kind of server, of which nothing is known yet; one with settings is the test's own."""
     monkeypatch.setattr(tinkex.transport.server, "_servers", WeakValueDictionary())
     with ExitStack() as stack:
@@ -142,7 +152,9 @@ def serve(engine: FakeEngine, shared: Callable[[str], str], monkeypatch: pytest.
         def serve(profile: str | Profile, **settings: Any) -> str:
             if isinstance(profile, str) and not settings:
                 return shared(profile)
-            return stack.enter_context(tinkex.local.serve(profile=profile, engine=engine, **settings)).base_url
+            return stack.enter_context(
+                tinkex.local.serve(profile=profile, engine=engine, **settings)
+            ).base_url
 
         yield serve
 
@@ -151,7 +163,9 @@ def serve(engine: FakeEngine, shared: Callable[[str], str], monkeypatch: pytest.
 def service_of(connect: Callable[..., Any], serve: Callable[..., str]) -> Callable[..., Any]:
     """A client of a server of this kind, which it knows nothing of unless `dialect` is given."""
 
-    def service_of(profile: str | Profile, dialect: str | Dialect | None = None, **settings: Any) -> Any:
+    def service_of(
+        profile: str | Profile, dialect: str | Dialect | None = None, **settings: Any
+    ) -> Any:
         url = serve(profile)
         return connect(url, config=Config(base_url=url, dialect=dialect, retry=QUICK, **settings))
 
@@ -174,12 +188,28 @@ def test_a_model_is_trained_and_saved_on_every_kind_of_server(
     """With nothing said of the server: a route that it lacks, and an encoding that it does not read, is no error."""
     with service_of(name) as service:
         trainer = service.create_lora_training_client(BASE, rank=4)
-        gradients, update = trainer.forward_backward(batch(3), "cross_entropy"), trainer.optim_step(STEP)
-        assert [output["logprobs"].tolist() for output in gradients.result().loss_fn_outputs] == [[-1.0], [-2.0], [-3.0]]
+        gradients, update = (
+            trainer.forward_backward(batch(3), "cross_entropy"),
+            trainer.optim_step(STEP),
+        )
+        assert [output["logprobs"].tolist() for output in gradients.result().loss_fn_outputs] == [
+            [-1.0],
+            [-2.0],
+            [-3.0],
+        ]
         update.result()
         assert trainer.save_state("one").result().path
-    assert calls_of(engine, trainer.model_id)[:4] == ["create_model", "forward_backward", "optim_step", "save_model"]
-    taken = [exchange.body["seq_id"] for exchange in wire.exchanges if exchange.operation in ("optim_step", "save_weights")]
+    assert calls_of(engine, trainer.model_id)[:4] == [
+        "create_model",
+        "forward_backward",
+        "optim_step",
+        "save_model",
+    ]
+    taken = [
+        exchange.body["seq_id"]
+        for exchange in wire.exchanges
+        if exchange.operation in ("optim_step", "save_weights")
+    ]
     assert taken == [2, 3]
 
 
@@ -194,7 +224,9 @@ def test_what_a_server_is_can_be_seen(service_of: Callable[..., Any], name: str)
     if name in RECOGNISED:
         known = DIALECTS[name]
         assert (shown.pending, shown.failed) == (known.pending, known.failed)
-        assert shown.seq_id_repeats == ("unknown" if known.known("seq_id_repeats").how == "read" else known.seq_id_repeats)
+        assert shown.seq_id_repeats == (
+            "unknown" if known.known("seq_id_repeats").how == "read" else known.seq_id_repeats
+        )
         assert shown.missing.keys() >= known.missing.keys()
 
 
@@ -211,9 +243,13 @@ def test_what_one_client_learned_of_a_server_the_next_one_knows(
 ) -> None:
     url = serve("mlx-tinker")
     first, second = connect(url), connect(url)
-    first.create_lora_training_client(BASE, rank=4).forward_backward(batch(1), "cross_entropy").result()
+    first.create_lora_training_client(BASE, rank=4).forward_backward(
+        batch(1), "cross_entropy"
+    ).result()
     assert second.server.encodings == first.server.encodings == ("json",)
-    second.create_lora_training_client(BASE, rank=4).forward_backward(batch(1), "cross_entropy").result()
+    second.create_lora_training_client(BASE, rank=4).forward_backward(
+        batch(1), "cross_entropy"
+    ).result()
     assert set(wire.statuses("forward_backward")) == {200}
 
 
@@ -240,12 +276,24 @@ def test_a_field_that_a_strict_server_does_not_know_and_that_says_nothing_is_lef
     for _ in range(2):
         service.create_lora_training_client(BASE, rank=4, optimizer=OptimizerConfig("adamw"))
     assert wire.statuses("create_model") == [422, 202, 202]
-    assert ["optimizer_config" in exchange.body for exchange in wire.of("create_model")] == [True, False, False]
-    assert sum("create_model is sent without optimizer_config" in record.message for record in caplog.records) == 1
+    assert ["optimizer_config" in exchange.body for exchange in wire.of("create_model")] == [
+        True,
+        False,
+        False,
+    ]
+    assert (
+        sum(
+            "create_model is sent without optimizer_config" in record.message
+            for record in caplog.records
+        )
+        == 1
+    )
 
 
 @pytest.mark.rule(2)
-def test_a_field_that_the_user_set_is_never_left_out(service_of: Callable[..., Any], wire: Wire) -> None:
+def test_a_field_that_the_user_set_is_never_left_out(
+    service_of: Callable[..., Any], wire: Wire
+) -> None:
     service = service_of("tuft")
     with pytest.raises(UnprocessableEntityError, match="optimizer_config"):
         service.create_lora_training_client(BASE, rank=4, optimizer=OptimizerConfig("dimuon"))
@@ -267,7 +315,9 @@ def test_a_field_that_the_user_set_is_never_left_out(service_of: Callable[..., A
         ({"a": 1}, set(), None),
     ],
 )
-def test_only_what_says_nothing_is_left_out(body: dict[str, Any], names: set[str], left: dict[str, Any] | None) -> None:
+def test_only_what_says_nothing_is_left_out(
+    body: dict[str, Any], names: set[str], left: dict[str, Any] | None
+) -> None:
     assert fields.without(body, frozenset(names)) == left
 
 
@@ -275,8 +325,26 @@ def test_only_what_says_nothing_is_left_out(body: dict[str, Any], names: set[str
 @pytest.mark.parametrize(
     ("detail", "names"),
     [
-        ([{"type": "extra_forbidden", "loc": ["body", "tags"], "msg": "Extra inputs are not permitted"}], {"tags"}),
-        ([{"type": "value_error.extra", "loc": ["body", "a"], "msg": "extra fields not permitted"}], {"a"}),
+        (
+            [
+                {
+                    "type": "extra_forbidden",
+                    "loc": ["body", "tags"],
+                    "msg": "Extra inputs are not permitted",
+                }
+            ],
+            {"tags"},
+        ),
+        (
+            [
+                {
+                    "type": "value_error.extra",
+                    "loc": ["body", "a"],
+                    "msg": "extra fields not permitted",
+                }
+            ],
+            {"a"},
+        ),
         ([{"type": "missing", "loc": ["body", "tags"], "msg": "Field required"}], set()),
         ([{"type": "extra_forbidden", "loc": ["body", "lora_config", "seed"], "msg": ""}], set()),
         ("tags: no such field", set()),
@@ -288,7 +356,9 @@ def test_which_fields_a_refusal_calls_unknown(detail: Any, names: set[str]) -> N
 
 
 @pytest.mark.rule(3)
-def test_weights_of_1_are_sent_where_none_were_given(service_of: Callable[..., Any], engine: FakeEngine) -> None:
+def test_weights_of_1_are_sent_where_none_were_given(
+    service_of: Callable[..., Any], engine: FakeEngine
+) -> None:
     """miles refuses cross_entropy without weights."""
     bare = Datum(model_input=ModelInput.from_ints([5, 6]), loss_fn_inputs={"target_tokens": [5, 6]})
     [filled] = weighted([bare], "cross_entropy")
@@ -302,12 +372,16 @@ def test_weights_of_1_are_sent_where_none_were_given(service_of: Callable[..., A
 
 
 @pytest.mark.rule(3)
-def test_arrays_say_their_dtype_and_shape_and_chunks_their_type(service_of: Callable[..., Any], wire: Wire) -> None:
+def test_arrays_say_their_dtype_and_shape_and_chunks_their_type(
+    service_of: Callable[..., Any], wire: Wire
+) -> None:
     trainer = service_of("hatchery").create_lora_training_client(BASE, rank=4)
     trainer.forward_backward([datum(5, 6)], "cross_entropy").result()
     [sent] = wire.of("forward_backward")[-1].body["forward_backward_input"]["data"]
     assert [chunk["type"] for chunk in sent["model_input"]["chunks"]] == ["encoded_text"]
-    assert {(name, tensor["dtype"], *tensor["shape"]) for name, tensor in sent["loss_fn_inputs"].items()} == {
+    assert {
+        (name, tensor["dtype"], *tensor["shape"]) for name, tensor in sent["loss_fn_inputs"].items()
+    } == {
         ("target_tokens", "int64", 2),
         ("weights", "float32", 2),
     }
@@ -315,9 +389,16 @@ def test_arrays_say_their_dtype_and_shape_and_chunks_their_type(service_of: Call
 
 @pytest.mark.rule(3)
 @pytest.mark.parametrize("name", ["skyrl-0.3", "twinkle", "hatchery", "verl"])
-def test_every_sampling_parameter_is_sent(service_of: Callable[..., Any], wire: Wire, name: str) -> None:
+def test_every_sampling_parameter_is_sent(
+    service_of: Callable[..., Any], wire: Wire, name: str
+) -> None:
     service_of(name).create_sampling_client(base_model=BASE).sample([5], 1, {}).result()
-    assert wire.of("asample")[-1].body["sampling_params"].keys() >= {"temperature", "top_p", "top_k", "max_tokens"}
+    assert wire.of("asample")[-1].body["sampling_params"].keys() >= {
+        "temperature",
+        "top_p",
+        "top_k",
+        "max_tokens",
+    }
 
 
 # ---- 5, 6: forwards and results --------------------------------------------------------------------------------------
@@ -325,7 +406,9 @@ def test_every_sampling_parameter_is_sent(service_of: Callable[..., Any], wire: 
 
 @pytest.mark.rule(5)
 @pytest.mark.parametrize("name", JSON_ALONE)
-def test_a_forward_in_json_goes_to_forward(service_of: Callable[..., Any], engine: FakeEngine, wire: Wire, name: str) -> None:
+def test_a_forward_in_json_goes_to_forward(
+    service_of: Callable[..., Any], engine: FakeEngine, wire: Wire, name: str
+) -> None:
     """Such a server trains whatever comes to forward_backward."""
     trainer = service_of(name).create_lora_training_client(BASE, rank=4)
     assert len(trainer.forward([datum(5)], "cross_entropy").result().loss_fn_outputs) == 1
@@ -347,9 +430,13 @@ def test_a_forward_on_a_server_that_has_none_trains_nothing(
 
 @pytest.mark.rule(6)
 @pytest.mark.parametrize("name", ["hosted", "twinkle", "tinkex"])
-def test_both_forms_of_a_result_are_asked_for_and_either_is_read(service_of: Callable[..., Any], wire: Wire, name: str) -> None:
+def test_both_forms_of_a_result_are_asked_for_and_either_is_read(
+    service_of: Callable[..., Any], wire: Wire, name: str
+) -> None:
     trainer = service_of(name).create_lora_training_client(BASE, rank=4)
-    assert trainer.forward_backward([datum(5, 7)], "cross_entropy").result().loss_fn_outputs[0]["logprobs"].tolist() == [-5.0, -7.0]
+    assert trainer.forward_backward([datum(5, 7)], "cross_entropy").result().loss_fn_outputs[0][
+        "logprobs"
+    ].tolist() == [-5.0, -7.0]
     accepted = [exchange.headers["accept"] for exchange in wire.of("retrieve_future")]
     assert accepted[-1] == "application/x-protobuf, application/json"
     assert accepted[0] == "application/json", "a model's, which has one form"
@@ -360,19 +447,27 @@ def test_both_forms_of_a_result_are_asked_for_and_either_is_read(service_of: Cal
 
 @pytest.mark.rule(10)
 @pytest.mark.parametrize("name", ["tuft", "miles", "open-rl"])
-def test_numbers_go_from_1_without_a_gap(service_of: Callable[..., Any], wire: Wire, name: str) -> None:
+def test_numbers_go_from_1_without_a_gap(
+    service_of: Callable[..., Any], wire: Wire, name: str
+) -> None:
     trainer = service_of(name).create_lora_training_client(BASE, rank=4)
     with pytest.raises(InvalidInputError):
         trainer.optim_step(None)
     for future in [trainer.optim_step(STEP), trainer.save_state("one"), trainer.optim_step(STEP)]:
         future.result()
-    sent = [exchange for exchange in wire.exchanges if exchange.operation in ("optim_step", "save_weights")]
+    sent = [
+        exchange
+        for exchange in wire.exchanges
+        if exchange.operation in ("optim_step", "save_weights")
+    ]
     assert [exchange.body["seq_id"] for exchange in sent] == [1, 2, 3]
 
 
 @pytest.mark.rule(10)
 @pytest.mark.parametrize("name", ALL_BUT_HOSTED)
-def test_a_failed_step_does_not_spoil_the_next_ones(service_of: Callable[..., Any], engine: FakeEngine, name: str) -> None:
+def test_a_failed_step_does_not_spoil_the_next_ones(
+    service_of: Callable[..., Any], engine: FakeEngine, name: str
+) -> None:
     trainer = service_of(name).create_lora_training_client(BASE, rank=4)
     assert isinstance(_failure(trainer.forward_backward([datum(99)], "cross_entropy")), TinkexError)
     trainer.forward_backward(batch(1), "cross_entropy").result()
@@ -411,11 +506,16 @@ def _failure(future: Any) -> TinkexError | None:
 
 
 @pytest.mark.rule(10)
-@pytest.mark.parametrize(("name", "together"), [("hosted", True), ("tuft", False), ("open-rl", False), ("twinkle", False)])
+@pytest.mark.parametrize(
+    ("name", "together"),
+    [("hosted", True), ("tuft", False), ("open-rl", False), ("twinkle", False)],
+)
 def test_chunks_are_sent_together_only_where_the_server_says_so(
     service_of: Callable[..., Any], wire: Wire, name: str, together: bool
 ) -> None:
-    trainer = service_of(name, chunk_limits=ChunkLimits(max_items=1)).create_lora_training_client(BASE, rank=4)
+    trainer = service_of(name, chunk_limits=ChunkLimits(max_items=1)).create_lora_training_client(
+        BASE, rank=4
+    )
     trainer.forward_backward(batch(1), "cross_entropy").result()
     results = trainer.forward_backward(batch(4), "cross_entropy").result().loss_fn_outputs
     assert [output["logprobs"].tolist() for output in results] == [[-1.0], [-2.0], [-3.0], [-4.0]]
@@ -423,14 +523,18 @@ def test_chunks_are_sent_together_only_where_the_server_says_so(
 
 
 @pytest.fixture
-def through_proxy(connect: Callable[..., Any], serve: Callable[..., str]) -> Iterator[Callable[..., Any]]:
+def through_proxy(
+    connect: Callable[..., Any], serve: Callable[..., str]
+) -> Iterator[Callable[..., Any]]:
     """A training client on a server of a kind, and the proxy between that loses what it is told to lose."""
     with ExitStack() as stack:
 
         def through_proxy(profile: str, dialect: str | Dialect | None = None) -> Any:
             proxy = stack.enter_context(faulty(serve(profile)))
             config = Config(base_url=proxy.base_url, dialect=dialect, retry=QUICK)
-            return connect(proxy.base_url, config=config).create_lora_training_client(BASE, rank=4), proxy
+            return connect(proxy.base_url, config=config).create_lora_training_client(
+                BASE, rank=4
+            ), proxy
 
         yield through_proxy
 
@@ -475,7 +579,10 @@ def test_where_repeats_are_known_again_a_lost_step_is_sent_until_it_is_answered(
 
 
 @pytest.mark.rule(11)
-@pytest.mark.parametrize(("name", "dialect"), [("open-rl", None), ("open-rl", "open-rl"), ("skyrl-0.3", None), ("arctic", None)])
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [("open-rl", None), ("open-rl", "open-rl"), ("skyrl-0.3", None), ("arctic", None)],
+)
 def test_where_repeats_are_applied_twice_a_lost_step_is_not_sent_again(
     through_proxy: Callable[..., Any], engine: FakeEngine, name: str, dialect: str | None
 ) -> None:
@@ -491,7 +598,10 @@ def test_where_repeats_are_applied_twice_a_lost_step_is_not_sent_again(
 
 
 @pytest.mark.rule(13)
-@pytest.mark.parametrize("name", ["tuft", "skyrl-0.3", "miles", "twinkle", "hatchery", "open-rl", "mlx-tinker", "verl", "xorl"])
+@pytest.mark.parametrize(
+    "name",
+    ["tuft", "skyrl-0.3", "miles", "twinkle", "hatchery", "open-rl", "mlx-tinker", "verl", "xorl"],
+)
 @pytest.mark.parametrize("with_optimizer", [False, True])
 def test_a_model_is_made_from_a_checkpoint_by_a_load_as_its_first_request(
     service_of: Callable[..., Any], engine: FakeEngine, wire: Wire, name: str, with_optimizer: bool
@@ -504,13 +614,19 @@ def test_a_model_is_made_from_a_checkpoint_by_a_load_as_its_first_request(
     resumed = getattr(service, resume)(path)
     assert calls_of(engine, resumed.model_id) == ["create_model", "load_model"]
     body = wire.of("load_weights")[-1].body
-    assert (body["model_id"], body["seq_id"], body["optimizer"]) == (resumed.model_id, 1, with_optimizer)
+    assert (body["model_id"], body["seq_id"], body["optimizer"]) == (
+        resumed.model_id,
+        1,
+        with_optimizer,
+    )
     assert wire.of("create_model")[-1].body["lora_config"]["rank"] == 4
     resumed.forward_backward(batch(1), "cross_entropy").result()
 
 
 @pytest.mark.rule(13)
-def test_a_model_is_made_from_a_checkpoint_by_the_session(service_of: Callable[..., Any], engine: FakeEngine, wire: Wire) -> None:
+def test_a_model_is_made_from_a_checkpoint_by_the_session(
+    service_of: Callable[..., Any], engine: FakeEngine, wire: Wire
+) -> None:
     service = service_of("tinkex")
     path = service.create_lora_training_client(BASE, rank=4).save_state("one").result().path
     resumed = service.create_training_client_from_state(path)
@@ -521,7 +637,9 @@ def test_a_model_is_made_from_a_checkpoint_by_the_session(service_of: Callable[.
 
 
 @pytest.mark.rule(13)
-def test_a_model_is_made_from_a_checkpoint_by_create_model(service_of: Callable[..., Any], wire: Wire) -> None:
+def test_a_model_is_made_from_a_checkpoint_by_create_model(
+    service_of: Callable[..., Any], wire: Wire
+) -> None:
     service = service_of("tinker-cloud-old")
     path = service.create_lora_training_client(BASE, rank=4).save_state("one").result().path
     resumed = service.create_training_client_from_state(path)
@@ -531,7 +649,9 @@ def test_a_model_is_made_from_a_checkpoint_by_create_model(service_of: Callable[
 
 
 @pytest.mark.rule(13)
-def test_where_no_model_can_be_made_from_a_checkpoint_nothing_is_sent(service_of: Callable[..., Any], wire: Wire) -> None:
+def test_where_no_model_can_be_made_from_a_checkpoint_nothing_is_sent(
+    service_of: Callable[..., Any], wire: Wire
+) -> None:
     service = service_of("arctic", "arctic")
     with pytest.raises(UnsupportedByServer, match="load_weights"):
         service.create_training_client_from_state("/any/folder", BASE)
@@ -552,8 +672,12 @@ def test_the_shape_of_a_checkpoint_is_asked_for_and_may_be_given(
 
 
 @pytest.mark.rule(14)
-@pytest.mark.parametrize("name", ["tuft", "skyrl-0.3", "arctic", "xorl", "tinker-cloud", "hatchery"])
-def test_the_tokenizer_is_found_whatever_get_info_says(service_of: Callable[..., Any], name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["tuft", "skyrl-0.3", "arctic", "xorl", "tinker-cloud", "hatchery"]
+)
+def test_the_tokenizer_is_found_whatever_get_info_says(
+    service_of: Callable[..., Any], name: str
+) -> None:
     """xorl has no get_info; others say little."""
     tokenizer = service_of(name).create_lora_training_client(BASE, rank=4).get_tokenizer()
     assert tokenizer.encode("hi") == [104, 105]
@@ -561,35 +685,68 @@ def test_the_tokenizer_is_found_whatever_get_info_says(service_of: Callable[...,
 
 @pytest.mark.rule(15)
 @pytest.mark.parametrize(
-    "name", ["tinkex", "tuft", "skyrl-0.3", "tinker-cloud", "twinkle", "miles", "open-rl", "open-rl-old", "arctic"]
+    "name",
+    [
+        "tinkex",
+        "tuft",
+        "skyrl-0.3",
+        "tinker-cloud",
+        "twinkle",
+        "miles",
+        "open-rl",
+        "open-rl-old",
+        "arctic",
+    ],
 )
-def test_a_models_own_sampler_is_found_by_its_id(service_of: Callable[..., Any], wire: Wire, name: str) -> None:
+def test_a_models_own_sampler_is_found_by_its_id(
+    service_of: Callable[..., Any], wire: Wire, name: str
+) -> None:
     trainer = service_of(name).create_lora_training_client(BASE, rank=4)
     sampler = trainer.save_weights_and_get_sampling_client()
-    assert sampler.sample([5], 1, {"max_tokens": 1, "temperature": 1.0}).result().sequences[0].tokens == [5, 1]
+    assert sampler.sample([5], 1, {"max_tokens": 1, "temperature": 1.0}).result().sequences[
+        0
+    ].tokens == [5, 1]
     assert wire.of("asample")[-1].body["sampling_session_id"] == sampler.sampling_session_id
     assert wire.of("create_sampling_session") == []
 
 
 @pytest.mark.rule(15)
-@pytest.mark.parametrize(("name", "scheme"), [("tuft", "tinker://"), ("twinkle", "twinkle://"), ("open-rl", "tinker://")])
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("tuft", "tinker://"), ("twinkle", "twinkle://"), ("open-rl", "tinker://")]
+)
 def test_saved_weights_are_sampled_by_their_path_in_the_servers_own_form(
     service_of: Callable[..., Any], name: str, scheme: str
 ) -> None:
     service = service_of(name)
-    path = service.create_lora_training_client(BASE, rank=4).save_weights_for_sampler("one").result().path
+    path = (
+        service.create_lora_training_client(BASE, rank=4)
+        .save_weights_for_sampler("one")
+        .result()
+        .path
+    )
     assert path.startswith(scheme)
-    assert service.create_sampling_client(path, BASE).sample([5], 1, {"max_tokens": 1}).result().sequences[0].tokens == [5, 1]
+    assert service.create_sampling_client(path, BASE).sample(
+        [5], 1, {"max_tokens": 1}
+    ).result().sequences[0].tokens == [5, 1]
 
 
 @pytest.mark.rule(15)
-def test_an_id_with_slashes_is_one_piece_of_a_url(service_of: Callable[..., Any], wire: Wire) -> None:
+def test_an_id_with_slashes_is_one_piece_of_a_url(
+    service_of: Callable[..., Any], wire: Wire
+) -> None:
     service = service_of("open-rl")
-    path = service.create_lora_training_client(BASE, rank=4).save_weights_for_sampler("one").result().path
+    path = (
+        service.create_lora_training_client(BASE, rank=4)
+        .save_weights_for_sampler("one")
+        .result()
+        .path
+    )
     sampler = service.create_sampling_client(path)
     assert "/" in sampler.sampling_session_id
     call = f"samplers/{sampler.sampling_session_id.replace('/', '%2F')}"
-    wire.instead[call] = httpx.Response(200, json={"sampler_id": sampler.sampling_session_id, "base_model": BASE})
+    wire.instead[call] = httpx.Response(
+        200, json={"sampler_id": sampler.sampling_session_id, "base_model": BASE}
+    )
     assert sampler.get_base_model() == BASE
     assert wire.statuses(call) == [200]
 
@@ -598,11 +755,15 @@ def test_an_id_with_slashes_is_one_piece_of_a_url(service_of: Callable[..., Any]
 
 
 @pytest.mark.rule(16)
-def test_twinkle_is_told_before_anything_is_made_so_that_all_is_of_one_tenant(service_of: Callable[..., Any], wire: Wire) -> None:
+def test_twinkle_is_told_before_anything_is_made_so_that_all_is_of_one_tenant(
+    service_of: Callable[..., Any], wire: Wire
+) -> None:
     """Its tenant is the bearer token, and its first answer tells it."""
     trainer = service_of("twinkle").create_lora_training_client(BASE, rank=4)
     trainer.save_weights_for_sampler("later").result()
-    with_bearer = {exchange.operation for exchange in wire.exchanges if "authorization" in exchange.headers}
+    with_bearer = {
+        exchange.operation for exchange in wire.exchanges if "authorization" in exchange.headers
+    }
     assert {exchange.operation for exchange in wire.exchanges} - with_bearer == {
         *("client/config", "get_server_capabilities", "healthz"),
     }
@@ -613,32 +774,46 @@ BEARER_ALONE = evolve(PROFILES["twinkle"], auth=Auth(headers=("authorization",))
 
 @pytest.mark.rule(16)
 def test_the_key_goes_as_a_bearer_where_the_other_form_is_refused(
-    connect: Callable[..., Any], serve: Callable[..., str], wire: Wire, caplog: pytest.LogCaptureFixture
+    connect: Callable[..., Any],
+    serve: Callable[..., str],
+    wire: Wire,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     service = connect(serve(BEARER_ALONE, api_key="tml-test"))
-    service.create_lora_training_client(BASE, rank=4).forward_backward(batch(1), "cross_entropy").result()
+    service.create_lora_training_client(BASE, rank=4).forward_backward(
+        batch(1), "cross_entropy"
+    ).result()
     refused = [exchange for exchange in wire.exchanges if exchange.status == 401]
     assert len(refused) == 1
     assert "authorization" not in refused[0].headers
-    assert {exchange.headers.get("authorization") for exchange in wire.of("forward_backward")} == {"Bearer tml-test"}
+    assert {exchange.headers.get("authorization") for exchange in wire.of("forward_backward")} == {
+        "Bearer tml-test"
+    }
     assert {exchange.headers.get("x-api-key") for exchange in wire.exchanges} == {"tml-test"}
     assert service.server.bearer
     assert sum("Authorization: Bearer" in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.rule(16)
-def test_a_wrong_key_is_refused_in_both_forms(connect: Callable[..., Any], serve: Callable[..., str]) -> None:
+def test_a_wrong_key_is_refused_in_both_forms(
+    connect: Callable[..., Any], serve: Callable[..., str]
+) -> None:
     with pytest.raises(AuthenticationError):
         connect(serve(BEARER_ALONE, api_key="tml-another")).create_lora_training_client(BASE)
 
 
 @pytest.mark.rule(16)
 def test_no_key_is_sent_where_there_is_none_and_a_session_keeps_its_request_id(
-    connect: Callable[..., Any], serve: Callable[..., str], wire: Wire, monkeypatch: pytest.MonkeyPatch
+    connect: Callable[..., Any],
+    serve: Callable[..., str],
+    wire: Wire,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("TINKER_API_KEY", raising=False)
     connect(serve("twinkle"), api_key=None).create_lora_training_client(BASE, rank=4)
-    assert not any({"x-api-key", "authorization"} & exchange.headers.keys() for exchange in wire.exchanges)
+    assert not any(
+        {"x-api-key", "authorization"} & exchange.headers.keys() for exchange in wire.exchanges
+    )
     [_] = {exchange.headers["x-request-id"] for exchange in wire.exchanges}
 
 
@@ -647,7 +822,10 @@ def test_no_key_is_sent_where_there_is_none_and_a_session_keeps_its_request_id(
     ("content", "words"),
     [
         (b'{"detail": "no such model"}', "no such model"),
-        (b'{"detail": [{"loc": ["body", "a"], "msg": "is missing", "type": "missing"}]}', "body.a: is missing"),
+        (
+            b'{"detail": [{"loc": ["body", "a"], "msg": "is missing", "type": "missing"}]}',
+            "body.a: is missing",
+        ),
         (b'{"detail": {"reason": "full"}}', "full"),
         (b'{"error": "no such model", "status_code": 404, "path": "/x"}', "no such model"),
         (b'{"type": "RequestFailedResponse", "error_message": "no such model"}', "no such model"),
@@ -665,7 +843,9 @@ def test_every_form_of_an_error_is_read(content: bytes, words: str) -> None:
 
 @pytest.mark.rule(17)
 @pytest.mark.parametrize(("name", "status"), [("tuft", 204), ("twinkle", 200)])
-def test_a_deletion_may_be_answered_by_nothing(service_of: Callable[..., Any], wire: Wire, name: str, status: int) -> None:
+def test_a_deletion_may_be_answered_by_nothing(
+    service_of: Callable[..., Any], wire: Wire, name: str, status: int
+) -> None:
     service = service_of(name)
     trainer = service.create_lora_training_client(BASE, rank=4)
     trainer.save_state("one").result()
@@ -691,12 +871,22 @@ def test_chunks_are_smaller_after_a_429(service_of: Callable[..., Any], wire: Wi
 
 
 @pytest.mark.rule(18)
-def test_the_servers_own_limits_of_chunks_are_kept(service_of: Callable[..., Any], wire: Wire) -> None:
+def test_the_servers_own_limits_of_chunks_are_kept(
+    service_of: Callable[..., Any], wire: Wire
+) -> None:
     usual = PROFILES["tuft"].replies["client/config"]
     replies = {"client/config": evolve(usual, body={**usual.body, "fwdbwd_max_chunk_len": 2})}
-    trainer = service_of(evolve(PROFILES["tuft"], replies=replies)).create_lora_training_client(BASE, rank=4)
+    trainer = service_of(evolve(PROFILES["tuft"], replies=replies)).create_lora_training_client(
+        BASE, rank=4
+    )
     outputs = trainer.forward_backward(batch(5), "cross_entropy").result().loss_fn_outputs
-    assert [output["logprobs"].tolist() for output in outputs] == [[-1.0], [-2.0], [-3.0], [-4.0], [-5.0]]
+    assert [output["logprobs"].tolist() for output in outputs] == [
+        [-1.0],
+        [-2.0],
+        [-3.0],
+        [-4.0],
+        [-5.0],
+    ]
     assert len(wire.of("forward_backward")) == 3
 
 
@@ -704,19 +894,28 @@ def test_the_servers_own_limits_of_chunks_are_kept(service_of: Callable[..., Any
 def test_a_limit_of_0_is_none(service_of: Callable[..., Any]) -> None:
     """verl gives semaphores of size 0."""
     service = service_of("verl")
-    trainer, sampler = service.create_lora_training_client(BASE, rank=4), service.create_sampling_client(base_model=BASE)
+    trainer, sampler = (
+        service.create_lora_training_client(BASE, rank=4),
+        service.create_sampling_client(base_model=BASE),
+    )
     assert len(trainer.forward_backward(batch(3), "cross_entropy").result().loss_fn_outputs) == 3
     assert all(sampler.sample([5], 1, {"max_tokens": 1}).result().sequences for _ in range(3))
 
 
 @pytest.mark.rule(18)
-def test_more_samples_than_a_server_gives_in_one_request(service_of: Callable[..., Any], wire: Wire) -> None:
+def test_more_samples_than_a_server_gives_in_one_request(
+    service_of: Callable[..., Any], wire: Wire
+) -> None:
     sampler = service_of("miles").create_sampling_client(base_model=BASE)
     assert len(sampler.sample([5], 65, {"max_tokens": 1}).result().sequences) == 65
     assert sorted(exchange.body["num_samples"] for exchange in wire.of("asample")) == [1, 64]
 
 
-PAIR = [Datum(ModelInput.from_ints([5]), {"target_tokens": [5], "logprobs": [-1.0], "advantages": [1.0]})] * 2
+PAIR = [
+    Datum(
+        ModelInput.from_ints([5]), {"target_tokens": [5], "logprobs": [-1.0], "advantages": [1.0]}
+    )
+] * 2
 """A batch of reinforcement learning."""
 
 
@@ -734,10 +933,15 @@ def test_a_loss_that_would_be_trained_as_another_one_is_refused_before_anything_
 
 @pytest.mark.rule(19)
 @pytest.mark.parametrize(
-    ("name", "loss_fn", "words"), [("twinkle", "importance_sampling", "GRPO"), ("tinker-cloud", "ppo", "plain importance")]
+    ("name", "loss_fn", "words"),
+    [("twinkle", "importance_sampling", "GRPO"), ("tinker-cloud", "ppo", "plain importance")],
 )
 def test_a_loss_that_is_not_what_it_is_elsewhere_is_told_of_once(
-    service_of: Callable[..., Any], caplog: pytest.LogCaptureFixture, name: str, loss_fn: str, words: str
+    service_of: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    loss_fn: str,
+    words: str,
 ) -> None:
     trainer = service_of(name, name).create_lora_training_client(BASE, rank=4)
     for _ in range(2):
@@ -747,11 +951,17 @@ def test_a_loss_that_is_not_what_it_is_elsewhere_is_told_of_once(
 
 @pytest.mark.rule(19)
 @pytest.mark.parametrize("name", ALL_BUT_HOSTED)
-def test_a_custom_loss_works_everywhere(service_of: Callable[..., Any], engine: FakeEngine, name: str) -> None:
+def test_a_custom_loss_works_everywhere(
+    service_of: Callable[..., Any], engine: FakeEngine, name: str
+) -> None:
     """Where there is no forward, a forward_backward whose weights are 0 stands for it."""
 
     def summed(data: Any, logprobs: Any) -> Any:
-        return -float(sum(row.sum() for row in logprobs)), [-1 + 0 * row for row in logprobs], {"mine": 2.0}
+        return (
+            -float(sum(row.sum() for row in logprobs)),
+            [-1 + 0 * row for row in logprobs],
+            {"mine": 2.0},
+        )
 
     trainer = service_of(name).create_lora_training_client(BASE, rank=4)
     output = trainer.forward_backward_custom([datum(5, 7)], NumpyLoss(summed)).result()

@@ -24,7 +24,12 @@ from tinkex.local import Server
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.sampling.many import SampleManyItem
 
-_OURS = {"_Run.feed", "_Run.one", "AsyncSamplingClient._sample", "_within"}  # the coroutines of a run
+_OURS = {
+    "_Run.feed",
+    "_Run.one",
+    "AsyncSamplingClient._sample",
+    "_within",
+}  # the coroutines of a run
 
 
 @pytest.fixture
@@ -52,7 +57,9 @@ def take(
     )
 
 
-def _take_blocking(sampler: Any, prompts: Any, each: Any, count: int | None, pause: float, settings: Any) -> list[SampleManyItem]:
+def _take_blocking(
+    sampler: Any, prompts: Any, each: Any, count: int | None, pause: float, settings: Any
+) -> list[SampleManyItem]:
     seen: list[SampleManyItem] = []
     with closing(many(sampler, prompts, **settings)) as items:
         for item in items:
@@ -64,7 +71,9 @@ def _take_blocking(sampler: Any, prompts: Any, each: Any, count: int | None, pau
     return seen
 
 
-def _take_asyncio(sampler: Any, prompts: Any, each: Any, count: int | None, pause: float, settings: Any) -> list[SampleManyItem]:
+def _take_asyncio(
+    sampler: Any, prompts: Any, each: Any, count: int | None, pause: float, settings: Any
+) -> list[SampleManyItem]:
     async def take() -> list[SampleManyItem]:
         seen: list[SampleManyItem] = []
         async with aclosing(many(sampler.client, prompts, **settings)) as items:
@@ -87,7 +96,9 @@ def running() -> list[str]:
     """The coroutines of runs that have not ended on the portal's loop."""
 
     def names() -> list[str]:
-        return [name for task in asyncio.all_tasks() if (name := task.get_coro().__qualname__) in _OURS]
+        return [
+            name for task in asyncio.all_tasks() if (name := task.get_coro().__qualname__) in _OURS
+        ]
 
     return portal.shared().call(names)
 
@@ -163,8 +174,12 @@ def test_prompts_may_be_any_iterable(sampler: Any, form: str) -> None:
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("asynchronous", [True, False])
-def test_no_more_are_read_than_may_be_in_flight(sampler: Any, server_engine: FakeEngine, ordered: bool, asynchronous: bool) -> None:
-    counted = Counted([*[[96]] * 8, *([number] for number in range(1, 43))])  # samples are drawn side by side
+def test_no_more_are_read_than_may_be_in_flight(
+    sampler: Any, server_engine: FakeEngine, ordered: bool, asynchronous: bool
+) -> None:
+    counted = Counted(
+        [*[[96]] * 8, *([number] for number in range(1, 43))]
+    )  # samples are drawn side by side
     read: list[int] = []
     with once_the_engine_waits(server_engine, lambda: read.append(counted.read)):
         items = take(sampler, counted.stream() if asynchronous else counted, ordered=ordered)
@@ -177,7 +192,13 @@ def test_a_slow_caller_is_waited_for(sampler: Any, ordered: bool) -> None:
     counted = Counted([[number] for number in range(1, 41)])
     ahead: list[int] = []
     taken = iter(range(1, 41))
-    take(sampler, counted, pause=0.02, ordered=ordered, each=lambda item: ahead.append(counted.read - next(taken)))
+    take(
+        sampler,
+        counted,
+        pause=0.02,
+        ordered=ordered,
+        each=lambda item: ahead.append(counted.read - next(taken)),
+    )
     assert len(ahead) == 40
     assert 4 <= max(ahead) <= 8
 
@@ -211,7 +232,9 @@ def test_failures_stand_beside_results(sampler: Any, ordered: bool) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_leaving_early_cancels_what_is_under_way(sampler: Any, server_engine: FakeEngine, ordered: bool) -> None:
+def test_leaving_early_cancels_what_is_under_way(
+    sampler: Any, server_engine: FakeEngine, ordered: bool
+) -> None:
     counted = Counted([[5], *[[96]] * 2000])
     server_engine.gate.clear()
     [first] = take(sampler, counted, count=1, ordered=ordered, max_in_flight=16)
@@ -267,11 +290,16 @@ def blocking(server: Server, server_engine: FakeEngine) -> Iterator[SamplingClie
 
 
 def test_prompts_may_make_blocking_calls(blocking: SamplingClient) -> None:
-    prompts = (blocking.sample([token], 1, {"max_tokens": 1}).result().sequences[0].tokens for token in (3, 4))
+    prompts = (
+        blocking.sample([token], 1, {"max_tokens": 1}).result().sequences[0].tokens
+        for token in (3, 4)
+    )
     assert tokens(take(blocking, prompts)) == [1, 1]
 
 
-def test_an_iterator_that_is_let_go_of_ends(blocking: SamplingClient, server_engine: FakeEngine) -> None:
+def test_an_iterator_that_is_let_go_of_ends(
+    blocking: SamplingClient, server_engine: FakeEngine
+) -> None:
     server_engine.gate.clear()
     for item in many(blocking, iter([[5], *[[96]] * 20])):
         assert item.index == 0
@@ -306,10 +334,16 @@ async def in_asyncio(server: Server, work: Callable[[AsyncSamplingClient], Any])
 
 def tasks() -> set[asyncio.Task[Any]]:
     """All but those that tell the server, for which nobody waits."""
-    return {task for task in asyncio.all_tasks() if not task.get_name().startswith("tinkex cancellation")}
+    return {
+        task
+        for task in asyncio.all_tasks()
+        if not task.get_name().startswith("tinkex cancellation")
+    }
 
 
-def test_cancelling_who_waits_cancels_what_is_under_way(server: Server, server_engine: FakeEngine) -> None:
+def test_cancelling_who_waits_cancels_what_is_under_way(
+    server: Server, server_engine: FakeEngine
+) -> None:
     async def work(client: AsyncSamplingClient) -> None:
         before = tasks()
         waiting = asyncio.ensure_future(anext(many(client, iter([[96]] * 20))))
@@ -324,7 +358,9 @@ def test_cancelling_who_waits_cancels_what_is_under_way(server: Server, server_e
     server_engine.gate.set()
 
 
-def test_a_cancelled_source_of_prompts_does_not_hang(server: Server, server_engine: FakeEngine) -> None:
+def test_a_cancelled_source_of_prompts_does_not_hang(
+    server: Server, server_engine: FakeEngine
+) -> None:
     async def prompts() -> AsyncIterator[list[int]]:
         yield [5]
         raise asyncio.CancelledError
@@ -349,7 +385,10 @@ def test_ctrl_c_ends_a_wait_at_once(server: Server, server_engine: FakeEngine) -
                 print("waiting", flush=True)
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), server.base_url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(script), server.base_url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     with process:
         assert process.stdout is not None
@@ -366,7 +405,12 @@ def test_ctrl_c_ends_a_wait_at_once(server: Server, server_engine: FakeEngine) -
 
 
 def test_what_is_asked_of_one_prompt_can_be_asked_of_many(sampler: Any) -> None:
-    asked = {"prompt_logprobs": True, "prompt_logprobs_last_n": 1, "topk_sample_logprobs": 1, "prompt_alt_tokens_k": 2}
+    asked = {
+        "prompt_logprobs": True,
+        "prompt_logprobs_last_n": 1,
+        "topk_sample_logprobs": 1,
+        "prompt_alt_tokens_k": 2,
+    }
     for item in take(sampler, [[5, 6, 7], [8, 9]], **asked):
         response = item.result()
         assert response.prompt_logprobs == [*[None] * (len(item.prompt) - 1), -1.0]

@@ -51,13 +51,17 @@ def sampler(service: Any) -> Any:
     return service.create_sampling_client(base_model="fake/base")
 
 
-def test_the_pieces_are_what_sample_gives_for_the_same_seed(connect: Callable[..., Any], torch_server: Server) -> None:
+def test_the_pieces_are_what_sample_gives_for_the_same_seed(
+    connect: Callable[..., Any], torch_server: Server
+) -> None:
     sampler = connect(torch_server.base_url).create_sampling_client(base_model="tinkex/tiny")
     params = {"max_tokens": 12, "seed": 3, "stop": []}
     pieces = take(sampler, "The ", params)
     sequence = sampler.sample("The ", 1, params).result().sequences[0]
     assert [piece.tokens for piece in pieces] == [*([token] for token in sequence.tokens), []]
-    assert [logprob for piece in pieces for logprob in piece.logprobs or ()] == pytest.approx(sequence.logprobs, abs=1e-6)
+    assert [logprob for piece in pieces for logprob in piece.logprobs or ()] == pytest.approx(
+        sequence.logprobs, abs=1e-6
+    )
     last = pieces[-1].sequence
     assert last is not None
     assert (last.tokens, last.stop_reason) == (sequence.tokens, sequence.stop_reason)
@@ -85,10 +89,12 @@ def test_bad_input_is_refused_at_the_call(sampler: Any, server_engine: FakeEngin
 
 
 @pytest.mark.rule(1)
-def test_a_server_that_does_not_stream_gives_one_piece(connect: Callable[..., Any], server: Server) -> None:
-    sampler = connect(server.base_url, config=Config(dialect="hosted", api_key="tml-test")).create_sampling_client(
-        base_model="fake/base"
-    )
+def test_a_server_that_does_not_stream_gives_one_piece(
+    connect: Callable[..., Any], server: Server
+) -> None:
+    sampler = connect(
+        server.base_url, config=Config(dialect="hosted", api_key="tml-test")
+    ).create_sampling_client(base_model="fake/base")
     [piece] = take(sampler, [5, 6], {"max_tokens": 2})
     assert piece.tokens == [6, 1]
     assert piece.sequence is not None
@@ -110,7 +116,10 @@ def test_a_broken_stream_is_an_error_and_a_missing_route_is_learned() -> None:
             {
                 "asample_stream": [(404, b"{}")],
                 "asample": [(200, b'{"request_id": "1"}')] * 2,
-                "retrieve_future": [(200, b'{"sequences": [{"tokens": [7], "stop_reason": "length"}]}')] * 2,
+                "retrieve_future": [
+                    (200, b'{"sequences": [{"tokens": [7], "stop_reason": "length"}]}')
+                ]
+                * 2,
             },
             DIALECTS["tinkex"],
         )
@@ -145,9 +154,13 @@ def test_a_connection_that_breaks_is_an_error() -> None:
     async def run() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        transport = Transport(Config(base_url=f"http://127.0.0.1:{port}", api_key="tml-x", dialect="tinkex"))
+        transport = Transport(
+            Config(base_url=f"http://127.0.0.1:{port}", api_key="tml-x", dialect="tinkex")
+        )
         async with server:
-            pieces = AsyncSamplingClient(Session(transport, "S1"), "S1:sample:0", base_model="base").sample_stream([1])
+            pieces = AsyncSamplingClient(
+                Session(transport, "S1"), "S1:sample:0", base_model="base"
+            ).sample_stream([1])
             assert (await anext(pieces)).tokens == [5]
             with pytest.raises(APIConnectionError, match="closed the connection"):
                 await anext(pieces)

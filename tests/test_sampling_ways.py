@@ -26,7 +26,9 @@ from tinkex.types import ImageChunk
 HATCHERY, TWINKLE, MILES = (DIALECTS[name] for name in ("hatchery", "twinkle", "miles"))
 
 
-def ask(num_samples: int = 1, params: Any = None, dialect: Dialect = UNKNOWN, **questions: Any) -> Ask:
+def ask(
+    num_samples: int = 1, params: Any = None, dialect: Dialect = UNKNOWN, **questions: Any
+) -> Ask:
     return Ask.prepared(num_samples, ways.read_params(params), Questions(**questions), dialect)
 
 
@@ -39,7 +41,11 @@ def sent(params: Any, dialect: Dialect = UNKNOWN) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("params", "dialect", "expected"),
     [
-        ({"max_tokens": 4}, "hosted", {"temperature": 1.0, "top_k": -1, "top_p": 1.0, "max_tokens": 4}),
+        (
+            {"max_tokens": 4},
+            "hosted",
+            {"temperature": 1.0, "top_k": -1, "top_p": 1.0, "max_tokens": 4},
+        ),
         ({}, "hosted", {"temperature": 1.0, "top_k": -1, "top_p": 1.0}),
         ({}, "skyrl", {"max_tokens": 256}),
         ({"temperature": 0}, "twinkle", {"temperature": 1e-6}),
@@ -48,10 +54,16 @@ def sent(params: Any, dialect: Dialect = UNKNOWN) -> dict[str, Any]:
         ({"top_p": 0.9, "top_k": 5}, "hatchery", {"top_p": 0.9, "top_k": 5}),
         ({"temperature": 0}, "hatchery", {"temperature": 0.0, "top_p": 1.0, "top_k": -1}),
         ({"seed": 3}, "hosted", {"seed": 3}),
-        ({"max_tokens": np.int64(4), "temperature": np.float32(0.5)}, "hosted", {"max_tokens": 4, "temperature": 0.5}),
+        (
+            {"max_tokens": np.int64(4), "temperature": np.float32(0.5)},
+            "hosted",
+            {"max_tokens": 4, "temperature": 0.5},
+        ),
     ],
 )
-def test_every_parameter_is_sent_as_the_server_takes_it(params: dict[str, Any], dialect: str, expected: dict[str, Any]) -> None:
+def test_every_parameter_is_sent_as_the_server_takes_it(
+    params: dict[str, Any], dialect: str, expected: dict[str, Any]
+) -> None:
     given = sent(params, DIALECTS[dialect])
     assert given.keys() >= {"temperature", "top_k", "top_p"}
     assert expected.items() <= given.items()
@@ -59,7 +71,10 @@ def test_every_parameter_is_sent_as_the_server_takes_it(params: dict[str, Any], 
 
 
 @pytest.mark.rule(12)
-@pytest.mark.parametrize(("stop", "expected"), [("\n", ["\n"]), (["a", "b"], ["a", "b"]), ([1, 2], [1, 2]), (7, [7]), ([], [])])
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [("\n", ["\n"]), (["a", "b"], ["a", "b"]), ([1, 2], [1, 2]), (7, [7]), ([], [])],
+)
 def test_stop_is_sent_as_a_list(stop: Any, expected: Any) -> None:
     assert sent({"stop": stop})["stop"] == expected
     assert sent(SamplingParams(stop=stop))["stop"] == expected
@@ -102,10 +117,16 @@ def test_more_tokens_than_a_server_gives_are_refused() -> None:
 
 @pytest.mark.rule(18)
 def test_more_samples_than_a_server_gives_at_once_are_asked_for_in_parts() -> None:
-    asked = ask(150, {"seed": 5, "max_tokens": 1}, MILES, prompt_logprobs=True, topk_sample_logprobs=2)
-    requests = [asked.request(ModelInput.from_ints([1, 2]), part) for part in range(len(asked.parts))]
+    asked = ask(
+        150, {"seed": 5, "max_tokens": 1}, MILES, prompt_logprobs=True, topk_sample_logprobs=2
+    )
+    requests = [
+        asked.request(ModelInput.from_ints([1, 2]), part) for part in range(len(asked.parts))
+    ]
     assert [request.num_samples for request in requests] == [64, 64, 22]
-    assert [request.sampling_params.seed for request in requests] == [5, 6, 7], "or the parts would be copies of one another"
+    assert [request.sampling_params.seed for request in requests] == [5, 6, 7], (
+        "or the parts would be copies of one another"
+    )
     assert [request.prompt_logprobs for request in requests] == [True, False, False]
     assert [request.topk_sample_logprobs for request in requests] == [2, 2, 2]
 
@@ -113,7 +134,14 @@ def test_more_samples_than_a_server_gives_at_once_are_asked_for_in_parts() -> No
 @pytest.mark.rule(2)
 def test_fewest_fields_are_sent() -> None:
     request = ask(1, {"max_tokens": 1}).request(ModelInput.from_ints([1]), 0)
-    fields = {"prompt", "sampling_params", "num_samples", "prompt_logprobs", "topk_prompt_logprobs", "type"}
+    fields = {
+        "prompt",
+        "sampling_params",
+        "num_samples",
+        "prompt_logprobs",
+        "topk_prompt_logprobs",
+        "type",
+    }
     assert request.to_dict().keys() == fields
 
 
@@ -122,7 +150,12 @@ def test_texts_side_by_side_become_one() -> None:
     """Rule 3: one server reads the first alone."""
     image = ImageChunk(b"x", "png", expected_tokens=2)
     prompt = ModelInput(
-        (*ModelInput.from_ints([1]).chunks, *ModelInput.from_ints([2, 3]).chunks, image, *ModelInput.from_ints([4]).chunks)
+        (
+            *ModelInput.from_ints([1]).chunks,
+            *ModelInput.from_ints([2, 3]).chunks,
+            image,
+            *ModelInput.from_ints([4]).chunks,
+        )
     )
     joined = prompt.with_texts_joined()
     assert [chunk.length for chunk in joined.chunks] == [3, 2, 1]
@@ -156,7 +189,9 @@ def test_targets_are_taken_as_any_array() -> None:
         assert tensor.tolist() == [[1], [-1]]
 
 
-@pytest.mark.parametrize("question", [{"prompt_logprobs": True}, {"topk_prompt_logprobs": 1}, {"prompt_alt_tokens_k": 1}])
+@pytest.mark.parametrize(
+    "question", [{"prompt_logprobs": True}, {"topk_prompt_logprobs": 1}, {"prompt_alt_tokens_k": 1}]
+)
 def test_prompt_logprobs_that_are_never_given_are_refused(question: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedByServer, match="twinkle") as caught:
         ask(1, None, TWINKLE, **question)
@@ -199,22 +234,35 @@ def response(**fields: Any) -> SampleResponse:
         ),
     ],
 )
-def test_what_a_server_passed_over_is_an_error(questions: dict[str, Any], answer: dict[str, Any], name: str) -> None:
+def test_what_a_server_passed_over_is_an_error(
+    questions: dict[str, Any], answer: dict[str, Any], name: str
+) -> None:
     with pytest.raises(UnsupportedByServer, match=name):
         check_answer(response(**answer), Questions(**questions), UNKNOWN)
 
 
 def test_an_answer_to_all_that_was_asked_is_none() -> None:
     questions = Questions(prompt_logprobs=True, prompt_logprobs_last_n=1)
-    check_answer(response(prompt_logprobs_np=np.array([np.nan, np.nan, -1], np.float32)), questions, UNKNOWN)
+    check_answer(
+        response(prompt_logprobs_np=np.array([np.nan, np.nan, -1], np.float32)), questions, UNKNOWN
+    )
 
 
 def test_a_handle_holds_the_ways_of_the_server_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINKER_API_KEY", "tml-from-env")
-    dialect = Dialect(name="mine", joins_samplers=True, missing={"get_sampler": "ask"}, sampling=SamplingWays(max_samples=2))
+    dialect = Dialect(
+        name="mine",
+        joins_samplers=True,
+        missing={"get_sampler": "ask"},
+        sampling=SamplingWays(max_samples=2),
+    )
     text = handle.pack("http://there", "S1", "S1:sample:0", "base", dialect)
     known = handle.unpack(text)
-    assert (known.session_id, known.sampling_session_id, known.base_model) == ("S1", "S1:sample:0", "base")
+    assert (known.session_id, known.sampling_session_id, known.base_model) == (
+        "S1",
+        "S1:sample:0",
+        "base",
+    )
     config = known.config(None)
     assert (config.base_url, config.api_key) == ("http://there", "tml-from-env")
     assert config.dialect is not None
@@ -225,7 +273,9 @@ def test_a_handle_holds_the_ways_of_the_server_and_no_key(monkeypatch: pytest.Mo
     assert Config(base_url="http://there", api_key="tml-secret").api_key not in text
 
 
-@pytest.mark.parametrize("text", ["", "not base64!", "e30=", "W10=", handle.pack("u", "s", "x", None, UNKNOWN)[:-9]])
+@pytest.mark.parametrize(
+    "text", ["", "not base64!", "e30=", "W10=", handle.pack("u", "s", "x", None, UNKNOWN)[:-9]]
+)
 def test_another_text_is_no_handle(text: str) -> None:
     with pytest.raises(InvalidInputError, match="handle"):
         handle.unpack(text)

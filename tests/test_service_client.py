@@ -49,7 +49,9 @@ def web_site() -> Iterator[str]:
         thread.join()
 
 
-def test_no_key_for_the_hosted_service(connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_for_the_hosted_service(
+    connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("TINKER_API_KEY", raising=False)
     monkeypatch.delenv("TINKER_BASE_URL", raising=False)
     with pytest.raises(ConfigError, match="TINKER_API_KEY") as caught:
@@ -72,7 +74,9 @@ def test_a_wrong_key(connect: Callable[..., Any]) -> None:
 
 
 def test_a_server_that_is_not_there(connect: Callable[..., Any]) -> None:
-    with pytest.raises(APIConnectionError, match=r"cannot be reached.*Connection refused") as caught:
+    with pytest.raises(
+        APIConnectionError, match=r"cannot be reached.*Connection refused"
+    ) as caught:
         connect("http://127.0.0.1:1").create_lora_training_client("fake/base")
     assert "base_url" in str(caught.value)
     assert caught.value.fault == "network"
@@ -92,7 +96,9 @@ class Refusing(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 501])
-def test_a_web_server_that_refuses_by_a_page_is_no_tinker_server(connect: Callable[..., Any], status: int) -> None:
+def test_a_web_server_that_refuses_by_a_page_is_no_tinker_server(
+    connect: Callable[..., Any], status: int
+) -> None:
     class Handler(Refusing):
         def do_GET(self) -> None:
             self.send_error(status)
@@ -103,7 +109,9 @@ def test_a_web_server_that_refuses_by_a_page_is_no_tinker_server(connect: Callab
         thread.start()
         url = f"http://127.0.0.1:{site.server_port}"
         try:
-            with pytest.raises(NotATinkerServerError, match=f"at {url} is no Tinker server: {status} ") as caught:
+            with pytest.raises(
+                NotATinkerServerError, match=f"at {url} is no Tinker server: {status} "
+            ) as caught:
                 connect(url).create_lora_training_client("fake/base")
         finally:
             site.shutdown()
@@ -125,10 +133,14 @@ def test_a_base_url_with_a_path_too_many(connect: Callable[..., Any], server: Se
 def test_an_unknown_base_model_is_answered_with_the_known_ones(service: Any) -> None:
     with pytest.raises(BadRequestError, match="fake/base"):
         service.create_lora_training_client("no/such-model")
-    assert [model.model_name for model in service.get_server_capabilities().supported_models] == ["fake/base"]
+    assert [model.model_name for model in service.get_server_capabilities().supported_models] == [
+        "fake/base"
+    ]
 
 
-@pytest.mark.parametrize("shape", [{"rank": -1}, {"train_mlp": False, "train_attn": False, "train_unembed": False}])
+@pytest.mark.parametrize(
+    "shape", [{"rank": -1}, {"train_mlp": False, "train_attn": False, "train_unembed": False}]
+)
 def test_a_shape_that_trains_nothing(service: Any, shape: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
         service.create_lora_training_client("fake/base", **shape)
@@ -146,7 +158,9 @@ def test_leaving_tells_the_server_how_it_went(connect: Callable[..., Any], serve
     import httpx
 
     def heartbeat(session_id: str) -> int:
-        return httpx.post(f"{server.base_url}/api/v1/session_heartbeat", json={"session_id": session_id}).status_code
+        return httpx.post(
+            f"{server.base_url}/api/v1/session_heartbeat", json={"session_id": session_id}
+        ).status_code
 
     service = connect(server.base_url)
     session_id = service.create_lora_training_client("fake/base").model_id.partition(":")[0]

@@ -19,7 +19,15 @@ from tinkex_api.api.training_runs import list_training_runs
 from tests.batches import batch
 from tests.fake_engine import FakeEngine
 from tests.test_recovery import steps_of
-from tinkex import AdamParams, APIConnectionError, AuthenticationError, Config, HttpLimits, RecoveryPolicy, auth
+from tinkex import (
+    AdamParams,
+    APIConnectionError,
+    AuthenticationError,
+    Config,
+    HttpLimits,
+    RecoveryPolicy,
+    auth,
+)
 from tinkex.local import Server, serve
 from tinkex.transport.connection import Connections
 from tinkex.transport.http import Transport
@@ -40,7 +48,9 @@ class Wire(httpx.AsyncBaseTransport):
         await self.inner.aclose()
 
     def bodies(self, call: str) -> list[bytes]:
-        return [request.content for request in self.requests if request.url.path.endswith(f"/{call}")]
+        return [
+            request.content for request in self.requests if request.url.path.endswith(f"/{call}")
+        ]
 
 
 def ask(config: Config) -> None:
@@ -64,14 +74,19 @@ def sent(server: Server, **settings: Any) -> httpx.Request:
 
 def test_headers_and_query_parameters_of_the_users_own(server: Server) -> None:
     request = sent(
-        server, api_key="tml-x", default_headers={"X-Team": "one", "user-agent": "me"}, default_query={"team": "a b", "limit": "7"}
+        server,
+        api_key="tml-x",
+        default_headers={"X-Team": "one", "user-agent": "me"},
+        default_query={"team": "a b", "limit": "7"},
     )
     assert (request.headers["x-team"], request.headers.get_list("user-agent")) == ("one", ["me"])
     assert (request.url.params["team"], request.url.params.get_list("limit")) == ("a b", ["1"])
 
 
 def test_a_key_header_of_the_users_own_goes_before_the_key(server: Server) -> None:
-    assert sent(server, api_key="tml-x", default_headers={"x-api-key": "mine"}).headers.get_list("x-api-key") == ["mine"]
+    assert sent(server, api_key="tml-x", default_headers={"x-api-key": "mine"}).headers.get_list(
+        "x-api-key"
+    ) == ["mine"]
 
 
 def test_cloudflare_access(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +96,15 @@ def test_cloudflare_access(server: Server, monkeypatch: pytest.MonkeyPatch) -> N
     assert (headers["cf-access-client-id"], headers["cf-access-client-secret"]) == ("id", "secret")
 
 
-def test_dumped_headers_show_no_key(server: Server, caplog: pytest.LogCaptureFixture, restored_log: None) -> None:
-    sent(server, api_key="tml-secret", dump_headers=True, default_headers={"Authorization": "secret-too", "X-Team": "one"})
+def test_dumped_headers_show_no_key(
+    server: Server, caplog: pytest.LogCaptureFixture, restored_log: None
+) -> None:
+    sent(
+        server,
+        api_key="tml-secret",
+        dump_headers=True,
+        default_headers={"Authorization": "secret-too", "X-Team": "one"},
+    )
     assert "GET /api/v1/training_runs" in caplog.text
     assert "'X-Team': 'one'" in caplog.text
     assert "'X-API-Key': '(hidden)'" in caplog.text
@@ -141,18 +163,27 @@ def proxy() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
 def test_a_proxy_gets_the_requests_and_its_own_headers(proxy: tuple[str, list[Any]]) -> None:
     url, asked = proxy
     ask(Config(base_url="http://away.invalid", proxy=url, proxy_headers={"X-For-Proxy": "hello"}))
-    assert [(path.partition("?")[0], header) for path, header in asked] == [("http://away.invalid/api/v1/training_runs", "hello")]
+    assert [(path.partition("?")[0], header) for path, header in asked] == [
+        ("http://away.invalid/api/v1/training_runs", "hello")
+    ]
 
 
 def test_a_proxy_is_asked_for_a_tunnel_to_a_server_of_https(proxy: tuple[str, list[Any]]) -> None:
     url, asked = proxy
-    config = Config(base_url="https://away.invalid", proxy=url, proxy_headers={"X-For-Proxy": "hello"}, max_retries=0)
+    config = Config(
+        base_url="https://away.invalid",
+        proxy=url,
+        proxy_headers={"X-For-Proxy": "hello"},
+        max_retries=0,
+    )
     with pytest.raises(APIConnectionError):
         ask(config)
     assert asked == [("away.invalid:443", "hello")]
 
 
-@pytest.mark.parametrize(("limits", "opened"), [(HttpLimits(max_connections=2), 2), (HttpLimits(), 8)])
+@pytest.mark.parametrize(
+    ("limits", "opened"), [(HttpLimits(max_connections=2), 2), (HttpLimits(), 8)]
+)
 def test_the_number_of_connections(limits: HttpLimits, opened: int) -> None:
     connections = 0
 
@@ -171,7 +202,9 @@ def test_the_number_of_connections(limits: HttpLimits, opened: int) -> None:
         port = server.sockets[0].getsockname()[1]
         transport = Transport(Config(base_url=f"http://127.0.0.1:{port}", http_limits=limits))
         async with server:
-            await asyncio.gather(*(transport.send(get_server_capabilities.request()) for _ in range(8)))
+            await asyncio.gather(
+                *(transport.send(get_server_capabilities.request()) for _ in range(8))
+            )
             await transport.aclose()
 
     asyncio.run(main())
@@ -184,29 +217,46 @@ def test_metadata_of_the_settings_goes_with_each_session(
     server_engine.gate.set()
     wire = Wire()
     config = Config(
-        base_url=server.base_url, user_metadata={"run": "7", "who": "me"}, tags=["t"], project_id="p", http_transport=wire
+        base_url=server.base_url,
+        user_metadata={"run": "7", "who": "me"},
+        tags=["t"],
+        project_id="p",
+        http_transport=wire,
     )
-    connect(server.base_url, config=config, user_metadata={"who": "you"}).create_lora_training_client("fake/base", rank=4)
+    connect(
+        server.base_url, config=config, user_metadata={"who": "you"}
+    ).create_lora_training_client("fake/base", rank=4)
     (body,) = wire.bodies("create_session")
     assert b'"user_metadata":{"run":"7","who":"you"}' in body
     assert b'"tags":["t"]' in body
     assert b'"project_id":"p"' in body
 
 
-def test_recovery_by_default_is_as_the_settings_say(connect: Callable[..., Any], server: Server, server_engine: FakeEngine) -> None:
+def test_recovery_by_default_is_as_the_settings_say(
+    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+) -> None:
     server_engine.gate.set()
     wire = Wire()
     each_step = RecoveryPolicy(save_every_steps=1, save_every_minutes=None)
-    service = connect(server.base_url, config=Config(base_url=server.base_url, recovery=each_step, http_transport=wire))
+    service = connect(
+        server.base_url,
+        config=Config(base_url=server.base_url, recovery=each_step, http_transport=wire),
+    )
     run = service.create_recoverable_run(service.create_lora_training_client("fake/base", rank=4))
     for _ in steps_of(run, 3):
         run.trainer.train_step(batch(1), "cross_entropy", AdamParams()).result()
     assert len(wire.bodies("save_weights")) == 1 + 3
 
 
-@pytest.mark.parametrize(("gates", "cancels"), [((), True), (("-cancels",), False), (("async_sampling",), True)])
+@pytest.mark.parametrize(
+    ("gates", "cancels"), [((), True), (("-cancels",), False), (("async_sampling",), True)]
+)
 def test_a_gate_goes_before_what_the_server_says(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, gates: tuple[str, ...], cancels: bool
+    connect: Callable[..., Any],
+    server: Server,
+    server_engine: FakeEngine,
+    gates: tuple[str, ...],
+    cancels: bool,
 ) -> None:
     server_engine.gate.set()
     service = connect(server.base_url, config=Config(base_url=server.base_url, feature_gates=gates))

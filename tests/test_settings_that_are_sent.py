@@ -41,21 +41,41 @@ def trainer(service: Any) -> Any:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        *((AdamParams, name) for name in ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm")),
+        *(
+            (AdamParams, name)
+            for name in ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm")
+        ),
         *((DimuonParams, name) for name in ("learning_rate", "beta1", "grad_clip_norm")),
-        *((SgdParams, name) for name in ("learning_rate", "momentum", "weight_decay", "grad_clip_norm")),
+        *(
+            (SgdParams, name)
+            for name in ("learning_rate", "momentum", "weight_decay", "grad_clip_norm")
+        ),
     ],
 )
-def test_settings_of_an_optimizer(trainer: Any, server_engine: FakeEngine, kind: Any, name: str) -> None:
+def test_settings_of_an_optimizer(
+    trainer: Any, server_engine: FakeEngine, kind: Any, name: str
+) -> None:
     before = [call for call in server_engine.calls if call[0] == "optim_step"]
-    wrong = [*NOT_FINITE, -1.0, None, "0.1", True, *([1.0] if name in ("beta1", "beta2", "momentum") else [])]
+    wrong = [
+        *NOT_FINITE,
+        -1.0,
+        None,
+        "0.1",
+        True,
+        *([1.0] if name in ("beta1", "beta2", "momentum") else []),
+    ]
     for value in wrong:
-        with pytest.raises(InvalidInputError, match=rf"optim_params\.{name} must be a finite number .*found {value!r}"):
+        with pytest.raises(
+            InvalidInputError,
+            match=rf"optim_params\.{name} must be a finite number .*found {value!r}",
+        ):
             trainer.optim_step(kind(**{"learning_rate": 1e-3, name: value}))
     assert [call for call in server_engine.calls if call[0] == "optim_step"] == before
 
 
-def test_what_is_changed_after_the_call_is_not_sent(trainer: Any, server_engine: FakeEngine) -> None:
+def test_what_is_changed_after_the_call_is_not_sent(
+    trainer: Any, server_engine: FakeEngine
+) -> None:
     params = AdamParams(learning_rate=np.float32(0.5))
     updates = []
     for _ in range(4):
@@ -106,7 +126,8 @@ def test_questions_of_a_sample(service: Any, arguments: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"rank": 4.0}, {"rank": -1}, {"rank": True}, {"rank": 2**40}, {"seed": 2**70}, {"seed": 0.5}]
+    "arguments",
+    [{"rank": 4.0}, {"rank": -1}, {"rank": True}, {"rank": 2**40}, {"seed": 2**70}, {"seed": 0.5}],
 )
 def test_the_shape_of_a_model(service: Any, arguments: dict[str, Any]) -> None:
     [name] = arguments
@@ -116,11 +137,16 @@ def test_the_shape_of_a_model(service: Any, arguments: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("value", [*NOT_FINITE, True, None, [1.0]])
 def test_settings_of_a_loss(trainer: Any, value: Any) -> None:
-    with pytest.raises(InvalidInputError, match=r"loss_fn_config\['clip_low_threshold'\] must be a finite number or a text"):
+    with pytest.raises(
+        InvalidInputError,
+        match=r"loss_fn_config\['clip_low_threshold'\] must be a finite number or a text",
+    ):
         trainer.forward([DATUM], "ppo_of_a_server", {"clip_low_threshold": value})
 
 
-@pytest.mark.parametrize("save", ["save_state", "save_weights_for_sampler", "save_weights_external"])
+@pytest.mark.parametrize(
+    "save", ["save_state", "save_weights_for_sampler", "save_weights_external"]
+)
 def test_how_long_a_checkpoint_is_kept(trainer: Any, save: str) -> None:
     for seconds in (1.5, -1, True, math.nan):
         with pytest.raises(InvalidInputError, match="ttl_seconds must be an int of 0 or more"):
@@ -128,14 +154,21 @@ def test_how_long_a_checkpoint_is_kept(trainer: Any, save: str) -> None:
 
 
 def test_metadata_is_text(trainer: Any) -> None:
-    with pytest.raises(InvalidInputError, match=r"user_metadata\['epoch'\] must be a text by a text, found 3"):
+    with pytest.raises(
+        InvalidInputError, match=r"user_metadata\['epoch'\] must be a text by a text, found 3"
+    ):
         trainer.save_state("name", user_metadata={"epoch": 3})
 
 
 def test_pages_of_lists(connect_rest: Callable[..., Any], server: Server) -> None:
     rest = connect_rest(server.base_url)
     for call in (rest.list_sessions, rest.list_training_runs, rest.list_user_checkpoints):
-        for limit, offset, name in ((1.0, 0, "limit"), (-1, 0, "limit"), (5, -1, "offset"), (5, True, "offset")):
+        for limit, offset, name in (
+            (1.0, 0, "limit"),
+            (-1, 0, "limit"),
+            (5, -1, "offset"),
+            (5, True, "offset"),
+        ):
             with pytest.raises(InvalidInputError, match=f"{name} must be an int"):
                 call(limit, offset)
     with pytest.raises(InvalidInputError, match="ttl_seconds must be an int"):
@@ -147,10 +180,19 @@ def test_no_body_has_null_for_what_is_no_number(number: float) -> None:
     body = OptimStepRequest("m", 1, adam_params=AdamParams(learning_rate=number))
     with pytest.raises(ValueError, match="adam_params is no finite number"):
         optim_step.request(body=body)
-    for value in ([1.0, number], {"a": [{"b": number}]}, np.array([1.0, number]), np.float32(number), (number,)):
+    for value in (
+        [1.0, number],
+        {"a": [{"b": number}]},
+        np.array([1.0, number]),
+        np.float32(number),
+        (number,),
+    ):
         with pytest.raises(ValueError, match="no finite number"):
             write_json(value)
-    assert write_json({"a": [1.0, np.float32(0.5)], "b": np.array([1, 2]), "c": None}) == b'{"a":[1.0,0.5],"b":[1,2],"c":null}'
+    assert (
+        write_json({"a": [1.0, np.float32(0.5)], "b": np.array([1, 2]), "c": None})
+        == b'{"a":[1.0,0.5],"b":[1,2],"c":null}'
+    )
 
 
 # ---- inputs that have no effect ----------------------------------------------------------------------------------------
@@ -172,10 +214,16 @@ RATIO = {"logprobs": [0.0, 0.0]}
     ],
 )
 def test_a_mask_that_is_not_heeded_is_told_once(
-    connect: Callable[..., Any], server: Server, caplog: pytest.LogCaptureFixture, loss_fn: str, inputs: dict[str, Any], meant: str
+    connect: Callable[..., Any],
+    server: Server,
+    caplog: pytest.LogCaptureFixture,
+    loss_fn: str,
+    inputs: dict[str, Any],
+    meant: str,
 ) -> None:
     service = connect(
-        server.base_url, config=Config(base_url=server.base_url, api_key="tml-test", dialect=Dialect())
+        server.base_url,
+        config=Config(base_url=server.base_url, api_key="tml-test", dialect=Dialect()),
     )  # one that nobody has heard of yet
     trainer = service.create_lora_training_client("fake/base", rank=4)
     with pytest.warns(UserWarning, match=f"has no effect on {loss_fn}.* give '{meant}'"):
@@ -197,7 +245,9 @@ def test_a_mask_that_is_not_heeded_is_told_once(
         ("mine", {"mask": [0.0, 1.0], "labels": [1, 2]}),
     ],
 )
-def test_a_mask_that_leaves_out_nothing_more_is_let_pass(loss_fn: str, inputs: dict[str, Any]) -> None:
+def test_a_mask_that_leaves_out_nothing_more_is_let_pass(
+    loss_fn: str, inputs: dict[str, Any]
+) -> None:
     check_batch([datum(**inputs)], loss_fn)
     warn_of_mask(ServerState(), [datum(**inputs)], loss_fn)  # a warning would be an error here
 
@@ -215,7 +265,9 @@ def test_a_mask_that_leaves_out_nothing_more_is_let_pass(loss_fn: str, inputs: d
         ("loss_mask", "ppo", "advantages"),
     ],
 )
-def test_an_input_by_another_name_is_told_what_is_meant(trainer: Any, name: str, loss_fn: str, meant: str) -> None:
+def test_an_input_by_another_name_is_told_what_is_meant(
+    trainer: Any, name: str, loss_fn: str, meant: str
+) -> None:
     inputs = {**RATIO, "advantages": [1.0, 1.0]} if loss_fn == "ppo" else {}
     with pytest.raises(InvalidInputError, match=f"unknown input '{name}'\n.*'{meant}'"):
         trainer.forward([datum(**inputs, **{name: [1, 1]})], loss_fn)

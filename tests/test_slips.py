@@ -18,7 +18,9 @@ from tinkex.local import Server
 DATUM = Datum(model_input=ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": [2, 3]})
 
 
-@pytest.mark.parametrize("given", [DATUM, {"a": 1}, "text", None], ids=["one datum", "dict", "text", "none"])
+@pytest.mark.parametrize(
+    "given", [DATUM, {"a": 1}, "text", None], ids=["one datum", "dict", "text", "none"]
+)
 def test_a_batch_that_is_no_list(given: Any, connect: Callable[..., Any], server: Server) -> None:
     trainer = connect(server.base_url).create_lora_training_client("fake/base", 8)
     for call in (trainer.forward_backward, trainer.forward):
@@ -37,15 +39,24 @@ def test_a_batch_that_is_no_list(given: Any, connect: Callable[..., Any], server
         ("TINKEX_RETRY_MAX_ATTEMPT", "TINKEX_RETRY_MAX_ATTEMPTS"),
     ],
 )
-def test_a_misspelt_variable(name: str, meant: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_misspelt_variable(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv(name, "http://127.0.0.1:1")
     with caplog.at_level(logging.WARNING, "tinkex"):
         Config(base_url="http://127.0.0.1:1", api_key="tml-x")
     assert caplog.messages == [f"{name} is set and has no effect: did you mean {meant}?"]
 
 
-def test_variables_of_others_are_not_spoken_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("TINKER_COOKBOOK_LOGS", "TINKEX_TEST_LARGE", "TINKERBELL", "TINKEX_SERVER_API_KEYS"):
+def test_variables_of_others_are_not_spoken_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (
+        "TINKER_COOKBOOK_LOGS",
+        "TINKEX_TEST_LARGE",
+        "TINKERBELL",
+        "TINKEX_SERVER_API_KEYS",
+    ):
         monkeypatch.setenv(name, "1")
     Config(base_url="http://127.0.0.1:1", api_key="tml-x")
     assert caplog.messages == []
@@ -54,7 +65,13 @@ def test_variables_of_others_are_not_spoken_of(monkeypatch: pytest.MonkeyPatch, 
 def test_a_star_import_brings_the_public_names() -> None:
     names: dict[str, Any] = {}
     exec("from tinkex import *", names)
-    assert {"ServiceClient", "AsyncServiceClient", "Datum", "TinkexError", "AdamParams"} <= names.keys()
+    assert {
+        "ServiceClient",
+        "AsyncServiceClient",
+        "Datum",
+        "TinkexError",
+        "AdamParams",
+    } <= names.keys()
     assert not names.keys() & {"Any", "TYPE_CHECKING", "import_module"}
     assert set(dir(tinkex)) - {"__version__"} <= names.keys()
 
@@ -62,16 +79,31 @@ def test_a_star_import_brings_the_public_names() -> None:
 @pytest.mark.parametrize(
     ("call", "hint"),
     [
-        (lambda: tinkex.ServiceClient(url="http://127.0.0.1:1"), "ServiceClient() has no parameter 'url': did you mean base_url?"),
+        (
+            lambda: tinkex.ServiceClient(url="http://127.0.0.1:1"),
+            "ServiceClient() has no parameter 'url': did you mean base_url?",
+        ),
         (
             lambda: tinkex.AsyncServiceClient(base_ulr="x"),
             "AsyncServiceClient() has no parameter 'base_ulr': did you mean base_url?",
         ),
-        (lambda: tinkex.AdamParams(lr=1e-4), "AdamParams() has no parameter 'lr': did you mean learning_rate?"),
-        (lambda: tinkex.SamplingParams(max_token=3), "SamplingParams() has no parameter 'max_token': did you mean max_tokens?"),
-        (lambda: Datum(input_ids=[1]), "Datum() has no parameter 'input_ids': did you mean model_input?"),
+        (
+            lambda: tinkex.AdamParams(lr=1e-4),
+            "AdamParams() has no parameter 'lr': did you mean learning_rate?",
+        ),
+        (
+            lambda: tinkex.SamplingParams(max_token=3),
+            "SamplingParams() has no parameter 'max_token': did you mean max_tokens?",
+        ),
+        (
+            lambda: Datum(input_ids=[1]),
+            "Datum() has no parameter 'input_ids': did you mean model_input?",
+        ),
         (lambda: Config(time_out=3), "Config() has no parameter 'time_out': did you mean timeout?"),
-        (lambda: tinkex.RetrySettings(max_attempt=3), "RetrySettings() has no parameter 'max_attempt': did you mean max_attempts?"),
+        (
+            lambda: tinkex.RetrySettings(max_attempt=3),
+            "RetrySettings() has no parameter 'max_attempt': did you mean max_attempts?",
+        ),
     ],
 )
 def test_a_misspelt_keyword_of_what_is_made(call: Callable[[], Any], hint: str) -> None:
@@ -82,7 +114,9 @@ def test_a_misspelt_keyword_of_what_is_made(call: Callable[[], Any], hint: str) 
 
 
 def test_the_known_parameters_are_listed() -> None:
-    with pytest.raises(ValueError, match=r"Known are temperature, top_k, top_p, max_tokens, seed, stop\.") as caught:
+    with pytest.raises(
+        ValueError, match=r"Known are temperature, top_k, top_p, max_tokens, seed, stop\."
+    ) as caught:
         tinkex.SamplingParams(zzz=3)  # type: ignore[call-arg]
     assert caught.value.message == "SamplingParams() has no parameter 'zzz'"  # type: ignore[attr-defined]
 
@@ -91,7 +125,11 @@ def test_the_known_parameters_are_listed() -> None:
     ("name", "arguments", "hint"),
     [
         ("create_lora_training_client", {"model": "fake/base"}, "did you mean base_model?"),
-        ("create_lora_training_client", {"base_model": "fake/base", "lora_rank": 8}, "did you mean rank?"),
+        (
+            "create_lora_training_client",
+            {"base_model": "fake/base", "lora_rank": 8},
+            "did you mean rank?",
+        ),
         ("create_sampling_client", {"modelpath": "a"}, "did you mean model_path?"),
     ],
 )

@@ -24,15 +24,30 @@ from tinkex_server.engine.base import BaseModel
 
 WORDS = ("a", "b", "<s>", "</s>", "<pad>", "?")
 SPECIAL = ("<s>", "</s>", "<pad>")
-ROLES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "?", "sep_token": None}
-NO_ROLES = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "eos_token", "mask_token")
+ROLES = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "pad_token": "<pad>",
+    "unk_token": "?",
+    "sep_token": None,
+}
+NO_ROLES = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "eos_token",
+    "mask_token",
+)
 
 
 def tokenizer_json() -> str:
     """Returns the text of a tokenizer that puts <s> before a text."""
     backend = Backend(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="?"))
     backend.pre_tokenizer = WhitespaceSplit()
-    backend.add_special_tokens([AddedToken(token, special=True) for token in (*SPECIAL, "<|im_end|>")])
+    backend.add_special_tokens(
+        [AddedToken(token, special=True) for token in (*SPECIAL, "<|im_end|>")]
+    )
     backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
     return backend.to_str()
 
@@ -41,7 +56,9 @@ def write(folder: Path, **files: Any) -> str:
     folder.mkdir(exist_ok=True)
     (folder / "tokenizer.json").write_text(tokenizer_json())
     for name, fields in files.items():
-        (folder / f"{name}.json").write_text(fields if isinstance(fields, str) else json.dumps(fields))
+        (folder / f"{name}.json").write_text(
+            fields if isinstance(fields, str) else json.dumps(fields)
+        )
     return str(folder)
 
 
@@ -51,7 +68,12 @@ def _nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ids(tokenizer: Tokenizer) -> tuple[int | None, ...]:
-    return tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id
+    return (
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+        tokenizer.unk_token_id,
+    )
 
 
 def test_it_says_what_transformers_says(tmp_path: Path) -> None:
@@ -60,7 +82,11 @@ def test_it_says_what_transformers_says(tmp_path: Path) -> None:
     config = {**ROLES, "tokenizer_class": "PreTrainedTokenizerFast"}
     folder = write(tmp_path, tokenizer_config=config)
     ours, theirs = get_tokenizer(folder), PreTrainedTokenizerFast.from_pretrained(folder)
-    names = [*(f"{role}_token" for role in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")), "vocab_size", "name_or_path"]
+    names = [
+        *(f"{role}_token" for role in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")),
+        "vocab_size",
+        "name_or_path",
+    ]
     for name in [*names, *(f"{role}_id" for role in names[:7])]:
         assert getattr(ours, name) == getattr(theirs, name), name
     assert len(ours) == len(theirs)
@@ -78,11 +104,29 @@ def test_it_says_what_transformers_says(tmp_path: Path) -> None:
     ("files", "expected"),
     [
         ({"tokenizer_config": ROLES}, (2, 3, 4, 5)),
-        ({"tokenizer_config": {"eos_token": {"__type": "AddedToken", "content": "</s>"}}}, (None, 3, None, None)),
-        ({"special_tokens_map": {"eos_token": {"content": "</s>"}, "bos_token": "<s>"}}, (2, 3, None, None)),
-        ({"tokenizer_config": {"model_max_length": 9}, "special_tokens_map": {"eos_token": "</s>"}}, (None, 3, None, None)),
-        ({"tokenizer_config": {"eos_token": "</s>"}, "special_tokens_map": {"eos_token": "<s>"}}, (None, 3, None, None)),
-        ({"tokenizer_config": {"eos_token": None}, "config": {"eos_token_id": 3}}, (None, None, None, None)),
+        (
+            {"tokenizer_config": {"eos_token": {"__type": "AddedToken", "content": "</s>"}}},
+            (None, 3, None, None),
+        ),
+        (
+            {"special_tokens_map": {"eos_token": {"content": "</s>"}, "bos_token": "<s>"}},
+            (2, 3, None, None),
+        ),
+        (
+            {
+                "tokenizer_config": {"model_max_length": 9},
+                "special_tokens_map": {"eos_token": "</s>"},
+            },
+            (None, 3, None, None),
+        ),
+        (
+            {"tokenizer_config": {"eos_token": "</s>"}, "special_tokens_map": {"eos_token": "<s>"}},
+            (None, 3, None, None),
+        ),
+        (
+            {"tokenizer_config": {"eos_token": None}, "config": {"eos_token_id": 3}},
+            (None, None, None, None),
+        ),
         ({"config": {"eos_token_id": 3}}, (None, 3, None, None)),
         ({"config": {"eos_token_id": [3, 2]}}, (None, None, None, None)),
         ({"config": {"eos_token_id": 3000}}, (None, None, None, None)),
@@ -90,13 +134,17 @@ def test_it_says_what_transformers_says(tmp_path: Path) -> None:
         ({}, (None, None, None, None)),
     ],
 )
-def test_the_files_that_name_them(tmp_path: Path, files: dict[str, Any], expected: tuple[int | None, ...]) -> None:
+def test_the_files_that_name_them(
+    tmp_path: Path, files: dict[str, Any], expected: tuple[int | None, ...]
+) -> None:
     assert ids(get_tokenizer(write(tmp_path, **files))) == expected
 
 
 def test_without_such_a_file_they_are_known_by_name_alone(tmp_path: Path) -> None:
     tokenizer = get_tokenizer(write(tmp_path))
-    assert [getattr(tokenizer, name) for name in NO_ROLES] == [None] * len(NO_ROLES), "nothing is guessed"
+    assert [getattr(tokenizer, name) for name in NO_ROLES] == [None] * len(NO_ROLES), (
+        "nothing is guessed"
+    )
     assert tokenizer.special_tokens == {"<s>": 2, "</s>": 3, "<pad>": 4, "<|im_end|>": 6}
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") == 6
     assert tokenizer.special_tokens_map == {}
@@ -115,12 +163,21 @@ def test_those_of_a_servers_model(connect: Callable[..., Any]) -> None:
     engine.gate.set()
     with tinkex.local.serve(engine=engine) as server:
         service = connect(server.base_url)
-        found = [service.create_sampling_client(base_model=name).get_tokenizer() for name in ("mine/a", "mine/b")]
+        found = [
+            service.create_sampling_client(base_model=name).get_tokenizer()
+            for name in ("mine/a", "mine/b")
+        ]
     assert [ids(tokenizer) for tokenizer in found] == [(2, 3, 4, 5), (None, None, None, None)]
 
 
-def test_those_of_the_embedded_servers_own_model(torch_server: tinkex.local.Server, connect: Callable[..., Any]) -> None:
-    tokenizer = connect(torch_server.base_url).create_sampling_client(base_model="tinkex/tiny").get_tokenizer()
+def test_those_of_the_embedded_servers_own_model(
+    torch_server: tinkex.local.Server, connect: Callable[..., Any]
+) -> None:
+    tokenizer = (
+        connect(torch_server.base_url)
+        .create_sampling_client(base_model="tinkex/tiny")
+        .get_tokenizer()
+    )
     assert (tokenizer.eos_token_id, tokenizer.bos_token_id) == (256, None)
 
 
@@ -134,9 +191,14 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 def test_those_of_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     at = "/org/model/resolve/main/"
-    hub.files = {f"{at}tokenizer.json": tokenizer_json().encode(), f"{at}tokenizer_config.json": json.dumps(ROLES).encode()}
+    hub.files = {
+        f"{at}tokenizer.json": tokenizer_json().encode(),
+        f"{at}tokenizer_config.json": json.dumps(ROLES).encode(),
+    }
     assert ids(get_tokenizer("org/model")) == (2, 3, 4, 5)
-    assert [path for command, path, _ in hub.asked if command == "GET"] == list(hub.files), "and no file more"
+    assert [path for command, path, _ in hub.asked if command == "GET"] == list(hub.files), (
+        "and no file more"
+    )
     monkeypatch.setattr("tinkex.tokenizer.finding._loads", Loads())
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert ids(get_tokenizer("org/model")) == (2, 3, 4, 5), "from what was fetched before"

@@ -65,7 +65,9 @@ def test_what_needs_no_engine_is_answered_and_the_rest_waits(
 ) -> None:
     assert [model.name for model in starting.models] == [BASE]
     service = connect(starting.base_url)
-    assert [model.model_name for model in service.get_server_capabilities().supported_models] == [BASE]
+    assert [model.model_name for model in service.get_server_capabilities().supported_models] == [
+        BASE
+    ]
     sample = service.create_sampling_client(base_model=BASE).sample([5, 6], 1, {"max_tokens": 4})
     assert not starting.ready.done()
     assert not sample.done()
@@ -83,7 +85,10 @@ def test_who_waits_is_told_what_for(gate: Path) -> None:
         api = Api(http, cast("Any", engine))
         made = api.ok("create_model", **new_model(api.session()))
         answer = api.send("retrieve_future", request_id=made["request_id"])
-        assert (answer.status_code, answer.json()["queue_state_reason"]) == (408, "waits for the engine to start")
+        assert (answer.status_code, answer.json()["queue_state_reason"]) == (
+            408,
+            "waits for the engine to start",
+        )
         page = http.get("/").text
         assert "is starting; what is asked of it waits" in page
         assert "waits for the engine to start" in page
@@ -94,7 +99,10 @@ def test_who_waits_is_told_what_for(gate: Path) -> None:
 
 
 def test_a_server_that_stops_does_not_wait_for_its_engine_to_start() -> None:
-    with tinkex.local.serve() as server, httpx.Client(base_url=server.base_url, timeout=NEVER_SAID) as http:
+    with (
+        tinkex.local.serve() as server,
+        httpx.Client(base_url=server.base_url, timeout=NEVER_SAID) as http,
+    ):
         api = Api(http, cast("Any", None))
         api.ok("create_model", **{**new_model(api.session()), "base_model": "tinkex/tiny"})
         assert not server.ready.done()
@@ -106,15 +114,22 @@ def test_calls_fail_with_the_reason_when_the_weights_are_broken(
     broken_model: str, broken: tinkex.local.Server, connect: Callable[..., Any]
 ) -> None:
     service = connect(broken.base_url)
-    assert service.create_sampling_client(base_model=broken_model).get_tokenizer().decode([104, 105]) == "hi"
+    assert (
+        service.create_sampling_client(base_model=broken_model).get_tokenizer().decode([104, 105])
+        == "hi"
+    )
     with pytest.raises(RequestFailedError, match=could_not_load(broken_model)) as caught:
         service.create_lora_training_client(broken_model, rank=4)
     assert caught.value.category == "server"
     with pytest.raises(RequestFailedError, match=could_not_load(broken_model)):
-        service.create_sampling_client(base_model=broken_model).sample([1], 1, {"max_tokens": 1}).result()
+        service.create_sampling_client(base_model=broken_model).sample(
+            [1], 1, {"max_tokens": 1}
+        ).result()
 
 
-def test_the_handle_and_the_status_page_say_why(broken_model: str, broken: tinkex.local.Server) -> None:
+def test_the_handle_and_the_status_page_say_why(
+    broken_model: str, broken: tinkex.local.Server
+) -> None:
     with pytest.raises(EngineDied, match=could_not_load(broken_model)):
         broken.ready.result(NEVER_SAID)
     assert "the engine could not start" in httpx.get(broken.base_url).text
@@ -122,12 +137,22 @@ def test_the_handle_and_the_status_page_say_why(broken_model: str, broken: tinke
 
 def test_a_stream_fails_with_the_reason() -> None:
     engine = ProcessEngine(cannot_be_made, BASES)
-    with tinkex.local.serve(engine=cast("Engine", engine)) as server, httpx.Client(base_url=server.base_url) as http:
+    with (
+        tinkex.local.serve(engine=cast("Engine", engine)) as server,
+        httpx.Client(base_url=server.base_url) as http,
+    ):
         api = Api(http, cast("Any", engine))
         prompt = {"chunks": [{"type": "encoded_text", "tokens": [5]}]}
-        body = {"sampling_session_id": api.sampler(), "prompt": prompt, "sampling_params": {"max_tokens": 2}}
+        body = {
+            "sampling_session_id": api.sampler(),
+            "prompt": prompt,
+            "sampling_params": {"max_tokens": 2},
+        }
         answer = api.send("asample_stream", **body)
-        assert (answer.status_code, answer.json()) == (503, {"detail": "the engine could not start: there is no folder /none"})
+        assert (answer.status_code, answer.json()) == (
+            503,
+            {"detail": "the engine could not start: there is no folder /none"},
+        )
     engine.close()
 
 
@@ -136,7 +161,15 @@ def could_not_load(model: str) -> str:
 
 
 def command(model: str, folder: Path) -> list[str]:
-    return [sys.executable, "-m", "tinkex", "serve", "--port=0", f"--data-dir={folder}", f"--model={model}"]
+    return [
+        sys.executable,
+        "-m",
+        "tinkex",
+        "serve",
+        "--port=0",
+        f"--data-dir={folder}",
+        f"--model={model}",
+    ]
 
 
 def test_little_is_imported_before_the_engine_starts() -> None:
@@ -151,14 +184,26 @@ child._spawn = spawn
 from tinkex.cli.serve import command
 command(["--port=0"])
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
     imported = set(done.stdout.split())
     assert "numpy" in imported, done.stderr
-    assert not imported & {"starlette", "uvicorn", "jinja2", "rich", "huggingface_hub", "torch", "transformers"}
+    assert not imported & {
+        "starlette",
+        "uvicorn",
+        "jinja2",
+        "rich",
+        "huggingface_hub",
+        "torch",
+        "transformers",
+    }
 
 
 def test_the_command_says_why_and_ends(broken_model: str, tmp_path: Path) -> None:
-    done = subprocess.run(command(broken_model, tmp_path), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command(broken_model, tmp_path), capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.startswith("tinkex serves http://127.0.0.1:")
     [said] = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert re.fullmatch(f"Error: {could_not_load(broken_model)}.*", said)
@@ -167,7 +212,9 @@ def test_the_command_says_why_and_ends(broken_model: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("model", ["/none", "./none"])
 def test_a_model_that_is_not_there_is_refused_at_once(model: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match=f"cannot find the model '{model}': there is no folder"):
+    with pytest.raises(
+        InvalidRequest, match=f"cannot find the model '{model}': there is no folder"
+    ):
         tinkex.local.serve(model)
     done = subprocess.run(command(model, tmp_path), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
@@ -175,7 +222,9 @@ def test_a_model_that_is_not_there_is_refused_at_once(model: str, tmp_path: Path
 
 
 def test_the_command_ends_at_once_while_the_engine_starts(tmp_path: Path) -> None:
-    with subprocess.Popen(command("tinkex/tiny", tmp_path), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command("tinkex/tiny", tmp_path), stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)
@@ -193,7 +242,9 @@ try:
 except tinkex.RequestFailedError as error:
     print(error.message)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
     assert re.match(could_not_load(broken_model), done.stdout), done.stderr
 
 

@@ -38,7 +38,8 @@ def expected_verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> fat
 
 @pytest.mark.rule(11)
 @pytest.mark.parametrize(
-    ("place", "operation", "repeats"), list(itertools.product(get_args(Place), CHANGING + READING, get_args(SeqIdRepeats)))
+    ("place", "operation", "repeats"),
+    list(itertools.product(get_args(Place), CHANGING + READING, get_args(SeqIdRepeats))),
 )
 def test_what_may_be_sent_again(place: Place, operation: str, repeats: SeqIdRepeats) -> None:
     assert fate.verdict(place, operation, repeats) == expected_verdict(place, operation, repeats)
@@ -65,14 +66,20 @@ def proxied(server: Server) -> Any:
 
 
 @pytest.fixture
-def train(connect: Callable[..., Any], proxied: Faulty, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+def train(
+    connect: Callable[..., Any], proxied: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Any]:
     """Makes a training client on a server that says of itself what it does with repeats."""
     from tinkex_server.routes import server as routes
 
     def train(repeats: str) -> Any:
         monkeypatch.setattr(routes._FLAGS, "seq_id_repeats", repeats)
-        config = Config(base_url=proxied.base_url, retry=RetrySettings(base_delay=0.01, max_delay=0.01))
-        return connect(proxied.base_url, config=config).create_lora_training_client("fake/base", rank=4)
+        config = Config(
+            base_url=proxied.base_url, retry=RetrySettings(base_delay=0.01, max_delay=0.01)
+        )
+        return connect(proxied.base_url, config=config).create_lora_training_client(
+            "fake/base", rank=4
+        )
 
     return train
 
@@ -89,7 +96,11 @@ def applied(engine: FakeEngine, trainer: Any, operation: str, at_least: int = 0)
 @pytest.mark.parametrize("fault", get_args(Fault))
 @pytest.mark.parametrize("operation", ["forward_backward", "optim_step"])
 def test_on_a_server_that_knows_repeats_a_step_is_applied_once_whatever_is_lost(
-    train: Callable[[str], Any], proxied: Faulty, server_engine: FakeEngine, fault: Fault, operation: str
+    train: Callable[[str], Any],
+    proxied: Faulty,
+    server_engine: FakeEngine,
+    fault: Fault,
+    operation: str,
 ) -> None:
     trainer = train("repeats")
     proxied.faults.append((operation, fault))
@@ -102,9 +113,16 @@ def test_on_a_server_that_knows_repeats_a_step_is_applied_once_whatever_is_lost(
 
 @pytest.mark.rule(11)
 @pytest.mark.parametrize("repeats", ["ignores", "unknown"])
-@pytest.mark.parametrize(("fault", "arrived"), [("request lost", 0), ("answer lost", 1), ("answer cut", 1)])
+@pytest.mark.parametrize(
+    ("fault", "arrived"), [("request lost", 0), ("answer lost", 1), ("answer cut", 1)]
+)
 def test_elsewhere_it_is_not_sent_again_and_all_later_calls_say_why(
-    train: Callable[[str], Any], proxied: Faulty, server_engine: FakeEngine, repeats: str, fault: Fault, arrived: int
+    train: Callable[[str], Any],
+    proxied: Faulty,
+    server_engine: FakeEngine,
+    repeats: str,
+    fault: Fault,
+    arrived: int,
 ) -> None:
     trainer = train(repeats)
     proxied.faults.append(("optim_step", fault))
@@ -127,7 +145,9 @@ def test_what_changes_nothing_is_sent_again_where_repeats_are_ignored(
     assert applied(server_engine, trainer, "forward_backward") == 0
 
 
-def test_a_server_that_is_not_there_leaves_no_doubt(train: Callable[[str], Any], server_engine: FakeEngine) -> None:
+def test_a_server_that_is_not_there_leaves_no_doubt(
+    train: Callable[[str], Any], server_engine: FakeEngine
+) -> None:
     from tinkex import APIConnectionError
 
     with faulty("http://127.0.0.1:9") as gone:

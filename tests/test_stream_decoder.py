@@ -26,7 +26,12 @@ def of_pieces() -> Tokenizer:
     """Returns one as Llama 2's: pieces with a blank before, of which the first loses its own, and bytes for the rest."""
     vocabulary = {**BYTES, **{piece: 256 + number for number, piece in enumerate(PIECES)}}
     backend = Backend(BPE(vocabulary, [], byte_fallback=True))
-    parts = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    parts = [
+        decoders.Replace("\u2581", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]
     backend.decoder = decoders.Sequence(parts)
     backend.add_special_tokens([AddedToken("<s>", special=True)])
     return Tokenizer.over("pieces", TokenizerFiles(backend.to_str(), lambda _: None))
@@ -38,7 +43,20 @@ def pieces(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
 
 
 def test_a_character_comes_whole() -> None:
-    assert pieces(of_bytes(), list("né漢🙂!".encode())) == ["n", "", "é", "", "", "漢", "", "", "", "🙂", "!", ""]
+    assert pieces(of_bytes(), list("né漢🙂!".encode())) == [
+        "n",
+        "",
+        "é",
+        "",
+        "",
+        "漢",
+        "",
+        "",
+        "",
+        "🙂",
+        "!",
+        "",
+    ]
 
 
 def test_half_a_character_at_the_end_is_told_there() -> None:
@@ -48,7 +66,12 @@ def test_half_a_character_at_the_end_is_told_there() -> None:
 def test_several_tokens_at_once() -> None:
     decoder = of_bytes().stream_decoder()
     first, second = list("h🙂i".encode())[:3], list("h🙂i".encode())[3:]
-    assert [decoder.push(first), decoder.push(second), decoder.push([]), decoder.end()] == ["h", "🙂i", "", ""]
+    assert [decoder.push(first), decoder.push(second), decoder.push([]), decoder.end()] == [
+        "h",
+        "🙂i",
+        "",
+        "",
+    ]
 
 
 def test_special_tokens_are_left_out_or_not() -> None:
@@ -66,9 +89,13 @@ def test_a_blank_before_a_word_stays_after_special_tokens() -> None:
     assert pieces(tokenizer, [special, word, special, special, word]) == ["", "a", "", "", " a", ""]
 
 
-@pytest.mark.parametrize(("make", "least"), [(of_bytes, 0), (of_pieces, 256)])  # the bytes of pieces are those of texts alone
+@pytest.mark.parametrize(
+    ("make", "least"), [(of_bytes, 0), (of_pieces, 256)]
+)  # the bytes of pieces are those of texts alone
 @given(st.data())
-def test_joined_it_is_the_text_of_all_tokens(make: Callable[[], Tokenizer], least: int, data: st.DataObject) -> None:
+def test_joined_it_is_the_text_of_all_tokens(
+    make: Callable[[], Tokenizer], least: int, data: st.DataObject
+) -> None:
     tokenizer = make()
     text = st.text(max_size=6).map(lambda text: list(text.encode()))
     chunk = st.one_of(text, st.lists(st.integers(least, len(tokenizer) - 1), max_size=6))

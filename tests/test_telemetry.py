@@ -20,7 +20,16 @@ from tinkex_api.api.server import health
 from tests.batches import batch
 from tests.fake_engine import FakeEngine
 from tests.virtual_time import Answering, run, transport_to
-from tinkex import AdamParams, BadRequestError, Config, RequestFailedError, RetrySettings, TinkexError, events, telemetry
+from tinkex import (
+    AdamParams,
+    BadRequestError,
+    Config,
+    RequestFailedError,
+    RetrySettings,
+    TinkexError,
+    events,
+    telemetry,
+)
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.local import Server
 from tinkex.reporter import Reporter
@@ -51,7 +60,9 @@ def test_the_table_in_the_docs_has_every_event_with_its_fields() -> None:
     assert table == {kind.name: [a.name for a in fields(kind)] for kind in KINDS}
 
 
-def test_a_job_is_told(connect: Callable[..., Any], server: Server, server_engine: FakeEngine, heard: list[Any]) -> None:
+def test_a_job_is_told(
+    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, heard: list[Any]
+) -> None:
     server_engine.gate.set()
     service = connect(server.base_url)
     trainer = service.create_lora_training_client("fake/base", rank=4)
@@ -62,7 +73,10 @@ def test_a_job_is_told(connect: Callable[..., Any], server: Server, server_engin
     sampler.sample([5], 2, {"max_tokens": 3}).result()
     service.close()
     steps = of(heard, events.TrainingStep)
-    assert [(event.operation, event.error) for event in steps] == [("forward_backward", None), ("optim_step", None)]
+    assert [(event.operation, event.error) for event in steps] == [
+        ("forward_backward", None),
+        ("optim_step", None),
+    ]
     assert steps[0].request_id == step.request_id
     [sample] = of(heard, events.SamplingDone)
     assert (sample.sequences, sample.error) == (2, None)
@@ -73,15 +87,23 @@ def test_a_job_is_told(connect: Callable[..., Any], server: Server, server_engin
     assert {"forward_backward", "sample", "create_session"} <= {event.operation for event in stops}
 
 
-def test_failures_are_told(connect: Callable[..., Any], server: Server, server_engine: FakeEngine, heard: list[Any]) -> None:
+def test_failures_are_told(
+    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, heard: list[Any]
+) -> None:
     server_engine.gate.set()
     service = connect(server.base_url)
     trainer = service.create_lora_training_client("fake/base", rank=4)
     with pytest.raises(TinkexError):
         trainer.load_state("tinker://no/weights/there").result()
     with pytest.raises(TinkexError):
-        service.create_sampling_client(base_model="fake/base").sample([99], 1, {"max_tokens": 1}).result()
-    assert of(heard, events.TrainingStep)[0].error in {BadRequestError.__name__, "NotFoundError", RequestFailedError.__name__}
+        service.create_sampling_client(base_model="fake/base").sample(
+            [99], 1, {"max_tokens": 1}
+        ).result()
+    assert of(heard, events.TrainingStep)[0].error in {
+        BadRequestError.__name__,
+        "NotFoundError",
+        RequestFailedError.__name__,
+    }
     assert of(heard, events.SamplingDone)[0].error is not None
     service.__exit__(ValueError, ValueError("no"), None)
     assert of(heard, events.Session)[-1].state == "errored"
@@ -93,11 +115,19 @@ def test_a_request_that_is_not_answered(heard: list[Any]) -> None:
 
     async def work() -> None:
         with pytest.raises(TinkexError):
-            await transport_to(Answering(refuse), retry=RetrySettings(max_attempts=2)).send(health.request())
+            await transport_to(Answering(refuse), retry=RetrySettings(max_attempts=2)).send(
+                health.request()
+            )
 
     run(work())
     assert [event.name for event in heard] == [
-        *("http.request.start", "http.request.exception", "retry", "http.request.start", "http.request.exception")
+        *(
+            "http.request.start",
+            "http.request.exception",
+            "retry",
+            "http.request.start",
+            "http.request.exception",
+        )
     ]
     assert {event.error for event in of(heard, events.HttpRequestException)} == {"ConnectError"}
 
@@ -148,7 +178,11 @@ def test_counters_and_latencies() -> None:
         metrics(events.HttpRequestStop(operation="sample", status=200, seconds=seconds))
     metrics(events.HttpRequestException(operation="sample", error="ReadError", seconds=1.0))
     metrics(events.SamplingDone(request_id="r", sequences=2, tokens=7, seconds=2.0, error=None))
-    metrics(events.TrainingStep(operation="optim_step", request_id="r", seconds=3.0, error="NotFoundError"))
+    metrics(
+        events.TrainingStep(
+            operation="optim_step", request_id="r", seconds=3.0, error="NotFoundError"
+        )
+    )
     assert metrics.counters == {
         "http.request.stop sample 200": 4,
         "http.request.exception sample ReadError": 1,
@@ -165,7 +199,9 @@ def test_counters_and_latencies() -> None:
 
 def test_counting_from_many_threads_loses_nothing() -> None:
     metrics = telemetry.Metrics()
-    threads = [threading.Thread(target=lambda: [metrics(ANSWERED) for _ in range(1000)]) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: [metrics(ANSWERED) for _ in range(1000)]) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -178,7 +214,16 @@ def test_without_a_listener_no_event_is_made() -> None:
         raise AssertionError("made")
 
     events.emit(kind, operation="sample")
-    cost = min(timeit.repeat(lambda: events.emit(events.HttpRequestStart, operation="sample"), number=10_000, repeat=5)) / 10_000
+    cost = (
+        min(
+            timeit.repeat(
+                lambda: events.emit(events.HttpRequestStart, operation="sample"),
+                number=10_000,
+                repeat=5,
+            )
+        )
+        / 10_000
+    )
     assert cost < 5e-6, "a small request takes a hundred times as long"
 
 
@@ -220,7 +265,11 @@ class Telemetry(httpx.AsyncBaseTransport):
     ],
 )
 def test_who_is_told(
-    monkeypatch: pytest.MonkeyPatch, base_url: str, setting: bool | None, variable: str | None, sends: bool
+    monkeypatch: pytest.MonkeyPatch,
+    base_url: str,
+    setting: bool | None,
+    variable: str | None,
+    sends: bool,
 ) -> None:
     if variable is not None:
         monkeypatch.setenv("TINKER_TELEMETRY", variable)
@@ -229,20 +278,35 @@ def test_who_is_told(
 
 
 def job(connect: Callable[..., Any], server: Server, wire: Telemetry, **settings: Any) -> Any:
-    config = Config(base_url=server.base_url, http_transport=wire, default_headers={"X-Secret": "dh-secret"}, **settings)
+    config = Config(
+        base_url=server.base_url,
+        http_transport=wire,
+        default_headers={"X-Secret": "dh-secret"},
+        **settings,
+    )
     service = connect(server.base_url, config=config, api_key="tml-secret")
     trainer = service.create_lora_training_client("fake/base", rank=4)
     trainer.forward_backward(batch(1), "cross_entropy").result()
-    service.create_sampling_client(base_model="fake/base").sample([77], 1, {"max_tokens": 1}).result()
+    service.create_sampling_client(base_model="fake/base").sample(
+        [77], 1, {"max_tokens": 1}
+    ).result()
     return service
 
 
-def test_the_server_is_told_how_a_session_went(connect: Callable[..., Any], server: Server, server_engine: FakeEngine) -> None:
+def test_the_server_is_told_how_a_session_went(
+    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+) -> None:
     server_engine.gate.set()
     wire = Telemetry()
     job(connect, server, wire, telemetry=True).__exit__(ValueError, ValueError("text-secret"), None)
     kinds = [event.get("event_name", event["event"]) for event in wire.events]
-    assert kinds == ["SESSION_START", "training.step", "sampling.done", "UNHANDLED_EXCEPTION", "SESSION_END"]
+    assert kinds == [
+        "SESSION_START",
+        "training.step",
+        "sampling.done",
+        "UNHANDLED_EXCEPTION",
+        "SESSION_END",
+    ]
     assert [event["event_session_index"] for event in wire.events] == [0, 1, 2, 3, 4]
     assert wire.events[3]["error_type"] == "ValueError"
     assert re.fullmatch(r"\d+:\d\d:\d\d(\.\d+)?", wire.events[4]["duration"])
@@ -280,7 +344,9 @@ def told(status: int, count: int, seconds: float) -> list[int]:
         reporter = Reporter(transport_to(Answering(answer)), "S1")
         reporter.begin()
         for _ in range(count):
-            reporter.heard(events.SamplingDone(request_id=None, sequences=1, tokens=1, seconds=1.0, error=None))
+            reporter.heard(
+                events.SamplingDone(request_id=None, sequences=1, tokens=1, seconds=1.0, error=None)
+            )
         await asyncio.sleep(seconds)
         await reporter.finish(None)
 

@@ -17,7 +17,10 @@ from tinkex.types import ArrayLike
 
 matrices = st.sampled_from([np.float32, np.int64]).flatmap(
     lambda dtype: hnp.arrays(
-        dtype, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=9), elements=st.integers(-3, 3), fill=st.just(0)
+        dtype,
+        hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=9),
+        elements=st.integers(-3, 3),
+        fill=st.just(0),
     )
 )
 
@@ -32,7 +35,9 @@ def test_a_sparse_tensor_has_all_values(matrix: np.ndarray[Any, Any], pad_value:
     assert (tensor.shape, len(tensor)) == (list(matrix.shape), len(matrix))
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")  # torch's own, with which ours is compared
+@pytest.mark.filterwarnings(
+    "ignore:Sparse CSR tensor support"
+)  # torch's own, with which ours is compared
 @given(matrices)
 def test_it_is_sparse_where_that_takes_fewer_numbers(matrix: np.ndarray[Any, Any]) -> None:
     rows, columns = matrix.shape
@@ -52,7 +57,13 @@ def test_it_is_sparse_where_that_takes_fewer_numbers(matrix: np.ndarray[Any, Any
 @given(matrices)
 def test_made_of_its_own_fields_it_is_the_same(matrix: np.ndarray[Any, Any]) -> None:
     tensor = TensorData.from_torch_sparse(matrix)
-    again = TensorData(tensor.data, tensor.dtype, tensor.shape, tensor.sparse_crow_indices, tensor.sparse_col_indices)
+    again = TensorData(
+        tensor.data,
+        tensor.dtype,
+        tensor.shape,
+        tensor.sparse_crow_indices,
+        tensor.sparse_col_indices,
+    )
     assert again == tensor == TensorData(matrix) == pickle.loads(pickle.dumps(tensor))
     assert (again.csr is None) == (tensor.csr is None)
 
@@ -69,7 +80,10 @@ def test_what_pads_is_the_readers_to_say() -> None:
 def test_many_targets_a_position_are_made_sparse_and_shrink() -> None:
     targets, weights = np.zeros((64, 50), np.int64), np.zeros((64, 50))
     targets[:, 3], weights[:, 3] = 5, 0.25
-    datum = Datum(ModelInput.from_ints([1] * 64), {"target_tokens": targets, "weights": weights, "advantages": weights})
+    datum = Datum(
+        ModelInput.from_ints([1] * 64),
+        {"target_tokens": targets, "weights": weights, "advantages": weights},
+    )
     sent = datum.loss_fn_inputs
     np.testing.assert_array_equal(sent["target_tokens"].to_numpy(), targets)
     np.testing.assert_array_equal(sent["weights"].to_numpy(), weights.astype(np.float32))
@@ -121,36 +135,67 @@ def test_a_torch_copy_shares_no_memory() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: TensorData([[1], [2, 3]]), r"data is not rectangular: expected 1 values in each row, found 2 values in row 1"),
-        (lambda: TensorData([1, [2, 3]]), r"expected one value in each row, found 2 values in row 1"),
+        (
+            lambda: TensorData([[1], [2, 3]]),
+            r"data is not rectangular: expected 1 values in each row, found 2 values in row 1",
+        ),
+        (
+            lambda: TensorData([1, [2, 3]]),
+            r"expected one value in each row, found 2 values in row 1",
+        ),
         (lambda: TensorData(["a"]), r"data must hold numbers, found list of <U1"),
         (lambda: TensorData(None), r"must hold numbers, found NoneType"),
-        (lambda: TensorData([[1.0, 2.0], [3.0, float("nan")]]), r"finite float32 numbers, found NaN at \[1, 1\]"),
+        (
+            lambda: TensorData([[1.0, 2.0], [3.0, float("nan")]]),
+            r"finite float32 numbers, found NaN at \[1, 1\]",
+        ),
         (lambda: TensorData([float("-inf")]), r"found -inf at \[0\]"),
         (lambda: TensorData([1.0, 1e300]), r"finite float32 numbers, found 1e\+300 at \[1\]"),
         (lambda: TensorData([1.5], "int64"), r"must hold integers, found float64"),
         (lambda: TensorData(np.array([2**63], np.uint64)), r"fit int64, found 9223372036854775808"),
         (lambda: TensorData([1], "int32"), r"dtype must be 'float32' or 'int64', found 'int32'"),
-        (lambda: TensorData([1, 2, 3], shape=[2, 2]), r"shape must fit the 3 values, found \[2, 2\]"),
+        (
+            lambda: TensorData([1, 2, 3], shape=[2, 2]),
+            r"shape must fit the 3 values, found \[2, 2\]",
+        ),
         (lambda: TensorData(TensorData([1])), r"must be an array, found a TensorData"),
-        (lambda: TensorData.from_torch_sparse(torch.zeros(3)), r"two dimensions, found shape \[3\]"),
-        (lambda: TensorData.from_torch_sparse(torch.zeros(3, 3), 0.5), r"pad_value must be an int, found 0\.5"),  # type: ignore[arg-type]
+        (
+            lambda: TensorData.from_torch_sparse(torch.zeros(3)),
+            r"two dimensions, found shape \[3\]",
+        ),
+        (
+            lambda: TensorData.from_torch_sparse(torch.zeros(3, 3), 0.5),
+            r"pad_value must be an int, found 0\.5",
+        ),  # type: ignore[arg-type]
         (lambda: sparse(crow=None), r"sparse_col_indices came without sparse_crow_indices"),
         (lambda: sparse(col=None), r"sparse_crow_indices came without sparse_col_indices"),
         (lambda: sparse(shape=None), r"two dimensions, found \[\]"),
         (lambda: sparse(shape=[6]), r"two dimensions, found \[6\]"),
-        (lambda: sparse(crow=[0, 2]), r"sparse_crow_indices must be 3 numbers from 0 to 2, found \[0 2\]"),
+        (
+            lambda: sparse(crow=[0, 2]),
+            r"sparse_crow_indices must be 3 numbers from 0 to 2, found \[0 2\]",
+        ),
         (lambda: sparse(crow=[0, 1, 3]), r"from 0 to 2, found \[0 1 3\]"),
-        (lambda: sparse(data=[1, 2, 3], shape=[3, 3], crow=[0, 3, 1, 3], col=[0, 1, 2]), r"must not fall, found \[0 3 1 3\]"),
-        (lambda: sparse(col=[0]), r"sparse_col_indices must be as many as the values, 2, found \[1\]"),
+        (
+            lambda: sparse(data=[1, 2, 3], shape=[3, 3], crow=[0, 3, 1, 3], col=[0, 1, 2]),
+            r"must not fall, found \[0 3 1 3\]",
+        ),
+        (
+            lambda: sparse(col=[0]),
+            r"sparse_col_indices must be as many as the values, 2, found \[1\]",
+        ),
         (lambda: sparse(col=[0, 3]), r"sparse_col_indices must be 0 to 2, found 0 to 3"),
         (lambda: sparse(col=[-1, 1]), r"sparse_col_indices must be 0 to 2, found -1 to 1"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_with_what_was_expected_and_found(make: Any, words: str) -> None:
+def test_what_cannot_be_sent_is_refused_with_what_was_expected_and_found(
+    make: Any, words: str
+) -> None:
     with pytest.raises(InvalidInputError, match=words):
         make()
 
 
-def sparse(data: Any = (1, 2), shape: Any = (2, 3), crow: Any = (0, 1, 2), col: Any = (0, 1)) -> TensorData:
+def sparse(
+    data: Any = (1, 2), shape: Any = (2, 3), crow: Any = (0, 1, 2), col: Any = (0, 1)
+) -> TensorData:
     return TensorData(data, "int64", shape, crow, col)

@@ -30,7 +30,9 @@ from tinkex_server.engine.base import BaseModel
 
 def words_tokenizer(*words: str, padded: bool = False) -> str:
     """The text of a tokenizer.json whose tokens are these words, from 0."""
-    backend = Backend(WordLevel({word: number for number, word in enumerate((*words, "?"))}, unk_token="?"))
+    backend = Backend(
+        WordLevel({word: number for number, word in enumerate((*words, "?"))}, unk_token="?")
+    )
     backend.pre_tokenizer = WhitespaceSplit()
     if padded:
         backend.enable_padding(length=8)
@@ -44,7 +46,11 @@ def words_tokenizer(*words: str, padded: bool = False) -> str:
 def test_text_becomes_tokens_and_back() -> None:
     tokenizer = get_tokenizer("tinkex/tiny")
     assert tokenizer.encode("hé") == tokenizer.encode_text("hé") == list("hé".encode())
-    assert tokenizer.decode(np.array(list("hé".encode()))) == tokenizer.decode(list("hé".encode())) == "hé"
+    assert (
+        tokenizer.decode(np.array(list("hé".encode())))
+        == tokenizer.decode(list("hé".encode()))
+        == "hé"
+    )
     assert tokenizer.encode_batch(["a", "", "bc"]) == [[97], [], [98, 99]]
     assert ModelInput.from_text("hé", model_name="tinkex/tiny").to_ints() == list("hé".encode())
 
@@ -67,7 +73,9 @@ def test_the_array_twin_says_the_same() -> None:
 def test_it_is_called_as_those_of_transformers_are() -> None:
     tokenizer = get_tokenizer("tinkex/tiny")
     assert tokenizer("ab") == {"input_ids": [97, 98], "attention_mask": [1, 1]}
-    assert tokenizer(["ab", "c"])["input_ids"] == tokenizer(["ab", "c"]).input_ids == [[97, 98], [99]]
+    assert (
+        tokenizer(["ab", "c"])["input_ids"] == tokenizer(["ab", "c"]).input_ids == [[97, 98], [99]]
+    )
     with pytest.raises(KeyError):
         tokenizer("ab")["token_type_ids"]
 
@@ -78,7 +86,11 @@ def test_its_repr_is_short() -> None:
 
 def test_it_survives_a_pickle() -> None:
     tokenizer = pickle.loads(pickle.dumps(get_tokenizer("tinkex/tiny")))
-    assert (tokenizer.encode("a"), tokenizer.eos_token_id, tokenizer.name_or_path) == ([97], 256, "tinkex/tiny")
+    assert (tokenizer.encode("a"), tokenizer.eos_token_id, tokenizer.name_or_path) == (
+        [97],
+        256,
+        "tinkex/tiny",
+    )
 
 
 def test_a_text_is_never_cut_or_padded_whatever_the_file_says(tmp_path: Path) -> None:
@@ -142,7 +154,9 @@ def test_a_mirror_of_the_hub_by_revision(hub: Hub) -> None:
     }
     assert get_tokenizer("org/model").encode("a b") == [0, 1]
     assert get_tokenizer("org/model", revision="v2").encode("a b") == [1, 0]
-    assert get_tokenizer("org/model:variant:32k").encode("a b") == [0, 1], "what follows a : is no part of the id"
+    assert get_tokenizer("org/model:variant:32k").encode("a b") == [0, 1], (
+        "what follows a : is no part of the id"
+    )
 
 
 def test_a_gated_repository_wants_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +168,9 @@ def test_a_gated_repository_wants_the_token(hub: Hub, monkeypatch: pytest.Monkey
     assert get_tokenizer("gated/model", token="hf-good").encode("a") == [0]
 
 
-def test_without_the_hub_what_was_fetched_before_is_taken(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_hub_what_was_fetched_before_is_taken(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.files = {"/org/model/resolve/main/tokenizer.json": words_tokenizer("a").encode()}
     get_tokenizer("org/model")
     again(monkeypatch)
@@ -166,14 +182,19 @@ def test_without_the_hub_what_was_fetched_before_is_taken(hub: Hub, monkeypatch:
         get_tokenizer("org/other")
 
 
-def test_a_machine_without_a_network_is_told_so_quickly_and_not_twice(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_network_is_told_so_quickly_and_not_twice(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     began = time.monotonic()
     for _ in range(2):
         with pytest.raises(TokenizerError, match="no answer from there") as caught:
             get_tokenizer("org/model")
     assert time.monotonic() - began < 5
-    assert [line.partition(":")[0] for line in caught.value.tried] == ["the folder or file org/model", "http"]
+    assert [line.partition(":")[0] for line in caught.value.tried] == [
+        "the folder or file org/model",
+        "http",
+    ]
 
 
 def test_the_error_says_what_was_tried_in_order(hub: Hub) -> None:
@@ -185,7 +206,11 @@ def test_the_error_says_what_was_tried_in_order(hub: Hub) -> None:
 
 
 def test_models_whose_repository_wants_an_agreement_have_an_open_tokenizer(hub: Hub) -> None:
-    hub.files = {"/thinkingmachineslabinc/meta-llama-3-tokenizer/resolve/main/tokenizer.json": words_tokenizer("a").encode()}
+    hub.files = {
+        "/thinkingmachineslabinc/meta-llama-3-tokenizer/resolve/main/tokenizer.json": words_tokenizer(
+            "a"
+        ).encode()
+    }
     assert get_tokenizer("meta-llama/Llama-3.1-8B").encode("a") == [0]
 
 
@@ -198,7 +223,9 @@ def test_models_whose_repository_wants_an_agreement_have_an_open_tokenizer(hub: 
         ("", ["m:1", "m:2"], ["m"]),
     ],
 )
-def test_the_names_that_a_tokenizer_goes_by(tokenizer_id: str | None, models: list[str | None], names: list[str]) -> None:
+def test_the_names_that_a_tokenizer_goes_by(
+    tokenizer_id: str | None, models: list[str | None], names: list[str]
+) -> None:
     assert names_of_tokenizer(tokenizer_id, models) == names
 
 
@@ -208,7 +235,9 @@ def test_the_names_that_a_tokenizer_goes_by(tokenizer_id: str | None, models: li
 @pytest.fixture
 def word_server(hub: Hub) -> Iterator[tinkex.local.Server]:
     """Gives the tokenizer of one of its models, which no hub has."""
-    of_words = BaseModel("mine/words", 64, 100, "Fake", "mine/words", tokenizer_json=words_tokenizer("a", "b"))
+    of_words = BaseModel(
+        "mine/words", 64, 100, "Fake", "mine/words", tokenizer_json=words_tokenizer("a", "b")
+    )
     without = BaseModel("mine/bare", 64, 100, "Fake", "mine/bare")
     engine = FakeEngine(base_models=[of_words, without])
     engine.gate.set()
@@ -232,7 +261,9 @@ def test_a_model_whose_server_has_none_is_looked_for_on_the_hub(
     connect: Callable[..., Any], word_server: tinkex.local.Server, hub: Hub
 ) -> None:
     with pytest.raises(TokenizerError) as caught:
-        connect(word_server.base_url).create_lora_training_client("mine/bare", rank=4).get_tokenizer()
+        connect(word_server.base_url).create_lora_training_client(
+            "mine/bare", rank=4
+        ).get_tokenizer()
     assert [line.partition(": ")[0] for line in caught.value.tried] == [
         "the folder or file mine/bare",
         f"the server {word_server.base_url}",
@@ -240,10 +271,14 @@ def test_a_model_whose_server_has_none_is_looked_for_on_the_hub(
     ]
 
 
-def test_the_torch_engine_gives_the_tokenizer_that_it_uses(torch_server: tinkex.local.Server) -> None:
+def test_the_torch_engine_gives_the_tokenizer_that_it_uses(
+    torch_server: tinkex.local.Server,
+) -> None:
     import httpx
 
-    given = httpx.get(f"{torch_server.base_url}/api/v1/tokenizer", params={"base_model": "tinkex/tiny"}).json()["tokenizer_json"]
+    given = httpx.get(
+        f"{torch_server.base_url}/api/v1/tokenizer", params={"base_model": "tinkex/tiny"}
+    ).json()["tokenizer_json"]
     shipped = Backend.from_file(str(SHIPPED["tinkex/tiny"]))
     assert Backend.from_str(given).encode("héllo").ids == shipped.encode("héllo").ids
 
@@ -276,7 +311,9 @@ def test_64_threads_that_ask_together_wait_for_one_load() -> None:
 def test_64_threads_get_the_same_tokenizer_from_the_hub(hub: Hub) -> None:
     hub.files = {"/org/model/resolve/main/tokenizer.json": words_tokenizer("a").encode()}
     given: list[Tokenizer] = []
-    threads = [threading.Thread(target=lambda: given.append(get_tokenizer("org/model"))) for _ in range(64)]
+    threads = [
+        threading.Thread(target=lambda: given.append(get_tokenizer("org/model"))) for _ in range(64)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

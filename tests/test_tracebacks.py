@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tinkex import APIConnectionError, BadRequestError, Datum, InvalidInputError, ModelInput, NumpyLoss, ServiceClient
+from tinkex import (
+    APIConnectionError,
+    BadRequestError,
+    Datum,
+    InvalidInputError,
+    ModelInput,
+    NumpyLoss,
+    ServiceClient,
+)
 from tinkex.local import Server
 
 DATUM = Datum(model_input=ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": [2, 3]})
@@ -34,7 +42,9 @@ def test_a_wrong_port(caplog: pytest.LogCaptureFixture) -> None:
     assert lines(whole[0].exc_info[1]) < 40  # type: ignore[index,arg-type]
 
 
-def test_a_refused_step(connect: Callable[..., Any], server: Server, server_engine: FakeEngine) -> None:
+def test_a_refused_step(
+    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+) -> None:
     trainer = connect(server.base_url).create_lora_training_client("fake/base", 8)
     with pytest.raises(BadRequestError) as caught:
         trainer.forward_backward([DATUM], "cross_entropie").result()

@@ -60,7 +60,9 @@ class Script(httpx.AsyncBaseTransport):
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content, request=request)
+        return httpx.Response(
+            answer.status_code, headers=answer.headers, content=answer.content, request=request
+        )
 
 
 def exchange(
@@ -69,7 +71,10 @@ def exchange(
     """The script, the clock, and what was returned or raised."""
     script, clock = Script(answers), HandClock()
     config = Config(
-        base_url=f"http://server-{id(script)}", api_key="tml-secret", http_transport=script, retry=retry or RetrySettings()
+        base_url=f"http://server-{id(script)}",
+        api_key="tml-secret",
+        http_transport=script,
+        retry=retry or RetrySettings(),
     )
 
     async def send() -> object:
@@ -121,7 +126,9 @@ def test_the_servers_wish_goes_before_our_own_pause(headers: dict[str, str], pau
 
 @pytest.mark.parametrize(("wish", "tries"), [("false", 1), ("true", 2)])
 def test_x_should_retry_goes_before_the_status(wish: str, tries: int) -> None:
-    script, _, _ = exchange([httpx.Response(500 if wish == "false" else 404, headers={"x-should-retry": wish}), OK])
+    script, _, _ = exchange(
+        [httpx.Response(500 if wish == "false" else 404, headers={"x-should-retry": wish}), OK]
+    )
     assert len(script.requests) == tries
 
 
@@ -133,7 +140,9 @@ def test_retries_end_and_the_error_says_how_many_there_were() -> None:
 
 
 def test_retries_end_when_their_time_is_over() -> None:
-    script, clock, result = exchange([httpx.Response(500)] * 50, retry=RetrySettings(max_attempts=50, max_seconds=30.0))
+    script, clock, result = exchange(
+        [httpx.Response(500)] * 50, retry=RetrySettings(max_attempts=50, max_seconds=30.0)
+    )
     assert isinstance(result, InternalServerError)
     assert clock.sleeps == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert len(script.requests) == 8
@@ -154,13 +163,17 @@ def test_retries_end_when_their_time_is_over() -> None:
     ],
     ids=str,
 )
-def test_what_may_not_be_applied_twice_is_only_sent_again_when_it_was_not_taken(answer: Answer, tries: int) -> None:
+def test_what_may_not_be_applied_twice_is_only_sent_again_when_it_was_not_taken(
+    answer: Answer, tries: int
+) -> None:
     script, _, result = exchange([answer, OK], repeatable=False)
     assert len(script.requests) == tries
     assert isinstance(result, TinkexError) == (tries == 1)
 
 
-@pytest.mark.parametrize(("error", "sent"), [(httpx.ConnectError("refused"), False), (httpx.ReadError("reset"), True)])
+@pytest.mark.parametrize(
+    ("error", "sent"), [(httpx.ConnectError("refused"), False), (httpx.ReadError("reset"), True)]
+)
 def test_an_error_tells_whether_the_request_may_have_arrived(error: Exception, sent: bool) -> None:
     _, _, result = exchange([error], repeatable=False, retry=RetrySettings(max_attempts=1))
     assert isinstance(result, APIConnectionError)
@@ -173,24 +186,40 @@ def test_an_answer_of_another_form() -> None:
 
 
 def test_no_error_holds_the_key() -> None:
-    for answers in ([httpx.Response(500)] * 10, [httpx.ReadError("x")] * 10, [httpx.Response(409, json={"detail": "a"})] * 10):
+    for answers in (
+        [httpx.Response(500)] * 10,
+        [httpx.ReadError("x")] * 10,
+        [httpx.Response(409, json={"detail": "a"})] * 10,
+    ):
         _, _, result = exchange(answers)
         assert isinstance(result, (InternalServerError, APIConnectionError, ConflictError))
         assert "tml-secret" not in f"{result} {result!r} {vars(result)}"
 
 
-@pytest.mark.parametrize(("level", "shown"), [(None, "WARNING"), ("warning", "WARNING"), ("error", "ERROR")])
+@pytest.mark.parametrize(
+    ("level", "shown"), [(None, "WARNING"), ("warning", "WARNING"), ("error", "ERROR")]
+)
 def test_what_a_server_says_of_calls_that_end_is_logged_once(
     level: str | None, shown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    headers = {"x-deprecation-note": "gone in 2027", **({"x-deprecation-level": level} if level else {})}
-    exchange([httpx.Response(500, headers=headers), httpx.Response(200, json={"parallel_fwdbwd_chunks": True}, headers=headers)])
+    headers = {
+        "x-deprecation-note": "gone in 2027",
+        **({"x-deprecation-level": level} if level else {}),
+    }
+    exchange(
+        [
+            httpx.Response(500, headers=headers),
+            httpx.Response(200, json={"parallel_fwdbwd_chunks": True}, headers=headers),
+        ]
+    )
     [record] = [record for record in caplog.records if "gone in 2027" in record.message]
     assert (record.levelname, record.name) == (shown, "tinkex")
     assert REQUEST.operation in record.message
 
 
-def both(answers: Sequence[Answer], work: Callable[[Transport, Transport], object]) -> tuple[Script, HandClock]:
+def both(
+    answers: Sequence[Answer], work: Callable[[Transport, Transport], object]
+) -> tuple[Script, HandClock]:
     """Two clients of one key on one server."""
     script, clock = Script(answers), HandClock()
     config = Config(base_url=f"http://server-{id(script)}", api_key="k", http_transport=script)
@@ -209,7 +238,13 @@ def test_a_429_to_one_client_holds_all_of_its_key_until_the_time_is_over() -> No
         assert second.clock.now() == 0.0
         await second.send(get_server_capabilities.request())
 
-    _, clock = both([httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(200, json={"supported_models": []})], work)
+    _, clock = both(
+        [
+            httpx.Response(429, headers={"retry-after": "7"}),
+            httpx.Response(200, json={"supported_models": []}),
+        ],
+        work,
+    )
     assert clock.sleeps == [7.0]
 
 

@@ -92,7 +92,13 @@ def test_a_certificate_that_nobody_vouches_for_is_named_with_the_variable_to_set
     assert "tried" not in error.message, "another try would be in vain"
     assert advice in error.advice
     assert "Trusted is what the system and certifi has" in error.advice
-    assert (error.place, error.sent, error.retryable, error.fault, seen) == ("connecting", False, False, "user", 0)
+    assert (error.place, error.sent, error.retryable, error.fault, seen) == (
+        "connecting",
+        False,
+        False,
+        "user",
+        0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +115,13 @@ def test_a_certificate_that_nobody_vouches_for_is_named_with_the_variable_to_set
     ],
 )
 def test_an_expired_certificate_and_one_of_another_host_say_so(
-    authority: Authority, monkeypatch: pytest.MonkeyPatch, name: str, days: int, words: str, advice: str, fault: str
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    days: int,
+    words: str,
+    advice: str,
+    fault: str,
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     error, seen = asked_over_tls(authority.server_context(name, days=days))
@@ -125,7 +137,9 @@ def test_a_variable_that_names_no_certificates_is_an_error_by_its_name(
     if content is not None:
         (tmp_path / "ca.pem").write_text(content)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    with pytest.raises(ConfigError, match=r"SSL_CERT_FILE is .*ca.pem.*cannot be read as certificates"):
+    with pytest.raises(
+        ConfigError, match=r"SSL_CERT_FILE is .*ca.pem.*cannot be read as certificates"
+    ):
         ask("https://127.0.0.1:1")
 
 

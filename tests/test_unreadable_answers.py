@@ -77,7 +77,9 @@ def test_a_poll_that_is_answered_with_nothing_is_asked_again(
     assert disturbed(lambda: trainer.optim_step(AdamParams()).result()).metrics is not None
     saved = disturbed(lambda: trainer.save_state(f"state-{len(kind)}").result())
     assert saved.path.startswith("tinker://")
-    assert disturbed(lambda: trainer.load_state_with_optimizer(saved.path).result()).path == saved.path
+    assert (
+        disturbed(lambda: trainer.load_state_with_optimizer(saved.path).result()).path == saved.path
+    )
     sampler = disturbed(trainer.save_weights_and_get_sampling_client)
     assert proxied.count("create_sampling_session") == 0, "which would be of the base model"
     assert disturbed(lambda: sampler.sample([1], 1, {"max_tokens": 1}).result()).sequences
@@ -91,17 +93,25 @@ def test_a_call_that_stands_alone_is_asked_again(service: Any, proxied: Faulty, 
     for call in ("client/config", "create_session", "create_model"):
         proxied.faults.append((call.rpartition("/")[2], unreadable(kind)))
     trainer = service.create_lora_training_client("fake/base", rank=4)
-    proxied.faults += [("get_info", unreadable(kind)), ("create_sampling_session", unreadable(kind))]
+    proxied.faults += [
+        ("get_info", unreadable(kind)),
+        ("create_sampling_session", unreadable(kind)),
+    ]
     assert trainer.get_info().model_id == trainer.model_id
     service.create_sampling_client(base_model="fake/base")
     assert not proxied.faults
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"model_id": null}', b'{"model_id": ""}', b'{"model_id": 7}', b"[]"])
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>", b"{}", b'{"model_id": null}', b'{"model_id": ""}', b'{"model_id": 7}', b"[]"],
+)
 def test_what_goes_on_for_ever_ends_in_an_error_by_name(body: bytes) -> None:
     async def work() -> None:
         server = Answering(lambda request: httpx.Response(200, content=body))
-        with pytest.raises(APIResponseValidationError, match="no answer about its result can be read") as caught:
+        with pytest.raises(
+            APIResponseValidationError, match="no answer about its result can be read"
+        ) as caught:
             await wait_for_result(
                 transport_to(server, retry=QUICK),
                 RequestState("create_model", "r1"),
@@ -121,7 +131,9 @@ def test_a_batch_with_nothing_in_it_is_no_result(payload: Any) -> None:
 
 
 def test_metrics_alone_are_a_result() -> None:
-    assert read_batch({"loss_fn_outputs": [], "metrics": {"loss:sum": 1.0}}).metrics == {"loss:sum": 1.0}
+    assert read_batch({"loss_fn_outputs": [], "metrics": {"loss:sum": 1.0}}).metrics == {
+        "loss:sum": 1.0
+    }
 
 
 # ---- training requests ---------------------------------------------------------------------------------------------------
@@ -148,14 +160,24 @@ def applied(engine: FakeEngine, trainer: Any, count: int) -> int:
 
 @pytest.mark.rule(11)
 @pytest.mark.parametrize("repeats", get_args(SeqIdRepeats))
-@pytest.mark.parametrize("kind", [*UNREADABLE, *(f"status {status}" for status in (303, 304, 408, 460, 499, 502, 520, 599))])
+@pytest.mark.parametrize(
+    "kind",
+    [*UNREADABLE, *(f"status {status}" for status in (303, 304, 408, 460, 499, 502, 520, 599))],
+)
 def test_a_step_that_was_applied_and_answered_with_nothing_is_never_doubled_nor_taken_for_refused(
     train: Callable[[str], Any], proxied: Faulty, server_engine: FakeEngine, kind: str, repeats: str
 ) -> None:
     trainer = train(repeats)
-    fault = Instead(int(kind.rpartition(" ")[2]), b"") if kind.startswith("status") else unreadable(kind)
+    fault = (
+        Instead(int(kind.rpartition(" ")[2]), b"")
+        if kind.startswith("status")
+        else unreadable(kind)
+    )
     proxied.faults.append(("optim_step", fault))
-    resent = repeats == "repeats" and kind not in ("status 303", "status 304")  # which say where to go, not to come again
+    resent = repeats == "repeats" and kind not in (
+        "status 303",
+        "status 304",
+    )  # which say where to go, not to come again
     if resent or repeats == "refuses":  # this server answers a repeat, whatever it says of itself
         trainer.optim_step(AdamParams()).result()
         trainer.optim_step(AdamParams()).result()
@@ -173,8 +195,12 @@ def test_a_step_that_was_applied_and_answered_with_nothing_is_never_doubled_nor_
 @pytest.mark.rule(11)
 def test_every_status_has_its_meaning() -> None:
     meanings = {status: fate.status_meaning(status) for status in range(100, 600)}
-    assert {status for status, meaning in meanings.items() if meaning == "taken"} == set(range(200, 300))
-    assert {status for status, meaning in meanings.items() if meaning == "doubt"} == DOUBTFUL_STATUSES
+    assert {status for status, meaning in meanings.items() if meaning == "taken"} == set(
+        range(200, 300)
+    )
+    assert {
+        status for status, meaning in meanings.items() if meaning == "doubt"
+    } == DOUBTFUL_STATUSES
     for status, meaning in meanings.items():
         if meaning != "taken":
             error = APIStatusError("x", status_code=status, body=None, headers={})
@@ -182,12 +208,20 @@ def test_every_status_has_its_meaning() -> None:
 
 
 @pytest.mark.rule(11)
-@pytest.mark.parametrize("refusal", [Instead(401), Instead(403, b"<html>"), Instead(404, b"<html>"), Instead(400, b"<html>")])
+@pytest.mark.parametrize(
+    "refusal",
+    [Instead(401), Instead(403, b"<html>"), Instead(404, b"<html>"), Instead(400, b"<html>")],
+)
 def test_a_refusal_after_a_try_whose_answer_was_lost_leaves_doubt(
     train: Callable[[str], Any], proxied: Faulty, server_engine: FakeEngine, refusal: Instead
 ) -> None:
     trainer = train("repeats")
-    proxied.faults += [("optim_step", "answer lost"), ("optim_step", refusal), ("optim_step", refusal), ("optim_step", refusal)]
+    proxied.faults += [
+        ("optim_step", "answer lost"),
+        ("optim_step", refusal),
+        ("optim_step", refusal),
+        ("optim_step", refusal),
+    ]
     with pytest.raises(StepOutcomeUnknown):
         trainer.optim_step(AdamParams()).result()
     with pytest.raises(ClientPoisonedError):
@@ -195,7 +229,9 @@ def test_a_refusal_after_a_try_whose_answer_was_lost_leaves_doubt(
     assert applied(server_engine, trainer, 1) == 1
 
 
-def test_a_forward_in_doubt_does_not_say_that_it_may_have_been_applied(train: Callable[[str], Any], proxied: Faulty) -> None:
+def test_a_forward_in_doubt_does_not_say_that_it_may_have_been_applied(
+    train: Callable[[str], Any], proxied: Faulty
+) -> None:
     trainer = train("unknown")
     proxied.faults.append(("forward_backward", "answer lost"))
     with pytest.raises(StepOutcomeUnknown, match="it changes nothing in the model"):

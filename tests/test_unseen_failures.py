@@ -29,13 +29,22 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.fixture
-def connected(connect: Callable[..., Any], server: Server, server_engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> Any:
+def connected(
+    connect: Callable[..., Any],
+    server: Server,
+    server_engine: FakeEngine,
+    caplog: pytest.LogCaptureFixture,
+) -> Any:
     caplog.set_level(logging.ERROR, "tinkex")
     return connect(server.base_url)
 
 
-def test_it_is_told_when_the_client_is_closed(connected: Any, caplog: pytest.LogCaptureFixture) -> None:
-    failed = connected.create_lora_training_client("fake/base", 8).forward_backward([datum()], UNKNOWN_LOSS)
+def test_it_is_told_when_the_client_is_closed(
+    connected: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = connected.create_lora_training_client("fake/base", 8).forward_backward(
+        [datum()], UNKNOWN_LOSS
+    )
     while not failed.done():
         time.sleep(0.02)
     connected.close()
@@ -47,7 +56,9 @@ def test_it_is_told_when_the_client_is_closed(connected: Any, caplog: pytest.Log
     assert len(told(caplog)) == 1
 
 
-def test_it_is_told_when_the_future_is_dropped(connected: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_told_when_the_future_is_dropped(
+    connected: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     connected.create_lora_training_client("fake/base", 8).forward_backward([datum()], UNKNOWN_LOSS)
     deadline = time.monotonic() + 20
     while not told(caplog) and time.monotonic() < deadline:
@@ -78,5 +89,7 @@ def test_a_script_that_never_asks_says_so_on_its_standard_error(server: Server) 
         f"future = trainer.forward_backward([datum], {UNKNOWN_LOSS!r})\n"
         "while not future.done(): time.sleep(0.01)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
     assert ended.stderr.count("nobody has asked for its result: BadRequestError") == 1

@@ -36,7 +36,9 @@ DATUM = Datum(ModelInput.from_ints(IDS[:-1]), {"target_tokens": IDS[1:], "weight
 
 
 @pytest.fixture(scope="module")
-def learned(torch_server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
+def learned(
+    torch_server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[float]]:
     """The folder of a trained adapter, and the logprobs of `IDS` with it."""
     with tinkex.ServiceClient(torch_server.base_url, "tml-test") as service:
         trainer = service.create_lora_training_client(MODEL, rank=4, seed=1, train_unembed=False)
@@ -46,7 +48,9 @@ def learned(torch_server: Server, tmp_path_factory: pytest.TempPathFactory) -> t
         path = trainer.save_weights_external("w").result().path
         assert path
         logprobs = trainer.forward([DATUM], "cross_entropy").result().loss_fn_outputs[0]["logprobs"]
-        folder = service.create_rest_client().download_checkpoint(path, output_dir=tmp_path_factory.mktemp("adapter"))
+        folder = service.create_rest_client().download_checkpoint(
+            path, output_dir=tmp_path_factory.mktemp("adapter")
+        )
     return folder, logprobs.tolist()
 
 
@@ -56,8 +60,15 @@ def test_it_goes_up_in_one_call_and_does_what_it_did(
     folder, logprobs = learned
     told: list[tuple[int, int]] = []
     rest = connect_rest(torch_server.base_url)
-    path = rest.upload_adapter(folder, base_model=MODEL, destination_project_id="p-up", progress=lambda *sent: told.append(sent))
-    total = sum((folder / f"adapter_{name}").stat().st_size for name in ("config.json", "model.safetensors"))
+    path = rest.upload_adapter(
+        folder,
+        base_model=MODEL,
+        destination_project_id="p-up",
+        progress=lambda *sent: told.append(sent),
+    )
+    total = sum(
+        (folder / f"adapter_{name}").stat().st_size for name in ("config.json", "model.safetensors")
+    )
     assert told[-1] == (total, total)
     [found] = rest.search_checkpoints(CheckpointSearchRequest(project_ids=["p-up"])).checkpoints
     assert (found.tinker_path, found.checkpoint_type, found.base_model) == (path, "external", MODEL)
@@ -91,7 +102,9 @@ def test_an_adapter_of_another_shape_is_refused_in_the_servers_words(
 ) -> None:
     shape = LoraConfig(rank=4, train_unembed=False, train_mlp=False)
     with pytest.raises(BadRequestError, match=r"mlp.*train_mlp"):
-        connect_rest(torch_server.base_url).upload_adapter(learned[0], base_model=MODEL, lora_config=shape)
+        connect_rest(torch_server.base_url).upload_adapter(
+            learned[0], base_model=MODEL, lora_config=shape
+        )
 
 
 def spoiled(folder: Path, tmp_path: Path, name: str, content: bytes | None) -> Path:
@@ -166,7 +179,9 @@ def store(*statuses: int) -> Iterator[tuple[str, list[bytes]]]:
         server.server_close()
 
 
-def test_a_store_that_stumbles_gets_the_whole_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_stumbles_gets_the_whole_file_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tinkex.rest.uploading._PAUSES", wait_none())
     content = bytes(range(256)) * 10_000  # more than one piece
     (tmp_path / "file").write_bytes(content)

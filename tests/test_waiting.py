@@ -84,7 +84,9 @@ def test_a_wait_tells_what_it_waits_for_and_whose_it_is(caplog: pytest.LogCaptur
     assert "network 6 s, the server's queue 4 s" in line
 
 
-def test_a_short_wait_says_nothing(caplog: pytest.LogCaptureFixture, heard: list[events.Event]) -> None:
+def test_a_short_wait_says_nothing(
+    caplog: pytest.LogCaptureFixture, heard: list[events.Event]
+) -> None:
     async def work() -> None:
         with Waits(VirtualClock()).begin(RequestState("sample"), "its result", FOREVER):
             await asyncio.sleep(9)
@@ -94,7 +96,9 @@ def test_a_short_wait_says_nothing(caplog: pytest.LogCaptureFixture, heard: list
     assert (lines(caplog), heard) == ([], [])
 
 
-def test_a_thousand_like_waits_share_a_line(caplog: pytest.LogCaptureFixture, heard: list[events.Event]) -> None:
+def test_a_thousand_like_waits_share_a_line(
+    caplog: pytest.LogCaptureFixture, heard: list[events.Event]
+) -> None:
     async def work() -> None:
         waits = Waits(VirtualClock())
 
@@ -114,13 +118,17 @@ def test_a_thousand_like_waits_share_a_line(caplog: pytest.LogCaptureFixture, he
     assert "optim_step has waited" in first
     assert "sample (request r0)" in second
     assert "999 more like it" in second
-    assert [event.alike for event in heard if isinstance(event, events.Wait) and not event.over] == [0, 999]
+    assert [
+        event.alike for event in heard if isinstance(event, events.Wait) and not event.over
+    ] == [0, 999]
 
 
 def test_the_error_at_the_bound_holds_the_facts(heard: list[events.Event]) -> None:
     async def work() -> None:
         state = RequestState("sample", "r1", "paused_capacity")
-        with Waits(VirtualClock()).begin(state, "its result", Bound(30.0, "Config.poll.max_wait")) as wait:
+        with Waits(VirtualClock()).begin(
+            state, "its result", Bound(30.0, "Config.poll.max_wait")
+        ) as wait:
             wait.becomes("network", "no answer yet")
             await asyncio.sleep(5)
             wait.becomes("queue")
@@ -144,7 +152,10 @@ def test_a_bound_under_10_seconds_is_kept() -> None:
     async def work() -> None:
         waits = Waits(VirtualClock())
         with waits.begin(RequestState("long"), "its result", FOREVER):
-            with pytest.raises(WaitTimeoutError), waits.begin(RequestState("short"), "its result", Bound(0.5, "x")):
+            with (
+                pytest.raises(WaitTimeoutError),
+                waits.begin(RequestState("short"), "its result", Bound(0.5, "x")),
+            ):
                 await asyncio.sleep(100)
             assert waits.clock.now() == pytest.approx(0.5)
 
@@ -154,7 +165,9 @@ def test_a_bound_under_10_seconds_is_kept() -> None:
 def test_who_cancels_a_wait_gets_a_cancellation_not_a_timeout() -> None:
     async def work() -> None:
         async def wait() -> None:
-            with Waits(VirtualClock()).begin(RequestState("sample"), "its result", Bound(10.0, "x")):
+            with Waits(VirtualClock()).begin(
+                RequestState("sample"), "its result", Bound(10.0, "x")
+            ):
                 await asyncio.sleep(100)
 
         task = asyncio.ensure_future(wait())
@@ -209,17 +222,27 @@ def test_no_thread_watches_when_nothing_waits(quick_stalls: None) -> None:
 # ---- every wait -------------------------------------------------------------------------------------------------------
 
 
-def test_retries_say_what_is_awaited_and_their_last_error_holds_the_facts(caplog: pytest.LogCaptureFixture) -> None:
+def test_retries_say_what_is_awaited_and_their_last_error_holds_the_facts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     server = Answering(lambda request: httpx.Response(503, json={"detail": "starting"}))
 
     async def work() -> None:
-        await transport_to(server, retry=RetrySettings(max_attempts=30, max_seconds=60.0)).send(health.request())
+        await transport_to(server, retry=RetrySettings(max_attempts=30, max_seconds=60.0)).send(
+            health.request()
+        )
 
     with pytest.raises(InternalServerError) as caught:
         run(work())
     assert server.times[-1] <= 75
     first, *_ = lines(caplog)
-    for part in ("health has waited 10 s for an answer", "network", "503 starting", "last HTTP status 503", "try 5"):
+    for part in (
+        "health has waited 10 s for an answer",
+        "network",
+        "503 starting",
+        "last HTTP status 503",
+        "try 5",
+    ):
         assert part in first
     assert caught.value.wait is not None
     assert caught.value.wait.seconds["network"] > 60
@@ -227,7 +250,9 @@ def test_retries_say_what_is_awaited_and_their_last_error_holds_the_facts(caplog
 
 
 def test_the_window_after_a_429_is_the_servers_queue(caplog: pytest.LogCaptureFixture) -> None:
-    answers = iter([httpx.Response(429, headers={"retry-after": "30"}), httpx.Response(200, json={})])
+    answers = iter(
+        [httpx.Response(429, headers={"retry-after": "30"}), httpx.Response(200, json={})]
+    )
     server = Answering(lambda request: next(answers))
 
     async def work() -> None:
@@ -238,19 +263,27 @@ def test_the_window_after_a_429_is_the_servers_queue(caplog: pytest.LogCaptureFi
     assert "429" in lines(caplog)[0]
 
 
-def test_a_poll_that_the_server_holds_long_says_so_while_it_is_held(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_poll_that_the_server_holds_long_says_so_while_it_is_held(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def held(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(40)
         return httpx.Response(200, json={"path": "p"})
 
     async def work() -> None:
-        await wait_for_result(transport_to(Answering(held)), RequestState("save_weights", "r1"), as_it_is)
+        await wait_for_result(
+            transport_to(Answering(held)), RequestState("save_weights", "r1"), as_it_is
+        )
 
     run(work())
-    assert "save_weights (request r1) has waited 10 s for its result: computation" in lines(caplog)[0]
+    assert (
+        "save_weights (request r1) has waited 10 s for its result: computation" in lines(caplog)[0]
+    )
 
 
-def test_a_step_on_a_slow_server_has_one_line_however_many_calls_wait_for_their_turn(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_on_a_slow_server_has_one_line_however_many_calls_wait_for_their_turn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def work() -> None:
         clock = VirtualClock()
         waits = Waits(clock)
@@ -292,12 +325,16 @@ def test_a_wait_ends_at_its_bound_also_where_the_first_cancelling_is_swallowed()
     run(work())
 
 
-def test_a_training_call_that_waits_for_its_turn_says_so_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_training_call_that_waits_for_its_turn_says_so_and_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def never(request: httpx.Request) -> httpx.Response:
         raise AssertionError("nothing is sent")
 
     async def work() -> None:
-        line = TrainingLine(Session(transport_to(Answering(never), poll=PollSettings(max_wait=100.0)), "s"))
+        line = TrainingLine(
+            Session(transport_to(Answering(never), poll=PollSettings(max_wait=100.0)), "s")
+        )
         async with line.turn("save_weights"):
             second = line.run("optim_step", [], as_it_is, list)
             third = line.run("optim_step", [], as_it_is, list)
@@ -314,7 +351,9 @@ def test_a_blocking_result_says_in_its_error_whose_the_wait_was(
     connect: Callable[..., Any], server: Server, server_engine: FakeEngine
 ) -> None:
     config = Config(base_url=server.base_url, api_key="tml-x", poll=PollSettings(max_wait=0.5))
-    trainer = connect(server.base_url, config=config).create_lora_training_client("fake/base", rank=4)
+    trainer = connect(server.base_url, config=config).create_lora_training_client(
+        "fake/base", rank=4
+    )
     server_engine.gate.clear()
     future = trainer.forward_backward([datum(96)], "cross_entropy")
     try:
@@ -344,10 +383,15 @@ def test_a_listener_hears_of_requests_and_retries(heard: list[events.Event]) -> 
         "http.request.start",
         "http.request.stop",
     ]
-    assert [event.status for event in heard if isinstance(event, events.HttpRequestStop)] == [503, 200]
+    assert [event.status for event in heard if isinstance(event, events.HttpRequestStop)] == [
+        503,
+        200,
+    ]
 
 
-def test_a_listener_that_raises_is_detached_with_one_warning(caplog: pytest.LogCaptureFixture, heard: list[events.Event]) -> None:
+def test_a_listener_that_raises_is_detached_with_one_warning(
+    caplog: pytest.LogCaptureFixture, heard: list[events.Event]
+) -> None:
     def broken(event: events.Event) -> None:
         raise RuntimeError("oh")
 

@@ -21,7 +21,11 @@ def server() -> Iterator[Server]:
 
 
 def told(caplog: pytest.LogCaptureFixture, logger: str) -> list[str]:
-    return [record.getMessage() for record in caplog.records if WORDS in record.getMessage() and record.name == logger]
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if WORDS in record.getMessage() and record.name == logger
+    ]
 
 
 def test_a_blocking_client_says_it_once(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -35,7 +39,9 @@ def test_a_blocking_client_says_it_once(server: Server, caplog: pytest.LogCaptur
 
 
 @pytest.mark.anyio
-async def test_an_asyncio_client_says_it_of_a_model_made_from_a_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_asyncio_client_says_it_of_a_model_made_from_a_checkpoint(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     engine = FakeEngine()
     with serve(engine=engine) as server, caplog.at_level(logging.WARNING, "tinkex"):
         async with AsyncServiceClient(server.base_url) as service:

@@ -60,12 +60,21 @@ threading.Thread(target=work).start()
 """
 
 
-@pytest.mark.parametrize("program", [_PROGRAM, _WITH_ASYNCIO, _BY_TWINS], ids=["blocking", "asyncio", "twins"])
+@pytest.mark.parametrize(
+    "program", [_PROGRAM, _WITH_ASYNCIO, _BY_TWINS], ids=["blocking", "asyncio", "twins"]
+)
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_worker_trains_after_the_main_thread_has_ended(
     server: Server, server_engine: FakeEngine, host: str, program: str
 ) -> None:
     server_engine.gate.set()
     program = program.format(base_url=server.base_url.replace("127.0.0.1", host))
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (done.stdout.strip(), done.returncode) == ("trained", 0), done.stderr

@@ -28,7 +28,19 @@ class Authority:
     def __attrs_post_init__(self) -> None:
         if shutil.which("openssl") is None:
             pytest.skip("there is no openssl to make certificates with")
-        self._run("req", "-x509", *_KEY, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test authority")
+        self._run(
+            "req",
+            "-x509",
+            *_KEY,
+            "-keyout",
+            "ca.key",
+            "-out",
+            "ca.pem",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=test authority",
+        )
 
     @property
     def file(self) -> Path:
@@ -38,21 +50,60 @@ class Authority:
         """How a file of its certificate is called in a folder of such."""
         return self._run("x509", "-in", "ca.pem", "-noout", "-subject_hash").strip()
 
-    def server_context(self, name: str, *, days: int = 2, self_signed: bool = False) -> ssl.SSLContext:
+    def server_context(
+        self, name: str, *, days: int = 2, self_signed: bool = False
+    ) -> ssl.SSLContext:
         """The TLS settings of a server whose certificate is for `name`."""
         san = f"subjectAltName=DNS:{name}"
         if self_signed:
-            self._run("req", "-x509", *_KEY, "-keyout", "s.key", "-out", "s.pem", "-days", "2", "-subj", "/CN=s", "-addext", san)
+            self._run(
+                "req",
+                "-x509",
+                *_KEY,
+                "-keyout",
+                "s.key",
+                "-out",
+                "s.pem",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=s",
+                "-addext",
+                san,
+            )
         else:
-            self._run("req", "-new", *_KEY, "-keyout", "s.key", "-out", "s.csr", "-subj", "/CN=s", "-addext", san)
-            issuer = ["-CA", "ca.pem", "-CAkey", "ca.key", "-set_serial", "7", "-copy_extensions", "copy"]
+            self._run(
+                "req",
+                "-new",
+                *_KEY,
+                "-keyout",
+                "s.key",
+                "-out",
+                "s.csr",
+                "-subj",
+                "/CN=s",
+                "-addext",
+                san,
+            )
+            issuer = [
+                "-CA",
+                "ca.pem",
+                "-CAkey",
+                "ca.key",
+                "-set_serial",
+                "7",
+                "-copy_extensions",
+                "copy",
+            ]
             self._run("x509", "-req", "-in", "s.csr", *issuer, "-days", str(days), "-out", "s.pem")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.folder / "s.pem", self.folder / "s.key")
         return context
 
     def _run(self, *arguments: str) -> str:
-        return subprocess.run(["openssl", *arguments], cwd=self.folder, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            ["openssl", *arguments], cwd=self.folder, check=True, capture_output=True, text=True
+        ).stdout
 
 
 @define
@@ -78,7 +129,9 @@ def small_proxy() -> Iterator[SmallProxy]:
             if not head:
                 return
             proxy.asked.append(head[0])
-            proxy.credentials += [line for line in head if line.lower().startswith("proxy-authorization")]
+            proxy.credentials += [
+                line for line in head if line.lower().startswith("proxy-authorization")
+            ]
             if proxy.refusal:
                 self.wfile.write(b"HTTP/1.1 " + proxy.refusal + b"\r\nContent-Length: 0\r\n\r\n")
                 return
@@ -93,9 +146,13 @@ def small_proxy() -> Iterator[SmallProxy]:
                     self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 else:
                     path = "/" + target.split("/", 3)[3]
-                    there.sendall("\r\n".join([f"{method} {path} HTTP/1.1", *head[1:], "", ""]).encode())
+                    there.sendall(
+                        "\r\n".join([f"{method} {path} HTTP/1.1", *head[1:], "", ""]).encode()
+                    )
                 others = {self.connection: there, there: self.connection}
-                while all(_pump(end, others[end]) for end in select.select(list(others), [], [])[0]):
+                while all(
+                    _pump(end, others[end]) for end in select.select(list(others), [], [])[0]
+                ):
                     pass
 
     class Server(ThreadingTCPServer):

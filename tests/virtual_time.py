@@ -59,7 +59,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 class Answering(httpx.AsyncBaseTransport):
     """A server that is a function; keeps when each request came."""
 
-    def __init__(self, answer: Callable[[httpx.Request], Awaitable[httpx.Response] | httpx.Response]) -> None:
+    def __init__(
+        self, answer: Callable[[httpx.Request], Awaitable[httpx.Response] | httpx.Response]
+    ) -> None:
         self.answer = answer
         self.requests: list[httpx.Request] = []
         self.times: list[float] = []
@@ -69,11 +71,18 @@ class Answering(httpx.AsyncBaseTransport):
         self.times.append(asyncio.get_running_loop().time())
         given = self.answer(request)
         response = given if isinstance(given, httpx.Response) else await given
-        return httpx.Response(response.status_code, headers=response.headers, content=response.content, request=request)
+        return httpx.Response(
+            response.status_code,
+            headers=response.headers,
+            content=response.content,
+            request=request,
+        )
 
 
 def transport_to(server: httpx.AsyncBaseTransport, **settings: Any) -> Transport:
-    config = Config(base_url=f"http://server-{id(server)}", api_key="k", http_transport=server, **settings)
+    config = Config(
+        base_url=f"http://server-{id(server)}", api_key="k", http_transport=server, **settings
+    )
     return Transport(config, VirtualClock())
 
 

@@ -63,7 +63,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "tinkex._version": ("__version__",),
     "tinkex.checkpoints": ("AsyncCheckpointDownload", "CheckpointDownload"),
-    "tinkex.config": ("ChunkLimits", "Config", "HttpLimits", "PollSettings", "RetrySettings", "SEED_CHUNK_LIMITS"),
+    "tinkex.config": (
+        "ChunkLimits",
+        "Config",
+        "HttpLimits",
+        "PollSettings",
+        "RetrySettings",
+        "SEED_CHUNK_LIMITS",
+    ),
     "tinkex.download_bar": ("DownloadBar",),
     "tinkex.futures.api_future": ("APIFuture", "AsyncAPIFuture"),
     "tinkex.dialects.dialect": ("Dialect", "SamplingWays"),
@@ -71,7 +78,11 @@ _HOMES = {
     "tinkex.recovery.run": ("AsyncRecoverableRun",),
     "tinkex.rest.admin": ("AsyncAdminClient",),
     "tinkex.rest.client": ("AsyncRestClient",),
-    "tinkex.rest.uploading": ("ExternalWeightsUploadFinishResult", "ExternalWeightsUploadStartResult", "UploadURL"),
+    "tinkex.rest.uploading": (
+        "ExternalWeightsUploadFinishResult",
+        "ExternalWeightsUploadStartResult",
+        "UploadURL",
+    ),
     "tinkex.sampling.client": ("AsyncSamplingClient",),
     "tinkex.service": ("AsyncServiceClient",),
     "tinkex.sync.admin": ("AdminClient",),
@@ -111,6 +122,10 @@ def __dir__() -> list[str]:
     """All public names, for completion, though most of them are imported only when they are used."""
     from tinkex import errors, types
 
-    own_errors = {name for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__}
+    own_errors = {
+        name
+        for name, value in vars(errors).items()
+        if getattr(value, "__module__", "") == errors.__name__
+    }
     public = {*_HOME_OF, *_MODULES, *types.__all__, *own_errors}
     return sorted(name for name in public if not name.startswith("_") or name == "__version__")

@@ -25,7 +25,9 @@ class CheckpointDownload:
     ) -> Path:
         """Does, and raises, what `RestClient.download_checkpoint` does, with a client made of `config`."""
         with RestClient(config) as rest:
-            return rest.download_checkpoint(path, output_dir=output_dir, force=force, progress=progress)
+            return rest.download_checkpoint(
+                path, output_dir=output_dir, force=force, progress=progress
+            )
 
 
 class AsyncCheckpointDownload:
@@ -42,4 +44,6 @@ class AsyncCheckpointDownload:
     ) -> Path:
         """Does, and raises, what `AsyncRestClient.download_checkpoint` does, with a client made of `config`."""
         async with AsyncRestClient(config) as rest:
-            return await rest.download_checkpoint(path, output_dir=output_dir, force=force, progress=progress)
+            return await rest.download_checkpoint(
+                path, output_dir=output_dir, force=force, progress=progress
+            )

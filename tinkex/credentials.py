@@ -32,7 +32,13 @@ class Credentials:
         return entry["key"] if entry else None
 
     def with_key(
-        self, key_id: str, key: str, name: str, *, note: str | None = None, details: Mapping[str, Any] | None = None
+        self,
+        key_id: str,
+        key: str,
+        name: str,
+        *,
+        note: str | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> Credentials:
         """With one key more, or another under this id, which is the default from now on."""
         entry = {"type": "manual", "key": key, "name": name, "note": note, "details": details}
@@ -75,10 +81,19 @@ def save(credentials: Credentials, path: Path | None = None) -> Path:
     """Writes the file at once, whole, for its owner's eyes only."""
     path = path or default_path()
     if path is None:
-        raise ConfigError("there is no home folder to store keys in", advice="Set HOME, or use TINKER_API_KEY.")
+        raise ConfigError(
+            "there is no home folder to store keys in", advice="Set HOME, or use TINKER_API_KEY."
+        )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    content = {**credentials._others, "version": _VERSION, "default": credentials.default, "keys": credentials.keys}  # pyright: ignore[reportPrivateUsage]
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # readable by its owner alone
+    content = {
+        **credentials._others,  # pyright: ignore[reportPrivateUsage]
+        "version": _VERSION,
+        "default": credentials.default,
+        "keys": credentials.keys,
+    }
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=path.name
+    )  # readable by its owner alone
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
@@ -92,8 +107,12 @@ def save(credentials: Credentials, path: Path | None = None) -> Path:
 def _parse(content: Any) -> Credentials:
     if content["version"] != _VERSION:
         raise ValueError("another version")
-    keys: dict[str, dict[str, Any]] = {key_id: dict(entry) for key_id, entry in content["keys"].items()}
+    keys: dict[str, dict[str, Any]] = {
+        key_id: dict(entry) for key_id, entry in content["keys"].items()
+    }
     if not all(isinstance(entry["key"], str) for entry in keys.values()):
         raise TypeError("a key that is no text")
-    others = {name: value for name, value in content.items() if name not in ("version", "default", "keys")}
+    others = {
+        name: value for name, value in content.items() if name not in ("version", "default", "keys")
+    }
     return Credentials(content.get("default"), keys, others)

@@ -147,7 +147,9 @@ class APIError(TinkexError):
     request: httpx.Request | None = None
     body: Any = None
 
-    def __init__(self, message: str, request: httpx.Request | None = None, *, body: Any = None, **facts: Any) -> None:
+    def __init__(
+        self, message: str, request: httpx.Request | None = None, *, body: Any = None, **facts: Any
+    ) -> None:
         super().__init__(message, **facts)
         if request is not None:
             self.request = request
@@ -166,11 +168,18 @@ class APIConnectionError(APIError):
     place: Place = "unanswered"
 
     def __init__(
-        self, message: str | httpx.Request = "no answer came", request: httpx.Request | str | None = None, **facts: Any
+        self,
+        message: str | httpx.Request = "no answer came",
+        request: httpx.Request | str | None = None,
+        **facts: Any,
     ) -> None:
         given = (message, request)
         text = next((one for one in given if isinstance(one, str)), "no answer came")
-        super().__init__(text, next((one for one in given if one is not None and not isinstance(one, str)), None), **facts)
+        super().__init__(
+            text,
+            next((one for one in given if one is not None and not isinstance(one, str)), None),
+            **facts,
+        )
 
     @property
     def sent(self) -> bool:
@@ -210,7 +219,9 @@ class APIStatusError(APIError):
             status_code = response.status_code if status_code is None else status_code
             headers = dict(response.headers) if headers is None else headers
         if status_code is None:
-            raise TypeError(f"{type(self).__name__} needs status_code=…, or response=… which has it")
+            raise TypeError(
+                f"{type(self).__name__} needs status_code=…, or response=… which has it"
+            )
         self.status_code = status_code
         self.headers = headers or {}
 
@@ -220,8 +231,14 @@ class APIStatusError(APIError):
         if self._response is None:
             import httpx  # here, since it takes its time to import
 
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in _OF_THE_BYTES}
-            content: dict[str, Any] = {"text": self.body} if isinstance(self.body, str) else {"json": self.body}
+            headers = {
+                name: value
+                for name, value in self.headers.items()
+                if name.lower() not in _OF_THE_BYTES
+            }
+            content: dict[str, Any] = (
+                {"text": self.body} if isinstance(self.body, str) else {"json": self.body}
+            )
             self._response = httpx.Response(self.status_code, headers=headers, **content)
         return self._response
 
@@ -373,7 +390,9 @@ class WaitTimeoutError(TinkexError, TimeoutError):
     fault = "server"
     retryable = True
 
-    def __init__(self, message: str, *, waited: float, wait: WaitFacts | None = None, **facts: Any) -> None:
+    def __init__(
+        self, message: str, *, waited: float, wait: WaitFacts | None = None, **facts: Any
+    ) -> None:
         super().__init__(message, **facts)
         self.waited = waited
         """Seconds."""
@@ -426,7 +445,13 @@ class CheckpointMismatchError(TinkexError):
     fault = "server"
 
     def __init__(
-        self, message: str, *, path: str, expected: tuple[float, ...] = (), seen: tuple[float, ...] = (), **facts: Any
+        self,
+        message: str,
+        *,
+        path: str,
+        expected: tuple[float, ...] = (),
+        seen: tuple[float, ...] = (),
+        **facts: Any,
     ) -> None:
         super().__init__(message, **facts)
         self.path = path

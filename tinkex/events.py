@@ -164,10 +164,14 @@ def emit(kind: Callable[P, Event], *args: P.args, **kwargs: P.kwargs) -> None:
 def publish(event: Event) -> None:
     """Hands an event to all who listen."""
     for handler, names in _listeners:
-        if names is not None and not any(event.name == name or event.name.startswith(f"{name}.") for name in names):
+        if names is not None and not any(
+            event.name == name or event.name.startswith(f"{name}.") for name in names
+        ):
             continue
         try:
             handler(event)
         except Exception:
-            logger.warning("a handler of events raised, and is detached: %r", handler, exc_info=True)
+            logger.warning(
+                "a handler of events raised, and is detached: %r", handler, exc_info=True
+            )
             detach(handler)

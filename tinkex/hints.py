@@ -47,14 +47,26 @@ _MEANT: Mapping[str, tuple[str, ...]] = {
 _SECRETS = frozenset(
     {
         *("api_key", "credential_cmd", "cf_access_client_id", "cf_access_client_secret"),
-        *("proxy", "proxy_headers", "default_headers", "default_headers_overrides", "default_query"),
+        *(
+            "proxy",
+            "proxy_headers",
+            "default_headers",
+            "default_headers_overrides",
+            "default_query",
+        ),
     }
 )
 """Parameters whose values are not to be seen."""
 
 _INSIDE: Mapping[str, tuple[str, Collection[str]]] = {
-    "sampling_params": ("SamplingParams", ("max_tokens", "seed", "stop", "temperature", "top_k", "top_p")),
-    "optim_params": ("AdamParams", ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm")),
+    "sampling_params": (
+        "SamplingParams",
+        ("max_tokens", "seed", "stop", "temperature", "top_k", "top_p"),
+    ),
+    "optim_params": (
+        "AdamParams",
+        ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm"),
+    ),
 }
 """Parameters that hold others."""
 
@@ -62,7 +74,11 @@ _INSIDE: Mapping[str, tuple[str, Collection[str]]] = {
 def hinted(cls: type[C]) -> type[C]:
     """Has the constructor and the public methods of a class raise `ArgumentError` for a keyword that they do not have."""
     for name, function in list(vars(cls).items()):
-        if isinstance(function, FunctionType) and (name == "__init__" or not name.startswith("_")) and not name.endswith("_async"):
+        if (
+            isinstance(function, FunctionType)
+            and (name == "__init__" or not name.startswith("_"))
+            and not name.endswith("_async")
+        ):
             setattr(cls, name, _hinting(function, cls.__name__ if name == "__init__" else name))
     return cls
 
@@ -81,7 +97,11 @@ def _hinting(function: Callable[..., Any], shown: str) -> Callable[..., Any]:
 
         return awaited
 
-    secrets = _SECRETS & signature(function).parameters.keys() if shown[:1].isupper() else frozenset[str]()
+    secrets = (
+        _SECRETS & signature(function).parameters.keys()
+        if shown[:1].isupper()
+        else frozenset[str]()
+    )
 
     @wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
@@ -99,17 +119,28 @@ def _hinting(function: Callable[..., Any], shown: str) -> Callable[..., Any]:
 
 def _hidden(kwargs: Mapping[str, Any], secrets: Collection[str]) -> dict[str, Any]:
     """The arguments of a constructor, whose error does not show them with the local variables of its frames."""
-    return {name: kept_secret(value) if name in secrets else value for name, value in kwargs.items()}
+    return {
+        name: kept_secret(value) if name in secrets else value for name, value in kwargs.items()
+    }
 
 
-def _better(error: TypeError, function: Callable[..., Any], shown: str, given: Collection[str]) -> ArgumentError | None:
+def _better(
+    error: TypeError, function: Callable[..., Any], shown: str, given: Collection[str]
+) -> ArgumentError | None:
     """Returns an error that has the hint; None where the error is none of the call."""
-    known = [p.name for p in signature(function).parameters.values() if p.kind in _NAMED and p.name != "self"]
+    known = [
+        p.name
+        for p in signature(function).parameters.values()
+        if p.kind in _NAMED and p.name != "self"
+    ]
     wrong = next((name for name in given if name not in known), None)
     came_from_within = error.__traceback__ is not None and error.__traceback__.tb_next is not None
     if wrong is None or came_from_within:
         return None
-    return ArgumentError(f"{shown}() has no parameter {wrong!r}{_hint(wrong, known)}", advice=f"Known are {', '.join(known)}.")
+    return ArgumentError(
+        f"{shown}() has no parameter {wrong!r}{_hint(wrong, known)}",
+        advice=f"Known are {', '.join(known)}.",
+    )
 
 
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -117,8 +148,15 @@ _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 def _hint(wrong: str, known: Collection[str]) -> str:
     for holder, (kind, names) in _INSIDE.items():
-        near = wrong if wrong in names else next((name for name in _MEANT.get(wrong, ()) if name in names), None)
+        near = (
+            wrong
+            if wrong in names
+            else next((name for name in _MEANT.get(wrong, ()) if name in names), None)
+        )
         if holder in known and near:
             return f": give it as {holder}={kind}({near}=…)"
-    meant = [*(name for name in _MEANT.get(wrong, ()) if name in known), *difflib.get_close_matches(wrong, known, n=1)]
+    meant = [
+        *(name for name in _MEANT.get(wrong, ()) if name in known),
+        *difflib.get_close_matches(wrong, known, n=1),
+    ]
     return f": did you mean {meant[0]}?" if meant else ""

@@ -61,7 +61,9 @@ def _start() -> _Started:
             f"base_url 'local' asks for a server in this process, which could not be started: {error}",
             advice="Or give the address of a server that runs; `tinkex serve` prints it.",
         ) from error
-    logger.info("serving %s in this process, which keeps its checkpoints until it ends", server.base_url)
+    logger.info(
+        "serving %s in this process, which keeps its checkpoints until it ends", server.base_url
+    )
     return _Started(server.base_url, folder, _watcher(folder.path))
 
 

@@ -31,7 +31,9 @@ class Portal:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(LastingExecutor(thread_name_prefix="tinkex"))
-        self._thread = threading.Thread(target=self._loop.run_forever, name="tinkex-portal", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="tinkex-portal", daemon=True
+        )
         self._thread.start()
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -52,7 +54,9 @@ class Portal:
             shorten(error)
             raise
 
-    def run(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(
+        self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """What an async function returns or raises. An interrupt of the waiting thread (Ctrl-C) cancels it."""
         self._check()
         outcome = asyncio.run_coroutine_threadsafe(function(*args, **kwargs), self._loop)

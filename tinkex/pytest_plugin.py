@@ -26,7 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def tinkex_server(request: pytest.FixtureRequest, _tinkex_torch_servers: _TorchServers) -> Iterator[Server]:
+def tinkex_server(
+    request: pytest.FixtureRequest, _tinkex_torch_servers: _TorchServers
+) -> Iterator[Server]:
     """An embedded server, as the marker `tinkex` asks for it: by default with the fake engine, and the test's own.
 
     A server with the torch engine takes seconds to start, so that it is shared by the tests of a run that ask for the same one. With
@@ -36,7 +38,10 @@ def tinkex_server(request: pytest.FixtureRequest, _tinkex_torch_servers: _TorchS
 
     asked = _asked(request.node)
     faults = {name: value for name, value in asked.items() if name in _FAULTS}
-    settings: dict[str, Any] = {**_SERVER, **{name: value for name, value in asked.items() if name in _SERVER}}
+    settings: dict[str, Any] = {
+        **_SERVER,
+        **{name: value for name, value in asked.items() if name in _SERVER},
+    }
     if settings["engine"] == "torch" and not faults:
         yield _tinkex_torch_servers.find(settings)
     else:
@@ -74,7 +79,9 @@ class _TorchServers:
         key = str(settings)
         if key not in self._servers:
             self._servers[key] = self._stack.enter_context(tinkex.local.serve(**settings))
-        self._servers[key].ready.result()  # what keeps the engine from starting is an error of the fixture
+        self._servers[
+            key
+        ].ready.result()  # what keeps the engine from starting is an error of the fixture
         return self._servers[key]
 
 
@@ -91,7 +98,9 @@ def _asked(node: pytest.Item) -> dict[str, Any]:
         unknown = marker.kwargs.keys() - _SERVER.keys() - set(_FAULTS)
         if marker.args or unknown:
             wrong = ", ".join(map(repr, [*marker.args, *sorted(unknown)]))
-            raise pytest.UsageError(f"the marker tinkex takes {', '.join([*_SERVER, *_FAULTS])}, each by name, and not {wrong}")
+            raise pytest.UsageError(
+                f"the marker tinkex takes {', '.join([*_SERVER, *_FAULTS])}, each by name, and not {wrong}"
+            )
         asked.update(marker.kwargs)
     return asked
 
@@ -99,4 +108,8 @@ def _asked(node: pytest.Item) -> dict[str, Any]:
 def _config(server: Server) -> Config:
     from tinkex import Config, RetrySettings
 
-    return Config(base_url=server.base_url, api_key="tml-test", retry=RetrySettings(base_delay=0.005, max_delay=0.1))
+    return Config(
+        base_url=server.base_url,
+        api_key="tml-test",
+        retry=RetrySettings(base_delay=0.005, max_delay=0.1),
+    )

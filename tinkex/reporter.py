@@ -39,7 +39,9 @@ class Reporter:
 
     transport: Transport
     session_id: str
-    _waiting: deque[TelemetryEvent] = field(init=False, factory=lambda: deque[TelemetryEvent](maxlen=_HELD))
+    _waiting: deque[TelemetryEvent] = field(
+        init=False, factory=lambda: deque[TelemetryEvent](maxlen=_HELD)
+    )
     _count: int = field(init=False, default=0)
     _began: float = field(init=False)
     _task: asyncio.Task[None] | None = field(init=False, default=None)
@@ -60,7 +62,12 @@ class Reporter:
         if isinstance(event, (events.TrainingStep, events.SamplingDone)):
             facts: Mapping[str, Any] = asdict(event)
             severity: Severity = "ERROR" if event.error else "INFO"
-            self._add("GENERIC_EVENT", severity, event_name=event.name, event_data=TelemetryEventEventData.from_dict(facts))
+            self._add(
+                "GENERIC_EVENT",
+                severity,
+                event_name=event.name,
+                event_data=TelemetryEventEventData.from_dict(facts),
+            )
 
     async def finish(self, error_type: str | None) -> None:
         """Says that the session has ended, by an exception of this class, and sends what is left."""
@@ -72,7 +79,9 @@ class Reporter:
         self.transport.report = None
         if error_type is not None:
             self._add("UNHANDLED_EXCEPTION", "ERROR", error_type=error_type, error_message="")
-        self._add("SESSION_END", duration=str(timedelta(seconds=self.transport.clock.now() - self._began)))
+        self._add(
+            "SESSION_END", duration=str(timedelta(seconds=self.transport.clock.now() - self._began))
+        )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS):
                 while self._waiting and await self._send():
@@ -81,7 +90,11 @@ class Reporter:
     def _add(self, kind: str, severity: Severity = "INFO", **facts: Any) -> None:
         if not self._unwanted:
             now = datetime.now(UTC).isoformat()
-            self._waiting.append(TelemetryEvent(kind, self.transport.clock.new_id(), self._count, severity, now, **facts))
+            self._waiting.append(
+                TelemetryEvent(
+                    kind, self.transport.clock.new_id(), self._count, severity, now, **facts
+                )
+            )
             self._count += 1
 
     async def _live(self) -> None:
@@ -93,9 +106,13 @@ class Reporter:
     async def _send(self) -> bool:
         """Whether a batch was taken. One that was not is dropped: it is not worth a second try."""
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-        body = TelemetrySendRequest(batch, platform.system(), __version__, self.session_id, _PROCESS)
+        body = TelemetrySendRequest(
+            batch, platform.system(), __version__, self.session_id, _PROCESS
+        )
         try:
-            response = await self.transport.send_once(send_telemetry.request(body=body), timeout=_TIMEOUT)
+            response = await self.transport.send_once(
+                send_telemetry.request(body=body), timeout=_TIMEOUT
+            )
         except TinkexError as error:
             logger.debug("the server was not told how it goes: %s", error)
             return False

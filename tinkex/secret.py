@@ -36,7 +36,10 @@ def kept_secret(value: T) -> T:
 
 
 def _kept_secret(pairs: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {name: Secret(text) if isinstance(text, str) and is_secret(str(name)) else text for name, text in pairs.items()}
+    return {
+        name: Secret(text) if isinstance(text, str) and is_secret(str(name)) else text
+        for name, text in pairs.items()
+    }
 
 
 def is_secret(name: str) -> bool:

@@ -12,7 +12,13 @@ from typing import Self, TypeVar
 from tinkex.config import Config, RetrySettings, configured
 from tinkex.dialects.dialect import Dialect
 from tinkex.dialects.recognition import is_missing_route
-from tinkex.errors import APIStatusError, ClientClosedError, InvalidInputError, RequestFailedError, UnsupportedByServer
+from tinkex.errors import (
+    APIStatusError,
+    ClientClosedError,
+    InvalidInputError,
+    RequestFailedError,
+    UnsupportedByServer,
+)
 from tinkex.hints import hinted
 from tinkex.recovery.policy import RecoveryPolicy
 from tinkex.recovery.run import AsyncRecoverableRun
@@ -76,10 +82,21 @@ class AsyncServiceClient:
         max_retries: int | None = None,
         config: Config | None = None,
     ) -> None:
-        headers = default_headers if default_headers_overrides is None else {**(default_headers or {}), **default_headers_overrides}
-        more = {"project_id": project_id, "default_headers": headers, "timeout": timeout, "max_retries": max_retries}
+        headers = (
+            default_headers
+            if default_headers_overrides is None
+            else {**(default_headers or {}), **default_headers_overrides}
+        )
+        more = {
+            "project_id": project_id,
+            "default_headers": headers,
+            "timeout": timeout,
+            "max_retries": max_retries,
+        }
         self.config = configured(config, base_url, api_key, more)
-        self._facts = SessionFacts({**self.config.user_metadata, **(user_metadata or {})}, display_name)
+        self._facts = SessionFacts(
+            {**self.config.user_metadata, **(user_metadata or {})}, display_name
+        )
         self._transport: Transport | None = None
         self._session: Session | None = None
         self._custom_losses = CustomLosses()
@@ -120,9 +137,19 @@ class AsyncServiceClient:
         check_int("rank", rank, 0, 2**31 - 1)
         check_optional_int("seed", seed)
         if not (train_mlp or train_attn or train_unembed):
-            raise InvalidInputError("there is nothing to train: expected at least one of train_mlp, train_attn, train_unembed")
-        shape = LoraConfig(rank=rank, seed=seed, train_mlp=train_mlp, train_attn=train_attn, train_unembed=train_unembed)
-        return await self._in_session(lambda session: new_model(session, base_model, shape, user_metadata, optimizer))
+            raise InvalidInputError(
+                "there is nothing to train: expected at least one of train_mlp, train_attn, train_unembed"
+            )
+        shape = LoraConfig(
+            rank=rank,
+            seed=seed,
+            train_mlp=train_mlp,
+            train_attn=train_attn,
+            train_unembed=train_unembed,
+        )
+        return await self._in_session(
+            lambda session: new_model(session, base_model, shape, user_metadata, optimizer)
+        )
 
     async def create_training_client_from_state(
         self,
@@ -151,9 +178,15 @@ class AsyncServiceClient:
             APIConnectionError: the server cannot be reached.
         """
         saved = SavedState(
-            path=path, with_optimizer=False, base_model=base_model, rank=rank, weights_access_token=weights_access_token
+            path=path,
+            with_optimizer=False,
+            base_model=base_model,
+            rank=rank,
+            weights_access_token=weights_access_token,
         )
-        return await self._in_session(lambda session: model_from_state(session, saved, user_metadata, optimizer))
+        return await self._in_session(
+            lambda session: model_from_state(session, saved, user_metadata, optimizer)
+        )
 
     async def create_training_client_from_state_with_optimizer(
         self,
@@ -169,9 +202,15 @@ class AsyncServiceClient:
         Takes and raises what `create_training_client_from_state` does.
         """
         saved = SavedState(
-            path=path, with_optimizer=True, base_model=base_model, rank=rank, weights_access_token=weights_access_token
+            path=path,
+            with_optimizer=True,
+            base_model=base_model,
+            rank=rank,
+            weights_access_token=weights_access_token,
         )
-        return await self._in_session(lambda session: model_from_state(session, saved, user_metadata, None))
+        return await self._in_session(
+            lambda session: model_from_state(session, saved, user_metadata, None)
+        )
 
     async def create_sampling_client(
         self,
@@ -240,7 +279,9 @@ class AsyncServiceClient:
             ) from error
         return self.server
 
-    async def create_custom_loss(self, fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> LossHandle:
+    async def create_custom_loss(
+        self, fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]
+    ) -> LossHandle:
         """A loss of your own for `forward_backward_custom`, which the server runs where it can, and the training client elsewhere.
 
         `fn` is called once, without data, and what it does is written down. A function that comes to a graph that this client has
@@ -267,7 +308,9 @@ class AsyncServiceClient:
         loss = await in_thread(traced, fn, input_ranks)
         return await self._custom_losses.handle(await self._begun(), loss)
 
-    async def copy_weights(self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None) -> str:
+    async def copy_weights(
+        self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
+    ) -> str:
         """The path of a copy of saved weights in this client's project (`Config.project_id`). Begins no session.
 
         Args:
@@ -280,7 +323,9 @@ class AsyncServiceClient:
             NotFoundError: there are no such weights, or the server has no such call.
         """
         rest = self.create_rest_client()
-        return await rest.copy_weights(path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
+        return await rest.copy_weights(
+            path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token
+        )
 
     async def create_recoverable_run(
         self, trainer: AsyncTrainingClient, policy: RecoveryPolicy | None = None
@@ -300,7 +345,9 @@ class AsyncServiceClient:
         transport = self._connected()
         require_recovery(transport.server)
         policy, rest = policy or self.config.recovery, self.create_rest_client()
-        return await AsyncRecoverableRun.begin(trainer, policy, self._replace, rest, transport.clock)
+        return await AsyncRecoverableRun.begin(
+            trainer, policy, self._replace, rest, transport.clock
+        )
 
     def create_rest_client(self) -> AsyncRestClient:
         """A client for training runs and checkpoints. Begins no session."""
@@ -323,11 +370,18 @@ class AsyncServiceClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if error is None:
             await self.close()
         else:
-            await self.close("errored" if isinstance(error, Exception) else "interrupted", type(error).__name__)
+            await self.close(
+                "errored" if isinstance(error, Exception) else "interrupted", type(error).__name__
+            )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.config.base_url}{' closed' if self._closed else ''}>"
@@ -348,7 +402,9 @@ class AsyncServiceClient:
         transport = self._connected()
         async with self._beginning:
             if self._session is None or self._session.lost:
-                self._session = await Session.begin(transport, self._facts, instead_of=self._session)
+                self._session = await Session.begin(
+                    transport, self._facts, instead_of=self._session
+                )
             return self._session
 
     async def _in_session(self, create: Callable[[Session], Awaitable[C]]) -> C:
@@ -359,7 +415,9 @@ class AsyncServiceClient:
         except (APIStatusError, RequestFailedError) as error:
             if not await session.is_lost():
                 raise
-            logger.warning("session %s was lost, a new one is begun: %s", session.session_id, error.message)
+            logger.warning(
+                "session %s was lost, a new one is begun: %s", session.session_id, error.message
+            )
         return await create(await self._begun())
 
     async def _replace(self, trainer: AsyncTrainingClient, path: str) -> AsyncTrainingClient:

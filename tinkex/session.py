@@ -11,9 +11,19 @@ from typing import Any, TypeVar
 from weakref import finalize
 
 from attrs import define, field, frozen
-from tinkex_api.api.server import get_client_config, get_dynamic_config, get_server_capabilities, health
+from tinkex_api.api.server import (
+    get_client_config,
+    get_dynamic_config,
+    get_server_capabilities,
+    health,
+)
 from tinkex_api.api.sessions import create_session
-from tinkex_api.models import ClientConfigRequest, CreateSessionRequest, CreateSessionResponse, UserMetadata
+from tinkex_api.models import (
+    ClientConfigRequest,
+    CreateSessionRequest,
+    CreateSessionResponse,
+    UserMetadata,
+)
 from tinkex_api.types import Request
 
 from tinkex._version import __version__
@@ -60,9 +70,13 @@ class Session:
     """`sampling_session_seq_id`s, from 0."""
     models: set[str] = field(factory=set[str])
     """Ids of the models that are loaded."""
-    saved_shapes: dict[str, tuple[str, LoraConfig]] = field(factory=dict[str, tuple[str, LoraConfig]])
+    saved_shapes: dict[str, tuple[str, LoraConfig]] = field(
+        factory=dict[str, tuple[str, LoraConfig]]
+    )
     """Base model and LoRA shape of what was saved in this session, by path: some servers do not tell."""
-    fingerprints: dict[str, asyncio.Task[Fingerprint | None]] = field(factory=dict[str, asyncio.Task[Fingerprint | None]])
+    fingerprints: dict[str, asyncio.Task[Fingerprint | None]] = field(
+        factory=dict[str, asyncio.Task[Fingerprint | None]]
+    )
     """What the model made of a datum when it was saved, by path."""
     samples: SampleResults = field(init=False)
     failures: UnseenFailures = field(init=False, factory=UnseenFailures)
@@ -74,7 +88,13 @@ class Session:
         finalize(self, self.life.abandon).atexit = False
 
     @classmethod
-    async def begin(cls, transport: Transport, facts: SessionFacts | None = None, *, instead_of: Session | None = None) -> Session:
+    async def begin(
+        cls,
+        transport: Transport,
+        facts: SessionFacts | None = None,
+        *,
+        instead_of: Session | None = None,
+    ) -> Session:
         """Asks for the server's flags, begins the session and its heartbeats.
 
         Args:
@@ -87,7 +107,9 @@ class Session:
         """
         with _first_contact(transport):
             transport.server.saw(await _look(transport))
-            answer = await transport.send(create_session.request(body=_body(transport, facts or SessionFacts())))
+            answer = await transport.send(
+                create_session.request(body=_body(transport, facts or SessionFacts()))
+            )
         _log_messages(answer)
         session = cls(transport, answer.session_id, **(instead_of.saves() if instead_of else {}))
         session.life.begin()
@@ -142,11 +164,17 @@ async def _look(transport: Transport) -> Seen:
     """Asks the server about itself; of one that has no flags it is asked what else it lacks, of one whose flags others have, too, what
     tells them apart."""
     before = transport.server.seen
-    config, refusal = await _ask(transport, get_client_config.request(body=ClientConfigRequest(__version__)))
+    config, refusal = await _ask(
+        transport, get_client_config.request(body=ClientConfigRequest(__version__))
+    )
     if config is not None:
         transport.server.learn(**key_flags(config))
     dynamic = (
-        None if config is None else await _if_there(transport, get_dynamic_config.request(body=ClientConfigRequest(__version__)))
+        None
+        if config is None
+        else await _if_there(
+            transport, get_dynamic_config.request(body=ClientConfigRequest(__version__))
+        )
     )
     is_given = transport.config.dialect is not None
     named = config is not None or is_given
@@ -155,9 +183,12 @@ async def _look(transport: Transport) -> Seen:
         hosted=transport.config.base_url == HOSTED_BASE_URL,
         config=config,
         dynamic=dynamic,
-        has_capabilities=named or await _if_there(transport, get_server_capabilities.request()) is not None,
+        has_capabilities=named
+        or await _if_there(transport, get_server_capabilities.request()) is not None,
         has_health=named or await _if_there(transport, health.request()) is not None,
-        request_ids="x-request-id" in refusal.headers if refusal else before is not None and before.request_ids,
+        request_ids="x-request-id" in refusal.headers
+        if refusal
+        else before is not None and before.request_ids,
         has_telling_route=None if route is None else await _has_route(transport, route),
     )
 
@@ -181,7 +212,9 @@ async def _ask(transport: Transport, request: Request[T]) -> tuple[T | None, API
 
 async def _has_route(transport: Transport, path: str) -> bool | None:
     """Whether the server has a route that is not of the contract; None where that cannot be told."""
-    request: Request[None] = Request("first_contact", {"method": "get", "url": path}, lambda _: None)
+    request: Request[None] = Request(
+        "first_contact", {"method": "get", "url": path}, lambda _: None
+    )
     try:
         response = await transport.send_once(request, timeout=transport.config.timeout)
     except APIError:

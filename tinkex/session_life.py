@@ -49,7 +49,9 @@ class SessionLife:
         self._beating = asyncio.create_task(self._live(), name="tinkex heartbeats")
         events.emit(events.Session, session_id=self.session_id, state="begun")
         transport = self.transport
-        if transport.config.sends_telemetry and not transport.server.dialect.lacks("send_telemetry"):
+        if transport.config.sends_telemetry and not transport.server.dialect.lacks(
+            "send_telemetry"
+        ):
             self._reporter = Reporter(transport, self.session_id)
             self._reporter.begin()
 
@@ -105,7 +107,9 @@ class SessionLife:
                 finish_session.request(self.session_id, body=body), timeout=_HEARTBEAT_TIMEOUT
             )
         except TinkexError as error:
-            logger.info("the server was not told that session %s is finished: %s", self.session_id, error)
+            logger.info(
+                "the server was not told that session %s is finished: %s", self.session_id, error
+            )
             return True
         logger.debug("session %s finished: %s %d", self.session_id, outcome, response.status_code)
         return response.status_code not in (404, 405)
@@ -120,7 +124,11 @@ class SessionLife:
             raise
 
     async def _beat(self) -> None:
-        clock, last, lines = self.transport.clock, self.transport.clock.now(), WaitLines(_WARN_AFTER)
+        clock, last, lines = (
+            self.transport.clock,
+            self.transport.clock.now(),
+            WaitLines(_WARN_AFTER),
+        )
         while not self.lost:
             await clock.sleep(self.transport.config.heartbeat_interval)
             try:
@@ -128,7 +136,9 @@ class SessionLife:
             except TinkexError as error:
                 self._heed(error)
                 if not self.lost and lines.due(clock.now() - last):
-                    logger.warning("no heartbeat came through for %.0f s: %s", clock.now() - last, error)
+                    logger.warning(
+                        "no heartbeat came through for %.0f s: %s", clock.now() - last, error
+                    )
             else:
                 last, lines = clock.now(), WaitLines(_WARN_AFTER)
 

@@ -11,7 +11,15 @@ logger = logging.getLogger("tinkex")
 
 _OURS = frozenset(
     {
-        *("tinkex", "tinkex_api", "httpx", "httpx_aiohttp", "aiohttp", "aiohappyeyeballs", "tenacity"),
+        *(
+            "tinkex",
+            "tinkex_api",
+            "httpx",
+            "httpx_aiohttp",
+            "aiohttp",
+            "aiohappyeyeballs",
+            "tenacity",
+        ),
         *("anyio", "asyncio", "concurrent", "contextlib", "ssl", "socket", "threading"),
     }
 )

@@ -56,7 +56,11 @@ class WaitFacts:
         return f"{self.operation}{request} has waited {self.age:.0f} s for {self.awaited}: {'; '.join(self._clauses())}"
 
     def _clauses(self) -> list[str]:
-        split = [f"{_NAMES[owner]} {spent:.0f} s" for owner, spent in self.seconds.items() if spent >= _WORTH_SAYING]
+        split = [
+            f"{_NAMES[owner]} {spent:.0f} s"
+            for owner, spent in self.seconds.items()
+            if spent >= _WORTH_SAYING
+        ]
         stall = f", held up by {self.stalled_by}" if self.stalled_by else ""
         reason = f" ({self.queue_state_reason})" if self.queue_state_reason else ""
         program = self.seconds.get("program", 0.0)
@@ -64,6 +68,10 @@ class WaitFacts:
             f"{_NAMES[self.whose]}{f', {self.what}' if self.what else ''}",
             *([f"queue_state {self.queue_state}{reason}"] if self.queue_state else []),
             f"last HTTP status {self.last_status or 'none'}, try {self.tries}",
-            *([f"the event loop of this program stood still for {program:.0f} s{stall}"] if program >= _WORTH_SAYING else []),
+            *(
+                [f"the event loop of this program stood still for {program:.0f} s{stall}"]
+                if program >= _WORTH_SAYING
+                else []
+            ),
             *([f"so far {', '.join(split)}"] if len(split) > 1 else []),
         ]

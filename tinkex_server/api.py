@@ -22,7 +22,9 @@ class Api:
     def __init__(self, routes: Sequence[Route], backend: Backend) -> None:
         self._backend = backend
         plain = [route for route in routes if "{" not in route.path]
-        self._endpoints = {(method, route.path): route.app for route in plain for method in route.methods or ()}
+        self._endpoints = {
+            (method, route.path): route.app for route in plain for method in route.methods or ()
+        }
         self._all = Starlette(routes=routes, exception_handlers={HTTPException: refuse_route})
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

@@ -43,13 +43,28 @@ from tinkex_server.routes import (
 from tinkex_server.wire.http import PREFIX
 
 _PARTS = (
-    *(server, auth, session_search, sessions, traces, models, custom_losses, training, weights, copies, sampling, futures),
+    *(
+        server,
+        auth,
+        session_search,
+        sessions,
+        traces,
+        models,
+        custom_losses,
+        training,
+        weights,
+        copies,
+        sampling,
+        futures,
+    ),
     *(runs, checkpoint_search, checkpoints, archives, uploads, audit, usage),
 )
 ROUTES = [route for part in _PARTS for route in part.ROUTES]
 
 
-def make_app(backend: Backend, api_keys: Sequence[str], profile: Profile, names: Sequence[str] = ()) -> ASGIApp:
+def make_app(
+    backend: Backend, api_keys: Sequence[str], profile: Profile, names: Sequence[str] = ()
+) -> ASGIApp:
     """The API as `profile` has it, and the pages.
 
     Both want one of `api_keys`; the API in X-API-Key unless the profile says otherwise. Without keys they want none, and all see all
@@ -63,7 +78,9 @@ def make_app(backend: Backend, api_keys: Sequence[str], profile: Profile, names:
     elif len(api_keys) > 1:
         raise BadKeys("a server that imitates another one takes one API key")
     else:
-        guarded = Edge(_checked(api, backend, None), ROUTES, backend, profile, next(iter(api_keys), None))
+        guarded = Edge(
+            _checked(api, backend, None), ROUTES, backend, profile, next(iter(api_keys), None)
+        )
         owner_of = keyring and _nobody_s(keyring)
     site = make_site(backend, profile, owner_of)
     whole = _beside(guarded, site, imitating=isinstance(guarded, Edge))

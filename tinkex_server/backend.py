@@ -59,8 +59,12 @@ class Backend:
         self.ids = ids
         self.steps = Steps(seq_ids)
         self.refusals = Refusals(self.lanes)
-        self.futures = Futures(store, self.lanes, hold, ids, seq_ids.conflict_status, limits.pending, engine.ready)
-        self.base_models: Mapping[str, BaseModel] = {model.name: model for model in engine.base_models}
+        self.futures = Futures(
+            store, self.lanes, hold, ids, seq_ids.conflict_status, limits.pending, engine.ready
+        )
+        self.base_models: Mapping[str, BaseModel] = {
+            model.name: model for model in engine.base_models
+        }
         self.revival = Revival(engine, store, self.lanes, self.futures, self.folders)
         self.samplers = LoadedSamplers(engine, store, self.lanes, self.folders, limits.samplers)
         self._last_request: dict[str, float] = {}  # by session
@@ -90,7 +94,9 @@ class Backend:
     def base_model(self, name: str) -> BaseModel:
         """Raises `Refused`, naming those that there are."""
         if name not in self.base_models:
-            raise bad_request(f"unknown base model {name!r}; this server has {', '.join(self.base_models)}")
+            raise bad_request(
+                f"unknown base model {name!r}; this server has {', '.join(self.base_models)}"
+            )
         return self.base_models[name]
 
     def retire(self, row: ModelRow) -> bool:
@@ -130,7 +136,9 @@ class Backend:
         if self._started_at >= since:
             return []
         silent = self.store.sessions.silent(since)
-        return [session for session in silent if self._last_request.get(session.session_id, 0.0) < since]
+        return [
+            session for session in silent if self._last_request.get(session.session_id, 0.0) < since
+        ]
 
     def end_session(self, session_id: str, reason: str, detail: str | None, now: float) -> bool:
         """Its models are unloaded after the requests whose turn has come, and what it samples from is freed.

@@ -31,7 +31,10 @@ class Collected:
 
 
 def gc(
-    data_dir: Path | str, limits: Limits | None = None, *, remove: Callable[[Sequence[str]], bool] = lambda aside: True
+    data_dir: Path | str,
+    limits: Limits | None = None,
+    *,
+    remove: Callable[[Sequence[str]], bool] = lambda aside: True,
 ) -> Collected:
     """Removes what is past its time by `limits`, and folders that belong to nothing, and gives free pages of the database back.
 

@@ -20,7 +20,9 @@ def seal(folder: Path) -> None:
     if (folder / FILE).exists():
         check(folder)
         return
-    lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir()) if file.is_file()]
+    lines = [
+        f"{_sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir()) if file.is_file()
+    ]
     (folder / FILE).write_text("".join(lines), "utf-8")
 
 
@@ -43,7 +45,10 @@ def check_files(folder: Path, names: Iterable[str]) -> None:
             continue
         found = _sha256(_existing(folder / name))
         if found != sums[name]:
-            raise _damaged(folder / name, f"is not as it was saved: its sha256 is {found}, and was {sums[name]}")
+            raise _damaged(
+                folder / name,
+                f"is not as it was saved: its sha256 is {found}, and was {sums[name]}",
+            )
 
 
 def _existing(file: Path) -> Path:

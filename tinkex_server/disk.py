@@ -27,7 +27,9 @@ class Sizes:
 def sizes_of(data_dir: Path) -> Sizes:
     """It may take a while."""
     database = sum(file.stat().st_size for file in data_dir.glob("tinkex.db*"))
-    return Sizes(database, folder_size(data_dir / "checkpoints"), folder_size(data_dir / "samplers"))
+    return Sizes(
+        database, folder_size(data_dir / "checkpoints"), folder_size(data_dir / "samplers")
+    )
 
 
 def folder_size(folder: Path) -> int:

@@ -37,7 +37,11 @@ class Refused(Exception):
     def adding(self, words: str) -> Refused:
         """Returns the same refusal with these words after its own."""
         detail = self.detail
-        said = detail + words if isinstance(detail, str) else [{**problem, "msg": f"{problem['msg']}{words}"} for problem in detail]
+        said = (
+            detail + words
+            if isinstance(detail, str)
+            else [{**problem, "msg": f"{problem['msg']}{words}"} for problem in detail]
+        )
         longer = Refused(self.status, said)
         longer.headers, longer.fields = self.headers, self.fields
         return longer

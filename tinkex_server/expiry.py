@@ -33,7 +33,12 @@ async def sweep(backend: Backend, now: float) -> None:
         logger.info("session %s lost its client", session.session_id)
         detail = f"neither a heartbeat nor a request came for {silence:.0f} seconds"
         backend.end_session(session.session_id, "cancelled", detail, now)
-        backend.store.audit.add(session.owner, "session.cancelled", {"session_id": session.session_id, "detail": detail}, now)
+        backend.store.audit.add(
+            session.owner,
+            "session.cancelled",
+            {"session_id": session.session_id, "detail": detail},
+            now,
+        )
     there_is_more = True
     while there_is_more:
         there_is_more = expire(backend.store, backend.limits, now)
@@ -46,7 +51,9 @@ def expire(store: Store, limits: Limits, now: float) -> bool:
     """Forgets what is past its time, a piece of it. Whether there may be more."""
     for checkpoint in store.checkpoints.expired(now):
         store.checkpoints.delete(checkpoint.path)
-        store.audit.add(checkpoint.owner, "checkpoint.expired", {"tinker_path": str(checkpoint.path)}, now)
+        store.audit.add(
+            checkpoint.owner, "checkpoint.expired", {"tinker_path": str(checkpoint.path)}, now
+        )
     dropped = store.futures.drop_results(now - limits.result_seconds, limits.result_bytes, _PIECE)
     deleted = store.futures.delete_dropped(now - limits.request_seconds, _PIECE)
     return _PIECE in (dropped, deleted, *_drop_records(store, limits, now - limits.record_seconds))

@@ -75,9 +75,13 @@ class Faulty:
         match fault:
             case "rate limit":
                 headers = {"retry-after-ms": _RETRY_AFTER_MS}
-                await JSONResponse({"detail": "too many requests, as the test asks"}, 429, headers)(scope, receive, send)
+                await JSONResponse({"detail": "too many requests, as the test asks"}, 429, headers)(
+                    scope, receive, send
+                )
             case "server error":
-                await JSONResponse({"detail": "out of order, as the test asks"}, 503)(scope, receive, send)
+                await JSONResponse({"detail": "out of order, as the test asks"}, 503)(
+                    scope, receive, send
+                )
             case "lost answer":
                 await self._app(scope, receive, _swallow)
                 await _drop(receive, send)

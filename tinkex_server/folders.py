@@ -23,7 +23,9 @@ from tinkex_server.errors import Refused
 _PLACES = ("checkpoints/*/*/*", "samplers/*")
 _ASIDE = "set_aside"
 _LONGEST = 100  # characters of a name: Windows takes 260 of a whole path
-_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")  # no files' names on Windows, whatever follows the dot
+_DEVICES = re.compile(
+    r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)"
+)  # no files' names on Windows, whatever follows the dot
 
 
 class Gone(Refused):
@@ -117,7 +119,10 @@ class Folders:
     def listed(self) -> set[str]:
         """The names of all that are there, named by a row or not."""
         return {
-            path.relative_to(self._data_dir).as_posix() for place in _PLACES for path in self._data_dir.glob(place) if path.is_dir()
+            path.relative_to(self._data_dir).as_posix()
+            for place in _PLACES
+            for path in self._data_dir.glob(place)
+            if path.is_dir()
         }
 
     def set_aside(self, name: str) -> None:
@@ -130,7 +135,11 @@ class Folders:
     def left_aside(self) -> list[str]:
         """The folders that were set aside, by their paths in the data folder; in order."""
         root = self._data_dir / _ASIDE
-        return sorted(path.relative_to(self._data_dir).as_posix() for place in _PLACES for path in root.glob(place))
+        return sorted(
+            path.relative_to(self._data_dir).as_posix()
+            for place in _PLACES
+            for path in root.glob(place)
+        )
 
     def remove_aside(self) -> None:
         """Removes all that was set aside."""

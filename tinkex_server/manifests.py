@@ -46,7 +46,9 @@ class Manifest:
     """In seconds since 1970."""
 
 
-def of_checkpoint(store: Store, run: ModelRow, row: CheckpointRow, session: SessionRow | None = None) -> Manifest:
+def of_checkpoint(
+    store: Store, run: ModelRow, row: CheckpointRow, session: SessionRow | None = None
+) -> Manifest:
     """Returns the manifest of a save. `session` is the run's where the store does not have it yet."""
     session, key = _owned(store, session or _stored(store, run.session_id))
     return Manifest(session, key, run, row, saved_at=row.created_at)
@@ -131,7 +133,10 @@ def _written(value: object) -> str:
 def _read_key(fields: Mapping[str, Any] | None) -> EnrolledKey | None:
     if fields is None:
         return None
-    values: dict[str, Any] = {**fields, **{name: bytes.fromhex(fields[name]) for name in ("hashed", "salt")}}
+    values: dict[str, Any] = {
+        **fields,
+        **{name: bytes.fromhex(fields[name]) for name in ("hashed", "salt")},
+    }
     return EnrolledKey(**values)
 
 

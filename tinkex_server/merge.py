@@ -51,17 +51,22 @@ def _untie(model: Any) -> None:
     if head.weight is not model.get_input_embeddings().weight:
         return
     head.weight = nn.Parameter(head.weight.clone(), requires_grad=False)
-    for config in {id(config): config for config in (model.config, model.config.get_text_config())}.values():
+    for config in {
+        id(config): config for config in (model.config, model.config.get_text_config())
+    }.values():
         config.tie_word_embeddings = False
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m tinkex.local.merge", description="Makes one model of an adapter and its base model."
+        prog="python -m tinkex.local.merge",
+        description="Makes one model of an adapter and its base model.",
     )
     parser.add_argument("adapter", type=Path, help="the folder of a checkpoint that was downloaded")
     parser.add_argument("output", type=Path, help="the folder to write the model to")
-    parser.add_argument("--base-model", help="a hub id or a folder; by default the one that the adapter names")
+    parser.add_argument(
+        "--base-model", help="a hub id or a folder; by default the one that the adapter names"
+    )
     given = parser.parse_args()
     try:
         merge(given.adapter, given.output, given.base_model)

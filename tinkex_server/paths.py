@@ -41,7 +41,9 @@ class CheckpointPath:
 def check_name(name: str, field: str) -> str:
     """Raises `Refused` for a name that could not be a folder's or a path's part."""
     if not _NAME.fullmatch(name):
-        raise malformed(field, message="must be 1 to 255 of A-Z a-z 0-9 . _ - and not begin with a dot")
+        raise malformed(
+            field, message="must be 1 to 255 of A-Z a-z 0-9 . _ - and not begin with a dot"
+        )
     return name
 
 

@@ -42,7 +42,13 @@ def rebuild(store: Store, folders: Folders) -> Rebuilt:
     found, nameless = _read_all(folders, there - named)
     newest = _newest(store, folders, found)
     for name, manifest in found.items():
-        _restore(store, folders, name, manifest, {place for place, winner in newest.items() if winner == name})
+        _restore(
+            store,
+            folders,
+            name,
+            manifest,
+            {place for place, winner in newest.items() if winner == name},
+        )
     restored = set(newest.values())
     folders.know(restored)
     aside = nameless | (found.keys() - restored)
@@ -63,7 +69,12 @@ def _complete(store: Store, folders: Folders) -> None:
             try:
                 manifests.put(folder, manifests.of_checkpoint(store, run, row))
             except OSError as error:
-                logger.warning("%s cannot be written, so %s depends on the database alone: %s", folder, row.path, error)
+                logger.warning(
+                    "%s cannot be written, so %s depends on the database alone: %s",
+                    folder,
+                    row.path,
+                    error,
+                )
 
 
 def _read_all(folders: Folders, names: set[str]) -> tuple[Mapping[str, Manifest], set[str]]:
@@ -81,7 +92,12 @@ def _read_all(folders: Folders, names: set[str]) -> tuple[Mapping[str, Manifest]
 
 def _newest(store: Store, folders: Folders, found: Mapping[str, Manifest]) -> Mapping[_Place, str]:
     """The folder to restore for each place that no row has with its files: of several the one that was saved last."""
-    return {place: name for name, manifest in found.items() for place in _places(manifest) if not _is_taken(store, folders, place)}
+    return {
+        place: name
+        for name, manifest in found.items()
+        for place in _places(manifest)
+        if not _is_taken(store, folders, place)
+    }
 
 
 def _places(manifest: Manifest) -> list[_Place]:
@@ -94,7 +110,9 @@ def _is_taken(store: Store, folders: Folders, place: _Place) -> bool:
     return row is not None and (row.folder is None or folders.path(row.folder).is_dir())
 
 
-def _restore(store: Store, folders: Folders, name: str, manifest: Manifest, places: Set[_Place]) -> None:
+def _restore(
+    store: Store, folders: Folders, name: str, manifest: Manifest, places: Set[_Place]
+) -> None:
     """Makes the rows of these places name the folder."""
     if not places:
         return
@@ -107,7 +125,11 @@ def _restore(store: Store, folders: Folders, name: str, manifest: Manifest, plac
         if store.models.get(manifest.run.model_id) is None:
             state = "unloaded" if manifest.run.state == "unloaded" else "lost"
             store.models.add(evolve(manifest.run, state=state))
-        store.checkpoints.restore(evolve(manifest.checkpoint, folder=name, size_bytes=manifests.size_of(folders.path(name))))
+        store.checkpoints.restore(
+            evolve(
+                manifest.checkpoint, folder=name, size_bytes=manifests.size_of(folders.path(name))
+            )
+        )
 
 
 def _tell(rebuilt: Rebuilt, folders: Folders) -> None:
@@ -125,4 +147,7 @@ def _tell(rebuilt: Rebuilt, folders: Folders) -> None:
             folders.path("set_aside"),
         )
     if rebuilt.missing:
-        logger.warning("the files of %d checkpoints are gone from the data folder; those cannot be loaded", rebuilt.missing)
+        logger.warning(
+            "the files of %d checkpoints are gone from the data folder; those cannot be loaded",
+            rebuilt.missing,
+        )

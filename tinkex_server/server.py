@@ -74,12 +74,20 @@ class Server:
     ready: Future[str]
     """Done when the engine has started, with what computes; `EngineDied` says what keeps it from that."""
 
-    def __init__(self, listener: socket.socket, engine: Engine, data_dir: Path | str | None, settings: Settings) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        engine: Engine,
+        data_dir: Path | str | None,
+        settings: Settings,
+    ) -> None:
         self.models = engine.base_models
         self.ready = engine.ready
         self.base_url = _url(listener)
         with ExitStack() as resources:
-            self.data_dir = Path(data_dir or resources.enter_context(tempfile.TemporaryDirectory(prefix="tinkex-"))).absolute()
+            self.data_dir = Path(
+                data_dir or resources.enter_context(tempfile.TemporaryDirectory(prefix="tinkex-"))
+            ).absolute()
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             logger.info("data folder %s takes %s", self.data_dir, sizes_of(self.data_dir))
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
@@ -111,12 +119,19 @@ class Server:
 
     def sweep(self, now: float | None = None) -> None:
         """Removes what is past its time at `now`, in seconds since 1970, without waiting for it to be done in the background."""
-        asyncio.run_coroutine_threadsafe(sweep(self._backend, time.time() if now is None else now), self._loop).result()
+        asyncio.run_coroutine_threadsafe(
+            sweep(self._backend, time.time() if now is None else now), self._loop
+        ).result()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -132,10 +147,14 @@ class Server:
             self._stop_requested.set_result(None)
         self._thread.join()
 
-    async def _run(self, listener: socket.socket, engine: Engine, store: Store, settings: Settings) -> None:
+    async def _run(
+        self, listener: socket.socket, engine: Engine, store: Store, settings: Settings
+    ) -> None:
         try:
             backend = settings.backend(engine, store, self.data_dir)
-            server = HttpServer(settings.app(backend), self._started, access_log=settings.access_log)
+            server = HttpServer(
+                settings.app(backend), self._started, access_log=settings.access_log
+            )
             stopping = asyncio.create_task(self._stop(server, backend))
             self._backend, self._loop = backend, asyncio.get_running_loop()
             sweeping = asyncio.create_task(keep_sweeping(backend))

@@ -87,7 +87,9 @@ def serve(
         on_failure.callback(listener.close)
         owns_engine = isinstance(engine, str)
         if isinstance(engine, str):
-            engine = named_engine(engine, [model] if isinstance(model, str) else list(model), device, dtype)
+            engine = named_engine(
+                engine, [model] if isinstance(model, str) else list(model), device, dtype
+            )
             on_failure.callback(engine.close)
         # here, since it takes longer to import than all else: the engine's process starts meanwhile
         from tinkex_server.server import Server, Settings
@@ -95,7 +97,14 @@ def serve(
         if profile.sampling.warped_logprobs:
             engine = with_warped_logprobs(engine)
         settings = Settings(
-            api_keys, profile, limits or Limits(), exchange_keys, faults, access_log, [host, *allow_hosts], owns_engine
+            api_keys,
+            profile,
+            limits or Limits(),
+            exchange_keys,
+            faults,
+            access_log,
+            [host, *allow_hosts],
+            owns_engine,
         )
         server = Server(listener, engine, data_dir, settings)
         on_failure.pop_all()

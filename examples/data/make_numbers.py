@@ -34,7 +34,10 @@ def in_words(number: int) -> str:
 
 
 def write(name: str, numbers: list[int]) -> None:
-    lines = (json.dumps({"prompt": f"{in_words(number)} =", "completion": f" {number}"}) for number in numbers)
+    lines = (
+        json.dumps({"prompt": f"{in_words(number)} =", "completion": f" {number}"})
+        for number in numbers
+    )
     (FOLDER / name).write_text("".join(f"{line}\n" for line in lines))
 
 

@@ -21,7 +21,9 @@ def job(sdk, url):
         trainer.optim_step(sdk.AdamParams(learning_rate=1e-3)).result()
         sampler = service.create_sampling_client(base_model="tinkex/tiny")
         greedy = sdk.SamplingParams(max_tokens=4, temperature=0.0)
-        [sequence] = sampler.sample(sdk.ModelInput.from_ints(TEXT[:8]), 1, greedy).result().sequences
+        [sequence] = (
+            sampler.sample(sdk.ModelInput.from_ints(TEXT[:8]), 1, greedy).result().sequences
+        )
         return loss, list(sequence.tokens)
 
 
@@ -30,7 +32,9 @@ def main(url, *names):
     (first_loss, first_tokens), (loss, tokens) = (job(sdk, url) for sdk in sdks)
     assert abs(first_loss - loss) < 1e-4, (first_loss, loss)
     assert first_tokens == tokens, (first_tokens, tokens)
-    print(f"{' and '.join(names)} in one process: loss {loss:.4f} and {len(tokens)} tokens from both")
+    print(
+        f"{' and '.join(names)} in one process: loss {loss:.4f} and {len(tokens)} tokens from both"
+    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ class Given:
         self.greedy = sdk.SamplingParams(max_tokens=3, temperature=0.0)
         self.prompt = sdk.ModelInput.from_ints(TEXT[:8])
         inputs = {"target_tokens": TEXT[1:], "weights": [1.0] * (len(TEXT) - 1)}
-        self.datum = sdk.Datum(model_input=sdk.ModelInput.from_ints(TEXT[:-1]), loss_fn_inputs=inputs)
+        self.datum = sdk.Datum(
+            model_input=sdk.ModelInput.from_ints(TEXT[:-1]), loss_fn_inputs=inputs
+        )
         self.path = self.trainer.save_state("first").result().path
         self.run_id = self.path.split("/")[2]
 
@@ -57,13 +59,21 @@ def a_client_by_its_future(g):
 
 @idiom
 def a_sampling_client_by_its_future(g):
-    return len(g.service.create_sampling_client(base_model=MODEL).result().sample(g.prompt, 1, g.greedy).result().sequences)
+    return len(
+        g.service.create_sampling_client(base_model=MODEL)
+        .result()
+        .sample(g.prompt, 1, g.greedy)
+        .result()
+        .sequences
+    )
 
 
 @idiom
 def rest_calls_by_their_futures(g):
     listed = g.rest.list_checkpoints(g.run_id).result()
-    assert g.run_id in [run.training_run_id for run in g.rest.list_training_runs().result().training_runs]
+    assert g.run_id in [
+        run.training_run_id for run in g.rest.list_training_runs().result().training_runs
+    ]
     assert g.rest.get_weights_info_by_tinker_path(g.path).result(timeout=60).lora_rank == 4
     assert g.rest.get_server_capabilities().result().supported_models
     assert g.rest.list_sessions().result().sessions
@@ -103,7 +113,9 @@ def twins_awaited(g):
     async def main():
         sampler = await g.service.create_sampling_client_async(base_model=MODEL)
         forward = await g.trainer.forward_async([g.datum], "cross_entropy")
-        return len((await sampler.sample_async(g.prompt, 1, g.greedy)).sequences), len((await forward).loss_fn_outputs)
+        return len((await sampler.sample_async(g.prompt, 1, g.greedy)).sequences), len(
+            (await forward).loss_fn_outputs
+        )
 
     return asyncio.run(main())
 
@@ -140,14 +152,20 @@ def a_step_pipelined(g):
 @idiom
 def tokens_added(g):
     tokenizer = g.trainer.get_tokenizer()
-    tokens = tokenizer.encode("forty ", add_special_tokens=False) + tokenizer.encode("two", add_special_tokens=False)
+    tokens = tokenizer.encode("forty ", add_special_tokens=False) + tokenizer.encode(
+        "two", add_special_tokens=False
+    )
     return tokens, tokenizer.decode(tokens)
 
 
 @idiom
 def what_a_tokenizer_says(g):
     tokenizer = g.sampler.get_tokenizer()
-    return tokenizer.eos_token_id, tokenizer("forty")["input_ids"][-1], isinstance(tokenizer.name_or_path, str)
+    return (
+        tokenizer.eos_token_id,
+        tokenizer("forty")["input_ids"][-1],
+        isinstance(tokenizer.name_or_path, str),
+    )
 
 
 @idiom
@@ -205,9 +223,13 @@ def metrics_updated(g):
 
 @idiom
 def metadata_read(g):
-    trainer = g.service.create_lora_training_client(MODEL, rank=4, user_metadata={"step": "7"}).result()
+    trainer = g.service.create_lora_training_client(
+        MODEL, rank=4, user_metadata={"step": "7"}
+    ).result()
     run = g.rest.get_training_run(
-        g.sdk.ParsedCheckpointTinkerPath.from_tinker_path(trainer.save_state("m").result().path).training_run_id
+        g.sdk.ParsedCheckpointTinkerPath.from_tinker_path(
+            trainer.save_state("m").result().path
+        ).training_run_id
     )
     metadata = run.result().user_metadata
     return metadata.get("step"), metadata.get("none"), dict(metadata)
@@ -226,7 +248,10 @@ def outputs_by_name(g):
 def a_datum_replaced(g):
     other = dataclasses.replace(
         g.datum,
-        loss_fn_inputs={**g.datum.loss_fn_inputs, "weights": g.sdk.TensorData.from_numpy(np.zeros(len(TEXT) - 1, np.float32))},
+        loss_fn_inputs={
+            **g.datum.loss_fn_inputs,
+            "weights": g.sdk.TensorData.from_numpy(np.zeros(len(TEXT) - 1, np.float32)),
+        },
     )
     return sum(other.loss_fn_inputs["weights"].data), other.model_input.to_ints()
 
@@ -302,14 +327,25 @@ def a_sampler_of_the_present_weights(g):
 
 @idiom
 def a_sampler_with_retries_of_its_own(g):
-    sampler = g.service.create_sampling_client(base_model=MODEL, retry_config=RetryConfig(enable_retry_logic=False))
-    return len(sampler.result().sample(prompt=g.prompt, num_samples=1, sampling_params=g.greedy).result().sequences)
+    sampler = g.service.create_sampling_client(
+        base_model=MODEL, retry_config=RetryConfig(enable_retry_logic=False)
+    )
+    return len(
+        sampler.result()
+        .sample(prompt=g.prompt, num_samples=1, sampling_params=g.greedy)
+        .result()
+        .sequences
+    )
 
 
 @idiom
 def settings_of_a_service(g):
     service = g.sdk.ServiceClient(
-        user_metadata={"a": "b"}, project_id=None, base_url=g.url, api_key=KEY, default_headers_overrides={"x-a": "1"}
+        user_metadata={"a": "b"},
+        project_id=None,
+        base_url=g.url,
+        api_key=KEY,
+        default_headers_overrides={"x-a": "1"},
     )
     with service:
         assert service.create_rest_client().get_server_capabilities().result().supported_models
@@ -330,7 +366,9 @@ def training_resumed(g):
 
 @idiom
 def an_optimizer_by_its_older_name(g):
-    return type(g.trainer.optim_step(adam_params=g.sdk.AdamParams(learning_rate=0.0)).result()).__name__
+    return type(
+        g.trainer.optim_step(adam_params=g.sdk.AdamParams(learning_rate=0.0)).result()
+    ).__name__
 
 
 @idiom
@@ -413,7 +451,11 @@ def main(url):
             except Exception as error:  # noqa: BLE001 - it is told
                 failures += 1
                 results.append(f"{type(error).__name__} with {given.sdk.__name__}")
-                print(f"{function.__name__}, {given.sdk.__name__}:", *traceback.format_exception(error)[-4:], sep="\n")
+                print(
+                    f"{function.__name__}, {given.sdk.__name__}:",
+                    *traceback.format_exception(error)[-4:],
+                    sep="\n",
+                )
         if results[0] != results[1]:
             failures += 1
             print(f"{function.__name__}: tinker {results[0]!r}, tinkex {results[1]!r}")

@@ -55,7 +55,11 @@ def train(trainer):
 def learn_from_samples(trainer):
     """The loss of a policy that has not changed since it sampled is minus the sum of its advantages."""
     output = trainer.forward([DATUM], "cross_entropy").result(60).loss_fn_outputs[0]
-    inputs = {"target_tokens": TEXT[1:], "logprobs": output["logprobs"].tolist(), "advantages": [0.5] * (len(TEXT) - 1)}
+    inputs = {
+        "target_tokens": TEXT[1:],
+        "logprobs": output["logprobs"].tolist(),
+        "advantages": [0.5] * (len(TEXT) - 1),
+    }
     datum = types.Datum(model_input=DATUM.model_input, loss_fn_inputs=inputs)
     loss = trainer.forward([datum], "importance_sampling").result(60).metrics["loss:sum"]
     assert abs(loss + 0.5 * (len(TEXT) - 1)) < 1e-3, loss
@@ -69,7 +73,10 @@ def custom_losses(service, trainer):
         loss = -sum(row.sum() for row in logprobs)
         return loss, {"mine": float(loss)}
 
-    assert abs(trainer.forward_backward_custom([DATUM], here).result(60).metrics["mine"] - expected) < 1e-3
+    assert (
+        abs(trainer.forward_backward_custom([DATUM], here).result(60).metrics["mine"] - expected)
+        < 1e-3
+    )
     if not hasattr(service, "create_custom_loss"):
         return
 
@@ -85,7 +92,9 @@ def custom_losses(service, trainer):
 def sample(trainer):
     sampler = ready(trainer.save_weights_and_get_sampling_client())
     prompt = types.ModelInput.from_ints(TEXT[:12])
-    sampled = sampler.sample(prompt, 1, types.SamplingParams(max_tokens=3, temperature=0.0)).result(60)
+    sampled = sampler.sample(prompt, 1, types.SamplingParams(max_tokens=3, temperature=0.0)).result(
+        60
+    )
     assert list(sampled.sequences[0].tokens) == TEXT[12:15], sampled
     assert len(sampler.compute_logprobs(prompt).result(60)) == 12
 
@@ -102,16 +111,28 @@ def rest(service, trainer, path):
     assert run_id in client.get_session(session_id).result(60).training_run_ids
     assert session_id in client.list_sessions().result(60).sessions
     assert client.get_training_run(run_id).result(60).last_checkpoint.tinker_path == path
-    assert run_id in [run.training_run_id for run in client.list_training_runs().result(60).training_runs]
-    assert path in [checkpoint.tinker_path for checkpoint in client.list_checkpoints(run_id).result(60).checkpoints]
-    assert path in [checkpoint.tinker_path for checkpoint in client.list_user_checkpoints().result(60).checkpoints]
+    assert run_id in [
+        run.training_run_id for run in client.list_training_runs().result(60).training_runs
+    ]
+    assert path in [
+        checkpoint.tinker_path
+        for checkpoint in client.list_checkpoints(run_id).result(60).checkpoints
+    ]
+    assert path in [
+        checkpoint.tinker_path
+        for checkpoint in client.list_user_checkpoints().result(60).checkpoints
+    ]
     assert client.get_weights_info_by_tinker_path(path).result(60).lora_rank == 8
     client.publish_checkpoint_from_tinker_path(path).result(60)
     assert client.list_checkpoints(run_id).result(60).checkpoints[0].public
     client.unpublish_checkpoint_from_tinker_path(path).result(60)
     sampler_path = trainer.save_weights_for_sampler("to-sample").result(60).path
     sampler = ready(service.create_sampling_client(model_path=sampler_path))
-    assert sampler.sample(DATUM.model_input, 1, types.SamplingParams(max_tokens=1)).result(60).sequences
+    assert (
+        sampler.sample(DATUM.model_input, 1, types.SamplingParams(max_tokens=1))
+        .result(60)
+        .sequences
+    )
     newer_rest(client, session_id, path)
     archive(client, path)
     client.delete_checkpoint_from_tinker_path(sampler_path).result(60)
@@ -129,15 +150,21 @@ def newer_rest(client, session_id, path):
         events = [entry.event for entry in client.get_audit_log("checkpoints").result(60).entries]
         assert "checkpoint.saved" in events, events
     if hasattr(client, "get_billing_usage"):
-        usage = client.get_billing_usage(now - timedelta(hours=1), now + timedelta(hours=1)).result(60)
-        assert {"training", "sampling_sample", "checkpoint"} <= {event.event_info.type for event in usage.data}
+        usage = client.get_billing_usage(now - timedelta(hours=1), now + timedelta(hours=1)).result(
+            60
+        )
+        assert {"training", "sampling_sample", "checkpoint"} <= {
+            event.event_info.type for event in usage.data
+        }
     if hasattr(client, "get_current_checkpoint_storage_usage"):
         assert client.get_current_checkpoint_storage_usage().result(60).data[0].size_bytes > 0
     if hasattr(client, "export_session_trace"):
         with urllib.request.urlopen(client.export_session_trace(session_id).result(60)) as answer:
             assert json.load(answer)["traceEvents"]
     if hasattr(client, "search_sessions"):
-        found = client.search_sessions(types.SessionSearchRequest(project_ids=["proj-official"], limit=200)).result(60)
+        found = client.search_sessions(
+            types.SessionSearchRequest(project_ids=["proj-official"], limit=200)
+        ).result(60)
         assert session_id in [session.session_id for session in found.sessions]
     if hasattr(client, "copy_weights"):
         copied = client.copy_weights(path, "proj-official").result(60)
@@ -165,7 +192,11 @@ def external_weights(service, trainer):
 def command(*words):
     """What the command `tinker` prints; run in this process, as it takes seconds to start."""
     printed, code = io.StringIO(), 0
-    with redirect_stdout(printed), redirect_stderr(printed), patch.object(sys, "argv", ["tinker", *words]):
+    with (
+        redirect_stdout(printed),
+        redirect_stderr(printed),
+        patch.object(sys, "argv", ["tinker", *words]),
+    ):
         try:
             cli()
         except SystemExit as end:
@@ -177,7 +208,9 @@ def command(*words):
 def by_command(run_id, path, base_url):
     os.environ.update(TINKER_BASE_URL=base_url, TINKER_API_KEY=KEY)
     program = Path(sys.executable).with_name("tinker")
-    started = subprocess.run([program, "-f", "json", "run", "list"], capture_output=True, text=True, check=True)
+    started = subprocess.run(
+        [program, "-f", "json", "run", "list"], capture_output=True, text=True, check=True
+    )
     assert run_id in started.stdout
     commands = command("--help").partition("Commands:")[2].split()
     assert tinker.__version__ in command("version")
@@ -197,8 +230,12 @@ def by_command(run_id, path, base_url):
         hours = [hour.strftime("%Y-%m-%dT%H:00:00Z") for hour in (now, now + timedelta(hours=1))]
         assert "training" in command("-f", "json", "billing", "usage", *hours)
     if "session" in commands:
-        assert "/trace?" in command("session", "export-trace", run_id.partition(":")[0], "--url-only")
-    by_run = "--run-id" in command("checkpoint", "delete", "--help")  # 0.18 has both ways, but cannot do it by path
+        assert "/trace?" in command(
+            "session", "export-trace", run_id.partition(":")[0], "--url-only"
+        )
+    by_run = "--run-id" in command(
+        "checkpoint", "delete", "--help"
+    )  # 0.18 has both ways, but cannot do it by path
     command("checkpoint", "delete", "--yes", *(("--run-id", run_id) if by_run else (path,)))
     assert path not in command("-f", "json", "checkpoint", "list", "--run-id", run_id)
 
@@ -217,7 +254,9 @@ def main() -> None:
     rest(service, trainer, path)
     external_weights(service, trainer)
     by_command(trainer.model_id, path, base_url)
-    print(f"tinker {tinker.__version__}: loss {first:.1f} -> {last:.3f}, custom losses, samples, saved and resumed, REST, commands")
+    print(
+        f"tinker {tinker.__version__}: loss {first:.1f} -> {last:.3f}, custom losses, samples, saved and resumed, REST, commands"
+    )
 
 
 if __name__ == "__main__":

@@ -56,7 +56,13 @@ CLIENTS = (
     tinker.APIFuture,
 )
 IDIOMS = {
-    BaseModel: ("model_dump", "model_dump_json", "model_copy", "model_validate", "model_validate_json"),
+    BaseModel: (
+        "model_dump",
+        "model_dump_json",
+        "model_copy",
+        "model_validate",
+        "model_validate_json",
+    ),
     object: (),
 }
 """Members that come from a library's base class, and that programs use."""
@@ -115,7 +121,11 @@ class Names(dict):
         if isinstance(found, str):  # an alias that names what is imported for checkers alone
             return eval(found, {}, self)
         if found is None:
-            return types.SimpleNamespace(Tensor=type("Tensor", (), {})) if name == "torch" else type(name, (), {})
+            return (
+                types.SimpleNamespace(Tensor=type("Tensor", (), {}))
+                if name == "torch"
+                else type(name, (), {})
+            )
         return found
 
 
@@ -128,7 +138,9 @@ def hints_of(thing):
         importlib.import_module("tinkex.types")
     found = {}
     for part in reversed(own.__mro__) if isinstance(own, type) else [own]:
-        names = Names(sys.modules.get(part.__module__, module), package if package is tinker else tinkex.types)
+        names = Names(
+            sys.modules.get(part.__module__, module), package if package is tinker else tinkex.types
+        )
         for name, hint in vars(part).get("__annotations__", {}).items():
             found[name] = eval(hint, {}, names) if isinstance(hint, str) else hint
     return found
@@ -138,7 +150,12 @@ def words(hint):
     """The kinds of values that an annotation allows."""
     if isinstance(hint, (str, typing.ForwardRef)):
         hint = Names(tinkex, tinker)[getattr(hint, "__forward_arg__", hint)]
-    if hint is inspect.Parameter.empty or hint is typing.Any or hint is None or isinstance(hint, typing.TypeVar):
+    if (
+        hint is inspect.Parameter.empty
+        or hint is typing.Any
+        or hint is None
+        or isinstance(hint, typing.TypeVar)
+    ):
         return frozenset({"None"}) if hint is None else ANYTHING
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
@@ -158,7 +175,9 @@ def words(hint):
         return frozenset({f"future of {said(words(arguments[0]))}"})
     if made := CLIENT_FUTURE.fullmatch(kind.__name__):
         return frozenset({f"future of {made[1]}"})
-    return frozenset({next((word for base, word in KINDS if issubclass(kind, base)), kind.__name__)})
+    return frozenset(
+        {next((word for base, word in KINDS if issubclass(kind, base)), kind.__name__)}
+    )
 
 
 def said(kinds):
@@ -169,7 +188,12 @@ def as_given(there, hint):
     """The kinds that a call of ours gives; a value that is the future of itself is a future where the official SDK gives one."""
     here = words(hint)
     wanted = next((kind for kind in there if kind.startswith("future of ")), None)
-    if wanted and isinstance(hint, type) and hasattr(hint, "result") and hint.__name__ not in FUTURES:
+    if (
+        wanted
+        and isinstance(hint, type)
+        and hasattr(hint, "result")
+        and hint.__name__ not in FUTURES
+    ):
         return frozenset({f"future of {'None' if hint.__name__ == 'Done' else said(here)}"})
     return here
 
@@ -197,19 +221,28 @@ def of_call(there, here):
             elif plain(own.default) != plain(parameter.default):
                 yield f"`{name}` is {own.default!r} by default, there {parameter.default!r}"
         taken, wanted = words(hints.get(name, typing.Any)), words(their_hints.get(name, typing.Any))
-        if not (taken >= ANYTHING or wanted >= ANYTHING) and (refused := wanted - taken - {"None"} - tolerated(taken)):
+        if not (taken >= ANYTHING or wanted >= ANYTHING) and (
+            refused := wanted - taken - {"None"} - tolerated(taken)
+        ):
             yield f"`{name}` takes no {said(refused)}"
     for name, own in ours.items():
         if name not in theirs and own.default is own.empty:
             yield f"wants `{name}`"
     given = words(their_hints.get("return", typing.Any))
     own = as_given(given, hints.get("return", typing.Any))
-    if not isinstance(there, type) and not own >= ANYTHING and not given >= ANYTHING and not own <= given:
+    if (
+        not isinstance(there, type)
+        and not own >= ANYTHING
+        and not given >= ANYTHING
+        and not own <= given
+    ):
         yield f"gives {said(own)}, there {said(given)}"
 
 
 def hints_or_none(thing):
-    return hints_of(thing.__init__ if isinstance(thing, type) and "__init__" in vars(thing) else thing)
+    return hints_of(
+        thing.__init__ if isinstance(thing, type) and "__init__" in vars(thing) else thing
+    )
 
 
 def tolerated(taken):
@@ -229,17 +262,31 @@ def parameters(thing):
     except ValueError:  # of a class without a constructor of its own
         return {}
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return {name: p for name, p in found.items() if name != "self" and not name.startswith("_") and p.kind not in variable}
+    return {
+        name: p
+        for name, p in found.items()
+        if name != "self" and not name.startswith("_") and p.kind not in variable
+    }
 
 
 def of_class(there, here):
     """Bases of errors, the constructor, fields, and members."""
     if issubclass(there, BaseException):
-        bases = {base.__name__ for base in here.__mro__} | ({"TinkerError"} if issubclass(here, tinkex.TinkexError) else set())
-        lacking = [base.__name__ for base in there.__mro__ if base is not object and base.__name__ not in {*bases, there.__name__}]
+        bases = {base.__name__ for base in here.__mro__} | (
+            {"TinkerError"} if issubclass(here, tinkex.TinkexError) else set()
+        )
+        lacking = [
+            base.__name__
+            for base in there.__mro__
+            if base is not object and base.__name__ not in {*bases, there.__name__}
+        ]
         yield from (f"is no {base}" for base in lacking)
         yield from of_call(there, here)
-        yield from (f"lacks `{name}`" for name in fields(there) if not hasattr(here, name) and name not in SET_BY_THE_CONSTRUCTOR)
+        yield from (
+            f"lacks `{name}`"
+            for name in fields(there)
+            if not hasattr(here, name) and name not in SET_BY_THE_CONSTRUCTOR
+        )
         return
     if there not in CLIENTS or there in (tinker.ServiceClient,):
         yield from of_call(there, here)
@@ -250,7 +297,11 @@ def of_class(there, here):
     if there.__hash__ is not None and here.__hash__ is None:
         yield "has no hash"
     base = BaseModel if issubclass(there, BaseModel) else object
-    members = {*fields(there), *(name for name, value in vars(there).items() if is_member(name, value)), *IDIOMS[base]}
+    members = {
+        *fields(there),
+        *(name for name, value in vars(there).items() if is_member(name, value)),
+        *IDIOMS[base],
+    }
     own, theirs = fields(here), fields(there)
     for name in sorted(members):
         if name not in own and not hasattr(here, name):
@@ -260,24 +311,42 @@ def of_class(there, here):
             if not (given >= ANYTHING or wanted >= ANYTHING) and (new := given - wanted):
                 yield f"`{name}` may be {said(new)}"
         elif inspect.isfunction(vars(there).get(name)):
-            yield from (f"`{name}`: {text}" for text in of_call(vars(there)[name], vars(here).get(name) or getattr(here, name)))
+            yield from (
+                f"`{name}`: {text}"
+                for text in of_call(vars(there)[name], vars(here).get(name) or getattr(here, name))
+            )
 
 
 def is_member(name, value):
     return not name.startswith(INTERNAL) and (
-        inspect.isfunction(value) or isinstance(value, (property, cached_property, classmethod, staticmethod))
+        inspect.isfunction(value)
+        or isinstance(value, (property, cached_property, classmethod, staticmethod))
     )
 
 
 def fields(kind):
     """The kinds of what can be read of a value, by name."""
-    found = {name: hint for name, hint in hints_of(kind).items() if not name.startswith("_") and name != "model_config"}
+    found = {
+        name: hint
+        for name, hint in hints_of(kind).items()
+        if not name.startswith("_") and name != "model_config"
+    }
     if issubclass(kind, BaseModel):
         found = {name: field.annotation for name, field in kind.model_fields.items()}
     for part in reversed(kind.__mro__):
         for name, value in vars(part).items():
-            getter = value.fget if isinstance(value, property) else value.func if isinstance(value, cached_property) else None
-            if getter is not None and not name.startswith("_") and part.__module__.startswith(("tinker", "tinkex")):
+            getter = (
+                value.fget
+                if isinstance(value, property)
+                else value.func
+                if isinstance(value, cached_property)
+                else None
+            )
+            if (
+                getter is not None
+                and not name.startswith("_")
+                and part.__module__.startswith(("tinker", "tinkex"))
+            ):
                 found[name] = hints_of(getter).get("return", typing.Any)
     return found
 
@@ -285,7 +354,12 @@ def fields(kind):
 def differences(there, here):
     if isinstance(there, type) and isinstance(here, type) and not issubclass(there, enum.Enum):
         return list(dict.fromkeys(of_class(there, here)))
-    if callable(there) and callable(here) and not isinstance(there, type) and hasattr(there, "__code__"):
+    if (
+        callable(there)
+        and callable(here)
+        and not isinstance(there, type)
+        and hasattr(there, "__code__")
+    ):
         return list(dict.fromkeys(of_call(there, here)))
     if typing.get_origin(there) is not None and typing.get_origin(here) is not None:
         new = words(here) - words(there)
@@ -317,7 +391,11 @@ def ours_at(path):
 
 def cell(names, ours, section):
     """What the column says of a row."""
-    pairs = list(zip(names, ours if len(ours) == len(names) else ours[:1] * len(names), strict=True)) if ours else []
+    pairs = (
+        list(zip(names, ours if len(ours) == len(names) else ours[:1] * len(names), strict=True))
+        if ours
+        else []
+    )
     texts = []
     for name, path in pairs:
         there = found(name, OWNERS[section])
@@ -325,7 +403,9 @@ def cell(names, ours, section):
     if all(text is None for text in texts):
         return NOT_COMPARED
     lines = [
-        f"{name}: {line}" if len(pairs) > 1 else line for (name, _), text in zip(pairs, texts, strict=True) for line in text or ()
+        f"{name}: {line}" if len(pairs) > 1 else line
+        for (name, _), text in zip(pairs, texts, strict=True)
+        for line in text or ()
     ]
     return "; ".join(dict.fromkeys(lines)) or SAME
 
@@ -333,10 +413,14 @@ def cell(names, ours, section):
 def public_names():
     """Every name of the official SDK that a program may use, and the sections where a row may have it."""
     yield from (
-        (name, ("package", "types", "errors")) for name in [*tinker.__all__, *(n for n in dir(tinker.types) if n[0].isupper())]
+        (name, ("package", "types", "errors"))
+        for name in [*tinker.__all__, *(n for n in dir(tinker.types) if n[0].isupper())]
     )
     for client in CLIENTS:
-        section = next((name for name, owners in OWNERS.items() if client in owners), "RestClient and AdminClient")
+        section = next(
+            (name for name, owners in OWNERS.items() if client in owners),
+            "RestClient and AdminClient",
+        )
         for name, value in vars(client).items():
             if is_member(name, value) and not name.endswith("_async"):
                 yield name, (section,)
@@ -346,18 +430,28 @@ def main(write):
     lines, section, problems, seen = PARITY.read_text().splitlines(), None, [], {}
     for number, line in enumerate(lines):
         if line.startswith("## "):
-            section = line.removeprefix("## Official SDK: ") if line.startswith("## Official SDK: ") else None
+            section = (
+                line.removeprefix("## Official SDK: ")
+                if line.startswith("## Official SDK: ")
+                else None
+            )
         if section not in OWNERS or not line.startswith("| `"):
             continue
         cells = [text.strip() for text in line.strip().strip("|").split(" | ")]
         names, ours = (re.findall(r"`([^`]+)`", text) for text in cells[:2])
         seen.setdefault(section, set()).update(names)
-        expected, stated, reason = cell(names, ours, section), cells[3], cells[4] if len(cells) > 4 else ""
+        expected, stated, reason = (
+            cell(names, ours, section),
+            cells[3],
+            cells[4] if len(cells) > 4 else "",
+        )
         if write:
             cells[3] = expected
             lines[number] = f"| {' | '.join(cells)} |"
         elif stated != expected:
-            problems.append(f"{section}, {cells[0]}: the document says {stated!r}, and it is {expected!r}")
+            problems.append(
+                f"{section}, {cells[0]}: the document says {stated!r}, and it is {expected!r}"
+            )
         if expected not in (SAME, NOT_COMPARED) and not reason:
             problems.append(f"{section}, {cells[0]}: no reason is given for {expected!r}")
     for name, sections in public_names():
@@ -366,7 +460,9 @@ def main(write):
     if write:
         PARITY.write_text("\n".join(lines) + "\n")
     print(*dict.fromkeys(problems), sep="\n")
-    print(f"{sum(map(len, seen.values()))} names side by side, {len(problems)} of them not as docs/parity.md says")
+    print(
+        f"{sum(map(len, seen.values()))} names side by side, {len(problems)} of them not as docs/parity.md says"
+    )
     return 1 if problems else 0
 
 

@@ -15,7 +15,11 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from tests.fake_engine import FakeEngine
 from tests.local.helpers import Api
@@ -24,7 +28,12 @@ from tinkex.local import Limits, serve
 CONTRACT = Path(__file__).resolve().parents[2] / "openapi" / "tinker.yaml"
 EXAMPLES = int(os.environ.get("TINKEX_TEST_EXAMPLES", "10"))
 """For each operation."""
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
 
 
 @schemathesis.serializer("application/x-protobuf")
@@ -40,7 +49,9 @@ class Patient(Api):
     """Asks again, since the server holds no poll for long."""
 
     def result(self, promise: dict[str, Any]) -> dict[str, Any]:
-        while (response := self.send("retrieve_future", request_id=promise["request_id"])).status_code == 408:
+        while (
+            response := self.send("retrieve_future", request_id=promise["request_id"])
+        ).status_code == 408:
             pass
         return response.json()
 
@@ -50,7 +61,10 @@ def there() -> Iterator[Mapping[str, str]]:
     """Where the server is, and what there is, by the names of the fields that ask for it."""
     engine = FakeEngine()
     engine.gate.set()
-    with serve(engine=engine, hold=0.05, limits=Limits(models=10_000)) as server, httpx.Client(base_url=server.base_url) as http:
+    with (
+        serve(engine=engine, hold=0.05, limits=Limits(models=10_000)) as server,
+        httpx.Client(base_url=server.base_url) as http,
+    ):
         api = Patient(http, engine)
         session_id = api.session()
         model_id = api.model(session_id)
@@ -78,13 +92,26 @@ def fill_in(fields: Any, there: Mapping[str, str]) -> Any:
     if not isinstance(fields, dict):
         return fields
     return {
-        name: there[name] if name in there and isinstance(value, str) and len(value) % 2 == 0 else fill_in(value, there)
+        name: there[name]
+        if name in there and isinstance(value, str) and len(value) % 2 == 0
+        else fill_in(value, there)
         for name, value in fields.items()
     }
 
 
 @schema.parametrize()
-@settings(max_examples=EXAMPLES, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_of_the_contract(case: schemathesis.Case, there: Mapping[str, str]) -> None:
-    case.body, case.path_parameters = fill_in(case.body, there), fill_in(case.path_parameters, there)
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_every_answer_is_one_of_the_contract(
+    case: schemathesis.Case, there: Mapping[str, str]
+) -> None:
+    case.body, case.path_parameters = (
+        fill_in(case.body, there),
+        fill_in(case.path_parameters, there),
+    )
     case.call_and_validate(base_url=there["base_url"], checks=CHECKS)

@@ -87,7 +87,9 @@ message M {
 
 
 def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("contract_diff", ROOT / "scripts" / "contract_diff.py")
+    spec = importlib.util.spec_from_file_location(
+        "contract_diff", ROOT / "scripts" / "contract_diff.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -104,7 +106,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tree")
     (folder / "openapi").mkdir()
     write(folder, CONTRACT, PROTO)
-    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "base"]):
+    for command in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "base"],
+    ):
         subprocess.run(["git", *command], cwd=folder, check=True)
     return folder
 
@@ -187,7 +193,9 @@ def test_no_change(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("ONE = 1", "ONE = 2", "enum E.ONE (protobuf) has number 2 instead of 1"),
     ],
 )  # fmt: skip
-def test_what_breaks_a_client(tree: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, line: str) -> None:
+def test_what_breaks_a_client(
+    tree: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, line: str
+) -> None:
     change(tree, (old, new))
     code, breaking, _ = report(tree, capsys)
     assert (code, line in breaking) == (1, True), breaking
@@ -218,19 +226,29 @@ def test_what_breaks_a_client(tree: Path, capsys: pytest.CaptureFixture[str], ol
         ("int32 a = 1;", "int32 a = 1; // steps", "nothing that the rules look at: read `git diff`"),
     ],
 )  # fmt: skip
-def test_what_is_safe(tree: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, line: str) -> None:
+def test_what_is_safe(
+    tree: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, line: str
+) -> None:
     change(tree, (old, new))
     code, breaking, safe = report(tree, capsys)
     assert (code, breaking) == (0, [])
     assert line in safe
 
 
-def test_a_new_property_that_must_be_there_breaks_requests_alone(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_property_that_must_be_there_breaks_requests_alone(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = "\n        more: {type: string}"
-    change(tree, ("required: [id]", "required: [id, more]"), ("id: {type: string}", "id: {type: string}" + more))
+    change(
+        tree,
+        ("required: [id]", "required: [id, more]"),
+        ("id: {type: string}", "id: {type: string}" + more),
+    )
     assert report(tree, capsys) == (0, [], ["Answer.more is new"])
     change(
-        tree, ("required: [name, kind]", "required: [name, kind, more]"), ("name: {type: string}", "name: {type: string}" + more)
+        tree,
+        ("required: [name, kind]", "required: [name, kind, more]"),
+        ("name: {type: string}", "name: {type: string}" + more),
     )
     assert report(tree, capsys) == (1, ["Ask.more is new and must be sent"], [])
 
@@ -241,8 +259,14 @@ def test_a_schema_that_is_called_otherwise(tree: Path, capsys: pytest.CaptureFix
     assert report(tree, capsys) == (1, breaking, ["schema Outcome is new"])
 
 
-def test_what_many_operations_share_is_told_once(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    change(tree, ("default: 20", "default: 30"), ("headers: {Retry-After: {schema: {type: string}}}", "headers: {}"))
+def test_what_many_operations_share_is_told_once(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(
+        tree,
+        ("default: 20", "default: 30"),
+        ("headers: {Retry-After: {schema: {type: string}}}", "headers: {}"),
+    )
     assert len(report(tree, capsys)[1]) == 2
 
 
@@ -251,9 +275,16 @@ def test_texts_are_counted_in_the_last_line(tree: Path, capsys: pytest.CaptureFi
         tree,
         ("description: A question.", "description: A better one."),
         ("description: The key.", "description: The credential."),
-        ("loss: {type: number}", "loss: {type: number, example: 1.5}\n        more: {type: number}"),
+        (
+            "loss: {type: number}",
+            "loss: {type: number, example: 1.5}\n        more: {type: number}",
+        ),
     )
-    assert report(tree, capsys) == (0, [], ["Result.more is new", "3 descriptions, examples or notes"])
+    assert report(tree, capsys) == (
+        0,
+        [],
+        ["Result.more is new", "3 descriptions, examples or notes"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,11 +292,17 @@ def test_texts_are_counted_in_the_last_line(tree: Path, capsys: pytest.CaptureFi
     [
         ("no-such-thing", CONTRACT, PROTO),
         ("HEAD", "a: [", PROTO),
-        ("HEAD", CONTRACT.replace("    Result:\n", "    Outcome:\n"), PROTO),  # which x-tinker-results still names
+        (
+            "HEAD",
+            CONTRACT.replace("    Result:\n", "    Outcome:\n"),
+            PROTO,
+        ),  # which x-tinker-results still names
         ("HEAD", CONTRACT, "message {"),
     ],
 )
-def test_what_cannot_be_read(tree: Path, capsys: pytest.CaptureFixture[str], revision: str, contract: str, proto: str) -> None:
+def test_what_cannot_be_read(
+    tree: Path, capsys: pytest.CaptureFixture[str], revision: str, contract: str, proto: str
+) -> None:
     write(tree, contract, proto)
     assert main([revision, f"--root={tree}"]) == 2
     [line] = capsys.readouterr().err.splitlines()

@@ -13,7 +13,9 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 from ruamel.yaml import YAML
 
-CONTRACT: dict[str, Any] = YAML(typ="safe").load((Path(__file__).parents[2] / "openapi" / "tinker.yaml").read_text())
+CONTRACT: dict[str, Any] = YAML(typ="safe").load(
+    (Path(__file__).parents[2] / "openapi" / "tinker.yaml").read_text()
+)
 SCHEMAS: dict[str, Any] = CONTRACT["components"]["schemas"]
 METHODS = {"get", "put", "post", "delete", "patch"}
 NAMED_OPERATIONS: list[tuple[str, dict[str, Any]]] = [
@@ -27,7 +29,9 @@ REGISTRY = Registry().with_resource("tinker.yaml", Resource.from_contents(CONTRA
 
 
 def validator(name: str, folder: str = "schemas", below: str = "") -> OAS31Validator:
-    return OAS31Validator({"$ref": f"tinker.yaml#/components/{folder}/{name}{below}"}, registry=REGISTRY)
+    return OAS31Validator(
+        {"$ref": f"tinker.yaml#/components/{folder}/{name}{below}"}, registry=REGISTRY
+    )
 
 
 def walk(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
@@ -49,16 +53,26 @@ def test_an_example_fits_its_schema(name: str) -> None:
 
 
 def test_the_validator_refuses_what_does_not_fit() -> None:
-    assert not validator("Datum").is_valid({"model_input": {"chunks": [{"tokens": "no type"}]}, "loss_fn_inputs": {}})
+    assert not validator("Datum").is_valid(
+        {"model_input": {"chunks": [{"tokens": "no type"}]}, "loss_fn_inputs": {}}
+    )
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_an_example_comes_back_from_the_generated_class(name: str) -> None:
     example = SCHEMAS[name]["example"]
     written = getattr(tinkex_api.models, name).from_dict(example).to_dict()
-    nulls = {key for key, value in example.items() if value is None} - set(SCHEMAS[name].get("required", ()))
-    assert {key: written[key] for key in example.keys() - nulls} == {key: example[key] for key in example.keys() - nulls}
-    defaults = {key: value["default"] for key, value in SCHEMAS[name].get("properties", {}).items() if "default" in value}
+    nulls = {key for key, value in example.items() if value is None} - set(
+        SCHEMAS[name].get("required", ())
+    )
+    assert {key: written[key] for key in example.keys() - nulls} == {
+        key: example[key] for key in example.keys() - nulls
+    }
+    defaults = {
+        key: value["default"]
+        for key, value in SCHEMAS[name].get("properties", {}).items()
+        if "default" in value
+    }
     added = written.keys() - example.keys()
     assert {key: written[key] for key in added} == {key: defaults[key] for key in added}
 
@@ -69,7 +83,9 @@ def test_unknown_fields_are_kept(name: str) -> None:
     if isinstance(schema.get("additionalProperties"), dict) and schema["additionalProperties"]:
         pytest.skip("a map: its fields are of one known kind")
     example = schema["example"] | {"a_field_of_tomorrow": {"deep": [1]}}
-    assert getattr(tinkex_api.models, name).from_dict(example).to_dict()["a_field_of_tomorrow"] == {"deep": [1]}
+    assert getattr(tinkex_api.models, name).from_dict(example).to_dict()["a_field_of_tomorrow"] == {
+        "deep": [1]
+    }
 
 
 @pytest.mark.parametrize("name", CONTRACT["components"]["parameters"])

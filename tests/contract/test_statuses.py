@@ -15,7 +15,9 @@ from tests.fake_engine import FakeEngine
 from tests.local.helpers import new_model, sample, started, step
 from tinkex.local import Limits, serve
 
-CONTRACT: Mapping[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "openapi" / "tinker.yaml").read_text())
+CONTRACT: Mapping[str, Any] = yaml.safe_load(
+    (Path(__file__).parents[2] / "openapi" / "tinker.yaml").read_text()
+)
 _MOST = 1000  # bytes of a body
 
 
@@ -35,13 +37,24 @@ class Operation:
         for part in ("session_id", "run_id", "sampler_id", "name"):
             path = path.replace(f"{{{part}}}", "nothing")
         response = http.request(self.method, path.replace("{kind}", "weights"), **how)
-        listed = str(response.status_code) in self.statuses or f"{response.status_code // 100}XX" in self.statuses
-        assert listed, f"{self.name} answers {response.status_code}, which the contract does not list: {response.text}"
+        listed = (
+            str(response.status_code) in self.statuses
+            or f"{response.status_code // 100}XX" in self.statuses
+        )
+        assert listed, (
+            f"{self.name} answers {response.status_code}, which the contract does not list: {response.text}"
+        )
         return response.status_code
 
 
 OPERATIONS = [
-    Operation(operation["operationId"], method, path, "requestBody" in operation, frozenset(map(str, operation["responses"])))
+    Operation(
+        operation["operationId"],
+        method,
+        path,
+        "requestBody" in operation,
+        frozenset(map(str, operation["responses"])),
+    )
     for path, methods in CONTRACT["paths"].items()
     for method, operation in methods.items()
 ]
@@ -76,18 +89,27 @@ def test_a_body_that_is_too_large_is_413(operation: Operation, guarded: httpx.Cl
 
 @each(WITH_BODY)
 def test_a_body_of_another_type_is_415(operation: Operation, guarded: httpx.Client) -> None:
-    assert operation.send(guarded, content=b"x=y", headers={"content-type": "application/x-www-form-urlencoded"}) == 415
+    assert (
+        operation.send(
+            guarded, content=b"x=y", headers={"content-type": "application/x-www-form-urlencoded"}
+        )
+        == 415
+    )
 
 
 @each(WITH_BODY)
-def test_a_body_that_is_not_what_its_encoding_says_is_400(operation: Operation, guarded: httpx.Client) -> None:
+def test_a_body_that_is_not_what_its_encoding_says_is_400(
+    operation: Operation, guarded: httpx.Client
+) -> None:
     headers = {"content-type": "application/json", "content-encoding": "zstd"}
     assert operation.send(guarded, content=b"no zstd", headers=headers) == 400
 
 
 @each(WITH_BODY)
 def test_a_body_that_is_not_json_is_422(operation: Operation, guarded: httpx.Client) -> None:
-    assert operation.send(guarded, content=b"{", headers={"content-type": "application/json"}) == 422
+    assert (
+        operation.send(guarded, content=b"{", headers={"content-type": "application/json"}) == 422
+    )
 
 
 @each([operation for operation in OPERATIONS if "{" in operation.path and not operation.has_body])
@@ -96,8 +118,15 @@ def test_what_there_is_not_is_404(operation: Operation, guarded: httpx.Client) -
 
 
 @each(OPERATIONS)
-def test_a_fault_of_the_server_is_500(operation: Operation, guarded: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinkex_server.wire.bodies.read" if operation.has_body else "tinkex_server.wire.http.Access", None)
+def test_a_fault_of_the_server_is_500(
+    operation: Operation, guarded: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "tinkex_server.wire.bodies.read"
+        if operation.has_body
+        else "tinkex_server.wire.http.Access",
+        None,
+    )
     assert operation.send(guarded, **({"json": {}} if operation.has_body else {})) == 500
 
 
@@ -123,7 +152,9 @@ def test_a_saturated_server_is_429_to_all_that_promise_something() -> None:
             "load_weights": {**numbered, "path": f"tinker://{model}/weights/a", "optimizer": True},
             "unload_model": {"model_id": model},
         }
-        assert {name: operation(name).send(api.http, json=body) for name, body in bodies.items()} == dict.fromkeys(bodies, 429)
+        assert {
+            name: operation(name).send(api.http, json=body) for name, body in bodies.items()
+        } == dict.fromkeys(bodies, 429)
         api.engine.gate.set()
 
 

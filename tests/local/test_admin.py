@@ -37,30 +37,53 @@ def events(api: Api, **query: str) -> list[str]:
 def test_the_audit_log_tells_what_was_done_in_order(api: Api) -> None:
     model_id, url = saved(api)
     session_id = model_id.partition(":")[0]
-    for method, what, body in ("POST", "/publish", None), ("DELETE", "/publish", None), ("PUT", "/ttl", {"ttl_seconds": 9}):
+    for method, what, body in (
+        ("POST", "/publish", None),
+        ("DELETE", "/publish", None),
+        ("PUT", "/ttl", {"ttl_seconds": 9}),
+    ):
         api.http.request(method, f"{url}{what}", json=body).raise_for_status()
-    api.ok("copy_weights", source_path=f"tinker://{model_id}/weights/one", destination_project_id="p")
+    api.ok(
+        "copy_weights", source_path=f"tinker://{model_id}/weights/one", destination_project_id="p"
+    )
     api.http.delete(url).raise_for_status()
-    api.http.put(f"{API}/sessions/{session_id}/project", json={"project_id": "p"}).raise_for_status()
+    api.http.put(
+        f"{API}/sessions/{session_id}/project", json={"project_id": "p"}
+    ).raise_for_status()
     api.result(api.ok("unload_model", model_id=model_id))
     api.ok(f"sessions/{session_id}/finish", reason={"type": "success"}, detail=None)
 
-    checkpoints = [f"checkpoint.{what}" for what in ("saved", "published", "unpublished", "ttl_set", "copied", "deleted")]
+    checkpoints = [
+        f"checkpoint.{what}"
+        for what in ("saved", "published", "unpublished", "ttl_set", "copied", "deleted")
+    ]
     assert events(api) == [
-        *("session.created", "model.created", *checkpoints, "project.assigned", "model.unloaded", "session.finished"),
+        *(
+            "session.created",
+            "model.created",
+            *checkpoints,
+            "project.assigned",
+            "model.unloaded",
+            "session.finished",
+        ),
     ]
     assert events(api, event_type="checkpoints") == checkpoints
     assert events(api, event_type="projects") == ["project.assigned"]
     assert events(api, event_type="teams") == []
     first = api.get("audit", event_type="checkpoints").json()["entries"][0]
     size = 5 + len(model_id)
-    assert first["event_details"] == {"tinker_path": f"tinker://{model_id}/weights/one", "size_bytes": size}
+    assert first["event_details"] == {
+        "tinker_path": f"tinker://{model_id}/weights/one",
+        "size_bytes": size,
+    }
 
 
 def test_the_audit_log_is_of_a_day(api: Api) -> None:
     api.session()
     today = datetime.now(UTC).date()
-    assert events(api, day=str(today)) + events(api, day=str(today + timedelta(days=1))) == ["session.created"]
+    assert events(api, day=str(today)) + events(api, day=str(today + timedelta(days=1))) == [
+        "session.created"
+    ]
     assert events(api, day=str(today - timedelta(days=1))) == []
     assert api.get("audit", day="9999-12-31").status_code == 422
     for query in ({"day": "today"}, {"event_type": "odd"}):
@@ -73,14 +96,19 @@ def test_the_audit_log_is_of_a_day(api: Api) -> None:
 def usage(api: Api) -> list[dict[str, Any]]:
     """Of this hour and the next, should it come meanwhile."""
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    times = {"starting_on": hour.isoformat(), "ending_before": (hour + timedelta(hours=2)).isoformat().replace("+00:00", "Z")}
+    times = {
+        "starting_on": hour.isoformat(),
+        "ending_before": (hour + timedelta(hours=2)).isoformat().replace("+00:00", "Z"),
+    }
     response = api.get("billing/usage/events", **times)
     assert response.status_code == 200, response.text
     return response.json()["data"]
 
 
 def used(api: Api, kind: str, field: str) -> float:
-    return sum(event["event_info"][field] for event in usage(api) if event["event_info"]["type"] == kind)
+    return sum(
+        event["event_info"][field] for event in usage(api) if event["event_info"]["type"] == kind
+    )
 
 
 def test_tokens_and_checkpoints_are_counted(api: Api) -> None:
@@ -102,7 +130,10 @@ def test_a_sample_without_a_session_and_a_stream_are_counted_too(api: Api) -> No
     body = {key: value for key, value in sample("").items() if key != "sampling_session_id"}
     api.result(api.ok("asample", **body, base_model="fake/base"))
     assert used(api, "sampling_sample", "token_count") == 2
-    assert api.http.post(f"{API}/asample_stream", json={**body, "base_model": "fake/base"}).status_code == 200
+    assert (
+        api.http.post(f"{API}/asample_stream", json={**body, "base_model": "fake/base"}).status_code
+        == 200
+    )
     for _ in range(100):
         if used(api, "sampling_sample", "token_count") == 4:
             break
@@ -114,7 +145,11 @@ def test_storage_counts_while_it_lasts_and_after(api: Api) -> None:
     model_id, url = saved(api)
     [item] = api.get("billing/usage/checkpoints/current").json()["data"]
     size = 5 + len(model_id)
-    assert (item["checkpoint_count"], item["size_bytes"], item["size_gigabytes"]) == (1, size, size / 1e9)
+    assert (item["checkpoint_count"], item["size_bytes"], item["size_gigabytes"]) == (
+        1,
+        size,
+        size / 1e9,
+    )
     assert item["org_user_urn"] == "tml:user:local"
     assert api.get("billing/usage/checkpoints/current", project_id="other").json()["data"] == []
     while_there = used(api, "storage", "gigabyte_hours")
@@ -130,7 +165,10 @@ def test_the_hours_of_storage() -> None:
         StoredSpan("o", "s1", "m", None, 1_000_000_000, start=3600.0, end=None),
         StoredSpan("o", "s2", "m", "p", 1_000_000_000, start=0.0, end=1.0),
     ]
-    found = [(row.hour, row.keeper.session_id, row.gigabyte_hours) for row in stored_hours(spans, 3600, 36000, now=7200 + 1800)]
+    found = [
+        (row.hour, row.keeper.session_id, row.gigabyte_hours)
+        for row in stored_hours(spans, 3600, 36000, now=7200 + 1800)
+    ]
     assert found == [(3600, "s1", 3.0), (7200, "s1", 1.0)]
     assert list(stored_hours([], 0, 3600, now=9000)) == []
 

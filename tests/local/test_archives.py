@@ -47,7 +47,10 @@ def test_an_archive_is_a_tar_of_the_checkpoint_s_files(api: Api) -> None:
     assert int(answer.headers["content-length"]) == len(answer.content)
     with tarfile.open(fileobj=io.BytesIO(answer.content)) as tar:
         files = {member.name: tar.extractfile(member).read() for member in tar}  # pyright: ignore[reportOptionalMemberAccess]
-    assert files == {"adapter_model.safetensors": b"12345", "optimizer.safetensors": model_id.encode()}
+    assert files == {
+        "adapter_model.safetensors": b"12345",
+        "optimizer.safetensors": model_id.encode(),
+    }
 
 
 def test_a_download_can_be_checked_and_resumed(api: Api) -> None:
@@ -59,15 +62,23 @@ def test_a_download_can_be_checked_and_resumed(api: Api) -> None:
 
     rest = httpx.get(url, headers={"range": "bytes=700-", "if-range": whole.headers["etag"]})
     size = len(whole.content)
-    assert (rest.status_code, rest.headers["content-range"]) == (206, f"bytes 700-{size - 1}/{size}")
-    assert (rest.content, rest.headers["repr-digest"]) == (whole.content[700:], whole.headers["repr-digest"])
+    assert (rest.status_code, rest.headers["content-range"]) == (
+        206,
+        f"bytes 700-{size - 1}/{size}",
+    )
+    assert (rest.content, rest.headers["repr-digest"]) == (
+        whole.content[700:],
+        whole.headers["repr-digest"],
+    )
     other = httpx.get(url, headers={"range": "bytes=700-", "if-range": '"of another"'})
     assert (other.status_code, other.content) == (200, whole.content)
     beyond = httpx.get(url, headers={"range": f"bytes={size}-"})
     assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
 
 
-def test_a_head_says_what_a_get_would_send_and_reads_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_says_what_a_get_would_send_and_reads_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, tar = saved(api)
     _, external = saved(api, kind="save_weights_external")
     urls = [f"{tar}/download", f"{external}/files/adapter_model.safetensors"]
@@ -95,7 +106,9 @@ def test_external_weights_are_fetched_file_by_file(api: Api) -> None:
     assert api.http.get(f"{url}/files/nothing").status_code == 404
 
 
-def test_a_signed_url_needs_no_key_and_holds_for_one_path_and_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signed_url_needs_no_key_and_holds_for_one_path_and_an_hour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with started(FakeEngine(), api_key="tml-secret") as api:
         api.http.headers["x-api-key"] = "tml-secret"
         _, url = saved(api)
@@ -106,7 +119,9 @@ def test_a_signed_url_needs_no_key_and_holds_for_one_path_and_an_hour(monkeypatc
         assert httpx.get(archive.replace("expires=", "expires=9")).status_code == 403
         assert httpx.post(archive.replace("/download", "/publish")).status_code == 401
         later = time.time() + 3601
-        monkeypatch.setattr("tinkex_server.guard.vouchers.time", SimpleNamespace(time=lambda: later))
+        monkeypatch.setattr(
+            "tinkex_server.guard.vouchers.time", SimpleNamespace(time=lambda: later)
+        )
         expired = httpx.get(archive)
         assert (expired.status_code, "expired" in expired.text) == (403, True)
 
@@ -123,7 +138,9 @@ def test_a_signed_url_outlives_a_restart_but_not_its_checkpoint(tmp_path: Path) 
         assert api.http.get(again).status_code == 404
 
 
-def test_an_archive_that_takes_long_is_503_until_it_is_there(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_takes_long_is_503_until_it_is_there(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, url = saved(api)
     monkeypatch.setattr(archives, "_PATIENCE", 0)
     first = api.http.get(f"{url}/archive")
@@ -149,7 +166,12 @@ def test_a_signature_is_for_one_path_and_one_time() -> None:
     signer = Signer(b"secret")
     query = {key: values[0] for key, values in parse_qs(signer.query("/a", 100)).items()}
     signer.check("/a", query, now=99)
-    for path, changed, now in ("/b", {}, 99), ("/a", {"expires": "101"}, 99), ("/a", {}, 100), ("/a", {"signature": ""}, 99):
+    for path, changed, now in (
+        ("/b", {}, 99),
+        ("/a", {"expires": "101"}, 99),
+        ("/a", {}, 100),
+        ("/a", {"signature": ""}, 99),
+    ):
         with pytest.raises(Exception, match="403"):
             signer.check(path, {**query, **changed}, now)
 

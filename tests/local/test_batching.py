@@ -12,13 +12,25 @@ import numpy as np
 import pytest
 import torch
 
-from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape, SampleResult, SampleSpec
+from tinkex_server.engine.base import (
+    AdamSettings,
+    Example,
+    InvalidRequest,
+    LoraShape,
+    SampleResult,
+    SampleSpec,
+)
 from tinkex_server.engine.batching import Limits, Size, admissible
 from tinkex_server.engine.torch_engine import TorchEngine
 
 TEXT = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).astype(np.int64)
 BATCH = [Example(TEXT[:-1], {"target_tokens": TEXT[1:]})] * 2
-PROMPTS = [list(b"The hacker"), list(b"A"), list(b"forty two is "), list(b"Once upon a time there was")]
+PROMPTS = [
+    list(b"The hacker"),
+    list(b"A"),
+    list(b"forty two is "),
+    list(b"Once upon a time there was"),
+]
 SAMPLERS = ["base", "small", "large"]
 
 
@@ -27,7 +39,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchEngine]:
     """With a sampler of the base model, and two of adapters of different ranks on different layers that were trained a little."""
     engine, folder = TorchEngine(["tinkex/tiny"], "cpu"), tmp_path_factory.mktemp("samplers")
     engine.load_sampler("base", "tinkex/tiny", None)
-    for name, shape in (("small", LoraShape(2, seed=1, train_mlp=False)), ("large", LoraShape(16, seed=2))):
+    for name, shape in (
+        ("small", LoraShape(2, seed=1, train_mlp=False)),
+        ("large", LoraShape(16, seed=2)),
+    ):
         engine.create_model(name, "tinkex/tiny", shape)
         engine.forward_backward(name, BATCH, "cross_entropy", {}, backward=True)
         engine.optim_step(name, AdamSettings(learning_rate=3e-3))
@@ -55,7 +70,9 @@ def specs() -> list[tuple[str, SampleSpec]]:
 
 def together(engine: TorchEngine, requests: list[tuple[str, SampleSpec]]) -> list[SampleResult]:
     """The results, in order, of requests that are all under way at once."""
-    return [future.result(60) for future in [engine.sample(sampler, spec) for sampler, spec in requests]]
+    return [
+        future.result(60) for future in [engine.sample(sampler, spec) for sampler, spec in requests]
+    ]
 
 
 def assert_same(one: SampleResult, other: SampleResult) -> None:
@@ -73,23 +90,34 @@ def assert_same(one: SampleResult, other: SampleResult) -> None:
         np.testing.assert_array_equal(one.prompt_alt_tokens[0], other.prompt_alt_tokens[0])
 
 
-def test_a_seed_gives_the_same_tokens_alone_in_a_crowd_and_in_another_order(engine: TorchEngine) -> None:
+def test_a_seed_gives_the_same_tokens_alone_in_a_crowd_and_in_another_order(
+    engine: TorchEngine,
+) -> None:
     alone = [together(engine, [request])[0] for request in specs()]
     crowd = [("base", SampleSpec(PROMPTS[index % 4], max_tokens=index)) for index in range(1, 9)]
     for first, second in zip(together(engine, specs() + crowd), alone, strict=False):
         assert_same(first, second)
-    for first, second in zip(together(engine, crowd + specs()[::-1])[len(crowd) :], alone[::-1], strict=True):
+    for first, second in zip(
+        together(engine, crowd + specs()[::-1])[len(crowd) :], alone[::-1], strict=True
+    ):
         assert_same(first, second)
 
 
 def test_each_adapter_gives_its_own_model_logprobs(engine: TorchEngine) -> None:
     """In a batch of all samplers, a sample's logprobs are those that training computes for the same tokens."""
-    requests = [(name, SampleSpec(PROMPTS[row], max_tokens=6, seed=row)) for row, name in enumerate(["small", "large", "small"])]
+    requests = [
+        (name, SampleSpec(PROMPTS[row], max_tokens=6, seed=row))
+        for row, name in enumerate(["small", "large", "small"])
+    ]
     for (name, spec), result in zip(requests, together(engine, requests), strict=True):
         tokens = np.array([*spec.prompt, *result.sequences[0].tokens], np.int64)
         example = Example(tokens[:-1], {"target_tokens": tokens[1:]})
-        trained = engine.forward_backward(name, [example], "cross_entropy", {}, backward=False).loss_fn_outputs[0]["logprobs"]
-        np.testing.assert_allclose(result.sequences[0].logprobs, trained[len(spec.prompt) - 1 :], atol=1e-4)
+        trained = engine.forward_backward(
+            name, [example], "cross_entropy", {}, backward=False
+        ).loss_fn_outputs[0]["logprobs"]
+        np.testing.assert_allclose(
+            result.sequences[0].logprobs, trained[len(spec.prompt) - 1 :], atol=1e-4
+        )
 
 
 def test_the_samples_of_one_request_differ_and_are_the_same_again(engine: TorchEngine) -> None:
@@ -118,7 +146,9 @@ def test_cancelled_samples_end_and_the_others_go_on(engine: TorchEngine) -> None
 
 def test_a_stream_gets_each_token_as_it_comes(engine: TorchEngine) -> None:
     heard: list[tuple[int, float]] = []
-    result = engine.sample("small", SampleSpec(PROMPTS[0], max_tokens=7, seed=1), lambda *token: heard.append(token)).result(60)
+    result = engine.sample(
+        "small", SampleSpec(PROMPTS[0], max_tokens=7, seed=1), lambda *token: heard.append(token)
+    ).result(60)
     assert heard == list(zip(result.sequences[0].tokens, result.sequences[0].logprobs, strict=True))
 
 
@@ -127,7 +157,14 @@ def test_a_listener_that_fails_fails_its_own_request_only(engine: TorchEngine) -
         raise ZeroDivisionError("the listener broke")
 
     future = engine.sample("base", SampleSpec(PROMPTS[0], max_tokens=4), broken)
-    assert len(together(engine, [("base", SampleSpec(PROMPTS[0], max_tokens=4, stop_tokens=[]))])[0].sequences[0].tokens) == 4
+    assert (
+        len(
+            together(engine, [("base", SampleSpec(PROMPTS[0], max_tokens=4, stop_tokens=[]))])[0]
+            .sequences[0]
+            .tokens
+        )
+        == 4
+    )
     with pytest.raises(ZeroDivisionError):
         future.result(60)
 
@@ -173,7 +210,9 @@ def test_what_is_wrong_with_one_request_is_not_wrong_with_another(engine: TorchE
     assert len(futures[1].result(60).sequences[0].tokens) == 3
 
 
-def test_weights_that_have_diverged_fail_their_own_samples(engine: TorchEngine, tmp_path: Path) -> None:
+def test_weights_that_have_diverged_fail_their_own_samples(
+    engine: TorchEngine, tmp_path: Path
+) -> None:
     engine.create_model("diverged", "tinkex/tiny", LoraShape(2, seed=1))
     engine.forward_backward("diverged", BATCH, "cross_entropy", {}, backward=True)
     engine.optim_step("diverged", AdamSettings(learning_rate=1e30))
@@ -188,7 +227,9 @@ def test_weights_that_have_diverged_fail_their_own_samples(engine: TorchEngine, 
 
 
 def test_no_tokens_may_be_asked_for(engine: TorchEngine) -> None:
-    [result] = together(engine, [("base", SampleSpec(PROMPTS[0], max_tokens=0, prompt_logprobs=True))])
+    [result] = together(
+        engine, [("base", SampleSpec(PROMPTS[0], max_tokens=0, prompt_logprobs=True))]
+    )
     assert (result.sequences[0].tokens, result.sequences[0].stop_reason) == ([], "length")
     assert result.prompt_logprobs is not None
 
@@ -198,7 +239,9 @@ def test_closing_gives_up_what_is_under_way() -> None:
     engine.load_sampler("base", "tinkex/tiny", None)
     begun = threading.Event()
     spec = SampleSpec(PROMPTS[0], max_tokens=900, stop_tokens=[])
-    futures: list[Future[SampleResult]] = [engine.sample("base", spec, lambda *_: begun.set()) for _ in range(3)]
+    futures: list[Future[SampleResult]] = [
+        engine.sample("base", spec, lambda *_: begun.set()) for _ in range(3)
+    ]
     assert begun.wait(60)
     engine.close()
     assert all(future.cancelled() for future in futures)
@@ -213,11 +256,27 @@ LIMITS = Limits(samples=8, cached_tokens=800, tokens_read=100, tokens_scored=50)
         ([Size(1, 50, 10)] * 3, Size(0, 0), 3),
         ([Size(1, 50, 10)] * 20, Size(0, 0), 8),
         ([Size(1, 50, 10)] * 20, Size(6, 50), 2),
-        ([Size(1, 50, 10)] * 20, Size(1, 400), 1),  # padded to the longest, two are all that there is memory for
-        ([Size(1, 400, 10), Size(1, 50, 10)], Size(3, 50), 0),  # the first does not fit, and nobody overtakes it
-        ([Size(1, 60, 50), Size(1, 60, 49), Size(1, 60, 5)], Size(0, 0), 2),  # one pass reads so much
+        (
+            [Size(1, 50, 10)] * 20,
+            Size(1, 400),
+            1,
+        ),  # padded to the longest, two are all that there is memory for
+        (
+            [Size(1, 400, 10), Size(1, 50, 10)],
+            Size(3, 50),
+            0,
+        ),  # the first does not fit, and nobody overtakes it
+        (
+            [Size(1, 60, 50), Size(1, 60, 49), Size(1, 60, 5)],
+            Size(0, 0),
+            2,
+        ),  # one pass reads so much
         ([Size(1, 60, 50)] * 3, Size(0, 0), 3),  # one prompt, which is read once
-        ([Size(1, 120, 110)] * 3 + [Size(1, 10, 5)], Size(0, 0), 3),  # likewise, in several passes, with no other prompt
+        (
+            [Size(1, 120, 110)] * 3 + [Size(1, 10, 5)],
+            Size(0, 0),
+            3,
+        ),  # likewise, in several passes, with no other prompt
         ([Size(1, 60, 10), Size(1, 60, 30, scored=True)], Size(0, 0), 1),
         ([Size(20, 1000, 500)], Size(0, 0), 1),  # too large for all bounds: alone
         ([Size(20, 1000, 500)], Size(1, 10), 0),
@@ -228,12 +287,17 @@ def test_as_many_join_as_there_is_room_for(waiting: list[Size], running: Size, c
     assert admissible(waiting, running, LIMITS) == count
 
 
-def test_a_queue_behind_the_bound_is_served_in_the_end(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_behind_the_bound_is_served_in_the_end(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More samples than may be under way at once."""
     monkeypatch.setattr("tinkex_server.engine.batching._CACHE_BYTES", 1 << 20)
     small = TorchEngine(["tinkex/tiny"], "cpu")
     small.load_sampler("base", "tinkex/tiny", None)
-    requests = [("base", SampleSpec(PROMPTS[index % 4], 2, 3 + index % 5, seed=index)) for index in range(24)]
+    requests = [
+        ("base", SampleSpec(PROMPTS[index % 4], 2, 3 + index % 5, seed=index))
+        for index in range(24)
+    ]
     for ours, theirs in zip(together(small, requests), together(engine, requests), strict=True):
         assert_same(ours, theirs)
     small.close()
@@ -243,8 +307,14 @@ def test_bfloat16_samples(tmp_path: Path) -> None:
     engine = TorchEngine(["tinkex/tiny"], "cpu", "bfloat16")
     engine.load_sampler("base", "tinkex/tiny", None)
     results = together(
-        engine, [("base", SampleSpec(PROMPTS[row], max_tokens=6, stop_tokens=[], temperature=0.0)) for row in (0, 1)]
+        engine,
+        [
+            ("base", SampleSpec(PROMPTS[row], max_tokens=6, stop_tokens=[], temperature=0.0))
+            for row in (0, 1)
+        ],
     )
     assert [len(result.sequences[0].tokens) for result in results] == [6, 6]
-    assert all(torch.isfinite(torch.tensor(result.sequences[0].logprobs)).all() for result in results)
+    assert all(
+        torch.isfinite(torch.tensor(result.sequences[0].logprobs)).all() for result in results
+    )
     engine.close()

@@ -18,7 +18,10 @@ def api() -> Iterator[Api]:
     """A server with six checkpoints of two models, the second of which is in a project."""
     with started(FakeEngine()) as api:
         first, second = api.session(), api.session()
-        assert api.http.put(f"{API}/sessions/{second}/project", json={"project_id": "p1"}).status_code == 200
+        assert (
+            api.http.put(f"{API}/sessions/{second}/project", json={"project_id": "p1"}).status_code
+            == 200
+        )
         for session_id in (first, second):
             model_id = api.result(api.ok("create_model", **new_model(session_id)))["model_id"]
             saves = [
@@ -27,7 +30,11 @@ def api() -> Iterator[Api]:
                 ("save_weights_external", {}),
             ]
             for number, (call, more) in enumerate(saves, 1):
-                api.result(api.ok(call, model_id=model_id, seq_id=number, path=f"{call[13:] or 'w'}", **more))
+                api.result(
+                    api.ok(
+                        call, model_id=model_id, seq_id=number, path=f"{call[13:] or 'w'}", **more
+                    )
+                )
         yield api
 
 
@@ -108,5 +115,9 @@ def test_the_holder_of_a_key_finds_its_own_alone() -> None:
         api.http.headers["x-api-key"] = "tml-ada"
         api.result(api.ok("save_weights", model_id=api.model(), seq_id=1, path="w"))
         assert len(names(api.ok("checkpoints/search"))) == 1
-        bob = httpx.post(f"{api.http.base_url}{API}/checkpoints/search", json={}, headers={"x-api-key": "tml-bob"})
+        bob = httpx.post(
+            f"{api.http.base_url}{API}/checkpoints/search",
+            json={},
+            headers={"x-api-key": "tml-bob"},
+        )
         assert names(bob.json()) == []

@@ -13,7 +13,9 @@ from tests.fake_engine import FakeEngine
 from .helpers import API, Api, started
 
 
-def saved(api: Api, name: str = "one", kind: str = "save_weights", seq_id: int = 1, **more: Any) -> tuple[str, str]:
+def saved(
+    api: Api, name: str = "one", kind: str = "save_weights", seq_id: int = 1, **more: Any
+) -> tuple[str, str]:
     """A run and the URL of its checkpoint."""
     model_id = api.model()
     path = api.result(api.ok(kind, model_id=model_id, seq_id=seq_id, path=name, **more))["path"]
@@ -47,21 +49,33 @@ def test_the_time_to_live_is_counted_from_now_and_can_be_cleared(api: Api) -> No
 def test_a_time_to_live_that_is_none_is_422(api: Api, seconds: object) -> None:
     _, url = saved(api)
     response = api.http.put(f"{url}/ttl", json={"ttl_seconds": seconds})
-    assert (response.status_code, response.json()["detail"][0]["loc"]) == (422, ["body", "ttl_seconds"])
+    assert (response.status_code, response.json()["detail"][0]["loc"]) == (
+        422,
+        ["body", "ttl_seconds"],
+    )
 
 
 @pytest.mark.parametrize("kind", ["save_weights", "save_weights_for_sampler"])
 def test_what_the_saver_wrote_of_it_is_listed(api: Api, kind: str) -> None:
     model_id, _ = saved(api, kind=kind, user_metadata={"step": "7"})
     assert listed(api, model_id)["user_metadata"] == {"step": "7"}
-    [entry] = [row for row in api.get("checkpoints").json()["checkpoints"] if model_id in row["tinker_path"]]
+    [entry] = [
+        row
+        for row in api.get("checkpoints").json()["checkpoints"]
+        if model_id in row["tinker_path"]
+    ]
     assert entry["user_metadata"] == {"step": "7"}
 
 
 def test_the_runs_of_a_project_are_listed_alone(api: Api) -> None:
     session_id = api.session()
     model_id = api.model(session_id)
-    assert api.http.put(f"{API}/sessions/{session_id}/project", json={"project_id": "p-runs"}).status_code == 200
+    assert (
+        api.http.put(
+            f"{API}/sessions/{session_id}/project", json={"project_id": "p-runs"}
+        ).status_code
+        == 200
+    )
     page = api.get("training_runs", project_id="p-runs").json()
     assert [run["training_run_id"] for run in page["training_runs"]] == [model_id]
     assert page["cursor"]["total_count"] == 1
@@ -78,13 +92,20 @@ def test_a_run_whose_steps_since_its_last_save_are_lost_is_corrupted(tmp_path: P
     with started(FakeEngine(), data_dir=tmp_path) as api:
         assert not api.get(f"training_runs/{left}").json()["corrupted"]
         assert api.get(f"training_runs/{trained}").json()["corrupted"]
-        response = api.send("optim_step", model_id=trained, seq_id=3, adam_params={"learning_rate": 0.1})
+        response = api.send(
+            "optim_step", model_id=trained, seq_id=3, adam_params={"learning_rate": 0.1}
+        )
         assert response.status_code == 404
         assert "load what it saved last" in response.json()["detail"]
 
 
 def test_a_model_that_could_not_be_made_is_a_corrupted_run(api: Api) -> None:
-    body = {"session_id": api.session(), "model_seq_id": 0, "base_model": "fake/base", "lora_config": {"rank": 65}}
+    body = {
+        "session_id": api.session(),
+        "model_seq_id": 0,
+        "base_model": "fake/base",
+        "lora_config": {"rank": 65},
+    }
     promise = api.ok("create_model", **body)
     assert api.result(promise)["category"] == "user"
     assert api.get(f"training_runs/{promise['model_id']}").json()["corrupted"]
@@ -100,7 +121,10 @@ def test_the_optimizer_of_a_model_and_of_weights_is_told(api: Api) -> None:
 def test_a_name_that_is_not_there_is_404_whatever_is_done_with_it(api: Api) -> None:
     url = f"{API}/training_runs/{api.model()}/checkpoints/weights/none"
     calls: list[tuple[str, str, Any]] = [
-        *(("GET", what, None) for what in ("archive", "download", "external_weights_urls", "files/a")),
+        *(
+            ("GET", what, None)
+            for what in ("archive", "download", "external_weights_urls", "files/a")
+        ),
         ("POST", "publish", None),
         ("PUT", "ttl", {"ttl_seconds": None}),
     ]

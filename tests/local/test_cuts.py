@@ -20,7 +20,11 @@ def server() -> Iterator[Server]:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "tinkex.local" and "was cut" in record.getMessage()]
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "tinkex.local" and "was cut" in record.getMessage()
+    ]
 
 
 def long_prompt(service: ServiceClient) -> list[int]:
@@ -30,7 +34,10 @@ def long_prompt(service: ServiceClient) -> list[int]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_cut_is_told_once(server: Server, stream: bool, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "tinkex.local"), ServiceClient(server.base_url) as service:
+    with (
+        caplog.at_level(logging.WARNING, "tinkex.local"),
+        ServiceClient(server.base_url) as service,
+    ):
         prompt = long_prompt(service)
         sampler = service.create_sampling_client(base_model="tinkex/tiny")
         for _ in range(2):
@@ -50,7 +57,10 @@ def test_a_cut_is_told_once(server: Server, stream: bool, caplog: pytest.LogCapt
 def test_an_end_at_max_tokens_or_at_a_stop_or_that_nobody_bounded_is_no_cut(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "tinkex.local"), ServiceClient(server.base_url) as service:
+    with (
+        caplog.at_level(logging.WARNING, "tinkex.local"),
+        ServiceClient(server.base_url) as service,
+    ):
         prompt = long_prompt(service)
         sampler = service.create_sampling_client(base_model="tinkex/tiny")
         sampler.sample(prompt, 1, SamplingParams(max_tokens=ROOM)).result()

@@ -30,7 +30,9 @@ def write(folder: Path, config: Any = CONFIG, **files: str) -> Path:
 def test_the_shipped_one_and_its_folder_are_the_same() -> None:
     texts = [(TINY / f"{name}.json").read_text() for name in ("tokenizer", "tokenizer_config")]
     shipped = describe("tinkex/tiny")
-    assert shipped == BaseModel("tinkex/tiny", 1024, 257, "Qwen3ForCausalLM", "tinkex/tiny", *texts, folder=str(TINY))
+    assert shipped == BaseModel(
+        "tinkex/tiny", 1024, 257, "Qwen3ForCausalLM", "tinkex/tiny", *texts, folder=str(TINY)
+    )
     assert describe(str(TINY)) == evolve(shipped, name=str(TINY), tokenizer_id=str(TINY))
 
 
@@ -38,12 +40,17 @@ def test_the_shipped_one_and_its_folder_are_the_same() -> None:
     "config",
     [
         {**CONFIG, "max_position_embeddings": None, "n_positions": 128},
-        {"architectures": ["LlamaForCausalLM"], "text_config": {"max_position_embeddings": 128, "vocab_size": 257}},
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "text_config": {"max_position_embeddings": 128, "vocab_size": 257},
+        },
     ],
 )
 def test_configurations_of_other_shapes(config: dict[str, Any], tmp_path: Path) -> None:
     folder = str(write(tmp_path / "model", config))
-    assert describe(folder) == BaseModel(folder, 128, 257, "LlamaForCausalLM", folder, None, folder=folder)
+    assert describe(folder) == BaseModel(
+        folder, 128, 257, "LlamaForCausalLM", folder, None, folder=folder
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,12 +58,21 @@ def test_configurations_of_other_shapes(config: dict[str, Any], tmp_path: Path) 
     [
         ("{", "cannot find the model '.*': Expecting"),
         ("[]", r"cannot find the model '.*': .*config\.json holds no JSON object"),
-        ({**CONFIG, "architectures": None}, "the config.json of the model '.*' has no architectures"),
-        ({**CONFIG, "max_position_embeddings": None}, "has no max_position_embeddings or n_positions or"),
+        (
+            {**CONFIG, "architectures": None},
+            "the config.json of the model '.*' has no architectures",
+        ),
+        (
+            {**CONFIG, "max_position_embeddings": None},
+            "has no max_position_embeddings or n_positions or",
+        ),
         ({**CONFIG, "vocab_size": 0}, "has no vocab_size"),
         ({**CONFIG, "is_encoder_decoder": True}, "is an encoder-decoder"),
         ({**CONFIG, "layer_types": ["mamba", "full_attention"]}, "has layers of the kind mamba"),
-        ({**CONFIG, "rope_scaling": {"type": "longrope"}}, "no original_max_position_embeddings to say from which length on"),
+        (
+            {**CONFIG, "rope_scaling": {"type": "longrope"}},
+            "no original_max_position_embeddings to say from which length on",
+        ),
     ],
 )
 def test_one_that_does_not_say_enough_is_refused(config: Any, words: str, tmp_path: Path) -> None:
@@ -73,7 +89,9 @@ def test_one_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with hub_here() as hub:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(
-            huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+            huggingface_hub.constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            hub.url + "/{repo_id}/resolve/{revision}/{filename}",
         )
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
         for name, files in {
@@ -81,25 +99,35 @@ def test_one_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "org/bare": ["config.json"],
         }.items():
             listed = [{"type": "file", "path": file, "size": 2, "oid": "0"} for file in files]
-            hub.files[f"/api/models/{name}/revision/main"] = json.dumps({"id": name, "sha": COMMIT}).encode()
+            hub.files[f"/api/models/{name}/revision/main"] = json.dumps(
+                {"id": name, "sha": COMMIT}
+            ).encode()
             hub.files[f"/api/models/{name}/tree/{COMMIT}"] = json.dumps(listed).encode()
             hub.files[f"/{name}/resolve/{COMMIT}/config.json"] = json.dumps(CONFIG).encode()
         hub.files[f"/org/model/resolve/{COMMIT}/tokenizer.json"] = b"{}"
-        assert describe("org/model") == BaseModel("org/model", 128, 257, "LlamaForCausalLM", "org/model", "{}")
+        assert describe("org/model") == BaseModel(
+            "org/model", 128, 257, "LlamaForCausalLM", "org/model", "{}"
+        )
         assert describe("org/bare").tokenizer_json is None
         with pytest.raises(InvalidRequest, match="cannot find the model 'org/other'"):
             describe("org/other")
-    assert describe("org/model").arch == "LlamaForCausalLM", "the hub is gone, and it is known all the same"
+    assert describe("org/model").arch == "LlamaForCausalLM", (
+        "the hub is gone, and it is known all the same"
+    )
 
 
-def test_one_of_the_hub_is_known_by_what_was_fetched_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_the_hub_is_known_by_what_was_fetched_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     repository = tmp_path / "models--org--model"
     write(repository / "snapshots" / COMMIT, tokenizer="{}")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT)
-    assert describe("org/model") == BaseModel("org/model", 128, 257, "LlamaForCausalLM", "org/model", "{}")
+    assert describe("org/model") == BaseModel(
+        "org/model", 128, 257, "LlamaForCausalLM", "org/model", "{}"
+    )
     (repository / "snapshots" / COMMIT / "tokenizer.json").unlink()
     assert describe("org/model").tokenizer_json is None
     with pytest.raises(InvalidRequest, match="cannot find the model 'org/other'"):

@@ -50,12 +50,22 @@ def text_of(answer: httpx.Response) -> str:
 
 
 def load(api: Api, model_id: str, name: str) -> str:
-    body = {"model_id": model_id, "path": f"tinker://{model_id}/weights/{name}", "optimizer": True, "seq_id": 3}
+    body = {
+        "model_id": model_id,
+        "path": f"tinker://{model_id}/weights/{name}",
+        "optimizer": True,
+        "seq_id": 3,
+    }
     return api.result(api.ok("load_weights", **body))["error"]
 
 
 def resume(api: Api, model_id: str, name: str) -> str:
-    body = {"session_id": api.session(), "model_seq_id": 0, "path": f"tinker://{model_id}/weights/{name}", "optimizer": True}
+    body = {
+        "session_id": api.session(),
+        "model_seq_id": 0,
+        "path": f"tinker://{model_id}/weights/{name}",
+        "optimizer": True,
+    }
     return api.result(api.ok("load_weights", **body))["error"]
 
 
@@ -74,7 +84,9 @@ def one_file(api: Api, model_id: str, name: str) -> str:
 
 
 def publish(api: Api, model_id: str, name: str) -> str:
-    return text_of(api.http.post(f"{API}/training_runs/{model_id}/checkpoints/weights/{name}/publish"))
+    return text_of(
+        api.http.post(f"{API}/training_runs/{model_id}/checkpoints/weights/{name}/publish")
+    )
 
 
 def copy(api: Api, model_id: str, name: str) -> str:
@@ -94,7 +106,9 @@ def test_a_damaged_file_is_refused_by_name(
     model_id = api.model()
     api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="x"))
     api.result(api.ok("save_weights_for_sampler", model_id=model_id, seq_id=2, path="x"))
-    folder = saved_folder(server.data_dir, model_id, "sampler_weights" if use is sampled else "weights", "x")
+    folder = saved_folder(
+        server.data_dir, model_id, "sampler_weights" if use is sampled else "weights", "x"
+    )
     harm(folder / FILE)
     told = use(api, model_id, "x")
     assert FILE in told
@@ -109,7 +123,12 @@ def test_what_an_older_release_saved_has_no_digests_and_is_used(api: Api, server
     folder = saved_folder(server.data_dir, model_id, "weights", "x")
     (folder / digests.FILE).unlink()
     flip(folder / FILE)
-    assert api.result(api.ok("load_weights", model_id=model_id, path=path, optimizer=True, seq_id=2))["path"] == path
+    assert (
+        api.result(api.ok("load_weights", model_id=model_id, path=path, optimizer=True, seq_id=2))[
+            "path"
+        ]
+        == path
+    )
     assert api.get(f"training_runs/{model_id}/checkpoints/weights/x/archive").status_code == 302
 
 
@@ -128,22 +147,36 @@ def test_a_copy_has_the_digests_of_what_it_is_a_copy_of(tmp_path: Path) -> None:
     shutil.copytree(first, second)
     digests.seal(second)
     flip(second / "a")
-    with pytest.raises(InvalidRequest, match="a of the weights saved in second is not as it was saved"):
+    with pytest.raises(
+        InvalidRequest, match="a of the weights saved in second is not as it was saved"
+    ):
         digests.seal(second)
 
 
 @pytest.mark.parametrize(("value", "words"), [(0.0, "nothing but zeros"), (float("nan"), "NaN")])
-def test_weights_without_digests_that_can_be_no_weights(torch_server: Server, tmp_path: Path, value: float, words: str) -> None:
+def test_weights_without_digests_that_can_be_no_weights(
+    torch_server: Server, tmp_path: Path, value: float, words: str
+) -> None:
     with httpx.Client(base_url=torch_server.base_url, timeout=30) as http:
         api: Any = Api(http, None)  # pyright: ignore[reportArgumentType]
-        body = {"session_id": api.session(), "model_seq_id": 0, "base_model": "tinkex/tiny", "lora_config": {"rank": 4}}
+        body = {
+            "session_id": api.session(),
+            "model_seq_id": 0,
+            "base_model": "tinkex/tiny",
+            "lora_config": {"rank": 4},
+        }
         model_id = api.result(api.ok("create_model", **body))["model_id"]
         path = api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="x"))["path"]
         folder = saved_folder(torch_server.data_dir, model_id, "weights", "x")
         (folder / digests.FILE).unlink()
         tensors = load_file(folder / FILE)
-        save_file({name: torch.full_like(tensor, value) for name, tensor in tensors.items()}, folder / FILE)
-        told = api.result(api.ok("load_weights", model_id=model_id, path=path, optimizer=False, seq_id=2))
+        save_file(
+            {name: torch.full_like(tensor, value) for name, tensor in tensors.items()},
+            folder / FILE,
+        )
+        told = api.result(
+            api.ok("load_weights", model_id=model_id, path=path, optimizer=False, seq_id=2)
+        )
         assert words in told["error"], json.dumps(told)
         with pytest.raises(InvalidRequest, match=words):
             read_training_state(folder, optimizer=False)

@@ -64,7 +64,9 @@ def test_settings_of_one_row_are_not_those_of_another() -> None:
 
 
 def test_logprobs_are_the_models_own_whatever_the_settings() -> None:
-    tokens, logprobs = draw(LOGITS.expand(3, -1), drawing(*[SampleSpec([1], temperature=2.0, top_k=2)] * 3), [0, 1, 2])
+    tokens, logprobs = draw(
+        LOGITS.expand(3, -1), drawing(*[SampleSpec([1], temperature=2.0, top_k=2)] * 3), [0, 1, 2]
+    )
     torch.testing.assert_close(logprobs, LOGITS.log_softmax(-1)[tokens])
 
 
@@ -76,7 +78,9 @@ def test_tokens_that_tie_with_the_last_stay() -> None:
 def test_the_ends_of_the_distribution_are_tokens_that_can_come() -> None:
     """A chance of almost 1 must not fall on a token without one."""
     weights = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]])
-    assert pick(weights, torch.tensor([[0.0, float(np.nextafter(np.float32(1), np.float32(0)))]])).tolist() == [[1, 3]]
+    assert pick(
+        weights, torch.tensor([[0.0, float(np.nextafter(np.float32(1), np.float32(0)))]])
+    ).tolist() == [[1, 3]]
 
 
 def test_streams_are_uniform_and_not_alike() -> None:
@@ -106,7 +110,9 @@ def end_of(text: str, **stops: object) -> tuple[int | None, list[int]]:
     """How many bytes there are when it ends, and how many were decoded each time."""
     calls: list[int] = []
     stop, tokens = rule(calls, **stops), list(text.encode())
-    return next((count for count in range(1, len(tokens) + 1) if stop.ends(tokens[:count])), None), calls
+    return next(
+        (count for count in range(1, len(tokens) + 1) if stop.ends(tokens[:count])), None
+    ), calls
 
 
 @pytest.mark.parametrize(

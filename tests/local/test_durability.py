@@ -78,11 +78,16 @@ def check(api: Api, saver: Saver, data_dir: Path) -> None:
         assert sum(file.stat().st_size for file in files_of(folder)) == row["size_bytes"]
         steps = int((folder / "steps").read_text())
         assert steps in (saver.saved.get(row["tinker_path"], steps), saver.steps)
-    assert len(list(data_dir.glob("checkpoints/*/*/*"))) == api.get("checkpoints", limit=0).json()["cursor"]["total_count"]
+    assert (
+        len(list(data_dir.glob("checkpoints/*/*/*")))
+        == api.get("checkpoints", limit=0).json()["cursor"]["total_count"]
+    )
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+def test_a_server_that_is_killed_at_any_moment_loses_nothing_that_was_acknowledged(
+    tmp_path: Path,
+) -> None:
     chance, kills, saves = random.Random(7), 0, 0
     deadline = time.monotonic() + SECONDS
     with process(tmp_path) as server:
@@ -100,14 +105,22 @@ def test_a_server_that_is_killed_at_any_moment_loses_nothing_that_was_acknowledg
                 check(api, saver, tmp_path)
                 state = f"tinker://{saver.model_id}/weights/newest"
                 if state in saver.saved:
-                    loaded = api.ok("load_weights", session_id=api.session(), model_seq_id=0, path=state, optimizer=True)
+                    loaded = api.ok(
+                        "load_weights",
+                        session_id=api.session(),
+                        model_seq_id=0,
+                        path=state,
+                        optimizer=True,
+                    )
                     assert api.result(loaded)["path"] == state
             kills, saves = kills + 1, saves + len(saver.saved)
     assert saves > 0
 
 
 @pytest.mark.parametrize(("name", "kept"), [("before", 0), ("after", 1)])
-def test_a_crash_between_the_steps_of_an_overwrite_leaves_one_of_the_two(tmp_path: Path, name: str, kept: int) -> None:
+def test_a_crash_between_the_steps_of_an_overwrite_leaves_one_of_the_two(
+    tmp_path: Path, name: str, kept: int
+) -> None:
     """The one before when the row was not written, and else the new one; never none, and never both."""
     with process(tmp_path, "tests.crashing") as server:
         with calls(server) as api:
@@ -127,7 +140,9 @@ def test_a_crash_between_the_steps_of_an_overwrite_leaves_one_of_the_two(tmp_pat
     assert sum(file.stat().st_size for file in files_of(folder)) == row["size_bytes"]
 
 
-def test_a_folder_is_on_the_disk_with_all_that_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_on_the_disk_with_all_that_leads_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flushed: list[str] = []
     monkeypatch.setattr("tinkex_server.folders._flush", lambda path: flushed.append(path.name))
 

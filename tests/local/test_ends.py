@@ -34,7 +34,11 @@ def put(folder: Path, file: str, **fields: Any) -> None:
 def sampled(folder: Path) -> tuple[list[int], str]:
     engine = TorchEngine([str(folder)], "cpu")
     engine.load_sampler("s", str(folder), None)
-    [sequence] = engine.sample("s", SampleSpec(PROMPT, max_tokens=COUNT, temperature=0.0)).result(60).sequences
+    [sequence] = (
+        engine.sample("s", SampleSpec(PROMPT, max_tokens=COUNT, temperature=0.0))
+        .result(60)
+        .sequences
+    )
     engine.close()
     return list(sequence.tokens), sequence.stop_reason
 
@@ -46,7 +50,14 @@ def generated(folder: Path, *more: int) -> list[int]:
     known = known if isinstance(known, list) else [known]
     ids = torch.tensor([PROMPT])
     ends = {"eos_token_id": [*known, *more]} if more else {}
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=COUNT, pad_token_id=256, **ends)
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=COUNT,
+        pad_token_id=256,
+        **ends,
+    )
     return out[0, len(PROMPT) :].tolist()
 
 
@@ -63,7 +74,11 @@ def free() -> list[int]:
 
 def first_new(tokens: list[int], place: int) -> int:
     """One whose first occurrence is at `place` or soon after."""
-    return next(token for index, token in enumerate(tokens) if index >= place and token not in tokens[:index])
+    return next(
+        token
+        for index, token in enumerate(tokens)
+        if index >= place and token not in tokens[:index]
+    )
 
 
 def in_config(folder: Path, token: int) -> None:
@@ -88,22 +103,39 @@ def in_generation_config_list(folder: Path, token: int) -> None:
 
 
 def in_tokenizer(folder: Path, token: int) -> None:
-    put(folder, "tokenizer_config.json", eos_token=AutoTokenizer.from_pretrained(folder).convert_ids_to_tokens(token))
+    put(
+        folder,
+        "tokenizer_config.json",
+        eos_token=AutoTokenizer.from_pretrained(folder).convert_ids_to_tokens(token),
+    )
 
 
 @pytest.mark.parametrize(
     "name",
-    [in_config, in_config_list, in_config_alone, in_generation_config, in_generation_config_list, in_tokenizer],
+    [
+        in_config,
+        in_config_list,
+        in_config_alone,
+        in_generation_config,
+        in_generation_config_list,
+        in_tokenizer,
+    ],
     ids=lambda name: name.__name__,
 )
-def test_an_end_that_any_file_names_ends_a_sample(folder: Path, free: list[int], name: Callable[[Path, int], None]) -> None:
+def test_an_end_that_any_file_names_ends_a_sample(
+    folder: Path, free: list[int], name: Callable[[Path, int], None]
+) -> None:
     token = first_new(free, 2)
     expected = free[: free.index(token) + 1]
     assert len(expected) < len(free)
     name(folder, token)
     assert sampled(folder) == (expected, "stop")
     assert generated(folder, token) == expected
-    if name in (in_config_alone, in_generation_config, in_generation_config_list):  # those that transformers ends by itself
+    if name in (
+        in_config_alone,
+        in_generation_config,
+        in_generation_config_list,
+    ):  # those that transformers ends by itself
         assert generated(folder) == expected
 
 
@@ -121,11 +153,19 @@ def test_a_stop_that_is_given_goes_before_all_ends(folder: Path, free: list[int]
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize(("max_tokens", "told"), [(50, 1), (4, 0)])
 def test_a_sample_that_the_context_cuts_is_told_of(
-    torch_server: Server, monkeypatch: pytest.MonkeyPatch, *, streams: bool, max_tokens: int, told: int
+    torch_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    streams: bool,
+    max_tokens: int,
+    told: int,
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(ServerFacts, "warn_once", lambda self, words: said.append(words))  # pyright: ignore[reportUnknownLambdaType]
-    prompt, params = ModelInput.from_ints([97] * 1020), SamplingParams(max_tokens=max_tokens, stop=[0], seed=1)
+    prompt, params = (
+        ModelInput.from_ints([97] * 1020),
+        SamplingParams(max_tokens=max_tokens, stop=[0], seed=1),
+    )
     with ServiceClient(torch_server.base_url, "tml-test") as service:
         sampler = service.create_sampling_client(base_model="tinkex/tiny")
         if streams:

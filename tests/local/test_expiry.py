@@ -42,7 +42,11 @@ def api(own: Server) -> Iterator[Api]:
 
 
 def folders(server: Server) -> set[str]:
-    return {path.name.rpartition(".")[0] for place in ("checkpoints/*/*/*", "samplers/*") for path in server.data_dir.glob(place)}
+    return {
+        path.name.rpartition(".")[0]
+        for place in ("checkpoints/*/*/*", "samplers/*")
+        for path in server.data_dir.glob(place)
+    }
 
 
 def test_a_result_is_410_after_its_time_and_404_after_that(api: Api, own: Server) -> None:
@@ -62,31 +66,47 @@ def test_a_result_is_410_after_its_time_and_404_after_that(api: Api, own: Server
 def test_a_request_that_is_not_done_does_not_expire(api: Api, own: Server) -> None:
     promise = api.step(api.model(), 2)
     own.sweep(time.time() + 0.004 * DAY)
-    assert api.http.post("/api/v1/cancel_future", json={"request_id": promise["request_id"]}).status_code == 200
+    assert (
+        api.http.post(
+            "/api/v1/cancel_future", json={"request_id": promise["request_id"]}
+        ).status_code
+        == 200
+    )
 
 
-def test_many_results_go_in_one_sweep(api: Api, own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_results_go_in_one_sweep(
+    api: Api, own: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sampler = api.sampler()
     promises = [api.ok("asample", **sample(sampler, number)) for number in range(30)]
     for promise in promises:
         api.result(promise)
     monkeypatch.setattr(expiry, "_PIECE", 7)
     own.sweep(time.time() + 2 * DAY)
-    assert {api.send("retrieve_future", request_id=promise["request_id"]).status_code for promise in promises} == {410}
+    assert {
+        api.send("retrieve_future", request_id=promise["request_id"]).status_code
+        for promise in promises
+    } == {410}
 
 
 def test_of_more_results_than_may_be_kept_the_oldest_go(tmp_path: Path) -> None:
     """Each of 10 bytes, the last of 25; there is room for 50, before and after a restart."""
 
     async def end(store: Store, number: int, size: int) -> None:
-        store.futures.add(FutureRow(f"r{number}", "s", number, "sample", "", owner=""), float(number))
+        store.futures.add(
+            FutureRow(f"r{number}", "s", number, "sample", "", owner=""), float(number)
+        )
         store.futures.end(f"r{number}", Ending("done", b"x" * size), float(number), float(number))
         await store.kept()
 
     def expired(store: Store) -> list[int]:
         while expiry.expire(store, Limits(result_bytes=50), 10.0):
             pass
-        return [number for number in range(9) if (row := store.futures.get(f"r{number}")) and row.state == "expired"]
+        return [
+            number
+            for number in range(9)
+            if (row := store.futures.get(f"r{number}")) and row.state == "expired"
+        ]
 
     with closing(Store(tmp_path / "tinkex.db")) as store:
         for number in range(8):
@@ -101,11 +121,16 @@ def test_records_of_what_was_done_go_after_a_year_and_a_month(api: Api, own: Ser
     model_id = api.model()
     api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))
     api.result(api.step(model_id, 2))
-    assert api.http.delete(f"/api/v1/training_runs/{model_id}/checkpoints/weights/a").status_code == 200
+    assert (
+        api.http.delete(f"/api/v1/training_runs/{model_id}/checkpoints/weights/a").status_code
+        == 200
+    )
     own.sweep(time.time() + 399 * DAY)
     assert records(own) == (5, 3)
     own.sweep(time.time() + 401 * DAY)
-    assert records(own) == (1, 0), "that the session lost its client, which was seen by the first sweep"
+    assert records(own) == (1, 0), (
+        "that the session lost its client, which was seen by the first sweep"
+    )
     assert api.get("audit", event_type="all").json() == {"entries": []}
 
 
@@ -114,7 +139,9 @@ def records(server: Server) -> tuple[int, int]:
     return server._backend.store.audit.count(), server._backend.store.usage.count()
 
 
-def test_so_many_records_are_kept_whatever_their_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_many_records_are_kept_whatever_their_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(expiry, "_PIECE", 7)
     with closing(Store(tmp_path / "tinkex.db")) as store:
         store.sessions.add(SessionRow("s", [], {}, "1", None, None, 0.0))
@@ -139,13 +166,17 @@ def test_an_hour_of_usage_goes_whole(tmp_path: Path) -> None:
         return [row.hour / 3600 for row in store.usage.between(None, 0.0, 1e6)]
 
     with closing(Store(tmp_path / "tinkex.db")) as store:
-        assert asyncio.run(used(store)) == [3, 3, 4, 4], "of the third hour one entry is too old, so both go"
+        assert asyncio.run(used(store)) == [3, 3, 4, 4], (
+            "of the third hour one entry is too old, so both go"
+        )
 
 
 def test_checkpoints_that_were_deleted_are_known_for_so_long(api: Api, own: Server) -> None:
     model_id = api.model()
     for number in range(1, 4):
-        api.result(api.ok("save_weights", model_id=model_id, seq_id=number, path="a", overwrite=True))
+        api.result(
+            api.ok("save_weights", model_id=model_id, seq_id=number, path="a", overwrite=True)
+        )
     usage = own._backend.store.usage
     now = time.time()
     spans = usage.stored(None, now - 60, now + 60)
@@ -155,14 +186,24 @@ def test_checkpoints_that_were_deleted_are_known_for_so_long(api: Api, own: Serv
 
 def test_a_checkpoint_goes_after_its_time_to_live(api: Api, own: Server) -> None:
     model_id = api.model()
-    for number, (name, ttl) in enumerate({"short": 3600, "long": 7200, "for_ever": None}.items(), 1):
-        api.result(api.ok("save_weights", model_id=model_id, seq_id=number, path=name, ttl_seconds=ttl))
+    for number, (name, ttl) in enumerate(
+        {"short": 3600, "long": 7200, "for_ever": None}.items(), 1
+    ):
+        api.result(
+            api.ok("save_weights", model_id=model_id, seq_id=number, path=name, ttl_seconds=ttl)
+        )
     url = f"training_runs/{model_id}/checkpoints"
     later = time.time() + 3700
     own.sweep(later)
-    assert [row["checkpoint_id"] for row in api.get(url).json()["checkpoints"]] == ["weights/for_ever", "weights/long"]
+    assert [row["checkpoint_id"] for row in api.get(url).json()["checkpoints"]] == [
+        "weights/for_ever",
+        "weights/long",
+    ]
     assert folders(own) == {"for_ever", "long"}
-    assert api.send("weights_info", tinker_path=f"tinker://{model_id}/weights/short").status_code == 404
+    assert (
+        api.send("weights_info", tinker_path=f"tinker://{model_id}/weights/short").status_code
+        == 404
+    )
     day = datetime.fromtimestamp(later, UTC).date().isoformat()  # tomorrow, late in the evening
     audit = api.get("audit", event_type="checkpoints", day=day).json()["entries"]
     assert "checkpoint.expired" in {entry["event"] for entry in audit}
@@ -172,7 +213,9 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
     session_id, engine = api.session(), api.engine
     model_id, sampler_id = api.model(session_id), api.sampler(session_id)
     api.result(api.ok("asample", **sample(sampler_id, 0)))
-    saved = api.result(api.ok("save_weights_for_sampler", model_id=model_id, seq_id=1, sampling_session_seq_id=1))
+    saved = api.result(
+        api.ok("save_weights_for_sampler", model_id=model_id, seq_id=1, sampling_session_seq_id=1)
+    )
     api.result(api.ok("asample", **sample(saved["sampling_session_id"], 0)))
     never = api.step(model_id, 7)
     own._backend._started_at -= 2000  # the server has been there for long
@@ -190,7 +233,10 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
     own.sweep()  # comes after the frees, in the same loop
     assert (engine.models, engine.samplers) == (set(), {})
     assert folders(own) == set()
-    assert "deleted" in api.result(api.ok("asample", **sample(saved["sampling_session_id"], 1)))["error"]
+    assert (
+        "deleted"
+        in api.result(api.ok("asample", **sample(saved["sampling_session_id"], 1)))["error"]
+    )
 
 
 def test_requests_keep_a_session_as_heartbeats_do(api: Api, own: Server) -> None:
@@ -209,14 +255,18 @@ def test_requests_keep_a_session_as_heartbeats_do(api: Api, own: Server) -> None
 def test_a_session_has_its_time_again_after_a_restart(tmp_path: Path) -> None:
     with started(FakeEngine(), data_dir=tmp_path) as api:
         api.session()
-    with serve(engine=FakeEngine(), data_dir=tmp_path, limits=Limits(silence_seconds=100)) as server:
+    with serve(
+        engine=FakeEngine(), data_dir=tmp_path, limits=Limits(silence_seconds=100)
+    ) as server:
         assert server._backend.silent_sessions(time.time() - 1) == []
 
 
 def test_finishing_a_session_frees_what_was_saved_for_it(api: Api, own: Server) -> None:
     session_id = api.session()
     model_id = api.model(session_id)
-    api.result(api.ok("save_weights_for_sampler", model_id=model_id, seq_id=1, sampling_session_seq_id=0))
+    api.result(
+        api.ok("save_weights_for_sampler", model_id=model_id, seq_id=1, sampling_session_seq_id=0)
+    )
     api.result(api.ok("save_weights", model_id=model_id, seq_id=2, path="kept"))
     assert folders(own) == {f"{session_id}_sample_0", "kept"}
     assert api.ok(f"sessions/{session_id}/finish", reason={"type": "success"}, detail=None) == {}
@@ -232,7 +282,9 @@ def test_weights_not_used_for_longest_make_room_and_come_back() -> None:
             api.result(api.ok("asample", **sample(sampler)))
         api.result(api.ok("asample", **sample(samplers[2])))
         assert engine.samplers.keys() == {samplers[0], samplers[2]}
-        assert api.result(api.ok("asample", **sample(samplers[1])))["sequences"], "it is loaded again"
+        assert api.result(api.ok("asample", **sample(samplers[1])))["sequences"], (
+            "it is loaded again"
+        )
         assert engine.count("load_sampler", samplers[1]) == 2
 
 
@@ -262,7 +314,9 @@ def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> Non
 class SlowToMake(FakeEngine):
     """A model is being made until the gate is open."""
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> Sequence[str]:
+    def create_model(
+        self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
+    ) -> Sequence[str]:
         self.waiting.release()
         assert self.gate.wait(10)
         return super().create_model(model_id, base_model, lora, optimizer)
@@ -306,7 +360,10 @@ def test_gc_makes_a_data_folder_small(tmp_path: Path) -> None:
 
 def test_the_command_collects_and_serves_nothing(tmp_path: Path) -> None:
     with started(FakeEngine(), data_dir=tmp_path) as api:
-        assert "in use" in CliRunner().invoke(main, ["serve", "--gc", "--data-dir", str(tmp_path)]).output
+        assert (
+            "in use"
+            in CliRunner().invoke(main, ["serve", "--gc", "--data-dir", str(tmp_path)]).output
+        )
         api.model()
     result = CliRunner().invoke(main, ["serve", "--gc", "--data-dir", str(tmp_path)])
     assert result.exit_code == 0, result.output
@@ -317,11 +374,16 @@ def test_the_command_collects_and_serves_nothing(tmp_path: Path) -> None:
 
 
 def test_two_servers_do_not_share_a_data_folder(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path), pytest.raises(StoreError, match="in use by another server"):
+    with (
+        started(FakeEngine(), data_dir=tmp_path),
+        pytest.raises(StoreError, match="in use by another server"),
+    ):
         serve(engine=FakeEngine(), data_dir=tmp_path)
 
 
-def test_a_checkpoint_that_is_written_anew_while_it_is_read_stays_until_then(api: Api, own: Server) -> None:
+def test_a_checkpoint_that_is_written_anew_while_it_is_read_stays_until_then(
+    api: Api, own: Server
+) -> None:
     """A model that is loading from it holds it."""
     model_id = api.model()
     api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))
@@ -334,7 +396,9 @@ def test_a_checkpoint_that_is_written_anew_while_it_is_read_stays_until_then(api
     assert saved_folder(own.data_dir, model_id, "weights", "a").is_dir()
 
 
-def test_a_save_that_fails_leaves_no_folder(api: Api, own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_leaves_no_folder(
+    api: Api, own: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model_id = api.model()
 
     def fail(engine: FakeEngine, model_id: str, folder: Path, *, optimizer: bool) -> None:
@@ -342,7 +406,10 @@ def test_a_save_that_fails_leaves_no_folder(api: Api, own: Server, monkeypatch: 
         raise OSError("no space left on device")
 
     monkeypatch.setattr(FakeEngine, "save_model", fail)
-    assert "no space" in api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))["error"]
+    assert (
+        "no space"
+        in api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))["error"]
+    )
     own.sweep()
     assert folders(own) == set()
     assert api.send("create_model", **new_model(api.session())).status_code == 200

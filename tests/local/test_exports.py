@@ -56,7 +56,9 @@ def logprobs(model: Any, row: Sequence[int] = ROW) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("tied", [False, True])
 def test_an_adapter_finds_its_base_model_by_itself_and_merges(tied: bool, tmp_path: Path) -> None:
     adapter, expected = trained(tmp_path, tied=tied)
-    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tmp_path / "base")
+    assert json.loads((adapter / "adapter_config.json").read_text())[
+        "base_model_name_or_path"
+    ] == str(tmp_path / "base")
     assert (adapter / "TIED_EMBEDDINGS.md").exists() == tied
     in_peft: Any = AutoPeftModelForCausalLM.from_pretrained(str(adapter))
     np.testing.assert_allclose(logprobs(in_peft), expected, atol=1e-4)
@@ -64,7 +66,9 @@ def test_an_adapter_finds_its_base_model_by_itself_and_merges(tied: bool, tmp_pa
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     np.testing.assert_allclose(logprobs(merged), expected, atol=1e-4)
     off = np.abs(logprobs(in_peft.merge_and_unload()) - expected).max()
-    assert (off > 0.1) == tied  # what the warning is about; were peft to mend it, the warning could go
+    assert (
+        off > 0.1
+    ) == tied  # what the warning is about; were peft to mend it, the warning could go
 
 
 def test_tied_embeddings_are_told_when_a_model_is_made_that_trains_them(tmp_path: Path) -> None:
@@ -80,8 +84,12 @@ def test_tied_embeddings_are_told_when_a_model_is_made_that_trains_them(tmp_path
 def test_an_adapter_without_a_base_model_is_merged_with_the_one_given(tmp_path: Path) -> None:
     adapter, expected = trained(tmp_path, tied=False)
     config = adapter / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}))
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None})
+    )
     with pytest.raises(InvalidRequest, match="names no base model"):
         merge(adapter, tmp_path / "merged")
     merge(adapter, tmp_path / "merged", str(tmp_path / "base"))
-    np.testing.assert_allclose(logprobs(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        logprobs(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), expected, atol=1e-4
+    )

@@ -54,7 +54,9 @@ def made_by_peft(base: Path, folder: Path, **config: Any) -> Path:
 
 
 def in_peft(base: Path, adapter: Path) -> Any:
-    return logprobs(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)))
+    return logprobs(
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter))
+    )
 
 
 def ours(engine: TorchEngine, base: Path, folder: Path, shape: LoraShape = SHAPE) -> Any:
@@ -91,7 +93,9 @@ def test_an_adapter_of_peft_has_the_logprobs_that_it_has_there(
     np.testing.assert_allclose(in_peft(base, tmp_path / "ours"), expected, atol=1e-5)
 
 
-def test_layers_that_it_lacks_are_trained_from_then_on(base: Path, engine: TorchEngine, tmp_path: Path) -> None:
+def test_layers_that_it_lacks_are_trained_from_then_on(
+    base: Path, engine: TorchEngine, tmp_path: Path
+) -> None:
     adapter = made_by_peft(base, tmp_path / "theirs", target_modules=["q_proj"])
     engine.import_adapter(str(base), SHAPE, adapter, tmp_path / "ours")
     ours(engine, base, tmp_path / "ours")
@@ -104,7 +108,9 @@ def test_layers_that_it_lacks_are_trained_from_then_on(base: Path, engine: Torch
     assert float(weights[name].abs().max()) > 0
 
 
-def test_what_the_engine_saved_comes_back_as_it_was(base: Path, engine: TorchEngine, tmp_path: Path) -> None:
+def test_what_the_engine_saved_comes_back_as_it_was(
+    base: Path, engine: TorchEngine, tmp_path: Path
+) -> None:
     engine.import_adapter(str(base), SHAPE, made_by_peft(base, tmp_path / "a"), tmp_path / "b")
     engine.import_adapter(str(base), SHAPE, tmp_path / "b", tmp_path / "c")
     first, second = (load_file(tmp_path / at / "adapter_model.safetensors") for at in "bc")
@@ -151,16 +157,35 @@ def cut(folder: Path) -> None:
         (edited(lambda config: config.update(peft_type="IA3")), "peft_type is 'IA3'"),
         (edited(lambda config: config.update(lora_alpha=None)), "lora_alpha is None"),
         (edited(lambda config: config.update(lora_alpha=float("nan"))), "lora_alpha is nan"),
-        (lambda folder: (folder / "adapter_config.json").write_text("[1"), "adapter_config.json cannot be read"),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text("[1"),
+            "adapter_config.json cannot be read",
+        ),
         (lambda folder: (folder / "adapter_config.json").write_text("[]"), "is not a JSON object"),
         (cut, "adapter_model.safetensors cannot be read"),
         (reweighted(lambda weights: weights.clear()), "holds no weights"),
-        (reweighted(lambda weights: weights[f"{Q}.lora_A.weight"].fill_(float("nan"))), "NaN or infinity"),
-        (reweighted(lambda weights: weights.pop(f"{Q}.lora_B.weight")), "lacks lora_B of model.layers.0"),
-        (reweighted(lambda weights: weights.update({f"{Q}.lora_A.weight": torch.zeros(4, 8)})), r"is \[4, 8\]"),
-        (reweighted(lambda weights: weights.update({f"{Q}.weight": torch.zeros(4, 8)})), "is no weight of a LoRA"),
         (
-            reweighted(lambda weights: weights.update({"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 32)})),
+            reweighted(lambda weights: weights[f"{Q}.lora_A.weight"].fill_(float("nan"))),
+            "NaN or infinity",
+        ),
+        (
+            reweighted(lambda weights: weights.pop(f"{Q}.lora_B.weight")),
+            "lacks lora_B of model.layers.0",
+        ),
+        (
+            reweighted(lambda weights: weights.update({f"{Q}.lora_A.weight": torch.zeros(4, 8)})),
+            r"is \[4, 8\]",
+        ),
+        (
+            reweighted(lambda weights: weights.update({f"{Q}.weight": torch.zeros(4, 8)})),
+            "is no weight of a LoRA",
+        ),
+        (
+            reweighted(
+                lambda weights: weights.update(
+                    {"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 32)}
+                )
+            ),
             "weights for lm_head, which is no layer",
         ),
     ],

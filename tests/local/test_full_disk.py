@@ -54,14 +54,18 @@ def test_what_cannot_be_written_is_refused_until_there_is_room(store: Store) -> 
     assert store.sessions.get("in a transaction") is None
 
 
-def test_once_something_is_lost_that_others_were_told_of_nothing_is_acknowledged(store: Store) -> None:
+def test_once_something_is_lost_that_others_were_told_of_nothing_is_acknowledged(
+    store: Store,
+) -> None:
     async def write() -> None:
         store.usage.add("", "s", "base", {"training": 1}, 0.0)
         await store.kept()
 
     async def lose() -> None:
         store.usage.add("", "s", "base", {"training": 1}, 0.0)
-        store._database._connection.execute("ROLLBACK")  # as SQLite itself does when the disk is full
+        store._database._connection.execute(
+            "ROLLBACK"
+        )  # as SQLite itself does when the disk is full
         await store.kept()
 
     asyncio.run(write())
@@ -72,20 +76,33 @@ def test_once_something_is_lost_that_others_were_told_of_nothing_is_acknowledged
 
 
 def test_a_server_on_a_full_disk_says_what_to_do() -> None:
-    with serve(engine=FakeEngine()) as server, httpx.Client(base_url=server.base_url, timeout=15) as http:
+    with (
+        serve(engine=FakeEngine()) as server,
+        httpx.Client(base_url=server.base_url, timeout=15) as http,
+    ):
         api = Api(http, FakeEngine())
         sampler = api.sampler()
         fill(server._backend.store._database)
         refused = api.send("create_session", tags=["x" * 50_000], user_metadata={}, sdk_version="1")
-        assert (refused.status_code, "make room on its disk" in refused.json()["detail"]) == (507, True)
+        assert (refused.status_code, "make room on its disk" in refused.json()["detail"]) == (
+            507,
+            True,
+        )
         sent = (api.send("asample", **sample(sampler, number)) for number in range(500))
         stopped = next(response for response in sent if response.status_code != 200)
-        assert (stopped.status_code, "restart the server" in stopped.json()["detail"]) == (507, True)
-        assert api.get("sessions").status_code == 507, "what it would say may not be so after the restart"
+        assert (stopped.status_code, "restart the server" in stopped.json()["detail"]) == (
+            507,
+            True,
+        )
+        assert api.get("sessions").status_code == 507, (
+            "what it would say may not be so after the restart"
+        )
 
 
 @pytest.mark.parametrize("how", ["--gc", "--engine=fake"])
-def test_the_command_says_so_in_a_line(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_so_in_a_line(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with started(FakeEngine(), data_dir=tmp_path) as api:
         api.step(api.model(), 2)  # it waits for another, so that a restart has something to write
     original = Database._prepare
@@ -97,4 +114,7 @@ def test_the_command_says_so_in_a_line(tmp_path: Path, how: str, monkeypatch: py
     monkeypatch.setattr(Database, "_prepare", on_a_full_disk)
     result = CliRunner().invoke(main, ["serve", "--port", "0", "--data-dir", str(tmp_path), how])
     assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
-    assert "cannot be written (attempt to write a readonly database); make room on its disk" in result.output
+    assert (
+        "cannot be written (attempt to write a readonly database); make room on its disk"
+        in result.output
+    )

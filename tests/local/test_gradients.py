@@ -51,8 +51,12 @@ def make(engine: TorchEngine) -> Iterator[Callable[..., str]]:
         engine.unload_model(model_id)
 
 
-def gather(engine: TorchEngine, model_id: str, batch: Sequence[Example], *, backward: bool = True) -> float:
-    return engine.forward_backward(model_id, batch, "cross_entropy", {}, backward=backward).metrics["loss:sum"]
+def gather(
+    engine: TorchEngine, model_id: str, batch: Sequence[Example], *, backward: bool = True
+) -> float:
+    return engine.forward_backward(model_id, batch, "cross_entropy", {}, backward=backward).metrics[
+        "loss:sum"
+    ]
 
 
 def step(engine: TorchEngine, model_id: str) -> float:
@@ -66,13 +70,19 @@ def test_batches_add_up_until_the_step(engine: TorchEngine, make: Callable[..., 
     parts = [gather(engine, apart, [datum]) for datum in (ONE, TWO, TWO)]
     assert sum(parts) == pytest.approx(whole, rel=1e-5)
     assert step(engine, apart) == pytest.approx(step(engine, together), rel=1e-4)
-    assert gather(engine, apart, [ONE], backward=False) == pytest.approx(gather(engine, together, [ONE], backward=False), rel=1e-5)
+    assert gather(engine, apart, [ONE], backward=False) == pytest.approx(
+        gather(engine, together, [ONE], backward=False), rel=1e-5
+    )
     assert step(engine, apart) == 0, "a step clears what was gathered"
 
 
-def test_a_forward_pass_leaves_no_gradient_and_no_trace(engine: TorchEngine, make: Callable[..., str]) -> None:
+def test_a_forward_pass_leaves_no_gradient_and_no_trace(
+    engine: TorchEngine, make: Callable[..., str]
+) -> None:
     model_id, twin = make("forward", seed=1), make("twin", seed=1)
-    assert gather(engine, model_id, [TWO], backward=False) == gather(engine, model_id, [TWO], backward=False)
+    assert gather(engine, model_id, [TWO], backward=False) == gather(
+        engine, model_id, [TWO], backward=False
+    )
     assert step(engine, model_id) == 0
     for name in (model_id, twin):
         gather(engine, name, [ONE])
@@ -81,9 +91,15 @@ def test_a_forward_pass_leaves_no_gradient_and_no_trace(engine: TorchEngine, mak
 
 
 @pytest.mark.parametrize(
-    "bad", [example(b"abc", weights=np.ones(3, np.float32)), example(b"abc", weights=np.array([np.nan, 1], np.float32))]
+    "bad",
+    [
+        example(b"abc", weights=np.ones(3, np.float32)),
+        example(b"abc", weights=np.array([np.nan, 1], np.float32)),
+    ],
 )
-def test_a_refused_batch_leaves_the_gradients_as_they_were(engine: TorchEngine, make: Callable[..., str], bad: Example) -> None:
+def test_a_refused_batch_leaves_the_gradients_as_they_were(
+    engine: TorchEngine, make: Callable[..., str], bad: Example
+) -> None:
     model_id, twin = make("refused", seed=1), make("twin", seed=1)
     for name in (model_id, twin):
         gather(engine, name, [ONE])
@@ -92,15 +108,22 @@ def test_a_refused_batch_leaves_the_gradients_as_they_were(engine: TorchEngine, 
     assert step(engine, model_id) == step(engine, twin)
 
 
-@pytest.mark.parametrize("trained", [["train_attn"], ["train_mlp"], ["train_unembed"], ["train_attn", "train_unembed"], [*LAYERS]])
+@pytest.mark.parametrize(
+    "trained",
+    [["train_attn"], ["train_mlp"], ["train_unembed"], ["train_attn", "train_unembed"], [*LAYERS]],
+)
 def test_only_the_layers_asked_for_are_trained(
     engine: TorchEngine, make: Callable[..., str], tmp_path: Path, trained: Sequence[str]
 ) -> None:
     model_id = make("some", **{**NONE, **dict.fromkeys(trained, True)})
     engine.save_model(model_id, tmp_path / "saved", optimizer=False)
     weights = load_file(tmp_path / "saved" / "adapter_model.safetensors")
-    assert {name.split(".")[-3] for name in weights} == set().union(*(LAYERS[flag] for flag in trained))
-    assert all(weight.any() for weight in weights.values()), "a step has changed the ones that begin as zeros"
+    assert {name.split(".")[-3] for name in weights} == set().union(
+        *(LAYERS[flag] for flag in trained)
+    )
+    assert all(weight.any() for weight in weights.values()), (
+        "a step has changed the ones that begin as zeros"
+    )
 
 
 def test_a_model_that_would_train_nothing_is_refused(engine: TorchEngine) -> None:

@@ -58,13 +58,17 @@ def test_whoever_computes_or_answers_may_take_as_long_as_it_likes() -> None:
 
 def test_a_process_with_nothing_to_do_may_be_silent() -> None:
     idle = Signs(False, 5, 2, 1.0)
-    assert looks(*[idle] * 10, QUIET, QUIET, QUIET) == [None] * 13, "it is waited for only from the second of these on"
+    assert looks(*[idle] * 10, QUIET, QUIET, QUIET) == [None] * 13, (
+        "it is waited for only from the second of these on"
+    )
 
 
 @contextmanager
 def impatient() -> Iterator[ProcessEngine]:
     """An engine that may hang for three seconds."""
-    with closing(ProcessEngine(MortalEngine, BASES, pauses=(0, 0), patience=Patience(silent=3.0, idle=3.0))) as engine:
+    with closing(
+        ProcessEngine(MortalEngine, BASES, pauses=(0, 0), patience=Patience(silent=3.0, idle=3.0))
+    ) as engine:
         engine.create_model("x", "fake/base", LoraShape(4))
         engine.load_sampler("s", "fake/base", None)
         yield engine
@@ -77,20 +81,26 @@ def engine() -> Iterator[ProcessEngine]:
 
 
 def step(engine: ProcessEngine, token: int) -> float:
-    return engine.forward_backward("x", [example(token, 6)], "cross_entropy", {}, backward=True).metrics["loss:sum"]
+    return engine.forward_backward(
+        "x", [example(token, 6)], "cross_entropy", {}, backward=True
+    ).metrics["loss:sum"]
 
 
 def test_a_stopped_process_is_killed_and_another_takes_its_place(engine: ProcessEngine) -> None:
     stopped, under_way = engine.pid, engine.sample("s", SampleSpec([WAITS]))
     os.kill(stopped, signal.SIGSTOP)
-    with pytest.raises(EngineDied, match=r"process gave no sign of life for 3 s.*was killed.*; it is started again"):
+    with pytest.raises(
+        EngineDied, match=r"process gave no sign of life for 3 s.*was killed.*; it is started again"
+    ):
         under_way.result(20)
     assert engine.pid != stopped
     engine.create_model("x", "fake/base", LoraShape(4))
     assert step(engine, 5) > 0
 
 
-@pytest.mark.parametrize(("token", "how"), [(HOLDS, "gave no sign of life"), (WAITS, "neither answered nor computed")])
+@pytest.mark.parametrize(
+    ("token", "how"), [(HOLDS, "gave no sign of life"), (WAITS, "neither answered nor computed")]
+)
 def test_a_call_that_hangs_is_the_end_of_the_process_which_says_where_it_is(
     capfd: pytest.CaptureFixture[str], token: int, how: str
 ) -> None:
@@ -106,7 +116,9 @@ def test_a_long_computation_is_left_alone(engine: ProcessEngine) -> None:
     assert engine.pid == pid
 
 
-def test_a_process_that_is_stopped_while_nothing_is_asked_goes_on_when_it_may(engine: ProcessEngine) -> None:
+def test_a_process_that_is_stopped_while_nothing_is_asked_goes_on_when_it_may(
+    engine: ProcessEngine,
+) -> None:
     pid = engine.pid
     os.kill(pid, signal.SIGSTOP)
     time.sleep(4.5)  # more than the patience

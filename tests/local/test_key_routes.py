@@ -28,7 +28,10 @@ class Two:
 
 @pytest.fixture
 def two() -> Iterator[Two]:
-    with started(FakeEngine(), api_key=["tml-ada", "tml-bob"]) as ada, httpx.Client(base_url=ada.http.base_url) as http:
+    with (
+        started(FakeEngine(), api_key=["tml-ada", "tml-bob"]) as ada,
+        httpx.Client(base_url=ada.http.base_url) as http,
+    ):
         ada.http.headers["x-api-key"], http.headers["x-api-key"] = "tml-ada", "tml-bob"
         yield Two(ada, Api(http, ada.engine))
 
@@ -45,7 +48,9 @@ def test_a_key_is_told_of_and_revoked(two: Two) -> None:
     assert two.ada.get("sessions").status_code == 200
 
 
-def test_a_token_sees_what_its_key_sees_and_then_is_to_be_exchanged_anew(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_sees_what_its_key_sees_and_then_is_to_be_exchanged_anew(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session_id = two.ada.session()
     token = two.ada.ok("auth/token")["jwt"]
     two.ada.http.headers["x-api-key"] = token
@@ -54,17 +59,25 @@ def test_a_token_sees_what_its_key_sees_and_then_is_to_be_exchanged_anew(two: Tw
     later = time.time() + 3600
     monkeypatch.setattr("tinkex_server.guard.vouchers.time", SimpleNamespace(time=lambda: later))
     expired = two.ada.get("sessions")
-    assert (expired.status_code, expired.headers["www-authenticate"]) == (401, 'Bearer error="invalid_token"')
+    assert (expired.status_code, expired.headers["www-authenticate"]) == (
+        401,
+        'Bearer error="invalid_token"',
+    )
 
 
 def test_a_token_ends_with_its_key_when_the_server_is_started_without_that(tmp_path: Path) -> None:
     with started(FakeEngine(), data_dir=tmp_path, api_key=["tml-ada", "tml-bob"]) as api:
         tokens = {
-            key: api.http.post(f"{API}/auth/token", json={}, headers={"x-api-key": key}).json()["jwt"]
+            key: api.http.post(f"{API}/auth/token", json={}, headers={"x-api-key": key}).json()[
+                "jwt"
+            ]
             for key in ("tml-ada", "tml-bob")
         }
     with started(FakeEngine(), data_dir=tmp_path, api_key="tml-ada") as api:
-        statuses = [api.http.get(f"{API}/sessions", headers={"x-api-key": token}).status_code for token in tokens.values()]
+        statuses = [
+            api.http.get(f"{API}/sessions", headers={"x-api-key": token}).status_code
+            for token in tokens.values()
+        ]
     assert statuses == [200, 401]
 
 
@@ -74,7 +87,10 @@ def test_each_finds_its_own_and_what_was_published(two: Two) -> None:
     runs = {"access_scope": "accessible"}
     for api in (two.ada, two.bob):
         api.http.post(f"{url}/publish")
-    assert [run["training_run_id"] for run in two.bob.get("training_runs", **runs).json()["training_runs"]] == [model_id]
+    assert [
+        run["training_run_id"]
+        for run in two.bob.get("training_runs", **runs).json()["training_runs"]
+    ] == [model_id]
     assert two.bob.get("training_runs").json()["cursor"]["total_count"] == 0
     assert two.bob.get(f"training_runs/{model_id}", **runs).status_code == 200
     assert two.bob.get(f"training_runs/{model_id}").status_code == 404
@@ -91,7 +107,12 @@ def test_what_is_another_s_is_not_there(two: Two) -> None:
         assert two.bob.http.get(f"{url}/{path}").status_code == 404
     assert two.bob.get(f"training_runs/{model_id}/checkpoints").status_code == 404
     assert two.bob.get(f"sessions/{session_id}/trace_export").status_code == 404
-    assert two.bob.http.put(f"{API}/sessions/{session_id}/project", json={"project_id": "p"}).status_code == 404
+    assert (
+        two.bob.http.put(
+            f"{API}/sessions/{session_id}/project", json={"project_id": "p"}
+        ).status_code
+        == 404
+    )
     assert two.bob.ok("sessions/search", owner={"type": "accessible"})["sessions"] == []
     assert two.bob.get("checkpoints").json()["checkpoints"] == []
     assert two.bob.get("billing/usage/checkpoints/current").json()["data"] == []
@@ -102,5 +123,7 @@ def test_a_search_by_the_name_of_an_owner_finds_one_s_own(two: Two) -> None:
     session_id = two.ada.session()
     [mine] = two.ada.ok("sessions/search")["sessions"]
     query = {"owner": {"type": "user", "owner_urns": [mine["owner"]]}}
-    assert [session["session_id"] for session in two.ada.ok("sessions/search", **query)["sessions"]] == [session_id]
+    assert [
+        session["session_id"] for session in two.ada.ok("sessions/search", **query)["sessions"]
+    ] == [session_id]
     assert two.bob.ok("sessions/search", **query)["sessions"] == []

@@ -52,7 +52,12 @@ def hers(both: tuple[Api, Api]) -> dict[str, str]:
     session = api.session()
     model = api.model(session)
     promise = api.ok("save_weights", model_id=model, seq_id=1, path="state")
-    loss = {"session_id": session, "custom_loss_seq_id": 0, "name": "mine", "inputs": [{"name": "logprobs", "rank": 1}]}
+    loss = {
+        "session_id": session,
+        "custom_loss_seq_id": 0,
+        "name": "mine",
+        "inputs": [{"name": "logprobs", "rank": 1}],
+    }
     api.result(api.ok("create_custom_loss", **loss, graph={"format": 1, "nodes": []}))
     return {
         "session": session,
@@ -60,7 +65,9 @@ def hers(both: tuple[Api, Api]) -> dict[str, str]:
         "request": promise["request_id"],
         "path": api.result(promise)["path"],
         "sampler": api.sampler(session, 0),
-        "upload": api.ok("external_weights_upload_start", base_model="fake/base", lora_config={"rank": 4})["upload_id"],
+        "upload": api.ok(
+            "external_weights_upload_start", base_model="fake/base", lora_config={"rank": 4}
+        )["upload_id"],
     }
 
 
@@ -68,30 +75,51 @@ def ask(api: Api, method: str, path: str, body: Mapping[str, Any] | None) -> htt
     return api.http.request(method, f"{API}{path}", json=body)
 
 
-def requests_for(hers: Mapping[str, str]) -> dict[tuple[str, str], list[tuple[str, dict[str, Any] | None]]]:
+def requests_for(
+    hers: Mapping[str, str],
+) -> dict[tuple[str, str], list[tuple[str, dict[str, Any] | None]]]:
     """By method and route: paths and bodies that name what is hers. She may send all of them."""
-    session, model, request, path, sampler = (hers[name] for name in ("session", "model", "request", "path", "sampler"))
-    graph = {"name": "l", "inputs": [{"name": "logprobs", "rank": 1}], "graph": {"format": 1, "nodes": []}}
+    session, model, request, path, sampler = (
+        hers[name] for name in ("session", "model", "request", "path", "sampler")
+    )
+    graph = {
+        "name": "l",
+        "inputs": [{"name": "logprobs", "rank": 1}],
+        "graph": {"format": 1, "nodes": []},
+    }
     number = {"session_id": session, "sampling_session_seq_id": 0, "base_model": "fake/base"}
     checkpoint = f"/training_runs/{model}/checkpoints/weights/state"
     lost: dict[str, Any] = {"reason": {"type": "success"}, "detail": None}
     return {
         ("POST", "/session_heartbeat"): [("/session_heartbeat", {"session_id": session})],
         ("GET", "/sessions/{session_id}"): [(f"/sessions/{session}", None)],
-        ("POST", "/create_model"): [("/create_model", new_model(session, 0)), ("/create_model", new_model(session, 7))],
+        ("POST", "/create_model"): [
+            ("/create_model", new_model(session, 0)),
+            ("/create_model", new_model(session, 7)),
+        ],
         ("POST", "/get_info"): [("/get_info", {"model_id": model})],
         ("POST", "/create_custom_loss"): [
-            ("/create_custom_loss", {"session_id": session, "custom_loss_seq_id": number, **graph}) for number in (0, 8)
+            ("/create_custom_loss", {"session_id": session, "custom_loss_seq_id": number, **graph})
+            for number in (0, 8)
         ],
-        ("POST", "/forward_backward"): [("/forward_backward", step(model, number)) for number in (2, 2, None)],
+        ("POST", "/forward_backward"): [
+            ("/forward_backward", step(model, number)) for number in (2, 2, None)
+        ],
         ("POST", "/forward"): [("/forward", step(model, None, path="forward"))],
         ("POST", "/optim_step"): [("/optim_step", {"model_id": model, "adam_params": {}})],
         ("POST", "/save_weights"): [("/save_weights", {"model_id": model, "path": "b"})],
-        ("POST", "/save_weights_for_sampler"): [("/save_weights_for_sampler", {"model_id": model, "path": "c"})],
-        ("POST", "/save_weights_external"): [("/save_weights_external", {"model_id": model, "path": "d"})],
+        ("POST", "/save_weights_for_sampler"): [
+            ("/save_weights_for_sampler", {"model_id": model, "path": "c"})
+        ],
+        ("POST", "/save_weights_external"): [
+            ("/save_weights_external", {"model_id": model, "path": "d"})
+        ],
         ("POST", "/load_weights"): [
             ("/load_weights", {"model_id": model, "seq_id": 3, "path": path, "optimizer": False}),
-            ("/load_weights", {"session_id": session, "model_seq_id": 9, "path": path, "optimizer": False}),
+            (
+                "/load_weights",
+                {"session_id": session, "model_seq_id": 9, "path": path, "optimizer": False},
+            ),
         ],
         ("POST", "/copy_weights"): [
             ("/copy_weights", {"source_path": path, "destination_project_id": "p"}),
@@ -99,10 +127,15 @@ def requests_for(hers: Mapping[str, str]) -> dict[tuple[str, str], list[tuple[st
         ],
         ("POST", "/create_sampling_session"): [
             ("/create_sampling_session", number),
-            ("/create_sampling_session", {**number, "sampling_session_seq_id": 6, "base_model": None, "model_path": path}),
+            (
+                "/create_sampling_session",
+                {**number, "sampling_session_seq_id": 6, "base_model": None, "model_path": path},
+            ),
         ],
         ("GET", "/samplers/{sampler_id:path}"): [(f"/samplers/{sampler}", None)],
-        ("POST", "/join_sampling_session"): [("/join_sampling_session", {"sampling_session_id": sampler})],
+        ("POST", "/join_sampling_session"): [
+            ("/join_sampling_session", {"sampling_session_id": sampler})
+        ],
         ("POST", "/asample"): [
             ("/asample", sample(sampler, 1)),
             ("/asample", {**sample(sampler), "sampling_session_id": None, "model_path": path}),
@@ -110,11 +143,19 @@ def requests_for(hers: Mapping[str, str]) -> dict[tuple[str, str], list[tuple[st
         ("POST", "/asample_stream"): [("/asample_stream", sample(sampler))],
         ("POST", "/retrieve_future"): [("/retrieve_future", {"request_id": request})],
         ("POST", "/retrieve_futures"): [
-            ("/retrieve_futures", {"target": {"type": "sampling_session", "sampling_session_id": sampler}, "timeout": 0})
+            (
+                "/retrieve_futures",
+                {
+                    "target": {"type": "sampling_session", "sampling_session_id": sampler},
+                    "timeout": 0,
+                },
+            )
         ],
         ("POST", "/cancel_future"): [("/cancel_future", {"request_id": request})],
         ("GET", "/training_runs/{run_id}"): [(f"/training_runs/{model}", None)],
-        ("GET", "/training_runs/{run_id}/checkpoints"): [(f"/training_runs/{model}/checkpoints", None)],
+        ("GET", "/training_runs/{run_id}/checkpoints"): [
+            (f"/training_runs/{model}/checkpoints", None)
+        ],
         ("POST", "/weights_info"): [("/weights_info", {"tinker_path": path})],
         **{
             (method, f"{CHECKPOINT}{end}"): [(f"{checkpoint}{end}", body)]
@@ -127,8 +168,12 @@ def requests_for(hers: Mapping[str, str]) -> dict[tuple[str, str], list[tuple[st
                 ("PUT", "/ttl", {"ttl_seconds": 3600}),
             )
         },
-        ("GET", f"{CHECKPOINT}/files/{{file}}"): [(f"{checkpoint}/files/adapter_model.safetensors", None)],
-        ("PUT", "/sessions/{session_id}/project"): [(f"/sessions/{session}/project", {"project_id": "p"})],
+        ("GET", f"{CHECKPOINT}/files/{{file}}"): [
+            (f"{checkpoint}/files/adapter_model.safetensors", None)
+        ],
+        ("PUT", "/sessions/{session_id}/project"): [
+            (f"/sessions/{session}/project", {"project_id": "p"})
+        ],
         **{
             ("GET", f"/sessions/{{session_id}}/{name}"): [(f"/sessions/{session}/{name}", None)]
             for name in ("trace_export", "trace")
@@ -138,31 +183,58 @@ def requests_for(hers: Mapping[str, str]) -> dict[tuple[str, str], list[tuple[st
         ("PUT", "/external_weights_uploads/{upload_id}/{file}"): [
             (f"/external_weights_uploads/{hers['upload']}/adapter_config.json", {})
         ],
-        ("POST", "/external_weights_upload_finish"): [("/external_weights_upload_finish", {"upload_id": hers["upload"]})],
+        ("POST", "/external_weights_upload_finish"): [
+            ("/external_weights_upload_finish", {"upload_id": hers["upload"]})
+        ],
         ("POST", "/sessions/{session_id}/finish"): [(f"/sessions/{session}/finish", lost)],
     }
 
 
 NAME_NOTHING = {
-    *(("POST", path) for path in ("/client/config", "/client/dynamic_config", "/create_session", "/telemetry")),
+    *(
+        ("POST", path)
+        for path in ("/client/config", "/client/dynamic_config", "/create_session", "/telemetry")
+    ),
     *(
         ("GET", path)
-        for path in ("/healthz", "/get_server_capabilities", "/tokenizer", "/sessions", "/training_runs", "/checkpoints")
+        for path in (
+            "/healthz",
+            "/get_server_capabilities",
+            "/tokenizer",
+            "/sessions",
+            "/training_runs",
+            "/checkpoints",
+        )
     ),
-    *(("GET", path) for path in ("/audit", "/billing/usage/events", "/billing/usage/checkpoints/current")),
-    *(("POST", path) for path in ("/sessions/search", "/checkpoints/search", "/external_weights_upload_start")),
+    *(
+        ("GET", path)
+        for path in ("/audit", "/billing/usage/events", "/billing/usage/checkpoints/current")
+    ),
+    *(
+        ("POST", path)
+        for path in ("/sessions/search", "/checkpoints/search", "/external_weights_upload_start")
+    ),
     *(("POST", "/auth/token"), ("GET", "/auth/apikey/me"), ("DELETE", "/auth/apikey/me")),
 }
 """Routes whose requests name nothing that is somebody's. The lists are tested by themselves."""
 
 
 def served_routes() -> list[tuple[str, str]]:
-    methods = [(route, method) for route in ROUTES if isinstance(route, Route) for method in route.methods or ()]
+    methods = [
+        (route, method)
+        for route in ROUTES
+        if isinstance(route, Route)
+        for method in route.methods or ()
+    ]
     return [(method, route.path.removeprefix(API)) for route, method in methods if method != "HEAD"]
 
 
-@pytest.mark.parametrize("route", [route for route in served_routes() if route not in NAME_NOTHING], ids=" ".join)
-def test_what_is_anothers_is_404_on_every_route(both: tuple[Api, Api], hers: dict[str, str], route: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "route", [route for route in served_routes() if route not in NAME_NOTHING], ids=" ".join
+)
+def test_what_is_anothers_is_404_on_every_route(
+    both: tuple[Api, Api], hers: dict[str, str], route: tuple[str, str]
+) -> None:
     """A new route must be put into one of the two tables."""
     for path, body in requests_for(hers)[route]:
         response = ask(both[1], route[0], path, body)
@@ -187,7 +259,9 @@ def test_lists_have_ones_own_alone() -> None:
         checkpoints = [api.get("checkpoints").json() for api in (hers, his)]
         found = [api.ok("sessions/search")["sessions"] for api in (hers, his)]
         events = [api.get("audit").json()["entries"] for api in (hers, his)]
-        stored = [api.get("billing/usage/checkpoints/current").json()["data"] for api in (hers, his)]
+        stored = [
+            api.get("billing/usage/checkpoints/current").json()["data"] for api in (hers, his)
+        ]
     assert [len(listed) for listed in sessions] == [1, 1]
     assert sessions[0] != sessions[1]
     assert [[session["session_id"] for session in listed] for listed in found] == sessions
@@ -197,28 +271,47 @@ def test_lists_have_ones_own_alone() -> None:
         assert sessions[mine][0] in str(events[mine])
         assert sessions[theirs][0] not in str(events[mine])
     assert [listed["cursor"]["total_count"] for listed in (*runs, *checkpoints)] == [1] * 4
-    assert checkpoints[0]["checkpoints"][0]["tinker_path"] != checkpoints[1]["checkpoints"][0]["tinker_path"]
+    assert (
+        checkpoints[0]["checkpoints"][0]["tinker_path"]
+        != checkpoints[1]["checkpoints"][0]["tinker_path"]
+    )
 
 
-def test_a_loss_of_another_session_cannot_be_used(both: tuple[Api, Api], hers: dict[str, str]) -> None:
+def test_a_loss_of_another_session_cannot_be_used(
+    both: tuple[Api, Api], hers: dict[str, str]
+) -> None:
     model = both[1].model()
     body = step(model, 1)
-    body["forward_backward_input"] |= {"loss_fn": "custom", "loss_fn_config": {"loss_id": f"{hers['session']}:loss:0"}}
+    body["forward_backward_input"] |= {
+        "loss_fn": "custom",
+        "loss_fn_config": {"loss_id": f"{hers['session']}:loss:0"},
+    }
     response = both[1].send("forward_backward", **body)
     assert (response.status_code, "has no custom loss" in response.text) == (400, True)
 
 
-def test_anothers_state_is_not_loaded_into_ones_own_model(both: tuple[Api, Api], hers: dict[str, str]) -> None:
+def test_anothers_state_is_not_loaded_into_ones_own_model(
+    both: tuple[Api, Api], hers: dict[str, str]
+) -> None:
     model = both[1].model()
-    loaded = both[1].ok("load_weights", model_id=model, seq_id=1, path=hers["path"], optimizer=False)
+    loaded = both[1].ok(
+        "load_weights", model_id=model, seq_id=1, path=hers["path"], optimizer=False
+    )
     assert "there is no checkpoint" in both[1].result(loaded)["error"]
 
 
-@pytest.mark.parametrize("headers", [{}, {"X-API-Key": "tml-other"}, {"X-API-Key": ""}, {"Authorization": f"Bearer {HERS}"}])
-def test_without_a_key_that_is_taken_it_is_401(both: tuple[Api, Api], headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"X-API-Key": "tml-other"}, {"X-API-Key": ""}, {"Authorization": f"Bearer {HERS}"}],
+)
+def test_without_a_key_that_is_taken_it_is_401(
+    both: tuple[Api, Api], headers: dict[str, str]
+) -> None:
     url = both[0].http.base_url
     assert httpx.get(f"{url}{API}/sessions", headers=headers).status_code == 401
-    assert httpx.get(f"{url}{API}/no_such_route", headers=headers).status_code == 401, "nor is it told which routes there are"
+    assert httpx.get(f"{url}{API}/no_such_route", headers=headers).status_code == 401, (
+        "nor is it told which routes there are"
+    )
     assert httpx.get(f"{url}{API}/healthz", headers=headers).status_code == 200
 
 
@@ -234,7 +327,10 @@ def test_a_key_that_is_not_given_any_more_is_not_taken(tmp_path: Path) -> None:
     with keyed(data_dir=tmp_path):
         pass
     with serve(engine=FakeEngine(), data_dir=tmp_path, api_key=HERS) as server:
-        assert httpx.get(f"{server.base_url}{API}/sessions", headers={"X-API-Key": HIS}).status_code == 401
+        assert (
+            httpx.get(f"{server.base_url}{API}/sessions", headers={"X-API-Key": HIS}).status_code
+            == 401
+        )
 
 
 def test_a_revoked_key_is_refused_after_a_restart_too(tmp_path: Path) -> None:
@@ -271,9 +367,14 @@ def test_a_server_that_imitates_another_takes_one_key() -> None:
 
 
 @pytest.mark.parametrize("profile", ["tinkex", "skyrl", "hosted"])
-@pytest.mark.parametrize("query", ["signature=x", "signature", "%73ignature=x", "expires=1&signature="])
+@pytest.mark.parametrize(
+    "query", ["signature=x", "signature", "%73ignature=x", "expires=1&signature="]
+)
 def test_the_word_signature_opens_nothing(profile: str, query: str) -> None:
-    with serve(engine=FakeEngine(), api_key=HERS, profile=profile) as server, httpx.Client(base_url=server.base_url) as http:
+    with (
+        serve(engine=FakeEngine(), api_key=HERS, profile=profile) as server,
+        httpx.Client(base_url=server.base_url) as http,
+    ):
         body = {"tags": [], "user_metadata": {}, "sdk_version": "1", "type": "create_session"}
         refused = (401, 403)
         assert http.post(f"{API}/create_session?{query}", json=body).status_code in refused
@@ -297,7 +398,9 @@ def test_every_loopback_address_may_go_without(tmp_path: Path) -> None:
             assert httpx.get(f"{server.base_url}{API}/sessions").status_code == 200
 
 
-def test_the_command_refuses_an_address_for_all_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_refuses_an_address_for_all_without_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("TINKEX_SERVER_API_KEYS", raising=False)
     options = ["serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path)]
     result = CliRunner().invoke(main, options)
@@ -305,7 +408,9 @@ def test_the_command_refuses_an_address_for_all_without_a_key(tmp_path: Path, mo
     assert "can be reached from other machines" in result.output
 
 
-def test_the_command_takes_keys_from_options_and_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_takes_keys_from_options_and_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TINKEX_SERVER_API_KEYS", " one, two words ,three,")
     options = ["serve", "--port", "0", "--data-dir", str(tmp_path)]
     assert "no space" in CliRunner().invoke(main, options).output, "of the second"

@@ -30,7 +30,9 @@ from tinkex_server.work.turns import Turns
 
 from .helpers import API, Api, new_model, sample, started, step
 
-SMALL = Limits(body_bytes=20_000, datums=3, tokens=10, rank=8, models=2, num_samples=4, top_tokens=5, told=16)
+SMALL = Limits(
+    body_bytes=20_000, datums=3, tokens=10, rank=8, models=2, num_samples=4, top_tokens=5, told=16
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,10 @@ def small() -> Iterator[Api]:
 
 
 def compressed(body: bytes) -> dict[str, Any]:
-    return {"content": zstandard.compress(body), "headers": {"content-encoding": "zstd", "content-type": "application/json"}}
+    return {
+        "content": zstandard.compress(body),
+        "headers": {"content-encoding": "zstd", "content-type": "application/json"},
+    }
 
 
 def test_a_body_may_be_zstd(small: Api) -> None:
@@ -51,20 +56,39 @@ def test_a_body_may_be_zstd(small: Api) -> None:
 
 
 def test_a_protobuf_body_may_be_zstd(api: Api) -> None:
-    token, tensor = np.array([7], "<i4").tobytes(), pb.Tensor(dense=np.array([7], "<i8").tobytes(), dtype=pb.DTYPE_INT64, shape=[1])
+    token, tensor = (
+        np.array([7], "<i4").tobytes(),
+        pb.Tensor(dense=np.array([7], "<i8").tobytes(), dtype=pb.DTYPE_INT64, shape=[1]),
+    )
     chunk = pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=token))
-    body = pb.ForwardBackwardRequest(model_id=api.model(), seq_id=1, loss_fn="cross_entropy", data=[pb.Datum(model_input=[chunk])])
+    body = pb.ForwardBackwardRequest(
+        model_id=api.model(),
+        seq_id=1,
+        loss_fn="cross_entropy",
+        data=[pb.Datum(model_input=[chunk])],
+    )
     body.data[0].loss_fn_inputs["target_tokens"].CopyFrom(tensor)
     headers = {"content-encoding": "zstd", "content-type": "application/x-protobuf"}
-    promise = api.http.post(f"{API}/forward_backward", content=zstandard.compress(body.SerializeToString()), headers=headers)
+    promise = api.http.post(
+        f"{API}/forward_backward",
+        content=zstandard.compress(body.SerializeToString()),
+        headers=headers,
+    )
     assert api.result(promise.json())["metrics"]["loss:sum"] == 7
 
 
 @pytest.mark.parametrize(
-    "how", [lambda body: {"content": body}, compressed, lambda body: {"content": iter([body[:99], body[99:]])}]
+    "how",
+    [
+        lambda body: {"content": body},
+        compressed,
+        lambda body: {"content": iter([body[:99], body[99:]])},
+    ],
 )
 def test_a_body_that_is_too_long_is_413(small: Api, how: Callable[[bytes], dict[str, Any]]) -> None:
-    response = small.http.post(f"{API}/create_session", **how(orjson.dumps({"tags": ["x" * 20_000]})))
+    response = small.http.post(
+        f"{API}/create_session", **how(orjson.dumps({"tags": ["x" * 20_000]}))
+    )
     assert response.status_code == 413
     assert "20000 bytes" in response.json()["detail"]
     assert small.session(), "and the connection can be used again"
@@ -79,11 +103,15 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_comes(small: Api) 
 
 
 @pytest.mark.parametrize("profile", ["tinkex", "skyrl"])
-def test_a_client_that_leaves_in_its_body_is_no_fault_of_the_server(profile: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_leaves_in_its_body_is_no_fault_of_the_server(
+    profile: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with started(FakeEngine(), profile=profile) as api:
         address = (api.http.base_url.host, api.http.base_url.port)
         with socket.create_connection(address, timeout=10) as connection:
-            connection.sendall(f"POST {API}/create_session HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{{".encode())
+            connection.sendall(
+                f"POST {API}/create_session HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{{".encode()
+            )
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(1) == b""
         api.session()  # which comes after it
@@ -98,7 +126,9 @@ def test_little_more_than_the_bound_is_decompressed() -> None:
     assert refused.value.status == 413
 
 
-@pytest.mark.parametrize("raw", [b"", b"no zstd", zstandard.compress(b"{}")[:-1], zstandard.compress(b"{}") + b"more"])
+@pytest.mark.parametrize(
+    "raw", [b"", b"no zstd", zstandard.compress(b"{}")[:-1], zstandard.compress(b"{}") + b"more"]
+)
 def test_what_is_not_one_zstd_frame_is_400(raw: bytes) -> None:
     with pytest.raises(Refused) as refused:
         decompress(raw, 1000)
@@ -107,12 +137,19 @@ def test_what_is_not_one_zstd_frame_is_400(raw: bytes) -> None:
 
 def batch(model_id: str, *data: Any) -> dict[str, Any]:
     body = step(model_id, None)
-    body["forward_backward_input"]["data"] = [step(model_id, None, *tokens)["forward_backward_input"]["data"][0] for tokens in data]
+    body["forward_backward_input"]["data"] = [
+        step(model_id, None, *tokens)["forward_backward_input"]["data"][0] for tokens in data
+    ]
     return body
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [([[1]] * 4, "number of data"), ([[1] * 6, [1] * 5], "number of tokens"), ([[1] * 5, [1] * 5], None)]
+    ("data", "words"),
+    [
+        ([[1]] * 4, "number of data"),
+        ([[1] * 6, [1] * 5], "number of tokens"),
+        ([[1] * 5, [1] * 5], None),
+    ],
 )
 def test_a_batch_is_bounded(data: list[list[int]], words: str | None) -> None:
     with started(FakeEngine(), limits=SMALL) as api:
@@ -130,9 +167,18 @@ def test_a_batch_is_bounded(data: list[list[int]], words: str | None) -> None:
         ({"topk_sample_logprobs": 6}, "topk_sample_logprobs"),
         ({"prompt_alt_tokens_k": 6}, "prompt_alt_tokens_k"),
         ({"prompt": {"chunks": [{"type": "encoded_text", "tokens": [1] * 11}]}}, "prompt"),
-        ({"num_samples": 4, "topk_sample_logprobs": 3}, "number of likely or drawn tokens told"),  # of two tokens a sample
-        ({"topk_prompt_logprobs": 5, "prompt_alt_tokens_k": 4}, "number of likely or drawn tokens told"),
-        ({"topk_sample_logprobs": 1, "sampling_params": {}}, "number of likely or drawn tokens told"),  # up to the context
+        (
+            {"num_samples": 4, "topk_sample_logprobs": 3},
+            "number of likely or drawn tokens told",
+        ),  # of two tokens a sample
+        (
+            {"topk_prompt_logprobs": 5, "prompt_alt_tokens_k": 4},
+            "number of likely or drawn tokens told",
+        ),
+        (
+            {"topk_sample_logprobs": 1, "sampling_params": {}},
+            "number of likely or drawn tokens told",
+        ),  # up to the context
     ],
 )
 def test_a_sample_is_bounded(small: Api, more: dict[str, Any], field: str) -> None:
@@ -165,7 +211,13 @@ def test_what_is_nested_too_deeply_is_refused(api: Api) -> None:
     [
         {"data": [], "dtype": "int64", "shape": [2**32, 2**32]},
         {"data": [1e300], "dtype": "float32"},
-        {"data": [], "dtype": "int64", "shape": [1, 2**40], "sparse_crow_indices": [0, 0], "sparse_col_indices": []},
+        {
+            "data": [],
+            "dtype": "int64",
+            "shape": [1, 2**40],
+            "sparse_crow_indices": [0, 0],
+            "sparse_col_indices": [],
+        },
     ],
 )
 def test_a_tensor_that_cannot_be_is_refused(api: Api, tensor: dict[str, Any]) -> None:
@@ -178,7 +230,13 @@ UP = "tinker://{model}/weights/../../../outside"
 
 
 @pytest.mark.parametrize(
-    "path", [UP, "tinker://../weights/outside", "tinker://{model}/weights/..", "tinker://{model}/weights/%2e%2e"]
+    "path",
+    [
+        UP,
+        "tinker://../weights/outside",
+        "tinker://{model}/weights/..",
+        "tinker://{model}/weights/%2e%2e",
+    ],
 )
 def test_no_path_leads_out_of_the_data_folder(tmp_path: Path, path: str) -> None:
     outside = tmp_path / "outside"
@@ -190,8 +248,15 @@ def test_no_path_leads_out_of_the_data_folder(tmp_path: Path, path: str) -> None
         asked = [
             api.send("weights_info", tinker_path=path),
             api.send("copy_weights", source_path=path, destination_project_id="p"),
-            api.send("load_weights", session_id=api.session(), model_seq_id=0, path=path, optimizer=False),
-            api.send("create_sampling_session", session_id=api.session(), sampling_session_seq_id=0, model_path=path),
+            api.send(
+                "load_weights", session_id=api.session(), model_seq_id=0, path=path, optimizer=False
+            ),
+            api.send(
+                "create_sampling_session",
+                session_id=api.session(),
+                sampling_session_seq_id=0,
+                model_path=path,
+            ),
             api.http.delete(f"{API}/training_runs/..%2F../checkpoints/weights/outside"),
             api.http.delete(f"{API}/training_runs/{model}/checkpoints/weights/%2e%2e"),
         ]
@@ -213,7 +278,9 @@ def test_a_saturated_server_says_when_to_come_again() -> None:
             api.send("create_model", **new_model(api.session())),
         ):
             assert (response.status_code, response.headers["retry-after"]) == (429, "1")
-        assert api.ok("asample", **sample(sampler, 0, 96)) == promises[0], "what was taken on is known again"
+        assert api.ok("asample", **sample(sampler, 0, 96)) == promises[0], (
+            "what was taken on is known again"
+        )
         engine.gate.set()
         for promise in promises:
             assert api.result(promise)["sequences"]
@@ -272,15 +339,26 @@ def test_no_pickle_is_ever_read(tmp_path: Path) -> None:
         tinkex.ServiceClient(base_url=server.base_url, api_key="k") as service,
     ):
         trainer = service.create_lora_training_client("tinkex/tiny", rank=4)
-        state, weights = trainer.save_state("a").result().path, trainer.save_weights_for_sampler("b").result().path
+        state, weights = (
+            trainer.save_state("a").result().path,
+            trainer.save_weights_for_sampler("b").result().path,
+        )
         for file in (tmp_path / "data").rglob("*.safetensors"):
             file.unlink()
-            for name in ("adapter_model.bin", "pytorch_model.bin", "optimizer.pt", "optimizer.bin", "training_args.bin"):
+            for name in (
+                "adapter_model.bin",
+                "pytorch_model.bin",
+                "optimizer.pt",
+                "optimizer.bin",
+                "training_args.bin",
+            ):
                 (file.parent / name).write_bytes(pickle.dumps(Trap(sprung)))
         with pytest.raises(tinkex.TinkexError):
             trainer.load_state_with_optimizer(state).result()
         with pytest.raises(tinkex.TinkexError):
-            service.create_sampling_client(model_path=weights).sample([5], 1, {"max_tokens": 1}).result()
+            service.create_sampling_client(model_path=weights).sample(
+                [5], 1, {"max_tokens": 1}
+            ).result()
     assert not sprung.exists()
     pickle.loads(pickle.dumps(Trap(sprung)))
     assert sprung.exists()
@@ -304,7 +382,9 @@ def test_no_log_has_a_key_or_a_prompt(caplog: pytest.LogCaptureFixture) -> None:
     key, secret, text = "tml-very-secret", "metadata-of-the-user", [41, 42, 43, 44, 45]
     caplog.set_level(logging.DEBUG)
     with serve(engine=FakeEngine(), api_key=key, access_log=True) as server:
-        with tinkex.ServiceClient(base_url=server.base_url, api_key=key, user_metadata={"who": secret}) as service:
+        with tinkex.ServiceClient(
+            base_url=server.base_url, api_key=key, user_metadata={"who": secret}
+        ) as service:
             trainer = service.create_lora_training_client("fake/base", rank=4)
             trainer.forward_backward([datum(*text)], "cross_entropy").result()
             path = trainer.save_weights_for_sampler("b").result().path
@@ -313,8 +393,13 @@ def test_no_log_has_a_key_or_a_prompt(caplog: pytest.LogCaptureFixture) -> None:
             for broken in (99, 98):  # the user's fault, and the server's
                 with pytest.raises(tinkex.TinkexError):
                     sampler.sample([broken, *text], 1, {"max_tokens": 1}).result()
-        for crooked in (json.dumps({"model_id": text, "x": secret}).encode(), secret.encode() + b"\xff"):
-            httpx.post(f"{server.base_url}{API}/get_info", content=crooked, headers={"X-API-Key": key})
+        for crooked in (
+            json.dumps({"model_id": text, "x": secret}).encode(),
+            secret.encode() + b"\xff",
+        ):
+            httpx.post(
+                f"{server.base_url}{API}/get_info", content=crooked, headers={"X-API-Key": key}
+            )
         httpx.get(f"{server.base_url}{API}/sessions", headers={"X-API-Key": key + "x"})
     logged = "\n".join(logging.Formatter("%(message)s").format(record) for record in caplog.records)
     assert "POST /api/v1/asample" in logged, "every request is logged"
@@ -326,5 +411,8 @@ def test_no_log_has_a_key_or_a_prompt(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_the_docs_tell_all_bounds() -> None:
     text = (Path(__file__).parents[2] / "docs" / "embedded_server.md").read_text()
-    told = {name: float(value) for name, value in re.findall(r"^\| `(\w+)` \| (\d+) \|", text, re.MULTILINE)}
+    told = {
+        name: float(value)
+        for name, value in re.findall(r"^\| `(\w+)` \| (\d+) \|", text, re.MULTILINE)
+    }
     assert told == {field.name: field.default for field in attrs.fields(Limits)}

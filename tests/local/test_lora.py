@@ -42,7 +42,9 @@ def test_saved_weights_give_the_same_logprobs_with_peft(tmp_path: Path) -> None:
         engine.forward_backward("a", BATCH, "cross_entropy", {}, backward=True)
         engine.optim_step("a", AdamSettings(learning_rate=3e-3))
     engine.save_model("a", tmp_path / "saved", optimizer=False)
-    ours = engine.forward_backward("a", BATCH, "cross_entropy", {}, backward=False).loss_fn_outputs[0]["logprobs"]
+    ours = engine.forward_backward("a", BATCH, "cross_entropy", {}, backward=False).loss_fn_outputs[
+        0
+    ]["logprobs"]
 
     model = PeftModel.from_pretrained(plain_model(), str(tmp_path / "saved"))
     with torch.inference_mode():
@@ -55,14 +57,19 @@ def test_saved_weights_give_the_same_logprobs_with_peft(tmp_path: Path) -> None:
 def engine_without_training() -> np.ndarray:
     engine = TorchEngine(["tinkex/tiny"], "cpu")
     engine.create_model("b", "tinkex/tiny", LoraShape(rank=8))
-    return engine.forward_backward("b", BATCH, "cross_entropy", {}, backward=False).loss_fn_outputs[0]["logprobs"]
+    return engine.forward_backward("b", BATCH, "cross_entropy", {}, backward=False).loss_fn_outputs[
+        0
+    ]["logprobs"]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_seed_gives_the_weights_that_peft_gives(base: Base, tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(11)
-        theirs = PeftModel(plain_model(), LoraConfig(r=4, lora_alpha=32, target_modules=TARGETS, task_type="CAUSAL_LM"))
+        theirs = PeftModel(
+            plain_model(),
+            LoraConfig(r=4, lora_alpha=32, target_modules=TARGETS, task_type="CAUSAL_LM"),
+        )
     theirs.save_pretrained(str(tmp_path), save_embedding_layers=False)
     ours, read = base.new_adapter(LoraShape(rank=4, seed=11)), read_adapter(tmp_path)
     assert (ours.rank, ours.alpha) == (read.rank, read.alpha)
@@ -72,14 +79,20 @@ def test_a_seed_gives_the_weights_that_peft_gives(base: Base, tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("shape", [{}, {"train_attn": False}, {"train_mlp": False, "train_unembed": False}])
+@pytest.mark.parametrize(
+    "shape", [{}, {"train_attn": False}, {"train_mlp": False, "train_unembed": False}]
+)
 def test_gradients_are_those_of_peft(base: Base, tmp_path: Path, shape: dict[str, bool]) -> None:
     adapter = random_adapter(base, 6, **shape)
     save_adapter(adapter, tmp_path / "saved", base.adapted)
     theirs = PeftModel.from_pretrained(plain_model(), str(tmp_path / "saved"), is_trainable=True)
     tokens = torch.from_numpy(TEXT.copy()).reshape(2, -1)
     theirs(input_ids=tokens, labels=tokens).loss.backward()
-    wanted = {name.replace(".default", ""): weight.grad for name, weight in theirs.named_parameters() if weight.requires_grad}
+    wanted = {
+        name.replace(".default", ""): weight.grad
+        for name, weight in theirs.named_parameters()
+        if weight.requires_grad
+    }
     ours = {name: weight.requires_grad_() for name, weight in adapter.named_weights().items()}
     with base.running(adapter) as network:
         network(input_ids=tokens, labels=tokens).loss.backward()
@@ -91,7 +104,14 @@ def test_gradients_are_those_of_peft(base: Base, tmp_path: Path, shape: dict[str
 def random_adapter(base: Base, rank: int, **shape: Any) -> Adapter:
     """One that changes much, unlike a new one."""
     new = base.new_adapter(LoraShape(rank=rank, **shape))
-    return Adapter(rank, 32, {name: LayerWeights(a.detach(), torch.randn_like(b) * 0.05) for name, (a, b) in new.layers.items()})
+    return Adapter(
+        rank,
+        32,
+        {
+            name: LayerWeights(a.detach(), torch.randn_like(b) * 0.05)
+            for name, (a, b) in new.layers.items()
+        },
+    )
 
 
 @torch.inference_mode()
@@ -118,19 +138,31 @@ def test_a_saved_adapter_is_read_as_it_was(base: Base, tmp_path: Path) -> None:
         base.load_adapter(tmp_path / "saved", like=random_adapter(base, 3))
 
 
-def test_in_bfloat16_adapters_are_trained_in_float32_and_sampled_in_bfloat16(tmp_path: Path) -> None:
+def test_in_bfloat16_adapters_are_trained_in_float32_and_sampled_in_bfloat16(
+    tmp_path: Path,
+) -> None:
     base = Base.load("tinkex/tiny", "cpu", "bfloat16")
     adapter = base.new_adapter(LoraShape(rank=2, seed=1))
     assert {weight.dtype for weight in adapter.named_weights().values()} == {torch.float32}
     with base.running(adapter) as network:
         network(input_ids=torch.tensor([[1, 2, 3]])).logits.float().sum().backward()
-    assert all(weights.b.grad is not None and weights.b.grad.abs().sum() > 0 for weights in adapter.layers.values())
+    assert all(
+        weights.b.grad is not None and weights.b.grad.abs().sum() > 0
+        for weights in adapter.layers.values()
+    )
     save_adapter(adapter, tmp_path / "saved", base.adapted)
-    assert {w.dtype for w in base.load_adapter(tmp_path / "saved").named_weights().values()} == {torch.bfloat16}
+    assert {w.dtype for w in base.load_adapter(tmp_path / "saved").named_weights().values()} == {
+        torch.bfloat16
+    }
 
 
-@pytest.mark.parametrize(("device", "dtype", "words"), [("abacus", None, "no device 'abacus'"), ("cpu", "int3", "dtype 'int3'")])
-def test_a_device_or_precision_that_there_is_not_is_refused(device: str, dtype: str | None, words: str) -> None:
+@pytest.mark.parametrize(
+    ("device", "dtype", "words"),
+    [("abacus", None, "no device 'abacus'"), ("cpu", "int3", "dtype 'int3'")],
+)
+def test_a_device_or_precision_that_there_is_not_is_refused(
+    device: str, dtype: str | None, words: str
+) -> None:
     with pytest.raises(InvalidRequest, match=words):
         Base.load("tinkex/tiny", device, dtype)
 

@@ -28,7 +28,11 @@ class Ahead(Api):
 
     def pair(self, model_id: str, seq_id: int, *tokens: int) -> list[dict[str, Any]]:
         """A batch and its update."""
-        update = {"model_id": model_id, "seq_id": seq_id + 1, "adam_params": {"learning_rate": 1e-3}}
+        update = {
+            "model_id": model_id,
+            "seq_id": seq_id + 1,
+            "adam_params": {"learning_rate": 1e-3},
+        }
         return [self.step(model_id, seq_id, *tokens), self.ok("optim_step", **update)]
 
     def loss(self, model_id: str, seq_id: int) -> float:
@@ -92,7 +96,9 @@ def test_a_repeat_of_what_failed_is_known_again(ahead: Ahead) -> None:
     assert ahead.step(model_id, 7) == first
 
 
-def test_killed_while_nothing_is_asked_all_fails_that_is_sent_before_one_of_it_was_told(ahead: Ahead) -> None:
+def test_killed_while_nothing_is_asked_all_fails_that_is_sent_before_one_of_it_was_told(
+    ahead: Ahead,
+) -> None:
     model_id, known = saved_model(ahead)
     ahead.kill_engine()
     sent = [*ahead.pair(model_id, 7), *ahead.pair(model_id, 9)]
@@ -100,14 +106,18 @@ def test_killed_while_nothing_is_asked_all_fails_that_is_sent_before_one_of_it_w
     assert ahead.loss(model_id, 11) == known
 
 
-def test_what_follows_a_lost_step_of_a_model_that_comes_back_as_it_was_fails_too(ahead: Ahead) -> None:
+def test_what_follows_a_lost_step_of_a_model_that_comes_back_as_it_was_fails_too(
+    ahead: Ahead,
+) -> None:
     model_id, _ = saved_model(ahead)
     ahead.result(ahead.ok("save_weights", model_id=model_id, seq_id=7, path="b"))
     known = ahead.loss(model_id, 8)
     under_way = ahead.step(model_id, 9, WAITS, 6)
     time.sleep(0.3)
     ahead.kill_engine()
-    update = ahead.ok("optim_step", model_id=model_id, seq_id=10, adam_params={"learning_rate": 1e-3})
+    update = ahead.ok(
+        "optim_step", model_id=model_id, seq_id=10, adam_params={"learning_rate": 1e-3}
+    )
     [words] = told(ahead, [update, under_way])
     assert "comes back as it was" in words
     assert ahead.loss(model_id, 11) == known

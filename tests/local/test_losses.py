@@ -43,7 +43,9 @@ def cispo(p: Array, inputs: Inputs, config: Config) -> tuple[Array, Array]:
 
 def dro(p: Array, inputs: Inputs, config: Config) -> tuple[Array, Array]:
     beta, distance = config.get("beta", 0.05), p - inputs["logprobs"]
-    return -(p * inputs["advantages"] - beta / 2 * distance**2), beta * distance - inputs["advantages"]
+    return -(p * inputs["advantages"] - beta / 2 * distance**2), beta * distance - inputs[
+        "advantages"
+    ]
 
 
 def gspo(p: Array, inputs: Inputs, config: Config) -> tuple[Array, Array]:
@@ -78,14 +80,18 @@ REFERENCES: Mapping[str, Reference] = {
 CLIPPED = ("ppo", "cispo", "gspo")
 
 
-def arrays(shape: tuple[int, ...], low: float, high: float) -> st.SearchStrategy[NDArray[np.float32]]:
+def arrays(
+    shape: tuple[int, ...], low: float, high: float
+) -> st.SearchStrategy[NDArray[np.float32]]:
     """On a grid of odd steps, so that no ratio falls on a bound, where the gradient may be either side's."""
     steps = st.integers(0, 64).map(lambda step: low + (high - low) * (2 * step + 1) / 131)
     return hnp.arrays(np.float32, shape, elements=steps.map(lambda value: float(np.float32(value))))
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[str, NDArray[np.float32], dict[str, NDArray[np.float32]], dict[str, float]]:
+def cases(
+    draw: st.DrawFn,
+) -> tuple[str, NDArray[np.float32], dict[str, NDArray[np.float32]], dict[str, float]]:
     """A loss, logprobs, inputs and settings; weights, bounds and settings are there or not."""
     name = draw(st.sampled_from(sorted(REFERENCES)))
     shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=2)))
@@ -96,7 +102,10 @@ def cases(draw: st.DrawFn) -> tuple[str, NDArray[np.float32], dict[str, NDArray[
     if name in CLIPPED and draw(st.booleans()):
         ranges |= {"clip_low_threshold": (0.1, 0.9), "clip_high_threshold": (1.1, 3)}
     if name in CLIPPED and draw(st.booleans()):
-        config = {"clip_low_threshold": draw(st.floats(0.1, 0.9)), "clip_high_threshold": draw(st.floats(1.1, 3))}
+        config = {
+            "clip_low_threshold": draw(st.floats(0.1, 0.9)),
+            "clip_high_threshold": draw(st.floats(1.1, 3)),
+        }
     if name == "dro" and draw(st.booleans()):
         config = {"beta": draw(st.floats(0, 2))}
     inputs = {key: draw(arrays(shape, *limits)) for key, limits in ranges.items()}
@@ -111,11 +120,16 @@ def cases(draw: st.DrawFn) -> tuple[str, NDArray[np.float32], dict[str, NDArray[
 def test_a_loss_and_its_gradient_are_those_of_its_formula(case: Any) -> None:
     name, values, inputs, config = case
     wanted, slopes = REFERENCES[name](
-        values.astype(np.float64), {key: array.astype(np.float64) for key, array in inputs.items()}, config
+        values.astype(np.float64),
+        {key: array.astype(np.float64) for key, array in inputs.items()},
+        config,
     )
     weights = inputs.get("weights", np.float32(1)).astype(np.float64)
     logprobs = torch.tensor(values, requires_grad=True)
-    example = Example(np.zeros(len(values), np.int64), {"target_tokens": np.zeros(values.shape, np.int64), **inputs})
+    example = Example(
+        np.zeros(len(values), np.int64),
+        {"target_tokens": np.zeros(values.shape, np.int64), **inputs},
+    )
     loss = find_loss(name, config)
     loss.check(0, example)
     losses, _ = loss(logprobs, 0, example)
@@ -137,22 +151,37 @@ def test_an_unknown_setting_is_refused_by_its_name(name: str) -> None:
 
 def example(**changes: Any) -> Example:
     """A datum of two tokens that has what any loss needs; None takes an input out."""
-    inputs = dict.fromkeys(("logprobs", "advantages", "sequence_ratio_mask"), np.ones(2, np.float32))
+    inputs = dict.fromkeys(
+        ("logprobs", "advantages", "sequence_ratio_mask"), np.ones(2, np.float32)
+    )
     inputs = {"target_tokens": np.ones(2, np.int64), **inputs, **changes}
-    return Example(np.ones(2, np.int64), {name: value for name, value in inputs.items() if value is not None})
+    return Example(
+        np.ones(2, np.int64), {name: value for name, value in inputs.items() if value is not None}
+    )
 
 
-@pytest.mark.parametrize(("loss", "name"), [(name, needed) for name, known in LOSSES.items() for needed in known.required])
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [(name, needed) for name, known in LOSSES.items() for needed in known.required],
+)
 def test_a_missing_input_is_named(loss: str, name: str) -> None:
-    with pytest.raises(InvalidRequest, match=rf"data\[3\].loss_fn_inputs lacks '{name}', which {loss} needs"):
+    with pytest.raises(
+        InvalidRequest, match=rf"data\[3\].loss_fn_inputs lacks '{name}', which {loss} needs"
+    ):
         find_loss(loss, {}).check(3, example(**{name: None}))
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"advantages": np.ones(3, np.float32)}, r"data\[0\].loss_fn_inputs\['advantages'\] is of shape \[3\]"),
-        ({"weights": np.ones((2, 1), np.float32)}, r"\['weights'\] is of shape \[2, 1\], and the targets are of \[2\]"),
+        (
+            {"advantages": np.ones(3, np.float32)},
+            r"data\[0\].loss_fn_inputs\['advantages'\] is of shape \[3\]",
+        ),
+        (
+            {"weights": np.ones((2, 1), np.float32)},
+            r"\['weights'\] is of shape \[2, 1\], and the targets are of \[2\]",
+        ),
         ({"sequence_ratio_mask": np.zeros(2, np.float32)}, "0 everywhere"),
     ],
 )
@@ -166,7 +195,10 @@ def test_gspo_of_one_advantage_moves_as_the_paper_s_sequence_objective_does() ->
     old, advantage = torch.tensor([-1.0, -2.0, -0.5]), 1.5
     by_token, by_sequence = (torch.tensor([-1.1, -1.8, -0.5], requires_grad=True) for _ in range(2))
     inputs = {"logprobs": old.numpy(), "advantages": np.full(3, advantage, np.float32)}
-    ours = Example(np.zeros(3, np.int64), {"target_tokens": np.zeros(3, np.int64), **inputs, "sequence_ratio_mask": np.ones(3)})
+    ours = Example(
+        np.zeros(3, np.int64),
+        {"target_tokens": np.zeros(3, np.int64), **inputs, "sequence_ratio_mask": np.ones(3)},
+    )
     find_loss("gspo", {})(by_token, 0, ours)[0].sum().backward()
     (-3 * advantage * torch.exp((by_sequence - old).mean())).backward()
     assert by_token.grad is not None

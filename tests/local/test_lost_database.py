@@ -60,7 +60,9 @@ class Trained:
 
     def ask(self, operation: str, **body: object) -> dict[str, object]:
         self.number += 1
-        return self.api.result(self.api.ok(operation, model_id=self.model_id, seq_id=self.number, **body))
+        return self.api.result(
+            self.api.ok(operation, model_id=self.model_id, seq_id=self.number, **body)
+        )
 
     def save(self, count: int) -> dict[str, int]:
         saved: dict[str, int] = {}
@@ -73,12 +75,16 @@ class Trained:
 
 def loss_of(api: Api, path: str) -> float:
     session_id = api.session()
-    loaded = api.result(api.ok("load_weights", session_id=session_id, model_seq_id=0, path=path, optimizer=True))
+    loaded = api.result(
+        api.ok("load_weights", session_id=session_id, model_seq_id=0, path=path, optimizer=True)
+    )
     return api.result(api.step(loaded["model_id"], 1))["metrics"]["loss:sum"]
 
 
 @pytest.mark.parametrize("damage", [gone, empty, of_before, without_its_log])
-def test_no_save_that_was_acknowledged_is_lost_with_the_database(tmp_path: Path, damage: Damage) -> None:
+def test_no_save_that_was_acknowledged_is_lost_with_the_database(
+    tmp_path: Path, damage: Damage
+) -> None:
     """The server is killed; its checkpoints are listed again, and have the losses of before."""
     data_dir, older = tmp_path / "data", tmp_path / "older.db"
     with process(data_dir) as server:
@@ -93,7 +99,11 @@ def test_no_save_that_was_acknowledged_is_lost_with_the_database(tmp_path: Path,
             model_id = api.model()
             trained = Trained(api, model_id)
             saved |= trained.save(3)
-            sampler = str(trained.ask("save_weights_for_sampler", sampling_session_seq_id=1)["sampling_session_id"])
+            sampler = str(
+                trained.ask("save_weights_for_sampler", sampling_session_seq_id=1)[
+                    "sampling_session_id"
+                ]
+            )
         server.kill()
         there = sorted(data_dir.glob("checkpoints/*/*/*/*"))
         damage(data_dir, older)
@@ -109,7 +119,9 @@ def test_no_save_that_was_acknowledged_is_lost_with_the_database(tmp_path: Path,
         server.kill()
         server.start()
         with calls(server) as api:
-            assert {row["tinker_path"] for row in api.get("checkpoints").json()["checkpoints"]} == saved.keys()
+            assert {
+                row["tinker_path"] for row in api.get("checkpoints").json()["checkpoints"]
+            } == saved.keys()
 
 
 def save_one(api: Api, name: str) -> str:
@@ -122,7 +134,10 @@ def with_keys(data_dir: Path, *keys: str) -> Iterator[list[Api]]:
     engine = FakeEngine()
     engine.gate.set()
     with serve(engine=engine, data_dir=data_dir, api_key=keys) as server, ExitStack() as opened:
-        clients = [httpx.Client(base_url=server.base_url, timeout=15, headers={"X-API-Key": key}) for key in keys]
+        clients = [
+            httpx.Client(base_url=server.base_url, timeout=15, headers={"X-API-Key": key})
+            for key in keys
+        ]
         yield [Api(opened.enter_context(client), engine) for client in clients]
 
 
@@ -145,22 +160,42 @@ def test_the_order_and_what_was_set_later_come_back(tmp_path: Path) -> None:
         model_id = api.model()
         for number, name in enumerate(["c", "a", "b"], 1):
             api.result(
-                api.ok("save_weights", model_id=model_id, seq_id=number, path=name, ttl_seconds=1, user_metadata={"n": name})
+                api.ok(
+                    "save_weights",
+                    model_id=model_id,
+                    seq_id=number,
+                    path=name,
+                    ttl_seconds=1,
+                    user_metadata={"n": name},
+                )
             )
         url = f"training_runs/{model_id}/checkpoints"
         for name in "cab":
-            assert api.http.put(f"/api/v1/{url}/weights/{name}/ttl", json={"ttl_seconds": None}).status_code == 200
+            assert (
+                api.http.put(
+                    f"/api/v1/{url}/weights/{name}/ttl", json={"ttl_seconds": None}
+                ).status_code
+                == 200
+            )
         assert api.http.post(f"/api/v1/{url}/weights/a/publish").status_code == 200
         before = api.get(url).json()
     gone(tmp_path, tmp_path)
     with started(FakeEngine(), data_dir=tmp_path) as api:
         assert api.get(url).json() == before
-        assert [row["checkpoint_id"] for row in before["checkpoints"]] == ["weights/b", "weights/a", "weights/c"]
+        assert [row["checkpoint_id"] for row in before["checkpoints"]] == [
+            "weights/b",
+            "weights/a",
+            "weights/c",
+        ]
         new = api.send("create_model", **new_model(model_id.partition(":")[0]))
-        assert (new.status_code, "used before" in new.text) == (400, True), "a number of before is not given again"
+        assert (new.status_code, "used before" in new.text) == (400, True), (
+            "a number of before is not given again"
+        )
 
 
-def test_what_was_deleted_on_purpose_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_deleted_on_purpose_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Though the server ended before the files were removed."""
     with started(FakeEngine(), data_dir=tmp_path) as api:
         path = save_one(api, "a")
@@ -173,7 +208,9 @@ def test_what_was_deleted_on_purpose_does_not_come_back(tmp_path: Path, monkeypa
     assert list(tmp_path.glob("set_aside/checkpoints/*/weights/a.*")), "nor does a start remove it"
 
 
-def test_a_folder_of_which_nothing_is_known_is_kept_until_somebody_agrees(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_of_which_nothing_is_known_is_kept_until_somebody_agrees(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     strange = tmp_path / "checkpoints" / "run" / "weights" / "a.12345678"
     with started(FakeEngine(), data_dir=tmp_path) as api:
         save_one(api, "kept")
@@ -181,13 +218,24 @@ def test_a_folder_of_which_nothing_is_known_is_kept_until_somebody_agrees(tmp_pa
     (strange / "adapter_model.safetensors").write_bytes(b"weights")
     with started(FakeEngine(), data_dir=tmp_path):
         pass
-    aside = tmp_path / "set_aside" / "checkpoints" / "run" / "weights" / "a.12345678" / "adapter_model.safetensors"
+    aside = (
+        tmp_path
+        / "set_aside"
+        / "checkpoints"
+        / "run"
+        / "weights"
+        / "a.12345678"
+        / "adapter_model.safetensors"
+    )
     assert aside.read_bytes() == b"weights"
     assert "1 folders of weights belong to no checkpoint" in caplog.text
     command = ["serve", "--gc", "--data-dir", str(tmp_path)]
     for answer in ("", "n\n"):
         told = CliRunner().invoke(main, command, input=answer)
-        assert (told.exit_code, "7 B  set_aside/checkpoints/run/weights/a.12345678" in told.output) == (0, True), told.output
+        assert (
+            told.exit_code,
+            "7 B  set_aside/checkpoints/run/weights/a.12345678" in told.output,
+        ) == (0, True), told.output
         assert aside.exists()
     assert CliRunner().invoke(main, [*command, "--yes"]).exit_code == 0
     assert not aside.exists()
@@ -214,7 +262,9 @@ def test_saves_of_a_release_before_get_what_their_rows_need(tmp_path: Path) -> N
         pass
     gone(tmp_path, tmp_path)
     with started(FakeEngine(), data_dir=tmp_path) as api:
-        assert [row["tinker_path"] for row in api.get("checkpoints").json()["checkpoints"]] == [path]
+        assert [row["tinker_path"] for row in api.get("checkpoints").json()["checkpoints"]] == [
+            path
+        ]
 
 
 def test_a_folder_named_as_by_a_release_before_is_found(tmp_path: Path) -> None:
@@ -226,13 +276,17 @@ def test_a_folder_named_as_by_a_release_before_is_found(tmp_path: Path) -> None:
     folder.parents[1].rename(tmp_path / "checkpoints" / run)
     gone(tmp_path, tmp_path)
     with started(FakeEngine(), data_dir=tmp_path) as api:
-        assert [row["tinker_path"] for row in api.get("checkpoints").json()["checkpoints"]] == [path]
+        assert [row["tinker_path"] for row in api.get("checkpoints").json()["checkpoints"]] == [
+            path
+        ]
         assert loads(api, path)
     assert (tmp_path / "checkpoints" / run).is_dir()
 
 
 def loads(api: Api, path: str) -> bool:
-    loaded = api.ok("load_weights", session_id=api.session(), model_seq_id=0, path=path, optimizer=True)
+    loaded = api.ok(
+        "load_weights", session_id=api.session(), model_seq_id=0, path=path, optimizer=True
+    )
     return api.result(loaded).get("path") == path
 
 
@@ -240,8 +294,14 @@ def test_every_name_on_the_disk_is_one_that_windows_takes(tmp_path: Path) -> Non
     with started(FakeEngine(), data_dir=tmp_path) as api:
         model_id = api.model()
         for number, name in enumerate(["con", "nul.x", "x" * 255, "a.", "A", "a"], 1):
-            assert "path" in api.result(api.ok("save_weights", model_id=model_id, seq_id=number, path=name)), name
-        api.result(api.ok("save_weights_for_sampler", model_id=model_id, seq_id=7, sampling_session_seq_id=0))
+            assert "path" in api.result(
+                api.ok("save_weights", model_id=model_id, seq_id=number, path=name)
+            ), name
+        api.result(
+            api.ok(
+                "save_weights_for_sampler", model_id=model_id, seq_id=7, sampling_session_seq_id=0
+            )
+        )
         names = {part for path in tmp_path.rglob("*") for part in path.relative_to(tmp_path).parts}
         longest = max(len(str(path.relative_to(tmp_path))) for path in tmp_path.rglob("*"))
     for name in names:
@@ -252,7 +312,9 @@ def test_every_name_on_the_disk_is_one_that_windows_takes(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("how", ["removed", "another"])
 @pytest.mark.parametrize("ephemeral", [False, True])
-def test_a_save_is_not_acknowledged_once_the_data_folder_is_gone(tmp_path: Path, how: str, ephemeral: bool) -> None:
+def test_a_save_is_not_acknowledged_once_the_data_folder_is_gone(
+    tmp_path: Path, how: str, ephemeral: bool
+) -> None:
     data_dir = tmp_path / "data"
     engine = FakeEngine()
     engine.gate.set()
@@ -268,7 +330,9 @@ def test_a_save_is_not_acknowledged_once_the_data_folder_is_gone(tmp_path: Path,
         assert not list(tmp_path.glob("data/*"))
 
 
-def test_a_folder_that_goes_while_it_is_saved_is_not_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_goes_while_it_is_saved_is_not_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save = FakeEngine.save_model
 
     def save_and_lose(engine: FakeEngine, model_id: str, folder: Path, *, optimizer: bool) -> None:
@@ -288,7 +352,16 @@ def test_what_the_server_keeps_is_readable_by_its_owner_alone(tmp_path: Path) ->
         with started(FakeEngine(), data_dir=tmp_path / "data") as api:
             save_one(api, "a")
             kept = [tmp_path / "data", *(tmp_path / "data").iterdir()]
-            assert {path.name for path in kept} >= {"data", "tinkex.db", "tinkex.db-wal", "checkpoints", "samplers", "secret"}
-            assert {path.name: oct(path.stat().st_mode & 0o077) for path in kept} == {path.name: "0o0" for path in kept}
+            assert {path.name for path in kept} >= {
+                "data",
+                "tinkex.db",
+                "tinkex.db-wal",
+                "checkpoints",
+                "samplers",
+                "secret",
+            }
+            assert {path.name: oct(path.stat().st_mode & 0o077) for path in kept} == {
+                path.name: "0o0" for path in kept
+            }
     finally:
         os.umask(before)

@@ -13,11 +13,17 @@ from tests.model_matrix import NOT_TRIED, Finding, find, page
 from tests.model_zoo import CannotBeMade, kinds, tiny_config, without_experts
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
-ROWS = {line.split(" | ")[0].removeprefix("| "): line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")}
+ROWS = {
+    line.split(" | ")[0].removeprefix("| "): line
+    for line in PAGE.read_text("utf-8").splitlines()
+    if line.startswith("| ")
+}
 
 
 OF_THIS_RELEASE = f"transformers {transformers.__version__} " in PAGE.read_text("utf-8")
-MIXTURES = {kind for kind, config in kinds().items() if without_experts(config)} - {"deepseek_v4"}  # which has experts in all
+MIXTURES = {kind for kind, config in kinds().items() if without_experts(config)} - {
+    "deepseek_v4"
+}  # which has experts in all
 
 
 def found_of(kind: str, folder: Path, **own: Any) -> Finding:
@@ -41,14 +47,20 @@ def test_a_kind_is_exact_or_refused_as_the_page_says(kind: str, tmp_path: Path) 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", sorted(MIXTURES - NOT_TRIED.keys()))
-def test_a_mixture_whose_layers_have_no_experts_is_exact_in_peft_too(kind: str, tmp_path: Path) -> None:
+def test_a_mixture_whose_layers_have_no_experts_is_exact_in_peft_too(
+    kind: str, tmp_path: Path
+) -> None:
     found = found_of(kind, tmp_path, **without_experts(kinds()[kind]))
     assert found.refusal or "train_attn" in found.trains
 
 
 def test_the_page_is_whole_and_says_what_the_matrix_would_write() -> None:
     text = PAGE.read_text("utf-8")
-    prose = [line for line in page({}).splitlines() if not re.search(r"transformers \d|tried are|\d+ of$|^\d+ are served", line)]
+    prose = [
+        line
+        for line in page({}).splitlines()
+        if not re.search(r"transformers \d|tried are|\d+ of$|^\d+ are served", line)
+    ]
     assert [line for line in prose if line not in text.splitlines()] == []
     refused = text.partition("## Refused")[2].partition("## Not tried")[0].count("\n| ") - 1
     served = text.partition("## Refused")[0].count("\n| ") - 1

@@ -31,7 +31,10 @@ def test_a_folder_is_served_by_the_name_that_programs_ask_for(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(folder.parent)
     models = [f"{NAME}=./model", "tinkex/tiny"]
-    with serve(models, engine=engine, data_dir=tmp_path / "data") as server, ServiceClient(server.base_url, "tml-x") as service:
+    with (
+        serve(models, engine=engine, data_dir=tmp_path / "data") as server,
+        ServiceClient(server.base_url, "tml-x") as service,
+    ):
         offered = service.get_server_capabilities().supported_models
         assert [model.model_name for model in offered] == [NAME, "tinkex/tiny"]
         trainer = service.create_lora_training_client(NAME, rank=4)
@@ -43,7 +46,9 @@ def test_a_folder_is_served_by_the_name_that_programs_ask_for(
         if engine == "torch":
             saved = saved_folder(server.data_dir, trainer.model_id, "weights", "x")
             config: dict[str, Any] = json.loads((saved / "adapter_config.json").read_text())
-            assert config["base_model_name_or_path"] == str(folder)  # which peft can load here, whatever the hub has
+            assert config["base_model_name_or_path"] == str(
+                folder
+            )  # which peft can load here, whatever the hub has
         sampler = service.create_sampling_client(base_model=NAME)
         assert sampler.get_tokenizer().decode([104, 105]) == "hi"
 

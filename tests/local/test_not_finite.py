@@ -11,7 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.local.test_custom_losses import LOGPROBS, node, output, ref
-from tinkex import AdamParams, AsyncServiceClient, Datum, ModelInput, RequestFailedError, ServiceClient
+from tinkex import (
+    AdamParams,
+    AsyncServiceClient,
+    Datum,
+    ModelInput,
+    RequestFailedError,
+    ServiceClient,
+)
 from tinkex.local import Server
 from tinkex_server.engine.base import (
     AdamSettings,
@@ -53,7 +60,12 @@ def saved(engine: TorchEngine, model_id: str, folder: Path) -> dict[str, torch.T
 
 
 def policy(**changes: Any) -> Example:
-    inputs = {"target_tokens": TARGETS, "logprobs": -ONES, "advantages": ONES, "sequence_ratio_mask": ONES}
+    inputs = {
+        "target_tokens": TARGETS,
+        "logprobs": -ONES,
+        "advantages": ONES,
+        "sequence_ratio_mask": ONES,
+    }
     return Example(TOKENS, {**inputs, **changes})
 
 
@@ -67,13 +79,17 @@ FAR = at_first(-9999.0, -1.0)
 
 @pytest.mark.parametrize("zero", ["advantages", "weights"])
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_where_a_factor_is_0_a_ratio_beyond_all_floats_is_neither_loss_nor_gradient(name: str, zero: str) -> None:
+def test_where_a_factor_is_0_a_ratio_beyond_all_floats_is_neither_loss_nor_gradient(
+    name: str, zero: str
+) -> None:
     changes = {zero: at_first(0.0), "sequence_ratio_mask": at_first(0.0)}
     slopes: list[Any] = []
     values: list[Any] = []
     for old in (FAR, -ONES):
         logprobs = torch.full((len(TOKENS),), -1.5, requires_grad=True)
-        losses, _ = find_loss(name, {"beta": 0.0} if name == "dro" else {})(logprobs, 0, policy(logprobs=old, **changes))
+        losses, _ = find_loss(name, {"beta": 0.0} if name == "dro" else {})(
+            logprobs, 0, policy(logprobs=old, **changes)
+        )
         losses.sum().backward()
         assert logprobs.grad is not None
         slopes.append(logprobs.grad.numpy())
@@ -95,7 +111,9 @@ def test_a_ratio_beyond_all_floats_that_is_clipped_is_a_constant(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["importance_sampling", "ppo", "gspo"])
-def test_a_loss_that_is_not_finite_fails_naming_its_datum_and_adds_nothing(engine: TorchEngine, tmp_path: Path, name: str) -> None:
+def test_a_loss_that_is_not_finite_fails_naming_its_datum_and_adds_nothing(
+    engine: TorchEngine, tmp_path: Path, name: str
+) -> None:
     model_id = model(engine, AdamSettings())
     before = saved(engine, model_id, tmp_path / "before")
     engine.forward_backward(model_id, [GOOD], "cross_entropy", {}, backward=True)
@@ -116,18 +134,28 @@ def test_a_loss_that_is_not_finite_fails_naming_its_datum_and_adds_nothing(engin
 
 def test_losses_whose_sum_no_float32_holds_are_summed_all_the_same(engine: TorchEngine) -> None:
     model_id = model(engine, AdamSettings())
-    large = Example(TOKENS, {"target_tokens": TARGETS, "weights": np.full(len(TOKENS), 3e36, np.float32)})
-    one = engine.forward_backward(model_id, [large], "cross_entropy", {}, backward=False).metrics["loss:sum"]
+    large = Example(
+        TOKENS, {"target_tokens": TARGETS, "weights": np.full(len(TOKENS), 3e36, np.float32)}
+    )
+    one = engine.forward_backward(model_id, [large], "cross_entropy", {}, backward=False).metrics[
+        "loss:sum"
+    ]
     several = [large] * (1 + int(3.5e38 / one))
-    total = engine.forward_backward(model_id, several, "cross_entropy", {}, backward=False).metrics["loss:sum"]
+    total = engine.forward_backward(model_id, several, "cross_entropy", {}, backward=False).metrics[
+        "loss:sum"
+    ]
     assert total > 3.5e38
     assert total == pytest.approx(one * len(several))
 
 
 def test_a_forward_whose_loss_is_not_finite_fails_naming_its_datum(engine: TorchEngine) -> None:
     bad = policy(logprobs=FAR, advantages=-ONES)
-    with pytest.raises(InvalidRequest, match=r"^the loss of data\[1\] is (inf|nan)\. Leave the datum out"):
-        engine.forward_backward(model(engine, AdamSettings()), [policy(), bad], "ppo", {}, backward=False)
+    with pytest.raises(
+        InvalidRequest, match=r"^the loss of data\[1\] is (inf|nan)\. Leave the datum out"
+    ):
+        engine.forward_backward(
+            model(engine, AdamSettings()), [policy(), bad], "ppo", {}, backward=False
+        )
 
 
 def test_a_finite_loss_whose_gradient_is_not_fails_naming_its_datum(engine: TorchEngine) -> None:
@@ -143,7 +171,9 @@ def test_a_finite_loss_whose_gradient_is_not_fails_naming_its_datum(engine: Torc
     assert engine.optim_step(model_id, AdamSettings())["grad_norm"] == 0
 
 
-def test_gradients_whose_sum_no_float_holds_are_dropped_by_the_step_which_fails(engine: TorchEngine, tmp_path: Path) -> None:
+def test_gradients_whose_sum_no_float_holds_are_dropped_by_the_step_which_fails(
+    engine: TorchEngine, tmp_path: Path
+) -> None:
     model_id = model(engine, AdamSettings())
     before = saved(engine, model_id, tmp_path / "before")
     huge = Example(TOKENS, {"target_tokens": TARGETS, "weights": 1e25 * ONES})
@@ -179,10 +209,14 @@ def test_a_step_that_would_make_weights_infinite_is_not_applied(
 
     engine.forward_backward(model_id, [GOOD], "cross_entropy", {}, backward=True)
     assert engine.optim_step(model_id, good)["grad_norm"] > 0
-    assert all(value.isfinite().all() for value in saved(engine, model_id, tmp_path / "after").values())
+    assert all(
+        value.isfinite().all() for value in saved(engine, model_id, tmp_path / "after").values()
+    )
 
 
-def test_a_first_step_that_is_not_applied_leaves_no_optimizer_state(engine: TorchEngine, tmp_path: Path) -> None:
+def test_a_first_step_that_is_not_applied_leaves_no_optimizer_state(
+    engine: TorchEngine, tmp_path: Path
+) -> None:
     engine.create_model("n", "tinkex/tiny", LoraShape(rank=4, seed=1))
     before = saved(engine, "n", tmp_path / "before")
     engine.forward_backward("n", [GOOD], "cross_entropy", {}, backward=True)
@@ -192,7 +226,9 @@ def test_a_first_step_that_is_not_applied_leaves_no_optimizer_state(engine: Torc
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_neither_loaded_nor_sampled(engine: TorchEngine, tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_neither_loaded_nor_sampled(
+    engine: TorchEngine, tmp_path: Path, value: float
+) -> None:
     model_id = model(engine, AdamSettings())
     engine.save_model(model_id, tmp_path / "saved", optimizer=True)
     before = load_file(tmp_path / "saved" / WEIGHTS)
@@ -213,9 +249,15 @@ def test_weights_that_are_not_finite_are_neither_loaded_nor_sampled(engine: Torc
 
 BAD = Datum(
     model_input=ModelInput.from_ints([5, 6, 7]),
-    loss_fn_inputs={"target_tokens": [6, 7, 8], "logprobs": [-9999.0, -1.0, -1.0], "advantages": [1.0, 1.0, 1.0]},
+    loss_fn_inputs={
+        "target_tokens": [6, 7, 8],
+        "logprobs": [-9999.0, -1.0, -1.0],
+        "advantages": [1.0, 1.0, 1.0],
+    },
 )
-FINE = Datum(model_input=ModelInput.from_ints([5, 6, 7]), loss_fn_inputs={"target_tokens": [6, 7, 8]})
+FINE = Datum(
+    model_input=ModelInput.from_ints([5, 6, 7]), loss_fn_inputs={"target_tokens": [6, 7, 8]}
+)
 
 
 def test_a_blocking_client_trains_on_after_a_loss_that_was_not_finite(torch_server: Server) -> None:
@@ -233,7 +275,9 @@ def test_a_blocking_client_trains_on_after_a_loss_that_was_not_finite(torch_serv
 
 
 @pytest.mark.anyio
-async def test_an_asyncio_client_trains_on_after_a_loss_that_was_not_finite(torch_server: Server) -> None:
+async def test_an_asyncio_client_trains_on_after_a_loss_that_was_not_finite(
+    torch_server: Server,
+) -> None:
     async with AsyncServiceClient(torch_server.base_url) as service:
         training = await service.create_lora_training_client("tinkex/tiny", rank=4)
         with pytest.raises(RequestFailedError, match=r"the loss of data\[0\] is -inf"):
@@ -247,6 +291,10 @@ async def test_an_asyncio_client_trains_on_after_a_loss_that_was_not_finite(torc
 
 BAD_AT_0 = Datum(
     model_input=ModelInput.from_ints([5, 6, 7]),
-    loss_fn_inputs={"target_tokens": [6, 7, 8], "logprobs": [-9999.0, -1.0, -1.0], "advantages": [0.0, 1.0, 1.0]},
+    loss_fn_inputs={
+        "target_tokens": [6, 7, 8],
+        "logprobs": [-9999.0, -1.0, -1.0],
+        "advantages": [0.0, 1.0, 1.0],
+    },
 )
 """The ratio that no float holds has an advantage of 0, so its loss is 0."""

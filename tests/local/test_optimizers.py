@@ -39,7 +39,9 @@ def adamw(weights: Array, gradients: Sequence[Array], steps: Sequence[AdamSettin
         square = step.beta2 * square + (1 - step.beta2) * gradient**2
         unbiased = np.sqrt(square / (1 - step.beta2**count))
         weights = weights * (1 - step.learning_rate * step.weight_decay)
-        weights = weights - step.learning_rate * mean / (1 - step.beta1**count) / (unbiased + step.eps)
+        weights = weights - step.learning_rate * mean / (1 - step.beta1**count) / (
+            unbiased + step.eps
+        )
     return weights
 
 
@@ -65,7 +67,14 @@ def dimuon(weights: Array, gradients: Sequence[Array], steps: Sequence[DimuonSet
 
 
 REFERENCES: dict[OptimizerKind, tuple[Callable[..., Array], Sequence[OptimizerSettings]]] = {
-    "adamw": (adamw, [AdamSettings(0.1, 0.8, 0.9, 1e-6, 0.1), AdamSettings(0.05, 0.9, 0.95), AdamSettings(0.2, 0.5, 0.5, 1e-3)]),
+    "adamw": (
+        adamw,
+        [
+            AdamSettings(0.1, 0.8, 0.9, 1e-6, 0.1),
+            AdamSettings(0.05, 0.9, 0.95),
+            AdamSettings(0.2, 0.5, 0.5, 1e-3),
+        ],
+    ),
     "sgd": (sgd, [SgdSettings(0.1, 0.9, 0.1), SgdSettings(0.2, 0.5), SgdSettings(0.1, 0.9, 0.05)]),
     "dimuon": (dimuon, [DimuonSettings(0.1), DimuonSettings(0.05, 0.5), DimuonSettings(0.2, 0.95)]),
 }
@@ -78,7 +87,10 @@ def random(shape: tuple[int, int], seed: int) -> NDArray[np.float32]:
 @pytest.mark.parametrize("kind", REFERENCES)
 def test_steps_are_those_of_the_formula(kind: OptimizerKind) -> None:
     reference, steps = REFERENCES[kind]
-    parameters = {str(index): nn.Parameter(torch.tensor(random(shape, index))) for index, shape in enumerate(SHAPES)}
+    parameters = {
+        str(index): nn.Parameter(torch.tensor(random(shape, index)))
+        for index, shape in enumerate(SHAPES)
+    }
     optimizer = optimizers.restored(kind, parameters, {})
     for count, step in enumerate(steps):
         for index, shape in enumerate(SHAPES):
@@ -86,13 +98,20 @@ def test_steps_are_those_of_the_formula(kind: OptimizerKind) -> None:
         optimizers.set_options(optimizer, step)
         optimizer.step()
     for index, shape in enumerate(SHAPES):
-        gradients = [random(shape, 10 * (count + 1) + index).astype(np.float64) for count in range(len(steps))]
+        gradients = [
+            random(shape, 10 * (count + 1) + index).astype(np.float64)
+            for count in range(len(steps))
+        ]
         wanted = reference(random(shape, index).astype(np.float64), gradients, steps)
-        np.testing.assert_allclose(parameters[str(index)].detach().numpy(), wanted, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            parameters[str(index)].detach().numpy(), wanted, rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("shape", [(4, 64), (64, 4), (1, 9)])
-def test_an_orthogonalized_matrix_is_about_as_long_in_every_direction(shape: tuple[int, int]) -> None:
+def test_an_orthogonalized_matrix_is_about_as_long_in_every_direction(
+    shape: tuple[int, int],
+) -> None:
     matrix = torch.tensor(random(shape, 1))
     values = torch.linalg.svdvals(orthogonalized(matrix * 1e-4))
     assert ((values > 0.6) & (values < 1.3)).all()
@@ -115,13 +134,19 @@ def settings_of(kind: OptimizerKind) -> OptimizerSettings:
 def train(engine: TorchEngine, model_id: str, kind: OptimizerKind, steps: int = 3) -> list[float]:
     losses: list[float] = []
     for _ in range(steps):
-        losses.append(engine.forward_backward(model_id, BATCH, "cross_entropy", {}, backward=True).metrics["loss:sum"])
+        losses.append(
+            engine.forward_backward(model_id, BATCH, "cross_entropy", {}, backward=True).metrics[
+                "loss:sum"
+            ]
+        )
         engine.optim_step(model_id, settings_of(kind))
     return losses
 
 
 @pytest.mark.parametrize("kind", REFERENCES)
-def test_each_learns_and_goes_on_bit_for_bit_from_its_state(engine: TorchEngine, tmp_path: Path, kind: OptimizerKind) -> None:
+def test_each_learns_and_goes_on_bit_for_bit_from_its_state(
+    engine: TorchEngine, tmp_path: Path, kind: OptimizerKind
+) -> None:
     engine.create_model(f"{kind} 1", "tinkex/tiny", LoraShape(rank=4, seed=1), kind)
     first = train(engine, f"{kind} 1", kind)
     engine.save_model(f"{kind} 1", tmp_path / "state", optimizer=True)
@@ -144,12 +169,16 @@ def test_a_step_or_a_state_of_another_kind_is_refused_and_changes_nothing(
         engine.create_model(name, "tinkex/tiny", LoraShape(rank=4, seed=3), kind)
         train(engine, name, kind, 1)
     for other in cast("set[OptimizerKind]", REFERENCES.keys() - {kind}):
-        with pytest.raises(InvalidRequest, match=f"the model is trained by {kind}, and the step is of {other}"):
+        with pytest.raises(
+            InvalidRequest, match=f"the model is trained by {kind}, and the step is of {other}"
+        ):
             engine.optim_step(model_id, settings_of(other))
         engine.create_model("other", "tinkex/tiny", LoraShape(rank=4), other)
         train(engine, "other", other, 1)
         engine.save_model("other", tmp_path / other, optimizer=True)
-        with pytest.raises(InvalidRequest, match=f"state is of {other}, and the model is trained by {kind}"):
+        with pytest.raises(
+            InvalidRequest, match=f"state is of {other}, and the model is trained by {kind}"
+        ):
             engine.load_model(model_id, tmp_path / other, optimizer=True)
         engine.unload_model("other")
     assert train(engine, model_id, kind) == train(engine, twin, kind)
@@ -164,15 +193,24 @@ def test_a_step_or_a_state_of_another_kind_is_refused_and_changes_nothing(
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(change: dict[str, Any], words: str) -> None:
-    saved = {"adamw/a/step": torch.tensor(1.0), "adamw/a/exp_avg": torch.zeros(3), "adamw/a/exp_avg_sq": torch.zeros(3), **change}
+    saved = {
+        "adamw/a/step": torch.tensor(1.0),
+        "adamw/a/exp_avg": torch.zeros(3),
+        "adamw/a/exp_avg_sq": torch.zeros(3),
+        **change,
+    }
     with pytest.raises(InvalidRequest, match=words):
         optimizers.restored(
-            "adamw", {"a": nn.Parameter(torch.zeros(3))}, {key: value for key, value in saved.items() if value is not None}
+            "adamw",
+            {"a": nn.Parameter(torch.zeros(3))},
+            {key: value for key, value in saved.items() if value is not None},
         )
 
 
 @pytest.mark.parametrize("kind", REFERENCES)
-def test_a_clipped_gradient_is_no_longer_than_asked(engine: TorchEngine, kind: OptimizerKind) -> None:
+def test_a_clipped_gradient_is_no_longer_than_asked(
+    engine: TorchEngine, kind: OptimizerKind
+) -> None:
     """The norm is told as it was before. Where it is clipped, a gradient ten times as large makes the same step."""
     weight, ten = {"weights": np.ones(15, np.float32)}, {"weights": np.full(15, 10, np.float32)}
     norms, after = [], []
@@ -182,7 +220,11 @@ def test_a_clipped_gradient_is_no_longer_than_asked(engine: TorchEngine, kind: O
         for _ in range(2):
             engine.forward_backward("clipped", batch, "cross_entropy", {}, backward=True)
             norms.append(engine.optim_step("clipped", settings_of(kind))["grad_norm"])
-        after.append(engine.forward_backward("clipped", BATCH, "cross_entropy", {}, backward=False).metrics["loss:sum"])
+        after.append(
+            engine.forward_backward("clipped", BATCH, "cross_entropy", {}, backward=False).metrics[
+                "loss:sum"
+            ]
+        )
         engine.unload_model("clipped")
     assert norms[2] == pytest.approx(10 * norms[0], rel=1e-3)
     assert after[1] == pytest.approx(after[0], rel=1e-3)

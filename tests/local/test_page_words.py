@@ -28,13 +28,17 @@ def test_sizes(count: int, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(-1.0, "0 s"), (0.9, "0 s"), (59.9, "59 s"), (60, "1 min"), (7300, "2 h"), (200_000, "2 d")]
+    ("seconds", "said"),
+    [(-1.0, "0 s"), (0.9, "0 s"), (59.9, "59 s"), (60, "1 min"), (7300, "2 h"), (200_000, "2 d")],
 )
 def test_spans(seconds: float, said: str) -> None:
     assert words.span(seconds) == said
 
 
-@pytest.mark.parametrize(("value", "said"), [(0.0071234, "0.00712"), (12.345, "12.3"), (-3.0, "-3"), (123456.7, "123,457")])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.0071234, "0.00712"), (12.345, "12.3"), (-3.0, "-3"), (123456.7, "123,457")],
+)
 def test_numbers(value: float, said: str) -> None:
     assert words.number(value) == said
 
@@ -51,7 +55,13 @@ class TestCurve:
         curve = draw(self.steps(2.0, 1.0, 0.0))
         assert curve is not None
         assert curve.path == "M4,4L300,60L596,116"
-        assert (curve.low, curve.high, curve.first, curve.last, curve.end) == (0.0, 2.0, 1, 3, (596, 116))
+        assert (curve.low, curve.high, curve.first, curve.last, curve.end) == (
+            0.0,
+            2.0,
+            1,
+            3,
+            (596, 116),
+        )
 
     def test_what_is_no_number_breaks_the_line(self) -> None:
         curve = draw(self.steps(2.0, None, 0.0, math.inf, 1.0))

@@ -45,7 +45,9 @@ def test_runs_are_shown_with_losses_and_checkpoints(api: Api) -> None:
     model_id = api.model()
     for number in range(1, 7, 2):
         api.step(model_id, number, 10 * number)
-        api.ok("optim_step", model_id=model_id, seq_id=number + 1, adam_params={"learning_rate": 1.0})
+        api.ok(
+            "optim_step", model_id=model_id, seq_id=number + 1, adam_params={"learning_rate": 1.0}
+        )
     api.result(api.ok("save_weights", model_id=model_id, seq_id=7, path="first"))
     page = api.http.get("/").text
     assert "Step 3, loss per token 50" in text(page)
@@ -66,9 +68,13 @@ def test_of_many_checkpoints_the_newest_are_shown(api: Api) -> None:
     assert "And 2 older." in text(page)
 
 
-def test_the_data_folder_is_measured_once_in_a_while(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_folder_is_measured_once_in_a_while(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured: list[Path] = []
-    monkeypatch.setattr("tinkex_server.pages.status.folder_size", lambda folder: measured.append(folder) or 1234)
+    monkeypatch.setattr(
+        "tinkex_server.pages.status.folder_size", lambda folder: measured.append(folder) or 1234
+    )
     for _ in range(3):
         assert "Data folder 1.2 kB" in text(api.http.get("/").text)
     assert len(measured) == 1
@@ -95,7 +101,13 @@ def test_what_waits_is_listed_with_the_reason(api: Api) -> None:
 
 
 def test_nothing_that_a_client_chose_is_markup(api: Api) -> None:
-    body = {"tags": [HOSTILE], "user_metadata": {}, "sdk_version": HOSTILE, "display_name": HOSTILE, "type": "create_session"}
+    body = {
+        "tags": [HOSTILE],
+        "user_metadata": {},
+        "sdk_version": HOSTILE,
+        "display_name": HOSTILE,
+        "type": "create_session",
+    }
     session_id = api.ok("create_session", **body)["session_id"]
     api.result(api.ok("create_model", **new_model(session_id)))
     page = api.http.get("/").text
@@ -111,7 +123,9 @@ def test_the_pages_load_nothing_and_run_nothing(api: Api) -> None:
 
 
 class TestReference:
-    def test_every_operation_and_schema_is_there_and_every_link_leads_somewhere(self, api: Api) -> None:
+    def test_every_operation_and_schema_is_there_and_every_link_leads_somewhere(
+        self, api: Api
+    ) -> None:
         page = api.http.get("/docs").text
         anchors = re.findall(r'id="([^"]+)"', page)
         assert len(anchors) == len(set(anchors))
@@ -137,9 +151,19 @@ class TestReference:
         fields = {
             "many": {"type": "array", "items": {"$ref": "#/components/schemas/Thing"}},
             "some": {"type": ["number", "null"], "format": "double", "x-tinker-default": 0.5},
-            "either": {"oneOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "integer"}}]},
+            "either": {
+                "oneOf": [
+                    {"type": "string"},
+                    {"type": "object", "additionalProperties": {"type": "integer"}},
+                ]
+            },
         }
-        schema = {"type": "object", "required": ["many"], "properties": fields, "description": "A <b> & *thing*"}
+        schema = {
+            "type": "object",
+            "required": ["many"],
+            "properties": fields,
+            "description": "A <b> & *thing*",
+        }
         thing = read(
             {
                 "info": {"title": "T", "version": "1", "description": ""},
@@ -150,7 +174,10 @@ class TestReference:
         ).schemas[0]
         assert thing.about == "<p>A &lt;b&gt; &amp; <em>thing</em></p>\n"
         many, some, either = thing.fields
-        assert (many.required, [(word.text, word.schema) for word in many.type]) == (True, [("list of ", None), ("Thing", "Thing")])
+        assert (many.required, [(word.text, word.schema) for word in many.type]) == (
+            True,
+            [("list of ", None), ("Thing", "Thing")],
+        )
         assert "".join(word.text for word in some.type) == "number (double) or null"
         assert "Assumed when missing: 0.5" in some.about
         assert "".join(word.text for word in either.type) == "string or map of integer"
@@ -159,7 +186,10 @@ class TestReference:
 class TestKeys:
     @pytest.fixture
     def http(self) -> Iterator[httpx.Client]:
-        with serve(engine=FakeEngine(), api_key=KEY) as server, httpx.Client(base_url=server.base_url) as http:
+        with (
+            serve(engine=FakeEngine(), api_key=KEY) as server,
+            httpx.Client(base_url=server.base_url) as http,
+        ):
             yield http
 
     def test_a_stranger_sees_a_form_and_no_more(self, http: httpx.Client) -> None:
@@ -168,7 +198,9 @@ class TestKeys:
         assert page.status_code == 401
         assert 'type="password"' in page.text
         assert session_id not in page.text
-        assert http.get("/docs").status_code == http.get("/openapi.yaml").status_code == 200  # what is no secret
+        assert (
+            http.get("/docs").status_code == http.get("/openapi.yaml").status_code == 200
+        )  # what is no secret
 
     def test_a_browser_shows_its_key_once(self, http: httpx.Client) -> None:
         session_id = self._session(http)
@@ -194,7 +226,9 @@ class TestKeys:
                     model_id = Api(http, FakeEngine()).model()
                     pages.append((model_id, http.get("/").text))
                     save = {"model_id": model_id, "seq_id": 1, "path": "first"}
-                    Api(http, FakeEngine()).result(http.post(f"{API}/save_weights", json=save).json())
+                    Api(http, FakeEngine()).result(
+                        http.post(f"{API}/save_weights", json=save).json()
+                    )
             (hers, her_page), (his, his_page) = pages
             assert (hers in her_page, his in his_page, hers in his_page) == (True, True, False)
             assert "Data folder" not in his_page
@@ -219,7 +253,9 @@ class TestKeys:
 
     def _session(self, http: httpx.Client) -> str:
         body = {"tags": [], "user_metadata": {}, "sdk_version": "1", "type": "create_session"}
-        return http.post(f"{API}/create_session", json=body, headers={"X-API-Key": KEY}).json()["session_id"]
+        return http.post(f"{API}/create_session", json=body, headers={"X-API-Key": KEY}).json()[
+            "session_id"
+        ]
 
 
 def test_a_server_that_looks_like_another_has_the_pages_too() -> None:

@@ -52,7 +52,9 @@ def answer(peer: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-@pytest.mark.parametrize("piece", [b"X-A: " + b"a" * 1000 + b"\r\n", b"a" * 1000], ids=["many", "one without an end"])
+@pytest.mark.parametrize(
+    "piece", [b"X-A: " + b"a" * 1000 + b"\r\n", b"a" * 1000], ids=["many", "one without an end"]
+)
 def test_headers_are_bounded_before_the_key_is_asked_for(keyed: Server, piece: bytes) -> None:
     sent = 0
     with connect(keyed) as peer:
@@ -73,9 +75,13 @@ def test_too_long_headers_are_told(keyed: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", HEAD, HALF_A_BODY, b"\r\n"], ids=["nothing", "half the headers", "half a body", "a blank line"]
+    "sent",
+    [b"", HEAD, HALF_A_BODY, b"\r\n"],
+    ids=["nothing", "half the headers", "half a body", "a blank line"],
 )
-def test_a_peer_that_sends_no_more_is_let_go(keyed: Server, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+def test_a_peer_that_sends_no_more_is_let_go(
+    keyed: Server, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
     monkeypatch.setattr(peers, "HEADER_SECONDS", 0.3)
     monkeypatch.setattr(peers, "BODY_SECONDS", 0.3)
     began = time.monotonic()
@@ -88,7 +94,10 @@ def test_a_peer_that_sends_no_more_is_let_go(keyed: Server, monkeypatch: pytest.
 def test_a_poll_that_waits_has_no_clock_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "HEADER_SECONDS", 0.2)
     monkeypatch.setattr(peers, "BODY_SECONDS", 0.2)
-    with serve(engine=FakeEngine(), hold=2.5) as server, httpx.Client(base_url=server.base_url, timeout=15) as http:
+    with (
+        serve(engine=FakeEngine(), hold=2.5) as server,
+        httpx.Client(base_url=server.base_url, timeout=15) as http,
+    ):
         api = Api(http, FakeEngine())
         waits = api.step(api.model(), 7)
         began = time.monotonic()
@@ -131,23 +140,35 @@ def test_a_token_renews_itself_for_a_day_and_no_longer() -> None:
 
 
 @pytest.mark.parametrize("piece", [b"{}", b"[]", b'"ab"'])
-def test_a_body_of_many_small_objects_is_refused_before_it_is_read(keyed: Server, piece: bytes) -> None:
+def test_a_body_of_many_small_objects_is_refused_before_it_is_read(
+    keyed: Server, piece: bytes
+) -> None:
     body = b'{"tags": [' + b",".join([piece] * 1_200_000) + b"]}"
     headers = {"X-API-Key": "tml-k", "Content-Type": "application/json"}
-    told = httpx.post(f"{keyed.base_url}{API}/create_session", content=body, headers=headers, timeout=30)
+    told = httpx.post(
+        f"{keyed.base_url}{API}/create_session", content=body, headers=headers, timeout=30
+    )
     assert (told.status_code, "send less at once" in told.text) == (413, True)
 
 
 EMPTY_DATUM = pb.ForwardBackwardRequest(data=[pb.Datum()]).SerializeToString()
 SHAPED = pb.Tensor(shape=[1] * 3_000_000)
-LONG_SHAPE = pb.ForwardBackwardRequest(data=[pb.Datum(loss_fn_inputs={"x": SHAPED})]).SerializeToString()
+LONG_SHAPE = pb.ForwardBackwardRequest(
+    data=[pb.Datum(loss_fn_inputs={"x": SHAPED})]
+).SerializeToString()
 UNPACKED = b"\x1a" + b"\x80\x12" + b"\x0a\x00" * 0x480  # chunks of nothing, in a datum
 
 
-@pytest.mark.parametrize("body", [EMPTY_DATUM * 600_000, LONG_SHAPE, UNPACKED * 600], ids=["datums", "a shape", "chunks"])
-def test_a_message_of_many_small_ones_is_refused_before_it_is_read(keyed: Server, body: bytes) -> None:
+@pytest.mark.parametrize(
+    "body", [EMPTY_DATUM * 600_000, LONG_SHAPE, UNPACKED * 600], ids=["datums", "a shape", "chunks"]
+)
+def test_a_message_of_many_small_ones_is_refused_before_it_is_read(
+    keyed: Server, body: bytes
+) -> None:
     headers = {"X-API-Key": "tml-k", "Content-Type": "application/x-protobuf"}
-    told = httpx.post(f"{keyed.base_url}{API}/forward_backward", content=body, headers=headers, timeout=30)
+    told = httpx.post(
+        f"{keyed.base_url}{API}/forward_backward", content=body, headers=headers, timeout=30
+    )
     assert (told.status_code, "send less at once" in told.text) == (413, True)
 
 
@@ -166,9 +187,14 @@ def test_a_large_batch_of_messages_is_read() -> None:
     tokens_of = pb.Tensor(dtype=pb.DTYPE_INT64, dense=bytes(8 * 64), shape=[64])
     chunk = pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=bytes(4 * 64)))
     datum = pb.Datum(
-        model_input=[chunk], loss_fn_inputs=dict.fromkeys(["target_tokens", "weights", "logprobs", "advantages"], tokens_of)
+        model_input=[chunk],
+        loss_fn_inputs=dict.fromkeys(
+            ["target_tokens", "weights", "logprobs", "advantages"], tokens_of
+        ),
     )
-    body = pb.ForwardBackwardRequest(model_id="m", seq_id=1, data=[datum] * 8192, loss_fn="ppo").SerializeToString()
+    body = pb.ForwardBackwardRequest(
+        model_id="m", seq_id=1, data=[datum] * 8192, loss_fn="ppo"
+    ).SerializeToString()
     assert len(read_forward_backward(body)["forward_backward_input"]["data"]) == 8192
 
 
@@ -182,5 +208,7 @@ def test_a_large_batch_is_read(keyed: Server) -> None:
     with httpx.Client(base_url=keyed.base_url, timeout=60, headers={"X-API-Key": "tml-k"}) as http:
         api = Api(http, FakeEngine())
         batch = {"data": [datum] * 1024, "loss_fn": "cross_entropy"}
-        told = api.send("forward_backward", model_id=api.model(), seq_id=1, forward_backward_input=batch)
+        told = api.send(
+            "forward_backward", model_id=api.model(), seq_id=1, forward_backward_input=batch
+        )
     assert told.status_code == 200, told.text

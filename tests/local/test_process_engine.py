@@ -28,7 +28,15 @@ from tests.mortal_engine import (
     does_not_start,
     starts_slowly,
 )
-from tinkex_server.engine.base import AdamSettings, Death, EngineDied, Example, InvalidRequest, LoraShape, SampleSpec
+from tinkex_server.engine.base import (
+    AdamSettings,
+    Death,
+    EngineDied,
+    Example,
+    InvalidRequest,
+    LoraShape,
+    SampleSpec,
+)
 from tinkex_server.engine.fake import FakeEngine
 from tinkex_server.engine.process import frames
 from tinkex_server.engine.process.child import EngineFault
@@ -40,7 +48,10 @@ SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprob
 
 
 def example(*tokens: int) -> Example:
-    return Example(np.array(tokens), {"target_tokens": np.array(tokens), "weights": np.ones(len(tokens), np.float32)})
+    return Example(
+        np.array(tokens),
+        {"target_tokens": np.array(tokens), "weights": np.ones(len(tokens), np.float32)},
+    )
 
 
 @pytest.fixture
@@ -60,7 +71,9 @@ def deaths(engine: ProcessEngine) -> SimpleQueue[Death]:
 
 
 def step(engine: ProcessEngine, *tokens: int) -> float:
-    return engine.forward_backward("x", [example(*tokens)], "cross_entropy", {}, backward=True).metrics["loss:sum"]
+    return engine.forward_backward(
+        "x", [example(*tokens)], "cross_entropy", {}, backward=True
+    ).metrics["loss:sum"]
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -78,7 +91,9 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def test_it_answers_as_the_engine_in_it_does(engine: ProcessEngine, deaths: SimpleQueue[Death], tmp_path: Path) -> None:
+def test_it_answers_as_the_engine_in_it_does(
+    engine: ProcessEngine, deaths: SimpleQueue[Death], tmp_path: Path
+) -> None:
     inside = FakeEngine(["fake/base"])
     inside.create_model("x", "fake/base", LoraShape(4))
     inside.load_sampler("s", "fake/base", None)
@@ -89,7 +104,9 @@ def test_it_answers_as_the_engine_in_it_does(engine: ProcessEngine, deaths: Simp
         for one in (engine, inside)
     )
     assert theirs.metrics == ours.metrics
-    np.testing.assert_array_equal(theirs.loss_fn_outputs[1]["logprobs"], ours.loss_fn_outputs[1]["logprobs"])
+    np.testing.assert_array_equal(
+        theirs.loss_fn_outputs[1]["logprobs"], ours.loss_fn_outputs[1]["logprobs"]
+    )
     assert engine.sample("s", SPEC).result() == inside.sample("s", SPEC).result()
     engine.save_model("x", tmp_path / "state", optimizer=True)
     engine.load_model("x", tmp_path / "state", optimizer=True)
@@ -108,7 +125,11 @@ def test_a_stream_comes_token_by_token_and_a_cancelled_one_ends_in_the_process(
     engine: ProcessEngine, deaths: SimpleQueue[Death]
 ) -> None:
     told: SimpleQueue[int] = SimpleQueue()
-    [sequence] = engine.sample("s", SampleSpec([5], max_tokens=4), lambda token, _: told.put(token)).result(10).sequences
+    [sequence] = (
+        engine.sample("s", SampleSpec([5], max_tokens=4), lambda token, _: told.put(token))
+        .result(10)
+        .sequences
+    )
     assert [told.get(timeout=10) for _ in range(4)] == sequence.tokens
     stream = engine.sample("s", SampleSpec([WAITS]), lambda token, _: told.put(token))
     assert told.get(timeout=10) == 1
@@ -148,7 +169,9 @@ def test_calls_that_come_before_it_is_ready_are_answered_when_it_is(tmp_path: Pa
         (does_not_start, "the engine's process ended with exit code 4 before it was ready"),
     ],
 )
-def test_one_that_cannot_start_says_why_to_all_who_ask_and_is_not_started_again(make: Make, reason: str) -> None:
+def test_one_that_cannot_start_says_why_to_all_who_ask_and_is_not_started_again(
+    make: Make, reason: str
+) -> None:
     engine = ProcessEngine(make, BASES)
     with pytest.raises(EngineDied, match=f"^{reason}$"):  # sent before it is known, most likely
         engine.create_model("x", "fake/base", LoraShape(4))
@@ -159,10 +182,14 @@ def test_one_that_cannot_start_says_why_to_all_who_ask_and_is_not_started_again(
     engine.close()
 
 
-def test_what_the_engine_did_wrong_when_it_was_made_is_kept_with_its_trace(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_engine_did_wrong_when_it_was_made_is_kept_with_its_trace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO, "tinkex.local")
     engine = ProcessEngine(breaks_when_made, BASES)
-    with pytest.raises(EngineDied, match=r"^the engine could not start: ZeroDivisionError: the fake broke$") as caught:
+    with pytest.raises(
+        EngineDied, match=r"^the engine could not start: ZeroDivisionError: the fake broke$"
+    ) as caught:
         engine.ready.result(10)
     assert caught.value.__cause__
     assert "mortal_engine.py" in caught.value.__cause__.__notes__[0]
@@ -200,14 +227,18 @@ def test_a_death_fails_what_is_under_way_and_goes_on_once_it_was_dealt_with(
         step(engine, 5)
 
 
-def test_a_process_that_dies_again_and_again_is_given_up(engine: ProcessEngine, deaths: SimpleQueue[Death]) -> None:
+def test_a_process_that_dies_again_and_again_is_given_up(
+    engine: ProcessEngine, deaths: SimpleQueue[Death]
+) -> None:
     def note(death: Death) -> None:
         deaths.put(death)
         if death.go_on:
             death.go_on()
 
     engine.watch(note)
-    for text in ["ended with exit code 3; it is started again"] * 2 + ["3 times in a row, and is not started again: restart the"]:
+    for text in ["ended with exit code 3; it is started again"] * 2 + [
+        "3 times in a row, and is not started again: restart the"
+    ]:
         engine.create_model("x", "fake/base", LoraShape(4))
         with pytest.raises(EngineDied, match=text):
             step(engine, EXITS)
@@ -238,7 +269,9 @@ time.sleep(60)
 
 
 def test_the_process_ends_when_its_parent_is_killed() -> None:
-    with subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout
         pid = int(parent.stdout.readline())
         assert is_running(pid)
@@ -278,4 +311,8 @@ def test_how_an_end_is_told() -> None:
 def test_failures_count_in_a_row_and_are_bounded() -> None:
     assert failures_in_a_row(2, lived=0.1) == 3
     assert failures_in_a_row(2, lived=3600) == 1
-    assert [pause_before_restart(failures, (0.0, 5.0)) for failures in (1, 2, 3)] == [0.0, 5.0, None]
+    assert [pause_before_restart(failures, (0.0, 5.0)) for failures in (1, 2, 3)] == [
+        0.0,
+        5.0,
+        None,
+    ]

@@ -42,7 +42,9 @@ class Watched(FakeEngine):
     specs: list[SampleSpec] = field(factory=list)
     losses: list[str] = field(factory=list)
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+    def sample(
+        self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
+    ) -> Future[SampleResult]:
         self.specs.append(spec)
         return super().sample(sampler_id, spec, on_token)
 
@@ -78,7 +80,9 @@ class Wire:
         for _ in range(100):
             answer = self.poll(promise)
             is_json = answer.headers["content-type"] == "application/json"
-            if answer.status_code != 408 and not (is_json and answer.json().get("type") == "try_again"):
+            if answer.status_code != 408 and not (
+                is_json and answer.json().get("type") == "try_again"
+            ):
                 return answer
         raise AssertionError(answer.text)
 
@@ -91,7 +95,9 @@ class Wire:
         return self.good("create_session", tags=[], user_metadata={}, sdk_version="1")["session_id"]
 
     def model(self, session_id: str | None = None, number: int = 0, **more: Any) -> str:
-        return self.result(self.good("create_model", **new_model(session_id or self.session(), number, **more)))["model_id"]
+        return self.result(
+            self.good("create_model", **new_model(session_id or self.session(), number, **more))
+        )["model_id"]
 
     def batch(self, model_id: str, seq_id: int | None, *tokens: int) -> httpx.Response:
         """A forward_backward, in the encoding that the server reads."""
@@ -100,34 +106,61 @@ class Wire:
         return self.protobuf(message(model_id, seq_id, *tokens))
 
     def protobuf(self, body: bytes, **headers: str) -> httpx.Response:
-        return self.http.post(f"{API}/forward_backward", content=body, headers={"content-type": PROTOBUF, **headers})
+        return self.http.post(
+            f"{API}/forward_backward", content=body, headers={"content-type": PROTOBUF, **headers}
+        )
 
     def optim(self, model_id: str, seq_id: int) -> dict[str, Any]:
-        return self.good("optim_step", model_id=model_id, seq_id=seq_id, adam_params={"learning_rate": 0.5})
+        return self.good(
+            "optim_step", model_id=model_id, seq_id=seq_id, adam_params={"learning_rate": 0.5}
+        )
 
-    def saved(self, model_id: str, seq_id: int, kind: str = "save_weights", name: str = "one") -> str:
+    def saved(
+        self, model_id: str, seq_id: int, kind: str = "save_weights", name: str = "one"
+    ) -> str:
         return self.result(self.good(kind, model_id=model_id, seq_id=seq_id, path=name))["path"]
 
     def sampler(self, **weights: str) -> str:
-        body = {"session_id": self.session(), "sampling_session_seq_id": 0, **(weights or {"base_model": "fake/base"})}
+        body = {
+            "session_id": self.session(),
+            "sampling_session_seq_id": 0,
+            **(weights or {"base_model": "fake/base"}),
+        }
         answer = self.good("create_sampling_session", **body)
-        return (answer if "sampling_session_id" in answer else self.result(answer))["sampling_session_id"]
+        return (answer if "sampling_session_id" in answer else self.result(answer))[
+            "sampling_session_id"
+        ]
 
-    def sampled(self, *tokens: int, params: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    def sampled(
+        self, *tokens: int, params: Mapping[str, Any] | None = None, **more: Any
+    ) -> dict[str, Any]:
         body = sample(self.sampler(), None, *tokens, **more)
-        return self.result(self.good("asample", **body | {"sampling_params": {"max_tokens": 2} if params is None else params}))
+        return self.result(
+            self.good(
+                "asample",
+                **body | {"sampling_params": {"max_tokens": 2} if params is None else params},
+            )
+        )
 
 
-def message(model_id: str, seq_id: int | None, *tokens: int, loss_fn: str = "cross_entropy") -> bytes:
+def message(
+    model_id: str, seq_id: int | None, *tokens: int, loss_fn: str = "cross_entropy"
+) -> bytes:
     values = np.array(tokens or (1, 2, 3))
-    target = pb.Tensor(dense=values.astype("<i8").tobytes(), dtype=pb.DTYPE_INT64, shape=[len(values)])
+    target = pb.Tensor(
+        dense=values.astype("<i8").tobytes(), dtype=pb.DTYPE_INT64, shape=[len(values)]
+    )
     chunk = pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=values.astype("<i4").tobytes()))
     datum = pb.Datum(model_input=[chunk], loss_fn_inputs={"target_tokens": target})
-    return pb.ForwardBackwardRequest(model_id=model_id, seq_id=seq_id or 0, data=[datum], loss_fn=loss_fn).SerializeToString()
+    return pb.ForwardBackwardRequest(
+        model_id=model_id, seq_id=seq_id or 0, data=[datum], loss_fn=loss_fn
+    ).SerializeToString()
 
 
 @contextmanager
-def started(profile: str | Profile, hold: float, limits: Limits | None = None) -> Iterator[tuple[Server, Watched]]:
+def started(
+    profile: str | Profile, hold: float, limits: Limits | None = None
+) -> Iterator[tuple[Server, Watched]]:
     """A server that is over its start."""
     engine, value = Watched(), find_profile(profile) if isinstance(profile, str) else profile
     with serve(engine=engine, profile=profile, hold=hold, limits=limits) as server:
@@ -156,11 +189,17 @@ def _shared_servers() -> Iterator[None]:
 def serving(profile: str | Profile, hold: float = 0.2) -> Iterator[Wire]:
     """A client of a server with this profile; one that is given as a value has a server of its own."""
     with ExitStack() as own:
-        server, engine = shared(profile, hold) if isinstance(profile, str) else own.enter_context(started(profile, hold))
+        server, engine = (
+            shared(profile, hold)
+            if isinstance(profile, str)
+            else own.enter_context(started(profile, hold))
+        )
         for kept in (engine.calls, engine.specs, engine.losses):
             kept.clear()
         engine.gate.clear()
-        http = own.enter_context(httpx.Client(base_url=server.base_url, headers={"x-api-key": "tml-any"}, timeout=15))
+        http = own.enter_context(
+            httpx.Client(base_url=server.base_url, headers={"x-api-key": "tml-any"}, timeout=15)
+        )
         yield Wire(http, engine, find_profile(profile) if isinstance(profile, str) else profile)
 
 
@@ -187,11 +226,22 @@ def test_every_profile_trains_saves_and_samples_through_the_engine(wire: Wire) -
     assert wire.saved(model_id, 5)
     named = wire.saved(model_id, 6, "save_weights_for_sampler")
     done = [call[0] for call in wire.engine.calls if call[1] == model_id]
-    assert done == ["create_model", *["forward_backward", "optim_step"] * 2, "save_model", "save_model"]
+    assert done == [
+        "create_model",
+        *["forward_backward", "optim_step"] * 2,
+        "save_model",
+        "save_model",
+    ]
     if "POST asample" not in wire.profile.missing:
         path = named if wire.profile.sampling.named_weights else wire.saved(model_id, 7, name="two")
         base = {"base_model": "fake/base"} if wire.profile.sampling.needs_base else {}
-        body = sample(wire.sampler(model_path=path, **base), 0, 5, 6, sampling_params={"max_tokens": 2, "temperature": 1.0})
+        body = sample(
+            wire.sampler(model_path=path, **base),
+            0,
+            5,
+            6,
+            sampling_params={"max_tokens": 2, "temperature": 1.0},
+        )
         assert wire.outcome(wire.good("asample", **body)).status_code == 200
 
 
@@ -219,7 +269,11 @@ def contract_routes_missing_on(name: str) -> set[str]:
 
 
 def test_every_route_of_the_contract_is_served() -> None:
-    wanted = {f"{method.upper()} {path}" for path, methods in contract_paths().items() for method in methods}
+    wanted = {
+        f"{method.upper()} {path}"
+        for path, methods in contract_paths().items()
+        for method in methods
+    }
     assert wanted <= embedded_routes()
 
 
@@ -227,7 +281,9 @@ def test_every_route_of_the_contract_is_served() -> None:
 ANSWERED_OTHERWISE = {"POST /api/v1/load_weights"}
 
 
-@pytest.mark.parametrize("name", [name for name in OTHERS if name not in ("skyrl-0.3", "hosted-0.25")])
+@pytest.mark.parametrize(
+    "name", [name for name in OTHERS if name not in ("skyrl-0.3", "hosted-0.25")]
+)
 def test_the_missing_routes_are_those_of_the_contract(name: str) -> None:
     missing = {route.replace(" ", f" {API}/", 1) for route in PROFILES[name].missing}
     expected = contract_routes_missing_on(name)
@@ -271,7 +327,10 @@ def test_spindle_has_no_archives_and_says_where_it_runs(wire: Wire) -> None:
 @on("spindle")
 def test_a_refused_request_takes_its_number(wire: Wire) -> None:
     model_id = wire.model()
-    refused = wire.send("forward_backward", **step(model_id, 1) | {"forward_backward_input": {"data": [], "loss_fn": "none"}})
+    refused = wire.send(
+        "forward_backward",
+        **step(model_id, 1) | {"forward_backward_input": {"data": [], "loss_fn": "none"}},
+    )
     assert refused.status_code in (400, 422)
     assert wire.send("forward_backward", **step(model_id, 1)).status_code == 409
     assert wire.outcome(wire.good("forward_backward", **step(model_id, 2))).status_code == 200
@@ -287,11 +346,18 @@ def test_a_refused_request_takes_its_number(wire: Wire) -> None:
 )
 def test_the_route_that_tells_releases_of_skyrl_apart(name: str, answer: dict[str, str]) -> None:
     with serving(name) as wire:
-        assert (wire.http.get("/profiling_status").status_code, wire.http.get("/profiling_status").json()) == (404, answer)
+        assert (
+            wire.http.get("/profiling_status").status_code,
+            wire.http.get("/profiling_status").json(),
+        ) == (404, answer)
 
 
 @pytest.mark.parametrize(
-    ("name", "answer"), [("open-rl-old", {"detail": "Not Found"}), ("open-rl", {"error": "unknown sampling session 'none'"})]
+    ("name", "answer"),
+    [
+        ("open-rl-old", {"detail": "Not Found"}),
+        ("open-rl", {"error": "unknown sampling session 'none'"}),
+    ],
 )
 def test_the_route_that_tells_releases_of_open_rl_apart(name: str, answer: dict[str, str]) -> None:
     with serving(name) as wire:
@@ -301,7 +367,10 @@ def test_the_route_that_tells_releases_of_open_rl_apart(name: str, answer: dict[
 
 @on("twinkle")
 def test_each_answer_has_a_request_id(wire: Wire) -> None:
-    answers = [wire.send("client/config", sdk_version="1"), wire.http.get(f"{API}/healthz", headers={"x-request-id": "mine"})]
+    answers = [
+        wire.send("client/config", sdk_version="1"),
+        wire.http.get(f"{API}/healthz", headers={"x-request-id": "mine"}),
+    ]
     assert [answer.status_code for answer in answers] == [404, 200]
     assert answers[0].headers["x-request-id"]
     assert answers[1].headers["x-request-id"] == "mine"
@@ -310,9 +379,14 @@ def test_each_answer_has_a_request_id(wire: Wire) -> None:
 @on("twinkle")
 def test_a_forward_is_padded_to_the_longest_of_its_batch(wire: Wire) -> None:
     model_id = wire.model()
-    data = [step(model_id, 1, *tokens)["forward_backward_input"]["data"][0] for tokens in ((1, 2, 3), (4,))]
+    data = [
+        step(model_id, 1, *tokens)["forward_backward_input"]["data"][0]
+        for tokens in ((1, 2, 3), (4,))
+    ]
     batch = {"data": data, "loss_fn": "cross_entropy"}
-    outputs = wire.result(wire.good("forward", model_id=model_id, seq_id=1, forward_input=batch))["loss_fn_outputs"]
+    outputs = wire.result(wire.good("forward", model_id=model_id, seq_id=1, forward_input=batch))[
+        "loss_fn_outputs"
+    ]
     assert [len(output["logprobs"]["data"]) for output in outputs] == [3, 3]
     assert outputs[1]["logprobs"]["data"][1:] == [0.0, 0.0]
 
@@ -336,7 +410,10 @@ def test_the_server_is_ready_after_its_start(wire: Wire) -> None:
 
 
 def test_a_server_that_starts_answers_503() -> None:
-    with serve(engine=FakeEngine(), profile="verl") as server, httpx.Client(base_url=server.base_url) as http:
+    with (
+        serve(engine=FakeEngine(), profile="verl") as server,
+        httpx.Client(base_url=server.base_url) as http,
+    ):
         answers = [http.post(f"{API}/create_session", json={}).status_code for _ in range(3)]
     assert answers == [503, 503, 200]
 
@@ -349,7 +426,9 @@ def test_a_saturated_server_says_when_to_come_again(name: str) -> None:
     with started(name, 0.2, Limits(pending=0)) as (server, _):
         headers = {"x-api-key": "tml-any"}
         with httpx.Client(base_url=f"{server.base_url}{API}/", headers=headers, timeout=15) as http:
-            session = http.post("create_session", json={"tags": [], "user_metadata": {}, "sdk_version": "1"}).json()["session_id"]
+            session = http.post(
+                "create_session", json={"tags": [], "user_metadata": {}, "sdk_version": "1"}
+            ).json()["session_id"]
             answer = http.post("create_model", json=new_model(session))
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
 
@@ -358,7 +437,9 @@ def test_a_saturated_server_says_when_to_come_again(name: str) -> None:
 def test_protobuf_kills_the_handler_where_it_is_read_as_json(wire: Wire) -> None:
     model_id = wire.model()
     assert wire.protobuf(b"plain text").status_code == 422
-    response = wire.protobuf(message(model_id, 1, 200, 1000))  # the last one, since the connection is dead after it
+    response = wire.protobuf(
+        message(model_id, 1, 200, 1000)
+    )  # the last one, since the connection is dead after it
     assert (response.status_code, response.text) == (500, "Internal Server Error")
     assert "connection" not in response.headers
     assert wire.engine.count("forward_backward") == 0
@@ -381,11 +462,15 @@ def test_both_encodings_are_read(wire: Wire) -> None:
     for number, wants in ((1, PROTOBUF), (2, "application/json")):
         body = step(model_id, number, number)
         sent = (
-            wire.protobuf(with_weights(message(model_id, number, number))) if number == 1 else wire.send("forward_backward", **body)
+            wire.protobuf(with_weights(message(model_id, number, number)))
+            if number == 1
+            else wire.send("forward_backward", **body)
         )
         assert sent.is_success, sent.text
         answer = wire.http.post(
-            f"{API}/retrieve_future", json={"request_id": sent.json()["request_id"]}, headers={"accept": f"{wants}, */*"}
+            f"{API}/retrieve_future",
+            json={"request_id": sent.json()["request_id"]},
+            headers={"accept": f"{wants}, */*"},
         )
         assert answer.headers["content-type"] == wants
     assert wire.engine.count("forward_backward", model_id) == 2
@@ -459,7 +544,9 @@ STRICT = [
 
 
 @pytest.mark.parametrize(("name", "path", "extra"), STRICT)
-def test_fields_that_the_pinned_types_lack_are_422_each_by_its_place(name: str, path: str, extra: dict[str, Any]) -> None:
+def test_fields_that_the_pinned_types_lack_are_422_each_by_its_place(
+    name: str, path: str, extra: dict[str, Any]
+) -> None:
     with serving(name) as wire:
         response = wire.send(path, **extra)
     problems = [(problem["type"], problem["loc"]) for problem in response.json()["detail"]]
@@ -469,7 +556,14 @@ def test_fields_that_the_pinned_types_lack_are_422_each_by_its_place(name: str, 
 
 def test_fields_as_old_as_the_pinned_types_pass() -> None:
     with serving("tuft") as wire:
-        promise = wire.good("save_weights", model_id=wire.model(), seq_id=1, path="a", overwrite=False, ttl_seconds=3600)
+        promise = wire.good(
+            "save_weights",
+            model_id=wire.model(),
+            seq_id=1,
+            path="a",
+            overwrite=False,
+            ttl_seconds=3600,
+        )
         assert wire.result(promise)["type"] is None
 
 
@@ -500,7 +594,9 @@ def test_keys(name: str, headers: dict[str, str], status: int) -> None:
         serve(engine=FakeEngine(), profile=name, api_key="tml-k") as server,
         httpx.Client(base_url=server.base_url, headers=headers) as http,
     ):
-        answer = http.post(f"{API}/create_session", json={"tags": [], "user_metadata": {}, "sdk_version": "1"})
+        answer = http.post(
+            f"{API}/create_session", json={"tags": [], "user_metadata": {}, "sdk_version": "1"}
+        )
     assert answer.status_code == status
 
 
@@ -520,7 +616,11 @@ PENDING: list[tuple[str, int, dict[str, Any]]] = [
     ("spindle", 408, {"type": "try_again"}),
     ("open-rl", 200, {"type": "try_again"}),
     ("tuft", 200, {"type": "try_again", "queue_state": "active"}),
-    ("tinker-cloud", 408, {"error": "Future is still pending", "status_code": 408, "path": "/api/v1/retrieve_future"}),
+    (
+        "tinker-cloud",
+        408,
+        {"error": "Future is still pending", "status_code": 408, "path": "/api/v1/retrieve_future"},
+    ),
     ("xorl", 200, {"type": "try_again", "queue_state": "active"}),
     ("verl", 200, {"type": "try_again", "message": "still running"}),
     ("mlx-tinker", 200, {"type": "try_again"}),
@@ -534,7 +634,10 @@ def test_a_pending_request(name: str, status: int, body: dict[str, Any]) -> None
         answer = wire.poll(promise)
         wire.engine.gate.set()
     seen = answer.json()
-    assert (answer.status_code, seen.pop("request_id", promise["request_id"])) == (status, promise["request_id"])
+    assert (answer.status_code, seen.pop("request_id", promise["request_id"])) == (
+        status,
+        promise["request_id"],
+    )
     assert seen == body
 
 
@@ -547,7 +650,11 @@ FAILED: list[tuple[str, int, tuple[int, dict[str, Any]]]] = [
     ("open-rl-old", 99, (400, {"type": "RequestFailedResponse", "error_message": "TEXT"})),
     ("tuft", 99, (404, {"detail": "TEXT"})),  # or 400, 403, 409
     ("tuft", 98, (422, {"detail": "TEXT"})),
-    ("tinker-cloud", 99, (400, {"error": "TEXT", "status_code": 400, "path": "/api/v1/retrieve_future"})),
+    (
+        "tinker-cloud",
+        99,
+        (400, {"error": "TEXT", "status_code": 400, "path": "/api/v1/retrieve_future"}),
+    ),
     ("twinkle", 99, (200, {"error": "TEXT", "category": "User"})),
     ("twinkle", 98, (200, {"error": "TEXT", "category": "Server"})),
     ("miles", 98, (200, {"error": "TEXT", "category": "server"})),
@@ -555,7 +662,10 @@ FAILED: list[tuple[str, int, tuple[int, dict[str, Any]]]] = [
     ("hatchery", 99, (200, {"type": "request_failed", "error": "TEXT", "category": "user_error"})),
     ("mlx-tinker", 98, (200, {"error": "TEXT", "category": "execution_error"})),
 ]
-TEXTS = {99: "token 99 is not a token", 98: "forward_backward failed in the server: ZeroDivisionError: the fake broke"}
+TEXTS = {
+    99: "token 99 is not a token",
+    98: "forward_backward failed in the server: ZeroDivisionError: the fake broke",
+}
 
 
 @pytest.mark.parametrize(("name", "token", "expected"), FAILED)
@@ -576,7 +686,11 @@ def test_work_in_the_post_fails_there(wire: Wire, token: int, status: int) -> No
 UNKNOWN: list[tuple[str, int, dict[str, Any]]] = [
     ("skyrl", 404, {"detail": "Future not found"}),
     ("open-rl", 200, {"type": "try_again", "request_id": "no-such"}),
-    ("tinker-cloud-old", 404, {"error": "Future not found", "status_code": 404, "path": "/api/v1/retrieve_future"}),
+    (
+        "tinker-cloud-old",
+        404,
+        {"error": "Future not found", "status_code": 404, "path": "/api/v1/retrieve_future"},
+    ),
     ("twinkle", 200, {"type": "try_again", "request_id": "no-such", "queue_state": "active"}),
     ("miles", 410, {"detail": "Unknown or expired request"}),
     ("spindle", 410, {"error": "request_lost"}),
@@ -606,9 +720,18 @@ def test_a_poll_that_waited_is_told_not_yet_once_more() -> None:
         socket.create_connection((wire.http.base_url.host, wire.http.base_url.port or 0)) as poll,
     ):
         promise = wire.batch(wire.model(), 1, 96).json()
-        request = wire.http.build_request("POST", f"{API}/retrieve_future", json={"request_id": promise["request_id"]})
-        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items() if name != "connection")
-        poll.sendall(f"POST {request.url.path} HTTP/1.1\r\n{head}connection: close\r\n\r\n".encode() + request.read())
+        request = wire.http.build_request(
+            "POST", f"{API}/retrieve_future", json={"request_id": promise["request_id"]}
+        )
+        head = "".join(
+            f"{name}: {value}\r\n"
+            for name, value in request.headers.items()
+            if name != "connection"
+        )
+        poll.sendall(
+            f"POST {request.url.path} HTTP/1.1\r\n{head}connection: close\r\n\r\n".encode()
+            + request.read()
+        )
         for _ in range(3):  # round trips, after which the poll waits
             wire.http.get(f"{API}/healthz")
         wire.engine.gate.set()
@@ -619,7 +742,16 @@ def test_a_poll_that_waited_is_told_not_yet_once_more() -> None:
 # ---- seq_ids ---------------------------------------------------------------------------------------------------------
 
 
-@on("skyrl-0.3", "open-rl-old", "open-rl", "tinker-cloud-old", "twinkle", "verl", "arctic", "mlx-tinker")
+@on(
+    "skyrl-0.3",
+    "open-rl-old",
+    "open-rl",
+    "tinker-cloud-old",
+    "twinkle",
+    "verl",
+    "arctic",
+    "mlx-tinker",
+)
 def test_a_repeated_number_is_applied_twice(wire: Wire) -> None:
     model_id = wire.model()
     first, second = (wire.batch(model_id, 1).json() for _ in range(2))
@@ -711,14 +843,24 @@ def test_promises_and_ids_of_the_json_server(wire: Wire) -> None:
     assert set(wire.good("get_info", model_id=model_id)) == {"model_id", "status", "model_data"}
     batch = wire.result(wire.batch(model_id, 1).json())
     assert batch["metrics"] == {}
-    assert set(wire.result(wire.optim(model_id, 2))["metrics"]) == {"skyrl.ai/grad_norm", "skyrl.ai/learning_rate"}
+    assert set(wire.result(wire.optim(model_id, 2))["metrics"]) == {
+        "skyrl.ai/grad_norm",
+        "skyrl.ai/learning_rate",
+    }
 
 
 @pytest.mark.parametrize("name", [name for name in OTHERS if name != "xorl"])
 def test_the_ids_of_the_samples_to_come(name: str) -> None:
-    with serving(evolve(PROFILES[name], sampling=evolve(PROFILES[name].sampling, base_models=True, base_session=None))) as wire:
+    with serving(
+        evolve(
+            PROFILES[name],
+            sampling=evolve(PROFILES[name].sampling, base_models=True, base_session=None),
+        )
+    ) as wire:
         promise = wire.good("asample", **sample(wire.sampler(), 0))
-    assert ("sample_sequence_ids" in promise) == (name in ("hosted", "open-rl", "tinker-cloud", "miles", "spindle"))
+    assert ("sample_sequence_ids" in promise) == (
+        name in ("hosted", "open-rl", "tinker-cloud", "miles", "spindle")
+    )
 
 
 @on("open-rl-old")
@@ -734,12 +876,20 @@ def test_one_session_for_all_and_models_of_their_own(wire: Wire) -> None:
 
 @pytest.mark.parametrize(
     ("name", "path", "status"),
-    [("tuft", "create_session", 201), ("tuft", "create_sampling_session", 201), ("tuft", "create_model", 202)],
+    [
+        ("tuft", "create_session", 201),
+        ("tuft", "create_sampling_session", 201),
+        ("tuft", "create_model", 202),
+    ],
 )
 def test_statuses(name: str, path: str, status: int) -> None:
     with serving(name) as wire:
         session = {"tags": [], "user_metadata": {}, "sdk_version": "1"}
-        sampler = {"session_id": wire.session(), "sampling_session_seq_id": 0, "base_model": "fake/base"}
+        sampler = {
+            "session_id": wire.session(),
+            "sampling_session_seq_id": 0,
+            "base_model": "fake/base",
+        }
         bodies: dict[str, dict[str, Any]] = {
             "create_session": session,
             "create_sampling_session": sampler,
@@ -756,7 +906,11 @@ def test_refusals_have_an_error_and_no_detail(wire: Wire) -> None:
 @on("tinker-cloud-old")
 def test_refusals_name_status_and_path(wire: Wire) -> None:
     body = wire.send("get_info", model_id="no-such").json()
-    assert (body["status_code"], body["path"], type(body["error"])) == (404, "/api/v1/get_info", str)
+    assert (body["status_code"], body["path"], type(body["error"])) == (
+        404,
+        "/api/v1/get_info",
+        str,
+    )
 
 
 @pytest.mark.parametrize(
@@ -789,8 +943,16 @@ def test_no_lora_is_told_of(wire: Wire) -> None:
 @on("hatchery")
 def test_hatchery_s_calls(wire: Wire) -> None:
     session_id = wire.session()
-    promise = wire.good("create_sampling_session", session_id=session_id, sampling_session_seq_id=0, base_model="fake/base")
-    assert (promise["operation"], "sampling_session_id" in promise) == ("create_sampling_session", False)
+    promise = wire.good(
+        "create_sampling_session",
+        session_id=session_id,
+        sampling_session_seq_id=0,
+        base_model="fake/base",
+    )
+    assert (promise["operation"], "sampling_session_id" in promise) == (
+        "create_sampling_session",
+        False,
+    )
     assert wire.result(promise)["sampling_session_id"]
     assert wire.send("create_model", **new_model(session_id, user_metadata=None)).status_code == 422
     model_id = wire.model(session_id)
@@ -813,13 +975,17 @@ def test_hatchery_s_calls(wire: Wire) -> None:
         ("tuft", "tinker://", "/weights/one"),
     ],
 )
-def test_paths_are_written_and_read_in_the_server_s_own_way(name: str, begin: str, middle: str) -> None:
+def test_paths_are_written_and_read_in_the_server_s_own_way(
+    name: str, begin: str, middle: str
+) -> None:
     with serving(name) as wire:
         asked = {"include_optimizer": True} if wire.profile.loading.optimizer_if_saved else {}
         saving = wire.good("save_weights", model_id=wire.model(), seq_id=1, path="one", **asked)
         path = wire.result(saving)["path"]
         other = wire.model()
-        loaded = wire.result(wire.good("load_weights", model_id=other, seq_id=1, path=path, optimizer=True))
+        loaded = wire.result(
+            wire.good("load_weights", model_id=other, seq_id=1, path=path, optimizer=True)
+        )
     assert path.startswith(begin)
     assert path.endswith(middle)
     assert loaded["path"] == path
@@ -828,7 +994,13 @@ def test_paths_are_written_and_read_in_the_server_s_own_way(name: str, begin: st
 
 @on("open-rl-old")
 def test_other_forms_of_paths_are_refused(wire: Wire) -> None:
-    answer = wire.send("load_weights", model_id=wire.model(), seq_id=1, path="tinker://x/weights/one", optimizer=True)
+    answer = wire.send(
+        "load_weights",
+        model_id=wire.model(),
+        seq_id=1,
+        path="tinker://x/weights/one",
+        optimizer=True,
+    )
     assert answer.status_code == 400
 
 
@@ -837,17 +1009,22 @@ def test_the_name_of_sampler_weights_is_ignored(wire: Wire) -> None:
     assert "mine" not in wire.saved(wire.model(), 1, "save_weights_for_sampler", "mine")
 
 
-@pytest.mark.parametrize(("name", "path"), [("miles", True), ("open-rl", True), ("tuft", None), ("tinker-cloud", None)])
+@pytest.mark.parametrize(
+    ("name", "path"), [("miles", True), ("open-rl", True), ("tuft", None), ("tinker-cloud", None)]
+)
 def test_the_path_of_ephemeral_weights(name: str, path: bool | None) -> None:
     with serving(name) as wire:
-        promise = wire.good("save_weights_for_sampler", model_id=wire.model(), seq_id=1, sampling_session_seq_id=0)
+        promise = wire.good(
+            "save_weights_for_sampler", model_id=wire.model(), seq_id=1, sampling_session_seq_id=0
+        )
         result = wire.result(promise)
     assert result["sampling_session_id"]
     assert bool(result.get("path")) == bool(path)
 
 
 @pytest.mark.parametrize(
-    ("name", "status"), [("skyrl", 422), ("skyrl-0.3", 422), ("open-rl-old", 400), ("open-rl", 422), ("miles", 400)]
+    ("name", "status"),
+    [("skyrl", 422), ("skyrl-0.3", 422), ("open-rl-old", 400), ("open-rl", 422), ("miles", 400)],
 )
 def test_no_model_is_made_by_a_load(name: str, status: int) -> None:
     with serving(name) as wire:
@@ -867,7 +1044,9 @@ def test_a_load_by_session_is_400(wire: Wire) -> None:
 def test_a_model_is_made_by_a_load(wire: Wire) -> None:
     session_id = wire.session()
     path = wire.saved(wire.model(session_id, 0), 1)
-    promise = wire.good("load_weights", session_id=session_id, model_seq_id=1, path=path, optimizer=True)
+    promise = wire.good(
+        "load_weights", session_id=session_id, model_seq_id=1, path=path, optimizer=True
+    )
     assert wire.result(promise)["model_id"] == f"{session_id}:train:1"
 
 
@@ -920,7 +1099,12 @@ def with_loss(model_id: str, loss_fn: str, copies: int = 1, **inputs: Any) -> di
 
 @pytest.mark.parametrize(
     ("sent", "trained"),
-    [("cross_entropy", "cross_entropy"), ("importance_sampling", "ppo"), ("ppo", "cross_entropy"), ("dro", "cross_entropy")],
+    [
+        ("cross_entropy", "cross_entropy"),
+        ("importance_sampling", "ppo"),
+        ("ppo", "cross_entropy"),
+        ("dro", "cross_entropy"),
+    ],
 )
 @on("twinkle")
 def test_other_losses_are_trained_without_a_word(wire: Wire, sent: str, trained: str) -> None:
@@ -945,10 +1129,18 @@ def test_a_step_without_a_gradient_fails(wire: Wire) -> None:
     assert "error" in wire.result(wire.optim(model_id, 4))
 
 
-@pytest.mark.parametrize(("name", "status"), [("twinkle", 422), ("hatchery", 400), ("skyrl", 422), ("miles", 400), ("verl", 400)])
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("twinkle", 422), ("hatchery", 400), ("skyrl", 422), ("miles", 400), ("verl", 400)],
+)
 def test_an_unknown_loss_is_refused_by_the_post(name: str, status: int) -> None:
     with serving(name) as wire:
-        assert wire.send("forward_backward", **with_loss(wire.model(), "nonsense") | {"seq_id": 1}).status_code == status
+        assert (
+            wire.send(
+                "forward_backward", **with_loss(wire.model(), "nonsense") | {"seq_id": 1}
+            ).status_code
+            == status
+        )
 
 
 @on("tuft")
@@ -964,7 +1156,10 @@ ONE = {"data": [1.0] * 3, "dtype": "float32"}
     [
         (lambda datum: datum["loss_fn_inputs"].pop("weights"), "weights"),
         (lambda datum: datum["loss_fn_inputs"].update(advantages=ONE), "advantages"),
-        (lambda datum: datum["loss_fn_inputs"]["target_tokens"].update(shape=[1, 3]), "one-dimensional"),
+        (
+            lambda datum: datum["loss_fn_inputs"]["target_tokens"].update(shape=[1, 3]),
+            "one-dimensional",
+        ),
     ],
 )
 @on("miles")
@@ -978,11 +1173,21 @@ def test_batches_are_read_strictly(wire: Wire, change: Any, words: str) -> None:
 @on("miles")
 def test_limits_and_what_is_not_supported(wire: Wire) -> None:
     model_id = wire.model()
-    assert wire.send("forward_backward", **with_loss(model_id, "cross_entropy", 1025) | {"seq_id": 1}).status_code == 400
+    assert (
+        wire.send(
+            "forward_backward", **with_loss(model_id, "cross_entropy", 1025) | {"seq_id": 1}
+        ).status_code
+        == 400
+    )
     assert wire.send("asample", **sample(wire.sampler(), 0, num_samples=65)).status_code == 400
     seeded = {**new_model(wire.session()), "lora_config": {"rank": 4, "seed": 1}}
     assert wire.send("create_model", **seeded).status_code == 400
-    assert wire.send("save_weights", model_id=model_id, seq_id=1, path="a", ttl_seconds=3600).status_code == 400
+    assert (
+        wire.send(
+            "save_weights", model_id=model_id, seq_id=1, path="a", ttl_seconds=3600
+        ).status_code
+        == 400
+    )
 
 
 @on("open-rl", "mlx-tinker")
@@ -1045,10 +1250,19 @@ def test_zero_temperature_is_one_and_the_seed_is_dropped(wire: Wire) -> None:
 def test_open_rl_old_samples_in_its_own_way(wire: Wire) -> None:
     sampler_id = wire.sampler(model_path=wire.saved(wire.model(), 1, "save_weights_for_sampler"))
     chunks = [{"type": "encoded_text", "tokens": [5, 6]}, {"type": "encoded_text", "tokens": [7]}]
-    body = sample(sampler_id, 0) | {"prompt": {"chunks": chunks}, "sampling_params": {"seed": 3}, "prompt_logprobs": True}
+    body = sample(sampler_id, 0) | {
+        "prompt": {"chunks": chunks},
+        "sampling_params": {"seed": 3},
+        "prompt_logprobs": True,
+    }
     result = wire.result(wire.good("asample", **body))
     spec = wire.engine.specs[-1]
-    assert (spec.prompt, spec.seed, spec.max_tokens, spec.prompt_logprobs) == ([5, 6], None, 20, False)
+    assert (spec.prompt, spec.seed, spec.max_tokens, spec.prompt_logprobs) == (
+        [5, 6],
+        None,
+        20,
+        False,
+    )
     assert result.get("prompt_logprobs") is None
     assert result["sequences"][0]["stop_reason"] == "stop"
 
@@ -1071,7 +1285,9 @@ def test_base_models_cannot_be_sampled(wire: Wire) -> None:
         ("arctic", {"max_tokens": 2, "temperature": 0.5}, 400),
     ],
 )
-def test_sampling_parameters_that_are_refused(name: str, params: dict[str, Any], status: int) -> None:
+def test_sampling_parameters_that_are_refused(
+    name: str, params: dict[str, Any], status: int
+) -> None:
     with serving(name) as wire:
         answer = wire.send("asample", **sample(wire.sampler(), 0) | {"sampling_params": params})
     assert answer.status_code == status, answer.text
@@ -1114,7 +1330,9 @@ def cut(model_id: str) -> bytes:
 
 
 @pytest.mark.parametrize("key", [None, "tml-key"])
-@pytest.mark.parametrize("name", [name for name in PROFILES if PROFILES[name].seq_ids.turn == "by number"])
+@pytest.mark.parametrize(
+    "name", [name for name in PROFILES if PROFILES[name].seq_ids.turn == "by number"]
+)
 def test_nobody_waits_for_the_number_of_what_could_not_be_read(name: str, key: str | None) -> None:
     engine, profile = Watched(), PROFILES[name]
     with serve(engine=engine, profile=name, hold=5, api_key=key or ()) as server:
@@ -1125,13 +1343,24 @@ def test_nobody_waits_for_the_number_of_what_could_not_be_read(name: str, key: s
             wire = Wire(http, engine, profile)
             model_id = wire.model()
             first, early = wire.batch(model_id, 1, 11), wire.batch(model_id, 3, 33)
-            stranger = httpx.post(f"{server.base_url}{API}/optim_step", content=cut(model_id), headers={"x-api-key": "tml-other"})
-            refused = http.post(f"{API}/optim_step", content=cut(model_id), headers={"content-type": "application/json"})
+            stranger = httpx.post(
+                f"{server.base_url}{API}/optim_step",
+                content=cut(model_id),
+                headers={"x-api-key": "tml-other"},
+            )
+            refused = http.post(
+                f"{API}/optim_step",
+                content=cut(model_id),
+                headers={"content-type": "application/json"},
+            )
             assert 400 <= refused.status_code < 500, refused.text
             assert not key or stranger.status_code in (401, 403)
             for promise in (first.json(), early.json()):
                 assert wire.outcome(promise).status_code == 200
-            assert [call[2] for call in engine.calls if call[0] == "forward_backward"] == ["11", "33"]
+            assert [call[2] for call in engine.calls if call[0] == "forward_backward"] == [
+                "11",
+                "33",
+            ]
 
 
 def test_nobody_waits_for_the_number_of_what_a_rule_refused() -> None:
@@ -1145,5 +1374,8 @@ def test_nobody_waits_for_the_number_of_what_a_rule_refused() -> None:
         model_id = wire.model()
         first, early = wire.batch(model_id, 1, 11), wire.batch(model_id, 3, 33)
         params = {"learning_rate": 1e-4, "grad_clip_norm": 1.0}
-        assert wire.send("optim_step", model_id=model_id, seq_id=2, adam_params=params).status_code == 400
+        assert (
+            wire.send("optim_step", model_id=model_id, seq_id=2, adam_params=params).status_code
+            == 400
+        )
         assert all(wire.outcome(promise.json()).status_code == 200 for promise in (first, early))

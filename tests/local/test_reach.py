@@ -37,7 +37,9 @@ def give_gradients(optimizer: Optimizer, scale: float = 1.0) -> float:
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_nothing_reaches_farther_than_was_foreseen(settings: OptimizerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_reaches_farther_than_was_foreseen(
+    settings: OptimizerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reach, "whole_step", None)  # no copy is taken
     optimizer = made(settings.kind)
     steps, foreseen = SafeSteps(optimizer), measured(optimizer)
@@ -52,7 +54,9 @@ def test_nothing_reaches_farther_than_was_foreseen(settings: OptimizerSettings, 
         assert found.square <= foreseen.square * slack
 
 
-def test_the_numbers_are_looked_at_again_only_when_they_may_have_come_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_numbers_are_looked_at_again_only_when_they_may_have_come_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     looked: list[Optimizer] = []
 
     def look(optimizer: Optimizer) -> reach.Reach:
@@ -65,7 +69,9 @@ def test_the_numbers_are_looked_at_again_only_when_they_may_have_come_far(monkey
     for _ in range(50):
         steps.take(AdamSettings(), give_gradients(optimizer))
     assert len(looked) == 1
-    steps.take(AdamSettings(learning_rate=1e25), give_gradients(optimizer))  # may come far, and does
+    steps.take(
+        AdamSettings(learning_rate=1e25), give_gradients(optimizer)
+    )  # may come far, and does
     for _ in range(2):
         steps.take(AdamSettings(), give_gradients(optimizer))
     assert len(looked) == 3  # for the far one, and once after it
@@ -82,7 +88,9 @@ def no_number_of_steps(optimizer: Optimizer) -> None:
 
 
 @pytest.mark.parametrize("spoil", [negative_square, no_number_of_steps])
-def test_a_state_that_no_step_made_makes_nothing_infinite(spoil: Callable[[Optimizer], None]) -> None:
+def test_a_state_that_no_step_made_makes_nothing_infinite(
+    spoil: Callable[[Optimizer], None],
+) -> None:
     optimizer = made("adamw")
     SafeSteps(optimizer).take(AdamSettings(), give_gradients(optimizer))
     spoil(optimizer)
@@ -93,7 +101,10 @@ def test_a_state_that_no_step_made_makes_nothing_infinite(spoil: Callable[[Optim
     assert all(torch.equal(weight, value) for weight, value in zip(weights, before, strict=True))
 
 
-@pytest.mark.parametrize("settings", [AdamSettings(eps=1e-300), AdamSettings(beta2=1 - 1e-12), AdamSettings(beta1=1 - 1e-12)])
+@pytest.mark.parametrize(
+    "settings",
+    [AdamSettings(eps=1e-300), AdamSettings(beta2=1 - 1e-12), AdamSettings(beta1=1 - 1e-12)],
+)
 def test_settings_that_a_float32_cannot_hold_make_nothing_infinite(settings: AdamSettings) -> None:
     optimizer = made("adamw")
     norm = give_gradients(optimizer)

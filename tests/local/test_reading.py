@@ -35,7 +35,10 @@ def adapter(base: Base) -> Adapter:
     return Adapter(
         4,
         32,
-        {name: LayerWeights(a.detach(), torch.randn(b.shape, generator=random) * 0.05) for name, (a, b) in new.layers.items()},
+        {
+            name: LayerWeights(a.detach(), torch.randn(b.shape, generator=random) * 0.05)
+            for name, (a, b) in new.layers.items()
+        },
     )
 
 
@@ -85,11 +88,15 @@ def test_a_prompt_read_in_several_passes_is_as_one_read_at_once(
     in_parts, passes = read(base, [parts], tokens)
     assert passes == -(-len(TEXT) // tokens)
     torch.testing.assert_close(in_parts.logits, at_once.logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(in_parts.cache.layers[-1].values, at_once.cache.layers[-1].values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        in_parts.cache.layers[-1].values, at_once.cache.layers[-1].values, atol=1e-4, rtol=1e-4
+    )
     assert_same(parts.answers, whole.answers)
 
 
-def test_equal_prompts_under_one_adapter_are_read_once_and_each_gets_its_own_answers(base: Base, adapter: Adapter) -> None:
+def test_equal_prompts_under_one_adapter_are_read_once_and_each_gets_its_own_answers(
+    base: Base, adapter: Adapter
+) -> None:
     specs: list[tuple[Adapter | None, list[int], dict[str, Any]]] = [
         (adapter, TEXT, {"prompt_logprobs": True}),
         (None, TEXT, {}),
@@ -107,7 +114,9 @@ def test_equal_prompts_under_one_adapter_are_read_once_and_each_gets_its_own_ans
         assert_same(ours.answers, theirs.answers)
 
 
-def test_samples_under_way_get_their_tokens_while_a_long_prompt_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_under_way_get_their_tokens_while_a_long_prompt_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Limits, "of", classmethod(lambda cls, base: Limits(tokens_read=32)))
     engine = TorchEngine(["tinkex/tiny"], "cpu")
     engine.load_sampler("base", "tinkex/tiny", None)
@@ -126,7 +135,9 @@ def test_samples_under_way_get_their_tokens_while_a_long_prompt_is_read(monkeypa
     engine.close()
 
 
-def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Limits, "of", classmethod(lambda cls, base: Limits(tokens_read=8)))
     engine = TorchEngine(["tinkex/tiny"], "cpu")
     engine.load_sampler("base", "tinkex/tiny", None)
@@ -151,7 +162,9 @@ def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(monkeypatch: pyte
     assert ended == ["short", "long"]
 
 
-def test_a_long_prompt_that_nobody_waits_for_any_more_is_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_prompt_that_nobody_waits_for_any_more_is_read_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Limits, "of", classmethod(lambda cls, base: Limits(tokens_read=8)))
     engine = TorchEngine(["tinkex/tiny"], "cpu")
     engine.load_sampler("base", "tinkex/tiny", None)

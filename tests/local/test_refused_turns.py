@@ -39,9 +39,13 @@ def batch(**more: Any) -> Refuse:
 def message(api: Api, model_id: str) -> httpx.Response:
     tensor = pb.Tensor(dtype=pb.DTYPE_INT64, dense=b"123", shape=[1])
     datum = pb.Datum(loss_fn_inputs={"target_tokens": tensor})
-    raw = pb.ForwardBackwardRequest(model_id=model_id, seq_id=2, data=[datum], loss_fn="cross_entropy").SerializeToString()
+    raw = pb.ForwardBackwardRequest(
+        model_id=model_id, seq_id=2, data=[datum], loss_fn="cross_entropy"
+    ).SerializeToString()
     packed = zstandard.compress(raw)
-    return api.http.post(f"{API}/forward_backward", content=packed, headers={**PROTOBUF, "content-encoding": "zstd"})
+    return api.http.post(
+        f"{API}/forward_backward", content=packed, headers={**PROTOBUF, "content-encoding": "zstd"}
+    )
 
 
 REFUSED: dict[str, Refuse] = {
@@ -50,7 +54,9 @@ REFUSED: dict[str, Refuse] = {
     "a ttl of no time": post("save_weights_for_sampler", path="x", ttl_seconds=0),
     "neither a path nor a number": post("save_weights_for_sampler"),
     "a path that cannot be": post("load_weights", path="nowhere", optimizer=True),
-    "files that are to be encrypted": post("save_weights_external", path="x", age_encryption_recipients=["a"]),
+    "files that are to be encrypted": post(
+        "save_weights_external", path="x", age_encryption_recipients=["a"]
+    ),
     "a negative learning rate": post("optim_step", adam_params={"learning_rate": -1}),
     "a learning rate that is text": post("optim_step", adam_params={"learning_rate": "fast"}),
     "another optimizer": post("optim_step", sgd_params={"learning_rate": 0.1}),
@@ -66,7 +72,9 @@ REFUSED: dict[str, Refuse] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_came_and_comes_after_a_refused_request_goes_on(name: str, server_engine: FakeEngine) -> None:
+def test_what_came_and_comes_after_a_refused_request_goes_on(
+    name: str, server_engine: FakeEngine
+) -> None:
     with started(FakeEngine(), limits=Limits(datums=4)) as api:
         model_id = api.model()
         early = api.step(model_id, 3, 33)  # is there before
@@ -76,7 +84,11 @@ def test_what_came_and_comes_after_a_refused_request_goes_on(name: str, server_e
         first = api.step(model_id, 1, 11)
         later = api.step(model_id, 4, 44)
         assert all("metrics" in api.result(promise) for promise in (first, early, later))
-        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == ["11", "33", "44"]
+        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == [
+            "11",
+            "33",
+            "44",
+        ]
 
 
 def test_a_client_that_gives_a_refused_number_to_another_request_is_served(api: Api) -> None:
@@ -98,7 +110,14 @@ def test_a_repeat_is_refused_again_though_it_could_be_taken_by_now(api: Api) -> 
     refused = api.send("forward_backward", **body)
     graph = {"format": 1, "nodes": []}
     inputs = [{"name": "logprobs", "rank": 1}]
-    made = api.ok("create_custom_loss", session_id=session_id, custom_loss_seq_id=0, name="x", inputs=inputs, graph=graph)
+    made = api.ok(
+        "create_custom_loss",
+        session_id=session_id,
+        custom_loss_seq_id=0,
+        name="x",
+        inputs=inputs,
+        graph=graph,
+    )
     assert api.result(made)["loss_id"] == loss_id
     again = api.send("forward_backward", **body)
     assert (again.status_code, again.json()) == (refused.status_code, refused.json())
@@ -128,7 +147,10 @@ def test_a_stranger_cannot_let_the_turn_of_another_s_request_pass() -> None:
         second = api.step(model_id, 2, 22)
         first = api.step(model_id, 1, 11)
         assert all("metrics" in api.result(promise) for promise in (first, second))
-        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == ["11", "22"]
+        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == [
+            "11",
+            "22",
+        ]
 
 
 INPUT_AT = ["body", "forward_backward_input", "data", 0, "loss_fn_inputs"]
@@ -179,10 +201,17 @@ def test_an_input_that_would_have_no_effect_is_refused_by_what_was_meant(
         ({"grad_clip_norm": True}, "grad_clip_norm"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_by_its_name(api: Api, params: dict[str, Any], field: str) -> None:
+def test_a_setting_out_of_range_is_refused_by_its_name(
+    api: Api, params: dict[str, Any], field: str
+) -> None:
     model_id = api.model()
-    refused = api.send("optim_step", model_id=model_id, seq_id=1, adam_params={"learning_rate": 1e-4, **params})
-    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "adam_params", field])
+    refused = api.send(
+        "optim_step", model_id=model_id, seq_id=1, adam_params={"learning_rate": 1e-4, **params}
+    )
+    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (
+        422,
+        ["body", "adam_params", field],
+    )
     assert not api.engine.count("optim_step", model_id)
 
 
@@ -190,13 +219,17 @@ NOT_TAKEN = "the step was not taken, and the gradients wait for the next optim_s
 
 
 @pytest.mark.parametrize("params", [{"learning_rate": -1.0}, {"learning_rate": "fast"}, None])
-def test_a_refused_step_leaves_its_gradients_to_the_next(torch_server: Server, params: dict[str, Any] | None) -> None:
+def test_a_refused_step_leaves_its_gradients_to_the_next(
+    torch_server: Server, params: dict[str, Any] | None
+) -> None:
     """The numbers are those of the official client, which gives none of them twice."""
     with httpx.Client(base_url=torch_server.base_url, timeout=30) as http:
         api = Api(http, FakeEngine())
         norms: list[list[float]] = []
         for is_refused in (True, False):
-            new = new_model(api.session(), base_model="tinkex/tiny", lora_config={"rank": 4, "seed": 7})
+            new = new_model(
+                api.session(), base_model="tinkex/tiny", lora_config={"rank": 4, "seed": 7}
+            )
             model_id = api.result(api.ok("create_model", **new))["model_id"]
             api.result(api.step(model_id, 1, 65, 66))
             if is_refused:
@@ -206,7 +239,11 @@ def test_a_refused_step_leaves_its_gradients_to_the_next(torch_server: Server, p
             numbers = itertools.count(3 if is_refused else 2)
             taken: list[float] = []
             for _ in range(2):  # the second has no gradients left
-                body = {"model_id": model_id, "seq_id": next(numbers), "adam_params": {"learning_rate": 1e-3}}
+                body = {
+                    "model_id": model_id,
+                    "seq_id": next(numbers),
+                    "adam_params": {"learning_rate": 1e-3},
+                }
                 taken.append(api.result(api.ok("optim_step", **body))["metrics"]["grad_norm"])
             norms.append(taken)
     assert norms[0] == norms[1]
@@ -215,7 +252,9 @@ def test_a_refused_step_leaves_its_gradients_to_the_next(torch_server: Server, p
 
 
 def test_a_step_of_another_optimizer_leaves_its_gradients_and_says_so(api: Api) -> None:
-    refused = api.send("optim_step", model_id=api.model(), seq_id=1, sgd_params={"learning_rate": 0.1})
+    refused = api.send(
+        "optim_step", model_id=api.model(), seq_id=1, sgd_params={"learning_rate": 0.1}
+    )
     assert refused.status_code == 400
     assert NOT_TAKEN in refused.json()["detail"]
 
@@ -232,10 +271,17 @@ def test_a_step_of_another_optimizer_leaves_its_gradients_and_says_so(api: Api) 
         ({"seed": 2**70}, "seed"),
     ],
 )
-def test_a_sampling_parameter_out_of_range_is_refused_by_its_name(api: Api, params: dict[str, Any], field: str) -> None:
+def test_a_sampling_parameter_out_of_range_is_refused_by_its_name(
+    api: Api, params: dict[str, Any], field: str
+) -> None:
     prompt = {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]}
-    refused = api.send("asample", sampling_session_id=api.sampler(), prompt=prompt, sampling_params=params)
-    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "sampling_params", field])
+    refused = api.send(
+        "asample", sampling_session_id=api.sampler(), prompt=prompt, sampling_params=params
+    )
+    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (
+        422,
+        ["body", "sampling_params", field],
+    )
 
 
 def raw(body: bytes, **headers: str) -> Refuse:
@@ -244,7 +290,11 @@ def raw(body: bytes, **headers: str) -> Refuse:
     def refuse(api: Api, model_id: str) -> httpx.Response:
         content = body.replace(b"MODEL", model_id.encode())
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return api.http.post(f"{API}/forward_backward", content=content, headers={"content-type": "application/json", **named})
+        return api.http.post(
+            f"{API}/forward_backward",
+            content=content,
+            headers={"content-type": "application/json", **named},
+        )
 
     return refuse
 
@@ -257,7 +307,10 @@ def too_long(*, packed: bool, message: bool) -> Refuse:
             head = pb.ForwardBackwardRequest(model_id=model_id, seq_id=2).SerializeToString()
             content = head + pb.ForwardBackwardRequest(loss_fn="x" * 300_000).SerializeToString()
         else:
-            content = b'{"forward_backward_input":"%s","model_id":"%s","seq_id":2}' % (b"x" * 300_000, model_id.encode())
+            content = b'{"forward_backward_input":"%s","model_id":"%s","seq_id":2}' % (
+                b"x" * 300_000,
+                model_id.encode(),
+            )
         headers = PROTOBUF if message else {"content-type": "application/json"}
         if packed:
             content, headers = zstandard.compress(content), {**headers, "content-encoding": "zstd"}
@@ -285,7 +338,9 @@ UNREADABLE: dict[str, tuple[Refuse, int]] = {
 
 
 def cut_message(api: Api, model_id: str) -> httpx.Response:
-    content = pb.ForwardBackwardRequest(model_id=model_id, seq_id=2, loss_fn="cross_entropy").SerializeToString()[:-1]
+    content = pb.ForwardBackwardRequest(
+        model_id=model_id, seq_id=2, loss_fn="cross_entropy"
+    ).SerializeToString()[:-1]
     return api.http.post(f"{API}/forward_backward", content=content, headers=PROTOBUF)
 
 
@@ -299,11 +354,18 @@ def test_what_comes_after_an_unreadable_request_goes_on(name: str) -> None:
         refused = refuse(api, model_id)
         assert refused.status_code == status, refused.text
         assert all("metrics" in api.result(promise) for promise in (first, early))
-        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == ["11", "33"]
+        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == [
+            "11",
+            "33",
+        ]
 
 
-@pytest.mark.parametrize("body", [b"nothing that can be read", WHOLE + b'{"model_id": "other", "seq_id": 3}'])
-def test_what_waits_for_a_request_that_names_nobody_fails_in_time(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "body", [b"nothing that can be read", WHOLE + b'{"model_id": "other", "seq_id": 3}']
+)
+def test_what_waits_for_a_request_that_names_nobody_fails_in_time(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(futures, "MISSING_SECONDS", 0.4)
     with started(FakeEngine()) as api:
         model_id = api.model()
@@ -315,11 +377,19 @@ def test_what_waits_for_a_request_that_names_nobody_fails_in_time(body: bytes, m
         monkeypatch.setattr(futures, "MISSING_SECONDS", 60)
         assert "waited for seq_id 2" in api.result(api.step(model_id, 4, 44))["error"]  # at once
         late = api.step(model_id, 2, 22)
-        assert all("metrics" in api.result(promise) for promise in (late, api.step(model_id, 5, 55)))
-        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == ["11", "22", "55"]
+        assert all(
+            "metrics" in api.result(promise) for promise in (late, api.step(model_id, 5, 55))
+        )
+        assert [call[2] for call in api.engine.calls if call[0] == "forward_backward"] == [
+            "11",
+            "22",
+            "55",
+        ]
 
 
-def test_a_number_that_comes_late_keeps_those_after_it_waiting_for_the_next_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_that_comes_late_keeps_those_after_it_waiting_for_the_next_one_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(futures, "MISSING_SECONDS", 0.6)
     with started(FakeEngine()) as api:
         model_id = api.model()

@@ -50,6 +50,8 @@ async def _freed_twice(engine: SlowToFree, store: Store, folder: Path) -> None:
     await lanes.close()
 
 
-def test_weights_that_are_freed_again_before_they_are_gone_are_loaded_after_that(tmp_path: Path) -> None:
+def test_weights_that_are_freed_again_before_they_are_gone_are_loaded_after_that(
+    tmp_path: Path,
+) -> None:
     with closing(Store(tmp_path / "tinkex.db")) as store:
         asyncio.run(_freed_twice(SlowToFree(), store, tmp_path))

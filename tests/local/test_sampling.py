@@ -19,11 +19,24 @@ from .helpers import API, Api, sample, started
 def test_a_sample_has_what_was_asked_for(api: Api) -> None:
     sampler_id = api.sampler()
     promise = api.ok(
-        "asample", **sample(sampler_id, 0, 5, 6, num_samples=2, prompt_logprobs=True, topk_prompt_logprobs=1, type="sample")
+        "asample",
+        **sample(
+            sampler_id,
+            0,
+            5,
+            6,
+            num_samples=2,
+            prompt_logprobs=True,
+            topk_prompt_logprobs=1,
+            type="sample",
+        ),
     )
     assert len(set(promise["sample_sequence_ids"])) == 2
     result = api.result(promise)
-    assert result["sequences"] == [{"tokens": [6, 1], "logprobs": [-0.5, -1.0], "stop_reason": "stop"}] * 2
+    assert (
+        result["sequences"]
+        == [{"tokens": [6, 1], "logprobs": [-0.5, -1.0], "stop_reason": "stop"}] * 2
+    )
     assert result["prompt_logprobs"] == [None, -1.0]
     assert result["topk_prompt_logprobs"] == [None, [[1, -0.5]]]
 
@@ -32,7 +45,9 @@ def test_fifty_samples_at_once(api: Api) -> None:
     sampler_id = api.sampler()
 
     def one(number: int) -> list[int]:
-        return api.result(api.ok("asample", **sample(sampler_id, number, number + 1)))["sequences"][0]["tokens"]
+        return api.result(api.ok("asample", **sample(sampler_id, number, number + 1)))["sequences"][
+            0
+        ]["tokens"]
 
     with ThreadPoolExecutor(50) as threads:
         assert list(threads.map(one, range(50))) == [[number + 1, 1] for number in range(50)]
@@ -78,14 +93,27 @@ def test_a_base_model_is_sampled_without_a_session(api: Api) -> None:
 )
 def test_stop_has_five_forms(api: Api, stop: Any, strings: Any, tokens: Any) -> None:
     sampler_id = api.sampler()
-    api.result(api.ok("asample", **sample(sampler_id, sampling_params={"max_tokens": 1, "stop": stop})))
-    [_, seen_strings, seen_tokens] = next(call[1:] for call in api.engine.calls if call[:2] == ("sample", sampler_id))
+    api.result(
+        api.ok("asample", **sample(sampler_id, sampling_params={"max_tokens": 1, "stop": stop}))
+    )
+    [_, seen_strings, seen_tokens] = next(
+        call[1:] for call in api.engine.calls if call[:2] == ("sample", sampler_id)
+    )
     assert (seen_strings, seen_tokens) == (str(strings), str(tokens))
 
 
-@pytest.mark.parametrize(("asked", "meant"), [(0, 0), (1e-300, 0), (1e-46, 0), (0.01, 0.01), (2, 2)])
-def test_a_temperature_too_small_to_divide_by_is_greedy(api: Api, asked: float, meant: float) -> None:
-    api.result(api.ok("asample", **sample(api.sampler(), sampling_params={"max_tokens": 1, "temperature": asked})))
+@pytest.mark.parametrize(
+    ("asked", "meant"), [(0, 0), (1e-300, 0), (1e-46, 0), (0.01, 0.01), (2, 2)]
+)
+def test_a_temperature_too_small_to_divide_by_is_greedy(
+    api: Api, asked: float, meant: float
+) -> None:
+    api.result(
+        api.ok(
+            "asample",
+            **sample(api.sampler(), sampling_params={"max_tokens": 1, "temperature": asked}),
+        )
+    )
     assert api.engine.specs[-1].temperature == meant
 
 
@@ -103,7 +131,9 @@ def test_a_temperature_too_small_to_divide_by_is_greedy(api: Api, asked: float, 
         ({"sampling_session_id": None}, ["model_path"]),
     ],
 )
-def test_a_malformed_sample_is_422_and_names_the_field(api: Api, change: dict[str, Any], field: list[str | int]) -> None:
+def test_a_malformed_sample_is_422_and_names_the_field(
+    api: Api, change: dict[str, Any], field: list[str | int]
+) -> None:
     response = api.send("asample", **{**sample(api.sampler()), **change})
     assert response.status_code == 422, response.text
     assert response.json()["detail"][0]["loc"] == ["body", *field]
@@ -111,14 +141,25 @@ def test_a_malformed_sample_is_422_and_names_the_field(api: Api, change: dict[st
 
 def test_what_is_asked_of_the_prompt_and_the_samples(api: Api) -> None:
     targets = {"data": [5, -1, 6, 7], "dtype": "int64", "shape": [2, 2]}
-    asked = {"topk_sample_logprobs": 1, "prompt_alt_tokens_k": 2, "target_prompt_logprobs": targets, "prompt_logprobs_last_n": 1}
-    body = sample(api.sampler(), None, 5, 6, 7, prompt_logprobs=True, topk_prompt_logprobs=1, **asked)
+    asked = {
+        "topk_sample_logprobs": 1,
+        "prompt_alt_tokens_k": 2,
+        "target_prompt_logprobs": targets,
+        "prompt_logprobs_last_n": 1,
+    }
+    body = sample(
+        api.sampler(), None, 5, 6, 7, prompt_logprobs=True, topk_prompt_logprobs=1, **asked
+    )
     result = api.result(api.ok("asample", **body))
     assert result["prompt_logprobs"] == [None, None, -1.0]
     assert result["topk_prompt_logprobs"] == [None, None, [[1, -0.5]]]
     assert result["sequences"][0]["topk_sampled_logprobs"] == [[[1, -0.5]]] * 2
     assert result["target_prompt_logprobs"]["data"] == [-1.0, 0.0, -1.0, -1.0]
-    assert result["prompt_alt_tokens"]["tokens"] == {"data": [1, 1, 1, 1], "dtype": "int64", "shape": [2, 2]}
+    assert result["prompt_alt_tokens"]["tokens"] == {
+        "data": [1, 1, 1, 1],
+        "dtype": "int64",
+        "shape": [2, 2],
+    }
 
 
 @pytest.mark.parametrize(
@@ -154,7 +195,11 @@ def events(api: Api, **body: Any) -> list[dict[str, Any]]:
     response = api.send("asample_stream", **body)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"].startswith("text/event-stream")
-    return [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line.startswith("data: ")]
+    return [
+        json.loads(line.removeprefix("data: "))
+        for line in response.text.splitlines()
+        if line.startswith("data: ")
+    ]
 
 
 def test_a_stream_tells_of_each_token_and_of_the_end(api: Api) -> None:
@@ -166,23 +211,34 @@ def test_a_stream_tells_of_each_token_and_of_the_end(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "error", "category"), [(99, "token 99 is not a token", "user"), (98, "ZeroDivisionError", "server")]
+    ("token", "error", "category"),
+    [(99, "token 99 is not a token", "user"), (98, "ZeroDivisionError", "server")],
 )
-def test_a_stream_that_fails_says_whose_fault_it_is(api: Api, token: int, error: str, category: str) -> None:
+def test_a_stream_that_fails_says_whose_fault_it_is(
+    api: Api, token: int, error: str, category: str
+) -> None:
     [event] = events(api, **sample(api.sampler(), None, token))
     assert error in event["error"]
     assert event["category"] == category
 
 
-@pytest.mark.parametrize("change", [{"num_samples": 2}, {"prompt_logprobs": True}, {"sampling_session_id": "none"}])
+@pytest.mark.parametrize(
+    "change", [{"num_samples": 2}, {"prompt_logprobs": True}, {"sampling_session_id": "none"}]
+)
 def test_a_stream_of_something_else_is_refused(api: Api, change: dict[str, Any]) -> None:
-    assert api.send("asample_stream", **{**sample(api.sampler()), **change}).status_code in (400, 404, 422)
+    assert api.send("asample_stream", **{**sample(api.sampler()), **change}).status_code in (
+        400,
+        404,
+        422,
+    )
 
 
 def test_a_stream_whose_reader_leaves_is_stopped(api: Api) -> None:
     while api.engine.waiting.acquire(blocking=False):  # of other tests
         pass
-    with api.http.stream("POST", f"{API}/asample_stream", json=sample(api.sampler(), None, 95)) as response:
+    with api.http.stream(
+        "POST", f"{API}/asample_stream", json=sample(api.sampler(), None, 95)
+    ) as response:
         next(response.iter_bytes())
         assert not api.engine.waiting.acquire(blocking=False)
     assert api.engine.waiting.acquire(timeout=5)
@@ -191,27 +247,44 @@ def test_a_stream_whose_reader_leaves_is_stopped(api: Api) -> None:
 def test_a_stream_counts_among_what_is_under_way() -> None:
     with started(FakeEngine(), limits=Limits(pending=1)) as api:
         sampler = api.sampler()
-        with api.http.stream("POST", f"{API}/asample_stream", json=sample(sampler, None, 95)) as response:
+        with api.http.stream(
+            "POST", f"{API}/asample_stream", json=sample(sampler, None, 95)
+        ) as response:
             events_to_come = response.iter_lines()
             next(events_to_come)
             assert "sample_stream" in api.http.get("/").text
-            for refused in (api.send("asample_stream", **sample(sampler)), api.send("asample", **sample(sampler))):
+            for refused in (
+                api.send("asample_stream", **sample(sampler)),
+                api.send("asample", **sample(sampler)),
+            ):
                 assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert api.engine.waiting.acquire(timeout=5)
-        assert events(api, **sample(sampler))[-1] == {"stop_reason": "stop"}, "and no more once it has ended"
+        assert events(api, **sample(sampler))[-1] == {"stop_reason": "stop"}, (
+            "and no more once it has ended"
+        )
 
 
-def test_a_stream_under_way_is_ended_in_good_order_when_the_server_stops(caplog: pytest.LogCaptureFixture) -> None:
-    with serve(engine=FakeEngine()) as server, httpx.Client(base_url=server.base_url, timeout=15) as http:
+def test_a_stream_under_way_is_ended_in_good_order_when_the_server_stops(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        serve(engine=FakeEngine()) as server,
+        httpx.Client(base_url=server.base_url, timeout=15) as http,
+    ):
         api = Api(http, FakeEngine())
-        with http.stream("POST", f"{API}/asample_stream", json=sample(api.sampler(), None, 95)) as response:
+        with http.stream(
+            "POST", f"{API}/asample_stream", json=sample(api.sampler(), None, 95)
+        ) as response:
             lines = (line for line in response.iter_lines() if line)
             next(lines)
             stopping = threading.Thread(target=server.close)
             stopping.start()
             *_, last = lines
             stopping.join()
-    assert json.loads(last.removeprefix("data: ")) == {"error": "the sampling was given up", "category": "server"}
+    assert json.loads(last.removeprefix("data: ")) == {
+        "error": "the sampling was given up",
+        "category": "server",
+    }
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
@@ -232,7 +305,9 @@ def test_a_stream_keeps_its_session(api: Api, server: Server) -> None:
         ({"model_path": "tinker://none/sampler_weights/x"}, 404),
     ],
 )
-def test_a_sampling_session_on_nothing_is_refused(api: Api, weights: dict[str, str], status: int) -> None:
+def test_a_sampling_session_on_nothing_is_refused(
+    api: Api, weights: dict[str, str], status: int
+) -> None:
     body = {"session_id": api.session(), "sampling_session_seq_id": 0, **weights}
     assert api.send("create_sampling_session", **body).status_code == status
 
@@ -243,7 +318,10 @@ def test_an_unknown_sampling_session_is_404(api: Api) -> None:
 
 def test_a_sample_can_be_cancelled_until_it_ends(api: Api) -> None:
     sampler_id = api.sampler()
-    running, ended = api.ok("asample", **sample(sampler_id, 0, 96)), api.ok("asample", **sample(sampler_id, 1, 7))
+    running, ended = (
+        api.ok("asample", **sample(sampler_id, 0, 96)),
+        api.ok("asample", **sample(sampler_id, 1, 7)),
+    )
     assert api.engine.waiting.acquire(timeout=5)
     assert api.result(ended)["sequences"]
     for promise in (running, ended, running):

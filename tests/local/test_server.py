@@ -41,7 +41,9 @@ def test_a_stop_answers_the_polls_joins_the_threads_and_leaves_no_folder() -> No
         promise = api.step(api.model(), 2)
         polls = [
             threading.Thread(
-                target=lambda: answers.append(api.send("retrieve_future", request_id=promise["request_id"]).status_code)
+                target=lambda: answers.append(
+                    api.send("retrieve_future", request_id=promise["request_id"]).status_code
+                )
             )
             for _ in range(5)
         ]
@@ -132,17 +134,28 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 def test_importing_it_imports_no_torch() -> None:
     code = "import sys, tinkex.local, tinkex.cli; print([m for m in ('torch', 'starlette', 'numpy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_what_is_not_installed_is_named_with_the_way_to_install_it() -> None:
-    with pytest.raises(ImportError, match=r"needs no_such_module: .*pip install torch.*pip install 'tinkex\[local\]'"):
+    with pytest.raises(
+        ImportError,
+        match=r"needs no_such_module: .*pip install torch.*pip install 'tinkex\[local\]'",
+    ):
         require("sys", "no_such_module")
 
 
 def test_an_answer_does_not_wait_for_the_clients_acknowledgement() -> None:
     """Which comes after 40 ms, on a connection that is used again."""
-    with serve(engine=FakeEngine()) as server, httpx.Client(base_url=server.base_url, timeout=15) as http:
+    with (
+        serve(engine=FakeEngine()) as server,
+        httpx.Client(base_url=server.base_url, timeout=15) as http,
+    ):
         times = []
         for _ in range(15):
             began = time.monotonic()

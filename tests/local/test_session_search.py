@@ -18,12 +18,21 @@ def api() -> Iterator[Api]:
     with started(FakeEngine()) as api:
         for number, name in enumerate(["Red Apple", "red pear", "Grüne Traube", "blue", ""]):
             made = api.ok(
-                "create_session", tags=[], user_metadata={"n": str(number), "all": "yes"}, sdk_version="1", display_name=name
+                "create_session",
+                tags=[],
+                user_metadata={"n": str(number), "all": "yes"},
+                sdk_version="1",
+                display_name=name,
             )
             _ids[name] = made["session_id"]
         for name, reason in ("red pear", "success"), ("Grüne Traube", "errored"):
             api.ok(f"sessions/{_ids[name]}/finish", reason={"type": reason}, detail="why")
-        assert api.http.put(f"{API}/sessions/{_ids['blue']}/project", json={"project_id": "p1"}).status_code == 200
+        assert (
+            api.http.put(
+                f"{API}/sessions/{_ids['blue']}/project", json={"project_id": "p1"}
+            ).status_code
+            == 200
+        )
         yield api
 
 
@@ -47,12 +56,26 @@ def names(answer: dict[str, Any]) -> list[str]:
         ({"project_ids": []}, []),
         ({"statuses": [{"type": "active"}]}, ["", "blue", "Red Apple"]),
         ({"statuses": [{"type": "client_finished"}]}, ["Grüne Traube", "red pear"]),
-        ({"statuses": [{"type": "client_finished", "reasons": ["errored"]}, {"type": "cancelled"}]}, ["Grüne Traube"]),
+        (
+            {
+                "statuses": [
+                    {"type": "client_finished", "reasons": ["errored"]},
+                    {"type": "cancelled"},
+                ]
+            },
+            ["Grüne Traube"],
+        ),
         ({"statuses": [{"type": "failed"}]}, []),
         ({"owner": {"type": "own"}}, ["", "blue", "Grüne Traube", "red pear", "Red Apple"]),
         ({"owner": {"type": "accessible"}, "limit": 1}, [""]),
         ({"owner": {"type": "user", "owner_urns": ["tml:user:other"]}}, []),
-        ({"owner": {"type": "user", "owner_urns": ["tml:user:other", "tml:user:local"]}, "display_name": "blue"}, ["blue"]),
+        (
+            {
+                "owner": {"type": "user", "owner_urns": ["tml:user:other", "tml:user:local"]},
+                "display_name": "blue",
+            },
+            ["blue"],
+        ),
     ],
 )
 def test_a_search(api: Api, query: dict[str, Any], expected: list[str]) -> None:
@@ -72,7 +95,10 @@ def test_a_search_may_have_many_conditions(api: Api) -> None:
 
 def test_either_of_id_and_name_is_enough(api: Api) -> None:
     assert names(api.ok("sessions/search", session_id=_ids["blue"])) == ["blue"]
-    assert names(api.ok("sessions/search", session_id=_ids["blue"], display_name="pear")) == ["blue", "red pear"]
+    assert names(api.ok("sessions/search", session_id=_ids["blue"], display_name="pear")) == [
+        "blue",
+        "red pear",
+    ]
 
 
 def test_pages_follow_one_another_to_the_end(api: Api) -> None:
@@ -92,7 +118,11 @@ def test_pages_follow_one_another_to_the_end(api: Api) -> None:
 
 def test_a_summary_says_how_a_session_is(api: Api) -> None:
     [pear] = api.ok("sessions/search", display_name="pear")["sessions"]
-    assert pear["status"] == {"type": "client_finished", "detail": "why", "reason": {"type": "success"}}
+    assert pear["status"] == {
+        "type": "client_finished",
+        "detail": "why",
+        "reason": {"type": "success"},
+    }
     assert (pear["owner"], pear["user_metadata"]) == ("tml:user:local", {"n": "1", "all": "yes"})
     [apple] = api.ok("sessions/search", display_name="apple")["sessions"]
     assert (apple["status"], apple["checkpoints_count"]) == ({"type": "active"}, 0)
@@ -113,18 +143,28 @@ def test_a_summary_says_how_a_session_is(api: Api) -> None:
         ({"limit": 201}, ["limit"]),
         ({"statuses": []}, ["statuses"]),
         ({"statuses": [{"type": "active"}, {"type": "odd"}]}, ["statuses", 1, "type"]),
-        ({"statuses": [{"type": "client_finished", "reasons": ["odd"]}]}, ["statuses", 0, "reasons"]),
+        (
+            {"statuses": [{"type": "client_finished", "reasons": ["odd"]}]},
+            ["statuses", 0, "reasons"],
+        ),
         ({"owner": {"type": "user"}}, ["owner"]),
         ({"owner": {"type": "user", "owner_urns": ["u"] * 11}}, ["owner"]),
         ({"owner": {"type": "odd"}}, ["owner"]),
-        ({"cursor": {"last_created_at": "then", "last_session_id": "s"}}, ["cursor", "last_created_at"]),
+        (
+            {"cursor": {"last_created_at": "then", "last_session_id": "s"}},
+            ["cursor", "last_created_at"],
+        ),
     ],
 )
-def test_a_search_that_cannot_be_is_422(api: Api, query: dict[str, Any], at: list[str | int]) -> None:
+def test_a_search_that_cannot_be_is_422(
+    api: Api, query: dict[str, Any], at: list[str | int]
+) -> None:
     response = api.send("sessions/search", **query)
     assert (response.status_code, response.json()["detail"][0]["loc"]) == (422, ["body", *at])
 
 
 def test_a_session_that_is_not_there_has_no_project(api: Api) -> None:
-    assert api.http.put(f"{API}/sessions/s-none/project", json={"project_id": "p"}).status_code == 404
+    assert (
+        api.http.put(f"{API}/sessions/s-none/project", json={"project_id": "p"}).status_code == 404
+    )
     assert api.http.put(f"{API}/sessions/{_ids['']}/project", json={}).status_code == 422

@@ -21,7 +21,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
     with closing(Store(tmp_path / "tinkex.db")) as store:
         store.sessions.add(SessionRow("s", [], {}, "1", None, None, 0.0))
         for name in ("a", "b"):
-            store.models.add(ModelRow(name, "s", "base", LoraShape(4), "adamw", {}, "ready", 0.0, 0.0))
+            store.models.add(
+                ModelRow(name, "s", "base", LoraShape(4), "adamw", {}, "ready", 0.0, 0.0)
+            )
         yield store
 
 
@@ -32,7 +34,10 @@ def test_all_batches_before_an_optim_step_are_one_point(store: Store) -> None:
     store.steps.end("a")  # a step without a loss is no point
     store.steps.add_loss("a", 5.0, 5, 3.0)
     store.steps.add_loss("b", 1.0, 1, 4.0)
-    assert [(row.number, row.loss, row.at) for row in store.steps.curve("a", 10)] == [(1, 2.0, 2.0), (2, 1.0, 3.0)]
+    assert [(row.number, row.loss, row.at) for row in store.steps.curve("a", 10)] == [
+        (1, 2.0, 2.0),
+        (2, 1.0, 3.0),
+    ]
     assert store.steps.count("b") == 1
 
 
@@ -61,7 +66,10 @@ def test_training_writes_the_loss_per_trained_token(tmp_path: Path) -> None:
         _train(api, model_id, 3, 10, 20)
         api.result(api.step(model_id, 5, 7, path="forward"))  # trains nothing
         masked = step(model_id, 6, 4, 4)
-        masked["forward_backward_input"]["data"][0]["loss_fn_inputs"]["weights"]["data"] = [0.0, 1.0]
+        masked["forward_backward_input"]["data"][0]["loss_fn_inputs"]["weights"]["data"] = [
+            0.0,
+            1.0,
+        ]
         api.result(api.ok("forward_backward", **masked))
     with closing(Store(tmp_path / "tinkex.db")) as store:
         assert [row.loss for row in store.steps.curve(model_id, 10)] == [2.5, 15.0, 8.0]
@@ -69,4 +77,8 @@ def test_training_writes_the_loss_per_trained_token(tmp_path: Path) -> None:
 
 def _train(api: Api, model_id: str, seq_id: int, *tokens: int) -> None:
     api.step(model_id, seq_id, *tokens)
-    api.result(api.ok("optim_step", model_id=model_id, seq_id=seq_id + 1, adam_params={"learning_rate": 1.0}))
+    api.result(
+        api.ok(
+            "optim_step", model_id=model_id, seq_id=seq_id + 1, adam_params={"learning_rate": 1.0}
+        )
+    )

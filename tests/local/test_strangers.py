@@ -22,7 +22,11 @@ def open_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 def begin(server: Server, **headers: str) -> httpx.Response:
     """A session, asked for as a page can: such a request needs no leave of the server's."""
-    return httpx.post(f"{server.base_url}{API}/create_session", content='{"tags": [], "sdk_version": "1"}', headers=headers)
+    return httpx.post(
+        f"{server.base_url}{API}/create_session",
+        content='{"tags": [], "sdk_version": "1"}',
+        headers=headers,
+    )
 
 
 def test_a_page_of_another_site_starts_nothing(open_server: Server) -> None:
@@ -35,13 +39,22 @@ def test_a_page_of_another_site_starts_nothing(open_server: Server) -> None:
 
 def test_a_public_name_that_leads_here_shows_nothing(open_server: Server) -> None:
     for path in ("/", f"{API}/sessions", f"{API}/get_server_capabilities"):
-        refused = httpx.get(open_server.base_url + path, headers={"Host": "rebound.evil.example:80"})
-        assert (refused.status_code, "rebound.evil.example" in refused.json()["detail"]) == (403, True)
+        refused = httpx.get(
+            open_server.base_url + path, headers={"Host": "rebound.evil.example:80"}
+        )
+        assert (refused.status_code, "rebound.evil.example" in refused.json()["detail"]) == (
+            403,
+            True,
+        )
 
 
 def test_with_a_key_any_name_will_do() -> None:
     with serve(engine=FakeEngine(), api_key="tml-k") as server:
-        headers = {"Host": "tinker.example.com", "Origin": "https://tinker.example.com", "X-API-Key": "tml-k"}
+        headers = {
+            "Host": "tinker.example.com",
+            "Origin": "https://tinker.example.com",
+            "X-API-Key": "tml-k",
+        }
         assert httpx.get(f"{server.base_url}{API}/sessions", headers=headers).status_code == 200
 
 
@@ -81,4 +94,7 @@ def test_a_name_that_was_given_is_served() -> None:
     with serve(engine=FakeEngine(), allow_hosts=["Host.Docker.Internal"]) as server:
         headers = {"Host": "host.docker.internal:8765"}
         assert httpx.get(f"{server.base_url}{API}/sessions", headers=headers).status_code == 200
-        assert httpx.get(f"{server.base_url}{API}/sessions", headers={"Host": "box"}).status_code == 403
+        assert (
+            httpx.get(f"{server.base_url}{API}/sessions", headers={"Host": "box"}).status_code
+            == 403
+        )

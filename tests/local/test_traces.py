@@ -38,12 +38,16 @@ def test_a_trace_has_all_that_the_session_asked_for(api: Api) -> None:
     assert kinds == {"create_model": 1, "forward_backward": 3, "sample": 1, "waits": 5, "runs": 4}
     states = [event["args"]["state"] for event in begun if event["name"] == "forward_backward"]
     assert states == ["done", "failed", "pending"]
-    assert all(before * 1e6 <= event["ts"] <= time.time() * 1e6 for event in events if event["ph"] in "be")
+    assert all(
+        before * 1e6 <= event["ts"] <= time.time() * 1e6 for event in events if event["ph"] in "be"
+    )
 
 
 def test_the_spans_of_a_request_fit_one_another() -> None:
     session = SessionRow("s", [], {}, "1", None, "mine", 0.0)
-    request = TimedFuture("r", "m", 7, "optim_step", "done", created_at=1.0, started_at=3.0, finished_at=4.0)
+    request = TimedFuture(
+        "r", "m", 7, "optim_step", "done", created_at=1.0, started_at=3.0, finished_at=4.0
+    )
     events = chrome_trace(session, [request], now=9.0)["traceEvents"]
     assert events[0]["args"] == {"name": "mine"}
     spans = [(event["name"], event["ph"], event["ts"]) for event in events if event["ph"] != "M"]
@@ -56,9 +60,14 @@ def test_the_spans_of_a_request_fit_one_another() -> None:
 
 def test_what_is_under_way_reaches_up_to_now() -> None:
     session = SessionRow("s", [], {}, "1", None, None, 0.0)
-    request = TimedFuture("r", "m", None, "sample", "pending", created_at=1.0, started_at=None, finished_at=None)
+    request = TimedFuture(
+        "r", "m", None, "sample", "pending", created_at=1.0, started_at=None, finished_at=None
+    )
     events = chrome_trace(session, [request], now=9.0)["traceEvents"]
-    assert [(event["name"], event["ts"]) for event in events if event["ph"] == "e"] == [("sample", 9e6), ("waits", 9e6)]
+    assert [(event["name"], event["ts"]) for event in events if event["ph"] == "e"] == [
+        ("sample", 9e6),
+        ("waits", 9e6),
+    ]
 
 
 def test_a_trace_is_of_a_session_that_there_is(api: Api) -> None:

@@ -20,11 +20,18 @@ def order(api: Api, model_id: str) -> list[str]:
 
 def test_a_model_is_made_and_described(api: Api) -> None:
     session_id = api.session()
-    promise = api.ok("create_model", **new_model(session_id, 3, optimizer_config={"type": "adamw"}, user_metadata={"a": "b"}))
+    promise = api.ok(
+        "create_model",
+        **new_model(session_id, 3, optimizer_config={"type": "adamw"}, user_metadata={"a": "b"}),
+    )
     assert promise["model_id"] == f"{session_id}:train:3"
     assert api.result(promise)["model_id"] == promise["model_id"]
     info = api.ok("get_info", model_id=promise["model_id"])
-    assert info["model_data"] == {"arch": "FakeForCausalLM", "model_name": "fake/base", "tokenizer_id": "fake/tokenizer"}
+    assert info["model_data"] == {
+        "arch": "FakeForCausalLM",
+        "model_name": "fake/base",
+        "tokenizer_id": "fake/tokenizer",
+    }
     assert (info["is_lora"], info["lora_rank"]) == (True, 4)
     assert api.get(f"training_runs/{promise['model_id']}").json()["user_metadata"] == {"a": "b"}
 
@@ -40,21 +47,35 @@ def test_a_model_asked_for_twice_is_made_once(api: Api) -> None:
 
 def test_a_step_gives_outputs_in_order_and_metrics(api: Api) -> None:
     result = api.result(api.step(api.model(), 1, 4, 5))
-    assert result["loss_fn_outputs"] == [{"logprobs": {"data": [-4.0, -5.0], "dtype": "float32", "shape": [2]}}]
+    assert result["loss_fn_outputs"] == [
+        {"logprobs": {"data": [-4.0, -5.0], "dtype": "float32", "shape": [2]}}
+    ]
     assert result["metrics"] == {"loss:sum": 9.0}
 
 
 def test_forward_asks_for_no_gradients_and_optim_step_passes_its_parameters(api: Api) -> None:
     model_id = api.model()
     api.result(api.step(model_id, 1, path="forward"))
-    promise = api.ok("optim_step", model_id=model_id, seq_id=2, adam_params={"learning_rate": 0.5}, type="optim_step")
+    promise = api.ok(
+        "optim_step",
+        model_id=model_id,
+        seq_id=2,
+        adam_params={"learning_rate": 0.5},
+        type="optim_step",
+    )
     assert api.result(promise)["metrics"] == {"learning_rate": 0.5}
-    assert (api.engine.count("forward", model_id), api.engine.count("forward_backward", model_id)) == (1, 0)
+    assert (
+        api.engine.count("forward", model_id),
+        api.engine.count("forward_backward", model_id),
+    ) == (1, 0)
     assert api.engine.count("optim_step", model_id, "0.5") == 1
 
 
 STEPS: Mapping[str, tuple[dict[str, Any], OptimizerSettings]] = {
-    "adamw": ({"adam_params": {"learning_rate": 0.5, "beta1": 0.8, "eps": 1e-6}}, AdamSettings(0.5, 0.8, eps=1e-6)),
+    "adamw": (
+        {"adam_params": {"learning_rate": 0.5, "beta1": 0.8, "eps": 1e-6}},
+        AdamSettings(0.5, 0.8, eps=1e-6),
+    ),
     "dimuon": (
         {"optimizer_params": {"type": "dimuon", "learning_rate": 0.5, "grad_clip_norm": 2.0}},
         DimuonSettings(0.5, grad_clip_norm=2.0),
@@ -65,12 +86,17 @@ STEPS: Mapping[str, tuple[dict[str, Any], OptimizerSettings]] = {
 
 @pytest.mark.parametrize("kind", STEPS)
 def test_a_model_is_trained_by_the_optimizer_it_was_created_with(api: Api, kind: str) -> None:
-    model_id = api.result(api.ok("create_model", **new_model(api.session(), optimizer_config={"type": kind})))["model_id"]
+    model_id = api.result(
+        api.ok("create_model", **new_model(api.session(), optimizer_config={"type": kind}))
+    )["model_id"]
     assert api.engine.optimizers[model_id] == kind
     assert api.ok("get_info", model_id=model_id)["optimizer_config"]["type"] == kind
     for other in STEPS.keys() - {kind}:
         refused = api.send("optim_step", model_id=model_id, seq_id=1, **STEPS[other][0])
-        assert (refused.status_code, f"with the optimizer {kind}, and this is a step of {other}" in refused.text) == (400, True)
+        assert (
+            refused.status_code,
+            f"with the optimizer {kind}, and this is a step of {other}" in refused.text,
+        ) == (400, True)
     params, settings = STEPS[kind]
     api.result(api.ok("optim_step", model_id=model_id, seq_id=1, **params))
     assert api.engine.settings[-1] == settings
@@ -86,11 +112,16 @@ def test_a_model_is_trained_by_the_optimizer_it_was_created_with(api: Api, kind:
         ({"adam_params": {"eps": 0.0}}, ["adam_params", "eps"]),
         ({"sgd_params": {"learning_rate": 0.1, "momentum": -0.1}}, ["sgd_params", "momentum"]),
         ({"sgd_params": {}}, ["sgd_params", "learning_rate"]),
-        ({"optimizer_params": {"type": "lion", "learning_rate": 0.1}}, ["optimizer_params", "type"]),
+        (
+            {"optimizer_params": {"type": "lion", "learning_rate": 0.1}},
+            ["optimizer_params", "type"],
+        ),
         ({"optimizer_params": {"learning_rate": 0.1, "beta1": 2.0}}, ["optimizer_params", "beta1"]),
     ],
 )
-def test_a_step_that_cannot_be_is_422_and_names_the_field(api: Api, params: dict[str, Any], at: list[str]) -> None:
+def test_a_step_that_cannot_be_is_422_and_names_the_field(
+    api: Api, params: dict[str, Any], at: list[str]
+) -> None:
     response = api.send("optim_step", model_id=api.model(), seq_id=1, **params)
     assert response.status_code == 422, response.text
     assert response.json()["detail"][0]["loc"] == ["body", *at]
@@ -128,7 +159,10 @@ def test_a_seq_id_used_for_something_else_is_refused(api: Api) -> None:
 @pytest.mark.parametrize("unset", [None, 0])
 def test_requests_without_a_seq_id_run_as_they_come(api: Api, unset: int | None) -> None:
     model_id = api.model()
-    promises = [api.step(model_id, 1, 1), *(api.step(model_id, unset, token) for token in (2, 3, 3))]
+    promises = [
+        api.step(model_id, 1, 1),
+        *(api.step(model_id, unset, token) for token in (2, 3, 3)),
+    ]
     assert len({promise["request_id"] for promise in promises}) == 4
     for promise in promises:
         api.result(promise)
@@ -164,7 +198,9 @@ def test_the_engine_runs_in_worker_threads(api: Api) -> None:
         (98, "server", "forward_backward failed in the server: ZeroDivisionError: the fake broke"),
     ],
 )
-def test_a_failure_says_whose_fault_it_is_and_the_model_goes_on(api: Api, token: int, category: str, text: str) -> None:
+def test_a_failure_says_whose_fault_it_is_and_the_model_goes_on(
+    api: Api, token: int, category: str, text: str
+) -> None:
     model_id = api.model()
     assert api.result(api.step(model_id, 1, token)) == {"error": text, "category": category}
     assert "metrics" in api.result(api.step(model_id, 2))
@@ -185,10 +221,16 @@ def test_what_is_not_finite_is_null(api: Api) -> None:
 def test_an_unloaded_model_takes_no_more(api: Api) -> None:
     model_id = api.model()
     done = api.step(model_id, 1)
-    assert api.result(api.ok("unload_model", model_id=model_id, type="unload_model"))["model_id"] == model_id
+    assert (
+        api.result(api.ok("unload_model", model_id=model_id, type="unload_model"))["model_id"]
+        == model_id
+    )
     assert "metrics" in api.result(done)
     assert model_id not in api.engine.models
-    assert api.send("forward_backward", **step(model_id, 2)).json()["detail"] == f"model {model_id!r} was unloaded"
+    assert (
+        api.send("forward_backward", **step(model_id, 2)).json()["detail"]
+        == f"model {model_id!r} was unloaded"
+    )
     assert api.step(model_id, 1) == done
 
 
@@ -234,7 +276,9 @@ CHUNK = (*DATUM, "model_input", "chunks", 0)
         ((*CHUNK, "tokens"), None),
     ],
 )
-def test_a_malformed_body_is_422_and_names_the_field(api: Api, path: tuple[str | int, ...], value: Any) -> None:
+def test_a_malformed_body_is_422_and_names_the_field(
+    api: Api, path: tuple[str | int, ...], value: Any
+) -> None:
     body = step(api.model(), 1) | {"seq_id": 1}
     body[BATCH]["loss_fn_config"] = {}
     place: Any = body
@@ -250,21 +294,35 @@ def test_a_malformed_body_is_422_and_names_the_field(api: Api, path: tuple[str |
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe"])
 def test_a_body_that_is_no_json_object_is_422(api: Api, raw: bytes) -> None:
-    response = api.http.post("/api/v1/forward_backward", content=raw, headers={"content-type": "application/json"})
+    response = api.http.post(
+        "/api/v1/forward_backward", content=raw, headers={"content-type": "application/json"}
+    )
     assert (response.status_code, type(response.json()["detail"])) == (422, str)
 
 
 def test_bytes_that_are_no_protobuf_message_are_400(api: Api) -> None:
-    response = api.http.post("/api/v1/forward_backward", content=b"\xff{}", headers={"content-type": "application/x-protobuf"})
-    assert (response.status_code, "ForwardBackwardRequest" in response.json()["detail"]) == (400, True)
+    response = api.http.post(
+        "/api/v1/forward_backward",
+        content=b"\xff{}",
+        headers={"content-type": "application/x-protobuf"},
+    )
+    assert (response.status_code, "ForwardBackwardRequest" in response.json()["detail"]) == (
+        400,
+        True,
+    )
 
 
 @pytest.mark.parametrize(
     ("headers", "read"),
-    [({"content-type": "application/x-protobuf"}, "application/json"), ({"content-encoding": "gzip"}, "uncompressed or as zstd")],
+    [
+        ({"content-type": "application/x-protobuf"}, "application/json"),
+        ({"content-encoding": "gzip"}, "uncompressed or as zstd"),
+    ],
 )
 def test_other_encodings_are_415(api: Api, headers: dict[str, str], read: str) -> None:
-    response = api.http.post("/api/v1/optim_step", content=b"{}", headers={"content-type": "application/json"} | headers)
+    response = api.http.post(
+        "/api/v1/optim_step", content=b"{}", headers={"content-type": "application/json"} | headers
+    )
     assert response.status_code == 415
     assert read in response.json()["detail"]
 
@@ -276,18 +334,28 @@ def test_other_encodings_are_415(api: Api, headers: dict[str, str], read: str) -
         ({"optimizer_config": {"type": "lion"}}, "no optimizer 'lion'; it has adamw, dimuon, sgd"),
     ],
 )
-def test_a_model_that_the_server_has_not_is_400_and_says_what_it_has(api: Api, change: dict[str, Any], words: str) -> None:
+def test_a_model_that_the_server_has_not_is_400_and_says_what_it_has(
+    api: Api, change: dict[str, Any], words: str
+) -> None:
     response = api.send(
         "create_model",
-        **new_model(api.session(), **change) if "base_model" not in change else {**new_model(api.session()), **change},
+        **new_model(api.session(), **change)
+        if "base_model" not in change
+        else {**new_model(api.session()), **change},
     )
     assert response.status_code == 400
     assert words in response.json()["detail"]
 
 
-@pytest.mark.parametrize("config", [{"rank": 0}, {"rank": 4, "train_attn": False, "train_mlp": False, "train_unembed": False}])
+@pytest.mark.parametrize(
+    "config",
+    [{"rank": 0}, {"rank": 4, "train_attn": False, "train_mlp": False, "train_unembed": False}],
+)
 def test_a_lora_shape_that_cannot_be_is_422(api: Api, config: dict[str, Any]) -> None:
-    assert api.send("create_model", **{**new_model(api.session()), "lora_config": config}).status_code == 422
+    assert (
+        api.send("create_model", **{**new_model(api.session()), "lora_config": config}).status_code
+        == 422
+    )
 
 
 def test_the_losses_known_at_the_door_are_the_engine_s() -> None:

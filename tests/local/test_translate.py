@@ -19,7 +19,12 @@ from tinkex.wire import json, protobuf
 from tinkex_server.engine.base import LossResult, SampledTokens, SampleResult
 from tinkex_server.errors import Refused
 from tinkex_server.wire.bodies import read
-from tinkex_server.wire.protobuf import read_forward_backward, result_fields, write_loss, write_result
+from tinkex_server.wire.protobuf import (
+    read_forward_backward,
+    result_fields,
+    write_loss,
+    write_result,
+)
 from tinkex_server.wire.translate import encode, encode_sample, examples, loss_fields
 
 logprobs = st.floats(-100, 0, width=32)
@@ -38,12 +43,23 @@ def batches(draw: st.DrawFn) -> list[dict[str, np.ndarray[Any, Any]]]:
 
 @settings(deadline=None)  # the first body makes all of the contract's classes be imported
 @given(batches())
-def test_a_sparse_batch_arrives_in_both_encodings(batch: list[dict[str, np.ndarray[Any, Any]]]) -> None:
-    data = [Datum([1] * 6, {name: _of_length_6(array) for name, array in inputs.items()}) for inputs in batch]
-    in_json = orjson.dumps(json.encode_batch(data, "x", None).to_dict(), option=orjson.OPT_SERIALIZE_NUMPY)
-    fields = read_forward_backward(protobuf.encode_forward_backward("m", 1, data, "x", None))["forward_backward_input"]
+def test_a_sparse_batch_arrives_in_both_encodings(
+    batch: list[dict[str, np.ndarray[Any, Any]]],
+) -> None:
+    data = [
+        Datum([1] * 6, {name: _of_length_6(array) for name, array in inputs.items()})
+        for inputs in batch
+    ]
+    in_json = orjson.dumps(
+        json.encode_batch(data, "x", None).to_dict(), option=orjson.OPT_SERIALIZE_NUMPY
+    )
+    fields = read_forward_backward(protobuf.encode_forward_backward("m", 1, data, "x", None))[
+        "forward_backward_input"
+    ]
     for received in (orjson.loads(in_json), fields):
-        for example, inputs in zip(examples(read(api.ForwardBackwardInput, received), ("data",)), batch, strict=True):
+        for example, inputs in zip(
+            examples(read(api.ForwardBackwardInput, received), ("data",)), batch, strict=True
+        ):
             assert example.tokens.tolist() == [1] * 6
             for name, array in inputs.items():
                 assert example.loss_inputs[name].dtype == array.dtype
@@ -68,7 +84,9 @@ def _of_length_6(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         ({"dtype": None}, "dtype"),
     ],
 )
-def test_a_malformed_sparse_tensor_is_422_and_names_the_field(change: dict[str, Any], field: str) -> None:
+def test_a_malformed_sparse_tensor_is_422_and_names_the_field(
+    change: dict[str, Any], field: str
+) -> None:
     tensor = {
         "data": [1.0, 2.0],
         "dtype": "float32",
@@ -77,7 +95,9 @@ def test_a_malformed_sparse_tensor_is_422_and_names_the_field(change: dict[str, 
         "sparse_col_indices": [0, 1],
     }
     body = {
-        "data": [{"model_input": {"chunks": []}, "loss_fn_inputs": {"weights": {**tensor, **change}}}],
+        "data": [
+            {"model_input": {"chunks": []}, "loss_fn_inputs": {"weights": {**tensor, **change}}}
+        ],
         "loss_fn": "cross_entropy",
     }
     with pytest.raises(Refused) as caught:
@@ -88,13 +108,30 @@ def test_a_malformed_sparse_tensor_is_422_and_names_the_field(change: dict[str, 
 
 def test_the_sparse_tensors_of_a_batch_are_bounded_together() -> None:
     """A megabyte of them could else take all of the machine's memory."""
-    wide = {"data": [], "dtype": "int64", "shape": [1, 2**24], "sparse_crow_indices": [0, 0], "sparse_col_indices": []}
+    wide = {
+        "data": [],
+        "dtype": "int64",
+        "shape": [1, 2**24],
+        "sparse_crow_indices": [0, 0],
+        "sparse_col_indices": [],
+    }
     datum = {"model_input": {"chunks": []}, "loss_fn_inputs": {"target_tokens": wide}}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(Refused, match="more than 67108864 cells") as caught:
-        examples(read(api.ForwardBackwardInput, {"data": [datum] * 1000, "loss_fn": "cross_entropy"}), ())
-    assert caught.value.detail[0]["loc"] == ["body", "data", 4, "loss_fn_inputs", "target_tokens", "shape"]
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB: none was made
+        examples(
+            read(api.ForwardBackwardInput, {"data": [datum] * 1000, "loss_fn": "cross_entropy"}), ()
+        )
+    assert caught.value.detail[0]["loc"] == [
+        "body",
+        "data",
+        4,
+        "loss_fn_inputs",
+        "target_tokens",
+        "shape",
+    ]
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+    )  # kB: none was made
 
 
 def test_a_torn_tensor_in_protobuf_is_422() -> None:
@@ -133,26 +170,42 @@ def test_a_sample_is_read_as_the_engine_gave_it(result: SampleResult) -> None:
     promise = api.UntypedAPIFuture("r")
     in_protobuf = write_result("sample", orjson.loads(raw))
     assert in_protobuf is not None
-    for response in (json.decode_sample(orjson.loads(raw), promise, 2), protobuf.decode_sample(in_protobuf, promise, 2)):
+    for response in (
+        json.decode_sample(orjson.loads(raw), promise, 2),
+        protobuf.decode_sample(in_protobuf, promise, 2),
+    ):
         for ours, theirs in zip(response.sequences, result.sequences, strict=True):
-            assert (ours.tokens, ours.logprobs, ours.stop_reason) == (theirs.tokens, theirs.logprobs, theirs.stop_reason)
+            assert (ours.tokens, ours.logprobs, ours.stop_reason) == (
+                theirs.tokens,
+                theirs.logprobs,
+                theirs.stop_reason,
+            )
             assert ours.topk_logprobs == theirs.topk_logprobs
         assert response.prompt_logprobs == result.prompt_logprobs
         assert response.topk_prompt_logprobs == result.topk_prompt_logprobs
         _assert_same(response.target_prompt_logprobs, result.target_prompt_logprobs)
         drawn = response.prompt_alt_tokens
-        _assert_same(drawn and drawn.tokens, result.prompt_alt_tokens and result.prompt_alt_tokens[0])
-        _assert_same(drawn and drawn.logprobs, result.prompt_alt_tokens and result.prompt_alt_tokens[1])
+        _assert_same(
+            drawn and drawn.tokens, result.prompt_alt_tokens and result.prompt_alt_tokens[0]
+        )
+        _assert_same(
+            drawn and drawn.logprobs, result.prompt_alt_tokens and result.prompt_alt_tokens[1]
+        )
 
 
 def test_logprobs_of_any_shape_are_read_as_the_engine_gave_them() -> None:
     """In one record of the message for each run of the same shape, but as one list to who reads it."""
     shapes = [(2,), (3,), (3, 2), (1, 2), (1, 3), (4,)]
     arrays = [np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for shape in shapes]
-    in_protobuf = write_loss(loss_fields(LossResult([{"logprobs": array} for array in arrays], {"loss:sum": 1.0})))
+    in_protobuf = write_loss(
+        loss_fields(LossResult([{"logprobs": array} for array in arrays], {"loss:sum": 1.0}))
+    )
     raw = encode(result_fields("forward_backward", in_protobuf))
     assert len(pb.ForwardBackwardOutput.FromString(in_protobuf).loss_fn_outputs) == 4
-    for output in (json.decode_forward_backward(orjson.loads(raw)), protobuf.decode_forward_backward(in_protobuf)):
+    for output in (
+        json.decode_forward_backward(orjson.loads(raw)),
+        protobuf.decode_forward_backward(in_protobuf),
+    ):
         assert output.metrics == {"loss:sum": 1.0}
         for ours, array in zip(output.loss_fn_outputs, arrays, strict=True):
             _assert_same(ours["logprobs"], array)
@@ -169,10 +222,16 @@ def test_logprobs_of_sparse_targets_are_as_sparse() -> None:
     asked = api.TensorData([5, 6], "int64", [3, 4], [0, 1, 1, 2], [3, 0])
     target_logprobs = np.zeros((3, 4), np.float32)
     target_logprobs[0, 3], target_logprobs[2, 0] = -1.5, -2.5
-    raw = encode_sample(SampleResult([SampledTokens([1], [-1.0], "stop")], target_prompt_logprobs=target_logprobs), asked)
+    raw = encode_sample(
+        SampleResult([SampledTokens([1], [-1.0], "stop")], target_prompt_logprobs=target_logprobs),
+        asked,
+    )
     in_protobuf, promise = write_result("sample", orjson.loads(raw)), api.UntypedAPIFuture("r")
     assert in_protobuf is not None
-    for response in (json.decode_sample(orjson.loads(raw), promise, 4), protobuf.decode_sample(in_protobuf, promise, 4)):
+    for response in (
+        json.decode_sample(orjson.loads(raw), promise, 4),
+        protobuf.decode_sample(in_protobuf, promise, 4),
+    ):
         tensor = response.target_prompt_logprobs
         assert tensor is not None
         assert tensor.csr is not None

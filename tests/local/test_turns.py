@@ -14,7 +14,9 @@ def taken(turns: Turns[int]) -> list[int]:
 
 
 @given(st.integers(1, 30).flatmap(lambda count: st.permutations(range(1, count + 1))))
-def test_numbered_items_come_in_the_order_of_their_numbers_however_they_arrive(arrivals: list[int]) -> None:
+def test_numbered_items_come_in_the_order_of_their_numbers_however_they_arrive(
+    arrivals: list[int],
+) -> None:
     turns: Turns[int] = Turns()
     got: list[int] = []
     for number in arrivals:
@@ -44,7 +46,9 @@ def test_what_waits_for_a_gap_is_known_and_can_be_dropped() -> None:
 
 
 @given(st.integers(2, 20).flatmap(lambda count: st.permutations(range(1, count + 1))), st.data())
-def test_nothing_waits_for_a_number_that_was_skipped(arrivals: list[int], data: st.DataObject) -> None:
+def test_nothing_waits_for_a_number_that_was_skipped(
+    arrivals: list[int], data: st.DataObject
+) -> None:
     skipped = data.draw(st.sets(st.sampled_from(arrivals)))
     turns: Turns[int] = Turns()
     got: list[int] = []

@@ -57,7 +57,9 @@ def test_what_was_uploaded_is_a_checkpoint_like_any_other(ours: Api) -> None:
     assert checkpoint["size_bytes"] == len(FILES["adapter_model.safetensors"])
     [session] = ours.ok("sessions/search", project_ids=["p1"])["sessions"]
     assert session["status"]["type"] == "client_finished"
-    urls = ours.get(f"training_runs/{run_id}/checkpoints/{kind}/{name}/external_weights_urls").json()
+    urls = ours.get(
+        f"training_runs/{run_id}/checkpoints/{kind}/{name}/external_weights_urls"
+    ).json()
     assert httpx.get(urls["urls"]["adapter_model.safetensors"]).content == b"weights"
 
 
@@ -93,7 +95,10 @@ def test_an_adapter_that_does_not_fit_leaves_nothing_behind(ours: Api) -> None:
     start = begun(ours)
     send(start["urls"], adapter_model=b"misfit")
     refused = ours.send("external_weights_upload_finish", upload_id=start["upload_id"])
-    assert (refused.status_code, refused.json()["detail"]) == (400, "the uploaded weights do not fit")
+    assert (refused.status_code, refused.json()["detail"]) == (
+        400,
+        "the uploaded weights do not fit",
+    )
     assert ours.get("checkpoints").json()["checkpoints"] == []
     assert ours.get("sessions").json()["sessions"] == []
     send(start["urls"])  # the right ones
@@ -108,7 +113,9 @@ def test_nobody_else_finishes_it_or_sends_to_it(ours: Api) -> None:
     assert httpx.put(unsigned, content=b"x").status_code == 401
     bob = {"x-api-key": "tml-bob"}
     assert httpx.put(unsigned, content=b"x", headers=bob).status_code == 404
-    other = ours.http.post(f"{API}/external_weights_upload_finish", json={"upload_id": start["upload_id"]}, headers=bob)
+    other = ours.http.post(
+        f"{API}/external_weights_upload_finish", json={"upload_id": start["upload_id"]}, headers=bob
+    )
     assert other.status_code == 404
     assert httpx.put(f"{url}0", content=b"x").status_code == 403  # another signature
     elsewhere = url.copy_with(path=url.path.replace("adapter_config.json", "upload.json"))
@@ -138,10 +145,22 @@ def test_an_upload_that_is_none_is_404(ours: Api, upload_id: str) -> None:
         ({"base_model": "other/base"}, 400),
         ({"lora_config": {"rank": 0}}, 422),
         ({"lora_config": {"rank": 100_000}}, 422),
-        ({"lora_config": {"rank": 4, "train_attn": False, "train_mlp": False, "train_unembed": False}}, 422),
+        (
+            {
+                "lora_config": {
+                    "rank": 4,
+                    "train_attn": False,
+                    "train_mlp": False,
+                    "train_unembed": False,
+                }
+            },
+            422,
+        ),
     ],
 )
-def test_what_the_server_cannot_have_is_refused_before_anything_is_sent(ours: Api, more: dict[str, Any], status: int) -> None:
+def test_what_the_server_cannot_have_is_refused_before_anything_is_sent(
+    ours: Api, more: dict[str, Any], status: int
+) -> None:
     assert ours.send("external_weights_upload_start", **{**NEW, **more}).status_code == status
 
 
@@ -160,10 +179,15 @@ def test_a_file_has_a_bound(tmp_path: Path) -> None:
         assert httpx.put(url, content=iter([bytes(600), bytes(600)])).status_code == 413
         [folder] = (tmp_path / "uploads").iterdir()
         assert (folder / "adapter_model.safetensors").stat().st_size == 1000
-        assert sorted(file.name for file in folder.iterdir()) == ["adapter_model.safetensors", "upload.json"]
+        assert sorted(file.name for file in folder.iterdir()) == [
+            "adapter_model.safetensors",
+            "upload.json",
+        ]
 
 
-def test_uploads_outlive_a_restart_and_end_with_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uploads_outlive_a_restart_and_end_with_their_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with started(FakeEngine(), data_dir=tmp_path) as api:
         start, left = begun(api), begun(api)
         path = httpx.URL(start["urls"]["adapter_config.json"]["url"]).raw_path.decode()
@@ -178,7 +202,9 @@ def test_uploads_outlive_a_restart_and_end_with_their_time(tmp_path: Path, monke
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
-def test_an_upload_whose_time_is_over_takes_nothing(ours: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_whose_time_is_over_takes_nothing(
+    ours: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = begun(ours)
     send(start["urls"])
     later = time.time() + 3601

@@ -9,7 +9,16 @@ import numpy as np
 import torch
 
 import tinkex
-from tinkex import AdamParams, APIFuture, Datum, ForwardBackwardOutput, ModelInput, SamplingParams, TensorData, types
+from tinkex import (
+    AdamParams,
+    APIFuture,
+    Datum,
+    ForwardBackwardOutput,
+    ModelInput,
+    SamplingParams,
+    TensorData,
+    types,
+)
 
 PROMPT = "What is six times seven?"
 Losses = list[float]
@@ -26,14 +35,18 @@ def datum(tokenizer: tinkex.Tokenizer, prompt: str, answer: str) -> Datum:
     )
 
 
-def torch_loss(data: list[Datum], logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+def torch_loss(
+    data: list[Datum], logprobs: list[torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, float]]:
     weights = [one.loss_fn_inputs["weights"].to_torch() for one in data]
     loss = -sum((weight * logprob).sum() for weight, logprob in zip(weights, logprobs, strict=True))
     assert isinstance(loss, torch.Tensor)
     return loss, {"custom/datums": float(len(data))}
 
 
-def clipped(logprobs: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def clipped(
+    logprobs: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     ratio = torch.exp(logprobs - old)
     return -(ratio * advantages).sum(), {"custom/ratio:mean": ratio.mean()}
 
@@ -80,7 +93,9 @@ def managed(service: tinkex.ServiceClient, run_id: str) -> Mapping[str, str]:
 
 def blocking() -> None:
     with tinkex.ServiceClient(base_url="http://127.0.0.1:8765", timeout=30.0) as service:
-        trainer = service.create_lora_training_client("tinkex/tiny", rank=8, user_metadata={"run": "1"})
+        trainer = service.create_lora_training_client(
+            "tinkex/tiny", rank=8, user_metadata={"run": "1"}
+        )
         tokenizer = trainer.get_tokenizer()
         data = [datum(tokenizer, PROMPT, " 42\n")]
         print(train(trainer, data), managed(service, trainer.model_id))
@@ -102,7 +117,9 @@ async def asynchronous() -> TensorData:
         await step
         custom = await trainer.forward_backward_custom(data, torch_loss)
         sampler = await trainer.save_weights_and_get_sampling_client()
-        responses = await asyncio.gather(*(sampler.sample(PROMPT, 1, {"max_tokens": 4}) for _ in range(2)))
+        responses = await asyncio.gather(
+            *(sampler.sample(PROMPT, 1, {"max_tokens": 4}) for _ in range(2))
+        )
         async for piece in sampler.sample_stream(PROMPT, SamplingParams(max_tokens=4)):
             print(piece.tokens)
         print(len(responses), custom.metrics)

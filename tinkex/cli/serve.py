@@ -28,7 +28,13 @@ _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
 
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+@click.option(
+    "--port",
+    default=8765,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port; 0 takes a free one.",
+)
 @click.option(
     "--model",
     "models",
@@ -62,13 +68,20 @@ _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
     help="What trains and samples; fake answers at once, by arithmetic, to test clients.",
 )
 @click.option(
-    "--device", type=click.Choice(["cpu", "cuda", "mps"]), help="Where torch computes.  [default: the best that is there]"
+    "--device",
+    type=click.Choice(["cpu", "cuda", "mps"]),
+    help="Where torch computes.  [default: the best that is there]",
 )
 @click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Precision of the base models.  [default: what suits the device]"
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Precision of the base models.  [default: what suits the device]",
 )
 @click.option(
-    "--profile", default="tinkex", show_default=True, help="Kind of Tinker server to look like on the wire, to test clients."
+    "--profile",
+    default="tinkex",
+    show_default=True,
+    help="Kind of Tinker server to look like on the wire, to test clients.",
 )
 @click.option(
     "--gc",
@@ -76,7 +89,9 @@ _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
     is_flag=True,
     help="Remove what has expired from the data folder and, once it was listed and you agree, what belongs to nothing; serve nothing.",
 )
-@click.option("--yes", is_flag=True, help="With --gc: remove what belongs to no checkpoint without asking.")
+@click.option(
+    "--yes", is_flag=True, help="With --gc: remove what belongs to no checkpoint without asking."
+)
 @click.option("--verbose", is_flag=True, help="Log every request.")
 def command(
     host: str,
@@ -95,7 +110,8 @@ def command(
 ) -> None:
     """Run the embedded server until Ctrl-C."""
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     data_dir = data_dir or _default_data_dir()
     if collect:
@@ -140,7 +156,9 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
         return serve(models, host=host, port=port, **settings)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise click.ClickException(f"port {port} of {host} is in use; choose another by --port, or 0 for a free one") from error
+            raise click.ClickException(
+                f"port {port} of {host} is in use; choose another by --port, or 0 for a free one"
+            ) from error
         raise click.ClickException(f"cannot start: {error}") from error
     except (ImportError, InvalidRequest, StoreError, UnknownProfile, BadKeys, Exposed) as error:
         raise click.ClickException(_one_line(error)) from error
@@ -163,9 +181,13 @@ def _collect(data_dir: Path, *, ask: bool) -> None:
     except StoreError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{data_dir}\n  had  {collected.before}\n  has  {collected.after}")
-    click.echo(f"  with {collected.audit_entries:,} entries of the audit log, {collected.usage_entries:,} of usage")
+    click.echo(
+        f"  with {collected.audit_entries:,} entries of the audit log, {collected.usage_entries:,} of usage"
+    )
     if collected.set_aside:
-        click.echo(f"  kept {len(collected.set_aside)} folders of {data_dir / 'set_aside'}: `--gc --yes` removes them")
+        click.echo(
+            f"  kept {len(collected.set_aside)} folders of {data_dir / 'set_aside'}: `--gc --yes` removes them"
+        )
 
 
 def _may_remove(data_dir: Path, aside: Sequence[str], *, ask: bool) -> bool:
@@ -209,13 +231,18 @@ def _announce(server: Server, profile: str, *, with_key: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]tinkex serves {server.base_url}[/bold]  (Ctrl-C stops it)")
     for model in server.models:
-        console.print(f"  model    {model.name}: {model.arch}, {model.max_context_length} tokens of context", markup=False)
+        console.print(
+            f"  model    {model.name}: {model.arch}, {model.max_context_length} tokens of context",
+            markup=False,
+        )
     console.print(f"  data     {server.data_dir}: {sizes_of(server.data_dir)}", markup=False)
     console.print(f"  profile  {profile}", markup=False)
     console.print("  status   at that address, in a browser; the API reference at /docs")
     console.print("\nTo point a client at it:")
     console.print(f"  export TINKER_BASE_URL={server.base_url}", markup=False)
-    console.print(f"  export TINKER_API_KEY={'<the key>' if with_key else 'tml-local'}", markup=False)
+    console.print(
+        f"  export TINKER_API_KEY={'<the key>' if with_key else 'tml-local'}", markup=False
+    )
 
 
 def _keys_of_environment() -> tuple[str, ...]:

@@ -56,7 +56,9 @@ def _url(value: object) -> str:
 def _api_key(config: Any) -> str | None:
     """The key of the first source that has one or a command for one; a key before a command of the same source."""
     command = config.sources.find("credential_cmd", readers.text)
-    if config.credential_cmd is not None and (command is None or command.value != config.credential_cmd):
+    if config.credential_cmd is not None and (
+        command is None or command.value != config.credential_cmd
+    ):
         return None  # the command was given as an argument
     key = config.sources.find("api_key", readers.text)
     if key is None or (command is not None and command.rank < key.rank):
@@ -71,7 +73,9 @@ def _retry(given: RetrySettings, config: Any) -> RetrySettings:
     retries = config.max_retries
     if isinstance(retries, int) and retries >= 0:  # others its validator refuses
         origin = config.sources.origin("max_retries", retries)
-        given = evolve(given, max_attempts=config.sources.note("retry.max_attempts", retries + 1, origin))
+        given = evolve(
+            given, max_attempts=config.sources.note("retry.max_attempts", retries + 1, origin)
+        )
     return _with_progress_timeout("retry", given, config)
 
 
@@ -94,7 +98,9 @@ def named_dialect(given: str | Dialect | None) -> Dialect | None:
     try:
         return readers.dialect(given)
     except ValueError as error:
-        raise ConfigError(f"dialect {given!r} is not known, only {error}", advice="A Dialect is taken, too.") from None
+        raise ConfigError(
+            f"dialect {given!r} is not known, only {error}", advice="A Dialect is taken, too."
+        ) from None
 
 
 base_url = Converter(_base_url, takes_self=True)

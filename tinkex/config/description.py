@@ -38,7 +38,10 @@ class Description:
         return iter(self.settings)
 
     def __str__(self) -> str:
-        names, values = (max(len(text) for text in column) for column in zip(*((s.name, s.value) for s in self), strict=True))
+        names, values = (
+            max(len(text) for text in column)
+            for column in zip(*((s.name, s.value) for s in self), strict=True)
+        )
         return "\n".join(f"{s.name:{names}}  {s.value:{values}}  {s.source}".rstrip() for s in self)
 
 

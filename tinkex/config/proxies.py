@@ -34,7 +34,11 @@ class Proxy:
     def authorization(self) -> Mapping[str, str]:
         """The header that its user and password make."""
         login, at, _ = urlsplit(self.url).netloc.rpartition("@")
-        return {"Proxy-Authorization": Secret(f"Basic {b64encode(unquote(login).encode()).decode()}")} if at else {}
+        return (
+            {"Proxy-Authorization": Secret(f"Basic {b64encode(unquote(login).encode()).decode()}")}
+            if at
+            else {}
+        )
 
     def __str__(self) -> str:
         return f"{without_password(self.url)} ({self.setting})"
@@ -58,7 +62,9 @@ class Proxies:
         _, exceptions = _variable(environment, "NO_PROXY")
         return cls(
             by_scheme={scheme: proxy for scheme, proxy in found.items() if proxy is not None},
-            exceptions=tuple(entry.strip().lower() for entry in exceptions.split(",") if entry.strip()),
+            exceptions=tuple(
+                entry.strip().lower() for entry in exceptions.split(",") if entry.strip()
+            ),
         )
 
     def __bool__(self) -> bool:
@@ -84,7 +90,9 @@ class Proxies:
 
 def _of_scheme(environment: Mapping[str, str], scheme: str) -> Proxy | None:
     name, url = _variable(environment, f"{scheme.upper()}_PROXY")
-    if name == "HTTP_PROXY" and "REQUEST_METHOD" in environment:  # in a CGI script it is a header of the visitor's
+    if (
+        name == "HTTP_PROXY" and "REQUEST_METHOD" in environment
+    ):  # in a CGI script it is a header of the visitor's
         url = ""
     if not url:
         name, url = _variable(environment, "ALL_PROXY")
@@ -94,7 +102,9 @@ def _of_scheme(environment: Mapping[str, str], scheme: str) -> Proxy | None:
 def _variable(environment: Mapping[str, str], name: str) -> tuple[str, str]:
     """Returns the name as it is set, and the value."""
     lower = name.lower()
-    return (lower, environment[lower]) if lower in environment else (name, environment.get(name, ""))
+    return (
+        (lower, environment[lower]) if lower in environment else (name, environment.get(name, ""))
+    )
 
 
 def _check(proxy: Proxy, host: str) -> None:

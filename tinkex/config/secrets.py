@@ -8,7 +8,16 @@ from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from tinkex.secret import HIDDEN, Secret, is_secret, kept_secret
 
-__all__ = ["HIDDEN", "Secret", "is_secret", "kept_secret", "masked", "public", "without_password", "without_queries"]
+__all__ = [
+    "HIDDEN",
+    "Secret",
+    "is_secret",
+    "kept_secret",
+    "masked",
+    "public",
+    "without_password",
+    "without_queries",
+]
 
 
 _QUERY = re.compile(r"""((?:https?:)?//[^\s?'"<>]+)\?[^\s'"<>]*""")

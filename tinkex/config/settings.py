@@ -113,43 +113,82 @@ class Config:
     profile: str | None = None
     sources: Sources = field(default=Factory(_sources, takes_self=True), repr=False, eq=False)
     base_url: str = field(default=None, converter=defaults.base_url, validator=checks.base_url)
-    credential_cmd: str | None = field(default=found("credential_cmd"), converter=kept_secret, repr=False)
-    api_key: ApiKey | None = field(default=defaults.api_key, converter=kept_secret, validator=checks.header_value, repr=False)
+    credential_cmd: str | None = field(
+        default=found("credential_cmd"), converter=kept_secret, repr=False
+    )
+    api_key: ApiKey | None = field(
+        default=defaults.api_key, converter=kept_secret, validator=checks.header_value, repr=False
+    )
     project_id: str | None = field(default=found("project_id"))
     tags: tuple[str, ...] = field(default=found("tags", readers.names, ()), converter=tuple)
-    user_metadata: Mapping[str, str] = field(default=found("user_metadata", readers.pairs, dict), validator=checks.pairs)
-    timeout: float = field(default=found("timeout", readers.number, 60.0), validator=checks.positive)
-    connect_timeout: float = field(default=found("connect_timeout", readers.number, 5.0), validator=checks.positive)
-    max_retries: int | None = field(default=found("max_retries", readers.whole_number), validator=checks.retries)
-    progress_timeout: float | None = field(default=found("progress_timeout", readers.number), validator=optional(checks.positive))
+    user_metadata: Mapping[str, str] = field(
+        default=found("user_metadata", readers.pairs, dict), validator=checks.pairs
+    )
+    timeout: float = field(
+        default=found("timeout", readers.number, 60.0), validator=checks.positive
+    )
+    connect_timeout: float = field(
+        default=found("connect_timeout", readers.number, 5.0), validator=checks.positive
+    )
+    max_retries: int | None = field(
+        default=found("max_retries", readers.whole_number), validator=checks.retries
+    )
+    progress_timeout: float | None = field(
+        default=found("progress_timeout", readers.number), validator=optional(checks.positive)
+    )
     retry: RetrySettings = field(default=group("retry"), converter=defaults.retry)
     poll: PollSettings = field(default=group("poll"), converter=defaults.poll)
     recovery: RecoveryPolicy = field(default=group("recovery"))
-    dialect: Dialect | None = field(default=found("dialect", readers.dialect), converter=defaults.named_dialect)
+    dialect: Dialect | None = field(
+        default=found("dialect", readers.dialect), converter=defaults.named_dialect
+    )
     feature_gates: tuple[str, ...] = field(
-        default=found("feature_gates", readers.names, ()), converter=tuple, validator=checks.feature_gates
+        default=found("feature_gates", readers.names, ()),
+        converter=tuple,
+        validator=checks.feature_gates,
     )
     chunk_limits: ChunkLimits | None = None
-    heartbeat_interval: float = field(default=found("heartbeat_interval", readers.number, 10.0), validator=checks.positive)
+    heartbeat_interval: float = field(
+        default=found("heartbeat_interval", readers.number, 10.0), validator=checks.positive
+    )
     verify_checkpoints: bool | None = field(default=found("verify_checkpoints", readers.switch))
     telemetry: bool | None = field(default=found("telemetry", readers.switch))
-    log_level: LogLevel | None = field(default=found("log_level", readers.one_of(*checks.LOG_LEVELS)), validator=checks.log_level)
+    log_level: LogLevel | None = field(
+        default=found("log_level", readers.one_of(*checks.LOG_LEVELS)), validator=checks.log_level
+    )
     dump_headers: bool = field(default=found("dump_headers", readers.switch, False))
     default_headers: Mapping[str, str] = field(
-        default=found("default_headers", readers.pairs, dict), converter=kept_secret, validator=checks.pairs, repr=False
+        default=found("default_headers", readers.pairs, dict),
+        converter=kept_secret,
+        validator=checks.pairs,
+        repr=False,
     )
     default_query: Mapping[str, str] = field(
-        default=found("default_query", readers.pairs, dict), converter=kept_secret, validator=checks.pairs, repr=False
+        default=found("default_query", readers.pairs, dict),
+        converter=kept_secret,
+        validator=checks.pairs,
+        repr=False,
     )
     cf_access_client_id: str | None = field(
-        default=found("cf_access_client_id"), converter=kept_secret, validator=checks.header_value, repr=False
+        default=found("cf_access_client_id"),
+        converter=kept_secret,
+        validator=checks.header_value,
+        repr=False,
     )
     cf_access_client_secret: str | None = field(
-        default=found("cf_access_client_secret"), converter=kept_secret, validator=checks.header_value, repr=False
+        default=found("cf_access_client_secret"),
+        converter=kept_secret,
+        validator=checks.header_value,
+        repr=False,
     )
-    proxy: str | None = field(default=found("proxy"), validator=checks.proxy, repr=lambda url: str(without_password(url)))
+    proxy: str | None = field(
+        default=found("proxy"), validator=checks.proxy, repr=lambda url: str(without_password(url))
+    )
     proxy_headers: Mapping[str, str] = field(
-        default=found("proxy_headers", readers.pairs, dict), converter=kept_secret, validator=checks.pairs, repr=False
+        default=found("proxy_headers", readers.pairs, dict),
+        converter=kept_secret,
+        validator=checks.pairs,
+        repr=False,
     )
     http_limits: HttpLimits = field(default=group("http_limits"))
     http_transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
@@ -176,7 +215,9 @@ class Config:
 
     def without_secrets(self) -> dict[str, Any]:
         """The settings that may be sent to another process, which takes the key from its own environment: `Config(**settings)`."""
-        settings = {a.name: getattr(self, a.name) for a in fields(Config) if a.name not in _STAYS_HERE}
+        settings = {
+            a.name: getattr(self, a.name) for a in fields(Config) if a.name not in _STAYS_HERE
+        }
         return {
             **settings,
             "default_headers": public(self.default_headers),
@@ -191,9 +232,14 @@ class Config:
                 "TINKER_BASE_URL or pass base_url=…; `tinkex serve` starts one.",
             )
         if (self.cf_access_client_id is None) != (self.cf_access_client_secret is None):
-            raise ConfigError("cf_access_client_id and cf_access_client_secret go together, and one of them is missing")
+            raise ConfigError(
+                "cf_access_client_id and cf_access_client_secret go together, and one of them is missing"
+            )
         if self.proxy_headers and not self.proxies:
-            raise ConfigError("proxy_headers without a proxy go nowhere", advice="Give proxy=…, or set TINKEX_PROXY.")
+            raise ConfigError(
+                "proxy_headers without a proxy go nowhere",
+                advice="Give proxy=…, or set TINKEX_PROXY.",
+            )
         self.proxies.of(self.base_url)  # one that is not spoken to shows here
 
     def __copy__(self) -> Self:
@@ -207,7 +253,10 @@ class Config:
 
 
 def configured(
-    config: Config | None, base_url: str | None, api_key: ApiKey | None, more: Mapping[str, Any] | None = None
+    config: Config | None,
+    base_url: str | None,
+    api_key: ApiKey | None,
+    more: Mapping[str, Any] | None = None,
 ) -> Config:
     """Returns the settings given, with `base_url`, `api_key` and `more` in place of their own where these are not None.
 
@@ -215,8 +264,13 @@ def configured(
         InvalidInputError: the base URL is no text: a `Config`, or what another client takes in its place.
     """
     if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        meant = {Config: "config=…", dict: "user_metadata=…"}.get(type(base_url), "base_url='http://…'")
-        raise InvalidInputError(f"base_url must be a text, found {type(base_url).__name__}", advice=f"Give it by its name: {meant}")
+        meant = {Config: "config=…", dict: "user_metadata=…"}.get(
+            type(base_url), "base_url='http://…'"
+        )
+        raise InvalidInputError(
+            f"base_url must be a text, found {type(base_url).__name__}",
+            advice=f"Give it by its name: {meant}",
+        )
     named = {"base_url": base_url, "api_key": kept_secret(api_key), **(more or {})}
     given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     return evolve(config, **given) if config else Config(**given)
@@ -229,4 +283,6 @@ def _restore(settings: Mapping[str, Any]) -> Config:
 def known_names() -> frozenset[str]:
     """Those that a profile may have."""
     single = {a.name for a in fields(Config)} - GROUPS.keys() - _NOT_IN_FILES
-    return frozenset(single | {f"{group}.{item}" for group, (_, items) in GROUPS.items() for item in items})
+    return frozenset(
+        single | {f"{group}.{item}" for group, (_, items) in GROUPS.items() for item in items}
+    )

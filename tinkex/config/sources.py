@@ -43,7 +43,15 @@ _OTHER_VARIABLES = frozenset({"TINKEX_PROFILE", "TINKEX_SERVER_API_KEYS"})
 """Variables of this project that are no settings of a client."""
 _MAY_HOLD_PASSWORD = re.compile("proxy|header|query|_cmd|client_id", re.IGNORECASE)
 SECRET = frozenset(
-    {"api_key", "credential_cmd", "cf_access_client_secret", "proxy", "proxy_headers", "default_headers", "default_query"}
+    {
+        "api_key",
+        "credential_cmd",
+        "cf_access_client_secret",
+        "proxy",
+        "proxy_headers",
+        "default_headers",
+        "default_query",
+    }
 )
 """Settings whose wrong values are not shown."""
 
@@ -81,7 +89,9 @@ class Sources:
         Args:
             profile: its name; by default TINKEX_PROFILE, else the one that the file names as its `profile`, if any.
         """
-        environment = {name: _kept(name, value.strip()) for name, value in os.environ.items() if value.strip()}
+        environment = {
+            name: _kept(name, value.strip()) for name, value in os.environ.items() if value.strip()
+        }
         wanted = profile or environment.get("TINKEX_PROFILE")
         path = _config_file(environment)
         file: Mapping[str, Any] = _read_file(path) if path and path.exists() else {}
@@ -91,7 +101,10 @@ class Sources:
         profiles = file.get("profiles", {})
         if name not in profiles:
             known = f"it has {', '.join(profiles)}" if profiles else "it has none"
-            raise ConfigError(f"there is no profile {name!r} in {path}: {known}", advice=f"Write a table [profiles.{name}] there.")
+            raise ConfigError(
+                f"there is no profile {name!r} in {path}: {known}",
+                advice=f"Write a table [profiles.{name}] there.",
+            )
         return cls(environment, profiles[name], f"profile {name} of {path}")
 
     def find(self, name: str, read: Callable[[object], T]) -> Found | None:
@@ -100,7 +113,9 @@ class Sources:
         if text is not None:
             self.found[name] = _taken(name, text, variable(name), variable(name), 0, read)
         elif value is not None:
-            self.found[name] = _taken(name, value, self.profile_name, f"{name} in {self.profile_name}", 1, read)
+            self.found[name] = _taken(
+                name, value, self.profile_name, f"{name} in {self.profile_name}", 1, read
+            )
         else:
             return None
         return self.found[name]
@@ -115,14 +130,21 @@ class Sources:
         self.found[name] = Found(value, origin, name, 2)
         return value
 
-    def group(self, name: str, kind: Callable[..., T], readers_by_field: Mapping[str, Callable[[object], Any]]) -> T:
+    def group(
+        self,
+        name: str,
+        kind: Callable[..., T],
+        readers_by_field: Mapping[str, Callable[[object], Any]],
+    ) -> T:
         """Settings that belong together, each with a variable and an entry in the profile's table of this name."""
         given = {item: self.find(f"{name}.{item}", read) for item, read in readers_by_field.items()}
         taken = {item: found for item, found in given.items() if found is not None}
         try:
             made = kind(**{item: found.value for item, found in taken.items()})
         except ConfigError as error:
-            raise ConfigError(f"{', '.join(found.name for found in taken.values())}: {error.message}") from error
+            raise ConfigError(
+                f"{', '.join(found.name for found in taken.values())}: {error.message}"
+            ) from error
         for item in {a.name for a in fields(type(made))} - taken.keys():  # pyright: ignore[reportArgumentType]
             self.note(f"{name}.{item}", getattr(made, item), "default")
         return made
@@ -141,7 +163,8 @@ class Sources:
         }
         if unknown := sorted(entries - known):
             raise ConfigError(
-                f"{', '.join(unknown)} in {self.profile_name}: no such setting", advice=f"There are {', '.join(sorted(known))}."
+                f"{', '.join(unknown)} in {self.profile_name}: no such setting",
+                advice=f"There are {', '.join(sorted(known))}.",
             )
 
     def warn_of_misspelt(self, known: frozenset[str]) -> None:
@@ -170,15 +193,21 @@ def readers_of(kind: type, **others: Callable[[object], Any]) -> dict[str, Calla
         "float": readers.number,
         "float | None": readers.number,
     }
-    return {item.name: by_type[str(item.type)] for item in fields(kind) if str(item.type) in by_type} | others
+    return {
+        item.name: by_type[str(item.type)] for item in fields(kind) if str(item.type) in by_type
+    } | others
 
 
-def _taken(name: str, value: object, origin: str, known_as: str, rank: int, read: Callable[[object], Any]) -> Found:
+def _taken(
+    name: str, value: object, origin: str, known_as: str, rank: int, read: Callable[[object], Any]
+) -> Found:
     try:
         return Found(read(value), origin, known_as, rank)
     except ValueError as error:
         shown = "" if name in SECRET else f"{value!r}, "
-        raise ConfigError(f"{known_as} is {shown}not {error}", advice="Set it right, or remove it.") from None
+        raise ConfigError(
+            f"{known_as} is {shown}not {error}", advice="Set it right, or remove it."
+        ) from None
 
 
 def _config_file(environment: Mapping[str, str]) -> Path | None:
@@ -194,7 +223,9 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", advice="Repair or remove it.") from error
+        raise ConfigError(
+            f"{path} cannot be read: {error}", advice="Repair or remove it."
+        ) from error
 
 
 def _kept(name: str, value: str) -> str:
@@ -207,4 +238,9 @@ def stored_key() -> Found | None:
     stored = credentials.load()
     if stored.default_key is None:
         return None
-    return Found(stored.default_key, f"key {stored.default} of {credentials.default_path()}", "the stored key", 2)
+    return Found(
+        stored.default_key,
+        f"key {stored.default} of {credentials.default_path()}",
+        "the stored key",
+        2,
+    )

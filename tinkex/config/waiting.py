@@ -44,7 +44,9 @@ def as_retry_settings(given: object) -> RetrySettings | None:
         return given
     config: Any = given
     if not all(hasattr(config, name) for name in _OF_A_RETRY_CONFIG):
-        raise InvalidInputError(f"retry_config must be a RetrySettings, found {type(given).__name__}")
+        raise InvalidInputError(
+            f"retry_config must be a RetrySettings, found {type(given).__name__}"
+        )
     return RetrySettings(
         max_attempts=RetrySettings().max_attempts if config.enable_retry_logic else 1,
         base_delay=config.retry_delay_base,
@@ -53,7 +55,12 @@ def as_retry_settings(given: object) -> RetrySettings | None:
     )
 
 
-_OF_A_RETRY_CONFIG = ("progress_timeout", "retry_delay_base", "retry_delay_max", "enable_retry_logic")
+_OF_A_RETRY_CONFIG = (
+    "progress_timeout",
+    "retry_delay_base",
+    "retry_delay_max",
+    "enable_retry_logic",
+)
 
 
 @hinted

@@ -46,7 +46,9 @@ class Evidence:
 
 def _positive(limits: object, attribute: Any, value: float) -> None:
     if not value > 0:
-        raise ConfigError(f"{type(limits).__name__}.{attribute.name} must be more than 0, not {value!r}")
+        raise ConfigError(
+            f"{type(limits).__name__}.{attribute.name} must be more than 0, not {value!r}"
+        )
 
 
 @frozen(kw_only=True)
@@ -62,7 +64,9 @@ class ChunkLimits:
 
     def smaller(self) -> ChunkLimits:
         """Half of it, for a server that was given more than it can take at once."""
-        return evolve(self, max_items=max(1, self.max_items // 2), max_size=max(1, self.max_size // 2))
+        return evolve(
+            self, max_items=max(1, self.max_items // 2), max_size=max(1, self.max_size // 2)
+        )
 
 
 @frozen(kw_only=True)
@@ -210,7 +214,11 @@ class Dialect:
 
     def as_trusted(self) -> Dialect:
         """The dialect with nothing said of repeated steps where that was read and never measured: a step may not be lost by it."""
-        return evolve(self, seq_id_repeats="unknown") if self.known("seq_id_repeats").how == "read" else self
+        return (
+            evolve(self, seq_id_repeats="unknown")
+            if self.known("seq_id_repeats").how == "read"
+            else self
+        )
 
     def with_known(self, how: Evidence, **fields: Any) -> Dialect:
         """The dialect with what is now known."""

@@ -30,7 +30,9 @@ Refusal = Literal["applied", "state_lost", "unclear"]
 StatusMeaning = Literal["taken", "refused", "doubt"]
 """A request with an answer of this status was taken on, or not, or nobody knows."""
 
-_REFUSED = frozenset({301, 307, 308, *range(400, 408), *range(409, 419), *range(421, 427), 428, 429, 431, 451})
+_REFUSED = frozenset(
+    {301, 307, 308, *range(400, 408), *range(409, 419), *range(421, 427), 428, 429, 431, 451}
+)
 """The statuses whose definition says that the request was not carried out. 408 and those that proxies have made up for themselves
 (499, 460) come when somebody on the way lost patience, and the server may have it all the same."""
 _TOLD_BY_THE_SERVER = frozenset({400, 404, 409, 410, 413, 422})
@@ -77,7 +79,11 @@ def place_of(error: TinkexError) -> Place | None:
 
 def settles(error: TinkexError) -> bool:
     """Whether the refusal of a repeated request says that the ones before it, whose answers did not come, were not taken on either."""
-    return isinstance(error, APIStatusError) and error.status_code in _TOLD_BY_THE_SERVER and isinstance(error.body, dict)
+    return (
+        isinstance(error, APIStatusError)
+        and error.status_code in _TOLD_BY_THE_SERVER
+        and isinstance(error.body, dict)
+    )
 
 
 def expected_number(text: str) -> int | None:

@@ -18,7 +18,9 @@ def check_gates(gates: Iterable[str]) -> None:
     """Raises `ValueError` for a gate that there is not."""
     for gate in gates:
         if gate != _ALWAYS and gate.removeprefix("-") not in GATES:
-            raise ValueError(f"{gate!r} is no gate; there are {', '.join(sorted(GATES))}, and a - before the name closes it")
+            raise ValueError(
+                f"{gate!r} is no gate; there are {', '.join(sorted(GATES))}, and a - before the name closes it"
+            )
 
 
 def with_gates(dialect: Dialect, gates: Iterable[str]) -> Dialect:

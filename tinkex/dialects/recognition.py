@@ -34,7 +34,9 @@ def recognise(seen: Seen) -> Dialect:
     """
     named = next((DIALECTS[name] for name, fits in _SIGNS if fits(seen)), UNKNOWN)
     if named.name not in _PROVEN:
-        named = evolve(named, encodings=tuple(dict.fromkeys((*named.encodings, *UNKNOWN.encodings))))
+        named = evolve(
+            named, encodings=tuple(dict.fromkeys((*named.encodings, *UNKNOWN.encodings)))
+        )
     return with_flags(named, seen.config, seen.dynamic)
 
 
@@ -57,14 +59,18 @@ def is_missing_route(status_code: int, body: Any) -> bool:
     looks for and does not find is told otherwise."""
     if status_code == 404 and isinstance(body, str):
         return body.strip().lower() in _NO_ROUTE
-    return status_code in (405, 501) or (status_code == 404 and body in ({"detail": "Not Found"}, {"error": "Not Found"}))
+    return status_code in (405, 501) or (
+        status_code == 404 and body in ({"detail": "Not Found"}, {"error": "Not Found"})
+    )
 
 
 def has_route(status_code: int, body: Any) -> bool | None:
     """Whether the answer to a GET shows that the server has its route; None for what may come from something before the server."""
     if is_missing_route(status_code, body):
         return False
-    is_its_own = isinstance(body, (dict, list)) and status_code < 500 and status_code not in (401, 403)
+    is_its_own = (
+        isinstance(body, (dict, list)) and status_code < 500 and status_code not in (401, 403)
+    )
     return True if is_its_own else None
 
 
@@ -74,7 +80,10 @@ def _is_skyrl(flags: Mapping[str, Any]) -> bool:
 
 def _is_open_rl(flags: Mapping[str, Any]) -> bool:
     """SkyRL and Arctic have no such size."""
-    return bool(flags.get("sample_dispatch_bytes_semaphore_size")) and flags.get("proto_write_fwdbwd") is False
+    return (
+        bool(flags.get("sample_dispatch_bytes_semaphore_size"))
+        and flags.get("proto_write_fwdbwd") is False
+    )
 
 
 def _is_like_spindle(flags: Mapping[str, Any]) -> bool:
@@ -99,12 +108,20 @@ _SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
     ("hatchery", lambda seen: "default_poll_interval_ms" in _flags(seen)),
     ("tinker-cloud", lambda seen: bool(_flags(seen).get("sample_use_retrieve_futures"))),
     ("verl", lambda seen: _flags(seen).get("sample_dispatch_bytes_semaphore_size") == 0),
-    ("tuft", lambda seen: "use_pyqwest_transport" in _flags(seen) and "parallel_fwdbwd_chunks" in _flags(seen)),
+    (
+        "tuft",
+        lambda seen: (
+            "use_pyqwest_transport" in _flags(seen) and "parallel_fwdbwd_chunks" in _flags(seen)
+        ),
+    ),
     # its April release has the same flags, and no such call
     ("open-rl-old", lambda seen: _is_open_rl(_flags(seen)) and seen.has_telling_route is False),
     ("open-rl", lambda seen: _is_open_rl(_flags(seen))),
     ("spindle", lambda seen: _is_like_spindle(_flags(seen)) and seen.has_telling_route is True),
-    ("miles", lambda seen: seen.config is not None and not _flags(seen) and seen.dynamic is not None),
+    (
+        "miles",
+        lambda seen: seen.config is not None and not _flags(seen) and seen.dynamic is not None,
+    ),
     ("skyrl-0.4", lambda seen: _is_skyrl(_flags(seen)) and seen.has_telling_route is True),
     # its main of August cannot be told from this one, and what is safe here is safe there
     ("skyrl-0.3", lambda seen: _is_skyrl(_flags(seen))),
@@ -117,7 +134,11 @@ _SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
 RECOGNISED = frozenset(name for name, _ in _SIGNS)
 
 
-def with_flags(dialect: Dialect, config: ClientConfigResponse | None, dynamic: ClientDynamicConfigResponse | None) -> Dialect:
+def with_flags(
+    dialect: Dialect,
+    config: ClientConfigResponse | None,
+    dynamic: ClientDynamicConfigResponse | None,
+) -> Dialect:
     """The dialect as the server's own flags have it, where they say something."""
     flags, changing = config or ClientConfigResponse(), dynamic or ClientDynamicConfigResponse()
     limits = dialect.chunk_limits
@@ -130,7 +151,9 @@ def with_flags(dialect: Dialect, config: ClientConfigResponse | None, dynamic: C
             max_items=flags.fwdbwd_max_chunk_len or limits.max_items,
             max_size=flags.fwdbwd_max_chunk_bytes_count or limits.max_size,
         ),
-        parallel_chunks=dialect.parallel_chunks if flags.parallel_fwdbwd_chunks is None else flags.parallel_fwdbwd_chunks,
+        parallel_chunks=dialect.parallel_chunks
+        if flags.parallel_fwdbwd_chunks is None
+        else flags.parallel_fwdbwd_chunks,
         **key_flags(flags),
         compress_protobuf=flags.proto_compress_fwdbwd is True,
         joins_samplers=dialect.joins_samplers or flags.sample_join_sampling_session is True,
@@ -151,7 +174,11 @@ def key_flags(flags: ClientConfigResponse) -> Mapping[str, bool]:
 
 
 def _repeats(flags: ClientConfigResponse) -> SeqIdRepeats | None:
-    return cast(SeqIdRepeats, flags.seq_id_repeats) if flags.seq_id_repeats in get_args(SeqIdRepeats) else None
+    return (
+        cast(SeqIdRepeats, flags.seq_id_repeats)
+        if flags.seq_id_repeats in get_args(SeqIdRepeats)
+        else None
+    )
 
 
 def refuses_encoding(encoding: Encoding, operation: str, status_code: int, body: Any) -> bool:

@@ -25,18 +25,51 @@ def _read(release: str, day: str = _SURVEY) -> Evidence:
 
 
 OPTIONAL = (
-    *("get_client_config", "get_dynamic_config", "get_server_capabilities", "health", "send_telemetry", "create_auth_token"),
-    *("finish_session", "list_sessions", "get_session", "search_sessions", "assign_session_project", "export_session_trace"),
+    *(
+        "get_client_config",
+        "get_dynamic_config",
+        "get_server_capabilities",
+        "health",
+        "send_telemetry",
+        "create_auth_token",
+    ),
+    *(
+        "finish_session",
+        "list_sessions",
+        "get_session",
+        "search_sessions",
+        "assign_session_project",
+        "export_session_trace",
+    ),
     *("get_info", "unload_model", "get_weights_info", "forward", "load_weights"),
     *("copy_weights", "save_weights_external", "get_external_weights_urls", "create_custom_loss"),
     *("sample", "get_sampler", "join_sampling_session", "retrieve_futures", "cancel_future"),
     *("list_training_runs", "get_training_run", "list_checkpoints", "list_user_checkpoints"),
-    *("delete_checkpoint", "publish_checkpoint", "unpublish_checkpoint", "set_checkpoint_ttl", "get_checkpoint_archive_url"),
-    *("get_audit_log", "get_billing_usage", "get_checkpoint_storage_usage", "get_api_key_info", "revoke_api_key"),
+    *(
+        "delete_checkpoint",
+        "publish_checkpoint",
+        "unpublish_checkpoint",
+        "set_checkpoint_ttl",
+        "get_checkpoint_archive_url",
+    ),
+    *(
+        "get_audit_log",
+        "get_billing_usage",
+        "get_checkpoint_storage_usage",
+        "get_api_key_info",
+        "revoke_api_key",
+    ),
 )
 """The operations of the contract that some server lacks."""
 
-_USUAL = ("health", "send_telemetry", "get_server_capabilities", "get_info", "load_weights", "sample")
+_USUAL = (
+    "health",
+    "send_telemetry",
+    "get_server_capabilities",
+    "get_info",
+    "load_weights",
+    "sample",
+)
 """Those that nearly all have."""
 
 _INSTEAD = {
@@ -98,7 +131,10 @@ _DIALECTS = (
         hold=30.0,
         seq_id_order="ordered",
         seq_id_repeats="repeats",
-        missing={name: _INSTEAD.get(name, "") for name in ("unload_model", "forward", "get_checkpoint_archive_url")},
+        missing={
+            name: _INSTEAD.get(name, "")
+            for name in ("unload_model", "forward", "get_checkpoint_archive_url")
+        },
         inflight_saves=True,
         resume="by_session",
         sampling=_UP_TO_THE_CONTEXT,
@@ -143,7 +179,12 @@ _DIALECTS = (
         loads_are_true=True,
         missing=_all_but(
             *("get_client_config", "unload_model", "get_weights_info", "forward", "get_sampler"),
-            *("list_training_runs", "get_training_run", "list_checkpoints", "get_checkpoint_archive_url"),
+            *(
+                "list_training_runs",
+                "get_training_run",
+                "list_checkpoints",
+                "get_checkpoint_archive_url",
+            ),
         ),
     ),
     Dialect(
@@ -160,7 +201,13 @@ _DIALECTS = (
         bare_archive_ids=True,
         missing=_all_but(
             *("get_client_config", "unload_model", "get_weights_info", "forward", "get_sampler"),
-            *("list_training_runs", "get_training_run", "list_checkpoints", "delete_checkpoint", "get_checkpoint_archive_url"),
+            *(
+                "list_training_runs",
+                "get_training_run",
+                "list_checkpoints",
+                "delete_checkpoint",
+                "get_checkpoint_archive_url",
+            ),
         ),
     ),
     Dialect(
@@ -178,7 +225,13 @@ _DIALECTS = (
         bare_archive_ids=True,
         missing=_all_but(
             *("get_client_config", "unload_model", "get_weights_info", "get_sampler"),
-            *("list_training_runs", "get_training_run", "list_checkpoints", "delete_checkpoint", "get_checkpoint_archive_url"),
+            *(
+                "list_training_runs",
+                "get_training_run",
+                "list_checkpoints",
+                "delete_checkpoint",
+                "get_checkpoint_archive_url",
+            ),
         ),
     ),
     Dialect(
@@ -225,9 +278,27 @@ _DIALECTS = (
         seq_id_repeats="refuses",
         failed_step_keeps_number=True,
         missing=_all_but(
-            *("get_client_config", "create_auth_token", "list_sessions", "get_session", "unload_model", "get_weights_info"),
-            *("get_sampler", "list_training_runs", "get_training_run", "list_checkpoints", "list_user_checkpoints"),
-            *("delete_checkpoint", "publish_checkpoint", "unpublish_checkpoint", "get_checkpoint_archive_url"),
+            *(
+                "get_client_config",
+                "create_auth_token",
+                "list_sessions",
+                "get_session",
+                "unload_model",
+                "get_weights_info",
+            ),
+            *(
+                "get_sampler",
+                "list_training_runs",
+                "get_training_run",
+                "list_checkpoints",
+                "list_user_checkpoints",
+            ),
+            *(
+                "delete_checkpoint",
+                "publish_checkpoint",
+                "unpublish_checkpoint",
+                "get_checkpoint_archive_url",
+            ),
         ),
         losses=_ALL_RATIOS,
     ),
@@ -241,7 +312,15 @@ _DIALECTS = (
         failed="400",
         seq_id_repeats="ignores",
         missing=_all_but(
-            *("list_sessions", "get_session", "unload_model", "get_weights_info", "forward", "get_sampler", "get_training_run"),
+            *(
+                "list_sessions",
+                "get_session",
+                "unload_model",
+                "get_weights_info",
+                "forward",
+                "get_sampler",
+                "get_training_run",
+            ),
             health="It answers at /health.",
             load_weights="It loads a checkpoint only into a new model: create_training_client_from_state.",
         ),
@@ -261,9 +340,27 @@ _DIALECTS = (
         bulk_results=True,
         cancels=True,
         missing=_all_but(
-            *("get_client_config", "get_dynamic_config", "finish_session", "list_sessions", "get_session", "unload_model"),
-            *("get_weights_info", "forward", "save_weights_external", "get_sampler", "join_sampling_session"),
-            *("retrieve_futures", "cancel_future", "get_training_run", "get_checkpoint_storage_usage"),
+            *(
+                "get_client_config",
+                "get_dynamic_config",
+                "finish_session",
+                "list_sessions",
+                "get_session",
+                "unload_model",
+            ),
+            *(
+                "get_weights_info",
+                "forward",
+                "save_weights_external",
+                "get_sampler",
+                "join_sampling_session",
+            ),
+            *(
+                "retrieve_futures",
+                "cancel_future",
+                "get_training_run",
+                "get_checkpoint_storage_usage",
+            ),
         ),
         loss_notes={"ppo": "its verl backend trains plain importance sampling"},
         joins_samplers=True,
@@ -280,13 +377,24 @@ _DIALECTS = (
         hold=30.0,
         seq_id_repeats="ignores",
         missing=_all_but(
-            *("unload_model", "get_weights_info", "forward", "list_training_runs", "get_training_run", "list_checkpoints"),
+            *(
+                "unload_model",
+                "get_weights_info",
+                "forward",
+                "list_training_runs",
+                "get_training_run",
+                "list_checkpoints",
+            ),
             *("delete_checkpoint", "publish_checkpoint"),
         ),
         pads_logprobs=True,
         losses=frozenset({"cross_entropy", "importance_sampling"}),
-        loss_notes={"importance_sampling": "it is GRPO clipped at 0.2, and wants an even number of datums"},
-        sampling=SamplingWays(names_base=True, greedy_temperature=1e-6, prompt_logprobs=False, seeds=False),
+        loss_notes={
+            "importance_sampling": "it is GRPO clipped at 0.2, and wants an even number of datums"
+        },
+        sampling=SamplingWays(
+            names_base=True, greedy_temperature=1e-6, prompt_logprobs=False, seeds=False
+        ),
     ),
     Dialect(
         name="miles",
@@ -297,7 +405,9 @@ _DIALECTS = (
         cancels=True,
         seq_id_order="ordered",
         seq_id_repeats="repeats",
-        missing=_all_but("get_client_config", "get_dynamic_config", "get_weights_info", "cancel_future"),
+        missing=_all_but(
+            "get_client_config", "get_dynamic_config", "get_weights_info", "cancel_future"
+        ),
         losses=_ALL_RATIOS,
         sampling=SamplingWays(max_samples=64),
     ),
@@ -330,7 +440,17 @@ _DIALECTS = (
             send_telemetry="It keeps none.",
         ),
         evidence={"losses": _read("2026-08-22", _LATER)},
-        losses=frozenset({"cross_entropy", "causallm_loss", "policy_loss", "importance_sampling", "cispo", "drgrpo", "opd_loss"}),
+        losses=frozenset(
+            {
+                "cross_entropy",
+                "causallm_loss",
+                "policy_loss",
+                "importance_sampling",
+                "cispo",
+                "drgrpo",
+                "opd_loss",
+            }
+        ),
     ),
     Dialect(
         name="verl",
@@ -341,7 +461,9 @@ _DIALECTS = (
         hold=30.0,
         results_once=True,
         seq_id_repeats="ignores",
-        missing=_all_but("get_client_config", "get_session", "get_weights_info", "forward", "get_sampler"),
+        missing=_all_but(
+            "get_client_config", "get_session", "get_weights_info", "forward", "get_sampler"
+        ),
         evidence={"losses": _read("2026-08-05", _LATER)},
         losses=_ALL_RATIOS | {"custom_from_config"},
     ),
@@ -374,8 +496,20 @@ _DIALECTS = (
         saves_once=True,
         seq_id_repeats="ignores",
         missing=_all_but(
-            *("get_client_config", "unload_model", "get_weights_info", "forward", "list_checkpoints", "delete_checkpoint"),
-            *("publish_checkpoint", "unpublish_checkpoint", "set_checkpoint_ttl", "get_checkpoint_archive_url"),
+            *(
+                "get_client_config",
+                "unload_model",
+                "get_weights_info",
+                "forward",
+                "list_checkpoints",
+                "delete_checkpoint",
+            ),
+            *(
+                "publish_checkpoint",
+                "unpublish_checkpoint",
+                "set_checkpoint_ttl",
+                "get_checkpoint_archive_url",
+            ),
         ),
         unloads_by_query=True,
         sampling=SamplingWays(saved_names=False, top_p_off=0.999999, top_k_off=1000),
@@ -394,5 +528,6 @@ _DIALECTS = (
 )
 
 DIALECTS: Mapping[str, Dialect] = {
-    dialect.name: evolve(dialect, evidence={**dialect.evidence, **evidence_of(dialect.name)}) for dialect in _DIALECTS
+    dialect.name: evolve(dialect, evidence={**dialect.evidence, **evidence_of(dialect.name)})
+    for dialect in _DIALECTS
 }

@@ -60,7 +60,9 @@ class Finished:
 
 Answer: TypeAlias = Pending | Failed | Lost | Finished
 
-_GIVEN_OUT = re.compile(r"already (been )?(retrieved|consumed|delivered)|seen[ _]before", re.IGNORECASE)
+_GIVEN_OUT = re.compile(
+    r"already (been )?(retrieved|consumed|delivered)|seen[ _]before", re.IGNORECASE
+)
 
 
 _FORGOTTEN = re.compile(r"(unknown )?((sampling )?session|future|model|request)\b", re.IGNORECASE)
@@ -79,13 +81,19 @@ def classify(status_code: int, body: Mapping[str, Any], *, by_kind: bool = False
         return Failed(_message(body), "user")
     if by_kind and status_code == 404 and body and not _FORGOTTEN.match(_message(body)):
         return Failed(_message(body), "user")
-    if status_code in (409, 422) and isinstance(body.get("detail"), str):  # a list tells what is wrong with the call
+    if status_code in (409, 422) and isinstance(
+        body.get("detail"), str
+    ):  # a list tells what is wrong with the call
         return Failed(_message(body), "unknown")
     if status_code != 200:
         return None
     if "seen_before" in body or _GIVEN_OUT.search(str(body.get("error") or "")):
         return Lost(_message(body))
-    if body.get("error") or body.get("error_message") or body.get("type") in ("request_failed", "RequestFailedResponse"):
+    if (
+        body.get("error")
+        or body.get("error_message")
+        or body.get("type") in ("request_failed", "RequestFailedResponse")
+    ):
         return Failed(_message(body), _category(body.get("category")), body.get("state_loss"))
     return Finished(body)
 

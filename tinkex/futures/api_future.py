@@ -24,7 +24,12 @@ class AsyncAPIFuture(Generic[T]):
     stop waiting for it, and a sample is then given up on the server, too, where that can be.
     """
 
-    def __init__(self, work: Coroutine[Any, Any, T], state: RequestState, failures: UnseenFailures | None = None) -> None:
+    def __init__(
+        self,
+        work: Coroutine[Any, Any, T],
+        state: RequestState,
+        failures: UnseenFailures | None = None,
+    ) -> None:
         self.task = asyncio.ensure_future(work)
         self.state = state
         self.seen = False
@@ -72,7 +77,12 @@ class AsyncAPIFuture(Generic[T]):
 
     def tell_unseen(self) -> None:
         """Logs the error of a call that failed, unless somebody has seen it."""
-        if not self.seen and self.task.done() and not self.task.cancelled() and (error := self.task.exception()):
+        if (
+            not self.seen
+            and self.task.done()
+            and not self.task.cancelled()
+            and (error := self.task.exception())
+        ):
             self.seen = True
             tell_failure(self.state.operation, error)
 
@@ -130,7 +140,9 @@ class APIFuture(Generic[T]):
     async def result_async(self, timeout: float | None = None) -> T:
         """As `result`, for a running event loop, which it does not hold up."""
         waiting = asyncio.wrap_future(self._outcome)
-        waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # seen, also where nobody waits any more
+        waiting.add_done_callback(
+            lambda ended: ended.cancelled() or ended.exception()
+        )  # seen, also where nobody waits any more
         done, _ = await asyncio.wait([waiting], timeout=timeout)
         if not done:
             raise _not_in_time(self._future.state, timeout or 0.0)
@@ -143,7 +155,9 @@ class APIFuture(Generic[T]):
     def future(self) -> Future[T]:
         """For what works with futures of the standard library: `concurrent.futures.wait`, executors. Cancelling it is `cancel()`."""
         self._future.seen = True
-        self._outcome.add_done_callback(lambda outcome: outcome.cancelled() or self._seen(outcome.exception()))
+        self._outcome.add_done_callback(
+            lambda outcome: outcome.cancelled() or self._seen(outcome.exception())
+        )
         return self._outcome
 
     def result(self, timeout: float | None = None) -> T:
@@ -187,7 +201,9 @@ class APIFuture(Generic[T]):
         self._future.seen = True
 
         def call() -> None:
-            self._future.task.add_done_callback(lambda task: task.get_loop().run_in_executor(None, callback, self))
+            self._future.task.add_done_callback(
+                lambda task: task.get_loop().run_in_executor(None, callback, self)
+            )
 
         self._portal.call(call)
 
@@ -244,7 +260,9 @@ class APIFuture(Generic[T]):
             self.cancel()
 
 
-def _failure_noted(reference: ref[AsyncAPIFuture[Any]], operation: str) -> Callable[[asyncio.Future[Any]], None]:
+def _failure_noted(
+    reference: ref[AsyncAPIFuture[Any]], operation: str
+) -> Callable[[asyncio.Future[Any]], None]:
     """Returns a callback for the task of a future, which it does not keep alive: one that was
     dropped before its call failed can be asked by nobody, so the failure is told at once."""
 

@@ -10,7 +10,12 @@ import copy
 
 from attrs import define, field, frozen
 from tinkex_api.api.futures import retrieve_futures
-from tinkex_api.models import FutureCompletion, FuturesRetrieveRequest, FuturesRetrieveResponse, SamplingSessionFuturesTarget
+from tinkex_api.models import (
+    FutureCompletion,
+    FuturesRetrieveRequest,
+    FuturesRetrieveResponse,
+    SamplingSessionFuturesTarget,
+)
 
 from tinkex.errors import APIStatusError, APITimeoutError, TinkexError
 from tinkex.futures.answers import Pending, pause_after
@@ -23,7 +28,9 @@ from tinkex.transport.waiting import RequestState, Wait
 from tinkex.wait_facts import Owner
 
 _PAUSE = 1.0  # seconds after a poll that failed
-_LINGER = 1.0  # seconds after the last sample; more may come, and what was fetched is acknowledged then
+_LINGER = (
+    1.0  # seconds after the last sample; more may come, and what was fetched is acknowledged then
+)
 _LAST_WORDS = 5.0  # seconds for an acknowledgement alone
 
 
@@ -62,7 +69,9 @@ class BulkPoller:
             self._early.discard(request_id)
             return
         with self._transport.wait(state, "its result") as wait:
-            waiter = self._waiters[request_id] = _Waiter(asyncio.get_running_loop().create_future(), wait)
+            waiter = self._waiters[request_id] = _Waiter(
+                asyncio.get_running_loop().create_future(), wait
+            )
             if self._wanted is not None:
                 _end(self._wanted)
             if self._task is None or self._task.done():
@@ -114,9 +123,13 @@ class BulkPoller:
                 continue
             patience.forget()
             self._take(completions)
-            self._fast_polls = self._fast_polls + 1 if not completions and clock.now() - began < FAST else 0
+            self._fast_polls = (
+                self._fast_polls + 1 if not completions and clock.now() - began < FAST else 0
+            )
             polls = self._transport.config.poll
-            await clock.sleep(pause_after(self._fast_polls, Pending(), polls.min_interval, polls.max_interval))
+            await clock.sleep(
+                pause_after(self._fast_polls, Pending(), polls.min_interval, polls.max_interval)
+            )
 
     async def _ask(self, hold: float | None, timeout: float) -> list[FutureCompletion]:
         """What has ended since the last answer. Acknowledges what was fetched."""

@@ -63,7 +63,9 @@ class Canceller:
             while self._given_up:
                 at_once = min(len(self._given_up), self._transport.server.dialect.cancels_at_once)
                 calls = (self._tell(self._given_up.popleft()) for _ in range(at_once))
-                await asyncio.gather(*(asyncio.create_task(call, name="tinkex cancellation") for call in calls))
+                await asyncio.gather(
+                    *(asyncio.create_task(call, name="tinkex cancellation") for call in calls)
+                )
             self._idle.set()
 
     async def _tell(self, request_id: str) -> None:
@@ -71,6 +73,8 @@ class Canceller:
         try:
             response = await self._transport.send_once(request, timeout=_TIMEOUT)
         except TinkexError as error:
-            logger.debug("the server was not told that %s is not wanted any more: %s", request_id, error)
+            logger.debug(
+                "the server was not told that %s is not wanted any more: %s", request_id, error
+            )
         else:
             logger.debug("request %s cancelled: %d", request_id, response.status_code)

@@ -23,7 +23,16 @@ from tinkex.errors import (
     ResultLostError,
     TinkexError,
 )
-from tinkex.futures.answers import Answer, Failed, Finished, Lost, Payload, Pending, classify, pause_after
+from tinkex.futures.answers import (
+    Answer,
+    Failed,
+    Finished,
+    Lost,
+    Payload,
+    Pending,
+    classify,
+    pause_after,
+)
 from tinkex.transport import failures
 from tinkex.transport.answers import PARSE_ERRORS
 from tinkex.transport.backoff import Patience
@@ -39,15 +48,21 @@ FAST = 0.5
 """Seconds; a poll that took less was not held by the server."""
 
 _PROTOBUF = "application/x-protobuf"
-_IN_PROTOBUF = frozenset({"forward", "forward_backward", "sample"})  # operations whose results have a protobuf form
+_IN_PROTOBUF = frozenset(
+    {"forward", "forward_backward", "sample"}
+)  # operations whose results have a protobuf form
 _ACCEPT_BOTH = {"Accept": f"{_PROTOBUF}, application/json"}
 _BEYOND_HOLD = 15.0  # seconds that a poll may take longer than the server is known to hold it
 
 
-async def send_and_wait(transport: Transport, request: Request[UntypedAPIFuture], read: Callable[[Mapping[str, Any]], T]) -> T:
+async def send_and_wait(
+    transport: Transport, request: Request[UntypedAPIFuture], read: Callable[[Mapping[str, Any]], T]
+) -> T:
     """Returns what `read` makes of the result of a request that stands alone. Raises what sending and `wait_for_result` raise."""
     promise = await transport.send(request)
-    return await wait_for_result(transport, RequestState(request.operation, promise.request_id), of_fields(read))
+    return await wait_for_result(
+        transport, RequestState(request.operation, promise.request_id), of_fields(read)
+    )
 
 
 def of_fields(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Payload], T]:
@@ -61,7 +76,9 @@ def of_fields(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Payload], T]:
     return read_fields
 
 
-async def wait_for_result(transport: Transport, state: RequestState, read: Callable[[Payload], T]) -> T:
+async def wait_for_result(
+    transport: Transport, state: RequestState, read: Callable[[Payload], T]
+) -> T:
     """Returns what `read` makes of the result once `state.request_id` is done.
 
     An answer that cannot be read is no answer, and is asked for again. An id is waited for in one place only: some servers give a
@@ -105,10 +122,15 @@ class _Polling:
                     try:
                         return read(answer.result)
                     except PARSE_ERRORS as error:
-                        await self._after_unreadable(f"{type(error).__name__}: {error}", began, error)
+                        await self._after_unreadable(
+                            f"{type(error).__name__}: {error}", began, error
+                        )
                 case Failed():
                     raise RequestFailedError(
-                        answer.message, category=answer.category, state_loss=answer.state_loss, **self._which()
+                        answer.message,
+                        category=answer.category,
+                        state_loss=answer.state_loss,
+                        **self._which(),
                     )
                 case Lost():
                     raise ResultLostError(f"its result is lost: {answer.message}", **self._which())
@@ -118,11 +140,15 @@ class _Polling:
                 case None:
                     pass
 
-    async def _poll(self, request: Request[Any], headers: Mapping[str, str], began: float) -> Answer | None:
+    async def _poll(
+        self, request: Request[Any], headers: Mapping[str, str], began: float
+    ) -> Answer | None:
         """What the server says; None when a poll failed, and the pause after it is over."""
         self.wait.tries += 1
         try:
-            response = await self.transport.send_once(request, timeout=poll_timeout(self.transport), headers=headers)
+            response = await self.transport.send_once(
+                request, timeout=poll_timeout(self.transport), headers=headers
+            )
         except APIConnectionError as error:
             return await self._after_broken_poll(error, began)
         except APIResponseValidationError as error:
@@ -133,9 +159,13 @@ class _Polling:
         body = _fields(response)
         if body is None and response.is_success:
             return await self._after_unreadable("it is no JSON object", began, None)
-        answer = classify(response.status_code, body or {}, by_kind=self.transport.server.dialect.fails_by_kind)
+        answer = classify(
+            response.status_code, body or {}, by_kind=self.transport.server.dialect.fails_by_kind
+        )
         if answer is None:
-            return await self._after_failure(failures.status_error(response, self.state.operation), began)
+            return await self._after_failure(
+                failures.status_error(response, self.state.operation), began
+            )
         self._count(began)
         if isinstance(answer, Pending):
             self._note(answer)
@@ -147,12 +177,16 @@ class _Polling:
     async def _after_broken_poll(self, error: APIConnectionError, began: float) -> Pending | None:
         if not isinstance(error, APITimeoutError) or error.place == "answered":
             if error.place == "answered" and self.transport.server.dialect.results_once:
-                raise ResultLostError("its result was lost while it was being read", **self._which()) from error
+                raise ResultLostError(
+                    "its result was lost while it was being read", **self._which()
+                ) from error
             return await self._after_failure(error, began)
         self.wait.was("network")
         self.wait.becomes("network", "the last poll was not answered in time")
         self._count(began)
-        return Pending(self.state.queue_state, self.state.queue_state_reason)  # or the server held it for longer than we do
+        return Pending(
+            self.state.queue_state, self.state.queue_state_reason
+        )  # or the server held it for longer than we do
 
     async def _after_unreadable(self, why: str, began: float, cause: Exception | None) -> None:
         """Asks again after an answer that tells nothing of the work, or raises when there were too many."""
@@ -173,7 +207,13 @@ class _Polling:
             raise error
         pause = self.patience.pause(error, clock.random())
         self.wait.becomes(self.patience.whose, error.message)
-        events.emit(events.Retry, operation=self.state.operation, attempt=self.patience.attempts, pause=pause, reason=error.message)
+        events.emit(
+            events.Retry,
+            operation=self.state.operation,
+            attempt=self.patience.attempts,
+            pause=pause,
+            reason=error.message,
+        )
         await clock.sleep(pause)
 
     def _note(self, answer: Pending) -> None:
@@ -207,7 +247,9 @@ def poll_timeout(transport: Transport) -> float:
 
 def _is_protobuf(response: httpx.Response) -> bool:
     """The Content-Type tells, never what was asked for."""
-    return response.status_code == 200 and response.headers.get("content-type", "").startswith(_PROTOBUF)
+    return response.status_code == 200 and response.headers.get("content-type", "").startswith(
+        _PROTOBUF
+    )
 
 
 def _fields(response: httpx.Response) -> Mapping[str, Any] | None:

@@ -39,7 +39,9 @@ class SampleResults:
 
     async def close(self) -> None:
         """Tells the server what is not wanted any more, and what was fetched."""
-        await asyncio.gather(self._canceller.close(), *(poller.close() for poller in list(self._pollers)))
+        await asyncio.gather(
+            self._canceller.close(), *(poller.close() for poller in list(self._pollers))
+        )
 
 
 @define(eq=False)

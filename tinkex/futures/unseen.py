@@ -40,10 +40,17 @@ class UnseenFailures:
 
 def tell_failure(operation: str, error: BaseException) -> None:
     """Logs the first line of an error that nobody has seen, unless it only follows from another one."""
-    if isinstance(error, _FOLLOW_FROM_ANOTHER) or (isinstance(error, TinkexError) and error.delivered):
+    if isinstance(error, _FOLLOW_FROM_ANOTHER) or (
+        isinstance(error, TinkexError) and error.delivered
+    ):
         return
     first_line = (str(error).splitlines() or [""])[0]
-    logger.error("%s failed, and nobody has asked for its result: %s: %s", operation, type(error).__name__, first_line)
+    logger.error(
+        "%s failed, and nobody has asked for its result: %s: %s",
+        operation,
+        type(error).__name__,
+        first_line,
+    )
 
 
 _of_all_sessions: WeakSet[UnseenFailures] = WeakSet()

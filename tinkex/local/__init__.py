@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Faults", "Limits", "Server", "gc", "serve"]
 
-_MODULES = {"Faults": "faults", "Limits": "limits", "Server": "server", "gc": "collection", "serve": "start"}
+_MODULES = {
+    "Faults": "faults",
+    "Limits": "limits",
+    "Server": "server",
+    "gc": "collection",
+    "serve": "start",
+}
 
 
 def __getattr__(name: str) -> Any:

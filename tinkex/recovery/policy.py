@@ -28,10 +28,24 @@ from tinkex.errors import (
 )
 from tinkex.hints import hinted
 
-_LOST = (StepOutcomeUnknown, ResultLostError, ServerStateLostError, APIConnectionError, InternalServerError, GoneError)
+_LOST = (
+    StepOutcomeUnknown,
+    ResultLostError,
+    ServerStateLostError,
+    APIConnectionError,
+    InternalServerError,
+    GoneError,
+)
 _OF_A_MODEL = frozenset(
     {
-        *("forward", "forward_backward", "optim_step", "save_weights", "save_weights_for_sampler", "save_weights_external"),
+        *(
+            "forward",
+            "forward_backward",
+            "optim_step",
+            "save_weights",
+            "save_weights_for_sampler",
+            "save_weights_external",
+        ),
         *("get_info", "unload_model", "create_sampling_session", "sample"),
     }
 )
@@ -50,17 +64,23 @@ def is_recoverable(error: BaseException | None) -> bool:
         return is_recoverable(error.__cause__)
     if isinstance(error, (NotFoundError, APIResponseValidationError, NotATinkerServerError)):
         return error.operation in _OF_A_MODEL
-    return isinstance(error, _LOST) or (isinstance(error, RequestFailedError) and error.category == "server")
+    return isinstance(error, _LOST) or (
+        isinstance(error, RequestFailedError) and error.category == "server"
+    )
 
 
 def _at_least_1(policy: object, attribute: Any, value: int) -> None:
     if value < 1:
-        raise ConfigError(f"{type(policy).__name__}.{attribute.name} must be 1 or more, not {value!r}")
+        raise ConfigError(
+            f"{type(policy).__name__}.{attribute.name} must be 1 or more, not {value!r}"
+        )
 
 
 def _positive(policy: object, attribute: Any, value: float) -> None:
     if not value > 0:
-        raise ConfigError(f"{type(policy).__name__}.{attribute.name} must be more than 0, not {value!r}")
+        raise ConfigError(
+            f"{type(policy).__name__}.{attribute.name} must be more than 0, not {value!r}"
+        )
 
 
 @hinted
@@ -90,7 +110,9 @@ class RecoveryPolicy:
 
     def __attrs_post_init__(self) -> None:
         if self.save_every_steps is None and self.save_every_minutes is None:
-            raise ConfigError("RecoveryPolicy needs save_every_steps or save_every_minutes, or there is nothing to go back to")
+            raise ConfigError(
+                "RecoveryPolicy needs save_every_steps or save_every_minutes, or there is nothing to go back to"
+            )
 
     def save_due(self, steps: int, seconds: float) -> bool:
         """Whether to save, so many steps and seconds after the last time."""
@@ -103,7 +125,9 @@ def blames_checkpoint(error: TinkexError) -> bool:
     """Whether a failed load is the fault of the checkpoint, as far as one can tell, and another one may be loaded."""
     if isinstance(error, APIStatusError):
         return error.status_code in _UNFIT_STATUSES
-    return isinstance(error, (RequestFailedError, APIResponseValidationError, CheckpointMismatchError))
+    return isinstance(
+        error, (RequestFailedError, APIResponseValidationError, CheckpointMismatchError)
+    )
 
 
 def may_pass(error: TinkexError) -> bool:

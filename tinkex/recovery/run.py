@@ -67,7 +67,12 @@ class AsyncRecoverableRun:
     """How many there were."""
 
     def __init__(
-        self, trainer: AsyncTrainingClient, policy: RecoveryPolicy, replace: Replace, rest: AsyncRestClient, clock: Clock
+        self,
+        trainer: AsyncTrainingClient,
+        policy: RecoveryPolicy,
+        replace: Replace,
+        rest: AsyncRestClient,
+        clock: Clock,
     ) -> None:
         self.trainer = trainer
         self.policy = policy
@@ -83,7 +88,12 @@ class AsyncRecoverableRun:
 
     @classmethod
     async def begin(
-        cls, trainer: AsyncTrainingClient, policy: RecoveryPolicy, replace: Replace, rest: AsyncRestClient, clock: Clock
+        cls,
+        trainer: AsyncTrainingClient,
+        policy: RecoveryPolicy,
+        replace: Replace,
+        rest: AsyncRestClient,
+        clock: Clock,
     ) -> AsyncRecoverableRun:
         """A run whose first state is saved, so that there is one to go back to from the beginning."""
         run = cls(trainer, policy, replace, rest, clock)
@@ -125,12 +135,22 @@ class AsyncRecoverableRun:
         if not self.policy.reload_on(error):
             raise error
         if self._in_vain >= self.policy.give_up_after:
-            raise _failed(f"{self._in_vain} recoveries have brought no new checkpoint, and it failed again") from error
+            raise _failed(
+                f"{self._in_vain} recoveries have brought no new checkpoint, and it failed again"
+            ) from error
         self.recoveries += 1
         self._in_vain += 1
         if missing is not None:
-            self._checkpoints = [known for known in self._checkpoints if known.step <= missing] or self._checkpoints[:1]
-        logger.warning("step %d failed (recovery %d of %d): %s", self.step, self._in_vain, self.policy.give_up_after, error.message)
+            self._checkpoints = [
+                known for known in self._checkpoints if known.step <= missing
+            ] or self._checkpoints[:1]
+        logger.warning(
+            "step %d failed (recovery %d of %d): %s",
+            self.step,
+            self._in_vain,
+            self.policy.give_up_after,
+            error.message,
+        )
         checkpoint, self.trainer = await self._reload()
         self._checkpoints = [known for known in self._checkpoints if known.step <= checkpoint.step]
         self.step, self._last_save = checkpoint.step, (checkpoint.step, self._clock.now())
@@ -159,7 +179,9 @@ class AsyncRecoverableRun:
         try:
             await self._counted(self._begin_to_save())
         except RequestFailedError as error:
-            if error.state_loss is None:  # the model is there, and would be as it is after all steps again
+            if (
+                error.state_loss is None
+            ):  # the model is there, and would be as it is after all steps again
                 raise
             await self.recover(error)
             return False
@@ -183,7 +205,9 @@ class AsyncRecoverableRun:
         """A save counts once its result is there, unless the run has gone back meanwhile."""
         checkpoint = Checkpoint(save.step, (await save.future.task).path)
         if save.recoveries == self.recoveries:
-            known = sorted([*self._checkpoints, checkpoint], key=lambda known: known.step)  # results may overtake each other
+            known = sorted(
+                [*self._checkpoints, checkpoint], key=lambda known: known.step
+            )  # results may overtake each other
             superseded, self._checkpoints = known[: -self.policy.keep], known[-self.policy.keep :]
             self._in_vain = 0
         else:
@@ -211,10 +235,14 @@ class AsyncRecoverableRun:
             except TinkexError as error:
                 seconds = policies.pause(attempt)
                 if not policies.may_pass(error):
-                    raise _failed(f"none of {len(self._checkpoints)} checkpoints can be loaded: {error.message}") from error
+                    raise _failed(
+                        f"none of {len(self._checkpoints)} checkpoints can be loaded: {error.message}"
+                    ) from error
                 if self._clock.now() + seconds > ends:
                     raise self._stays_away() from error
-                logger.warning("reload %d failed, again in %.0f s: %s", attempt, seconds, error.message)
+                logger.warning(
+                    "reload %d failed, again in %.0f s: %s", attempt, seconds, error.message
+                )
                 await self._clock.sleep(seconds)
             except TimeoutError as error:
                 raise self._stays_away() from error
@@ -231,9 +259,15 @@ class AsyncRecoverableRun:
             except TinkexError as error:
                 if not policies.blames_checkpoint(error):
                     raise
-                logger.warning("%s cannot be loaded, so the one before it is: %s", checkpoint.path, error.message)
+                logger.warning(
+                    "%s cannot be loaded, so the one before it is: %s",
+                    checkpoint.path,
+                    error.message,
+                )
         return oldest, await self._replace(self.trainer, oldest.path)
 
 
 def _failed(message: str) -> RecoveryFailedError:
-    return RecoveryFailedError(message, operation="recover", advice="See the cause, and what the log says of the server.")
+    return RecoveryFailedError(
+        message, operation="recover", advice="See the cause, and what the log says of the server."
+    )

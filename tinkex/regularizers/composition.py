@@ -43,7 +43,9 @@ class Weighted:
         check_finite(f"the weight of {self.name!r}", self.weight, low=0)
 
 
-def regularized(base_loss: TorchLoss, terms: Sequence[Weighted], *, track_grad_norms: bool = False) -> TorchLoss:
+def regularized(
+    base_loss: TorchLoss, terms: Sequence[Weighted], *, track_grad_norms: bool = False
+) -> TorchLoss:
     """The custom loss `base_loss + Σ weight · regularizer`.
 
     Its metrics are those of `base_loss`, and after them
@@ -71,7 +73,10 @@ def regularized(base_loss: TorchLoss, terms: Sequence[Weighted], *, track_grad_n
             loss = loss + term.weight * value
         metrics = {**own_metrics, "base_loss": _number(base), **_value_metrics(terms, values)}
         if track_grad_norms:
-            metrics |= {"base_loss/grad_norm": _grad_norm(base, logprobs), "total_grad_norm": _grad_norm(loss, logprobs)}
+            metrics |= {
+                "base_loss/grad_norm": _grad_norm(base, logprobs),
+                "total_grad_norm": _grad_norm(loss, logprobs),
+            }
             metrics |= _norm_metrics(terms, values, logprobs)
         return loss, metrics
 
@@ -79,7 +84,11 @@ def regularized(base_loss: TorchLoss, terms: Sequence[Weighted], *, track_grad_n
 
 
 def _value_metrics(terms: Sequence[Weighted], values: Sequence[Tensor]) -> dict[str, float]:
-    metrics = {"regularizer_total": sum(term.weight * _number(value) for term, value in zip(terms, values, strict=True))}
+    metrics = {
+        "regularizer_total": sum(
+            term.weight * _number(value) for term, value in zip(terms, values, strict=True)
+        )
+    }
     for term, value in zip(terms, values, strict=True):
         metrics[f"regularizers/{term.name}/value"] = _number(value)
         metrics[f"regularizers/{term.name}/weight"] = term.weight
@@ -87,7 +96,9 @@ def _value_metrics(terms: Sequence[Weighted], values: Sequence[Tensor]) -> dict[
     return metrics
 
 
-def _norm_metrics(terms: Sequence[Weighted], values: Sequence[Tensor], logprobs: Sequence[Tensor]) -> dict[str, float]:
+def _norm_metrics(
+    terms: Sequence[Weighted], values: Sequence[Tensor], logprobs: Sequence[Tensor]
+) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for term, value in zip(terms, values, strict=True):
         norm = _grad_norm(value, logprobs)
@@ -98,17 +109,30 @@ def _norm_metrics(terms: Sequence[Weighted], values: Sequence[Tensor], logprobs:
 
 def _grad_norm(value: Tensor, logprobs: Sequence[Tensor]) -> float:
     if not all(logprob.requires_grad for logprob in logprobs):
-        raise InvalidInputError("track_grad_norms needs logprobs that require gradients, as those of a custom loss do")
+        raise InvalidInputError(
+            "track_grad_norms needs logprobs that require gradients, as those of a custom loss do"
+        )
     if not value.requires_grad:
         return 0.0
-    gradients = torch.autograd.grad(value, logprobs, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return _number(torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients])))
+    gradients = torch.autograd.grad(
+        value, logprobs, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return _number(
+        torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients]))
+    )
 
 
 def _scalar(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
-        form = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise InvalidInputError(f"{name!r} must give a torch tensor of one value, not {form}", advice="Reduce it by .sum().")
+        form = (
+            f"a tensor of shape {list(value.shape)}"
+            if isinstance(value, Tensor)
+            else type(value).__name__
+        )
+        raise InvalidInputError(
+            f"{name!r} must give a torch tensor of one value, not {form}",
+            advice="Reduce it by .sum().",
+        )
     return value.reshape(())
 
 

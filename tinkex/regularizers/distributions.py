@@ -8,11 +8,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tinkex.regularizers.terms import Counted, Reduction, Reference, Regularizer, check_choice, counted, references
+from tinkex.regularizers.terms import (
+    Counted,
+    Reduction,
+    Reference,
+    Regularizer,
+    check_choice,
+    counted,
+    references,
+)
 from tinkex.types import Datum
 
 
-def entropy(mode: Literal["minimize", "maximize"] = "minimize", *, reduction: Reduction = "mean") -> Regularizer:
+def entropy(
+    mode: Literal["minimize", "maximize"] = "minimize", *, reduction: Reduction = "mean"
+) -> Regularizer:
     """The targets' share of the entropy, `-p · log p`; its negative for `"maximize"`, so that a loss with it raises the entropy.
 
     With one target a position this is largest at p = 1/e, not at p = 1/vocabulary. Give the likeliest tokens as targets `(N, K)`
@@ -30,7 +40,10 @@ def entropy(mode: Literal["minimize", "maximize"] = "minimize", *, reduction: Re
 
 
 def kl_divergence(
-    reference: Reference, direction: Literal["forward", "reverse", "symmetric"] = "forward", *, reduction: Reduction = "mean"
+    reference: Reference,
+    direction: Literal["forward", "reverse", "symmetric"] = "forward",
+    *,
+    reduction: Reduction = "mean",
 ) -> Regularizer:
     """How far the model's probabilities p are from a reference's q.
 
@@ -59,10 +72,16 @@ def consistency(
             `"cosine"`, which is 1 less the cosine between all that count of both, whatever the reduction.
     """
     check_choice("metric", metric, (*_DISTANCES, "cosine"))
-    return _beside(reference, _DISTANCES[metric], reduction) if metric in _DISTANCES else _beside_as_angle(reference)
+    return (
+        _beside(reference, _DISTANCES[metric], reduction)
+        if metric in _DISTANCES
+        else _beside_as_angle(reference)
+    )
 
 
-def _beside(reference: Reference, term: Callable[[Tensor, Tensor], Tensor], reduction: Reduction) -> Regularizer:
+def _beside(
+    reference: Reference, term: Callable[[Tensor, Tensor], Tensor], reduction: Reduction
+) -> Regularizer:
     check_choice("reduction", reduction, ("mean", "sum"))
 
     def regularizer(data: Sequence[Datum], logprobs: Sequence[Tensor]) -> Tensor:
@@ -80,7 +99,9 @@ def _beside_as_angle(reference: Reference) -> Regularizer:
     return regularizer
 
 
-def _pair(data: Sequence[Datum], logprobs: Sequence[Tensor], reference: Reference) -> tuple[Counted, Tensor]:
+def _pair(
+    data: Sequence[Datum], logprobs: Sequence[Tensor], reference: Reference
+) -> tuple[Counted, Tensor]:
     counting = counted(data, logprobs)
     return counting, counting.of(references(data, logprobs, reference))
 

@@ -23,7 +23,9 @@ def l2(*, reduction: Reduction = "mean") -> Regularizer:
 def elastic_net(l1_ratio: float = 0.5, *, reduction: Reduction = "mean") -> Regularizer:
     """`l1_ratio · |logprob| + (1 - l1_ratio) · logprob²`. `l1_ratio` is from 0, which is `l2`, to 1, which is `l1`."""
     check_finite("l1_ratio", l1_ratio, low=0, high=1)
-    return _of_each(lambda values: l1_ratio * values.abs() + (1 - l1_ratio) * values.square(), reduction)
+    return _of_each(
+        lambda values: l1_ratio * values.abs() + (1 - l1_ratio) * values.square(), reduction
+    )
 
 
 def _of_each(term: Callable[[Tensor], Tensor], reduction: Reduction) -> Regularizer:

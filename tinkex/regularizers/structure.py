@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from tinkex.training.custom_loss import TorchLoss
 
 
-def orthogonality(mode: Literal["soft", "hard", "spectral"] = "soft", *, normalize: bool = True) -> Regularizer:
+def orthogonality(
+    mode: Literal["soft", "hard", "spectral"] = "soft", *, normalize: bool = True
+) -> Regularizer:
     """How far the datums' logprobs are from being at right angles, one row of numbers a datum, shorter ones filled up with 0.
 
     G holds the rows' products with each other. `"soft"` is the sum of the squares of G off its diagonal; `"hard"` that of G less the
@@ -39,7 +41,9 @@ def orthogonality(mode: Literal["soft", "hard", "spectral"] = "soft", *, normali
 
     def regularizer(data: Sequence[Datum], logprobs: Sequence[Tensor]) -> Tensor:
         rows = _rows(data, logprobs)
-        gram = _products(torch.nn.functional.normalize(rows, dim=1, eps=1e-8) if normalize else rows)
+        gram = _products(
+            torch.nn.functional.normalize(rows, dim=1, eps=1e-8) if normalize else rows
+        )
         diagonal = gram.diagonal()
         soft = (gram - diagonal.diag_embed()).square().sum()
         if mode == "soft":
@@ -52,7 +56,10 @@ def orthogonality(mode: Literal["soft", "hard", "spectral"] = "soft", *, normali
 
 def _rows(data: Sequence[Datum], logprobs: Sequence[Tensor]) -> Tensor:
     masks = positions_that_count(data, logprobs)
-    rows = [torch.where(mask, logprob, 0.0).flatten() for logprob, mask in zip(logprobs, masks, strict=True)]
+    rows = [
+        torch.where(mask, logprob, 0.0).flatten()
+        for logprob, mask in zip(logprobs, masks, strict=True)
+    ]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
@@ -83,7 +90,10 @@ def gradient_penalty(
         point = list(logprobs)
         if reference is not None:
             share = torch.rand((), generator=generator).item()
-            point = [torch.lerp(o, x, share) for x, o in zip(logprobs, references(data, logprobs, reference), strict=True)]
+            point = [
+                torch.lerp(o, x, share)
+                for x, o in zip(logprobs, references(data, logprobs, reference), strict=True)
+            ]
         loss, _ = loss_fn(list(data), point)
         return (_gradient_norm(loss, point) - target_norm).square()
 
@@ -93,5 +103,7 @@ def gradient_penalty(
 def _gradient_norm(loss: Tensor, point: Sequence[Tensor]) -> Tensor:
     if not loss.requires_grad:
         raise InvalidInputError("the loss of gradient_penalty does not depend on the logprobs")
-    gradients = torch.autograd.grad(loss, point, create_graph=True, allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(
+        loss, point, create_graph=True, allow_unused=True, materialize_grads=True
+    )
     return torch.linalg.vector_norm(torch.cat([gradient.flatten() for gradient in gradients]))

@@ -52,7 +52,10 @@ def select(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
 
 def positions_that_count(data: Sequence[Datum], logprobs: Sequence[Tensor]) -> list[Tensor]:
     """True where the weights are not 0: a mask for each datum, of its logprobs' shape."""
-    return [_mask(index, datum, logprob) for index, (datum, logprob) in enumerate(zip(data, logprobs, strict=True))]
+    return [
+        _mask(index, datum, logprob)
+        for index, (datum, logprob) in enumerate(zip(data, logprobs, strict=True))
+    ]
 
 
 def _mask(index: int, datum: Datum, logprobs: Tensor) -> Tensor:
@@ -60,24 +63,37 @@ def _mask(index: int, datum: Datum, logprobs: Tensor) -> Tensor:
     if weights is None:
         return torch.ones_like(logprobs, dtype=torch.bool)
     if weights.shape != list(logprobs.shape):
-        raise InvalidInputError(f"data[{index}] has weights of shape {list(weights.shape)}, and logprobs of {list(logprobs.shape)}")
+        raise InvalidInputError(
+            f"data[{index}] has weights of shape {list(weights.shape)}, and logprobs of {list(logprobs.shape)}"
+        )
     return torch.tensor(weights.to_numpy() != 0, device=logprobs.device)
 
 
-def references(data: Sequence[Datum], logprobs: Sequence[Tensor], reference: Reference) -> list[Tensor]:
+def references(
+    data: Sequence[Datum], logprobs: Sequence[Tensor], reference: Reference
+) -> list[Tensor]:
     """The reference's logprobs, like those given in shape, dtype and device. Raises `InvalidInputError`, naming the datum."""
     if isinstance(reference, str):
-        arrays: Sequence[ArrayLike] = [_input(index, datum, reference) for index, datum in enumerate(data)]
+        arrays: Sequence[ArrayLike] = [
+            _input(index, datum, reference) for index, datum in enumerate(data)
+        ]
     else:
         arrays = reference(data) if callable(reference) else reference
     if len(arrays) != len(logprobs):
-        raise InvalidInputError(f"there are {len(arrays)} reference logprobs for {len(logprobs)} datums")
-    return [_like(index, array, logprob) for index, (array, logprob) in enumerate(zip(arrays, logprobs, strict=True))]
+        raise InvalidInputError(
+            f"there are {len(arrays)} reference logprobs for {len(logprobs)} datums"
+        )
+    return [
+        _like(index, array, logprob)
+        for index, (array, logprob) in enumerate(zip(arrays, logprobs, strict=True))
+    ]
 
 
 def _input(index: int, datum: Datum, name: str) -> ArrayLike:
     if name not in datum.loss_fn_inputs:
-        raise InvalidInputError(f"data[{index}].loss_fn_inputs lacks {name!r}, the reference logprobs")
+        raise InvalidInputError(
+            f"data[{index}].loss_fn_inputs lacks {name!r}, the reference logprobs"
+        )
     return datum.loss_fn_inputs[name].to_numpy()
 
 
@@ -93,11 +109,21 @@ def _like(index: int, value: ArrayLike, logprobs: Tensor) -> Tensor:
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises `InvalidInputError` for a value that is none of the choices."""
     if value not in choices:
-        raise InvalidInputError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+        raise InvalidInputError(
+            f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}"
+        )
 
 
-def check_finite(name: str, value: Any, *, low: float = float("-inf"), high: float = float("inf")) -> None:
+def check_finite(
+    name: str, value: Any, *, low: float = float("-inf"), high: float = float("inf")
+) -> None:
     """Raises `InvalidInputError` for a number that is NaN, infinite, or not from low to high."""
     if not (low <= value <= high) or abs(value) == float("inf"):
-        bounds = f" from {low:g} to {high:g}" if high < float("inf") else f" of {low:g} or more" if low > float("-inf") else ""
+        bounds = (
+            f" from {low:g} to {high:g}"
+            if high < float("inf")
+            else f" of {low:g} or more"
+            if low > float("-inf")
+            else ""
+        )
         raise InvalidInputError(f"{name} must be a finite number{bounds}, not {value}")

@@ -23,10 +23,14 @@ def name_targets(folder: Path) -> None:
     if settings is None or settings.get("target_modules") or settings.get("target_parameters"):
         return
     names = _tensors(folder / "adapter_model.safetensors")
-    modules = sorted({name.partition(_LORA)[0].rpartition(".")[2] for name in names if _LORA in name})
+    modules = sorted(
+        {name.partition(_LORA)[0].rpartition(".")[2] for name in names if _LORA in name}
+    )
     if not modules:
         return
-    (folder / "adapter_config.json").write_text(json.dumps({**settings, "target_modules": modules}, indent=2), encoding="utf-8")
+    (folder / "adapter_config.json").write_text(
+        json.dumps({**settings, "target_modules": modules}, indent=2), encoding="utf-8"
+    )
     logger.warning(
         "the server's adapter_config.json names no target_modules, so that peft would drop weights; those of the weights were added: %s",
         ", ".join(modules),

@@ -11,7 +11,12 @@ from tinkex_api.types import UNSET
 from tinkex.errors import InvalidInputError
 from tinkex.hints import hinted
 from tinkex.rest.connection import AsyncConnection
-from tinkex.types import AuditEventType, AuditLogResponse, BillingUsageResponse, CurrentCheckpointStorageUsageResponse
+from tinkex.types import (
+    AuditEventType,
+    AuditLogResponse,
+    BillingUsageResponse,
+    CurrentCheckpointStorageUsageResponse,
+)
 
 
 @hinted
@@ -29,11 +34,19 @@ class AsyncAdminClient(AsyncConnection):
         ConfigError: a setting is missing or wrong.
     """
 
-    async def get_audit_log(self, event_type: AuditEventType = "all", day: date | None = None) -> AuditLogResponse:
+    async def get_audit_log(
+        self, event_type: AuditEventType = "all", day: date | None = None
+    ) -> AuditLogResponse:
         """What was done on a day, by default today."""
-        return await self._send(get_audit_log.request(event_type=event_type, day=UNSET if day is None else day.isoformat()))
+        return await self._send(
+            get_audit_log.request(
+                event_type=event_type, day=UNSET if day is None else day.isoformat()
+            )
+        )
 
-    async def get_billing_usage(self, starting_on: datetime | str, ending_before: datetime | str) -> BillingUsageResponse:
+    async def get_billing_usage(
+        self, starting_on: datetime | str, ending_before: datetime | str
+    ) -> BillingUsageResponse:
         """What was used, hour by hour.
 
         Args:
@@ -45,13 +58,20 @@ class AsyncAdminClient(AsyncConnection):
         """
         return await self._send(
             get_billing_usage.request(
-                starting_on=_hour(starting_on, "starting_on"), ending_before=_hour(ending_before, "ending_before")
+                starting_on=_hour(starting_on, "starting_on"),
+                ending_before=_hour(ending_before, "ending_before"),
             )
         )
 
-    async def get_current_checkpoint_storage_usage(self, project_id: str | None = None) -> CurrentCheckpointStorageUsageResponse:
+    async def get_current_checkpoint_storage_usage(
+        self, project_id: str | None = None
+    ) -> CurrentCheckpointStorageUsageResponse:
         """What the checkpoints take at present, maybe those of one project."""
-        return await self._send(get_checkpoint_storage_usage.request(project_id=UNSET if project_id is None else project_id))
+        return await self._send(
+            get_checkpoint_storage_usage.request(
+                project_id=UNSET if project_id is None else project_id
+            )
+        )
 
 
 def _hour(given: datetime | str, name: str) -> str:
@@ -60,7 +80,8 @@ def _hour(given: datetime | str, name: str) -> str:
         time = datetime.fromisoformat(given) if isinstance(given, str) else given
     except ValueError as error:
         raise InvalidInputError(
-            f"{name} {given!r} is not a time in ISO 8601", advice="For example 2026-01-01T00:00:00Z."
+            f"{name} {given!r} is not a time in ISO 8601",
+            advice="For example 2026-01-01T00:00:00Z.",
         ) from error
     zoned = time if time.tzinfo else time.replace(tzinfo=UTC)
     return write_time(zoned.astimezone(UTC))

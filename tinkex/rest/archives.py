@@ -13,7 +13,12 @@ from attrs import define, field
 from tinkex_api.api.checkpoints import get_checkpoint_archive_url, get_external_weights_urls
 from tinkex_api.types import UNSET, Request
 
-from tinkex.errors import APIResponseValidationError, APIStatusError, CheckpointDownloadError, UnsupportedByServer
+from tinkex.errors import (
+    APIResponseValidationError,
+    APIStatusError,
+    CheckpointDownloadError,
+    UnsupportedByServer,
+)
 from tinkex.rest.checkpoint_place import CheckpointPlace
 from tinkex.rest.fetching import DOWNLOAD
 from tinkex.transport.answers import parse
@@ -29,14 +34,20 @@ from tinkex.types import CheckpointArchiveUrlResponse
 _BEING_BUILT = (425, 503)
 _PAUSE = 30.0  # seconds, where the server says no other; then only so often:
 _PAUSES = 6
-_SILENCE = 300.0  # seconds; a server that builds the archive before it answers says nothing meanwhile
+_SILENCE = (
+    300.0  # seconds; a server that builds the archive before it answers says nothing meanwhile
+)
 
 
 async def archive_url(transport: Transport, place: CheckpointPlace) -> CheckpointArchiveUrlResponse:
     """Where the archive can be fetched; the route itself, which wants the key, of a server that sends it from there."""
     async with AsyncExitStack() as stack:
         found = await _find(transport, _route(place, {}), stack)
-        return CheckpointArchiveUrlResponse(str(found.request.url)) if isinstance(found, httpx.Response) else found
+        return (
+            CheckpointArchiveUrlResponse(str(found.request.url))
+            if isinstance(found, httpx.Response)
+            else found
+        )
 
 
 @asynccontextmanager
@@ -65,7 +76,9 @@ class UrlTable:
         self.urls = (await self.transport.send(request)).urls
 
     @asynccontextmanager
-    async def open(self, name: str, headers: Mapping[str, str], anew: bool) -> AsyncGenerator[httpx.Response]:
+    async def open(
+        self, name: str, headers: Mapping[str, str], anew: bool
+    ) -> AsyncGenerator[httpx.Response]:
         """The answer that is the file, its body unread."""
         if anew:
             await self.sign()
@@ -76,7 +89,9 @@ class UrlTable:
 
 
 @asynccontextmanager
-async def open_url(transport: Transport, url: str, headers: Mapping[str, str]) -> AsyncGenerator[httpx.Response]:
+async def open_url(
+    transport: Transport, url: str, headers: Mapping[str, str]
+) -> AsyncGenerator[httpx.Response]:
     """The 2xx answer of a URL, its body unread.
 
     The key goes along to a bare route of the server alone: a URL with a query is signed, and a right to read by itself.
@@ -91,10 +106,13 @@ async def open_url(transport: Transport, url: str, headers: Mapping[str, str]) -
                     advice="Copy the file on that machine, or ask who runs the server for archives by HTTP.",
                 )
             raise APIResponseValidationError(
-                f"the server gave a URL of the kind {url.partition(':')[0]!r} to fetch", operation=DOWNLOAD
+                f"the server gave a URL of the kind {url.partition(':')[0]!r} to fetch",
+                operation=DOWNLOAD,
             )
         with_key = transport.carrier.is_own(url) and "?" not in url
-        async with transport.open(url, DOWNLOAD, with_key=with_key, headers={**AS_IT_IS, **headers}) as response:
+        async with transport.open(
+            url, DOWNLOAD, with_key=with_key, headers={**AS_IT_IS, **headers}
+        ) as response:
             if response.is_redirect:
                 url = _next(url, response.headers["location"])
                 continue
@@ -102,11 +120,19 @@ async def open_url(transport: Transport, url: str, headers: Mapping[str, str]) -
                 raise status_error(response, DOWNLOAD)
             yield response
             return
-    raise APIResponseValidationError(f"the download was redirected {REDIRECTS} times", operation=DOWNLOAD)
+    raise APIResponseValidationError(
+        f"the download was redirected {REDIRECTS} times", operation=DOWNLOAD
+    )
 
 
-def _route(place: CheckpointPlace, headers: Mapping[str, str]) -> Request[CheckpointArchiveUrlResponse]:
-    make = partial(get_checkpoint_archive_url.request, range_=headers.get("Range", UNSET), if_range=headers.get("If-Range", UNSET))
+def _route(
+    place: CheckpointPlace, headers: Mapping[str, str]
+) -> Request[CheckpointArchiveUrlResponse]:
+    make = partial(
+        get_checkpoint_archive_url.request,
+        range_=headers.get("Range", UNSET),
+        if_range=headers.get("If-Range", UNSET),
+    )
     return place.request(make)
 
 
@@ -122,7 +148,9 @@ async def _find(
             except APIStatusError as error:
                 if "location" in error.headers and 300 <= error.status_code < 400:
                     url = _next(transport.config.base_url + route.path, error.headers["location"])
-                    return CheckpointArchiveUrlResponse(url, _http_date(error.headers.get("expires")))
+                    return CheckpointArchiveUrlResponse(
+                        url, _http_date(error.headers.get("expires"))
+                    )
                 pauses += "retry-after" not in error.headers
                 if error.status_code not in _BEING_BUILT or pauses > _PAUSES:
                     raise
@@ -140,7 +168,9 @@ def _next(url: str, location: str) -> str:
     try:
         return absolute(url, location)
     except httpx.InvalidURL as error:
-        raise APIResponseValidationError(f"the download is redirected to what is no URL: {error}", operation=DOWNLOAD) from None
+        raise APIResponseValidationError(
+            f"the download is redirected to what is no URL: {error}", operation=DOWNLOAD
+        ) from None
 
 
 def _http_date(text: str | None) -> datetime | None:

@@ -23,7 +23,9 @@ class CheckpointPlace:
     name: str
 
     @classmethod
-    def of_id(cls, training_run_id: str, checkpoint_id: str, *, bare: bool = False) -> CheckpointPlace:
+    def of_id(
+        cls, training_run_id: str, checkpoint_id: str, *, bare: bool = False
+    ) -> CheckpointPlace:
         """Reads `<kind>/<name>`, or for a route that takes bare names (`bare`) the name alone.
 
         Raises `InvalidInputError` for another form.
@@ -53,7 +55,11 @@ class CheckpointPlace:
     def request(self, make: Callable[[str, str, str], Request[T]]) -> Request[T]:
         """What the generated `make(run_id, kind, name)` builds for this checkpoint."""
         request = make(self.training_run_id, self.kind, self.name)
-        return request if self.kind else _at(request, request.path.replace("/checkpoints//", "/checkpoints/", 1))
+        return (
+            request
+            if self.kind
+            else _at(request, request.path.replace("/checkpoints//", "/checkpoints/", 1))
+        )
 
 
 def _at(request: Request[T], path: str) -> Request[T]:

@@ -55,7 +55,11 @@ from tinkex.rest.hub import HubUpload, add_model_card
 from tinkex.rest.identity import identity
 from tinkex.rest.paging import PAGE_SIZE, Listing, check_page, listing
 from tinkex.rest.sending import AdapterFolder, send_files
-from tinkex.rest.uploading import ExternalWeightsUploadFinishResult, ExternalWeightsUploadStartResult, started
+from tinkex.rest.uploading import (
+    ExternalWeightsUploadFinishResult,
+    ExternalWeightsUploadStartResult,
+    started,
+)
 from tinkex.session import meet
 from tinkex.threads import in_thread
 from tinkex.transport.waiting import RequestState
@@ -121,7 +125,9 @@ class AsyncRestClient(AsyncConnection):
         """The base models that the server can train and sample."""
         capabilities = await self._send(get_server_capabilities.request())
         for model in capabilities.supported_models:
-            model.model_name = model.model_name or model.additional_properties.get("model_id")  # one server calls it so
+            model.model_name = model.model_name or model.additional_properties.get(
+                "model_id"
+            )  # one server calls it so
         return capabilities
 
     async def whoami(self) -> WhoamiResponse:
@@ -136,12 +142,18 @@ class AsyncRestClient(AsyncConnection):
         """Makes the API key void, for good and for everybody who has it."""
         await self._send(revoke_api_key.request())
 
-    async def list_sessions(self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned") -> ListSessionsResponse:
+    async def list_sessions(
+        self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
+    ) -> ListSessionsResponse:
         """A page of the sessions' ids, newest first: at most `limit`, after leaving out `offset`."""
         check_page(limit, offset)
-        return await self._send(list_sessions.request(limit=limit, offset=offset, access_scope=access_scope))
+        return await self._send(
+            list_sessions.request(limit=limit, offset=offset, access_scope=access_scope)
+        )
 
-    def iter_sessions(self, access_scope: AccessScope = "owned", *, page_size: int = PAGE_SIZE) -> AsyncIterator[str]:
+    def iter_sessions(
+        self, access_scope: AccessScope = "owned", *, page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[str]:
         """The ids of all sessions, newest first, fetched page by page as they are asked for."""
 
         async def page(limit: int, offset: int) -> tuple[Sequence[str], None]:
@@ -149,7 +161,9 @@ class AsyncRestClient(AsyncConnection):
 
         return listing(page, str, page_size)
 
-    async def get_session(self, session_id: str, access_scope: AccessScope = "owned") -> GetSessionResponse:
+    async def get_session(
+        self, session_id: str, access_scope: AccessScope = "owned"
+    ) -> GetSessionResponse:
         """The training runs and samplers of a session."""
         return await self._send(get_session.request(session_id, access_scope=access_scope))
 
@@ -161,7 +175,9 @@ class AsyncRestClient(AsyncConnection):
         """All sessions that fit, newest first, fetched page by page as they are asked for."""
         return Listing(self._found(request))
 
-    async def _found(self, request: SessionSearchRequest) -> AsyncGenerator[Sequence[SessionSummary]]:
+    async def _found(
+        self, request: SessionSearchRequest
+    ) -> AsyncGenerator[Sequence[SessionSummary]]:
         """The pages."""
         cursor = request.cursor
         while True:
@@ -173,7 +189,9 @@ class AsyncRestClient(AsyncConnection):
 
     async def assign_session_project(self, session_id: str, project_id: str) -> None:
         """Moves a session, with all that is in it, to a project."""
-        await self._send(assign_session_project.request(session_id, body=AssignSessionProjectRequest(project_id)))
+        await self._send(
+            assign_session_project.request(session_id, body=AssignSessionProjectRequest(project_id))
+        )
 
     async def export_session_trace(self, session_id: str) -> str:
         """The URL of a trace of what a session did, a Perfetto file that can be fetched without a key for about an hour.
@@ -199,17 +217,27 @@ class AsyncRestClient(AsyncConnection):
         return await self._send(get_sampler.request(sampler_id))
 
     async def list_training_runs(
-        self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned", project_id: str | None = None
+        self,
+        limit: int = 20,
+        offset: int = 0,
+        access_scope: AccessScope = "owned",
+        project_id: str | None = None,
     ) -> TrainingRunsResponse:
         """A page of the training runs, maybe of one project, newest first: at most `limit`, after leaving out `offset`."""
         check_page(limit, offset)
         project = UNSET if project_id is None else project_id
         return await self._send(
-            list_training_runs.request(limit=limit, offset=offset, access_scope=access_scope, project_id=project)
+            list_training_runs.request(
+                limit=limit, offset=offset, access_scope=access_scope, project_id=project
+            )
         )
 
     def iter_training_runs(
-        self, access_scope: AccessScope = "owned", project_id: str | None = None, *, page_size: int = PAGE_SIZE
+        self,
+        access_scope: AccessScope = "owned",
+        project_id: str | None = None,
+        *,
+        page_size: int = PAGE_SIZE,
     ) -> AsyncIterator[TrainingRun]:
         """All training runs, maybe of one project, newest first, fetched page by page as they are asked for."""
 
@@ -219,20 +247,30 @@ class AsyncRestClient(AsyncConnection):
 
         return listing(page, lambda run: run.training_run_id, page_size)
 
-    async def get_training_run(self, training_run_id: str, access_scope: AccessScope = "owned") -> TrainingRun:
+    async def get_training_run(
+        self, training_run_id: str, access_scope: AccessScope = "owned"
+    ) -> TrainingRun:
         """A training run, with its newest checkpoints."""
-        return await self._send(get_training_run.request(training_run_id, access_scope=access_scope))
+        return await self._send(
+            get_training_run.request(training_run_id, access_scope=access_scope)
+        )
 
-    async def get_training_run_by_tinker_path(self, tinker_path: str, access_scope: AccessScope = "owned") -> TrainingRun:
+    async def get_training_run_by_tinker_path(
+        self, tinker_path: str, access_scope: AccessScope = "owned"
+    ) -> TrainingRun:
         """The training run that a checkpoint is of."""
-        run_id = CheckpointPlace.of_path(tinker_path, bare=await self._bare_archive_ids()).training_run_id
+        run_id = CheckpointPlace.of_path(
+            tinker_path, bare=await self._bare_archive_ids()
+        ).training_run_id
         return await self.get_training_run(run_id, access_scope)
 
     async def list_checkpoints(self, training_run_id: str) -> CheckpointsListResponse:
         """All checkpoints of a training run."""
         return await self._send(list_checkpoints.request(training_run_id))
 
-    async def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> CheckpointsListResponse:
+    async def list_user_checkpoints(
+        self, limit: int = 100, offset: int = 0
+    ) -> CheckpointsListResponse:
         """A page of the checkpoints of all training runs, newest first: at most `limit`, after leaving out `offset`."""
         check_page(limit, offset)
         return await self._send(list_user_checkpoints.request(limit=limit, offset=offset))
@@ -249,15 +287,21 @@ class AsyncRestClient(AsyncConnection):
 
         return listing(page, lambda checkpoint: checkpoint.tinker_path, page_size)
 
-    async def search_checkpoints(self, request: CheckpointSearchRequest) -> CheckpointSearchResponse:
+    async def search_checkpoints(
+        self, request: CheckpointSearchRequest
+    ) -> CheckpointSearchResponse:
         """A page of the checkpoints that fit, newest first; `next_cursor` is for the next request, and None on the last page."""
         return await self._send(search_checkpoints.request(body=encode_checkpoint_search(request)))
 
-    def iter_search_checkpoints(self, request: CheckpointSearchRequest) -> AsyncIterator[Checkpoint]:
+    def iter_search_checkpoints(
+        self, request: CheckpointSearchRequest
+    ) -> AsyncIterator[Checkpoint]:
         """All checkpoints that fit, newest first, fetched page by page as they are asked for."""
         return Listing(self._found_checkpoints(request))
 
-    async def _found_checkpoints(self, request: CheckpointSearchRequest) -> AsyncGenerator[Sequence[Checkpoint]]:
+    async def _found_checkpoints(
+        self, request: CheckpointSearchRequest
+    ) -> AsyncGenerator[Sequence[Checkpoint]]:
         """The pages."""
         cursor = request.cursor
         while True:
@@ -284,7 +328,9 @@ class AsyncRestClient(AsyncConnection):
         # a repeat begins another upload, and the one that nobody finishes is dropped by the server
         return started(await self._send(external_weights_upload_start.request(body=body)))
 
-    async def external_weights_upload_finish(self, upload_id: str) -> ExternalWeightsUploadFinishResult:
+    async def external_weights_upload_finish(
+        self, upload_id: str
+    ) -> ExternalWeightsUploadFinishResult:
         """Makes a checkpoint of an upload, all of whose files were sent. The server checks them.
 
         Raises:
@@ -327,7 +373,9 @@ class AsyncRestClient(AsyncConnection):
         """
         adapter = await in_thread(AdapterFolder.read, Path(folder))
         shape = lora_config or adapter.lora_config
-        start = await self.external_weights_upload_start(base_model or adapter.base_model, shape, destination_project_id)
+        start = await self.external_weights_upload_start(
+            base_model or adapter.base_model, shape, destination_project_id
+        )
         await send_files(start.urls, adapter.folder, progress)
         return (await self.external_weights_upload_finish(start.upload_id)).tinker_path
 
@@ -337,7 +385,9 @@ class AsyncRestClient(AsyncConnection):
 
     async def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
         """Deletes a checkpoint for good."""
-        await self._send(CheckpointPlace.of_id(training_run_id, checkpoint_id).request(delete_checkpoint.request))
+        await self._send(
+            CheckpointPlace.of_id(training_run_id, checkpoint_id).request(delete_checkpoint.request)
+        )
 
     async def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
         """Deletes a checkpoint for good."""
@@ -345,7 +395,11 @@ class AsyncRestClient(AsyncConnection):
 
     async def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
         """Lets everybody read a checkpoint. Does nothing where they may already."""
-        await self._unless_so(CheckpointPlace.of_id(training_run_id, checkpoint_id).request(publish_checkpoint.request))
+        await self._unless_so(
+            CheckpointPlace.of_id(training_run_id, checkpoint_id).request(
+                publish_checkpoint.request
+            )
+        )
 
     async def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
         """Lets everybody read a checkpoint. Does nothing where they may already."""
@@ -353,17 +407,29 @@ class AsyncRestClient(AsyncConnection):
 
     async def unpublish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
         """Lets nobody else read a checkpoint. Does nothing where nobody may."""
-        await self._unless_so(CheckpointPlace.of_id(training_run_id, checkpoint_id).request(unpublish_checkpoint.request))
+        await self._unless_so(
+            CheckpointPlace.of_id(training_run_id, checkpoint_id).request(
+                unpublish_checkpoint.request
+            )
+        )
 
     async def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
         """Lets nobody else read a checkpoint. Does nothing where nobody may."""
-        await self._unless_so((await self._place(tinker_path)).request(unpublish_checkpoint.request))
+        await self._unless_so(
+            (await self._place(tinker_path)).request(unpublish_checkpoint.request)
+        )
 
-    async def set_checkpoint_ttl(self, training_run_id: str, checkpoint_id: str, ttl_seconds: int | None) -> None:
+    async def set_checkpoint_ttl(
+        self, training_run_id: str, checkpoint_id: str, ttl_seconds: int | None
+    ) -> None:
         """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
-        await self._send(CheckpointPlace.of_id(training_run_id, checkpoint_id).request(_ttl(ttl_seconds)))
+        await self._send(
+            CheckpointPlace.of_id(training_run_id, checkpoint_id).request(_ttl(ttl_seconds))
+        )
 
-    async def set_checkpoint_ttl_from_tinker_path(self, tinker_path: str, ttl_seconds: int | None) -> None:
+    async def set_checkpoint_ttl_from_tinker_path(
+        self, tinker_path: str, ttl_seconds: int | None
+    ) -> None:
         """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
         await self._send((await self._place(tinker_path)).request(_ttl(ttl_seconds)))
 
@@ -378,9 +444,13 @@ class AsyncRestClient(AsyncConnection):
                 f"{tinker_path!r} is not of the kind external_weights, and only those have URLs",
                 advice="download_checkpoint fetches checkpoints of all kinds.",
             )
-        return await self._send((await self._place(tinker_path)).request(get_external_weights_urls.request))
+        return await self._send(
+            (await self._place(tinker_path)).request(get_external_weights_urls.request)
+        )
 
-    async def get_checkpoint_archive_url(self, training_run_id: str, checkpoint_id: str) -> CheckpointArchiveUrlResponse:
+    async def get_checkpoint_archive_url(
+        self, training_run_id: str, checkpoint_id: str
+    ) -> CheckpointArchiveUrlResponse:
         """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call no more.
 
         The URL wants no key; of a server that sends the file itself it is the call's own, which does. Waits while the file is built.
@@ -388,10 +458,14 @@ class AsyncRestClient(AsyncConnection):
         Raises:
             WaitTimeoutError: it was not built within `PollSettings.max_wait`.
         """
-        place = CheckpointPlace.of_id(training_run_id, checkpoint_id, bare=await self._bare_archive_ids())
+        place = CheckpointPlace.of_id(
+            training_run_id, checkpoint_id, bare=await self._bare_archive_ids()
+        )
         return await archive_url(self._connected(), place)
 
-    async def get_checkpoint_archive_url_from_tinker_path(self, tinker_path: str) -> CheckpointArchiveUrlResponse:
+    async def get_checkpoint_archive_url_from_tinker_path(
+        self, tinker_path: str
+    ) -> CheckpointArchiveUrlResponse:
         """Does, and raises, what `get_checkpoint_archive_url` does."""
         place = CheckpointPlace.of_path(tinker_path, bare=await self._bare_archive_ids())
         return await archive_url(self._connected(), place)
@@ -468,7 +542,9 @@ class AsyncRestClient(AsyncConnection):
             token=token,
         )
         with TemporaryDirectory(prefix="tinkex-push-") as folder:
-            content = await self.download_checkpoint(tinker_path, output_dir=folder, progress=progress)
+            content = await self.download_checkpoint(
+                tinker_path, output_dir=folder, progress=progress
+            )
             if model_card:
                 add_model_card(content, tinker_path, repo_id)
             return await in_thread(upload.put, content, tinker_path)
@@ -501,7 +577,9 @@ class AsyncRestClient(AsyncConnection):
         check_optional_int("ttl_seconds", ttl_seconds, 0)
         body = CopyWeightsRequest(path, destination_project_id=project_id, ttl_seconds=ttl_seconds)
         token = UNSET if weights_access_token is None else weights_access_token
-        return (await self._send(copy_weights.request(body=body, x_tinker_weights_access_token=token))).tinker_path
+        return (
+            await self._send(copy_weights.request(body=body, x_tinker_weights_access_token=token))
+        ).tinker_path
 
     async def _place(self, tinker_path: str) -> CheckpointPlace:
         """Returns the place that a path names, once it is known what the server lacks."""
@@ -523,4 +601,6 @@ class AsyncRestClient(AsyncConnection):
 
 def _ttl(seconds: int | None) -> Callable[[str, str, str], Request[None]]:
     check_optional_int("ttl_seconds", seconds, 0)
-    return lambda run_id, kind, name: set_checkpoint_ttl.request(run_id, kind, name, body=SetCheckpointTtlRequest(seconds))
+    return lambda run_id, kind, name: set_checkpoint_ttl.request(
+        run_id, kind, name, body=SetCheckpointTtlRequest(seconds)
+    )

@@ -25,7 +25,13 @@ class AsyncConnection:
         ConfigError: a setting is missing or wrong.
     """
 
-    def __init__(self, config: Config | None = None, *, base_url: str | None = None, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+    ) -> None:
         self._transport = Transport(configured(config, base_url, api_key))
         self._shared = False
         self._closed = False
@@ -46,7 +52,12 @@ class AsyncConnection:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.close()
 
     def __repr__(self) -> str:
@@ -54,7 +65,10 @@ class AsyncConnection:
 
     def _connected(self) -> Transport:
         if self._closed or self._transport.closed:
-            raise ClientClosedError("the client was closed, or the service client that made it", advice="Make a new one.")
+            raise ClientClosedError(
+                "the client was closed, or the service client that made it",
+                advice="Make a new one.",
+            )
         return self._transport
 
     async def _send(self, request: Request[T], *, repeatable: bool = True) -> T:

@@ -43,7 +43,14 @@ def folder_name(tinker_path: str) -> str:
     return _ODD.sub("_", tinker_path.partition("://")[2])
 
 
-async def download(transport: Transport, place: CheckpointPlace, target: Path, *, force: bool, progress: Progress | None) -> Path:
+async def download(
+    transport: Transport,
+    place: CheckpointPlace,
+    target: Path,
+    *,
+    force: bool,
+    progress: Progress | None,
+) -> Path:
     """Fetches a checkpoint to the folder `target`, which it then gives back.
 
     All is done in a temporary folder beside it, which is renamed in the end, and removed whatever happens; the one that a process left
@@ -62,7 +69,9 @@ async def download(transport: Transport, place: CheckpointPlace, target: Path, *
     except TinkexError:  # a WaitTimeoutError is an OSError, too
         raise
     except OSError as error:
-        raise CheckpointDownloadError(f"the checkpoint cannot be written to {target}: {error}") from error
+        raise CheckpointDownloadError(
+            f"the checkpoint cannot be written to {target}: {error}"
+        ) from error
     if (target / TIED_NOTE).is_file():
         logger.warning(
             "%s is an adapter on the output layer of a model whose embeddings are tied: it is exact as it is, but peft's merge_and_unload "
@@ -83,21 +92,30 @@ class _Meter:
     def tell(self) -> None:
         if self.progress is not None:
             totals = [part.total for part in self.parts if part.total is not None]
-            self.progress(sum(part.size for part in self.parts), sum(totals) if len(totals) == len(self.parts) else None)
+            self.progress(
+                sum(part.size for part in self.parts),
+                sum(totals) if len(totals) == len(self.parts) else None,
+            )
 
 
-async def _fetch_archive(transport: Transport, place: CheckpointPlace, content: Path, meter: _Meter) -> None:
+async def _fetch_archive(
+    transport: Transport, place: CheckpointPlace, content: Path, meter: _Meter
+) -> None:
     part = Part(content.with_name("archive.tar"))
     meter.parts.append(part)
     await fetch(transport, partial(open_archive, transport, place), part, meter.tell)
     await _unpack(part.path, content)
 
 
-async def _fetch_files(transport: Transport, place: CheckpointPlace, content: Path, meter: _Meter) -> None:
+async def _fetch_files(
+    transport: Transport, place: CheckpointPlace, content: Path, meter: _Meter
+) -> None:
     table = UrlTable(transport, place)
     await table.sign()
     if len(table.urls) > LIMITS.max_files:
-        raise CheckpointDownloadError(f"the checkpoint has {len(table.urls)} files; at most {LIMITS.max_files} are taken")
+        raise CheckpointDownloadError(
+            f"the checkpoint has {len(table.urls)} files; at most {LIMITS.max_files} are taken"
+        )
     if not table.urls:
         raise CheckpointDownloadError("the checkpoint has no files")
     names = Names()
@@ -125,7 +143,10 @@ async def _unpack(archive: Path, content: Path) -> None:
 def _begin(target: Path, force: bool) -> ClaimedFolder:
     """A temporary folder beside the target, where downloads that were killed have left nothing any more."""
     if target.exists() and not force:
-        raise InvalidInputError(f"{target} exists already", advice="Give force=True to replace it, or another output_dir.")
+        raise InvalidInputError(
+            f"{target} exists already",
+            advice="Give force=True to replace it, or another output_dir.",
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in left_behind(target.parent, _PREFIX, target.name):
         _give_back(left.path / _REPLACED, target)

@@ -115,7 +115,9 @@ class _Headers:
     def read(self, size: int) -> bytes:
         self.count += size
         if self.count > _HEADERS:
-            raise CheckpointDownloadError(f"the archive has a member with headers of over {_HEADERS >> 10} KiB")
+            raise CheckpointDownloadError(
+                f"the archive has a member with headers of over {_HEADERS >> 10} KiB"
+            )
         return self.file.read(size)
 
     def seek(self, position: int) -> int:
@@ -140,7 +142,9 @@ def _expand(archive: Path, limits: Limits, is_off: Callable[[], bool]) -> None:
             while not is_off() and (piece := source.read(_PIECE)):
                 size += len(piece)
                 if size > most:
-                    raise CheckpointDownloadError(f"the archive expands to more bytes than are allowed, {most:,}")
+                    raise CheckpointDownloadError(
+                        f"the archive expands to more bytes than are allowed, {most:,}"
+                    )
                 target.write(piece)
     except gzip.BadGzipFile as error:
         raise EOFError(str(error)) from error
@@ -165,4 +169,6 @@ def _read_errors(name: str) -> Generator[None]:
     except _UNREADABLE as error:
         raise CheckpointDownloadError(f"{name} is not a whole tar file: {error}") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise CheckpointDownloadError(f"the archive has two members in one place: {error}") from error
+        raise CheckpointDownloadError(
+            f"the archive has two members in one place: {error}"
+        ) from error

@@ -53,11 +53,14 @@ async def fetch(transport: Transport, open: Open, part: Part, came: Callable[[],
             return
         part.start_over()
     raise CheckpointDownloadError(
-        f"{part.path.name} is not what its digest says", advice="Is something on the way that changes files?"
+        f"{part.path.name} is not what its digest says",
+        advice="Is something on the way that changes files?",
     )
 
 
-async def _fetch_whole(transport: Transport, open: Open, part: Part, came: Callable[[], None], wait: Wait) -> None:
+async def _fetch_whole(
+    transport: Transport, open: Open, part: Part, came: Callable[[], None], wait: Wait
+) -> None:
     clock, patience, anew = transport.clock, Patience(transport.config.retry), False
     while True:
         sent_at, before = clock.now(), part.size
@@ -76,8 +79,20 @@ async def _fetch_whole(transport: Transport, open: Open, part: Part, came: Calla
             if not patience.lasts(error, sent_at, clock.now()):
                 raise
             pause = patience.pause(error, clock.random())
-            logger.warning("%s: %s, at byte %d; again in %.1f s", part.path.name, error.message, part.size, pause)
-            events.emit(events.Retry, operation=DOWNLOAD, attempt=patience.attempts, pause=pause, reason=error.message)
+            logger.warning(
+                "%s: %s, at byte %d; again in %.1f s",
+                part.path.name,
+                error.message,
+                part.size,
+                pause,
+            )
+            events.emit(
+                events.Retry,
+                operation=DOWNLOAD,
+                attempt=patience.attempts,
+                pause=pause,
+                reason=error.message,
+            )
         await clock.sleep(pause)
 
 
@@ -133,7 +148,9 @@ class _Receiving:
                 advice="Raise Config.http_limits.max_download_bytes.",
             )
         if part.total - part.size > free:
-            raise OSError(errno.ENOSPC, f"it needs {part.total - part.size:,} bytes, and {free:,} are free")
+            raise OSError(
+                errno.ENOSPC, f"it needs {part.total - part.size:,} bytes, and {free:,} are free"
+            )
         return part.total
 
     def _tell(self) -> None:

@@ -23,8 +23,16 @@ def is_root(name: str) -> bool:
 def safe_path(name: str) -> Path:
     """A path below any folder. Raises `CheckpointDownloadError` for a name that leads elsewhere, or is not as it looks."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0] or _ODD.search(name):
-        raise CheckpointDownloadError(f"the checkpoint has a file {name!r:.200}, which would lie outside of its folder")
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or not path.parts
+        or ":" in path.parts[0]
+        or _ODD.search(name)
+    ):
+        raise CheckpointDownloadError(
+            f"the checkpoint has a file {name!r:.200}, which would lie outside of its folder"
+        )
     if any(unicodedata.category(letter) in _UNSEEN for letter in name):
         raise CheckpointDownloadError(
             f"the checkpoint has a file {name!a:.200}, whose name has signs that control a terminal or the direction of text"

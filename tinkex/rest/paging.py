@@ -59,7 +59,9 @@ def listing(fetch: FetchPage[T], id_of: Callable[[T], str], page_size: int) -> L
     return Listing(_pages(fetch, id_of, page_size))
 
 
-async def _pages(fetch: FetchPage[T], id_of: Callable[[T], str], page_size: int) -> AsyncGenerator[Sequence[T]]:
+async def _pages(
+    fetch: FetchPage[T], id_of: Callable[[T], str], page_size: int
+) -> AsyncGenerator[Sequence[T]]:
     offset, before = 0, frozenset[str]()
     while True:
         items, cursor = await fetch(page_size, offset)

@@ -56,20 +56,28 @@ class Part:
                 f"{self.path.name} comes in the encoding {headers['content-encoding']!r}, which was not asked for"
             )
         start, total = _extent(status, headers)
-        if start != (self.size if status == 206 else 0) or (start and self.total not in (None, total)):
+        if start != (self.size if status == 206 else 0) or (
+            start and self.total not in (None, total)
+        ):
             self.start_over()
-            raise APIConnectionError(f"{self.path.name} has become another file while it was fetched")
+            raise APIConnectionError(
+                f"{self.path.name} has become another file while it was fetched"
+            )
         if not start:
             self.start_over()
         self.size, self.total = start, total
         etag = headers.get("etag", "")
-        self.etag = etag if etag.startswith('"') else None  # a weak one does not vouch for the bytes
+        self.etag = (
+            etag if etag.startswith('"') else None
+        )  # a weak one does not vouch for the bytes
         self.digest = promised_digest(headers) or self.digest
 
     def end(self) -> None:
         """Raises `APIConnectionError` where the body has ended before its end."""
         if self.total is not None and self.size != self.total:
-            raise APIConnectionError(f"{self.path.name} broke off at {self.size} of {self.total} bytes")
+            raise APIConnectionError(
+                f"{self.path.name} broke off at {self.size} of {self.total} bytes"
+            )
 
 
 def _extent(status: int, headers: Mapping[str, str]) -> tuple[int, int | None]:
@@ -79,7 +87,9 @@ def _extent(status: int, headers: Mapping[str, str]) -> tuple[int, int | None]:
         return 0, int(length) if length.isdigit() else None
     found = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if found is None:
-        raise CheckpointDownloadError(f"the server sent a part and does not say which: {headers.get('content-range')!r}")
+        raise CheckpointDownloadError(
+            f"the server sent a part and does not say which: {headers.get('content-range')!r}"
+        )
     return int(found[1]), None if found[2] == "*" else int(found[2])
 
 
@@ -89,7 +99,9 @@ def promised_digest(headers: Mapping[str, str]) -> Digest | None:
     if checksum := headers.get("x-amz-checksum-sha256"):
         texts.append(f"sha-256={checksum}")
     found = {name.lower(): value for name, value in _named(",".join(texts).split(","))}
-    return next((Digest(ours, found[name]) for name, ours in _ALGORITHMS.items() if name in found), None)
+    return next(
+        (Digest(ours, found[name]) for name, ours in _ALGORITHMS.items() if name in found), None
+    )
 
 
 def _named(texts: Iterable[str]) -> Iterable[tuple[str, bytes]]:

@@ -39,7 +39,9 @@ class AdapterFolder:
         if not isinstance(rank, int):
             raise InvalidInputError(f"{folder / _CONFIG_FILE} does not say the adapter's rank, r")
         trains_unembedding = any(map(_UNEMBEDDING.search, _names(folder / _WEIGHTS_FILE)))
-        shape = LoraConfig(rank=rank, train_attn=True, train_mlp=True, train_unembed=trains_unembedding)
+        shape = LoraConfig(
+            rank=rank, train_attn=True, train_mlp=True, train_unembed=trains_unembedding
+        )
         return cls(folder, config.get("base_model_name_or_path"), shape)
 
     @property
@@ -53,13 +55,17 @@ class AdapterFolder:
         return self.base
 
 
-async def send_files(urls: Mapping[str, UploadURL], folder: Path, progress: Progress | None) -> None:
+async def send_files(
+    urls: Mapping[str, UploadURL], folder: Path, progress: Progress | None
+) -> None:
     """Sends each file that a server asks for, one after another.
 
     Raises `InvalidInputError`, before anything is sent, for one that the folder lacks.
     """
     if lacking := [name for name in urls if not (folder / name).is_file()]:
-        raise InvalidInputError(f"{folder} has no {' and no '.join(lacking)}, which the server asks for")
+        raise InvalidInputError(
+            f"{folder} has no {' and no '.join(lacking)}, which the server asks for"
+        )
     sizes = {name: (folder / name).stat().st_size for name in urls}
     done = 0
     for name, url in urls.items():
@@ -82,7 +88,9 @@ def _config(file: Path) -> Mapping[str, Any]:
     return config  # pyright: ignore[reportUnknownVariableType]  json types nothing
 
 
-_ADVICE = f"Give a folder that peft's save_pretrained wrote, with {_CONFIG_FILE} and {_WEIGHTS_FILE}."
+_ADVICE = (
+    f"Give a folder that peft's save_pretrained wrote, with {_CONFIG_FILE} and {_WEIGHTS_FILE}."
+)
 
 
 def _names(file: Path) -> list[str]:

@@ -27,7 +27,10 @@ _uploading: ContextVar[bool] = ContextVar("uploading", default=False)
 def _hide_signature(record: logging.LogRecord) -> bool:
     """Takes the query out of the URLs in httpx's own lines about an upload."""
     if _uploading.get() and isinstance(record.args, tuple):
-        record.args = tuple(without_queries(str(given)) if isinstance(given, httpx.URL) else given for given in record.args)
+        record.args = tuple(
+            without_queries(str(given)) if isinstance(given, httpx.URL) else given
+            for given in record.args
+        )
     return True
 
 
@@ -134,10 +137,15 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _put_once(url: UploadURL, path: Path, came: Came, stop: threading.Event) -> None:
-    headers = {**url.headers, "Content-Length": str(path.stat().st_size)}  # stores take no chunked bodies
+    headers = {
+        **url.headers,
+        "Content-Length": str(path.stat().st_size),
+    }  # stores take no chunked bodies
     token = _uploading.set(True)
     try:
-        response = httpx.put(url.url, content=_pieces(path, came, stop), headers=headers, timeout=_TIMEOUT)
+        response = httpx.put(
+            url.url, content=_pieces(path, came, stop), headers=headers, timeout=_TIMEOUT
+        )
     except httpx.TransportError as error:
         where = httpx.URL(url.url)
         origin = f"{where.scheme}://{where.netloc.decode()}"

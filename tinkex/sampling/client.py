@@ -29,7 +29,14 @@ from tinkex.tokenizer import Tokenizer, names_of_tokenizer
 from tinkex.transport.answers import required_text
 from tinkex.transport.http import Transport
 from tinkex.transport.waiting import QueueObserver
-from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData, as_model_input
+from tinkex.types import (
+    ArrayLike,
+    ModelInput,
+    SampleResponse,
+    SamplingParams,
+    TensorData,
+    as_model_input,
+)
 
 T = TypeVar("T")
 
@@ -63,7 +70,11 @@ class AsyncSamplingClient:
         self._session = session
         self._base_model = base_model
         self._sampler = Sampler(
-            session.transport, session.samples.of(sampling_session_id), sampling_session_id, record_stability_info, is_copy
+            session.transport,
+            session.samples.of(sampling_session_id),
+            sampling_session_id,
+            record_stability_info,
+            is_copy,
         )
         self._own_transport = session.transport if is_copy else None
 
@@ -86,7 +97,13 @@ class AsyncSamplingClient:
         body.base_model = base_model if names_base else None
         answer = await transport.send(create_sampling_session.request(body=body))
         opened = answer.sampling_session_id or await _promised(transport, answer)
-        return cls(session, opened, base_model=base_model, retry_config=retry_config, record_stability_info=record_stability_info)
+        return cls(
+            session,
+            opened,
+            base_model=base_model,
+            retry_config=retry_config,
+            record_stability_info=record_stability_info,
+        )
 
     @staticmethod
     async def create(
@@ -98,7 +115,9 @@ class AsyncSamplingClient:
         record_stability_info: bool = False,
     ) -> AsyncSamplingClient:
         """What `service.create_sampling_client` makes of the same arguments."""
-        return await service.create_sampling_client(model_path, base_model, retry_config, record_stability_info)
+        return await service.create_sampling_client(
+            model_path, base_model, retry_config, record_stability_info
+        )
 
     @staticmethod
     def create_async(
@@ -111,7 +130,11 @@ class AsyncSamplingClient:
     ) -> AsyncAPIFuture[AsyncSamplingClient]:
         """What `create` makes, as a future: begins at once, so that several can be made side by side."""
         made = AsyncSamplingClient.create(
-            service, model_path, base_model, retry_config=retry_config, record_stability_info=record_stability_info
+            service,
+            model_path,
+            base_model,
+            retry_config=retry_config,
+            record_stability_info=record_stability_info,
         )
         return AsyncAPIFuture(made, RequestState("create_async"))
 
@@ -129,7 +152,9 @@ class AsyncSamplingClient:
         """
         known = handles.unpack(handle)
         session = Session(Transport(known.config(api_key)), known.session_id)
-        return AsyncSamplingClient(session, known.sampling_session_id, base_model=known.base_model, is_copy=True)
+        return AsyncSamplingClient(
+            session, known.sampling_session_id, base_model=known.base_model, is_copy=True
+        )
 
     def sample(
         self,
@@ -178,7 +203,9 @@ class AsyncSamplingClient:
             prompt_alt_tokens_k=prompt_alt_tokens_k,
             prompt_logprobs_last_n=prompt_logprobs_last_n,
         )
-        return self._begin(prompt, self._ask(num_samples, sampling_params, questions), timeout, await_timeout)
+        return self._begin(
+            prompt, self._ask(num_samples, sampling_params, questions), timeout, await_timeout
+        )
 
     def sample_many(
         self,
@@ -223,7 +250,9 @@ class AsyncSamplingClient:
         def one(prompt: ModelInput | ArrayLike) -> AsyncAPIFuture[SampleResponse]:
             return self._begin(prompt, ask, timeout, await_timeout)
 
-        return sample_many(one, prompts, max_in_flight=max_in_flight, ordered=ordered, progress=progress)
+        return sample_many(
+            one, prompts, max_in_flight=max_in_flight, ordered=ordered, progress=progress
+        )
 
     def sample_stream(
         self,
@@ -263,7 +292,9 @@ class AsyncSamplingClient:
             RequestFailedError: when awaited: the server could not do it.
         """
         questions = Questions(prompt_logprobs=True, prompt_logprobs_last_n=prompt_logprobs_last_n)
-        sampled = self._begin(prompt, self._ask(1, SamplingParams(max_tokens=1), questions), None, None)
+        sampled = self._begin(
+            prompt, self._ask(1, SamplingParams(max_tokens=1), questions), None, None
+        )
 
         async def logprobs() -> list[float | None]:
             given = (await sampled.wrapped()).prompt_logprobs
@@ -277,7 +308,9 @@ class AsyncSamplingClient:
         """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only the server knows it and does not tell."""
         if self._base_model is None:
             try:
-                answer = await self._session.transport.send(get_sampler.request(self.sampling_session_id))
+                answer = await self._session.transport.send(
+                    get_sampler.request(self.sampling_session_id)
+                )
             except (NotFoundError, UnsupportedByServer) as error:
                 error.advice = "Give base_model beside model_path when the client is made."
                 raise
@@ -287,7 +320,9 @@ class AsyncSamplingClient:
     async def get_tokenizer(self) -> Tokenizer:
         """The base model's tokenizer. Raises `TokenizerError` when it cannot be had."""
         base_model = await self.get_base_model()
-        return await model_tokenizer(self._session.transport, base_model, names_of_tokenizer(None, [base_model]))
+        return await model_tokenizer(
+            self._session.transport, base_model, names_of_tokenizer(None, [base_model])
+        )
 
     def get_sampler_handle(self) -> str:
         """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It holds no key."""
@@ -312,13 +347,21 @@ class AsyncSamplingClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         session = self._session
         return {
-            "config": {**session.transport.config.without_secrets(), "dialect": session.transport.server.dialect},
+            "config": {
+                **session.transport.config.without_secrets(),
+                "dialect": session.transport.server.dialect,
+            },
             "session_id": session.session_id,
             "sampling_session_id": self.sampling_session_id,
             "base_model": self._base_model,
@@ -333,7 +376,12 @@ class AsyncSamplingClient:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.sampling_session_id}>"
 
-    def _ask(self, num_samples: int, params: SamplingParams | Mapping[str, Any] | None, questions: Questions) -> Ask:
+    def _ask(
+        self,
+        num_samples: int,
+        params: SamplingParams | Mapping[str, Any] | None,
+        questions: Questions,
+    ) -> Ask:
         server, read = self._session.transport.server, ways.read_params(params)
         ask = Ask.prepared(num_samples, read, questions, server.dialect)
         for remark in ways.remarks(read, server.dialect.sampling):
@@ -341,7 +389,11 @@ class AsyncSamplingClient:
         return ask
 
     def _begin(
-        self, prompt: ModelInput | ArrayLike | str, ask: Ask, timeout: float | None, await_timeout: float | None
+        self,
+        prompt: ModelInput | ArrayLike | str,
+        ask: Ask,
+        timeout: float | None,
+        await_timeout: float | None,
     ) -> AsyncAPIFuture[SampleResponse]:
         self._session.transport.require_open("sample")
         state = self._state()
@@ -350,17 +402,27 @@ class AsyncSamplingClient:
             work = _within(await_timeout, work, state)
         return AsyncAPIFuture(work, state, self._session.failures)
 
-    async def _sample(self, prompt: ModelInput | str, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
-        return await self._sampler.sample(await self._encoded(prompt, ask.questions), ask, state, timeout)
+    async def _sample(
+        self, prompt: ModelInput | str, ask: Ask, state: RequestState, timeout: float | None
+    ) -> SampleResponse:
+        return await self._sampler.sample(
+            await self._encoded(prompt, ask.questions), ask, state, timeout
+        )
 
-    async def _stream(self, prompt: ModelInput | str, ask: Ask, timeout: float | None) -> AsyncGenerator[SamplePiece, None]:
+    async def _stream(
+        self, prompt: ModelInput | str, ask: Ask, timeout: float | None
+    ) -> AsyncGenerator[SamplePiece, None]:
         model_input = await self._encoded(prompt, ask.questions)
-        async with aclosing(self._sampler.stream(model_input, ask, self._state(), timeout)) as pieces:
+        async with aclosing(
+            self._sampler.stream(model_input, ask, self._state(), timeout)
+        ) as pieces:
             async for piece in pieces:
                 yield piece
 
     def _state(self) -> RequestState:
-        observer = None if self.on_queue_state_change is _tell_nobody else self.on_queue_state_change
+        observer = (
+            None if self.on_queue_state_change is _tell_nobody else self.on_queue_state_change
+        )
         return RequestState("sample", retry=self._retry, observer=observer)
 
     async def _encoded(self, prompt: ModelInput | str, questions: Questions) -> ModelInput:
@@ -378,7 +440,9 @@ def _tell_nobody(queue_state: str, reason: str | None) -> None:
 async def _promised(transport: Transport, promise: CreateSamplingSessionResponse) -> str:
     """The sampling session of a server that answers with a promise of it."""
     state = RequestState("create_sampling_session", promise.request_id)
-    return await wait_for_result(transport, state, of_fields(lambda fields: required_text(fields, "sampling_session_id")))
+    return await wait_for_result(
+        transport, state, of_fields(lambda fields: required_text(fields, "sampling_session_id"))
+    )
 
 
 def _checked(prompt: ModelInput | ArrayLike | str, questions: Questions) -> ModelInput | str:

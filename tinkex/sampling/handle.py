@@ -34,7 +34,13 @@ class SamplerHandle:
         return config if api_key is None else evolve(config, api_key=api_key)
 
 
-def pack(base_url: str, session_id: str, sampling_session_id: str, base_model: str | None, dialect: Dialect) -> str:
+def pack(
+    base_url: str,
+    session_id: str,
+    sampling_session_id: str,
+    base_model: str | None,
+    dialect: Dialect,
+) -> str:
     """As base64 of JSON, which is safe in URLs."""
     handle = SamplerHandle(base_url, session_id, sampling_session_id, base_model, _facts(dialect))
     return base64.urlsafe_b64encode(orjson.dumps(asdict(handle))).decode()
@@ -66,5 +72,7 @@ def _dialect(facts: Mapping[str, Any]) -> Dialect:
     known = {field.name for field in fields(Dialect)}
     ways = {field.name for field in fields(SamplingWays)}
     given = {name: value for name, value in facts.items() if name in known}
-    sampling = SamplingWays(**{name: value for name, value in facts["sampling"].items() if name in ways})
+    sampling = SamplingWays(
+        **{name: value for name, value in facts["sampling"].items() if name in ways}
+    )
     return evolve(UNKNOWN, **{**given, "sampling": sampling})

@@ -70,12 +70,15 @@ def sample_many(
         raise InvalidInputError(f"max_in_flight must be 1 or more, not {max_in_flight}")
     if isinstance(prompts, (str, bytes, ModelInput)):
         raise InvalidInputError(
-            f"prompts is one {type(prompts).__name__}", advice="Give a list of prompts, or an iterator over them."
+            f"prompts is one {type(prompts).__name__}",
+            advice="Give a list of prompts, or an iterator over them.",
         )
     return _items(_Run(sample, ordered, asyncio.Semaphore(max_in_flight)), prompts, progress)
 
 
-async def _items(run: _Run, prompts: Prompts, progress: bool) -> AsyncGenerator[SampleManyItem, None]:
+async def _items(
+    run: _Run, prompts: Prompts, progress: bool
+) -> AsyncGenerator[SampleManyItem, None]:
     feeder = asyncio.create_task(run.feed(prompts), name="tinkex sample_many")
     feeder.add_done_callback(lambda _: run.queue.put_nowait(None))
     try:
@@ -99,8 +102,12 @@ class _Run:
     sample: Callable[[Prompt], AsyncAPIFuture[SampleResponse]]
     ordered: bool
     slots: asyncio.Semaphore
-    queue: asyncio.Queue[asyncio.Task[SampleManyItem] | None] = field(factory=lambda: asyncio.Queue())
-    running: set[asyncio.Task[SampleManyItem]] = field(factory=lambda: set[asyncio.Task[SampleManyItem]]())
+    queue: asyncio.Queue[asyncio.Task[SampleManyItem] | None] = field(
+        factory=lambda: asyncio.Queue()
+    )
+    running: set[asyncio.Task[SampleManyItem]] = field(
+        factory=lambda: set[asyncio.Task[SampleManyItem]]()
+    )
     error: BaseException | None = None
     """What `prompts` raised."""
 
@@ -183,7 +190,9 @@ async def _in_thread(prompts: Iterable[Prompt]) -> AsyncGenerator[Prompt, None]:
     """
     orders: SimpleQueue[Future[Any] | None] = SimpleQueue()
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(_serve, prompts, orders), name="tinkex-prompts", daemon=True).start()
+    threading.Thread(
+        target=context.run, args=(_serve, prompts, orders), name="tinkex-prompts", daemon=True
+    ).start()
     try:
         while True:
             order: Future[Any] = Future()
@@ -208,9 +217,13 @@ def _serve(prompts: Iterable[Prompt], orders: SimpleQueue[Future[Any] | None]) -
             order.set_exception(error)
 
 
-def _bar(prompts: Prompts, wanted: bool) -> AbstractContextManager[Callable[[SampleManyItem], None]]:
+def _bar(
+    prompts: Prompts, wanted: bool
+) -> AbstractContextManager[Callable[[SampleManyItem], None]]:
     """Gives what shows an item that was taken."""
-    return _drawn_bar(operator.length_hint(prompts) or None) if wanted else nullcontext(_show_nothing)
+    return (
+        _drawn_bar(operator.length_hint(prompts) or None) if wanted else nullcontext(_show_nothing)
+    )
 
 
 def _show_nothing(item: SampleManyItem) -> None:
@@ -220,11 +233,25 @@ def _show_nothing(item: SampleManyItem) -> None:
 @contextmanager
 def _drawn_bar(total: int | None) -> Generator[Callable[[SampleManyItem], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     failed = 0
     words = TextColumn("{task.fields[failed]} failed")
-    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), words)
+    columns = (
+        TextColumn("sampling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        words,
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         line = bar.add_task("sampling", total=total, failed=failed)
 

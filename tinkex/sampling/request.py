@@ -12,7 +12,15 @@ from tinkex_api.models import SampleRequest
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import InvalidInputError, UnsupportedByServer
 from tinkex.sampling import ways
-from tinkex.types import ArrayLike, EncodedTextChunk, ModelInput, SampledSequence, SampleResponse, SamplingParams, TensorData
+from tinkex.types import (
+    ArrayLike,
+    EncodedTextChunk,
+    ModelInput,
+    SampledSequence,
+    SampleResponse,
+    SamplingParams,
+    TensorData,
+)
 from tinkex.types.checks import check_int, check_optional_int
 from tinkex.wire import json
 
@@ -45,24 +53,35 @@ class Questions:
         last_n = self.prompt_logprobs_last_n
         check_optional_int("prompt_logprobs_last_n", last_n)
         if last_n is not None and (last_n < 1 or not self.prompt_logprobs):
-            raise InvalidInputError(f"prompt_logprobs_last_n must be 1 or more, and needs prompt logprobs; found {last_n}")
+            raise InvalidInputError(
+                f"prompt_logprobs_last_n must be 1 or more, and needs prompt logprobs; found {last_n}"
+            )
 
     @property
     def of_the_prompt(self) -> bool:
         """Whether they ask for logprobs at the prompt's positions."""
         return bool(
-            self.prompt_logprobs or self.topk_prompt_logprobs or self.target_prompt_logprobs is not None or self.prompt_alt_tokens_k
+            self.prompt_logprobs
+            or self.topk_prompt_logprobs
+            or self.target_prompt_logprobs is not None
+            or self.prompt_alt_tokens_k
         )
 
     def check(self, prompt: ModelInput) -> None:
         """Raises `InvalidInputError` for a prompt that is empty, or too short for them."""
         if prompt.is_empty:
             raise InvalidInputError("the prompt is empty", advice="Give it one token at least.")
-        length, last_n, targets = text_length(prompt), self.prompt_logprobs_last_n, self.target_prompt_logprobs
+        length, last_n, targets = (
+            text_length(prompt),
+            self.prompt_logprobs_last_n,
+            self.target_prompt_logprobs,
+        )
         if length is None:
             return
         if last_n is not None and last_n >= length:
-            raise InvalidInputError(f"prompt_logprobs_last_n must be less than the prompt's {length} tokens, found {last_n}")
+            raise InvalidInputError(
+                f"prompt_logprobs_last_n must be less than the prompt's {length} tokens, found {last_n}"
+            )
         if targets is not None and targets.shape[0] != length - 1:
             raise InvalidInputError(
                 f"target_prompt_logprobs must have {length - 1} rows, one for each token of the prompt but the first; "
@@ -85,13 +104,19 @@ class Ask:
     questions: Questions
 
     @classmethod
-    def prepared(cls, num_samples: int, params: SamplingParams, questions: Questions, dialect: Dialect) -> Ask:
+    def prepared(
+        cls, num_samples: int, params: SamplingParams, questions: Questions, dialect: Dialect
+    ) -> Ask:
         """`params` are what `ways.read_params` gave. Raises `InvalidInputError`, or `UnsupportedByServer` for what this server never gives."""
         check_int("num_samples", num_samples, 1)
         if questions.of_the_prompt and not dialect.sampling.prompt_logprobs:
             raise ways.no_prompt_logprobs(dialect)
         ways.require_temperature(params, dialect)
-        return cls(ways.parts(num_samples, dialect.sampling), ways.as_sent(params, dialect.sampling), questions)
+        return cls(
+            ways.parts(num_samples, dialect.sampling),
+            ways.as_sent(params, dialect.sampling),
+            questions,
+        )
 
     def request(self, prompt: ModelInput, part: int) -> SampleRequest:
         """That of one part, the first of which asks about the prompt."""
@@ -106,8 +131,13 @@ class Ask:
         )
         if part == 0:
             targets = questions.target_prompt_logprobs
-            request.prompt_logprobs, request.topk_prompt_logprobs = questions.prompt_logprobs, questions.topk_prompt_logprobs
-            request.target_prompt_logprobs = None if targets is None else json.encode_tensor(targets)
+            request.prompt_logprobs, request.topk_prompt_logprobs = (
+                questions.prompt_logprobs,
+                questions.topk_prompt_logprobs,
+            )
+            request.target_prompt_logprobs = (
+                None if targets is None else json.encode_tensor(targets)
+            )
             request.prompt_alt_tokens_k = questions.prompt_alt_tokens_k or None
             request.prompt_logprobs_last_n = questions.prompt_logprobs_last_n
         return request
@@ -117,14 +147,18 @@ def check_answer(response: SampleResponse, questions: Questions, dialect: Dialec
     """Raises `UnsupportedByServer` when the server passed over something newer that it was asked."""
     for name in _passed_over(response, questions):
         raise UnsupportedByServer(
-            f"{dialect.name} passed over {name}", server=dialect.name, operation="sample", advice="Sample without it."
+            f"{dialect.name} passed over {name}",
+            server=dialect.name,
+            operation="sample",
+            advice="Sample without it.",
         )
 
 
 def was_cut(sequences: Sequence[SampledSequence], max_tokens: int | None) -> bool:
     """Returns whether a sample ended for its length, and before it had the tokens that were asked for."""
     return max_tokens is not None and any(
-        sequence.stop_reason == "length" and len(sequence.tokens_np) < max_tokens for sequence in sequences
+        sequence.stop_reason == "length" and len(sequence.tokens_np) < max_tokens
+        for sequence in sequences
     )
 
 

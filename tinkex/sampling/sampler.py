@@ -52,13 +52,17 @@ class Sampler:
     """Whether it is a copy that has no numbers of its own yet."""
     _numbers: itertools.count[int] = field(init=False, factory=itertools.count)
     _joining: asyncio.Lock = field(init=False, factory=asyncio.Lock)
-    _submitting: asyncio.Semaphore = field(init=False, factory=lambda: asyncio.Semaphore(_SUBMITS_AT_ONCE))
+    _submitting: asyncio.Semaphore = field(
+        init=False, factory=lambda: asyncio.Semaphore(_SUBMITS_AT_ONCE)
+    )
 
     @property
     def dialect(self) -> Dialect:
         return self.transport.server.dialect
 
-    async def sample(self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
+    async def sample(
+        self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None
+    ) -> SampleResponse:
         """What was sampled, in as many requests as it takes; `state` tells of the first. `timeout` is for each to be taken on."""
         began, response, failure = self.transport.clock.now(), None, None
         try:
@@ -70,7 +74,13 @@ class Sampler:
         finally:
             self._tell(state, response, self.transport.clock.now() - began, failure)
 
-    def _tell(self, state: RequestState, response: SampleResponse | None, seconds: float, failure: str | None) -> None:
+    def _tell(
+        self,
+        state: RequestState,
+        response: SampleResponse | None,
+        seconds: float,
+        failure: str | None,
+    ) -> None:
         sequences = response.sequences if response else ()
         self.transport.tell(
             events.SamplingDone,
@@ -81,7 +91,9 @@ class Sampler:
             error=failure,
         )
 
-    async def _sampled(self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
+    async def _sampled(
+        self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None
+    ) -> SampleResponse:
         await self._become_distinct()
         if len(ask.parts) == 1:
             response = await self._answer(prompt, ask, 0, state, timeout)
@@ -119,44 +131,66 @@ class Sampler:
             self.transport.server.learn(streams_samples=False)
         yield stream.whole(response.sequences[0])
 
-    async def _joined(self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None) -> SampleResponse:
+    async def _joined(
+        self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None
+    ) -> SampleResponse:
         """The first part's answer, with the samples of the others."""
         states = [state, *(state.another() for _ in ask.parts[1:])]
-        first, *others = await _together([self._answer(prompt, ask, part, own, timeout) for part, own in enumerate(states)])
-        return evolve(first, sequences=[*first.sequences, *(sequence for other in others for sequence in other.sequences)])
+        first, *others = await _together(
+            [self._answer(prompt, ask, part, own, timeout) for part, own in enumerate(states)]
+        )
+        return evolve(
+            first,
+            sequences=[
+                *first.sequences,
+                *(sequence for other in others for sequence in other.sequences),
+            ],
+        )
 
-    async def _answer(self, prompt: ModelInput, ask: Ask, part: int, state: RequestState, timeout: float | None) -> SampleResponse:
+    async def _answer(
+        self, prompt: ModelInput, ask: Ask, part: int, state: RequestState, timeout: float | None
+    ) -> SampleResponse:
         """The result; where it is lost the sample is asked for again, under a new number."""
         attempt = 1
         while True:
             seq_id = next(self._numbers)
-            async with self._submitting:  # the request is made only now, so that those who wait hold little
+            async with (
+                self._submitting
+            ):  # the request is made only now, so that those who wait hold little
                 promise = await self._submit(ask.request(prompt, part), seq_id, state, timeout)
             state.request_id = promise.request_id
             decode = partial(_decode, promise=promise, prompt_length=text_length(prompt))
             try:
                 result = await self.results.result(state, seq_id, decode)
             except TinkexError as error:
-                await self._pause_before_another(attempt, error, state.retry or self.transport.config.retry)
+                await self._pause_before_another(
+                    attempt, error, state.retry or self.transport.config.retry
+                )
                 attempt += 1
             else:
                 if (state.queue_state or "").startswith("paused"):
                     state.waits_as("active", None)
                 return result
 
-    async def _submit(self, body: SampleRequest, seq_id: int, state: RequestState, timeout: float | None) -> UntypedAPIFuture:
+    async def _submit(
+        self, body: SampleRequest, seq_id: int, state: RequestState, timeout: float | None
+    ) -> UntypedAPIFuture:
         body.sampling_session_id, body.seq_id = self.sampling_session_id, seq_id
         body.record_stability_info = self.record_stability_info or None
         request = sample.request(body=body, x_tinker_sampling_backpressure="1")
         return await self.transport.send(request, timeout=timeout, state=state)
 
-    async def _pause_before_another(self, attempt: int, error: TinkexError, settings: RetrySettings) -> None:
+    async def _pause_before_another(
+        self, attempt: int, error: TinkexError, settings: RetrySettings
+    ) -> None:
         """Raises `error` where another try may not help."""
         clock = self.transport.clock
         if attempt >= settings.max_attempts or not isinstance(error, NO_RESULT):
             raise error
         pause = backoff.delay(attempt, settings, None, clock.random())
-        logger.warning("a sample's result is lost, so it is asked for anew in %.1f s: %s", pause, error)
+        logger.warning(
+            "a sample's result is lost, so it is asked for anew in %.1f s: %s", pause, error
+        )
         await clock.sleep(pause)
 
     async def _become_distinct(self) -> None:
@@ -172,14 +206,22 @@ class Sampler:
         """From the server where it gives them, else a random one."""
         if self.dialect.joins_samplers:
             body = JoinSamplingSessionRequest(self.sampling_session_id)
-            return (await self.transport.send(join_sampling_session.request(body=body))).client_counter
+            return (
+                await self.transport.send(join_sampling_session.request(body=body))
+            ).client_counter
         return 1 + self.transport.clock.below(_COPIES)
 
 
-def _decode(payload: Payload, promise: UntypedAPIFuture, prompt_length: int | None) -> SampleResponse:
+def _decode(
+    payload: Payload, promise: UntypedAPIFuture, prompt_length: int | None
+) -> SampleResponse:
     decode = protobuf.decode_sample if isinstance(payload, bytes) else json.decode_sample
     response = decode(payload, promise, prompt_length)  # pyright: ignore[reportArgumentType]
-    if not response.sequences and response.prompt_logprobs_np is None and response.target_prompt_logprobs is None:
+    if (
+        not response.sequences
+        and response.prompt_logprobs_np is None
+        and response.target_prompt_logprobs is None
+    ):
         raise ValueError("there is nothing in it")
     return response
 

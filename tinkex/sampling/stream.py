@@ -35,7 +35,9 @@ def whole(sequence: SampledSequence) -> SamplePiece:
     return SamplePiece(sequence.tokens, sequence.logprobs, sequence)
 
 
-async def pieces(transport: Transport, body: SampleRequest, timeout: float | None) -> AsyncGenerator[SamplePiece, None]:
+async def pieces(
+    transport: Transport, body: SampleRequest, timeout: float | None
+) -> AsyncGenerator[SamplePiece, None]:
     """The pieces as the server sends them. Closing the generator closes the connection, at which the server stops.
 
     Raises:
@@ -52,7 +54,9 @@ async def pieces(transport: Transport, body: SampleRequest, timeout: float | Non
             yield piece
             if piece.sequence is not None:
                 return
-    raise APIConnectionError("the stream ended before the sample did", operation="sample_stream", advice="Sample again.")
+    raise APIConnectionError(
+        "the stream ended before the sample did", operation="sample_stream", advice="Sample again."
+    )
 
 
 async def _next_data(transport: Transport, lines: AsyncGenerator[str]) -> str | None:
@@ -69,7 +73,9 @@ def _event(text: str) -> SampleStreamEvent:
     try:
         return SampleStreamEvent.from_dict(orjson.loads(text))
     except PARSE_ERRORS as error:
-        raise unreadable(f"an event of the stream is not of the contract's form: {error}", "sample_stream") from error
+        raise unreadable(
+            f"an event of the stream is not of the contract's form: {error}", "sample_stream"
+        ) from error
 
 
 @define(eq=False)
@@ -86,7 +92,9 @@ class _SoFar:
         tokens, logprobs = event.tokens or [], event.logprobs or []
         self.tokens += tokens
         self.logprobs += logprobs
-        return SamplePiece(tokens, logprobs, self._sequence(event.stop_reason) if event.stop_reason else None)
+        return SamplePiece(
+            tokens, logprobs, self._sequence(event.stop_reason) if event.stop_reason else None
+        )
 
     def _sequence(self, stop_reason: str) -> SampledSequence:
         return SampledSequence(

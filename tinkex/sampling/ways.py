@@ -22,7 +22,9 @@ _KNOWN = tuple(field.name for field in fields(SamplingParams) if field.init)
 def read_params(params: SamplingParams | Mapping[str, Any] | None) -> SamplingParams:
     """A copy of what the user gave, checked, with `stop` as a list. Raises `InvalidInputError`, naming the field."""
     given = params.to_dict() if isinstance(params, SamplingParams) else dict(params or {})
-    read = SamplingParams.from_dict({name: value for name, value in given.items() if value is not None})
+    read = SamplingParams.from_dict(
+        {name: value for name, value in given.items() if value is not None}
+    )
     if not isinstance(params, SamplingParams) and read.additional_properties:
         raise InvalidInputError(
             f"unknown sampling parameter {next(iter(read.additional_properties))!r}",
@@ -35,15 +37,29 @@ def read_params(params: SamplingParams | Mapping[str, Any] | None) -> SamplingPa
 
 def _check_numbers(params: SamplingParams) -> None:
     checks: tuple[tuple[str, bool, str], ...] = (
-        ("temperature", is_number(params.temperature) and 0 <= params.temperature < math.inf, "a number of 0 or more"),
-        ("top_k", is_int(params.top_k) and params.top_k >= -1, "an int of 1 or more, or -1 for all"),
-        ("top_p", is_number(params.top_p) and 0 < params.top_p <= 1, "a number above 0, and at most 1"),
+        (
+            "temperature",
+            is_number(params.temperature) and 0 <= params.temperature < math.inf,
+            "a number of 0 or more",
+        ),
+        (
+            "top_k",
+            is_int(params.top_k) and params.top_k >= -1,
+            "an int of 1 or more, or -1 for all",
+        ),
+        (
+            "top_p",
+            is_number(params.top_p) and 0 < params.top_p <= 1,
+            "a number above 0, and at most 1",
+        ),
     )
     check_optional_int("sampling_params.max_tokens", params.max_tokens, 1)
     check_optional_int("sampling_params.seed", params.seed)
     for name, holds, words in checks:
         if not holds:
-            raise InvalidInputError(f"sampling_params.{name} must be {words}, found {getattr(params, name)!r}")
+            raise InvalidInputError(
+                f"sampling_params.{name} must be {words}, found {getattr(params, name)!r}"
+            )
 
 
 def _stops(stop: Any) -> list[str] | list[int] | None:
@@ -54,7 +70,9 @@ def _stops(stop: Any) -> list[str] | list[int] | None:
         stop = [stop]
     values = list(cast("Sequence[Any]", stop))
     if not (all(isinstance(value, str) and value for value in values) or all(map(is_int, values))):
-        raise InvalidInputError(f"sampling_params.stop must be a text, texts, or token ids, found {stop!r}")
+        raise InvalidInputError(
+            f"sampling_params.stop must be a text, texts, or token ids, found {stop!r}"
+        )
     return values
 
 

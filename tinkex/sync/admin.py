@@ -12,7 +12,12 @@ from tinkex.hints import hinted
 from tinkex.rest.admin import AsyncAdminClient
 from tinkex.sync_twins import DONE, Done, deprecated_twin
 from tinkex.threads import in_thread
-from tinkex.types import AuditEventType, AuditLogResponse, BillingUsageResponse, CurrentCheckpointStorageUsageResponse
+from tinkex.types import (
+    AuditEventType,
+    AuditLogResponse,
+    BillingUsageResponse,
+    CurrentCheckpointStorageUsageResponse,
+)
 
 
 @hinted
@@ -30,7 +35,13 @@ class AdminClient:
         ConfigError: a setting is missing or wrong.
     """
 
-    def __init__(self, config: Config | None = None, *, base_url: str | None = None, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+    ) -> None:
         self._client = AsyncAdminClient(config, base_url=base_url, api_key=api_key)
         self._portal = portals.shared()
 
@@ -42,14 +53,23 @@ class AdminClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._portal.run(self._client.__aexit__, kind, error, trace)
 
-    def get_audit_log(self, event_type: AuditEventType = "all", day: date | None = None) -> AuditLogResponse:
+    def get_audit_log(
+        self, event_type: AuditEventType = "all", day: date | None = None
+    ) -> AuditLogResponse:
         """What was done on a day, by default today."""
         return self._portal.run(self._client.get_audit_log, event_type, day)
 
-    def get_billing_usage(self, starting_on: datetime | str, ending_before: datetime | str) -> BillingUsageResponse:
+    def get_billing_usage(
+        self, starting_on: datetime | str, ending_before: datetime | str
+    ) -> BillingUsageResponse:
         """What was used, hour by hour.
 
         Args:
@@ -61,16 +81,22 @@ class AdminClient:
         """
         return self._portal.run(self._client.get_billing_usage, starting_on, ending_before)
 
-    def get_current_checkpoint_storage_usage(self, project_id: str | None = None) -> CurrentCheckpointStorageUsageResponse:
+    def get_current_checkpoint_storage_usage(
+        self, project_id: str | None = None
+    ) -> CurrentCheckpointStorageUsageResponse:
         """What the checkpoints take at present, maybe those of one project."""
         return self._portal.run(self._client.get_current_checkpoint_storage_usage, project_id)
 
-    async def get_audit_log_async(self, event_type: AuditEventType = "all", day: date | None = None) -> AuditLogResponse:
+    async def get_audit_log_async(
+        self, event_type: AuditEventType = "all", day: date | None = None
+    ) -> AuditLogResponse:
         """Deprecated: see `get_audit_log`."""
         deprecated_twin("get_audit_log")
         return await in_thread(self.get_audit_log, event_type, day)
 
-    async def get_billing_usage_async(self, starting_on: datetime | str, ending_before: datetime | str) -> BillingUsageResponse:
+    async def get_billing_usage_async(
+        self, starting_on: datetime | str, ending_before: datetime | str
+    ) -> BillingUsageResponse:
         """Deprecated: see `get_billing_usage`."""
         deprecated_twin("get_billing_usage")
         return await in_thread(self.get_billing_usage, starting_on, ending_before)

@@ -16,7 +16,10 @@ from tinkex.portal_iter import iterate
 from tinkex.rest.client import AsyncRestClient
 from tinkex.rest.download import Progress
 from tinkex.rest.paging import PAGE_SIZE
-from tinkex.rest.uploading import ExternalWeightsUploadFinishResult, ExternalWeightsUploadStartResult
+from tinkex.rest.uploading import (
+    ExternalWeightsUploadFinishResult,
+    ExternalWeightsUploadStartResult,
+)
 from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
 from tinkex.threads import in_thread
 from tinkex.types import (
@@ -69,7 +72,13 @@ class RestClient:
         ConfigError: a setting is missing or wrong.
     """
 
-    def __init__(self, config: Config | None = None, *, base_url: str | None = None, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+    ) -> None:
         self._client = AsyncRestClient(config, base_url=base_url, api_key=api_key)
         self._portal = portals.shared()
 
@@ -87,7 +96,12 @@ class RestClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._portal.run(self._client.__aexit__, kind, error, trace)
 
     def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
@@ -107,15 +121,23 @@ class RestClient:
         self._portal.run(self._client.revoke_api_key)
         return DONE
 
-    def list_sessions(self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned") -> ListSessionsResponse:
+    def list_sessions(
+        self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
+    ) -> ListSessionsResponse:
         """A page of the sessions' ids, newest first: at most `limit`, after leaving out `offset`."""
         return self._portal.run(self._client.list_sessions, limit, offset, access_scope)
 
-    def iter_sessions(self, access_scope: AccessScope = "owned", *, page_size: int = PAGE_SIZE) -> Iterator[str]:
+    def iter_sessions(
+        self, access_scope: AccessScope = "owned", *, page_size: int = PAGE_SIZE
+    ) -> Iterator[str]:
         """The ids of all sessions, newest first, fetched page by page as they are asked for."""
-        return iterate(self._portal, lambda: self._client.iter_sessions(access_scope, page_size=page_size))
+        return iterate(
+            self._portal, lambda: self._client.iter_sessions(access_scope, page_size=page_size)
+        )
 
-    def get_session(self, session_id: str, access_scope: AccessScope = "owned") -> GetSessionResponse:
+    def get_session(
+        self, session_id: str, access_scope: AccessScope = "owned"
+    ) -> GetSessionResponse:
         """The training runs and samplers of a session."""
         return self._portal.run(self._client.get_session, session_id, access_scope)
 
@@ -148,24 +170,43 @@ class RestClient:
         return self._portal.run(self._client.get_sampler, sampler_id)
 
     def list_training_runs(
-        self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned", project_id: str | None = None
+        self,
+        limit: int = 20,
+        offset: int = 0,
+        access_scope: AccessScope = "owned",
+        project_id: str | None = None,
     ) -> TrainingRunsResponse:
         """A page of the training runs, maybe of one project, newest first: at most `limit`, after leaving out `offset`."""
-        return self._portal.run(self._client.list_training_runs, limit, offset, access_scope, project_id)
+        return self._portal.run(
+            self._client.list_training_runs, limit, offset, access_scope, project_id
+        )
 
     def iter_training_runs(
-        self, access_scope: AccessScope = "owned", project_id: str | None = None, *, page_size: int = PAGE_SIZE
+        self,
+        access_scope: AccessScope = "owned",
+        project_id: str | None = None,
+        *,
+        page_size: int = PAGE_SIZE,
     ) -> Iterator[TrainingRun]:
         """All training runs, maybe of one project, newest first, fetched page by page as they are asked for."""
-        return iterate(self._portal, lambda: self._client.iter_training_runs(access_scope, project_id, page_size=page_size))
+        return iterate(
+            self._portal,
+            lambda: self._client.iter_training_runs(access_scope, project_id, page_size=page_size),
+        )
 
-    def get_training_run(self, training_run_id: str, access_scope: AccessScope = "owned") -> TrainingRun:
+    def get_training_run(
+        self, training_run_id: str, access_scope: AccessScope = "owned"
+    ) -> TrainingRun:
         """A training run, with its newest checkpoints."""
         return self._portal.run(self._client.get_training_run, training_run_id, access_scope)
 
-    def get_training_run_by_tinker_path(self, tinker_path: str, access_scope: AccessScope = "owned") -> TrainingRun:
+    def get_training_run_by_tinker_path(
+        self, tinker_path: str, access_scope: AccessScope = "owned"
+    ) -> TrainingRun:
         """The training run that a checkpoint is of."""
-        return self._portal.run(self._client.get_training_run_by_tinker_path, tinker_path, access_scope)
+        return self._portal.run(
+            self._client.get_training_run_by_tinker_path, tinker_path, access_scope
+        )
 
     def list_checkpoints(self, training_run_id: str) -> CheckpointsListResponse:
         """All checkpoints of a training run."""
@@ -180,7 +221,9 @@ class RestClient:
 
         Collect what is to be deleted before it is: a list that shrinks while it is read has gaps.
         """
-        return iterate(self._portal, lambda: self._client.iter_user_checkpoints(page_size=page_size))
+        return iterate(
+            self._portal, lambda: self._client.iter_user_checkpoints(page_size=page_size)
+        )
 
     def search_checkpoints(self, request: CheckpointSearchRequest) -> CheckpointSearchResponse:
         """A page of the checkpoints that fit, newest first; `next_cursor` is for the next request, and None on the last page."""
@@ -203,7 +246,12 @@ class RestClient:
             lora_config: its shape.
             destination_project_id: the project that the checkpoint is to be in.
         """
-        return self._portal.run(self._client.external_weights_upload_start, base_model, lora_config, destination_project_id)
+        return self._portal.run(
+            self._client.external_weights_upload_start,
+            base_model,
+            lora_config,
+            destination_project_id,
+        )
 
     def external_weights_upload_finish(self, upload_id: str) -> ExternalWeightsUploadFinishResult:
         """Makes a checkpoint of an upload, all of whose files were sent. The server checks them.
@@ -289,12 +337,18 @@ class RestClient:
         self._portal.run(self._client.unpublish_checkpoint_from_tinker_path, tinker_path)
         return DONE
 
-    def set_checkpoint_ttl(self, training_run_id: str, checkpoint_id: str, ttl_seconds: int | None) -> Done:
+    def set_checkpoint_ttl(
+        self, training_run_id: str, checkpoint_id: str, ttl_seconds: int | None
+    ) -> Done:
         """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
-        self._portal.run(self._client.set_checkpoint_ttl, training_run_id, checkpoint_id, ttl_seconds)
+        self._portal.run(
+            self._client.set_checkpoint_ttl, training_run_id, checkpoint_id, ttl_seconds
+        )
         return DONE
 
-    def set_checkpoint_ttl_from_tinker_path(self, tinker_path: str, ttl_seconds: int | None) -> Done:
+    def set_checkpoint_ttl_from_tinker_path(
+        self, tinker_path: str, ttl_seconds: int | None
+    ) -> Done:
         """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
         self._portal.run(self._client.set_checkpoint_ttl_from_tinker_path, tinker_path, ttl_seconds)
         return DONE
@@ -307,7 +361,9 @@ class RestClient:
         """
         return self._portal.run(self._client.get_external_weights_urls, tinker_path)
 
-    def get_checkpoint_archive_url(self, training_run_id: str, checkpoint_id: str) -> CheckpointArchiveUrlResponse:
+    def get_checkpoint_archive_url(
+        self, training_run_id: str, checkpoint_id: str
+    ) -> CheckpointArchiveUrlResponse:
         """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call no more.
 
         The URL wants no key; of a server that sends the file itself it is the call's own, which does. Waits while the file is built.
@@ -315,14 +371,25 @@ class RestClient:
         Raises:
             WaitTimeoutError: it was not built within `PollSettings.max_wait`.
         """
-        return self._portal.run(self._client.get_checkpoint_archive_url, training_run_id, checkpoint_id)
+        return self._portal.run(
+            self._client.get_checkpoint_archive_url, training_run_id, checkpoint_id
+        )
 
-    def get_checkpoint_archive_url_from_tinker_path(self, tinker_path: str) -> CheckpointArchiveUrlResponse:
+    def get_checkpoint_archive_url_from_tinker_path(
+        self, tinker_path: str
+    ) -> CheckpointArchiveUrlResponse:
         """Does, and raises, what `get_checkpoint_archive_url` does."""
-        return self._portal.run(self._client.get_checkpoint_archive_url_from_tinker_path, tinker_path)
+        return self._portal.run(
+            self._client.get_checkpoint_archive_url_from_tinker_path, tinker_path
+        )
 
     def download_checkpoint(
-        self, tinker_path: str, *, output_dir: str | PathLike[str] = ".", force: bool = False, progress: Progress | None = None
+        self,
+        tinker_path: str,
+        *,
+        output_dir: str | PathLike[str] = ".",
+        force: bool = False,
+        progress: Progress | None = None,
     ) -> Path:
         """The folder that the files of a checkpoint were fetched to: all of them, or none where this raises.
 
@@ -342,7 +409,11 @@ class RestClient:
             WaitTimeoutError: the server did not build the archive within `PollSettings.max_wait`.
         """
         return self._portal.run(
-            self._client.download_checkpoint, tinker_path, output_dir=output_dir, force=force, progress=progress
+            self._client.download_checkpoint,
+            tinker_path,
+            output_dir=output_dir,
+            force=force,
+            progress=progress,
         )
 
     def push_to_hub(
@@ -435,7 +506,9 @@ class RestClient:
         deprecated_twin("list_sessions")
         return await in_thread(self.list_sessions, limit, offset, access_scope)
 
-    async def get_session_async(self, session_id: str, access_scope: AccessScope = "owned") -> GetSessionResponse:
+    async def get_session_async(
+        self, session_id: str, access_scope: AccessScope = "owned"
+    ) -> GetSessionResponse:
         """Deprecated: see `get_session`."""
         deprecated_twin("get_session")
         return await in_thread(self.get_session, session_id, access_scope)
@@ -461,18 +534,26 @@ class RestClient:
         return await in_thread(self.get_sampler, sampler_id)
 
     async def list_training_runs_async(
-        self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned", project_id: str | None = None
+        self,
+        limit: int = 20,
+        offset: int = 0,
+        access_scope: AccessScope = "owned",
+        project_id: str | None = None,
     ) -> TrainingRunsResponse:
         """Deprecated: see `list_training_runs`."""
         deprecated_twin("list_training_runs")
         return await in_thread(self.list_training_runs, limit, offset, access_scope, project_id)
 
-    async def get_training_run_async(self, training_run_id: str, access_scope: AccessScope = "owned") -> TrainingRun:
+    async def get_training_run_async(
+        self, training_run_id: str, access_scope: AccessScope = "owned"
+    ) -> TrainingRun:
         """Deprecated: see `get_training_run`."""
         deprecated_twin("get_training_run")
         return await in_thread(self.get_training_run, training_run_id, access_scope)
 
-    async def get_training_run_by_tinker_path_async(self, tinker_path: str, access_scope: AccessScope = "owned") -> TrainingRun:
+    async def get_training_run_by_tinker_path_async(
+        self, tinker_path: str, access_scope: AccessScope = "owned"
+    ) -> TrainingRun:
         """Deprecated: see `get_training_run_by_tinker_path`."""
         deprecated_twin("get_training_run_by_tinker_path")
         return await in_thread(self.get_training_run_by_tinker_path, tinker_path, access_scope)
@@ -482,7 +563,9 @@ class RestClient:
         deprecated_twin("list_checkpoints")
         return await in_thread(self.list_checkpoints, training_run_id)
 
-    async def list_user_checkpoints_async(self, limit: int = 100, offset: int = 0) -> CheckpointsListResponse:
+    async def list_user_checkpoints_async(
+        self, limit: int = 100, offset: int = 0
+    ) -> CheckpointsListResponse:
         """Deprecated: see `list_user_checkpoints`."""
         deprecated_twin("list_user_checkpoints")
         return await in_thread(self.list_user_checkpoints, limit, offset)
@@ -507,22 +590,30 @@ class RestClient:
         deprecated_twin("unpublish_checkpoint_from_tinker_path")
         await in_thread(self.unpublish_checkpoint_from_tinker_path, tinker_path)
 
-    async def set_checkpoint_ttl_from_tinker_path_async(self, tinker_path: str, ttl_seconds: int | None) -> None:
+    async def set_checkpoint_ttl_from_tinker_path_async(
+        self, tinker_path: str, ttl_seconds: int | None
+    ) -> None:
         """Deprecated: see `set_checkpoint_ttl_from_tinker_path`."""
         deprecated_twin("set_checkpoint_ttl_from_tinker_path")
         await in_thread(self.set_checkpoint_ttl_from_tinker_path, tinker_path, ttl_seconds)
 
-    async def get_external_weights_urls_async(self, tinker_path: str) -> ExternalWeightsUrlsResponse:
+    async def get_external_weights_urls_async(
+        self, tinker_path: str
+    ) -> ExternalWeightsUrlsResponse:
         """Deprecated: see `get_external_weights_urls`."""
         deprecated_twin("get_external_weights_urls")
         return await in_thread(self.get_external_weights_urls, tinker_path)
 
-    async def get_checkpoint_archive_url_async(self, training_run_id: str, checkpoint_id: str) -> CheckpointArchiveUrlResponse:
+    async def get_checkpoint_archive_url_async(
+        self, training_run_id: str, checkpoint_id: str
+    ) -> CheckpointArchiveUrlResponse:
         """Deprecated: see `get_checkpoint_archive_url`."""
         deprecated_twin("get_checkpoint_archive_url")
         return await in_thread(self.get_checkpoint_archive_url, training_run_id, checkpoint_id)
 
-    async def get_checkpoint_archive_url_from_tinker_path_async(self, tinker_path: str) -> CheckpointArchiveUrlResponse:
+    async def get_checkpoint_archive_url_from_tinker_path_async(
+        self, tinker_path: str
+    ) -> CheckpointArchiveUrlResponse:
         """Deprecated: see `get_checkpoint_archive_url_from_tinker_path`."""
         deprecated_twin("get_checkpoint_archive_url_from_tinker_path")
         return await in_thread(self.get_checkpoint_archive_url_from_tinker_path, tinker_path)
@@ -538,7 +629,11 @@ class RestClient:
         """Deprecated: see `copy_weights`."""
         deprecated_twin("copy_weights")
         return await in_thread(
-            self.copy_weights, path, destination_project_id, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token
+            self.copy_weights,
+            path,
+            destination_project_id,
+            ttl_seconds=ttl_seconds,
+            weights_access_token=weights_access_token,
         )
 
     def __repr__(self) -> str:

@@ -23,7 +23,13 @@ from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
 from tinkex.threads import in_thread
 from tinkex.tokenizer import Tokenizer
 from tinkex.transport.waiting import QueueObserver
-from tinkex.types import ArrayLike, ModelInput, SampleResponse, SamplingParams, TensorData
+from tinkex.types import (
+    ArrayLike,
+    ModelInput,
+    SampleResponse,
+    SamplingParams,
+    TensorData,
+)
 
 
 @hinted
@@ -60,7 +66,9 @@ class SamplingClient(OwnFuture):
         record_stability_info: bool = False,
     ) -> SamplingClient:
         """What `service.create_sampling_client` makes of the same arguments."""
-        return service.create_sampling_client(model_path, base_model, retry_config, record_stability_info)
+        return service.create_sampling_client(
+            model_path, base_model, retry_config, record_stability_info
+        )
 
     @staticmethod
     def create_async(
@@ -100,7 +108,9 @@ class SamplingClient(OwnFuture):
             ConfigError: a setting of the environment is missing or wrong.
         """
         portal = portals.shared()
-        return SamplingClient(portal.call(AsyncSamplingClient.from_sampler_handle, handle, api_key=api_key), portal)
+        return SamplingClient(
+            portal.call(AsyncSamplingClient.from_sampler_handle, handle, api_key=api_key), portal
+        )
 
     def sample(
         self,
@@ -229,7 +239,10 @@ class SamplingClient(OwnFuture):
             RequestFailedError: at a piece: the server could not do it.
             APIConnectionError: at a piece: the connection broke.
         """
-        return iterate(self._portal, lambda: self._client.sample_stream(prompt, sampling_params, timeout=timeout))
+        return iterate(
+            self._portal,
+            lambda: self._client.sample_stream(prompt, sampling_params, timeout=timeout),
+        )
 
     def compute_logprobs(
         self, prompt: ModelInput | ArrayLike | str, prompt_logprobs_last_n: int | None = None
@@ -245,7 +258,9 @@ class SamplingClient(OwnFuture):
             UnsupportedByServer: at the call, or by `.result()`: the server gives no logprobs of a prompt.
             RequestFailedError: by `.result()`: the server could not do it.
         """
-        return APIFuture(self._portal, lambda: self._client.compute_logprobs(prompt, prompt_logprobs_last_n))
+        return APIFuture(
+            self._portal, lambda: self._client.compute_logprobs(prompt, prompt_logprobs_last_n)
+        )
 
     def get_base_model(self) -> Text:
         """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only the server knows it and does not tell."""
@@ -267,7 +282,12 @@ class SamplingClient(OwnFuture):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._portal.run(self._client.__aexit__, kind, error, trace)
 
     async def sample_async(

@@ -212,7 +212,13 @@ class ServiceClient:
             APIConnectionError: the server cannot be reached.
         """
         return SamplingClient(
-            self._portal.run(self._client.create_sampling_client, model_path, base_model, retry_config, record_stability_info),
+            self._portal.run(
+                self._client.create_sampling_client,
+                model_path,
+                base_model,
+                retry_config,
+                record_stability_info,
+            ),
             self._portal,
         )
 
@@ -262,7 +268,9 @@ class ServiceClient:
         """
         return self._portal.run(self._client.create_custom_loss, fn, input_ranks)
 
-    def copy_weights(self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None) -> Text:
+    def copy_weights(
+        self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
+    ) -> Text:
         """The path of a copy of saved weights in this client's project (`Config.project_id`). Begins no session.
 
         Args:
@@ -275,10 +283,17 @@ class ServiceClient:
             NotFoundError: there are no such weights, or the server has no such call.
         """
         return Text(
-            self._portal.run(self._client.copy_weights, path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
+            self._portal.run(
+                self._client.copy_weights,
+                path,
+                ttl_seconds=ttl_seconds,
+                weights_access_token=weights_access_token,
+            )
         )
 
-    def create_recoverable_run(self, trainer: TrainingClient, policy: RecoveryPolicy | None = None) -> RecoverableRun:
+    def create_recoverable_run(
+        self, trainer: TrainingClient, policy: RecoveryPolicy | None = None
+    ) -> RecoverableRun:
         """A training run that goes on from its last saved state when the server loses the model.
 
         Saves the model as it is now, so that there is a state to go back to from the beginning.
@@ -291,7 +306,10 @@ class ServiceClient:
             UnsupportedByServer: it has no way to make a model from a checkpoint.
             TinkexError: whatever `save_state` raises.
         """
-        return RecoverableRun(self._portal.run(self._client.create_recoverable_run, trainer._client, policy), self._portal)
+        return RecoverableRun(
+            self._portal.run(self._client.create_recoverable_run, trainer._client, policy),
+            self._portal,
+        )
 
     def create_rest_client(self) -> RestClient:
         """A client for training runs and checkpoints. Begins no session."""
@@ -312,7 +330,12 @@ class ServiceClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._portal.run(self._client.__aexit__, kind, error, trace)
 
     async def create_lora_training_client_async(
@@ -329,7 +352,15 @@ class ServiceClient:
         """Deprecated: see `create_lora_training_client`."""
         deprecated_twin("create_lora_training_client")
         return await in_thread(
-            self.create_lora_training_client, base_model, rank, seed, train_mlp, train_attn, train_unembed, user_metadata, optimizer
+            self.create_lora_training_client,
+            base_model,
+            rank,
+            seed,
+            train_mlp,
+            train_attn,
+            train_unembed,
+            user_metadata,
+            optimizer,
         )
 
     async def create_training_client_from_state_async(
@@ -345,7 +376,13 @@ class ServiceClient:
         """Deprecated: see `create_training_client_from_state`."""
         deprecated_twin("create_training_client_from_state")
         return await in_thread(
-            self.create_training_client_from_state, path, base_model, user_metadata, weights_access_token, optimizer, rank=rank
+            self.create_training_client_from_state,
+            path,
+            base_model,
+            user_metadata,
+            weights_access_token,
+            optimizer,
+            rank=rank,
         )
 
     async def create_training_client_from_state_with_optimizer_async(
@@ -360,7 +397,12 @@ class ServiceClient:
         """Deprecated: see `create_training_client_from_state_with_optimizer`."""
         deprecated_twin("create_training_client_from_state_with_optimizer")
         return await in_thread(
-            self.create_training_client_from_state_with_optimizer, path, base_model, user_metadata, weights_access_token, rank=rank
+            self.create_training_client_from_state_with_optimizer,
+            path,
+            base_model,
+            user_metadata,
+            weights_access_token,
+            rank=rank,
         )
 
     async def create_sampling_client_async(
@@ -372,14 +414,21 @@ class ServiceClient:
     ) -> SamplingClient:
         """Deprecated: see `create_sampling_client`."""
         deprecated_twin("create_sampling_client")
-        return await in_thread(self.create_sampling_client, model_path, base_model, retry_config, record_stability_info)
+        return await in_thread(
+            self.create_sampling_client, model_path, base_model, retry_config, record_stability_info
+        )
 
     async def copy_weights_async(
         self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
     ) -> str:
         """Deprecated: see `copy_weights`."""
         deprecated_twin("copy_weights")
-        return await in_thread(self.copy_weights, path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token)
+        return await in_thread(
+            self.copy_weights,
+            path,
+            ttl_seconds=ttl_seconds,
+            weights_access_token=weights_access_token,
+        )
 
     async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
         """Deprecated: see `get_server_capabilities`."""

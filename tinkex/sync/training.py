@@ -64,7 +64,10 @@ class TrainingClient(OwnFuture):
         return self._client.base_model
 
     def forward_backward(
-        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
+        self,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
         """Computes the loss of a batch and adds its gradients to the model's, until `optim_step` applies them.
 
@@ -80,16 +83,25 @@ class TrainingClient(OwnFuture):
             RequestFailedError: by `.result()`: the server could not do it, for example for a token out of its vocabulary.
             StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
         """
-        return APIFuture(self._portal, lambda: self._client.forward_backward(data, loss_fn, loss_fn_config))
+        return APIFuture(
+            self._portal, lambda: self._client.forward_backward(data, loss_fn, loss_fn_config)
+        )
 
     def forward(
-        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
+        self,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
         """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
         return APIFuture(self._portal, lambda: self._client.forward(data, loss_fn, loss_fn_config))
 
     def forward_backward_custom(
-        self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle, *, loss_type_input: Literal["logprobs"] | None = None
+        self,
+        data: Sequence[Datum],
+        loss_fn: CustomLoss | LossHandle,
+        *,
+        loss_type_input: Literal["logprobs"] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
         """Computes a loss of your own, and adds its gradients to the model's on the server.
 
@@ -109,10 +121,18 @@ class TrainingClient(OwnFuture):
             RequestFailedError: by `.result()`: the server could not compute the loss.
             StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
         """
-        return APIFuture(self._portal, lambda: self._client.forward_backward_custom(data, loss_fn, loss_type_input=loss_type_input))
+        return APIFuture(
+            self._portal,
+            lambda: self._client.forward_backward_custom(
+                data, loss_fn, loss_type_input=loss_type_input
+            ),
+        )
 
     def optim_step(
-        self, optim_params: AdamParams | DimuonParams | SgdParams | None = None, *, adam_params: AdamParams | None = None
+        self,
+        optim_params: AdamParams | DimuonParams | SgdParams | None = None,
+        *,
+        adam_params: AdamParams | None = None,
     ) -> APIFuture[OptimStepResponse]:
         """Applies the gathered gradients, and clears them.
 
@@ -124,7 +144,9 @@ class TrainingClient(OwnFuture):
             InvalidInputError: at the call: neither or both are given, or another thing.
             StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
         """
-        return APIFuture(self._portal, lambda: self._client.optim_step(optim_params, adam_params=adam_params))
+        return APIFuture(
+            self._portal, lambda: self._client.optim_step(optim_params, adam_params=adam_params)
+        )
 
     def train_step(
         self,
@@ -134,10 +156,17 @@ class TrainingClient(OwnFuture):
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[TrainStepOutput]:
         """`forward_backward` and `optim_step`, both sent before either is waited for. Takes and raises what they do."""
-        return APIFuture(self._portal, lambda: self._client.train_step(data, loss_fn, optim_params, loss_fn_config))
+        return APIFuture(
+            self._portal,
+            lambda: self._client.train_step(data, loss_fn, optim_params, loss_fn_config),
+        )
 
     def save_state(
-        self, name: str, ttl_seconds: int | None = None, overwrite: bool = False, user_metadata: Mapping[str, str] | None = None
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        overwrite: bool = False,
+        user_metadata: Mapping[str, str] | None = None,
     ) -> APIFuture[SaveWeightsResponse]:
         """Saves the weights and the optimizer's state as they are after the calls so far, to go on training from the result's `path`.
 
@@ -154,9 +183,14 @@ class TrainingClient(OwnFuture):
             UnsupportedByServer: at the call: the server would keep an earlier state in the place of this one.
             RequestFailedError: by `.result()`: the name is in use.
         """
-        return APIFuture(self._portal, lambda: self._client.save_state(name, ttl_seconds, overwrite, user_metadata))
+        return APIFuture(
+            self._portal,
+            lambda: self._client.save_state(name, ttl_seconds, overwrite, user_metadata),
+        )
 
-    def load_state(self, path: str, weights_access_token: str | None = None) -> APIFuture[LoadWeightsResponse]:
+    def load_state(
+        self, path: str, weights_access_token: str | None = None
+    ) -> APIFuture[LoadWeightsResponse]:
         """Loads saved weights into this model, and begins its optimizer anew.
 
         Several servers load only as a model's first request; `ServiceClient.create_training_client_from_state` works everywhere.
@@ -173,9 +207,13 @@ class TrainingClient(OwnFuture):
         """
         return APIFuture(self._portal, lambda: self._client.load_state(path, weights_access_token))
 
-    def load_state_with_optimizer(self, path: str, weights_access_token: str | None = None) -> APIFuture[LoadWeightsResponse]:
+    def load_state_with_optimizer(
+        self, path: str, weights_access_token: str | None = None
+    ) -> APIFuture[LoadWeightsResponse]:
         """Loads saved weights with the optimizer's state. Takes and raises what `load_state` does."""
-        return APIFuture(self._portal, lambda: self._client.load_state_with_optimizer(path, weights_access_token))
+        return APIFuture(
+            self._portal, lambda: self._client.load_state_with_optimizer(path, weights_access_token)
+        )
 
     def save_weights_for_sampler(
         self,
@@ -202,12 +240,19 @@ class TrainingClient(OwnFuture):
         return APIFuture(
             self._portal,
             lambda: self._client.save_weights_for_sampler(
-                name, ttl_seconds, user_metadata, path=path, sampling_session_seq_id=sampling_session_seq_id
+                name,
+                ttl_seconds,
+                user_metadata,
+                path=path,
+                sampling_session_seq_id=sampling_session_seq_id,
             ),
         )
 
     def save_weights_external(
-        self, name: str, ttl_seconds: int | None = None, age_encryption_recipients: Sequence[str] | None = None
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        age_encryption_recipients: Sequence[str] | None = None,
     ) -> APIFuture[SaveWeightsExternalResponse]:
         """Saves the weights as files to be fetched.
 
@@ -220,7 +265,12 @@ class TrainingClient(OwnFuture):
             InvalidInputError: at the call: the name is empty or holds a `/`.
             NotFoundError: by `.result()`: this server has no such call.
         """
-        return APIFuture(self._portal, lambda: self._client.save_weights_external(name, ttl_seconds, age_encryption_recipients))
+        return APIFuture(
+            self._portal,
+            lambda: self._client.save_weights_external(
+                name, ttl_seconds, age_encryption_recipients
+            ),
+        )
 
     def save_weights_and_get_sampling_client(
         self,
@@ -243,12 +293,21 @@ class TrainingClient(OwnFuture):
             UnsupportedByServer: the server does not have that kind.
         """
         return SamplingClient(
-            self._portal.run(self._client.save_weights_and_get_sampling_client, name, retry_config, record_stability_info, kind),
+            self._portal.run(
+                self._client.save_weights_and_get_sampling_client,
+                name,
+                retry_config,
+                record_stability_info,
+                kind,
+            ),
             self._portal,
         )
 
     def create_sampling_client(
-        self, model_path: str, retry_config: RetrySettings | None = None, record_stability_info: bool = False
+        self,
+        model_path: str,
+        retry_config: RetrySettings | None = None,
+        record_stability_info: bool = False,
     ) -> SamplingClient:
         """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none.
 
@@ -258,7 +317,10 @@ class TrainingClient(OwnFuture):
             record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
         """
         return SamplingClient(
-            self._portal.run(self._client.create_sampling_client, model_path, retry_config, record_stability_info), self._portal
+            self._portal.run(
+                self._client.create_sampling_client, model_path, retry_config, record_stability_info
+            ),
+            self._portal,
         )
 
     def unload_model(self) -> Done:
@@ -279,41 +341,60 @@ class TrainingClient(OwnFuture):
         return self._portal.run(self._client.get_tokenizer)
 
     async def forward_backward_async(
-        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
+        self,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
         """Deprecated: see `forward_backward`."""
         deprecated_twin("forward_backward")
         return self.forward_backward(data, loss_fn, loss_fn_config)
 
     async def forward_async(
-        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
+        self,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
         """Deprecated: see `forward`."""
         deprecated_twin("forward")
         return self.forward(data, loss_fn, loss_fn_config)
 
     async def forward_backward_custom_async(
-        self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle, *, loss_type_input: Literal["logprobs"] | None = None
+        self,
+        data: Sequence[Datum],
+        loss_fn: CustomLoss | LossHandle,
+        *,
+        loss_type_input: Literal["logprobs"] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
         """Deprecated: see `forward_backward_custom`."""
         deprecated_twin("forward_backward_custom")
         return self.forward_backward_custom(data, loss_fn, loss_type_input=loss_type_input)
 
     async def optim_step_async(
-        self, optim_params: AdamParams | DimuonParams | SgdParams | None = None, *, adam_params: AdamParams | None = None
+        self,
+        optim_params: AdamParams | DimuonParams | SgdParams | None = None,
+        *,
+        adam_params: AdamParams | None = None,
     ) -> APIFuture[OptimStepResponse]:
         """Deprecated: see `optim_step`."""
         deprecated_twin("optim_step")
         return self.optim_step(optim_params, adam_params=adam_params)
 
     async def save_state_async(
-        self, name: str, ttl_seconds: int | None = None, overwrite: bool = False, user_metadata: Mapping[str, str] | None = None
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        overwrite: bool = False,
+        user_metadata: Mapping[str, str] | None = None,
     ) -> APIFuture[SaveWeightsResponse]:
         """Deprecated: see `save_state`."""
         deprecated_twin("save_state")
         return self.save_state(name, ttl_seconds, overwrite, user_metadata)
 
-    async def load_state_async(self, path: str, weights_access_token: str | None = None) -> APIFuture[LoadWeightsResponse]:
+    async def load_state_async(
+        self, path: str, weights_access_token: str | None = None
+    ) -> APIFuture[LoadWeightsResponse]:
         """Deprecated: see `load_state`."""
         deprecated_twin("load_state")
         return self.load_state(path, weights_access_token)
@@ -337,11 +418,18 @@ class TrainingClient(OwnFuture):
         """Deprecated: see `save_weights_for_sampler`."""
         deprecated_twin("save_weights_for_sampler")
         return self.save_weights_for_sampler(
-            name, ttl_seconds, user_metadata, path=path, sampling_session_seq_id=sampling_session_seq_id
+            name,
+            ttl_seconds,
+            user_metadata,
+            path=path,
+            sampling_session_seq_id=sampling_session_seq_id,
         )
 
     async def save_weights_external_async(
-        self, name: str, ttl_seconds: int | None = None, age_encryption_recipients: Sequence[str] | None = None
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        age_encryption_recipients: Sequence[str] | None = None,
     ) -> APIFuture[SaveWeightsExternalResponse]:
         """Deprecated: see `save_weights_external`."""
         deprecated_twin("save_weights_external")
@@ -356,14 +444,25 @@ class TrainingClient(OwnFuture):
     ) -> SamplingClient:
         """Deprecated: see `save_weights_and_get_sampling_client`."""
         deprecated_twin("save_weights_and_get_sampling_client")
-        return await in_thread(self.save_weights_and_get_sampling_client, name, retry_config, record_stability_info, kind)
+        return await in_thread(
+            self.save_weights_and_get_sampling_client,
+            name,
+            retry_config,
+            record_stability_info,
+            kind,
+        )
 
     async def create_sampling_client_async(
-        self, model_path: str, retry_config: RetrySettings | None = None, record_stability_info: bool = False
+        self,
+        model_path: str,
+        retry_config: RetrySettings | None = None,
+        record_stability_info: bool = False,
     ) -> SamplingClient:
         """Deprecated: see `create_sampling_client`."""
         deprecated_twin("create_sampling_client")
-        return await in_thread(self.create_sampling_client, model_path, retry_config, record_stability_info)
+        return await in_thread(
+            self.create_sampling_client, model_path, retry_config, record_stability_info
+        )
 
     async def get_info_async(self) -> GetInfoResponse:
         """Deprecated: see `get_info`."""

@@ -28,7 +28,9 @@ def attach_logger(level: int = logging.INFO, events: Iterable[str] | None = None
 
 
 def _line(event: Event) -> str:
-    return " ".join((event.name, *(f"{a.name}={_text(getattr(event, a.name))}" for a in fields(type(event)))))
+    return " ".join(
+        (event.name, *(f"{a.name}={_text(getattr(event, a.name))}" for a in fields(type(event))))
+    )
 
 
 def _text(value: object) -> str:

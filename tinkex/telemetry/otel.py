@@ -28,7 +28,10 @@ _request: ContextVar[Span | None] = ContextVar("_request", default=None)
 
 
 def instrument(
-    tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None, *, propagates: bool = True
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    *,
+    propagates: bool = True,
 ) -> Instrumentation:
     """Begins to make spans and metrics of what all clients of the process do.
 
@@ -44,8 +47,14 @@ def instrument(
     instrumentation = Instrumentation(
         tracer,
         {
-            kind: meter.create_histogram(f"tinkex.{kind}.duration", unit="s", description=f"How long {words} took.")
-            for kind, words in (("http.request", "an HTTP request"), ("training.step", "a training call"), ("sampling", "a sample"))
+            kind: meter.create_histogram(
+                f"tinkex.{kind}.duration", unit="s", description=f"How long {words} took."
+            )
+            for kind, words in (
+                ("http.request", "an HTTP request"),
+                ("training.step", "a training call"),
+                ("sampling", "a sample"),
+            )
         },
         meter.create_counter("tinkex.retries", description="Requests that were to be sent again."),
         meter.create_counter("tinkex.sampling.tokens", description="Tokens that were sampled."),
@@ -74,13 +83,22 @@ class Instrumentation:
     def __call__(self, event: events.Event) -> None:
         match event:
             case events.HttpRequestStart():
-                _request.set(self._tracer.start_span(f"http.request {event.operation}", kind=SpanKind.CLIENT))
+                _request.set(
+                    self._tracer.start_span(f"http.request {event.operation}", kind=SpanKind.CLIENT)
+                )
             case events.HttpRequestStop():
-                self._end_request(event.operation, event.seconds, {"http.response.status_code": event.status}, None)
+                self._end_request(
+                    event.operation,
+                    event.seconds,
+                    {"http.response.status_code": event.status},
+                    None,
+                )
             case events.HttpRequestException():
                 self._end_request(event.operation, event.seconds, {}, event.error)
             case events.TrainingStep():
-                self._past_span("training.step", event.operation, event.request_id, event.seconds, event.error)
+                self._past_span(
+                    "training.step", event.operation, event.request_id, event.seconds, event.error
+                )
             case events.SamplingDone():
                 self._past_span("sampling", "sample", event.request_id, event.seconds, event.error)
                 self._tokens.add(event.tokens)
@@ -89,7 +107,9 @@ class Instrumentation:
             case events.QueueStateChange() | events.Wait() | events.Session():
                 trace.get_current_span().add_event(event.name)
 
-    def _end_request(self, operation: str, seconds: float, facts: Mapping[str, int], error: str | None) -> None:
+    def _end_request(
+        self, operation: str, seconds: float, facts: Mapping[str, int], error: str | None
+    ) -> None:
         self._durations["http.request"].record(seconds, {"tinkex.operation": operation, **facts})
         span = _request.get()
         if span is not None:  # it began after the listener was attached
@@ -97,7 +117,9 @@ class Instrumentation:
             _finish(span, operation, facts, error)
             span.end()
 
-    def _past_span(self, kind: str, operation: str, request_id: str | None, seconds: float, error: str | None) -> None:
+    def _past_span(
+        self, kind: str, operation: str, request_id: str | None, seconds: float, error: str | None
+    ) -> None:
         """Of what is over when it is heard of."""
         self._durations[kind].record(seconds, {"tinkex.operation": operation})
         now = time.time_ns()

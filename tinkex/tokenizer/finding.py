@@ -32,7 +32,9 @@ def get_tokenizer(name: str, *, revision: str | None = None, token: str | None =
     return _loads.get((name, revision), lambda: first(name, _places(names, None, revision, token)))
 
 
-def find_tokenizer(names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None = None) -> Tokenizer:
+def find_tokenizer(
+    names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None = None
+) -> Tokenizer:
     """The tokenizer of a model that goes by these names, the best first: from here, from its server, or from the hub.
 
     Args:
@@ -41,16 +43,22 @@ def find_tokenizer(names: Sequence[str], served: tuple[str, Callable[[], Tokeniz
     Raises:
         TokenizerError: it is in none of these places.
     """
-    return _loads.get(_key(names, served), lambda: first(names[0], _places(names, served, None, None)))
+    return _loads.get(
+        _key(names, served), lambda: first(names[0], _places(names, served, None, None))
+    )
 
 
-def names_of_tokenizer(tokenizer_id: str | None, model_names: Sequence[str | None]) -> Sequence[str]:
+def names_of_tokenizer(
+    tokenizer_id: str | None, model_names: Sequence[str | None]
+) -> Sequence[str]:
     """The names that a model's tokenizer may go by, the best first. What follows a `:` is a variant of the model."""
     names = [name.partition(":")[0] for name in (tokenizer_id, *model_names) if name]
     return list(dict.fromkeys(names))
 
 
-def loaded_tokenizer(names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None) -> Tokenizer | None:
+def loaded_tokenizer(
+    names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None
+) -> Tokenizer | None:
     """What `find_tokenizer` has given before; does not wait."""
     return _loads.ready(_key(names, served))
 
@@ -60,7 +68,10 @@ def _key(names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] 
 
 
 def _places(
-    names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None, revision: str | None, token: str | None
+    names: Sequence[str],
+    served: tuple[str, Callable[[], TokenizerFiles]] | None,
+    revision: str | None,
+    token: str | None,
 ) -> Iterator[Place]:
     for name in names:
         yield from here(name)

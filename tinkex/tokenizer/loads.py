@@ -42,7 +42,9 @@ class Loads(Generic[T]):
     def ready(self, key: Hashable) -> T | None:
         """What was loaded, without waiting; None when it was not."""
         done = self._loads.get(key)
-        return done.result() if done is not None and done.done() and done.exception() is None else None
+        return (
+            done.result() if done is not None and done.done() and done.exception() is None else None
+        )
 
     def _load(self, key: Hashable, load: Callable[[], T], ours: Future[T]) -> T:
         try:
@@ -50,7 +52,9 @@ class Loads(Generic[T]):
         except BaseException as error:
             with self._lock:
                 self._failed_at[key] = self.now()
-                if not isinstance(error, Exception):  # an interrupt says nothing of what was asked for
+                if not isinstance(
+                    error, Exception
+                ):  # an interrupt says nothing of what was asked for
                     self._forget(key)
             ours.set_exception(error)
             raise

@@ -31,7 +31,10 @@ class TokenizerError(TinkexError):
     fault = "user"
 
     def __init__(self, message: str, *, tried: tuple[str, ...] = (), **facts: Any) -> None:
-        super().__init__("".join((message, *(f"\n  {number}. {line}" for number, line in enumerate(tried, 1)))), **facts)
+        super().__init__(
+            "".join((message, *(f"\n  {number}. {line}" for number, line in enumerate(tried, 1)))),
+            **facts,
+        )
         self.tried = tried
 
 
@@ -61,7 +64,11 @@ def first(name: str, places: Iterator[Place]) -> Tokenizer:
             tried.append(f"{place.where}: {absent}")
         except Exception as error:
             tried.append(f"{place.where}: {error}")
-            raise TokenizerError(f"the tokenizer for {name!r} cannot be read:", tried=tuple(tried), advice="Repair it.") from error
+            raise TokenizerError(
+                f"the tokenizer for {name!r} cannot be read:",
+                tried=tuple(tried),
+                advice="Repair it.",
+            ) from error
     raise TokenizerError(
         f"no tokenizer for {name!r}; it was looked for in these places:",
         tried=tuple(tried),
@@ -80,7 +87,10 @@ def here(name: str) -> Iterator[Place]:
 def hub(name: str, revision: str | None, token: str | None) -> Iterator[Place]:
     endpoint = (os.environ.get("HF_ENDPOINT", "").strip() or _HUB).rstrip("/")
     for repository in (name, *([_OPEN_LLAMA_3] if name.startswith(_LLAMA_3) else [])):
-        yield Place(f"{endpoint}/{repository}", lambda at=repository: _from_hub(endpoint, at, revision or "main", token))
+        yield Place(
+            f"{endpoint}/{repository}",
+            lambda at=repository: _from_hub(endpoint, at, revision or "main", token),
+        )
 
 
 def _from_disk(path: Path) -> TokenizerFiles:
@@ -111,7 +121,14 @@ def _from_hub(endpoint: str, repository: str, revision: str, token: str | None) 
 
     def fetch(name: str) -> Path:
         local = trouble is not None
-        path = hf_hub_download(repository, name, revision=revision, token=token, endpoint=endpoint, local_files_only=local)
+        path = hf_hub_download(
+            repository,
+            name,
+            revision=revision,
+            token=token,
+            endpoint=endpoint,
+            local_files_only=local,
+        )
         return Path(path)
 
     def beside(name: str) -> Path | None:
@@ -123,19 +140,29 @@ def _from_hub(endpoint: str, repository: str, revision: str, token: str | None) 
             return None
         except (HfHubHTTPError, OSError) as error:
             reason = error
-        _log.warning("what %s says of the special tokens of %s is unknown: %s", name, repository, reason)
+        _log.warning(
+            "what %s says of the special tokens of %s is unknown: %s", name, repository, reason
+        )
         return None
 
     try:
         validate_repo_id(repository)
-        trouble = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(f"{endpoint}/{repository}")
+        trouble = (
+            "HF_HUB_OFFLINE is set"
+            if constants.HF_HUB_OFFLINE
+            else _unreachable(f"{endpoint}/{repository}")
+        )
         return _files(fetch(TOKENIZER), beside)
     except LocalEntryNotFoundError as error:
-        raise NotThere(f"{trouble or error}, and it is not among the files fetched before") from error
+        raise NotThere(
+            f"{trouble or error}, and it is not among the files fetched before"
+        ) from error
     except EntryNotFoundError as error:
         raise NotThere(f"the repository has no {TOKENIZER}") from error
     except Exception as error:  # of whichever library speaks HTTP there
-        raise NotThere(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__) from error
+        raise NotThere(
+            str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        ) from error
 
 
 def _unreachable(url: str) -> str | None:

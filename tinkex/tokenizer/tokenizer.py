@@ -38,7 +38,11 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         roles = dict(files.roles())
-        if "eos_token" not in roles and (end := files.end_id()) is not None and (token := backend.id_to_token(end)):
+        if (
+            "eos_token" not in roles
+            and (end := files.end_id()) is not None
+            and (token := backend.id_to_token(end))
+        ):
             roles["eos_token"] = token
         return cls(name, backend, roles)
 
@@ -61,15 +65,21 @@ class Tokenizer:
         """Returns what `encode` does, as an array `(N,)`."""
         return np.asarray(self.encode(text, add_special_tokens=add_special_tokens), np.int64)
 
-    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = False) -> list[list[int]]:
+    def encode_batch(
+        self, texts: Sequence[str], *, add_special_tokens: bool = False
+    ) -> list[list[int]]:
         """Returns what `encode` makes of each, on all processors."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        encodings = self._backend.encode_batch_fast(
+            list(texts), add_special_tokens=add_special_tokens
+        )
         return [encoding.ids for encoding in encodings]
 
     @overload
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> Encoding[list[int]]: ...
     @overload
-    def __call__(self, text: list[str] | tuple[str, ...], *, add_special_tokens: bool = True) -> Encoding[list[list[int]]]: ...
+    def __call__(
+        self, text: list[str] | tuple[str, ...], *, add_special_tokens: bool = True
+    ) -> Encoding[list[list[int]]]: ...
     def __call__(
         self, text: str | list[str] | tuple[str, ...], *, add_special_tokens: bool = True
     ) -> Encoding[list[int]] | Encoding[list[list[int]]]:
@@ -87,13 +97,19 @@ class Tokenizer:
 
     # ---- ids to text -------------------------------------------------------------------------------------------------
 
-    def decode(self, tokens: int | Sequence[int] | NDArray[np.integer], *, skip_special_tokens: bool = True) -> str:
+    def decode(
+        self, tokens: int | Sequence[int] | NDArray[np.integer], *, skip_special_tokens: bool = True
+    ) -> str:
         """Returns the text of token ids; `skip_special_tokens` leaves out the `special_tokens`."""
-        return self._backend.decode(np.atleast_1d(tokens).tolist(), skip_special_tokens=skip_special_tokens)
+        return self._backend.decode(
+            np.atleast_1d(tokens).tolist(), skip_special_tokens=skip_special_tokens
+        )
 
     def stream_decoder(self, *, skip_special_tokens: bool = True) -> StreamDecoder:
         """Returns what makes text of the tokens of one sample as they come, and holds back half a character."""
-        return StreamDecoder(lambda tokens: self._backend.decode(tokens, skip_special_tokens=skip_special_tokens))
+        return StreamDecoder(
+            lambda tokens: self._backend.decode(tokens, skip_special_tokens=skip_special_tokens)
+        )
 
     # ---- the vocabulary ----------------------------------------------------------------------------------------------
 
@@ -118,7 +134,9 @@ class Tokenizer:
     def convert_tokens_to_ids(self, tokens: str) -> int | None: ...
     @overload
     def convert_tokens_to_ids(self, tokens: list[str] | tuple[str, ...]) -> list[int | None]: ...
-    def convert_tokens_to_ids(self, tokens: str | list[str] | tuple[str, ...]) -> int | list[int | None] | None:
+    def convert_tokens_to_ids(
+        self, tokens: str | list[str] | tuple[str, ...]
+    ) -> int | list[int | None] | None:
         """Returns the id of a token, such as `"<|im_end|>"`, or those of several.
 
         For what is no token it is `unk_token_id`, or None where the tokenizer has no such token.

@@ -37,9 +37,13 @@ def batch_submit(
         return forward_backward.request(body=ForwardBackwardRequest(model_id, seq_id, batch))
 
     def as_protobuf(seq_id: int) -> Request[UntypedAPIFuture]:
-        raw = protobuf.encode_forward_backward(model_id, seq_id, data, loss_fn, config, forward_only=operation == "forward")
+        raw = protobuf.encode_forward_backward(
+            model_id, seq_id, data, loss_fn, config, forward_only=operation == "forward"
+        )
         if dialect.compress_protobuf:
-            return forward_backward.request(body=File(BytesIO(protobuf.compress(raw))), content_encoding="zstd")
+            return forward_backward.request(
+                body=File(BytesIO(protobuf.compress(raw))), content_encoding="zstd"
+            )
         return forward_backward.request(body=File(BytesIO(raw)))
 
     return {"json": as_json, "protobuf": as_protobuf}
@@ -47,7 +51,11 @@ def batch_submit(
 
 def read_batch(payload: Payload) -> ForwardBackwardOutput:
     """Returns the result of one request. Raises `ValueError` for one of another form, or with nothing in it."""
-    decode = protobuf.decode_forward_backward if isinstance(payload, bytes) else json.decode_forward_backward
+    decode = (
+        protobuf.decode_forward_backward
+        if isinstance(payload, bytes)
+        else json.decode_forward_backward
+    )
     output = decode(payload)  # pyright: ignore[reportArgumentType]
     if not output.loss_fn_outputs and not output.metrics:
         raise ValueError("there is nothing in it")

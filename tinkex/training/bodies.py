@@ -51,5 +51,7 @@ class Bodies:
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._ahead.clear()
 
-    async def _encode(self, index: int, encoding: Encoding, seq_id: int) -> Request[UntypedAPIFuture]:
+    async def _encode(
+        self, index: int, encoding: Encoding, seq_id: int
+    ) -> Request[UntypedAPIFuture]:
         return await in_thread(self._submits[index][encoding], seq_id)

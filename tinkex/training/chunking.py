@@ -7,7 +7,13 @@ from collections.abc import Iterator, Sequence
 from attrs import evolve
 
 from tinkex.dialects.dialect import ChunkLimits, Dialect
-from tinkex.types import Datum, EncodedTextChunk, ImageAssetPointerChunk, ImageChunk, ModelInputChunk
+from tinkex.types import (
+    Datum,
+    EncodedTextChunk,
+    ImageAssetPointerChunk,
+    ImageChunk,
+    ModelInputChunk,
+)
 
 SENT_WHOLE = (
     "a batch over the limits of a chunk is sent whole: this server divides a loss by what came in one request, so that parts "
@@ -30,7 +36,10 @@ def limits(given: ChunkLimits | None, dialect: Dialect) -> ChunkLimits:
 
 def split(data: Sequence[Datum], limits: ChunkLimits) -> list[Sequence[Datum]]:
     """`data` in order, in as few consecutive chunks as the limits allow; a datum over the limit goes alone."""
-    return [data[start:stop] for start, stop in _borders([size(datum, limits) for datum in data], limits)]
+    return [
+        data[start:stop]
+        for start, stop in _borders([size(datum, limits) for datum in data], limits)
+    ]
 
 
 def _borders(sizes: Sequence[int], limits: ChunkLimits) -> Iterator[tuple[int, int]]:
@@ -49,7 +58,9 @@ def size(datum: Datum, limits: ChunkLimits) -> int:
     """In the limits' unit."""
     if limits.unit == "tokens":
         return sum(_tokens(chunk) for chunk in datum.model_input.chunks)
-    return estimated_bytes(datum.model_input.chunks) + sum(t.nbytes for t in datum.loss_fn_inputs.values())
+    return estimated_bytes(datum.model_input.chunks) + sum(
+        t.nbytes for t in datum.loss_fn_inputs.values()
+    )
 
 
 def estimated_bytes(chunks: Sequence[ModelInputChunk]) -> int:

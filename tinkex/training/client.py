@@ -9,7 +9,12 @@ from typing import Literal, TypeVar
 
 from tinkex_api.api.models import get_info
 from tinkex_api.api.training import optim_step
-from tinkex_api.api.weights import load_weights, save_weights, save_weights_external, save_weights_for_sampler
+from tinkex_api.api.weights import (
+    load_weights,
+    save_weights,
+    save_weights_external,
+    save_weights_for_sampler,
+)
 from tinkex_api.models import (
     GetInfoRequest,
     LoadWeightsRequest,
@@ -114,7 +119,10 @@ class AsyncTrainingClient:
         session.models.add(model_id)
 
     def forward_backward(
-        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
+        self,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         """Computes the loss of a batch and adds its gradients to the model's, until `optim_step` applies them.
 
@@ -133,13 +141,20 @@ class AsyncTrainingClient:
         return self._run_batch("forward_backward", data, loss_fn, loss_fn_config)
 
     def forward(
-        self, data: Sequence[Datum], loss_fn: LossName, loss_fn_config: Mapping[str, float | str] | None = None
+        self,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
         return self._run_batch("forward", data, loss_fn, loss_fn_config)
 
     def forward_backward_custom(
-        self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle, *, loss_type_input: Literal["logprobs"] | None = None
+        self,
+        data: Sequence[Datum],
+        loss_fn: CustomLoss | LossHandle,
+        *,
+        loss_type_input: Literal["logprobs"] | None = None,
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         """Computes a loss of your own, and adds its gradients to the model's on the server.
 
@@ -160,7 +175,9 @@ class AsyncTrainingClient:
             StepOutcomeUnknown: when awaited: nobody knows whether it was applied.
         """
         if loss_type_input not in (None, "logprobs"):
-            raise InvalidInputError(f"loss_type_input must be 'logprobs', found {loss_type_input!r}")
+            raise InvalidInputError(
+                f"loss_type_input must be 'logprobs', found {loss_type_input!r}"
+            )
         data = as_batch(data)
         if isinstance(loss_fn, LossHandle):
             data = chosen_inputs(loss_fn, data)
@@ -170,7 +187,10 @@ class AsyncTrainingClient:
         return self._run_custom(data, loss_fn)
 
     def optim_step(
-        self, optim_params: AdamParams | DimuonParams | SgdParams | None = None, *, adam_params: AdamParams | None = None
+        self,
+        optim_params: AdamParams | DimuonParams | SgdParams | None = None,
+        *,
+        adam_params: AdamParams | None = None,
     ) -> AsyncAPIFuture[OptimStepResponse]:
         """Applies the gathered gradients, and clears them.
 
@@ -213,7 +233,9 @@ class AsyncTrainingClient:
         update = self.optim_step(params)
 
         async def both() -> TrainStepOutput:
-            gradients.seen = update.seen = True  # by this future, which gives their errors to the user
+            gradients.seen = update.seen = (
+                True  # by this future, which gives their errors to the user
+            )
             await asyncio.wait([gradients.task, update.task])
             # the first one's error is the cause of the second one's, whichever of them comes first
             return TrainStepOutput(gradients.task.result(), update.task.result())
@@ -249,7 +271,9 @@ class AsyncTrainingClient:
         metadata = json.encode_metadata(user_metadata)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
-            body = SaveWeightsRequest(self.model_id, name, seq_id, overwrite=overwrite or None, ttl_seconds=ttl_seconds)
+            body = SaveWeightsRequest(
+                self.model_id, name, seq_id, overwrite=overwrite or None, ttl_seconds=ttl_seconds
+            )
             body.user_metadata = metadata
             if self._transport.server.dialect.asks_to_save_optimizer:
                 body.additional_properties["include_optimizer"] = True
@@ -266,7 +290,9 @@ class AsyncTrainingClient:
         self.fingerprints.follow(save, gradients_wait=self._gradients > 0)
         return save
 
-    def load_state(self, path: str, weights_access_token: str | None = None) -> AsyncAPIFuture[LoadWeightsResponse]:
+    def load_state(
+        self, path: str, weights_access_token: str | None = None
+    ) -> AsyncAPIFuture[LoadWeightsResponse]:
         """Loads saved weights into this model, and begins its optimizer anew.
 
         Several servers load only as a model's first request; `AsyncServiceClient.create_training_client_from_state` works everywhere.
@@ -283,7 +309,9 @@ class AsyncTrainingClient:
         """
         return self._load(path, weights_access_token, optimizer=False)
 
-    def load_state_with_optimizer(self, path: str, weights_access_token: str | None = None) -> AsyncAPIFuture[LoadWeightsResponse]:
+    def load_state_with_optimizer(
+        self, path: str, weights_access_token: str | None = None
+    ) -> AsyncAPIFuture[LoadWeightsResponse]:
         """Loads saved weights with the optimizer's state. Takes and raises what `load_state` does."""
         return self._load(path, weights_access_token, optimizer=True)
 
@@ -310,7 +338,9 @@ class AsyncTrainingClient:
             InvalidInputError: at the call: the name is empty or holds a `/`, or not one of the three is given.
         """
         if [name, path, sampling_session_seq_id].count(None) != 2:
-            raise InvalidInputError("give one of name, path (which is the same) and sampling_session_seq_id")
+            raise InvalidInputError(
+                "give one of name, path (which is the same) and sampling_session_seq_id"
+            )
         if sampling_session_seq_id is None:
             check_name(name or path or "")
         check_optional_int("sampling_session_seq_id", sampling_session_seq_id)
@@ -318,7 +348,9 @@ class AsyncTrainingClient:
         metadata = json.encode_metadata(user_metadata)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
-            body = SaveWeightsForSamplerRequest(self.model_id, seq_id, path=name or path, ttl_seconds=ttl_seconds)
+            body = SaveWeightsForSamplerRequest(
+                self.model_id, seq_id, path=name or path, ttl_seconds=ttl_seconds
+            )
             body.sampling_session_seq_id = sampling_session_seq_id
             body.user_metadata = metadata
             return save_weights_for_sampler.request(body=body)
@@ -326,7 +358,10 @@ class AsyncTrainingClient:
         return self._run("save_weights_for_sampler", submit, self._saved_for_sampler)
 
     def save_weights_external(
-        self, name: str, ttl_seconds: int | None = None, age_encryption_recipients: Sequence[str] | None = None
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        age_encryption_recipients: Sequence[str] | None = None,
     ) -> AsyncAPIFuture[SaveWeightsExternalResponse]:
         """Saves the weights as files to be fetched.
 
@@ -380,7 +415,9 @@ class AsyncTrainingClient:
         number = next(self._session.sampler_numbers)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
-            body = SaveWeightsForSamplerRequest(self.model_id, seq_id, sampling_session_seq_id=number)
+            body = SaveWeightsForSamplerRequest(
+                self.model_id, seq_id, sampling_session_seq_id=number
+            )
             body.kind = None if kind == "snapshot" else kind  # older servers do not know the field
             return save_weights_for_sampler.request(body=body)
 
@@ -393,10 +430,15 @@ class AsyncTrainingClient:
                 retry_config=retry_config,
                 record_stability_info=record_stability_info,
             )
-        return await self.create_sampling_client(saved.path or "", retry_config, record_stability_info)
+        return await self.create_sampling_client(
+            saved.path or "", retry_config, record_stability_info
+        )
 
     async def create_sampling_client(
-        self, model_path: str, retry_config: RetrySettings | None = None, record_stability_info: bool = False
+        self,
+        model_path: str,
+        retry_config: RetrySettings | None = None,
+        record_stability_info: bool = False,
     ) -> AsyncSamplingClient:
         """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none.
 
@@ -422,7 +464,9 @@ class AsyncTrainingClient:
         async with self._line.turn("unload_model"):
             request_id = await unload(self._transport, self.model_id)
         if request_id is not None:
-            await wait_for_result(self._transport, RequestState("unload_model", request_id), of_fields(dict))
+            await wait_for_result(
+                self._transport, RequestState("unload_model", request_id), of_fields(dict)
+            )
         self._session.models.discard(self.model_id)
 
     async def get_info(self) -> GetInfoResponse:
@@ -432,7 +476,9 @@ class AsyncTrainingClient:
     async def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer, found by what the server says of the model. Raises `TokenizerError` when it cannot be had."""
         if self._tokenizer is None:
-            self._tokenizer = await model_tokenizer(self._transport, self.base_model, await self._tokenizer_names())
+            self._tokenizer = await model_tokenizer(
+                self._transport, self.base_model, await self._tokenizer_names()
+            )
         return self._tokenizer
 
     async def _tokenizer_names(self) -> Sequence[str]:
@@ -442,19 +488,27 @@ class AsyncTrainingClient:
         except (UnsupportedByServer, NotFoundError):
             return names_of_tokenizer(None, [self.base_model])
         data = info.model_data
-        return names_of_tokenizer(data.tokenizer_id, [data.model_name, info.model_name, self.base_model])
+        return names_of_tokenizer(
+            data.tokenizer_id, [data.model_name, info.model_name, self.base_model]
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.model_id} over {self.base_model}>"
 
     def _saved_for_sampler(self, result: Mapping[str, object]) -> SaveWeightsForSamplerResponse:
         saved = SaveWeightsForSamplerResponse.from_dict(result)
-        required_text(result, "path" if saved.sampling_session_id is None else "sampling_session_id")
+        required_text(
+            result, "path" if saved.sampling_session_id is None else "sampling_session_id"
+        )
         self._transport.server.saw_path(saved.path or "")
         return saved
 
     def _run_batch(
-        self, operation: str, data: Sequence[Datum], loss_fn: LossName, config: Mapping[str, float | str] | None
+        self,
+        operation: str,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        config: Mapping[str, float | str] | None,
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         data = as_batch(data)  # the caller may go on with its list
         check_batch(data, loss_fn)
@@ -473,11 +527,19 @@ class AsyncTrainingClient:
             self._saw_gradients(data)
         return self._line.run(operation, submits, read_batch, join)
 
-    def _joined(self, data: Sequence[Datum], results: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
+    def _joined(
+        self, data: Sequence[Datum], results: Sequence[ForwardBackwardOutput]
+    ) -> ForwardBackwardOutput:
         output = metrics.combine(results)
-        return without_padding(data, output) if self._transport.server.dialect.pads_logprobs else output
+        return (
+            without_padding(data, output)
+            if self._transport.server.dialect.pads_logprobs
+            else output
+        )
 
-    def _run_uploaded(self, loss: LossHandle, loss_id: str, data: Sequence[Datum]) -> AsyncAPIFuture[ForwardBackwardOutput]:
+    def _run_uploaded(
+        self, loss: LossHandle, loss_id: str, data: Sequence[Datum]
+    ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         if loss.session_id != self._session.session_id:
             raise InvalidInputError(
                 f"the custom loss {loss.name} belongs to the session {loss.session_id}, not to this model's {self._session.session_id}",
@@ -485,22 +547,36 @@ class AsyncTrainingClient:
             )
         return self._run_batch("forward_backward", data, "custom", {"loss_id": loss_id})
 
-    def _run_custom(self, data: list[Datum], loss_fn: CustomLoss) -> AsyncAPIFuture[ForwardBackwardOutput]:
+    def _run_custom(
+        self, data: list[Datum], loss_fn: CustomLoss
+    ) -> AsyncAPIFuture[ForwardBackwardOutput]:
 
         def backward(
             results: Sequence[ForwardBackwardOutput],
-        ) -> tuple[Sequence[Submit], Callable[[Sequence[ForwardBackwardOutput]], ForwardBackwardOutput]]:
+        ) -> tuple[
+            Sequence[Submit], Callable[[Sequence[ForwardBackwardOutput]], ForwardBackwardOutput]
+        ]:
             outputs = self._joined(data, results).loss_fn_outputs
             evaluated = custom_loss.evaluate(data, outputs, loss_fn)
             if self._transport.server.dialect.divides_by_weights:
-                surrogate, batch = "importance_sampling", custom_loss.linearized_by_ratios(data, evaluated.gradients, outputs)
+                surrogate, batch = (
+                    "importance_sampling",
+                    custom_loss.linearized_by_ratios(data, evaluated.gradients, outputs),
+                )
             else:
-                surrogate, batch = "cross_entropy", custom_loss.linearized(data, evaluated.gradients)
+                surrogate, batch = (
+                    "cross_entropy",
+                    custom_loss.linearized(data, evaluated.gradients),
+                )
             submits = self._submits("forward_backward", batch, surrogate, None)
-            return submits, lambda results: custom_loss.custom_output(metrics.combine(results), evaluated)
+            return submits, lambda results: custom_loss.custom_output(
+                metrics.combine(results), evaluated
+            )
 
         self._saw_gradients(data)
-        forward_pass = self._submits("forward", custom_loss.forward_data(data), "cross_entropy", None)
+        forward_pass = self._submits(
+            "forward", custom_loss.forward_data(data), "cross_entropy", None
+        )
         return self._line.run_both("forward_backward", forward_pass, read_batch, backward)
 
     def _saw_gradients(self, data: Sequence[Datum]) -> None:
@@ -508,31 +584,52 @@ class AsyncTrainingClient:
         self.fingerprints.saw_batch(data)
 
     def _submits(
-        self, operation: str, data: Sequence[Datum], loss_fn: LossName, config: Mapping[str, float | str] | None
+        self,
+        operation: str,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        config: Mapping[str, float | str] | None,
     ) -> Sequence[Submit]:
         dialect = self._transport.server.dialect
         chunks = chunking.split(data, chunking.limits(self._transport.config.chunk_limits, dialect))
         if len(chunks) > 1 and not dialect.splits_batches:
             self._transport.server.warn_once(chunking.SENT_WHOLE)
             chunks = [data]
-        return [batch_submit(operation, self.model_id, chunk, loss_fn, config, dialect) for chunk in chunks]
+        return [
+            batch_submit(operation, self.model_id, chunk, loss_fn, config, dialect)
+            for chunk in chunks
+        ]
 
-    def _load(self, path: str, token: str | None, *, optimizer: bool) -> AsyncAPIFuture[LoadWeightsResponse]:
+    def _load(
+        self, path: str, token: str | None, *, optimizer: bool
+    ) -> AsyncAPIFuture[LoadWeightsResponse]:
         if not path:
-            raise InvalidInputError("the path is empty", advice="Give the one that save_state returned.")
+            raise InvalidInputError(
+                "the path is empty", advice="Give the one that save_state returned."
+            )
         check_load(self._transport.server.dialect, optimizer=optimizer)
 
         def submit(seq_id: int) -> Request[UntypedAPIFuture]:
-            body = LoadWeightsRequest(path, optimizer, model_id=self.model_id, seq_id=seq_id, weights_access_token=token)
+            body = LoadWeightsRequest(
+                path, optimizer, model_id=self.model_id, seq_id=seq_id, weights_access_token=token
+            )
             return load_weights.request(body=body)
 
         read = of_fields(LoadWeightsResponse.from_dict)
         return self._line.run_checked(
-            "load_weights", {"json": submit}, read, partial(self.fingerprints.mismatch, path), late_load_advice
+            "load_weights",
+            {"json": submit},
+            read,
+            partial(self.fingerprints.mismatch, path),
+            late_load_advice,
         )
 
-    def _run(self, operation: str, submit: Build, parse: Callable[[Mapping[str, object]], T]) -> AsyncAPIFuture[T]:
-        return self._line.run(operation, [{"json": submit}], of_fields(parse), lambda results: results[0])
+    def _run(
+        self, operation: str, submit: Build, parse: Callable[[Mapping[str, object]], T]
+    ) -> AsyncAPIFuture[T]:
+        return self._line.run(
+            operation, [{"json": submit}], of_fields(parse), lambda results: results[0]
+        )
 
 
 def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonParams | SgdParams:
@@ -540,5 +637,7 @@ def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonPar
         raise InvalidInputError("optim_params and adam_params are the same; give one of them")
     params = optim_params if optim_params is not None else adam_params
     if not isinstance(params, (AdamParams, DimuonParams, SgdParams)):
-        raise InvalidInputError(f"optim_params is {type(params).__name__}, not AdamParams, DimuonParams or SgdParams")
+        raise InvalidInputError(
+            f"optim_params is {type(params).__name__}, not AdamParams, DimuonParams or SgdParams"
+        )
     return checked_optimizer(params)

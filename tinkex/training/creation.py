@@ -44,7 +44,13 @@ async def new_model(
     checkpoint_path: str | None = None,
 ) -> AsyncTrainingClient:
     """A model by create_model; `checkpoint_path` is for the one server that loads weights with it."""
-    body = CreateModelRequest(session.session_id, next(session.model_numbers), base_model, shape, optimizer_config=optimizer)
+    body = CreateModelRequest(
+        session.session_id,
+        next(session.model_numbers),
+        base_model,
+        shape,
+        optimizer_config=optimizer,
+    )
     body.user_metadata = json.encode_metadata(user_metadata)
     if checkpoint_path:
         body.additional_properties["checkpoint_path"] = checkpoint_path
@@ -56,7 +62,9 @@ async def new_model(
     return AsyncTrainingClient(session, model_id, base_model, shape)
 
 
-def _with_warnings(server: Server, read: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
+def _with_warnings(
+    server: Server, read: Callable[[Mapping[str, Any]], T]
+) -> Callable[[Mapping[str, Any]], T]:
     """Returns `read`, which then also logs what the maker of a model should know, once for all models of which the server says it."""
 
     def read_all(fields: Mapping[str, Any]) -> T:
@@ -82,7 +90,10 @@ def require_resume(server: Server) -> None:
 
 
 async def model_from_state(
-    session: Session, saved: SavedState, user_metadata: Mapping[str, str] | None, optimizer: OptimizerConfig | None
+    session: Session,
+    saved: SavedState,
+    user_metadata: Mapping[str, str] | None,
+    optimizer: OptimizerConfig | None,
 ) -> AsyncTrainingClient:
     """A model with the weights of a checkpoint. Raises `UnsupportedByServer` where the server has no way to make one."""
     dialect = session.transport.server.dialect
@@ -92,11 +103,17 @@ async def model_from_state(
     require_resume(session.transport.server)
     base_model, shape = await _shape_of(session, saved)
     if dialect.resume == "by_create":
-        return await _proved(await new_model(session, base_model, shape, user_metadata, optimizer, saved.path), session, saved.path)
+        return await _proved(
+            await new_model(session, base_model, shape, user_metadata, optimizer, saved.path),
+            session,
+            saved.path,
+        )
     client = await new_model(session, base_model, shape, user_metadata, optimizer)
     load = client.load_state_with_optimizer if saved.with_optimizer else client.load_state
     try:
-        await load(saved.path, saved.weights_access_token)  # some servers load only as a model's first request
+        await load(
+            saved.path, saved.weights_access_token
+        )  # some servers load only as a model's first request
     except TinkexError:
         await unload_left_behind(session, [client.model_id])
         raise
@@ -104,18 +121,25 @@ async def model_from_state(
 
 
 async def _by_session(
-    session: Session, saved: SavedState, user_metadata: Mapping[str, str] | None, optimizer: OptimizerConfig | None
+    session: Session,
+    saved: SavedState,
+    user_metadata: Mapping[str, str] | None,
+    optimizer: OptimizerConfig | None,
 ) -> AsyncTrainingClient:
     """By one load_weights, which makes the model and loads it."""
     base_model, shape = await _shape_of(session, saved)
     number = next(session.model_numbers)
-    body = LoadWeightsRequest(saved.path, saved.with_optimizer, session_id=session.session_id, model_seq_id=number)
+    body = LoadWeightsRequest(
+        saved.path, saved.with_optimizer, session_id=session.session_id, model_seq_id=number
+    )
     body.base_model, body.weights_access_token = saved.base_model, saved.weights_access_token
     body.optimizer_config, body.user_metadata = optimizer, json.encode_metadata(user_metadata)
     read = _with_warnings(session.transport.server, LoadWeightsResponse.from_dict)
     loaded = await send_and_wait(session.transport, load_weights.request(body=body), read)
     model_id = loaded.model_id or f"{session.session_id}:train:{number}"
-    return await _proved(AsyncTrainingClient(session, model_id, base_model, shape), session, saved.path)
+    return await _proved(
+        AsyncTrainingClient(session, model_id, base_model, shape), session, saved.path
+    )
 
 
 async def _proved(client: AsyncTrainingClient, session: Session, path: str) -> AsyncTrainingClient:
@@ -133,7 +157,9 @@ async def _shape_of(session: Session, saved: SavedState) -> tuple[str, LoraConfi
     if saved.base_model and saved.rank:
         return saved.base_model, LoraConfig(rank=saved.rank)
     try:
-        info = await session.transport.send(get_weights_info.request(body=WeightsInfoRequest(saved.path)))
+        info = await session.transport.send(
+            get_weights_info.request(body=WeightsInfoRequest(saved.path))
+        )
     except UnsupportedByServer as error:
         raise _no_shape(error.server, saved.path) from error
     if not (saved.rank or info.lora_rank) and not session.transport.server.dialect.tells_rank:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
-TorchLoss: TypeAlias = Callable[[list[Datum], "list[torch.Tensor]"], "tuple[torch.Tensor, Mapping[str, float]]"]
+TorchLoss: TypeAlias = Callable[
+    [list[Datum], "list[torch.Tensor]"], "tuple[torch.Tensor, Mapping[str, float]]"
+]
 """`loss_fn(data, logprobs) -> (loss, metrics)`: the loss is a tensor of one value, made of the logprobs by torch.
 
 `logprobs` are the targets', one tensor for each datum, of the shape of its `target_tokens`: `(N,)`, or `(N, K)`.
@@ -54,7 +56,10 @@ class NumpyLoss:
             shape, or None where the loss does not depend on them.
     """
 
-    function: Callable[[list[Datum], list[FloatArray]], tuple[float, Sequence[NDArray[np.generic] | None], Mapping[str, float]]]
+    function: Callable[
+        [list[Datum], list[FloatArray]],
+        tuple[float, Sequence[NDArray[np.generic] | None], Mapping[str, float]],
+    ]
 
 
 CustomLoss: TypeAlias = TorchLoss | NumpyLoss
@@ -102,14 +107,19 @@ def evaluate(data: list[Datum], outputs: Sequence[LossFnOutput], loss_fn: Custom
     loss, gradients, metrics = run(data, logprobs, loss_fn)  # type: ignore[arg-type]
     if not np.isfinite(loss):
         raise InvalidInputError(
-            f"the custom loss is {loss}{_unusable(logprobs)}", advice="Mask what must not count before any log."
+            f"the custom loss is {loss}{_unusable(logprobs)}",
+            advice="Mask what must not count before any log.",
         )
     if all(gradient is None for gradient in gradients):
         raise InvalidInputError(
             "the custom loss does not depend on the logprobs, so it cannot train anything",
             advice="Compute it from the logprobs given, without .detach(), .item() or .numpy().",
         )
-    return Evaluated(loss, [_gradient(i, datum, g) for i, (datum, g) in enumerate(zip(data, gradients, strict=True))], metrics)
+    return Evaluated(
+        loss,
+        [_gradient(i, datum, g) for i, (datum, g) in enumerate(zip(data, gradients, strict=True))],
+        metrics,
+    )
 
 
 def linearized(data: Sequence[Datum], gradients: Sequence[ArrayLike | None]) -> list[Datum]:
@@ -124,7 +134,10 @@ def linearized(data: Sequence[Datum], gradients: Sequence[ArrayLike | None]) -> 
     """
     _check_count(gradients, len(data))
     # 0 - g and not -g, which would make a -0.0 of each 0
-    return [_with_weights(datum, np.float32(0) - _gradient(i, datum, gradients[i])) for i, datum in enumerate(data)]
+    return [
+        _with_weights(datum, np.float32(0) - _gradient(i, datum, gradients[i]))
+        for i, datum in enumerate(data)
+    ]
 
 
 def linearized_by_ratios(
@@ -145,7 +158,9 @@ def linearized_by_ratios(
                 "advantages": advantage,
             },
         )
-        for datum, advantage, logprobs in zip(data, advantages, _logprobs(data, outputs), strict=True)
+        for datum, advantage, logprobs in zip(
+            data, advantages, _logprobs(data, outputs), strict=True
+        )
     ]
 
 
@@ -161,7 +176,9 @@ def custom_output(backward: ForwardBackwardOutput, evaluated: Evaluated) -> Forw
     return evolve(backward, metrics={**metrics, **evaluated.metrics, "loss:sum": evaluated.loss})
 
 
-def _run_torch(data: list[Datum], logprobs: Sequence[FloatArray], loss_fn: TorchLoss) -> tuple[float, list[Any], dict[str, float]]:
+def _run_torch(
+    data: list[Datum], logprobs: Sequence[FloatArray], loss_fn: TorchLoss
+) -> tuple[float, list[Any], dict[str, float]]:
     torch = _torch()
     # the caller's code may be in a mode without gradients
     with torch.inference_mode(False), torch.enable_grad():
@@ -169,13 +186,16 @@ def _run_torch(data: list[Datum], logprobs: Sequence[FloatArray], loss_fn: Torch
         loss, metrics = _unpack(loss_fn(data, list(leaves)), 2, "(loss, metrics)")
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             raise InvalidInputError(
-                f"the custom loss must be a torch tensor of one value, not {_described(loss)}", advice="Reduce it by .sum()."
+                f"the custom loss must be a torch tensor of one value, not {_described(loss)}",
+                advice="Reduce it by .sum().",
             )
         gradients = _torch_gradients(torch, loss, leaves)
     return float(loss.detach()), gradients, _metrics(metrics)
 
 
-def _torch_gradients(torch: ModuleType, loss: torch.Tensor, leaves: list[torch.Tensor]) -> list[Any]:
+def _torch_gradients(
+    torch: ModuleType, loss: torch.Tensor, leaves: list[torch.Tensor]
+) -> list[Any]:
     if not loss.requires_grad:
         return [None] * len(leaves)
     return list(torch.autograd.grad(loss.reshape(()), leaves, allow_unused=True))
@@ -186,13 +206,18 @@ def _torch() -> ModuleType:
         import torch
     except ImportError as error:
         raise InvalidInputError(
-            "a custom loss in torch needs torch, which is not installed", advice="Install it, or give a NumpyLoss."
+            "a custom loss in torch needs torch, which is not installed",
+            advice="Install it, or give a NumpyLoss.",
         ) from error
     return torch
 
 
-def _run_numpy(data: list[Datum], logprobs: Sequence[FloatArray], loss_fn: NumpyLoss) -> tuple[float, list[Any], dict[str, float]]:
-    loss, gradients, metrics = _unpack(loss_fn.function(data, list(logprobs)), 3, "(loss, gradients, metrics)")
+def _run_numpy(
+    data: list[Datum], logprobs: Sequence[FloatArray], loss_fn: NumpyLoss
+) -> tuple[float, list[Any], dict[str, float]]:
+    loss, gradients, metrics = _unpack(
+        loss_fn.function(data, list(logprobs)), 3, "(loss, gradients, metrics)"
+    )
     _check_count(gradients, len(data))
     return _number(loss, "the custom loss"), list(gradients), _metrics(metrics)
 
@@ -205,7 +230,9 @@ def _unpack(result: Any, count: int, form: str) -> Any:
 
 def _metrics(metrics: Any) -> dict[str, float]:
     if not isinstance(metrics, Mapping):
-        raise InvalidInputError(f"the loss function's metrics must be a mapping, not {_described(metrics)}")
+        raise InvalidInputError(
+            f"the loss function's metrics must be a mapping, not {_described(metrics)}"
+        )
     return {str(name): _number(value, f"the metric {name!r}") for name, value in metrics.items()}  # pyright: ignore
 
 
@@ -218,20 +245,29 @@ def _number(value: ArrayLike, name: str) -> float:
 
 def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
-    return type(value).__name__ if shape is None else f"{type(value).__name__} of shape {list(shape)}"
+    return (
+        type(value).__name__ if shape is None else f"{type(value).__name__} of shape {list(shape)}"
+    )
 
 
 def _logprobs(data: Sequence[Datum], outputs: Sequence[LossFnOutput]) -> list[FloatArray]:
     if len(outputs) != len(data):
-        raise APIResponseValidationError(f"the forward pass gave {len(outputs)} outputs for {len(data)} datums")
-    return [_logprobs_of(index, datum, output) for index, (datum, output) in enumerate(zip(data, outputs, strict=True))]
+        raise APIResponseValidationError(
+            f"the forward pass gave {len(outputs)} outputs for {len(data)} datums"
+        )
+    return [
+        _logprobs_of(index, datum, output)
+        for index, (datum, output) in enumerate(zip(data, outputs, strict=True))
+    ]
 
 
 def _logprobs_of(index: int, datum: Datum, output: LossFnOutput) -> FloatArray:
     if "logprobs" not in output:
         raise APIResponseValidationError(f"the forward pass gave no logprobs for data[{index}]")
     array, shape = output["logprobs"].to_numpy(), _shape(index, datum)
-    if array.shape != shape and array.shape != (int(np.prod(shape)),):  # flat is what a tensor without a shape comes as
+    if array.shape != shape and array.shape != (
+        int(np.prod(shape)),
+    ):  # flat is what a tensor without a shape comes as
         raise APIResponseValidationError(
             f"the forward pass gave logprobs of shape {list(array.shape)} for data[{index}], whose target_tokens are {list(shape)}"
         )
@@ -258,8 +294,12 @@ def _gradient(index: int, datum: Datum, gradient: ArrayLike | None) -> NDArray[n
         return np.zeros(shape, np.float32)
     array = to_numpy(gradient, f"the gradient for data[{index}]")
     if array.shape != shape:
-        raise InvalidInputError(f"the gradient for data[{index}] is of shape {list(array.shape)}, not {list(shape)}")
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which the next lines refuse
+        raise InvalidInputError(
+            f"the gradient for data[{index}] is of shape {list(array.shape)}, not {list(shape)}"
+        )
+    with np.errstate(
+        over="ignore"
+    ):  # too large for float32 becomes infinite, which the next lines refuse
         array = array.astype(np.float32)
     wrong = np.argwhere(~np.isfinite(array))
     if len(wrong):
@@ -275,17 +315,24 @@ def _weights(index: int, datum: Datum) -> NDArray[np.generic]:
     if weights is None:
         return np.zeros(shape, np.float32)
     if tuple(weights.shape) != shape:
-        raise InvalidInputError(f"data[{index}] has weights of shape {list(weights.shape)} and target_tokens of {list(shape)}")
+        raise InvalidInputError(
+            f"data[{index}] has weights of shape {list(weights.shape)} and target_tokens of {list(shape)}"
+        )
     return weights.to_numpy()
 
 
 def _with_weights(datum: Datum, weights: NDArray[np.generic]) -> Datum:
-    return evolve(datum, loss_fn_inputs={"target_tokens": datum.loss_fn_inputs["target_tokens"], "weights": weights})
+    return evolve(
+        datum,
+        loss_fn_inputs={"target_tokens": datum.loss_fn_inputs["target_tokens"], "weights": weights},
+    )
 
 
 def _shape(index: int, datum: Datum) -> tuple[int, ...]:
     """Of the targets, and so of all that belongs to them."""
     targets = datum.loss_fn_inputs.get("target_tokens")
     if targets is None:
-        raise InvalidInputError(f"data[{index}].loss_fn_inputs lacks 'target_tokens', which a custom loss needs")
+        raise InvalidInputError(
+            f"data[{index}].loss_fn_inputs lacks 'target_tokens', which a custom loss needs"
+        )
     return tuple(targets.shape)

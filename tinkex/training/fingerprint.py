@@ -32,7 +32,13 @@ from tinkex.training.batches import batch_submit, read_batch
 from tinkex.training.bodies import Submit
 from tinkex.training.line import Look, TrainingLine
 from tinkex.training.losses import without_padding
-from tinkex.types import Datum, EncodedTextChunk, ForwardBackwardOutput, ModelInput, SaveWeightsResponse
+from tinkex.types import (
+    Datum,
+    EncodedTextChunk,
+    ForwardBackwardOutput,
+    ModelInput,
+    SaveWeightsResponse,
+)
 from tinkex.types.fingerprint import Fingerprint
 
 logger = logging.getLogger("tinkex")
@@ -60,7 +66,9 @@ def are_taken(dialect: Dialect, wanted: bool | None) -> bool:
     have no effect. Where it may have one, never."""
     if wanted is False or dialect.forwards_by_zero_weights or len(dialect.encodings) > 1:
         return False
-    by_flag = dialect.encodings == ("protobuf",)  # of a forward_backward, which a server may not know
+    by_flag = dialect.encodings == (
+        "protobuf",
+    )  # of a forward_backward, which a server may not know
     if by_flag:
         return wanted is True and dialect.name != UNKNOWN.name
     return not dialect.lacks("forward") and (wanted is True or not dialect.loads_are_true)
@@ -102,7 +110,9 @@ class Fingerprints:
 
         save.task.add_done_callback(note)
 
-    async def mismatch(self, path: str, look: Look[ForwardBackwardOutput] | None = None) -> CheckpointMismatchError | None:
+    async def mismatch(
+        self, path: str, look: Look[ForwardBackwardOutput] | None = None
+    ) -> CheckpointMismatchError | None:
         """Looks at the model that was loaded from `path`; returns what is wrong with it, None where nothing is or nothing is known."""
         taken = self._session.fingerprints.get(path)
         saved = await asyncio.shield(taken) if taken else None
@@ -114,7 +124,9 @@ class Fingerprints:
             self._failed(error)
             return None
 
-    async def _compared(self, path: str, saved: Fingerprint, look: Look[ForwardBackwardOutput]) -> CheckpointMismatchError | None:
+    async def _compared(
+        self, path: str, saved: Fingerprint, look: Look[ForwardBackwardOutput]
+    ) -> CheckpointMismatchError | None:
         now = await self._logprobs(saved.datum, look)
         if now is None or _apart(saved.logprobs, now) <= ROUNDING:
             return None
@@ -132,19 +144,27 @@ class Fingerprints:
         task.add_done_callback(self._looks.discard)
         return task
 
-    async def _taken(self, datum: Datum, looked: asyncio.Task[ForwardBackwardOutput]) -> Fingerprint | None:
+    async def _taken(
+        self, datum: Datum, looked: asyncio.Task[ForwardBackwardOutput]
+    ) -> Fingerprint | None:
         try:
             logprobs = self._read(datum, await looked)
         except TinkexError as error:
             self._failed(error)
             return None
-        return None if logprobs is None or not np.isfinite(logprobs).all() else Fingerprint(datum, logprobs)
+        return (
+            None
+            if logprobs is None or not np.isfinite(logprobs).all()
+            else Fingerprint(datum, logprobs)
+        )
 
     async def _logprobs(self, datum: Datum, look: Look[ForwardBackwardOutput]) -> Logprobs | None:
         return self._read(datum, await look(self._submit(datum), read_batch))
 
     def _submit(self, datum: Datum) -> Submit:
-        return batch_submit("forward", self._model_id, [datum], "cross_entropy", None, self._server.dialect)
+        return batch_submit(
+            "forward", self._model_id, [datum], "cross_entropy", None, self._server.dialect
+        )
 
     def _read(self, datum: Datum, output: ForwardBackwardOutput) -> Logprobs | None:
         """The logprobs of the datum's targets; None where the server gives no such ones."""
@@ -152,7 +172,9 @@ class Fingerprints:
             return None
         if self._server.dialect.pads_logprobs:
             output = without_padding([datum], output)
-        logprobs = np.asarray(output.loss_fn_outputs[0]["logprobs"].to_numpy(), np.float64).reshape(-1)
+        logprobs = np.asarray(output.loss_fn_outputs[0]["logprobs"].to_numpy(), np.float64).reshape(
+            -1
+        )
         return logprobs if len(logprobs) == len(datum.loss_fn_inputs["target_tokens"]) else None
 
     def _failed(self, error: TinkexError) -> None:
@@ -197,7 +219,9 @@ def _apart(one: Logprobs, other: Logprobs) -> float:
     return apart if np.isfinite(apart) else float("inf")
 
 
-def mismatch_error(path: str, saved: Logprobs, now: Logprobs, noise: float) -> CheckpointMismatchError:
+def mismatch_error(
+    path: str, saved: Logprobs, now: Logprobs, noise: float
+) -> CheckpointMismatchError:
     """The error for a model that was to hold what was saved."""
     return CheckpointMismatchError(
         f"the server says that it has loaded {path}, and the model holds other weights: it gives {len(saved)} tokens of the training "

@@ -93,7 +93,11 @@ class TrainingLine:
         return self._free(self._sequencer.turn(operation))
 
     def run(
-        self, operation: str, submits: Sequence[Submit], read: Callable[[Payload], R], join: Callable[[Sequence[R]], T]
+        self,
+        operation: str,
+        submits: Sequence[Submit],
+        read: Callable[[Payload], R],
+        join: Callable[[Sequence[R]], T],
     ) -> AsyncAPIFuture[T]:
         """One call, of one request or several. Its place in the order is fixed now.
 
@@ -201,7 +205,9 @@ class TrainingLine:
                     submits, join = await in_thread(second, await self._results(sent, read))
                 except BaseException as error:  # a cancellation, too: what is queued behind was to follow the gradients
                     state.failed = _as_own(error, operation)
-                    state.failed.delivered = isinstance(error, asyncio.CancelledError)  # the user's own deed
+                    state.failed.delivered = isinstance(
+                        error, asyncio.CancelledError
+                    )  # the user's own deed
                     self._sequencer.refused(state.failed, changes=True)
                     raise
                 results = await turn.unbroken(self._sent(turn, state, self._bodies(submits), read))
@@ -209,7 +215,9 @@ class TrainingLine:
 
         return self._begun(turn, work, state)
 
-    def _begun(self, turn: Turn, work: Callable[[], Awaitable[T]], state: RequestState) -> AsyncAPIFuture[T]:
+    def _begun(
+        self, turn: Turn, work: Callable[[], Awaitable[T]], state: RequestState
+    ) -> AsyncAPIFuture[T]:
         """The future of a call that has its place in the order, which it gives back however it ends, begun or not."""
         future = AsyncAPIFuture(self._told(work, state), state, self._session.failures)
         future.task.add_done_callback(lambda _: turn.leave())
@@ -219,7 +227,9 @@ class TrainingLine:
         """The future of a call that was just made; says so when the user's loop keeps the server waiting."""
         operation, clock = future.state.operation, self._transport.clock
         advice = self._pipeline.submitted(operation, clock.now())
-        if advice and not self._transport.server.dialect.overtakes:  # where it waits for them anyway
+        if (
+            advice and not self._transport.server.dialect.overtakes
+        ):  # where it waits for them anyway
             logger.warning("%s", advice)
         future.task.add_done_callback(lambda _: self._pipeline.finished(operation, clock.now()))
         return future
@@ -235,7 +245,11 @@ class TrainingLine:
         finally:
             seconds = self._transport.clock.now() - began
             self._transport.tell(
-                events.TrainingStep, operation=state.operation, request_id=state.request_id, seconds=seconds, error=failure
+                events.TrainingStep,
+                operation=state.operation,
+                request_id=state.request_id,
+                seconds=seconds,
+                error=failure,
             )
 
     @asynccontextmanager
@@ -252,23 +266,33 @@ class TrainingLine:
         async with turn:
             yield
 
-    async def _sent(self, turn: Turn, state: RequestState, bodies: Bodies, read: Callable[[Payload], R]) -> _Wait[R]:
+    async def _sent(
+        self, turn: Turn, state: RequestState, bodies: Bodies, read: Callable[[Payload], R]
+    ) -> _Wait[R]:
         """Sends them; returns the wait for their results."""
         return self._wait(state.operation, await self._submit_all(turn, state, bodies), read)
 
-    async def _sent_aside(self, turn: Turn, submit: Submit, read: Callable[[Payload], R]) -> _Wait[R]:
+    async def _sent_aside(
+        self, turn: Turn, submit: Submit, read: Callable[[Payload], R]
+    ) -> _Wait[R]:
         """Sends a request that no call is made of."""
         state = RequestState("forward")
-        return self._wait("forward", await self._submit_all(turn, state, self._bodies([submit]), aside=True), read)
+        return self._wait(
+            "forward", await self._submit_all(turn, state, self._bodies([submit]), aside=True), read
+        )
 
-    def _wait(self, operation: str, sent: Sequence[_Sent], read: Callable[[Payload], R]) -> _Wait[R]:
+    def _wait(
+        self, operation: str, sent: Sequence[_Sent], read: Callable[[Payload], R]
+    ) -> _Wait[R]:
         """The wait for their results, which has begun, and goes on without the one who waits, where later calls wait for its end, too."""
         if operation not in _PASSES or not self._transport.server.dialect.overtakes:
             return partial(self._results, sent, read)
         task = asyncio.create_task(self._results(sent, read), name=f"tinkex result of {operation}")
         self._passes.add(task)
         task.add_done_callback(self._passes.discard)
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # maybe nobody else sees it
+        task.add_done_callback(
+            lambda task: task.cancelled() or task.exception()
+        )  # maybe nobody else sees it
         return partial(asyncio.shield, task)
 
     @asynccontextmanager
@@ -299,7 +323,9 @@ class TrainingLine:
             finally:
                 bodies.drop()
 
-    async def _submit_all(self, turn: Turn, state: RequestState, bodies: Bodies, *, aside: bool = False) -> Sequence[_Sent]:
+    async def _submit_all(
+        self, turn: Turn, state: RequestState, bodies: Bodies, *, aside: bool = False
+    ) -> Sequence[_Sent]:
         """Sends a call's requests under consecutive numbers; returns them in order.
 
         Together, where the server says so, and then the first one last, so that it finds all the others queued.
@@ -310,7 +336,10 @@ class TrainingLine:
         self._session.check(turn.operation)
         await self._sequencer.settle()
         first, count = self._sequencer.next_seq_id, len(bodies)
-        all_sent = [_Sent(RequestState(state.operation) if index else state, index, first + index) for index in range(count)]
+        all_sent = [
+            _Sent(RequestState(state.operation) if index else state, index, first + index)
+            for index in range(count)
+        ]
         parallel = self._transport.server.dialect.parallel_chunks and count > 1
         accepted = 0
         try:
@@ -329,7 +358,9 @@ class TrainingLine:
                 self._give_up(error, turn.operation, untouched=untouched)
             raise
         except BaseException:  # the event loop ends, or something is broken here
-            self._sequencer.poison(StepOutcomeUnknown("broken off while it was being sent", operation=turn.operation))
+            self._sequencer.poison(
+                StepOutcomeUnknown("broken off while it was being sent", operation=turn.operation)
+            )
             raise
         self._sequencer.accepted(count)
         return all_sent
@@ -340,7 +371,9 @@ class TrainingLine:
         refusals: list[APIStatusError] = []
         for encoding in order:
             request = await bodies.get(sent.index, encoding, sent.seq_id)
-            mistaken = partial(_is_mistaken, encoding, sent.state.operation) if len(order) > 1 else None
+            mistaken = (
+                partial(_is_mistaken, encoding, sent.state.operation) if len(order) > 1 else None
+            )
             try:
                 await self._send(sent, request, mistaken)
             except APIStatusError as error:
@@ -356,13 +389,18 @@ class TrainingLine:
         raise refusals[0]
 
     async def _send(
-        self, sent: _Sent, request: Request[UntypedAPIFuture], mistaken: Callable[[APIStatusError], bool] | None
+        self,
+        sent: _Sent,
+        request: Request[UntypedAPIFuture],
+        mistaken: Callable[[APIStatusError], bool] | None,
     ) -> None:
         """Sends it, again where that is safe. Raises `StepOutcomeUnknown` when nobody knows whether it was taken on."""
         operation, repeats = sent.state.operation, self._transport.server.dialect.seq_id_repeats
         repeatable = fate.verdict("unanswered", operation, repeats) == "resend"
         try:
-            sent.state.request_id = (await self._transport.send(request, repeatable=repeatable, state=sent.state)).request_id
+            sent.state.request_id = (
+                await self._transport.send(request, repeatable=repeatable, state=sent.state)
+            ).request_id
         except TinkexError as error:
             place = fate.place_of(error)
             if isinstance(error, APIStatusError) and mistaken and mistaken(error):
@@ -375,11 +413,15 @@ class TrainingLine:
                 raise _unknown(error, operation) from error
             await self._send_again(sent, request, error)
 
-    async def _send_again(self, sent: _Sent, request: Request[UntypedAPIFuture], first: TinkexError) -> None:
+    async def _send_again(
+        self, sent: _Sent, request: Request[UntypedAPIFuture], first: TinkexError
+    ) -> None:
         """The one resend to a server that refuses a number that it has had."""
         sent.twice = True
         try:
-            sent.state.request_id = (await self._transport.send(request, repeatable=False, state=sent.state)).request_id
+            sent.state.request_id = (
+                await self._transport.send(request, repeatable=False, state=sent.state)
+            ).request_id
         except APIStatusError as refusal:
             sent.error = self._read_refusal(sent, refusal)
             if sent.error is None:
@@ -398,7 +440,9 @@ class TrainingLine:
                 )
             case "state_lost":
                 lost = ServerStateLostError(
-                    f"the server has forgotten earlier steps: {refusal.message}", operation=sent.state.operation, advice=_FROM_SAVED
+                    f"the server has forgotten earlier steps: {refusal.message}",
+                    operation=sent.state.operation,
+                    advice=_FROM_SAVED,
                 )
                 self._sequencer.poison(lost)
                 return lost
@@ -416,7 +460,9 @@ class TrainingLine:
 
     def _count_refusal(self, error: TinkexError) -> None:
         """Takes the number of a request that was refused, on a server that takes it."""
-        if self._transport.server.dialect.refusals_take_numbers and isinstance(error, APIStatusError):
+        if self._transport.server.dialect.refusals_take_numbers and isinstance(
+            error, APIStatusError
+        ):
             self._sequencer.accepted(int(error.status_code in _COUNTED))
 
     def _give_up(self, error: TinkexError, operation: str, *, untouched: bool) -> None:
@@ -427,7 +473,9 @@ class TrainingLine:
 
     # ---- results -----------------------------------------------------------------------------------------------------
 
-    async def _results(self, all_sent: Sequence[_Sent], read: Callable[[Payload], R]) -> Sequence[R]:
+    async def _results(
+        self, all_sent: Sequence[_Sent], read: Callable[[Payload], R]
+    ) -> Sequence[R]:
         return await asyncio.gather(*(self._result(sent, read) for sent in all_sent))
 
     async def _result(self, sent: _Sent, read: Callable[[Payload], R]) -> R:
@@ -443,7 +491,9 @@ class TrainingLine:
                     raise found from error
                 raise
 
-    def _after_failure(self, sent: _Sent, error: RequestFailedError | APIStatusError) -> TinkexError | None:
+    def _after_failure(
+        self, sent: _Sent, error: RequestFailedError | APIStatusError
+    ) -> TinkexError | None:
         """Puts the count right where a failed step leaves it as it was; the error of a request that was sent twice is another one."""
         if isinstance(error, RequestFailedError):
             self._sequencer.lost(error)
@@ -469,7 +519,11 @@ def _unknown(error: TinkexError, operation: str) -> StepOutcomeUnknown:
 
 
 def _as_own(error: BaseException, operation: str) -> TinkexError:
-    return error if isinstance(error, TinkexError) else TinkexError(f"it raised {error!r}", operation=operation)
+    return (
+        error
+        if isinstance(error, TinkexError)
+        else TinkexError(f"it raised {error!r}", operation=operation)
+    )
 
 
 async def _all_or_first_error(work: Sequence[Awaitable[Any]]) -> None:

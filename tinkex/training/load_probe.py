@@ -27,7 +27,10 @@ Logprobs: TypeAlias = NDArray[np.float64]
 
 _RANK = 8
 _ADAM = AdamParams(learning_rate=1e-2)
-_WAYS = [Datum(ModelInput.from_ints([0, 1]), {"target_tokens": [token, 2], "weights": [1.0, 1.0]}) for token in (1, 3)]
+_WAYS = [
+    Datum(ModelInput.from_ints([0, 1]), {"target_tokens": [token, 2], "weights": [1.0, 1.0]})
+    for token in (1, 3)
+]
 """What is learned at first, and in the last step: of other targets, so that it shows where the optimizer comes from."""
 _STEPS = 3
 _ROUNDING = 0.02  # nats of a logprob: weights may be saved in fewer bits than they are trained in
@@ -63,7 +66,11 @@ class Seen:
             return {"loads_are_true": are_true}
         goes_on = [self._equal(load.stepped, self.kept.stepped) for load in (self.warm, self.cold)]
         if goes_on == [True, False]:
-            return {"loads_are_true": True, "loads_keep_optimizer": False, "loads_begin_anew": False}
+            return {
+                "loads_are_true": True,
+                "loads_keep_optimizer": False,
+                "loads_begin_anew": False,
+            }
         if goes_on == [True, True]:
             return {"loads_are_true": True, "loads_keep_optimizer": True}
         same = self._equal(self.warm.stepped, self.cold.stepped)
@@ -89,24 +96,36 @@ async def probe_loads(session: Session, base_model: str) -> dict[str, bool]:
             await _delete(session, path)
 
 
-async def _probe(session: Session, base_model: str, models: list[AsyncTrainingClient], paths: list[str]) -> Seen:
+async def _probe(
+    session: Session, base_model: str, models: list[AsyncTrainingClient], paths: list[str]
+) -> Seen:
     model = await new_model(session, base_model, LoraConfig(rank=_RANK), None, None)
     models.append(model)
     for number in range(_STEPS):
         if number == 1 and not session.transport.server.dialect.saves_once:
-            paths.append(await _saved(model))  # some servers load a model's first save in the place of its last
+            paths.append(
+                await _saved(model)
+            )  # some servers load a model's first save in the place of its last
         await _step(model, _WAYS[0])
     paths.append(await _saved(model))
     loaded, once_more = await _logprobs(model), await _logprobs(model)
     await _step(model, _WAYS[1])
     kept = Resumed(loaded, await _logprobs(model))
     noise = float(np.max(np.abs(loaded - once_more)))
-    resumes = [await _resumed(session, base_model, paths[-1], models, optimizer=optimizer) for optimizer in (True, False)]
+    resumes = [
+        await _resumed(session, base_model, paths[-1], models, optimizer=optimizer)
+        for optimizer in (True, False)
+    ]
     return Seen(kept, noise, *resumes)
 
 
 async def _resumed(
-    session: Session, base_model: str, path: str, models: list[AsyncTrainingClient], *, optimizer: bool
+    session: Session,
+    base_model: str,
+    path: str,
+    models: list[AsyncTrainingClient],
+    *,
+    optimizer: bool,
 ) -> Resumed | None:
     """None where the server has no such load."""
     saved = SavedState(path=path, with_optimizer=optimizer, base_model=base_model, rank=_RANK)
@@ -131,8 +150,13 @@ async def _step(model: AsyncTrainingClient, datum: Datum) -> None:
 
 
 async def _logprobs(model: AsyncTrainingClient) -> Logprobs:
-    outputs: list[Any] = [(await model.forward([datum], "cross_entropy")).loss_fn_outputs[0]["logprobs"] for datum in _WAYS]
-    return np.concatenate([np.asarray(output.to_numpy(), np.float64).reshape(-1) for output in outputs])
+    outputs: list[Any] = [
+        (await model.forward([datum], "cross_entropy")).loss_fn_outputs[0]["logprobs"]
+        for datum in _WAYS
+    ]
+    return np.concatenate(
+        [np.asarray(output.to_numpy(), np.float64).reshape(-1) for output in outputs]
+    )
 
 
 async def _delete(session: Session, path: str) -> None:

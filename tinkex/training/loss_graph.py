@@ -33,7 +33,11 @@ def function_name(function: Callable[..., Any]) -> str | None:
     if function is getattr:
         return "getattr"
     module = (function.__module__ or "torch").replace("_operator", "operator")
-    return f"{module}.{function.__name__}" if module.partition(".")[0] in ("torch", "math", "operator") else None
+    return (
+        f"{module}.{function.__name__}"
+        if module.partition(".")[0] in ("torch", "math", "operator")
+        else None
+    )
 
 
 def write_argument(value: Any) -> Any:
@@ -52,9 +56,13 @@ def write_argument(value: Any) -> Any:
         case list():
             return [write_argument(item) for item in value]
         case slice():
-            return {"slice": [write_argument(part) for part in (value.start, value.stop, value.step)]}
+            return {
+                "slice": [write_argument(part) for part in (value.start, value.stop, value.step)]
+            }
         case Mapping():
-            return {"dict": {_write_key(name): write_argument(item) for name, item in value.items()}}
+            return {
+                "dict": {_write_key(name): write_argument(item) for name, item in value.items()}
+            }
         case _:
             return _write_setting(value)
 
@@ -64,7 +72,9 @@ def _write_node(node: fx.Node) -> CustomLossNode:
     if target is None:
         raise Unwritable(f"the function {node.target!r}")
     args = [write_argument(argument) for argument in node.args]
-    kwargs = CustomLossNodeKwargs.from_dict({name: write_argument(value) for name, value in node.kwargs.items()})
+    kwargs = CustomLossNodeKwargs.from_dict(
+        {name: write_argument(value) for name, value in node.kwargs.items()}
+    )
     return CustomLossNode(node.op, node.name, target, args, kwargs)
 
 
@@ -83,7 +93,11 @@ def _write_key(name: Any) -> str:
 def _write_setting(value: Any) -> dict[str, Any]:
     if value is Ellipsis:
         return {"ellipsis": True}
-    for kind, name in ((torch.dtype, "dtype"), (torch.layout, "layout"), (torch.memory_format, "memory_format")):
+    for kind, name in (
+        (torch.dtype, "dtype"),
+        (torch.layout, "layout"),
+        (torch.memory_format, "memory_format"),
+    ):
         if isinstance(value, kind):
             return {name: str(value).removeprefix("torch.")}
     if isinstance(value, torch.device):

@@ -84,7 +84,9 @@ def _chosen(handle: LossHandle, index: int, datum: Datum) -> Datum:
     ranks["target_tokens"] = ranks.pop(LOGPROBS)  # whose shape is that of the targets
     for name, rank in ranks.items():
         if name not in datum.loss_fn_inputs:
-            raise InvalidInputError(f"data[{index}].loss_fn_inputs lacks {name!r}, which the custom loss {handle.name} needs")
+            raise InvalidInputError(
+                f"data[{index}].loss_fn_inputs lacks {name!r}, which the custom loss {handle.name} needs"
+            )
         shape = datum.loss_fn_inputs[name].shape
         if len(shape) != rank:
             raise InvalidInputError(
@@ -96,20 +98,28 @@ def _chosen(handle: LossHandle, index: int, datum: Datum) -> Datum:
 def run_here(handle: LossHandle) -> TorchLoss:
     """The loss of a whole batch, to be evaluated in this process."""
 
-    def loss_fn(data: list[Datum], logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, Mapping[str, float]]:
-        results = [_run_one(handle, index, datum, logprobs[index]) for index, datum in enumerate(data)]
+    def loss_fn(
+        data: list[Datum], logprobs: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, Mapping[str, float]]:
+        results = [
+            _run_one(handle, index, datum, logprobs[index]) for index, datum in enumerate(data)
+        ]
         losses = [loss for loss, _ in results]
         return sum(losses[1:], losses[0]), _reduced([metrics for _, metrics in results])
 
     return loss_fn
 
 
-def _run_one(handle: LossHandle, index: int, datum: Datum, logprobs: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+def _run_one(
+    handle: LossHandle, index: int, datum: Datum, logprobs: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, float]]:
     inputs: list[Any] = [datum.loss_fn_inputs[name].to_torch() for name in handle.input_names]
     try:
         loss, metrics = handle.run(logprobs, *inputs)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        raise InvalidInputError(f"the custom loss {handle.name} cannot be computed for data[{index}]: {error}") from error
+        raise InvalidInputError(
+            f"the custom loss {handle.name} cannot be computed for data[{index}]: {error}"
+        ) from error
     check_scalars(f"the custom loss {handle.name}, for data[{index}],", loss, metrics)
     return loss, {name: float(value.detach()) for name, value in metrics.items()}
 
@@ -118,10 +128,20 @@ def check_scalars(whose: str, loss: torch.Tensor, metrics: Mapping[str, torch.Te
     """Raises `InvalidInputError` unless the loss and the metrics are of rank 0."""
     for name, value in {"its loss": loss, **metrics}.items():
         if getattr(value, "ndim", None) != 0:
-            what = f"a tensor of shape {list(value.shape)}" if hasattr(value, "shape") else f"a Python {type(value).__name__}"
-            raise InvalidInputError(f"{whose} must give scalar tensors: {name} is {what}", advice="Reduce it by .sum() or .mean().")
+            what = (
+                f"a tensor of shape {list(value.shape)}"
+                if hasattr(value, "shape")
+                else f"a Python {type(value).__name__}"
+            )
+            raise InvalidInputError(
+                f"{whose} must give scalar tensors: {name} is {what}",
+                advice="Reduce it by .sum() or .mean().",
+            )
 
 
 def _reduced(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The batch's metrics. All datums have the same ones, since a trace does not branch."""
-    return {name: sum(row[name] for row in rows) / (len(rows) if name.endswith(":mean") else 1) for name in rows[0]}
+    return {
+        name: sum(row[name] for row in rows) / (len(rows) if name.endswith(":mean") else 1)
+        for name in rows[0]
+    }

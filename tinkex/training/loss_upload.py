@@ -21,7 +21,9 @@ def traced(fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> TracedLoss:
     try:
         from tinkex.training.loss_tracing import trace
     except ImportError as error:
-        raise InvalidInputError("a custom loss needs torch, which cannot be imported", advice="Install it.") from error
+        raise InvalidInputError(
+            "a custom loss needs torch, which cannot be imported", advice="Install it."
+        ) from error
     return trace(fn, input_ranks)
 
 
@@ -40,8 +42,14 @@ class CustomLosses:
         """
         async with self._uploading:
             known = self._handles.get(loss.key)
-            if known is None or known.session_id != session.session_id:  # a session that the server lost took its losses along
-                loss_id = await self._upload(session, loss) if session.transport.server.dialect.runs_custom_losses else None
+            if (
+                known is None or known.session_id != session.session_id
+            ):  # a session that the server lost took its losses along
+                loss_id = (
+                    await self._upload(session, loss)
+                    if session.transport.server.dialect.runs_custom_losses
+                    else None
+                )
                 self._handles[loss.key] = LossHandle(
                     name=loss.name,
                     inputs=loss.inputs,
@@ -53,7 +61,11 @@ class CustomLosses:
             return self._handles[loss.key]
 
     async def _upload(self, session: Session, loss: TracedLoss) -> str:
-        body = CreateCustomLossRequest(session.session_id, next(self._numbers), loss.name, list(loss.inputs), loss.graph)
+        body = CreateCustomLossRequest(
+            session.session_id, next(self._numbers), loss.name, list(loss.inputs), loss.graph
+        )
         return await send_and_wait(
-            session.transport, create_custom_loss.request(body=body), lambda fields: required_text(fields, "loss_id")
+            session.transport,
+            create_custom_loss.request(body=body),
+            lambda fields: required_text(fields, "loss_id"),
         )

@@ -26,7 +26,9 @@ def check_loss(server: Server, loss_fn: str) -> None:
             advice=f"It has {', '.join(sorted(dialect.losses))}; forward_backward_custom computes any loss by cross_entropy.",
         )
     if loss_fn in dialect.loss_notes:
-        server.warn_once(f"its loss {loss_fn!r} is not what it is elsewhere: {dialect.loss_notes[loss_fn]}")
+        server.warn_once(
+            f"its loss {loss_fn!r} is not what it is elsewhere: {dialect.loss_notes[loss_fn]}"
+        )
 
 
 def warn_of_mask(server: Server, data: Sequence[Datum], loss_fn: str) -> None:
@@ -61,11 +63,16 @@ def made_up_forward(dialect: Dialect, loss_fn: str) -> bool:
     return True
 
 
-def with_cross_entropy(data: Sequence[Datum], output: ForwardBackwardOutput) -> ForwardBackwardOutput:
+def with_cross_entropy(
+    data: Sequence[Datum], output: ForwardBackwardOutput
+) -> ForwardBackwardOutput:
     """The output with the loss that the weights of `data` give, in nats, in place of the metrics of a forward without weights."""
     total = 0.0
     for datum, values in zip(data, output.loss_fn_outputs, strict=True):
-        weights, logprobs = datum.loss_fn_inputs["weights"].to_numpy(), values["logprobs"].to_numpy()
+        weights, logprobs = (
+            datum.loss_fn_inputs["weights"].to_numpy(),
+            values["logprobs"].to_numpy(),
+        )
         total += float(np.sum(np.asarray(weights, np.float64) * np.asarray(logprobs, np.float64)))
     return evolve(output, metrics={"loss:sum": -total})
 
@@ -78,7 +85,11 @@ def without_padding(data: Sequence[Datum], output: ForwardBackwardOutput) -> For
 
 def _cut(datum: Datum, values: Mapping[str, TensorData]) -> dict[str, TensorData]:
     count = len(datum.loss_fn_inputs["target_tokens"].to_numpy())
-    cut = {"logprobs": TensorData(values["logprobs"].to_numpy()[:count])} if "logprobs" in values else {}
+    cut = (
+        {"logprobs": TensorData(values["logprobs"].to_numpy()[:count])}
+        if "logprobs" in values
+        else {}
+    )
     return {**values, **cut}
 
 
@@ -86,7 +97,9 @@ def without_weight(datum: Datum) -> Datum:
     """The datum with weights of 0: its cross_entropy has logprobs, and no gradient."""
     inputs = datum.loss_fn_inputs
     zeros = TensorData(np.zeros(inputs["target_tokens"].shape, np.float32))
-    return evolve(datum, loss_fn_inputs={"target_tokens": inputs["target_tokens"], "weights": zeros})
+    return evolve(
+        datum, loss_fn_inputs={"target_tokens": inputs["target_tokens"], "weights": zeros}
+    )
 
 
 def _weighted(datum: Datum) -> Datum:

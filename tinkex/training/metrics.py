@@ -19,12 +19,20 @@ def combine(results: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
     return ForwardBackwardOutput(
         loss_fn_output_type=results[0].loss_fn_output_type,
         loss_fn_outputs=[output for result in results for output in result.loss_fn_outputs],
-        metrics=reduce_metrics([result.metrics for result in results], [len(r.loss_fn_outputs) for r in results]),
-        additional_properties={name: value for result in results for name, value in result.additional_properties.items()},
+        metrics=reduce_metrics(
+            [result.metrics for result in results], [len(r.loss_fn_outputs) for r in results]
+        ),
+        additional_properties={
+            name: value
+            for result in results
+            for name, value in result.additional_properties.items()
+        },
     )
 
 
-def reduce_metrics(chunks: Sequence[Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
+def reduce_metrics(
+    chunks: Sequence[Mapping[str, float]], weights: Sequence[float]
+) -> dict[str, float]:
     """The chunks' metrics as one mapping; `weights` are the chunks' numbers of outputs.
 
     A metric that only some chunks have is reduced over those. An unknown reduction, or a name with no or two colons, is kept,
@@ -33,9 +41,15 @@ def reduce_metrics(chunks: Sequence[Mapping[str, float]], weights: Sequence[floa
     return dict(_reduced(chunks, weights))
 
 
-def _reduced(chunks: Sequence[Mapping[str, float]], weights: Sequence[float]) -> Iterator[tuple[str, float]]:
+def _reduced(
+    chunks: Sequence[Mapping[str, float]], weights: Sequence[float]
+) -> Iterator[tuple[str, float]]:
     for name in dict.fromkeys(name for chunk in chunks for name in chunk):
-        present = [(chunk[name], weight) for chunk, weight in zip(chunks, weights, strict=True) if name in chunk]
+        present = [
+            (chunk[name], weight)
+            for chunk, weight in zip(chunks, weights, strict=True)
+            if name in chunk
+        ]
         values, value_weights = [value for value, _ in present], [weight for _, weight in present]
         reduction = _reduction(name)
         if reduction == "unique":
@@ -50,7 +64,11 @@ def _reduction(name: str) -> str:
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     total = sum(weights)
-    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / total if total else 0.0
+    return (
+        sum(value * weight for value, weight in zip(values, weights, strict=True)) / total
+        if total
+        else 0.0
+    )
 
 
 def _slack(values: Sequence[float], weights: Sequence[float]) -> float:

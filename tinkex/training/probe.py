@@ -41,7 +41,10 @@ async def probe_repeats(session: Session, base_model: str) -> SeqIdRepeats:
 
 
 async def _probe(session: Session, model: AsyncTrainingClient) -> SeqIdRepeats:
-    gradients, update = model.forward_backward([_ONE_STEP], "cross_entropy"), model.optim_step(_ADAM)
+    gradients, update = (
+        model.forward_backward([_ONE_STEP], "cross_entropy"),
+        model.optim_step(_ADAM),
+    )
     await gradients
     await update
     trained, once_more = await _logprobs(model), await _logprobs(model)
@@ -50,7 +53,9 @@ async def _probe(session: Session, model: AsyncTrainingClient) -> SeqIdRepeats:
         for request in _repeats(session, model):
             again = await session.transport.send(request, repeatable=False)
             read = read_batch if request.operation == "forward_backward" else of_fields(dict)
-            await wait_for_result(session.transport, RequestState(request.operation, again.request_id), read)
+            await wait_for_result(
+                session.transport, RequestState(request.operation, again.request_id), read
+            )
     except (APIStatusError, RequestFailedError) as refusal:
         return "refuses" if _says_why(refusal) else "unknown"
     if _distance(trained, await _logprobs(model)) > least:
@@ -64,7 +69,9 @@ async def _probe(session: Session, model: AsyncTrainingClient) -> SeqIdRepeats:
 def _repeats(session: Session, model: AsyncTrainingClient) -> list[Request[UntypedAPIFuture]]:
     """The model's first two requests under the numbers that they had."""
     dialect = session.transport.server.dialect
-    gradients = batch_submit("forward_backward", model.model_id, [_ONE_STEP], "cross_entropy", None, dialect)
+    gradients = batch_submit(
+        "forward_backward", model.model_id, [_ONE_STEP], "cross_entropy", None, dialect
+    )
     return [
         gradients[dialect.encodings[0]](1),
         optim_step.request(body=OptimStepRequest(model.model_id, 2, adam_params=_ADAM)),

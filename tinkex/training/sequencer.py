@@ -61,7 +61,9 @@ class Sequencer:
         for news in (self._refusal, self._loss):
             if news is not None:
                 news.note(self._turns_given)
-        turn = Turn(self, operation, requests, self._turns_given, self._expected_seq_id, self._end_of_line)
+        turn = Turn(
+            self, operation, requests, self._turns_given, self._expected_seq_id, self._end_of_line
+        )
         self._turns_given += 1
         self._expected_seq_id += requests
         self._end_of_line = turn.over
@@ -183,7 +185,9 @@ class Turn:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else sees it
+            task.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # nobody else sees it
             raise
 
     def leave(self) -> None:
@@ -191,11 +195,17 @@ class Turn:
         if self._left:
             return
         self._left = True
-        pending = [future for future in (self._before, self._sending) if future is not None and not future.done()]
+        pending = [
+            future
+            for future in (self._before, self._sending)
+            if future is not None and not future.done()
+        ]
         if not pending:
             self._end()
         for future in pending:
-            future.add_done_callback(lambda _: self._end() if all(other.done() for other in pending) else None)
+            future.add_done_callback(
+                lambda _: self._end() if all(other.done() for other in pending) else None
+            )
 
     async def __aenter__(self) -> Turn:
         await self.come()
@@ -206,7 +216,12 @@ class Turn:
             raise
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.leave()
 
     def _end(self) -> None:

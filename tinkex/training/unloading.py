@@ -17,7 +17,9 @@ from tinkex.transport.http import Transport
 logger = logging.getLogger("tinkex")
 
 
-async def unload(transport: Transport, model_id: str, max_attempts: int | None = None) -> str | None:
+async def unload(
+    transport: Transport, model_id: str, max_attempts: int | None = None
+) -> str | None:
     """Asks the server to free the model; returns the request id, None where it is done. Raises what sending raises."""
     in_query = model_id if transport.server.dialect.unloads_by_query else UNSET
     request = unload_model.request(body=UnloadModelRequest(model_id), model_id=in_query)

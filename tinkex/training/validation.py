@@ -8,7 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from tinkex.dialects.dialect import Dialect
-from tinkex.errors import APIStatusError, ArgumentError, InvalidInputError, RequestFailedError, TinkexError, UnsupportedByServer
+from tinkex.errors import (
+    APIStatusError,
+    ArgumentError,
+    InvalidInputError,
+    RequestFailedError,
+    TinkexError,
+    UnsupportedByServer,
+)
 from tinkex.types import AdamParams, Datum, DimuonParams, SgdParams
 from tinkex.types.checks import check_number, is_number
 
@@ -18,7 +25,9 @@ _BELOW = {"beta1": 1.0, "beta2": 1.0, "momentum": 1.0}
 """The settings of optimizers that have an upper bound."""
 
 SamplerKind = Literal["snapshot", "inflight"]
-LossName: TypeAlias = Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"] | str
+LossName: TypeAlias = (
+    Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"] | str
+)
 """The names that editors complete; a server may have others."""
 
 _RATIO_INPUTS = frozenset({"target_tokens", "logprobs", "advantages"})
@@ -142,7 +151,9 @@ def checked_settings(config: Mapping[str, float | str] | None) -> dict[str, floa
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(f"loss_fn_config must have texts for names, found {name!r}")
         if not isinstance(value, str) and not (is_number(value) and math.isfinite(value)):
-            raise InvalidInputError(f"loss_fn_config[{name!r}] must be a finite number or a text, found {value!r}")
+            raise InvalidInputError(
+                f"loss_fn_config[{name!r}] must be a finite number or a text, found {value!r}"
+            )
     return settings
 
 
@@ -155,14 +166,18 @@ def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
     if not data:
         raise InvalidInputError("the batch is empty: expected one datum at least")
     if not loss_fn:
-        raise InvalidInputError("loss_fn is empty", advice='Name a loss, for example "cross_entropy".')
+        raise InvalidInputError(
+            "loss_fn is empty", advice='Name a loss, for example "cross_entropy".'
+        )
     for index, datum in enumerate(data):
         if not isinstance(datum, Datum):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(f"data[{index}] must be a Datum, found {type(datum).__name__}")
         try:
             _check_datum(datum, loss_fn)
         except InvalidInputError as error:
-            raise InvalidInputError(f"data[{index}].{error.message}", advice=error.advice) from error
+            raise InvalidInputError(
+                f"data[{index}].{error.message}", advice=error.advice
+            ) from error
 
 
 def _check_datum(datum: Datum, loss_fn: str) -> None:
@@ -176,7 +191,9 @@ def _check_names(datum: Datum, loss_fn: str) -> None:
     have = datum.loss_fn_inputs.keys()
     missing = sorted(_REQUIRED_INPUTS.get(loss_fn, frozenset()) - have)
     if missing:
-        raise InvalidInputError(f"loss_fn_inputs lacks {missing[0]!r}, which {loss_fn} needs; found {_listed(have)}")
+        raise InvalidInputError(
+            f"loss_fn_inputs lacks {missing[0]!r}, which {loss_fn} needs; found {_listed(have)}"
+        )
     if loss_fn in _REQUIRED_INPUTS and (unknown := sorted(have - _KNOWN_INPUTS)):
         meant = _likely_meant(unknown[0], loss_fn)
         raise InvalidInputError(
@@ -202,7 +219,10 @@ def counting_input(loss_fn: str) -> str:
 
 def mask_is_lost(datum: Datum, loss_fn: str) -> bool:
     """Returns whether a `mask` leaves out tokens that a known loss, which has no such input, will count."""
-    mask, counts = datum.loss_fn_inputs.get("mask"), datum.loss_fn_inputs.get(counting_input(loss_fn))
+    mask, counts = (
+        datum.loss_fn_inputs.get("mask"),
+        datum.loss_fn_inputs.get(counting_input(loss_fn)),
+    )
     if mask is None or loss_fn not in _REQUIRED_INPUTS:
         return False
     left_out = mask.to_numpy() == 0

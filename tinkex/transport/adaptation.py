@@ -28,13 +28,17 @@ class Adapted:
     headers: Mapping[str, str] = field(factory=dict[str, str])
 
 
-def adapt(request: Request[Any], refusal: httpx.Response, dialect: Dialect, api_key: str | None) -> Adapted | None:
+def adapt(
+    request: Request[Any], refusal: httpx.Response, dialect: Dialect, api_key: str | None
+) -> Adapted | None:
     """Another form of a request that was refused with one of `STATUSES`, before anything was taken on; None if there is none."""
     if refusal.status_code == 422:
         return _with_fewer_fields(request, refusal, dialect)
     if api_key is None or dialect.bearer or dialect.exchanges_keys:
         return None
-    return Adapted(request, {"bearer": True}, "it wants the key as Authorization: Bearer", bearer(api_key))
+    return Adapted(
+        request, {"bearer": True}, "it wants the key as Authorization: Bearer", bearer(api_key)
+    )
 
 
 def bearer(api_key: str | None) -> Mapping[str, str]:
@@ -49,7 +53,9 @@ def less(request: Request[T], names: frozenset[str]) -> Request[T]:
     return _with_body(request, fields.without(body, names & body.keys()) or body)
 
 
-def _with_fewer_fields(request: Request[Any], refusal: httpx.Response, dialect: Dialect) -> Adapted | None:
+def _with_fewer_fields(
+    request: Request[Any], refusal: httpx.Response, dialect: Dialect
+) -> Adapted | None:
     try:
         body, problems = orjson.loads(request.content or b""), orjson.loads(refusal.content)
     except orjson.JSONDecodeError:
@@ -60,10 +66,17 @@ def _with_fewer_fields(request: Request[Any], refusal: httpx.Response, dialect: 
         return None
     known = dialect.refused_fields
     learned = {**known, request.operation: known.get(request.operation, frozenset[str]()) | names}
-    words = f"{request.operation} is sent without {', '.join(sorted(names))}, which it does not know"
+    words = (
+        f"{request.operation} is sent without {', '.join(sorted(names))}, which it does not know"
+    )
     return Adapted(_with_body(request, smaller), {"refused_fields": learned}, words)
 
 
 def _with_body(request: Request[T], body: Mapping[str, Any]) -> Request[T]:
-    kwargs = {"method": request.method, "url": request.path, "params": request.params, "headers": request.headers}
+    kwargs = {
+        "method": request.method,
+        "url": request.path,
+        "params": request.params,
+        "headers": request.headers,
+    }
     return evolve(request, kwargs={**kwargs, "content": orjson.dumps(body)})

@@ -25,7 +25,10 @@ from tinkex.wire import jwt
 
 logger = logging.getLogger("tinkex")
 
-_HALF_LIFE, _SPREAD = 0.45, 0.1  # a token is exchanged at 45 to 55 % of its life, so that a fleet does not do it at once
+_HALF_LIFE, _SPREAD = (
+    0.45,
+    0.1,
+)  # a token is exchanged at 45 to 55 % of its life, so that a fleet does not do it at once
 _TOO_LATE = 60.0  # seconds left of a token with which no more requests are begun
 _HOSTED_KEYS = ("tml-", jwt.PREFIX)
 _BETWEEN_FAILURES = 60.0  # seconds from a failed exchange to the next, while the old token holds
@@ -44,7 +47,9 @@ def _token(text: str, now: float, chance: float) -> _Token:
     life = jwt.lifetime(text)
     if life is None:
         return _Token(text, float("inf"), float("inf"), float("inf"))
-    return _Token(text, now + life * (_HALF_LIFE + _SPREAD * chance), now + life - _TOO_LATE, now + life)
+    return _Token(
+        text, now + life * (_HALF_LIFE + _SPREAD * chance), now + life - _TOO_LATE, now + life
+    )
 
 
 @define(eq=False)
@@ -65,7 +70,9 @@ class Auth:
     def __attrs_post_init__(self) -> None:
         key, command = self.config.api_key, self.config.credential_cmd
         if isinstance(key, str) and self.config.is_hosted and not key.startswith(_HOSTED_KEYS):
-            self.server.warn_once("this key does not look like one of the hosted service's, which begin with tml-")
+            self.server.warn_once(
+                "this key does not look like one of the hosted service's, which begin with tml-"
+            )
         if callable(key):
             self._by_function = FetchedKey(from_function(key))
         if command:
@@ -105,7 +112,9 @@ class Auth:
     def _fetched(self) -> FetchedKey | None:
         """What gives the key, where it is not a text."""
         key = self.config.api_key
-        if self.server.dialect.wants_credential_cmd and not (isinstance(key, str) and key.startswith(jwt.PREFIX)):
+        if self.server.dialect.wants_credential_cmd and not (
+            isinstance(key, str) and key.startswith(jwt.PREFIX)
+        ):
             if self._by_command is None:
                 raise ConfigError(
                     "this server takes no key but what a command gives",
@@ -150,7 +159,10 @@ class Auth:
     async def _exchange_key(self) -> None:
         key = await self._own_key()
         if key is None:
-            raise ConfigError("this server wants a key, and there is none", advice="Set TINKER_API_KEY or pass api_key=….")
+            raise ConfigError(
+                "this server wants a key, and there is none",
+                advice="Set TINKER_API_KEY or pass api_key=….",
+            )
         try:
             text = await self._token_for(key)
         except AuthenticationError:
@@ -164,8 +176,14 @@ class Auth:
         try:
             return await self.exchange(key)
         except TinkexError as error:
-            if not error.retryable and not isinstance(error, (APIResponseValidationError, NotATinkerServerError)):
+            if not error.retryable and not isinstance(
+                error, (APIResponseValidationError, NotATinkerServerError)
+            ):
                 raise
-            failed = APIConnectionError(f"no token could be had for the key: {error.message}", operation=error.operation)
-            failed.place = "connecting"  # of the request that wants the token, which may be sent again
+            failed = APIConnectionError(
+                f"no token could be had for the key: {error.message}", operation=error.operation
+            )
+            failed.place = (
+                "connecting"  # of the request that wants the token, which may be sent again
+            )
             raise failed from error

@@ -11,7 +11,13 @@ from attrs import define
 
 from tinkex.config import RetrySettings
 from tinkex.dialects.fate import status_meaning
-from tinkex.errors import APIConnectionError, APIResponseValidationError, APIStatusError, NotATinkerServerError, TinkexError
+from tinkex.errors import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
+    NotATinkerServerError,
+    TinkexError,
+)
 from tinkex.wait_facts import Owner
 
 _MAX_RETRY_AFTER = 60.0  # seconds; a longer wish of the server is not believed (openapi/tinker.yaml, TooManyRequests)
@@ -23,8 +29,12 @@ _FIRST_CONTACT_TRIES = 3  # where nothing can be reached, or something that is n
 _BILLING_PAUSE = 5.0  # seconds
 
 _REFUSED_UNREAD = frozenset({402, 425, 429})
-_MADE_UP = frozenset(status for status in range(400, 500) if status_meaning(status) == "doubt")  # by proxies, 408 among them
-_RETRYABLE = (_REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}) - {501}  # which says that there is no such call, ever
+_MADE_UP = frozenset(
+    status for status in range(400, 500) if status_meaning(status) == "doubt"
+)  # by proxies, 408 among them
+_RETRYABLE = (_REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}) - {
+    501
+}  # which says that there is no such call, ever
 
 Trouble = Literal["failure", "rate_limit", "billing", "proxy"]
 """Why a request is to be sent again: it failed, was refused as one too many, or cannot be paid, or something on the way refused it."""
@@ -46,7 +56,9 @@ def rate_limit_pause(streak: int, body_size: int, hint: float | None, chance: fl
     return min(first * 2.0 ** (streak - 1), _MAX_RETRY_AFTER) * (1 - _JITTER * chance)
 
 
-def may_repeat(status_code: int, message: str, headers: Mapping[str, str], *, repeatable: bool) -> bool:
+def may_repeat(
+    status_code: int, message: str, headers: Mapping[str, str], *, repeatable: bool
+) -> bool:
     """Whether an error status allows another try of the same request.
 
     A request that is not `repeatable`, because the server might apply it twice, is only tried again when the refusal came
@@ -64,7 +76,9 @@ def trouble_of(error: BaseException, *, repeatable: bool) -> Trouble | None:
     """What keeps a request from being answered for now; None where it is for good."""
     if isinstance(error, APIConnectionError):
         return "failure" if error.retryable and (repeatable or not error.sent) else None
-    if isinstance(error, (APIResponseValidationError, NotATinkerServerError)):  # no answer, as good as
+    if isinstance(
+        error, (APIResponseValidationError, NotATinkerServerError)
+    ):  # no answer, as good as
         return "failure" if repeatable else None
     if not isinstance(error, APIStatusError):
         return None
@@ -140,7 +154,9 @@ class Patience:
 
 
 def _leads_nowhere(error: BaseException) -> bool:
-    return isinstance(error, NotATinkerServerError) or (isinstance(error, APIConnectionError) and error.place == "connecting")
+    return isinstance(error, NotATinkerServerError) or (
+        isinstance(error, APIConnectionError) and error.place == "connecting"
+    )
 
 
 def retry_hint(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

@@ -87,7 +87,9 @@ def _text(line: bytearray) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise unreadable(f"a line of the stream is no UTF-8: {error.reason} at byte {error.start}") from None
+        raise unreadable(
+            f"a line of the stream is no UTF-8: {error.reason} at byte {error.start}"
+        ) from None
 
 
 async def beginning(pieces: AsyncIterable[bytes]) -> bytes:
@@ -165,7 +167,10 @@ async def read_whole(response: httpx.Response, bound: Bound) -> httpx.Response:
     finally:
         await response.aclose()
     return httpx.Response(
-        response.status_code, headers=without_encoding(response.headers), content=content, request=response.request
+        response.status_code,
+        headers=without_encoding(response.headers),
+        content=content,
+        request=response.request,
     )
 
 

@@ -24,7 +24,14 @@ from tinkex.transport.auth import Auth
 from tinkex.transport.clock import Clock
 from tinkex.transport.deprecation import Deprecations
 from tinkex.transport.lifetimes import weakly
-from tinkex.transport.messages import AS_IT_IS, PUBLIC_HEADERS, constant_headers, host, message, with_defaults
+from tinkex.transport.messages import (
+    AS_IT_IS,
+    PUBLIC_HEADERS,
+    constant_headers,
+    host,
+    message,
+    with_defaults,
+)
 from tinkex.transport.progress import Progress, progress
 from tinkex.transport.redirects import REDIRECTS, next_url
 from tinkex.transport.server import Server
@@ -34,7 +41,9 @@ logger = logging.getLogger("tinkex")
 
 
 def default_handler(config: Config) -> httpx.AsyncBaseTransport:
-    from tinkex.transport.connection import Connections  # here, since aiohttp takes its time to import
+    from tinkex.transport.connection import (
+        Connections,
+    )  # here, since aiohttp takes its time to import
 
     return Connections(
         config.http_limits,
@@ -65,7 +74,12 @@ class Carrier:
         self._given_headers = frozenset(name.lower() for name in self.config.default_headers)
 
     async def attempt(
-        self, request: Request[Any], headers: Mapping[str, str], timeout: float, *, whole: bool = True
+        self,
+        request: Request[Any],
+        headers: Mapping[str, str],
+        timeout: float,
+        *,
+        whole: bool = True,
     ) -> httpx.Response:
         """The answer, read to its end; only its beginning where it is a success and not wanted `whole`.
 
@@ -79,22 +93,39 @@ class Carrier:
         key = await self.auth.key()
         response = await self._deliver(request, key, headers, timeout, whole=whole)
         if response.status_code == 401 and key is not None and await self.auth.replace(key):
-            response = await self._deliver(request, await self.auth.key(), headers, timeout, whole=whole)
+            response = await self._deliver(
+                request, await self.auth.key(), headers, timeout, whole=whole
+            )
         if whole and response.has_redirect_location:
             response = await self._followed(request, response, headers, timeout)
         return response
 
     async def get(
-        self, url: str, operation: str, *, with_key: bool, headers: Mapping[str, str], timeout: float, whole: bool = False
+        self,
+        url: str,
+        operation: str,
+        *,
+        with_key: bool,
+        headers: Mapping[str, str],
+        timeout: float,
+        whole: bool = False,
     ) -> httpx.Response:
         """The answer to a GET of any URL, whatever its status. Raises `APIConnectionError` when none came.
 
         Args:
             with_key: whether the key and the user's headers go along: never to another server.
         """
-        ours = {**self._headers, **self._with_key(await self.auth.key())} if with_key else PUBLIC_HEADERS
+        ours = (
+            {**self._headers, **self._with_key(await self.auth.key())}
+            if with_key
+            else PUBLIC_HEADERS
+        )
         extensions = self._extensions(timeout, whole=whole)
-        return await self._carried(httpx.Request("GET", url, headers={**ours, **headers}, extensions=extensions), operation, whole)
+        return await self._carried(
+            httpx.Request("GET", url, headers={**ours, **headers}, extensions=extensions),
+            operation,
+            whole,
+        )
 
     def is_own(self, url: str) -> bool:
         """Whether it is a URL of this server."""
@@ -102,7 +133,11 @@ class Carrier:
 
     def whom(self, url: httpx.URL) -> str:
         """The server asked, in words; of another one's URL not the rest, which may be a right to read."""
-        return self.config.base_url if self.is_own(str(url)) else f"{url.scheme}://{url.netloc.decode('ascii')}"
+        return (
+            self.config.base_url
+            if self.is_own(str(url))
+            else f"{url.scheme}://{url.netloc.decode('ascii')}"
+        )
 
     async def go_local(self) -> None:
         """Starts the server of this process, which has no address before; it takes some seconds, and so is done in a thread."""
@@ -127,25 +162,44 @@ class Carrier:
         return Secret(parse(request, response).jwt)
 
     async def _followed(
-        self, request: Request[Any], response: httpx.Response, headers: Mapping[str, str], timeout: float
+        self,
+        request: Request[Any],
+        response: httpx.Response,
+        headers: Mapping[str, str],
+        timeout: float,
     ) -> httpx.Response:
         """What is found where the redirect leads; the redirect itself where it is not to be followed."""
         for _ in range(REDIRECTS):
-            url = next_url(request.method, response, self.config.base_url) if response.has_redirect_location else None
+            url = (
+                next_url(request.method, response, self.config.base_url)
+                if response.has_redirect_location
+                else None
+            )
             if url is None:
                 break
             if self.is_own(url):
-                response = await self._deliver(request, await self.auth.key(), headers, timeout, whole=True, url=url)
+                response = await self._deliver(
+                    request, await self.auth.key(), headers, timeout, whole=True, url=url
+                )
             else:
-                response = await self.get(url, request.operation, with_key=False, headers={}, timeout=timeout, whole=True)
+                response = await self.get(
+                    url, request.operation, with_key=False, headers={}, timeout=timeout, whole=True
+                )
         return response
 
     def _with_key(self, key: str | None) -> Mapping[str, str]:
         """The headers that carry it."""
         if key is None:
             return {}
-        headers = {"X-API-Key": key, **(adaptation.bearer(key) if self.server.dialect.bearer else {})}
-        return {name: value for name, value in headers.items() if name.lower() not in self._given_headers}
+        headers = {
+            "X-API-Key": key,
+            **(adaptation.bearer(key) if self.server.dialect.bearer else {}),
+        }
+        return {
+            name: value
+            for name, value in headers.items()
+            if name.lower() not in self._given_headers
+        }
 
     async def _deliver(
         self,
@@ -163,9 +217,17 @@ class Carrier:
         if events.trace_headers is not None:
             headers = {**headers, **events.trace_headers()}
         if self.config.dump_headers:
-            logger.info("%s %s %s", request.method, request.path, masked({**headers, **request.headers}))
+            logger.info(
+                "%s %s %s", request.method, request.path, masked({**headers, **request.headers})
+            )
         query = None if url else with_defaults(request.params, self.config.default_query)
-        made = message(request, url or self.config.base_url + request.path, query, headers, self._extensions(timeout, whole=whole))
+        made = message(
+            request,
+            url or self.config.base_url + request.path,
+            query,
+            headers,
+            self._extensions(timeout, whole=whole),
+        )
         return await self._carried(made, request.operation, whole)
 
     async def _carried(self, message: httpx.Request, operation: str, whole: bool) -> httpx.Response:
@@ -177,7 +239,12 @@ class Carrier:
                 response = await bodies.read_whole(response, self.bound_of(operation))
         except BaseException as error:
             seconds = self.clock.now() - began
-            events.emit(events.HttpRequestException, operation=operation, error=type(error).__name__, seconds=seconds)
+            events.emit(
+                events.HttpRequestException,
+                operation=operation,
+                error=type(error).__name__,
+                seconds=seconds,
+            )
             if isinstance(error, httpx.DecodingError):  # of a transport of the user's own
                 raise bodies.unreadable(str(error), operation) from error
             if isinstance(error, UnreadableAnswerError):
@@ -191,11 +258,18 @@ class Carrier:
         if how_far.proxy is not None and message.url.scheme == "http":
             response.extensions["proxy"] = how_far.proxy  # which may have answered itself
         seconds = self.clock.now() - began
-        events.emit(events.HttpRequestStop, operation=operation, status=response.status_code, seconds=seconds)
+        events.emit(
+            events.HttpRequestStop,
+            operation=operation,
+            status=response.status_code,
+            seconds=seconds,
+        )
         self._deprecations.heed(operation, response.headers)
         return response
 
-    def _no_answer(self, error: httpx.TransportError, how_far: Progress, operation: str, url: httpx.URL) -> APIConnectionError:
+    def _no_answer(
+        self, error: httpx.TransportError, how_far: Progress, operation: str, url: httpx.URL
+    ) -> APIConnectionError:
         place = how_far.place or failures.place_of(error)
         return failures.connection_error(error, place, operation, self.whom(url), how_far.proxy)
 
@@ -204,5 +278,10 @@ class Carrier:
         return bodies.bound_of(operation, self.config.http_limits.max_answer_bytes)
 
     def _extensions(self, timeout: float, *, whole: bool) -> dict[str, Any]:
-        times = {"connect": self.config.connect_timeout, "read": timeout, "write": timeout, "pool": timeout}
+        times = {
+            "connect": self.config.connect_timeout,
+            "read": timeout,
+            "write": timeout,
+            "pool": timeout,
+        }
         return {"timeout": times, "stream": not whole}

@@ -25,7 +25,9 @@ from tinkex.transport.unreachable import Unreachable
 
 _DIGITS = 8
 """A length of fewer digits is below 10 MB."""
-_UNLIMITED = 0  # connections; what bounds them is the number of requests that a client has in flight
+_UNLIMITED = (
+    0  # connections; what bounds them is the number of requests that a client has in flight
+)
 
 
 class Connections(httpx.AsyncBaseTransport):
@@ -59,10 +61,14 @@ class Connections(httpx.AsyncBaseTransport):
             response = await self._send(request, url, how_far.proxy)
             if request.extensions.get("stream") or not _is_small_and_plain(response):
                 body = AiohttpResponseStream(response)
-                return httpx.Response(response.status, headers=response.raw_headers, stream=body, request=request)
+                return httpx.Response(
+                    response.status, headers=response.raw_headers, stream=body, request=request
+                )
             async with response:  # httpx takes several times longer to read a stream
                 content = await response.read()
-        return httpx.Response(response.status, headers=response.raw_headers, content=content, request=request)
+        return httpx.Response(
+            response.status, headers=response.raw_headers, content=content, request=request
+        )
 
     async def aclose(self) -> None:
         if self._kept is not None:
@@ -79,7 +85,9 @@ class Connections(httpx.AsyncBaseTransport):
         await anext(self._kept)
         finalize(self, _let_go, asyncio.get_running_loop(), self._kept).atexit = False
 
-    async def _send(self, request: httpx.Request, url: str, proxy: Proxy | None) -> aiohttp.ClientResponse:
+    async def _send(
+        self, request: httpx.Request, url: str, proxy: Proxy | None
+    ) -> aiohttp.ClientResponse:
         timeout, secure = request.extensions.get("timeout", {}), request.url.scheme == "https"
         if self._kept is None:
             await self._keep()
@@ -91,7 +99,9 @@ class Connections(httpx.AsyncBaseTransport):
             data=request.content or None,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
-                sock_connect=timeout.get("connect"), sock_read=timeout.get("read"), connect=timeout.get("pool")
+                sock_connect=timeout.get("connect"),
+                sock_read=timeout.get("read"),
+                connect=timeout.get("pool"),
             ),
             ssl=trust.context(self._trusted) if secure or _is_secure(proxy) else True,
             proxy=proxy.address if proxy is not None else None,
@@ -101,9 +111,16 @@ class Connections(httpx.AsyncBaseTransport):
     @cached_property
     def _session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
-            resolver=resolver(), limit=self._limits.max_connections or _UNLIMITED, keepalive_timeout=self._limits.keepalive
+            resolver=resolver(),
+            limit=self._limits.max_connections or _UNLIMITED,
+            keepalive_timeout=self._limits.keepalive,
         )
-        return aiohttp.ClientSession(connector=connector, request_class=_Request, response_class=_Response, auto_decompress=False)
+        return aiohttp.ClientSession(
+            connector=connector,
+            request_class=_Request,
+            response_class=_Response,
+            auto_decompress=False,
+        )
 
     @cached_property
     def _trusted(self) -> tuple[tuple[str, str], ...]:
@@ -118,15 +135,22 @@ class Connections(httpx.AsyncBaseTransport):
             _without_frames(error)
             self._explain(error.__cause__, proxy)
             raise
-        except (aiohttp.ClientError, OSError) as error:  # those for which httpx-aiohttp has no other name
+        except (
+            aiohttp.ClientError,
+            OSError,
+        ) as error:  # those for which httpx-aiohttp has no other name
             _without_frames(error)
             self._explain(error, proxy)
             shows_url = isinstance(error, aiohttp.ClientResponseError)
-            raise httpx.NetworkError(without_queries(str(error))) from (None if shows_url else error)
+            raise httpx.NetworkError(without_queries(str(error))) from (
+                None if shows_url else error
+            )
 
     def _explain(self, error: BaseException | None, proxy: Proxy | None) -> None:
         """Raises `Unreachable` where more is known of an error of aiohttp's than its own words say."""
-        if error is not None and (reason := reason_of(error, proxy, trust.in_words(self._environment))):
+        if error is not None and (
+            reason := reason_of(error, proxy, trust.in_words(self._environment))
+        ):
             raise Unreachable(reason) from error
 
 
@@ -146,7 +170,10 @@ def _let_go(loop: asyncio.AbstractEventLoop, held: AsyncGenerator[None]) -> None
 
 def _headers(request: httpx.Request) -> Iterator[tuple[str, str]]:
     """Those of a request, for a library whose frames hold them: the secret ones hide themselves there."""
-    return ((name, Secret(value) if is_secret(name) else value) for name, value in request.headers.multi_items())
+    return (
+        (name, Secret(value) if is_secret(name) else value)
+        for name, value in request.headers.multi_items()
+    )
 
 
 def _without_frames(error: BaseException) -> None:
@@ -177,7 +204,9 @@ def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
 class _Request(aiohttp.ClientRequest):
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         transport = conn.transport
-        progress.get().place = "unsent" if transport is None or transport.is_closing() else "unanswered"
+        progress.get().place = (
+            "unsent" if transport is None or transport.is_closing() else "unanswered"
+        )
         return await super().send(conn)
 
 
@@ -189,6 +218,8 @@ class _Response(aiohttp.ClientResponse):
         if self.status == 500 and protocol is not None:
             # some servers close the connection after a fault without saying so, and the next request on it would die
             protocol.force_close()
-            if connection.protocol is None:  # a body that came with the headers: it is in the pool again
+            if (
+                connection.protocol is None
+            ):  # a body that came with the headers: it is in the pool again
                 protocol.close()
         return response

@@ -9,7 +9,15 @@ import aiohttp
 from tinkex.config.proxies import Proxy
 from tinkex.transport.unreachable import Reason, proxy_refused, words_of
 
-_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
+_NO_TLS = frozenset(
+    {
+        "WRONG_VERSION_NUMBER",
+        "RECORD_LAYER_FAILURE",
+        "UNKNOWN_PROTOCOL",
+        "PACKET_LENGTH_TOO_LONG",
+        "HTTP_REQUEST",
+    }
+)
 """How OpenSSL calls it when what answers is no TLS."""
 _TLS_ALERT = r"\x15\x03"
 """How an answer begins, as aiohttp quotes it, of a server that was spoken to without TLS."""
@@ -39,7 +47,9 @@ def _proxy(error: BaseException, proxy: Proxy) -> Reason | None:
         return proxy_refused(proxy, error.status, error.message)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         advice = f"Is the proxy running, and is {proxy.setting} right? Adding the host to NO_PROXY asks the server directly."
-        return Reason(f"the proxy {proxy} cannot be reached: {words_of(error.os_error)}", advice, passes=True)
+        return Reason(
+            f"the proxy {proxy} cannot be reached: {words_of(error.os_error)}", advice, passes=True
+        )
     return None
 
 
@@ -49,9 +59,16 @@ def _certificate(error: Exception, server: str, trusted: str) -> Reason:
     what = f"its certificate is not accepted: {words.rstrip('.')}"
     match code:
         case 9 | 10:
-            return Reason(what, f"Whoever runs {server} must renew it; or is this machine's clock wrong?", "server")
+            return Reason(
+                what,
+                f"Whoever runs {server} must renew it; or is this machine's clock wrong?",
+                "server",
+            )
         case 62 | 63 | 64:
-            return Reason(what, "Give base_url with a name that the certificate has, or let it be issued for this one.")
+            return Reason(
+                what,
+                "Give base_url with a name that the certificate has, or let it be issued for this one.",
+            )
         case 18 | 19 | 20 | 21:
             return Reason(
                 what,
@@ -65,7 +82,13 @@ def _certificate(error: Exception, server: str, trusted: str) -> Reason:
 def _no_tls(error: BaseException | None) -> Reason:
     name = error.reason if isinstance(error, ssl.SSLError) else None
     if name in _NO_TLS:
-        return Reason("what answers there speaks no TLS", "Is its URL http://…, or is the port another server's?")
+        return Reason(
+            "what answers there speaks no TLS",
+            "Is its URL http://…, or is the port another server's?",
+        )
     return Reason(
-        f"TLS with it fails: {name or error}", "Does the server, or a proxy before it, take TLS 1.2 or later?", "unknown", True
+        f"TLS with it fails: {name or error}",
+        "Does the server, or a proxy before it, take TLS 1.2 or later?",
+        "unknown",
+        True,
     )

@@ -33,15 +33,27 @@ _ADVICE = {
 
 
 def connection_error(
-    error: httpx.TransportError, place: Place, operation: str, base_url: str, proxy: Proxy | None = None
+    error: httpx.TransportError,
+    place: Place,
+    operation: str,
+    base_url: str,
+    proxy: Proxy | None = None,
 ) -> APIConnectionError:
     """The error for an exchange that brought no answer and died at `place`."""
     if isinstance(error, Unreachable):
         return _unreachable(error.reason, place, operation, base_url)
     sent = place in ("unanswered", "answered")
-    late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))  # httpx-aiohttp calls others so, too
+    late = isinstance(
+        error.__cause__ or error, (TimeoutError, httpx.TimeoutException)
+    )  # httpx-aiohttp calls others so, too
     kind = APITimeoutError if late and sent else APIConnectionError
-    what = "gave no answer in time" if kind is APITimeoutError else "closed the connection" if sent else "cannot be reached"
+    what = (
+        "gave no answer in time"
+        if kind is APITimeoutError
+        else "closed the connection"
+        if sent
+        else "cannot be reached"
+    )
     raised = kind(
         f"{base_url} {what}{f' through the proxy {proxy}' if proxy else ''}: {_reason(error)}",
         operation=operation,
@@ -52,14 +64,20 @@ def connection_error(
 
 
 def _unreachable(reason: Reason, place: Place, operation: str, base_url: str) -> APIConnectionError:
-    raised = APIConnectionError(f"{base_url} cannot be reached: {reason.what}", operation=operation, advice=reason.advice)
+    raised = APIConnectionError(
+        f"{base_url} cannot be reached: {reason.what}", operation=operation, advice=reason.advice
+    )
     raised.place, raised.fault, raised.retryable = place, reason.fault, reason.passes
     return raised
 
 
 def _reason(error: httpx.TransportError) -> str:
     cause = getattr(error.__cause__, "os_error", None)
-    return words_of(cause) if isinstance(cause, OSError) else without_queries(str(error)) or type(error).__name__
+    return (
+        words_of(cause)
+        if isinstance(cause, OSError)
+        else without_queries(str(error)) or type(error).__name__
+    )
 
 
 def place_of(error: httpx.TransportError) -> Place:
@@ -95,7 +113,11 @@ def _advice(response: httpx.Response) -> str | None:
     if response.has_redirect_location:
         return f"It is redirected to {without_queries(response.headers['location'])!r}; give the base_url of the server that answers itself."
     advice = _ADVICE.get(response.status_code)
-    if response.status_code == 400 and "http request" in (text := response.text[:_MOST].lower()) and "https" in text:
+    if (
+        response.status_code == 400
+        and "http request" in (text := response.text[:_MOST].lower())
+        and "https" in text
+    ):
         advice = "It speaks TLS: give its URL as https://…"
     proxy: Proxy | None = response.extensions.get("proxy")
     if proxy is None:
@@ -145,7 +167,9 @@ def _words_of_page(page: str) -> str:
 
 
 def is_web_page(body: Any) -> bool:
-    return isinstance(body, str) and body.lstrip()[:15].lower().startswith(("<!doctype html", "<html"))
+    return isinstance(body, str) and body.lstrip()[:15].lower().startswith(
+        ("<!doctype html", "<html")
+    )
 
 
 def _problem(item: Any) -> str:

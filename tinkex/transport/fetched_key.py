@@ -48,12 +48,16 @@ def from_function(function: Callable[[], str | Awaitable[str]]) -> Fetch:
     async def fetch() -> str:
         try:
             given: Any = kept_secret(await in_thread(function))
-            return _checked(kept_secret(await given) if inspect.isawaitable(given) else given, "the api_key function")
+            return _checked(
+                kept_secret(await given) if inspect.isawaitable(given) else given,
+                "the api_key function",
+            )
         except CredentialError:
             raise
         except Exception as error:
             raise CredentialError(
-                f"the api_key function raised {type(error).__name__}", advice="See the cause; it is called without arguments."
+                f"the api_key function raised {type(error).__name__}",
+                advice="See the cause; it is called without arguments.",
             ) from error
 
     return fetch
@@ -70,24 +74,35 @@ def _printed(command: str) -> str:
     """What a shell command prints. Neither that nor the command is in an error, since both may hold a key."""
     try:
         done = subprocess.run(
-            command, shell=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT
+            command,
+            shell=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_TIMEOUT,
         )
     except subprocess.TimeoutExpired:
         raise CredentialError(
-            f"credential_cmd did not end within {_COMMAND_TIMEOUT:g} s", advice="Run it by hand; it must not ask for anything."
+            f"credential_cmd did not end within {_COMMAND_TIMEOUT:g} s",
+            advice="Run it by hand; it must not ask for anything.",
         ) from None
     status, printed = done.returncode, Secret(done.stdout.strip())
     del done  # whose repr shows what was printed
     if status:
-        raise CredentialError(f"credential_cmd ended with status {status}", advice="Run it by hand to see why.")
+        raise CredentialError(
+            f"credential_cmd ended with status {status}", advice="Run it by hand to see why."
+        )
     return printed
 
 
 def _checked(key: object, giver: str) -> str:
     if not isinstance(key, str) or not key:
-        raise CredentialError(f"{giver} gave no key", advice="It is to give the key, as a text, and nothing else.")
+        raise CredentialError(
+            f"{giver} gave no key", advice="It is to give the key, as a text, and nothing else."
+        )
     if not (key.isascii() and key.isprintable()):
         raise CredentialError(
-            f"{giver} gave characters that no header can carry", advice="It is to give the key alone, on one line."
+            f"{giver} gave characters that no header can carry",
+            advice="It is to give the key alone, on one line.",
         )
     return key

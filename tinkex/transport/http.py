@@ -92,9 +92,13 @@ class Transport:
         """
         self.server.require(request.operation)
         state = state or RequestState(request.operation)
-        patience = Patience(state.retry or self.config.retry, repeatable, max_attempts, first_contact)
+        patience = Patience(
+            state.retry or self.config.retry, repeatable, max_attempts, first_contact
+        )
         with self._waiting_for_answer(state) as wait:
-            return await self._exchange(request, timeout or self._usual_timeout, patience, wait, partial(parse, request))
+            return await self._exchange(
+                request, timeout or self._usual_timeout, patience, wait, partial(parse, request)
+            )
 
     def require_open(self, operation: str) -> None:
         """Raises `ClientClosedError` once the client was closed, and on another event loop than the first that it was used on."""
@@ -111,7 +115,9 @@ class Transport:
         return self.waits.begin(state, awaited, self._bound_of_result)
 
     @asynccontextmanager
-    async def stream(self, request: Request[Any], *, timeout: float | None = None) -> AsyncGenerator[AsyncGenerator[str]]:
+    async def stream(
+        self, request: Request[Any], *, timeout: float | None = None
+    ) -> AsyncGenerator[AsyncGenerator[str]]:
         """The lines of a 2xx answer as they come; leaving closes the connection. Raises what `send` does, at any line, too.
 
         Args:
@@ -121,7 +127,9 @@ class Transport:
             yield lines(response, LINE_BYTES, self.carrier.bound_of(request.operation))
 
     @asynccontextmanager
-    async def answer(self, request: Request[Any], *, timeout: float | None = None) -> AsyncGenerator[httpx.Response]:
+    async def answer(
+        self, request: Request[Any], *, timeout: float | None = None
+    ) -> AsyncGenerator[httpx.Response]:
         """A 2xx answer whose body is not read yet; leaving closes the connection. Raises what `send` does, while it is read, too.
 
         A redirect is not followed but raised. `timeout` is as for `stream`.
@@ -129,7 +137,9 @@ class Transport:
         self.server.require(request.operation)
         patience = Patience(self.config.retry, True, None)
         with self._waiting_for_answer(RequestState(request.operation)) as wait:
-            response = await self._exchange(request, timeout or self._usual_timeout, patience, wait, _as_it_is, whole=False)
+            response = await self._exchange(
+                request, timeout or self._usual_timeout, patience, wait, _as_it_is, whole=False
+            )
         async with self._reading(response, request.operation):
             yield response
 
@@ -146,11 +156,15 @@ class Transport:
             APIConnectionError: no answer came, or it broke off while it was read.
         """
         self.require_open(operation)
-        response = await self.carrier.get(url, operation, with_key=with_key, headers=headers or {}, timeout=self.config.timeout)
+        response = await self.carrier.get(
+            url, operation, with_key=with_key, headers=headers or {}, timeout=self.config.timeout
+        )
         async with self._reading(response, operation):
             yield response
 
-    async def send_once(self, request: Request[Any], *, timeout: float, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    async def send_once(
+        self, request: Request[Any], *, timeout: float, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
         self.require_open(request.operation)
         return await self.carrier.attempt(request, headers or {}, timeout)
@@ -200,9 +214,15 @@ class Transport:
             wait.becomes("computation", "which is the start of the server in this process")
             await self.carrier.go_local()
         # the same over all tries
-        headers = {} if request.method == "GET" else {"X-Idempotency-Key": f"tinkex-{self.clock.new_id()}"}
+        headers = (
+            {}
+            if request.method == "GET"
+            else {"X-Idempotency-Key": f"tinkex-{self.clock.new_id()}"}
+        )
         try:
-            return await Tries(self.carrier, self.window, request, headers, timeout, whole, patience, wait, read).answered()
+            return await Tries(
+                self.carrier, self.window, request, headers, timeout, whole, patience, wait, read
+            ).answered()
         except TinkexError as error:
             if wait.tries > 1:
                 error.message += f" (tried {wait.tries} times)"

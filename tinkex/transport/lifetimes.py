@@ -64,7 +64,9 @@ _under_way: set[asyncio.Future[object]] = set()
 """What `soon` has begun: a loop alone does not keep its tasks."""
 
 
-def soon(loop: asyncio.AbstractEventLoop, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
+def soon(
+    loop: asyncio.AbstractEventLoop, function: Callable[[], Coroutine[Any, Any, object]]
+) -> None:
     """Begins a task, and keeps it until it is done. To be called on the loop's thread."""
     task = loop.create_task(function(), name="tinkex last words")
     _under_way.add(task)

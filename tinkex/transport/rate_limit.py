@@ -132,7 +132,11 @@ class RateLimitWindow:
 
     def _admit(self) -> None:
         """Lets in those whose turn it is."""
-        while self._queue and not self._ends and (self._limit is None or self._under_way < self._limit):
+        while (
+            self._queue
+            and not self._ends
+            and (self._limit is None or self._under_way < self._limit)
+        ):
             place = self._queue.popleft()
             place.admitted = place.call()
             self._under_way += place.admitted

@@ -46,8 +46,14 @@ class Server:
             if seen != self._seen:
                 bearer = self._seen is None and self.dialect.bearer  # learned while it was asked
                 self._seen = seen
-                found = with_flags(self._given, seen.config, seen.dynamic) if self._given else recognise(seen)
-                self.dialect = with_gates(evolve(found.as_trusted(), bearer=found.bearer or bearer), self._gates)
+                found = (
+                    with_flags(self._given, seen.config, seen.dynamic)
+                    if self._given
+                    else recognise(seen)
+                )
+                self.dialect = with_gates(
+                    evolve(found.as_trusted(), bearer=found.bearer or bearer), self._gates
+                )
 
     def learn(self, **changes: Any) -> None:
         """Fields of the dialect that the server has shown in its answers."""
@@ -66,7 +72,9 @@ class Server:
     def proved(self, **fields: Any) -> None:
         """Fields of the dialect that a probe has found out by their effect."""
         with self._lock:
-            self.dialect = with_gates(self.dialect.with_known(Evidence("probed"), **fields), self._gates)
+            self.dialect = with_gates(
+                self.dialect.with_known(Evidence("probed"), **fields), self._gates
+            )
 
     def doubt(self) -> None:
         """The server has lost a session or was changed: nobody knows any more what it makes of a repeated request."""

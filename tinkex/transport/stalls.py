@@ -67,7 +67,11 @@ class StallWatch:
 
     def line_of_longest(self, after: int) -> str | None:
         """The line that held up the loop longest since there were `after` stalls, as `file:line in function`."""
-        stalls = [stall for stall in (*self._recent, self._now) if stall is not None and stall.number > after]
+        stalls = [
+            stall
+            for stall in (*self._recent, self._now)
+            if stall is not None and stall.number > after
+        ]
         return max(stalls, key=lambda stall: stall.seconds).line if stalls else None
 
     @property
@@ -125,7 +129,10 @@ class StallWatch:
 
 
 _LIBRARIES = (
-    *(f"{Path(sysconfig.get_paths()[name])}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(
+        f"{Path(sysconfig.get_paths()[name])}{os.sep}"
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ),
     f"{Path(__file__).parent.parent}{os.sep}",
     "<frozen",
 )

@@ -62,7 +62,9 @@ class Tries:
             return await self._try()
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: self.patience.lasts(error, self.sent_at, self.carrier.clock.now())),
+            retry=retry_if_exception(
+                lambda error: self.patience.lasts(error, self.sent_at, self.carrier.clock.now())
+            ),
             wait=self._pause,
             before_sleep=self._tell,
             sleep=self.carrier.clock.sleep,
@@ -95,7 +97,9 @@ class Tries:
                 server = self.carrier.server
                 server.learn(chunk_limits=server.dialect.chunk_limits.smaller())
             size = len(self.request.content or b"")
-            self.refused_for = window.refused(size, retry_hint(response.headers), self.carrier.clock)
+            self.refused_for = window.refused(
+                size, retry_hint(response.headers), self.carrier.clock
+            )
         if not response.is_success:
             error = failures.status_error(response, self.request.operation)
             if error.operation != "forward":  # which may have another route
@@ -110,7 +114,9 @@ class Tries:
             self.wait.becomes("computation", "which this server does before it answers")
         else:
             self.wait.becomes("network", "no answer yet")
-        refused_fields = self.carrier.server.dialect.refused_fields.get(self.request.operation, frozenset[str]())
+        refused_fields = self.carrier.server.dialect.refused_fields.get(
+            self.request.operation, frozenset[str]()
+        )
         request = adaptation.less(self.request, refused_fields)
         response = await self.carrier.attempt(request, self.headers, self.timeout, whole=self.whole)
         if response.status_code in adaptation.STATUSES:
@@ -124,7 +130,9 @@ class Tries:
         adapted = adaptation.adapt(request, refusal, server.dialect, await self.carrier.auth.key())
         if adapted is None:
             return refusal
-        response = await self.carrier.attempt(adapted.request, {**self.headers, **adapted.headers}, self.timeout, whole=self.whole)
+        response = await self.carrier.attempt(
+            adapted.request, {**self.headers, **adapted.headers}, self.timeout, whole=self.whole
+        )
         if not response.is_success:
             return refusal
         server.learn(**adapted.learned)
@@ -140,7 +148,12 @@ class Tries:
     def _tell(self, state: RetryCallState) -> None:
         error = _error_of(state)
         self.wait.becomes(self.patience.whose, error.message)
-        logger.info("try %d failed, again in %.1f s: %s", state.attempt_number, state.upcoming_sleep, error.message)
+        logger.info(
+            "try %d failed, again in %.1f s: %s",
+            state.attempt_number,
+            state.upcoming_sleep,
+            error.message,
+        )
         events.emit(
             events.Retry,
             operation=self.request.operation,

@@ -28,7 +28,10 @@ def named(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 def in_words(environment: Mapping[str, str]) -> str:
     """Returns whose certificates are trusted."""
-    return " and ".join(f"{name}={value}" for name, value in named(environment)) or "the system and certifi"
+    return (
+        " and ".join(f"{name}={value}" for name, value in named(environment))
+        or "the system and certifi"
+    )
 
 
 @lru_cache(maxsize=8)
@@ -55,7 +58,9 @@ def _load(made: ssl.SSLContext, name: str, value: str) -> None:
     try:
         for folder in folders:
             made.load_verify_locations(capath=folder)
-        if not folders and name != "SSL_CERT_DIR":  # of folders those that are not there are passed over, as OpenSSL does
+        if (
+            not folders and name != "SSL_CERT_DIR"
+        ):  # of folders those that are not there are passed over, as OpenSSL does
             made.load_verify_locations(cafile=value)
     except OSError as error:  # an ssl.SSLError is one
         raise ConfigError(

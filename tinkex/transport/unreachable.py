@@ -35,7 +35,11 @@ def proxy_refused(proxy: Proxy, status: int, words: str) -> Reason:
     advice = f"Does it allow this server? Adding the host to NO_PROXY, or removing {proxy.setting}, asks the server directly."
     if status == 407:
         advice = f"Give its user and password: {proxy.setting}=http://user:password@host:port."
-    return Reason(f"the proxy {proxy} refuses: {status} {words}", advice, passes=status >= 500 or status in (408, 429))
+    return Reason(
+        f"the proxy {proxy} refuses: {status} {words}",
+        advice,
+        passes=status >= 500 or status in (408, 429),
+    )
 
 
 def words_of(error: OSError) -> str:

@@ -161,17 +161,30 @@ class Wait:
         self._cancel_at = self.bound.seconds
         self.state.wait = self
         self._waits.enter(self)
-        self._stalled_before, self._stalls_before = self._waits.watch.seconds, self._waits.watch.count
+        self._stalled_before, self._stalls_before = (
+            self._waits.watch.seconds,
+            self._waits.watch.count,
+        )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._waits.leave(self)
         if self.age >= wait_lines.FIRST:
             facts = self.facts()
             events.emit(events.Wait, facts=facts, over=True)
             if isinstance(error, TinkexError) and error.wait is None:
                 error.wait = facts
-        if self._cancelled and self._task is not None and self._uncancel(self._task) and kind is asyncio.CancelledError:
+        if (
+            self._cancelled
+            and self._task is not None
+            and self._uncancel(self._task)
+            and kind is asyncio.CancelledError
+        ):
             raise self._not_in_time() from error
 
     def _uncancel(self, task: asyncio.Task[object]) -> bool:
@@ -242,7 +255,10 @@ class Waits:
             if self._timer_at <= time:
                 return
             self._timer.cancel()
-        self._timer, self._timer_at = self.clock.call_later(max(0.0, time - self.clock.now()), self._look), time
+        self._timer, self._timer_at = (
+            self.clock.call_later(max(0.0, time - self.clock.now()), self._look),
+            time,
+        )
 
     def _look(self) -> None:
         self._timer = None
@@ -262,7 +278,9 @@ class Waits:
         for group in _alike(due):
             oldest = max(group, key=lambda facts: facts.age)
             if oldest.whose != "turn" or now - self._said_at > oldest.age / 2 - _TOGETHER:
-                logger.warning("%s%s", oldest, f" ({len(group) - 1} more like it)" if len(group) > 1 else "")
+                logger.warning(
+                    "%s%s", oldest, f" ({len(group) - 1} more like it)" if len(group) > 1 else ""
+                )
                 self._said_at = now
             events.emit(events.Wait, facts=oldest, alike=len(group) - 1)
 
@@ -272,5 +290,7 @@ def _alike(waits: Iterable[Wait]) -> list[list[WaitFacts]]:
     alike: defaultdict[tuple[str | None, ...], list[WaitFacts]] = defaultdict(list)
     for wait in waits:
         facts = wait.facts()
-        alike[facts.operation, facts.awaited, facts.whose, facts.queue_state, facts.queue_state_reason].append(facts)
+        alike[
+            facts.operation, facts.awaited, facts.whose, facts.queue_state, facts.queue_state_reason
+        ].append(facts)
     return sorted(alike.values(), key=lambda group: group[0].whose == "turn")

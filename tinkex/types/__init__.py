@@ -72,7 +72,12 @@ from tinkex.types.outputs import (
     SampleResponse,
     TrainStepOutput,
 )
-from tinkex.types.provenance import PromptProvenanceSpan, ProvenanceSpan, ProvenanceSpans, SampledProvenanceSpan
+from tinkex.types.provenance import (
+    PromptProvenanceSpan,
+    ProvenanceSpan,
+    ProvenanceSpans,
+    SampledProvenanceSpan,
+)
 from tinkex.types.queries import (
     AccessScope,
     AuditEventType,

@@ -14,7 +14,9 @@ def as_dataclass(cls: type[C]) -> type[C]:
 
     Each must have an attribute of its name. A model of pydantic that has such a field takes instances, as they are.
     """
-    given = [(parameter.name, parameter.annotation) for parameter in signature(cls).parameters.values()]
+    given = [
+        (parameter.name, parameter.annotation) for parameter in signature(cls).parameters.values()
+    ]
     twin: Any = make_dataclass(cls.__name__, given, init=False, repr=False, eq=False)
     own: Any = cls
     own.__dataclass_fields__ = twin.__dataclass_fields__

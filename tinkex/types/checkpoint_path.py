@@ -14,7 +14,11 @@ CheckpointType = Literal["training", "sampler", "external"]
 
 _SCHEME = "tinker"
 EXTERNAL_WEIGHTS = "external_weights"
-KINDS: Mapping[str, CheckpointType] = {"weights": "training", "sampler_weights": "sampler", EXTERNAL_WEIGHTS: "external"}
+KINDS: Mapping[str, CheckpointType] = {
+    "weights": "training",
+    "sampler_weights": "sampler",
+    EXTERNAL_WEIGHTS: "external",
+}
 """What checkpoints of a kind are for; the kind is the first part of their ids."""
 
 
@@ -52,4 +56,9 @@ class ParsedCheckpointTinkerPath(Model):
                 f"the path {tinker_path!r} is not of the form tinker://<training run>/<kind>/<name>",
                 advice=f"The kind is one of {', '.join(KINDS)}.",
             )
-        return cls(tinker_path=tinker_path, training_run_id=run_id, checkpoint_type=KINDS[kind], checkpoint_id=f"{kind}/{name}")
+        return cls(
+            tinker_path=tinker_path,
+            training_run_id=run_id,
+            checkpoint_type=KINDS[kind],
+            checkpoint_id=f"{kind}/{name}",
+        )

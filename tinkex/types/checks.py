@@ -36,7 +36,9 @@ def check_number(name: str, value: object, least: float = 0.0, below: float = ma
     """Refuses what is no finite number from `least` on, and below `below`."""
     if not is_number(value) or not least <= value < below:  # type: ignore[operator]
         bound = "" if below == math.inf else f" and below {below:g}"
-        raise InvalidInputError(f"{name} must be a finite number of {least:g} or more{bound}, found {value!r}")
+        raise InvalidInputError(
+            f"{name} must be a finite number of {least:g} or more{bound}, found {value!r}"
+        )
 
 
 def _range(least: int, most: int) -> str:

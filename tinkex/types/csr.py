@@ -35,7 +35,13 @@ def problem(csr: Csr, shape: tuple[int, ...]) -> str | None:
     values, crow, col = csr
     if len(shape) != 2:
         return f"a sparse tensor needs a shape of two dimensions, found {list(shape)}"
-    if values.ndim != 1 or crow.ndim != 1 or crow.size != shape[0] + 1 or crow[0] != 0 or crow[-1] != values.size:
+    if (
+        values.ndim != 1
+        or crow.ndim != 1
+        or crow.size != shape[0] + 1
+        or crow[0] != 0
+        or crow[-1] != values.size
+    ):
         return f"sparse_crow_indices must be {shape[0] + 1} numbers from 0 to {values.size}, found {np.array2string(crow, threshold=6)}"
     if (np.diff(crow) < 0).any():
         return f"sparse_crow_indices must not fall, found {np.array2string(crow, threshold=6)}"

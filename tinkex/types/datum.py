@@ -34,7 +34,9 @@ LossFnInputs = Mapping[str, ArrayLike]
 
 def _tensors(inputs: LossFnInputs) -> dict[str, TensorData]:
     if not isinstance(inputs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidInputError(f"loss_fn_inputs must be a mapping of names to arrays, found {type(inputs).__name__}")
+        raise InvalidInputError(
+            f"loss_fn_inputs must be a mapping of names to arrays, found {type(inputs).__name__}"
+        )
     return {name: _tensor(name, value) for name, value in inputs.items()}
 
 
@@ -46,7 +48,9 @@ def _tensor(name: str, value: ArrayLike) -> TensorData:
 def _checked(name: str, value: ArrayLike) -> TensorData:
     tensor = as_tensor(value, _DTYPE_BY_INPUT.get(name), _field(name))
     if name in _DTYPE_BY_INPUT and len(tensor.shape) not in (1, 2):
-        raise InvalidInputError(f"{_field(name)} must be of shape (N,) or (N, K), found {list(tensor.shape)}")
+        raise InvalidInputError(
+            f"{_field(name)} must be of shape (N,) or (N, K), found {list(tensor.shape)}"
+        )
     if name == "target_tokens":
         _check_tokens(tensor)
     return tensor
@@ -60,7 +64,9 @@ def _check_tokens(targets: TensorData) -> None:
     values: Any = targets.values
     if values.size and not (values.min() >= 0 and values.max() <= MAX_TOKEN):
         wrong = values[(values < 0) | (values > MAX_TOKEN)][0]
-        raise InvalidInputError(f"{_field('target_tokens')} must hold tokens from 0 to {MAX_TOKEN}, found {wrong}")
+        raise InvalidInputError(
+            f"{_field('target_tokens')} must hold tokens from 0 to {MAX_TOKEN}, found {wrong}"
+        )
 
 
 @hinted
@@ -99,7 +105,9 @@ class Datum:
     def __attrs_post_init__(self) -> None:
         self._check_lengths()
 
-    def with_provenance(self, model_input: ProvenanceSpans, loss_fn_inputs: ProvenanceSpans) -> Datum:
+    def with_provenance(
+        self, model_input: ProvenanceSpans, loss_fn_inputs: ProvenanceSpans
+    ) -> Datum:
         """The same with the spans of sampled sequences that its tokens and its targets come from.
 
         Args:
@@ -116,10 +124,13 @@ class Datum:
         for name, tensor in self.loss_fn_inputs.items():
             if not isinstance(tensor, TensorData):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidInputError(
-                    f"{_field(name)} must be a TensorData, found {type(tensor).__name__}", advice="Give it to Datum(...) instead."
+                    f"{_field(name)} must be a TensorData, found {type(tensor).__name__}",
+                    advice="Give it to Datum(...) instead.",
                 )
             if _checked(name, tensor).dtype != tensor.dtype:
-                raise InvalidInputError(f"{_field(name)} must be of {_DTYPE_BY_INPUT[name]}, found {tensor.dtype}")
+                raise InvalidInputError(
+                    f"{_field(name)} must be of {_DTYPE_BY_INPUT[name]}, found {tensor.dtype}"
+                )
         self._check_lengths()
 
     def _check_lengths(self) -> None:
@@ -136,8 +147,16 @@ class Datum:
         if self.model_input_spans is None and self.loss_fn_input_spans is None:
             return
         if self.model_input_spans is None or self.loss_fn_input_spans is None:
-            missing = "model_input_spans" if self.model_input_spans is None else "loss_fn_input_spans"
-            raise InvalidInputError(f"{missing} is missing: expected spans for model_input and loss_fn_inputs both, or for neither")
+            missing = (
+                "model_input_spans" if self.model_input_spans is None else "loss_fn_input_spans"
+            )
+            raise InvalidInputError(
+                f"{missing} is missing: expected spans for model_input and loss_fn_inputs both, or for neither"
+            )
         targets = self.loss_fn_inputs.get("target_tokens")
         check_tiling(self.model_input_spans, length, "model_input_spans")
-        check_tiling(self.loss_fn_input_spans, length if targets is None else len(targets), "loss_fn_input_spans")
+        check_tiling(
+            self.loss_fn_input_spans,
+            length if targets is None else len(targets),
+            "loss_fn_input_spans",
+        )

@@ -27,7 +27,9 @@ def _tokens(value: ArrayLike) -> NDArray[np.int64]:
         raise InvalidInputError(f"tokens must be one-dimensional, found shape {list(array.shape)}")
     if array.size and not (int(array.min()) >= 0 and int(array.max()) <= MAX_TOKEN):  # type: ignore[arg-type]
         position = int(np.argmax((array < 0) | (array > MAX_TOKEN)))  # type: ignore[operator]
-        raise InvalidInputError(f"tokens[{position}] is out of range: expected 0 to {MAX_TOKEN}, found {array[position]}")
+        raise InvalidInputError(
+            f"tokens[{position}] is out of range: expected 0 to {MAX_TOKEN}, found {array[position]}"
+        )
     return array  # type: ignore[return-value]
 
 
@@ -37,7 +39,9 @@ def _bytes(value: bytes | str) -> bytes:
         try:
             return base64.b64decode(value, validate=True)
         except ValueError as error:
-            raise InvalidInputError(f"the data must be bytes or base64, found text that is not base64: {error}") from error
+            raise InvalidInputError(
+                f"the data must be bytes or base64, found text that is not base64: {error}"
+            ) from error
     if not isinstance(value, (bytes, bytearray, memoryview)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(f"the data must be bytes or base64, found {type(value).__name__}")
     return bytes(value)
@@ -87,11 +91,15 @@ class EncodedTextChunk(Model):
         return len(self._array if self._list is None else self._list)
 
     def __repr__(self) -> str:
-        tokens = self._array[:_SHOWN].tolist() if self._list is None else self._list  # `tokens` would make the list
+        tokens = (
+            self._array[:_SHOWN].tolist() if self._list is None else self._list
+        )  # `tokens` would make the list
         return f"EncodedTextChunk(tokens={reprlib.repr(tokens)})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, EncodedTextChunk) and np.array_equal(self.tokens_np, other.tokens_np)
+        return isinstance(other, EncodedTextChunk) and np.array_equal(
+            self.tokens_np, other.tokens_np
+        )
 
     __hash__ = None  # type: ignore[assignment] # like an array's
 
@@ -130,7 +138,10 @@ class ImageAssetPointerChunk(Model):
 
 def _expected_tokens(count: int | None) -> int:
     if count is None:
-        raise InvalidInputError("an image's length in tokens is the server's to say", advice="Set expected_tokens on the chunk.")
+        raise InvalidInputError(
+            "an image's length in tokens is the server's to say",
+            advice="Set expected_tokens on the chunk.",
+        )
     return count
 
 
@@ -151,10 +162,14 @@ class DmelChunk(Model):
         header = iter(self.dmel)
         try:
             first = next(header)
-            dtype = next(header) if first == 254 else first  # 254: an optional marker before the dtype
+            dtype = (
+                next(header) if first == 254 else first
+            )  # 254: an optional marker before the dtype
             dimensions = _varint(header)
             if dtype > 7 or dimensions < 1:
-                raise InvalidInputError(f"dmel: dtype {dtype} with {dimensions} dimensions is not a tensor's header")
+                raise InvalidInputError(
+                    f"dmel: dtype {dtype} with {dimensions} dimensions is not a tensor's header"
+                )
             return _varint(header)
         except StopIteration:
             raise InvalidInputError("dmel ends within its header") from None
@@ -189,7 +204,9 @@ def _chunk_of(value: Any) -> ModelInputChunk:
     given = cast("Mapping[str, Any]", value)
     kind = given["type"]
     if kind not in _CHUNKS:
-        raise InvalidInputError(f"a chunk's type must be one of {', '.join(_CHUNKS)}, found {kind!r}")
+        raise InvalidInputError(
+            f"a chunk's type must be one of {', '.join(_CHUNKS)}, found {kind!r}"
+        )
     return _CHUNKS[kind].model_validate(given)
 
 
@@ -234,7 +251,9 @@ class ModelInput(Model):
         return self if len(self.chunks) == 1 else ModelInput(list(_joined(self.chunks)))
 
     @classmethod
-    def from_text(cls, text: str, *, model_name: str | None = None, tokenizer: TextEncoder | None = None) -> ModelInput:
+    def from_text(
+        cls, text: str, *, model_name: str | None = None, tokenizer: TextEncoder | None = None
+    ) -> ModelInput:
         """From text, without special tokens and chat templates.
 
         Args:
@@ -247,7 +266,8 @@ class ModelInput(Model):
         """
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(
-                f"text is {type(text).__name__}, not str", advice="For token ids use ModelInput.from_ints(tokens)."
+                f"text is {type(text).__name__}, not str",
+                advice="For token ids use ModelInput.from_ints(tokens).",
             )
         if (model_name is None) == (tokenizer is None):
             raise InvalidInputError("from_text needs either model_name or tokenizer")
@@ -266,7 +286,9 @@ class ModelInput(Model):
     def append_int(self, token: int) -> ModelInput:
         """With one token more, in the last chunk where that is text."""
         if self.chunks and isinstance(last := self.chunks[-1], EncodedTextChunk):
-            return ModelInput([*self.chunks[:-1], EncodedTextChunk(np.append(last.tokens_np, token))])
+            return ModelInput(
+                [*self.chunks[:-1], EncodedTextChunk(np.append(last.tokens_np, token))]
+            )
         return self.append(EncodedTextChunk([token]))
 
     @classmethod
@@ -281,12 +303,18 @@ class ModelInput(Model):
     @property
     def known_length(self) -> int | None:
         """Tokens; None when an image leaves it to the server."""
-        return None if any(getattr(chunk, "expected_tokens", 0) is None for chunk in self.chunks) else self.length
+        return (
+            None
+            if any(getattr(chunk, "expected_tokens", 0) is None for chunk in self.chunks)
+            else self.length
+        )
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to read: no chunk, or text without a token alone."""
-        return all(isinstance(chunk, EncodedTextChunk) and not chunk.length for chunk in self.chunks)
+        return all(
+            isinstance(chunk, EncodedTextChunk) and not chunk.length for chunk in self.chunks
+        )
 
     @property
     def tokens_np(self) -> NDArray[np.int64]:
@@ -316,6 +344,10 @@ def as_model_input(prompt: Any) -> ModelInput:
 def _joined(chunks: Sequence[ModelInputChunk]) -> Iterator[ModelInputChunk]:
     for is_text, group in groupby(chunks, lambda chunk: isinstance(chunk, EncodedTextChunk)):
         if is_text:
-            yield EncodedTextChunk(np.concatenate([chunk.tokens_np for chunk in group if isinstance(chunk, EncodedTextChunk)]))
+            yield EncodedTextChunk(
+                np.concatenate(
+                    [chunk.tokens_np for chunk in group if isinstance(chunk, EncodedTextChunk)]
+                )
+            )
         else:
             yield from group

@@ -116,7 +116,9 @@ class SampleResponse:
     @cached_property
     def topk_prompt_logprobs(self) -> TopkRows | None:
         """`(N,)`: for each token the `(token, logprob)` pairs of the likeliest ones, best first; None for the first token."""
-        return None if self.topk_prompt_logprobs_np is None else self.topk_prompt_logprobs_np.to_rows()
+        return (
+            None if self.topk_prompt_logprobs_np is None else self.topk_prompt_logprobs_np.to_rows()
+        )
 
 
 def _none_for_nan(values: NDArray[np.float32]) -> list[float | None]:

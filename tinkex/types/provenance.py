@@ -14,12 +14,16 @@ from tinkex.types.as_dataclass import as_dataclass
 
 def _check_id(span: Any, attribute: Attribute[str], value: str) -> None:
     if not isinstance(value, str) or not value:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidInputError(f"{type(span).__name__}.{attribute.name} must be a text that is not empty, found {value!r}")
+        raise InvalidInputError(
+            f"{type(span).__name__}.{attribute.name} must be a text that is not empty, found {value!r}"
+        )
 
 
 def _check_count(span: Any, attribute: Attribute[int], value: int) -> None:
     if type(value) is not int or value < 0:
-        raise InvalidInputError(f"{type(span).__name__}.{attribute.name} must be an int of 0 or more, found {value!r}")
+        raise InvalidInputError(
+            f"{type(span).__name__}.{attribute.name} must be an int of 0 or more, found {value!r}"
+        )
 
 
 @hinted
@@ -66,4 +70,6 @@ def check_tiling(spans: tuple[ProvenanceSpan, ...], tokens: int | None, name: st
     """Raises `InvalidInputError`, naming `name`, unless the spans are as long as the tokens, where those are known."""
     total = sum(span.length for span in spans)
     if tokens is not None and total != tokens:
-        raise InvalidInputError(f"{name} must tile the {tokens} tokens exactly, found spans of {total} tokens in all")
+        raise InvalidInputError(
+            f"{name} must tile the {tokens} tokens exactly, found spans of {total} tokens in all"
+        )

@@ -37,7 +37,11 @@ def to_numpy(value: ArrayLike, name: str) -> Array:
         raise InvalidInputError(f"{name} is not rectangular: {_ragged(plain) or error}") from error
     if array.size and array.dtype.kind not in "iufb":
         what = "text" if isinstance(plain, str) else f"{type(plain).__name__} of {array.dtype}"
-        advice = "A tokenizer makes numbers of text: client.get_tokenizer().encode(text)." if array.dtype.kind in "US" else None
+        advice = (
+            "A tokenizer makes numbers of text: client.get_tokenizer().encode(text)."
+            if array.dtype.kind in "US"
+            else None
+        )
         raise ArgumentError(f"{name} must hold numbers, found {what}", advice=advice)
     return array
 
@@ -61,7 +65,11 @@ def _from_list(values: list[Any]) -> Array:
 def _without_torch(value: Any) -> Any:
     if isinstance(value, list):
         items = cast("list[Any]", value)
-        return [_from_torch(item) for item in items] if items and hasattr(items[0], "detach") else items
+        return (
+            [_from_torch(item) for item in items]
+            if items and hasattr(items[0], "detach")
+            else items
+        )
     return _from_torch(value) if hasattr(value, "detach") else value
 
 
@@ -81,7 +89,10 @@ def _ragged(value: Any) -> str | None:
     index = next((index for index, length in enumerate(lengths) if length != lengths[0]), None)
     if index is None:
         return None
-    expected, found = ("one value" if length is None else f"{length} values" for length in (lengths[0], lengths[index]))
+    expected, found = (
+        "one value" if length is None else f"{length} values"
+        for length in (lengths[0], lengths[index])
+    )
     return f"expected {expected} in each row, found {found} in row {index}"
 
 
@@ -89,10 +100,20 @@ def to_dtype(array: Array, dtype: TensorDtype, name: str) -> Array:
     """`array` as float32 or int64, C-contiguous. Raises `InvalidInputError` when that would change a value or hide a NaN."""
     kind = array.dtype.kind
     if dtype == "int64" and kind == "f" and array.size:
-        raise InvalidInputError(f"{name} must hold integers, found {array.dtype}", advice="Convert it with .astype('int64').")
-    if kind == "u" and dtype == "int64" and array.size and int(array.max()) > np.iinfo(np.int64).max:  # type: ignore[arg-type]
+        raise InvalidInputError(
+            f"{name} must hold integers, found {array.dtype}",
+            advice="Convert it with .astype('int64').",
+        )
+    if (
+        kind == "u"
+        and dtype == "int64"
+        and array.size
+        and int(array.max()) > np.iinfo(np.int64).max
+    ):  # type: ignore[arg-type]
         raise InvalidInputError(f"{name} must hold numbers that fit int64, found {array.max()}")
-    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, which is refused below
+    with np.errstate(
+        over="ignore"
+    ):  # what float32 does not hold becomes infinite, which is refused below
         result = array.astype(_NUMPY_DTYPE[dtype], order="C", copy=False)
     if kind == "f" and not np.isfinite(result).all():
         place = tuple(np.argwhere(~np.isfinite(result))[0].tolist())
@@ -151,7 +172,9 @@ class TensorData:
         sparse_col_indices: ArrayLike | None = None,
     ) -> None:
         if isinstance(data, TensorData):
-            raise InvalidInputError("data must be an array, found a TensorData", advice="It can be used as it is.")
+            raise InvalidInputError(
+                "data must be an array, found a TensorData", advice="It can be used as it is."
+            )
         values = to_numpy(data, "data")
         dtype = dtype or natural_dtype(values)
         if dtype not in _NUMPY_DTYPE:
@@ -173,7 +196,9 @@ class TensorData:
         return cls._made(array, dtype, array.shape, None, None)
 
     @classmethod
-    def received_sparse(cls, matrix: csr.Csr, dtype: TensorDtype, shape: tuple[int, ...]) -> TensorData:
+    def received_sparse(
+        cls, matrix: csr.Csr, dtype: TensorDtype, shape: tuple[int, ...]
+    ) -> TensorData:
         """A sparse one that a server sent. Raises `ValueError` when it is no matrix."""
         if wrong := csr.problem(matrix, shape):
             raise ValueError(wrong)
@@ -221,7 +246,9 @@ class TensorData:
         """The values as an array of `shape`; `pad_value` stands in a sparse one's other cells. A dense one is not copied."""
         if type(pad_value) is not int:
             raise InvalidInputError(f"pad_value must be an int, found {pad_value!r}")
-        return self.values if self.csr is None else csr.expand(self.csr, tuple(self.shape), pad_value)
+        return (
+            self.values if self.csr is None else csr.expand(self.csr, tuple(self.shape), pad_value)
+        )
 
     def to_torch(self, pad_value: int = 0) -> Any:
         """A torch tensor that shares no memory with this one. Needs torch."""
@@ -246,7 +273,9 @@ class TensorData:
         """
         dense = cls(tensor)
         if len(dense.shape) != 2:
-            raise InvalidInputError(f"from_torch_sparse needs a tensor of two dimensions, found shape {list(dense.shape)}")
+            raise InvalidInputError(
+                f"from_torch_sparse needs a tensor of two dimensions, found shape {list(dense.shape)}"
+            )
         if type(pad_value) is not int:
             raise InvalidInputError(f"pad_value must be an int, found {pad_value!r}")
         return dense._compressed(pad_value, 1)
@@ -269,7 +298,11 @@ class TensorData:
 
     def __eq__(self, other: object) -> bool:
         """Whether the values are the same; a sparse one equals the dense one that has zeros in its other cells."""
-        return isinstance(other, TensorData) and self.dtype == other.dtype and np.array_equal(self.to_numpy(), other.to_numpy())
+        return (
+            isinstance(other, TensorData)
+            and self.dtype == other.dtype
+            and np.array_equal(self.to_numpy(), other.to_numpy())
+        )
 
     __hash__ = None  # type: ignore[assignment] # like an array's
 
@@ -285,14 +318,21 @@ def as_tensor(value: ArrayLike, dtype: TensorDtype | None, name: str) -> TensorD
     return TensorData.received(to_dtype(array, dtype, name), dtype)
 
 
-def _indices(crow: ArrayLike | None, col: ArrayLike | None) -> tuple[NDArray[np.int64], NDArray[np.int64]] | tuple[None, None]:
+def _indices(
+    crow: ArrayLike | None, col: ArrayLike | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | tuple[None, None]:
     if crow is None and col is None:
         return None, None
     if crow is None or col is None:
         here, missing = ("col", "crow") if crow is None else ("crow", "col")
-        raise InvalidInputError(f"sparse_{here}_indices came without sparse_{missing}_indices: expected both or neither")
+        raise InvalidInputError(
+            f"sparse_{here}_indices came without sparse_{missing}_indices: expected both or neither"
+        )
     names = ("sparse_crow_indices", "sparse_col_indices")
-    crow, col = (to_dtype(to_numpy(value, name), "int64", name) for value, name in zip((crow, col), names, strict=True))
+    crow, col = (
+        to_dtype(to_numpy(value, name), "int64", name)
+        for value, name in zip((crow, col), names, strict=True)
+    )
     return crow, col
 
 
@@ -300,4 +340,6 @@ def _reshaped(array: Array, shape: tuple[int, ...]) -> Array:
     try:
         return array.reshape(shape)
     except ValueError as error:
-        raise InvalidInputError(f"shape must fit the {array.size} values, found {list(shape)}") from error
+        raise InvalidInputError(
+            f"shape must fit the {array.size} values, found {list(shape)}"
+        ) from error

@@ -30,8 +30,13 @@ class TopkLogprobs:
 
     def to_rows(self) -> list[list[tuple[int, float]] | None]:
         """A row whose first cell is empty is None; empty cells at a row's end are left out."""
-        rows = zip(self.token_ids.tolist(), self.logprobs.tolist(), self._row_lengths(), strict=True)
-        return [list(zip(ids[:count], values[:count], strict=True)) if count else None for ids, values, count in rows]
+        rows = zip(
+            self.token_ids.tolist(), self.logprobs.tolist(), self._row_lengths(), strict=True
+        )
+        return [
+            list(zip(ids[:count], values[:count], strict=True)) if count else None
+            for ids, values, count in rows
+        ]
 
     def _row_lengths(self) -> list[int]:
         """Cells up to each row's last one that is not empty; 0 where the first one is empty."""

@@ -30,14 +30,20 @@ from tinkex.types import (
     TensorData,
     TopkLogprobs,
 )
-from tinkex.wire.sample_results import logprobs_from_first_token, sequence_ids, topk_from_first_token
+from tinkex.wire.sample_results import (
+    logprobs_from_first_token,
+    sequence_ids,
+    topk_from_first_token,
+)
 
 
 def encode_metadata(facts: Mapping[str, str] | None) -> api.UserMetadata | None:
     """Returns None, which is not sent, where there are none. Raises `InvalidInputError` for what is no text."""
     for name, value in (facts or dict[str, str]()).items():
         if not (isinstance(name, str) and isinstance(value, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidInputError(f"user_metadata[{name!r}] must be a text by a text, found {value!r}")
+            raise InvalidInputError(
+                f"user_metadata[{name!r}] must be a text by a text, found {value!r}"
+            )
     return api.UserMetadata.from_dict(facts) if facts else None
 
 
@@ -75,14 +81,23 @@ def _encode_chunk(chunk: ModelInputChunk) -> api.ModelInputChunk:
         case EncodedTextChunk():
             return api.ModelInputChunk("encoded_text", tokens=chunk.tokens_np)  # pyright: ignore[reportArgumentType] # orjson writes arrays
         case ImageChunk(data, format, expected):
-            return api.ModelInputChunk("image", data=base64.b64encode(data).decode(), format=format, expected_tokens=expected)
+            return api.ModelInputChunk(
+                "image",
+                data=base64.b64encode(data).decode(),
+                format=format,
+                expected_tokens=expected,
+            )
         case ImageAssetPointerChunk(location, format, expected):
-            return api.ModelInputChunk("image_asset_pointer", location=location, format=format, expected_tokens=expected)
+            return api.ModelInputChunk(
+                "image_asset_pointer", location=location, format=format, expected_tokens=expected
+            )
         case DmelChunk(dmel):
             return api.ModelInputChunk("dmel", dmel=base64.b64encode(dmel).decode())
 
 
-def encode_batch(data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None) -> api.ForwardBackwardInput:
+def encode_batch(
+    data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
+) -> api.ForwardBackwardInput:
     return api.ForwardBackwardInput(
         data=[_encode_datum(datum) for datum in data],
         loss_fn=loss_fn,
@@ -123,7 +138,10 @@ def decode_tensor(tensor: api.TensorData) -> TensorData:
     # null stands for NaN, which JSON has not; it does not pass TensorData's check, which guards what is sent
     array = np.asarray(tensor.data, dtype=np.int64 if dtype == "int64" else np.float32)
     if tensor.sparse_crow_indices is not None and tensor.sparse_col_indices is not None:
-        indices = (np.asarray(tensor.sparse_crow_indices, np.int64), np.asarray(tensor.sparse_col_indices, np.int64))
+        indices = (
+            np.asarray(tensor.sparse_crow_indices, np.int64),
+            np.asarray(tensor.sparse_col_indices, np.int64),
+        )
         return TensorData.received_sparse((array, *indices), dtype, tuple(tensor.shape or ()))
     return TensorData.received(array.reshape(tensor.shape) if tensor.shape else array, dtype)
 
@@ -132,7 +150,10 @@ def decode_forward_backward(result: Mapping[str, Any]) -> ForwardBackwardOutput:
     output = api.ForwardBackwardOutput.from_dict(result)
     return ForwardBackwardOutput(
         loss_fn_output_type=(output.loss_fn_output_type or "").rpartition(":")[2],
-        loss_fn_outputs=[{name: decode_tensor(tensor) for name, tensor in outputs.items()} for outputs in output.loss_fn_outputs],
+        loss_fn_outputs=[
+            {name: decode_tensor(tensor) for name, tensor in outputs.items()}
+            for outputs in output.loss_fn_outputs
+        ],
         metrics=_metrics(output.metrics),
         additional_properties=output.additional_properties,
     )
@@ -140,22 +161,37 @@ def decode_forward_backward(result: Mapping[str, Any]) -> ForwardBackwardOutput:
 
 def _metrics(metrics: api.Metrics | None) -> dict[str, float]:
     """Null stands for NaN, here too."""
-    return {name: math.nan if value is None else value for name, value in (metrics or dict[str, float]()).items()}  # pyright: ignore[reportUnnecessaryComparison]
+    return {
+        name: math.nan if value is None else value  # pyright: ignore[reportUnnecessaryComparison]
+        for name, value in (metrics or dict[str, float]()).items()
+    }
 
 
-def decode_sample(result: Mapping[str, Any], promise: api.UntypedAPIFuture, prompt_length: int | None) -> SampleResponse:
+def decode_sample(
+    result: Mapping[str, Any], promise: api.UntypedAPIFuture, prompt_length: int | None
+) -> SampleResponse:
     """The result of the sample that `promise` was given for. `prompt_length` in tokens, where it is known."""
     response = api.SampleResponse.from_dict(result)
     ids = sequence_ids(promise, len(response.sequences))
-    logprobs = np.asarray(response.prompt_logprobs, np.float32) if response.prompt_logprobs else None
+    logprobs = (
+        np.asarray(response.prompt_logprobs, np.float32) if response.prompt_logprobs else None
+    )
     alternatives = response.prompt_alt_tokens
     return SampleResponse(
-        sequences=[_decode_sequence(seq, id_) for seq, id_ in zip(response.sequences, ids, strict=True)],
+        sequences=[
+            _decode_sequence(seq, id_) for seq, id_ in zip(response.sequences, ids, strict=True)
+        ],
         prompt_logprobs_np=logprobs_from_first_token(logprobs, prompt_length),
-        topk_prompt_logprobs_np=topk_from_first_token(_decode_topk(response.topk_prompt_logprobs), prompt_length),
-        target_prompt_logprobs=decode_tensor(response.target_prompt_logprobs) if response.target_prompt_logprobs else None,
+        topk_prompt_logprobs_np=topk_from_first_token(
+            _decode_topk(response.topk_prompt_logprobs), prompt_length
+        ),
+        target_prompt_logprobs=decode_tensor(response.target_prompt_logprobs)
+        if response.target_prompt_logprobs
+        else None,
         prompt_cache_hit_tokens=response.prompt_cache_hit_tokens or 0,
-        prompt_alt_tokens=PromptAltTokens(decode_tensor(alternatives.tokens), decode_tensor(alternatives.logprobs))
+        prompt_alt_tokens=PromptAltTokens(
+            decode_tensor(alternatives.tokens), decode_tensor(alternatives.logprobs)
+        )
         if alternatives
         else None,
         additional_properties=response.additional_properties,

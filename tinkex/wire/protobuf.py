@@ -34,7 +34,11 @@ from tinkex.types import (
     TensorData,
     TopkLogprobs,
 )
-from tinkex.wire.sample_results import logprobs_from_first_token, sequence_ids, topk_from_first_token
+from tinkex.wire.sample_results import (
+    logprobs_from_first_token,
+    sequence_ids,
+    topk_from_first_token,
+)
 
 _NUMPY: dict[int, np.dtype[Any]] = {
     pb.DTYPE_FLOAT32: np.dtype("<f4"),
@@ -58,7 +62,9 @@ def encode_forward_backward(
     forward_only: bool = False,
 ) -> bytes:
     """The body of forward_backward. Raises `InvalidInputError` for a chunk that has no protobuf form."""
-    message = pb.ForwardBackwardRequest(model_id=model_id, seq_id=seq_id, loss_fn=loss_fn, forward_only=forward_only)
+    message = pb.ForwardBackwardRequest(
+        model_id=model_id, seq_id=seq_id, loss_fn=loss_fn, forward_only=forward_only
+    )
     for name, value in (config or {}).items():
         if isinstance(value, str):
             message.loss_fn_config_v2[name].text = value
@@ -66,7 +72,12 @@ def encode_forward_backward(
             message.loss_fn_config_v2[name].number = value
             message.loss_fn_config[name] = value  # once more, for older servers
     # joined messages are read as one; made piece by piece, they leave other threads, the event loop's above all, their turns
-    return b"".join([message.SerializeToString(), *(_encode_datum(index, datum) for index, datum in enumerate(data))])
+    return b"".join(
+        [
+            message.SerializeToString(),
+            *(_encode_datum(index, datum) for index, datum in enumerate(data)),
+        ]
+    )
 
 
 def compress(raw: bytes) -> bytes:
@@ -79,7 +90,11 @@ def compress(raw: bytes) -> bytes:
 def _encode_datum(index: int, datum: Datum) -> bytes:
     """A request that has this datum alone."""
     request = pb.ForwardBackwardRequest()
-    message = request.data.add(model_input=[_encode_chunk(index, chunk) for chunk in datum.model_input.with_texts_joined().chunks])
+    message = request.data.add(
+        model_input=[
+            _encode_chunk(index, chunk) for chunk in datum.model_input.with_texts_joined().chunks
+        ]
+    )
     for name, tensor in datum.loss_fn_inputs.items():
         _encode_tensor(message.loss_fn_inputs[name], tensor)
     message.model_input_spans.extend(map(_encode_span, datum.model_input_spans or ()))
@@ -89,7 +104,9 @@ def _encode_datum(index: int, datum: Datum) -> bytes:
 
 def _encode_span(span: ProvenanceSpan) -> pb.ProvenanceSpan:
     message = pb.ProvenanceSpan()
-    part = message.prompt_tokens if isinstance(span, PromptProvenanceSpan) else message.sampled_tokens
+    part = (
+        message.prompt_tokens if isinstance(span, PromptProvenanceSpan) else message.sampled_tokens
+    )
     part.sequence_id, part.offset, part.length = span.sequence_id, span.offset, span.length
     return message
 
@@ -110,7 +127,9 @@ def _encode_tensor(message: pb.Tensor, tensor: TensorData) -> None:
 def _encode_chunk(index: int, chunk: ModelInputChunk) -> pb.Chunk:
     match chunk:
         case EncodedTextChunk():
-            return pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=chunk.tokens_np.astype("<i4").tobytes()))
+            return pb.Chunk(
+                encoded_text=pb.EncodedTextChunk(tokens=chunk.tokens_np.astype("<i4").tobytes())
+            )
         case ImageChunk(data, format, expected):
             return pb.Chunk(image=pb.ImageChunk(data=data, format=format, expected_tokens=expected))
         case DmelChunk(dmel):
@@ -133,7 +152,9 @@ def decode_forward_backward(raw: bytes) -> ForwardBackwardOutput:
     return ForwardBackwardOutput(kind, outputs, dict(message.metrics))
 
 
-def decode_sample(raw: bytes, promise: UntypedAPIFuture, prompt_length: int | None) -> SampleResponse:
+def decode_sample(
+    raw: bytes, promise: UntypedAPIFuture, prompt_length: int | None
+) -> SampleResponse:
     """The result of the sample that `promise` was given for. `prompt_length` in tokens, where it is known.
 
     Raises `ValueError` for what is no such message.
@@ -142,14 +163,23 @@ def decode_sample(raw: bytes, promise: UntypedAPIFuture, prompt_length: int | No
     ids = sequence_ids(promise, len(message.sequences))
     topk = _decode_topk(message.topk_prompt_logprobs, "topk_prompt_logprobs")
     return SampleResponse(
-        sequences=[_decode_sequence(sequence, id_) for sequence, id_ in zip(message.sequences, ids, strict=True)],
-        prompt_logprobs_np=logprobs_from_first_token(_logprobs(message.prompt_logprobs, "prompt_logprobs"), prompt_length),
+        sequences=[
+            _decode_sequence(sequence, id_)
+            for sequence, id_ in zip(message.sequences, ids, strict=True)
+        ],
+        prompt_logprobs_np=logprobs_from_first_token(
+            _logprobs(message.prompt_logprobs, "prompt_logprobs"), prompt_length
+        ),
         topk_prompt_logprobs_np=topk_from_first_token(topk, prompt_length),
-        target_prompt_logprobs=_decode_tensor(message.target_prompt_logprobs, "target_prompt_logprobs")
+        target_prompt_logprobs=_decode_tensor(
+            message.target_prompt_logprobs, "target_prompt_logprobs"
+        )
         if message.HasField("target_prompt_logprobs")
         else None,
         prompt_cache_hit_tokens=message.prompt_cache_hit_tokens,
-        prompt_alt_tokens=_decode_alternatives(message.prompt_alt_tokens) if message.HasField("prompt_alt_tokens") else None,
+        prompt_alt_tokens=_decode_alternatives(message.prompt_alt_tokens)
+        if message.HasField("prompt_alt_tokens")
+        else None,
     )
 
 
@@ -164,7 +194,9 @@ def _parse(message: Any, raw: bytes) -> Any:
     try:
         message.ParseFromString(raw)
     except DecodeError as error:
-        raise ValueError(f"these {len(raw)} bytes are no {message.DESCRIPTOR.name}: {error}") from error
+        raise ValueError(
+            f"these {len(raw)} bytes are no {message.DESCRIPTOR.name}: {error}"
+        ) from error
     return message
 
 
@@ -173,11 +205,15 @@ def _array(raw: bytes, dtype: int, name: str) -> NDArray[Any]:
     if dtype not in _NUMPY:
         raise ValueError(f"unknown dtype {dtype} of {name}")
     if len(raw) % _NUMPY[dtype].itemsize:
-        raise ValueError(f"{name} has {len(raw)} bytes, which is no whole number of {_NUMPY[dtype].itemsize}-byte values")
+        raise ValueError(
+            f"{name} has {len(raw)} bytes, which is no whole number of {_NUMPY[dtype].itemsize}-byte values"
+        )
     flat = np.frombuffer(raw, _NUMPY[dtype])
     if dtype == pb.DTYPE_BFLOAT16:
         return (flat.astype(np.uint32) << 16).view(np.float32)
-    return flat.astype(np.float32 if dtype == pb.DTYPE_FLOAT32 else np.int64)  # a copy: bytes cannot be written to
+    return flat.astype(
+        np.float32 if dtype == pb.DTYPE_FLOAT32 else np.int64
+    )  # a copy: bytes cannot be written to
 
 
 def _logprobs(raw: bytes, name: str) -> NDArray[np.float32] | None:
@@ -201,12 +237,16 @@ def _decode_tensor(tensor: pb.Tensor, name: str) -> TensorData:
 
 def _decode_record(record: pb.ArrayRecord) -> list[LossFnOutput]:
     """One mapping of arrays for each datum of the record."""
-    columns = {name: _split(tensor, f"loss_fn_outputs[{name!r}]") for name, tensor in record.fields.items()}
+    columns = {
+        name: _split(tensor, f"loss_fn_outputs[{name!r}]") for name, tensor in record.fields.items()
+    }
     count = record.num_datums or max((len(column) for column in columns.values()), default=0)
     if count < 0:
         raise ValueError(f"num_datums is {count}")
     if wrong := [name for name, column in columns.items() if len(column) != count]:
-        raise ValueError(f"loss_fn_outputs[{wrong[0]!r}] has {len(columns[wrong[0]])} arrays for {count} datums")
+        raise ValueError(
+            f"loss_fn_outputs[{wrong[0]!r}] has {len(columns[wrong[0]])} arrays for {count} datums"
+        )
     return [{name: column[index] for name, column in columns.items()} for index in range(count)]
 
 
@@ -239,7 +279,9 @@ def _shaped(flat: NDArray[Any], trailing: tuple[int, ...], name: str) -> NDArray
     row = math.prod(trailing)
     rows = flat.size // row if row > 0 else 0
     if min(trailing, default=0) < 0 or rows * row != flat.size:
-        raise ValueError(f"{name} has {flat.size} values for a datum, which trailing_shape {list(trailing)} does not fit")
+        raise ValueError(
+            f"{name} has {flat.size} values for a datum, which trailing_shape {list(trailing)} does not fit"
+        )
     return flat.reshape(rows, *trailing)
 
 
@@ -259,5 +301,9 @@ def _decode_topk(table: pb.TopkLogprobs, name: str) -> TopkLogprobs | None:
     tokens = _array(table.token_ids, pb.DTYPE_INT32, f"the tokens of {name}")
     logprobs = _array(table.logprobs, pb.DTYPE_FLOAT32, f"the logprobs of {name}")
     if not tokens.size == logprobs.size == table.length * table.k:
-        raise ValueError(f"{name} has {tokens.size} tokens and {logprobs.size} logprobs for {table.length} x {table.k} cells")
-    return TopkLogprobs(tokens.reshape(table.length, table.k), logprobs.reshape(table.length, table.k))
+        raise ValueError(
+            f"{name} has {tokens.size} tokens and {logprobs.size} logprobs for {table.length} x {table.k} cells"
+        )
+    return TopkLogprobs(
+        tokens.reshape(table.length, table.k), logprobs.reshape(table.length, table.k)
+    )

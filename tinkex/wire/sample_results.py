@@ -16,14 +16,18 @@ def sequence_ids(promise: UntypedAPIFuture, count: int) -> list[str]:
     return [*given, *(f"{promise.request_id}:{index}" for index in range(len(given), count))]
 
 
-def logprobs_from_first_token(logprobs: NDArray[np.float32] | None, prompt_length: int | None) -> NDArray[np.float32] | None:
+def logprobs_from_first_token(
+    logprobs: NDArray[np.float32] | None, prompt_length: int | None
+) -> NDArray[np.float32] | None:
     """With NaN for the prompt's first token, which nothing comes before and some servers leave out."""
     if logprobs is None or len(logprobs) + 1 != prompt_length:
         return logprobs
     return np.concatenate([np.full(1, np.nan, np.float32), logprobs])
 
 
-def topk_from_first_token(table: TopkLogprobs | None, prompt_length: int | None) -> TopkLogprobs | None:
+def topk_from_first_token(
+    table: TopkLogprobs | None, prompt_length: int | None
+) -> TopkLogprobs | None:
     """With an empty row for the prompt's first token, which some servers leave out."""
     if table is None or len(table.token_ids) + 1 != prompt_length:
         return table

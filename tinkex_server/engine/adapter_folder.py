@@ -47,7 +47,12 @@ class AdaptedModel:
     """The full name of the output layer, where its matrix is that of the input embeddings."""
 
 
-def save_adapter(adapter: Adapter, folder: Path, model: AdaptedModel, optimizer_state: Mapping[str, Tensor] | None = None) -> None:
+def save_adapter(
+    adapter: Adapter,
+    folder: Path,
+    model: AdaptedModel,
+    optimizer_state: Mapping[str, Tensor] | None = None,
+) -> None:
     """Makes the folder, which must not be there. Raises `InvalidRequest` for weights or a state with NaN or infinity."""
     for tensors in (adapter.named_weights(), optimizer_state or {}):
         check_finite(tensors, "the model cannot be saved, load an earlier checkpoint into it")
@@ -65,9 +70,14 @@ def read_adapter(folder: Path) -> Adapter:
     _check_there(folder)
     config = json.loads((folder / _CONFIG_FILE).read_text())
     weights = _read(folder / _WEIGHTS_FILE)
-    names = sorted({name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in weights})
+    names = sorted(
+        {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in weights}
+    )
     key = "base_model.model.{}.lora_{}.weight"
-    layers = {name: LayerWeights(weights[key.format(name, "A")], weights[key.format(name, "B")]) for name in names}
+    layers = {
+        name: LayerWeights(weights[key.format(name, "A")], weights[key.format(name, "B")])
+        for name in names
+    }
     return Adapter(config["r"], config["lora_alpha"], layers)
 
 
@@ -77,7 +87,9 @@ def base_model_of(folder: Path) -> str | None:
     return json.loads((folder / _CONFIG_FILE).read_text())["base_model_name_or_path"]
 
 
-def read_training_state(folder: Path, *, optimizer: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def read_training_state(
+    folder: Path, *, optimizer: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The saved weights, and the optimizer's state (empty unless `optimizer`).
 
     Raises `InvalidRequest` when they are no longer there or hold NaN or infinity, or zeros alone; or the optimizer's state was not saved.
@@ -86,14 +98,20 @@ def read_training_state(folder: Path, *, optimizer: bool) -> tuple[dict[str, Ten
     if not optimizer:
         return _read(folder / _WEIGHTS_FILE), {}
     if not (folder / _OPTIMIZER_FILE).is_file():
-        raise InvalidRequest("the weights were saved without the optimizer's state; load them without it")
+        raise InvalidRequest(
+            "the weights were saved without the optimizer's state; load them without it"
+        )
     return _read(folder / _WEIGHTS_FILE), _read(folder / _OPTIMIZER_FILE)
 
 
 def _read(file: Path) -> dict[str, Tensor]:
     tensors = load_file(file)
     check_finite(tensors, f"{file.name} cannot be loaded")
-    if file.name == _WEIGHTS_FILE and tensors and not any(value.any() for value in tensors.values()):
+    if (
+        file.name == _WEIGHTS_FILE
+        and tensors
+        and not any(value.any() for value in tensors.values())
+    ):
         raise InvalidRequest(
             f"{file.name} holds nothing but zeros, so that it could not even be trained: the file was damaged. Put it back from a "
             "copy, or use another checkpoint"
@@ -114,12 +132,16 @@ def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None
         if name not in wanted:
             raise InvalidRequest(f"the saved weights have {name}, which the model does not train")
         if saved[name].shape != wanted[name].shape:
-            raise InvalidRequest(f"{name} was saved as {list(saved[name].shape)}, and is {list(wanted[name].shape)} in the model")
+            raise InvalidRequest(
+                f"{name} was saved as {list(saved[name].shape)}, and is {list(wanted[name].shape)} in the model"
+            )
 
 
 def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
     """Returns what peft's LoraConfig does not take as given."""
-    hidden = {name for name in adapter.layers if _last(name) in model.expert_names}  # named by their weights, peft finds them
+    hidden = {
+        name for name in adapter.layers if _last(name) in model.expert_names
+    }  # named by their weights, peft finds them
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

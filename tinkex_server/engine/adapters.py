@@ -23,7 +23,15 @@ from tinkex_server.engine.adapter_folder import AdaptedModel, check_fit, read_ad
 from tinkex_server.engine.base import BaseModel, InvalidRequest, LoraShape
 from tinkex_server.engine.description import describe, loadable_name
 from tinkex_server.engine.fair_lock import FairLock
-from tinkex_server.engine.lora import Adapter, CurrentPlan, LayerWeights, LoraLinear, Plan, new_adapter, wrap_linears
+from tinkex_server.engine.lora import (
+    Adapter,
+    CurrentPlan,
+    LayerWeights,
+    LoraLinear,
+    Plan,
+    new_adapter,
+    wrap_linears,
+)
 from tinkex_server.engine.self_check import check_ways, read_alone
 from tinkex_server.engine.targets import chosen
 
@@ -61,7 +69,9 @@ class Base:
         place = _device(device)
         precision = _dtype(dtype, place)
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=precision, use_safetensors=True)  # never a pickle
+            loaded = AutoModelForCausalLM.from_pretrained(
+                source, dtype=precision, use_safetensors=True
+            )  # never a pickle
             tokenizer = AutoTokenizer.from_pretrained(source)
             model: Any = loaded.eval().requires_grad_(False)
             model.to(place)
@@ -69,7 +79,16 @@ class Base:
             current = CurrentPlan()
             linears = wrap_linears(model, _reads_text(model), current)
             bytes_a_token = check_ways(model, description, found)
-            return cls(description, model, tokenizer, linears, ends(model, tokenizer), bytes_a_token, source, current)
+            return cls(
+                description,
+                model,
+                tokenizer,
+                linears,
+                ends(model, tokenizer),
+                bytes_a_token,
+                source,
+                current,
+            )
         except InvalidRequest:
             raise
         except (
@@ -128,9 +147,15 @@ class Base:
             check_fit(saved.named_weights(), like.named_weights())
 
         def placed(weight: Tensor) -> Tensor:
-            return weight.to(self.device, self.model.dtype, copy=True)  # the file is mapped: it may go away
+            return weight.to(
+                self.device, self.model.dtype, copy=True
+            )  # the file is mapped: it may go away
 
-        return Adapter(saved.rank, saved.alpha, {name: LayerWeights(*map(placed, pair)) for name, pair in saved.layers.items()})
+        return Adapter(
+            saved.rank,
+            saved.alpha,
+            {name: LayerWeights(*map(placed, pair)) for name, pair in saved.layers.items()},
+        )
 
 
 def ends(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -154,22 +179,34 @@ def _reads_text(model: Any) -> set[nn.Module]:
 
 def _expert_names(kind: str) -> frozenset[str]:
     """Returns the names that each expert's layers had before transformers made one tensor of all of a kind's experts."""
-    merged = [pattern for conversion in get_checkpoint_conversion_mapping(kind) or [] for pattern in conversion.source_patterns]
+    merged = [
+        pattern
+        for conversion in get_checkpoint_conversion_mapping(kind) or []
+        for pattern in conversion.source_patterns
+    ]
     return frozenset(found[1] for found in map(_EXPERT.search, merged) if found)
 
 
 def _device(asked: str | None) -> str:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if asked is None:
         return next(name for name, available in there.items() if available)
     if not there.get(asked):
-        raise InvalidRequest(f"there is no device {asked!r} here; there is {', '.join(name for name in there if there[name])}")
+        raise InvalidRequest(
+            f"there is no device {asked!r} here; there is {', '.join(name for name in there if there[name])}"
+        )
     return asked
 
 
 def _dtype(asked: str | None, device: str) -> torch.dtype:
     if asked is None:
-        return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return (
+            torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        )
     if asked not in _DTYPES:
         raise InvalidRequest(f"unknown dtype {asked!r}; known are {', '.join(_DTYPES)}")
     return _DTYPES[asked]

@@ -46,10 +46,18 @@ class BaseModel:
     vocab_size: int
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
     tokenizer_id: str  # what a client elsewhere can load the tokenizer by: a hub id, or a name that it gave itself
-    tokenizer_json: str | None = field(default=None, repr=False)  # the text of its tokenizer.json, where it has one
-    tokenizer_config_json: str | None = field(default=None, repr=False)  # likewise of its tokenizer_config.json
-    context_note: str = ""  # why the context is shorter than the one that the model was made for, where it is
-    folder: str | None = None  # where its files are on this machine, unless transformers finds them by the name
+    tokenizer_json: str | None = field(
+        default=None, repr=False
+    )  # the text of its tokenizer.json, where it has one
+    tokenizer_config_json: str | None = field(
+        default=None, repr=False
+    )  # likewise of its tokenizer_config.json
+    context_note: str = (
+        ""  # why the context is shorter than the one that the model was made for, where it is
+    )
+    folder: str | None = (
+        None  # where its files are on this machine, unless transformers finds them by the name
+    )
 
 
 @frozen
@@ -146,7 +154,9 @@ class SampleSpec:
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
     topk_sample_logprobs: int = 0
-    target_prompt_tokens: NDArray[np.int64] | None = None  # (len(prompt) - 1, K): row i asks about position i + 1; -1 for none
+    target_prompt_tokens: NDArray[np.int64] | None = (
+        None  # (len(prompt) - 1, K): row i asks about position i + 1; -1 for none
+    )
     prompt_alt_tokens_k: int = 0
     prompt_logprobs_last_n: int | None = None  # None: of all tokens
 
@@ -211,7 +221,9 @@ class Engine(Protocol):
         """
         ...
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> Sequence[str]:
+    def create_model(
+        self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
+    ) -> Sequence[str]:
         """Returns what its maker should know of such a model, in words that name the base model and not the model."""
         ...
 
@@ -222,7 +234,13 @@ class Engine(Protocol):
         ...
 
     def forward_backward(
-        self, model_id: str, data: Sequence[Example], loss_fn: str | CustomLoss, config: Mapping[str, float], *, backward: bool
+        self,
+        model_id: str,
+        data: Sequence[Example],
+        loss_fn: str | CustomLoss,
+        config: Mapping[str, float],
+        *,
+        backward: bool,
     ) -> LossResult:
         """Adds the gradients of the loss to those of the model, when `backward`; else computes the same without a gradient.
 
@@ -277,7 +295,9 @@ class Engine(Protocol):
         """Frees the weights' memory, once the samples that began have ended. An id that is not loaded is ignored."""
         ...
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+    def sample(
+        self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
+    ) -> Future[SampleResult]:
         """Begins to sample, beside what else is sampled, and returns at once. Cancelling the future ends it.
 
         The samples are of the weights as they are now. `on_token` is called on a thread of the engine; whoever gives it asks for one

@@ -16,7 +16,9 @@ from tinkex_server.engine.request import Request, Sample
 
 _CACHE_BYTES = 2 << 30
 _LOGITS_AT_ONCE = 1 << 28
-_PASSES_BEFORE_A_STEP = 8  # so that samples under way are not kept waiting by an endless stream of new ones
+_PASSES_BEFORE_A_STEP = (
+    8  # so that samples under way are not kept waiting by an endless stream of new ones
+)
 
 
 @frozen
@@ -32,7 +34,10 @@ class Limits:
     def of(cls, base: Base) -> Limits:
         """What bounds memory for this model."""
         scored = _LOGITS_AT_ONCE // base.description.vocab_size
-        return cls(cached_tokens=_CACHE_BYTES // base.bytes_a_token, tokens_scored=min(cls().tokens_read, scored))
+        return cls(
+            cached_tokens=_CACHE_BYTES // base.bytes_a_token,
+            tokens_scored=min(cls().tokens_read, scored),
+        )
 
     def tokens_of(self, *, scored: bool) -> int:
         """For one pass."""
@@ -58,7 +63,11 @@ def admissible(waiting: Iterable[Size], running: Size, limits: Limits) -> int:
     samples, longest, prompt, scored, count = running.samples, running.longest, 0, False, 0
     read: set[Hashable] = set()
     for size in waiting:
-        samples, longest, prompt = samples + size.samples, max(longest, size.longest), max(prompt, size.prompt)
+        samples, longest, prompt = (
+            samples + size.samples,
+            max(longest, size.longest),
+            max(prompt, size.prompt),
+        )
         scored = scored or size.scored
         read.add(size.reads)
         too_much = samples > limits.samples or samples * longest > limits.cached_tokens
@@ -78,9 +87,15 @@ class Batcher:
         self._waiting: deque[Request] = deque()
         self._news = threading.Condition()
         self._closed = False
-        self._long: list[Reading] = []  # those that take several passes, in the order of their beginning
-        self._batch: Batch | None = None  # only while there are samples in it, so that its memory is freed
-        self._thread = threading.Thread(target=self._run, name=f"tinkex-sampling {base.description.name}", daemon=True)
+        self._long: list[
+            Reading
+        ] = []  # those that take several passes, in the order of their beginning
+        self._batch: Batch | None = (
+            None  # only while there are samples in it, so that its memory is freed
+        )
+        self._thread = threading.Thread(
+            target=self._run, name=f"tinkex-sampling {base.description.name}", daemon=True
+        )
         self._thread.start()
 
     def submit(self, request: Request) -> None:
@@ -121,7 +136,12 @@ class Batcher:
     @property
     def _under_way(self) -> Sequence[Sample]:
         """The samples that grow, and those whose prompt is being read."""
-        read = [sample for reading in self._long for request in reading.requests for sample in request.samples]
+        read = [
+            sample
+            for reading in self._long
+            for request in reading.requests
+            for sample in request.samples
+        ]
         return [*self._batch.samples, *read] if self._batch else read
 
     def _take(self) -> list[Request]:
@@ -131,7 +151,9 @@ class Batcher:
         under_way = self._under_way
         longest = max((_size(sample.request).longest for sample in under_way), default=0)
         with self._news:
-            count = admissible(map(_size, self._waiting), Size(len(under_way), longest), self._limits)
+            count = admissible(
+                map(_size, self._waiting), Size(len(under_way), longest), self._limits
+            )
             taken = [self._waiting.popleft() for _ in range(count)]
         return [request for request in taken if not request.future.cancelled()]
 
@@ -156,7 +178,11 @@ class Batcher:
             self._long = [other for other in self._long if other is not reading]
 
     def _drop_ended(self) -> None:
-        self._long = [reading for reading in self._long if not all(request.future.done() for request in reading.requests)]
+        self._long = [
+            reading
+            for reading in self._long
+            if not all(request.future.done() for request in reading.requests)
+        ]
         if self._batch:
             self._batch.drop_ended()
             self._batch = self._batch if self._batch.samples else None
@@ -185,4 +211,10 @@ def _failing(requests: Iterable[Request]) -> Generator[None, None, None]:
 
 def _size(request: Request) -> Size:
     prompt = len(request.spec.prompt)
-    return Size(request.spec.num_samples, prompt + request.room, prompt, request.asks_about_prompt, request.reads)
+    return Size(
+        request.spec.num_samples,
+        prompt + request.room,
+        prompt,
+        request.asks_about_prompt,
+        request.reads,
+    )

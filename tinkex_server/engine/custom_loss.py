@@ -44,12 +44,17 @@ class LossProgram:
     def check(self, index: int, example: Example) -> None:
         """Raises `InvalidRequest` for an input that is missing, or of another rank."""
         for name, rank in self.loss.inputs:
-            wanted, where = "target_tokens" if name == LOGPROBS else name, f"data[{index}].loss_fn_inputs"
+            wanted, where = (
+                "target_tokens" if name == LOGPROBS else name,
+                f"data[{index}].loss_fn_inputs",
+            )
             if wanted not in example.loss_inputs:
                 raise InvalidRequest(f"{where} lacks {wanted!r}, which the custom loss needs")
             shape = example.loss_inputs[wanted].shape
             if len(shape) != rank and not (rank == 0 and shape == (1,)):  # a scalar may come flat
-                raise InvalidRequest(f"{where}[{wanted!r}] is of shape {list(shape)}, and the custom loss takes rank {rank}")
+                raise InvalidRequest(
+                    f"{where}[{wanted!r}] is of shape {list(shape)}, and the custom loss takes rank {rank}"
+                )
         self._check_names(index, example)
 
     def _check_names(self, index: int, example: Example) -> None:
@@ -62,19 +67,28 @@ class LossProgram:
                     "Rename it, or leave it out"
                 )
 
-    def __call__(self, logprobs: Tensor, index: int, example: Example) -> tuple[Tensor, Mapping[str, float]]:
+    def __call__(
+        self, logprobs: Tensor, index: int, example: Example
+    ) -> tuple[Tensor, Mapping[str, float]]:
         """The loss `(1,)` of a datum, and its metrics. Raises `InvalidRequest` when it cannot be computed."""
         try:
             loss, metrics = self._run(logprobs, example)
         except InvalidRequest as error:
-            raise InvalidRequest(f"the custom loss of data[{index}] cannot be computed: {error}") from error
+            raise InvalidRequest(
+                f"the custom loss of data[{index}] cannot be computed: {error}"
+            ) from error
         if logprobs.requires_grad:
-            loss = _Known.apply(logprobs, loss.detach(), *torch.autograd.grad(loss, logprobs))  # so the graph is freed now
+            loss = _Known.apply(
+                logprobs, loss.detach(), *torch.autograd.grad(loss, logprobs)
+            )  # so the graph is freed now
         return loss.reshape(1), {name: value.item() for name, value in metrics.items()}
 
     def _run(self, logprobs: Tensor, example: Example) -> tuple[Tensor, Mapping[str, Tensor]]:
         # a copy: the graph may change it in place
-        values: dict[str, Any] = {LOGPROBS: logprobs.clone(), **_tensors(self.loss, example, logprobs.device)}
+        values: dict[str, Any] = {
+            LOGPROBS: logprobs.clone(),
+            **_tensors(self.loss, example, logprobs.device),
+        }
         kind = tuple((name, value.dtype, value.shape) for name, value in values.items())
         bounds = LossBounds()
         # where new tensors are made, and how much there may be
@@ -83,7 +97,10 @@ class LossProgram:
                 values[node["name"]] = _run_node(node, values, logprobs.device)
         if not bounds.depends_on_values:
             self._fitting.add(kind)
-        return _checked(read_argument(self.loss.nodes[-1]["args"][0], values, logprobs.device), needs_grad=logprobs.requires_grad)
+        return _checked(
+            read_argument(self.loss.nodes[-1]["args"][0], values, logprobs.device),
+            needs_grad=logprobs.requires_grad,
+        )
 
 
 class _Known(torch.autograd.Function):
@@ -107,7 +124,9 @@ def compile_loss(loss: CustomLoss) -> LossProgram:
     _check_inputs(loss)
     ends = [index for index, node in enumerate(loss.nodes) if node["op"] == "output"]
     if len(loss.nodes) > _MAX_NODES or ends != [len(loss.nodes) - 1]:
-        raise InvalidRequest(f"a custom loss has up to {_MAX_NODES} nodes, of which the last one alone is the output")
+        raise InvalidRequest(
+            f"a custom loss has up to {_MAX_NODES} nodes, of which the last one alone is the output"
+        )
     known: set[str] = set()
     for node in loss.nodes:
         _check_node(node, known, [name for name, _ in loss.inputs])
@@ -117,13 +136,23 @@ def compile_loss(loss: CustomLoss) -> LossProgram:
 
 def reduce_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Of the datums, as their names say. All have the same ones."""
-    return {name: sum(row[name] for row in rows) / (len(rows) if name.endswith(":mean") else 1) for name in rows[0]}
+    return {
+        name: sum(row[name] for row in rows) / (len(rows) if name.endswith(":mean") else 1)
+        for name in rows[0]
+    }
 
 
 def _check_inputs(loss: CustomLoss) -> None:
     names = [name for name, _ in loss.inputs]
-    if not names or names[0] != LOGPROBS or len(names) > _MAX_INPUTS or len(set(names)) != len(names):
-        raise InvalidRequest(f"a custom loss has up to {_MAX_INPUTS} inputs of different names, {LOGPROBS!r} first; not {names}")
+    if (
+        not names
+        or names[0] != LOGPROBS
+        or len(names) > _MAX_INPUTS
+        or len(set(names)) != len(names)
+    ):
+        raise InvalidRequest(
+            f"a custom loss has up to {_MAX_INPUTS} inputs of different names, {LOGPROBS!r} first; not {names}"
+        )
     if any(rank not in (0, 1, 2) for _, rank in loss.inputs):
         raise InvalidRequest("the rank of a custom loss's input is 0, 1 or 2")
     if loss.inputs[0][1] == 0:
@@ -137,11 +166,15 @@ def _check_node(node: Mapping[str, Any], known: set[str], inputs: Sequence[str])
     if op == "placeholder" and target not in inputs:
         raise InvalidRequest(f"{where} reads {target!r}, which is not among its inputs")
     if op == "call_function" and target not in FUNCTIONS:
-        raise InvalidRequest(f"{where} calls the function {target!r}, which this server does not run")
+        raise InvalidRequest(
+            f"{where} calls the function {target!r}, which this server does not run"
+        )
     if op == "call_method" and target not in METHODS:
         raise InvalidRequest(f"{where} calls the method {target!r}, which this server does not run")
     if op not in ("placeholder", "call_function", "call_method", "output"):
-        raise InvalidRequest(f"{where} has the op {op!r}: a custom loss has no modules and no attributes")
+        raise InvalidRequest(
+            f"{where} has the op {op!r}: a custom loss has no modules and no attributes"
+        )
     args, kwargs = node.get("args") or [], node.get("kwargs") or {}
     if op == "output" and len(args) != 1:
         raise InvalidRequest(f"{where} must have one argument, the loss and its metrics")
@@ -167,9 +200,13 @@ def _parts(argument: Any, where: str) -> Sequence[Any]:
         return ()
     form = cast("dict[str, Any]", argument)
     if len(form) != 1:
-        raise InvalidRequest(f"{where} has an argument with the keys {sorted(form)}: one key says what it is")
+        raise InvalidRequest(
+            f"{where} has an argument with the keys {sorted(form)}: one key says what it is"
+        )
     [(kind, value)] = form.items()
-    if (kind == "tuple" and isinstance(value, list)) or (kind == "slice" and isinstance(value, list) and len(value) == 3):
+    if (kind == "tuple" and isinstance(value, list)) or (
+        kind == "slice" and isinstance(value, list) and len(value) == 3
+    ):
         return cast("list[Any]", value)
     if kind == "dict" and isinstance(value, dict):
         return list(cast("dict[str, Any]", value).values())
@@ -193,9 +230,19 @@ def _run_node(node: Mapping[str, Any], values: Values, device: torch.device) -> 
     call = FUNCTIONS[node["target"]] if node["op"] == "call_function" else METHODS[node["target"]]
     try:
         args = [read_argument(argument, values, device) for argument in node.get("args") or []]
-        kwargs = {name: read_argument(argument, values, device) for name, argument in (node.get("kwargs") or {}).items()}
+        kwargs = {
+            name: read_argument(argument, values, device)
+            for name, argument in (node.get("kwargs") or {}).items()
+        }
         return _bounded(call(*args, **kwargs))
-    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+    ) as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise InvalidRequest(f"node {node['name']!r} ({node['target']}): {text}") from error
 
@@ -251,7 +298,9 @@ def _checked(result: Any, *, needs_grad: bool) -> tuple[Tensor, Mapping[str, Ten
             raise InvalidRequest(f"{name} is no scalar tensor")
     for name in metrics:
         if not _METRIC_NAME.fullmatch(name):
-            raise InvalidRequest(f"the metric {name!r} is not named custom/<name>:sum or custom/<name>:mean")
+            raise InvalidRequest(
+                f"the metric {name!r} is not named custom/<name>:sum or custom/<name>:mean"
+            )
     if needs_grad and not loss.requires_grad:
         raise InvalidRequest("the loss does not depend on the logprobs")
     if not torch.isfinite(loss):

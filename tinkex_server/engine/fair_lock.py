@@ -32,7 +32,12 @@ class FairLock:
             self._waiting.append(turn)
         turn.wait()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         with self._guard:
             if self._waiting:
                 self._waiting.popleft().set()  # still held, by the one that was woken

@@ -40,7 +40,9 @@ from tinkex_server.engine.description import local_folder, name_and_source, toke
 _RUNS_ON = "the fake engine: figures made up by arithmetic, to test clients"
 _CONTEXT = 32_768  # tokens
 _VOCABULARY = 1 << 18  # any tokenizer's tokens are in it
-_SAMPLED = 256  # only tokens below are sampled, those that fit in a byte: any tokenizer can decode them
+_SAMPLED = (
+    256  # only tokens below are sampled, those that fit in a byte: any tokenizer can decode them
+)
 _SPREAD = np.uint64(
     0x9E3779B97F4A7C15
 )  # 2**64 by the golden ratio: multiples of it, of whatever numbers, are spread over all 64 bits
@@ -85,7 +87,9 @@ class FakeEngine:
     def base_models(self) -> Sequence[BaseModel]:
         return list(self._bases.values())
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> Sequence[str]:
+    def create_model(
+        self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
+    ) -> Sequence[str]:
         self._models[model_id] = _Model(self._bare(base_model))
         return ()
 
@@ -96,25 +100,40 @@ class FakeEngine:
         """Takes any: it counts as cross entropy."""
 
     def forward_backward(
-        self, model_id: str, data: Sequence[Example], loss_fn: str | CustomLoss, config: Mapping[str, float], *, backward: bool
+        self,
+        model_id: str,
+        data: Sequence[Example],
+        loss_fn: str | CustomLoss,
+        config: Mapping[str, float],
+        *,
+        backward: bool,
     ) -> LossResult:
         """Every loss counts as cross entropy, with the advantages for weights where there are some."""
         model = self._models[self._known(model_id)]
         for index, example in enumerate(data):
             _check(index, example)
         logprobs = [_target_logprobs(model.weights, example) for example in data]
-        loss = -sum(float((_weights(example) * row).sum()) for example, row in zip(data, logprobs, strict=True))
+        loss = -sum(
+            float((_weights(example) * row).sum())
+            for example, row in zip(data, logprobs, strict=True)
+        )
         if backward:
             model.gradient = _digest(model.gradient, *(_bytes(example) for example in data))
         tokens = float(sum(len(example.tokens) for example in data))
-        return LossResult([{"logprobs": row} for row in logprobs], {"loss:sum": loss, "tokens:sum": tokens})
+        return LossResult(
+            [{"logprobs": row} for row in logprobs], {"loss:sum": loss, "tokens:sum": tokens}
+        )
 
     def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
         """One without a gradient changes nothing, as in torch."""
         model = self._models[self._known(model_id)]
         if model.gradient:
             before = model.weights
-            model.weights = evolve(before, steps=before.steps + 1, digest=_digest(before.digest, model.gradient, str(settings)))
+            model.weights = evolve(
+                before,
+                steps=before.steps + 1,
+                digest=_digest(before.digest, model.gradient, str(settings)),
+            )
         norm, model.gradient = float(bool(model.gradient)), ""
         return {"grad_norm": norm, "learning_rate": settings.learning_rate}
 
@@ -128,7 +147,9 @@ class FakeEngine:
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model, weights = self._models[self._known(model_id)], _read(folder)
         if optimizer and not (folder / _OPTIMIZER_FILE).is_file():
-            raise InvalidRequest("the weights were saved without the optimizer's state; load them without it")
+            raise InvalidRequest(
+                "the weights were saved without the optimizer's state; load them without it"
+            )
         model.weights, model.gradient = weights, ""
 
     def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
@@ -144,7 +165,9 @@ class FakeEngine:
     def unload_sampler(self, sampler_id: str) -> None:
         self._samplers.pop(sampler_id, None)
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+    def sample(
+        self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
+    ) -> Future[SampleResult]:
         return _ended(lambda: self._sample(sampler_id, spec, on_token))
 
     def watch(self, died: Callable[[Death], None]) -> None:
@@ -159,9 +182,13 @@ class FakeEngine:
             raise InvalidRequest(f"unknown sampler {sampler_id!r}")
         room = _CONTEXT - len(spec.prompt)
         if not spec.prompt or room < 1:
-            raise InvalidRequest(f"the prompt has {len(spec.prompt)} tokens; 1 to {_CONTEXT - 1} are possible")
+            raise InvalidRequest(
+                f"the prompt has {len(spec.prompt)} tokens; 1 to {_CONTEXT - 1} are possible"
+            )
         prompt = np.array(spec.prompt, np.int64)
-        sequences = [_sampled(weights, prompt, spec, room, index) for index in range(spec.num_samples)]
+        sequences = [
+            _sampled(weights, prompt, spec, room, index) for index in range(spec.num_samples)
+        ]
         if on_token:
             for token, logprob in zip(sequences[0].tokens, sequences[0].logprobs, strict=True):
                 on_token(token, logprob)
@@ -169,7 +196,9 @@ class FakeEngine:
 
     def _bare(self, base_model: str) -> _Weights:
         if base_model not in self._bases:
-            raise InvalidRequest(f"unknown base model {base_model!r}; known are {', '.join(self._bases)}")
+            raise InvalidRequest(
+                f"unknown base model {base_model!r}; known are {', '.join(self._bases)}"
+            )
         return _Weights(base_model)
 
     def _known(self, model_id: str) -> str:
@@ -188,15 +217,23 @@ def _ended(work: Callable[[], SampleResult]) -> Future[SampleResult]:
 
 
 def _check(index: int, example: Example) -> None:
-    where, length, targets = f"data[{index}].loss_fn_inputs", len(example.tokens), example.loss_inputs.get("target_tokens")
+    where, length, targets = (
+        f"data[{index}].loss_fn_inputs",
+        len(example.tokens),
+        example.loss_inputs.get("target_tokens"),
+    )
     if targets is None:
         raise InvalidRequest(f"{where} lacks 'target_tokens'")
     if targets.ndim not in (1, 2) or len(targets) != length:
-        raise InvalidRequest(f"{where}['target_tokens'] is of shape {list(targets.shape)}, not [{length}] or [{length}, K]")
+        raise InvalidRequest(
+            f"{where}['target_tokens'] is of shape {list(targets.shape)}, not [{length}] or [{length}, K]"
+        )
     for name in ("weights", "advantages"):
         value = example.loss_inputs.get(name, targets)
         if value.shape != targets.shape:
-            raise InvalidRequest(f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of {list(targets.shape)}")
+            raise InvalidRequest(
+                f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of {list(targets.shape)}"
+            )
 
 
 def _target_logprobs(weights: _Weights, example: Example) -> NDArray[np.float32]:
@@ -211,14 +248,18 @@ def _weights(example: Example) -> NDArray[Any]:
 
 
 def _bytes(example: Example) -> bytes:
-    return example.tokens.tobytes() + b"".join(value.tobytes() for value in example.loss_inputs.values())
+    return example.tokens.tobytes() + b"".join(
+        value.tobytes() for value in example.loss_inputs.values()
+    )
 
 
 def _read(folder: Path) -> _Weights:
     try:
         return _Weights(**orjson.loads((folder / _FILE).read_bytes()))
     except FileNotFoundError as error:
-        raise InvalidRequest("the saved weights were deleted, or saved by another engine") from error
+        raise InvalidRequest(
+            "the saved weights were deleted, or saved by another engine"
+        ) from error
 
 
 def _digest(*parts: str | bytes) -> str:
@@ -240,12 +281,18 @@ def _logprobs(weights: _Weights, before: NDArray[Any], tokens: NDArray[Any]) -> 
     return (pairs * _SPREAD * (-4 / (1 + 0.1 * weights.steps) / 2.0**64)).astype(np.float32)
 
 
-def _sampled(weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec, room: int, index: int) -> SampledTokens:
+def _sampled(
+    weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec, room: int, index: int
+) -> SampledTokens:
     """Greedy samples depend on no seed, and are all the same. Stop strings never come."""
     count = min(room, _LENGTH if spec.max_tokens is None else spec.max_tokens)
     chance = f"{spec.seed} {index}" if spec.temperature > 0 else "greedy"
     tokens = _drawn(count, weights.base_model, weights.digest, prompt.tobytes(), chance)
-    stop = next((at for at, token in enumerate(tokens.tolist()) if token in spec.stop_tokens), None) if spec.stop_tokens else None
+    stop = (
+        next((at for at, token in enumerate(tokens.tolist()) if token in spec.stop_tokens), None)
+        if spec.stop_tokens
+        else None
+    )
     if stop is not None:
         tokens = tokens[: stop + 1]
     before = np.concatenate([prompt[-1:], tokens[:-1]])
@@ -259,24 +306,38 @@ def _top(weights: _Weights, before: NDArray[np.int64], count: int) -> list[TopTo
     logprobs = _logprobs(weights, before[:, None], np.arange(_SAMPLED)[None])
     best = np.argsort(-logprobs, axis=-1)[:, :count]
     values = np.take_along_axis(logprobs, best, axis=-1)
-    return [list(zip(*row, strict=True)) for row in zip(best.tolist(), values.tolist(), strict=True)]
+    return [
+        list(zip(*row, strict=True)) for row in zip(best.tolist(), values.tolist(), strict=True)
+    ]
 
 
-def _about_prompt(weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec) -> tuple[Any, Any, Any, Any]:
+def _about_prompt(
+    weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec
+) -> tuple[Any, Any, Any, Any]:
     """Its logprobs, likeliest tokens, the logprobs of the targets, and drawn tokens: what of these is asked."""
     scored = len(prompt) - 1 if spec.prompt_logprobs_last_n is None else spec.prompt_logprobs_last_n
     first, targets = len(prompt) - scored, spec.target_prompt_tokens
     before = prompt[first - 1 : -1]
     unscored: list[None] = [None] * first
     return (
-        [*unscored, *_logprobs(weights, before, prompt[first:]).tolist()] if spec.prompt_logprobs else None,
-        [*unscored, *_top(weights, before, spec.topk_prompt_logprobs)] if spec.topk_prompt_logprobs else None,
-        None if targets is None else np.where(targets < 0, np.float32(0), _logprobs(weights, prompt[:-1, None], targets)),
+        [*unscored, *_logprobs(weights, before, prompt[first:]).tolist()]
+        if spec.prompt_logprobs
+        else None,
+        [*unscored, *_top(weights, before, spec.topk_prompt_logprobs)]
+        if spec.topk_prompt_logprobs
+        else None,
+        None
+        if targets is None
+        else np.where(targets < 0, np.float32(0), _logprobs(weights, prompt[:-1, None], targets)),
         _alternatives(weights, prompt, spec) if spec.prompt_alt_tokens_k else None,
     )
 
 
-def _alternatives(weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _alternatives(
+    weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     shape = (len(prompt) - 1, spec.prompt_alt_tokens_k)
-    tokens = _drawn(shape[0] * shape[1], weights.base_model, prompt.tobytes(), str(spec.seed)).reshape(shape)
+    tokens = _drawn(
+        shape[0] * shape[1], weights.base_model, prompt.tobytes(), str(spec.seed)
+    ).reshape(shape)
     return tokens, _logprobs(weights, prompt[:-1, None], tokens)

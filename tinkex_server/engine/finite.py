@@ -31,7 +31,9 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     raise InvalidRequest(f"{where}: {name} holds NaN or infinity")
 
 
-def check_losses(indices: Sequence[int], losses: Sequence[Tensor], gradients: Sequence[Tensor]) -> float:
+def check_losses(
+    indices: Sequence[int], losses: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> float:
     """Returns the sum of the losses. Raises `InvalidRequest`, naming the datum, for a loss or a gradient that is not finite.
 
     `gradients` are those of the losses by the logprobs, empty where none is wanted.
@@ -41,14 +43,18 @@ def check_losses(indices: Sequence[int], losses: Sequence[Tensor], gradients: Se
     values: list[float] = torch.stack([total.float() for total in sums]).tolist()
     for place, index in enumerate(indices):
         if not math.isfinite(values[place]):
-            raise InvalidRequest(f"the loss of data[{index}] is {values[place]}{_NOTHING_ADDED if gradients else _ADVICE}")
+            raise InvalidRequest(
+                f"the loss of data[{index}] is {values[place]}{_NOTHING_ADDED if gradients else _ADVICE}"
+            )
         if gradients and not math.isfinite(values[len(indices) + place]):
             text = f"the gradient of the loss of data[{index}] by its logprobs is not finite"
             raise InvalidRequest(text + _NOTHING_ADDED)
     return math.fsum(values[: len(indices)])
 
 
-_ADVICE = ". Leave the datum out, or see whether its logprobs and advantages are those that were meant"
+_ADVICE = (
+    ". Leave the datum out, or see whether its logprobs and advantages are those that were meant"
+)
 _NOTHING_ADDED = f": nothing of this batch was added to the model's gradients{_ADVICE}"
 
 
@@ -86,7 +92,9 @@ def whole_step(optimizer: Optimizer) -> Generator[None, None, None]:
 
 
 def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+    return {
+        name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()
+    }
 
 
 def _tensors(optimizer: Optimizer) -> list[Tensor]:

@@ -51,7 +51,10 @@ def imported(folder: Path, empty: Adapter) -> Adapter:
     found = _layers(folder / _WEIGHTS_FILE)
     for name, pair in found.items():
         _check_layer(name, pair, empty)
-    scaled = {name: LayerWeights(pair["A"].float(), pair["B"].float() * factor) for name, pair in found.items()}
+    scaled = {
+        name: LayerWeights(pair["A"].float(), pair["B"].float() * factor)
+        for name, pair in found.items()
+    }
     return Adapter(empty.rank, empty.alpha, {**empty.layers, **scaled})
 
 
@@ -72,9 +75,13 @@ def _config(file: Path) -> Mapping[str, Any]:
 def _scaling(config: Mapping[str, Any], rank: int) -> float:
     """Returns what the product of an adapter's two matrices is multiplied by."""
     if config.get("peft_type") != "LORA":
-        raise InvalidRequest(f"{_CONFIG_FILE}: peft_type is {config.get('peft_type')!r}; only LORA adapters are taken")
+        raise InvalidRequest(
+            f"{_CONFIG_FILE}: peft_type is {config.get('peft_type')!r}; only LORA adapters are taken"
+        )
     if config.get("r") != rank:
-        raise InvalidRequest(f"{_CONFIG_FILE}: r is {config.get('r')!r}, and lora_config says rank {rank}")
+        raise InvalidRequest(
+            f"{_CONFIG_FILE}: r is {config.get('r')!r}, and lora_config says rank {rank}"
+        )
     for field, harmless in _LOST.items():
         if config.get(field) not in harmless:
             raise InvalidRequest(

@@ -26,7 +26,9 @@ class Batch:
         self._base = base
         self._vocab_size = base.description.vocab_size
         self._cache = RowCache(attention_windows(base.model.config.get_text_config(decoder=True)))
-        self._settings: tuple[Plan, Drawing] | None = None  # for as long as the samples are the same
+        self._settings: tuple[Plan, Drawing] | None = (
+            None  # for as long as the samples are the same
+        )
 
     @torch.inference_mode()
     def begin(self, read: Reading) -> None:
@@ -44,7 +46,9 @@ class Batch:
             self._grow(begun, read.logits[[row for row, _ in rows]], self._drawing(begun))
         rows = [(row, sample) for row, sample in rows if not sample.ended]
         if rows:
-            self._cache.extend(read.cache, [(row, len(sample.request.spec.prompt)) for row, sample in rows])
+            self._cache.extend(
+                read.cache, [(row, len(sample.request.spec.prompt)) for row, sample in rows]
+            )
             self.samples += [sample for _, sample in rows]
             self._settings = None
 
@@ -54,7 +58,9 @@ class Batch:
         if self._settings is None:
             self._settings = self._plan(self.samples), self._drawing(self.samples)
         plan, drawing = self._settings
-        tokens = torch.tensor([[sample.tokens[-1]] for sample in self.samples], device=self._base.device)
+        tokens = torch.tensor(
+            [[sample.tokens[-1]] for sample in self.samples], device=self._base.device
+        )
         how = self._cache.prepare(self._base.model)
         with self._base.running(plan) as network:
             logits = network(input_ids=tokens, **how).logits[:, -1]
@@ -76,7 +82,9 @@ class Batch:
 
     def _drawing(self, samples: Sequence[Sample]) -> Drawing:
         specs = [sample.request.spec for sample in samples]
-        return Drawing.of(specs, [sample.key for sample in samples], self._vocab_size, self._base.device)
+        return Drawing.of(
+            specs, [sample.key for sample in samples], self._vocab_size, self._base.device
+        )
 
     def _grow(self, samples: Sequence[Sample], logits: Tensor, drawing: Drawing) -> None:
         """Draws a token for each sample from its row of `logits`; answers the requests that are complete by it."""

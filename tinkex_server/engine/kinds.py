@@ -60,7 +60,9 @@ def context(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
     if not any(True for _ in _changing_ropes(text)):
         return longest, ""
     bounds = [rope.get("original_max_position_embeddings") for rope in _changing_ropes(text)]
-    bound = text.get("original_max_position_embeddings") or min((bound for bound in bounds if bound), default=None)
+    bound = text.get("original_max_position_embeddings") or min(
+        (bound for bound in bounds if bound), default=None
+    )
     if bound is None:
         raise InvalidRequest(
             f"the positions of the model {name!r} change with the length of a text (longrope), and its config.json has "

@@ -53,12 +53,16 @@ class RowCache(Cache):
     @property
     def bytes_a_token(self) -> int:
         """Of one row, in all layers, as long as there is a row."""
-        return sum(buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in self._buffers)
+        return sum(
+            buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in self._buffers
+        )
 
     def extend(self, read: Cache, rows: Sequence[tuple[int, int]]) -> None:
         """Adds for each `(source, length)` a row: the last `length` positions of row `source` of what was `read`."""
         layers: list[Any] = read.layers
-        sources: list[Tensor] = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+        sources: list[Tensor] = [
+            tensor for layer in layers for tensor in (layer.keys, layer.values)
+        ]
         lengths, first = self.lengths + [length for _, length in rows], len(self.lengths)
         by_length = defaultdict[int, list[int]](list)
         for index, (_, length) in enumerate(rows):
@@ -89,15 +93,26 @@ class RowCache(Cache):
         self._reserve(len(self.lengths), self._longest + 1, self._buffers)
         self._positions = torch.tensor(self.lengths, device=device)
         self._rows = torch.arange(len(self.lengths), device=device)
-        mask = None if self._even else self._mask()  # the model knows what to do with rows of one length
-        return {"position_ids": self._positions[:, None], "attention_mask": mask, **how_cached(model, self)}
+        mask = (
+            None if self._even else self._mask()
+        )  # the model knows what to do with rows of one length
+        return {
+            "position_ids": self._positions[:, None],
+            "attention_mask": mask,
+            **how_cached(model, self),
+        }
 
     def _mask(self) -> Tensor | dict[str, Tensor]:
         """What is added to the attention's scores `(rows, 1, 1, tokens)`; for each kind of layer, where there are several."""
-        columns, ends = torch.arange(self._longest + 1, device=self._positions.device), self._positions[:, None]
+        columns, ends = (
+            torch.arange(self._longest + 1, device=self._positions.device),
+            self._positions[:, None],
+        )
         masks: dict[str, Tensor] = {}
         for kind, window in self._windows.items():
-            hidden = columns > ends if window is None else (columns > ends) | (columns <= ends - window)
+            hidden = (
+                columns > ends if window is None else (columns > ends) | (columns <= ends - window)
+            )
             zeros = torch.zeros(hidden.shape, dtype=self._buffers[0].dtype, device=hidden.device)
             masks[kind] = zeros.masked_fill_(hidden, -torch.inf)[:, None, None]
         return masks.get(_ALL_LAYERS, masks)
@@ -108,21 +123,29 @@ class RowCache(Cache):
 
     def _reserve(self, rows: int, tokens: int, like: Sequence[Tensor]) -> None:
         """Buffers for so much at least, with the heads of `like`."""
-        had_rows, had_tokens = (self._buffers[0].shape[0], self._buffers[0].shape[2]) if self._buffers else (0, 0)
+        had_rows, had_tokens = (
+            (self._buffers[0].shape[0], self._buffers[0].shape[2]) if self._buffers else (0, 0)
+        )
         if rows <= had_rows and tokens <= had_tokens:
             return
         rows = had_rows if rows <= had_rows else max(rows, _GROWTH * had_rows)
         tokens = had_tokens if tokens <= had_tokens else _GROWTH * tokens
-        larger = [source.new_zeros(rows, source.shape[1], tokens, source.shape[3]) for source in like]
+        larger = [
+            source.new_zeros(rows, source.shape[1], tokens, source.shape[3]) for source in like
+        ]
         for old, new in zip(self._buffers, larger, strict=False):
             new[:had_rows, :, :had_tokens] = old
         self._buffers = larger
 
     # what a model's forward pass calls, for one token of each row
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Writes the token's keys and values; gives those of all tokens so far."""
-        return self._write(self._buffers[2 * layer_idx], key_states), self._write(self._buffers[2 * layer_idx + 1], value_states)
+        return self._write(self._buffers[2 * layer_idx], key_states), self._write(
+            self._buffers[2 * layer_idx + 1], value_states
+        )
 
     def _write(self, buffer: Tensor, states: Tensor) -> Tensor:
         rows, longest = len(self.lengths), self._longest
@@ -152,5 +175,7 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     if kinds is None:
         return {_ALL_LAYERS: window}
     if unknown := unknown_layers(list(kinds)):
-        raise InvalidRequest(f"layers of the kind {', '.join(unknown)} keep something else than keys and values of each token")
+        raise InvalidRequest(
+            f"layers of the kind {', '.join(unknown)} keep something else than keys and values of each token"
+        )
     return {_ALL_LAYERS: None} if set(kinds) == {FULL} else {FULL: None, SLIDING: window}

@@ -88,7 +88,12 @@ class LoraLinear(nn.Linear):
         output = functional.linear(input, self.weight, self.bias)
         for rows, adapter in plan:
             if weights := adapter.layers.get(self._name):
-                output.index_add_(0, rows, _added(input.index_select(0, rows), weights).to(output.dtype), alpha=adapter.scaling)
+                output.index_add_(
+                    0,
+                    rows,
+                    _added(input.index_select(0, rows), weights).to(output.dtype),
+                    alpha=adapter.scaling,
+                )
         return output
 
     def _with(self, adapter: Adapter, input: Tensor) -> Tensor:
@@ -96,7 +101,9 @@ class LoraLinear(nn.Linear):
         if weights and torch.is_grad_enabled():
             return _Adapted.apply(input, self.weight, self.bias, *weights, adapter.scaling)
         output = functional.linear(input, self.weight, self.bias)
-        if weights:  # the same, for much less where there are few rows: nothing is kept for a way back
+        if (
+            weights
+        ):  # the same, for much less where there are few rows: nothing is kept for a way back
             output.add_(_added(input, weights).to(output.dtype), alpha=adapter.scaling)
         return output
 
@@ -114,7 +121,13 @@ class _Adapted(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
     ) -> Tensor:
         rows = input.reshape(-1, input.shape[-1])
         low = rows.to(a.dtype) @ a.T
@@ -143,20 +156,32 @@ def _plus_product(sum: Tensor, left: Tensor, right: Tensor, scaling: float = 1.0
     return sum.add_((left @ right).to(sum.dtype), alpha=scaling)
 
 
-def wrap_linears(model: nn.Module, within: set[nn.Module], current: CurrentPlan) -> dict[str, LoraLinear]:
+def wrap_linears(
+    model: nn.Module, within: set[nn.Module], current: CurrentPlan
+) -> dict[str, LoraLinear]:
     """Puts a `LoraLinear` in the place of every linear layer of the model that is `within`; returns them by their full names.
 
     A layer that computes something of its own (a router of experts, a head that scales) stays as it is.
     """
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module in within}
-    linears = {name: module for name, module in modules.items() if type(module).forward is nn.Linear.forward}
+    modules = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module in within
+    }
+    linears = {
+        name: module
+        for name, module in modules.items()
+        if type(module).forward is nn.Linear.forward
+    }
     wrapped = {name: LoraLinear(linear, name, current) for name, linear in linears.items()}
     for name, layer in wrapped.items():
         model.set_submodule(name, layer)
     return wrapped
 
 
-def new_adapter(layers: Mapping[str, nn.Linear], rank: int, alpha: float, seed: int | None) -> Adapter:
+def new_adapter(
+    layers: Mapping[str, nn.Linear], rank: int, alpha: float, seed: int | None
+) -> Adapter:
     """One that can be trained, and changes nothing until it is. A seed gives it the weights that peft would."""
     random = torch.Generator()
     if seed is None:
@@ -169,7 +194,15 @@ def new_adapter(layers: Mapping[str, nn.Linear], rank: int, alpha: float, seed: 
 
     def weights(layer: nn.Linear) -> LayerWeights:
         shape_a, shape_b = (rank, layer.in_features), (layer.out_features, rank)
-        _unused = drawn(*shape_a), drawn(*shape_b)  # peft draws both when it makes them, and A once more
-        return LayerWeights(*(nn.Parameter(weight.to(layer.weight.device)) for weight in (drawn(*shape_a), torch.zeros(shape_b))))
+        _unused = (
+            drawn(*shape_a),
+            drawn(*shape_b),
+        )  # peft draws both when it makes them, and A once more
+        return LayerWeights(
+            *(
+                nn.Parameter(weight.to(layer.weight.device))
+                for weight in (drawn(*shape_a), torch.zeros(shape_b))
+            )
+        )
 
     return Adapter(rank, alpha, {name: weights(layer) for name, layer in layers.items()})

@@ -31,7 +31,12 @@ _SEVERAL = 4  # of what goes in: an operation may make a few tensors of one size
 _VALUE = 128  # multiplications that take as long as one value of another operation, or one product of integers or short floats
 _ORDERED = 1024  # the same of one value that is put in order
 _aten = torch.ops.aten
-_PRODUCTS = {_aten.mm.default: 0, _aten.bmm.default: 0, _aten.addmm.default: 1, _aten.baddbmm.default: 1}
+_PRODUCTS = {
+    _aten.mm.default: 0,
+    _aten.bmm.default: 0,
+    _aten.addmm.default: 1,
+    _aten.baddbmm.default: 1,
+}
 """Where the two factors are among the arguments."""
 _ORDERING = frozenset({_aten.sort, _aten.topk, _aten.kthvalue, _aten.median, _aten.nanmedian})
 
@@ -50,7 +55,11 @@ class LossBounds(TorchDispatchMode):
         """Whether there was an operation whose result is of a size that its inputs' values say, such as a choice by a mask."""
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         self.depends_on_values |= torch.Tag.dynamic_output_shape in func.tags
@@ -62,7 +71,9 @@ class LossBounds(TorchDispatchMode):
             self._check(self._planned(func, args, kwargs))
         results = func(*args, **kwargs)
         several = results if isinstance(results, (tuple, list)) else (results,)
-        taken = sum(_bytes(tree_leaves(result)) for result, new in zip(several, made, strict=False) if new)
+        taken = sum(
+            _bytes(tree_leaves(result)) for result, new in zip(several, made, strict=False) if new
+        )
         self._check(taken)
         self._left -= taken
         return results
@@ -91,7 +102,10 @@ class LossBounds(TorchDispatchMode):
         try:
             meta_args, meta_kwargs = tree_map(_without_memory, (args, dict(kwargs)))
             return _bytes(tree_leaves(func(*meta_args, **meta_kwargs)))
-        except (NotImplementedError, IndexError):  # it depends on values, or indices fit by their values alone
+        except (
+            NotImplementedError,
+            IndexError,
+        ):  # it depends on values, or indices fit by their values alone
             return _at_most(tree_leaves((args, kwargs)))
 
 
@@ -101,7 +115,11 @@ def _work(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
         return 0
     if (first := _PRODUCTS.get(func)) is not None:
         left, right = args[first : first + 2]
-        return left.numel() * right.shape[-1] * (1 if left.dtype in (torch.float32, torch.float64) else _VALUE)
+        return (
+            left.numel()
+            * right.shape[-1]
+            * (1 if left.dtype in (torch.float32, torch.float64) else _VALUE)
+        )
     count = sum(leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
     if func is _aten._linalg_svd.default:
         count *= min(args[0].shape[-2:])
@@ -111,7 +129,10 @@ def _work(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
 @cache
 def _is_view(func: Any) -> bool:
     """Returns whether it only looks at its input in another way."""
-    return all(result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns)
+    return all(
+        result.alias_info is not None and not result.alias_info.is_write
+        for result in func._schema.returns
+    )
 
 
 @cache
@@ -129,7 +150,9 @@ def _at_most(leaves: Sequence[Any]) -> int:
 
 
 def _bytes(values: Sequence[Any]) -> int:
-    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+    return sum(
+        value.numel() * value.element_size() for value in values if isinstance(value, Tensor)
+    )
 
 
 def _is_mask(index: Any) -> bool:

@@ -37,33 +37,47 @@ def _on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def checked(*operands: Any) -> Any:
         if not all(isinstance(operand, (Tensor, int, float)) for operand in operands):
-            raise TypeError(f"takes tensors and numbers, not {', '.join(type(operand).__name__ for operand in operands)}")
+            raise TypeError(
+                f"takes tensors and numbers, not {', '.join(type(operand).__name__ for operand in operands)}"
+            )
         return function(*operands)
 
     return checked
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    if not isinstance(base, Tensor) and not isinstance(exponent, Tensor) and abs(exponent) > _MAX_EXPONENT:
+    if (
+        not isinstance(base, Tensor)
+        and not isinstance(exponent, Tensor)
+        and abs(exponent) > _MAX_EXPONENT
+    ):
         raise OverflowError(f"an exponent of a plain number is at most {_MAX_EXPONENT}")
     return base**exponent
 
 
 def _filled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def filled(*size: Any, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
-        check_count(math.prod(size[0] if len(size) == 1 and isinstance(size[0], (list, tuple)) else size))
+    def filled(
+        *size: Any, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> Tensor:
+        check_count(
+            math.prod(size[0] if len(size) == 1 and isinstance(size[0], (list, tuple)) else size)
+        )
         return function(*size, dtype=dtype, device=device)
 
     return filled
 
 
-def _arange(*bounds: float, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+def _arange(
+    *bounds: float, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> Tensor:
     start, end, step = (0, bounds[0], 1) if len(bounds) == 1 else (*bounds, 1)[:3]
     check_count(abs(end - start) / abs(step))
     return torch.arange(*bounds, dtype=dtype, device=device)
 
 
-def _pad(value: Tensor, widths: Sequence[int], mode: str = "constant", fill: float | None = None) -> Tensor:
+def _pad(
+    value: Tensor, widths: Sequence[int], mode: str = "constant", fill: float | None = None
+) -> Tensor:
     sizes = list(value.shape)
     for index in range(len(widths) // 2):
         sizes[-1 - index] += widths[2 * index] + widths[2 * index + 1]
@@ -72,7 +86,13 @@ def _pad(value: Tensor, widths: Sequence[int], mode: str = "constant", fill: flo
 
 
 def _attribute(value: Any, name: str) -> Any:
-    if name not in (_TENSOR_ATTRIBUTES if isinstance(value, Tensor) else _TUPLE_ATTRIBUTES if isinstance(value, tuple) else ()):
+    if name not in (
+        _TENSOR_ATTRIBUTES
+        if isinstance(value, Tensor)
+        else _TUPLE_ATTRIBUTES
+        if isinstance(value, tuple)
+        else ()
+    ):
         raise TypeError(f"the attribute {name!r} of {type(value).__name__} is not to be read")
     return getattr(value, name)
 
@@ -83,8 +103,16 @@ def _words(text: str) -> Sequence[str]:
 
 def _named(prefix: str, module: Any, names: Sequence[str]) -> dict[str, Callable[..., Any]]:
     """By the name that users write, and by the one that the function has itself, such as torch._C._nn.softplus: clients send either."""
-    functions = {f"{prefix}.{name}": getattr(module, name) for name in names if callable(getattr(module, name, None))}
-    own = {f"{function.__module__}.{function.__name__}": function for function in functions.values() if function.__module__}
+    functions = {
+        f"{prefix}.{name}": getattr(module, name)
+        for name in names
+        if callable(getattr(module, name, None))
+    }
+    own = {
+        f"{function.__module__}.{function.__name__}": function
+        for function in functions.values()
+        if function.__module__
+    }
     return {**own, **functions}
 
 
@@ -109,7 +137,9 @@ _FUNCTIONAL = _words("""
     mse_loss l1_loss smooth_l1_loss huber_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits poisson_nll_loss
     gaussian_nll_loss hinge_embedding_loss margin_ranking_loss normalize cosine_similarity pairwise_distance
 """)
-_SPECIAL = _words("expit logit log1p expm1 exp2 xlogy xlog1py entr erf erfc erfcx log_ndtr ndtr digamma gammaln softmax logsumexp")
+_SPECIAL = _words(
+    "expit logit log1p expm1 exp2 xlogy xlog1py entr erf erfc erfcx log_ndtr ndtr digamma gammaln softmax logsumexp"
+)
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "getattr": _attribute,
@@ -137,6 +167,9 @@ WORDS: Mapping[str, Mapping[str, Any]] = {
     "float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan},
     "dtype": {name: getattr(torch, name) for name in _DTYPES},
     "layout": {"strided": torch.strided},
-    "memory_format": {"contiguous_format": torch.contiguous_format, "preserve_format": torch.preserve_format},
+    "memory_format": {
+        "contiguous_format": torch.contiguous_format,
+        "preserve_format": torch.preserve_format,
+    },
 }
 """What the words of an argument of each form stand for."""

@@ -104,7 +104,9 @@ LOSSES: dict[str, _Loss] = {
     "ppo": _Loss(ppo, settings=_CLIPPING),
     "cispo": _Loss(cispo, settings=_CLIPPING),
     "dro": _Loss(dro, settings={"beta": 0.05}),
-    "gspo": _Loss(gspo, ("target_tokens", "logprobs", "advantages", "sequence_ratio_mask"), _CLIPPING),
+    "gspo": _Loss(
+        gspo, ("target_tokens", "logprobs", "advantages", "sequence_ratio_mask"), _CLIPPING
+    ),
 }
 
 
@@ -124,13 +126,17 @@ class NamedLoss:
         shape = inputs["target_tokens"].shape
         for name, value in inputs.items():
             if value.shape != shape:
-                raise InvalidRequest(f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of {list(shape)}")
+                raise InvalidRequest(
+                    f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of {list(shape)}"
+                )
         if self.name == "gspo" and not inputs["sequence_ratio_mask"].any():
             raise InvalidRequest(
                 f"{where}['sequence_ratio_mask'] is 0 everywhere: gspo needs one token at least to take the ratio of"
             )
 
-    def __call__(self, logprobs: Tensor, index: int, example: Example) -> tuple[Tensor, Mapping[str, float]]:
+    def __call__(
+        self, logprobs: Tensor, index: int, example: Example
+    ) -> tuple[Tensor, Mapping[str, float]]:
         """The losses of a datum's targets, in their shape, and no metrics."""
         inputs = _tensors(example, logprobs)
         losses = LOSSES[self.name].compute(logprobs, inputs, self.config)
@@ -153,5 +159,7 @@ def find_loss(name: str, config: Config) -> NamedLoss:
         raise InvalidRequest(f"unknown loss_fn {name!r}; known are {', '.join(LOSSES)}")
     settings = LOSSES[name].settings
     if unknown := sorted(config.keys() - settings.keys()):
-        raise InvalidRequest(f"{name} has no setting {unknown[0]!r}; it has {', '.join(settings) or 'none'}")
+        raise InvalidRequest(
+            f"{name} has no setting {unknown[0]!r}; it has {', '.join(settings) or 'none'}"
+        )
     return NamedLoss(name, {**settings, **config})

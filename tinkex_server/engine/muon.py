@@ -21,7 +21,9 @@ _SMALLEST_NORM = 1e-12
 class Muon(torch.optim.Optimizer):
     """Over matrices alone, as all of a LoRA adapter's weights are. Its state is one running mean, `momentum_buffer`, for each."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float = 1e-3, momentum: float = 0.9) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float = 1e-3, momentum: float = 0.9
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()

@@ -19,7 +19,9 @@ EngineName: TypeAlias = Literal["torch", "fake"]
 """`torch` really trains and samples, in a process of its own; `fake` answers at once by arithmetic, for tests of clients."""
 
 
-def named_engine(name: EngineName, models: Sequence[str], device: str | None = None, dtype: str | None = None) -> Engine:
+def named_engine(
+    name: EngineName, models: Sequence[str], device: str | None = None, dtype: str | None = None
+) -> Engine:
     """An engine with these base models, which may have yet to start. `device` and `dtype` are for torch.
 
     Raises `ImportError`, saying what to install, or `InvalidRequest` for a model that is not to be found, or not served.
@@ -31,7 +33,12 @@ def named_engine(name: EngineName, models: Sequence[str], device: str | None = N
     described = [describe(model) for model in models]
     for model in described:
         if model.context_note:
-            logger.warning("%s is served with %d tokens: %s", model.name, model.max_context_length, model.context_note)
+            logger.warning(
+                "%s is served with %d tokens: %s",
+                model.name,
+                model.max_context_length,
+                model.context_note,
+            )
     engine = ProcessEngine(partial(torch_engine, models, device, dtype), described)
     return cast("Engine", engine)  # it passes on all that it does not have itself
 

@@ -17,7 +17,13 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from tinkex_server.engine.base import AdamSettings, InvalidRequest, OptimizerKind, OptimizerSettings, SgdSettings
+from tinkex_server.engine.base import (
+    AdamSettings,
+    InvalidRequest,
+    OptimizerKind,
+    OptimizerSettings,
+    SgdSettings,
+)
 from tinkex_server.engine.muon import Muon
 
 _STEP = "step"  # a scalar: how many steps the parameter took
@@ -48,13 +54,24 @@ def _options(settings: OptimizerSettings) -> Mapping[str, Any]:
     """By torch's names."""
     if isinstance(settings, AdamSettings):
         betas = (settings.beta1, settings.beta2)
-        return {"lr": settings.learning_rate, "betas": betas, "eps": settings.eps, "weight_decay": settings.weight_decay}
+        return {
+            "lr": settings.learning_rate,
+            "betas": betas,
+            "eps": settings.eps,
+            "weight_decay": settings.weight_decay,
+        }
     if isinstance(settings, SgdSettings):
-        return {"lr": settings.learning_rate, "momentum": settings.momentum, "weight_decay": settings.weight_decay}
+        return {
+            "lr": settings.learning_rate,
+            "momentum": settings.momentum,
+            "weight_decay": settings.weight_decay,
+        }
     return {"lr": settings.learning_rate, "momentum": settings.beta1}
 
 
-def state_of(kind: OptimizerKind, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def state_of(
+    kind: OptimizerKind, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
     """By `<kind>/<parameter>/<field>`; what a parameter has not yet, or does without, is left out."""
     state: Mapping[Tensor, Mapping[str, Tensor | None]] = optimizer.state
     return {
@@ -65,7 +82,9 @@ def state_of(kind: OptimizerKind, optimizer: Optimizer, parameters: Mapping[str,
     }
 
 
-def restored(kind: OptimizerKind, parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]) -> Optimizer:
+def restored(
+    kind: OptimizerKind, parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]
+) -> Optimizer:
     """An optimizer over `parameters` that goes on from what `state_of` gave; anew from an empty one.
 
     Raises `InvalidRequest` when the state is of another kind of optimizer, or of other parameters.
@@ -73,7 +92,9 @@ def restored(kind: OptimizerKind, parameters: Mapping[str, nn.Parameter], saved:
     fields = _fields(kind, parameters, saved)
     optimizer = _KINDS[kind].make(parameters.values())
     whole = optimizer.state_dict()
-    whole["state"] = {index: fields[name] for index, name in enumerate(parameters) if name in fields}
+    whole["state"] = {
+        index: fields[name] for index, name in enumerate(parameters) if name in fields
+    }
     optimizer.load_state_dict(whole)
     return optimizer
 
@@ -87,13 +108,19 @@ def _fields(
         saved_kind, _, rest = key.partition("/")
         name, _, field = rest.rpartition("/")
         if saved_kind != kind:
-            raise InvalidRequest(f"the optimizer's state is of {saved_kind}, and the model is trained by {kind}")
+            raise InvalidRequest(
+                f"the optimizer's state is of {saved_kind}, and the model is trained by {kind}"
+            )
         if name not in parameters:
-            raise InvalidRequest(f"the optimizer's state is of other weights: the model has no {name}")
+            raise InvalidRequest(
+                f"the optimizer's state is of other weights: the model has no {name}"
+            )
         fields.setdefault(name, {})[field] = value
     for name, state in fields.items():
         for field in _KINDS[kind].fields:
             wanted = torch.Size() if field == _STEP else parameters[name].shape
             if field not in state or state[field].shape != wanted:
-                raise InvalidRequest(f"the optimizer's state has no {field} of shape {list(wanted)} for {name}")
+                raise InvalidRequest(
+                    f"the optimizer's state has no {field} of shape {list(wanted)} for {name}"
+                )
     return fields

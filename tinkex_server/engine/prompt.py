@@ -34,10 +34,16 @@ class PromptAnswers:
     """From the logits `(N, V)` of some of the prompt's positions, the first of which is about the prompt's token `first`."""
 
     def __init__(self, logits: Tensor, spec: SampleSpec, first: int) -> None:
-        self._logits = logits[: len(spec.prompt) - first]  # what the last position is about is not in the prompt
+        self._logits = logits[
+            : len(spec.prompt) - first
+        ]  # what the last position is about is not in the prompt
         self._spec = spec
         self._first = first
-        unscored = 0 if spec.prompt_logprobs_last_n is None else len(spec.prompt) - spec.prompt_logprobs_last_n - first
+        unscored = (
+            0
+            if spec.prompt_logprobs_last_n is None
+            else len(spec.prompt) - spec.prompt_logprobs_last_n - first
+        )
         self._unscored = min(max(unscored, 0), len(self._logits))
 
     @cached_property
@@ -56,14 +62,19 @@ class PromptAnswers:
     def logprobs(self) -> list[float | None] | None:
         if not self._spec.prompt_logprobs:
             return None
-        tokens = torch.tensor(list(self._spec.prompt[self._tokens]), device=self._logits.device, dtype=torch.long)
+        tokens = torch.tensor(
+            list(self._spec.prompt[self._tokens]), device=self._logits.device, dtype=torch.long
+        )
         logprobs = self._distribution.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         return [*[None] * self._unscored, *logprobs[self._unscored :].tolist()]
 
     def topk(self) -> list[TopTokens | None] | None:
         if not self._spec.topk_prompt_logprobs:
             return None
-        return [*[None] * self._unscored, *top_tokens(self._distribution[self._unscored :], self._spec.topk_prompt_logprobs)]
+        return [
+            *[None] * self._unscored,
+            *top_tokens(self._distribution[self._unscored :], self._spec.topk_prompt_logprobs),
+        ]
 
     def targets(self) -> NDArray[np.float32] | None:
         """0 where no token was asked about."""
@@ -71,9 +82,18 @@ class PromptAnswers:
         if asked is None:
             return None
         if (asked < -1).any() or (asked >= self._logits.shape[-1]).any():
-            raise InvalidRequest(f"target_prompt_logprobs must hold tokens, 0 to {self._logits.shape[-1] - 1}, and -1 for none")
-        tokens = torch.from_numpy(np.array(asked[self._first - 1 :][: len(self._logits)])).to(self._logits.device)
-        return self._distribution.gather(-1, tokens.clamp(min=0)).masked_fill(tokens < 0, 0.0).cpu().numpy()
+            raise InvalidRequest(
+                f"target_prompt_logprobs must hold tokens, 0 to {self._logits.shape[-1] - 1}, and -1 for none"
+            )
+        tokens = torch.from_numpy(np.array(asked[self._first - 1 :][: len(self._logits)])).to(
+            self._logits.device
+        )
+        return (
+            self._distribution.gather(-1, tokens.clamp(min=0))
+            .masked_fill(tokens < 0, 0.0)
+            .cpu()
+            .numpy()
+        )
 
     def alternatives(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
         """Drawn with replacement, at the request's temperature, from all of the distribution."""
@@ -83,9 +103,16 @@ class PromptAnswers:
         if temperature == 0:
             drawn = self._logits.argmax(dim=-1, keepdim=True).expand(-1, count)
         else:
-            steps = np.arange(len(self._logits) * count, dtype=np.uint64) + np.uint64((self._first - 1) * count)
-            chance = torch.from_numpy(chances(stream(self._spec.seed, _ALTERNATIVES), steps)).reshape(-1, count)
-            drawn = pick(torch.softmax(self._logits.float() / temperature, dim=-1), chance.to(self._logits.device))
+            steps = np.arange(len(self._logits) * count, dtype=np.uint64) + np.uint64(
+                (self._first - 1) * count
+            )
+            chance = torch.from_numpy(
+                chances(stream(self._spec.seed, _ALTERNATIVES), steps)
+            ).reshape(-1, count)
+            drawn = pick(
+                torch.softmax(self._logits.float() / temperature, dim=-1),
+                chance.to(self._logits.device),
+            )
         return drawn.cpu().numpy(), self._distribution.gather(-1, drawn).cpu().numpy()
 
 
@@ -98,5 +125,8 @@ def joined(parts: Sequence[Answers]) -> Answers:
         None if targets[0] is None else np.concatenate(targets),
         None
         if None in alternatives
-        else (np.concatenate([a for a, _ in alternatives]), np.concatenate([b for _, b in alternatives])),
+        else (
+            np.concatenate([a for a, _ in alternatives]),
+            np.concatenate([b for _, b in alternatives]),
+        ),
     )

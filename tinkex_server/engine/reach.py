@@ -25,7 +25,9 @@ from tinkex_server.engine.finite import whole_step
 _MARGIN = 1024.0
 """How far below the largest float the numbers stay: far more than what rounding adds to them."""
 _LEAST_EPS = 1e-37  # as a float32, a smaller one may be 0, by which nothing is to be divided
-_LEAST_SHARE = 1e-6  # of a gradient in the running means; a smaller one may likewise be lost in a float32
+_LEAST_SHARE = (
+    1e-6  # of a gradient in the running means; a smaller one may likewise be lost in a float32
+)
 
 
 @frozen
@@ -50,7 +52,9 @@ class Reach:
             case SgdSettings():
                 return self._after_sgd(settings, gradient)
             case DimuonSettings():
-                return evolve(self, passing=math.inf)  # it has several parts, of which one may fail alone
+                return evolve(
+                    self, passing=math.inf
+                )  # it has several parts, of which one may fail alone
 
     def _after_adam(self, settings: AdamSettings, gradient: float) -> Reach:
         if settings.eps < _LEAST_EPS or min(1 - settings.beta1, 1 - settings.beta2) < _LEAST_SHARE:
@@ -59,13 +63,17 @@ class Reach:
         rate = settings.learning_rate / (1 - settings.beta1)
         decayed = self.weight * (1 + settings.learning_rate * settings.weight_decay)
         update = mean / settings.eps
-        passing = max(2 * mean, update, rate * mean, rate, settings.learning_rate * settings.weight_decay)
+        passing = max(
+            2 * mean, update, rate * mean, rate, settings.learning_rate * settings.weight_decay
+        )
         return Reach(decayed + rate * update, mean, square, passing)
 
     def _after_sgd(self, settings: SgdSettings, gradient: float) -> Reach:
         slope = gradient + settings.weight_decay * self.weight
         mean = settings.momentum * self.mean + slope
-        return Reach(self.weight + settings.learning_rate * mean, max(self.mean, mean), passing=slope)
+        return Reach(
+            self.weight + settings.learning_rate * mean, max(self.mean, mean), passing=slope
+        )
 
 
 class SafeSteps:
@@ -78,7 +86,9 @@ class SafeSteps:
 
     def take(self, settings: OptimizerSettings, norm: float) -> None:
         """Applies gradients of this norm. Raises `InvalidRequest`, with all as it was, for a step that leaves something not finite."""
-        after = self._foreseen(settings, 2 * norm + 1e-15)  # the norm was rounded, and squares of small numbers are lost in it
+        after = self._foreseen(
+            settings, 2 * norm + 1e-15
+        )  # the norm was rounded, and squares of small numbers are lost in it
         optimizers.set_options(self.optimizer, settings)
         if after is None:
             with whole_step(self.optimizer):
@@ -89,7 +99,9 @@ class SafeSteps:
 
     def _foreseen(self, settings: OptimizerSettings, gradient: float) -> Reach | None:
         """Returns None for a step that could come near the largest float. It looks at the numbers only where what it knows says so."""
-        largest = min(torch.finfo(weight.dtype).max for weight in _weights(self.optimizer)) / _MARGIN
+        largest = (
+            min(torch.finfo(weight.dtype).max for weight in _weights(self.optimizer)) / _MARGIN
+        )
         if self._reach and (after := self._reach.after(settings, gradient)).farthest <= largest:
             return after
         after = measured(self.optimizer).after(settings, gradient)
@@ -104,7 +116,9 @@ def measured(optimizer: Optimizer) -> Reach:
         return [state[name] for state in states if isinstance(state.get(name), Tensor)]
 
     weight, squares, steps = _largest(_weights(optimizer)), of("exp_avg_sq"), of("step")
-    if not all(_none_negative(tensors) for tensors in (squares, steps)) or not math.isfinite(_largest(steps)):
+    if not all(_none_negative(tensors) for tensors in (squares, steps)) or not math.isfinite(
+        _largest(steps)
+    ):
         return Reach(math.inf)
     return Reach(weight, _largest([*of("exp_avg"), *of("momentum_buffer")]), _largest(squares))
 

@@ -41,7 +41,9 @@ class Reading:
         self._tokens, self._mask = left_padded([request.spec.prompt for request in distinct])
         self._width = max(1, tokens // len(distinct))
         self._columns = slice(0, 0)  # of the last pass
-        self._answers: dict[int, list[Answers]] = {i: [] for i, request in enumerate(requests) if request.asks_about_prompt}
+        self._answers: dict[int, list[Answers]] = {
+            i: [] for i, request in enumerate(requests) if request.asks_about_prompt
+        }
 
     @property
     def takes_several_passes(self) -> bool:
@@ -50,11 +52,15 @@ class Reading:
     @torch.inference_mode()
     def advance(self) -> bool:
         """Reads as much as one pass may; whether all is read."""
-        columns = self._columns = slice(self._columns.stop, min(self._columns.stop + self._width, self._tokens.shape[1]))
+        columns = self._columns = slice(
+            self._columns.stop, min(self._columns.stop + self._width, self._tokens.shape[1])
+        )
         how = {"input_ids": self._tokens[:, columns], **positions_of(self._mask, columns)}
         how = {name: tensor.to(self._base.device) for name, tensor in how.items()}
         with self._base.running(self._plan) as network:
-            logits = network(**how, **how_cached(network, self.cache), logits_to_keep=0 if self._answers else 1).logits
+            logits = network(
+                **how, **how_cached(network, self.cache), logits_to_keep=0 if self._answers else 1
+            ).logits
         for index in list(self._answers):
             self._answer(index, logits[self.rows[index]])
         if columns.stop < self._tokens.shape[1]:
@@ -70,7 +76,11 @@ class Reading:
         padding = self._tokens.shape[1] - len(request.spec.prompt)
         start = max(self._columns.start, padding)
         try:
-            parts.append(PromptAnswers(logits[start - self._columns.start :], request.spec, start - padding + 1).all())
+            parts.append(
+                PromptAnswers(
+                    logits[start - self._columns.start :], request.spec, start - padding + 1
+                ).all()
+            )
         except InvalidRequest as error:
             request.answer(error)
             del self._answers[index]

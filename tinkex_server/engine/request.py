@@ -9,7 +9,14 @@ import numpy as np
 from attrs import define, field
 from numpy.typing import NDArray
 
-from tinkex_server.engine.base import InvalidRequest, OnToken, SampledTokens, SampleResult, SampleSpec, TopTokens
+from tinkex_server.engine.base import (
+    InvalidRequest,
+    OnToken,
+    SampledTokens,
+    SampleResult,
+    SampleSpec,
+    TopTokens,
+)
 from tinkex_server.engine.lora import Adapter
 from tinkex_server.engine.prompt import Answers
 from tinkex_server.engine.sampling import stream

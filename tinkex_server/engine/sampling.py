@@ -33,7 +33,9 @@ def stream(seed: int | None, index: int) -> NDArray[np.uint64]:
 
 def chances(keys: NDArray[np.uint64], steps: NDArray[np.uint64]) -> NDArray[np.float32]:
     """The numbers, uniform in [0, 1), that streams have at these steps."""
-    return (_mix(keys + (steps + np.uint64(1)) * _GAMMA) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+    return (_mix(keys + (steps + np.uint64(1)) * _GAMMA) >> np.uint64(40)).astype(
+        np.float32
+    ) * np.float32(2**-24)
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -63,12 +65,20 @@ class Drawing:
     cut: Cut | None
 
     @classmethod
-    def of(cls, specs: Sequence[SampleSpec], keys: Sequence[NDArray[np.uint64]], vocab_size: int, device: torch.device) -> Drawing:
+    def of(
+        cls,
+        specs: Sequence[SampleSpec],
+        keys: Sequence[NDArray[np.uint64]],
+        vocab_size: int,
+        device: torch.device,
+    ) -> Drawing:
         temperatures = [spec.temperature or 1.0 for spec in specs]
         greedy = [spec.temperature == 0 for spec in specs]
         return cls(
             np.concatenate(keys),
-            torch.tensor(temperatures, device=device)[:, None] if set(temperatures) != {1.0} else None,
+            torch.tensor(temperatures, device=device)[:, None]
+            if set(temperatures) != {1.0}
+            else None,
             torch.tensor(greedy, device=device) if any(greedy) else None,
             _cut(specs, vocab_size, device),
         )
@@ -76,7 +86,11 @@ class Drawing:
 
 def _cut(specs: Sequence[SampleSpec], vocab_size: int, device: torch.device) -> Cut | None:
     top_k = [min(spec.top_k, vocab_size) if spec.top_k > 0 else vocab_size for spec in specs]
-    rows = [row for row, spec in enumerate(specs) if spec.temperature and (top_k[row] < vocab_size or spec.top_p < 1)]
+    rows = [
+        row
+        for row, spec in enumerate(specs)
+        if spec.temperature and (top_k[row] < vocab_size or spec.top_p < 1)
+    ]
     if not rows:
         return None
     ks, ps = [top_k[row] for row in rows], [specs[row].top_p for row in rows]
@@ -105,7 +119,9 @@ def pick(weights: Tensor, chance: Tensor) -> Tensor:
     """For each row of weights `(B, V)` and of chances `(B, K)` the tokens `(B, K)` at these places of the distribution."""
     sums = weights.cumsum(dim=-1)
     total = sums[:, -1:]
-    places = torch.minimum(chance * total, total * _BELOW_ONE)  # rounded up to the whole, it would be beyond the last token
+    places = torch.minimum(
+        chance * total, total * _BELOW_ONE
+    )  # rounded up to the whole, it would be beyond the last token
     return torch.searchsorted(sums, places, right=True).clamp_(max=weights.shape[-1] - 1)
 
 
@@ -123,4 +139,7 @@ def _truncated(weights: Tensor, cut: Cut) -> Tensor:
 def top_tokens(logprobs: Tensor, count: int) -> list[TopTokens]:
     """The likeliest of each row of logprobs `(B, V)`, best first."""
     best = logprobs.topk(min(count, logprobs.shape[-1]), dim=-1)
-    return [tuple(zip(*row, strict=True)) for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    return [
+        tuple(zip(*row, strict=True))
+        for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]

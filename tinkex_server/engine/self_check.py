@@ -53,7 +53,10 @@ def read_alone(model: Any, description: BaseModel) -> Found:
         rows = _rows(description)
         found, again = ([_alone(model, row) for row in rows] for _ in range(2))
     if _apart(found, again) > _allowed(model):
-        raise _refusal(description, "it finds other logprobs for the same tokens each time (it draws lots inside)")
+        raise _refusal(
+            description,
+            "it finds other logprobs for the same tokens each time (it draws lots inside)",
+        )
     short = len(rows[1]) - 1
     if _apart([found[0][:short]], [found[1]]) > _allowed(model):
         raise _refusal(
@@ -70,7 +73,9 @@ def check_ways(model: Any, description: BaseModel, found: Found) -> int:
     Raises `InvalidRequest` when a way of the engine, with no adapter, does not find what the model found by itself.
     """
     with _telling(description, "several texts cannot be read at once"):
-        examples = [Example(np.array(row[:-1]), {"target_tokens": np.array(row[1:])}) for row in found.rows]
+        examples = [
+            Example(np.array(row[:-1]), {"target_tokens": np.array(row[1:])}) for row in found.rows
+        ]
         trained = [logprobs.cpu() for logprobs in target_logprobs(model, examples)]
     _check(description, "trained in company", trained, found.logprobs, _allowed(model))
     allowed = _allowed(model, _apart(trained, found.logprobs))
@@ -81,7 +86,13 @@ def check_ways(model: Any, description: BaseModel, found: Found) -> int:
     ):
         read, size = _in_steps(model, found.rows)
     for way, tokens in (("scored", slice(0, 1 - _CACHED)), ("sampled", slice(1 - _CACHED, None))):
-        _check(description, f"{way} in company", [row[tokens] for row in read], [row[tokens] for row in found.logprobs], allowed)
+        _check(
+            description,
+            f"{way} in company",
+            [row[tokens] for row in read],
+            [row[tokens] for row in found.logprobs],
+            allowed,
+        )
     return size
 
 
@@ -124,13 +135,24 @@ def _in_steps(model: Any, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], 
         samples.advance()
         for row, own in enumerate(logits):
             own.append(step[row])
-    return [_of_next(torch.cat(own), row) for own, row in zip(logits, rows, strict=True)], samples.bytes_a_token
+    return [
+        _of_next(torch.cat(own), row) for own, row in zip(logits, rows, strict=True)
+    ], samples.bytes_a_token
 
 
-def _check(description: BaseModel, way: str, read: Sequence[Tensor], alone: Sequence[Tensor], allowed: float) -> None:
+def _check(
+    description: BaseModel,
+    way: str,
+    read: Sequence[Tensor],
+    alone: Sequence[Tensor],
+    allowed: float,
+) -> None:
     apart = _apart(read, alone)
     if not apart <= allowed:  # NaN, too
-        raise _refusal(description, f"a text that is {way} has other logprobs than alone, by {apart:.2g} nats a token")
+        raise _refusal(
+            description,
+            f"a text that is {way} has other logprobs than alone, by {apart:.2g} nats a token",
+        )
 
 
 def _apart(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
@@ -146,7 +168,9 @@ def _allowed(model: Any, rounding: float = _FLOAT32) -> float:
 
 
 def _refusal(description: BaseModel, why: str) -> InvalidRequest:
-    return InvalidRequest(f"the model {description.name!r} ({description.arch}) is of a kind that is not served: {why}")
+    return InvalidRequest(
+        f"the model {description.name!r} ({description.arch}) is of a kind that is not served: {why}"
+    )
 
 
 @contextmanager
@@ -157,4 +181,6 @@ def _telling(description: BaseModel, why: str) -> Generator[None, None, None]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model's own code raises for what it cannot do
-        raise _refusal(description, f"{why}. transformers said: {type(error).__name__}: {error}") from error
+        raise _refusal(
+            description, f"{why}. transformers said: {type(error).__name__}: {error}"
+        ) from error

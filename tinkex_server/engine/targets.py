@@ -33,20 +33,28 @@ _UNEMBED = "train_unembed"
 _MATRIX = 2  # dimensions; the weights of all experts are one tensor of more
 
 
-def chosen(model: Any, within: Set[nn.Module], linears: Mapping[str, L], shape: LoraShape) -> dict[str, L]:
+def chosen(
+    model: Any, within: Set[nn.Module], linears: Mapping[str, L], shape: LoraShape
+) -> dict[str, L]:
     """Returns those of the linear layers that are to be trained, of a model whose text goes through the modules `within`.
 
     Raises `InvalidRequest` when a switch that is on would train nothing, or a part alone of what it stands for: nobody would notice.
     """
     head = model.get_output_embeddings()
-    switches = {name: _UNEMBED if layer is head else _switch(name) for name, layer in linears.items()}
+    switches = {
+        name: _UNEMBED if layer is head else _switch(name) for name, layer in linears.items()
+    }
     on = [switch for switch in (*_PLACES, _UNEMBED) if getattr(shape, switch)]
     if not on:
-        raise InvalidRequest("nothing is to be trained: one of train_attn, train_mlp and train_unembed must be true")
+        raise InvalidRequest(
+            "nothing is to be trained: one of train_attn, train_mlp and train_unembed must be true"
+        )
     fixed = list(_fixed_matrices(model, within, linears))
     for switch in on:
         if beside := [name for name, _ in fixed if _switch(name) == switch]:
-            raise InvalidRequest(f"{switch} must be false for this model: {_why(beside, dict(fixed))}")
+            raise InvalidRequest(
+                f"{switch} must be false for this model: {_why(beside, dict(fixed))}"
+            )
         if switch not in switches.values():
             known = ", ".join(sorted({_last(name) for name in linears}))
             raise InvalidRequest(
@@ -60,7 +68,9 @@ def _switch(name: str) -> str | None:
     return next((switch for switch, place in _PLACES.items() if place.search(name)), None)
 
 
-def _fixed_matrices(model: nn.Module, within: Set[nn.Module], linears: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+def _fixed_matrices(
+    model: nn.Module, within: Set[nn.Module], linears: Mapping[str, nn.Module]
+) -> Iterator[tuple[str, Tensor]]:
     """Yields the full names of the weights that no adapter can be put on: those of experts, and of layers of a kind's own."""
     for name, module in model.named_modules():
         if module in within and name not in linears and not isinstance(module, nn.Embedding):
@@ -73,7 +83,9 @@ def _why(names: Sequence[str], weights: Mapping[str, Tensor]) -> str:
     if any(weights[name].ndim > _MATRIX for name in names):
         return "it has experts, which cannot be trained here"
     layers = sorted({_last(name.removesuffix(".weight")) for name in names})
-    return f"its layers {', '.join(layers)} are of a kind of their own, which cannot be trained here"
+    return (
+        f"its layers {', '.join(layers)} are of a kind of their own, which cannot be trained here"
+    )
 
 
 def _last(name: str) -> str:

@@ -77,25 +77,35 @@ class TorchEngine:
     See `Base.load` for `device` and `dtype`.
     """
 
-    def __init__(self, models: Sequence[str], device: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self, models: Sequence[str], device: str | None = None, dtype: str | None = None
+    ) -> None:
         bases = [Base.load(model, device, dtype) for model in models]
         self._bases = {base.description.name: base for base in bases}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
         self._batchers = {name: Batcher(base) for name, base in self._bases.items()}
-        self.ready = ready_at_once(" and ".join(sorted({base.runs_on for base in self._bases.values()})))
+        self.ready = ready_at_once(
+            " and ".join(sorted({base.runs_on for base in self._bases.values()}))
+        )
 
     @property
     def base_models(self) -> Sequence[BaseModel]:
         return [base.description for base in self._bases.values()]
 
-    def create_model(self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw") -> Sequence[str]:
+    def create_model(
+        self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
+    ) -> Sequence[str]:
         base = self._base(base_model)
         adapter = base.new_adapter(lora)
         parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
         steps = SafeSteps(optimizers.restored(optimizer, parameters, {}))
         self._models[model_id] = _Model(base, adapter, parameters, optimizer, steps)
-        return [_TIED.format(base_model=base_model)] if lora.train_unembed and base.ties_embeddings else []
+        return (
+            [_TIED.format(base_model=base_model)]
+            if lora.train_unembed and base.ties_embeddings
+            else []
+        )
 
     def unload_model(self, model_id: str) -> None:
         self._model(model_id)
@@ -105,10 +115,18 @@ class TorchEngine:
         compile_loss(loss)
 
     def forward_backward(
-        self, model_id: str, data: Sequence[Example], loss_fn: str | CustomLoss, config: Mapping[str, float], *, backward: bool
+        self,
+        model_id: str,
+        data: Sequence[Example],
+        loss_fn: str | CustomLoss,
+        config: Mapping[str, float],
+        *,
+        backward: bool,
     ) -> LossResult:
         model = self._model(model_id)
-        loss = compile_loss(loss_fn) if isinstance(loss_fn, CustomLoss) else find_loss(loss_fn, config)
+        loss = (
+            compile_loss(loss_fn) if isinstance(loss_fn, CustomLoss) else find_loss(loss_fn, config)
+        )
         for index, example in enumerate(data):
             _check_example(index, example, loss, model.base.description)
         outputs: list[Mapping[str, Any]] = [{}] * len(data)
@@ -120,9 +138,15 @@ class TorchEngine:
                 with model.base.running(model.adapter) as network:
                     logprobs = target_logprobs(network, [data[i] for i in indices])
                     leaves = [row.detach().requires_grad_(backward) for row in logprobs]
-                    results = [loss(row, i, data[i]) for i, row in zip(indices, leaves, strict=True)]
+                    results = [
+                        loss(row, i, data[i]) for i, row in zip(indices, leaves, strict=True)
+                    ]
                     losses = [values for values, _ in results]
-                    gradients = torch.autograd.grad([values.sum() for values in losses], leaves) if backward else ()
+                    gradients = (
+                        torch.autograd.grad([values.sum() for values in losses], leaves)
+                        if backward
+                        else ()
+                    )
                     total += check_losses(indices, losses, gradients)
                     if backward:
                         torch.autograd.backward(logprobs, gradients)
@@ -131,12 +155,16 @@ class TorchEngine:
                 for i, row in zip(indices, logprobs, strict=True):
                     outputs[i] = {"logprobs": row.detach().cpu().numpy()}
         tokens = float(sum(len(example.tokens) for example in data))
-        return LossResult(outputs, {"loss:sum": total, "tokens:sum": tokens, **reduce_metrics(metrics)})
+        return LossResult(
+            outputs, {"loss:sum": total, "tokens:sum": tokens, **reduce_metrics(metrics)}
+        )
 
     def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
         model = self._model(model_id)
         if settings.kind != model.optimizer_kind:
-            raise InvalidRequest(f"the model is trained by {model.optimizer_kind}, and the step is of {settings.kind}")
+            raise InvalidRequest(
+                f"the model is trained by {model.optimizer_kind}, and the step is of {settings.kind}"
+            )
         try:
             norm = self._step(model, settings)
         finally:
@@ -145,7 +173,9 @@ class TorchEngine:
 
     def _step(self, model: _Model, settings: OptimizerSettings) -> float:
         """Applies the gradients; returns their norm."""
-        norm = nn.utils.get_total_norm([weight.grad for weight in model.parameters.values() if weight.grad is not None])
+        norm = nn.utils.get_total_norm(
+            [weight.grad for weight in model.parameters.values() if weight.grad is not None]
+        )
         if not torch.isfinite(norm):
             raise InvalidRequest(
                 f"the norm of the gradients is {norm.item()}, so they were dropped, and not applied; the weights and the "
@@ -158,14 +188,20 @@ class TorchEngine:
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
-        state = optimizers.state_of(model.optimizer_kind, model.optimizer, model.parameters) if optimizer else None
+        state = (
+            optimizers.state_of(model.optimizer_kind, model.optimizer, model.parameters)
+            if optimizer
+            else None
+        )
         save_adapter(model.adapter, folder, model.base.adapted, state)
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
         weights, state = read_training_state(folder, optimizer=optimizer)
         check_fit(weights, model.parameters)
-        restored = optimizers.restored(model.optimizer_kind, model.parameters, state)  # may refuse, so before anything is changed
+        restored = optimizers.restored(
+            model.optimizer_kind, model.parameters, state
+        )  # may refuse, so before anything is changed
         model.adapter.take(weights)
         model.steps = SafeSteps(restored)
         model.optimizer.zero_grad()
@@ -176,13 +212,19 @@ class TorchEngine:
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         base, known = self._base(base_model), self._samplers.get(sampler_id)
-        adapter = base.load_adapter(folder, like=known.adapter if known else None) if folder else None
-        self._samplers[sampler_id] = _Sampler(base, adapter)  # the samples that began have the adapter before
+        adapter = (
+            base.load_adapter(folder, like=known.adapter if known else None) if folder else None
+        )
+        self._samplers[sampler_id] = _Sampler(
+            base, adapter
+        )  # the samples that began have the adapter before
 
     def unload_sampler(self, sampler_id: str) -> None:
         self._samplers.pop(sampler_id, None)
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+    def sample(
+        self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
+    ) -> Future[SampleResult]:
         try:
             sampler = self._sampler(sampler_id)
             room = _check_prompt(spec, sampler.base.description)
@@ -241,16 +283,24 @@ def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
     _check_tokens("prompt", np.asarray(spec.prompt), base.vocab_size)
     room = base.max_context_length - len(spec.prompt)
     if not spec.prompt or room < 1:
-        raise InvalidRequest(f"the prompt has {len(spec.prompt)} tokens; {_possible(base, base.max_context_length - 1)}")
+        raise InvalidRequest(
+            f"the prompt has {len(spec.prompt)} tokens; {_possible(base, base.max_context_length - 1)}"
+        )
     if spec.temperature < 0 or not 0 < spec.top_p <= 1:
-        raise InvalidRequest(f"temperature {spec.temperature} must be 0 or more, and top_p {spec.top_p} above 0 and at most 1")
+        raise InvalidRequest(
+            f"temperature {spec.temperature} must be 0 or more, and top_p {spec.top_p} above 0 and at most 1"
+        )
     return room if spec.max_tokens is None else min(room, spec.max_tokens)
 
 
-def _check_example(index: int, example: Example, loss: NamedLoss | LossProgram, base: BaseModel) -> None:
+def _check_example(
+    index: int, example: Example, loss: NamedLoss | LossProgram, base: BaseModel
+) -> None:
     length = len(example.tokens)
     if not 1 <= length <= base.max_context_length:
-        raise InvalidRequest(f"data[{index}] has {length} tokens; {_possible(base, base.max_context_length)}")
+        raise InvalidRequest(
+            f"data[{index}] has {length} tokens; {_possible(base, base.max_context_length)}"
+        )
     _check_tokens(f"data[{index}].model_input", example.tokens, base.vocab_size)
     loss.check(index, example)
     for name, value in example.loss_inputs.items():
@@ -259,7 +309,9 @@ def _check_example(index: int, example: Example, loss: NamedLoss | LossProgram, 
     targets = example.loss_inputs["target_tokens"]
     if targets.ndim not in (1, 2) or len(targets) != length or not targets.size:
         shape = list(targets.shape)
-        raise InvalidRequest(f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {shape}, not [{length}] or [{length}, K]")
+        raise InvalidRequest(
+            f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {shape}, not [{length}] or [{length}, K]"
+        )
     _check_tokens(f"data[{index}].target_tokens", targets.ravel(), base.vocab_size)
 
 
@@ -270,4 +322,6 @@ def _possible(base: BaseModel, most: int) -> str:
 def _check_tokens(where: str, tokens: np.typing.NDArray[Any], vocab_size: int) -> None:
     wrong = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
     if len(wrong):
-        raise InvalidRequest(f"{where}[{wrong[0]}] = {tokens[wrong[0]]} is not a token: the vocabulary has {vocab_size}")
+        raise InvalidRequest(
+            f"{where}[{wrong[0]}] = {tokens[wrong[0]]} is not a token: the vocabulary has {vocab_size}"
+        )

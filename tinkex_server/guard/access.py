@@ -40,7 +40,9 @@ class Access:
     def run(self, model_id: str, *, published: bool = False) -> ModelRow:
         """A training run, loaded or not; `published`: another's, too, when it has published checkpoints."""
         row = self.store.models.get(model_id)
-        if row is None or not (self.sees(row.owner) or (published and self.store.models.has_published(model_id))):
+        if row is None or not (
+            self.sees(row.owner) or (published and self.store.models.has_published(model_id))
+        ):
             raise not_found(f"unknown model {model_id!r}")
         return row
 
@@ -54,7 +56,9 @@ class Access:
         if row.state == "unloaded":
             raise not_found(f"model {model_id!r} was unloaded")
         if row.state == "lost":
-            raise not_found(f"model {model_id!r} was lost when the server was restarted; load what it saved last into a new one")
+            raise not_found(
+                f"model {model_id!r} was lost when the server was restarted; load what it saved last into a new one"
+            )
         if row.state == "failed":
             raise not_found(row.failure or f"model {model_id!r} could not be created")
         return row

@@ -20,6 +20,8 @@ class KeyCheck:
         if VOUCHED in scope or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
         elif (owner := self._keyring.owner(Headers(scope=scope).get("x-api-key", ""))) is None:
-            await json_response(401, {"detail": "X-API-Key is missing or wrong"})(scope, receive, send)
+            await json_response(401, {"detail": "X-API-Key is missing or wrong"})(
+                scope, receive, send
+            )
         else:
             await self._app({**scope, OWNER: owner}, receive, send)

@@ -49,7 +49,9 @@ class Keyring:
 
     def takes_from(self, owner: str) -> bool:
         """Whether the key of this owner is one that is taken."""
-        return any(owner == str(key_id) and not self._is_revoked(key_id) for key_id in self._ids.values())
+        return any(
+            owner == str(key_id) and not self._is_revoked(key_id) for key_id in self._ids.values()
+        )
 
     def _is_revoked(self, key_id: int) -> bool:
         row = self._keys.get(key_id)
@@ -64,7 +66,9 @@ class Keyring:
         return row
 
     def _added(self, key: str, salt: bytes) -> KeyRow:
-        return self._keys.add(_hashed(key, salt), salt, f"key {self._keys.count() + 1}", time.time())
+        return self._keys.add(
+            _hashed(key, salt), salt, f"key {self._keys.count() + 1}", time.time()
+        )
 
     def _digest(self, key: str) -> bytes:
         return hashlib.blake2b(key.encode(), key=self._secret, digest_size=32).digest()
@@ -76,6 +80,8 @@ def _hashed(key: str, salt: bytes) -> bytes:
 
 def _check_key(key: str) -> None:
     if not key or not all("!" <= letter <= "~" for letter in key):
-        raise BadKeys("an API key must be 1 or more letters, digits and signs of ASCII, with no space: it is sent as a header")
+        raise BadKeys(
+            "an API key must be 1 or more letters, digits and signs of ASCII, with no space: it is sent as a header"
+        )
     if is_token(key):
         raise BadKeys("an API key must not begin with eyJ, as the tokens do that stand for a key")

@@ -34,7 +34,9 @@ class Signer:
         if not hmac.compare_digest(given.encode(), self._signature(path, expires).encode()):
             raise Refused(403, "the URL's signature is wrong; ask for a new URL")
         if not _TIME.fullmatch(expires):
-            raise Refused(403, "the URL does not say in seconds until when it holds; ask for a new one")
+            raise Refused(
+                403, "the URL does not say in seconds until when it holds; ask for a new one"
+            )
         if int(expires) <= now:
             raise Refused(403, "the URL has expired; ask for a new one")
 

@@ -30,7 +30,9 @@ class NoStrangers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         wrong = strange(headers.get("host", ""), headers.get("origin"), self._names)
-        await (self._app if wrong is None else json_response(403, {"detail": wrong}))(scope, receive, send)
+        await (self._app if wrong is None else json_response(403, {"detail": wrong}))(
+            scope, receive, send
+        )
 
 
 @lru_cache(256)

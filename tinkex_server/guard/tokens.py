@@ -37,7 +37,11 @@ class Holder:
 
 def issue(secret: bytes, holder: Holder, claims: Mapping[str, object], now: float) -> str:
     """A token for the holder of a key. One that is had for another token holds no longer than `RENEWED` after the key was sent."""
-    times = {"iat": int(now), "exp": int(min(now + LIFETIME, holder.since + RENEWED)), _SINCE: int(holder.since)}
+    times = {
+        "iat": int(now),
+        "exp": int(min(now + LIFETIME, holder.since + RENEWED)),
+        _SINCE: int(holder.since),
+    }
     signed = f"{_encode(_HEADER)}.{_encode({**claims, _OWNER: holder.owner, **times})}"
     return f"{signed}.{_signature(secret, signed)}"
 
@@ -48,7 +52,9 @@ def holder_of(secret: bytes, token: str, now: float) -> Holder | None:
     if not hmac.compare_digest(given.encode(), _signature(secret, signed).encode()):
         return None
     claims = _decode(signed.partition(".")[2])
-    return Holder(claims[_OWNER], claims.get(_SINCE, claims["iat"])) if claims["exp"] > now else None
+    return (
+        Holder(claims[_OWNER], claims.get(_SINCE, claims["iat"])) if claims["exp"] > now else None
+    )
 
 
 def _signature(secret: bytes, signed: str) -> str:

@@ -44,7 +44,9 @@ class VoucherCheck:
     def _check_signature(self, scope: Scope) -> Response | None:
         """It sees all, of the one path that was signed."""
         try:
-            self._signer.check(scope["path"], dict(parse_qsl(scope["query_string"].decode("latin-1"))), time.time())
+            self._signer.check(
+                scope["path"], dict(parse_qsl(scope["query_string"].decode("latin-1"))), time.time()
+            )
         except Refused as refusal:
             return json_response(refusal.status, {"detail": refusal.detail})
         scope[VOUCHED] = True
@@ -53,7 +55,12 @@ class VoucherCheck:
     def _check_token(self, scope: Scope, token: str, keyring: Keyring) -> Response | None:
         holder = tokens.holder_of(self._secret, token, time.time())
         if holder is None or not keyring.takes_from(holder.owner):
-            response = json_response(401, {"detail": "the token has expired, or is not of this server; exchange the key anew"})
+            response = json_response(
+                401,
+                {
+                    "detail": "the token has expired, or is not of this server; exchange the key anew"
+                },
+            )
             response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
             return response
         scope[VOUCHED], scope[OWNER], scope[KEY_SENT] = True, holder.owner, holder.since

@@ -30,13 +30,17 @@ class Curve:
 
 def draw(steps: Sequence[StepRow]) -> Curve | None:
     """None where no loss is a number. One that is not breaks the line."""
-    losses = [step.loss if step.loss is not None and math.isfinite(step.loss) else None for step in steps]
+    losses = [
+        step.loss if step.loss is not None and math.isfinite(step.loss) else None for step in steps
+    ]
     seen = [loss for loss in losses if loss is not None]
     if not seen:
         return None
     low, high, first, last = min(seen), max(seen), steps[0].number, steps[-1].number
     points = [
-        None if loss is None else (_along(step.number, first, last, WIDTH), _along(loss, high, low, HEIGHT))
+        None
+        if loss is None
+        else (_along(step.number, first, last, WIDTH), _along(loss, high, low, HEIGHT))
         for step, loss in zip(steps, losses, strict=True)
     ]
     end = next(point for point in reversed(points) if point)
@@ -50,5 +54,9 @@ def _along(value: float, start: float, stop: float, length: int) -> float:
 
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:
-    drawn = [f"{'L' if before else 'M'}{point[0]:g},{point[1]:g}" for before, point in pairwise([None, *points]) if point]
+    drawn = [
+        f"{'L' if before else 'M'}{point[0]:g},{point[1]:g}"
+        for before, point in pairwise([None, *points])
+        if point
+    ]
     return "".join(drawn)

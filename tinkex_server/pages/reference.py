@@ -106,12 +106,24 @@ def read(document: Mapping[str, Any]) -> Reference:
 class _Reader:
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
-        self._schemas = {name: _schema(name, fields) for name, fields in document["components"]["schemas"].items()}
+        self._schemas = {
+            name: _schema(name, fields)
+            for name, fields in document["components"]["schemas"].items()
+        }
 
     def reference(self) -> Reference:
         info = self._document["info"]
-        groups = [Group(tag["name"], _html(tag["description"]), self._operations(tag["name"])) for tag in self._document["tags"]]
-        return Reference(info["title"], info["version"], _html(info["description"]), groups, list(self._schemas.values()))
+        groups = [
+            Group(tag["name"], _html(tag["description"]), self._operations(tag["name"]))
+            for tag in self._document["tags"]
+        ]
+        return Reference(
+            info["title"],
+            info["version"],
+            _html(info["description"]),
+            groups,
+            list(self._schemas.values()),
+        )
 
     def _operations(self, group: str) -> Sequence[Operation]:
         return [
@@ -122,14 +134,19 @@ class _Reader:
         ]
 
     def _operation(self, path: str, method: str, fields: Mapping[str, Any]) -> Operation:
-        answers = [self._answer(status, self._found(answer)) for status, answer in fields["responses"].items()]
+        answers = [
+            self._answer(status, self._found(answer))
+            for status, answer in fields["responses"].items()
+        ]
         return Operation(
             anchor=fields["operationId"],
             method=method,
             path=path,
             summary=fields["summary"],
             about=_html(fields.get("description", "")) + _notes(fields),
-            parameters=[_parameter(self._found(parameter)) for parameter in fields.get("parameters", ())],
+            parameters=[
+                _parameter(self._found(parameter)) for parameter in fields.get("parameters", ())
+            ],
             bodies=self._bodies(self._found(fields.get("requestBody", {}))),
             answers=[answer for answer in answers if answer.status < "4"],
             refusals=[answer for answer in answers if answer.status >= "4"],
@@ -139,7 +156,10 @@ class _Reader:
         return Answer(status, _html(fields["description"]), self._bodies(fields))
 
     def _bodies(self, fields: Mapping[str, Any]) -> Sequence[Body]:
-        return [self._body(media_type, form["schema"]) for media_type, form in fields.get("content", {}).items()]
+        return [
+            self._body(media_type, form["schema"])
+            for media_type, form in fields.get("content", {}).items()
+        ]
 
     def _body(self, media_type: str, schema: Mapping[str, Any]) -> Body:
         name = _schema_name(schema)
@@ -161,18 +181,25 @@ def _schema(name: str, fields: Mapping[str, Any]) -> Schema:
     return Schema(
         name=name,
         about=_html(fields.get("description", "")) + _notes(fields),
-        fields=[_field(name, value, required=name in required) for name, value in fields.get("properties", {}).items()],
+        fields=[
+            _field(name, value, required=name in required)
+            for name, value in fields.get("properties", {}).items()
+        ],
         example=None if example is None else json.dumps(example, indent=2, ensure_ascii=False),
     )
 
 
 def _field(name: str, fields: Mapping[str, Any], *, required: bool) -> Field:
-    return Field(name, _type(fields), required, _html(fields.get("description", "")) + _notes(fields))
+    return Field(
+        name, _type(fields), required, _html(fields.get("description", "")) + _notes(fields)
+    )
 
 
 def _parameter(fields: Mapping[str, Any]) -> Field:
     about = _html(fields.get("description", "")) + _notes({**fields["schema"], **fields})
-    return Field(fields["name"], _type(fields["schema"]), fields.get("required", False), about, fields["in"])
+    return Field(
+        fields["name"], _type(fields["schema"]), fields.get("required", False), about, fields["in"]
+    )
 
 
 def _type(schema: Mapping[str, Any]) -> Sequence[Word]:
@@ -199,13 +226,19 @@ def _joined(types: Iterable[Sequence[Word]]) -> Sequence[Word]:
 
 
 def _schema_name(schema: Mapping[str, Any]) -> str | None:
-    return schema["$ref"].removeprefix(_SCHEMAS) if schema.get("$ref", "").startswith(_SCHEMAS) else None
+    return (
+        schema["$ref"].removeprefix(_SCHEMAS)
+        if schema.get("$ref", "").startswith(_SCHEMAS)
+        else None
+    )
 
 
 def _notes(fields: Mapping[str, Any]) -> Markup:
     """What a schema, field or operation says of itself beside its description."""
     said = [(label, fields[key]) for key, label in _NOTES.items() if key in fields]
-    return Markup("").join(Markup('<p class="soft">{}: {}</p>').format(label, _plain(value)) for label, value in said)
+    return Markup("").join(
+        Markup('<p class="soft">{}: {}</p>').format(label, _plain(value)) for label, value in said
+    )
 
 
 _NOTES = {

@@ -85,19 +85,27 @@ class _Site:
         if access is None:
             return RedirectResponse("/", 303)
         row = access.checkpoint(CheckpointPath(**request.path_params))
-        return RedirectResponse(archive_url(self._backend, "", row.path, int(time.time()) + LIFETIME), 302, _HEADERS)
+        return RedirectResponse(
+            archive_url(self._backend, "", row.path, int(time.time()) + LIFETIME), 302, _HEADERS
+        )
 
     async def show_reference(self, request: Request) -> Response:
         """The contract is no secret: it asks for no key."""
-        return await asyncio.to_thread(lambda: self._page(request, "docs.html", contract=_reference()))
+        return await asyncio.to_thread(
+            lambda: self._page(request, "docs.html", contract=_reference())
+        )
 
     async def show_contract(self, request: Request) -> Response:
-        return PlainTextResponse(await asyncio.to_thread(contract_text), media_type="application/yaml", headers=_HEADERS)
+        return PlainTextResponse(
+            await asyncio.to_thread(contract_text), media_type="application/yaml", headers=_HEADERS
+        )
 
     async def log_in(self, request: Request) -> Response:
         key = (await read_form(request)).get("key", "")
         home = RedirectResponse("/", 303)
-        if self._logins is None or self._logins.begin(key, home, https=request.url.scheme == "https"):
+        if self._logins is None or self._logins.begin(
+            key, home, https=request.url.scheme == "https"
+        ):
             return home
         return self._page(request, "login.html", 401, refused=True)
 
@@ -119,9 +127,13 @@ class _Site:
         owner = self._logins.owner(request) if self._logins else None
         return None if self._logins and owner is None else Access(self._backend.store, owner)
 
-    def _page(self, request: Request, template: str, code: int = 200, **values: object) -> HTMLResponse:
+    def _page(
+        self, request: Request, template: str, code: int = 200, **values: object
+    ) -> HTMLResponse:
         logged_in = self._logins is not None and self._access(request) is not None
-        html = render(template, base_url=str(request.base_url).rstrip("/"), logged_in=logged_in, **values)
+        html = render(
+            template, base_url=str(request.base_url).rstrip("/"), logged_in=logged_in, **values
+        )
         return HTMLResponse(html, code, headers=_HEADERS)
 
 
@@ -131,6 +143,8 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 def _reference() -> object:
-    from tinkex_server.pages.reference import reference  # here, since few look at it, and what it needs takes its time to import
+    from tinkex_server.pages.reference import (
+        reference,
+    )  # here, since few look at it, and what it needs takes its time to import
 
     return reference()

@@ -74,7 +74,10 @@ def status(backend: Backend, access: Access) -> Status:
     rows = store.models.page(RunQuery(access.owner), _LISTED, 0)
     pending = backend.futures.pending(access)
     return Status(
-        sessions=[access.session(session_id) for session_id in store.sessions.ids(access.owner, _LISTED, 0)],
+        sessions=[
+            access.session(session_id)
+            for session_id in store.sessions.ids(access.owner, _LISTED, 0)
+        ],
         runs=[_run(backend, row) for row in rows],
         runs_in_all=store.models.count(RunQuery(access.owner)),
         pending=pending[:_PENDING],

@@ -21,12 +21,18 @@ def render(template: str, **values: object) -> str:
 
 
 def _download(path: CheckpointPath) -> str:
-    return "/".join(("/download", *(quote(part, safe=":") for part in (path.run_id, path.kind, path.name))))
+    return "/".join(
+        ("/download", *(quote(part, safe=":") for part in (path.run_id, path.kind, path.name)))
+    )
 
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # here, since a server in a test shows no page
+    from jinja2 import (
+        Environment,
+        PackageLoader,
+        StrictUndefined,
+    )  # here, since a server in a test shows no page
 
     environment = Environment(
         loader=PackageLoader("tinkex_server", "pages"),
@@ -35,5 +41,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=words.size, span=words.span, moment=words.moment, number=words.number, download=_download)
+    environment.filters.update(
+        size=words.size,
+        span=words.span,
+        moment=words.moment,
+        number=words.number,
+        download=_download,
+    )
     return environment

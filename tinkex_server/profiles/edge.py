@@ -39,11 +39,22 @@ from tinkex_server.wire.raw_body import decompress, receive_body
 
 Fields = dict[str, Any]
 
-_PATH_READERS = ("load_weights", "weights_info", "create_sampling_session", "asample", "create_model")
+_PATH_READERS = (
+    "load_weights",
+    "weights_info",
+    "create_sampling_session",
+    "asample",
+    "create_model",
+)
 _CREATING = ("create_model", "create_sampling_session", "save_weights_for_sampler")
-_FILES = tuple(f"training_runs/{{run_id}}/checkpoints/{{kind}}/{{name}}/{what}" for what in ("archive", "download"))
+_FILES = tuple(
+    f"training_runs/{{run_id}}/checkpoints/{{kind}}/{{name}}/{what}"
+    for what in ("archive", "download")
+)
 """They answer with files, or lead to them, in no shape of the profile's."""
-_ARCHIVE = re.compile(r".*/training_runs/(?P<run_id>[^/]+)/checkpoints/(?:(?P<kind>[^/]+)/)?(?P<name>[^/]+)/archive")
+_ARCHIVE = re.compile(
+    r".*/training_runs/(?P<run_id>[^/]+)/checkpoints/(?:(?P<kind>[^/]+)/)?(?P<name>[^/]+)/archive"
+)
 _NOT_FOUND = Reply(404, {"detail": "Not Found"})
 _LONGEST = 1 << 30  # bytes of a decompressed body, where the profile has no limit
 
@@ -55,7 +66,14 @@ class HandlerDied(Exception):
 class Edge:
     """An ASGI application around the embedded server's `app`, which must ask for no key."""
 
-    def __init__(self, app: ASGIApp, routes: Sequence[Route], backend: Backend, profile: Profile, api_key: str | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        routes: Sequence[Route],
+        backend: Backend,
+        profile: Profile,
+        api_key: str | None,
+    ) -> None:
         self._app = app
         self._routes = routes
         self._backend = backend
@@ -76,7 +94,9 @@ class Edge:
         glimpse = Glimpse(receive, self._backend.limits.body_bytes)
         request = Request(scope, glimpse.receive)
         if self._profile.request_ids:
-            send = _with_header(send, "x-request-id", request.headers.get("x-request-id") or uuid4().hex)
+            send = _with_header(
+                send, "x-request-id", request.headers.get("x-request-id") or uuid4().hex
+            )
         try:
             response = await self._answer(request, glimpse)
         except Refused as refusal:
@@ -97,7 +117,9 @@ class Edge:
             self._starting -= 1
             return json_response(200 if operation == "healthz" else 503, {"status": "starting"})
         if is_signed(request.scope):
-            return self._app  # which checks it; for a server that leads to files which it keeps elsewhere
+            return (
+                self._app
+            )  # which checks it; for a server that leads to files which it keeps elsewhere
         if f"{request.method} {operation}" in self._profile.missing:
             return respond(self._profile.replies.get(operation, _NOT_FOUND))
         if operation not in self._profile.replies and not self._is_route(request.scope):
@@ -135,7 +157,12 @@ class Edge:
         note_unread(self._backend, Access(self._backend.store, None), refusal, fields)
 
     def _check_key(self, operation: str, request: Request) -> None:
-        _check_key(self._profile.auth or (Auth() if self._api_key else None), self._api_key, operation, request)
+        _check_key(
+            self._profile.auth or (Auth() if self._api_key else None),
+            self._api_key,
+            operation,
+            request,
+        )
 
     def _find_kind(self, scope: Scope) -> None:
         """Puts the kind into the path of an archive, where it is not; where it is, there is no such route."""
@@ -145,8 +172,14 @@ class Edge:
                 raise Refused(404, "Not Found")
             kinds = (paths.WEIGHTS, paths.SAMPLER_WEIGHTS)
             rows = self._backend.store.checkpoints
-            there = [one for one in kinds if rows.get(paths.CheckpointPath(run_id, one, name)) is not None]
-            scope["path"] = scope["path"].replace("/checkpoints/", f"/checkpoints/{(there or kinds)[0]}/", 1)
+            there = [
+                one
+                for one in kinds
+                if rows.get(paths.CheckpointPath(run_id, one, name)) is not None
+            ]
+            scope["path"] = scope["path"].replace(
+                "/checkpoints/", f"/checkpoints/{(there or kinds)[0]}/", 1
+            )
 
     def _operation(self, scope: Scope) -> str:
         for route in self._routes:
@@ -160,7 +193,10 @@ class Edge:
     async def _carry_out(self, operation: str, request: Request, fields: Fields) -> Response:
         """Has the embedded server do it."""
         sent = dict(fields)
-        if operation in NUMBERED and (fields.get("model_id"), fields.get("seq_id")) in self._refused_numbers:
+        if (
+            operation in NUMBERED
+            and (fields.get("model_id"), fields.get("seq_id")) in self._refused_numbers
+        ):
             raise Refused(409, f"seq_id {fields['seq_id']} was used for another request")
         if operation in _PATH_READERS:
             fields = self._profile.paths.inward(fields, self._backend.data_dir)
@@ -168,12 +204,20 @@ class Edge:
             fields = {**fields, "path": self._first_saved(fields["path"])}
         if operation == "load_weights" and self._profile.loading.optimizer_if_saved:
             there = paths.parse(fields["path"])
-            fields = {**fields, "optimizer": bool(fields.get("optimizer")) and (there.run_id, there.name) in self._with_optimizer}
+            fields = {
+                **fields,
+                "optimizer": bool(fields.get("optimizer"))
+                and (there.run_id, there.name) in self._with_optimizer,
+            }
         try:
             if reply := self._stopped(operation, request, fields):
                 return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
             requests.adapt(self._profile, operation, fields)
-            if operation == "asample" and self._profile.sampling.base_is_first_live and self._samples_base(fields):
+            if (
+                operation == "asample"
+                and self._profile.sampling.base_is_first_live
+                and self._samples_base(fields)
+            ):
                 fields = await self._of_first_live(request, fields)
             answer = await self._inner(request, *self._renamed(operation, request, fields))
         except Refused as refusal:
@@ -206,15 +250,22 @@ class Edge:
             self._check_adapter(fields)
         if operation == "optim_step" and self._profile.needs_gradient:
             if fields.get("model_id") not in self._with_gradient:
-                return self._failure("server", "Traceback (most recent call last): no gradient since the last step")
+                return self._failure(
+                    "server", "Traceback (most recent call last): no gradient since the last step"
+                )
             self._with_gradient.discard(fields["model_id"])
-        if "authorization" in request.headers and self._is_odd(mapping_at(fields, f"{operation}_input") or {}):
+        if "authorization" in request.headers and self._is_odd(
+            mapping_at(fields, f"{operation}_input") or {}
+        ):
             return self._failure("user", "the batch size is not divisible by 2")
         return None
 
     def _is_odd(self, batch: Fields) -> bool:
         """Whether a loss is asked for that needs an even number of data."""
-        return batch.get("loss_fn") in self._profile.batches.even_with_bearer and len(list_at(batch, "data")) % 2 == 1
+        return (
+            batch.get("loss_fn") in self._profile.batches.even_with_bearer
+            and len(list_at(batch, "data")) % 2 == 1
+        )
 
     def _failure(self, category: str, error: str) -> Reply:
         values = {"error": error, "category": category}
@@ -224,17 +275,25 @@ class Edge:
         rule = self._profile.loading
         if not rule.by_session and not fields.get("model_id"):
             raise Refused(rule.no_model, "Missing model_id")
-        if rule.missing_checkpoint and self._backend.store.checkpoints.get(paths.parse(fields["path"])) is None:
+        if (
+            rule.missing_checkpoint
+            and self._backend.store.checkpoints.get(paths.parse(fields["path"])) is None
+        ):
             raise Refused(rule.missing_checkpoint, f"Checkpoint not found: {fields['path']}")
 
     def _check_adapter(self, fields: Fields) -> None:
         if self._samples_base(fields):
-            raise Refused(400, f"Adapter {fields.get('sampling_session_id') or fields.get('base_model')} not found")
+            raise Refused(
+                400,
+                f"Adapter {fields.get('sampling_session_id') or fields.get('base_model')} not found",
+            )
 
     def _samples_base(self, fields: Fields) -> bool:
         session = fields.get("sampling_session_id")
         row = self._backend.store.samplers.get(session) if isinstance(session, str) else None
-        return (row is None or (row.folder is None and row.model_path is None)) and not fields.get("model_path")
+        return (row is None or (row.folder is None and row.model_path is None)) and not fields.get(
+            "model_path"
+        )
 
     async def _of_first_live(self, request: Request, fields: Fields) -> Fields:
         """The sample asked of the first model that was trained, as it is now; of the base model where there is none."""
@@ -252,15 +311,33 @@ class Edge:
             for name in ("model_seq_id", "sampling_session_seq_id"):
                 if fields.get(name) is not None:
                     fields = {**fields, name: next(self._numbers)}
-        if operation == "create_model" and self._profile.checkpoint_in_create_model and fields.get("checkpoint_path"):
-            named = {name: fields.get(name) for name in ("session_id", "model_seq_id", "base_model", "user_metadata")}
-            return f"{PREFIX}/load_weights", {**named, "path": fields["checkpoint_path"], "optimizer": True}
+        if (
+            operation == "create_model"
+            and self._profile.checkpoint_in_create_model
+            and fields.get("checkpoint_path")
+        ):
+            named = {
+                name: fields.get(name)
+                for name in ("session_id", "model_seq_id", "base_model", "user_metadata")
+            }
+            return f"{PREFIX}/load_weights", {
+                **named,
+                "path": fields["checkpoint_path"],
+                "optimizer": True,
+            }
         return path, fields
 
     async def _inner(self, request: Request, path: str, fields: Fields) -> Fields:
         """The JSON body of the embedded server's answer. Raises `Refused` as that refuses."""
-        body = orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY) if request.method != "GET" else b""
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        body = (
+            orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
+            if request.method != "GET"
+            else b""
+        )
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
         start: Message = {}
         parts: list[bytes] = []
 
@@ -277,12 +354,20 @@ class Edge:
         answer: Fields = orjson.loads(b"".join(parts))
         if start["status"] >= 400:
             wait = Headers(raw=start["headers"]).get("retry-after")
-            raise Refused(start["status"], answer["detail"], retry_after=None if wait is None else int(wait))
+            raise Refused(
+                start["status"], answer["detail"], retry_after=None if wait is None else int(wait)
+            )
         return answer
 
-    def _turned_down(self, operation: str, request: Request, sent: Fields, refusal: Refused) -> Response:
+    def _turned_down(
+        self, operation: str, request: Request, sent: Fields, refusal: Refused
+    ) -> Response:
         reply = self._refusal(request, refusal)
-        if self._profile.refusals_take_numbers and operation in NUMBERED and isinstance(sent.get("seq_id"), int):
+        if (
+            self._profile.refusals_take_numbers
+            and operation in NUMBERED
+            and isinstance(sent.get("seq_id"), int)
+        ):
             self._refused_numbers.add((sent["model_id"], sent["seq_id"]))
         if refusal.status in self._profile.refuses_late and operation in NUMBERED:
             return self._promise(operation, sent, {"request_id": self._polls.foretell(reply)})
@@ -290,17 +375,29 @@ class Edge:
 
     async def _accepted(self, operation: str, sent: Fields, answer: Fields) -> Response:
         if "request_id" in answer:
-            if self._profile.works_in_post and (failure := await self._polls.work_out(answer["request_id"])):
+            if self._profile.works_in_post and (
+                failure := await self._polls.work_out(answer["request_id"])
+            ):
                 return respond(failure)
             return self._promise(operation, sent, answer)
         if shape := self._profile.promised.get(operation):
             request_id = self._polls.foretell(Reply(200, shape.of(answer, sent=sent)))
             return self._promise(operation, sent, {"request_id": request_id})
-        if operation == "create_sampling_session" and self._profile.sampling.needs_base and not sent.get("base_model"):
+        if (
+            operation == "create_sampling_session"
+            and self._profile.sampling.needs_base
+            and not sent.get("base_model")
+        ):
             self._baseless.add(answer["sampling_session_id"])
-        if operation == "create_sampling_session" and self._profile.sampling.base_session and not sent.get("model_path"):
+        if (
+            operation == "create_sampling_session"
+            and self._profile.sampling.base_session
+            and not sent.get("model_path")
+        ):
             answer = {**answer, "sampling_session_id": self._profile.sampling.base_session}
-        return self._good(operation, sent, self._profile.paths.outward(answer, self._backend.data_dir))
+        return self._good(
+            operation, sent, self._profile.paths.outward(answer, self._backend.data_dir)
+        )
 
     def _promise(self, operation: str, sent: Fields, promise: Fields) -> Response:
         if self._profile.repeats_by_id_alone and operation in NUMBERED:
@@ -308,8 +405,12 @@ class Edge:
             first = self._first_ids.setdefault(key, promise["request_id"])
             promise = {**promise, "request_id": first}
         if not self._profile.sample_sequence_ids:
-            promise = {name: value for name, value in promise.items() if name != "sample_sequence_ids"}
-        return self._good(operation, sent, self._profile.promise.of(promise, sent=sent, operation=operation))
+            promise = {
+                name: value for name, value in promise.items() if name != "sample_sequence_ids"
+            }
+        return self._good(
+            operation, sent, self._profile.promise.of(promise, sent=sent, operation=operation)
+        )
 
     def _good(self, operation: str, sent: Fields, answer: Fields) -> Response:
         status = self._profile.statuses.get(operation, 200)
@@ -319,7 +420,11 @@ class Edge:
             return json_response(status, None)
         shape = self._profile.shapes.get(operation)
         shaped = shape.of(answer, sent=sent) if shape else answer
-        if (given_out := shaped.get("request_id")) and given_out != (own := answer.get("request_id")) and own:
+        if (
+            (given_out := shaped.get("request_id"))
+            and given_out != (own := answer.get("request_id"))
+            and own
+        ):
             self._polls.alias(given_out, own)
         return json_response(status, shaped)
 
@@ -331,7 +436,10 @@ class Edge:
 def _with_header(send: Send, name: str, value: str) -> Send:
     async def send_with_it(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), (name.encode(), value.encode("latin-1"))]
+            message["headers"] = [
+                *message.get("headers", ()),
+                (name.encode(), value.encode("latin-1")),
+            ]
         await send(message)
 
     return send_with_it
@@ -346,10 +454,16 @@ def _check_readable(fields: Fields) -> None:
 def _check_key(auth: Auth | None, api_key: str | None, operation: str, request: Request) -> None:
     if auth is None or operation in auth.open_to_all:
         return
-    given = [request.headers[name].removeprefix("Bearer ") for name in auth.headers if name in request.headers]
+    given = [
+        request.headers[name].removeprefix("Bearer ")
+        for name in auth.headers
+        if name in request.headers
+    ]
     if not given:
         raise Refused(auth.missing, f"Missing {' or '.join(auth.headers)}")
-    if api_key and not any(hmac.compare_digest(key.encode("latin-1"), api_key.encode()) for key in given):
+    if api_key and not any(
+        hmac.compare_digest(key.encode("latin-1"), api_key.encode()) for key in given
+    ):
         raise Refused(auth.wrong, "Invalid API key")
 
 
@@ -359,7 +473,11 @@ def _read(rule: Bodies, operation: str, request: Request, raw: bytes) -> Fields:
     is_protobuf = request.headers.get("content-type", "").startswith(MEDIA_TYPE)
     is_zstd = request.headers.get("content-encoding") == "zstd"
     taken = rule.protobuf if is_protobuf else rule.json or operation != "forward_backward"
-    if not taken or (is_zstd and not rule.zstd) or (is_protobuf and operation != "forward_backward"):
+    if (
+        not taken
+        or (is_zstd and not rule.zstd)
+        or (is_protobuf and operation != "forward_backward")
+    ):
         _refuse_encoding(rule, raw)
     if is_zstd:
         raw = decompress(raw, most)
@@ -378,4 +496,13 @@ def _refuse_encoding(rule: Bodies, raw: bytes) -> None:
         raw.decode()
     except UnicodeDecodeError:
         raise HandlerDied("the handler could not read the body") from None
-    raise Refused(422, [{"type": "model_attributes_type", "loc": ["body"], "msg": "Input should be a valid dictionary"}])
+    raise Refused(
+        422,
+        [
+            {
+                "type": "model_attributes_type",
+                "loc": ["body"],
+                "msg": "Input should be a valid dictionary",
+            }
+        ],
+    )

@@ -9,7 +9,14 @@ from typing import Any, cast
 import numpy as np
 from attrs import define, evolve, field
 
-from tinkex_server.engine.base import BaseModel, Engine, OnToken, SampledTokens, SampleResult, SampleSpec
+from tinkex_server.engine.base import (
+    BaseModel,
+    Engine,
+    OnToken,
+    SampledTokens,
+    SampleResult,
+    SampleSpec,
+)
 
 
 def with_warped_logprobs(engine: Engine) -> Engine:
@@ -24,7 +31,9 @@ class _WarpedSampling:
     """
 
     engine: Engine
-    _pool: ThreadPoolExecutor = field(factory=lambda: ThreadPoolExecutor(thread_name_prefix="tinkex-warping"))
+    _pool: ThreadPoolExecutor = field(
+        factory=lambda: ThreadPoolExecutor(thread_name_prefix="tinkex-warping")
+    )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
@@ -33,7 +42,9 @@ class _WarpedSampling:
     def base_models(self) -> Sequence[BaseModel]:
         return self.engine.base_models
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+    def sample(
+        self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
+    ) -> Future[SampleResult]:
         if spec.temperature == 0 or spec.top_k <= 0:
             return self.engine.sample(sampler_id, spec, on_token)
         return self._pool.submit(self._sample, sampler_id, spec, on_token)
@@ -44,17 +55,22 @@ class _WarpedSampling:
 
     def _sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> SampleResult:
         result = self.engine.sample(sampler_id, spec, on_token).result()
-        return evolve(result, sequences=[self._warped(sampler_id, spec, sequence) for sequence in result.sequences])
+        return evolve(
+            result,
+            sequences=[self._warped(sampler_id, spec, sequence) for sequence in result.sequences],
+        )
 
     def _warped(self, sampler_id: str, spec: SampleSpec, sequence: SampledTokens) -> SampledTokens:
         """The model is asked once more, for the likeliest tokens at each of the sample's positions."""
         whole = [*spec.prompt, *sequence.tokens]
         scored = self.engine.sample(
-            sampler_id, SampleSpec(whole, max_tokens=1, prompt_logprobs=True, topk_prompt_logprobs=spec.top_k)
+            sampler_id,
+            SampleSpec(whole, max_tokens=1, prompt_logprobs=True, topk_prompt_logprobs=spec.top_k),
         ).result()
         rows = (scored.topk_prompt_logprobs or ())[len(spec.prompt) :]
         logprobs = [
-            warped(dict(row or ()), token, spec.temperature, spec.top_p) for row, token in zip(rows, sequence.tokens, strict=True)
+            warped(dict(row or ()), token, spec.temperature, spec.top_p)
+            for row, token in zip(rows, sequence.tokens, strict=True)
         ]
         return evolve(sequence, logprobs=logprobs)
 

@@ -30,7 +30,11 @@ class PathForms:
 
     def inward(self, body: dict[str, Any], data_dir: Path) -> dict[str, Any]:
         """A request's fields with the paths in it as the embedded server has them. Raises `Refused` for paths of another form."""
-        paths_of = {key: self._read(value, data_dir) for key in _KEYS if isinstance(value := body.get(key), str)}
+        paths_of = {
+            key: self._read(value, data_dir)
+            for key in _KEYS
+            if isinstance(value := body.get(key), str)
+        }
         return {**body, **paths_of}
 
     def _write(self, text: str, *, data_dir: Path) -> str:
@@ -51,14 +55,23 @@ class PathForms:
 def _walk(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         items = cast("dict[str, Any]", value).items()
-        return {key: change(entry) if key in _KEYS and isinstance(entry, str) else _walk(entry, change) for key, entry in items}
+        return {
+            key: change(entry) if key in _KEYS and isinstance(entry, str) else _walk(entry, change)
+            for key, entry in items
+        }
     if isinstance(value, list):
         entries = cast("list[Any]", value)
-        return [_walk(entry, change) for entry in entries] if entries and isinstance(entries[0], dict) else entries
+        return (
+            [_walk(entry, change) for entry in entries]
+            if entries and isinstance(entries[0], dict)
+            else entries
+        )
     return value
 
 
 @cache
 def _pattern(form: str, data_dir: Path) -> re.Pattern[str]:
     marked = form.format(data_dir=data_dir, run_id="\0run", name="\0name")
-    return re.compile(re.escape(marked).replace("\0run", "(?P<run_id>[^/]+)").replace("\0name", "(?P<name>[^/]+)"))
+    return re.compile(
+        re.escape(marked).replace("\0run", "(?P<run_id>[^/]+)").replace("\0name", "(?P<name>[^/]+)")
+    )

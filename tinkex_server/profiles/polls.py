@@ -86,7 +86,9 @@ class Polls:
         return protobuf.result_fields(outcome.result_of, outcome.body)
 
     async def _done(self, request_id: str) -> Outcome:
-        while (outcome := await self.backend.futures.wait(request_id, self._all, hold=_LONG)).status == 408:
+        while (
+            outcome := await self.backend.futures.wait(request_id, self._all, hold=_LONG)
+        ).status == 408:
             pass
         return outcome
 
@@ -108,16 +110,27 @@ class Polls:
             return respond(reply.filled({"request_id": request_id}))
         if outcome is not None:
             return Response(outcome.body, outcome.status, media_type=outcome.media_type)
-        return json_response(408, {"type": "try_again", "request_id": request_id, "queue_state": "active"})
+        return json_response(
+            408, {"type": "try_again", "request_id": request_id, "queue_state": "active"}
+        )
 
-    def _ended(self, request_id: str, outcome: Outcome, fields: Mapping[str, Any], accept: str) -> Response:
+    def _ended(
+        self, request_id: str, outcome: Outcome, fields: Mapping[str, Any], accept: str
+    ) -> Response:
         if outcome.result_of is None:
             response = respond(self._failure(outcome))
         else:
             response = self._result(outcome.result_of, outcome.body, accept)
             limit = self.profile.metadata_above
-            if limit is not None and fields.get("allow_metadata_only") and len(response.body) > limit:
-                return json_response(200, {"status": "complete_metadata", "response_payload_size": len(response.body)})
+            if (
+                limit is not None
+                and fields.get("allow_metadata_only")
+                and len(response.body) > limit
+            ):
+                return json_response(
+                    200,
+                    {"status": "complete_metadata", "response_payload_size": len(response.body)},
+                )
         self._delivered_at.setdefault(request_id, time.monotonic())
         return response
 

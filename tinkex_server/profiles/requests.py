@@ -88,9 +88,17 @@ def adapt(profile: Profile, operation: str, fields: Fields) -> None:
         _adapt_sample(profile.sampling, fields)
         if not profile.sample_repeats:
             fields.pop("seq_id", None)
-    if operation == "create_model" and profile.full_weights_at_rank_0 and look_up(fields, "lora_config.rank") == 0:
+    if (
+        operation == "create_model"
+        and profile.full_weights_at_rank_0
+        and look_up(fields, "lora_config.rank") == 0
+    ):
         fields["lora_config"] = {"rank": _STANDS_FOR_FULL}
-    if operation == "save_weights_for_sampler" and fields.get("path") and not profile.names_samplers:
+    if (
+        operation == "save_weights_for_sampler"
+        and fields.get("path")
+        and not profile.names_samplers
+    ):
         fields["path"] = str(time.time_ns())
 
 
@@ -102,13 +110,20 @@ def _check_strictly(operation: str, fields: Fields, release: tuple[int, int]) ->
     if kind is None:
         return
     known = {field.name.removesuffix("_") for field in attrs.fields(kind) if field.init}
-    unknown = [name for name in fields if name not in known or first_seen.get(name, release) > release]
+    unknown = [
+        name for name in fields if name not in known or first_seen.get(name, release) > release
+    ]
     if unknown:
         raise Refused(422, [_extra(name, fields[name]) for name in unknown])
 
 
 def _extra(name: str, value: object) -> dict[str, object]:
-    return {"type": "extra_forbidden", "loc": ["body", name], "msg": "Extra inputs are not permitted", "input": value}
+    return {
+        "type": "extra_forbidden",
+        "loc": ["body", name],
+        "msg": "Extra inputs are not permitted",
+        "input": value,
+    }
 
 
 def _problem(rule: Rule, fields: Fields) -> str | None:
@@ -130,8 +145,16 @@ def _problem(rule: Rule, fields: Fields) -> str | None:
 
 def _check_load(loading: Loading, fields: Fields) -> None:
     number = fields.get("seq_id")
-    if loading.first_request_only and fields.get("model_id") and isinstance(number, int) and number > 1:
-        raise Refused(400, f"load_weights is not permitted with seq_id {number}: it must be the model's first request")
+    if (
+        loading.first_request_only
+        and fields.get("model_id")
+        and isinstance(number, int)
+        and number > 1
+    ):
+        raise Refused(
+            400,
+            f"load_weights is not permitted with seq_id {number}: it must be the model's first request",
+        )
 
 
 def _check_batch(rule: Batches, batch: Fields) -> None:
@@ -141,7 +164,9 @@ def _check_batch(rule: Batches, batch: Fields) -> None:
     for index, inputs in _inputs(batch):
         if rule.weights_needed and loss == "cross_entropy" and "weights" not in inputs:
             raise Refused(400, f"data {index}: cross_entropy needs weights")
-        if rule.known_inputs_only and (extra := sorted(inputs.keys() - _INPUTS.get(str(loss), _POLICY_INPUTS))):
+        if rule.known_inputs_only and (
+            extra := sorted(inputs.keys() - _INPUTS.get(str(loss), _POLICY_INPUTS))
+        ):
             raise Refused(400, f"data {index}: {loss} takes no {extra[0]}")
         for name, tensor in inputs.items():
             if rule.flat == "refused" and len(look_up(tensor, "shape") or ()) > 1:
@@ -183,7 +208,11 @@ def _adapt_sample(rule: Sampling, fields: Fields) -> None:
         fields["prompt"]["chunks"] = chunks[:1]
     if rule.zero_temperature_is is not None and params.get("temperature") == 0:
         params["temperature"] = rule.zero_temperature_is
-    plain = (fields.get("num_samples", 1), params.get("temperature", 1.0), params.get("top_p", 1.0)) == (1, 1.0, 1.0)
+    plain = (
+        fields.get("num_samples", 1),
+        params.get("temperature", 1.0),
+        params.get("top_p", 1.0),
+    ) == (1, 1.0, 1.0)
     if rule.default_top_k is not None and params.get("top_k", -1) <= 0:
         params["top_k"] = rule.default_top_k
     if rule.greedy_when_plain and plain:

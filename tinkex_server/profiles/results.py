@@ -35,7 +35,9 @@ def _pad(outputs: Sequence[Mapping[str, Any]]) -> None:
     tensors = [tensor for output in outputs if (tensor := mapping_at(output, "logprobs"))]
     longest = max((len(tensor["data"]) for tensor in tensors), default=0)
     for tensor in tensors:
-        tensor.update(data=[*tensor["data"], *[0.0] * (longest - len(tensor["data"]))], shape=[longest])
+        tensor.update(
+            data=[*tensor["data"], *[0.0] * (longest - len(tensor["data"]))], shape=[longest]
+        )
 
 
 def _change_sample(rule: Sampling, result: dict[str, Any]) -> None:

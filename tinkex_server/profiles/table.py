@@ -53,7 +53,12 @@ _HOSTED_ONLY = (
     "GET audit",
     "GET billing/usage/events",
 )
-_SINCE_28 = *_HOSTED_ONLY, "POST save_weights_external", "GET billing/usage/checkpoints/current", _FINISH
+_SINCE_28 = (
+    *_HOSTED_ONLY,
+    "POST save_weights_external",
+    "GET billing/usage/checkpoints/current",
+    _FINISH,
+)
 _ARCHIVES = f"GET {_CHECKPOINT}/archive", f"GET {_CHECKPOINT}/download"
 _TTL = f"PUT {_CHECKPOINT}/ttl"
 _NO_REST = *_RUNS, "GET checkpoints", f"DELETE {_CHECKPOINT}", *_PUBLISH, _TTL, *_ARCHIVES
@@ -78,7 +83,9 @@ def _failed(user: str, server: str) -> Mapping[str, Reply]:
 
 
 def _routes(*groups: str | Iterable[str]) -> frozenset[str]:
-    return frozenset(route for group in groups for route in ([group] if isinstance(group, str) else group))
+    return frozenset(
+        route for group in groups for route in ([group] if isinstance(group, str) else group)
+    )
 
 
 _NULL_PATH = also(path=Ref("path"))  # null for ephemeral weights, where others leave it out
@@ -149,13 +156,29 @@ HOSTED_0_25 = Profile(
 # ---- SkyRL -----------------------------------------------------------------------------------------------------------
 
 _SKYRL_MISSING = _routes(
-    _SINCE_28, _SESSIONS, _NEW_SAMPLING, "GET checkpoints", _PUBLISH, _TTL, _CHANGING_CONFIG, "POST auth/token"
+    _SINCE_28,
+    _SESSIONS,
+    _NEW_SAMPLING,
+    "GET checkpoints",
+    _PUBLISH,
+    _TTL,
+    _CHANGING_CONFIG,
+    "POST auth/token",
 )
 _SKYRL_PROMISE = also(future_id=Ref("request_id"), status="pending")
-_SKYRL_IDS = Ids(session="session_{hex}", model="model_{digest}", sampler="sampling_{digest}", request="{decimal}")
+_SKYRL_IDS = Ids(
+    session="session_{hex}",
+    model="model_{digest}",
+    sampler="sampling_{digest}",
+    request="{decimal}",
+)
 _SKYRL_SHAPES = {
-    "create_model": also(base_model=Ref("sent.base_model"), lora_config=Ref("sent.lora_config"), status="created"),
-    "get_server_capabilities": only(supported_models=Each("supported_models", {"model_name": Ref("model_name")})),
+    "create_model": also(
+        base_model=Ref("sent.base_model"), lora_config=Ref("sent.lora_config"), status="created"
+    ),
+    "get_server_capabilities": only(
+        supported_models=Each("supported_models", {"model_name": Ref("model_name")})
+    ),
     "get_info": only(
         model_id=Ref("model_id"),
         status="created",
@@ -168,7 +191,10 @@ _SKYRL_SHAPES = {
     "weights_info": only(base_model=Ref("base_model"), is_lora=True, lora_rank=Ref("lora_rank")),
 }
 _SKYRL_OPTIM_METRICS = only(
-    metrics={"skyrl.ai/grad_norm": Ref("metrics.grad_norm"), "skyrl.ai/learning_rate": Ref("metrics.learning_rate")}
+    metrics={
+        "skyrl.ai/grad_norm": Ref("metrics.grad_norm"),
+        "skyrl.ai/learning_rate": Ref("metrics.learning_rate"),
+    }
 )
 _SKYRL_RULES = (
     Rule(operations=("asample",), field="sampling_params.max_tokens", status=422, needed=True),
@@ -195,12 +221,18 @@ SKYRL_0_3 = Profile(
     failed={"user": _FAILED_400, "server": Reply(500, {"detail": "Unknown error"})},
     shapes=_SKYRL_SHAPES,
     # its JAX backend gives no metrics
-    results={"forward_backward": also(metrics={}), "forward": also(metrics={}), "optim_step": _SKYRL_OPTIM_METRICS},
+    results={
+        "forward_backward": also(metrics={}),
+        "forward": also(metrics={}),
+        "optim_step": _SKYRL_OPTIM_METRICS,
+    },
     results_as="json",
     rules=_SKYRL_RULES,
     # dtype and shape of arrays are dropped
     batches=Batches(
-        losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"), unknown_loss=422, flat="shapes dropped"
+        losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"),
+        unknown_loss=422,
+        flat="shapes dropped",
     ),
     sampling=Sampling(prompt_logprobs="without the first"),
     # into a model alone, and always with the optimizer's state
@@ -227,12 +259,24 @@ SKYRL = Profile(
     kept_after_delivery=300.0,
     shapes=_SKYRL_SHAPES,
     results={
-        "forward_backward": also(metrics={"total_loss:sum": Ref("derived.loss_sum"), "pg_loss:last": Ref("derived.loss_mean")}),
-        "forward": also(metrics={"total_loss:sum": Ref("derived.loss_sum"), "pg_loss:last": Ref("derived.loss_mean")}),
+        "forward_backward": also(
+            metrics={
+                "total_loss:sum": Ref("derived.loss_sum"),
+                "pg_loss:last": Ref("derived.loss_mean"),
+            }
+        ),
+        "forward": also(
+            metrics={
+                "total_loss:sum": Ref("derived.loss_sum"),
+                "pg_loss:last": Ref("derived.loss_mean"),
+            }
+        ),
         "optim_step": _SKYRL_OPTIM_METRICS,
     },
     rules=_SKYRL_RULES,
-    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"), unknown_loss=422),
+    batches=Batches(
+        losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"), unknown_loss=422
+    ),
     sampling=Sampling(prompt_logprobs="without the first"),
     edits={"load_weights": Edits(defaults={"optimizer": True})},
     loading=Loading(by_session=False, first_request_only=True),
@@ -247,13 +291,24 @@ SKYRL_0_4 = evolve(
     missing=_SKYRL_MISSING | {"POST forward"},
     bodies=Bodies(json=False, zstd=True),  # JSON is 415
     # its own words for "no such thing" at a route outside the API are its sign; which ones is not known
-    replies={**SKYRL.replies, "/profiling_status": Reply(404, {"detail": "no profiling is under way"})},
+    replies={
+        **SKYRL.replies,
+        "/profiling_status": Reply(404, {"detail": "no profiling is under way"}),
+    },
     results_as="protobuf",
 )
 
 # ---- open-rl ---------------------------------------------------------------------------------------------------------
 
-_OPEN_RL_MISSING = _routes(_SINCE_28, _SESSIONS, _NO_REST, _NEW_SAMPLING, _CHANGING_CONFIG, "POST auth/token", "POST unload_model")
+_OPEN_RL_MISSING = _routes(
+    _SINCE_28,
+    _SESSIONS,
+    _NO_REST,
+    _NEW_SAMPLING,
+    _CHANGING_CONFIG,
+    "POST auth/token",
+    "POST unload_model",
+)
 _OPEN_RL_FLAGS = Reply(
     200,
     {
@@ -267,16 +322,21 @@ _OPEN_RL_PATHS = PathForms(
     weights="{data_dir}/checkpoints/{run_id}/weights/{name}",  # absolute folders (m)
     sampler="tinker://{run_id}-samp-{name}",  # (m)
 )
-_OPEN_RL_FAILED = {"user": Reply(400, {"type": "RequestFailedResponse", "error_message": Ref("error")})}
+_OPEN_RL_FAILED = {
+    "user": Reply(400, {"type": "RequestFailedResponse", "error_message": Ref("error")})
+}
 _OPEN_RL_BATCHES = Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo"))
 
 OPEN_RL_OLD = Profile(
     name="open-rl-old",
     about="gke-labs/open-rl up to v0.0.3",
-    missing=_OPEN_RL_MISSING | _routes("POST forward", "POST weights_info", "GET samplers/{sampler_id}"),
+    missing=_OPEN_RL_MISSING
+    | _routes("POST forward", "POST weights_info", "GET samplers/{sampler_id}"),
     bodies=Bodies(protobuf=False, other="unhandled"),
     replies={"client/config": _OPEN_RL_FLAGS},
-    ids=Ids(session="sess-real-123", model="{digest}", request="{uuid}"),  # every session is that one (m)
+    ids=Ids(
+        session="sess-real-123", model="{digest}", request="{uuid}"
+    ),  # every session is that one (m)
     seq_ids=_IGNORED,  # the same number twice gives two gradients (m)
     sample_repeats=False,
     creates_anew=True,
@@ -342,8 +402,17 @@ OPEN_RL = Profile(
 TUFT = Profile(
     name="tuft",
     about="agentscope-ai/TuFT, August 2026",
-    missing=_routes(_SINCE_28, _NEW_SAMPLING, _CHANGING_CONFIG, "POST forward", _TTL, f"GET {_CHECKPOINT}/download"),
-    auth=Auth(wrong=403, open_to_all=frozenset({"healthz", "client/config", "get_server_capabilities"})),  # (m)
+    missing=_routes(
+        _SINCE_28,
+        _NEW_SAMPLING,
+        _CHANGING_CONFIG,
+        "POST forward",
+        _TTL,
+        f"GET {_CHECKPOINT}/download",
+    ),
+    auth=Auth(
+        wrong=403, open_to_all=frozenset({"healthz", "client/config", "get_server_capabilities"})
+    ),  # (m)
     bodies=Bodies(json=False, zstd=True, most_bytes=64 << 20, release=(0, 25)),  # JSON is 415 (m)
     # the official client's own defaults, all of them (m)
     replies={
@@ -358,7 +427,9 @@ TUFT = Profile(
             },
         ),
         # a file of its own disk (m)
-        f"{_CHECKPOINT}/archive": Reply(302, "", {"location": "file:///srv/tuft/checkpoints/archive.tar.gz"}),
+        f"{_CHECKPOINT}/archive": Reply(
+            302, "", {"location": "file:///srv/tuft/checkpoints/archive.tar.gz"}
+        ),
     },
     statuses={
         "create_session": 201,
@@ -386,7 +457,10 @@ TUFT = Profile(
         "save_weights": also(type=None),
         "save_weights_for_sampler": also(type=None),
     },
-    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo", "dro"), unknown_loss=422),
+    batches=Batches(
+        losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo", "dro"),
+        unknown_loss=422,
+    ),
     loading=Loading(by_session=False, no_model=400, missing_checkpoint=404),
 )
 
@@ -418,31 +492,49 @@ _CLOUD_SAMPLE = Edits(
         "sampling_params.max_tokens": 256,
     }
 )
-_CLOUD_CREATED = also(base_model=Ref("sent.base_model"), lora_config=Ref("sent.lora_config"), status="created")
+_CLOUD_CREATED = also(
+    base_model=Ref("sent.base_model"), lora_config=Ref("sent.lora_config"), status="created"
+)
 # LoRA or not (m)
-_CLOUD_INFO = {"get_info": also(is_lora=False, lora_rank=None), "weights_info": also(lora_rank=None)}
+_CLOUD_INFO = {
+    "get_info": also(is_lora=False, lora_rank=None),
+    "weights_info": also(lora_rank=None),
+}
 
 TINKER_CLOUD_OLD = Profile(
     name="tinker-cloud-old",
     about="GMISWE/tinker-cloud, up to August 2026",
-    missing=_CLOUD_MISSING | _routes(_SINCE_28, _NEW_SAMPLING, _CLIENT_CONFIG, _CHANGING_CONFIG, "GET healthz"),
+    missing=_CLOUD_MISSING
+    | _routes(_SINCE_28, _NEW_SAMPLING, _CLIENT_CONFIG, _CHANGING_CONFIG, "GET healthz"),
     auth=_CLOUD_AUTH,
     bodies=Bodies(protobuf=False, other="unhandled"),
     replies={
         "load_weights": Reply(
             200,
-            {"error": "load_weights is not supported", "reason": "pass checkpoint_path to create_model instead"},
+            {
+                "error": "load_weights is not supported",
+                "reason": "pass checkpoint_path to create_model instead",
+            },
         )
     },
     refusal=_CLOUD_ERROR,
-    ids=Ids(session="{uuid}", model="model_{digest}", sampler="sampler_{digest}", request="req_{hex}"),
+    ids=Ids(
+        session="{uuid}", model="model_{digest}", sampler="sampler_{digest}", request="req_{hex}"
+    ),
     seq_ids=_IGNORED,
     sample_repeats=False,
     creates_anew=True,
     sample_sequence_ids=False,
     hold=0.0,
-    pending=Reply(408, {"error": "Future is still pending", "status_code": 408, "path": "/api/v1/retrieve_future"}),
-    failed={"user": Reply(400, {"error": Ref("error"), "status_code": 400, "path": "/api/v1/retrieve_future"})},
+    pending=Reply(
+        408,
+        {"error": "Future is still pending", "status_code": 408, "path": "/api/v1/retrieve_future"},
+    ),
+    failed={
+        "user": Reply(
+            400, {"error": Ref("error"), "status_code": 400, "path": "/api/v1/retrieve_future"}
+        )
+    },
     shapes={"create_model": _CLOUD_CREATED, **_CLOUD_INFO},
     results={"save_weights_for_sampler": _NULL_PATH},
     results_as="json",
@@ -460,16 +552,30 @@ TINKER_CLOUD = Profile(
     bodies=Bodies(zstd=True),
     replies={
         "client/config": Reply(
-            200, {"pjwt_auth_enabled": False, "proto_compress_fwdbwd": True, "sample_use_retrieve_futures": True}
+            200,
+            {
+                "pjwt_auth_enabled": False,
+                "proto_compress_fwdbwd": True,
+                "sample_use_retrieve_futures": True,
+            },
         )
     },
     refusal=_CLOUD_ERROR,
-    ids=Ids(session="{uuid}", model="model_{digest}", sampler="sampler_{digest}", request="req_{hex}"),
+    ids=Ids(
+        session="{uuid}", model="model_{digest}", sampler="sampler_{digest}", request="req_{hex}"
+    ),
     # a number is no more than a name: requests run in the order of submission
     seq_ids=_IGNORED,
     hold=30.0,
-    pending=Reply(408, {"error": "Future is still pending", "status_code": 408, "path": "/api/v1/retrieve_future"}),
-    failed={"user": Reply(400, {"error": Ref("error"), "status_code": 400, "path": "/api/v1/retrieve_future"})},
+    pending=Reply(
+        408,
+        {"error": "Future is still pending", "status_code": 408, "path": "/api/v1/retrieve_future"},
+    ),
+    failed={
+        "user": Reply(
+            400, {"error": Ref("error"), "status_code": 400, "path": "/api/v1/retrieve_future"}
+        )
+    },
     shapes={"create_model": _CLOUD_CREATED, **_CLOUD_INFO},
     results={"save_weights_for_sampler": _NULL_PATH},
     rules=_CLOUD_RULES,
@@ -501,7 +607,9 @@ TWINKLE = Profile(
     # behind Ray's proxy: an error is JSON, the connection stays, and each answer has an x-request-id (m)
     request_ids=True,
     bodies=Bodies(protobuf=False, other=500, release=(0, 16)),
-    ids=Ids(session="session-{hex}", model="{digest}", sampler="sampling-{digest}", request="req_{hex}"),
+    ids=Ids(
+        session="session-{hex}", model="{digest}", sampler="sampling-{digest}", request="req_{hex}"
+    ),
     seq_ids=_IGNORED,
     sample_repeats=False,
     creates_anew=True,
@@ -530,10 +638,17 @@ TWINKLE = Profile(
         even_with_bearer=frozenset({"importance_sampling"}),  # (m)
         padded_forward=True,  # (m)
     ),
-    edits={"asample": Edits(defaults={"sampling_params.max_tokens": 256}, ignored=("sampling_params.seed",))},
+    edits={
+        "asample": Edits(
+            defaults={"sampling_params.max_tokens": 256}, ignored=("sampling_params.seed",)
+        )
+    },
     sampling=Sampling(zero_temperature_is=1.0, needs_base=True),  # (m)
     loading=Loading(by_session=False),
-    paths=PathForms(weights="twinkle://{run_id}/weights/{name}", sampler="twinkle://{run_id}/sampler_weights/{name}"),
+    paths=PathForms(
+        weights="twinkle://{run_id}/weights/{name}",
+        sampler="twinkle://{run_id}/sampler_weights/{name}",
+    ),
     names_samplers=False,  # the path ends in a time (m)
     needs_gradient=True,  # (m)
     null_answers=frozenset({_CHECKPOINT}),
@@ -571,8 +686,16 @@ MILES = Profile(
         Rule(operations=BATCHES, field="forward_backward_input.data", most=1024),
         Rule(operations=("asample",), field="num_samples", most=64),
         Rule(operations=("create_model",), field="lora_config.seed", absent=True),
-        Rule(operations=("create_model", "save_weights", "save_weights_for_sampler"), field="user_metadata", absent=True),
-        Rule(operations=("save_weights", "save_weights_for_sampler"), field="ttl_seconds", absent=True),
+        Rule(
+            operations=("create_model", "save_weights", "save_weights_for_sampler"),
+            field="user_metadata",
+            absent=True,
+        ),
+        Rule(
+            operations=("save_weights", "save_weights_for_sampler"),
+            field="ttl_seconds",
+            absent=True,
+        ),
     ),
     batches=Batches(
         losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo", "dro"),
@@ -661,7 +784,9 @@ XORL = Profile(
     ),
     shapes={"unload_model": only(model_id=Ref("sent.model_id"))},
     loading=Loading(by_session=False),
-    paths=PathForms(weights="xorl://{run_id}/weights/{name}", sampler="xorl://{run_id}/sampler_weights/{name}"),
+    paths=PathForms(
+        weights="xorl://{run_id}/weights/{name}", sampler="xorl://{run_id}/sampler_weights/{name}"
+    ),
 )
 
 # ---- verl ------------------------------------------------------------------------------------------------------------
@@ -700,7 +825,9 @@ VERL = Profile(
     pending=Reply(200, {**_TRY_AGAIN, "message": "still running"}),
     pending_once_more=True,
     failed=_failed("Application", "Application"),
-    unknown=Reply(200, {"error": "unknown request_id", "category": "Application", "seen_before": True}),
+    unknown=Reply(
+        200, {"error": "unknown request_id", "category": "Application", "seen_before": True}
+    ),
     kept_after_delivery=0.0,
     results_as="json",
     batches=Batches(
@@ -728,7 +855,9 @@ ARCTIC = Profile(
         "POST load_weights",
         "GET samplers/{sampler_id}",
     ),
-    replies={"client/config": Reply(200, {"proto_write_fwdbwd": False, "parallel_fwdbwd_chunks": False})},
+    replies={
+        "client/config": Reply(200, {"proto_write_fwdbwd": False, "parallel_fwdbwd_chunks": False})
+    },
     ids=Ids(session="{uuid}", model="{digest}", sampler="{digest}", request="{decimal}"),
     seq_ids=_IGNORED,
     sample_repeats=False,
@@ -750,7 +879,13 @@ ARCTIC = Profile(
 
 _UNTIMED = Each(
     "checkpoints",
-    {"time": None, **{name: Ref(name) for name in ("checkpoint_id", "checkpoint_type", "tinker_path", "size_bytes")}},
+    {
+        "time": None,
+        **{
+            name: Ref(name)
+            for name in ("checkpoint_id", "checkpoint_type", "tinker_path", "size_bytes")
+        },
+    },
 )
 
 HATCHERY = Profile(
@@ -777,7 +912,12 @@ HATCHERY = Profile(
         "client/config": Reply(200, {"default_poll_interval_ms": 1000, "max_batch_size": 1024}),
         # by other names, and not the model that is loaded (m)
         "get_server_capabilities": Reply(
-            200, {"supported_models": [{"model_id": "Qwen/Qwen2.5-0.5B", "tokenizer_id": "Qwen/Qwen2.5-0.5B"}]}
+            200,
+            {
+                "supported_models": [
+                    {"model_id": "Qwen/Qwen2.5-0.5B", "tokenizer_id": "Qwen/Qwen2.5-0.5B"}
+                ]
+            },
         ),
     },
     ids=Ids(session="{uuid}", model="{digest}", sampler="{digest}", request="{uuid}"),
@@ -787,10 +927,18 @@ HATCHERY = Profile(
     promise=also(operation=Ref("operation")),
     sample_sequence_ids=False,
     # a promise where others answer the session (m)
-    promised={"create_sampling_session": only(type="create_sampling_session", sampling_session_id=Ref("sampling_session_id"))},
+    promised={
+        "create_sampling_session": only(
+            type="create_sampling_session", sampling_session_id=Ref("sampling_session_id")
+        )
+    },
     hold=120.0,  # to the limit of the job
     pending=Reply(200, _TRY_AGAIN_STATE),
-    failed={"user": Reply(200, {"type": "request_failed", "error": Ref("error"), "category": "user_error"})},
+    failed={
+        "user": Reply(
+            200, {"type": "request_failed", "error": Ref("error"), "category": "user_error"}
+        )
+    },
     shapes={
         "weights_info": also(lora_alpha=32, target_modules=["q_proj", "v_proj"]),
         "unload_model": only(model_id=Ref("sent.model_id"), status="unloaded"),  # (m)
@@ -807,7 +955,9 @@ HATCHERY = Profile(
         Rule(operations=("asample",), field="sampling_params.top_k", status=422, most=1000),  # (m)
     ),
     # refused at the POST (m)
-    batches=Batches(losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"), means=True),  # (m)
+    batches=Batches(
+        losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"), means=True
+    ),  # (m)
     sampling=Sampling(
         greedy_when_plain=True,  # (m)
         default_top_k=50,  # (m)

@@ -62,11 +62,15 @@ def fill(template: Any, values: Values) -> Any:
     """The template with its references resolved."""
     if isinstance(template, Ref):
         found = look_up(values, template.path)
-        return look_up(values, template.otherwise) if found is None and template.otherwise else found
+        return (
+            look_up(values, template.otherwise) if found is None and template.otherwise else found
+        )
     if isinstance(template, Each):
         return [fill(template.template, item) for item in list_at(values, template.path)]
     if isinstance(template, Mapping):
-        return {key: fill(value, values) for key, value in cast("Mapping[str, Any]", template).items()}
+        return {
+            key: fill(value, values) for key, value in cast("Mapping[str, Any]", template).items()
+        }
     return template
 
 

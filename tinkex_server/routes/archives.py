@@ -37,7 +37,9 @@ async def archive(backend: Backend, call: Call[None]) -> Response:
         async with asyncio.timeout(_PATIENCE):
             await backend.downloads.get(*_tar(backend, row))
     except TimeoutError:
-        response = json_response(503, {"detail": f"the archive of {row.path} is being made; ask again"})
+        response = json_response(
+            503, {"detail": f"the archive of {row.path} is being made; ask again"}
+        )
         response.headers["Retry-After"] = "2"
         return response
     expires = int(time.time()) + LIFETIME
@@ -53,7 +55,9 @@ def archive_url(backend: Backend, origin: str, path: CheckpointPath, expires: in
 async def download(backend: Backend, call: Call[None]) -> Response:
     """By a signed URL, or by a key that may read the checkpoint."""
     row = call.access.checkpoint(path_of(call))
-    return await _send(backend, call, *_tar(backend, row), "application/x-tar", f"{row.path.name}.tar")
+    return await _send(
+        backend, call, *_tar(backend, row), "application/x-tar", f"{row.path.name}.tar"
+    )
 
 
 async def external_weights_urls(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
@@ -64,7 +68,9 @@ async def external_weights_urls(backend: Backend, call: Call[None]) -> Mapping[s
     folder = _folder(backend, row)
     digests.check_there(folder)
     for file in files_of(folder):
-        urls[file.name] = signed_url(backend.signer, call.origin, f"{_url_path(row.path)}/files/{file.name}", expires)
+        urls[file.name] = signed_url(
+            backend.signer, call.origin, f"{_url_path(row.path)}/files/{file.name}", expires
+        )
     return ExternalWeightsUrlsResponse(urls, moment(expires)).to_dict()
 
 
@@ -77,11 +83,18 @@ async def download_file(backend: Backend, call: Call[None]) -> Response:
         raise not_found(f"{row.path} has no file {call.path['file']!r}; it has {', '.join(files)}")
     file = files[call.path["file"]]
     plan = partial(_checked_file, file)
-    return await _send(backend, call, (file, row.created_at), plan, "application/octet-stream", file.name)
+    return await _send(
+        backend, call, (file, row.created_at), plan, "application/octet-stream", file.name
+    )
 
 
 async def _send(
-    backend: Backend, call: Call[None], key: object, plan: partial[Content], media_type: str, file_name: str
+    backend: Backend,
+    call: Call[None],
+    key: object,
+    plan: partial[Content],
+    media_type: str,
+    file_name: str,
 ) -> Response:
     if call.method == "HEAD":
         return describe(plan(whole=False), backend.downloads.known(key), media_type, file_name)

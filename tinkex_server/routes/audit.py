@@ -13,16 +13,27 @@ from tinkex_server.routes.facts import moment
 from tinkex_server.routes.query import day, one_of
 from tinkex_server.wire.http import Call, get
 
-_SUBJECTS = {"all": None, "checkpoints": "checkpoint", "projects": "project", "teams": "team", "organizations": "organization"}
+_SUBJECTS = {
+    "all": None,
+    "checkpoints": "checkpoint",
+    "projects": "project",
+    "teams": "team",
+    "organizations": "organization",
+}
 """The subjects of events by event_type. There are neither teams nor organizations here, so nothing is said of them."""
 
 
 async def audit_log(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     subject = _SUBJECTS[one_of(call.query, "event_type", tuple(_SUBJECTS))]
     start, end = day(call.query, "day", datetime.now(UTC).date())
-    rows = backend.store.audit.between(call.access.owner, subject, start.timestamp(), end.timestamp())
+    rows = backend.store.audit.between(
+        call.access.owner, subject, start.timestamp(), end.timestamp()
+    )
     return AuditLogResponse(
-        [AuditLogEntry(moment(row.at), row.event, AuditEventDetails.from_dict(row.details)) for row in rows]
+        [
+            AuditLogEntry(moment(row.at), row.event, AuditEventDetails.from_dict(row.details))
+            for row in rows
+        ]
     ).to_dict()
 
 

@@ -32,7 +32,9 @@ async def exchange(backend: Backend, call: Call[AuthTokenRequest]) -> Mapping[st
 
 async def key_facts(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     key = _key(backend, call)
-    return ApiKeyInfoResponse(key.key_id, key.name, "", ApiKeyDetails(ApiKeyOrganization(ORGANIZATION))).to_dict()
+    return ApiKeyInfoResponse(
+        key.key_id, key.name, "", ApiKeyDetails(ApiKeyOrganization(ORGANIZATION))
+    ).to_dict()
 
 
 async def revoke(backend: Backend, call: Call[None]) -> Mapping[str, Any]:

@@ -32,8 +32,15 @@ CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 
 async def list_run_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     """All of one's own run; of another's those that it has published."""
-    run, checkpoints = call.access.run(call.path["run_id"], published=True), backend.store.checkpoints
-    rows = checkpoints.of_run(run.model_id) if call.access.sees(run.owner) else checkpoints.published_of_run(run.model_id)
+    run, checkpoints = (
+        call.access.run(call.path["run_id"], published=True),
+        backend.store.checkpoints,
+    )
+    rows = (
+        checkpoints.of_run(run.model_id)
+        if call.access.sees(run.owner)
+        else checkpoints.published_of_run(run.model_id)
+    )
     return CheckpointsListResponse([checkpoint_facts(row) for row in rows]).to_dict()
 
 
@@ -61,7 +68,9 @@ def _set_public(backend: Backend, call: Call[None], public: bool) -> Mapping[str
     if not backend.store.checkpoints.set_public(row.path, public):
         raise Refused(409, f"{row.path} is {what} already")
     _renew_manifest(backend, row.path)
-    backend.store.audit.add(row.owner, f"checkpoint.{what}", {"tinker_path": str(row.path)}, time.time())
+    backend.store.audit.add(
+        row.owner, f"checkpoint.{what}", {"tinker_path": str(row.path)}, time.time()
+    )
     return {}
 
 
@@ -71,7 +80,12 @@ async def set_ttl(backend: Backend, call: Call[SetCheckpointTtlRequest]) -> Mapp
     ttl_seconds = checked_ttl(call.body.ttl_seconds)
     backend.store.checkpoints.set_expiry(row.path, expiry(now, ttl_seconds))
     _renew_manifest(backend, row.path)
-    backend.store.audit.add(row.owner, "checkpoint.ttl_set", {"tinker_path": str(row.path), "ttl_seconds": ttl_seconds}, now)
+    backend.store.audit.add(
+        row.owner,
+        "checkpoint.ttl_set",
+        {"tinker_path": str(row.path), "ttl_seconds": ttl_seconds},
+        now,
+    )
     return {}
 
 
@@ -79,7 +93,9 @@ async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, 
     row = call.access.own_checkpoint(path_of(call))
     manifests.withdraw(backend.folders.path(row.folder))
     backend.store.checkpoints.delete(row.path)
-    backend.store.audit.add(row.owner, "checkpoint.deleted", {"tinker_path": str(row.path)}, time.time())
+    backend.store.audit.add(
+        row.owner, "checkpoint.deleted", {"tinker_path": str(row.path)}, time.time()
+    )
     await backend.collect()
     return {}
 

@@ -25,7 +25,10 @@ from tinkex_server.work.futures import Outcome, Ticket, Work
 async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outcome:
     """Answers when the copy is made. One that is asked for again by session and number is made once."""
     body = call.body
-    source, ttl_seconds = call.access.checkpoint(paths.parse(body.source_path)), checked_ttl(body.ttl_seconds)
+    source, ttl_seconds = (
+        call.access.checkpoint(paths.parse(body.source_path)),
+        checked_ttl(body.ttl_seconds),
+    )
     ticket = _ticket(backend, call)
     request_id = backend.futures.repeated(ticket) or backend.futures.submit(
         ticket,
@@ -36,7 +39,10 @@ async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outc
     outcome = await backend.futures.wait(request_id, call.access)
     if outcome.status == 200 and outcome.result_of is None:
         told = orjson.loads(outcome.body)
-        raise Refused(400 if told["category"] == "user" else 500, f"{source.path} could not be copied: {told['error']}")
+        raise Refused(
+            400 if told["category"] == "user" else 500,
+            f"{source.path} could not be copied: {told['error']}",
+        )
     return outcome
 
 
@@ -44,9 +50,17 @@ def _ticket(backend: Backend, call: Call[CopyWeightsRequest]) -> Ticket:
     """Where the copy goes: to a number of a session, or to a new session in a project."""
     body, owner = call.body, call.access.new_owner
     if (body.destination_project_id is None) == (body.session_id is None):
-        raise malformed("destination_project_id", message="or session_id is needed: one of them, not both")
+        raise malformed(
+            "destination_project_id", message="or session_id is needed: one of them, not both"
+        )
     if body.session_id is None:
-        return Ticket(_new_session(backend, body.destination_project_id, owner), 0, "copy_weights", call.fingerprint, owner)
+        return Ticket(
+            _new_session(backend, body.destination_project_id, owner),
+            0,
+            "copy_weights",
+            call.fingerprint,
+            owner,
+        )
     if body.model_seq_id is None or body.model_seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more: session_id needs it")
     call.access.open_session(body.session_id)
@@ -55,18 +69,27 @@ def _ticket(backend: Backend, call: Call[CopyWeightsRequest]) -> Ticket:
 
 def _new_session(backend: Backend, project_id: str | None, owner: str) -> str:
     now = time.time()
-    row = SessionRow(backend.ids.new_session(), ["copy_weights"], {}, "", project_id, None, now, owner)
+    row = SessionRow(
+        backend.ids.new_session(), ["copy_weights"], {}, "", project_id, None, now, owner
+    )
     backend.store.sessions.add(row)
     backend.store.sessions.finish(row.session_id, "success", None, now)
     return row.session_id
 
 
-def _copy(backend: Backend, run: ModelRow, source: CheckpointRow, ticket: Ticket, ttl_seconds: int | None) -> Work:
-    path = CheckpointPath(backend.ids.model_of(ticket.scope, ticket.seq_id), source.path.kind, source.path.name)
+def _copy(
+    backend: Backend, run: ModelRow, source: CheckpointRow, ticket: Ticket, ttl_seconds: int | None
+) -> Work:
+    path = CheckpointPath(
+        backend.ids.model_of(ticket.scope, ticket.seq_id), source.path.kind, source.path.name
+    )
 
     async def work() -> bytes:
         now = time.time()
-        with backend.folders.held(source.folder) as saved, backend.folders.new(*path.place) as (name, folder):
+        with (
+            backend.folders.held(source.folder) as saved,
+            backend.folders.new(*path.place) as (name, folder),
+        ):
             copied_run = evolve(
                 run,
                 model_id=path.run_id,
@@ -76,9 +99,13 @@ def _copy(backend: Backend, run: ModelRow, source: CheckpointRow, ticket: Ticket
                 last_request_at=now,
                 owner=ticket.owner,
             )
-            planned = CheckpointRow(path, name, 0, now, expiry(now, ttl_seconds), source.user_metadata)
+            planned = CheckpointRow(
+                path, name, 0, now, expiry(now, ttl_seconds), source.user_metadata
+            )
             manifest = manifests.of_checkpoint(backend.store, copied_run, planned)
-            size = await backend.lanes.call(manifests.save, folder, partial(_copy_files, saved), manifest)
+            size = await backend.lanes.call(
+                manifests.save, folder, partial(_copy_files, saved), manifest
+            )
             copy = evolve(planned, size_bytes=size)
             backend.store.models.add(copied_run)
             backend.store.checkpoints.put(copy)

@@ -6,7 +6,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tinkex_api.models import CreateCustomLossRequest, CreateCustomLossResponse, ForwardBackwardInput, UntypedAPIFuture
+from tinkex_api.models import (
+    CreateCustomLossRequest,
+    CreateCustomLossResponse,
+    ForwardBackwardInput,
+    UntypedAPIFuture,
+)
 
 from tinkex_server.backend import Backend
 from tinkex_server.engine.base import CustomLoss
@@ -20,24 +25,39 @@ from tinkex_server.work.futures import Ticket
 _FORMAT = 1
 
 
-async def create_custom_loss(backend: Backend, call: Call[CreateCustomLossRequest]) -> Mapping[str, Any]:
+async def create_custom_loss(
+    backend: Backend, call: Call[CreateCustomLossRequest]
+) -> Mapping[str, Any]:
     """Checks the loss, and gives it a name that models of this session can use."""
     body = call.body
     if body.custom_loss_seq_id < 0:
         raise malformed("custom_loss_seq_id", message="must be 0 or more")
     if body.graph.format != _FORMAT:
-        raise bad_request(f"the graph is of format {body.graph.format}, and this server reads format {_FORMAT}")
+        raise bad_request(
+            f"the graph is of format {body.graph.format}, and this server reads format {_FORMAT}"
+        )
     call.access.session(body.session_id)
     scope = f"{body.session_id}:loss"
-    ticket = Ticket(scope, body.custom_loss_seq_id, "create_custom_loss", call.fingerprint, call.access.new_owner)
+    ticket = Ticket(
+        scope,
+        body.custom_loss_seq_id,
+        "create_custom_loss",
+        call.fingerprint,
+        call.access.new_owner,
+    )
     request_id = backend.futures.repeated(ticket) or _submit(backend, call.access, body, ticket)
     return UntypedAPIFuture(request_id).to_dict()
 
 
 def _submit(backend: Backend, access: Access, body: CreateCustomLossRequest, ticket: Ticket) -> str:
     session = access.open_session(body.session_id)
-    loss = CustomLoss([(item.name, item.rank) for item in body.inputs], [node.to_dict() for node in body.graph.nodes])
-    row = CustomLossRow(f"{ticket.scope}:{body.custom_loss_seq_id}", session.session_id, body.name, loss)
+    loss = CustomLoss(
+        [(item.name, item.rank) for item in body.inputs],
+        [node.to_dict() for node in body.graph.nodes],
+    )
+    row = CustomLossRow(
+        f"{ticket.scope}:{body.custom_loss_seq_id}", session.session_id, body.name, loss
+    )
 
     async def work() -> bytes:
         await backend.lanes.call(backend.engine.check_loss, loss)
@@ -47,15 +67,21 @@ def _submit(backend: Backend, access: Access, body: CreateCustomLossRequest, tic
     return backend.futures.submit(ticket, work, lane=ticket.scope, number=None)
 
 
-def custom_loss(backend: Backend, model: ModelRow, batch: ForwardBackwardInput, at: Location) -> CustomLoss:
+def custom_loss(
+    backend: Backend, model: ModelRow, batch: ForwardBackwardInput, at: Location
+) -> CustomLoss:
     """The loss that the batch's config names. Raises `Refused` for one that this model's session does not have."""
     config: Mapping[str, Any] = batch.loss_fn_config or {}
     loss_id = config.get("loss_id")
     if set(config) != {"loss_id"} or not isinstance(loss_id, str):
-        raise malformed(*at, "loss_fn_config", message="must hold loss_id, a string, and nothing else")
+        raise malformed(
+            *at, "loss_fn_config", message="must hold loss_id, a string, and nothing else"
+        )
     row = backend.store.custom_losses.get(loss_id)
     if row is None or row.session_id != model.session_id:
-        raise bad_request(f"session {model.session_id!r} has no custom loss {loss_id!r}; send it by create_custom_loss")
+        raise bad_request(
+            f"session {model.session_id!r} has no custom loss {loss_id!r}; send it by create_custom_loss"
+        )
     return row.loss
 
 

@@ -33,7 +33,9 @@ async def retrieve_future(backend: Backend, call: Call[FutureRetrieveRequest]) -
     if kind in protobuf.LOSSES:
         body = outcome.body if wants_message else encode(result_fields(kind, outcome.body))
         return _as_message(outcome, body) if wants_message else evolve(outcome, body=body)
-    message = write_result(kind, result_fields(kind, outcome.body)) if kind and wants_message else None
+    message = (
+        write_result(kind, result_fields(kind, outcome.body)) if kind and wants_message else None
+    )
     return _as_message(outcome, message) if message is not None else outcome
 
 
@@ -41,11 +43,15 @@ def _as_message(outcome: Outcome, message: bytes) -> Outcome:
     return evolve(outcome, body=message, media_type=protobuf.MEDIA_TYPE)
 
 
-async def retrieve_futures(backend: Backend, call: Call[FuturesRetrieveRequest]) -> Mapping[str, Any]:
+async def retrieve_futures(
+    backend: Backend, call: Call[FuturesRetrieveRequest]
+) -> Mapping[str, Any]:
     """Which samples of one copy of a sampling client have ended. What was acknowledged is kept all the same."""
     target = call.body.target
     if target.type != "sampling_session" or target.cloned_sampler_id < 0:
-        raise malformed("target", message="must be a sampling_session, and cloned_sampler_id 0 or more")
+        raise malformed(
+            "target", message="must be a sampling_session, and cloned_sampler_id 0 or more"
+        )
     call.access.sampler(target.sampling_session_id)
     first = target.cloned_sampler_id * _NUMBERS_OF_A_COPY
     numbers = range(first, first + _NUMBERS_OF_A_COPY)

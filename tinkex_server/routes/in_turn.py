@@ -19,13 +19,17 @@ UNNUMBERED = {"seq_id": 0}
 """For routes whose requests may come without a seq_id."""
 
 
-def in_turn(backend: Backend, call: Call[Any], kind: str, prepare: Callable[[ModelRow], Work]) -> Mapping[str, Any]:
+def in_turn(
+    backend: Backend, call: Call[Any], kind: str, prepare: Callable[[ModelRow], Work]
+) -> Mapping[str, Any]:
     """Queues what `prepare` makes of the request at its seq_id's turn, unless it was taken on before.
 
     `prepare` refuses what can be seen to be wrong; the turn of the seq_id passes then. The body has `model_id` and `seq_id`.
     """
     model_id: str = call.body.model_id
-    number: int | None = call.body.seq_id or None  # 0 and absent: no number, so it runs when it comes
+    number: int | None = (
+        call.body.seq_id or None
+    )  # 0 and absent: no number, so it runs when it comes
     if number is not None and number < 0:
         raise malformed("seq_id", message="must be 1 or more")
     run, rule = call.access.run(model_id), backend.steps.rule
@@ -37,13 +41,21 @@ def in_turn(backend: Backend, call: Call[Any], kind: str, prepare: Callable[[Mod
         checked = backend.steps.checked(model_id, number, guarded)
         backend.note_request(run.session_id)
         backend.store.models.note_request(model_id, time.time())
-        request_id = backend.futures.submit(ticket, checked, lane=model_id, number=rule.lane_number(number))
+        request_id = backend.futures.submit(
+            ticket, checked, lane=model_id, number=rule.lane_number(number)
+        )
         if number is not None:
             backend.refusals.taken(model_id, number)
     return UntypedAPIFuture(request_id, model_id).to_dict()
 
 
-def _prepared(backend: Backend, call: Call[Any], run: ModelRow, number: int | None, prepare: Callable[[ModelRow], Work]) -> Work:
+def _prepared(
+    backend: Backend,
+    call: Call[Any],
+    run: ModelRow,
+    number: int | None,
+    prepare: Callable[[ModelRow], Work],
+) -> Work:
     if number is not None:
         backend.refusals.check(run.model_id, number, call.fingerprint)
     taking = call.access.taking_requests(run)

@@ -57,11 +57,17 @@ async def tokenizer(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
 
 async def create_model(backend: Backend, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
     body = call.body
-    ticket = Ticket(body.session_id, body.model_seq_id, "create_model", call.fingerprint, call.access.new_owner)
-    return start_model(backend, call.access, ticket, lambda: _new_model(backend, call.access, body, ticket))
+    ticket = Ticket(
+        body.session_id, body.model_seq_id, "create_model", call.fingerprint, call.access.new_owner
+    )
+    return start_model(
+        backend, call.access, ticket, lambda: _new_model(backend, call.access, body, ticket)
+    )
 
 
-def start_model(backend: Backend, access: Access, ticket: Ticket, prepare: Callable[[], NewModel]) -> Mapping[str, Any]:
+def start_model(
+    backend: Backend, access: Access, ticket: Ticket, prepare: Callable[[], NewModel]
+) -> Mapping[str, Any]:
     """Makes the model of the ticket's number in the ticket's session, unless that was asked for before.
 
     `prepare` refuses what can be seen to be wrong, before the number is taken.
@@ -87,9 +93,13 @@ def creating(
     at_most(backend.limits.rank, lora.rank, "lora_config", "rank")
     model_id = backend.ids.model_of(session.session_id, ticket.seq_id)
     if backend.store.models.get(model_id):
-        raise bad_request(f"model_seq_id {ticket.seq_id} of session {ticket.scope!r} was used before; take the next number")
+        raise bad_request(
+            f"model_seq_id {ticket.seq_id} of session {ticket.scope!r} was used before; take the next number"
+        )
     if backend.store.models.count_in_memory() >= backend.limits.models:
-        raise bad_request(f"{backend.limits.models} models are in memory, as many as may be; unload one, or finish its session")
+        raise bad_request(
+            f"{backend.limits.models} models are in memory, as many as may be; unload one, or finish its session"
+        )
     return ModelRow(
         model_id=model_id,
         session_id=session.session_id,
@@ -103,12 +113,16 @@ def creating(
     )
 
 
-def _new_model(backend: Backend, access: Access, body: CreateModelRequest, ticket: Ticket) -> NewModel:
+def _new_model(
+    backend: Backend, access: Access, body: CreateModelRequest, ticket: Ticket
+) -> NewModel:
     lora, optimizer = lora_shape(body.lora_config), optimizer_kind(body.optimizer_config)
     row = creating(backend, access, ticket, body.base_model, lora, optimizer, body.user_metadata)
 
     async def make() -> Sequence[str]:
-        return await backend.lanes.call(backend.engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer)
+        return await backend.lanes.call(
+            backend.engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer
+        )
 
     return NewModel(row, make, CreateModelResponse(row.model_id, "create_model").to_dict())
 

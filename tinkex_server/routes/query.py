@@ -38,7 +38,9 @@ def day(query: Mapping[str, str], name: str, today: date) -> tuple[datetime, dat
         raise _wrong(name, "must be a day, as YYYY-MM-DD") from None
 
 
-def hours(query: Mapping[str, str], start: str, end: str, *, most: timedelta) -> tuple[datetime, datetime]:
+def hours(
+    query: Mapping[str, str], start: str, end: str, *, most: timedelta
+) -> tuple[datetime, datetime]:
     """Two full hours in UTC, the second after the first and not too far from it."""
     first, last = _hour(query, start), _hour(query, end)
     if not timedelta() < last - first <= most:
@@ -51,7 +53,11 @@ def _hour(query: Mapping[str, str], name: str) -> datetime:
         value = datetime.fromisoformat(query.get(name, ""))
     except ValueError:
         raise _wrong(name, "must be a time in ISO 8601") from None
-    if value.tzinfo is None or value.utcoffset() or (value.minute, value.second, value.microsecond) != (0, 0, 0):
+    if (
+        value.tzinfo is None
+        or value.utcoffset()
+        or (value.minute, value.second, value.microsecond) != (0, 0, 0)
+    ):
         raise _wrong(name, "must be a full hour in UTC, as 2026-01-01T00:00:00Z")
     return value.astimezone(UTC)
 

@@ -20,15 +20,21 @@ async def list_training_runs(backend: Backend, call: Call[None]) -> Mapping[str,
     limit, offset = page(call.query, limit=20)
     query = RunQuery(call.access.owner, accessible(call.query), call.query.get("project_id"))
     runs = [_facts(backend, row) for row in backend.store.models.page(query, limit, offset)]
-    return TrainingRunsResponse(runs, Cursor(offset, limit, backend.store.models.count(query))).to_dict()
+    return TrainingRunsResponse(
+        runs, Cursor(offset, limit, backend.store.models.count(query))
+    ).to_dict()
 
 
 async def get_training_run(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    return _facts(backend, call.access.run(call.path["run_id"], published=accessible(call.query))).to_dict()
+    return _facts(
+        backend, call.access.run(call.path["run_id"], published=accessible(call.query))
+    ).to_dict()
 
 
 def _facts(backend: Backend, row: ModelRow) -> TrainingRun:
-    to_train, to_sample = (backend.store.checkpoints.last(row.model_id, kind) for kind in (WEIGHTS, SAMPLER_WEIGHTS))
+    to_train, to_sample = (
+        backend.store.checkpoints.last(row.model_id, kind) for kind in (WEIGHTS, SAMPLER_WEIGHTS)
+    )
     return TrainingRun(
         training_run_id=row.model_id,
         base_model=row.base_model,
@@ -45,7 +51,9 @@ def _facts(backend: Backend, row: ModelRow) -> TrainingRun:
 
 def _is_corrupted(row: ModelRow, saved: CheckpointRow | None) -> bool:
     """Whether what was asked of it since it was saved is gone."""
-    return row.state == "failed" or (row.state == "lost" and (saved is None or saved.created_at < row.last_request_at))
+    return row.state == "failed" or (
+        row.state == "lost" and (saved is None or saved.created_at < row.last_request_at)
+    )
 
 
 ROUTES = [

@@ -32,29 +32,42 @@ from tinkex_server.wire.translate import encode_sample, sample_spec
 from tinkex_server.work.futures import Ticket
 
 
-async def create_sampling_session(backend: Backend, call: Call[CreateSamplingSessionRequest]) -> Mapping[str, Any]:
+async def create_sampling_session(
+    backend: Backend, call: Call[CreateSamplingSessionRequest]
+) -> Mapping[str, Any]:
     body = call.body
     if body.sampling_session_seq_id < 0:
         raise malformed("sampling_session_seq_id", message="must be 0 or more")
     call.access.session(body.session_id)
     sampler_id = backend.ids.sampler_of(body.session_id, body.sampling_session_seq_id)
-    wanted = _sampler(backend, call.access, sampler_id, body.session_id, body.base_model, body.model_path)
+    wanted = _sampler(
+        backend, call.access, sampler_id, body.session_id, body.base_model, body.model_path
+    )
     known = backend.store.samplers.get(sampler_id)
     if known is None:
         call.access.open_session(body.session_id)
         backend.store.samplers.add(wanted, time.time())
     elif known != evolve(wanted, owner=known.owner):
-        raise bad_request(f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other weights")
+        raise bad_request(
+            f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other weights"
+        )
     return CreateSamplingSessionResponse(sampler_id, type="create_sampling_session").to_dict()
 
 
 def _sampler(
-    backend: Backend, access: Access, sampler_id: str, session_id: str, base_model: str | None, model_path: str | None
+    backend: Backend,
+    access: Access,
+    sampler_id: str,
+    session_id: str,
+    base_model: str | None,
+    model_path: str | None,
 ) -> SamplerRow:
     """A base model, or saved weights, whose base model may be named too."""
     if not isinstance(model_path, str):
         if not isinstance(base_model, str):
-            raise malformed("model_path", message="is missing, and so is base_model: one of them is needed")
+            raise malformed(
+                "model_path", message="is missing, and so is base_model: one of them is needed"
+            )
         return SamplerRow(sampler_id, session_id, backend.base_model(base_model).name, None, None)
     path = paths.parse(model_path)
     trained = access.run_of(access.checkpoint(path)).base_model
@@ -68,9 +81,13 @@ async def get_sampler(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     return GetSamplerResponse(row.sampler_id, row.base_model, row.model_path).to_dict()
 
 
-async def join_sampling_session(backend: Backend, call: Call[JoinSamplingSessionRequest]) -> Mapping[str, Any]:
+async def join_sampling_session(
+    backend: Backend, call: Call[JoinSamplingSessionRequest]
+) -> Mapping[str, Any]:
     sampler = call.access.sampler(call.body.sampling_session_id)
-    return JoinSamplingSessionResponse(backend.store.samplers.number_copy(sampler.sampler_id)).to_dict()
+    return JoinSamplingSessionResponse(
+        backend.store.samplers.number_copy(sampler.sampler_id)
+    ).to_dict()
 
 
 async def sample(backend: Backend, call: Call[SampleRequest]) -> Mapping[str, Any]:
@@ -90,7 +107,9 @@ def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleR
     async def work() -> bytes:
         await backend.samplers.load(sampler)
         begun = backend.engine.sample(sampler.weights_id, spec)
-        result = begun.result() if begun.done() else await asyncio.wrap_future(begun)  # which takes a round of the loop
+        result = (
+            begun.result() if begun.done() else await asyncio.wrap_future(begun)
+        )  # which takes a round of the loop
         _note_usage(backend, ticket.owner, sampler, spec, result)
         return encode_sample(result, body.target_prompt_logprobs)
 
@@ -105,7 +124,9 @@ def _spec(backend: Backend, sampler: SamplerRow, body: SampleRequest) -> SampleS
     spec = sample_spec(body)
     at_most(limits.tokens, len(spec.prompt), "prompt", "number of tokens")
     at_most(
-        limits.told, _told(spec, backend.base_model(sampler.base_model).max_context_length), "number of likely or drawn tokens told"
+        limits.told,
+        _told(spec, backend.base_model(sampler.base_model).max_context_length),
+        "number of likely or drawn tokens told",
     )
     return spec
 
@@ -113,7 +134,9 @@ def _spec(backend: Backend, sampler: SamplerRow, body: SampleRequest) -> SampleS
 def _told(spec: SampleSpec, longest: int) -> int:
     """How many tokens beside its own the result may have."""
     sampled = spec.num_samples * min(longest, spec.max_tokens or longest)
-    return sampled * spec.topk_sample_logprobs + len(spec.prompt) * (spec.topk_prompt_logprobs + spec.prompt_alt_tokens_k)
+    return sampled * spec.topk_sample_logprobs + len(spec.prompt) * (
+        spec.topk_prompt_logprobs + spec.prompt_alt_tokens_k
+    )
 
 
 async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStream:
@@ -126,7 +149,9 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
             raise bad_request(f"a stream gives no {name}")
     backend.futures.check_room()
     backend.note_request(sampler.session_id)
-    ticket = Ticket(sampler.sampler_id, None, "sample_stream", call.fingerprint, call.access.new_owner)
+    ticket = Ticket(
+        sampler.sampler_id, None, "sample_stream", call.fingerprint, call.access.new_owner
+    )
     try:
         await backend.samplers.load(sampler)
     except EngineDied as error:
@@ -136,7 +161,9 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
     def begin(on_token: OnToken) -> Future[SampleResult]:
         sample = backend.engine.sample(sampler.weights_id, spec, on_token)
         backend.futures.follow(ticket, sample)
-        sample.add_done_callback(lambda done: None if loop.is_closed() else loop.call_soon_threadsafe(note, done))
+        sample.add_done_callback(
+            lambda done: None if loop.is_closed() else loop.call_soon_threadsafe(note, done)
+        )
         return sample
 
     def note(done: Future[SampleResult]) -> None:
@@ -146,17 +173,25 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
     return EventStream(begin)
 
 
-def _note_usage(backend: Backend, owner: str, sampler: SamplerRow, spec: SampleSpec, result: SampleResult) -> None:
+def _note_usage(
+    backend: Backend, owner: str, sampler: SamplerRow, spec: SampleSpec, result: SampleResult
+) -> None:
     """Counts tokens: the prompt's once, however many samples there are. Logs, once for a base model, that a sample was cut."""
     most = spec.max_tokens or 0
-    if any(sequence.stop_reason == "length" and len(sequence.tokens) < most for sequence in result.sequences):
+    if any(
+        sequence.stop_reason == "length" and len(sequence.tokens) < most
+        for sequence in result.sequences
+    ):
         backend.tell_once(
             f"a sample of {sampler.base_model} was cut before its max_tokens of {most}: it fills the model's context of "
             f"{backend.base_model(sampler.base_model).max_context_length} tokens together with its prompt of {len(spec.prompt)}",
             about=f"cut {sampler.base_model}",
         )
     sampled = sum(len(sequence.tokens) for sequence in result.sequences)
-    amounts: Mapping[UsageKind, int] = {"sampling_prefill": len(spec.prompt), "sampling_sample": sampled}
+    amounts: Mapping[UsageKind, int] = {
+        "sampling_prefill": len(spec.prompt),
+        "sampling_sample": sampled,
+    }
     backend.store.usage.add(owner, sampler.session_id, sampler.base_model, amounts, time.time())
 
 
@@ -171,12 +206,16 @@ def _sampler_of(backend: Backend, access: Access, body: SampleRequest) -> Sample
     if isinstance(body.sampling_session_id, str):
         return access.sampler(body.sampling_session_id)
     row = _sampler(backend, access, "", "", body.base_model, body.model_path)
-    return evolve(row, sampler_id=f"{row.model_path or row.base_model} as of {_saved_at(backend, row)}")
+    return evolve(
+        row, sampler_id=f"{row.model_path or row.base_model} as of {_saved_at(backend, row)}"
+    )
 
 
 def _saved_at(backend: Backend, row: SamplerRow) -> float:
     """A path that was written anew is another sampler."""
-    checkpoint = backend.store.checkpoints.get(paths.parse(row.model_path)) if row.model_path else None
+    checkpoint = (
+        backend.store.checkpoints.get(paths.parse(row.model_path)) if row.model_path else None
+    )
     return checkpoint.created_at if checkpoint else 0.0
 
 

@@ -31,12 +31,16 @@ _FLAGS = ClientConfigResponse(
     seq_id_repeats="repeats",
     custom_loss_server_side=True,
 )
-_CHANGING_FLAGS = ClientDynamicConfigResponse(refresh_interval_sec=300, sample_cancel_enabled=True, sample_cancel_max_batch_size=64)
+_CHANGING_FLAGS = ClientDynamicConfigResponse(
+    refresh_interval_sec=300, sample_cancel_enabled=True, sample_cancel_max_batch_size=64
+)
 
 
 async def client_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
     longest = min(_LONGEST_CHUNK, backend.limits.datums)
-    return evolve(_FLAGS, fwdbwd_max_chunk_len=longest, pjwt_auth_enabled=backend.exchange_keys).to_dict()
+    return evolve(
+        _FLAGS, fwdbwd_max_chunk_len=longest, pjwt_auth_enabled=backend.exchange_keys
+    ).to_dict()
 
 
 async def dynamic_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
@@ -49,7 +53,10 @@ async def health(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
 
 async def capabilities(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     return GetServerCapabilitiesResponse(
-        [SupportedModel(model.name, model.max_context_length, True, True) for model in backend.base_models.values()]
+        [
+            SupportedModel(model.name, model.max_context_length, True, True)
+            for model in backend.base_models.values()
+        ]
     ).to_dict()
 
 

@@ -29,11 +29,15 @@ async def search(backend: Backend, call: Call[SessionSearchRequest]) -> Mapping[
     body = call.body
     limit = page_length(body.limit)
     query = _query(body, call.access)
-    found = backend.store.sessions.search(query, limit + 1) if may_see(body.owner, call.access) else []
+    found = (
+        backend.store.sessions.search(query, limit + 1) if may_see(body.owner, call.access) else []
+    )
     response = SessionSearchResponse([_summary(session) for session in found[:limit]])
     if len(found) > limit:
         last = found[limit - 1].session
-        response.next_cursor = SessionSearchCursor(moment(last.created_at).isoformat(), last.session_id)
+        response.next_cursor = SessionSearchCursor(
+            moment(last.created_at).isoformat(), last.session_id
+        )
     return response.to_dict()
 
 
@@ -54,7 +58,9 @@ def _query(body: SessionSearchRequest, access: Access) -> SessionQuery:
 def _states(statuses: Sequence[SessionStatusQuery]) -> list[str]:
     if not statuses:
         raise malformed("statuses", message="is empty")
-    return list({state for index, status in enumerate(statuses) for state in _states_of(status, index)})
+    return list(
+        {state for index, status in enumerate(statuses) for state in _states_of(status, index)}
+    )
 
 
 def _states_of(status: SessionStatusQuery, index: int) -> Sequence[str]:
@@ -62,10 +68,17 @@ def _states_of(status: SessionStatusQuery, index: int) -> Sequence[str]:
     if status.type in ("active", "cancelled", "failed"):
         return [status.type]
     if status.type != "client_finished":
-        raise malformed("statuses", index, "type", message="must be active, cancelled, failed or client_finished")
+        raise malformed(
+            "statuses",
+            index,
+            "type",
+            message="must be active, cancelled, failed or client_finished",
+        )
     reasons = status.reasons or FINISH_REASONS
     if not set(reasons) <= set(FINISH_REASONS):
-        raise malformed("statuses", index, "reasons", message=f"must be of {', '.join(FINISH_REASONS)}")
+        raise malformed(
+            "statuses", index, "reasons", message=f"must be of {', '.join(FINISH_REASONS)}"
+        )
     return reasons
 
 
@@ -92,7 +105,9 @@ def _status(row: SessionRow) -> SessionStatus:
     if row.finished_at is None:
         return SessionStatus("active")
     if row.finish_reason in FINISH_REASONS:
-        return SessionStatus("client_finished", row.finish_detail, SessionStatusReason(row.finish_reason))
+        return SessionStatus(
+            "client_finished", row.finish_detail, SessionStatusReason(row.finish_reason)
+        )
     return SessionStatus("cancelled", row.finish_detail)
 
 

@@ -38,7 +38,11 @@ async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> 
         owner=call.access.new_owner,
     )
     backend.store.sessions.add(row)
-    details = {"session_id": row.session_id, "project_id": row.project_id, "display_name": row.display_name}
+    details = {
+        "session_id": row.session_id,
+        "project_id": row.project_id,
+        "display_name": row.display_name,
+    }
     backend.store.audit.add(row.owner, "session.created", details, row.created_at)
     return CreateSessionResponse(row.session_id).to_dict()
 
@@ -53,16 +57,24 @@ async def heartbeat(backend: Backend, call: Call[SessionHeartbeatRequest]) -> Ma
 
 async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
     """Ends the session; its models are unloaded after the requests whose turn has come."""
-    row, reason, now = call.access.session(call.path["session_id"]), call.body.reason.type, time.time()
+    row, reason, now = (
+        call.access.session(call.path["session_id"]),
+        call.body.reason.type,
+        time.time(),
+    )
     if reason not in FINISH_REASONS:
         raise malformed("reason", "type", message=f"must be one of {', '.join(FINISH_REASONS)}")
     if backend.end_session(row.session_id, reason, call.body.detail, now):
-        backend.store.audit.add(row.owner, "session.finished", {"session_id": row.session_id, "reason": reason}, now)
+        backend.store.audit.add(
+            row.owner, "session.finished", {"session_id": row.session_id, "reason": reason}, now
+        )
         await backend.collect()
     return {}
 
 
-async def assign_project(backend: Backend, call: Call[AssignSessionProjectRequest]) -> Mapping[str, Any]:
+async def assign_project(
+    backend: Backend, call: Call[AssignSessionProjectRequest]
+) -> Mapping[str, Any]:
     """A project is no more than a name."""
     row, project_id = call.access.session(call.path["session_id"]), call.body.project_id
     backend.store.sessions.set_project(row.session_id, project_id)
@@ -75,14 +87,18 @@ async def list_sessions(backend: Backend, call: Call[None]) -> Mapping[str, Any]
     """One's own, whatever the scope: nobody can read another's session."""
     accessible(call.query)
     limit, offset = page(call.query, limit=20)
-    return ListSessionsResponse(backend.store.sessions.ids(call.access.owner, limit, offset)).to_dict()
+    return ListSessionsResponse(
+        backend.store.sessions.ids(call.access.owner, limit, offset)
+    ).to_dict()
 
 
 async def get_session(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     accessible(call.query)
     row = call.access.session(call.path["session_id"])
     return GetSessionResponse(
-        training_run_ids=[model.model_id for model in backend.store.models.of_session(row.session_id)],
+        training_run_ids=[
+            model.model_id for model in backend.store.models.of_session(row.session_id)
+        ],
         sampler_ids=backend.store.samplers.ids_of(row.session_id),
         user_metadata=UserMetadata.from_dict(row.user_metadata),
         display_name=row.display_name,
@@ -90,7 +106,12 @@ async def get_session(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
 
 
 ROUTES = [
-    post("/create_session", CreateSessionRequest, create_session, defaults={"tags": [], "user_metadata": {}, "sdk_version": ""}),
+    post(
+        "/create_session",
+        CreateSessionRequest,
+        create_session,
+        defaults={"tags": [], "user_metadata": {}, "sdk_version": ""},
+    ),
     post("/session_heartbeat", SessionHeartbeatRequest, heartbeat),
     post("/sessions/{session_id}/finish", FinishSessionRequest, finish),
     put("/sessions/{session_id}/project", AssignSessionProjectRequest, assign_project),

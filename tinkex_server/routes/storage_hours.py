@@ -33,9 +33,13 @@ class StoredHour:
     gigabyte_hours: float
 
 
-def stored_hours(spans: Sequence[StoredSpan], first: float, last: float, now: float) -> Iterator[StoredHour]:
+def stored_hours(
+    spans: Sequence[StoredSpan], first: float, last: float, now: float
+) -> Iterator[StoredHour]:
     """For the hours from `first` to before `last`, up to `now`; those in which nothing was stored are left out."""
-    keepers = [Keeper(span.owner, span.session_id, span.base_model, span.project_id) for span in spans]
+    keepers = [
+        Keeper(span.owner, span.session_id, span.base_model, span.project_id) for span in spans
+    ]
     numbers = {keeper: number for number, keeper in enumerate(dict.fromkeys(keepers))}
     places = np.array([numbers[keeper] for keeper in keepers], np.int64)
     gigabytes = np.array([span.size_bytes for span in spans], np.float64) / _GIGABYTE
@@ -44,4 +48,8 @@ def stored_hours(spans: Sequence[StoredSpan], first: float, last: float, now: fl
     for hour in range(int(first), int(min(last, now)), HOUR):
         lasted = np.clip(np.minimum(ends, hour + HOUR) - np.maximum(starts, hour), 0, None) / HOUR
         totals = np.bincount(places, gigabytes * lasted, len(numbers))
-        yield from (StoredHour(hour, keeper, float(total)) for keeper, total in zip(numbers, totals, strict=True) if total)
+        yield from (
+            StoredHour(hour, keeper, float(total))
+            for keeper, total in zip(numbers, totals, strict=True)
+            if total
+        )

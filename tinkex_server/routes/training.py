@@ -24,27 +24,42 @@ from tinkex_server.routes.in_turn import UNNUMBERED, in_turn
 from tinkex_server.store import ModelRow
 from tinkex_server.wire.http import Call, post
 from tinkex_server.wire.protobuf import read_forward_backward, write_loss
-from tinkex_server.wire.translate import count_trained, encode, examples, loss_config, loss_fields, optimizer_settings
+from tinkex_server.wire.translate import (
+    count_trained,
+    encode,
+    examples,
+    loss_config,
+    loss_fields,
+    optimizer_settings,
+)
 from tinkex_server.work.futures import Work
 
 
-async def forward_backward(backend: Backend, call: Call[ForwardBackwardRequest]) -> Mapping[str, Any]:
+async def forward_backward(
+    backend: Backend, call: Call[ForwardBackwardRequest]
+) -> Mapping[str, Any]:
     batch, at = call.body.forward_backward_input, "forward_backward_input"
     backward = not call.body.additional_properties.get("forward_only")  # of the protobuf form
     kind = "forward_backward" if backward else "forward"
-    return in_turn(backend, call, kind, lambda row: _loss(backend, row, batch, at, backward=backward))
+    return in_turn(
+        backend, call, kind, lambda row: _loss(backend, row, batch, at, backward=backward)
+    )
 
 
 async def forward(backend: Backend, call: Call[ForwardRequest]) -> Mapping[str, Any]:
     batch, at = call.body.forward_input, "forward_input"
-    return in_turn(backend, call, "forward", lambda row: _loss(backend, row, batch, at, backward=False))
+    return in_turn(
+        backend, call, "forward", lambda row: _loss(backend, row, batch, at, backward=False)
+    )
 
 
 async def optim_step(backend: Backend, call: Call[OptimStepRequest]) -> Mapping[str, Any]:
     return in_turn(backend, call, "optim_step", lambda row: _optim_step(backend, row, call.body))
 
 
-def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str, *, backward: bool) -> Work:
+def _loss(
+    backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str, *, backward: bool
+) -> Work:
     if batch.loss_fn == "custom":
         loss, config = custom_loss(backend, row, batch, (at,)), {}
     else:
@@ -56,7 +71,9 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
     at_most(limits.tokens, token_count, at, "number of tokens")
 
     def compute() -> tuple[bytes, float]:
-        result = backend.engine.forward_backward(row.model_id, data, loss, config, backward=backward)
+        result = backend.engine.forward_backward(
+            row.model_id, data, loss, config, backward=backward
+        )
         return write_loss(loss_fields(result)), result.metrics["loss:sum"]
 
     async def work() -> bytes:
@@ -64,7 +81,9 @@ def _loss(backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str,
         now = time.time()
         if backward:
             backend.store.steps.add_loss(row.model_id, total, count_trained(data), now)
-        backend.store.usage.add(row.owner, row.session_id, row.base_model, {"training": token_count}, now)
+        backend.store.usage.add(
+            row.owner, row.session_id, row.base_model, {"training": token_count}, now
+        )
         return encoded
 
     return work
@@ -97,7 +116,13 @@ def _settings(row: ModelRow, body: OptimStepRequest) -> OptimizerSettings:
 
 
 ROUTES = [
-    post("/forward_backward", ForwardBackwardRequest, forward_backward, defaults=UNNUMBERED, protobuf=read_forward_backward),
+    post(
+        "/forward_backward",
+        ForwardBackwardRequest,
+        forward_backward,
+        defaults=UNNUMBERED,
+        protobuf=read_forward_backward,
+    ),
     post("/forward", ForwardRequest, forward, defaults=UNNUMBERED),
     post("/optim_step", OptimStepRequest, optim_step, defaults=UNNUMBERED, refused=_NOT_TAKEN),
 ]

@@ -42,7 +42,9 @@ _BARE_URLS = "0.39."
 """The releases of the official client that take each URL as a text."""
 
 
-async def start(backend: Backend, call: Call[ExternalWeightsUploadStartRequest]) -> Mapping[str, Any]:
+async def start(
+    backend: Backend, call: Call[ExternalWeightsUploadStartRequest]
+) -> Mapping[str, Any]:
     """Answers with a signed URL for each file."""
     body = call.body
     shape = evolve(lora_shape(body.lora_config), seed=None)  # the weights come from the files
@@ -77,7 +79,9 @@ async def receive(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     return {}
 
 
-async def finish(backend: Backend, call: Call[ExternalWeightsUploadFinishRequest]) -> Mapping[str, Any]:
+async def finish(
+    backend: Backend, call: Call[ExternalWeightsUploadFinishRequest]
+) -> Mapping[str, Any]:
     """Checks the files and makes a checkpoint of them, once, however often it is asked for."""
     upload_id = call.body.upload_id
     path = CheckpointPath(backend.ids.model_of(upload_id, 0), EXTERNAL_WEIGHTS, _NAME)
@@ -103,14 +107,27 @@ def _whole(backend: Backend, access: Access, upload_id: str) -> Upload:
     """Returns an upload all of whose files have come. Raises `Refused`."""
     upload = _upload(backend, access, upload_id)
     if lacking := backend.uploads.lacking(upload_id):
-        raise bad_request(f"{' and '.join(lacking)} of upload {upload_id!r} did not come; PUT each to its URL, then finish")
+        raise bad_request(
+            f"{' and '.join(lacking)} of upload {upload_id!r} did not come; PUT each to its URL, then finish"
+        )
     return upload
 
 
 async def _make(backend: Backend, upload: Upload, path: CheckpointPath) -> None:
     """Makes the checkpoint, in a training run and a session of its own that have ended."""
     now = time.time()
-    session = SessionRow(upload.upload_id, ["upload"], {}, "", upload.project_id, None, now, upload.owner, now, "success")
+    session = SessionRow(
+        upload.upload_id,
+        ["upload"],
+        {},
+        "",
+        upload.project_id,
+        None,
+        now,
+        upload.owner,
+        now,
+        "success",
+    )
     run = ModelRow(
         model_id=path.run_id,
         session_id=session.session_id,

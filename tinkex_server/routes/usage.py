@@ -31,16 +31,25 @@ _LONGEST = timedelta(days=14)
 
 async def usage_events(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
     """By hour: tokens, checkpoints, and what these took. An hour under way counts as far as it has come."""
-    first, last = (hour.timestamp() for hour in hours(call.query, "starting_on", "ending_before", most=_LONGEST))
+    first, last = (
+        hour.timestamp()
+        for hour in hours(call.query, "starting_on", "ending_before", most=_LONGEST)
+    )
     used = backend.store.usage.between(call.access.owner, first, last)
     spans = backend.store.usage.stored(call.access.owner, first, last)
     stored = await asyncio.to_thread(lambda: list(stored_hours(spans, first, last, time.time())))
-    by_hour = sorted([*map(_used, used), *map(_stored, stored)], key=lambda event: event.bucket_start)
+    by_hour = sorted(
+        [*map(_used, used), *map(_stored, stored)], key=lambda event: event.bucket_start
+    )
     return BillingUsageResponse(by_hour, _sessions(backend, by_hour)).to_dict()
 
 
 def _used(row: UsageRow) -> BillingUsageEvent:
-    what = BillingEventInfo(row.kind, count=row.amount) if row.kind == "checkpoint" else BillingEventInfo(row.kind, row.amount)
+    what = (
+        BillingEventInfo(row.kind, count=row.amount)
+        if row.kind == "checkpoint"
+        else BillingEventInfo(row.kind, row.amount)
+    )
     if row.kind == "sampling_prefill":
         what.cached = False
     event = _event(row.hour, what, row.owner, row.session_id, row.base_model, row.project_id)
@@ -51,13 +60,20 @@ def _used(row: UsageRow) -> BillingUsageEvent:
 def _stored(row: StoredHour) -> BillingUsageEvent:
     # not said to be `free`: clients before 0.38 refuse what they do not know
     what, keeper = BillingEventInfo("storage", gigabyte_hours=row.gigabyte_hours), row.keeper
-    event = _event(row.hour, what, keeper.owner, keeper.session_id, keeper.base_model, keeper.project_id)
+    event = _event(
+        row.hour, what, keeper.owner, keeper.session_id, keeper.base_model, keeper.project_id
+    )
     event.effective_rate_usd_per_gigabyte_month = 0.0
     return event
 
 
 def _event(
-    hour: int, what: BillingEventInfo, owner: str, session_id: str, base_model: str, project_id: str | None
+    hour: int,
+    what: BillingEventInfo,
+    owner: str,
+    session_id: str,
+    base_model: str,
+    project_id: str | None,
 ) -> BillingUsageEvent:
     return BillingUsageEvent(
         bucket_start=moment(hour),

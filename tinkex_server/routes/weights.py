@@ -26,7 +26,13 @@ from tinkex_server.engine.base import Engine, InvalidRequest
 from tinkex_server.errors import Refused, bad_request, malformed
 from tinkex_server.guard.access import Access
 from tinkex_server.manifests import Manifest
-from tinkex_server.paths import EXTERNAL_WEIGHTS, SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath, check_name
+from tinkex_server.paths import (
+    EXTERNAL_WEIGHTS,
+    SAMPLER_WEIGHTS,
+    WEIGHTS,
+    CheckpointPath,
+    check_name,
+)
 from tinkex_server.routes.in_turn import UNNUMBERED, in_turn
 from tinkex_server.routes.models import NewModel, creating, start_model
 from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow
@@ -42,32 +48,54 @@ async def save(backend: Backend, call: Call[SaveWeightsRequest]) -> Mapping[str,
     return in_turn(backend, call, "save_weights", lambda row: _save(backend, row, call.body))
 
 
-async def save_for_sampler(backend: Backend, call: Call[SaveWeightsForSamplerRequest]) -> Mapping[str, Any]:
-    return in_turn(backend, call, "save_weights_for_sampler", lambda row: _save_for_sampler(backend, row, call.body))
+async def save_for_sampler(
+    backend: Backend, call: Call[SaveWeightsForSamplerRequest]
+) -> Mapping[str, Any]:
+    return in_turn(
+        backend,
+        call,
+        "save_weights_for_sampler",
+        lambda row: _save_for_sampler(backend, row, call.body),
+    )
 
 
-async def save_external(backend: Backend, call: Call[SaveWeightsExternalRequest]) -> Mapping[str, Any]:
-    return in_turn(backend, call, "save_weights_external", lambda row: _save_external(backend, row, call.body))
+async def save_external(
+    backend: Backend, call: Call[SaveWeightsExternalRequest]
+) -> Mapping[str, Any]:
+    return in_turn(
+        backend, call, "save_weights_external", lambda row: _save_external(backend, row, call.body)
+    )
 
 
 async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str, Any]:
     """Into the model that is named, whose gradients are dropped; or, with a session, into a new one."""
     body = call.body
     if body.model_id is not None:
-        return in_turn(backend, call, "load_weights", lambda row: _load(backend, call.access, row, body))
+        return in_turn(
+            backend, call, "load_weights", lambda row: _load(backend, call.access, row, body)
+        )
     if body.session_id is None:
         raise malformed("model_id", message="or session_id is needed: one of them, not both")
     if body.model_seq_id is None:
         raise malformed("model_seq_id", message="is missing: session_id needs it")
-    ticket = Ticket(body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner)
+    ticket = Ticket(
+        body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner
+    )
     path = _training_path(body.path)
-    return start_model(backend, call.access, ticket, lambda: _loaded_model(backend, call.access, body, path, ticket))
+    return start_model(
+        backend,
+        call.access,
+        ticket,
+        lambda: _loaded_model(backend, call.access, body, path, ticket),
+    )
 
 
 def _save(backend: Backend, row: ModelRow, body: SaveWeightsRequest) -> Work:
     path = CheckpointPath(row.model_id, WEIGHTS, check_name(body.path, "path"))
     result = SaveWeightsResponse(str(path), "save_weights")
-    save = _save_named(backend, row, path, body, lambda saved: result.to_dict(), overwrite=bool(body.overwrite))
+    save = _save_named(
+        backend, row, path, body, lambda saved: result.to_dict(), overwrite=bool(body.overwrite)
+    )
 
     async def work() -> bytes:
         saved = await save()
@@ -86,7 +114,9 @@ def _save_for_sampler(backend: Backend, row: ModelRow, body: SaveWeightsForSampl
         result = SaveWeightsForSamplerResponse(str(path), type="save_weights_for_sampler")
         return _save_named(backend, row, path, body, lambda saved: result.to_dict())
     if body.sampling_session_seq_id is None:
-        raise malformed("path", message="is missing, and so is sampling_session_seq_id: one of them is needed")
+        raise malformed(
+            "path", message="is missing, and so is sampling_session_seq_id: one of them is needed"
+        )
     return _save_ephemeral(backend, row, body.sampling_session_seq_id, inflight=inflight)
 
 
@@ -94,17 +124,23 @@ def _is_inflight(body: SaveWeightsForSamplerRequest) -> bool:
     if body.kind not in (None, "snapshot", "inflight"):
         raise malformed("kind", message="must be snapshot or inflight")
     if body.kind == "inflight" and (body.path is not None or body.ttl_seconds is not None):
-        raise malformed("kind", message="is inflight: such weights have neither a path nor a ttl_seconds")
+        raise malformed(
+            "kind", message="is inflight: such weights have neither a path nor a ttl_seconds"
+        )
     return body.kind == "inflight"
 
 
 def _save_external(backend: Backend, row: ModelRow, body: SaveWeightsExternalRequest) -> Work:
     if body.age_encryption_recipients:
-        raise malformed("age_encryption_recipients", message="cannot be given: this server does not encrypt")
+        raise malformed(
+            "age_encryption_recipients", message="cannot be given: this server does not encrypt"
+        )
     path = CheckpointPath(row.model_id, EXTERNAL_WEIGHTS, check_name(body.path, "path"))
 
     def result(saved: CheckpointRow) -> Mapping[str, Any]:
-        return SaveWeightsExternalResponse(str(path), saved.size_bytes, "save_weights_external").to_dict()
+        return SaveWeightsExternalResponse(
+            str(path), saved.size_bytes, "save_weights_external"
+        ).to_dict()
 
     return _save_named(backend, row, path, body, result)
 
@@ -134,7 +170,9 @@ def _save_named(
             now = time.time()
             planned = CheckpointRow(path, name, 0, now, expiry(now, ttl_seconds), metadata)
             manifest = manifests.of_checkpoint(backend.store, row, planned)
-            size = await _write(backend, path.run_id, folder, manifest, optimizer=path.kind == WEIGHTS)
+            size = await _write(
+                backend, path.run_id, folder, manifest, optimizer=path.kind == WEIGHTS
+            )
             saved = evolve(planned, size_bytes=size)
             backend.store.checkpoints.put(saved)
         note_saved(backend, row, saved, "saved")
@@ -145,7 +183,9 @@ def _save_named(
     return work
 
 
-def _metadata(body: SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest) -> Mapping[str, str]:
+def _metadata(
+    body: SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest,
+) -> Mapping[str, str]:
     if isinstance(body, SaveWeightsExternalRequest) or body.user_metadata is None:
         return {}
     return body.user_metadata
@@ -155,7 +195,9 @@ def note_saved(backend: Backend, run: ModelRow, saved: CheckpointRow, what: str)
     """In the audit log, and among what the run's session has used."""
     details = {"tinker_path": str(saved.path), "size_bytes": saved.size_bytes}
     backend.store.audit.add(run.owner, f"checkpoint.{what}", details, saved.created_at)
-    backend.store.usage.add(run.owner, run.session_id, run.base_model, {"checkpoint": 1}, saved.created_at)
+    backend.store.usage.add(
+        run.owner, run.session_id, run.base_model, {"checkpoint": 1}, saved.created_at
+    )
 
 
 def expiry(now: float, ttl_seconds: int | None) -> float | None:
@@ -166,14 +208,24 @@ def expiry(now: float, ttl_seconds: int | None) -> float | None:
 def _save_ephemeral(backend: Backend, row: ModelRow, number: int, *, inflight: bool) -> Work:
     """Opens a sampling session on the weights. Those of in-flight saves take the place of the model's last ones, for all its sessions."""
     sampler_id = backend.ids.sampler_of(row.session_id, number)
-    new = SamplerRow(sampler_id, row.session_id, row.base_model, None, None, row.model_id if inflight else None)
+    new = SamplerRow(
+        sampler_id, row.session_id, row.base_model, None, None, row.model_id if inflight else None
+    )
 
     async def work() -> bytes:
         if backend.store.samplers.get(sampler_id):
-            raise InvalidRequest(f"sampling_session_seq_id {number} of session {row.session_id!r} was used before")
+            raise InvalidRequest(
+                f"sampling_session_seq_id {number} of session {row.session_id!r} was used before"
+            )
         with backend.folders.new("samplers", new.weights_id) as (name, folder):
             sampler = evolve(new, folder=name)
-            await _write(backend, row.model_id, folder, manifests.of_samplers(backend.store, sampler), optimizer=False)
+            await _write(
+                backend,
+                row.model_id,
+                folder,
+                manifests.of_samplers(backend.store, sampler),
+                optimizer=False,
+            )
             backend.store.samplers.add(sampler, time.time())
         if inflight:
             await backend.samplers.reload(sampler)
@@ -183,7 +235,9 @@ def _save_ephemeral(backend: Backend, row: ModelRow, number: int, *, inflight: b
     return work
 
 
-async def _write(backend: Backend, model_id: str, folder: Path, manifest: Manifest, *, optimizer: bool) -> int:
+async def _write(
+    backend: Backend, model_id: str, folder: Path, manifest: Manifest, *, optimizer: bool
+) -> int:
     """The bytes that it takes."""
     make = partial(backend.engine.save_model, model_id, optimizer=optimizer)
     return await backend.lanes.call(manifests.save, folder, make, manifest)
@@ -192,7 +246,9 @@ async def _write(backend: Backend, model_id: str, folder: Path, manifest: Manife
 def _training_path(text: str) -> CheckpointPath:
     path = paths.parse(text)
     if path.kind == SAMPLER_WEIGHTS:
-        raise bad_request(f"{path} was not saved to train on; load what save_weights saved, under tinker://<run id>/{WEIGHTS}/")
+        raise bad_request(
+            f"{path} was not saved to train on; load what save_weights saved, under tinker://<run id>/{WEIGHTS}/"
+        )
     return path
 
 
@@ -206,7 +262,9 @@ def _load(backend: Backend, access: Access, row: ModelRow, body: LoadWeightsRequ
         _check_fit(path, access.run_of(saved), row, optimizer=body.optimizer)
         with backend.folders.held(saved.folder) as folder:
             await backend.lanes.call(digests.check, folder)
-            await backend.lanes.call(backend.engine.load_model, row.model_id, folder, optimizer=body.optimizer)
+            await backend.lanes.call(
+                backend.engine.load_model, row.model_id, folder, optimizer=body.optimizer
+            )
         backend.revival.reached(row.model_id, path, optimizer=body.optimizer, seq_id=body.seq_id)
         return encode(_loaded(path, row.model_id))
 
@@ -221,7 +279,9 @@ def _saved(access: Access, path: CheckpointPath) -> CheckpointRow:
         raise InvalidRequest(str(refusal.detail)) from refusal
 
 
-def _loaded_model(backend: Backend, access: Access, body: LoadWeightsRequest, path: CheckpointPath, ticket: Ticket) -> NewModel:
+def _loaded_model(
+    backend: Backend, access: Access, body: LoadWeightsRequest, path: CheckpointPath, ticket: Ticket
+) -> NewModel:
     """A model of the checkpoint's shape, over its base model or another that the weights fit.
 
     Its optimizer is the checkpoint's, if that is loaded, too.
@@ -229,17 +289,31 @@ def _loaded_model(backend: Backend, access: Access, body: LoadWeightsRequest, pa
     run = access.run_of(access.checkpoint(path))
     optimizer = run.optimizer if body.optimizer else optimizer_kind(body.optimizer_config)
     lora = evolve(run.lora, seed=None)  # its weights come from the checkpoint, not from a seed
-    row = creating(backend, access, ticket, body.base_model or run.base_model, lora, optimizer, body.user_metadata)
+    row = creating(
+        backend,
+        access,
+        ticket,
+        body.base_model or run.base_model,
+        lora,
+        optimizer,
+        body.user_metadata,
+    )
     make = partial(_make_loaded, backend, access, row, path, optimizer=body.optimizer)
     return NewModel(row, make, _loaded(path, row.model_id), path, body.optimizer)
 
 
-async def _make_loaded(backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool) -> Sequence[str]:
+async def _make_loaded(
+    backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool
+) -> Sequence[str]:
     with backend.folders.held(_saved(access, path).folder) as folder:
-        return await backend.lanes.call(_create_and_load, backend.engine, row, folder, optimizer=optimizer)
+        return await backend.lanes.call(
+            _create_and_load, backend.engine, row, folder, optimizer=optimizer
+        )
 
 
-def _create_and_load(engine: Engine, row: ModelRow, folder: Path, *, optimizer: bool) -> Sequence[str]:
+def _create_and_load(
+    engine: Engine, row: ModelRow, folder: Path, *, optimizer: bool
+) -> Sequence[str]:
     """What cannot be loaded leaves no model behind."""
     digests.check(folder)
     warnings = engine.create_model(row.model_id, row.base_model, row.lora, row.optimizer)
@@ -259,8 +333,15 @@ def _check_fit(path: CheckpointPath, saved: ModelRow, into: ModelRow, *, optimiz
     """Raises `InvalidRequest`, saying all that differs, unless the two models are of one shape, and if `optimizer` of one kind of it."""
     ours, theirs = _shape(into), _shape(saved)
     if optimizer:
-        ours, theirs = {**ours, "optimizer": into.optimizer}, {**theirs, "optimizer": saved.optimizer}
-    wrong = [f"{name} {theirs[name]!r} and not {ours[name]!r}" for name in ours if theirs[name] != ours[name]]
+        ours, theirs = (
+            {**ours, "optimizer": into.optimizer},
+            {**theirs, "optimizer": saved.optimizer},
+        )
+    wrong = [
+        f"{name} {theirs[name]!r} and not {ours[name]!r}"
+        for name in ours
+        if theirs[name] != ours[name]
+    ]
     if wrong:
         raise InvalidRequest(f"{path} does not fit {into.model_id!r}: it has {', '.join(wrong)}")
 
@@ -278,7 +359,12 @@ def _shape(row: ModelRow) -> Mapping[str, object]:
 
 ROUTES = [
     post("/save_weights", SaveWeightsRequest, save, defaults=UNNUMBERED),
-    post("/save_weights_for_sampler", SaveWeightsForSamplerRequest, save_for_sampler, defaults=UNNUMBERED),
+    post(
+        "/save_weights_for_sampler",
+        SaveWeightsForSamplerRequest,
+        save_for_sampler,
+        defaults=UNNUMBERED,
+    ),
     post("/save_weights_external", SaveWeightsExternalRequest, save_external, defaults=UNNUMBERED),
     post("/load_weights", LoadWeightsRequest, load),
 ]

@@ -17,9 +17,17 @@ class AuditLog:
 
     def add(self, owner: str, event: str, details: Mapping[str, object], now: float) -> None:
         """`event` is `<subject>.<what happened>`."""
-        self._db.run("INSERT INTO events (owner, event, details, at) VALUES (?, ?, ?, ?)", owner, event, dump(details), now)
+        self._db.run(
+            "INSERT INTO events (owner, event, details, at) VALUES (?, ?, ?, ?)",
+            owner,
+            event,
+            dump(details),
+            now,
+        )
 
-    def between(self, owner: str | None, subject: str | None, start: float, end: float) -> list[AuditRow]:
+    def between(
+        self, owner: str | None, subject: str | None, start: float, end: float
+    ) -> list[AuditRow]:
         """Those of one owner, or all, and of one subject, or all; oldest first."""
         sql = (
             "SELECT * FROM events WHERE at >= ?1 AND at < ?2 AND (?3 IS NULL OR owner = ?3)"

@@ -70,7 +70,11 @@ class Checkpoints:
         return set(self._db.all(lambda row: row["folder"], "SELECT folder FROM checkpoints"))
 
     def published_of_run(self, model_id: str) -> list[CheckpointRow]:
-        return self._db.all(_row, f"{_CHECKPOINTS} WHERE model_id = ? AND public ORDER BY checkpoints.rowid DESC", model_id)
+        return self._db.all(
+            _row,
+            f"{_CHECKPOINTS} WHERE model_id = ? AND public ORDER BY checkpoints.rowid DESC",
+            model_id,
+        )
 
     def last(self, model_id: str, kind: str) -> CheckpointRow | None:
         """The newest of a kind of a run."""
@@ -87,7 +91,15 @@ class Checkpoints:
 
     def set_public(self, path: CheckpointPath, public: bool) -> bool:
         """Whether it was otherwise before."""
-        return self._db.run(f"UPDATE checkpoints SET public = ? WHERE {_AT} AND public != ?", public, *_key(path), public) == 1
+        return (
+            self._db.run(
+                f"UPDATE checkpoints SET public = ? WHERE {_AT} AND public != ?",
+                public,
+                *_key(path),
+                public,
+            )
+            == 1
+        )
 
     def set_expiry(self, path: CheckpointPath, expires_at: float | None) -> None:
         self._db.run(f"UPDATE checkpoints SET expires_at = ? WHERE {_AT}", expires_at, *_key(path))
@@ -101,7 +113,14 @@ def _key(path: CheckpointPath) -> tuple[str, str, str]:
 
 
 def _values(row: CheckpointRow) -> tuple[Any, ...]:
-    kept = row.folder, row.size_bytes, row.created_at, row.expires_at, dump(row.user_metadata), row.public
+    kept = (
+        row.folder,
+        row.size_bytes,
+        row.created_at,
+        row.expires_at,
+        dump(row.user_metadata),
+        row.public,
+    )
     return *_key(row.path), *kept
 
 

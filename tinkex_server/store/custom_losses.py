@@ -32,4 +32,9 @@ class CustomLosses:
 
 def _row(row: sqlite3.Row) -> CustomLossRow:
     inputs = [(name, rank) for name, rank in orjson.loads(row["inputs"])]
-    return CustomLossRow(row["loss_id"], row["session_id"], row["name"], CustomLoss(inputs, orjson.loads(row["nodes"])))
+    return CustomLossRow(
+        row["loss_id"],
+        row["session_id"],
+        row["name"],
+        CustomLoss(inputs, orjson.loads(row["nodes"])),
+    )

@@ -82,7 +82,12 @@ CREATE TABLE usage (
 """
 # a row that is replaced is deleted first, for the triggers, too
 _PRAGMAS = (
-    *("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"),
+    *(
+        "locking_mode = EXCLUSIVE",
+        "journal_mode = WAL",
+        "synchronous = NORMAL",
+        "foreign_keys = ON",
+    ),
     "recursive_triggers = ON",
 )
 
@@ -102,8 +107,14 @@ class Unwritable(Refused, StoreError):
     """The disk is full, or fails. Requests are answered so until there is room; for good, once something that others were told of is lost."""
 
     def __init__(self, error: sqlite3.Error, *, lost: bool = False) -> None:
-        more = ", and restart the server: what it did last is lost, and what was saved is not" if lost else ""
-        super().__init__(507, f"the data folder cannot be written ({error}); make room on its disk{more}")
+        more = (
+            ", and restart the server: what it did last is lost, and what was saved is not"
+            if lost
+            else ""
+        )
+        super().__init__(
+            507, f"the data folder cannot be written ({error}); make room on its disk{more}"
+        )
 
     def __str__(self) -> str:
         return str(self.detail)
@@ -119,10 +130,16 @@ class Database:
         """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this layout."""
         _keep_private(file)
         # made on the thread that starts the server, then used by the event loop's alone
-        self._connection = sqlite3.connect(file, _PATIENCE, check_same_thread=False, isolation_level=None)
-        self._awaiting: list[asyncio.Future[None]] | None = None  # those who wait for the open group to be kept; None: none is open
+        self._connection = sqlite3.connect(
+            file, _PATIENCE, check_same_thread=False, isolation_level=None
+        )
+        self._awaiting: list[asyncio.Future[None]] | None = (
+            None  # those who wait for the open group to be kept; None: none is open
+        )
         self._last: list[Callable[[], Statement]] = []  # what the open group ends with
-        self._lost: sqlite3.Error | None = None  # why what is on the disk is no longer what others were told
+        self._lost: sqlite3.Error | None = (
+            None  # why what is on the disk is no longer what others were told
+        )
         try:
             self._prepare(file)
         except BaseException:
@@ -145,9 +162,13 @@ class Database:
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{file} cannot be used as a database: {error}") from error
         if version == 0:
-            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+            self._connection.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
+            )
         elif version != _VERSION:
-            raise StoreError(f"{file} has layout {version}, and this release of tinkex reads {_VERSION}; use another data folder")
+            raise StoreError(
+                f"{file} has layout {version}, and this release of tinkex reads {_VERSION}; use another data folder"
+            )
 
     def close(self) -> None:
         self._keep()
@@ -174,7 +195,12 @@ class Database:
         """Of a table that only grows: rows whose `time` is before, and those beyond the newest `keep`, among the `most` oldest. How many."""
         oldest = f"SELECT rowid FROM {table} ORDER BY rowid LIMIT ?3"
         beyond = f"rowid <= (SELECT max(rowid) FROM {table}) - ?2"
-        return self.run(f"DELETE FROM {table} WHERE rowid IN ({oldest}) AND ({time} < ?1 OR {beyond})", before, keep, most)
+        return self.run(
+            f"DELETE FROM {table} WHERE rowid IN ({oldest}) AND ({time} < ?1 OR {beyond})",
+            before,
+            keep,
+            most,
+        )
 
     def run_durably(self, sql: str, *values: Any) -> None:
         """When this returns the change is on the disk, where others follow within moments."""
@@ -237,7 +263,9 @@ class Database:
         try:
             return self._connection.execute(sql, values)
         except sqlite3.OperationalError as error:
-            if self._awaiting is not None and not self._connection.in_transaction:  # SQLite has undone the group with it
+            if (
+                self._awaiting is not None and not self._connection.in_transaction
+            ):  # SQLite has undone the group with it
                 self._lose(error)
             raise Unwritable(error, lost=self._lost is not None) from error
 
@@ -264,7 +292,9 @@ def _keep_private(file: Path) -> None:
     try:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         for path in (file, *file.parent.glob(f"{file.name}-*")):
-            path.chmod(0o600)  # those of older releases; SQLite makes new ones like the database itself
+            path.chmod(
+                0o600
+            )  # those of older releases; SQLite makes new ones like the database itself
     except OSError as error:
         raise StoreError(f"{file} cannot be written ({error}); use another data folder") from error
 

@@ -30,14 +30,19 @@ class Keys:
 
     def salts(self) -> list[bytes]:
         """Those that hashes were made with, the first one first: one, unless keys came back from saves of before the database was lost."""
-        return self._db.all(lambda row: row["salt"], "SELECT salt FROM keys GROUP BY salt ORDER BY min(key_id)")
+        return self._db.all(
+            lambda row: row["salt"], "SELECT salt FROM keys GROUP BY salt ORDER BY min(key_id)"
+        )
 
     def enrolled(self, key_id: int) -> EnrolledKey | None:
         return self._db.one(_enrolled, "SELECT * FROM keys WHERE key_id = ?", key_id)
 
     def restore(self, key: EnrolledKey) -> int:
         """The id of this key, which is added unless it is there. Its hash tells which it is, whatever its id was before."""
-        self._db.run("INSERT OR IGNORE INTO keys (hash, salt, name, created_at, revoked_at) VALUES (?, ?, ?, ?, ?)", *astuple(key))
+        self._db.run(
+            "INSERT OR IGNORE INTO keys (hash, salt, name, created_at, revoked_at) VALUES (?, ?, ?, ?, ?)",
+            *astuple(key),
+        )
         return self._db.number("SELECT key_id FROM keys WHERE hash = ?", key.hashed)
 
     def count(self) -> int:
@@ -45,7 +50,9 @@ class Keys:
 
     def revoke(self, key_id: int, now: float) -> None:
         """For good: the server refuses it from now on, even when it is started with it."""
-        self._db.run("UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", now, key_id)
+        self._db.run(
+            "UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", now, key_id
+        )
 
 
 def _enrolled(row: sqlite3.Row) -> EnrolledKey:

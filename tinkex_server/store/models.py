@@ -12,7 +12,9 @@ from tinkex_server.store.database import Database, dump
 from tinkex_server.store.rows import ModelRow, ModelState, RunQuery
 
 _MODELS = "SELECT models.*, sessions.owner FROM models JOIN sessions USING (session_id)"
-_PUBLISHED = "EXISTS (SELECT 1 FROM checkpoints WHERE checkpoints.model_id = models.model_id AND public)"
+_PUBLISHED = (
+    "EXISTS (SELECT 1 FROM checkpoints WHERE checkpoints.model_id = models.model_id AND public)"
+)
 _WANTED = f"(?1 IS NULL OR owner = ?1 OR (?2 AND {_PUBLISHED})) AND (?3 IS NULL OR project_id = ?3)"
 
 
@@ -49,7 +51,10 @@ class Models:
         return self._db.all(_row, sql, *astuple(query), limit, offset)
 
     def count(self, query: RunQuery) -> int:
-        return self._db.number(f"SELECT count(*) FROM models JOIN sessions USING (session_id) WHERE {_WANTED}", *astuple(query))
+        return self._db.number(
+            f"SELECT count(*) FROM models JOIN sessions USING (session_id) WHERE {_WANTED}",
+            *astuple(query),
+        )
 
     def has_published(self, model_id: str) -> bool:
         return self._db.number(f"SELECT {_PUBLISHED} FROM models WHERE model_id = ?", model_id) == 1
@@ -58,24 +63,32 @@ class Models:
         return self._db.number("SELECT count(*) FROM models WHERE state IN ('creating', 'ready')")
 
     def of_session(self, session_id: str) -> list[ModelRow]:
-        return self._db.all(_row, f"{_MODELS} WHERE session_id = ? ORDER BY models.rowid", session_id)
+        return self._db.all(
+            _row, f"{_MODELS} WHERE session_id = ? ORDER BY models.rowid", session_id
+        )
 
     def in_memory(self) -> list[ModelRow]:
-        return self._db.all(_row, f"{_MODELS} WHERE state IN ('creating', 'ready') ORDER BY models.rowid")
+        return self._db.all(
+            _row, f"{_MODELS} WHERE state IN ('creating', 'ready') ORDER BY models.rowid"
+        )
 
     def failure(self, model_id: str) -> str | None:
         row = self.get(model_id)
         return row and row.failure
 
     def lose(self, model_id: str, reason: str) -> None:
-        self._db.run("UPDATE models SET state = 'failed', failure = ? WHERE model_id = ?", reason, model_id)
+        self._db.run(
+            "UPDATE models SET state = 'failed', failure = ? WHERE model_id = ?", reason, model_id
+        )
 
     def set_state(self, model_id: str, state: ModelState) -> None:
         self._db.run("UPDATE models SET state = ? WHERE model_id = ?", state, model_id)
 
     def mark_created(self, model_id: str) -> None:
         """Ready, unless it was unloaded while it was being made."""
-        self._db.run("UPDATE models SET state = 'ready' WHERE model_id = ? AND state = 'creating'", model_id)
+        self._db.run(
+            "UPDATE models SET state = 'ready' WHERE model_id = ? AND state = 'creating'", model_id
+        )
 
     def note_request(self, model_id: str, now: float) -> None:
         self._db.run("UPDATE models SET last_request_at = ? WHERE model_id = ?", now, model_id)
@@ -90,7 +103,13 @@ def _row(row: sqlite3.Row) -> ModelRow:
         row["model_id"],
         row["session_id"],
         row["base_model"],
-        LoraShape(row["rank"], row["seed"], bool(row["train_attn"]), bool(row["train_mlp"]), bool(row["train_unembed"])),
+        LoraShape(
+            row["rank"],
+            row["seed"],
+            bool(row["train_attn"]),
+            bool(row["train_mlp"]),
+            bool(row["train_unembed"]),
+        ),
         row["optimizer"],
         orjson.loads(row["user_metadata"]),
         row["state"],

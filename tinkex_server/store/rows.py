@@ -58,7 +58,9 @@ class SessionRow:
     @property
     def ending(self) -> str:
         """Of one that has ended, in words."""
-        return f"session {self.session_id!r} was finished" + (f": {self.finish_detail}" if self.finish_detail else "")
+        return f"session {self.session_id!r} was finished" + (
+            f": {self.finish_detail}" if self.finish_detail else ""
+        )
 
 
 @frozen(kw_only=True)

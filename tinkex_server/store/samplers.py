@@ -15,14 +15,20 @@ _REMEMBERED = 1000  # rows
 class Samplers:
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._remembered = lru_cache(_REMEMBERED)(self._read)  # one is asked for with every sample; only `add` changes them
+        self._remembered = lru_cache(_REMEMBERED)(
+            self._read
+        )  # one is asked for with every sample; only `add` changes them
 
     def add(self, row: SamplerRow, now: float) -> None:
         """Its owner is its session's. With in-flight weights, all those of the model sample from these."""
         with self._db.transaction():
             self._insert(row, now)
             if row.inflight_of:
-                self._db.run("UPDATE samplers SET folder = ? WHERE inflight_of = ?", row.folder, row.inflight_of)
+                self._db.run(
+                    "UPDATE samplers SET folder = ? WHERE inflight_of = ?",
+                    row.folder,
+                    row.inflight_of,
+                )
         self._remembered.cache_clear()
 
     def restore(self, row: SamplerRow, created_at: float) -> None:
@@ -51,7 +57,10 @@ class Samplers:
 
     def number_copy(self, sampler_id: str) -> int:
         """The next number for a copied client of this sampler, from 1."""
-        return self._db.number("UPDATE samplers SET copies = copies + 1 WHERE sampler_id = ? RETURNING copies", sampler_id)
+        return self._db.number(
+            "UPDATE samplers SET copies = copies + 1 WHERE sampler_id = ? RETURNING copies",
+            sampler_id,
+        )
 
     def of_session(self, session_id: str) -> list[SamplerRow]:
         return self._db.all(_row, f"{_ROWS} WHERE session_id = ?", session_id)
@@ -63,7 +72,11 @@ class Samplers:
 
     def folders_ever(self) -> set[str]:
         """Of the sessions that have ended, too."""
-        return set(self._db.all(lambda row: row["folder"], "SELECT folder FROM samplers WHERE folder IS NOT NULL"))
+        return set(
+            self._db.all(
+                lambda row: row["folder"], "SELECT folder FROM samplers WHERE folder IS NOT NULL"
+            )
+        )
 
     def inflight(self, model_id: str) -> list[SamplerRow]:
         """Those that sample from the newest in-flight weights of this model."""

@@ -40,7 +40,12 @@ class Sessions:
         if self.get(row.session_id) is None:
             self.add(row)
             if row.finished_at is not None:
-                self.finish(row.session_id, row.finish_reason or "cancelled", row.finish_detail, row.finished_at)
+                self.finish(
+                    row.session_id,
+                    row.finish_reason or "cancelled",
+                    row.finish_detail,
+                    row.finished_at,
+                )
 
     def get(self, session_id: str) -> SessionRow | None:
         return self._db.one(_row, "SELECT * FROM sessions WHERE session_id = ?", session_id)
@@ -61,7 +66,9 @@ class Sessions:
         return self._db.all(_found, sql, *values, limit)
 
     def set_project(self, session_id: str, project_id: str) -> None:
-        self._db.run("UPDATE sessions SET project_id = ? WHERE session_id = ?", project_id, session_id)
+        self._db.run(
+            "UPDATE sessions SET project_id = ? WHERE session_id = ?", project_id, session_id
+        )
 
     def note_heartbeat(self, session_id: str, now: float) -> None:
         self._db.run("UPDATE sessions SET heartbeat_at = ? WHERE session_id = ?", now, session_id)
@@ -73,9 +80,7 @@ class Sessions:
 
     def finish(self, session_id: str, reason: str, detail: str | None, now: float) -> bool:
         """Whether this was the first to finish it: the first reason stays."""
-        sql = (
-            "UPDATE sessions SET finished_at = ?, finish_reason = ?, finish_detail = ? WHERE session_id = ? AND finished_at IS NULL"
-        )
+        sql = "UPDATE sessions SET finished_at = ?, finish_reason = ?, finish_detail = ? WHERE session_id = ? AND finished_at IS NULL"
         return self._db.run(sql, now, reason, detail, session_id) == 1
 
 
@@ -124,7 +129,14 @@ def _named(query: SessionQuery) -> list[Condition]:
         ways.append(("session_id = ?", [query.session_id]))
     if query.words:
         has_word = "instr(folded(display_name), ?)"
-        ways.append((" AND ".join([has_word] * len(query.words)), [word.casefold() for word in query.words]))
+        ways.append(
+            (" AND ".join([has_word] * len(query.words)), [word.casefold() for word in query.words])
+        )
     if not ways:
         return []
-    return [(f"({' OR '.join(condition for condition, _ in ways)})", [value for _, values in ways for value in values])]
+    return [
+        (
+            f"({' OR '.join(condition for condition, _ in ways)})",
+            [value for _, values in ways for value in values],
+        )
+    ]

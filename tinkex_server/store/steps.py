@@ -34,7 +34,9 @@ class Steps:
         self._db.run("UPDATE steps SET ended = 1 WHERE model_id = ? AND ended = 0", model_id)
 
     def count(self, model_id: str) -> int:
-        return self._db.number("SELECT coalesce(max(number), 0) FROM steps WHERE model_id = ?", model_id)
+        return self._db.number(
+            "SELECT coalesce(max(number), 0) FROM steps WHERE model_id = ?", model_id
+        )
 
     def curve(self, model_id: str, most: int) -> Sequence[StepRow]:
         """About so many steps at most, evenly spread, always with the first and the newest; in order."""

@@ -21,9 +21,18 @@ UNION ALL SELECT session_id, base_model, size_bytes, created_at, deleted_at FROM
 class Usage:
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._sums: Counter[tuple[int, str, str, str, UsageKind]] = Counter()  # that are not written yet
+        self._sums: Counter[tuple[int, str, str, str, UsageKind]] = (
+            Counter()
+        )  # that are not written yet
 
-    def add(self, owner: str, session_id: str, base_model: str, amounts: Mapping[UsageKind, int], now: float) -> None:
+    def add(
+        self,
+        owner: str,
+        session_id: str,
+        base_model: str,
+        amounts: Mapping[UsageKind, int],
+        now: float,
+    ) -> None:
         """`session_id` is empty for what was sampled without one. What comes in one group of statements is written at once."""
         if not self._sums:
             self._db.run_at_last(self._written)
@@ -56,7 +65,9 @@ class Usage:
     def drop(self, before: float, keep: int) -> None:
         """Hours from before, and those beyond the newest `keep` entries: an hour goes whole, or its sums would be wrong."""
         newest = "SELECT hour + 1 FROM usage ORDER BY hour DESC LIMIT 1 OFFSET ?2"
-        self._db.run(f"DELETE FROM usage WHERE hour < max(?1, coalesce(({newest}), 0))", before, keep)
+        self._db.run(
+            f"DELETE FROM usage WHERE hour < max(?1, coalesce(({newest}), 0))", before, keep
+        )
 
     def drop_stored(self, before: float, keep: int, most: int) -> int:
         """Checkpoints that were deleted before, and those beyond the newest `keep`; so many at most. How many there were."""
@@ -64,14 +75,30 @@ class Usage:
 
     def count(self) -> int:
         """Entries of either."""
-        return self._db.number("SELECT (SELECT count(*) FROM usage) + (SELECT count(*) FROM past_checkpoints)")
+        return self._db.number(
+            "SELECT (SELECT count(*) FROM usage) + (SELECT count(*) FROM past_checkpoints)"
+        )
 
 
 def _usage(row: sqlite3.Row) -> UsageRow:
-    return UsageRow(row["hour"], row["owner"], row["session_id"], row["base_model"], row["project_id"], row["kind"], row["amount"])
+    return UsageRow(
+        row["hour"],
+        row["owner"],
+        row["session_id"],
+        row["base_model"],
+        row["project_id"],
+        row["kind"],
+        row["amount"],
+    )
 
 
 def _span(row: sqlite3.Row) -> StoredSpan:
     return StoredSpan(
-        row["owner"], row["session_id"], row["base_model"], row["project_id"], row["size_bytes"], row["start"], row["end"]
+        row["owner"],
+        row["session_id"],
+        row["base_model"],
+        row["project_id"],
+        row["size_bytes"],
+        row["start"],
+        row["end"],
     )

@@ -26,7 +26,12 @@ T = TypeVar("T")
 _Reader: TypeAlias = Callable[[Any], Any]
 """Gives what a value of a body is of the generated type. Raises `_Fault`."""
 
-_WORDS: dict[object, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+_WORDS: dict[object, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+}
 MOST_LISTS = 1 << 19  # objects and lists of one body: a batch of 8,192 datums with 64 each
 _MOST_TEXTS = 1 << 20
 _INT64 = range(-(2**63), 2**63)
@@ -80,7 +85,9 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
 
 def _digest(value: bytes | NDArray[Any]) -> str:
     """Of an array, which has no place in JSON as it is."""
-    return hashlib.blake2b(value if isinstance(value, bytes) else value.tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        value if isinstance(value, bytes) else value.tobytes(), digest_size=16
+    ).hexdigest()
 
 
 class _Fault(Exception):
@@ -129,7 +136,9 @@ def _list_reader(item: Any) -> _Reader:
         if not isinstance(value, list):
             raise _Fault("must be a list")
         items = cast("list[Any]", value)
-        return items if plain else _read_items(read, items)  # long ones are checked whole when they become arrays
+        return (
+            items if plain else _read_items(read, items)
+        )  # long ones are checked whole when they become arrays
 
     return read_list
 
@@ -246,7 +255,9 @@ def _fields(kind: type[Any]) -> _Fields:
         if not attribute.init:
             continue
         hint = hints[attribute.name]
-        field = _Field(attribute.name, attribute.name.removesuffix("_"), _reader(hint), _is_float(hint))
+        field = _Field(
+            attribute.name, attribute.name.removesuffix("_"), _reader(hint), _is_float(hint)
+        )
         by_key[field.key] = field
         if attribute.default is attrs.NOTHING:
             required.append(field)

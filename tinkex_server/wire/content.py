@@ -85,7 +85,9 @@ def of_folder(folder: Path, modified: float) -> Content:
 
 def files_of(folder: Path) -> list[Path]:
     """The files right in it, by name, but for the server's own, which begin with a dot."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(
+        path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
+    )
 
 
 def _header(name: str, size: int, modified: float) -> bytes:

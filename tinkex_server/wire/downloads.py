@@ -27,14 +27,19 @@ class Download:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return {"ETag": self.etag, "Repr-Digest": f"sha-256=:{base64.b64encode(self.sha256).decode()}:"}
+        return {
+            "ETag": self.etag,
+            "Repr-Digest": f"sha-256=:{base64.b64encode(self.sha256).decode()}:",
+        }
 
 
 @define(eq=False)
 class Downloads:
     """Downloads that were made ready: each is read through once, for its digest. To be used on the event loop's thread."""
 
-    _ready: dict[object, asyncio.Task[Download]] = field(factory=dict[object, asyncio.Task[Download]])
+    _ready: dict[object, asyncio.Task[Download]] = field(
+        factory=dict[object, asyncio.Task[Download]]
+    )
 
     async def get(self, key: object, plan: Callable[[], Content]) -> Download:
         """What `plan` gives, called once for this key, with its digest. It is made ready even if the caller gives up.
@@ -59,7 +64,9 @@ def _made_ready(plan: Callable[[], Content]) -> Download:
     return Download(content, content.sha256())
 
 
-def answer(download: Download, headers: Mapping[str, str], media_type: str, file_name: str) -> Response:
+def answer(
+    download: Download, headers: Mapping[str, str], media_type: str, file_name: str
+) -> Response:
     """All of it, or the range that the request's `headers` ask for."""
     size = download.content.size
     facts = {**_facts(file_name), **download.headers}
@@ -75,7 +82,11 @@ def answer(download: Download, headers: Mapping[str, str], media_type: str, file
 
 def describe(content: Content, known: Download | None, media_type: str, file_name: str) -> Response:
     """The answer to a HEAD: as to a GET of all, but for the digest when it is not known, since nothing is read."""
-    facts = {**_facts(file_name), **(known.headers if known else {}), "Content-Length": str(content.size)}
+    facts = {
+        **_facts(file_name),
+        **(known.headers if known else {}),
+        "Content-Length": str(content.size),
+    }
     return Response(headers=facts, media_type=media_type)
 
 
@@ -83,6 +94,8 @@ def _facts(file_name: str) -> Mapping[str, str]:
     return {"Accept-Ranges": "bytes", "Content-Disposition": f'attachment; filename="{file_name}"'}
 
 
-def _stream(content: Content, wanted: range, status: int, headers: Mapping[str, str], media_type: str) -> Response:
+def _stream(
+    content: Content, wanted: range, status: int, headers: Mapping[str, str], media_type: str
+) -> Response:
     length = {"Content-Length": str(len(wanted))}
     return StreamingResponse(content.read(wanted), status, {**headers, **length}, media_type)

@@ -68,4 +68,6 @@ def _last_event(sample: Future[SampleResult]) -> SampleStreamEvent:
         return SampleStreamEvent(error=str(error), category="server")
     except Exception as error:
         logger.exception("a stream failed")
-        return SampleStreamEvent(error=f"the sampling failed in the server: {type(error).__name__}", category="server")
+        return SampleStreamEvent(
+            error=f"the sampling failed in the server: {type(error).__name__}", category="server"
+        )

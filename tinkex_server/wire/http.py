@@ -118,14 +118,25 @@ def post(
         protobuf: reads the protobuf form of the body, where it has one.
         refused: what is added to the words for a body that is not of this type.
     """
-    parsers = {"application/json": bodies.parse_object, **({MEDIA_TYPE: protobuf} if protobuf else {})}
-    readers = {media_type: partial(_read, kind, parse, defaults or {}, refused) for media_type, parse in parsers.items()}
+    parsers = {
+        "application/json": bodies.parse_object,
+        **({MEDIA_TYPE: protobuf} if protobuf else {}),
+    }
+    readers = {
+        media_type: partial(_read, kind, parse, defaults or {}, refused)
+        for media_type, parse in parsers.items()
+    }
     numbered = attrs.has(kind) and {"model_id", "seq_id"} <= attrs.fields_dict(kind).keys()
     return _route("POST", path, handler, readers, numbered=numbered)
 
 
 def put(path: str, kind: type[T], handler: Handler[T]) -> Route:
-    return _route("PUT", path, handler, {"application/json": partial(_read, kind, bodies.parse_object, {}, "")})
+    return _route(
+        "PUT",
+        path,
+        handler,
+        {"application/json": partial(_read, kind, bodies.parse_object, {}, "")},
+    )
 
 
 def put_bytes(path: str, handler: Handler[None]) -> Route:
@@ -147,11 +158,20 @@ def delete(path: str, handler: Handler[None]) -> Route:
     return _route("DELETE", path, handler, {})
 
 
-def _route(method: str, path: str, handler: Handler[Any], readers: Mapping[str, Read[Any]], *, numbered: bool = False) -> Route:
+def _route(
+    method: str,
+    path: str,
+    handler: Handler[Any],
+    readers: Mapping[str, Read[Any]],
+    *,
+    numbered: bool = False,
+) -> Route:
     return Route(PREFIX + path, Endpoint(handler, readers, numbered), methods=[method])
 
 
-def _read(kind: type[T], parse: Parse, defaults: Mapping[str, Any], refused: str, raw: bytes) -> tuple[T, str]:
+def _read(
+    kind: type[T], parse: Parse, defaults: Mapping[str, Any], refused: str, raw: bytes
+) -> tuple[T, str]:
     fields = {**defaults, **parse(raw)}
     try:
         return bodies.read(kind, fields), bodies.fingerprint(fields)
@@ -178,7 +198,9 @@ class Endpoint:
             response = json_response(refusal.status, {"detail": refusal.detail}, refusal.headers)
         except InvalidRequest as error:
             response = json_response(400, {"detail": str(error)})
-        except Exception:  # one that reaches uvicorn closes the connection under the client's next request
+        except (
+            Exception
+        ):  # one that reaches uvicorn closes the connection under the client's next request
             logger.exception("%s %s failed", scope["method"], scope["path"])
             response = json_response(500, {"detail": "the server failed; its log says how"})
         await response(scope, receive, send)
@@ -186,16 +208,22 @@ class Endpoint:
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         backend: Backend = scope[BACKEND]
         came_at = time.monotonic()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
         access = Access(backend.store, scope.get(OWNER))
         glimpse = Glimpse(receive, backend.limits.body_bytes)
         try:
             body, fingerprint = (
-                await self._body(headers, glimpse.receive, backend.limits.body_bytes) if self._readers else (None, "")
+                await self._body(headers, glimpse.receive, backend.limits.body_bytes)
+                if self._readers
+                else (None, "")
             )
         except Refused as refusal:
             if self._numbered:
-                note_unread(backend, access, refusal, refusal.fields or await glimpse.fields(headers))
+                note_unread(
+                    backend, access, refusal, refusal.fields or await glimpse.fields(headers)
+                )
             raise
         glimpse.forget()
         call = Call(body, fingerprint, scope, headers, access, came_at, receive)
@@ -203,15 +231,21 @@ class Endpoint:
         await backend.store.kept()
         return _response(result)
 
-    async def _body(self, headers: Mapping[str, str], receive: Receive, most: int) -> tuple[Any, str]:
+    async def _body(
+        self, headers: Mapping[str, str], receive: Receive, most: int
+    ) -> tuple[Any, str]:
         content_type = headers.get("content-type", "application/json").partition(";")[0].strip()
         if content_type not in self._readers:
-            raise Refused(415, f"this call reads {' and '.join(self._readers)}; this is {content_type}")
+            raise Refused(
+                415, f"this call reads {' and '.join(self._readers)}; this is {content_type}"
+            )
         read, raw = self._readers[content_type], await read_body(headers, receive, most)
         return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
 
 
-def note_unread(backend: Backend, access: Access, refusal: Refused, fields: Mapping[str, object]) -> None:
+def note_unread(
+    backend: Backend, access: Access, refusal: Refused, fields: Mapping[str, object]
+) -> None:
     """Lets the turn of a request pass whose body says by `fields` whose it is, and is wrong elsewhere.
 
     The same bytes are refused again for the same reason, so they need no fingerprint.
@@ -229,11 +263,15 @@ def _response(result: Result) -> Response:
     if isinstance(result, Outcome):
         return Response(result.body, result.status, media_type=result.media_type)
     if isinstance(result, EventStream):
-        return StreamingResponse(result.read(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return StreamingResponse(
+            result.read(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
     return json_response(200, result)
 
 
-def json_response(status: int, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    status: int, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None = None
+) -> Response:
     return Response(encode(body), status, headers, media_type="application/json")
 
 
@@ -241,4 +279,6 @@ async def refuse_route(request: Request, error: Exception) -> Response:
     """The answer for a path or a method that there is not."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     words = {404: "no such route", 405: "no such method here"}
-    return json_response(status, {"detail": f"{words.get(status, 'refused')}: {request.method} {request.url.path}"})
+    return json_response(
+        status, {"detail": f"{words.get(status, 'refused')}: {request.method} {request.url.path}"}
+    )

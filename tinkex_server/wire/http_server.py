@@ -19,7 +19,9 @@ _GRACE = 5.0  # seconds that answers under way get when the server stops
 _TICK = 0.1  # seconds; uvicorn's own, for the Date header
 _CLOCK = 10  # ticks between looks at the peers' clocks
 _NO_LIMIT = 1 << 20  # connections
-_VALUE = re.compile(r"((?<=[?&])(?!(?:limit|offset|timeout)=)[^=&]*)=[^&\s]+")  # of a query, but for what pages are asked by
+_VALUE = re.compile(
+    r"((?<=[?&])(?!(?:limit|offset|timeout)=)[^=&]*)=[^&\s]+"
+)  # of a query, but for what pages are asked by
 _LOOK = 0.005  # seconds between looks at whether the answers under way are done, of which uvicorn tells nobody
 
 
@@ -29,7 +31,13 @@ class HttpServer(uvicorn.Server):
     def __init__(self, app: ASGIApp, begun: Future[None], *, access_log: bool) -> None:
         """`begun` is done when it answers."""
         config = uvicorn.Config(
-            app, http=Clocked, interface="asgi3", lifespan="off", ws="none", log_config=None, access_log=access_log
+            app,
+            http=Clocked,
+            interface="asgi3",
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=access_log,
         )
         super().__init__(config)
         logging.getLogger("uvicorn.access").addFilter(_mask)
@@ -82,5 +90,7 @@ def most_connections() -> int:
 def _mask(record: logging.LogRecord) -> bool:
     """Takes what could be a secret out of a line of the access log: signatures, and whatever else stands in a URL's query."""
     if isinstance(record.args, tuple):
-        record.args = tuple(_VALUE.sub(r"\1=***", part) if isinstance(part, str) else part for part in record.args)
+        record.args = tuple(
+            _VALUE.sub(r"\1=***", part) if isinstance(part, str) else part for part in record.args
+        )
     return True

@@ -23,8 +23,29 @@ LOSS_FNS = tuple(LOSS_INPUTS)
 """The losses that the engines have beside those that clients send; openapi/tinker.yaml, ForwardBackwardInput, has their formulas."""
 
 _MEANT = {
-    **dict.fromkeys(("mask", "masks", "loss_mask", "action_mask", "attention_mask", "response_mask", "loss_weights"), "weights"),
-    **dict.fromkeys(("old_logprobs", "sampling_logprobs", "sampled_logprobs", "ref_logprobs", "logp", "old_log_probs"), "logprobs"),
+    **dict.fromkeys(
+        (
+            "mask",
+            "masks",
+            "loss_mask",
+            "action_mask",
+            "attention_mask",
+            "response_mask",
+            "loss_weights",
+        ),
+        "weights",
+    ),
+    **dict.fromkeys(
+        (
+            "old_logprobs",
+            "sampling_logprobs",
+            "sampled_logprobs",
+            "ref_logprobs",
+            "logp",
+            "old_log_probs",
+        ),
+        "logprobs",
+    ),
     **dict.fromkeys(("adv", "reward", "rewards", "returns"), "advantages"),
     **dict.fromkeys(("targets", "labels", "target", "target_ids", "tokens"), "target_tokens"),
 }
@@ -39,7 +60,9 @@ def check_inputs(batch: api.ForwardBackwardInput, at: tuple[str | int, ...]) -> 
     for index, datum in enumerate(batch.data):
         for name in datum.loss_fn_inputs:
             if name not in known:
-                raise malformed(*at, index, "loss_fn_inputs", name, message=_words(batch.loss_fn, name, known))
+                raise malformed(
+                    *at, index, "loss_fn_inputs", name, message=_words(batch.loss_fn, name, known)
+                )
 
 
 def _words(loss_fn: str, name: str, known: frozenset[str]) -> str:

@@ -41,7 +41,9 @@ class Clocked(HttpToolsProtocol):
             self._raw_bytes += len(data)
             self._check_headers()
         elif not self._sending_body and not self.is_busy:
-            self._heading_since = time.monotonic()  # what came ends the clock on an idle connection, and is no request yet
+            self._heading_since = (
+                time.monotonic()
+            )  # what came ends the clock on an idle connection, and is no request yet
 
     def on_message_begin(self) -> None:
         self._header_bytes = self._raw_bytes = 0
@@ -100,8 +102,15 @@ class Clocked(HttpToolsProtocol):
         self._refuse(503, "Service Unavailable", "too many connections; send this again")
 
     def _check_headers(self) -> None:
-        if max(self._header_bytes, self._raw_bytes) > MOST_HEADER_BYTES and not self.transport.is_closing():
-            self._refuse(431, "Request Header Fields Too Large", f"the headers are over {MOST_HEADER_BYTES} bytes")
+        if (
+            max(self._header_bytes, self._raw_bytes) > MOST_HEADER_BYTES
+            and not self.transport.is_closing()
+        ):
+            self._refuse(
+                431,
+                "Request Header Fields Too Large",
+                f"the headers are over {MOST_HEADER_BYTES} bytes",
+            )
 
     def _refuse(self, status: int, phrase: str, detail: str) -> None:
         """Says why, unless an answer is being sent or nothing was asked; and closes the connection."""
@@ -123,10 +132,14 @@ def close_late(state: ServerState) -> None:
 
 def make_room(state: ServerState, most: int) -> None:
     """Closes connections above `most`: those that have nothing under way first, then those with half a body, the oldest first."""
-    open_ones = [connection for connection in _clocked(state) if not connection.transport.is_closing()]
+    open_ones = [
+        connection for connection in _clocked(state) if not connection.transport.is_closing()
+    ]
     if len(open_ones) <= most:
         return
-    idle = sorted((one for one in open_ones if one.owes), key=lambda one: (one.is_busy, one.opened_at))
+    idle = sorted(
+        (one for one in open_ones if one.owes), key=lambda one: (one.is_busy, one.opened_at)
+    )
     for connection in idle[: len(open_ones) - most]:
         connection.close_for_others()
 

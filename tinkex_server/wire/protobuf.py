@@ -36,7 +36,11 @@ def read_forward_backward(raw: bytes) -> dict[str, Any]:
         message.ParseFromString(raw)
     except DecodeError as error:
         raise bad_request(f"the body is not a ForwardBackwardRequest: {error}") from error
-    named = {"model_id": message.model_id, "seq_id": message.seq_id, "forward_only": message.forward_only}
+    named = {
+        "model_id": message.model_id,
+        "seq_id": message.seq_id,
+        "forward_only": message.forward_only,
+    }
     try:
         return {**named, "forward_backward_input": _batch(message)}
     except Refused as refusal:
@@ -45,7 +49,10 @@ def read_forward_backward(raw: bytes) -> dict[str, Any]:
 
 
 def _batch(message: pb.ForwardBackwardRequest) -> dict[str, Any]:
-    config = {name: getattr(value, value.WhichOneof("value") or "number") for name, value in message.loss_fn_config_v2.items()}
+    config = {
+        name: getattr(value, value.WhichOneof("value") or "number")
+        for name, value in message.loss_fn_config_v2.items()
+    }
     return {
         "data": [_datum(index, datum) for index, datum in enumerate(message.data)],
         "loss_fn": message.loss_fn,
@@ -55,14 +62,20 @@ def _batch(message: pb.ForwardBackwardRequest) -> dict[str, Any]:
 
 def _datum(index: int, datum: pb.Datum) -> dict[str, Any]:
     inputs = {name: _tensor((index, name), tensor) for name, tensor in datum.loss_fn_inputs.items()}
-    return {"model_input": {"chunks": [_chunk(chunk) for chunk in datum.model_input]}, "loss_fn_inputs": inputs}
+    return {
+        "model_input": {"chunks": [_chunk(chunk) for chunk in datum.model_input]},
+        "loss_fn_inputs": inputs,
+    }
 
 
 def _chunk(chunk: pb.Chunk) -> dict[str, Any]:
     kind = chunk.WhichOneof("chunk") or "nothing"
     if kind != "encoded_text":
         return {"type": kind}
-    return {"type": kind, "tokens": _array(("model_input", "chunks"), chunk.encoded_text.tokens, np.dtype("<i4"))}
+    return {
+        "type": kind,
+        "tokens": _array(("model_input", "chunks"), chunk.encoded_text.tokens, np.dtype("<i4")),
+    }
 
 
 def _tensor(at: tuple[str | int, ...], tensor: pb.Tensor) -> dict[str, Any]:
@@ -72,7 +85,11 @@ def _tensor(at: tuple[str | int, ...], tensor: pb.Tensor) -> dict[str, Any]:
     dtype = _DTYPES[tensor.dtype]
     layout = np.dtype(dtype).newbyteorder("<")
     if encoding == "dense":
-        return {"data": _array(at, tensor.dense, layout), "dtype": dtype, "shape": list(tensor.shape)}
+        return {
+            "data": _array(at, tensor.dense, layout),
+            "dtype": dtype,
+            "shape": list(tensor.shape),
+        }
     return {
         "data": _array(at, tensor.sparse_csr.values, layout),
         "dtype": dtype,
@@ -85,7 +102,11 @@ def _tensor(at: tuple[str | int, ...], tensor: pb.Tensor) -> dict[str, Any]:
 def _array(at: tuple[str | int, ...], raw: bytes, layout: np.dtype[Any]) -> NDArray[Any]:
     """The bytes themselves, seen as numbers."""
     if len(raw) % layout.itemsize:
-        raise malformed("data", *at, message=f"has {len(raw)} bytes, which is no whole number of {layout.itemsize}-byte values")
+        raise malformed(
+            "data",
+            *at,
+            message=f"has {len(raw)} bytes, which is no whole number of {layout.itemsize}-byte values",
+        )
     return np.frombuffer(raw, layout)
 
 
@@ -97,7 +118,11 @@ LOSSES = frozenset({"forward", "forward_backward"})
 
 def result_fields(kind: str, kept: bytes) -> dict[str, Any]:
     """The fields of the JSON result, with arrays for the long lists of a loss's."""
-    return _loss_fields(pb.ForwardBackwardOutput.FromString(kept)) if kind in LOSSES else orjson.loads(kept)
+    return (
+        _loss_fields(pb.ForwardBackwardOutput.FromString(kept))
+        if kind in LOSSES
+        else orjson.loads(kept)
+    )
 
 
 def write_result(kind: str, fields: Mapping[str, Any]) -> bytes | None:
@@ -113,21 +138,28 @@ def write_loss(fields: Mapping[str, Any]) -> bytes:
 def _loss_fields(message: pb.ForwardBackwardOutput) -> dict[str, Any]:
     return {
         "loss_fn_output_type": message.loss_fn_output_type,
-        "loss_fn_outputs": [output for record in message.loss_fn_outputs for output in _outputs(record)],
+        "loss_fn_outputs": [
+            output for record in message.loss_fn_outputs for output in _outputs(record)
+        ],
         "metrics": dict(message.metrics),
     }
 
 
 def _outputs(record: pb.ArrayRecord) -> list[dict[str, Any]]:
     columns = {name: _rows(column) for name, column in record.fields.items()}
-    return [{name: rows[index] for name, rows in columns.items()} for index in range(record.num_datums)]
+    return [
+        {name: rows[index] for name, rows in columns.items()} for index in range(record.num_datums)
+    ]
 
 
 def _rows(column: pb.BatchedTensor) -> list[dict[str, Any]]:
     values, offsets = np.frombuffer(column.data, "<f4"), np.frombuffer(column.offsets, "<i8")
     row_shape = list(column.trailing_shape)
     parts = np.split(values, offsets[1:-1] // values.itemsize)
-    return [{"data": part, "dtype": "float32", "shape": [part.size // math.prod(row_shape), *row_shape]} for part in parts]
+    return [
+        {"data": part, "dtype": "float32", "shape": [part.size // math.prod(row_shape), *row_shape]}
+        for part in parts
+    ]
 
 
 def _loss(fields: Mapping[str, Any]) -> pb.ForwardBackwardOutput:
@@ -135,7 +167,10 @@ def _loss(fields: Mapping[str, Any]) -> pb.ForwardBackwardOutput:
     return pb.ForwardBackwardOutput(
         loss_fn_output_type=fields.get("loss_fn_output_type") or "",
         loss_fn_outputs=[_record(list(alike)) for _, alike in groupby(outputs, _row_shapes)],
-        metrics={name: float("nan") if value is None else value for name, value in fields["metrics"].items()},
+        metrics={
+            name: float("nan") if value is None else value
+            for name, value in fields["metrics"].items()
+        },
     )
 
 
@@ -163,7 +198,9 @@ def _sample(result: Mapping[str, Any]) -> pb.SampleResponse:
     message = pb.SampleResponse(prompt_cache_hit_tokens=result.get("prompt_cache_hit_tokens") or 0)
     for sequence in result["sequences"]:
         written = message.sequences.add(
-            stop_reason=pb.STOP_REASON_LENGTH if sequence["stop_reason"] == "length" else pb.STOP_REASON_STOP,
+            stop_reason=pb.STOP_REASON_LENGTH
+            if sequence["stop_reason"] == "length"
+            else pb.STOP_REASON_STOP,
             tokens=np.array(sequence["tokens"], "<i4").tobytes(),
             logprobs=_floats(sequence["logprobs"]),
         )
@@ -184,7 +221,9 @@ def _sample(result: Mapping[str, Any]) -> pb.SampleResponse:
 def _written(tensor: Mapping[str, Any]) -> pb.Tensor:
     integers = tensor["dtype"] == "int64"
     raw = np.array(tensor["data"], "<i8" if integers else "<f4").tobytes()
-    message = pb.Tensor(dtype=pb.DTYPE_INT64 if integers else pb.DTYPE_FLOAT32, shape=tensor["shape"])
+    message = pb.Tensor(
+        dtype=pb.DTYPE_INT64 if integers else pb.DTYPE_FLOAT32, shape=tensor["shape"]
+    )
     if tensor.get("sparse_crow_indices") is None:
         message.dense = raw
         return message
@@ -196,7 +235,9 @@ def _written(tensor: Mapping[str, Any]) -> pb.Tensor:
 
 def _table(rows: Sequence[Sequence[Sequence[float]] | None]) -> pb.TopkLogprobs:
     width = max(1, *(len(row or ()) for row in rows))
-    cells = np.array([[*(row or ()), *[_EMPTY_CELL] * (width - len(row or ()))] for row in rows], np.float64)
+    cells = np.array(
+        [[*(row or ()), *[_EMPTY_CELL] * (width - len(row or ()))] for row in rows], np.float64
+    )
     return pb.TopkLogprobs(
         token_ids=cells[..., 0].astype("<i4").tobytes(),
         logprobs=cells[..., 1].astype("<f4").tobytes(),
@@ -210,7 +251,9 @@ def _floats(values: Sequence[float | None] | NDArray[np.float32]) -> bytes:
     return np.asarray(values, dtype="<f4").tobytes()
 
 
-_WRITERS: Mapping[str, Callable[[Mapping[str, Any]], pb.ForwardBackwardOutput | pb.SampleResponse]] = {
+_WRITERS: Mapping[
+    str, Callable[[Mapping[str, Any]], pb.ForwardBackwardOutput | pb.SampleResponse]
+] = {
     "forward": _loss,
     "forward_backward": _loss,
     "sample": _sample,

@@ -37,7 +37,9 @@ async def receive_file(headers: Mapping[str, str], receive: Receive, file: Path,
             async for piece in _pieces(receive, most):
                 await asyncio.to_thread(opened.write, piece)
     except OSError as error:
-        raise Refused(507, f"the file could not be written to the data folder: {error.strerror or error}") from error
+        raise Refused(
+            507, f"the file could not be written to the data folder: {error.strerror or error}"
+        ) from error
 
 
 async def _pieces(receive: Receive, most: int) -> AsyncGenerator[bytes]:
@@ -79,4 +81,6 @@ def decompress(raw: bytes, most: int) -> bytes:
 
 
 def _too_long(most: int) -> Refused:
-    return Refused(413, f"the body is over {most} bytes, which is what this server takes; send less at once")
+    return Refused(
+        413, f"the body is over {most} bytes, which is what this server takes; send less at once"
+    )

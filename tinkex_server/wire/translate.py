@@ -53,7 +53,10 @@ def lora_shape(config: api.LoraConfig) -> LoraShape:
     if config.rank < 1:
         raise malformed("lora_config", "rank", message="must be 1 or more")
     if not (config.train_attn or config.train_mlp or config.train_unembed):
-        raise malformed("lora_config", message="trains nothing: one of train_attn, train_mlp and train_unembed must be true")
+        raise malformed(
+            "lora_config",
+            message="trains nothing: one of train_attn, train_mlp and train_unembed must be true",
+        )
     seed = config.seed if isinstance(config.seed, int) else None
     return LoraShape(config.rank, seed, config.train_attn, config.train_mlp, config.train_unembed)
 
@@ -72,27 +75,49 @@ def optimizer_config(kind: OptimizerKind) -> api.OptimizerConfig:
 
 def optimizer_settings(body: api.OptimStepRequest) -> OptimizerSettings:
     if [body.adam_params, body.optimizer_params, body.sgd_params].count(None) != 2:
-        raise malformed("adam_params", message="or optimizer_params or sgd_params is needed: one of them, not more")
+        raise malformed(
+            "adam_params",
+            message="or optimizer_params or sgd_params is needed: one of them, not more",
+        )
     if adam := body.adam_params:
         _check_numbers(adam, "adam_params", decays=("beta1", "beta2"))
         if not 0 < adam.eps <= _LARGEST:
-            raise malformed("adam_params", "eps", message=f"must be more than 0, and at most {_LARGEST}, the largest float32")
-        return AdamSettings(adam.learning_rate, adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.grad_clip_norm)
+            raise malformed(
+                "adam_params",
+                "eps",
+                message=f"must be more than 0, and at most {_LARGEST}, the largest float32",
+            )
+        return AdamSettings(
+            adam.learning_rate,
+            adam.beta1,
+            adam.beta2,
+            adam.eps,
+            adam.weight_decay,
+            adam.grad_clip_norm,
+        )
     if sgd := body.sgd_params:
         _check_numbers(sgd, "sgd_params", decays=("momentum",))
         return SgdSettings(sgd.learning_rate, sgd.momentum, sgd.weight_decay, sgd.grad_clip_norm)
     dimuon = cast("api.DimuonParams", body.optimizer_params)
     if dimuon.type != "dimuon":
-        raise malformed("optimizer_params", "type", message=f"is {dimuon.type!r}: this server takes dimuon")
+        raise malformed(
+            "optimizer_params", "type", message=f"is {dimuon.type!r}: this server takes dimuon"
+        )
     _check_numbers(dimuon, "optimizer_params", decays=("beta1",))
     return DimuonSettings(dimuon.learning_rate, dimuon.beta1, dimuon.grad_clip_norm)
 
 
-def _check_numbers(params: api.AdamParams | api.DimuonParams | api.SgdParams, field: str, decays: Sequence[str]) -> None:
+def _check_numbers(
+    params: api.AdamParams | api.DimuonParams | api.SgdParams, field: str, decays: Sequence[str]
+) -> None:
     """`decays` are those of which a share is kept, which must be less than all."""
     for name in ("learning_rate", "weight_decay", "grad_clip_norm"):
         if not 0 <= getattr(params, name, 0.0) <= _LARGEST:
-            raise malformed(field, name, message=f"must be 0 or more, and at most {_LARGEST}, the largest float32")
+            raise malformed(
+                field,
+                name,
+                message=f"must be 0 or more, and at most {_LARGEST}, the largest float32",
+            )
     for name in decays:
         if not 0 <= getattr(params, name) < 1:
             raise malformed(field, name, message="must be 0 or more, and less than 1")
@@ -107,13 +132,20 @@ def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, floa
             "importance_sampling, with the logprobs that came with the samples (loss_fn in the cookbook)"
         )
     if batch.loss_fn not in LOSS_FNS:
-        raise bad_request(f"unknown loss_fn {batch.loss_fn!r}; known are {', '.join(LOSS_FNS)}, and custom")
+        raise bad_request(
+            f"unknown loss_fn {batch.loss_fn!r}; known are {', '.join(LOSS_FNS)}, and custom"
+        )
     settings: Mapping[str, Any] = batch.loss_fn_config or {}
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise malformed(*at, "loss_fn_config", name, message="must be a number")
         if not abs(value) <= _LARGEST:
-            raise malformed(*at, "loss_fn_config", name, message=f"must be finite, and at most {_LARGEST}, the largest float32")
+            raise malformed(
+                *at,
+                "loss_fn_config",
+                name,
+                message=f"must be finite, and at most {_LARGEST}, the largest float32",
+            )
     return dict(settings)
 
 
@@ -130,7 +162,9 @@ def _check_cells(data: Sequence[api.Datum], at: Location) -> None:
     total = 0
     for index, datum in enumerate(data):
         for name, tensor in datum.loss_fn_inputs.items():
-            if tensor.sparse_crow_indices is not None and all(type(size) is int and size >= 0 for size in tensor.shape or ()):
+            if tensor.sparse_crow_indices is not None and all(
+                type(size) is int and size >= 0 for size in tensor.shape or ()
+            ):
                 total += math.prod(tensor.shape or ())
             if total > _MOST_CELLS:
                 text = f"has more than {_MOST_CELLS} cells, with the sparse tensors before it"
@@ -140,7 +174,10 @@ def _check_cells(data: Sequence[api.Datum], at: Location) -> None:
 def count_trained(data: Sequence[Example]) -> int:
     """How many tokens the loss is over: those whose weight is not 0, all where there are no weights."""
     weights = [example.loss_inputs.get("weights") for example in data]
-    return sum(len(example.tokens) if w is None else int(np.count_nonzero(w)) for example, w in zip(data, weights, strict=True))
+    return sum(
+        len(example.tokens) if w is None else int(np.count_nonzero(w))
+        for example, w in zip(data, weights, strict=True)
+    )
 
 
 def _example(datum: api.Datum, at: Location) -> Example:
@@ -161,7 +198,9 @@ def tokens(value: api.ModelInput, at: Location) -> NDArray[np.int64]:
 
 def _chunk(chunk: api.ModelInputChunk, at: Location) -> NDArray[np.int64]:
     if chunk.type != "encoded_text":
-        raise malformed(*at, "type", message=f"is {chunk.type!r}: this server reads encoded_text alone")
+        raise malformed(
+            *at, "type", message=f"is {chunk.type!r}: this server reads encoded_text alone"
+        )
     if chunk.tokens is None:
         raise malformed(*at, "tokens", message="is missing")
     return _flat(chunk.tokens, "int64", (*at, "tokens")).astype(np.int64, copy=False)
@@ -176,12 +215,17 @@ def _array(tensor: api.TensorData, at: Location, pad: int = 0) -> NDArray[np.gen
         return _from_csr(flat, tensor, at, pad)
     if not tensor.shape:
         return flat
-    if not all(type(size) is int and size >= 0 for size in tensor.shape) or math.prod(tensor.shape) != flat.size:
+    if (
+        not all(type(size) is int and size >= 0 for size in tensor.shape)
+        or math.prod(tensor.shape) != flat.size
+    ):
         raise malformed(*at, "shape", message=f"does not fit the {flat.size} values of data")
     return flat.reshape(tensor.shape)
 
 
-def _from_csr(flat: NDArray[np.generic], tensor: api.TensorData, at: Location, pad: int) -> NDArray[np.generic]:
+def _from_csr(
+    flat: NDArray[np.generic], tensor: api.TensorData, at: Location, pad: int
+) -> NDArray[np.generic]:
     rows, columns = _csr_places(flat.size, tensor, at)
     if math.prod(tensor.shape or ()) > _MOST_CELLS:
         raise malformed(*at, "shape", message=f"has more than {_MOST_CELLS} cells")
@@ -190,7 +234,9 @@ def _from_csr(flat: NDArray[np.generic], tensor: api.TensorData, at: Location, p
     return array
 
 
-def _csr_places(count: int, tensor: api.TensorData, at: Location) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _csr_places(
+    count: int, tensor: api.TensorData, at: Location
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The row and the column of each of `count` values."""
     shape = tensor.shape or []
     if len(shape) != 2 or not all(type(size) is int and size >= 0 for size in shape):
@@ -202,14 +248,27 @@ def _csr_places(count: int, tensor: api.TensorData, at: Location) -> tuple[NDArr
             ("sparse_col_indices", tensor.sparse_col_indices),
         )
     )
-    if borders.size != shape[0] + 1 or borders[0] != 0 or borders[-1] != count or (np.diff(borders) < 0).any():
-        raise malformed(*at, "sparse_crow_indices", message=f"must be {shape[0] + 1} numbers that rise from 0 to {count}")
+    if (
+        borders.size != shape[0] + 1
+        or borders[0] != 0
+        or borders[-1] != count
+        or (np.diff(borders) < 0).any()
+    ):
+        raise malformed(
+            *at,
+            "sparse_crow_indices",
+            message=f"must be {shape[0] + 1} numbers that rise from 0 to {count}",
+        )
     if columns.size != count or ((columns < 0) | (columns >= shape[1])).any():
-        raise malformed(*at, "sparse_col_indices", message=f"must be {count} numbers from 0 to {shape[1] - 1}")
+        raise malformed(
+            *at, "sparse_col_indices", message=f"must be {count} numbers from 0 to {shape[1] - 1}"
+        )
     return np.repeat(np.arange(shape[0]), np.diff(borders)), columns
 
 
-def _flat(values: Sequence[object] | NDArray[np.generic], dtype: str, at: Location) -> NDArray[np.generic]:
+def _flat(
+    values: Sequence[object] | NDArray[np.generic], dtype: str, at: Location
+) -> NDArray[np.generic]:
     target, kinds, words = _KINDS[dtype]
     if not len(values):
         return np.empty(0, target)
@@ -217,7 +276,11 @@ def _flat(values: Sequence[object] | NDArray[np.generic], dtype: str, at: Locati
         array = np.asarray(values)
     except ValueError:  # ragged
         raise malformed(*at, message=f"must be a flat list of {words}") from None
-    if array.ndim != 1 or array.dtype.kind not in kinds or (array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max):
+    if (
+        array.ndim != 1
+        or array.dtype.kind not in kinds
+        or (array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max)
+    ):
         raise malformed(*at, message=f"must be a flat list of {words}")
     if array.dtype.kind != "f":
         return array.astype(target, copy=False)
@@ -263,7 +326,10 @@ def _last_n(request: api.SampleRequest, prompt_length: int) -> int | None:
     if count is None:
         return None
     if not 1 <= count < prompt_length or not request.prompt_logprobs:
-        raise malformed("prompt_logprobs_last_n", message=f"must be 1 to {prompt_length - 1}, and needs prompt_logprobs")
+        raise malformed(
+            "prompt_logprobs_last_n",
+            message=f"must be 1 to {prompt_length - 1}, and needs prompt_logprobs",
+        )
     return count
 
 
@@ -274,7 +340,10 @@ def _targets(tensor: api.TensorData | None, prompt_length: int) -> NDArray[np.in
     at = ("target_prompt_logprobs",)
     targets = _array(tensor, at, pad=-1)
     if targets.dtype != np.int64 or targets.ndim != 2 or len(targets) != prompt_length - 1:
-        raise malformed(*at, message=f"must be int64 of shape [{prompt_length - 1}, K], one row for each token but the first")
+        raise malformed(
+            *at,
+            message=f"must be int64 of shape [{prompt_length - 1}, K], one row for each token but the first",
+        )
     return targets.astype(np.int64, copy=False)
 
 
@@ -287,7 +356,9 @@ def _check_sample(request: api.SampleRequest) -> None:
     if not 0 <= params.temperature < math.inf:
         raise malformed("sampling_params", "temperature", message="must be 0 or more, and finite")
     if params.top_k < -1:
-        raise malformed("sampling_params", "top_k", message="must be -1 or more; -1 and 0 turn it off")
+        raise malformed(
+            "sampling_params", "top_k", message="must be -1 or more; -1 and 0 turn it off"
+        )
     if not 0 < params.top_p <= 1:
         raise malformed("sampling_params", "top_p", message="must be above 0, and at most 1")
     _count(request.topk_prompt_logprobs, "topk_prompt_logprobs")
@@ -302,7 +373,11 @@ def _stops(stop: Any) -> tuple[Sequence[str] | None, Sequence[int] | None]:
         return values, []
     if all(type(value) is int for value in values):
         return [], values
-    raise malformed("sampling_params", "stop", message="must be a string, a list of strings, or a list of token ids")
+    raise malformed(
+        "sampling_params",
+        "stop",
+        message="must be a string, a list of strings, or a list of token ids",
+    )
 
 
 def loss_fields(result: LossResult) -> dict[str, Any]:
@@ -329,7 +404,9 @@ def _tensor(array: NDArray[np.generic], dtype: str) -> api.TensorData:
 
 def encode_sample(result: SampleResult, targets: api.TensorData | None) -> bytes:
     """`targets` are the tokens that the request asks about, in the layout that their logprobs take, too."""
-    response = api.SampleResponse([_sequence(sequence) for sequence in result.sequences], prompt_cache_hit_tokens=0)
+    response = api.SampleResponse(
+        [_sequence(sequence) for sequence in result.sequences], prompt_cache_hit_tokens=0
+    )
     if result.prompt_logprobs is not None:
         response.prompt_logprobs = list(result.prompt_logprobs)
     response.topk_prompt_logprobs = _pairs(result.topk_prompt_logprobs)
@@ -337,16 +414,25 @@ def encode_sample(result: SampleResult, targets: api.TensorData | None) -> bytes
         response.target_prompt_logprobs = _laid_out_as(targets, result.target_prompt_logprobs)
     if result.prompt_alt_tokens is not None:
         alternatives, logprobs = result.prompt_alt_tokens
-        response.prompt_alt_tokens = api.PromptAltTokens(_tensor(alternatives, "int64"), _tensor(logprobs, "float32"))
+        response.prompt_alt_tokens = api.PromptAltTokens(
+            _tensor(alternatives, "int64"), _tensor(logprobs, "float32")
+        )
     return encode(response.to_dict())
 
 
 def _sequence(sequence: SampledTokens) -> api.SampledSequence:
     top = _pairs(sequence.topk_logprobs)
-    return api.SampledSequence(list(sequence.tokens), list(sequence.logprobs), sequence.stop_reason, topk_sampled_logprobs=top)
+    return api.SampledSequence(
+        list(sequence.tokens),
+        list(sequence.logprobs),
+        sequence.stop_reason,
+        topk_sampled_logprobs=top,
+    )
 
 
-def _pairs(rows: Sequence[Sequence[tuple[int, float]] | None] | None) -> list[list[list[float]] | None] | None:
+def _pairs(
+    rows: Sequence[Sequence[tuple[int, float]] | None] | None,
+) -> list[list[list[float]] | None] | None:
     if rows is None:
         return None
     return [None if row is None else [[token, logprob] for token, logprob in row] for row in rows]

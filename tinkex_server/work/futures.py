@@ -106,7 +106,14 @@ class Futures:
     """The futures of a server. To be used on the event loop's thread."""
 
     def __init__(
-        self, store: Store, lanes: Lanes, hold: float, ids: Ids, conflict_status: int, most_pending: int, engine_ready: Future[str]
+        self,
+        store: Store,
+        lanes: Lanes,
+        hold: float,
+        ids: Ids,
+        conflict_status: int,
+        most_pending: int,
+        engine_ready: Future[str],
     ) -> None:
         self._store = store
         self._lanes = lanes
@@ -126,7 +133,10 @@ class Futures:
 
         Raises `Refused` when the number was used for something else.
         """
-        if ticket.seq_id is None or (row := self._store.futures.numbered(ticket.scope, ticket.seq_id)) is None:
+        if (
+            ticket.seq_id is None
+            or (row := self._store.futures.numbered(ticket.scope, ticket.seq_id)) is None
+        ):
             return None
         if (row.kind, row.fingerprint) != (ticket.kind, ticket.fingerprint):
             text = f"number {ticket.seq_id} of {ticket.scope} was used before, for another {row.kind} request"
@@ -143,7 +153,9 @@ class Futures:
         request_id = self._take_on(_Waiting(ticket, lane, number))
         self._lanes.put(lane, number, Job(request_id, lambda: self._run(request_id, work)))
         if (missing := self._lanes.waits_for(lane, number)) is not None:
-            self._watch_gap(request_id, missing, 0.0 if self._gaps.get(lane) == missing else MISSING_SECONDS)
+            self._watch_gap(
+                request_id, missing, 0.0 if self._gaps.get(lane) == missing else MISSING_SECONDS
+            )
         return request_id
 
     def _watch_gap(self, request_id: str, missing: int, seconds: float) -> None:
@@ -179,18 +191,30 @@ class Futures:
         """Counts a stream among what is under way until its sample ends, which it does when the server stops."""
         name, loop = self._ids.new_request(), asyncio.get_running_loop()
         self._waiting[name] = _Waiting(ticket, None, None, started_at=time.time(), task=sample)
-        sample.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(self._waiting.pop, name, None))
+        sample.add_done_callback(
+            lambda _: (
+                None
+                if loop.is_closed()
+                else loop.call_soon_threadsafe(self._waiting.pop, name, None)
+            )
+        )
         if self._stopping.is_set():
             sample.cancel()
 
     def check_room(self) -> None:
         """Raises `Refused` (429) when the server has enough to do."""
         if len(self._waiting) >= self._most_pending:
-            raise Refused(429, f"{len(self._waiting)} requests are under way here; send this one again", retry_after=1)
+            raise Refused(
+                429,
+                f"{len(self._waiting)} requests are under way here; send this one again",
+                retry_after=1,
+            )
 
     def _take_on(self, waiting: _Waiting) -> str:
         request_id, ticket = self._ids.new_request(), waiting.ticket
-        row = FutureRow(request_id, ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint, ticket.owner)
+        row = FutureRow(
+            request_id, ticket.scope, ticket.seq_id, ticket.kind, ticket.fingerprint, ticket.owner
+        )
         self._store.futures.add(row, waiting.since)
         self._waiting[request_id] = waiting
         return request_id
@@ -274,7 +298,11 @@ class Futures:
 
     def fail_waiting(self, lane: str, error: EngineDied) -> bool:
         """Fails what has not begun in a lane, by no fault of its senders. Whether anybody waits there, be it for what has begun."""
-        here = [(request_id, waiting) for request_id, waiting in self._waiting.items() if waiting.lane == lane]
+        here = [
+            (request_id, waiting)
+            for request_id, waiting in self._waiting.items()
+            if waiting.lane == lane
+        ]
         for request_id, waiting in here:
             if waiting.started_at is None:
                 self._end(request_id, self._died(request_id, error))
@@ -306,7 +334,9 @@ class Futures:
         except Exception as error:
             kind, scope = waiting.ticket.kind, waiting.ticket.scope
             logger.exception("%s of %s failed (request %s)", kind, scope, request_id)
-            ending = _failed(f"{kind} failed in the server: {type(error).__name__}: {_short(error)}", "server")
+            ending = _failed(
+                f"{kind} failed in the server: {type(error).__name__}: {_short(error)}", "server"
+            )
         self._end(request_id, ending)
 
     def _died(self, request_id: str, error: EngineDied) -> Ending:
@@ -316,11 +346,17 @@ class Futures:
 
     def _end(self, request_id: str, ending: Ending) -> None:
         waiting = self._waiting.pop(request_id)
-        with suppress(Unwritable):  # which the store has logged, and `_outcome` tells those who wait
+        with suppress(
+            Unwritable
+        ):  # which the store has logged, and `_outcome` tells those who wait
             self._store.futures.end(request_id, ending, waiting.started_at, time.time())
         waiting.over.set()
         if log := self._logs.get(waiting.ticket.scope):
-            log.add(EndedFuture(request_id, waiting.ticket.seq_id, ending.state, len(ending.result or b"")))
+            log.add(
+                EndedFuture(
+                    request_id, waiting.ticket.seq_id, ending.state, len(ending.result or b"")
+                )
+            )
 
     def _outcome(self, row: FutureRow) -> Outcome:
         if row.state == "done":
@@ -328,12 +364,20 @@ class Futures:
         if row.state == "failed":
             loss = self._losses.get(row.request_id)
             told = {"state_loss": loss.number} if loss else {}
-            return Outcome(200, orjson.dumps({"error": row.error, "category": row.category, **told}))
+            return Outcome(
+                200, orjson.dumps({"error": row.error, "category": row.category, **told})
+            )
         if row.state == "expired":
-            raise Refused(410, f"the result of request {row.request_id!r} was kept for a time, and then dropped")
+            raise Refused(
+                410,
+                f"the result of request {row.request_id!r} was kept for a time, and then dropped",
+            )
         waiting = self._waiting.get(row.request_id)
         if waiting is None:
-            raise Refused(507, f"request {row.request_id!r} has ended, but what came of it could not be written to the data folder")
+            raise Refused(
+                507,
+                f"request {row.request_id!r} has ended, but what came of it could not be written to the data folder",
+            )
         body = {"type": "try_again", "request_id": row.request_id, "queue_state": "active"}
         if reason := self._gap(waiting) or self._starting():
             body["queue_state_reason"] = reason
@@ -341,7 +385,11 @@ class Futures:
 
     def _gap(self, waiting: _Waiting) -> str | None:
         missing = self._lanes.waits_for(waiting.lane, waiting.number) if waiting.lane else None
-        return None if missing is None else f"seq_id {waiting.number} waits for seq_id {missing}, which has not come"
+        return (
+            None
+            if missing is None
+            else f"seq_id {waiting.number} waits for seq_id {missing}, which has not come"
+        )
 
     def _starting(self) -> str | None:
         return None if self._engine_ready.done() else "waits for the engine to start"

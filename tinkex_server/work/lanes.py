@@ -78,7 +78,9 @@ class Lanes:
     async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What `function` returns, run in a worker thread. Raises `LanesClosed` once there are none."""
         try:
-            running = asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args, **kwargs))
+            running = asyncio.get_running_loop().run_in_executor(
+                self._pool, partial(function, *args, **kwargs)
+            )
         except RuntimeError as error:  # the lanes were closed, or the interpreter ends
             raise LanesClosed from error
         return await running

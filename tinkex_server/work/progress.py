@@ -73,7 +73,9 @@ class Progress:
         if fate.state:
             self.reach(fate.state)
 
-    def fate(self, model_id: str, is_there: Callable[[SavedState], bool], *, engine_lives: bool) -> Fate:
+    def fate(
+        self, model_id: str, is_there: Callable[[SavedState], bool], *, engine_lives: bool
+    ) -> Fate:
         """When all that was in memory is lost. `is_there` says whether a state was not deleted since."""
         state = next((state for state in reversed(self.states) if is_there(state)), None)
         if not engine_lives:
@@ -82,15 +84,23 @@ class Progress:
         if state is None:
             return self._fate_without_state(model_id)
         if state is self.states[-1] and not self.trained:
-            return Fate(f"model {model_id!r} comes back as it was, from {state.path}: send again what was under way", state=state)
+            return Fate(
+                f"model {model_id!r} comes back as it was, from {state.path}: send again what was under way",
+                state=state,
+            )
         number = f", saved at seq_id {state.seq_id}" if state.seq_id else ""
         words = f"model {model_id!r} goes back to {state.path}{number}; the steps since are lost: go on from there"
         return Fate(words, state=state, steps_lost=True)
 
     def _fate_without_state(self, model_id: str) -> Fate:
         if self.states:
-            return Fate(f"model {model_id!r} is lost, as its saved states were deleted: create another", survives=False)
+            return Fate(
+                f"model {model_id!r} is lost, as its saved states were deleted: create another",
+                survives=False,
+            )
         if self.trained:
             words = f"model {model_id!r} is lost, as it was never saved: create another, and save it now and then"
             return Fate(words, survives=False)
-        return Fate(f"model {model_id!r} is made anew, as it was never trained: send again what was under way")
+        return Fate(
+            f"model {model_id!r} is made anew, as it was never trained: send again what was under way"
+        )

@@ -23,7 +23,9 @@ class Refusals:
     """
 
     _lanes: Lanes
-    _told: defaultdict[str, dict[int, tuple[str, Refused]]] = field(factory=lambda: defaultdict(dict))
+    _told: defaultdict[str, dict[int, tuple[str, Refused]]] = field(
+        factory=lambda: defaultdict(dict)
+    )
 
     def note(self, model_id: str, number: int, fingerprint: str, refusal: Refused) -> None:
         """Lets the turn of this number in this model's lane pass, unless its client is to send it again."""

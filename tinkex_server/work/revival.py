@@ -20,7 +20,9 @@ _TRAINING = frozenset({"forward_backward", "optim_step"})
 class Revival:
     """Knows what each model in memory can go back to. To be used on the event loop's thread."""
 
-    def __init__(self, engine: Engine, store: Store, lanes: Lanes, futures: Futures, folders: Folders) -> None:
+    def __init__(
+        self, engine: Engine, store: Store, lanes: Lanes, futures: Futures, folders: Folders
+    ) -> None:
         self._engine = engine
         self._store = store
         self._lanes = lanes
@@ -28,14 +30,18 @@ class Revival:
         self._folders = folders
         self._progress: dict[str, Progress] = {}
         self._deaths = 0
-        self._last_words: defaultdict[str, str] = defaultdict(str)  # what the last death meant for each model
+        self._last_words: defaultdict[str, str] = defaultdict(
+            str
+        )  # what the last death meant for each model
         self._losses: dict[str, Loss] = {}  # the last one of each model
 
     def made(self, model_id: str) -> None:
         """There is a new model."""
         self._progress[model_id] = Progress()
 
-    def reached(self, model_id: str, path: CheckpointPath, *, optimizer: bool, seq_id: int | None = None) -> None:
+    def reached(
+        self, model_id: str, path: CheckpointPath, *, optimizer: bool, seq_id: int | None = None
+    ) -> None:
         """The model was saved to `path`, or loaded from it."""
         progress, saved = self._progress.get(model_id), self._store.checkpoints.get(path)
         if progress and saved:
@@ -85,7 +91,9 @@ class Revival:
             return
         if some_wait or fate.steps_lost:
             self._losses[row.model_id] = loss
-        self._lanes.put(row.model_id, None, Job(None, partial(self._bring_back, row, fate, text, self._deaths)))
+        self._lanes.put(
+            row.model_id, None, Job(None, partial(self._bring_back, row, fate, text, self._deaths))
+        )
 
     def _error(self, model_id: str) -> EngineDied:
         loss = self._losses.get(model_id)
@@ -117,7 +125,9 @@ class Revival:
             self._progress[row.model_id].came_back(fate)
 
     async def _remake(self, row: ModelRow, state: SavedState | None) -> None:
-        await self._lanes.call(self._engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer)
+        await self._lanes.call(
+            self._engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer
+        )
         if state is None:
             return
         saved = self._store.checkpoints.get(state.path)
@@ -125,7 +135,9 @@ class Revival:
             raise InvalidRequest(f"{state.path} was deleted")
         with self._folders.held(saved.folder) as folder:
             await self._lanes.call(digests.check, folder)
-            await self._lanes.call(self._engine.load_model, row.model_id, folder, optimizer=state.optimizer)
+            await self._lanes.call(
+                self._engine.load_model, row.model_id, folder, optimizer=state.optimizer
+            )
 
     def _lose(self, model_id: str, text: str) -> None:
         self._store.models.lose(model_id, text)

@@ -20,7 +20,9 @@ class LoadedSamplers:
     they are asked for. To be used on the event loop's thread.
     """
 
-    def __init__(self, engine: Engine, store: Store, lanes: Lanes, folders: Folders, most: int) -> None:
+    def __init__(
+        self, engine: Engine, store: Store, lanes: Lanes, folders: Folders, most: int
+    ) -> None:
         self._engine = engine
         self._store = store
         self._lanes = lanes
@@ -35,12 +37,16 @@ class LoadedSamplers:
         """Makes sure that the engine has the weights. Those who ask at once wait for one loading."""
         name = sampler.weights_id
         loading: asyncio.Future[None] | None = None
-        while loading is None or self._loading.get(name) is not loading:  # it may be freed by the time that this goes on
+        while (
+            loading is None or self._loading.get(name) is not loading
+        ):  # it may be freed by the time that this goes on
             loading = self._begin(sampler)
             try:
                 await asyncio.shield(loading)
             except BaseException:
-                if loading.done() and self._loading.get(name) is loading:  # it failed: whoever comes next tries anew
+                if (
+                    loading.done() and self._loading.get(name) is loading
+                ):  # it failed: whoever comes next tries anew
                     del self._loading[name]
                 raise
 
@@ -99,7 +105,9 @@ class LoadedSamplers:
         except (EngineDied, LanesClosed):
             logger.debug("the weights %s went with the engine", name)
         finally:
-            if self._freeing.get(name) is asyncio.current_task():  # it may have been loaded and freed again meanwhile
+            if (
+                self._freeing.get(name) is asyncio.current_task()
+            ):  # it may have been loaded and freed again meanwhile
                 del self._freeing[name]
 
 

@@ -24,7 +24,9 @@ class SeqIds:
     conflict_status: int = 400
     """Of the refusal of a number that was used for another request."""
 
-    def ticket(self, model_id: str, number: int | None, kind: str, fingerprint: str, owner: str) -> Ticket:
+    def ticket(
+        self, model_id: str, number: int | None, kind: str, fingerprint: str, owner: str
+    ) -> Ticket:
         scope = f"{model_id} {kind}" if self.per_operation else model_id
         return Ticket(scope, number if self.repeats else None, kind, fingerprint, owner)
 

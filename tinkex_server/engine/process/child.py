@@ -19,7 +19,17 @@ from attrs import frozen
 from tinkex_server.engine.base import EngineDied, InvalidRequest, OnToken, SampleResult, SampleSpec
 from tinkex_server.engine.process import frames
 from tinkex_server.engine.process.hang import Signs
-from tinkex_server.engine.process.messages import Alive, Call, Cancel, Make, Raised, Ready, Returned, Sample, Token
+from tinkex_server.engine.process.messages import (
+    Alive,
+    Call,
+    Cancel,
+    Make,
+    Raised,
+    Ready,
+    Returned,
+    Sample,
+    Token,
+)
 from tinkex_server.engine.process.pulse import LAST_WORDS
 
 _CLOSING = 5.0  # seconds that the process has to end by itself
@@ -52,7 +62,9 @@ class Child:
         self._outgoing: SimpleQueue[frames.Frame | None] = SimpleQueue()
         self._outgoing.put(frames.pack(make))
         # a thread of its own, since a write waits when the process is slow to read
-        self._writer = threading.Thread(target=self._write, name="tinkex-engine-writer", daemon=True)
+        self._writer = threading.Thread(
+            target=self._write, name="tinkex-engine-writer", daemon=True
+        )
         self._writer.start()
 
     @property
@@ -62,9 +74,13 @@ class Child:
     def call(self, method: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Future[Any]:
         return self._ask(lambda number: Call(number, method, args, kwargs), None)[1]
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> Future[SampleResult]:
+    def sample(
+        self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None
+    ) -> Future[SampleResult]:
         """Cancelling the future ends the sample."""
-        number, future = self._ask(lambda number: Sample(number, sampler_id, spec, on_token is not None), on_token)
+        number, future = self._ask(
+            lambda number: Sample(number, sampler_id, spec, on_token is not None), on_token
+        )
 
         def ended(_: Future[SampleResult]) -> None:
             if future.cancelled() and self._take(number):
@@ -85,7 +101,9 @@ class Child:
 
     def signs(self) -> Signs:
         """What it has shown by now. A process that is not ready has no calls to answer: loading a model takes what it takes."""
-        return Signs(self.ready.done() and bool(self._pending), self._messages, self._answers, self._cpu)
+        return Signs(
+            self.ready.done() and bool(self._pending), self._messages, self._answers, self._cpu
+        )
 
     def kill(self) -> None:
         """Ends the process, be it stopped, once it has had the time to say where its threads are; `read` then returns."""
@@ -114,7 +132,9 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def _ask(self, message: Callable[[int], object], on_token: OnToken | None) -> tuple[int, Future[Any]]:
+    def _ask(
+        self, message: Callable[[int], object], on_token: OnToken | None
+    ) -> tuple[int, Future[Any]]:
         number, future = next(self._numbers), Future[Any]()
         frame = frames.pack(message(number))
         with self._lock:
@@ -144,7 +164,10 @@ class Child:
                 self._settle(number, value)
             case Raised(number):
                 if call := self._take(number):
-                    _settle(call.future.set_exception, _error(message) if number else _why_not_ready(message))
+                    _settle(
+                        call.future.set_exception,
+                        _error(message) if number else _why_not_ready(message),
+                    )
 
     def _settle(self, number: int, value: Any) -> None:
         if call := self._take(number):
@@ -152,7 +175,10 @@ class Child:
 
     def _write(self) -> None:
         assert self._process.stdin
-        with suppress(OSError), self._process.stdin as outgoing:  # an OSError: the process has ended, which the reader finds out
+        with (
+            suppress(OSError),
+            self._process.stdin as outgoing,
+        ):  # an OSError: the process has ended, which the reader finds out
             while (frame := self._outgoing.get()) is not None:
                 frames.write(outgoing, frame)
 
@@ -178,9 +204,13 @@ def _why_not_ready(raised: Raised) -> EngineDied:
 
 def _spawn() -> subprocess.Popen[bytes]:
     """Not by multiprocessing, which would run the user's script again."""
-    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)  # so that it finds what this process finds
+    path = os.pathsep.join(
+        entry or str(Path.cwd()) for entry in sys.path
+    )  # so that it finds what this process finds
     command = [sys.executable, "-P", "-m", "tinkex_server.engine.process.worker"]
     # OpenMP's threads else spin while they wait for each other, which takes the cores from those who have work: torch gets many
     # times slower beside a busy server or client
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=1 << 16)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=1 << 16
+    )

@@ -10,9 +10,22 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from tinkex_server.engine.base import BaseModel, Death, Engine, EngineDied, OnToken, SampleResult, SampleSpec
+from tinkex_server.engine.base import (
+    BaseModel,
+    Death,
+    Engine,
+    EngineDied,
+    OnToken,
+    SampleResult,
+    SampleSpec,
+)
 from tinkex_server.engine.process.child import Child
-from tinkex_server.engine.process.fate import PAUSES, failures_in_a_row, how_it_ended, pause_before_restart
+from tinkex_server.engine.process.fate import (
+    PAUSES,
+    failures_in_a_row,
+    how_it_ended,
+    pause_before_restart,
+)
 from tinkex_server.engine.process.hang import Patience
 from tinkex_server.engine.process.messages import Make
 from tinkex_server.engine.process.watchdog import Watchdog
@@ -36,7 +49,12 @@ class ProcessEngine:
     """
 
     def __init__(
-        self, make: Make, base_models: Sequence[BaseModel], *, pauses: Sequence[float] = PAUSES, patience: Patience | None = None
+        self,
+        make: Make,
+        base_models: Sequence[BaseModel],
+        *,
+        pauses: Sequence[float] = PAUSES,
+        patience: Patience | None = None,
     ) -> None:
         self.base_models = base_models
         self._make = make
@@ -47,7 +65,9 @@ class ProcessEngine:
         self._closed = threading.Event()
         self._replaced = threading.Event()
         self._first = self._child = Child(make)
-        self._supervisor = threading.Thread(target=self._supervise, name="tinkex-engine-supervisor", daemon=True)
+        self._supervisor = threading.Thread(
+            target=self._supervise, name="tinkex-engine-supervisor", daemon=True
+        )
         self._supervisor.start()
 
     @property
@@ -65,7 +85,9 @@ class ProcessEngine:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return partial(self._call, name)
 
-    def sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None) -> Future[SampleResult]:
+    def sample(
+        self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
+    ) -> Future[SampleResult]:
         return self._child.sample(sampler_id, spec, on_token)
 
     def watch(self, died: Callable[[Death], None]) -> None:
@@ -105,7 +127,9 @@ class ProcessEngine:
             self._tell(Death(text, None))
             self._child.fail(EngineDied(text))
             return False
-        if not self._closed.wait(pause) and self._replace(f"the engine's process {how}; it is started again"):
+        if not self._closed.wait(pause) and self._replace(
+            f"the engine's process {how}; it is started again"
+        ):
             return True
         self._child.fail(EngineDied("the engine was closed"))
         return False
@@ -116,7 +140,11 @@ class ProcessEngine:
 
     def _why_not_ready(self, how: str) -> EngineDied:
         told = self.ready.exception() if self.ready.done() else None
-        return told if isinstance(told, EngineDied) else EngineDied(f"the engine's process {how} before it was ready")
+        return (
+            told
+            if isinstance(told, EngineDied)
+            else EngineDied(f"the engine's process {how} before it was ready")
+        )
 
     def _replace(self, text: str) -> bool:
         logger.error("%s", text)

@@ -59,9 +59,7 @@ class Observer:
         self._silent = self._silent + self.period if waited_for and not lives else 0.0
         self._idle = self._idle + self.period if waited_for and not works else 0.0
         if self._silent >= self.patience.silent:
-            return (
-                f"gave no sign of life for {self._silent:.0f} s with calls to answer, and was killed (it was stopped, or held up)"
-            )
+            return f"gave no sign of life for {self._silent:.0f} s with calls to answer, and was killed (it was stopped, or held up)"
         if self._idle >= self.patience.idle:
             return f"neither answered nor computed for {self._idle:.0f} s with calls to answer, and was killed (it waited for ever)"
         return None

@@ -21,13 +21,20 @@ class Watchdog:
         self._child = child
         self._observer = Observer(patience, PERIOD)
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="tinkex-engine-watchdog", daemon=True)
+        self._thread = threading.Thread(
+            target=self._watch, name="tinkex-engine-watchdog", daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._over.set()
         self._thread.join()
 

@@ -19,7 +19,16 @@ from typing import IO, Any
 
 from tinkex_server.engine.base import Engine, InvalidRequest, OnToken, SampleResult
 from tinkex_server.engine.process import frames
-from tinkex_server.engine.process.messages import Call, Cancel, Make, Raised, Ready, Returned, Sample, Token
+from tinkex_server.engine.process.messages import (
+    Call,
+    Cancel,
+    Make,
+    Raised,
+    Ready,
+    Returned,
+    Sample,
+    Token,
+)
 from tinkex_server.engine.process.pulse import show_life
 
 
@@ -44,11 +53,17 @@ class Worker:
                     sample.cancel()
 
     def _call(self, call: Call) -> None:
-        self._answer(outcome(call.number, lambda: getattr(self._engine, call.method)(*call.args, **call.kwargs)))
+        self._answer(
+            outcome(
+                call.number, lambda: getattr(self._engine, call.method)(*call.args, **call.kwargs)
+            )
+        )
 
     def _sample(self, asked: Sample) -> None:
         try:
-            sample = self._engine.sample(asked.sampler_id, asked.spec, self._teller(asked.number) if asked.streamed else None)
+            sample = self._engine.sample(
+                asked.sampler_id, asked.spec, self._teller(asked.number) if asked.streamed else None
+            )
         except Exception as error:  # noqa: BLE001  handed on to whoever asked
             self._answer(raised(asked.number, error))
             return
@@ -83,7 +98,10 @@ def answerer(file: IO[bytes]) -> Callable[[object], None]:
 
     def answer(message: object) -> None:
         frame = frames.pack(message)
-        with lock, suppress(BrokenPipeError):  # then the server has died, and this process ends when it next reads
+        with (
+            lock,
+            suppress(BrokenPipeError),
+        ):  # then the server has died, and this process ends when it next reads
             frames.write(file, frame)
 
     return answer
@@ -91,7 +109,9 @@ def answerer(file: IO[bytes]) -> Callable[[object], None]:
 
 def main() -> None:
     """Never returns."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the server, which then closes this process
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a Ctrl-C is for the server, which then closes this process
     _offer_to_the_memory_killer()
     incoming, outgoing = _own_pipes()
     try:
