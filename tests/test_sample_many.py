@@ -97,7 +97,9 @@ def running() -> list[str]:
 
     def names() -> list[str]:
         return [
-            name for task in asyncio.all_tasks() if (name := task.get_coro().__qualname__) in _OURS
+            name
+            for task in asyncio.all_tasks()
+            if (name := getattr(task.get_coro(), "__qualname__", "")) in _OURS
         ]
 
     return portal.shared().call(names)
