@@ -25,9 +25,8 @@ from scripts.official_sdk import ROOT, python_with
 
 _OFFICIAL = "0.38.0"
 _ROUNDS = 3
-_TIMEOUT = (
-    120  # seconds for one process; a client that does not fit the server hangs rather than fails
-)
+# seconds for one process; a client that does not fit the server hangs rather than fails
+_TIMEOUT = 120
 _CLIENT = Path(__file__).with_name("client.py")
 
 

@@ -17,10 +17,8 @@ _SIZES = {
     "max_position_embeddings": 512,
 }
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
-_NO_STOP = {
-    "eos_token_id": None,
-    "pad_token_id": 0,
-}  # so that every sample has as many tokens as are asked for
+# so that every sample has as many tokens as are asked for
+_NO_STOP = {"eos_token_id": None, "pad_token_id": 0}
 
 
 def make_model(folder: Path) -> Qwen3ForCausalLM:

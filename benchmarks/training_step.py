@@ -28,9 +28,8 @@ from benchmarks.serving import serving
 from benchmarks.small_model import make_model
 from tinkex import AdamParams, Datum, ModelInput, ServiceClient
 
-warnings.filterwarnings(
-    "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
-)  # peft asks transformers for it
+# peft asks transformers for it
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 logging.disable_progress_bar()
 
 _RANK = 32
@@ -38,16 +37,8 @@ _SHAPES = ((8, 128), (32, 256))  # datums, tokens
 _ROUNDS = 15
 _WARM_UP = 3
 _LEARNING_RATE = 1e-4
-_LAYERS = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-    "lm_head",
-]  # all that the server trains
+# all that the server trains
+_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
 
 
 @frozen

@@ -129,9 +129,8 @@ def fine_tune(
     rng, sent = random.Random(options.seed), deque[SentStep]()
     for number in range(options.steps):
         batch = rng.sample(data, BATCH)
-        learning_rate = options.learning_rate * min(
-            1.0, 2 * (1 - number / options.steps)
-        )  # falls in the second half
+        # falls in the second half
+        learning_rate = options.learning_rate * min(1.0, 2 * (1 - number / options.steps))
         gradients = trainer.forward_backward(batch, "cross_entropy")
         update = trainer.optim_step(AdamParams(learning_rate=learning_rate))
         sent.append(SentStep(batch, gradients, update))
@@ -257,9 +256,8 @@ def draw_losses(steps: Sequence[Step], result: str, out: Path) -> None:
         )
         return
     numbers = range(1, len(steps) + 1)
-    reach = [
-        min(n - 1, len(steps) - n, WINDOW // 2) for n in numbers
-    ]  # to each side, less at the ends
+    # to each side, less at the ends
+    reach = [min(n - 1, len(steps) - n, WINDOW // 2) for n in numbers]
     smooth = [mean_loss(steps[n - 1 - r : n + r]) for n, r in zip(numbers, reach, strict=True)]
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     axes = figure.add_subplot()

@@ -109,12 +109,8 @@ class Server:
 
     def start(self) -> None:
         """Returns when it answers."""
-        serve = [
-            sys.executable,
-            "-c",
-            "import tinkex.cli; tinkex.cli.main()",
-            "serve",
-        ]  # `tinkex serve`
+        # `tinkex serve`
+        serve = [sys.executable, "-c", "import tinkex.cli; tinkex.cli.main()", "serve"]
         options = ["--port", str(self._port), "--data-dir", str(self._data_dir)]
         self._process = subprocess.Popen([*serve, *options], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None

@@ -385,9 +385,8 @@ def _static_method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         _call_arguments(node.args),
     )
     if isinstance(node, ast.AsyncFunctionDef):
-        body = ast.unparse(
-            [_WithoutAwait().visit(statement) for statement in node.body[1:]]
-        )  # the first is the docstring
+        # the first is the docstring
+        body = ast.unparse([_WithoutAwait().visit(statement) for statement in node.body[1:]])
     elif made in CLIENTS:
         body = f"portal = portals.shared()\nreturn {_wrapped(made, f'portal.call({made}.{node.name}, {call})', 'portal')}"
     elif made.startswith("AsyncAPIFuture[") and node.name.endswith("_async"):

@@ -44,9 +44,8 @@ def repeated_optim_step(service: ServiceClient, place: Place) -> str:
     """Sends one optim_step a second time under its number; compares the model's loss before and after."""
     trainer = _trainer(service, place)
     _step(trainer)
-    _step(
-        trainer
-    )  # two requests a step, since the batch goes whole: this one's optim_step has the number 4
+    # two requests a step, since the batch goes whole: this one's optim_step has the number 4
+    _step(trainer)
     before = _loss(trainer)
     status = _send_again(place, trainer.model_id, 4)
     losses = [before, _loss(trainer)]

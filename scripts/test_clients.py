@@ -23,7 +23,9 @@ IDIOMS = ROOT / "tests" / "clients" / "idioms.py"
 BESIDE = ROOT / "tests" / "clients" / "side_by_side.py"
 VERSIONS = ("0.12.0", "0.18.0", "0.22.0", "0.25.0", "0.30.0", "0.38.0")
 AT_ONCE = 3  # installing waits for the network, and a job for the server
-TIMEOUT = 600  # seconds, of which a quiet machine needs one in ten; a client that does not fit a server hangs rather than fails
+# seconds, of which a quiet machine needs one in ten; a client that does not fit a server hangs
+# rather than fails
+TIMEOUT = 600
 
 
 def main() -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch: its threads would spin beside those of servers and clients
+# before torch: its threads would spin beside those of servers and clients
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -52,9 +51,8 @@ def server_engine() -> FakeEngine:
 @pytest.fixture(scope="session")
 def server(server_engine: FakeEngine) -> Iterator[Server]:
     """A server with an engine that does sums at once."""
-    with tinkex.local.serve(
-        engine=server_engine, limits=Limits(models=10_000)
-    ) as server:  # each test leaves its own behind
+    # each test leaves its own behind
+    with tinkex.local.serve(engine=server_engine, limits=Limits(models=10_000)) as server:
         yield server
 
 

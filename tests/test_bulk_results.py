@@ -101,9 +101,8 @@ def test_the_embedded_server_tells_again_what_had_ended_before_it_was_restarted(
     with tinkex.local.serve(engine=server_engine, data_dir=tmp_path) as server:
         assert ended(server.base_url, 0) == first
         assert ended(server.base_url, 2)["completions"] == first["completions"][2:]
-    assert sorted(done["request_id"] for done in first["completions"]) == sorted(
-        ids
-    )  # they are drawn side by side
+    # they are drawn side by side
+    assert sorted(done["request_id"] for done in first["completions"]) == sorted(ids)
     assert {done["state"] for done in first["completions"]} == {"finished"}
     assert first["cursor"] == 3
 

@@ -113,9 +113,8 @@ def test_wherever_calls_are_cancelled_the_others_are_answered_in_order(
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            bodies, "in_thread", at_once
-        )  # the loop's time would leap while a thread works
+        # the loop's time would leap while a thread works
+        patch.setattr(bodies, "in_thread", at_once)
         run(work())
 
 

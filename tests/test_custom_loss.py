@@ -440,9 +440,8 @@ def test_it_trains_as_the_servers_own_loss_does(
         assert dict(found.metrics) == pytest.approx(dict(expected.metrics), rel=1e-4)
         after = [client.forward(data, name).result() for client in (theirs, trainer)]
     assert after[1].metrics == pytest.approx(after[0].metrics, rel=1e-4)
-    assert (
-        abs(after[0].metrics["loss:sum"] - before.metrics["loss:sum"]) > 0.01
-    )  # the step did something
+    # the step did something
+    assert abs(after[0].metrics["loss:sum"] - before.metrics["loss:sum"]) > 0.01
 
 
 @pytest.mark.rule(19)

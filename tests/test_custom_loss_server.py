@@ -423,9 +423,8 @@ ARGUMENTS = st.recursive(
 
 @given(ARGUMENTS)
 def test_the_server_reads_the_arguments_that_the_client_wrote(argument: Any) -> None:
-    assert repr(read_argument(write_argument(argument), {}, torch.device("cpu"))) == repr(
-        argument
-    )  # repr: nan is nan
+    # repr: nan is nan
+    assert repr(read_argument(write_argument(argument), {}, torch.device("cpu"))) == repr(argument)
 
 
 @pytest.mark.parametrize("size", [2**63, -(2**63) - 1])

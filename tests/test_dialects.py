@@ -147,10 +147,8 @@ def test_whoever_is_recognised_is_tried() -> None:
         (seen(OPEN_RL, has_telling_route=True), "open-rl"),
         (seen(OPEN_RL, has_telling_route=False), "open-rl-old"),
         (seen(SPINDLE, has_telling_route=True), "spindle"),
-        (
-            seen(SPINDLE, has_telling_route=False),
-            "unknown",
-        ),  # it may be the hosted service at another address
+        # it may be the hosted service at another address
+        (seen(SPINDLE, has_telling_route=False), "unknown"),
     ],
 )
 def test_what_is_no_sign_leads_to_what_is_safe_on_all(first: Seen, name: str) -> None:

@@ -205,9 +205,8 @@ def test_a_checkpoint_that_was_overwritten_is_another_one(begin: Callable[..., A
     train(trainer, 5)
     path = trainer.save_state("one", overwrite=True).result().path
     trainer.load_state(path).result()
-    trainer.forward_backward(
-        BATCH, "cross_entropy"
-    ).result()  # gradients wait, so that no forward is sent beside them
+    # gradients wait, so that no forward is sent beside them
+    trainer.forward_backward(BATCH, "cross_entropy").result()
     trainer.save_state("one", overwrite=True).result()
     trainer.load_state(path).result()
 

@@ -33,9 +33,8 @@ def run(script: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 def check(done: subprocess.CompletedProcess[str], folder: Path) -> list[str]:
     """The lines that a script printed which ended well and left nothing behind."""
-    unsaid = [
-        line for line in done.stderr.splitlines() if " has waited " not in line
-    ]  # which a slow machine may well say
+    # which a slow machine may well say
+    unsaid = [line for line in done.stderr.splitlines() if " has waited " not in line]
     assert (done.returncode, unsaid) == (0, [])
     assert not list(folder.glob("tinkex*"))
     return done.stdout.splitlines()

@@ -47,9 +47,8 @@ def test_a_step_is_sent_when_the_gradients_before_it_are_there(
         gradients = trainer.forward_backward([*batch(2), datum(HELD)], "cross_entropy")
         update = trainer.optim_step(AdamParams())
         assert server_engine.waiting.acquire(timeout=10)
-        for _ in range(
-            20
-        ):  # so many other requests pass meanwhile that the next one in order would have, too
+        # so many other requests pass meanwhile that the next one in order would have, too
+        for _ in range(20):
             trainer.get_info()
         assert (proxy.count("forward_backward"), proxy.count("optim_step")) == (2, 0)
         server_engine.gate.set()

@@ -117,9 +117,8 @@ def test_a_pool_of_processes_samples_by_it(
 ) -> None:
     before = server_engine.count("sample")
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # Python's own, of forking a process that has threads
+        # Python's own, of forking a process that has threads
+        warnings.simplefilter("ignore", DeprecationWarning)
         with multiprocessing.get_context(method).Pool(2) as pool:
             assert pool.map(_first_token, [sampler] * 4, chunksize=1) == [5] * 4
     assert server_engine.count("sample") == before + 4

@@ -39,9 +39,8 @@ def test_an_example_trains_and_samples_what_it_learned(
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=120
     )
-    unsaid = [
-        line for line in done.stderr.splitlines() if " has waited " not in line
-    ]  # which a slow machine may well say
+    # which a slow machine may well say
+    unsaid = [line for line in done.stderr.splitlines() if " has waited " not in line]
     assert (done.returncode, unsaid) == (0, [])
     *losses, sampled = done.stdout.rstrip("\n").split("\n")[:21]
     assert float(losses[-1]) < float(losses[0]) / 10

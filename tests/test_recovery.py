@@ -225,11 +225,8 @@ def test_a_server_that_has_forgotten_the_session_gets_a_new_one(
     def forget() -> None:
         killable.kill()
         with closing(sqlite3.connect(killable.data_dir / "tinkex.db")) as db:
-            for table in (
-                "sessions",
-                "models",
-                "samplers",
-            ):  # what was made in it is still somebody's
+            # what was made in it is still somebody's
+            for table in ("sessions", "models", "samplers"):
                 db.execute(f"UPDATE {table} SET session_id = session_id || ' of old'")
             db.commit()
         killable.start()
@@ -278,9 +275,8 @@ def test_a_step_of_unknown_outcome_goes_back_a_few_steps_and_frees_the_old_model
     with faulty(counting.base_url) as proxy:
         service = connect(proxy.base_url, config=quick(proxy.base_url))
         trainer = service.create_lora_training_client("fake/base", rank=4)
-        run = service.create_recoverable_run(
-            trainer, RecoveryPolicy(save_every_steps=4, keep=9)
-        )  # the proxy passes no DELETE on
+        # the proxy passes no DELETE on
+        run = service.create_recoverable_run(trainer, RecoveryPolicy(save_every_steps=4, keep=9))
         losses, went_back = train(
             run, 12, once_at(6, lambda: proxy.faults.append(("optim_step", "answer lost")))
         )
@@ -401,9 +397,8 @@ def test_a_model_that_could_not_be_loaded_is_freed_again(
             "tinker://s-0:train:0/weights/none", "fake/base", rank=4
         )
     deadline = time.monotonic() + 10
-    while (
-        engine.count("unload_model") == before and time.monotonic() < deadline
-    ):  # nobody waits for the end of it
+    # nobody waits for the end of it
+    while engine.count("unload_model") == before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert engine.count("unload_model") == before + 1
 

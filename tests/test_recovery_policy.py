@@ -245,9 +245,8 @@ def test_a_server_that_is_away_is_waited_for_ever_longer() -> None:
 
     world.run(RecoveryPolicy(save_every_steps=2), work)
     assert world.clock.sleeps == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
-    assert (
-        world.asked_for == ["step-000004"] * 8
-    )  # not the older one: the newest is not known to be at fault
+    # not the older one: the newest is not known to be at fault
+    assert world.asked_for == ["step-000004"] * 8
 
 
 def test_a_server_that_stays_away_ends_the_run_in_bounded_time(

@@ -24,12 +24,8 @@ from tinkex.local import Server
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.sampling.many import SampleManyItem
 
-_OURS = {
-    "_Run.feed",
-    "_Run.one",
-    "AsyncSamplingClient._sample",
-    "_within",
-}  # the coroutines of a run
+# the coroutines of a run
+_OURS = {"_Run.feed", "_Run.one", "AsyncSamplingClient._sample", "_within"}
 
 
 @pytest.fixture
@@ -179,9 +175,8 @@ def test_prompts_may_be_any_iterable(sampler: Any, form: str) -> None:
 def test_no_more_are_read_than_may_be_in_flight(
     sampler: Any, server_engine: FakeEngine, ordered: bool, asynchronous: bool
 ) -> None:
-    counted = Counted(
-        [*[[96]] * 8, *([number] for number in range(1, 43))]
-    )  # samples are drawn side by side
+    # samples are drawn side by side
+    counted = Counted([*[[96]] * 8, *([number] for number in range(1, 43))])
     read: list[int] = []
     with once_the_engine_waits(server_engine, lambda: read.append(counted.read)):
         items = take(sampler, counted.stream() if asynchronous else counted, ordered=ordered)

@@ -89,9 +89,8 @@ def test_a_blank_before_a_word_stays_after_special_tokens() -> None:
     assert pieces(tokenizer, [special, word, special, special, word]) == ["", "a", "", "", " a", ""]
 
 
-@pytest.mark.parametrize(
-    ("make", "least"), [(of_bytes, 0), (of_pieces, 256)]
-)  # the bytes of pieces are those of texts alone
+# the bytes of pieces are those of texts alone
+@pytest.mark.parametrize(("make", "least"), [(of_bytes, 0), (of_pieces, 256)])
 @given(st.data())
 def test_joined_it_is_the_text_of_all_tokens(
     make: Callable[[], Tokenizer], least: int, data: st.DataObject

@@ -35,9 +35,8 @@ def test_a_sparse_tensor_has_all_values(matrix: np.ndarray[Any, Any], pad_value:
     assert (tensor.shape, len(tensor)) == (list(matrix.shape), len(matrix))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Sparse CSR tensor support"
-)  # torch's own, with which ours is compared
+# torch's own, with which ours is compared
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 @given(matrices)
 def test_it_is_sparse_where_that_takes_fewer_numbers(matrix: np.ndarray[Any, Any]) -> None:
     rows, columns = matrix.shape

@@ -174,10 +174,8 @@ def test_a_step_that_was_applied_and_answered_with_nothing_is_never_doubled_nor_
         else unreadable(kind)
     )
     proxied.faults.append(("optim_step", fault))
-    resent = repeats == "repeats" and kind not in (
-        "status 303",
-        "status 304",
-    )  # which say where to go, not to come again
+    # which say where to go, not to come again
+    resent = repeats == "repeats" and kind not in ("status 303", "status 304")
     if resent or repeats == "refuses":  # this server answers a repeat, whatever it says of itself
         trainer.optim_step(AdamParams()).result()
         trainer.optim_step(AdamParams()).result()

@@ -57,9 +57,8 @@ chunks = st.one_of(
         st.sampled_from(["png", "jpeg"]),
         st.none() | st.integers(1, 9),
     ),
-    st.binary(max_size=9).map(
-        lambda values: DmelChunk(bytes([0, 1, len(values)]) + values)
-    ),  # with a tensor's header
+    # with a tensor's header
+    st.binary(max_size=9).map(lambda values: DmelChunk(bytes([0, 1, len(values)]) + values)),
 )
 mostly_zero = st.sampled_from([np.float32, np.int64]).flatmap(
     lambda dtype: hnp.arrays(

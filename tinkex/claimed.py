@@ -28,13 +28,11 @@ class ClaimedFolder:
         """Makes one; its name begins with `prefix`, and `purpose` tells it from others of that prefix."""
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = (path / _LOCK).open("w", encoding="utf-8")
-        with suppress(
-            OSError
-        ):  # a file system without locks: nobody can take it for left behind, as nothing is written
+        # a file system without locks: nobody can take it for left behind, as nothing is written
+        with suppress(OSError):
             _take(lock, wait=True)
-            lock.write(
-                _FIRST_WORDS + purpose
-            )  # after the lock is had: one without words may be about to be claimed
+            # after the lock is had: one without words may be about to be claimed
+            lock.write(_FIRST_WORDS + purpose)
             lock.flush()
         return cls(path, lock)
 
@@ -71,10 +69,8 @@ def _taken_over(path: Path, words: str) -> ClaimedFolder | None:
         _take(lock, wait=False)
         if lock.read() == words and os.path.samestat(os.fstat(lock.fileno()), claim.stat()):
             return ClaimedFolder(path, lock)
-    except (
-        OSError,
-        UnicodeDecodeError,
-    ):  # its process is there, or it is being removed, or it is none of ours
+    # its process is there, or it is being removed, or it is none of ours
+    except (OSError, UnicodeDecodeError):
         lock.close()
         return None
     lock.close()

@@ -72,7 +72,8 @@ def load(path: Path | None = None) -> Credentials:
         return _parse(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"{path} is not a file of stored keys: {type(error).__name__}",  # whose own words may hold a key
+            # whose own words may hold a key
+            f"{path} is not a file of stored keys: {type(error).__name__}",
             advice="Repair or remove it, or set TINKER_API_KEY and it is not read.",
         ) from None
 
@@ -91,9 +92,8 @@ def save(credentials: Credentials, path: Path | None = None) -> Path:
         "default": credentials.default,
         "keys": credentials.keys,
     }
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=path.name
-    )  # readable by its owner alone
+    # readable by its owner alone
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)

@@ -79,9 +79,8 @@ class _TorchServers:
         key = str(settings)
         if key not in self._servers:
             self._servers[key] = self._stack.enter_context(tinkex.local.serve(**settings))
-        self._servers[
-            key
-        ].ready.result()  # what keeps the engine from starting is an error of the fixture
+        # what keeps the engine from starting is an error of the fixture
+        self._servers[key].ready.result()
         return self._servers[key]
 
 

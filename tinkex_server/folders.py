@@ -23,9 +23,8 @@ from tinkex_server.errors import Refused
 _PLACES = ("checkpoints/*/*/*", "samplers/*")
 _ASIDE = "set_aside"
 _LONGEST = 100  # characters of a name: Windows takes 260 of a whole path
-_DEVICES = re.compile(
-    r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)"
-)  # no files' names on Windows, whatever follows the dot
+# no files' names on Windows, whatever follows the dot
+_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
 
 class Gone(Refused):
@@ -96,7 +95,9 @@ class Folders:
     async def collect(self, named: Callable[[], Set[str]]) -> None:
         """Removes the folders that were `named` in the store, are not now, and that nobody holds. A new one is held until it is named."""
         if not threading.main_thread().is_alive():
-            return  # the interpreter is exiting, and no thread can be had any more: the next start sees to them
+            # the interpreter is exiting, and no thread can be had any more: the next start sees to
+            # them
+            return
         gone = self._known - named() - self._held.keys()
         if gone:
             await asyncio.to_thread(self._remove, gone)

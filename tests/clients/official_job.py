@@ -233,9 +233,8 @@ def by_command(run_id, path, base_url):
         assert "/trace?" in command(
             "session", "export-trace", run_id.partition(":")[0], "--url-only"
         )
-    by_run = "--run-id" in command(
-        "checkpoint", "delete", "--help"
-    )  # 0.18 has both ways, but cannot do it by path
+    # 0.18 has both ways, but cannot do it by path
+    by_run = "--run-id" in command("checkpoint", "delete", "--help")
     command("checkpoint", "delete", "--yes", *(("--run-id", run_id) if by_run else (path,)))
     assert path not in command("-f", "json", "checkpoint", "list", "--run-id", run_id)
 

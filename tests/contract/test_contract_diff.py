@@ -292,11 +292,8 @@ def test_texts_are_counted_in_the_last_line(tree: Path, capsys: pytest.CaptureFi
     [
         ("no-such-thing", CONTRACT, PROTO),
         ("HEAD", "a: [", PROTO),
-        (
-            "HEAD",
-            CONTRACT.replace("    Result:\n", "    Outcome:\n"),
-            PROTO,
-        ),  # which x-tinker-results still names
+        # which x-tinker-results still names
+        ("HEAD", CONTRACT.replace("    Result:\n", "    Outcome:\n"), PROTO),
         ("HEAD", CONTRACT, "message {"),
     ],
 )

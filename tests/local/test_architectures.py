@@ -140,9 +140,8 @@ def test_layers_of_other_names_are_trained_too(
     assert list(only.layers) == [head]
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*torch.jit:DeprecationWarning"
-)  # of older releases of transformers
+# of older releases of transformers
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(
     ("config", "attention"),
     [

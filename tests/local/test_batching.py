@@ -256,27 +256,15 @@ LIMITS = Limits(samples=8, cached_tokens=800, tokens_read=100, tokens_scored=50)
         ([Size(1, 50, 10)] * 3, Size(0, 0), 3),
         ([Size(1, 50, 10)] * 20, Size(0, 0), 8),
         ([Size(1, 50, 10)] * 20, Size(6, 50), 2),
-        (
-            [Size(1, 50, 10)] * 20,
-            Size(1, 400),
-            1,
-        ),  # padded to the longest, two are all that there is memory for
-        (
-            [Size(1, 400, 10), Size(1, 50, 10)],
-            Size(3, 50),
-            0,
-        ),  # the first does not fit, and nobody overtakes it
-        (
-            [Size(1, 60, 50), Size(1, 60, 49), Size(1, 60, 5)],
-            Size(0, 0),
-            2,
-        ),  # one pass reads so much
+        # padded to the longest, two are all that there is memory for
+        ([Size(1, 50, 10)] * 20, Size(1, 400), 1),
+        # the first does not fit, and nobody overtakes it
+        ([Size(1, 400, 10), Size(1, 50, 10)], Size(3, 50), 0),
+        # one pass reads so much
+        ([Size(1, 60, 50), Size(1, 60, 49), Size(1, 60, 5)], Size(0, 0), 2),
         ([Size(1, 60, 50)] * 3, Size(0, 0), 3),  # one prompt, which is read once
-        (
-            [Size(1, 120, 110)] * 3 + [Size(1, 10, 5)],
-            Size(0, 0),
-            3,
-        ),  # likewise, in several passes, with no other prompt
+        # likewise, in several passes, with no other prompt
+        ([Size(1, 120, 110)] * 3 + [Size(1, 10, 5)], Size(0, 0), 3),
         ([Size(1, 60, 10), Size(1, 60, 30, scored=True)], Size(0, 0), 1),
         ([Size(20, 1000, 500)], Size(0, 0), 1),  # too large for all bounds: alone
         ([Size(20, 1000, 500)], Size(1, 10), 0),

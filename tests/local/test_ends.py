@@ -131,11 +131,8 @@ def test_an_end_that_any_file_names_ends_a_sample(
     name(folder, token)
     assert sampled(folder) == (expected, "stop")
     assert generated(folder, token) == expected
-    if name in (
-        in_config_alone,
-        in_generation_config,
-        in_generation_config_list,
-    ):  # those that transformers ends by itself
+    # those that transformers ends by itself
+    if name in (in_config_alone, in_generation_config, in_generation_config_list):
         assert generated(folder) == expected
 
 

@@ -135,9 +135,8 @@ def test_loaded_into_a_model_that_trained_it_goes_back(
 ) -> None:
     folder, followed = saved
     train(engine, make("used", seed=8), 2)
-    engine.forward_backward(
-        "used", BATCH, "cross_entropy", {}, backward=True
-    )  # its gradients are dropped by the load
+    # its gradients are dropped by the load
+    engine.forward_backward("used", BATCH, "cross_entropy", {}, backward=True)
     engine.load_model("used", folder, optimizer=True)
     assert train(engine, "used", 3) == followed
 

@@ -66,9 +66,8 @@ def test_an_adapter_finds_its_base_model_by_itself_and_merges(tied: bool, tmp_pa
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     np.testing.assert_allclose(logprobs(merged), expected, atol=1e-4)
     off = np.abs(logprobs(in_peft.merge_and_unload()) - expected).max()
-    assert (
-        off > 0.1
-    ) == tied  # what the warning is about; were peft to mend it, the warning could go
+    # what the warning is about; were peft to mend it, the warning could go
+    assert (off > 0.1) == tied
 
 
 def test_tied_embeddings_are_told_when_a_model_is_made_that_trains_them(tmp_path: Path) -> None:

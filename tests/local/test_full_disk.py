@@ -63,9 +63,8 @@ def test_once_something_is_lost_that_others_were_told_of_nothing_is_acknowledged
 
     async def lose() -> None:
         store.usage.add("", "s", "base", {"training": 1}, 0.0)
-        store._database._connection.execute(
-            "ROLLBACK"
-        )  # as SQLite itself does when the disk is full
+        # as SQLite itself does when the disk is full
+        store._database._connection.execute("ROLLBACK")
         await store.kept()
 
     asyncio.run(write())

@@ -167,18 +167,17 @@ def test_a_batch_is_bounded(data: list[list[int]], words: str | None) -> None:
         ({"topk_sample_logprobs": 6}, "topk_sample_logprobs"),
         ({"prompt_alt_tokens_k": 6}, "prompt_alt_tokens_k"),
         ({"prompt": {"chunks": [{"type": "encoded_text", "tokens": [1] * 11}]}}, "prompt"),
-        (
-            {"num_samples": 4, "topk_sample_logprobs": 3},
-            "number of likely or drawn tokens told",
-        ),  # of two tokens a sample
+        # of two tokens a sample
+        ({"num_samples": 4, "topk_sample_logprobs": 3}, "number of likely or drawn tokens told"),
         (
             {"topk_prompt_logprobs": 5, "prompt_alt_tokens_k": 4},
             "number of likely or drawn tokens told",
         ),
+        # up to the context
         (
             {"topk_sample_logprobs": 1, "sampling_params": {}},
             "number of likely or drawn tokens told",
-        ),  # up to the context
+        ),
     ],
 )
 def test_a_sample_is_bounded(small: Api, more: dict[str, Any], field: str) -> None:

@@ -21,9 +21,8 @@ ROWS = {
 
 
 OF_THIS_RELEASE = f"transformers {transformers.__version__} " in PAGE.read_text("utf-8")
-MIXTURES = {kind for kind, config in kinds().items() if without_experts(config)} - {
-    "deepseek_v4"
-}  # which has experts in all
+# which has experts in all
+MIXTURES = {kind for kind, config in kinds().items() if without_experts(config)} - {"deepseek_v4"}
 
 
 def found_of(kind: str, folder: Path, **own: Any) -> Finding:

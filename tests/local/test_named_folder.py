@@ -46,9 +46,8 @@ def test_a_folder_is_served_by_the_name_that_programs_ask_for(
         if engine == "torch":
             saved = saved_folder(server.data_dir, trainer.model_id, "weights", "x")
             config: dict[str, Any] = json.loads((saved / "adapter_config.json").read_text())
-            assert config["base_model_name_or_path"] == str(
-                folder
-            )  # which peft can load here, whatever the hub has
+            # which peft can load here, whatever the hub has
+            assert config["base_model_name_or_path"] == str(folder)
         sampler = service.create_sampling_client(base_model=NAME)
         assert sampler.get_tokenizer().decode([104, 105]) == "hi"
 

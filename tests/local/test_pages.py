@@ -198,9 +198,8 @@ class TestKeys:
         assert page.status_code == 401
         assert 'type="password"' in page.text
         assert session_id not in page.text
-        assert (
-            http.get("/docs").status_code == http.get("/openapi.yaml").status_code == 200
-        )  # what is no secret
+        # what is no secret
+        assert http.get("/docs").status_code == http.get("/openapi.yaml").status_code == 200
 
     def test_a_browser_shows_its_key_once(self, http: httpx.Client) -> None:
         session_id = self._session(http)

@@ -437,9 +437,8 @@ def test_a_saturated_server_says_when_to_come_again(name: str) -> None:
 def test_protobuf_kills_the_handler_where_it_is_read_as_json(wire: Wire) -> None:
     model_id = wire.model()
     assert wire.protobuf(b"plain text").status_code == 422
-    response = wire.protobuf(
-        message(model_id, 1, 200, 1000)
-    )  # the last one, since the connection is dead after it
+    # the last one, since the connection is dead after it
+    response = wire.protobuf(message(model_id, 1, 200, 1000))
     assert (response.status_code, response.text) == (500, "Internal Server Error")
     assert "connection" not in response.headers
     assert wire.engine.count("forward_backward") == 0

@@ -69,9 +69,8 @@ def test_the_numbers_are_looked_at_again_only_when_they_may_have_come_far(
     for _ in range(50):
         steps.take(AdamSettings(), give_gradients(optimizer))
     assert len(looked) == 1
-    steps.take(
-        AdamSettings(learning_rate=1e25), give_gradients(optimizer)
-    )  # may come far, and does
+    # may come far, and does
+    steps.take(AdamSettings(learning_rate=1e25), give_gradients(optimizer))
     for _ in range(2):
         steps.take(AdamSettings(), give_gradients(optimizer))
     assert len(looked) == 3  # for the far one, and once after it

@@ -129,9 +129,8 @@ def test_the_sparse_tensors_of_a_batch_are_bounded_together() -> None:
         "target_tokens",
         "shape",
     ]
-    assert (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
-    )  # kB: none was made
+    # kB: none was made
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
 def test_a_torn_tensor_in_protobuf_is_422() -> None:

@@ -90,9 +90,8 @@ class Proxies:
 
 def _of_scheme(environment: Mapping[str, str], scheme: str) -> Proxy | None:
     name, url = _variable(environment, f"{scheme.upper()}_PROXY")
-    if (
-        name == "HTTP_PROXY" and "REQUEST_METHOD" in environment
-    ):  # in a CGI script it is a header of the visitor's
+    # in a CGI script it is a header of the visitor's
+    if name == "HTTP_PROXY" and "REQUEST_METHOD" in environment:
         url = ""
     if not url:
         name, url = _variable(environment, "ALL_PROXY")

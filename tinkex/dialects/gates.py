@@ -11,7 +11,8 @@ from tinkex.dialects.dialect import Dialect
 
 GATES = frozenset(a.name for a in fields(Dialect) if a.type == "bool")
 """The names of the yes-or-no fields of `Dialect`."""
-_ALWAYS = "async_sampling"  # the one that other Tinker clients set by themselves; there is no other way to sample here
+# the one that other Tinker clients set by themselves; there is no other way to sample here
+_ALWAYS = "async_sampling"
 
 
 def check_gates(gates: Iterable[str]) -> None:

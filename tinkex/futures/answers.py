@@ -81,9 +81,8 @@ def classify(status_code: int, body: Mapping[str, Any], *, by_kind: bool = False
         return Failed(_message(body), "user")
     if by_kind and status_code == 404 and body and not _FORGOTTEN.match(_message(body)):
         return Failed(_message(body), "user")
-    if status_code in (409, 422) and isinstance(
-        body.get("detail"), str
-    ):  # a list tells what is wrong with the call
+    # a list tells what is wrong with the call
+    if status_code in (409, 422) and isinstance(body.get("detail"), str):
         return Failed(_message(body), "unknown")
     if status_code != 200:
         return None

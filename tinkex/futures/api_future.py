@@ -140,9 +140,8 @@ class APIFuture(Generic[T]):
     async def result_async(self, timeout: float | None = None) -> T:
         """As `result`, for a running event loop, which it does not hold up."""
         waiting = asyncio.wrap_future(self._outcome)
-        waiting.add_done_callback(
-            lambda ended: ended.cancelled() or ended.exception()
-        )  # seen, also where nobody waits any more
+        # seen, also where nobody waits any more
+        waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         done, _ = await asyncio.wait([waiting], timeout=timeout)
         if not done:
             raise _not_in_time(self._future.state, timeout or 0.0)

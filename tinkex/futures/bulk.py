@@ -28,9 +28,8 @@ from tinkex.transport.waiting import RequestState, Wait
 from tinkex.wait_facts import Owner
 
 _PAUSE = 1.0  # seconds after a poll that failed
-_LINGER = (
-    1.0  # seconds after the last sample; more may come, and what was fetched is acknowledged then
-)
+# seconds after the last sample; more may come, and what was fetched is acknowledged then
+_LINGER = 1.0
 _LAST_WORDS = 5.0  # seconds for an acknowledgement alone
 
 

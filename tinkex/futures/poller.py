@@ -48,9 +48,8 @@ FAST = 0.5
 """Seconds; a poll that took less was not held by the server."""
 
 _PROTOBUF = "application/x-protobuf"
-_IN_PROTOBUF = frozenset(
-    {"forward", "forward_backward", "sample"}
-)  # operations whose results have a protobuf form
+# operations whose results have a protobuf form
+_IN_PROTOBUF = frozenset({"forward", "forward_backward", "sample"})
 _ACCEPT_BOTH = {"Accept": f"{_PROTOBUF}, application/json"}
 _BEYOND_HOLD = 15.0  # seconds that a poll may take longer than the server is known to hold it
 
@@ -184,9 +183,8 @@ class _Polling:
         self.wait.was("network")
         self.wait.becomes("network", "the last poll was not answered in time")
         self._count(began)
-        return Pending(
-            self.state.queue_state, self.state.queue_state_reason
-        )  # or the server held it for longer than we do
+        # or the server held it for longer than we do
+        return Pending(self.state.queue_state, self.state.queue_state_reason)
 
     async def _after_unreadable(self, why: str, began: float, cause: Exception | None) -> None:
         """Asks again after an answer that tells nothing of the work, or raises when there were too many."""

@@ -179,9 +179,8 @@ class AsyncRecoverableRun:
         try:
             await self._counted(self._begin_to_save())
         except RequestFailedError as error:
-            if (
-                error.state_loss is None
-            ):  # the model is there, and would be as it is after all steps again
+            # the model is there, and would be as it is after all steps again
+            if error.state_loss is None:
                 raise
             await self.recover(error)
             return False
@@ -205,9 +204,8 @@ class AsyncRecoverableRun:
         """A save counts once its result is there, unless the run has gone back meanwhile."""
         checkpoint = Checkpoint(save.step, (await save.future.task).path)
         if save.recoveries == self.recoveries:
-            known = sorted(
-                [*self._checkpoints, checkpoint], key=lambda known: known.step
-            )  # results may overtake each other
+            # results may overtake each other
+            known = sorted([*self._checkpoints, checkpoint], key=lambda known: known.step)
             superseded, self._checkpoints = known[: -self.policy.keep], known[-self.policy.keep :]
             self._in_vain = 0
         else:

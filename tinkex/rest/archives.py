@@ -34,9 +34,8 @@ from tinkex.types import CheckpointArchiveUrlResponse
 _BEING_BUILT = (425, 503)
 _PAUSE = 30.0  # seconds, where the server says no other; then only so often:
 _PAUSES = 6
-_SILENCE = (
-    300.0  # seconds; a server that builds the archive before it answers says nothing meanwhile
-)
+# seconds; a server that builds the archive before it answers says nothing meanwhile
+_SILENCE = 300.0
 
 
 async def archive_url(transport: Transport, place: CheckpointPlace) -> CheckpointArchiveUrlResponse:

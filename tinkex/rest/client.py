@@ -125,9 +125,8 @@ class AsyncRestClient(AsyncConnection):
         """The base models that the server can train and sample."""
         capabilities = await self._send(get_server_capabilities.request())
         for model in capabilities.supported_models:
-            model.model_name = model.model_name or model.additional_properties.get(
-                "model_id"
-            )  # one server calls it so
+            # one server calls it so
+            model.model_name = model.model_name or model.additional_properties.get("model_id")
         return capabilities
 
     async def whoami(self) -> WhoamiResponse:

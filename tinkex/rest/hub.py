@@ -76,9 +76,8 @@ def add_model_card(folder: Path, tinker_path: str, repo_id: str) -> None:
 def model_card(adapter: Mapping[str, Any] | None, tinker_path: str, repo_id: str) -> str:
     """The text of a card. `adapter` is what adapter_config.json holds; None for a checkpoint that is no adapter."""
     named = (adapter or {}).get("base_model_name_or_path")
-    on_hub = (
-        named is not None and not Path(named).is_absolute()
-    )  # a folder of the server is nothing for others
+    # a folder of the server is nothing for others
+    on_hub = named is not None and not Path(named).is_absolute()
     base = named if on_hub else "the base model"
     front = {
         "library_name": "peft" if adapter else "transformers",
@@ -87,9 +86,8 @@ def model_card(adapter: Mapping[str, Any] | None, tinker_path: str, repo_id: str
     }
     rank = (adapter or {}).get("r")
     return _CARD.format(
-        front="\n".join(
-            f"{name}: {json.dumps(value)}" for name, value in front.items()
-        ),  # JSON is YAML
+        # JSON is YAML
+        front="\n".join(f"{name}: {json.dumps(value)}" for name, value in front.items()),
         title=repo_id.rpartition("/")[2],
         what=f"A LoRA adapter of {base}, of rank {rank}" if adapter else "A model",
         path=tinker_path,

@@ -67,9 +67,8 @@ class Part:
             self.start_over()
         self.size, self.total = start, total
         etag = headers.get("etag", "")
-        self.etag = (
-            etag if etag.startswith('"') else None
-        )  # a weak one does not vouch for the bytes
+        # a weak one does not vouch for the bytes
+        self.etag = etag if etag.startswith('"') else None
         self.digest = promised_digest(headers) or self.digest
 
     def end(self) -> None:

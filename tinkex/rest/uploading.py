@@ -137,10 +137,8 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _put_once(url: UploadURL, path: Path, came: Came, stop: threading.Event) -> None:
-    headers = {
-        **url.headers,
-        "Content-Length": str(path.stat().st_size),
-    }  # stores take no chunked bodies
+    # stores take no chunked bodies
+    headers = {**url.headers, "Content-Length": str(path.stat().st_size)}
     token = _uploading.set(True)
     try:
         response = httpx.put(

@@ -154,9 +154,8 @@ class Sampler:
         attempt = 1
         while True:
             seq_id = next(self._numbers)
-            async with (
-                self._submitting
-            ):  # the request is made only now, so that those who wait hold little
+            # the request is made only now, so that those who wait hold little
+            async with self._submitting:
                 promise = await self._submit(ask.request(prompt, part), seq_id, state, timeout)
             state.request_id = promise.request_id
             decode = partial(_decode, promise=promise, prompt_length=text_length(prompt))

@@ -52,9 +52,8 @@ class Loads(Generic[T]):
         except BaseException as error:
             with self._lock:
                 self._failed_at[key] = self.now()
-                if not isinstance(
-                    error, Exception
-                ):  # an interrupt says nothing of what was asked for
+                # an interrupt says nothing of what was asked for
+                if not isinstance(error, Exception):
                     self._forget(key)
             ours.set_exception(error)
             raise

@@ -20,7 +20,8 @@ SHIPPED = {"tinkex/tiny": Path(__file__).parents[1] / "tiny" / "tokenizer.json"}
 
 _log = logging.getLogger(__name__)
 _HUB = "https://huggingface.co"
-_QUICK = 3.0  # seconds in which the hub must answer at all: without a network its own library would try for 25
+# seconds in which the hub must answer at all: without a network its own library would try for 25
+_QUICK = 3.0
 _LLAMA_3, _OPEN_LLAMA_3 = "meta-llama/Llama-3", "thinkingmachineslabinc/meta-llama-3-tokenizer"
 """Models whose repositories want an agreement, and one that has their tokenizer for all."""
 

@@ -23,7 +23,9 @@ NOT_SUMMED = (
     "several forward_backward came before one optim_step, and this server divides their gradients by what came since the last step, "
     "in place of summing them; give it the whole batch in one forward_backward"
 )
-_BYTES_A_TOKEN = 4  # as protobuf packs them; source: the limits' definition in openapi/tinker.yaml, ClientConfigResponse
+# as protobuf packs them; source: the limits' definition in openapi/tinker.yaml,
+# ClientConfigResponse
+_BYTES_A_TOKEN = 4
 
 
 def limits(given: ChunkLimits | None, dialect: Dialect) -> ChunkLimits:

@@ -233,9 +233,8 @@ class AsyncTrainingClient:
         update = self.optim_step(params)
 
         async def both() -> TrainStepOutput:
-            gradients.seen = update.seen = (
-                True  # by this future, which gives their errors to the user
-            )
+            # by this future, which gives their errors to the user
+            gradients.seen = update.seen = True
             await asyncio.wait([gradients.task, update.task])
             # the first one's error is the cause of the second one's, whichever of them comes first
             return TrainStepOutput(gradients.task.result(), update.task.result())

@@ -111,9 +111,8 @@ async def model_from_state(
     client = await new_model(session, base_model, shape, user_metadata, optimizer)
     load = client.load_state_with_optimizer if saved.with_optimizer else client.load_state
     try:
-        await load(
-            saved.path, saved.weights_access_token
-        )  # some servers load only as a model's first request
+        # some servers load only as a model's first request
+        await load(saved.path, saved.weights_access_token)
     except TinkexError:
         await unload_left_behind(session, [client.model_id])
         raise

@@ -265,9 +265,8 @@ def _logprobs_of(index: int, datum: Datum, output: LossFnOutput) -> FloatArray:
     if "logprobs" not in output:
         raise APIResponseValidationError(f"the forward pass gave no logprobs for data[{index}]")
     array, shape = output["logprobs"].to_numpy(), _shape(index, datum)
-    if array.shape != shape and array.shape != (
-        int(np.prod(shape)),
-    ):  # flat is what a tensor without a shape comes as
+    # flat is what a tensor without a shape comes as
+    if array.shape != shape and array.shape != (int(np.prod(shape)),):
         raise APIResponseValidationError(
             f"the forward pass gave logprobs of shape {list(array.shape)} for data[{index}], whose target_tokens are {list(shape)}"
         )
@@ -297,9 +296,8 @@ def _gradient(index: int, datum: Datum, gradient: ArrayLike | None) -> NDArray[n
         raise InvalidInputError(
             f"the gradient for data[{index}] is of shape {list(array.shape)}, not {list(shape)}"
         )
-    with np.errstate(
-        over="ignore"
-    ):  # too large for float32 becomes infinite, which the next lines refuse
+    # too large for float32 becomes infinite, which the next lines refuse
+    with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     wrong = np.argwhere(~np.isfinite(array))
     if len(wrong):

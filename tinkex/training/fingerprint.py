@@ -66,9 +66,8 @@ def are_taken(dialect: Dialect, wanted: bool | None) -> bool:
     have no effect. Where it may have one, never."""
     if wanted is False or dialect.forwards_by_zero_weights or len(dialect.encodings) > 1:
         return False
-    by_flag = dialect.encodings == (
-        "protobuf",
-    )  # of a forward_backward, which a server may not know
+    # of a forward_backward, which a server may not know
+    by_flag = dialect.encodings == ("protobuf",)
     if by_flag:
         return wanted is True and dialect.name != UNKNOWN.name
     return not dialect.lacks("forward") and (wanted is True or not dialect.loads_are_true)

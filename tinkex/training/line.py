@@ -203,11 +203,11 @@ class TrainingLine:
                 sent = await turn.unbroken(self._submit_all(turn, RequestState("forward"), bodies))
                 try:
                     submits, join = await in_thread(second, await self._results(sent, read))
-                except BaseException as error:  # a cancellation, too: what is queued behind was to follow the gradients
+                # a cancellation, too: what is queued behind was to follow the gradients
+                except BaseException as error:
                     state.failed = _as_own(error, operation)
-                    state.failed.delivered = isinstance(
-                        error, asyncio.CancelledError
-                    )  # the user's own deed
+                    # the user's own deed
+                    state.failed.delivered = isinstance(error, asyncio.CancelledError)
                     self._sequencer.refused(state.failed, changes=True)
                     raise
                 results = await turn.unbroken(self._sent(turn, state, self._bodies(submits), read))
@@ -227,9 +227,8 @@ class TrainingLine:
         """The future of a call that was just made; says so when the user's loop keeps the server waiting."""
         operation, clock = future.state.operation, self._transport.clock
         advice = self._pipeline.submitted(operation, clock.now())
-        if (
-            advice and not self._transport.server.dialect.overtakes
-        ):  # where it waits for them anyway
+        # where it waits for them anyway
+        if advice and not self._transport.server.dialect.overtakes:
             logger.warning("%s", advice)
         future.task.add_done_callback(lambda _: self._pipeline.finished(operation, clock.now()))
         return future
@@ -290,9 +289,8 @@ class TrainingLine:
         task = asyncio.create_task(self._results(sent, read), name=f"tinkex result of {operation}")
         self._passes.add(task)
         task.add_done_callback(self._passes.discard)
-        task.add_done_callback(
-            lambda task: task.cancelled() or task.exception()
-        )  # maybe nobody else sees it
+        # maybe nobody else sees it
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return partial(asyncio.shield, task)
 
     @asynccontextmanager
@@ -455,7 +453,8 @@ class TrainingLine:
             return True
         if self._transport.server.dialect.seq_id_order != "arrival":
             return False
-        self._sequencer.accepted()  # the server may have it, and must not be sent another one under its number
+        # the server may have it, and must not be sent another one under its number
+        self._sequencer.accepted()
         return True
 
     def _count_refusal(self, error: TinkexError) -> None:

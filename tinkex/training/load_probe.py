@@ -103,9 +103,8 @@ async def _probe(
     models.append(model)
     for number in range(_STEPS):
         if number == 1 and not session.transport.server.dialect.saves_once:
-            paths.append(
-                await _saved(model)
-            )  # some servers load a model's first save in the place of its last
+            # some servers load a model's first save in the place of its last
+            paths.append(await _saved(model))
         await _step(model, _WAYS[0])
     paths.append(await _saved(model))
     loaded, once_more = await _logprobs(model), await _logprobs(model)

@@ -42,9 +42,8 @@ class CustomLosses:
         """
         async with self._uploading:
             known = self._handles.get(loss.key)
-            if (
-                known is None or known.session_id != session.session_id
-            ):  # a session that the server lost took its losses along
+            # a session that the server lost took its losses along
+            if known is None or known.session_id != session.session_id:
                 loss_id = (
                     await self._upload(session, loss)
                     if session.transport.server.dialect.runs_custom_losses

@@ -185,9 +185,8 @@ class Turn:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(
-                lambda task: task.cancelled() or task.exception()
-            )  # nobody else sees it
+            # nobody else sees it
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
             raise
 
     def leave(self) -> None:

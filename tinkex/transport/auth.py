@@ -25,10 +25,8 @@ from tinkex.wire import jwt
 
 logger = logging.getLogger("tinkex")
 
-_HALF_LIFE, _SPREAD = (
-    0.45,
-    0.1,
-)  # a token is exchanged at 45 to 55 % of its life, so that a fleet does not do it at once
+# a token is exchanged at 45 to 55 % of its life, so that a fleet does not do it at once
+_HALF_LIFE, _SPREAD = 0.45, 0.1
 _TOO_LATE = 60.0  # seconds left of a token with which no more requests are begun
 _HOSTED_KEYS = ("tml-", jwt.PREFIX)
 _BETWEEN_FAILURES = 60.0  # seconds from a failed exchange to the next, while the old token holds
@@ -183,7 +181,6 @@ class Auth:
             failed = APIConnectionError(
                 f"no token could be had for the key: {error.message}", operation=error.operation
             )
-            failed.place = (
-                "connecting"  # of the request that wants the token, which may be sent again
-            )
+            # of the request that wants the token, which may be sent again
+            failed.place = "connecting"
             raise failed from error

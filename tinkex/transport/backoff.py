@@ -20,7 +20,8 @@ from tinkex.errors import (
 )
 from tinkex.wait_facts import Owner
 
-_MAX_RETRY_AFTER = 60.0  # seconds; a longer wish of the server is not believed (openapi/tinker.yaml, TooManyRequests)
+# seconds; a longer wish of the server is not believed (openapi/tinker.yaml, TooManyRequests)
+_MAX_RETRY_AFTER = 60.0
 _JITTER = 0.25
 _LARGE_BODY = 128 * 1024  # bytes; from here on a 429 means a longer pause
 
@@ -29,12 +30,10 @@ _FIRST_CONTACT_TRIES = 3  # where nothing can be reached, or something that is n
 _BILLING_PAUSE = 5.0  # seconds
 
 _REFUSED_UNREAD = frozenset({402, 425, 429})
-_MADE_UP = frozenset(
-    status for status in range(400, 500) if status_meaning(status) == "doubt"
-)  # by proxies, 408 among them
-_RETRYABLE = (_REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}) - {
-    501
-}  # which says that there is no such call, ever
+# by proxies, 408 among them
+_MADE_UP = frozenset(status for status in range(400, 500) if status_meaning(status) == "doubt")
+# which says that there is no such call, ever
+_RETRYABLE = (_REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}) - {501}
 
 Trouble = Literal["failure", "rate_limit", "billing", "proxy"]
 """Why a request is to be sent again: it failed, was refused as one too many, or cannot be paid, or something on the way refused it."""
@@ -76,9 +75,8 @@ def trouble_of(error: BaseException, *, repeatable: bool) -> Trouble | None:
     """What keeps a request from being answered for now; None where it is for good."""
     if isinstance(error, APIConnectionError):
         return "failure" if error.retryable and (repeatable or not error.sent) else None
-    if isinstance(
-        error, (APIResponseValidationError, NotATinkerServerError)
-    ):  # no answer, as good as
+    # no answer, as good as
+    if isinstance(error, (APIResponseValidationError, NotATinkerServerError)):
         return "failure" if repeatable else None
     if not isinstance(error, APIStatusError):
         return None

@@ -41,9 +41,8 @@ logger = logging.getLogger("tinkex")
 
 
 def default_handler(config: Config) -> httpx.AsyncBaseTransport:
-    from tinkex.transport.connection import (
-        Connections,
-    )  # here, since aiohttp takes its time to import
+    # here, since aiohttp takes its time to import
+    from tinkex.transport.connection import Connections
 
     return Connections(
         config.http_limits,

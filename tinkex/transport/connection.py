@@ -25,9 +25,8 @@ from tinkex.transport.unreachable import Unreachable
 
 _DIGITS = 8
 """A length of fewer digits is below 10 MB."""
-_UNLIMITED = (
-    0  # connections; what bounds them is the number of requests that a client has in flight
-)
+# connections; what bounds them is the number of requests that a client has in flight
+_UNLIMITED = 0
 
 
 class Connections(httpx.AsyncBaseTransport):
@@ -135,10 +134,8 @@ class Connections(httpx.AsyncBaseTransport):
             _without_frames(error)
             self._explain(error.__cause__, proxy)
             raise
-        except (
-            aiohttp.ClientError,
-            OSError,
-        ) as error:  # those for which httpx-aiohttp has no other name
+        # those for which httpx-aiohttp has no other name
+        except (aiohttp.ClientError, OSError) as error:
             _without_frames(error)
             self._explain(error, proxy)
             shows_url = isinstance(error, aiohttp.ClientResponseError)
@@ -218,8 +215,7 @@ class _Response(aiohttp.ClientResponse):
         if self.status == 500 and protocol is not None:
             # some servers close the connection after a fault without saying so, and the next request on it would die
             protocol.force_close()
-            if (
-                connection.protocol is None
-            ):  # a body that came with the headers: it is in the pool again
+            # a body that came with the headers: it is in the pool again
+            if connection.protocol is None:
                 protocol.close()
         return response

@@ -43,9 +43,8 @@ def connection_error(
     if isinstance(error, Unreachable):
         return _unreachable(error.reason, place, operation, base_url)
     sent = place in ("unanswered", "answered")
-    late = isinstance(
-        error.__cause__ or error, (TimeoutError, httpx.TimeoutException)
-    )  # httpx-aiohttp calls others so, too
+    # httpx-aiohttp calls others so, too
+    late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
     kind = APITimeoutError if late and sent else APIConnectionError
     what = (
         "gave no answer in time"

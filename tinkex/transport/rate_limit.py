@@ -13,7 +13,9 @@ from attrs import define, field
 from tinkex.transport.backoff import rate_limit_pause
 from tinkex.transport.clock import Clock
 
-_FIRST_ADMITTED = 4  # requests at once when a window has ended; one more with each that succeeds, so twice as many every round
+# requests at once when a window has ended; one more with each that succeeds, so twice as many every
+# round
+_FIRST_ADMITTED = 4
 _WIDE_OPEN = 4096  # requests at once that are as good as no limit
 _RECENT = 10.0  # seconds after a 429 in which large requests should be made smaller
 

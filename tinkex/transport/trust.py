@@ -58,9 +58,8 @@ def _load(made: ssl.SSLContext, name: str, value: str) -> None:
     try:
         for folder in folders:
             made.load_verify_locations(capath=folder)
-        if (
-            not folders and name != "SSL_CERT_DIR"
-        ):  # of folders those that are not there are passed over, as OpenSSL does
+        # of folders those that are not there are passed over, as OpenSSL does
+        if not folders and name != "SSL_CERT_DIR":
             made.load_verify_locations(cafile=value)
     except OSError as error:  # an ssl.SSLError is one
         raise ConfigError(

@@ -91,9 +91,8 @@ class EncodedTextChunk(Model):
         return len(self._array if self._list is None else self._list)
 
     def __repr__(self) -> str:
-        tokens = (
-            self._array[:_SHOWN].tolist() if self._list is None else self._list
-        )  # `tokens` would make the list
+        # `tokens` would make the list
+        tokens = self._array[:_SHOWN].tolist() if self._list is None else self._list
         return f"EncodedTextChunk(tokens={reprlib.repr(tokens)})"
 
     def __eq__(self, other: object) -> bool:
@@ -162,9 +161,8 @@ class DmelChunk(Model):
         header = iter(self.dmel)
         try:
             first = next(header)
-            dtype = (
-                next(header) if first == 254 else first
-            )  # 254: an optional marker before the dtype
+            # 254: an optional marker before the dtype
+            dtype = next(header) if first == 254 else first
             dimensions = _varint(header)
             if dtype > 7 or dimensions < 1:
                 raise InvalidInputError(

@@ -111,9 +111,8 @@ def to_dtype(array: Array, dtype: TensorDtype, name: str) -> Array:
         and int(array.max()) > np.iinfo(np.int64).max
     ):  # type: ignore[arg-type]
         raise InvalidInputError(f"{name} must hold numbers that fit int64, found {array.max()}")
-    with np.errstate(
-        over="ignore"
-    ):  # what float32 does not hold becomes infinite, which is refused below
+    # what float32 does not hold becomes infinite, which is refused below
+    with np.errstate(over="ignore"):
         result = array.astype(_NUMPY_DTYPE[dtype], order="C", copy=False)
     if kind == "f" and not np.isfinite(result).all():
         place = tuple(np.argwhere(~np.isfinite(result))[0].tolist())

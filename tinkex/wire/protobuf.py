@@ -211,9 +211,8 @@ def _array(raw: bytes, dtype: int, name: str) -> NDArray[Any]:
     flat = np.frombuffer(raw, _NUMPY[dtype])
     if dtype == pb.DTYPE_BFLOAT16:
         return (flat.astype(np.uint32) << 16).view(np.float32)
-    return flat.astype(
-        np.float32 if dtype == pb.DTYPE_FLOAT32 else np.int64
-    )  # a copy: bytes cannot be written to
+    # a copy: bytes cannot be written to
+    return flat.astype(np.float32 if dtype == pb.DTYPE_FLOAT32 else np.int64)
 
 
 def _logprobs(raw: bytes, name: str) -> NDArray[np.float32] | None:

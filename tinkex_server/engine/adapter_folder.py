@@ -139,9 +139,8 @@ def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None
 
 def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
     """Returns what peft's LoraConfig does not take as given."""
-    hidden = {
-        name for name in adapter.layers if _last(name) in model.expert_names
-    }  # named by their weights, peft finds them
+    # named by their weights, peft finds them
+    hidden = {name for name in adapter.layers if _last(name) in model.expert_names}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

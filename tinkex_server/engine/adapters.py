@@ -69,9 +69,10 @@ class Base:
         place = _device(device)
         precision = _dtype(dtype, place)
         try:
+            # never a pickle
             loaded = AutoModelForCausalLM.from_pretrained(
                 source, dtype=precision, use_safetensors=True
-            )  # never a pickle
+            )
             tokenizer = AutoTokenizer.from_pretrained(source)
             model: Any = loaded.eval().requires_grad_(False)
             model.to(place)
@@ -147,9 +148,8 @@ class Base:
             check_fit(saved.named_weights(), like.named_weights())
 
         def placed(weight: Tensor) -> Tensor:
-            return weight.to(
-                self.device, self.model.dtype, copy=True
-            )  # the file is mapped: it may go away
+            # the file is mapped: it may go away
+            return weight.to(self.device, self.model.dtype, copy=True)
 
         return Adapter(
             saved.rank,

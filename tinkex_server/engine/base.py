@@ -45,19 +45,16 @@ class BaseModel:
     max_context_length: int  # tokens
     vocab_size: int
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
-    tokenizer_id: str  # what a client elsewhere can load the tokenizer by: a hub id, or a name that it gave itself
-    tokenizer_json: str | None = field(
-        default=None, repr=False
-    )  # the text of its tokenizer.json, where it has one
-    tokenizer_config_json: str | None = field(
-        default=None, repr=False
-    )  # likewise of its tokenizer_config.json
-    context_note: str = (
-        ""  # why the context is shorter than the one that the model was made for, where it is
-    )
-    folder: str | None = (
-        None  # where its files are on this machine, unless transformers finds them by the name
-    )
+    # what a client elsewhere can load the tokenizer by: a hub id, or a name that it gave itself
+    tokenizer_id: str
+    # the text of its tokenizer.json, where it has one
+    tokenizer_json: str | None = field(default=None, repr=False)
+    # likewise of its tokenizer_config.json
+    tokenizer_config_json: str | None = field(default=None, repr=False)
+    # why the context is shorter than the one that the model was made for, where it is
+    context_note: str = ""
+    # where its files are on this machine, unless transformers finds them by the name
+    folder: str | None = None
 
 
 @frozen
@@ -154,9 +151,8 @@ class SampleSpec:
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
     topk_sample_logprobs: int = 0
-    target_prompt_tokens: NDArray[np.int64] | None = (
-        None  # (len(prompt) - 1, K): row i asks about position i + 1; -1 for none
-    )
+    # (len(prompt) - 1, K): row i asks about position i + 1; -1 for none
+    target_prompt_tokens: NDArray[np.int64] | None = None
     prompt_alt_tokens_k: int = 0
     prompt_logprobs_last_n: int | None = None  # None: of all tokens
 

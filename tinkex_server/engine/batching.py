@@ -16,9 +16,8 @@ from tinkex_server.engine.request import Request, Sample
 
 _CACHE_BYTES = 2 << 30
 _LOGITS_AT_ONCE = 1 << 28
-_PASSES_BEFORE_A_STEP = (
-    8  # so that samples under way are not kept waiting by an endless stream of new ones
-)
+# so that samples under way are not kept waiting by an endless stream of new ones
+_PASSES_BEFORE_A_STEP = 8
 
 
 @frozen
@@ -27,7 +26,8 @@ class Limits:
 
     samples: int = 256
     cached_tokens: int = 1 << 18  # of all samples, each counted as long as the longest may become
-    tokens_read: int = 2048  # of prompts in one pass, each counted as long as the longest; a longer one is read in several
+    # of prompts in one pass, each counted as long as the longest; a longer one is read in several
+    tokens_read: int = 2048
     tokens_scored: int = 2048  # the same where logits of all positions are kept
 
     @classmethod
@@ -87,12 +87,10 @@ class Batcher:
         self._waiting: deque[Request] = deque()
         self._news = threading.Condition()
         self._closed = False
-        self._long: list[
-            Reading
-        ] = []  # those that take several passes, in the order of their beginning
-        self._batch: Batch | None = (
-            None  # only while there are samples in it, so that its memory is freed
-        )
+        # those that take several passes, in the order of their beginning
+        self._long: list[Reading] = []
+        # only while there are samples in it, so that its memory is freed
+        self._batch: Batch | None = None
         self._thread = threading.Thread(
             target=self._run, name=f"tinkex-sampling {base.description.name}", daemon=True
         )

@@ -78,9 +78,8 @@ class LossProgram:
                 f"the custom loss of data[{index}] cannot be computed: {error}"
             ) from error
         if logprobs.requires_grad:
-            loss = _Known.apply(
-                logprobs, loss.detach(), *torch.autograd.grad(loss, logprobs)
-            )  # so the graph is freed now
+            # so the graph is freed now
+            loss = _Known.apply(logprobs, loss.detach(), *torch.autograd.grad(loss, logprobs))
         return loss.reshape(1), {name: value.item() for name, value in metrics.items()}
 
     def _run(self, logprobs: Tensor, example: Example) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -25,10 +25,8 @@ def describe(spec: str) -> BaseModel:
     try:
         folder = _folder(source)
         config = _read(folder / _CONFIG)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # a ValueError: it is no such file, or the name is none that the hub could know
+    # a ValueError: it is no such file, or the name is none that the hub could know
+    except (OSError, ValueError) as error:
         raise InvalidRequest(f"cannot find the model {spec!r}: {error}") from error
     refuse_kinds(name, config)
     longest, note = context(name, config)

@@ -40,9 +40,8 @@ from tinkex_server.engine.description import local_folder, name_and_source, toke
 _RUNS_ON = "the fake engine: figures made up by arithmetic, to test clients"
 _CONTEXT = 32_768  # tokens
 _VOCABULARY = 1 << 18  # any tokenizer's tokens are in it
-_SAMPLED = (
-    256  # only tokens below are sampled, those that fit in a byte: any tokenizer can decode them
-)
+# only tokens below are sampled, those that fit in a byte: any tokenizer can decode them
+_SAMPLED = 256
 _SPREAD = np.uint64(
     0x9E3779B97F4A7C15
 )  # 2**64 by the golden ratio: multiples of it, of whatever numbers, are spread over all 64 bits

@@ -26,9 +26,8 @@ class Batch:
         self._base = base
         self._vocab_size = base.description.vocab_size
         self._cache = RowCache(attention_windows(base.model.config.get_text_config(decoder=True)))
-        self._settings: tuple[Plan, Drawing] | None = (
-            None  # for as long as the samples are the same
-        )
+        # for as long as the samples are the same
+        self._settings: tuple[Plan, Drawing] | None = None
 
     @torch.inference_mode()
     def begin(self, read: Reading) -> None:

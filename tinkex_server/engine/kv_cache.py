@@ -93,9 +93,8 @@ class RowCache(Cache):
         self._reserve(len(self.lengths), self._longest + 1, self._buffers)
         self._positions = torch.tensor(self.lengths, device=device)
         self._rows = torch.arange(len(self.lengths), device=device)
-        mask = (
-            None if self._even else self._mask()
-        )  # the model knows what to do with rows of one length
+        # the model knows what to do with rows of one length
+        mask = None if self._even else self._mask()
         return {
             "position_ids": self._positions[:, None],
             "attention_mask": mask,

@@ -101,9 +101,8 @@ class LoraLinear(nn.Linear):
         if weights and torch.is_grad_enabled():
             return _Adapted.apply(input, self.weight, self.bias, *weights, adapter.scaling)
         output = functional.linear(input, self.weight, self.bias)
-        if (
-            weights
-        ):  # the same, for much less where there are few rows: nothing is kept for a way back
+        # the same, for much less where there are few rows: nothing is kept for a way back
+        if weights:
             output.add_(_added(input, weights).to(output.dtype), alpha=adapter.scaling)
         return output
 
@@ -194,10 +193,8 @@ def new_adapter(
 
     def weights(layer: nn.Linear) -> LayerWeights:
         shape_a, shape_b = (rank, layer.in_features), (layer.out_features, rank)
-        _unused = (
-            drawn(*shape_a),
-            drawn(*shape_b),
-        )  # peft draws both when it makes them, and A once more
+        # peft draws both when it makes them, and A once more
+        _unused = drawn(*shape_a), drawn(*shape_b)
         return LayerWeights(
             *(
                 nn.Parameter(weight.to(layer.weight.device))

@@ -27,8 +27,11 @@ MOST_WORK = 10**12
 two for the backward pass."""
 
 _WIDEST = 8  # bytes of a value
-_SEVERAL = 4  # of what goes in: an operation may make a few tensors of one size, such as values and indices
-_VALUE = 128  # multiplications that take as long as one value of another operation, or one product of integers or short floats
+# of what goes in: an operation may make a few tensors of one size, such as values and indices
+_SEVERAL = 4
+# multiplications that take as long as one value of another operation, or one product of integers or
+# short floats
+_VALUE = 128
 _ORDERED = 1024  # the same of one value that is put in order
 _aten = torch.ops.aten
 _PRODUCTS = {
@@ -102,10 +105,8 @@ class LossBounds(TorchDispatchMode):
         try:
             meta_args, meta_kwargs = tree_map(_without_memory, (args, dict(kwargs)))
             return _bytes(tree_leaves(func(*meta_args, **meta_kwargs)))
-        except (
-            NotImplementedError,
-            IndexError,
-        ):  # it depends on values, or indices fit by their values alone
+        # it depends on values, or indices fit by their values alone
+        except (NotImplementedError, IndexError):
             return _at_most(tree_leaves((args, kwargs)))
 
 

@@ -34,9 +34,8 @@ class PromptAnswers:
     """From the logits `(N, V)` of some of the prompt's positions, the first of which is about the prompt's token `first`."""
 
     def __init__(self, logits: Tensor, spec: SampleSpec, first: int) -> None:
-        self._logits = logits[
-            : len(spec.prompt) - first
-        ]  # what the last position is about is not in the prompt
+        # what the last position is about is not in the prompt
+        self._logits = logits[: len(spec.prompt) - first]
         self._spec = spec
         self._first = first
         unscored = (

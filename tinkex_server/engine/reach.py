@@ -25,9 +25,8 @@ from tinkex_server.engine.finite import whole_step
 _MARGIN = 1024.0
 """How far below the largest float the numbers stay: far more than what rounding adds to them."""
 _LEAST_EPS = 1e-37  # as a float32, a smaller one may be 0, by which nothing is to be divided
-_LEAST_SHARE = (
-    1e-6  # of a gradient in the running means; a smaller one may likewise be lost in a float32
-)
+# of a gradient in the running means; a smaller one may likewise be lost in a float32
+_LEAST_SHARE = 1e-6
 
 
 @frozen
@@ -52,9 +51,8 @@ class Reach:
             case SgdSettings():
                 return self._after_sgd(settings, gradient)
             case DimuonSettings():
-                return evolve(
-                    self, passing=math.inf
-                )  # it has several parts, of which one may fail alone
+                # it has several parts, of which one may fail alone
+                return evolve(self, passing=math.inf)
 
     def _after_adam(self, settings: AdamSettings, gradient: float) -> Reach:
         if settings.eps < _LEAST_EPS or min(1 - settings.beta1, 1 - settings.beta2) < _LEAST_SHARE:
@@ -86,9 +84,8 @@ class SafeSteps:
 
     def take(self, settings: OptimizerSettings, norm: float) -> None:
         """Applies gradients of this norm. Raises `InvalidRequest`, with all as it was, for a step that leaves something not finite."""
-        after = self._foreseen(
-            settings, 2 * norm + 1e-15
-        )  # the norm was rounded, and squares of small numbers are lost in it
+        # the norm was rounded, and squares of small numbers are lost in it
+        after = self._foreseen(settings, 2 * norm + 1e-15)
         optimizers.set_options(self.optimizer, settings)
         if after is None:
             with whole_step(self.optimizer):

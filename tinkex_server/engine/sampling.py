@@ -119,9 +119,8 @@ def pick(weights: Tensor, chance: Tensor) -> Tensor:
     """For each row of weights `(B, V)` and of chances `(B, K)` the tokens `(B, K)` at these places of the distribution."""
     sums = weights.cumsum(dim=-1)
     total = sums[:, -1:]
-    places = torch.minimum(
-        chance * total, total * _BELOW_ONE
-    )  # rounded up to the whole, it would be beyond the last token
+    # rounded up to the whole, it would be beyond the last token
+    places = torch.minimum(chance * total, total * _BELOW_ONE)
     return torch.searchsorted(sums, places, right=True).clamp_(max=weights.shape[-1] - 1)
 
 

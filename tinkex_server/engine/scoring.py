@@ -16,9 +16,8 @@ from torch import Tensor
 from tinkex_server.engine.base import Example
 
 _TOKENS_AT_ONCE = 16_384
-_TOKENS_AT_ONCE_ON_CPU = (
-    4096  # more take no less time each there, and samples wait for the end of a pass
-)
+# more take no less time each there, and samples wait for the end of a pass
+_TOKENS_AT_ONCE_ON_CPU = 4096
 _LOGITS_AT_ONCE = 1 << 28
 
 

@@ -25,7 +25,8 @@ _PLACES: Mapping[str, re.Pattern[str]] = {
     "train_attn": re.compile(_IN_LAYER + r"\w*(attn|attention)\w*\."),
     "train_mlp": re.compile(
         _IN_LAYER
-        + r"((mlp|ffn|feed_?forward|\w*_mlp|\w*moe|intermediate|output)\."  # the last two are BERT's
+        # the last two are BERT's
+        + r"((mlp|ffn|feed_?forward|\w*_mlp|\w*moe|intermediate|output)\."
         + r"|(fc1|fc2)(\.|$))"  # OPT's and its kin's
     ),
 }

@@ -199,9 +199,8 @@ class TorchEngine:
         model = self._model(model_id)
         weights, state = read_training_state(folder, optimizer=optimizer)
         check_fit(weights, model.parameters)
-        restored = optimizers.restored(
-            model.optimizer_kind, model.parameters, state
-        )  # may refuse, so before anything is changed
+        # may refuse, so before anything is changed
+        restored = optimizers.restored(model.optimizer_kind, model.parameters, state)
         model.adapter.take(weights)
         model.steps = SafeSteps(restored)
         model.optimizer.zero_grad()
@@ -215,9 +214,8 @@ class TorchEngine:
         adapter = (
             base.load_adapter(folder, like=known.adapter if known else None) if folder else None
         )
-        self._samplers[sampler_id] = _Sampler(
-            base, adapter
-        )  # the samples that began have the adapter before
+        # the samples that began have the adapter before
+        self._samplers[sampler_id] = _Sampler(base, adapter)
 
     def unload_sampler(self, sampler_id: str) -> None:
         self._samplers.pop(sampler_id, None)

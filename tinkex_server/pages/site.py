@@ -143,8 +143,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 def _reference() -> object:
-    from tinkex_server.pages.reference import (
-        reference,
-    )  # here, since few look at it, and what it needs takes its time to import
+    # here, since few look at it, and what it needs takes its time to import
+    from tinkex_server.pages.reference import reference
 
     return reference()

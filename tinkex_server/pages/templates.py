@@ -28,11 +28,8 @@ def _download(path: CheckpointPath) -> str:
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import (
-        Environment,
-        PackageLoader,
-        StrictUndefined,
-    )  # here, since a server in a test shows no page
+    # here, since a server in a test shows no page
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("tinkex_server", "pages"),

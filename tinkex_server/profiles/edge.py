@@ -117,9 +117,8 @@ class Edge:
             self._starting -= 1
             return json_response(200 if operation == "healthz" else 503, {"status": "starting"})
         if is_signed(request.scope):
-            return (
-                self._app
-            )  # which checks it; for a server that leads to files which it keeps elsewhere
+            # which checks it; for a server that leads to files which it keeps elsewhere
+            return self._app
         if f"{request.method} {operation}" in self._profile.missing:
             return respond(self._profile.replies.get(operation, _NOT_FOUND))
         if operation not in self._profile.replies and not self._is_route(request.scope):

@@ -334,9 +334,8 @@ OPEN_RL_OLD = Profile(
     | _routes("POST forward", "POST weights_info", "GET samplers/{sampler_id}"),
     bodies=Bodies(protobuf=False, other="unhandled"),
     replies={"client/config": _OPEN_RL_FLAGS},
-    ids=Ids(
-        session="sess-real-123", model="{digest}", request="{uuid}"
-    ),  # every session is that one (m)
+    # every session is that one (m)
+    ids=Ids(session="sess-real-123", model="{digest}", request="{uuid}"),
     seq_ids=_IGNORED,  # the same number twice gives two gradients (m)
     sample_repeats=False,
     creates_anew=True,
@@ -410,9 +409,10 @@ TUFT = Profile(
         _TTL,
         f"GET {_CHECKPOINT}/download",
     ),
+    # (m)
     auth=Auth(
         wrong=403, open_to_all=frozenset({"healthz", "client/config", "get_server_capabilities"})
-    ),  # (m)
+    ),
     bodies=Bodies(json=False, zstd=True, most_bytes=64 << 20, release=(0, 25)),  # JSON is 415 (m)
     # the official client's own defaults, all of them (m)
     replies={
@@ -955,9 +955,10 @@ HATCHERY = Profile(
         Rule(operations=("asample",), field="sampling_params.top_k", status=422, most=1000),  # (m)
     ),
     # refused at the POST (m)
+    # (m)
     batches=Batches(
         losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"), means=True
-    ),  # (m)
+    ),
     sampling=Sampling(
         greedy_when_plain=True,  # (m)
         default_top_k=50,  # (m)

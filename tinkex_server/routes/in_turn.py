@@ -27,9 +27,8 @@ def in_turn(
     `prepare` refuses what can be seen to be wrong; the turn of the seq_id passes then. The body has `model_id` and `seq_id`.
     """
     model_id: str = call.body.model_id
-    number: int | None = (
-        call.body.seq_id or None
-    )  # 0 and absent: no number, so it runs when it comes
+    # 0 and absent: no number, so it runs when it comes
+    number: int | None = call.body.seq_id or None
     if number is not None and number < 0:
         raise malformed("seq_id", message="must be 1 or more")
     run, rule = call.access.run(model_id), backend.steps.rule

@@ -107,9 +107,8 @@ def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleR
     async def work() -> bytes:
         await backend.samplers.load(sampler)
         begun = backend.engine.sample(sampler.weights_id, spec)
-        result = (
-            begun.result() if begun.done() else await asyncio.wrap_future(begun)
-        )  # which takes a round of the loop
+        # which takes a round of the loop
+        result = begun.result() if begun.done() else await asyncio.wrap_future(begun)
         _note_usage(backend, ticket.owner, sampler, spec, result)
         return encode_sample(result, body.target_prompt_logprobs)
 

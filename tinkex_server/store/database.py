@@ -133,13 +133,11 @@ class Database:
         self._connection = sqlite3.connect(
             file, _PATIENCE, check_same_thread=False, isolation_level=None
         )
-        self._awaiting: list[asyncio.Future[None]] | None = (
-            None  # those who wait for the open group to be kept; None: none is open
-        )
+        # those who wait for the open group to be kept; None: none is open
+        self._awaiting: list[asyncio.Future[None]] | None = None
         self._last: list[Callable[[], Statement]] = []  # what the open group ends with
-        self._lost: sqlite3.Error | None = (
-            None  # why what is on the disk is no longer what others were told
-        )
+        # why what is on the disk is no longer what others were told
+        self._lost: sqlite3.Error | None = None
         try:
             self._prepare(file)
         except BaseException:
@@ -263,9 +261,8 @@ class Database:
         try:
             return self._connection.execute(sql, values)
         except sqlite3.OperationalError as error:
-            if (
-                self._awaiting is not None and not self._connection.in_transaction
-            ):  # SQLite has undone the group with it
+            # SQLite has undone the group with it
+            if self._awaiting is not None and not self._connection.in_transaction:
                 self._lose(error)
             raise Unwritable(error, lost=self._lost is not None) from error
 
@@ -292,9 +289,8 @@ def _keep_private(file: Path) -> None:
     try:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         for path in (file, *file.parent.glob(f"{file.name}-*")):
-            path.chmod(
-                0o600
-            )  # those of older releases; SQLite makes new ones like the database itself
+            # those of older releases; SQLite makes new ones like the database itself
+            path.chmod(0o600)
     except OSError as error:
         raise StoreError(f"{file} cannot be written ({error}); use another data folder") from error
 

@@ -15,9 +15,8 @@ _REMEMBERED = 1000  # rows
 class Samplers:
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._remembered = lru_cache(_REMEMBERED)(
-            self._read
-        )  # one is asked for with every sample; only `add` changes them
+        # one is asked for with every sample; only `add` changes them
+        self._remembered = lru_cache(_REMEMBERED)(self._read)
 
     def add(self, row: SamplerRow, now: float) -> None:
         """Its owner is its session's. With in-flight weights, all those of the model sample from these."""

@@ -21,9 +21,8 @@ UNION ALL SELECT session_id, base_model, size_bytes, created_at, deleted_at FROM
 class Usage:
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._sums: Counter[tuple[int, str, str, str, UsageKind]] = (
-            Counter()
-        )  # that are not written yet
+        # that are not written yet
+        self._sums: Counter[tuple[int, str, str, str, UsageKind]] = Counter()
 
     def add(
         self,

@@ -136,9 +136,8 @@ def _list_reader(item: Any) -> _Reader:
         if not isinstance(value, list):
             raise _Fault("must be a list")
         items = cast("list[Any]", value)
-        return (
-            items if plain else _read_items(read, items)
-        )  # long ones are checked whole when they become arrays
+        # long ones are checked whole when they become arrays
+        return items if plain else _read_items(read, items)
 
     return read_list
 

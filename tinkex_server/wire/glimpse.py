@@ -17,9 +17,8 @@ from starlette.types import Message, Receive
 from tinkex_server.wire.message_size import varint
 from tinkex_server.wire.raw_body import PIECE
 
-_ENDS = (
-    64 << 10
-)  # bytes at the beginning, and at the end: names stand before the data or after them
+# bytes at the beginning, and at the end: names stand before the data or after them
+_ENDS = 64 << 10
 _MORE = 4  # times what is taken of a body; so much of it is still waited for, and decompressed
 _MODEL = re.compile(rb'(?<!\\)"model_id"\s*:\s*("(?:[^"\\]|\\.){1,300}")')
 _NUMBER = re.compile(rb'(?<!\\)"seq_id"\s*:\s*(\d{1,18})\b')

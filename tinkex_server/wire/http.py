@@ -198,9 +198,8 @@ class Endpoint:
             response = json_response(refusal.status, {"detail": refusal.detail}, refusal.headers)
         except InvalidRequest as error:
             response = json_response(400, {"detail": str(error)})
-        except (
-            Exception
-        ):  # one that reaches uvicorn closes the connection under the client's next request
+        # one that reaches uvicorn closes the connection under the client's next request
+        except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             response = json_response(500, {"detail": "the server failed; its log says how"})
         await response(scope, receive, send)

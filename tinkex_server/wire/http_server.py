@@ -19,10 +19,10 @@ _GRACE = 5.0  # seconds that answers under way get when the server stops
 _TICK = 0.1  # seconds; uvicorn's own, for the Date header
 _CLOCK = 10  # ticks between looks at the peers' clocks
 _NO_LIMIT = 1 << 20  # connections
-_VALUE = re.compile(
-    r"((?<=[?&])(?!(?:limit|offset|timeout)=)[^=&]*)=[^&\s]+"
-)  # of a query, but for what pages are asked by
-_LOOK = 0.005  # seconds between looks at whether the answers under way are done, of which uvicorn tells nobody
+# of a query, but for what pages are asked by
+_VALUE = re.compile(r"((?<=[?&])(?!(?:limit|offset|timeout)=)[^=&]*)=[^&\s]+")
+# seconds between looks at whether the answers under way are done, of which uvicorn tells nobody
+_LOOK = 0.005
 
 
 class HttpServer(uvicorn.Server):

@@ -41,9 +41,8 @@ class Clocked(HttpToolsProtocol):
             self._raw_bytes += len(data)
             self._check_headers()
         elif not self._sending_body and not self.is_busy:
-            self._heading_since = (
-                time.monotonic()
-            )  # what came ends the clock on an idle connection, and is no request yet
+            # what came ends the clock on an idle connection, and is no request yet
+            self._heading_since = time.monotonic()
 
     def on_message_begin(self) -> None:
         self._header_bytes = self._raw_bytes = 0

@@ -346,9 +346,8 @@ class Futures:
 
     def _end(self, request_id: str, ending: Ending) -> None:
         waiting = self._waiting.pop(request_id)
-        with suppress(
-            Unwritable
-        ):  # which the store has logged, and `_outcome` tells those who wait
+        # which the store has logged, and `_outcome` tells those who wait
+        with suppress(Unwritable):
             self._store.futures.end(request_id, ending, waiting.started_at, time.time())
         waiting.over.set()
         if log := self._logs.get(waiting.ticket.scope):

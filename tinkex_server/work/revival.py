@@ -30,9 +30,8 @@ class Revival:
         self._folders = folders
         self._progress: dict[str, Progress] = {}
         self._deaths = 0
-        self._last_words: defaultdict[str, str] = defaultdict(
-            str
-        )  # what the last death meant for each model
+        # what the last death meant for each model
+        self._last_words: defaultdict[str, str] = defaultdict(str)
         self._losses: dict[str, Loss] = {}  # the last one of each model
 
     def made(self, model_id: str) -> None:

@@ -37,16 +37,14 @@ class LoadedSamplers:
         """Makes sure that the engine has the weights. Those who ask at once wait for one loading."""
         name = sampler.weights_id
         loading: asyncio.Future[None] | None = None
-        while (
-            loading is None or self._loading.get(name) is not loading
-        ):  # it may be freed by the time that this goes on
+        # it may be freed by the time that this goes on
+        while loading is None or self._loading.get(name) is not loading:
             loading = self._begin(sampler)
             try:
                 await asyncio.shield(loading)
             except BaseException:
-                if (
-                    loading.done() and self._loading.get(name) is loading
-                ):  # it failed: whoever comes next tries anew
+                # it failed: whoever comes next tries anew
+                if loading.done() and self._loading.get(name) is loading:
                     del self._loading[name]
                 raise
 
@@ -105,9 +103,8 @@ class LoadedSamplers:
         except (EngineDied, LanesClosed):
             logger.debug("the weights %s went with the engine", name)
         finally:
-            if (
-                self._freeing.get(name) is asyncio.current_task()
-            ):  # it may have been loaded and freed again meanwhile
+            # it may have been loaded and freed again meanwhile
+            if self._freeing.get(name) is asyncio.current_task():
                 del self._freeing[name]
 
 

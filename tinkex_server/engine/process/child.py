@@ -51,7 +51,8 @@ class Child:
 
     def __init__(self, make: Make) -> None:
         self.ready: Future[str] = Future()
-        self.ready.set_running_or_notify_cancel()  # many wait for it, and none of them is to cancel it
+        # many wait for it, and none of them is to cancel it
+        self.ready.set_running_or_notify_cancel()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()  # of the next two
         self._pending: dict[int, _Pending] = {0: _Pending(self.ready)}
@@ -175,10 +176,8 @@ class Child:
 
     def _write(self) -> None:
         assert self._process.stdin
-        with (
-            suppress(OSError),
-            self._process.stdin as outgoing,
-        ):  # an OSError: the process has ended, which the reader finds out
+        # an OSError: the process has ended, which the reader finds out
+        with suppress(OSError), self._process.stdin as outgoing:
             while (frame := self._outgoing.get()) is not None:
                 frames.write(outgoing, frame)
 
@@ -204,9 +203,8 @@ def _why_not_ready(raised: Raised) -> EngineDied:
 
 def _spawn() -> subprocess.Popen[bytes]:
     """Not by multiprocessing, which would run the user's script again."""
-    path = os.pathsep.join(
-        entry or str(Path.cwd()) for entry in sys.path
-    )  # so that it finds what this process finds
+    # so that it finds what this process finds
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     command = [sys.executable, "-P", "-m", "tinkex_server.engine.process.worker"]
     # OpenMP's threads else spin while they wait for each other, which takes the cores from those who have work: torch gets many
     # times slower beside a busy server or client

@@ -98,10 +98,8 @@ def answerer(file: IO[bytes]) -> Callable[[object], None]:
 
     def answer(message: object) -> None:
         frame = frames.pack(message)
-        with (
-            lock,
-            suppress(BrokenPipeError),
-        ):  # then the server has died, and this process ends when it next reads
+        # then the server has died, and this process ends when it next reads
+        with lock, suppress(BrokenPipeError):
             frames.write(file, frame)
 
     return answer
@@ -109,9 +107,8 @@ def answerer(file: IO[bytes]) -> Callable[[object], None]:
 
 def main() -> None:
     """Never returns."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a Ctrl-C is for the server, which then closes this process
+    # a Ctrl-C is for the server, which then closes this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _offer_to_the_memory_killer()
     incoming, outgoing = _own_pipes()
     try:
