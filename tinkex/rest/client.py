@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,7 +53,7 @@ from tinkex.rest.connection import AsyncConnection
 from tinkex.rest.download import Progress, download, folder_name
 from tinkex.rest.hub import HubUpload, add_model_card
 from tinkex.rest.identity import identity
-from tinkex.rest.paging import PAGE_SIZE, Listing, check_page, listing
+from tinkex.rest.paging import PAGE_SIZE, check_page, listing, search_results
 from tinkex.rest.sending import AdapterFolder, send_files
 from tinkex.rest.uploading import (
     ExternalWeightsUploadFinishResult,
@@ -68,6 +68,7 @@ from tinkex.types import (
     ApiKeyInfoResponse,
     Checkpoint,
     CheckpointArchiveUrlResponse,
+    CheckpointSearchCursor,
     CheckpointSearchRequest,
     CheckpointSearchResponse,
     CheckpointsListResponse,
@@ -79,6 +80,7 @@ from tinkex.types import (
     ListSessionsResponse,
     LoraConfig,
     ParsedCheckpointTinkerPath,
+    SessionSearchCursor,
     SessionSearchRequest,
     SessionSearchResponse,
     SessionSummary,
@@ -172,19 +174,14 @@ class AsyncRestClient(AsyncConnection):
 
     def iter_search_sessions(self, request: SessionSearchRequest) -> AsyncIterator[SessionSummary]:
         """All sessions that fit, newest first, fetched page by page as they are asked for."""
-        return Listing(self._found(request))
 
-    async def _found(
-        self, request: SessionSearchRequest
-    ) -> AsyncGenerator[Sequence[SessionSummary]]:
-        """The pages."""
-        cursor = request.cursor
-        while True:
-            page = await self.search_sessions(evolve(request, cursor=cursor))
-            yield page.sessions
-            if page.next_cursor is None or page.next_cursor == cursor:
-                return
-            cursor = page.next_cursor
+        async def page(
+            cursor: SessionSearchCursor | None,
+        ) -> tuple[Sequence[SessionSummary], SessionSearchCursor | None]:
+            found = await self.search_sessions(evolve(request, cursor=cursor))
+            return found.sessions, found.next_cursor
+
+        return search_results(page, request.cursor)
 
     async def assign_session_project(self, session_id: str, project_id: str) -> None:
         """Moves a session, with all that is in it, to a project."""
@@ -296,19 +293,14 @@ class AsyncRestClient(AsyncConnection):
         self, request: CheckpointSearchRequest
     ) -> AsyncIterator[Checkpoint]:
         """All checkpoints that fit, newest first, fetched page by page as they are asked for."""
-        return Listing(self._found_checkpoints(request))
 
-    async def _found_checkpoints(
-        self, request: CheckpointSearchRequest
-    ) -> AsyncGenerator[Sequence[Checkpoint]]:
-        """The pages."""
-        cursor = request.cursor
-        while True:
-            page = await self.search_checkpoints(evolve(request, cursor=cursor))
-            yield page.checkpoints
-            if page.next_cursor is None or page.next_cursor == cursor:
-                return
-            cursor = page.next_cursor
+        async def page(
+            cursor: CheckpointSearchCursor | None,
+        ) -> tuple[Sequence[Checkpoint], CheckpointSearchCursor | None]:
+            found = await self.search_checkpoints(evolve(request, cursor=cursor))
+            return found.checkpoints, found.next_cursor
+
+        return search_results(page, request.cursor)
 
     async def external_weights_upload_start(
         self, base_model: str, lora_config: LoraConfig, destination_project_id: str | None = None

@@ -9,6 +9,8 @@ from typing import Any
 
 from attrs import frozen
 
+from tinkex.rest.adapter_files import found, read_config
+
 _CARD = """\
 ---
 {front}
@@ -70,7 +72,9 @@ def add_model_card(folder: Path, tinker_path: str, repo_id: str) -> None:
     """Writes README.md, by what the adapter's own configuration says. One that is there already is kept."""
     card = folder / "README.md"
     if not card.exists():
-        card.write_text(model_card(_adapter_config(folder), tinker_path, repo_id), encoding="utf-8")
+        card.write_text(
+            model_card(found(read_config, folder), tinker_path, repo_id), encoding="utf-8"
+        )
 
 
 def model_card(adapter: Mapping[str, Any] | None, tinker_path: str, repo_id: str) -> str:
@@ -93,10 +97,3 @@ def model_card(adapter: Mapping[str, Any] | None, tinker_path: str, repo_id: str
         path=tinker_path,
         usage=(_USE_ADAPTER if adapter else _USE_MODEL).format(base=base, repo=repo_id),
     )
-
-
-def _adapter_config(folder: Path) -> Mapping[str, Any] | None:
-    try:
-        return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None

@@ -12,11 +12,14 @@ from tinkex.types import Cursor
 from tinkex.types.checks import check_int
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 PAGE_SIZE = 100
 
 FetchPage = Callable[[int, int], Awaitable[tuple[Sequence[T], Cursor | None]]]
 """Takes limit and offset; gives a page, and where it stands in the whole, if the server says so."""
+FetchAfter = Callable[[C | None], Awaitable[tuple[Sequence[T], C | None]]]
+"""Takes where a page begins; gives it, and where the next one does, None after the last."""
 
 
 @define(eq=False)
@@ -72,3 +75,17 @@ async def _pages(
         if not fresh or (cursor is not None and offset >= cursor.total_count):
             return
         before = frozenset(map(id_of, items))
+
+
+def search_results(fetch: FetchAfter[C, T], first: C | None) -> Listing[T]:
+    """Returns all that a search finds, from where its first page begins, fetched as it is asked for."""
+    return Listing(_searched(fetch, first))
+
+
+async def _searched(fetch: FetchAfter[C, T], cursor: C | None) -> AsyncGenerator[Sequence[T]]:
+    while True:
+        items, after = await fetch(cursor)
+        yield items
+        if after is None or after == cursor:
+            return
+        cursor = after

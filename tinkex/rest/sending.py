@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from attrs import frozen
 
 from tinkex.errors import InvalidInputError
+from tinkex.rest.adapter_files import CONFIG_FILE, WEIGHTS_FILE, read_config, tensor_names
 from tinkex.rest.download import Progress
 from tinkex.rest.uploading import UploadURL, put
 from tinkex.types import LoraConfig
 
-_CONFIG_FILE, _WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-_LONGEST_HEADER = 100 << 20
-"""Bytes of a safetensors file's header: https://github.com/huggingface/safetensors#format"""
+T = TypeVar("T")
+
 _UNEMBEDDING = re.compile(r"\.(lm_head|embed_out|output)\.lora_")
 
 
@@ -34,11 +33,12 @@ class AdapterFolder:
     @classmethod
     def read(cls, folder: Path) -> AdapterFolder:
         """Reads what the files say, without the weights. Raises `InvalidInputError` for a folder that holds no adapter."""
-        config = _config(folder / _CONFIG_FILE)
+        config = _read(read_config, folder, CONFIG_FILE)
         rank = config.get("r")
         if not isinstance(rank, int):
-            raise InvalidInputError(f"{folder / _CONFIG_FILE} does not say the adapter's rank, r")
-        trains_unembedding = any(map(_UNEMBEDDING.search, _names(folder / _WEIGHTS_FILE)))
+            raise InvalidInputError(f"{folder / CONFIG_FILE} does not say the adapter's rank, r")
+        names = _read(tensor_names, folder, WEIGHTS_FILE)
+        trains_unembedding = any(map(_UNEMBEDDING.search, names))
         shape = LoraConfig(
             rank=rank, train_attn=True, train_mlp=True, train_unembed=trains_unembedding
         )
@@ -49,7 +49,7 @@ class AdapterFolder:
         """The base model that its files name. Raises `InvalidInputError` where they name none."""
         if not self.base:
             raise InvalidInputError(
-                f"{self.folder / _CONFIG_FILE} names no base model",
+                f"{self.folder / CONFIG_FILE} names no base model",
                 advice="Give base_model, by the name that the server has for it.",
             )
         return self.base
@@ -78,28 +78,13 @@ def _tell(progress: Progress | None, before: int, total: int, sent: int) -> None
         progress(before + sent, total)
 
 
-def _config(file: Path) -> Mapping[str, Any]:
+_ADVICE = f"Give a folder that peft's save_pretrained wrote, with {CONFIG_FILE} and {WEIGHTS_FILE}."
+
+
+def _read(read: Callable[[Path], T], folder: Path, name: str) -> T:
     try:
-        config = json.loads(file.read_bytes())
+        return read(folder)
     except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{file} cannot be read: {error}", advice=_ADVICE) from error
-    if not isinstance(config, dict):
-        raise InvalidInputError(f"{file} is no JSON object", advice=_ADVICE)
-    return config  # pyright: ignore[reportUnknownVariableType]  json types nothing
-
-
-_ADVICE = (
-    f"Give a folder that peft's save_pretrained wrote, with {_CONFIG_FILE} and {_WEIGHTS_FILE}."
-)
-
-
-def _names(file: Path) -> list[str]:
-    """Returns the names of the weights in a safetensors file."""
-    try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            if length > _LONGEST_HEADER:
-                raise ValueError("it is no safetensors file")
-            return [*json.loads(opened.read(length))]
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{file} cannot be read: {error}", advice=_ADVICE) from error
+        raise InvalidInputError(
+            f"{folder / name} cannot be read: {error}", advice=_ADVICE
+        ) from error

@@ -65,13 +65,18 @@ def check_gradients(parameters: Iterable[nn.Parameter], indices: Sequence[int]) 
         raise InvalidRequest(f"the gradient of {data} is not finite in the network{_NOTHING_ADDED}")
 
 
+def weights_of(optimizer: Optimizer) -> list[Tensor]:
+    """Returns what an optimizer trains."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
 @contextmanager
 def whole_step(optimizer: Optimizer) -> Generator[None, None, None]:
     """Gives the weights and the optimizer's state back as they were, unless the block leaves all finite.
 
     Raises `InvalidRequest` then. It keeps a copy of both for as long as the block takes.
     """
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    weights = weights_of(optimizer)
     before = [weight.detach().clone() for weight in weights]
     states: Mapping[Tensor, Mapping[str, Any]] = optimizer.state
     state_before = {weight: _copied(state) for weight, state in states.items()}

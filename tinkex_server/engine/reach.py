@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from tinkex_server.engine import optimizers
 from tinkex_server.engine.base import AdamSettings, DimuonSettings, OptimizerSettings, SgdSettings
-from tinkex_server.engine.finite import whole_step
+from tinkex_server.engine.finite import weights_of, whole_step
 
 _MARGIN = 1024.0
 """How far below the largest float the numbers stay: far more than what rounding adds to them."""
@@ -97,7 +97,7 @@ class SafeSteps:
     def _foreseen(self, settings: OptimizerSettings, gradient: float) -> Reach | None:
         """Returns None for a step that could come near the largest float. It looks at the numbers only where what it knows says so."""
         largest = (
-            min(torch.finfo(weight.dtype).max for weight in _weights(self.optimizer)) / _MARGIN
+            min(torch.finfo(weight.dtype).max for weight in weights_of(self.optimizer)) / _MARGIN
         )
         if self._reach and (after := self._reach.after(settings, gradient)).farthest <= largest:
             return after
@@ -112,16 +112,12 @@ def measured(optimizer: Optimizer) -> Reach:
     def of(name: str) -> list[Tensor]:
         return [state[name] for state in states if isinstance(state.get(name), Tensor)]
 
-    weight, squares, steps = _largest(_weights(optimizer)), of("exp_avg_sq"), of("step")
+    weight, squares, steps = _largest(weights_of(optimizer)), of("exp_avg_sq"), of("step")
     if not all(_none_negative(tensors) for tensors in (squares, steps)) or not math.isfinite(
         _largest(steps)
     ):
         return Reach(math.inf)
     return Reach(weight, _largest([*of("exp_avg"), *of("momentum_buffer")]), _largest(squares))
-
-
-def _weights(optimizer: Optimizer) -> list[Tensor]:
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def _largest(tensors: Sequence[Tensor]) -> float:
