@@ -387,7 +387,7 @@ class AsyncServiceClient:
         return f"<{type(self).__name__} {self.config.base_url}{' closed' if self._closed else ''}>"
 
     async def _end(self, transport: Transport, outcome: Outcome, detail: str | None) -> None:
-        if self._session is not None and not await self._session.finish(outcome, detail):
+        if self._session is not None and not await self._session.life.finish(outcome, detail):
             await unload_left_behind(self._session, self._session.models)
         await transport.aclose()
 
@@ -401,7 +401,7 @@ class AsyncServiceClient:
     async def _begun(self) -> Session:
         transport = self._connected()
         async with self._beginning:
-            if self._session is None or self._session.lost:
+            if self._session is None or self._session.life.lost:
                 self._session = await Session.begin(
                     transport, self._facts, instead_of=self._session
                 )
@@ -413,7 +413,7 @@ class AsyncServiceClient:
         try:
             return await create(session)
         except (APIStatusError, RequestFailedError) as error:
-            if not await session.is_lost():
+            if not await session.life.is_lost():
                 raise
             logger.warning(
                 "session %s was lost, a new one is begun: %s", session.session_id, error.message

@@ -38,7 +38,7 @@ from tinkex.errors import (
 )
 from tinkex.futures.samples import SampleResults
 from tinkex.futures.unseen import UnseenFailures
-from tinkex.session_life import Outcome, SessionLife
+from tinkex.session_life import SessionLife
 from tinkex.transport.failures import is_web_page, status_error
 from tinkex.transport.http import Transport
 from tinkex.types import LoraConfig
@@ -115,31 +115,18 @@ class Session:
         session.life.begin()
         return session
 
-    @property
-    def lost(self) -> bool:
-        """Whether the server has said that it does not know the session any more, or has finished it."""
-        return self.life.lost
-
-    async def finish(self, outcome: Outcome, detail: str | None = None) -> bool:
-        """Stops the heartbeats and tells the server; one that is gone is left alone. False where it lacks the call."""
-        return await self.life.finish(outcome, detail)
-
     def saves(self) -> Mapping[str, Any]:
         """What is known of the checkpoints that were saved in it, for a session in its place."""
         return {"saved_shapes": self.saved_shapes, "fingerprints": self.fingerprints}
 
     def check(self, operation: str) -> None:
         """Raises `ServerStateLostError` for an operation of a session that is lost."""
-        if self.lost:
+        if self.life.lost:
             raise ServerStateLostError(
                 f"not sent: the server does not know session {self.session_id} any more, and nothing that lived in it",
                 operation=operation,
                 advice="Make a new client by the service client, which begins a new session, from the last saved state.",
             )
-
-    async def is_lost(self) -> bool:
-        """Whether the server knows the session no more; asks it. False where it does not say."""
-        return await self.life.is_lost()
 
 
 def _body(transport: Transport, facts: SessionFacts) -> CreateSessionRequest:
