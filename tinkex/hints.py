@@ -118,7 +118,7 @@ def _hinting(function: Callable[..., Any], shown: str) -> Callable[..., Any]:
 
 
 def _hidden(kwargs: Mapping[str, Any], secrets: Collection[str]) -> dict[str, Any]:
-    """The arguments of a constructor, whose error does not show them with the local variables of its frames."""
+    """Returns the arguments of a constructor, hidden from those who look at the variables of its frames."""
     return {
         name: kept_secret(value) if name in secrets else value for name, value in kwargs.items()
     }

@@ -26,7 +26,7 @@ class Secret(str):
 
 
 def kept_secret(value: T) -> T:
-    """The same text as a `Secret`, the same texts by their names where they are secret; anything else as it is."""
+    """Returns a text as a `Secret`, texts by name likewise where the names are secret, all else as it is."""
     made: Any = value
     if isinstance(value, str):
         made = Secret(value)
@@ -43,5 +43,5 @@ def _kept_secret(pairs: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def is_secret(name: str) -> bool:
-    """Whether the value of a header or a query parameter of this name is to be hidden."""
+    """Returns whether the value of a header or a query parameter of this name is to be hidden."""
     return _SECRET_NAME.search(name) is not None

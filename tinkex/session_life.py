@@ -33,7 +33,10 @@ _LOOP_ENDED = "the client's event loop ended before the client was closed"
 
 @define(eq=False)
 class SessionLife:
-    """For one event loop. It refers to nothing that a user holds, so that the end of that can be its own."""
+    """The life of one session, for one event loop.
+
+    It refers to nothing that a user holds, so that the end of that can be its own.
+    """
 
     transport: Transport
     session_id: str
@@ -72,7 +75,7 @@ class SessionLife:
         self.transport.end_soon(partial(self.finish, "interrupted", _DROPPED))
 
     async def is_lost(self) -> bool:
-        """Whether the server knows the session no more; asks it. False where it does not say."""
+        """Asks the server, and returns whether it knows the session no more; False where it does not say."""
         if not self.lost:
             try:
                 await self._heartbeat()
@@ -83,7 +86,7 @@ class SessionLife:
         return self.lost
 
     def _heed(self, error: TinkexError) -> None:
-        """What the failure of a heartbeat says: only a 404 or 410 is word of the session."""
+        """Notes what the failure of a heartbeat says: only a 404 or 410 is word of the session."""
         if isinstance(error, (GoneError, NotFoundError)):
             self.lost = True
             events.emit(events.Session, session_id=self.session_id, state="lost")

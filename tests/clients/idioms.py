@@ -1,4 +1,4 @@
-"""What programs do with the official SDK, done with both packages on one server: `idioms.py URL`. Run by scripts/test_clients.py.
+"""Does what programs do with the official SDK, with both packages on one server: `idioms.py URL`. Run by scripts/test_clients.py.
 
 Each idiom is a function of the package and of clients that it made; what it returns, where it is not None, must be equal for both.
 """

@@ -102,7 +102,7 @@ LIBRARIES = {
 
 
 class Names(dict):
-    """What the names in an annotation mean, with a class of that name for those that are imported for checkers alone."""
+    """Returns what the names in an annotation mean, with a class of that name for those that are imported for checkers alone."""
 
     def __init__(self, module, package):
         super().__init__()
@@ -371,7 +371,7 @@ def differences(there, here):
 
 
 def found(path, places):
-    """What a dotted name leads to in one of the places, and None where there is none."""
+    """Returns what a dotted name leads to in one of the places, and None where there is none."""
     for place in places:
         here = place
         for part in path.split("."):
@@ -390,7 +390,7 @@ def ours_at(path):
 
 
 def cell(names, ours, section):
-    """What the column says of a row."""
+    """Returns what the column says of a row."""
     pairs = (
         list(zip(names, ours if len(ours) == len(names) else ours[:1] * len(names), strict=True))
         if ours

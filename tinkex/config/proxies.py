@@ -125,7 +125,10 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _excepts(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of NO_PROXY means this server: a name and all below it, an address, a network, each with a port or without."""
+    """Returns whether an entry of NO_PROXY means this server.
+
+    It is a name, which stands for all below it, too, an address or a network, with a port or without.
+    """
     if entry == "*":
         return True
     name, only = _split_port(entry)

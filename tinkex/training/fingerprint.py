@@ -166,7 +166,7 @@ class Fingerprints:
         )
 
     def _read(self, datum: Datum, output: ForwardBackwardOutput) -> Logprobs | None:
-        """The logprobs of the datum's targets; None where the server gives no such ones."""
+        """Returns the logprobs of the datum's targets; None where the server gives no such ones."""
         if len(output.loss_fn_outputs) != 1 or "logprobs" not in output.loss_fn_outputs[0]:
             return None
         if self._server.dialect.pads_logprobs:
@@ -186,7 +186,7 @@ class Fingerprints:
 
 
 def short(datum: Datum) -> Datum:
-    """The end of a datum, where its answer is, each token of which counts."""
+    """Returns the end of a datum, where its answer is; each token of it counts."""
     targets = np.asarray(datum.loss_fn_inputs["target_tokens"].to_numpy(), np.int64)
     return _scored(datum.model_input.tokens_np[-MOST_TOKENS:], targets[-MOST_TOKENS:])
 
@@ -201,7 +201,7 @@ def _scored(tokens: NDArray[np.int64], targets: NDArray[np.int64]) -> Datum:
 
 
 def _is_plain(datum: Datum) -> bool:
-    """Whether it is text with one target a token."""
+    """Returns whether a datum is text with one target a token."""
     targets = datum.loss_fn_inputs.get("target_tokens")
     return (
         targets is not None
@@ -213,7 +213,7 @@ def _is_plain(datum: Datum) -> bool:
 
 
 def _apart(one: Logprobs, other: Logprobs) -> float:
-    """Nats a token, by the mean; infinite where one is not a number."""
+    """Returns the mean difference in nats a token; infinity where one is not a number."""
     apart = float(np.mean(np.abs(one - other)))
     return apart if np.isfinite(apart) else float("inf")
 
@@ -221,7 +221,7 @@ def _apart(one: Logprobs, other: Logprobs) -> float:
 def mismatch_error(
     path: str, saved: Logprobs, now: Logprobs, noise: float
 ) -> CheckpointMismatchError:
-    """The error for a model that was to hold what was saved."""
+    """Returns the error for a model that was to hold what was saved."""
     return CheckpointMismatchError(
         f"the server says that it has loaded {path}, and the model holds other weights: it gives {len(saved)} tokens of the training "
         f"data a mean logprob of {np.mean(now):.4f}, and gave them {np.mean(saved):.4f} when that was saved; token by token they are "

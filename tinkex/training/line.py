@@ -166,8 +166,10 @@ class TrainingLine:
         return self._begun(turn, work, state)
 
     def looked(self, submit: Submit, read: Callable[[Payload], R]) -> asyncio.Task[R]:
-        """The result of one request that changes nothing, and that no user asked for. Its place in the order is fixed now; when it fails,
-        the calls behind it go on."""
+        """Sends one request that changes nothing, and that no user asked for; returns the wait for its result.
+
+        Its place in the order is fixed now; when it fails, the calls behind it go on.
+        """
         turn = self._sequencer.turn("forward", 1)
 
         async def work() -> R:
@@ -283,7 +285,10 @@ class TrainingLine:
     def _wait(
         self, operation: str, sent: Sequence[_Sent], read: Callable[[Payload], R]
     ) -> _Wait[R]:
-        """The wait for their results, which has begun, and goes on without the one who waits, where later calls wait for its end, too."""
+        """Returns the wait for their results.
+
+        Where later calls wait for its end, too, it has begun, and goes on without the one who waits.
+        """
         if operation not in _PASSES or not self._transport.server.dialect.overtakes:
             return partial(self._results, sent, read)
         task = asyncio.create_task(self._results(sent, read), name=f"tinkex result of {operation}")
@@ -295,7 +300,7 @@ class TrainingLine:
 
     @asynccontextmanager
     async def _free(self, turn: Turn) -> AsyncGenerator[None]:
-        """The turn of a request without a number, when the server may be sent it."""
+        """Holds the turn of a request without a number, from when the server may be sent it."""
         async with self._taken(turn, RequestState(turn.operation)):
             await self._after_passes(turn.operation)
             yield
@@ -448,7 +453,10 @@ class TrainingLine:
                 return None
 
     def _passes_over(self, untouched: bool) -> bool:
-        """Whether the calls behind a request that failed can go on as if it had not been: its number is free, or counts for nothing."""
+        """Returns whether the calls behind a request that failed can go on as if it had not been.
+
+        They can where its number is free, or counts for nothing.
+        """
         if untouched:
             return True
         if self._transport.server.dialect.seq_id_order != "arrival":

@@ -126,7 +126,7 @@ async def _resumed(
     *,
     optimizer: bool,
 ) -> Resumed | None:
-    """None where the server has no such load."""
+    """Returns what a load brings back; None where the server has no such load."""
     saved = SavedState(path=path, with_optimizer=optimizer, base_model=base_model, rank=_RANK)
     try:
         model = await model_from_state(session, saved, None, None)

@@ -166,7 +166,7 @@ def _let_go(loop: asyncio.AbstractEventLoop, held: AsyncGenerator[None]) -> None
 
 
 def _headers(request: httpx.Request) -> Iterator[tuple[str, str]]:
-    """Those of a request, for a library whose frames hold them: the secret ones hide themselves there."""
+    """Yields the headers of a request; secret ones hide themselves in the frames of the library that gets them."""
     return (
         (name, Secret(value) if is_secret(name) else value)
         for name, value in request.headers.multi_items()
