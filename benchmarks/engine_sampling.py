@@ -22,8 +22,8 @@ from rich.table import Table
 import tinkex
 from benchmarks.serving import serving
 from benchmarks.small_model import make_model
-from tinkex_server.engine.base import LoraShape, SampleSpec
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.interface import LoraShape, SampleSpec
+from tinkex_server.engine.torch.engine import TorchEngine
 
 _PROMPT, _SAMPLED = 32, 32  # tokens
 _REQUESTS = (1, 64)

@@ -15,7 +15,7 @@ from attrs import define, evolve, field
 
 import tinkex.local
 from tests.fake_engine import FakeEngine
-from tinkex_server.engine.base import Example, LossResult, OptimizerSettings
+from tinkex_server.engine.interface import Example, LossResult, OptimizerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 

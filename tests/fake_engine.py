@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from attrs import define, field
 
-from tinkex_server.engine.base import (
+from tinkex_server.engine.interface import (
     BaseModel,
     CustomLoss,
     Death,

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
 from tests.model_zoo import kinds, make_model, tiny_config
-from tinkex_server.engine.adapters import Base
-from tinkex_server.engine.base import (
+from tinkex_server.engine.interface import (
     AdamSettings,
     Example,
     InvalidRequest,
@@ -26,11 +25,12 @@ from tinkex_server.engine.base import (
     SampleResult,
     SampleSpec,
 )
-from tinkex_server.engine.generation import Batch
-from tinkex_server.engine.reading import Reading
-from tinkex_server.engine.request import Request
-from tinkex_server.engine.stopping import StopRule
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.decoding import Batch
+from tinkex_server.engine.torch.engine import TorchEngine
+from tinkex_server.engine.torch.prefill import Reading
+from tinkex_server.engine.torch.request import Request
+from tinkex_server.engine.torch.stopping import StopRule
 
 SWITCHES = ("train_attn", "train_mlp", "train_unembed")
 ROWS = (

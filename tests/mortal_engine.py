@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from tinkex_server.engine.base import (
+from tinkex_server.engine.fake import FakeEngine
+from tinkex_server.engine.interface import (
     AdamSettings,
     CustomLoss,
     Example,
@@ -19,7 +20,6 @@ from tinkex_server.engine.base import (
     SampleResult,
     SampleSpec,
 )
-from tinkex_server.engine.fake import FakeEngine
 
 WAITS = 96
 """The first token of a batch, or of a prompt, that is never answered."""

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from tinkex_server.engine import loss_bounds
-from tinkex_server.engine.base import CustomLoss, Example, InvalidRequest
-from tinkex_server.engine.custom_loss import LossProgram, compile_loss
-from tinkex_server.engine.loss_bounds import MOST_BYTES, MOST_WORK, LossBounds
-from tinkex_server.engine.loss_tables import MAX_ELEMENTS
+from tinkex_server.engine.interface import CustomLoss, Example, InvalidRequest
+from tinkex_server.engine.torch import loss_bounds
+from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss
+from tinkex_server.engine.torch.loss_bounds import MOST_BYTES, MOST_WORK, LossBounds
+from tinkex_server.engine.torch.loss_tables import MAX_ELEMENTS
 
 Node = Mapping[str, Any]
 

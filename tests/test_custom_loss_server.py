@@ -28,7 +28,7 @@ from tinkex import (
 from tinkex.local import Server
 from tinkex.training.loss_graph import write_argument
 from tinkex.training.loss_tracing import trace
-from tinkex_server.engine.custom_loss import read_argument
+from tinkex_server.engine.torch.custom_loss import read_argument
 from tinkex_server.routes import server as server_routes
 
 UNREACHABLE = "http://127.0.0.1:9"

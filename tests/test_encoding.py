@@ -15,7 +15,7 @@ from tinkex import AdamParams, BadRequestError, Config
 from tinkex.dialects.dialect import Dialect, Encoding
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
-from tinkex_server.wire.http import MEDIA_TYPE
+from tinkex_server.wire.protobuf import MEDIA_TYPE
 
 UNKNOWN = Config(base_url="http://127.0.0.1", dialect=Dialect())
 """For a server that is not known; the fixture fills in the address."""

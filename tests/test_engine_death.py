@@ -17,10 +17,10 @@ from tests.batches import datum, text_datum
 from tests.mortal_engine import BASES, EXITS, WAITS, MortalEngine
 from tinkex import AdamParams, NotFoundError, RequestFailedError, RequestSkippedError
 from tinkex.recovery.policy import is_recoverable
-from tinkex_server.engine.base import Engine
-from tinkex_server.engine.named import named_engine
+from tinkex_server.engine.factory import named_engine
+from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.process.engine import ProcessEngine
-from tinkex_server.engine.process.hang import Patience
+from tinkex_server.engine.process.hang_detector import Patience
 
 BASE = "fake/base"
 ADAM = AdamParams(learning_rate=1e-3)

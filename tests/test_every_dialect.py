@@ -11,8 +11,8 @@ from tests import job as steps
 from tests.job import TWO_CHUNKS, Job, outcomes
 from tinkex import Config
 from tinkex.local import serve
-from tinkex_server.engine.base import Engine
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.interface import Engine
+from tinkex_server.engine.torch.engine import TorchEngine
 from tinkex_server.profiles import PROFILES
 
 STEPS = (

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from attrs import fields
 
+from tests.test_dialects import first_contact
 from tinkex.dialects.dialect import Dialect, Evidence, SamplingWays
 from tinkex.dialects.recognition import recognise
 from tinkex.dialects.table import DIALECTS
 from tinkex_server.profiles import PROFILES
-
-from .test_dialects import first_contact
 
 SEEN: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "docs" / "servers_seen.json").read_text()

@@ -28,7 +28,7 @@ from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve
 from tinkex.training.fingerprint import MOST_TOKENS, NO_FINGERPRINT, are_taken, short
 from tinkex.types import Datum, ModelInput
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.torch.engine import TorchEngine
 
 TINY = "tinkex/tiny"
 PROVED: Mapping[str, Any] = {"dialect": "tinkex", "verify_checkpoints": True}

@@ -14,8 +14,8 @@ from tinkex import Config, UnsupportedByServer
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve
 from tinkex.training.load_probe import Resumed, Seen
-from tinkex_server.engine.base import Engine
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.interface import Engine
+from tinkex_server.engine.torch.engine import TorchEngine
 
 TINY = "tinkex/tiny"
 FAITHFUL = {"loads_are_true": True, "loads_keep_optimizer": False, "loads_begin_anew": False}

@@ -28,8 +28,8 @@ from tinkex import (
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve
 from tinkex.recovery.policy import is_recoverable
-from tinkex_server.engine.base import Engine
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.interface import Engine
+from tinkex_server.engine.torch.engine import TorchEngine
 
 TINY = "tinkex/tiny"
 RATIOS = [

@@ -48,7 +48,7 @@ from tinkex.dialects.table import DIALECTS
 from tinkex.training.losses import weighted
 from tinkex.transport import failures
 from tinkex.types import OptimizerConfig
-from tinkex_server.engine.base import BaseModel
+from tinkex_server.engine.interface import BaseModel
 from tinkex_server.profiles import PROFILES, Profile
 from tinkex_server.profiles.profile import Auth
 

@@ -20,7 +20,7 @@ from tests.fake_engine import FakeEngine
 from tests.hub import Hub, hub_here
 from tinkex import Tokenizer, TokenizerError, get_tokenizer
 from tinkex.tokenizer.loads import Loads
-from tinkex_server.engine.base import BaseModel
+from tinkex_server.engine.interface import BaseModel
 
 WORDS = ("a", "b", "<s>", "</s>", "<pad>", "?")
 SPECIAL = ("<s>", "</s>", "<pad>")

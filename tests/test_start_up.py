@@ -19,7 +19,7 @@ import tinkex.local
 from tests.local.helpers import Api, new_model
 from tests.mortal_engine import BASES, cannot_be_made, starts_slowly
 from tinkex import RequestFailedError
-from tinkex_server.engine.base import Engine, EngineDied, InvalidRequest
+from tinkex_server.engine.interface import Engine, EngineDied, InvalidRequest
 from tinkex_server.engine.process.engine import ProcessEngine
 
 pytest_plugins = ["pytester"]

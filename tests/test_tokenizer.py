@@ -25,7 +25,7 @@ from tinkex import ModelInput, Tokenizer, TokenizerError, get_tokenizer
 from tinkex.tokenizer import names_of_tokenizer
 from tinkex.tokenizer.loads import Loads
 from tinkex.tokenizer.places import SHIPPED
-from tinkex_server.engine.base import BaseModel
+from tinkex_server.engine.interface import BaseModel
 
 
 def words_tokenizer(*words: str, padded: bool = False) -> str:

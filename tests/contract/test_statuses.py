@@ -124,7 +124,7 @@ def test_a_fault_of_the_server_is_500(
     monkeypatch.setattr(
         "tinkex_server.wire.bodies.read"
         if operation.has_body
-        else "tinkex_server.wire.http.Access",
+        else "tinkex_server.routes.endpoint.Access",
         None,
     )
     assert operation.send(guarded, **({"json": {}} if operation.has_body else {})) == 500

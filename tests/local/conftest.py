@@ -6,9 +6,8 @@ import httpx
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import Api
 from tinkex.local import Server
-
-from .helpers import Api
 
 
 @pytest.fixture

@@ -12,12 +12,11 @@ import orjson
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tinkex_server.guard import tokens
+from tests.local.helpers import API, Api, sample, started
+from tests.local.test_checkpoints import saved
+from tinkex_server.access import tokens
 from tinkex_server.routes.storage_hours import stored_hours
 from tinkex_server.store import StoredSpan
-
-from .helpers import API, Api, sample, started
-from .test_checkpoints import saved
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from tinkex_server.engine.adapters import Base
-from tinkex_server.engine.base import Example, InvalidRequest, LoraShape, SampleSpec
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.interface import Example, InvalidRequest, LoraShape, SampleSpec
+from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.engine import TorchEngine
 
 TINY = Path(__file__).parents[2] / "tinkex" / "tiny"
 SHAPE: dict[str, Any] = {

@@ -18,15 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import Api, saved_folder, started
+from tests.local.test_checkpoints import saved
 from tinkex.local import Server
-from tinkex_server import digests
-from tinkex_server.guard.signed_urls import Signer
+from tinkex_server.access.signed_urls import Signer
+from tinkex_server.data_dir import digests
 from tinkex_server.routes import archives
 from tinkex_server.wire import content
 from tinkex_server.wire.content import Changed, of_folder, wanted_range
-
-from .helpers import Api, saved_folder, started
-from .test_checkpoints import saved
 
 
 def location(api: Api, url: str) -> str:
@@ -120,7 +119,7 @@ def test_a_signed_url_needs_no_key_and_holds_for_one_path_and_an_hour(
         assert httpx.post(archive.replace("/download", "/publish")).status_code == 401
         later = time.time() + 3601
         monkeypatch.setattr(
-            "tinkex_server.guard.vouchers.time", SimpleNamespace(time=lambda: later)
+            "tinkex_server.access.signed_or_token.time", SimpleNamespace(time=lambda: later)
         )
         expired = httpx.get(archive)
         assert (expired.status_code, "expired" in expired.text) == (403, True)

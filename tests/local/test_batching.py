@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinkex_server.engine.base import (
+from tinkex_server.engine.interface import (
     AdamSettings,
     Example,
     InvalidRequest,
@@ -20,8 +20,8 @@ from tinkex_server.engine.base import (
     SampleResult,
     SampleSpec,
 )
-from tinkex_server.engine.batching import Limits, Size, admissible
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.torch.batcher import Limits, Size, admissible
+from tinkex_server.engine.torch.engine import TorchEngine
 
 TEXT = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).astype(np.int64)
 BATCH = [Example(TEXT[:-1], {"target_tokens": TEXT[1:]})] * 2
@@ -279,7 +279,7 @@ def test_a_queue_behind_the_bound_is_served_in_the_end(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More samples than may be under way at once."""
-    monkeypatch.setattr("tinkex_server.engine.batching._CACHE_BYTES", 1 << 20)
+    monkeypatch.setattr("tinkex_server.engine.torch.batcher._CACHE_BYTES", 1 << 20)
     small = TorchEngine(["tinkex/tiny"], "cpu")
     small.load_sampler("base", "tinkex/tiny", None)
     requests = [

@@ -9,8 +9,7 @@ import httpx
 import pytest
 
 from tests.fake_engine import FakeEngine
-
-from .helpers import API, Api, new_model, started
+from tests.local.helpers import API, Api, new_model, started
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FakeEngine
-
-from .helpers import API, Api, started
+from tests.local.helpers import API, Api, started
 
 
 def saved(

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from tests.fake_engine import FakeEngine
-from tinkex_server.engine.base import CustomLoss, Example, InvalidRequest
-from tinkex_server.engine.custom_loss import LossProgram, compile_loss
-
-from .helpers import Api, started, step
+from tests.local.helpers import Api, started, step
+from tinkex_server.engine.interface import CustomLoss, Example, InvalidRequest
+from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss
 
 LOGPROBS = {"op": "placeholder", "name": "logprobs", "target": "logprobs", "args": [], "kwargs": {}}
 

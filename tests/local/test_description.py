@@ -11,8 +11,8 @@ import pytest
 from attrs import evolve
 
 from tests.hub import hub_here
-from tinkex_server.engine.base import BaseModel, InvalidRequest
-from tinkex_server.engine.description import describe
+from tinkex_server.engine.interface import BaseModel, InvalidRequest
+from tinkex_server.engine.model_info import describe
 
 TINY = Path(__file__).parents[2] / "tinkex" / "tiny"
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 128, "vocab_size": 257}

@@ -16,12 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.local.helpers import API, Api, sample, saved_folder
 from tinkex.local import Server
-from tinkex_server import digests
-from tinkex_server.engine.adapter_folder import read_training_state
-from tinkex_server.engine.base import InvalidRequest
-
-from .helpers import API, Api, sample, saved_folder
+from tinkex_server.data_dir import digests
+from tinkex_server.engine.interface import InvalidRequest
+from tinkex_server.engine.torch.checkpoint import read_training_state
 
 FILE = "adapter_model.safetensors"
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tinkex_server.engine.base import SampleSpec
-from tinkex_server.engine.sampling import Drawing, chances, draw, pick, stream
-from tinkex_server.engine.stopping import StopRule
+from tinkex_server.engine.interface import SampleSpec
+from tinkex_server.engine.torch.sampling import Drawing, chances, draw, pick, stream
+from tinkex_server.engine.torch.stopping import StopRule
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
 DRAWS = 20_000

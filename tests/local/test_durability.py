@@ -16,10 +16,9 @@ from attrs import define, field
 
 from tests.counting_engine import Process, process
 from tests.fake_engine import FakeEngine
-from tinkex_server.folders import write
+from tests.local.helpers import Api, saved_folder
+from tinkex_server.data_dir.folders import write
 from tinkex_server.wire.content import files_of
-
-from .helpers import Api, saved_folder
 
 SECONDS = 10.0
 """For which the server is killed over and over."""
@@ -144,7 +143,9 @@ def test_a_folder_is_on_the_disk_with_all_that_leads_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushed: list[str] = []
-    monkeypatch.setattr("tinkex_server.folders._flush", lambda path: flushed.append(path.name))
+    monkeypatch.setattr(
+        "tinkex_server.data_dir.folders._flush", lambda path: flushed.append(path.name)
+    )
 
     def save(folder: Path) -> None:
         folder.mkdir()

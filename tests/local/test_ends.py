@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinkex import ModelInput, SamplingParams, ServiceClient
 from tinkex.local import Server
 from tinkex.transport.server import Server as ServerFacts
-from tinkex_server.engine.base import SampleSpec
-from tinkex_server.engine.description import SHIPPED
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.interface import SampleSpec
+from tinkex_server.engine.model_info import SHIPPED
+from tinkex_server.engine.torch.engine import TorchEngine
 
 PROMPT = list(b"seven and six is")
 COUNT = 16

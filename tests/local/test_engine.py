@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape, SampleSpec
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.interface import (
+    AdamSettings,
+    Example,
+    InvalidRequest,
+    LoraShape,
+    SampleSpec,
+)
+from tinkex_server.engine.torch.engine import TorchEngine
 
 TEXT = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).astype(np.int64)
 BATCH = [Example(TEXT[:-1], {"target_tokens": TEXT[1:]})] * 4

@@ -15,13 +15,12 @@ from attrs import define
 from click.testing import CliRunner
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import Api, new_model, sample, saved_folder, started, step
 from tinkex.cli import main
 from tinkex.local import Limits, Server, gc, serve
-from tinkex_server import expiry
-from tinkex_server.engine.base import LoraShape, OptimizerKind
+from tinkex_server.app import expiry
+from tinkex_server.engine.interface import LoraShape, OptimizerKind
 from tinkex_server.store import Ending, FutureRow, SessionRow, Store, StoreError
-
-from .helpers import Api, new_model, sample, saved_folder, started, step
 
 DAY = 24 * 3600.0
 

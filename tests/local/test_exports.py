@@ -14,9 +14,9 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from tests.model_zoo import make_model
-from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape
-from tinkex_server.engine.torch_engine import TorchEngine
-from tinkex_server.merge import merge
+from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
+from tinkex_server.engine.torch.engine import TorchEngine
+from tinkex_server.engine.torch.merge import merge
 
 ROW = [72, 105, 33, 40, 41, 42]
 SIZES: dict[str, Any] = {

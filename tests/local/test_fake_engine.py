@@ -13,8 +13,14 @@ from tests.batches import text_datum
 from tests.facades import FACADES
 from tinkex import AdamParams
 from tinkex.local import serve
-from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape, SampleSpec
 from tinkex_server.engine.fake import FakeEngine
+from tinkex_server.engine.interface import (
+    AdamSettings,
+    Example,
+    InvalidRequest,
+    LoraShape,
+    SampleSpec,
+)
 
 TOKENS = [5, 6, 7, 8]
 PROMPT = SampleSpec(TOKENS, max_tokens=1, prompt_logprobs=True)

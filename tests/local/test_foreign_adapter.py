@@ -14,11 +14,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3Config
 
+from tests.local.test_exports import ROW, SIZES, logprobs
 from tests.model_zoo import make_model
-from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape
-from tinkex_server.engine.torch_engine import TorchEngine
-
-from .test_exports import ROW, SIZES, logprobs
+from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
+from tinkex_server.engine.torch.engine import TorchEngine
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHAPE = LoraShape(4, train_unembed=False)

@@ -12,12 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import Api, sample, started
 from tinkex.cli import main
 from tinkex.local import serve
 from tinkex_server.store import SamplerRow, SessionRow, Store, Unwritable
 from tinkex_server.store.database import Database
-
-from .helpers import Api, sample, started
 
 
 def fill(database: Database) -> None:

@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape, SgdSettings
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.interface import (
+    AdamSettings,
+    Example,
+    InvalidRequest,
+    LoraShape,
+    SgdSettings,
+)
+from tinkex_server.engine.torch.engine import TorchEngine
 
 LAYERS = {
     "train_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},

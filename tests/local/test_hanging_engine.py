@@ -10,12 +10,11 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from tests.local.test_process_engine import example
 from tests.mortal_engine import BASES, COMPUTES, HOLDS, WAITS, MortalEngine
-from tinkex_server.engine.base import EngineDied, LoraShape, SampleSpec
+from tinkex_server.engine.interface import EngineDied, LoraShape, SampleSpec
 from tinkex_server.engine.process.engine import ProcessEngine
-from tinkex_server.engine.process.hang import Observer, Patience, Signs
-
-from .test_process_engine import example
+from tinkex_server.engine.process.hang_detector import Observer, Patience, Signs
 
 QUIET = Signs(busy=True, messages=5, answers=2, cpu=1.0)
 

@@ -12,10 +12,9 @@ import pytest
 from attrs import frozen
 
 from tests.fake_engine import FakeEngine
-
-from .helpers import API, Api, started
-from .test_archives import location
-from .test_checkpoints import listed, saved
+from tests.local.helpers import API, Api, started
+from tests.local.test_archives import location
+from tests.local.test_checkpoints import listed, saved
 
 
 @frozen
@@ -57,7 +56,9 @@ def test_a_token_sees_what_its_key_sees_and_then_is_to_be_exchanged_anew(
     assert two.ada.get("sessions").json()["sessions"] == [session_id]
     assert two.ada.get(f"sessions/{two.bob.session()}").status_code == 404
     later = time.time() + 3600
-    monkeypatch.setattr("tinkex_server.guard.vouchers.time", SimpleNamespace(time=lambda: later))
+    monkeypatch.setattr(
+        "tinkex_server.access.signed_or_token.time", SimpleNamespace(time=lambda: later)
+    )
     expired = two.ada.get("sessions")
     assert (expired.status_code, expired.headers["www-authenticate"]) == (
         401,

@@ -14,13 +14,12 @@ from click.testing import CliRunner
 from starlette.routing import Route
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import API, Api, new_model, sample, step
 from tinkex.cli import main
 from tinkex.local import serve
-from tinkex_server.app import ROUTES
-from tinkex_server.guard.keys import BadKeys, Exposed
+from tinkex_server.access.keyring import BadKeys, Exposed
+from tinkex_server.app.app import ROUTES
 from tinkex_server.store import Store
-
-from .helpers import API, Api, new_model, sample, step
 
 CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 HERS, HIS = "tml-hers-1234", "tml-his-5678"

@@ -22,13 +22,12 @@ from tinkex_proto import tinker_pb2 as pb
 import tinkex
 from tests.batches import datum
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import API, Api, new_model, sample, started, step
 from tinkex.local import Limits, serve
-from tinkex_server.engine.base import EngineDied
+from tinkex_server.engine.interface import EngineDied
 from tinkex_server.errors import Refused
+from tinkex_server.jobs.turns import Turns
 from tinkex_server.wire.raw_body import decompress
-from tinkex_server.work.turns import Turns
-
-from .helpers import API, Api, new_model, sample, started, step
 
 SMALL = Limits(
     body_bytes=20_000, datums=3, tokens=10, rank=8, models=2, num_samples=4, top_tokens=5, told=16

@@ -12,12 +12,12 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
-from tinkex_server.engine.adapter_folder import read_adapter, save_adapter
-from tinkex_server.engine.adapters import Base
-from tinkex_server.engine.base import AdamSettings, Example, InvalidRequest, LoraShape
-from tinkex_server.engine.fair_lock import FairLock
-from tinkex_server.engine.lora import Adapter, LayerWeights
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
+from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.checkpoint import read_adapter, save_adapter
+from tinkex_server.engine.torch.engine import TorchEngine
+from tinkex_server.engine.torch.fair_lock import FairLock
+from tinkex_server.engine.torch.lora import Adapter, LayerWeights
 
 TINY = Path(__file__).parents[2] / "tinkex" / "tiny"
 TEXT = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).astype(np.int64)

@@ -13,12 +13,11 @@ import pytest
 
 import tinkex.local
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import Api
 from tests.mortal_engine import BASES, WAITS, MortalEngine
-from tinkex_server.engine.base import Engine
+from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.process.engine import ProcessEngine
-from tinkex_server.work.progress import Loss
-
-from .helpers import Api
+from tinkex_server.jobs.saved_states import Loss
 
 
 class Ahead(Api):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from tinkex_server.engine.base import Example, InvalidRequest
-from tinkex_server.engine.losses import LOSSES, find_loss
+from tinkex_server.engine.interface import Example, InvalidRequest
+from tinkex_server.engine.torch.losses import LOSSES, find_loss
 
 Array = NDArray[np.float64]
 Inputs = Mapping[str, Array]

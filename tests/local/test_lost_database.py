@@ -16,11 +16,10 @@ from click.testing import CliRunner
 
 from tests.counting_engine import Process, process
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import Api, new_model, sample, started
 from tinkex.cli import main
 from tinkex.local import serve
-from tinkex_server.folders import Folders
-
-from .helpers import Api, new_model, sample, started
+from tinkex_server.data_dir.folders import Folders
 
 Damage = Callable[[Path, Path], None]
 

@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import pytest
 
+from tests.local.helpers import saved_folder
 from tinkex import ServiceClient
 from tinkex.local import serve
-from tinkex_server.engine.base import InvalidRequest
-from tinkex_server.engine.description import SHIPPED, describe, name_and_source
-
-from .helpers import saved_folder
+from tinkex_server.engine.interface import InvalidRequest
+from tinkex_server.engine.model_info import SHIPPED, describe, name_and_source
 
 NAME = "meta-llama/Llama-3.2-1B"
 

@@ -20,7 +20,7 @@ from tinkex import (
     ServiceClient,
 )
 from tinkex.local import Server
-from tinkex_server.engine.base import (
+from tinkex_server.engine.interface import (
     AdamSettings,
     CustomLoss,
     DimuonSettings,
@@ -30,8 +30,8 @@ from tinkex_server.engine.base import (
     OptimizerSettings,
     SgdSettings,
 )
-from tinkex_server.engine.losses import LOSSES, find_loss
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.torch.engine import TorchEngine
+from tinkex_server.engine.torch.losses import LOSSES, find_loss
 
 TEXT = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).astype(np.int64)
 TOKENS, TARGETS = TEXT[:-1], TEXT[1:]

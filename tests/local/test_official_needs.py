@@ -13,10 +13,9 @@ import zstandard
 from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import API, Api, new_model, sample, started, step
 from tinkex.local import Server, serve
 from tinkex_server.profiles import TINKEX
-
-from .helpers import API, Api, new_model, sample, started, step
 
 PROTOBUF = "application/x-protobuf"
 

@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tinkex_server.engine import optimizers
-from tinkex_server.engine.base import (
+from tinkex_server.engine.interface import (
     AdamSettings,
     DimuonSettings,
     Example,
@@ -23,8 +22,9 @@ from tinkex_server.engine.base import (
     OptimizerSettings,
     SgdSettings,
 )
-from tinkex_server.engine.muon import orthogonalized
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.torch import optimizers
+from tinkex_server.engine.torch.engine import TorchEngine
+from tinkex_server.engine.torch.muon import orthogonalized
 
 Array = NDArray[np.float64]
 SHAPES = ((3, 7), (7, 3))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tinkex_server.pages import words
+from tinkex_server import formatting
 from tinkex_server.pages.curve import draw
 from tinkex_server.store import StepRow
 
@@ -24,7 +24,7 @@ from tinkex_server.store import StepRow
     ],
 )
 def test_sizes(count: int, said: str) -> None:
-    assert words.size(count) == said
+    assert formatting.size(count) == said
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_sizes(count: int, said: str) -> None:
     [(-1.0, "0 s"), (0.9, "0 s"), (59.9, "59 s"), (60, "1 min"), (7300, "2 h"), (200_000, "2 d")],
 )
 def test_spans(seconds: float, said: str) -> None:
-    assert words.span(seconds) == said
+    assert formatting.span(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,11 @@ def test_spans(seconds: float, said: str) -> None:
     [(0.0071234, "0.00712"), (12.345, "12.3"), (-3.0, "-3"), (123456.7, "123,457")],
 )
 def test_numbers(value: float, said: str) -> None:
-    assert words.number(value) == said
+    assert formatting.number(value) == said
 
 
 def test_a_moment_is_in_utc() -> None:
-    assert words.moment(0.0) == "1970-01-01 00:00:00"
+    assert formatting.moment(0.0) == "1970-01-01 00:00:00"
 
 
 class TestCurve:

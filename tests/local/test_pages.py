@@ -11,10 +11,9 @@ import httpx
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import API, Api, new_model, started
 from tinkex.local import serve
 from tinkex_server.pages.reference import read
-
-from .helpers import API, Api, new_model, started
 
 CONTRACT = Path(__file__).parents[2] / "openapi" / "tinker.yaml"
 HOSTILE = """<script>alert(1)</script>"'{{ 7 * 7 }}"""

@@ -17,14 +17,13 @@ from hypothesis import strategies as st
 from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import API, Api
 from tinkex.local import Server, serve
-from tinkex_server.guard import tokens
-from tinkex_server.guard.signed_urls import Signer
-from tinkex_server.wire import http_server, peers
+from tinkex_server.access import tokens
+from tinkex_server.access.signed_urls import Signer
+from tinkex_server.app import slow_peers, uvicorn_server
 from tinkex_server.wire.message_size import count_values
 from tinkex_server.wire.protobuf import read_forward_backward
-
-from .helpers import API, Api
 
 HEAD = f"POST {API}/create_session HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode()
 HALF_A_BODY = HEAD + b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
@@ -82,8 +81,8 @@ def test_too_long_headers_are_told(keyed: Server) -> None:
 def test_a_peer_that_sends_no_more_is_let_go(
     keyed: Server, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(peers, "HEADER_SECONDS", 0.3)
-    monkeypatch.setattr(peers, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(slow_peers, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(slow_peers, "BODY_SECONDS", 0.3)
     began = time.monotonic()
     with connect(keyed) as peer:
         peer.sendall(sent)
@@ -92,8 +91,8 @@ def test_a_peer_that_sends_no_more_is_let_go(
 
 
 def test_a_poll_that_waits_has_no_clock_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "HEADER_SECONDS", 0.2)
-    monkeypatch.setattr(peers, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(slow_peers, "HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(slow_peers, "BODY_SECONDS", 0.2)
     with (
         serve(engine=FakeEngine(), hold=2.5) as server,
         httpx.Client(base_url=server.base_url, timeout=15) as http,
@@ -106,7 +105,7 @@ def test_a_poll_that_waits_has_no_clock_on_it(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_when_files_run_short_idle_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "most_connections", lambda: 10)
+    monkeypatch.setattr(uvicorn_server, "most_connections", lambda: 10)
     with serve(engine=FakeEngine()) as server, ExitStack() as opened:
         idle = [opened.enter_context(connect(server)) for _ in range(30)]
         time.sleep(0.5)

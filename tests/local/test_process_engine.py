@@ -28,7 +28,8 @@ from tests.mortal_engine import (
     does_not_start,
     starts_slowly,
 )
-from tinkex_server.engine.base import (
+from tinkex_server.engine.fake import FakeEngine
+from tinkex_server.engine.interface import (
     AdamSettings,
     Death,
     EngineDied,
@@ -37,12 +38,15 @@ from tinkex_server.engine.base import (
     LoraShape,
     SampleSpec,
 )
-from tinkex_server.engine.fake import FakeEngine
 from tinkex_server.engine.process import frames
 from tinkex_server.engine.process.child import EngineFault
 from tinkex_server.engine.process.engine import ProcessEngine
-from tinkex_server.engine.process.fate import failures_in_a_row, how_it_ended, pause_before_restart
 from tinkex_server.engine.process.messages import Make
+from tinkex_server.engine.process.restart import (
+    failures_in_a_row,
+    how_it_ended,
+    pause_before_restart,
+)
 
 SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprobs=True)
 

@@ -20,14 +20,13 @@ from starlette.routing import Route
 from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import API, new_model, sample, step
 from tinkex.local import Limits, Server, serve
-from tinkex_server.app import ROUTES
-from tinkex_server.engine.base import Example, LossResult, OnToken, SampleResult, SampleSpec
+from tinkex_server.app.app import ROUTES
+from tinkex_server.engine.interface import Example, LossResult, OnToken, SampleResult, SampleSpec
 from tinkex_server.profiles import PROFILES, Profile, UnknownProfile, find_profile
-from tinkex_server.profiles.engine import warped
 from tinkex_server.profiles.profile import Rule
-
-from .helpers import API, new_model, sample, step
+from tinkex_server.profiles.warped_engine import warped
 
 CONTRACT = Path(__file__).parents[2] / "openapi" / "tinker.yaml"
 PROTOBUF = "application/x-protobuf"

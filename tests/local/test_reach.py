@@ -10,9 +10,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from tinkex_server.engine import optimizers, reach
-from tinkex_server.engine.base import AdamSettings, InvalidRequest, OptimizerSettings, SgdSettings
-from tinkex_server.engine.reach import SafeSteps, measured
+from tinkex_server.engine.interface import (
+    AdamSettings,
+    InvalidRequest,
+    OptimizerSettings,
+    SgdSettings,
+)
+from tinkex_server.engine.torch import optimizers, safe_steps
+from tinkex_server.engine.torch.safe_steps import SafeSteps, measured
 
 SETTINGS = [
     AdamSettings(),
@@ -40,7 +45,7 @@ def give_gradients(optimizer: Optimizer, scale: float = 1.0) -> float:
 def test_nothing_reaches_farther_than_was_foreseen(
     settings: OptimizerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reach, "whole_step", None)  # no copy is taken
+    monkeypatch.setattr(safe_steps, "whole_step", None)  # no copy is taken
     optimizer = made(settings.kind)
     steps, foreseen = SafeSteps(optimizer), measured(optimizer)
     for number in range(40):
@@ -59,11 +64,11 @@ def test_the_numbers_are_looked_at_again_only_when_they_may_have_come_far(
 ) -> None:
     looked: list[Optimizer] = []
 
-    def look(optimizer: Optimizer) -> reach.Reach:
+    def look(optimizer: Optimizer) -> safe_steps.Reach:
         looked.append(optimizer)
         return measured(optimizer)
 
-    monkeypatch.setattr(reach, "measured", look)
+    monkeypatch.setattr(safe_steps, "measured", look)
     optimizer = made("adamw")
     steps = SafeSteps(optimizer)
     for _ in range(50):

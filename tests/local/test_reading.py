@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from tinkex_server.engine.adapters import Base
-from tinkex_server.engine.base import LoraShape, SampleSpec
-from tinkex_server.engine.batching import Limits
-from tinkex_server.engine.lora import Adapter, LayerWeights
-from tinkex_server.engine.prompt import Answers
-from tinkex_server.engine.reading import Reading
-from tinkex_server.engine.request import Request
-from tinkex_server.engine.stopping import StopRule
-from tinkex_server.engine.torch_engine import TorchEngine
+from tinkex_server.engine.interface import LoraShape, SampleSpec
+from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.batcher import Limits
+from tinkex_server.engine.torch.engine import TorchEngine
+from tinkex_server.engine.torch.lora import Adapter, LayerWeights
+from tinkex_server.engine.torch.prefill import Reading
+from tinkex_server.engine.torch.prompt_scoring import Answers
+from tinkex_server.engine.torch.request import Request
+from tinkex_server.engine.torch.stopping import StopRule
 
 TEXT = list(b"forty two is 42, and one hundred is 100\n")
 

@@ -13,11 +13,10 @@ import zstandard
 from tinkex_proto import tinker_pb2 as pb
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import API, Api, new_model, started, step
 from tinkex.local import Server
+from tinkex_server.jobs import futures
 from tinkex_server.limits import Limits
-from tinkex_server.work import futures
-
-from .helpers import API, Api, new_model, started, step
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
 Refuse = Callable[[Api, str], httpx.Response]

@@ -10,10 +10,10 @@ from pathlib import Path
 from attrs import define, field
 
 from tests.fake_engine import FakeEngine
-from tinkex_server.folders import Folders
+from tinkex_server.data_dir.folders import Folders
+from tinkex_server.jobs.lanes import Lanes
+from tinkex_server.jobs.sampler_cache import LoadedSamplers
 from tinkex_server.store import SamplerRow, Store
-from tinkex_server.work.lanes import Lanes
-from tinkex_server.work.samplers import LoadedSamplers
 
 ROW = SamplerRow("s", "session", "fake/base", None, None)
 

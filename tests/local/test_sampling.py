@@ -11,9 +11,8 @@ import httpx
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import API, Api, sample, started
 from tinkex.local import Limits, Server, serve
-
-from .helpers import API, Api, sample, started
 
 
 def test_a_sample_has_what_was_asked_for(api: Api) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tinkex_server.engine.base import Example
-from tinkex_server.engine.scoring import micro_batches, target_logprobs, tokens_at_once
+from tinkex_server.engine.interface import Example
+from tinkex_server.engine.torch.scoring import micro_batches, target_logprobs, tokens_at_once
 
 VOCAB = 11
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

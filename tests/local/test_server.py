@@ -13,10 +13,9 @@ import httpx
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import Api, started
 from tinkex.local import serve
-from tinkex_server.extras import require
-
-from .helpers import Api, started
+from tinkex_server.optional_dependencies import require
 
 
 def test_a_pending_request_is_408_and_says_what_it_waits_for() -> None:

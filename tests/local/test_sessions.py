@@ -6,9 +6,8 @@ import httpx
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import Api, new_model, step
 from tinkex.local import Server, serve
-
-from .helpers import Api, new_model, step
 
 
 def test_what_the_server_says_of_itself(api: Api) -> None:

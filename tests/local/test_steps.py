@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tinkex_server.engine.base import LoraShape
+from tests.local.helpers import Api, started, step
+from tinkex_server.engine.interface import LoraShape
 from tinkex_server.store import ModelRow, SessionRow, Store
-
-from .helpers import Api, started, step
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import httpx
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import API
 from tinkex.local import Server, serve
-from tinkex_server.guard.strangers import strange
-
-from .helpers import API
+from tinkex_server.access.origin_check import strange
 
 
 @pytest.fixture(scope="module", params=["tinkex", "skyrl"])

@@ -8,10 +8,9 @@ from typing import Any
 
 import httpx
 
-from tinkex_server.routes.trace import chrome_trace
+from tests.local.helpers import Api, sample
+from tinkex_server.routes.trace_format import chrome_trace
 from tinkex_server.store import SessionRow, TimedFuture
-
-from .helpers import Api, sample
 
 
 def exported(api: Api, session_id: str) -> list[dict[str, Any]]:

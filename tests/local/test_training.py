@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
-from tinkex_server.engine.base import AdamSettings, DimuonSettings, OptimizerSettings, SgdSettings
-from tinkex_server.engine.losses import LOSSES
+from tests.local.helpers import Api, new_model, step
+from tinkex_server.engine.interface import (
+    AdamSettings,
+    DimuonSettings,
+    OptimizerSettings,
+    SgdSettings,
+)
+from tinkex_server.engine.torch.losses import LOSSES
 from tinkex_server.wire.translate import LOSS_FNS
-
-from .helpers import Api, new_model, step
 
 
 def order(api: Api, model_id: str) -> list[str]:

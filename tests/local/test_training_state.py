@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import Api, new_model, sample, saved_folder, started
 from tinkex.local import Server
 from tinkex_server.wire.content import files_of
-
-from .helpers import Api, new_model, sample, saved_folder, started
 
 
 def save(api: Api, model_id: str, seq_id: int, name: str = "state", **how: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tinkex_proto import tinker_pb2 as pb
 
 from tinkex import Datum, TensorData
 from tinkex.wire import json, protobuf
-from tinkex_server.engine.base import LossResult, SampledTokens, SampleResult
+from tinkex_server.engine.interface import LossResult, SampledTokens, SampleResult
 from tinkex_server.errors import Refused
 from tinkex_server.wire.bodies import read
 from tinkex_server.wire.protobuf import (

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinkex_server.work.turns import Turns
+from tinkex_server.jobs.turns import Turns
 
 
 def taken(turns: Turns[int]) -> list[int]:

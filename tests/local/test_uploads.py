@@ -11,9 +11,8 @@ import httpx
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import API, Api, sample, started
 from tinkex.local import Limits, gc
-
-from .helpers import API, Api, sample, started
 
 NEW = {"base_model": "fake/base", "lora_config": {"rank": 4}}
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.local.helpers import Api, new_model, sample, saved_folder, started
 from tinkex.local import Server
-
-from .helpers import Api, new_model, sample, saved_folder, started
 
 
 def save(api: Api, model_id: str, seq_id: int, **how: Any) -> dict[str, Any]:

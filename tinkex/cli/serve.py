@@ -20,7 +20,7 @@ import click
 
 if TYPE_CHECKING:
     from tinkex.local import Server
-    from tinkex_server.engine.named import EngineName
+    from tinkex_server.engine.factory import EngineName
 
 _INTERRUPTED = 130
 _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
@@ -146,8 +146,8 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
     """Raises `click.ClickException`, one line, for what the user can put right."""
     try:
         from tinkex.local import serve
-        from tinkex_server.engine.base import InvalidRequest
-        from tinkex_server.guard.keys import BadKeys, Exposed
+        from tinkex_server.access.keyring import BadKeys, Exposed
+        from tinkex_server.engine.interface import InvalidRequest
         from tinkex_server.profiles import UnknownProfile
         from tinkex_server.store import StoreError
     except ImportError as error:
@@ -192,8 +192,8 @@ def _collect(data_dir: Path, *, ask: bool) -> None:
 
 def _may_remove(data_dir: Path, aside: Sequence[str], *, ask: bool) -> bool:
     """Lists what belongs to no checkpoint. Whether the user will have it removed; nobody there to be asked means no."""
-    from tinkex_server.disk import folder_size
-    from tinkex_server.pages.words import size
+    from tinkex_server.data_dir.sizes import folder_size
+    from tinkex_server.formatting import size
 
     click.echo("These folders of weights belong to no checkpoint of the database:")
     for name in aside:
@@ -226,7 +226,7 @@ def _announce(server: Server, profile: str, *, with_key: bool) -> None:
     # here, as elsewhere in this module, so that what starts the engine's process comes first
     from rich.console import Console
 
-    from tinkex_server.disk import sizes_of
+    from tinkex_server.data_dir.sizes import sizes_of
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]tinkex serves {server.base_url}[/bold]  (Ctrl-C stops it)")

@@ -13,11 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinkex_server.collection import gc
-    from tinkex_server.faults import Faults
+    from tinkex_server.app.faults import Faults
+    from tinkex_server.app.gc import gc
+    from tinkex_server.app.serve import serve
+    from tinkex_server.app.server import Server
     from tinkex_server.limits import Limits
-    from tinkex_server.server import Server
-    from tinkex_server.start import serve
 
 __all__ = ["Faults", "Limits", "Server", "gc", "serve"]
 
@@ -33,7 +33,7 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tinkex_server.extras import require
+    from tinkex_server.optional_dependencies import require
 
     require("starlette", "uvicorn", "jinja2", "markdown_it", "yaml")
     return getattr(importlib.import_module(f"tinkex_server.{_MODULES[name]}"), name)

@@ -17,7 +17,7 @@ import orjson
 from attrs import asdict, define, evolve, frozen
 from numpy.typing import NDArray
 
-from tinkex_server.engine.base import (
+from tinkex_server.engine.interface import (
     ADAPTER_FILES,
     BaseModel,
     CustomLoss,
@@ -35,7 +35,7 @@ from tinkex_server.engine.base import (
     TopTokens,
     ready_at_once,
 )
-from tinkex_server.engine.description import local_folder, name_and_source, tokenizer_files
+from tinkex_server.engine.model_info import local_folder, name_and_source, tokenizer_files
 
 _RUNS_ON = "the fake engine: figures made up by arithmetic, to test clients"
 _CONTEXT = 32_768  # tokens
@@ -73,7 +73,7 @@ class _Model:
 
 
 class FakeEngine:
-    """See `tinkex_server.engine.base.Engine`. `models` are the names of the base models, which it need not find anywhere, or `NAME=FOLDER`."""
+    """See `tinkex_server.engine.interface.Engine`. `models` are the names of the base models, which it need not find anywhere, or `NAME=FOLDER`."""
 
     def __init__(self, models: Sequence[str]) -> None:
         bases = [_base(model) for model in models]

@@ -12,18 +12,18 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tinkex_server.backend import Backend
+from tinkex_server.access.access import Access
+from tinkex_server.access.signed_urls import LIFETIME
+from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.errors import Refused
-from tinkex_server.guard.access import Access
-from tinkex_server.guard.signed_urls import LIFETIME
 from tinkex_server.pages.contract import contract_text
 from tinkex_server.pages.login import Logins, OwnerOf, read_form
 from tinkex_server.pages.status import Disk, disk_of, engine_words, status
 from tinkex_server.pages.templates import render
-from tinkex_server.paths import CheckpointPath
 from tinkex_server.profiles import Profile
 from tinkex_server.routes.archives import archive_url
-from tinkex_server.wire.http import json_response, refuse_route
+from tinkex_server.state import Backend
+from tinkex_server.wire.responses import json_response, refuse_route
 
 _DISK_SECONDS = 60.0
 _HEADERS = {

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tinkex_server.backend import Backend
-from tinkex_server.disk import folder_size
-from tinkex_server.guard.access import Access
+from tinkex_server.access.access import Access
+from tinkex_server.data_dir.sizes import folder_size
+from tinkex_server.jobs.futures import Pending
 from tinkex_server.pages.curve import Curve, draw
+from tinkex_server.state import Backend
 from tinkex_server.store import CheckpointRow, ModelRow, RunQuery, SessionRow
-from tinkex_server.work.futures import Pending
 
 _LISTED = 20  # sessions, and runs
 _PENDING = 50

@@ -7,8 +7,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from tinkex_server.pages import curve, words
-from tinkex_server.paths import CheckpointPath
+from tinkex_server import formatting
+from tinkex_server.checkpoint_path import CheckpointPath
+from tinkex_server.pages import curve
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,10 +40,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        size=words.size,
-        span=words.span,
-        moment=words.moment,
-        number=words.number,
+        size=formatting.size,
+        span=formatting.span,
+        moment=formatting.moment,
+        number=formatting.number,
         download=_download,
     )
     return environment

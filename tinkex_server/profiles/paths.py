@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from attrs import frozen
 
-from tinkex_server import paths
+from tinkex_server import checkpoint_path
+from tinkex_server.checkpoint_path import SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath
 from tinkex_server.errors import Refused, bad_request
-from tinkex_server.paths import SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath
 
 _KEYS = ("path", "tinker_path", "model_path", "checkpoint_path")
 
@@ -39,7 +39,7 @@ class PathForms:
 
     def _write(self, text: str, *, data_dir: Path) -> str:
         try:
-            path = paths.parse(text)
+            path = checkpoint_path.parse(text)
         except Refused:  # a name, or another server's path
             return text
         form = self.weights if path.kind == WEIGHTS else self.sampler

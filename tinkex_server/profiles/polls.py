@@ -10,16 +10,16 @@ import orjson
 from attrs import define, field
 from starlette.responses import PlainTextResponse, Response
 
-from tinkex_server.backend import Backend
+from tinkex_server.access.access import Access
 from tinkex_server.errors import Refused, malformed, not_found
-from tinkex_server.guard.access import Access
+from tinkex_server.jobs.futures import Outcome
 from tinkex_server.profiles.profile import Profile
 from tinkex_server.profiles.results import shaped
 from tinkex_server.profiles.templates import Reply
+from tinkex_server.state import Backend
 from tinkex_server.wire import protobuf
-from tinkex_server.wire.http import json_response
+from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.translate import encode
-from tinkex_server.work.futures import Outcome
 
 _LONG = 60.0  # seconds
 _PATH_RESULTS = frozenset({"save_weights", "save_weights_for_sampler", "load_weights"})

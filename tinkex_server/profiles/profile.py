@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias
 from attrs import field, frozen
 
 from tinkex_server.ids import Ids
+from tinkex_server.jobs.seq_ids import SeqIds
 from tinkex_server.profiles.paths import PathForms
 from tinkex_server.profiles.templates import Ref, Reply, Shape
-from tinkex_server.work.seq_ids import SeqIds
 
 Operation: TypeAlias = str
 """A route without its prefix, as `tinkex_server.routes` has it: "create_model", "samplers/{sampler_id}"."""

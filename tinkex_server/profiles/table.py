@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from attrs import evolve
 
 from tinkex_server.ids import Ids
+from tinkex_server.jobs.seq_ids import SeqIds
 from tinkex_server.profiles.paths import PathForms
 from tinkex_server.profiles.profile import (
     BATCHES,
@@ -26,7 +27,6 @@ from tinkex_server.profiles.profile import (
     Sampling,
 )
 from tinkex_server.profiles.templates import Each, Ref, Reply, also, only
-from tinkex_server.work.seq_ids import SeqIds
 
 # ---- what several of them have ---------------------------------------------------------------------------------------
 

@@ -13,17 +13,19 @@ from typing import Any
 from starlette.responses import RedirectResponse, Response
 from tinkex_api.models import ExternalWeightsUrlsResponse, SignedUrls
 
-from tinkex_server import digests
-from tinkex_server.backend import Backend
+from tinkex_server.access.signed_urls import LIFETIME, signed_url
+from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS, CheckpointPath
+from tinkex_server.data_dir import digests
 from tinkex_server.errors import bad_request, not_found
-from tinkex_server.guard.signed_urls import LIFETIME, signed_url
-from tinkex_server.paths import EXTERNAL_WEIGHTS, CheckpointPath
 from tinkex_server.routes.checkpoints import CHECKPOINT, path_of
-from tinkex_server.routes.facts import moment
+from tinkex_server.routes.endpoint import Call, get
+from tinkex_server.routes.formatting import moment
+from tinkex_server.state import Backend
 from tinkex_server.store import CheckpointRow
 from tinkex_server.wire.content import Content, files_of, of_file, of_folder
 from tinkex_server.wire.downloads import answer, describe
-from tinkex_server.wire.http import PREFIX, Call, get, json_response
+from tinkex_server.wire.responses import json_response
+from tinkex_server.wire.scope import PREFIX
 
 _PATIENCE = 5.0
 """Seconds that a request waits for a tar to be made ready; then it is asked to come again."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from tinkex_api.models import AuditEventDetails, AuditLogEntry, AuditLogResponse
 
-from tinkex_server.backend import Backend
-from tinkex_server.routes.facts import moment
+from tinkex_server.routes.endpoint import Call, get
+from tinkex_server.routes.formatting import moment
 from tinkex_server.routes.query import day, one_of
-from tinkex_server.wire.http import Call, get
+from tinkex_server.state import Backend
 
 _SUBJECTS = {
     "all": None,

@@ -14,12 +14,13 @@ from tinkex_api.models import (
     AuthTokenResponse,
 )
 
-from tinkex_server.backend import Backend
+from tinkex_server.access import tokens
 from tinkex_server.errors import not_found
-from tinkex_server.guard import tokens
-from tinkex_server.routes.facts import ORGANIZATION, user_urn
+from tinkex_server.routes.endpoint import Call, delete, get, post
+from tinkex_server.routes.formatting import ORGANIZATION, user_urn
+from tinkex_server.state import Backend
 from tinkex_server.store import KeyRow
-from tinkex_server.wire.http import KEY_SENT, Call, delete, get, post
+from tinkex_server.wire.scope import KEY_SENT
 
 
 async def exchange(backend: Backend, call: Call[AuthTokenRequest]) -> Mapping[str, Any]:

@@ -11,15 +11,15 @@ from tinkex_api.models import (
     CheckpointSearchResponse,
 )
 
-from tinkex_server.backend import Backend
+from tinkex_server.access.access import Access
+from tinkex_server.checkpoint_path import CHECKPOINT_TYPES
 from tinkex_server.errors import malformed
-from tinkex_server.guard.access import Access
-from tinkex_server.paths import CHECKPOINT_TYPES
 from tinkex_server.routes.checkpoints import checkpoint_facts
-from tinkex_server.routes.facts import moment
+from tinkex_server.routes.endpoint import Call, post
+from tinkex_server.routes.formatting import moment
 from tinkex_server.routes.searching import check_count, cursor_time, may_see, page_length
+from tinkex_server.state import Backend
 from tinkex_server.store import CheckpointQuery, CheckpointRow
-from tinkex_server.wire.http import Call, post
 
 _KINDS = {type_: kind for kind, type_ in CHECKPOINT_TYPES.items()}
 

@@ -16,15 +16,16 @@ from tinkex_api.models import (
     WeightsInfoResponse,
 )
 
-from tinkex_server import digests, manifests, paths
-from tinkex_server.backend import Backend
+from tinkex_server import checkpoint_path
+from tinkex_server.checkpoint_path import CHECKPOINT_TYPES, CheckpointPath
+from tinkex_server.data_dir import digests, manifests
 from tinkex_server.errors import Refused
-from tinkex_server.paths import CHECKPOINT_TYPES, CheckpointPath
-from tinkex_server.routes.facts import moment
+from tinkex_server.routes.endpoint import Call, delete, get, post, post_nothing, put
+from tinkex_server.routes.formatting import moment
 from tinkex_server.routes.query import page
 from tinkex_server.routes.weights import checked_ttl, expiry
+from tinkex_server.state import Backend
 from tinkex_server.store import CheckpointRow
-from tinkex_server.wire.http import Call, delete, get, post, post_nothing, put
 from tinkex_server.wire.translate import optimizer_config
 
 CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
@@ -101,7 +102,7 @@ async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, 
 
 
 async def weights_info(backend: Backend, call: Call[WeightsInfoRequest]) -> Mapping[str, Any]:
-    run = call.access.run_of(call.access.checkpoint(paths.parse(call.body.tinker_path)))
+    run = call.access.run_of(call.access.checkpoint(checkpoint_path.parse(call.body.tinker_path)))
     return WeightsInfoResponse(
         base_model=run.base_model,
         is_lora=True,

@@ -11,22 +11,23 @@ import orjson
 from attrs import evolve
 from tinkex_api.models import CopyWeightsRequest, CopyWeightsResponse
 
-from tinkex_server import manifests, paths
-from tinkex_server.backend import Backend
+from tinkex_server import checkpoint_path
+from tinkex_server.checkpoint_path import CheckpointPath
+from tinkex_server.data_dir import manifests
 from tinkex_server.errors import Refused, malformed
-from tinkex_server.paths import CheckpointPath
+from tinkex_server.jobs.futures import Outcome, Ticket, Work
+from tinkex_server.routes.endpoint import Call, post
 from tinkex_server.routes.weights import checked_ttl, expiry, note_saved
+from tinkex_server.state import Backend
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
-from tinkex_server.wire.http import Call, post
 from tinkex_server.wire.translate import encode
-from tinkex_server.work.futures import Outcome, Ticket, Work
 
 
 async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outcome:
     """Answers when the copy is made. One that is asked for again by session and number is made once."""
     body = call.body
     source, ttl_seconds = (
-        call.access.checkpoint(paths.parse(body.source_path)),
+        call.access.checkpoint(checkpoint_path.parse(body.source_path)),
         checked_ttl(body.ttl_seconds),
     )
     ticket = _ticket(backend, call)

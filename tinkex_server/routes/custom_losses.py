@@ -13,14 +13,14 @@ from tinkex_api.models import (
     UntypedAPIFuture,
 )
 
-from tinkex_server.backend import Backend
-from tinkex_server.engine.base import CustomLoss
+from tinkex_server.access.access import Access
+from tinkex_server.engine.interface import CustomLoss
 from tinkex_server.errors import bad_request, malformed
-from tinkex_server.guard.access import Access
+from tinkex_server.jobs.futures import Ticket
+from tinkex_server.routes.endpoint import Call, post
+from tinkex_server.state import Backend
 from tinkex_server.store import CustomLossRow, ModelRow
-from tinkex_server.wire.http import Call, post
 from tinkex_server.wire.translate import Location, encode
-from tinkex_server.work.futures import Ticket
 
 _FORMAT = 1
 

@@ -14,14 +14,14 @@ from tinkex_api.models import (
     FuturesRetrieveResponse,
 )
 
-from tinkex_server.backend import Backend
 from tinkex_server.errors import malformed
+from tinkex_server.jobs.futures import Outcome
+from tinkex_server.routes.endpoint import Call, post
+from tinkex_server.state import Backend
 from tinkex_server.store import EndedFuture
 from tinkex_server.wire import protobuf
-from tinkex_server.wire.http import Call, post
 from tinkex_server.wire.protobuf import result_fields, write_result
 from tinkex_server.wire.translate import encode
-from tinkex_server.work.futures import Outcome
 
 _NUMBERS_OF_A_COPY = 1_000_000_000
 

@@ -21,16 +21,16 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex_server.backend import Backend
-from tinkex_server.engine.base import BaseModel, EngineDied, LoraShape, OptimizerKind
+from tinkex_server.access.access import Access
+from tinkex_server.checkpoint_path import CheckpointPath
+from tinkex_server.engine.interface import BaseModel, EngineDied, LoraShape, OptimizerKind
 from tinkex_server.errors import bad_request, malformed, not_found
-from tinkex_server.guard.access import Access
+from tinkex_server.jobs.futures import Ticket
 from tinkex_server.limits import at_most
-from tinkex_server.paths import CheckpointPath
+from tinkex_server.routes.endpoint import Call, get, post
+from tinkex_server.state import Backend
 from tinkex_server.store import ModelRow
-from tinkex_server.wire.http import Call, get, post
 from tinkex_server.wire.translate import encode, lora_shape, optimizer_config, optimizer_kind
-from tinkex_server.work.futures import Ticket
 
 logger = logging.getLogger("tinkex.local")
 

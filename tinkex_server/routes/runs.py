@@ -7,13 +7,13 @@ from typing import Any
 
 from tinkex_api.models import Cursor, TrainingRun, TrainingRunsResponse, UserMetadata
 
-from tinkex_server.backend import Backend
-from tinkex_server.paths import SAMPLER_WEIGHTS, WEIGHTS
+from tinkex_server.checkpoint_path import SAMPLER_WEIGHTS, WEIGHTS
 from tinkex_server.routes.checkpoints import checkpoint_facts
-from tinkex_server.routes.facts import moment, user_urn
+from tinkex_server.routes.endpoint import Call, get
+from tinkex_server.routes.formatting import moment, user_urn
 from tinkex_server.routes.query import accessible, page
+from tinkex_server.state import Backend
 from tinkex_server.store import CheckpointRow, ModelRow, RunQuery
-from tinkex_server.wire.http import Call, get
 
 
 async def list_training_runs(backend: Backend, call: Call[None]) -> Mapping[str, Any]:

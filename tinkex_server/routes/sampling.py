@@ -19,17 +19,17 @@ from tinkex_api.models import (
     UntypedAPIFuture,
 )
 
-from tinkex_server import paths
-from tinkex_server.backend import Backend
-from tinkex_server.engine.base import EngineDied, OnToken, SampleResult, SampleSpec
+from tinkex_server import checkpoint_path
+from tinkex_server.access.access import Access
+from tinkex_server.engine.interface import EngineDied, OnToken, SampleResult, SampleSpec
 from tinkex_server.errors import Refused, bad_request, malformed
-from tinkex_server.guard.access import Access
+from tinkex_server.jobs.futures import Ticket
 from tinkex_server.limits import at_most
+from tinkex_server.routes.endpoint import Call, get, post
+from tinkex_server.state import Backend
 from tinkex_server.store import SamplerRow, UsageKind
 from tinkex_server.wire.events import EventStream
-from tinkex_server.wire.http import Call, get, post
 from tinkex_server.wire.translate import encode_sample, sample_spec
-from tinkex_server.work.futures import Ticket
 
 
 async def create_sampling_session(
@@ -69,7 +69,7 @@ def _sampler(
                 "model_path", message="is missing, and so is base_model: one of them is needed"
             )
         return SamplerRow(sampler_id, session_id, backend.base_model(base_model).name, None, None)
-    path = paths.parse(model_path)
+    path = checkpoint_path.parse(model_path)
     trained = access.run_of(access.checkpoint(path)).base_model
     if isinstance(base_model, str) and base_model != trained:
         raise bad_request(f"{model_path} was trained over {trained!r}, not over {base_model!r}")
@@ -213,7 +213,9 @@ def _sampler_of(backend: Backend, access: Access, body: SampleRequest) -> Sample
 def _saved_at(backend: Backend, row: SamplerRow) -> float:
     """A path that was written anew is another sampler."""
     checkpoint = (
-        backend.store.checkpoints.get(paths.parse(row.model_path)) if row.model_path else None
+        backend.store.checkpoints.get(checkpoint_path.parse(row.model_path))
+        if row.model_path
+        else None
     )
     return checkpoint.created_at if checkpoint else 0.0
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from tinkex_api.models import SearchOwner
 
+from tinkex_server.access.access import Access
 from tinkex_server.errors import malformed
-from tinkex_server.guard.access import Access
-from tinkex_server.routes.facts import user_urn
+from tinkex_server.routes.formatting import user_urn
 
 _LONGEST_PAGE = 200
 _DEFAULT_PAGE = 50

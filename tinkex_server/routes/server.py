@@ -17,8 +17,8 @@ from tinkex_api.models import (
     TelemetrySendRequest,
 )
 
-from tinkex_server.backend import Backend
-from tinkex_server.wire.http import Call, get, post
+from tinkex_server.routes.endpoint import Call, get, post
+from tinkex_server.state import Backend
 
 _LONGEST_CHUNK = 1024  # datums
 _FLAGS = ClientConfigResponse(

@@ -16,13 +16,13 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex_server.backend import Backend
+from tinkex_server.access.access import Access
 from tinkex_server.errors import malformed
-from tinkex_server.guard.access import Access
-from tinkex_server.routes.facts import moment, user_urn
+from tinkex_server.routes.endpoint import Call, post
+from tinkex_server.routes.formatting import moment, user_urn
 from tinkex_server.routes.searching import check_count, cursor_time, may_see, page_length
+from tinkex_server.state import Backend
 from tinkex_server.store import FINISH_REASONS, FoundSession, SessionQuery, SessionRow
-from tinkex_server.wire.http import Call, post
 
 
 async def search(backend: Backend, call: Call[SessionSearchRequest]) -> Mapping[str, Any]:

@@ -18,11 +18,11 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex_server.backend import Backend
 from tinkex_server.errors import Refused, malformed
+from tinkex_server.routes.endpoint import Call, get, post, put
 from tinkex_server.routes.query import accessible, page
+from tinkex_server.state import Backend
 from tinkex_server.store import FINISH_REASONS, SessionRow
-from tinkex_server.wire.http import Call, get, post, put
 
 
 async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> Mapping[str, Any]:

@@ -10,10 +10,11 @@ from typing import Any
 from starlette.responses import Response
 from tinkex_api.models import SessionTraceExportResponse
 
-from tinkex_server.backend import Backend
-from tinkex_server.guard.signed_urls import LIFETIME, signed_url
-from tinkex_server.routes.trace import chrome_trace
-from tinkex_server.wire.http import PREFIX, Call, get
+from tinkex_server.access.signed_urls import LIFETIME, signed_url
+from tinkex_server.routes.endpoint import Call, get
+from tinkex_server.routes.trace_format import chrome_trace
+from tinkex_server.state import Backend
+from tinkex_server.wire.scope import PREFIX
 from tinkex_server.wire.translate import encode
 
 _TRACE = "/sessions/{session_id}/trace"

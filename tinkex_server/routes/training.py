@@ -15,14 +15,15 @@ from tinkex_api.models import (
     OptimStepResponse,
 )
 
-from tinkex_server.backend import Backend
-from tinkex_server.engine.base import OptimizerSettings
+from tinkex_server.engine.interface import OptimizerSettings
 from tinkex_server.errors import Refused, bad_request
+from tinkex_server.jobs.futures import Work
 from tinkex_server.limits import at_most
 from tinkex_server.routes.custom_losses import custom_loss
-from tinkex_server.routes.in_turn import UNNUMBERED, in_turn
+from tinkex_server.routes.endpoint import Call, post
+from tinkex_server.routes.sequenced import UNNUMBERED, in_turn
+from tinkex_server.state import Backend
 from tinkex_server.store import ModelRow
-from tinkex_server.wire.http import Call, post
 from tinkex_server.wire.protobuf import read_forward_backward, write_loss
 from tinkex_server.wire.translate import (
     count_trained,
@@ -32,7 +33,6 @@ from tinkex_server.wire.translate import (
     loss_fields,
     optimizer_settings,
 )
-from tinkex_server.work.futures import Work
 
 
 async def forward_backward(

@@ -18,20 +18,21 @@ from tinkex_api.models import (
     UploadUrls,
 )
 
-from tinkex_server import manifests
-from tinkex_server.backend import Backend
-from tinkex_server.engine.base import ADAPTER_FILES, EngineDied
+from tinkex_server.access.access import Access
+from tinkex_server.access.signed_urls import LIFETIME, signed_url
+from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS, CheckpointPath
+from tinkex_server.data_dir import manifests
+from tinkex_server.data_dir.uploads import Upload
+from tinkex_server.engine.interface import ADAPTER_FILES, EngineDied
 from tinkex_server.errors import Refused, bad_request, not_found
-from tinkex_server.guard.access import Access
-from tinkex_server.guard.signed_urls import LIFETIME, signed_url
 from tinkex_server.limits import at_most
-from tinkex_server.paths import EXTERNAL_WEIGHTS, CheckpointPath
-from tinkex_server.routes.facts import moment
+from tinkex_server.routes.endpoint import Call, post, put_bytes
+from tinkex_server.routes.formatting import moment
 from tinkex_server.routes.weights import note_saved
+from tinkex_server.state import Backend
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
-from tinkex_server.uploads import Upload
-from tinkex_server.wire.http import PREFIX, Call, post, put_bytes
 from tinkex_server.wire.raw_body import receive_file
+from tinkex_server.wire.scope import PREFIX
 from tinkex_server.wire.translate import lora_shape
 
 _NAME = "uploaded"

@@ -19,12 +19,12 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex_server.backend import Backend
-from tinkex_server.routes.facts import moment, user_urn
+from tinkex_server.routes.endpoint import Call, get
+from tinkex_server.routes.formatting import moment, user_urn
 from tinkex_server.routes.query import hours
 from tinkex_server.routes.storage_hours import HOUR, StoredHour, stored_hours
+from tinkex_server.state import Backend
 from tinkex_server.store import StorageRow, UsageRow
-from tinkex_server.wire.http import Call, get
 
 _LONGEST = timedelta(days=14)
 

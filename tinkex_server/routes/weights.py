@@ -20,25 +20,26 @@ from tinkex_api.models import (
     SaveWeightsResponse,
 )
 
-from tinkex_server import digests, manifests, paths
-from tinkex_server.backend import Backend
-from tinkex_server.engine.base import Engine, InvalidRequest
-from tinkex_server.errors import Refused, bad_request, malformed
-from tinkex_server.guard.access import Access
-from tinkex_server.manifests import Manifest
-from tinkex_server.paths import (
+from tinkex_server import checkpoint_path
+from tinkex_server.access.access import Access
+from tinkex_server.checkpoint_path import (
     EXTERNAL_WEIGHTS,
     SAMPLER_WEIGHTS,
     WEIGHTS,
     CheckpointPath,
     check_name,
 )
-from tinkex_server.routes.in_turn import UNNUMBERED, in_turn
+from tinkex_server.data_dir import digests, manifests
+from tinkex_server.data_dir.manifests import Manifest
+from tinkex_server.engine.interface import Engine, InvalidRequest
+from tinkex_server.errors import Refused, bad_request, malformed
+from tinkex_server.jobs.futures import Ticket, Work
+from tinkex_server.routes.endpoint import Call, post
 from tinkex_server.routes.models import NewModel, creating, start_model
+from tinkex_server.routes.sequenced import UNNUMBERED, in_turn
+from tinkex_server.state import Backend
 from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow
-from tinkex_server.wire.http import Call, post
 from tinkex_server.wire.translate import encode, optimizer_kind
-from tinkex_server.work.futures import Ticket, Work
 
 _LONGEST_TTL = 10 * 365 * 24 * 3600
 
@@ -244,7 +245,7 @@ async def _write(
 
 
 def _training_path(text: str) -> CheckpointPath:
-    path = paths.parse(text)
+    path = checkpoint_path.parse(text)
     if path.kind == SAMPLER_WEIGHTS:
         raise bad_request(
             f"{path} was not saved to train on; load what save_weights saved, under tinker://<run id>/{WEIGHTS}/"

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from tinkex_server.paths import CheckpointPath
+from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.store.conditions import Condition, all_of, among, has_pair
 from tinkex_server.store.database import Database, dump
 from tinkex_server.store.rows import CheckpointQuery, CheckpointRow, StorageRow

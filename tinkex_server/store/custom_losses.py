@@ -6,7 +6,7 @@ import sqlite3
 
 import orjson
 
-from tinkex_server.engine.base import CustomLoss
+from tinkex_server.engine.interface import CustomLoss
 from tinkex_server.store.database import Database, dump
 from tinkex_server.store.rows import CustomLossRow
 

@@ -7,7 +7,7 @@ import sqlite3
 import orjson
 from attrs import astuple
 
-from tinkex_server.engine.base import LoraShape
+from tinkex_server.engine.interface import LoraShape
 from tinkex_server.store.database import Database, dump
 from tinkex_server.store.rows import ModelRow, ModelState, RunQuery
 

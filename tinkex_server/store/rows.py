@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 from attrs import field, frozen
 
-from tinkex_server.engine.base import CustomLoss, LoraShape, OptimizerKind
-from tinkex_server.paths import CheckpointPath
+from tinkex_server.checkpoint_path import CheckpointPath
+from tinkex_server.engine.interface import CustomLoss, LoraShape, OptimizerKind
 
 ModelState: TypeAlias = Literal["creating", "ready", "failed", "unloaded", "lost"]
 FutureState: TypeAlias = Literal["pending", "done", "failed", "expired"]

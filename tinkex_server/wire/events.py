@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 import orjson
 from tinkex_api.models import SampleStreamEvent
 
-from tinkex_server.engine.base import EngineDied, InvalidRequest, OnToken, SampleResult
+from tinkex_server.engine.interface import EngineDied, InvalidRequest, OnToken, SampleResult
 
 logger = logging.getLogger("tinkex.local")
 

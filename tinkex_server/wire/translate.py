@@ -15,7 +15,7 @@ from attrs import evolve
 from numpy.typing import NDArray
 from tinkex_api import models as api
 
-from tinkex_server.engine.base import (
+from tinkex_server.engine.interface import (
     AdamSettings,
     DimuonSettings,
     Example,

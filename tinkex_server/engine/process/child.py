@@ -16,9 +16,16 @@ from typing import Any
 
 from attrs import frozen
 
-from tinkex_server.engine.base import EngineDied, InvalidRequest, OnToken, SampleResult, SampleSpec
+from tinkex_server.engine.interface import (
+    EngineDied,
+    InvalidRequest,
+    OnToken,
+    SampleResult,
+    SampleSpec,
+)
 from tinkex_server.engine.process import frames
-from tinkex_server.engine.process.hang import Signs
+from tinkex_server.engine.process.hang_detector import Signs
+from tinkex_server.engine.process.heartbeat import LAST_WORDS
 from tinkex_server.engine.process.messages import (
     Alive,
     Call,
@@ -30,7 +37,6 @@ from tinkex_server.engine.process.messages import (
     Sample,
     Token,
 )
-from tinkex_server.engine.process.pulse import LAST_WORDS
 
 _CLOSING = 5.0  # seconds that the process has to end by itself
 _LAST_WORDS = 0.5  # seconds

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from tinkex_server.engine.base import (
+from tinkex_server.engine.interface import (
     BaseModel,
     Death,
     Engine,
@@ -20,14 +20,14 @@ from tinkex_server.engine.base import (
     SampleSpec,
 )
 from tinkex_server.engine.process.child import Child
-from tinkex_server.engine.process.fate import (
+from tinkex_server.engine.process.hang_detector import Patience
+from tinkex_server.engine.process.messages import Make
+from tinkex_server.engine.process.restart import (
     PAUSES,
     failures_in_a_row,
     how_it_ended,
     pause_before_restart,
 )
-from tinkex_server.engine.process.hang import Patience
-from tinkex_server.engine.process.messages import Make
 from tinkex_server.engine.process.watchdog import Watchdog
 
 logger = logging.getLogger("tinkex.local")

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from attrs import frozen
 
-from tinkex_server.engine.base import Engine, SampleSpec
+from tinkex_server.engine.interface import Engine, SampleSpec
 
 Make: TypeAlias = Callable[[], Engine]
 """Makes the engine, in its process. It is pickled, and so is of a module that the process can import."""

@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Self
 
 from tinkex_server.engine.process.child import Child
-from tinkex_server.engine.process.hang import Observer, Patience
-from tinkex_server.engine.process.pulse import PERIOD
+from tinkex_server.engine.process.hang_detector import Observer, Patience
+from tinkex_server.engine.process.heartbeat import PERIOD
 
 
 class Watchdog:

@@ -17,8 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from tinkex_server.engine.base import Engine, InvalidRequest, OnToken, SampleResult
+from tinkex_server.engine.interface import Engine, InvalidRequest, OnToken, SampleResult
 from tinkex_server.engine.process import frames
+from tinkex_server.engine.process.heartbeat import show_life
 from tinkex_server.engine.process.messages import (
     Call,
     Cancel,
@@ -29,7 +30,6 @@ from tinkex_server.engine.process.messages import (
     Sample,
     Token,
 )
-from tinkex_server.engine.process.pulse import show_life
 
 
 class Worker:

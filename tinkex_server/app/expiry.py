@@ -1,0 +1,65 @@
+"""What is past its time goes: results, requests, records of what was done, checkpoints with a time to live, and sessions without a client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from tinkex_server.limits import Limits
+from tinkex_server.state import Backend
+from tinkex_server.store import Store
+
+logger = logging.getLogger("tinkex.local")
+
+PERIOD = 30.0
+"""Seconds from one sweep to the next."""
+_PIECE = 1000  # rows at once, so that the event loop is not held up
+
+
+async def keep_sweeping(backend: Backend) -> None:
+    """Until it is cancelled."""
+    while True:
+        await asyncio.sleep(PERIOD)
+        try:
+            await sweep(backend, time.time())
+        except Exception:
+            logger.exception("what is past its time could not be removed; it is tried again")
+
+
+async def sweep(backend: Backend, now: float) -> None:
+    silence = backend.limits.silence_seconds
+    for session in backend.silent_sessions(now - silence):
+        logger.info("session %s lost its client", session.session_id)
+        detail = f"neither a heartbeat nor a request came for {silence:.0f} seconds"
+        backend.end_session(session.session_id, "cancelled", detail, now)
+        backend.store.audit.add(
+            session.owner,
+            "session.cancelled",
+            {"session_id": session.session_id, "detail": detail},
+            now,
+        )
+    there_is_more = True
+    while there_is_more:
+        there_is_more = expire(backend.store, backend.limits, now)
+        await asyncio.sleep(0)
+    await backend.collect()
+    await asyncio.to_thread(backend.uploads.drop_expired, now)
+
+
+def expire(store: Store, limits: Limits, now: float) -> bool:
+    """Forgets what is past its time, a piece of it. Whether there may be more."""
+    for checkpoint in store.checkpoints.expired(now):
+        store.checkpoints.delete(checkpoint.path)
+        store.audit.add(
+            checkpoint.owner, "checkpoint.expired", {"tinker_path": str(checkpoint.path)}, now
+        )
+    dropped = store.futures.drop_results(now - limits.result_seconds, limits.result_bytes, _PIECE)
+    deleted = store.futures.delete_dropped(now - limits.request_seconds, _PIECE)
+    return _PIECE in (dropped, deleted, *_drop_records(store, limits, now - limits.record_seconds))
+
+
+def _drop_records(store: Store, limits: Limits, before: float) -> tuple[int, int]:
+    store.usage.drop(before, limits.records)
+    entries = store.audit.drop(before, limits.records, _PIECE)
+    return entries, store.usage.drop_stored(before, limits.records, _PIECE)

@@ -1,0 +1,307 @@
+"""Losses that a client sent as a graph (openapi/tinker.yaml, CustomLossGraph): checked node by node, then run by torch.
+
+A graph comes from anybody who can reach the server. So nothing in it is imported, evaluated or looked up by a name of its choice: a node
+may only call what `loss_tables` holds, and what it makes is bounded in size, tensor by tensor and as a whole.
+"""
+
+# torch types some of its methods only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, cast
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from tinkex_server.engine.interface import CustomLoss, Example, InvalidRequest
+from tinkex_server.engine.torch.loss_bounds import LossBounds
+from tinkex_server.engine.torch.loss_tables import FUNCTIONS, METHODS, WORDS, check_count
+
+LOGPROBS = "logprobs"
+
+_MAX_INPUTS, _MAX_NODES, _MAX_DEPTH = 16, 2_000, 16
+_METRIC_NAME = re.compile(r"custom/[a-z0-9_./-]{1,64}:(sum|mean)")
+_LEAVES = ("ref", "device", "ellipsis", *WORDS)  # forms of arguments without parts
+
+Values = Mapping[str, Any]
+"""What the nodes so far came to, by their names."""
+
+
+@frozen
+class LossProgram:
+    """A custom loss that was checked. It may still fail on what it is given."""
+
+    loss: CustomLoss
+    _fitting: set[object] = field(factory=set, init=False)
+    """Kinds of inputs, for which it is known to be within the bounds."""
+
+    def check(self, index: int, example: Example) -> None:
+        """Raises `InvalidRequest` for an input that is missing, or of another rank."""
+        for name, rank in self.loss.inputs:
+            wanted, where = (
+                "target_tokens" if name == LOGPROBS else name,
+                f"data[{index}].loss_fn_inputs",
+            )
+            if wanted not in example.loss_inputs:
+                raise InvalidRequest(f"{where} lacks {wanted!r}, which the custom loss needs")
+            shape = example.loss_inputs[wanted].shape
+            if len(shape) != rank and not (rank == 0 and shape == (1,)):  # a scalar may come flat
+                raise InvalidRequest(
+                    f"{where}[{wanted!r}] is of shape {list(shape)}, and the custom loss takes rank {rank}"
+                )
+        self._check_names(index, example)
+
+    def _check_names(self, index: int, example: Example) -> None:
+        known = {"target_tokens", *(name for name, _ in self.loss.inputs[1:])}
+        for name in example.loss_inputs:
+            if name not in known:
+                hint = ": its own logprobs are those of the model now" if name == LOGPROBS else ""
+                raise InvalidRequest(
+                    f"data[{index}].loss_fn_inputs[{name!r}] has no effect: the custom loss reads {', '.join(sorted(known))}{hint}. "
+                    "Rename it, or leave it out"
+                )
+
+    def __call__(
+        self, logprobs: Tensor, index: int, example: Example
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """The loss `(1,)` of a datum, and its metrics. Raises `InvalidRequest` when it cannot be computed."""
+        try:
+            loss, metrics = self._run(logprobs, example)
+        except InvalidRequest as error:
+            raise InvalidRequest(
+                f"the custom loss of data[{index}] cannot be computed: {error}"
+            ) from error
+        if logprobs.requires_grad:
+            # so the graph is freed now
+            loss = _Known.apply(logprobs, loss.detach(), *torch.autograd.grad(loss, logprobs))
+        return loss.reshape(1), {name: value.item() for name, value in metrics.items()}
+
+    def _run(self, logprobs: Tensor, example: Example) -> tuple[Tensor, Mapping[str, Tensor]]:
+        # a copy: the graph may change it in place
+        values: dict[str, Any] = {
+            LOGPROBS: logprobs.clone(),
+            **_tensors(self.loss, example, logprobs.device),
+        }
+        kind = tuple((name, value.dtype, value.shape) for name, value in values.items())
+        bounds = LossBounds()
+        # where new tensors are made, and how much there may be
+        with logprobs.device, nullcontext() if kind in self._fitting else bounds:
+            for node in self.loss.nodes[:-1]:
+                values[node["name"]] = _run_node(node, values, logprobs.device)
+        if not bounds.depends_on_values:
+            self._fitting.add(kind)
+        return _checked(
+            read_argument(self.loss.nodes[-1]["args"][0], values, logprobs.device),
+            needs_grad=logprobs.requires_grad,
+        )
+
+
+class _Known(torch.autograd.Function):
+    """A loss whose gradient by the logprobs is known."""
+
+    @staticmethod
+    def forward(ctx: Any, logprobs: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        """Returns the loss."""
+        ctx.save_for_backward(gradient)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        """Returns the gradient by each argument, of which the logprobs alone have one."""
+        [gradient] = ctx.saved_tensors
+        return outer[0] * gradient, None, None
+
+
+def compile_loss(loss: CustomLoss) -> LossProgram:
+    """Raises `InvalidRequest`, naming the node, for a graph that may not be run."""
+    _check_inputs(loss)
+    ends = [index for index, node in enumerate(loss.nodes) if node["op"] == "output"]
+    if len(loss.nodes) > _MAX_NODES or ends != [len(loss.nodes) - 1]:
+        raise InvalidRequest(
+            f"a custom loss has up to {_MAX_NODES} nodes, of which the last one alone is the output"
+        )
+    known: set[str] = set()
+    for node in loss.nodes:
+        _check_node(node, known, [name for name, _ in loss.inputs])
+        known.add(node["name"])
+    return LossProgram(loss)
+
+
+def reduce_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of the datums, as their names say. All have the same ones."""
+    return {
+        name: sum(row[name] for row in rows) / (len(rows) if name.endswith(":mean") else 1)
+        for name in rows[0]
+    }
+
+
+def _check_inputs(loss: CustomLoss) -> None:
+    names = [name for name, _ in loss.inputs]
+    if (
+        not names
+        or names[0] != LOGPROBS
+        or len(names) > _MAX_INPUTS
+        or len(set(names)) != len(names)
+    ):
+        raise InvalidRequest(
+            f"a custom loss has up to {_MAX_INPUTS} inputs of different names, {LOGPROBS!r} first; not {names}"
+        )
+    if any(rank not in (0, 1, 2) for _, rank in loss.inputs):
+        raise InvalidRequest("the rank of a custom loss's input is 0, 1 or 2")
+    if loss.inputs[0][1] == 0:
+        raise InvalidRequest("logprobs are of rank 1, or with several targets a position of rank 2")
+
+
+def _check_node(node: Mapping[str, Any], known: set[str], inputs: Sequence[str]) -> None:
+    op, target, where = node["op"], node["target"], f"node {node['name']!r} of the custom loss"
+    if node["name"] in known:
+        raise InvalidRequest(f"{where} has the name of an earlier one")
+    if op == "placeholder" and target not in inputs:
+        raise InvalidRequest(f"{where} reads {target!r}, which is not among its inputs")
+    if op == "call_function" and target not in FUNCTIONS:
+        raise InvalidRequest(
+            f"{where} calls the function {target!r}, which this server does not run"
+        )
+    if op == "call_method" and target not in METHODS:
+        raise InvalidRequest(f"{where} calls the method {target!r}, which this server does not run")
+    if op not in ("placeholder", "call_function", "call_method", "output"):
+        raise InvalidRequest(
+            f"{where} has the op {op!r}: a custom loss has no modules and no attributes"
+        )
+    args, kwargs = node.get("args") or [], node.get("kwargs") or {}
+    if op == "output" and len(args) != 1:
+        raise InvalidRequest(f"{where} must have one argument, the loss and its metrics")
+    for argument in (*args, *kwargs.values()):
+        _check_argument(argument, known, where, depth=0)
+
+
+def _check_argument(argument: Any, known: set[str], where: str, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise InvalidRequest(f"{where} has arguments nested deeper than {_MAX_DEPTH}")
+    for part in _parts(argument, where):
+        _check_argument(part, known, where, depth + 1)
+    if isinstance(argument, dict):
+        [(kind, value)] = cast("dict[str, Any]", argument).items()
+        _check_leaf(kind, value, known, where)
+
+
+def _parts(argument: Any, where: str) -> Sequence[Any]:
+    """The arguments that this one is made of. Raises `InvalidRequest` for a form that there is not."""
+    if isinstance(argument, list):
+        return cast("list[Any]", argument)
+    if not isinstance(argument, dict):
+        return ()
+    form = cast("dict[str, Any]", argument)
+    if len(form) != 1:
+        raise InvalidRequest(
+            f"{where} has an argument with the keys {sorted(form)}: one key says what it is"
+        )
+    [(kind, value)] = form.items()
+    if (kind == "tuple" and isinstance(value, list)) or (
+        kind == "slice" and isinstance(value, list) and len(value) == 3
+    ):
+        return cast("list[Any]", value)
+    if kind == "dict" and isinstance(value, dict):
+        return list(cast("dict[str, Any]", value).values())
+    if kind in _LEAVES:
+        return ()
+    raise InvalidRequest(f"{where} has the argument {kind!r}, of a form that there is not")
+
+
+def _check_leaf(kind: str, value: Any, known: set[str], where: str) -> None:
+    if kind == "ref" and (not isinstance(value, str) or value not in known):
+        raise InvalidRequest(f"{where} refers to {value!r}, which is no earlier node")
+    words = WORDS.get(kind)
+    if words is not None and (not isinstance(value, str) or value not in words):
+        raise InvalidRequest(f"{where} has the {kind} {value!r}; known are {', '.join(words)}")
+
+
+def _run_node(node: Mapping[str, Any], values: Values, device: torch.device) -> Any:
+    """What the node comes to. Whatever goes wrong is the graph's fault."""
+    if node["op"] == "placeholder":
+        return values[node["target"]]
+    call = FUNCTIONS[node["target"]] if node["op"] == "call_function" else METHODS[node["target"]]
+    try:
+        args = [read_argument(argument, values, device) for argument in node.get("args") or []]
+        kwargs = {
+            name: read_argument(argument, values, device)
+            for name, argument in (node.get("kwargs") or {}).items()
+        }
+        return _bounded(call(*args, **kwargs))
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+    ) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidRequest(f"node {node['name']!r} ({node['target']}): {text}") from error
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        check_count(value.numel())
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise OverflowError("makes an integer of more than 64 bits")
+    return value
+
+
+def read_argument(argument: Any, values: Values, device: torch.device) -> Any:
+    """The argument's value. Its form was checked."""
+    if isinstance(argument, list):
+        return [read_argument(item, values, device) for item in cast("list[Any]", argument)]
+    if not isinstance(argument, dict):
+        return argument
+    [(kind, value)] = cast("dict[str, Any]", argument).items()
+    match kind:
+        case "ref":
+            return values[value]
+        case "tuple":
+            return tuple(read_argument(item, values, device) for item in value)
+        case "dict":
+            return {name: read_argument(item, values, device) for name, item in value.items()}
+        case "slice":
+            return slice(*(read_argument(part, values, device) for part in value))
+        case "ellipsis":
+            return Ellipsis
+        case "device":
+            return device  # the client's own means nothing here
+        case _:
+            return WORDS[kind][value]
+
+
+def _tensors(loss: CustomLoss, example: Example, device: torch.device) -> dict[str, Tensor]:
+    """The inputs but the logprobs, as tensors of their own dtypes."""
+    tensors: dict[str, Tensor] = {}
+    for name, rank in loss.inputs[1:]:
+        tensor = torch.as_tensor(np.array(example.loss_inputs[name]), device=device)
+        tensors[name] = tensor.reshape(()) if rank == 0 else tensor
+    return tensors
+
+
+def _checked(result: Any, *, needs_grad: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Raises `InvalidRequest` unless it is a scalar that can be trained by, and scalars of the names that metrics have."""
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):  # pyright: ignore[reportUnknownArgumentType]
+        raise InvalidRequest("the output is not a loss and a dict of metrics")
+    loss, metrics = cast("tuple[Any, dict[str, Any]]", result)
+    for name, value in {"the loss": loss, **metrics}.items():
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            raise InvalidRequest(f"{name} is no scalar tensor")
+    for name in metrics:
+        if not _METRIC_NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"the metric {name!r} is not named custom/<name>:sum or custom/<name>:mean"
+            )
+    if needs_grad and not loss.requires_grad:
+        raise InvalidRequest("the loss does not depend on the logprobs")
+    if not torch.isfinite(loss):
+        raise InvalidRequest(f"the loss is {loss.item()}")
+    return loss, metrics

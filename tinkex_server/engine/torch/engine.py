@@ -1,0 +1,325 @@
+"""`TorchEngine`: training and sampling by torch, on transformers models with LoRA adapters."""
+
+# torch types some of its methods only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from attrs import define, frozen
+from torch import nn
+
+from tinkex_server.engine.interface import (
+    BaseModel,
+    CustomLoss,
+    Death,
+    Example,
+    InvalidRequest,
+    LoraShape,
+    LossResult,
+    OnToken,
+    OptimizerKind,
+    OptimizerSettings,
+    SampleResult,
+    SampleSpec,
+    ready_at_once,
+)
+from tinkex_server.engine.torch import optimizers
+from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.batcher import Batcher
+from tinkex_server.engine.torch.checkpoint import check_fit, read_training_state, save_adapter
+from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss, reduce_metrics
+from tinkex_server.engine.torch.finite import check_gradients, check_losses
+from tinkex_server.engine.torch.foreign_adapter import imported
+from tinkex_server.engine.torch.lora import Adapter
+from tinkex_server.engine.torch.losses import NamedLoss, find_loss
+from tinkex_server.engine.torch.request import Request
+from tinkex_server.engine.torch.safe_steps import SafeSteps
+from tinkex_server.engine.torch.scoring import micro_batches, target_logprobs, tokens_at_once
+from tinkex_server.engine.torch.stopping import StopRule
+
+_TIED = (
+    "{base_model} ties its embeddings, and the model trains lm_head (train_unembed): its adapter is exact, but peft's "
+    "merge_and_unload would change the input embeddings, too. To merge it, use python -m tinkex.local.merge, or train with "
+    "train_unembed=False"
+)
+
+
+@define(eq=False)
+class _Model:
+    base: Base
+    adapter: Adapter
+    parameters: dict[str, nn.Parameter]
+    optimizer_kind: OptimizerKind
+    steps: SafeSteps
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.steps.optimizer
+
+
+@frozen(eq=False)
+class _Sampler:
+    base: Base
+    adapter: Adapter | None
+
+
+class TorchEngine:
+    """The engine for one machine. Passes over one base model take turns; see `tinkex_server.engine.interface.Engine` for what they do.
+
+    See `Base.load` for `device` and `dtype`.
+    """
+
+    def __init__(
+        self, models: Sequence[str], device: str | None = None, dtype: str | None = None
+    ) -> None:
+        bases = [Base.load(model, device, dtype) for model in models]
+        self._bases = {base.description.name: base for base in bases}
+        self._models: dict[str, _Model] = {}
+        self._samplers: dict[str, _Sampler] = {}
+        self._batchers = {name: Batcher(base) for name, base in self._bases.items()}
+        self.ready = ready_at_once(
+            " and ".join(sorted({base.runs_on for base in self._bases.values()}))
+        )
+
+    @property
+    def base_models(self) -> Sequence[BaseModel]:
+        return [base.description for base in self._bases.values()]
+
+    def create_model(
+        self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
+    ) -> Sequence[str]:
+        base = self._base(base_model)
+        adapter = base.new_adapter(lora)
+        parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
+        steps = SafeSteps(optimizers.restored(optimizer, parameters, {}))
+        self._models[model_id] = _Model(base, adapter, parameters, optimizer, steps)
+        return (
+            [_TIED.format(base_model=base_model)]
+            if lora.train_unembed and base.ties_embeddings
+            else []
+        )
+
+    def unload_model(self, model_id: str) -> None:
+        self._model(model_id)
+        del self._models[model_id]
+
+    def check_loss(self, loss: CustomLoss) -> None:
+        compile_loss(loss)
+
+    def forward_backward(
+        self,
+        model_id: str,
+        data: Sequence[Example],
+        loss_fn: str | CustomLoss,
+        config: Mapping[str, float],
+        *,
+        backward: bool,
+    ) -> LossResult:
+        model = self._model(model_id)
+        loss = (
+            compile_loss(loss_fn) if isinstance(loss_fn, CustomLoss) else find_loss(loss_fn, config)
+        )
+        for index, example in enumerate(data):
+            _check_example(index, example, loss, model.base.description)
+        outputs: list[Mapping[str, Any]] = [{}] * len(data)
+        metrics: list[Mapping[str, float]] = []
+        total = 0.0
+        most = tokens_at_once(model.base.description.vocab_size, model.base.device)
+        with _all_or_nothing(model.parameters.values()), torch.set_grad_enabled(backward):
+            for indices in micro_batches([len(example.tokens) for example in data], most):
+                with model.base.running(model.adapter) as network:
+                    logprobs = target_logprobs(network, [data[i] for i in indices])
+                    leaves = [row.detach().requires_grad_(backward) for row in logprobs]
+                    results = [
+                        loss(row, i, data[i]) for i, row in zip(indices, leaves, strict=True)
+                    ]
+                    losses = [values for values, _ in results]
+                    gradients = (
+                        torch.autograd.grad([values.sum() for values in losses], leaves)
+                        if backward
+                        else ()
+                    )
+                    total += check_losses(indices, losses, gradients)
+                    if backward:
+                        torch.autograd.backward(logprobs, gradients)
+                        check_gradients(model.parameters.values(), indices)
+                metrics += [named for _, named in results]
+                for i, row in zip(indices, logprobs, strict=True):
+                    outputs[i] = {"logprobs": row.detach().cpu().numpy()}
+        tokens = float(sum(len(example.tokens) for example in data))
+        return LossResult(
+            outputs, {"loss:sum": total, "tokens:sum": tokens, **reduce_metrics(metrics)}
+        )
+
+    def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
+        model = self._model(model_id)
+        if settings.kind != model.optimizer_kind:
+            raise InvalidRequest(
+                f"the model is trained by {model.optimizer_kind}, and the step is of {settings.kind}"
+            )
+        try:
+            norm = self._step(model, settings)
+        finally:
+            model.optimizer.zero_grad()
+        return {"grad_norm": norm, "learning_rate": settings.learning_rate}
+
+    def _step(self, model: _Model, settings: OptimizerSettings) -> float:
+        """Applies the gradients; returns their norm."""
+        norm = nn.utils.get_total_norm(
+            [weight.grad for weight in model.parameters.values() if weight.grad is not None]
+        )
+        if not torch.isfinite(norm):
+            raise InvalidRequest(
+                f"the norm of the gradients is {norm.item()}, so they were dropped, and not applied; the weights and the "
+                "optimizer's state are as before. The sum of what was gathered since the last step is too large for a float"
+            )
+        if settings.grad_clip_norm > 0:
+            nn.utils.clip_grads_with_norm_(model.parameters.values(), settings.grad_clip_norm, norm)
+        model.steps.take(settings, float(norm))
+        return float(norm)
+
+    def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
+        model = self._model(model_id)
+        state = (
+            optimizers.state_of(model.optimizer_kind, model.optimizer, model.parameters)
+            if optimizer
+            else None
+        )
+        save_adapter(model.adapter, folder, model.base.adapted, state)
+
+    def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
+        model = self._model(model_id)
+        weights, state = read_training_state(folder, optimizer=optimizer)
+        check_fit(weights, model.parameters)
+        # may refuse, so before anything is changed
+        restored = optimizers.restored(model.optimizer_kind, model.parameters, state)
+        model.adapter.take(weights)
+        model.steps = SafeSteps(restored)
+        model.optimizer.zero_grad()
+
+    def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
+        base = self._base(base_model)
+        save_adapter(imported(source, base.new_adapter(lora)), folder, base.adapted)
+
+    def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
+        base, known = self._base(base_model), self._samplers.get(sampler_id)
+        adapter = (
+            base.load_adapter(folder, like=known.adapter if known else None) if folder else None
+        )
+        # the samples that began have the adapter before
+        self._samplers[sampler_id] = _Sampler(base, adapter)
+
+    def unload_sampler(self, sampler_id: str) -> None:
+        self._samplers.pop(sampler_id, None)
+
+    def sample(
+        self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
+    ) -> Future[SampleResult]:
+        try:
+            sampler = self._sampler(sampler_id)
+            room = _check_prompt(spec, sampler.base.description)
+        except InvalidRequest as error:
+            refused: Future[SampleResult] = Future()
+            refused.set_exception(error)
+            return refused
+        stops = StopRule(spec, sampler.base.end_of_text, sampler.base.tokenizer.decode)
+        request = Request(sampler.adapter, spec, room, stops, on_token)
+        self._batchers[sampler.base.description.name].submit(request)
+        return request.future
+
+    def watch(self, died: Callable[[Death], None]) -> None:
+        """It lives in the process that asks."""
+
+    def close(self) -> None:
+        for batcher in self._batchers.values():
+            batcher.close()
+
+    def _base(self, name: str) -> Base:
+        if name not in self._bases:
+            raise InvalidRequest(f"unknown base model {name!r}; known are {', '.join(self._bases)}")
+        return self._bases[name]
+
+    def _sampler(self, sampler_id: str) -> _Sampler:
+        sampler = self._samplers.get(sampler_id)
+        if sampler is None:
+            raise InvalidRequest(f"unknown sampler {sampler_id!r}")
+        return sampler
+
+    def _model(self, model_id: str) -> _Model:
+        if model_id not in self._models:
+            raise InvalidRequest(f"unknown model {model_id!r}")
+        return self._models[model_id]
+
+
+@contextmanager
+def _all_or_nothing(parameters: Iterable[nn.Parameter]) -> Generator[None, None, None]:
+    """Adds the gradients that the block makes to those that are there; none of them when it fails half way."""
+    before = [(parameter, parameter.grad) for parameter in parameters]
+    for parameter, _ in before:
+        parameter.grad = None
+    try:
+        yield
+    except BaseException:
+        for parameter, gradient in before:
+            parameter.grad = gradient
+        raise
+    for parameter, gradient in before:
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+
+
+def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
+    """How many tokens may be sampled. Raises `InvalidRequest` for a prompt that the model cannot read."""
+    _check_tokens("prompt", np.asarray(spec.prompt), base.vocab_size)
+    room = base.max_context_length - len(spec.prompt)
+    if not spec.prompt or room < 1:
+        raise InvalidRequest(
+            f"the prompt has {len(spec.prompt)} tokens; {_possible(base, base.max_context_length - 1)}"
+        )
+    if spec.temperature < 0 or not 0 < spec.top_p <= 1:
+        raise InvalidRequest(
+            f"temperature {spec.temperature} must be 0 or more, and top_p {spec.top_p} above 0 and at most 1"
+        )
+    return room if spec.max_tokens is None else min(room, spec.max_tokens)
+
+
+def _check_example(
+    index: int, example: Example, loss: NamedLoss | LossProgram, base: BaseModel
+) -> None:
+    length = len(example.tokens)
+    if not 1 <= length <= base.max_context_length:
+        raise InvalidRequest(
+            f"data[{index}] has {length} tokens; {_possible(base, base.max_context_length)}"
+        )
+    _check_tokens(f"data[{index}].model_input", example.tokens, base.vocab_size)
+    loss.check(index, example)
+    for name, value in example.loss_inputs.items():
+        if not np.isfinite(value).all():
+            raise InvalidRequest(f"data[{index}].loss_fn_inputs[{name!r}] holds NaN or infinity")
+    targets = example.loss_inputs["target_tokens"]
+    if targets.ndim not in (1, 2) or len(targets) != length or not targets.size:
+        shape = list(targets.shape)
+        raise InvalidRequest(
+            f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {shape}, not [{length}] or [{length}, K]"
+        )
+    _check_tokens(f"data[{index}].target_tokens", targets.ravel(), base.vocab_size)
+
+
+def _possible(base: BaseModel, most: int) -> str:
+    return f"1 to {most} are possible" + (f": {base.context_note}" if base.context_note else "")
+
+
+def _check_tokens(where: str, tokens: np.typing.NDArray[Any], vocab_size: int) -> None:
+    wrong = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
+    if len(wrong):
+        raise InvalidRequest(
+            f"{where}[{wrong[0]}] = {tokens[wrong[0]]} is not a token: the vocabulary has {vocab_size}"
+        )

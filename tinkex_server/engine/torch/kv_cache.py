@@ -1,0 +1,180 @@
+"""`RowCache`: the keys and values of rows that come and go, each of its own length, for any transformers model with attention.
+
+`how_cached` hands it, or transformers' own, to a model's forward pass.
+"""
+
+# transformers ships few types
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false, reportUnknownParameterType=false
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from tinkex_server.engine.interface import InvalidRequest
+from tinkex_server.engine.model_kinds import FULL, SLIDING, unknown_layers
+
+_GROWTH = 2  # how much larger buffers are made that were too small
+_ALL_LAYERS = "all"
+
+
+def how_cached(model: Any, cache: Cache) -> dict[str, Any]:
+    """Returns what tells a model's forward pass to go on from what `cache` keeps, and to add to it."""
+    return {_cache_argument(type(model)): cache, "use_cache": True}
+
+
+@functools.cache
+def _cache_argument(model: type) -> str:
+    """Returns the name of it, which transformers changed; one that a model does not know it takes and ignores."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+class RowCache(Cache):
+    """Padded buffers `(rows, heads, tokens, dim)`, two a layer, made larger when they are too small and dropped with the last row.
+
+    What no row has written is zero, for attention reads it, with weight 0, and 0 times NaN is NaN.
+    """
+
+    def __init__(self, windows: Mapping[str, int | None]) -> None:
+        super().__init__(layers=[])
+        self._windows = windows
+        self.lengths: list[int] = []
+        """Of the rows, in tokens."""
+        self._buffers: list[Tensor] = []  # keys and values of layer 0, of layer 1, ...
+
+    @property
+    def bytes_a_token(self) -> int:
+        """Of one row, in all layers, as long as there is a row."""
+        return sum(
+            buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in self._buffers
+        )
+
+    def extend(self, read: Cache, rows: Sequence[tuple[int, int]]) -> None:
+        """Adds for each `(source, length)` a row: the last `length` positions of row `source` of what was `read`."""
+        layers: list[Any] = read.layers
+        sources: list[Tensor] = [
+            tensor for layer in layers for tensor in (layer.keys, layer.values)
+        ]
+        lengths, first = self.lengths + [length for _, length in rows], len(self.lengths)
+        by_length = defaultdict[int, list[int]](list)
+        for index, (_, length) in enumerate(rows):
+            by_length[length].append(index)
+        self._reserve(len(lengths), max(lengths), sources)
+        for buffer, source in zip(self._buffers, sources, strict=True):
+            buffer[first : len(lengths)] = 0
+            for length, indices in by_length.items():
+                taken = source[[rows[index][0] for index in indices], :, source.shape[2] - length :]
+                buffer[[first + index for index in indices], :, :length] = taken
+        self.lengths = lengths
+
+    def drop(self, row: int) -> None:
+        """Takes a row out; the last one takes its place."""
+        last, longest = len(self.lengths) - 1, max(self.lengths)
+        if row != last:
+            for buffer in self._buffers:
+                buffer[row, :, :longest] = buffer[last, :, :longest]
+        self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+        if not self.lengths:
+            self._buffers = []
+
+    def prepare(self, model: Any) -> dict[str, Any]:
+        """Makes room for one more token of each row; returns what the model's forward pass over these tokens is to be told."""
+        device = self._buffers[0].device
+        self._longest, self._even = max(self.lengths), len(set(self.lengths)) == 1
+        self._reserve(len(self.lengths), self._longest + 1, self._buffers)
+        self._positions = torch.tensor(self.lengths, device=device)
+        self._rows = torch.arange(len(self.lengths), device=device)
+        # the model knows what to do with rows of one length
+        mask = None if self._even else self._mask()
+        return {
+            "position_ids": self._positions[:, None],
+            "attention_mask": mask,
+            **how_cached(model, self),
+        }
+
+    def _mask(self) -> Tensor | dict[str, Tensor]:
+        """What is added to the attention's scores `(rows, 1, 1, tokens)`; for each kind of layer, where there are several."""
+        columns, ends = (
+            torch.arange(self._longest + 1, device=self._positions.device),
+            self._positions[:, None],
+        )
+        masks: dict[str, Tensor] = {}
+        for kind, window in self._windows.items():
+            hidden = (
+                columns > ends if window is None else (columns > ends) | (columns <= ends - window)
+            )
+            zeros = torch.zeros(hidden.shape, dtype=self._buffers[0].dtype, device=hidden.device)
+            masks[kind] = zeros.masked_fill_(hidden, -torch.inf)[:, None, None]
+        return masks.get(_ALL_LAYERS, masks)
+
+    def advance(self) -> None:
+        """Each row is longer by one token, which a forward pass has written."""
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def _reserve(self, rows: int, tokens: int, like: Sequence[Tensor]) -> None:
+        """Buffers for so much at least, with the heads of `like`."""
+        had_rows, had_tokens = (
+            (self._buffers[0].shape[0], self._buffers[0].shape[2]) if self._buffers else (0, 0)
+        )
+        if rows <= had_rows and tokens <= had_tokens:
+            return
+        rows = had_rows if rows <= had_rows else max(rows, _GROWTH * had_rows)
+        tokens = had_tokens if tokens <= had_tokens else _GROWTH * tokens
+        larger = [
+            source.new_zeros(rows, source.shape[1], tokens, source.shape[3]) for source in like
+        ]
+        for old, new in zip(self._buffers, larger, strict=False):
+            new[:had_rows, :, :had_tokens] = old
+        self._buffers = larger
+
+    # what a model's forward pass calls, for one token of each row
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Writes the token's keys and values; gives those of all tokens so far."""
+        return self._write(self._buffers[2 * layer_idx], key_states), self._write(
+            self._buffers[2 * layer_idx + 1], value_states
+        )
+
+    def _write(self, buffer: Tensor, states: Tensor) -> Tensor:
+        rows, longest = len(self.lengths), self._longest
+        if self._even:
+            buffer[:rows, :, longest] = states[:, :, 0]
+        else:
+            buffer[self._rows, :, self._positions] = states[:, :, 0]
+        return buffer[:rows, :, : longest + 1]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._longest
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self._longest
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self._longest + query_length, 0
+
+
+def attention_windows(config: Any) -> dict[str, int | None]:
+    """How many tokens each kind of layer looks back on, itself included; None: on all.
+
+    Raises `InvalidRequest` for a model with layers that keep something else than keys and values of each token.
+    """
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return {_ALL_LAYERS: window}
+    if unknown := unknown_layers(list(kinds)):
+        raise InvalidRequest(
+            f"layers of the kind {', '.join(unknown)} keep something else than keys and values of each token"
+        )
+    return {_ALL_LAYERS: None} if set(kinds) == {FULL} else {FULL: None, SLIDING: window}

@@ -1,0 +1,165 @@
+"""The losses of the Tinker API, as sums over positions. Source of the formulas: openapi/tinker.yaml, ForwardBackwardInput.
+
+Every function takes the model's logprobs of the targets, `(N,)` or with several targets a position `(N, K)`, and the datum's inputs, of
+the same shape, and gives the loss of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from tinkex_server.engine.interface import Example, InvalidRequest
+
+Inputs = Mapping[str, Tensor]
+Config = Mapping[str, float]
+
+
+def cross_entropy(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    return -logprobs
+
+
+def importance_sampling(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    log_ratio = torch.where(_counted(inputs), logprobs - inputs["logprobs"], 0)
+    return -torch.exp(log_ratio) * inputs["advantages"]
+
+
+def ppo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """Schulman et al. 2017, arXiv:1707.06347."""
+    return _pessimistic(logprobs - inputs["logprobs"], inputs, config)
+
+
+def cispo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """MiniMax 2025, arXiv:2506.13585."""
+    clipped = _clip(torch.exp(logprobs - inputs["logprobs"]), inputs, config).detach()
+    return -clipped * logprobs * inputs["advantages"]
+
+
+def dro(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """Richemond et al. 2024, arXiv:2405.19107."""
+    counted = torch.full_like(logprobs, config["beta"] != 0, dtype=torch.bool)
+    if "weights" in inputs:
+        counted &= inputs["weights"] != 0
+    distance = torch.where(counted, logprobs - inputs["logprobs"], 0)
+    return config["beta"] / 2 * distance**2 - logprobs * inputs["advantages"]
+
+
+def gspo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """GSPO-token of Zheng et al. 2025, arXiv:2507.18071.
+
+    Every position has the value of the sequence's ratio, and the gradient of its own logprob.
+    """
+    in_ratio = inputs["sequence_ratio_mask"] != 0
+    sequence = (logprobs - inputs["logprobs"])[in_ratio].mean().detach()
+    return _pessimistic(sequence + logprobs - logprobs.detach(), inputs, config)
+
+
+def _pessimistic(log_ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """The greater of the losses with and without clipping.
+
+    Where the clipped one is greater it is a constant, so that a ratio too large for a float has no
+    gradient there, rather than 0 times infinity.
+    """
+    advantages = inputs["advantages"]
+    ratio = torch.exp(log_ratio.detach())
+    constant = _clip(ratio, inputs, config) * advantages
+    clipped = constant < ratio * advantages
+    free = torch.exp(torch.where(_counted(inputs) & ~clipped, log_ratio, 0))
+    least = torch.minimum(free * advantages, _clip(free, inputs, config) * advantages)
+    return -torch.where(clipped, constant, least)
+
+
+def _counted(inputs: Inputs) -> Tensor:
+    """Where neither the advantage nor the weight is 0; elsewhere the loss is 0, however large the ratio."""
+    counted = inputs["advantages"] != 0
+    return counted & (inputs["weights"] != 0) if "weights" in inputs else counted
+
+
+def _clip(ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
+    """Within the bounds of each position, or else those of the request."""
+    low, high = (
+        inputs[name] if name in inputs else torch.tensor(config[name], device=ratio.device)
+        for name in ("clip_low_threshold", "clip_high_threshold")
+    )
+    return torch.minimum(torch.maximum(ratio, low), high)
+
+
+@frozen
+class _Loss:
+    """A loss, what a datum must have for it, and its settings with what they are where the request names none."""
+
+    compute: Callable[[Tensor, Inputs, Config], Tensor]
+    required: tuple[str, ...] = ("target_tokens", "logprobs", "advantages")
+    settings: Config = field(factory=dict[str, float])
+
+
+_CLIPPING = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
+LOSSES: dict[str, _Loss] = {
+    "cross_entropy": _Loss(cross_entropy, ("target_tokens",)),
+    "importance_sampling": _Loss(importance_sampling),
+    "ppo": _Loss(ppo, settings=_CLIPPING),
+    "cispo": _Loss(cispo, settings=_CLIPPING),
+    "dro": _Loss(dro, settings={"beta": 0.05}),
+    "gspo": _Loss(
+        gspo, ("target_tokens", "logprobs", "advantages", "sequence_ratio_mask"), _CLIPPING
+    ),
+}
+
+
+@frozen
+class NamedLoss:
+    """One of the losses above, with all of its settings."""
+
+    name: str
+    config: Config
+
+    def check(self, index: int, example: Example) -> None:
+        """Raises `InvalidRequest` for an input that is missing or has not one value a target."""
+        where, inputs = f"data[{index}].loss_fn_inputs", example.loss_inputs
+        for name in LOSSES[self.name].required:
+            if name not in inputs:
+                raise InvalidRequest(f"{where} lacks {name!r}, which {self.name} needs")
+        shape = inputs["target_tokens"].shape
+        for name, value in inputs.items():
+            if value.shape != shape:
+                raise InvalidRequest(
+                    f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of {list(shape)}"
+                )
+        if self.name == "gspo" and not inputs["sequence_ratio_mask"].any():
+            raise InvalidRequest(
+                f"{where}['sequence_ratio_mask'] is 0 everywhere: gspo needs one token at least to take the ratio of"
+            )
+
+    def __call__(
+        self, logprobs: Tensor, index: int, example: Example
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """The losses of a datum's targets, in their shape, and no metrics."""
+        inputs = _tensors(example, logprobs)
+        losses = LOSSES[self.name].compute(logprobs, inputs, self.config)
+        if "weights" in inputs:
+            losses = torch.where(inputs["weights"] != 0, losses * inputs["weights"], 0)
+        return losses, {}
+
+
+def _tensors(example: Example, like: Tensor) -> dict[str, Tensor]:
+    return {
+        name: torch.as_tensor(np.array(value, dtype=np.float32), device=like.device)
+        for name, value in example.loss_inputs.items()
+        if name != "target_tokens"
+    }
+
+
+def find_loss(name: str, config: Config) -> NamedLoss:
+    """Raises `InvalidRequest` for a loss, or a setting of one, that there is not."""
+    if name not in LOSSES:
+        raise InvalidRequest(f"unknown loss_fn {name!r}; known are {', '.join(LOSSES)}")
+    settings = LOSSES[name].settings
+    if unknown := sorted(config.keys() - settings.keys()):
+        raise InvalidRequest(
+            f"{name} has no setting {unknown[0]!r}; it has {', '.join(settings) or 'none'}"
+        )
+    return NamedLoss(name, {**settings, **config})

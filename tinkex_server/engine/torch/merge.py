@@ -1,0 +1,74 @@
+"""`merge`: an adapter and its base model as one model of transformers. On a command line: `python -m tinkex.local.merge --help`.
+
+peft's own merge is wrong where a model ties its embeddings and the adapter is on `lm_head`: the one matrix serves
+both, so that what was learnt for the output changes the input, too. This one gives the output a matrix of its own.
+"""
+
+# torch and transformers type some of their functions only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tinkex_server.engine.interface import InvalidRequest
+from tinkex_server.engine.model_info import loadable_name
+from tinkex_server.engine.torch.checkpoint import base_model_of, read_adapter
+
+
+@torch.no_grad()
+def merge(adapter: Path, output: Path, base_model: str | None = None) -> None:
+    """Saves the model that the adapter makes of its base model, with its tokenizer, in the folder `output`.
+
+    `base_model` is a hub id or a folder, by default the one that the adapter names. The weights keep the base model's precision.
+    Raises `InvalidRequest` when there is no such adapter, or it names no base model.
+    """
+    saved = read_adapter(adapter)
+    name = base_model or base_model_of(adapter)
+    if name is None:
+        raise InvalidRequest(f"the adapter in {adapter} names no base model: say which it is for")
+    source = loadable_name(name)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True)
+    for layer_name, weights in saved.layers.items():
+        layer = model.get_submodule(layer_name)
+        if layer is model.get_output_embeddings():
+            _untie(model)
+        added = saved.scaling * (weights.b.float() @ weights.a.float())
+        layer.weight.copy_((layer.weight.float() + added).to(layer.weight.dtype))
+    model.save_pretrained(output)
+    AutoTokenizer.from_pretrained(source).save_pretrained(output)
+
+
+def _untie(model: Any) -> None:
+    """Gives the output a matrix of its own, equal to that of the input, where they share one."""
+    head = model.get_output_embeddings()
+    if head.weight is not model.get_input_embeddings().weight:
+        return
+    head.weight = nn.Parameter(head.weight.clone(), requires_grad=False)
+    for config in {
+        id(config): config for config in (model.config, model.config.get_text_config())
+    }.values():
+        config.tie_word_embeddings = False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tinkex.local.merge",
+        description="Makes one model of an adapter and its base model.",
+    )
+    parser.add_argument("adapter", type=Path, help="the folder of a checkpoint that was downloaded")
+    parser.add_argument("output", type=Path, help="the folder to write the model to")
+    parser.add_argument(
+        "--base-model", help="a hub id or a folder; by default the one that the adapter names"
+    )
+    given = parser.parse_args()
+    try:
+        merge(given.adapter, given.output, given.base_model)
+    except (InvalidRequest, OSError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")

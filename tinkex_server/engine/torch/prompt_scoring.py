@@ -1,0 +1,131 @@
+"""What can be asked about a prompt: how likely its tokens are, and others in their place."""
+
+# torch types some of its methods only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tinkex_server.engine.interface import InvalidRequest, SampleSpec, TopTokens
+from tinkex_server.engine.torch.sampling import chances, pick, stream, top_tokens
+
+_ALTERNATIVES = -1  # the random stream of these draws, which is none of a sample's
+
+
+class Answers(NamedTuple):
+    """In the order of `SampleResult`. What is not asked for is None."""
+
+    logprobs: list[float | None] | None = None
+    topk: list[TopTokens | None] | None = None
+    targets: NDArray[np.float32] | None = None
+    alternatives: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
+
+
+class PromptAnswers:
+    """From the logits `(N, V)` of some of the prompt's positions, the first of which is about the prompt's token `first`."""
+
+    def __init__(self, logits: Tensor, spec: SampleSpec, first: int) -> None:
+        # what the last position is about is not in the prompt
+        self._logits = logits[: len(spec.prompt) - first]
+        self._spec = spec
+        self._first = first
+        unscored = (
+            0
+            if spec.prompt_logprobs_last_n is None
+            else len(spec.prompt) - spec.prompt_logprobs_last_n - first
+        )
+        self._unscored = min(max(unscored, 0), len(self._logits))
+
+    @cached_property
+    def _distribution(self) -> Tensor:
+        return torch.log_softmax(self._logits.float(), dim=-1)
+
+    @property
+    def _tokens(self) -> slice:
+        """Where the tokens are in the prompt."""
+        return slice(self._first, self._first + len(self._logits))
+
+    def all(self) -> Answers:
+        """Raises `InvalidRequest` when a token is asked about that there is not."""
+        return Answers(self.logprobs(), self.topk(), self.targets(), self.alternatives())
+
+    def logprobs(self) -> list[float | None] | None:
+        if not self._spec.prompt_logprobs:
+            return None
+        tokens = torch.tensor(
+            list(self._spec.prompt[self._tokens]), device=self._logits.device, dtype=torch.long
+        )
+        logprobs = self._distribution.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        return [*[None] * self._unscored, *logprobs[self._unscored :].tolist()]
+
+    def topk(self) -> list[TopTokens | None] | None:
+        if not self._spec.topk_prompt_logprobs:
+            return None
+        return [
+            *[None] * self._unscored,
+            *top_tokens(self._distribution[self._unscored :], self._spec.topk_prompt_logprobs),
+        ]
+
+    def targets(self) -> NDArray[np.float32] | None:
+        """0 where no token was asked about."""
+        asked = self._spec.target_prompt_tokens
+        if asked is None:
+            return None
+        if (asked < -1).any() or (asked >= self._logits.shape[-1]).any():
+            raise InvalidRequest(
+                f"target_prompt_logprobs must hold tokens, 0 to {self._logits.shape[-1] - 1}, and -1 for none"
+            )
+        tokens = torch.from_numpy(np.array(asked[self._first - 1 :][: len(self._logits)])).to(
+            self._logits.device
+        )
+        return (
+            self._distribution.gather(-1, tokens.clamp(min=0))
+            .masked_fill(tokens < 0, 0.0)
+            .cpu()
+            .numpy()
+        )
+
+    def alternatives(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Drawn with replacement, at the request's temperature, from all of the distribution."""
+        count, temperature = self._spec.prompt_alt_tokens_k, self._spec.temperature
+        if not count:
+            return None
+        if temperature == 0:
+            drawn = self._logits.argmax(dim=-1, keepdim=True).expand(-1, count)
+        else:
+            steps = np.arange(len(self._logits) * count, dtype=np.uint64) + np.uint64(
+                (self._first - 1) * count
+            )
+            chance = torch.from_numpy(
+                chances(stream(self._spec.seed, _ALTERNATIVES), steps)
+            ).reshape(-1, count)
+            drawn = pick(
+                torch.softmax(self._logits.float() / temperature, dim=-1),
+                chance.to(self._logits.device),
+            )
+        return drawn.cpu().numpy(), self._distribution.gather(-1, drawn).cpu().numpy()
+
+
+def joined(parts: Sequence[Answers]) -> Answers:
+    """About the whole prompt, of whose first token nothing can be said."""
+    logprobs, topk, targets, alternatives = zip(*parts, strict=True)
+    return Answers(
+        None if None in logprobs else [None, *chain.from_iterable(logprobs)],
+        None if None in topk else [None, *chain.from_iterable(topk)],
+        None if targets[0] is None else np.concatenate(targets),
+        None
+        if None in alternatives
+        else (
+            np.concatenate([a for a, _ in alternatives]),
+            np.concatenate([b for _, b in alternatives]),
+        ),
+    )
