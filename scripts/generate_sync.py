@@ -189,16 +189,17 @@ def module(source: Source) -> str:
         *source.imports,
         f"from {source.module} import {name}",
         "from typing import Self",
-        "from tinkex import portal as portals",
-        "from tinkex.futures.api_future import APIFuture, AsyncAPIFuture",
+        "from tinkex.portal import portal as portals",
+        "from tinkex.futures.api_future import AsyncAPIFuture",
+        "from tinkex.portal.future import APIFuture",
         "from tinkex.futures.poller import RequestState",
         "from tinkex.threads import in_thread",
-        "from tinkex.portal import Portal",
-        "from tinkex.portal_iter import iterate",
+        "from tinkex.portal.portal import Portal",
+        "from tinkex.portal.iteration import iterate",
         "from collections.abc import Iterator",
-        "from tinkex.sync_twins import DONE, Done, Text, deprecated_twin",
+        "from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin",
         "from tinkex_api.types import OwnFuture",
-        "from tinkex.hints import hinted",
+        "from tinkex.errors.hints import hinted",
         *(
             f"from tinkex.sync.{home} import {_plain(client)}"
             for client, home in CLIENTS.items()

@@ -14,8 +14,8 @@ sys.path.insert(0, str(ROOT))
 from servers_seen import seen  # noqa: E402
 
 from tests.rules import RULES  # noqa: E402 - found through the line above
+from tinkex.dialects.detect import RECOGNISED  # noqa: E402
 from tinkex.dialects.dialect import Dialect, SamplingWays  # noqa: E402
-from tinkex.dialects.recognition import RECOGNISED  # noqa: E402
 from tinkex.dialects.table import DIALECTS, UNKNOWN  # noqa: E402
 
 TARGET = ROOT / "docs" / "servers.md"

@@ -16,8 +16,8 @@ from tinkex import (
     AsyncSamplingClient,
     AsyncServiceClient,
     AsyncTrainingClient,
-    portal,
 )
+from tinkex.portal import portal
 
 _CLIENTS = (
     *(

@@ -12,8 +12,8 @@ from attrs import define, field
 from tests.test_transport import HandClock
 from tinkex import AsyncSamplingClient, Config
 from tinkex.dialects.dialect import Dialect
-from tinkex.session import Session
-from tinkex.transport.http import Transport
+from tinkex.session.session import Session
+from tinkex.transport.transport import Transport
 
 Answer = tuple[int, bytes] | Exception
 

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.job import ADAM, BATCH, PROMPT
 from tinkex import ServiceClient
+from tinkex.downloads.adapter_targets import name_targets
 from tinkex.local import Server
-from tinkex.rest.adapter_targets import name_targets
 
 PREFIX = "base_model.model.model.layers.0."
 

@@ -33,9 +33,9 @@ from tinkex import (
     UnreadableAnswerError,
     WaitTimeoutError,
 )
-from tinkex.session import Session
-from tinkex.transport import bodies
-from tinkex.transport.http import Transport
+from tinkex.session.session import Session
+from tinkex.transport import response_body
+from tinkex.transport.transport import Transport
 
 GOOD = b'{"training_run_id": "r", "base_model": "m", "model_owner": "o", "is_lora": true, "corrupted": false, '
 GOOD += b'"last_request_time": "2026-01-01T00:00:00Z"}'
@@ -112,7 +112,7 @@ def test_an_answer_that_is_sent_without_end_is_left(chunked: bool) -> None:
                 await rest.get_training_run("r")
 
     asyncio.run(run())
-    assert sent < bodies.ANSWER_BYTES + (32 << 20)
+    assert sent < response_body.ANSWER_BYTES + (32 << 20)
 
 
 @pytest.mark.parametrize("encoding", ENCODE)
@@ -184,7 +184,7 @@ def test_expanding_does_not_keep_the_loop_from_running(encoding: str) -> None:
     async def run() -> int:
         ticking = asyncio.ensure_future(tick())
         size = 0
-        async for piece in bodies.expanded(bomb, encoding):
+        async for piece in response_body.expanded(bomb, encoding):
             size += len(piece)
         ticking.cancel()
         return size
@@ -199,7 +199,7 @@ def test_what_is_expanded_is_what_was_encoded(data: bytes, encoding: str, times:
 
     async def run() -> bytes:
         return b"".join(
-            [piece async for piece in bodies.expanded(ENCODE[encoding](data), encoding)]
+            [piece async for piece in response_body.expanded(ENCODE[encoding](data), encoding)]
         )
 
     assert asyncio.run(run()) == data
@@ -208,11 +208,11 @@ def test_what_is_expanded_is_what_was_encoded(data: bytes, encoding: str, times:
 def test_results_may_be_larger_than_what_else_is_asked_for() -> None:
     most = HttpLimits().max_answer_bytes
     assert (
-        bodies.bound_of("retrieve_future", most).bytes
+        response_body.bound_of("retrieve_future", most).bytes
         == most
-        > bodies.bound_of("get_training_run", most).bytes
+        > response_body.bound_of("get_training_run", most).bytes
     )
-    assert bodies.bound_of("get_training_run", 5).bytes == 5
+    assert response_body.bound_of("get_training_run", 5).bytes == 5
 
 
 def test_an_answer_that_is_large_and_honest_comes_whole(connect_rest: Callable[..., Any]) -> None:

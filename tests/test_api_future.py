@@ -18,9 +18,9 @@ from tinkex import (
     ServiceClient,
     TinkexError,
     WaitTimeoutError,
-    portal,
 )
 from tinkex.local import Server
+from tinkex.portal import portal
 
 
 @pytest.fixture

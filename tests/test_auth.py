@@ -32,7 +32,7 @@ from tinkex.config import HOSTED_BASE_URL
 from tinkex.dialects.dialect import Dialect
 from tinkex.local import Server
 from tinkex.transport.connection import Connections
-from tinkex.transport.http import Transport
+from tinkex.transport.transport import Transport
 from tinkex.wire import jwt
 
 REQUEST = get_server_capabilities.request()

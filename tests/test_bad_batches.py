@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tinkex import Datum, InvalidInputError, ModelInput, TensorData
-from tinkex.training.validation import check_batch
+from tinkex.losses.validation import check_batch
 
 
 def datum(**inputs: Any) -> Datum:

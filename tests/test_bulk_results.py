@@ -16,9 +16,9 @@ from tests.virtual_time import Answering, as_it_is, run, transport_to
 from tinkex import AuthenticationError, RequestFailedError, TinkexError, events
 from tinkex.dialects.dialect import Dialect
 from tinkex.futures.answers import Payload
-from tinkex.futures.samples import NUMBERS_OF_A_COPY, SampleResults
 from tinkex.local import Server
-from tinkex.transport.waiting import RequestState
+from tinkex.sampling.results import NUMBERS_OF_A_COPY, SampleResults
+from tinkex.waiting.wait import RequestState
 from tinkex_server.routes import server as routes
 
 

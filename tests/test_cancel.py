@@ -17,9 +17,9 @@ from tests.fake_engine import FakeEngine
 from tests.virtual_time import Answering, as_it_is, run, transport_to
 from tinkex import AsyncServiceClient, events
 from tinkex.dialects.dialect import Dialect
-from tinkex.futures.samples import SampleResults
 from tinkex.local import Server
-from tinkex.transport.waiting import RequestState
+from tinkex.sampling.results import SampleResults
+from tinkex.waiting.wait import RequestState
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from tinkex import (
     TinkexError,
 )
 from tinkex.dialects.dialect import Dialect
-from tinkex.session import Session
-from tinkex.training import bodies
+from tinkex.session.session import Session
+from tinkex.training import encoded_requests
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.types import LoraConfig
 
@@ -114,7 +114,7 @@ def test_wherever_calls_are_cancelled_the_others_are_answered_in_order(
 
     with pytest.MonkeyPatch.context() as patch:
         # the loop's time would leap while a thread works
-        patch.setattr(bodies, "in_thread", at_once)
+        patch.setattr(encoded_requests, "in_thread", at_once)
         run(work())
 
 

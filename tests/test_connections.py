@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tinkex.transport.connection import Connections
-from tinkex.transport.progress import Progress, progress
+from tinkex.transport.exchange_stage import Progress, progress
 
 
 async def _connections_for_two_requests(status: int, *, body_apart: bool) -> int:

@@ -32,8 +32,7 @@ from tinkex import (
 from tinkex.dialects.dialect import Dialect
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
-from tinkex.training import chunking
-from tinkex.training.custom_loss import (
+from tinkex.losses.custom import (
     CustomLoss,
     NumpyLoss,
     custom_output,
@@ -42,6 +41,7 @@ from tinkex.training.custom_loss import (
     linearized,
     linearized_by_ratios,
 )
+from tinkex.training import chunking
 from tinkex.types import LossFnOutput
 
 FLOAT32 = st.floats(-1e6, 1e6, width=32)
@@ -361,7 +361,7 @@ def test_a_loss_without_torch_does_not_import_it() -> None:
         import sys
         import numpy as np
         from tinkex import Datum, TensorData
-        from tinkex.training.custom_loss import NumpyLoss, evaluate, linearized
+        from tinkex.losses.custom import NumpyLoss, evaluate, linearized
 
         data = [Datum(model_input=[1], loss_fn_inputs={"target_tokens": [2]})]
         loss_fn = NumpyLoss(lambda data, logprobs: (1.0, [np.full(1, 0.25)], {}))

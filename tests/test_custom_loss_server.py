@@ -26,8 +26,8 @@ from tinkex import (
     RequestFailedError,
 )
 from tinkex.local import Server
-from tinkex.training.loss_graph import write_argument
-from tinkex.training.loss_tracing import trace
+from tinkex.losses.graph import write_argument
+from tinkex.losses.tracing import trace
 from tinkex_server.engine.torch.custom_loss import read_argument
 from tinkex_server.routes import server as server_routes
 

@@ -9,9 +9,8 @@ import pytest
 import yaml
 from tinkex_api.models import ClientConfigResponse, ClientDynamicConfigResponse
 
-from tinkex.dialects import fate
-from tinkex.dialects.dialect import Dialect
-from tinkex.dialects.recognition import (
+from tinkex.dialects import resend
+from tinkex.dialects.detect import (
     RECOGNISED,
     Seen,
     has_route,
@@ -19,6 +18,7 @@ from tinkex.dialects.recognition import (
     telling_route,
     with_flags,
 )
+from tinkex.dialects.dialect import Dialect
 from tinkex.dialects.table import DIALECTS, UNKNOWN
 from tinkex_server.profiles import PROFILES, Profile
 from tinkex_server.routes import server as embedded
@@ -222,5 +222,5 @@ def test_flags_that_are_missing_zero_or_unknown_change_nothing() -> None:
 
 @pytest.mark.rule(11)
 def test_a_server_that_is_not_known_is_sent_nothing_twice() -> None:
-    assert fate.verdict("unanswered", "optim_step", Dialect().seq_id_repeats) == "unknown"
+    assert resend.verdict("unanswered", "optim_step", Dialect().seq_id_repeats) == "unknown"
     assert Dialect() == UNKNOWN

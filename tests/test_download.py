@@ -49,7 +49,7 @@ from tinkex import (
     events,
 )
 from tinkex.dialects.table import DIALECTS
-from tinkex.rest.uploading import UploadURL
+from tinkex.rest.external_weights import UploadURL
 
 RUN = "S1:train:0"
 PATH = f"tinker://{RUN}/sampler_weights/0001"
@@ -721,7 +721,7 @@ def test_one_that_is_cancelled_while_it_is_unpacked_leaves_nothing(
             (folder / "more").write_bytes(b"more")
         over.set()
 
-    monkeypatch.setattr("tinkex.rest.download.unpack", slow)
+    monkeypatch.setattr("tinkex.downloads.download.unpack", slow)
 
     async def run(base_url: str) -> None:
         async with AsyncRestClient(
@@ -781,7 +781,7 @@ def test_one_that_is_cancelled_again_and_again_leaves_nothing(
         time.sleep(0.2)
         (folder / "late").write_bytes(b"late")
 
-    monkeypatch.setattr("tinkex.rest.download.unpack", slow)
+    monkeypatch.setattr("tinkex.downloads.download.unpack", slow)
 
     async def run(base_url: str) -> None:
         async with AsyncRestClient(

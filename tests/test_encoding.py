@@ -48,7 +48,7 @@ class Watch(httpx.AsyncBaseTransport):
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Watch]]:
     """Makes every transport of the test watched."""
-    import tinkex.transport.carrier as carrier
+    import tinkex.transport.sender as carrier
 
     made: list[Watch] = []
 

@@ -31,11 +31,11 @@ from tinkex import (
     WaitTimeoutError,
 )
 from tinkex.futures.poller import wait_for_result
-from tinkex.futures.samples import SampleResults
-from tinkex.session import Session
-from tinkex.transport import stalls
-from tinkex.transport.http import Transport
-from tinkex.transport.waiting import RequestState
+from tinkex.sampling.results import SampleResults
+from tinkex.session.session import Session
+from tinkex.transport.transport import Transport
+from tinkex.waiting import stalls
+from tinkex.waiting.wait import RequestState
 
 TRY_AGAIN = httpx.Response(
     200, json={"type": "try_again", "request_id": "r1", "queue_state": "active"}
@@ -107,7 +107,7 @@ def test_a_server_that_always_says_not_yet(
     error = awaited(server)
     assert isinstance(error, WaitTimeoutError)
     assert error.wait is not None
-    assert (error.waited, error.wait.mostly) == (pytest.approx(7200), whose)
+    assert (error.waited, error.wait.main_owner) == (pytest.approx(7200), whose)
     assert len(server.requests) <= most_polls
     assert ages(caplog)[:5] == [10, 20, 40, 80, 160]
     assert len(ages(caplog)) < 25
@@ -126,7 +126,11 @@ def test_a_poll_that_is_never_answered(caplog: pytest.LogCaptureFixture) -> None
     error = awaited(Answering(half_open))
     assert isinstance(error, WaitTimeoutError)
     assert error.wait is not None
-    assert (error.wait.mostly, error.wait.last_status, error.fault) == ("network", None, "network")
+    assert (error.wait.main_owner, error.wait.last_status, error.fault) == (
+        "network",
+        None,
+        "network",
+    )
     assert ages(caplog)[0] == 10
     assert "the last poll was not answered in time; last HTTP status none" in caplog.text
 
@@ -136,7 +140,7 @@ def test_5xx_for_ever_on_polls(caplog: pytest.LogCaptureFixture) -> None:
     error = awaited(server)
     assert isinstance(error, InternalServerError)
     assert error.wait is not None
-    assert error.wait.mostly == "network"
+    assert error.wait.main_owner == "network"
     assert len(server.requests) == 10
     assert "last HTTP status 502" in first_line(caplog)
 
@@ -174,7 +178,7 @@ def test_a_submit_that_is_put_off_for_ever(
     with pytest.raises(kind) as caught:
         run(transport_to(server, retry=RetrySettings(max_attempts=1000)).send(health.request()))
     assert caught.value.wait is not None
-    assert caught.value.wait.mostly == whose
+    assert caught.value.wait.main_owner == whose
     assert len(server.requests) < 100
     assert ages(caplog)[0] == 10
 
@@ -284,7 +288,7 @@ def test_a_connection_on_which_nothing_comes(
 def test_a_half_open_socket_is_told_from_a_long_computation() -> None:
     error = ended(half_open, result)
     assert error.wait is not None
-    assert error.wait.mostly == "network"
+    assert error.wait.main_owner == "network"
     assert error.fault == "network"
 
 
@@ -304,7 +308,7 @@ def test_a_program_that_holds_up_its_own_event_loop(monkeypatch: pytest.MonkeyPa
     error = ended(one_result, with_a_slow_reward)
     assert isinstance(error, WaitTimeoutError)
     assert error.wait is not None
-    assert (error.wait.mostly, error.fault) == ("program", "user")
+    assert (error.wait.main_owner, error.fault) == ("program", "user")
     assert "in hold_up_the_loop" in str(error)
 
 

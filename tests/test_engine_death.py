@@ -16,7 +16,7 @@ import tinkex.local
 from tests.batches import datum, text_datum
 from tests.mortal_engine import BASES, EXITS, WAITS, MortalEngine
 from tinkex import AdamParams, NotFoundError, RequestFailedError, RequestSkippedError
-from tinkex.recovery.policy import is_recoverable
+from tinkex.config.recovery import is_recoverable
 from tinkex_server.engine.factory import named_engine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.process.engine import ProcessEngine

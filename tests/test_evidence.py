@@ -11,8 +11,8 @@ import pytest
 from attrs import fields
 
 from tests.test_dialects import first_contact
+from tinkex.dialects.detect import recognise
 from tinkex.dialects.dialect import Dialect, Evidence, SamplingWays
-from tinkex.dialects.recognition import recognise
 from tinkex.dialects.table import DIALECTS
 from tinkex_server.profiles import PROFILES
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tests.answering import Answer, answering
 from tinkex import CheckpointDownloadError, Dialect
-from tinkex.rest.extraction import Limits, unpack
-from tinkex.rest.names import safe_path
+from tinkex.downloads.extract import Limits, unpack
+from tinkex.downloads.safe_names import safe_path
 
 GENEROUS = Limits()
 Member = tuple[tarfile.TarInfo, bytes]

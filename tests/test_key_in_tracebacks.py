@@ -20,7 +20,7 @@ from tests.fault_server import fault_server, never
 from tinkex import Config, ConfigError, RestClient, RetrySettings, ServiceClient, TinkexError
 from tinkex.config.secrets import HIDDEN, Secret
 from tinkex.dialects.dialect import Dialect
-from tinkex.transport.http import Transport
+from tinkex.transport.transport import Transport
 
 KEY = "tml-" + "canary" * 20  # longer than what rich shows of a text
 EXCHANGES = Dialect(exchanges_keys=True)

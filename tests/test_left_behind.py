@@ -16,7 +16,7 @@ import pytest
 from tests.counting_engine import ROOT
 from tests.test_download import CONTENT, FOLDER, MIB, PATH, files_in, stored, tar_of
 from tinkex import Config, Dialect, RestClient
-from tinkex.claimed import ClaimedFolder, left_behind
+from tinkex.claimed_folder import ClaimedFolder, left_behind
 
 _DOWNLOAD = """
 import sys, tinkex
@@ -27,9 +27,9 @@ rest.download_checkpoint(sys.argv[2], output_dir=sys.argv[3], progress=came)
 """
 _LOCAL = """
 import time, tinkex
-from tinkex import local_server
-local_server.local_url()
-print(local_server._started.folder.path, flush=True)
+from tinkex.local import process_server
+process_server.local_url()
+print(process_server._started.folder.path, flush=True)
 time.sleep(60)
 """
 

@@ -25,9 +25,9 @@ from tinkex import (
     TinkexError,
     UnsupportedByServer,
 )
+from tinkex.config.recovery import is_recoverable
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve
-from tinkex.recovery.policy import is_recoverable
 from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.torch.engine import TorchEngine
 

@@ -9,8 +9,8 @@ import httpx
 
 from tests.batches import batch
 from tinkex import AdamParams, AsyncServiceClient, Config
-from tinkex.transport.clock import Clock
-from tinkex.transport.http import Transport
+from tinkex.transport.transport import Transport
+from tinkex.waiting.clock import Clock
 
 
 class SeededClock(Clock):

@@ -18,16 +18,10 @@ import orjson
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tinkex import (
-    AsyncSamplingClient,
-    ClientClosedError,
-    Config,
-    SamplingClient,
-    ServiceClient,
-    portal,
-)
+from tinkex import AsyncSamplingClient, ClientClosedError, Config, SamplingClient, ServiceClient
 from tinkex.dialects.table import UNKNOWN
 from tinkex.local import Server
+from tinkex.portal import portal
 from tinkex.transport.connection import Connections
 
 SCRIPTS = {

@@ -32,8 +32,8 @@ from tinkex import (
 from tinkex.dialects.dialect import Dialect
 from tinkex.futures.answers import Failed, Finished, Lost, Pending, classify, pause_after
 from tinkex.futures.poller import NO_RESULT, Payload, wait_for_result
-from tinkex.transport.progress import progress
-from tinkex.transport.waiting import RequestState
+from tinkex.transport.exchange_stage import progress
+from tinkex.waiting.wait import RequestState
 
 RESULT = {"path": "tinker://r/weights/a"}
 DONE = httpx.Response(200, json=RESULT)

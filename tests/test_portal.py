@@ -65,7 +65,7 @@ def test_a_call_on_the_portals_own_thread_is_refused_rather_than_hung(
     async def inside() -> None:
         blocking.get_server_capabilities()
 
-    from tinkex import portal
+    from tinkex.portal import portal
 
     with pytest.raises(TinkexError, match="another thread"):
         portal.shared().run(inside)

@@ -14,7 +14,7 @@ from tests.fault_server import answer, fault_server
 from tests.tls import Authority, SmallProxy, small_proxy
 from tinkex import APIConnectionError, Config, ConfigError, InternalServerError, TinkexError
 from tinkex.config.proxies import Proxies
-from tinkex.transport.http import Transport
+from tinkex.transport.transport import Transport
 
 RUNS = b'{"training_runs": [], "cursor": {"offset": 0, "limit": 1, "total_count": 0}}'
 AWAY = "tinker.example.test"

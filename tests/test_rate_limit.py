@@ -14,8 +14,8 @@ from tinkex_api.api.server import health
 from tests.virtual_time import Answering, VirtualClock, run, transport_to
 from tinkex import RateLimitError, RetrySettings
 from tinkex.transport.backoff import rate_limit_pause
-from tinkex.transport.clock import Clock
 from tinkex.transport.rate_limit import RateLimitWindow
+from tinkex.waiting.clock import Clock
 
 OK = httpx.Response(200, json={"status": "ok"})
 
@@ -209,5 +209,5 @@ def test_a_429_for_ever_ends_when_the_config_says_so(caplog: pytest.LogCaptureFi
     assert 900 <= server.times[-1] <= 961
     assert len(server.requests) < 30
     assert caught.value.wait is not None
-    assert caught.value.wait.mostly == "queue"
+    assert caught.value.wait.main_owner == "queue"
     assert "the server's queue, 429 slow down" in caplog.text

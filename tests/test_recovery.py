@@ -36,11 +36,11 @@ from tinkex import (
     StepOutcomeUnknown,
     TinkexError,
     UnsupportedByServer,
-    portal,
 )
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
-from tinkex.portal_iter import iterate
+from tinkex.portal import portal
+from tinkex.portal.iteration import iterate
 
 LOST = StepOutcomeUnknown("who knows")
 EVERY_4 = RecoveryPolicy(save_every_steps=4, save_every_minutes=None)

@@ -37,7 +37,7 @@ from tinkex import (
     is_recoverable,
 )
 from tinkex.futures.poller import RequestState
-from tinkex.recovery import policy as policies
+from tinkex.recovery import decisions
 from tinkex.types import SaveWeightsResponse
 
 
@@ -139,14 +139,14 @@ def test_a_policy_that_would_not_work(settings: dict[str, Any]) -> None:
     ids=lambda value: f"{type(value).__name__}" if isinstance(value, TinkexError) else str(value),
 )
 def test_what_a_failed_load_says(error: TinkexError, of_the_checkpoint: bool, passes: bool) -> None:
-    assert (policies.blames_checkpoint(error), policies.may_pass(error)) == (
+    assert (decisions.blames_checkpoint(error), decisions.may_pass(error)) == (
         of_the_checkpoint,
         passes,
     )
 
 
 def test_names_of_checkpoints_are_taken_by_every_server() -> None:
-    assert re.fullmatch(r"[A-Za-z0-9_-]{1,255}", policies.checkpoint_name(12, "0a1b"))
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,255}", decisions.checkpoint_name(12, "0a1b"))
 
 
 @define(eq=False)

@@ -12,8 +12,8 @@ from tinkex_api.models import ClientConfigRequest
 
 from tests.answering import Answer, Answering, Call, answering, as_json
 from tinkex import APIStatusError, Config
-from tinkex.transport.http import Transport
 from tinkex.transport.redirects import REDIRECTS, next_url
+from tinkex.transport.transport import Transport
 
 FLAGS = as_json({"parallel_fwdbwd_chunks": True})
 

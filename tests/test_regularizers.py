@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.batches import text_datum
 from tinkex import AdamParams, Datum, InvalidInputError, ServiceClient, TensorData
 from tinkex.local import Server
+from tinkex.losses.custom import evaluate, linearized
 from tinkex.regularizers import (
     Regularizer,
     Weighted,
@@ -28,7 +29,6 @@ from tinkex.regularizers import (
     orthogonality,
     regularized,
 )
-from tinkex.training.custom_loss import evaluate, linearized
 
 Logprobs = list[torch.Tensor]
 

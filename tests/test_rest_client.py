@@ -329,7 +329,7 @@ class NoPause:
         async def sleep(clock: object, seconds: float) -> None:
             self.seconds.append(seconds)
 
-        monkeypatch.setattr("tinkex.transport.clock.Clock.sleep", sleep)
+        monkeypatch.setattr("tinkex.waiting.clock.Clock.sleep", sleep)
 
 
 def test_a_trace_is_waited_for(

@@ -17,7 +17,7 @@ import pytest
 from attrs import define, evolve, field
 
 import tinkex.local
-import tinkex.transport.carrier
+import tinkex.transport.sender
 import tinkex.transport.server
 from tests.batches import batch, datum
 from tests.fake_engine import FakeEngine
@@ -41,11 +41,11 @@ from tinkex import (
     UnprocessableEntityError,
     UnsupportedByServer,
 )
-from tinkex.dialects import fields
+from tinkex.dialects import unknown_fields
+from tinkex.dialects.detect import RECOGNISED
 from tinkex.dialects.dialect import Dialect, Evidence
-from tinkex.dialects.recognition import RECOGNISED
 from tinkex.dialects.table import DIALECTS
-from tinkex.training.losses import weighted
+from tinkex.losses.named import weighted
 from tinkex.transport import failures
 from tinkex.types import OptimizerConfig
 from tinkex_server.engine.interface import BaseModel
@@ -118,9 +118,9 @@ class Tapped(httpx.AsyncBaseTransport):
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
-    wire, handler = Wire(), tinkex.transport.carrier.default_handler
+    wire, handler = Wire(), tinkex.transport.sender.default_handler
     monkeypatch.setattr(
-        tinkex.transport.carrier, "default_handler", lambda config: Tapped(handler(config), wire)
+        tinkex.transport.sender, "default_handler", lambda config: Tapped(handler(config), wire)
     )
     return wire
 
@@ -318,7 +318,7 @@ def test_a_field_that_the_user_set_is_never_left_out(
 def test_only_what_says_nothing_is_left_out(
     body: dict[str, Any], names: set[str], left: dict[str, Any] | None
 ) -> None:
-    assert fields.without(body, frozenset(names)) == left
+    assert unknown_fields.without(body, frozenset(names)) == left
 
 
 @pytest.mark.rule(2)
@@ -352,7 +352,7 @@ def test_only_what_says_nothing_is_left_out(
     ],
 )
 def test_which_fields_a_refusal_calls_unknown(detail: Any, names: set[str]) -> None:
-    assert fields.refused_fields(detail) == names
+    assert unknown_fields.refused_fields(detail) == names
 
 
 @pytest.mark.rule(3)

@@ -19,8 +19,9 @@ import pytest
 
 from tests.facades import FACADES
 from tests.fake_engine import FakeEngine
-from tinkex import InvalidInputError, ModelInput, RequestFailedError, SamplingClient, portal
+from tinkex import InvalidInputError, ModelInput, RequestFailedError, SamplingClient
 from tinkex.local import Server
+from tinkex.portal import portal
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.sampling.many import SampleManyItem
 

@@ -19,13 +19,13 @@ from tinkex import (
     RequestFailedError,
     SamplePiece,
     SamplingClient,
-    portal,
 )
 from tinkex.dialects.table import DIALECTS
 from tinkex.errors import UnreadableAnswerError
 from tinkex.local import Server
-from tinkex.session import Session
-from tinkex.transport.http import Transport
+from tinkex.portal import portal
+from tinkex.session.session import Session
+from tinkex.transport.transport import Transport
 
 
 def take(sampler: Any, *what: Any, count: int | None = None) -> list[SamplePiece]:

@@ -30,7 +30,7 @@ from tinkex import (
 )
 from tinkex.local import Server, serve
 from tinkex.transport.connection import Connections
-from tinkex.transport.http import Transport
+from tinkex.transport.transport import Transport
 
 
 @define

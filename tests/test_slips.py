@@ -12,7 +12,7 @@ import pytest
 
 import tinkex
 from tinkex import Config, Datum, InvalidInputError, ModelInput
-from tinkex.hints import hinted
+from tinkex.errors.hints import hinted
 from tinkex.local import Server
 
 DATUM = Datum(model_input=ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_tokens": [2, 3]})

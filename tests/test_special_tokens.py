@@ -19,7 +19,7 @@ import tinkex.local
 from tests.fake_engine import FakeEngine
 from tests.hub import Hub, hub_here
 from tinkex import Tokenizer, TokenizerError, get_tokenizer
-from tinkex.tokenizer.loads import Loads
+from tinkex.tokenizer.shared_loads import Loads
 from tinkex_server.engine.interface import BaseModel
 
 WORDS = ("a", "b", "<s>", "</s>", "<pad>", "?")
@@ -64,7 +64,7 @@ def write(folder: Path, **files: Any) -> str:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinkex.tokenizer.finding._loads", Loads())
+    monkeypatch.setattr("tinkex.tokenizer.lookup._loads", Loads())
 
 
 def ids(tokenizer: Tokenizer) -> tuple[int | None, ...]:
@@ -199,7 +199,7 @@ def test_those_of_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [path for command, path, _ in hub.asked if command == "GET"] == list(hub.files), (
         "and no file more"
     )
-    monkeypatch.setattr("tinkex.tokenizer.finding._loads", Loads())
+    monkeypatch.setattr("tinkex.tokenizer.lookup._loads", Loads())
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert ids(get_tokenizer("org/model")) == (2, 3, 4, 5), "from what was fetched before"
 

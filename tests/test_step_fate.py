@@ -14,7 +14,7 @@ from tests.facades import FACADES
 from tests.fake_engine import FakeEngine
 from tests.faulty import Fault, Faulty, faulty
 from tinkex import AdamParams, ClientPoisonedError, Config, RetrySettings, StepOutcomeUnknown
-from tinkex.dialects import fate
+from tinkex.dialects import resend
 from tinkex.dialects.dialect import SeqIdRepeats
 from tinkex.errors import Place
 from tinkex.local import Server
@@ -23,11 +23,11 @@ CHANGING = ("forward_backward", "optim_step", "load_weights")
 READING = ("forward", "save_weights", "save_weights_for_sampler", "save_weights_external")
 
 
-def expected_verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> fate.Verdict:
+def expected_verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> resend.Verdict:
     """The table, written out once more."""
     if place in ("connecting", "unsent"):
         return "resend"
-    table: dict[SeqIdRepeats, dict[str, fate.Verdict]] = {
+    table: dict[SeqIdRepeats, dict[str, resend.Verdict]] = {
         "repeats": {"changing": "resend", "reading": "resend"},
         "refuses": {"changing": "resend_once", "reading": "resend_once"},
         "ignores": {"changing": "unknown", "reading": "resend"},
@@ -42,7 +42,7 @@ def expected_verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> fat
     list(itertools.product(get_args(Place), CHANGING + READING, get_args(SeqIdRepeats))),
 )
 def test_what_may_be_sent_again(place: Place, operation: str, repeats: SeqIdRepeats) -> None:
-    assert fate.verdict(place, operation, repeats) == expected_verdict(place, operation, repeats)
+    assert resend.verdict(place, operation, repeats) == expected_verdict(place, operation, repeats)
 
 
 @pytest.mark.rule(10, 11)
@@ -56,7 +56,7 @@ def test_what_may_be_sent_again(place: Place, operation: str, repeats: SeqIdRepe
     ],
 )
 def test_what_the_refusal_of_a_repeat_says_of_the_first_request(text: str, meaning: str) -> None:
-    assert fate.read_refusal(text, 5) == meaning
+    assert resend.read_refusal(text, 5) == meaning
 
 
 @pytest.fixture

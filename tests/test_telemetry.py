@@ -32,7 +32,7 @@ from tinkex import (
 )
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.local import Server
-from tinkex.reporter import Reporter
+from tinkex.session.reporter import Reporter
 from tinkex.transport.connection import Connections
 
 KINDS = get_args(events.Event)

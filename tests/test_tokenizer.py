@@ -23,8 +23,8 @@ from tests.fake_engine import FakeEngine
 from tests.hub import Hub, hub_here
 from tinkex import ModelInput, Tokenizer, TokenizerError, get_tokenizer
 from tinkex.tokenizer import names_of_tokenizer
-from tinkex.tokenizer.loads import Loads
-from tinkex.tokenizer.places import SHIPPED
+from tinkex.tokenizer.shared_loads import Loads
+from tinkex.tokenizer.sources import SHIPPED
 from tinkex_server.engine.interface import BaseModel
 
 
@@ -138,13 +138,13 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with hub_here() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr("tinkex.tokenizer.finding._loads", Loads())
+        monkeypatch.setattr("tinkex.tokenizer.lookup._loads", Loads())
         yield hub
 
 
 def again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in another process: nothing is loaded."""
-    monkeypatch.setattr("tinkex.tokenizer.finding._loads", Loads())
+    monkeypatch.setattr("tinkex.tokenizer.lookup._loads", Loads())
 
 
 def test_a_mirror_of_the_hub_by_revision(hub: Hub) -> None:

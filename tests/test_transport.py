@@ -21,8 +21,8 @@ from tinkex import (
     RetrySettings,
     TinkexError,
 )
-from tinkex.transport.clock import Clock
-from tinkex.transport.http import Transport
+from tinkex.transport.transport import Transport
+from tinkex.waiting.clock import Clock
 
 REQUEST = get_client_config.request(body=ClientConfigRequest("1"))
 OK = httpx.Response(200, json={"parallel_fwdbwd_chunks": True})

@@ -12,7 +12,7 @@ from tinkex_api.api.training_runs import list_training_runs
 from tests.fault_server import answer, fault_server
 from tests.tls import Authority
 from tinkex import APIConnectionError, APIStatusError, Config, ConfigError
-from tinkex.transport.http import Transport
+from tinkex.transport.transport import Transport
 
 RUNS = b'{"training_runs": [], "cursor": {"offset": 0, "limit": 1, "total_count": 0}}'
 

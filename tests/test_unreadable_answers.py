@@ -24,14 +24,14 @@ from tinkex import (
     StepOutcomeUnknown,
     TinkexError,
 )
-from tinkex.dialects import fate
+from tinkex.config.recovery import is_recoverable
+from tinkex.dialects import resend
 from tinkex.dialects.dialect import SeqIdRepeats
 from tinkex.futures.poller import of_fields, wait_for_result
 from tinkex.local import Server
-from tinkex.recovery.policy import is_recoverable
-from tinkex.training.batches import read_batch
+from tinkex.training.batch_requests import read_batch
 from tinkex.transport.answers import required_text
-from tinkex.transport.waiting import RequestState
+from tinkex.waiting.wait import RequestState
 
 QUICK = RetrySettings(base_delay=0.001, max_delay=0.002, max_attempts=4)
 DOUBTFUL_STATUSES = {
@@ -192,7 +192,7 @@ def test_a_step_that_was_applied_and_answered_with_nothing_is_never_doubled_nor_
 
 @pytest.mark.rule(11)
 def test_every_status_has_its_meaning() -> None:
-    meanings = {status: fate.status_meaning(status) for status in range(100, 600)}
+    meanings = {status: resend.status_meaning(status) for status in range(100, 600)}
     assert {status for status, meaning in meanings.items() if meaning == "taken"} == set(
         range(200, 300)
     )
@@ -202,7 +202,7 @@ def test_every_status_has_its_meaning() -> None:
     for status, meaning in meanings.items():
         if meaning != "taken":
             error = APIStatusError("x", status_code=status, body=None, headers={})
-            assert (fate.place_of(error) == "answered") == (meaning == "doubt")
+            assert (resend.place_of(error) == "answered") == (meaning == "doubt")
 
 
 @pytest.mark.rule(11)

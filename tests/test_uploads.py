@@ -182,7 +182,7 @@ def store(*statuses: int) -> Iterator[tuple[str, list[bytes]]]:
 def test_a_store_that_stumbles_gets_the_whole_file_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tinkex.rest.uploading._PAUSES", wait_none())
+    monkeypatch.setattr("tinkex.rest.external_weights._PAUSES", wait_none())
     content = bytes(range(256)) * 10_000  # more than one piece
     (tmp_path / "file").write_bytes(content)
     with store(503, 0, 200) as (url, came):

@@ -29,12 +29,12 @@ from tinkex import (
 )
 from tinkex.futures.poller import wait_for_result
 from tinkex.local import Server
-from tinkex.session import Session
-from tinkex.training.line import TrainingLine
-from tinkex.transport import stalls
-from tinkex.transport.clock import Clock
-from tinkex.transport.wait_lines import WaitLines
-from tinkex.transport.waiting import Bound, RequestState, Waits
+from tinkex.session.session import Session
+from tinkex.training.submission_queue import TrainingLine
+from tinkex.waiting import stalls
+from tinkex.waiting.clock import Clock
+from tinkex.waiting.schedule import WaitLines
+from tinkex.waiting.wait import Bound, RequestState, Waits
 
 FOREVER = Bound(1e6, "nothing")
 
@@ -140,7 +140,7 @@ def test_the_error_at_the_bound_holds_the_facts(heard: list[events.Event]) -> No
     assert error.wait is not None
     assert (error.waited, error.request_id, error.fault) == (30.0, "r1", "server")
     assert dict(error.wait.seconds) == {"network": 5.0, "queue": 25.0}
-    assert error.wait.mostly == "queue"
+    assert error.wait.main_owner == "queue"
     assert "paused_capacity" in str(error)
     assert "Config.poll.max_wait" in str(error)
     assert pickle.loads(pickle.dumps(error)).wait == error.wait
@@ -204,7 +204,7 @@ def test_a_stalled_event_loop_is_the_programs_own_and_the_line_is_named(quick_st
     assert facts.seconds["program"] >= 0.4
     place = f"{__file__}:{hold_up_the_loop.__code__.co_firstlineno + 1} in hold_up_the_loop"
     assert facts.stalled_by == place
-    assert facts.mostly == "program"
+    assert facts.main_owner == "program"
 
 
 def test_no_thread_watches_when_nothing_waits(quick_stalls: None) -> None:
@@ -362,7 +362,7 @@ def test_a_blocking_result_says_in_its_error_whose_the_wait_was(
     finally:
         server_engine.gate.set()
     assert caught.value.wait is not None
-    assert caught.value.wait.whose == "computation"
+    assert caught.value.wait.owner == "computation"
     assert caught.value.request_id == future.request_id
 
 

@@ -11,8 +11,8 @@ import httpx
 
 from tinkex import Config
 from tinkex.futures.answers import Payload
-from tinkex.transport.clock import Clock
-from tinkex.transport.http import Transport
+from tinkex.transport.transport import Transport
+from tinkex.waiting.clock import Clock
 
 T = TypeVar("T")
 

@@ -21,24 +21,29 @@ if TYPE_CHECKING:
     from tinkex.config import HttpLimits as HttpLimits
     from tinkex.config import PollSettings as PollSettings
     from tinkex.config import RetrySettings as RetrySettings
+    from tinkex.config.recovery import RecoveryPolicy as RecoveryPolicy
+    from tinkex.config.recovery import is_recoverable as is_recoverable
     from tinkex.dialects.dialect import Dialect as Dialect
     from tinkex.dialects.dialect import SamplingWays as SamplingWays
-    from tinkex.download_bar import DownloadBar as DownloadBar
+    from tinkex.downloads.progress_bar import DownloadBar as DownloadBar
     from tinkex.errors import *  # noqa: F403
-    from tinkex.futures.api_future import APIFuture as APIFuture
+    from tinkex.events import WaitFacts as WaitFacts
     from tinkex.futures.api_future import AsyncAPIFuture as AsyncAPIFuture
-    from tinkex.recovery.policy import RecoveryPolicy as RecoveryPolicy
-    from tinkex.recovery.policy import is_recoverable as is_recoverable
+    from tinkex.losses.custom import CustomLoss as CustomLoss
+    from tinkex.losses.custom import NumpyLoss as NumpyLoss
+    from tinkex.losses.handle import LossHandle as LossHandle
+    from tinkex.losses.handle import PerDatumLossFn as PerDatumLossFn
+    from tinkex.portal.future import APIFuture as APIFuture
     from tinkex.recovery.run import AsyncRecoverableRun as AsyncRecoverableRun
     from tinkex.rest.admin import AsyncAdminClient as AsyncAdminClient
     from tinkex.rest.client import AsyncRestClient as AsyncRestClient
-    from tinkex.rest.uploading import (
+    from tinkex.rest.external_weights import (
         ExternalWeightsUploadFinishResult as ExternalWeightsUploadFinishResult,
     )
-    from tinkex.rest.uploading import (
+    from tinkex.rest.external_weights import (
         ExternalWeightsUploadStartResult as ExternalWeightsUploadStartResult,
     )
-    from tinkex.rest.uploading import UploadURL as UploadURL
+    from tinkex.rest.external_weights import UploadURL as UploadURL
     from tinkex.sampling.client import AsyncSamplingClient as AsyncSamplingClient
     from tinkex.sampling.many import SampleManyItem as SampleManyItem
     from tinkex.sampling.stream import SamplePiece as SamplePiece
@@ -54,10 +59,6 @@ if TYPE_CHECKING:
     from tinkex.tokenizer import TokenizerError as TokenizerError
     from tinkex.tokenizer import get_tokenizer as get_tokenizer
     from tinkex.training.client import AsyncTrainingClient as AsyncTrainingClient
-    from tinkex.training.custom_loss import CustomLoss as CustomLoss
-    from tinkex.training.custom_loss import NumpyLoss as NumpyLoss
-    from tinkex.training.loss_handle import LossHandle as LossHandle
-    from tinkex.training.loss_handle import PerDatumLossFn as PerDatumLossFn
     from tinkex.types import *  # noqa: F403
 
 _HOMES = {
@@ -71,14 +72,16 @@ _HOMES = {
         "RetrySettings",
         "SEED_CHUNK_LIMITS",
     ),
-    "tinkex.download_bar": ("DownloadBar",),
-    "tinkex.futures.api_future": ("APIFuture", "AsyncAPIFuture"),
+    "tinkex.events": ("WaitFacts",),
+    "tinkex.downloads.progress_bar": ("DownloadBar",),
+    "tinkex.futures.api_future": ("AsyncAPIFuture",),
+    "tinkex.portal.future": ("APIFuture",),
     "tinkex.dialects.dialect": ("Dialect", "SamplingWays"),
-    "tinkex.recovery.policy": ("RecoveryPolicy", "is_recoverable"),
+    "tinkex.config.recovery": ("RecoveryPolicy", "is_recoverable"),
     "tinkex.recovery.run": ("AsyncRecoverableRun",),
     "tinkex.rest.admin": ("AsyncAdminClient",),
     "tinkex.rest.client": ("AsyncRestClient",),
-    "tinkex.rest.uploading": (
+    "tinkex.rest.external_weights": (
         "ExternalWeightsUploadFinishResult",
         "ExternalWeightsUploadStartResult",
         "UploadURL",
@@ -93,8 +96,8 @@ _HOMES = {
     "tinkex.sync.training": ("TrainingClient",),
     "tinkex.sampling.many": ("SampleManyItem",),
     "tinkex.sampling.stream": ("SamplePiece",),
-    "tinkex.training.custom_loss": ("CustomLoss", "NumpyLoss"),
-    "tinkex.training.loss_handle": ("LossHandle", "PerDatumLossFn"),
+    "tinkex.losses.custom": ("CustomLoss", "NumpyLoss"),
+    "tinkex.losses.handle": ("LossHandle", "PerDatumLossFn"),
     "tinkex.tokenizer": ("StreamDecoder", "Tokenizer", "TokenizerError", "get_tokenizer"),
     "tinkex.training.client": ("AsyncTrainingClient",),
 }

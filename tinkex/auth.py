@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tinkex_api.api.server import get_server_capabilities
 
-from tinkex import portal
 from tinkex.config import Config
 from tinkex.errors import ConfigError
-from tinkex.transport.http import Transport
+from tinkex.portal import portal
+from tinkex.transport.transport import Transport
 
 
 def get_tinker_token() -> str | None:

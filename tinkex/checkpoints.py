@@ -6,8 +6,8 @@ from os import PathLike
 from pathlib import Path
 
 from tinkex.config import Config
+from tinkex.downloads.download import Progress
 from tinkex.rest.client import AsyncRestClient
-from tinkex.rest.download import Progress
 from tinkex.sync.rest import RestClient
 
 

@@ -12,15 +12,109 @@ Example:
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar, Literal, ParamSpec, TypeAlias
+from typing import ClassVar, Literal, ParamSpec, TypeAlias, TypeVar
 
-from attrs import frozen
-
-from tinkex.wait_facts import WaitFacts
+from attrs import field, frozen
 
 logger = logging.getLogger("tinkex")
 P = ParamSpec("P")
+T = TypeVar("T")
+
+Owner = Literal["program", "turn", "network", "queue", "computation"]
+"""Who owns a wait: this program, whose event loop did not run; an earlier call of the same client; the
+network, or a server that fails or says nothing; the server's queue; the computation."""
+
+_NAMES: Mapping[Owner, str] = {
+    "program": "this program",
+    "turn": "the calls before it",
+    "network": "network",
+    "queue": "the server's queue",
+    "computation": "computation",
+}
+_WORTH_SAYING = 1.0  # seconds
+
+
+@frozen(kw_only=True)
+class WaitFacts:
+    """The facts of a wait, as it stands; `str()` is the sentence that logs and errors show."""
+
+    operation: str
+    request_id: str | None = None
+    awaited: str = "its result"
+    age: float = 0.0
+    """Seconds."""
+    owner: Owner = "computation"
+    """The owner of the wait now."""
+    activity: str = ""
+    """What happens now, in words."""
+    seconds: Mapping[Owner, float] = field(factory=dict[Owner, float])
+    """How long each owner had it, in seconds."""
+    queue_state: str | None = None
+    queue_state_reason: str | None = None
+    last_status: int | None = None
+    """The HTTP status of the server's last answer; None while there is none."""
+    tries: int = 0
+    """HTTP requests that were sent for it."""
+    stalled_by: str | None = None
+    """The line of this program that held up the event loop longest, while this waited."""
+
+    @property
+    def main_owner(self) -> Owner:
+        """The owner of the longest share of the wait."""
+        split: dict[Owner, float] = {self.owner: 0.0, **self.seconds}
+        return max(split, key=lambda owner: split[owner])
+
+    @property
+    def whose(self) -> Owner:
+        """The old name of `owner`."""
+        return _renamed("whose", "owner", self.owner)
+
+    @property
+    def mostly(self) -> Owner:
+        """The old name of `main_owner`."""
+        return _renamed("mostly", "main_owner", self.main_owner)
+
+    @property
+    def what(self) -> str:
+        """The old name of `activity`."""
+        return _renamed("what", "activity", self.activity)
+
+    def __str__(self) -> str:
+        request = f" (request {self.request_id})" if self.request_id else ""
+        return f"{self.operation}{request} has waited {self.age:.0f} s for {self.awaited}: {'; '.join(self._clauses())}"
+
+    def _clauses(self) -> list[str]:
+        split = [
+            f"{_NAMES[owner]} {spent:.0f} s"
+            for owner, spent in self.seconds.items()
+            if spent >= _WORTH_SAYING
+        ]
+        stall = f", held up by {self.stalled_by}" if self.stalled_by else ""
+        reason = f" ({self.queue_state_reason})" if self.queue_state_reason else ""
+        program = self.seconds.get("program", 0.0)
+        return [
+            f"{_NAMES[self.owner]}{f', {self.activity}' if self.activity else ''}",
+            *([f"queue_state {self.queue_state}{reason}"] if self.queue_state else []),
+            f"last HTTP status {self.last_status or 'none'}, try {self.tries}",
+            *(
+                [f"the event loop of this program stood still for {program:.0f} s{stall}"]
+                if program >= _WORTH_SAYING
+                else []
+            ),
+            *([f"so far {', '.join(split)}"] if len(split) > 1 else []),
+        ]
+
+
+def _renamed(old: str, new: str, value: T) -> T:
+    """Returns the value of a field that is asked for by its old name, and warns of that."""
+    warnings.warn(
+        f"WaitFacts.{old} is now {new}; the old name goes with the next release",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return value
 
 
 @frozen(kw_only=True)

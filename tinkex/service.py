@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from tinkex.config import Config, RetrySettings, configured
+from tinkex.config.recovery import RecoveryPolicy
+from tinkex.dialects.detect import is_missing_route
 from tinkex.dialects.dialect import Dialect
-from tinkex.dialects.recognition import is_missing_route
 from tinkex.errors import (
     APIStatusError,
     ClientClosedError,
@@ -19,24 +20,23 @@ from tinkex.errors import (
     RequestFailedError,
     UnsupportedByServer,
 )
-from tinkex.hints import hinted
-from tinkex.recovery.policy import RecoveryPolicy
+from tinkex.errors.hints import hinted
+from tinkex.losses.handle import LossHandle, PerDatumLossFn, Rank
+from tinkex.losses.upload import CustomLosses, traced
 from tinkex.recovery.run import AsyncRecoverableRun
 from tinkex.rest.client import AsyncRestClient
 from tinkex.sampling.client import AsyncSamplingClient
-from tinkex.session import Session, SessionFacts
-from tinkex.session_life import Outcome
+from tinkex.session.lifecycle import Outcome
+from tinkex.session.session import Session, SessionFacts
 from tinkex.threads import in_thread
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import SavedState, model_from_state, new_model, require_recovery
 from tinkex.training.load_probe import probe_loads
-from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
-from tinkex.training.loss_upload import CustomLosses, traced
-from tinkex.training.probe import probe_repeats
+from tinkex.training.repeat_probe import probe_repeats
 from tinkex.training.unloading import unload_left_behind
-from tinkex.transport.http import Transport
+from tinkex.transport.transport import Transport
 from tinkex.types import GetServerCapabilitiesResponse, LoraConfig, OptimizerConfig
-from tinkex.types.checks import check_int, check_optional_int
+from tinkex.types.number_checks import check_int, check_optional_int
 
 logger = logging.getLogger("tinkex")
 C = TypeVar("C")

@@ -1,10 +1,10 @@
 """Every setting of a client: where it comes from, what is allowed, and the value that holds them all, `Config`."""
 
-from tinkex.config.checks import LOCAL
 from tinkex.config.defaults import HOSTED_BASE_URL
 from tinkex.config.http_limits import HttpLimits
+from tinkex.config.poll_and_retry import PollSettings, RetrySettings, as_retry_settings
 from tinkex.config.settings import SEED_CHUNK_LIMITS, Config, configured
-from tinkex.config.waiting import PollSettings, RetrySettings, as_retry_settings
+from tinkex.config.validators import LOCAL
 from tinkex.dialects.dialect import ChunkLimits
 
 __all__ = [

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from attrs import Converter, Factory, evolve
 
-from tinkex.config import readers, sources
+from tinkex.config import parsers, sources
 from tinkex.config.http_limits import HttpLimits
-from tinkex.config.waiting import PollSettings, RetrySettings
+from tinkex.config.poll_and_retry import PollSettings, RetrySettings
+from tinkex.config.recovery import RecoveryPolicy
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import ConfigError
-from tinkex.recovery.policy import RecoveryPolicy
 
 S = TypeVar("S", RetrySettings, PollSettings)
 
@@ -27,7 +27,7 @@ GROUPS: Mapping[str, tuple[Callable[..., Any], Mapping[str, Callable[[object], A
 """Settings that belong together: their class, and how each that a variable or a file may hold is read."""
 
 
-def found(name: str, read: Callable[[object], Any] = readers.text, default: Any = None) -> Any:
+def found(name: str, read: Callable[[object], Any] = parsers.text, default: Any = None) -> Any:
     """What the sources have of a setting, else the default; a callable makes one."""
 
     def look_up(config: Any) -> Any:
@@ -50,17 +50,17 @@ def _base_url(given: str | None, config: Any) -> str:
 
 
 def _url(value: object) -> str:
-    return readers.text(value).rstrip("/")
+    return parsers.text(value).rstrip("/")
 
 
 def _api_key(config: Any) -> str | None:
     """The key of the first source that has one or a command for one; a key before a command of the same source."""
-    command = config.sources.find("credential_cmd", readers.text)
+    command = config.sources.find("credential_cmd", parsers.text)
     if config.credential_cmd is not None and (
         command is None or command.value != config.credential_cmd
     ):
         return None  # the command was given as an argument
-    key = config.sources.find("api_key", readers.text)
+    key = config.sources.find("api_key", parsers.text)
     if key is None or (command is not None and command.rank < key.rank):
         key = sources.stored_key() if command is None else None
     if key is None:
@@ -96,7 +96,7 @@ def named_dialect(given: str | Dialect | None) -> Dialect | None:
     if given is None or isinstance(given, Dialect):
         return given
     try:
-        return readers.dialect(given)
+        return parsers.dialect(given)
     except ValueError as error:
         raise ConfigError(
             f"dialect {given!r} is not known, only {error}", advice="A Dialect is taken, too."

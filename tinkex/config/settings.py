@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from attrs import Factory, evolve, field, fields, frozen
 from attrs.validators import optional
 
-from tinkex.config import checks, defaults, readers
+from tinkex.config import defaults, parsers, validators
 from tinkex.config.defaults import GROUPS, HOSTED_BASE_URL, found, group
 from tinkex.config.description import Description, describe
 from tinkex.config.http_limits import HttpLimits
+from tinkex.config.poll_and_retry import PollSettings, RetrySettings
 from tinkex.config.proxies import Proxies, Proxy
+from tinkex.config.recovery import RecoveryPolicy
 from tinkex.config.secrets import kept_secret, public, without_password
 from tinkex.config.sources import Sources
-from tinkex.config.waiting import PollSettings, RetrySettings
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.errors import ConfigError, InvalidInputError
-from tinkex.hints import hinted
-from tinkex.recovery.policy import RecoveryPolicy
+from tinkex.errors.hints import hinted
 
 if TYPE_CHECKING:
     import httpx
@@ -87,7 +87,7 @@ class Config:
         poll: how results are waited for.
         recovery: when `create_recoverable_run` saves, and what it recovers from, by default.
         dialect: what the server speaks, by name or as a `Dialect`; by default it is found out. The server's own flags go before it.
-        feature_gates: single ways of the server's that are known better than it says (`tinkex.dialects.gates`): `bulk_results` turns
+        feature_gates: single ways of the server's that are known better than it says (`tinkex.dialects.feature_gates`): `bulk_results` turns
             one on, `-bulk_results` off; `TINKER_FEATURE_GATES`, comma-separated.
         chunk_limits: how a batch is split into requests; by default what the server says, else `ChunkLimits()`.
         heartbeat_interval: seconds between heartbeats of a session.
@@ -112,82 +112,88 @@ class Config:
 
     profile: str | None = None
     sources: Sources = field(default=Factory(_sources, takes_self=True), repr=False, eq=False)
-    base_url: str = field(default=None, converter=defaults.base_url, validator=checks.base_url)
+    base_url: str = field(default=None, converter=defaults.base_url, validator=validators.base_url)
     credential_cmd: str | None = field(
         default=found("credential_cmd"), converter=kept_secret, repr=False
     )
     api_key: ApiKey | None = field(
-        default=defaults.api_key, converter=kept_secret, validator=checks.header_value, repr=False
+        default=defaults.api_key,
+        converter=kept_secret,
+        validator=validators.header_value,
+        repr=False,
     )
     project_id: str | None = field(default=found("project_id"))
-    tags: tuple[str, ...] = field(default=found("tags", readers.names, ()), converter=tuple)
+    tags: tuple[str, ...] = field(default=found("tags", parsers.names, ()), converter=tuple)
     user_metadata: Mapping[str, str] = field(
-        default=found("user_metadata", readers.pairs, dict), validator=checks.pairs
+        default=found("user_metadata", parsers.pairs, dict), validator=validators.pairs
     )
     timeout: float = field(
-        default=found("timeout", readers.number, 60.0), validator=checks.positive
+        default=found("timeout", parsers.number, 60.0), validator=validators.positive
     )
     connect_timeout: float = field(
-        default=found("connect_timeout", readers.number, 5.0), validator=checks.positive
+        default=found("connect_timeout", parsers.number, 5.0), validator=validators.positive
     )
     max_retries: int | None = field(
-        default=found("max_retries", readers.whole_number), validator=checks.retries
+        default=found("max_retries", parsers.whole_number), validator=validators.retries
     )
     progress_timeout: float | None = field(
-        default=found("progress_timeout", readers.number), validator=optional(checks.positive)
+        default=found("progress_timeout", parsers.number), validator=optional(validators.positive)
     )
     retry: RetrySettings = field(default=group("retry"), converter=defaults.retry)
     poll: PollSettings = field(default=group("poll"), converter=defaults.poll)
     recovery: RecoveryPolicy = field(default=group("recovery"))
     dialect: Dialect | None = field(
-        default=found("dialect", readers.dialect), converter=defaults.named_dialect
+        default=found("dialect", parsers.dialect), converter=defaults.named_dialect
     )
     feature_gates: tuple[str, ...] = field(
-        default=found("feature_gates", readers.names, ()),
+        default=found("feature_gates", parsers.names, ()),
         converter=tuple,
-        validator=checks.feature_gates,
+        validator=validators.feature_gates,
     )
     chunk_limits: ChunkLimits | None = None
     heartbeat_interval: float = field(
-        default=found("heartbeat_interval", readers.number, 10.0), validator=checks.positive
+        default=found("heartbeat_interval", parsers.number, 10.0), validator=validators.positive
     )
-    verify_checkpoints: bool | None = field(default=found("verify_checkpoints", readers.switch))
-    telemetry: bool | None = field(default=found("telemetry", readers.switch))
+    verify_checkpoints: bool | None = field(default=found("verify_checkpoints", parsers.switch))
+    telemetry: bool | None = field(default=found("telemetry", parsers.switch))
     log_level: LogLevel | None = field(
-        default=found("log_level", readers.one_of(*checks.LOG_LEVELS)), validator=checks.log_level
+        default=found("log_level", parsers.one_of(*validators.LOG_LEVELS)),
+        validator=validators.log_level,
     )
-    dump_headers: bool = field(default=found("dump_headers", readers.switch, False))
+    dump_headers: bool = field(default=found("dump_headers", parsers.switch, False))
     default_headers: Mapping[str, str] = field(
-        default=found("default_headers", readers.pairs, dict),
+        default=found("default_headers", parsers.pairs, dict),
         converter=kept_secret,
-        validator=checks.pairs,
+        validator=validators.pairs,
         repr=False,
     )
     default_query: Mapping[str, str] = field(
-        default=found("default_query", readers.pairs, dict),
+        default=found("default_query", parsers.pairs, dict),
         converter=kept_secret,
-        validator=checks.pairs,
+        validator=validators.pairs,
         repr=False,
     )
     cf_access_client_id: str | None = field(
         default=found("cf_access_client_id"),
         converter=kept_secret,
-        validator=checks.header_value,
+        validator=validators.header_value,
         repr=False,
     )
     cf_access_client_secret: str | None = field(
         default=found("cf_access_client_secret"),
         converter=kept_secret,
-        validator=checks.header_value,
+        validator=validators.header_value,
         repr=False,
     )
     proxy: str | None = field(
-        default=found("proxy"), validator=checks.proxy, repr=lambda url: str(without_password(url))
+        default=found("proxy"),
+        validator=validators.proxy,
+        repr=lambda url: str(without_password(url)),
     )
     proxy_headers: Mapping[str, str] = field(
-        default=found("proxy_headers", readers.pairs, dict),
+        default=found("proxy_headers", parsers.pairs, dict),
         converter=kept_secret,
-        validator=checks.pairs,
+        validator=validators.pairs,
         repr=False,
     )
     http_limits: HttpLimits = field(default=group("http_limits"))
@@ -206,7 +212,7 @@ class Config:
     def proxies(self) -> Proxies:
         """Through which proxy each URL is asked for."""
         if self.proxy is not None:
-            return Proxies(Proxy(self.proxy, checks.name_of(self, "proxy")))
+            return Proxies(Proxy(self.proxy, validators.name_of(self, "proxy")))
         return Proxies.of_environment(self.sources.environment)
 
     def describe(self) -> Description:

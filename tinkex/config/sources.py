@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from attrs import define, field, fields, frozen
 
 from tinkex import credentials
-from tinkex.config import readers
+from tinkex.config import parsers
 from tinkex.config.secrets import Secret, is_secret
 from tinkex.errors import ConfigError
 
@@ -188,10 +188,10 @@ def _nearest(name: str, known: Collection[str]) -> str | None:
 def readers_of(kind: type, **others: Callable[[object], Any]) -> dict[str, Callable[[object], Any]]:
     """How the numbers of a class of settings are read, by their types; `others` are no numbers."""
     by_type = {
-        "int": readers.whole_number,
-        "int | None": readers.whole_number,
-        "float": readers.number,
-        "float | None": readers.number,
+        "int": parsers.whole_number,
+        "int | None": parsers.whole_number,
+        "float": parsers.number,
+        "float | None": parsers.number,
     }
     return {
         item.name: by_type[str(item.type)] for item in fields(kind) if str(item.type) in by_type

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from attrs import frozen
 
 from tinkex.errors import FailureCategory
-from tinkex.wait_facts import Owner
+from tinkex.events import Owner
 
 Payload: TypeAlias = Mapping[str, Any] | bytes
 """A result: a JSON object's fields, or a protobuf message."""

@@ -36,8 +36,8 @@ from tinkex.futures.answers import (
 from tinkex.transport import failures
 from tinkex.transport.answers import PARSE_ERRORS
 from tinkex.transport.backoff import Patience
-from tinkex.transport.http import Transport
-from tinkex.transport.waiting import RequestState, Wait
+from tinkex.transport.transport import Transport
+from tinkex.waiting.wait import RequestState, Wait
 
 T = TypeVar("T")
 

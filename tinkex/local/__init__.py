@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["Faults", "Limits", "Server", "gc", "serve"]
 
 _MODULES = {
-    "Faults": "faults",
+    "Faults": "app.faults",
     "Limits": "limits",
-    "Server": "server",
-    "gc": "collection",
-    "serve": "start",
+    "Server": "app.server",
+    "gc": "app.gc",
+    "serve": "app.serve",
 }
 
 

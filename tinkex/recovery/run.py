@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from attrs import define, frozen
 
+from tinkex.config.recovery import RecoveryPolicy
 from tinkex.errors import RecoveryFailedError, RequestFailedError, TinkexError
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.recovery import policy as policies
-from tinkex.recovery.policy import RecoveryPolicy
+from tinkex.recovery import decisions
 from tinkex.rest.client import AsyncRestClient
 from tinkex.training.client import AsyncTrainingClient
-from tinkex.transport.clock import Clock
 from tinkex.types import SaveWeightsResponse
+from tinkex.waiting.clock import Clock
 
 logger = logging.getLogger("tinkex")
 
@@ -191,7 +191,7 @@ class AsyncRecoverableRun:
 
     def _begin_to_save(self) -> _Save:
         self._last_save = (self.step, self._clock.now())
-        name = policies.checkpoint_name(self.step, secrets.token_hex(4))
+        name = decisions.checkpoint_name(self.step, secrets.token_hex(4))
         return _Save(self.step, self.recoveries, self.trainer.save_state(name))
 
     async def _counted_or_logged(self, save: _Save) -> None:
@@ -231,8 +231,8 @@ class AsyncRecoverableRun:
                 async with asyncio.timeout(max(0.0, ends - self._clock.now())):
                     return await self._load_newest()
             except TinkexError as error:
-                seconds = policies.pause(attempt)
-                if not policies.may_pass(error):
+                seconds = decisions.pause(attempt)
+                if not decisions.may_pass(error):
                     raise _failed(
                         f"none of {len(self._checkpoints)} checkpoints can be loaded: {error.message}"
                     ) from error
@@ -255,7 +255,7 @@ class AsyncRecoverableRun:
             try:
                 return checkpoint, await self._replace(self.trainer, checkpoint.path)
             except TinkexError as error:
-                if not policies.blames_checkpoint(error):
+                if not decisions.blames_checkpoint(error):
                     raise
                 logger.warning(
                     "%s cannot be loaded, so the one before it is: %s",

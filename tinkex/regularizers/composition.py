@@ -17,7 +17,7 @@ from tinkex.regularizers.terms import Regularizer, check_finite
 from tinkex.types import Datum
 
 if TYPE_CHECKING:
-    from tinkex.training.custom_loss import TorchLoss
+    from tinkex.losses.custom import TorchLoss
 
 
 @frozen

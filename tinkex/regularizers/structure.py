@@ -23,7 +23,7 @@ from tinkex.regularizers.terms import (
 from tinkex.types import Datum
 
 if TYPE_CHECKING:
-    from tinkex.training.custom_loss import TorchLoss
+    from tinkex.losses.custom import TorchLoss
 
 
 def orthogonality(

@@ -1,0 +1,1 @@
+"""The management clients: sessions, runs, checkpoints, uploads, and what an organization used."""

@@ -9,7 +9,7 @@ from tinkex_api.models import write_time
 from tinkex_api.types import UNSET
 
 from tinkex.errors import InvalidInputError
-from tinkex.hints import hinted
+from tinkex.errors.hints import hinted
 from tinkex.rest.connection import AsyncConnection
 from tinkex.types import (
     AuditEventType,

@@ -45,24 +45,22 @@ from tinkex_api.models import (
 )
 from tinkex_api.types import UNSET, Request
 
+from tinkex.downloads.download import Progress, download, folder_name
+from tinkex.downloads.sources import archive_url
 from tinkex.errors import ConflictError, InvalidInputError, RequestFailedError
-from tinkex.hints import hinted
-from tinkex.rest.archives import archive_url
-from tinkex.rest.checkpoint_place import CheckpointPlace
+from tinkex.errors.hints import hinted
+from tinkex.rest.adapter_upload import AdapterFolder, send_files
 from tinkex.rest.connection import AsyncConnection
-from tinkex.rest.download import Progress, download, folder_name
-from tinkex.rest.hub import HubUpload, add_model_card
-from tinkex.rest.identity import identity
-from tinkex.rest.paging import PAGE_SIZE, check_page, listing, search_results
-from tinkex.rest.sending import AdapterFolder, send_files
-from tinkex.rest.uploading import (
+from tinkex.rest.external_weights import (
     ExternalWeightsUploadFinishResult,
     ExternalWeightsUploadStartResult,
     started,
 )
-from tinkex.session import meet
+from tinkex.rest.hub import HubUpload, add_model_card
+from tinkex.rest.identity import identity
+from tinkex.rest.paging import PAGE_SIZE, check_page, listing, search_results
+from tinkex.session.discovery import meet
 from tinkex.threads import in_thread
-from tinkex.transport.waiting import RequestState
 from tinkex.types import (
     AccessScope,
     ApiKeyInfoResponse,
@@ -89,7 +87,9 @@ from tinkex.types import (
     WeightsInfoResponse,
     WhoamiResponse,
 )
-from tinkex.types.checks import check_optional_int
+from tinkex.types.checkpoint_address import CheckpointPlace
+from tinkex.types.number_checks import check_optional_int
+from tinkex.waiting.wait import RequestState
 from tinkex.wire.json import encode_checkpoint_search, encode_session_search
 
 T = TypeVar("T")

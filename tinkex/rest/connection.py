@@ -9,7 +9,7 @@ from tinkex_api.types import Request
 
 from tinkex.config import Config, configured
 from tinkex.errors import ClientClosedError
-from tinkex.transport.http import Transport
+from tinkex.transport.transport import Transport
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import frozen
 
-from tinkex.rest.adapter_files import found, read_config
+from tinkex.downloads.adapter_files import found, read_config
 
 _CARD = """\
 ---

@@ -9,7 +9,7 @@ from typing import Generic, Self, TypeVar
 from attrs import define, field
 
 from tinkex.types import Cursor
-from tinkex.types.checks import check_int
+from tinkex.types.number_checks import check_int
 
 T = TypeVar("T")
 C = TypeVar("C")

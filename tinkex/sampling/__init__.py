@@ -1,0 +1,1 @@
+"""The sampling clients: one set of weights, any number of samples at once."""

@@ -13,22 +13,22 @@ from tinkex_api.models import CreateSamplingSessionRequest, CreateSamplingSessio
 
 from tinkex.config import Config, RetrySettings, as_retry_settings
 from tinkex.errors import NotFoundError, TinkexError, UnsupportedByServer, WaitTimeoutError
+from tinkex.errors.hints import hinted
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import RequestState, of_fields, wait_for_result
-from tinkex.hints import hinted
-from tinkex.model_tokenizer import model_tokenizer
 from tinkex.sampling import handle as handles
 from tinkex.sampling import ways
 from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem, sample_many
 from tinkex.sampling.request import Ask, Questions
+from tinkex.sampling.results import SampleResults
 from tinkex.sampling.sampler import Sampler
 from tinkex.sampling.stream import SamplePiece
-from tinkex.session import Session
+from tinkex.session.model_tokenizer import model_tokenizer
+from tinkex.session.session import Session
 from tinkex.tokenizer import Tokenizer, names_of_tokenizer
 from tinkex.transport.answers import required_text
-from tinkex.transport.http import Transport
-from tinkex.transport.waiting import QueueObserver
+from tinkex.transport.transport import Transport
 from tinkex.types import (
     ArrayLike,
     ModelInput,
@@ -37,6 +37,7 @@ from tinkex.types import (
     TensorData,
     as_model_input,
 )
+from tinkex.waiting.wait import QueueObserver
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class AsyncSamplingClient:
         self._base_model = base_model
         self._sampler = Sampler(
             session.transport,
-            session.samples.of(sampling_session_id),
+            session.part(SampleResults).of(sampling_session_id),
             sampling_session_id,
             record_stability_info,
             is_copy,

@@ -21,7 +21,7 @@ from tinkex.types import (
     SamplingParams,
     TensorData,
 )
-from tinkex.types.checks import check_int, check_optional_int
+from tinkex.types.number_checks import check_int, check_optional_int
 from tinkex.wire import json
 
 

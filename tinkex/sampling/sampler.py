@@ -19,12 +19,12 @@ from tinkex.config import RetrySettings
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import APIStatusError, TinkexError
 from tinkex.futures.poller import NO_RESULT, Payload, RequestState
-from tinkex.futures.samples import NUMBERS_OF_A_COPY, SamplerResults
 from tinkex.sampling import stream
 from tinkex.sampling.request import Ask, check_answer, text_length, was_cut
+from tinkex.sampling.results import NUMBERS_OF_A_COPY, SamplerResults
 from tinkex.sampling.stream import SamplePiece
 from tinkex.transport import backoff
-from tinkex.transport.http import Transport
+from tinkex.transport.transport import Transport
 from tinkex.types import ModelInput, SampledSequence, SampleResponse
 from tinkex.wire import json, protobuf
 

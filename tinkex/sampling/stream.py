@@ -12,10 +12,10 @@ from tinkex_api.models import SampleRequest, SampleStreamEvent
 
 from tinkex.errors import APIConnectionError, FailureCategory, RequestFailedError
 from tinkex.transport.answers import PARSE_ERRORS
-from tinkex.transport.bodies import unreadable
-from tinkex.transport.http import Transport
-from tinkex.transport.waiting import RequestState
+from tinkex.transport.response_body import unreadable
+from tinkex.transport.transport import Transport
 from tinkex.types import SampledSequence
+from tinkex.waiting.wait import RequestState
 
 _DATA = "data:"
 

@@ -14,7 +14,7 @@ from attrs import fields
 from tinkex.dialects.dialect import Dialect, SamplingWays
 from tinkex.errors import InvalidInputError, UnsupportedByServer
 from tinkex.types import SamplingParams
-from tinkex.types.checks import check_optional_int, is_int, is_number
+from tinkex.types.number_checks import check_optional_int, is_int, is_number
 
 _KNOWN = tuple(field.name for field in fields(SamplingParams) if field.init)
 

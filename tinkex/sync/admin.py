@@ -6,11 +6,11 @@ from datetime import date, datetime
 from types import TracebackType
 from typing import Self
 
-from tinkex import portal as portals
 from tinkex.config import Config
-from tinkex.hints import hinted
+from tinkex.errors.hints import hinted
+from tinkex.portal import portal as portals
+from tinkex.portal.official_calls import DONE, Done, deprecated_twin
 from tinkex.rest.admin import AsyncAdminClient
-from tinkex.sync_twins import DONE, Done, deprecated_twin
 from tinkex.threads import in_thread
 from tinkex.types import (
     AuditEventType,

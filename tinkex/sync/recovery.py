@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from tinkex_api.types import OwnFuture
 
+from tinkex.config.recovery import RecoveryPolicy
 from tinkex.errors import TinkexError
-from tinkex.hints import hinted
-from tinkex.portal import Portal
-from tinkex.portal_iter import iterate
-from tinkex.recovery.policy import RecoveryPolicy
+from tinkex.errors.hints import hinted
+from tinkex.portal.iteration import iterate
+from tinkex.portal.portal import Portal
 from tinkex.recovery.run import AsyncRecoverableRun
 from tinkex.sync.training import TrainingClient
 

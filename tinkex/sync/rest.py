@@ -8,19 +8,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tinkex import portal as portals
 from tinkex.config import Config
-from tinkex.hints import hinted
-from tinkex.portal import Portal
-from tinkex.portal_iter import iterate
+from tinkex.downloads.download import Progress
+from tinkex.errors.hints import hinted
+from tinkex.portal import portal as portals
+from tinkex.portal.iteration import iterate
+from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin
+from tinkex.portal.portal import Portal
 from tinkex.rest.client import AsyncRestClient
-from tinkex.rest.download import Progress
-from tinkex.rest.paging import PAGE_SIZE
-from tinkex.rest.uploading import (
+from tinkex.rest.external_weights import (
     ExternalWeightsUploadFinishResult,
     ExternalWeightsUploadStartResult,
 )
-from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
+from tinkex.rest.paging import PAGE_SIZE
 from tinkex.threads import in_thread
 from tinkex.types import (
     AccessScope,

@@ -8,21 +8,21 @@ from typing import Any, Self
 
 from tinkex_api.types import OwnFuture
 
-from tinkex import portal as portals
 from tinkex.config import RetrySettings
-from tinkex.futures.api_future import APIFuture, AsyncAPIFuture
+from tinkex.errors.hints import hinted
+from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import RequestState
-from tinkex.hints import hinted
-from tinkex.portal import Portal
-from tinkex.portal_iter import iterate
+from tinkex.portal import portal as portals
+from tinkex.portal.future import APIFuture
+from tinkex.portal.iteration import iterate
+from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin
+from tinkex.portal.portal import Portal
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem
 from tinkex.sampling.stream import SamplePiece
-from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
 from tinkex.threads import in_thread
 from tinkex.tokenizer import Tokenizer
-from tinkex.transport.waiting import QueueObserver
 from tinkex.types import (
     ArrayLike,
     ModelInput,
@@ -30,6 +30,7 @@ from tinkex.types import (
     SamplingParams,
     TensorData,
 )
+from tinkex.waiting.wait import QueueObserver
 
 
 @hinted

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from tinkex import portal as portals
 from tinkex.config import Config, RetrySettings
+from tinkex.config.recovery import RecoveryPolicy
 from tinkex.dialects.dialect import Dialect
-from tinkex.hints import hinted
-from tinkex.recovery.policy import RecoveryPolicy
+from tinkex.errors.hints import hinted
+from tinkex.losses.handle import LossHandle, PerDatumLossFn, Rank
+from tinkex.portal import portal as portals
+from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin
 from tinkex.service import AsyncServiceClient
-from tinkex.session_life import Outcome
+from tinkex.session.lifecycle import Outcome
 from tinkex.sync.recovery import RecoverableRun
 from tinkex.sync.rest import RestClient
 from tinkex.sync.sampling import SamplingClient
 from tinkex.sync.training import TrainingClient
-from tinkex.sync_twins import DONE, Done, Text, deprecated_twin
 from tinkex.threads import in_thread
-from tinkex.training.loss_handle import LossHandle, PerDatumLossFn, Rank
 from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
 
 

@@ -8,20 +8,20 @@ from typing import Literal
 from tinkex_api.types import OwnFuture
 
 from tinkex.config import RetrySettings
-from tinkex.futures.api_future import APIFuture
-from tinkex.hints import hinted
-from tinkex.portal import Portal
-from tinkex.sync.sampling import SamplingClient
-from tinkex.sync_twins import DONE, Done, deprecated_twin
-from tinkex.threads import in_thread
-from tinkex.tokenizer import Tokenizer
-from tinkex.training.client import AsyncTrainingClient
-from tinkex.training.custom_loss import CustomLoss
-from tinkex.training.loss_handle import LossHandle
-from tinkex.training.validation import (
+from tinkex.errors.hints import hinted
+from tinkex.losses.custom import CustomLoss
+from tinkex.losses.handle import LossHandle
+from tinkex.losses.validation import (
     LossName,
     SamplerKind,
 )
+from tinkex.portal.future import APIFuture
+from tinkex.portal.official_calls import DONE, Done, deprecated_twin
+from tinkex.portal.portal import Portal
+from tinkex.sync.sampling import SamplingClient
+from tinkex.threads import in_thread
+from tinkex.tokenizer import Tokenizer
+from tinkex.training.client import AsyncTrainingClient
 from tinkex.types import (
     AdamParams,
     Datum,
@@ -107,7 +107,7 @@ class TrainingClient(OwnFuture):
 
         A loss that the server has (`create_custom_loss`) is computed there, by one request. Any other is computed here: one forward
         pass gives the logprobs of the targets; your function makes the loss of them; one backward pass brings its gradient to the
-        weights (`tinkex.training.custom_loss`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
+        weights (`tinkex.losses.custom`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
 
         Args:
             data: the batch, with `target_tokens`; other loss inputs are for your function alone.

@@ -1,13 +1,13 @@
 """Tokenizers by name: the shipped one, a folder or file on disk, what a server gives, or one of the Hugging Face hub."""
 
 from tinkex.tokenizer.encoding import Encoding
-from tinkex.tokenizer.finding import (
+from tinkex.tokenizer.lookup import (
     find_tokenizer,
     get_tokenizer,
     loaded_tokenizer,
     names_of_tokenizer,
 )
-from tinkex.tokenizer.places import TokenizerError
+from tinkex.tokenizer.sources import TokenizerError
 from tinkex.tokenizer.stream import StreamDecoder
 from tinkex.tokenizer.tokenizer import Tokenizer
 

@@ -1,0 +1,1 @@
+"""The training client: one model, whose calls are sent in their order."""

@@ -28,21 +28,13 @@ from tinkex_api.types import Request
 
 from tinkex.config import RetrySettings, as_retry_settings
 from tinkex.errors import InvalidInputError, NotFoundError, UnsupportedByServer
+from tinkex.errors.hints import hinted
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import RequestState, of_fields, wait_for_result
-from tinkex.hints import hinted
-from tinkex.model_tokenizer import model_tokenizer
-from tinkex.sampling.client import AsyncSamplingClient
-from tinkex.session import Session
-from tinkex.tokenizer import Tokenizer, names_of_tokenizer
-from tinkex.training import chunking, custom_loss, metrics
-from tinkex.training.batches import batch_submit, read_batch
-from tinkex.training.bodies import Build, Submit
-from tinkex.training.custom_loss import CustomLoss
-from tinkex.training.fingerprint import Fingerprints
-from tinkex.training.line import TrainingLine
-from tinkex.training.loss_handle import LossHandle, chosen_inputs, run_here
-from tinkex.training.losses import (
+from tinkex.losses import custom
+from tinkex.losses.custom import CustomLoss
+from tinkex.losses.handle import LossHandle, chosen_inputs, run_here
+from tinkex.losses.named import (
     check_loss,
     made_up_forward,
     warn_of_mask,
@@ -50,8 +42,7 @@ from tinkex.training.losses import (
     with_cross_entropy,
     without_padding,
 )
-from tinkex.training.unloading import unload
-from tinkex.training.validation import (
+from tinkex.losses.validation import (
     LossName,
     SamplerKind,
     as_batch,
@@ -65,6 +56,16 @@ from tinkex.training.validation import (
     checked_settings,
     late_load_advice,
 )
+from tinkex.sampling.client import AsyncSamplingClient
+from tinkex.session.model_tokenizer import model_tokenizer
+from tinkex.session.session import Session
+from tinkex.tokenizer import Tokenizer, names_of_tokenizer
+from tinkex.training import chunking, metrics
+from tinkex.training.batch_requests import batch_submit, read_batch
+from tinkex.training.encoded_requests import Build, Submit
+from tinkex.training.fingerprint import Fingerprints
+from tinkex.training.submission_queue import TrainingLine
+from tinkex.training.unloading import unload
 from tinkex.transport.answers import required_text
 from tinkex.types import (
     AdamParams,
@@ -81,7 +82,7 @@ from tinkex.types import (
     SgdParams,
     TrainStepOutput,
 )
-from tinkex.types.checks import check_optional_int
+from tinkex.types.number_checks import check_optional_int
 from tinkex.wire import json
 
 T = TypeVar("T")
@@ -160,7 +161,7 @@ class AsyncTrainingClient:
 
         A loss that the server has (`create_custom_loss`) is computed there, by one request. Any other is computed here: one forward
         pass gives the logprobs of the targets; your function makes the loss of them; one backward pass brings its gradient to the
-        weights (`tinkex.training.custom_loss`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
+        weights (`tinkex.losses.custom`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
 
         Args:
             data: the batch, with `target_tokens`; other loss inputs are for your function alone.
@@ -556,26 +557,24 @@ class AsyncTrainingClient:
             Sequence[Submit], Callable[[Sequence[ForwardBackwardOutput]], ForwardBackwardOutput]
         ]:
             outputs = self._joined(data, results).loss_fn_outputs
-            evaluated = custom_loss.evaluate(data, outputs, loss_fn)
+            evaluated = custom.evaluate(data, outputs, loss_fn)
             if self._transport.server.dialect.divides_by_weights:
                 surrogate, batch = (
                     "importance_sampling",
-                    custom_loss.linearized_by_ratios(data, evaluated.gradients, outputs),
+                    custom.linearized_by_ratios(data, evaluated.gradients, outputs),
                 )
             else:
                 surrogate, batch = (
                     "cross_entropy",
-                    custom_loss.linearized(data, evaluated.gradients),
+                    custom.linearized(data, evaluated.gradients),
                 )
             submits = self._submits("forward_backward", batch, surrogate, None)
-            return submits, lambda results: custom_loss.custom_output(
+            return submits, lambda results: custom.custom_output(
                 metrics.combine(results), evaluated
             )
 
         self._saw_gradients(data)
-        forward_pass = self._submits(
-            "forward", custom_loss.forward_data(data), "cross_entropy", None
-        )
+        forward_pass = self._submits("forward", custom.forward_data(data), "cross_entropy", None)
         return self._line.run_both("forward_backward", forward_pass, read_batch, backward)
 
     def _saw_gradients(self, data: Sequence[Datum]) -> None:

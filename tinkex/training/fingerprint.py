@@ -27,11 +27,11 @@ from tinkex.errors import (
     UnsupportedByServer,
 )
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.session import Session
-from tinkex.training.batches import batch_submit, read_batch
-from tinkex.training.bodies import Submit
-from tinkex.training.line import Look, TrainingLine
-from tinkex.training.losses import without_padding
+from tinkex.losses.named import without_padding
+from tinkex.session.session import Session
+from tinkex.training.batch_requests import batch_submit, read_batch
+from tinkex.training.encoded_requests import Submit
+from tinkex.training.submission_queue import Look, TrainingLine
 from tinkex.types import (
     Datum,
     EncodedTextChunk,

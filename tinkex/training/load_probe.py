@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tinkex.errors import CheckpointMismatchError, TinkexError, UnsupportedByServer
 from tinkex.rest.client import AsyncRestClient
-from tinkex.session import Session
+from tinkex.session.session import Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import SavedState, model_from_state, new_model
 from tinkex.training.unloading import unload_or_log

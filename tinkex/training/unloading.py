@@ -11,8 +11,8 @@ from tinkex_api.models import UnloadModelRequest
 from tinkex_api.types import UNSET
 
 from tinkex.errors import TinkexError
-from tinkex.session import Session
-from tinkex.transport.http import Transport
+from tinkex.session.session import Session
+from tinkex.transport.transport import Transport
 
 logger = logging.getLogger("tinkex")
 

@@ -1,0 +1,1 @@
+"""One exchange with the server: its key, its connection, its retries, its errors."""

@@ -11,7 +11,7 @@ from attrs import evolve, field, frozen
 from tinkex_api.types import Request
 
 from tinkex.config.secrets import Secret
-from tinkex.dialects import fields
+from tinkex.dialects import unknown_fields
 from tinkex.dialects.dialect import Dialect
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def less(request: Request[T], names: frozenset[str]) -> Request[T]:
     if not names or request.headers.get("Content-Type") != "application/json":
         return request
     body = orjson.loads(request.content or b"{}")
-    return _with_body(request, fields.without(body, names & body.keys()) or body)
+    return _with_body(request, unknown_fields.without(body, names & body.keys()) or body)
 
 
 def _with_fewer_fields(
@@ -60,8 +60,9 @@ def _with_fewer_fields(
         body, problems = orjson.loads(request.content or b""), orjson.loads(refusal.content)
     except orjson.JSONDecodeError:
         return None
-    names = fields.refused_fields(problems.get("detail") if isinstance(problems, dict) else None)  # pyright: ignore
-    smaller = fields.without(body, names)
+    detail = problems.get("detail") if isinstance(problems, dict) else None  # pyright: ignore
+    names = unknown_fields.refused_fields(detail)
+    smaller = unknown_fields.without(body, names)
     if smaller is None:
         return None
     known = dialect.refused_fields

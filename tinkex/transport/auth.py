@@ -18,9 +18,9 @@ from tinkex.errors import (
     NotATinkerServerError,
     TinkexError,
 )
-from tinkex.transport.clock import Clock
 from tinkex.transport.fetched_key import FetchedKey, from_command, from_function
 from tinkex.transport.server import Server
+from tinkex.waiting.clock import Clock
 from tinkex.wire import jwt
 
 logger = logging.getLogger("tinkex")

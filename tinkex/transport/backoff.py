@@ -10,7 +10,7 @@ from typing import Literal
 from attrs import define
 
 from tinkex.config import RetrySettings
-from tinkex.dialects.fate import status_meaning
+from tinkex.dialects.resend import status_meaning
 from tinkex.errors import (
     APIConnectionError,
     APIResponseValidationError,
@@ -18,7 +18,7 @@ from tinkex.errors import (
     NotATinkerServerError,
     TinkexError,
 )
-from tinkex.wait_facts import Owner
+from tinkex.events import Owner
 
 # seconds; a longer wish of the server is not believed (openapi/tinker.yaml, TooManyRequests)
 _MAX_RETRY_AFTER = 60.0

@@ -16,11 +16,11 @@ from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exception
 from tinkex.config import HttpLimits
 from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.secrets import Secret, is_secret, without_queries
-from tinkex.transport import trust
-from tinkex.transport.explaining import reason_of
+from tinkex.transport import certificates
+from tinkex.transport.aiohttp_errors import reason_of
+from tinkex.transport.exchange_stage import progress
 from tinkex.transport.lifetimes import soon
-from tinkex.transport.progress import progress
-from tinkex.transport.resolving import resolver
+from tinkex.transport.name_resolution import resolver
 from tinkex.transport.unreachable import Unreachable
 
 _DIGITS = 8
@@ -102,7 +102,7 @@ class Connections(httpx.AsyncBaseTransport):
                 sock_read=timeout.get("read"),
                 connect=timeout.get("pool"),
             ),
-            ssl=trust.context(self._trusted) if secure or _is_secure(proxy) else True,
+            ssl=certificates.context(self._trusted) if secure or _is_secure(proxy) else True,
             proxy=proxy.address if proxy is not None else None,
             proxy_headers=for_proxy or None,
         )
@@ -123,7 +123,7 @@ class Connections(httpx.AsyncBaseTransport):
 
     @cached_property
     def _trusted(self) -> tuple[tuple[str, str], ...]:
-        return trust.named(self._environment)
+        return certificates.named(self._environment)
 
     @contextmanager
     def _as_httpx_errors(self, proxy: Proxy | None) -> Generator[None]:
@@ -146,7 +146,7 @@ class Connections(httpx.AsyncBaseTransport):
     def _explain(self, error: BaseException | None, proxy: Proxy | None) -> None:
         """Raises `Unreachable` where more is known of an error of aiohttp's than its own words say."""
         if error is not None and (
-            reason := reason_of(error, proxy, trust.in_words(self._environment))
+            reason := reason_of(error, proxy, certificates.in_words(self._environment))
         ):
             raise Unreachable(reason) from error
 

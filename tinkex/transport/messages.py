@@ -11,7 +11,7 @@ from tinkex_api.types import Request
 
 from tinkex._version import __version__
 from tinkex.config import Config
-from tinkex.transport.bodies import ENCODINGS
+from tinkex.transport.response_body import ENCODINGS
 
 _USER_AGENT = f"tinkex/{__version__}"
 PUBLIC_HEADERS: Mapping[str, str] = {"User-Agent": _USER_AGENT, "Accept-Encoding": ENCODINGS}

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from attrs import define, field
 
 from tinkex.transport.backoff import rate_limit_pause
-from tinkex.transport.clock import Clock
+from tinkex.waiting.clock import Clock
 
 # requests at once when a window has ended; one more with each that succeeds, so twice as many every
 # round

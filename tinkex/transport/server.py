@@ -10,9 +10,9 @@ from weakref import WeakValueDictionary
 from attrs import evolve
 
 from tinkex.config import Config
+from tinkex.dialects.detect import Seen, is_missing_route, recognise, with_flags
 from tinkex.dialects.dialect import Dialect, Evidence
-from tinkex.dialects.gates import with_gates
-from tinkex.dialects.recognition import Seen, is_missing_route, recognise, with_flags
+from tinkex.dialects.feature_gates import with_gates
 from tinkex.dialects.table import DIALECTS, NOT_FORESEEN, OPTIONAL, UNKNOWN
 from tinkex.errors import APIStatusError, UnsupportedByServer
 

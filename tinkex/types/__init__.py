@@ -51,7 +51,7 @@ from tinkex_api.models import (
     WeightsInfoResponse,
 )
 
-from tinkex.hints import hinted
+from tinkex.errors.hints import hinted
 from tinkex.types.checkpoint_path import CheckpointType, ParsedCheckpointTinkerPath
 from tinkex.types.datum import Datum, LossFnInputs
 from tinkex.types.identity import WhoamiResponse

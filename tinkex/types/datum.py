@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from tinkex.errors import InvalidInputError
-from tinkex.hints import hinted
+from tinkex.errors.hints import hinted
 from tinkex.types.as_dataclass import as_dataclass
 from tinkex.types.model_input import MAX_TOKEN, ModelInput, as_model_input
 from tinkex.types.provenance import ProvenanceSpan, ProvenanceSpans, as_spans, check_tiling

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tinkex_api.types import Model
 
 from tinkex.errors import ArgumentError, InvalidInputError
-from tinkex.hints import hinted
+from tinkex.errors.hints import hinted
 from tinkex.types.tensor import ArrayLike, to_dtype, to_numpy
 
 MAX_TOKEN = 2**31 - 1  # tokens travel as int32 in protobuf

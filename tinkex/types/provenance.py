@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from attrs import Attribute, field, frozen
 
 from tinkex.errors import InvalidInputError
-from tinkex.hints import hinted
+from tinkex.errors.hints import hinted
 from tinkex.types.as_dataclass import as_dataclass
 
 

@@ -15,9 +15,9 @@ from tinkex_api.models import (
 from tinkex_api.types import Model
 
 from tinkex.errors import InvalidInputError
-from tinkex.hints import hinted
+from tinkex.errors.hints import hinted
 from tinkex.types.checkpoint_path import CheckpointType
-from tinkex.types.checks import check_int
+from tinkex.types.number_checks import check_int
 
 AccessScope = Literal["owned", "accessible"]
 """One's own, or all that one may read."""

@@ -11,7 +11,7 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 
 from tinkex.errors import ArgumentError, InvalidInputError
-from tinkex.hints import hinted
+from tinkex.errors.hints import hinted
 from tinkex.types import csr
 from tinkex.types.as_dataclass import as_dataclass
 

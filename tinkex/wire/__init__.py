@@ -1,0 +1,1 @@
+"""The client's types as bytes, and back: JSON and protobuf."""

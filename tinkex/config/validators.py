@@ -1,0 +1,114 @@
+"""Validators of settings. Each raises `ConfigError` with the setting's name, or that of the variable it came from, and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from tinkex.config.secrets import without_password
+from tinkex.dialects.feature_gates import check_gates
+from tinkex.errors import ConfigError
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOCAL = "local"
+"""The base URL of a server in this process, which the first call starts."""
+
+
+def positive(settings: object, attribute: Any, value: float) -> None:
+    if not (_is_number(value) and value > 0):
+        raise ConfigError(
+            f"{name_of(settings, attribute.name)} must be a number more than 0, not {value!r}"
+        )
+
+
+def not_negative(settings: object, attribute: Any, value: float) -> None:
+    if not (_is_number(value) and value >= 0):
+        raise ConfigError(
+            f"{name_of(settings, attribute.name)} must be a number, 0 or more, not {value!r}"
+        )
+
+
+def name_of(settings: object, attribute: str) -> str:
+    """What its user knows a setting by: the variable, or the profile, that its value came from, else `Config.timeout`."""
+    sources = getattr(settings, "sources", None)
+    found = sources.found.get(attribute) if sources is not None else None
+    if (
+        found is not None
+        and found.origin != "default"
+        and found.value == getattr(settings, attribute)
+    ):
+        return found.name
+    return f"{type(settings).__name__}.{attribute}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def retries(config: object, attribute: Any, value: object) -> None:
+    if value is not None and not (isinstance(value, int) and _is_number(value) and value >= 0):
+        raise ConfigError(
+            f"{name_of(config, attribute.name)} must be a whole number, 0 or more, not {value!r}"
+        )
+
+
+def base_url(_config: object, attribute: Any, url: str) -> None:
+    if url == LOCAL:
+        return
+    if not _is_http(url):
+        raise ConfigError(
+            f"{attribute.name} {without_password(url)!r} is not an http(s) URL",
+            advice="Give it as http://host:port, in TINKER_BASE_URL or as base_url=…; `tinkex serve` prints the one to use. 'local' "
+            "starts a server in this process.",
+        )
+    if "@" in urlsplit(url).netloc:
+        raise ConfigError(
+            f"{attribute.name} {without_password(url)!r} holds a password, which would be seen in logs",
+            advice="Give it as default_headers={'Authorization': 'Basic …'}.",
+        )
+
+
+def proxy(config: object, attribute: Any, url: str | None) -> None:
+    if url is not None and not _is_http(url):
+        name = name_of(config, attribute.name)
+        raise ConfigError(
+            f"{name} {without_password(url)!r} is not an http(s) URL",
+            advice="Other proxies are not spoken to.",
+        )
+
+
+def log_level(config: object, attribute: Any, level: object) -> None:
+    if level is not None and level not in LOG_LEVELS:
+        raise ConfigError(
+            f"{name_of(config, attribute.name)} is {level!r}, not one of {', '.join(LOG_LEVELS)}"
+        )
+
+
+def feature_gates(config: object, attribute: Any, gates: Iterable[str]) -> None:
+    try:
+        check_gates(gates)
+    except ValueError as error:
+        raise ConfigError(f"{name_of(config, attribute.name)}: {error}") from None
+
+
+def pairs(config: object, attribute: Any, given: Mapping[str, str]) -> None:
+    for name, value in cast("Mapping[object, object]", given).items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise ConfigError(
+                f"{name_of(config, attribute.name)} must be texts by their names; {name!r} is not"
+            )
+
+
+def header_value(config: object, attribute: Any, value: object) -> None:
+    """Of a secret, which is not shown."""
+    if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+        raise ConfigError(
+            f"{name_of(config, attribute.name)} holds characters that no header can carry",
+            advice="Was it copied whole?",
+        )
+
+
+def _is_http(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.netloc)

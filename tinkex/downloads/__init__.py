@@ -1,0 +1,1 @@
+"""Downloads of checkpoints: found, fetched in pieces, unpacked, and moved to their place as a whole."""

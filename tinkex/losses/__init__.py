@@ -1,0 +1,1 @@
+"""Loss functions: what each needs of a batch, and those that a user writes."""

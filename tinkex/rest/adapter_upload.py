@@ -1,0 +1,90 @@
+"""An adapter's folder: what its files say of it, and how they are sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from attrs import frozen
+
+from tinkex.downloads.adapter_files import CONFIG_FILE, WEIGHTS_FILE, read_config, tensor_names
+from tinkex.downloads.download import Progress
+from tinkex.errors import InvalidInputError
+from tinkex.rest.external_weights import UploadURL, put
+from tinkex.types import LoraConfig
+
+T = TypeVar("T")
+
+_UNEMBEDDING = re.compile(r"\.(lm_head|embed_out|output)\.lora_")
+
+
+@frozen
+class AdapterFolder:
+    """A LoRA adapter on the disk, as peft writes it."""
+
+    folder: Path
+    base: str | None
+    """The base model that its files name."""
+    lora_config: LoraConfig
+
+    @classmethod
+    def read(cls, folder: Path) -> AdapterFolder:
+        """Reads what the files say, without the weights. Raises `InvalidInputError` for a folder that holds no adapter."""
+        config = _read(read_config, folder, CONFIG_FILE)
+        rank = config.get("r")
+        if not isinstance(rank, int):
+            raise InvalidInputError(f"{folder / CONFIG_FILE} does not say the adapter's rank, r")
+        names = _read(tensor_names, folder, WEIGHTS_FILE)
+        trains_unembedding = any(map(_UNEMBEDDING.search, names))
+        shape = LoraConfig(
+            rank=rank, train_attn=True, train_mlp=True, train_unembed=trains_unembedding
+        )
+        return cls(folder, config.get("base_model_name_or_path"), shape)
+
+    @property
+    def base_model(self) -> str:
+        """The base model that its files name. Raises `InvalidInputError` where they name none."""
+        if not self.base:
+            raise InvalidInputError(
+                f"{self.folder / CONFIG_FILE} names no base model",
+                advice="Give base_model, by the name that the server has for it.",
+            )
+        return self.base
+
+
+async def send_files(
+    urls: Mapping[str, UploadURL], folder: Path, progress: Progress | None
+) -> None:
+    """Sends each file that a server asks for, one after another.
+
+    Raises `InvalidInputError`, before anything is sent, for one that the folder lacks.
+    """
+    if lacking := [name for name in urls if not (folder / name).is_file()]:
+        raise InvalidInputError(
+            f"{folder} has no {' and no '.join(lacking)}, which the server asks for"
+        )
+    sizes = {name: (folder / name).stat().st_size for name in urls}
+    done = 0
+    for name, url in urls.items():
+        await put(url, folder / name, partial(_tell, progress, done, sum(sizes.values())))
+        done += sizes[name]
+
+
+def _tell(progress: Progress | None, before: int, total: int, sent: int) -> None:
+    if progress is not None:
+        progress(before + sent, total)
+
+
+_ADVICE = f"Give a folder that peft's save_pretrained wrote, with {CONFIG_FILE} and {WEIGHTS_FILE}."
+
+
+def _read(read: Callable[[Path], T], folder: Path, name: str) -> T:
+    try:
+        return read(folder)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"{folder / name} cannot be read: {error}", advice=_ADVICE
+        ) from error

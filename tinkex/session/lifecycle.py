@@ -1,0 +1,162 @@
+"""`SessionLife`: keeps a session alive on its server, by heartbeats from a task, and says goodbye when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal, Protocol
+
+from attrs import define, field
+from tinkex_api.api.sessions import finish_session, session_heartbeat
+from tinkex_api.models import FinishReason, FinishSessionRequest, SessionHeartbeatRequest
+
+from tinkex import events
+from tinkex.errors import GoneError, NotFoundError, TinkexError
+from tinkex.futures.unseen import UnseenFailures
+from tinkex.session.reporter import Reporter
+from tinkex.transport.answers import parse
+from tinkex.transport.failures import status_error
+from tinkex.transport.transport import Transport
+from tinkex.waiting.schedule import WaitLines
+
+logger = logging.getLogger("tinkex")
+
+Outcome = Literal["success", "errored", "interrupted"]
+_HEARTBEAT_TIMEOUT = 10.0  # seconds
+_WARN_AFTER = 120.0  # seconds without a heartbeat that came through
+_DROPPED = "the client was dropped without being closed"
+_LOOP_ENDED = "the client's event loop ended before the client was closed"
+
+
+class SessionPart(Protocol):
+    """What a layer above keeps for a session: it is made with the transport, and closed before the session ends."""
+
+    def __init__(self, transport: Transport, /) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@define(eq=False)
+class SessionLife:
+    """The life of one session, for one event loop.
+
+    It refers to nothing that a user holds, so that the end of that can be its own.
+    """
+
+    transport: Transport
+    session_id: str
+    parts: Mapping[type[SessionPart], SessionPart]
+    failures: UnseenFailures
+    lost: bool = False
+    """Whether the server has said that it does not know the session any more, or has finished it."""
+    _beating: asyncio.Task[None] | None = field(init=False, default=None)
+    _reporter: Reporter | None = field(init=False, default=None)
+
+    def begin(self) -> None:
+        """Begins the heartbeats, and tells whoever listens, and the server where that is wanted."""
+        self._beating = asyncio.create_task(self._live(), name="tinkex heartbeats")
+        events.emit(events.Session, session_id=self.session_id, state="begun")
+        transport = self.transport
+        if transport.config.sends_telemetry and not transport.server.dialect.lacks(
+            "send_telemetry"
+        ):
+            self._reporter = Reporter(transport, self.session_id)
+            self._reporter.begin()
+
+    async def finish(self, outcome: Outcome, detail: str | None = None) -> bool:
+        """Stops the heartbeats and tells the server; one that is gone is left alone. False where it lacks the call."""
+        self.failures.tell()
+        for part in self.parts.values():
+            await part.close()
+        if self._beating is None:
+            return True
+        await self._stop()
+        events.emit(events.Session, session_id=self.session_id, state=outcome)
+        if self._reporter is not None:
+            await self._reporter.finish(detail if outcome == "errored" else None)
+        return self.lost or await self._say_goodbye(outcome, detail)
+
+    def abandon(self) -> None:
+        """Finishes it, later: the last that could have done that is gone. May be called in any thread."""
+        self.transport.end_soon(partial(self.finish, "interrupted", _DROPPED))
+
+    async def is_lost(self) -> bool:
+        """Asks the server, and returns whether it knows the session no more; False where it does not say."""
+        if not self.lost:
+            try:
+                await self._heartbeat()
+            except TinkexError as error:
+                self._heed(error)
+        if self.lost:
+            await self._stop()
+        return self.lost
+
+    def _heed(self, error: TinkexError) -> None:
+        """Notes what the failure of a heartbeat says: only a 404 or 410 is word of the session."""
+        if isinstance(error, (GoneError, NotFoundError)):
+            self.lost = True
+            events.emit(events.Session, session_id=self.session_id, state="lost")
+            logger.warning("session %s is gone: %s", self.session_id, error.message)
+            self.transport.server.doubt()
+
+    async def _stop(self) -> None:
+        if self._beating is None:
+            return
+        beating, self._beating = self._beating, None
+        beating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await beating
+
+    async def _say_goodbye(self, outcome: Outcome, detail: str | None) -> bool:
+        if self.transport.server.dialect.lacks("finish_session"):
+            return False
+        body = FinishSessionRequest(FinishReason(outcome), detail)
+        try:
+            response = await self.transport.send_once(
+                finish_session.request(self.session_id, body=body), timeout=_HEARTBEAT_TIMEOUT
+            )
+        except TinkexError as error:
+            logger.info(
+                "the server was not told that session %s is finished: %s", self.session_id, error
+            )
+            return True
+        logger.debug("session %s finished: %s %d", self.session_id, outcome, response.status_code)
+        return response.status_code not in (404, 405)
+
+    async def _live(self) -> None:
+        try:
+            await self._beat()
+        except asyncio.CancelledError:
+            if self._beating is not None:  # not by `finish`
+                await self._say_goodbye("interrupted", _LOOP_ENDED)
+                await self.transport.aclose()
+            raise
+
+    async def _beat(self) -> None:
+        clock, last, lines = (
+            self.transport.clock,
+            self.transport.clock.now(),
+            WaitLines(_WARN_AFTER),
+        )
+        while not self.lost:
+            await clock.sleep(self.transport.config.heartbeat_interval)
+            try:
+                await self._heartbeat()
+            except TinkexError as error:
+                self._heed(error)
+                if not self.lost and lines.due(clock.now() - last):
+                    logger.warning(
+                        "no heartbeat came through for %.0f s: %s", clock.now() - last, error
+                    )
+            else:
+                last, lines = clock.now(), WaitLines(_WARN_AFTER)
+
+    async def _heartbeat(self) -> None:
+        request = session_heartbeat.request(body=SessionHeartbeatRequest(self.session_id))
+        response = await self.transport.send_once(request, timeout=_HEARTBEAT_TIMEOUT)
+        if not response.is_success:
+            raise status_error(response, request.operation)
+        parse(request, response)  # a web page with a good status is no heartbeat

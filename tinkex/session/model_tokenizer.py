@@ -1,0 +1,42 @@
+"""The tokenizer of a model on a server: by the names it goes by, or from the server itself where that gives tokenizers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from tinkex_api.api.models import get_tokenizer
+
+from tinkex.errors import TinkexError
+from tinkex.threads import in_thread
+from tinkex.tokenizer import Tokenizer, find_tokenizer, loaded_tokenizer
+from tinkex.tokenizer.files import CONFIG, TokenizerFiles
+from tinkex.tokenizer.sources import NotThere
+from tinkex.transport.transport import Transport
+
+
+async def model_tokenizer(transport: Transport, base_model: str, names: Sequence[str]) -> Tokenizer:
+    """Looked for in a thread, so that others go on; loaded once for all who ask.
+
+    Raises:
+        TokenizerError: it cannot be had; the message says where it was looked for.
+    """
+    served = _served(transport, base_model) if transport.server.dialect.serves_tokenizers else None
+    return loaded_tokenizer(names, served) or await in_thread(find_tokenizer, names, served)
+
+
+def _served(transport: Transport, base_model: str) -> tuple[str, Callable[[], TokenizerFiles]]:
+    """Where the server is, and what asks it from another thread."""
+    loop = asyncio.get_running_loop()
+
+    async def ask() -> TokenizerFiles:
+        served = await transport.send(get_tokenizer.request(base_model=base_model))
+        return TokenizerFiles(served.tokenizer_json, {CONFIG: served.tokenizer_config_json}.get)
+
+    def wait() -> TokenizerFiles:
+        try:
+            return asyncio.run_coroutine_threadsafe(ask(), loop).result()
+        except TinkexError as error:
+            raise NotThere(error.message) from error
+
+    return f"the server {transport.config.base_url}", wait

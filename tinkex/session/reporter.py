@@ -1,0 +1,122 @@
+"""`Reporter`: tells the server how a session went, if that is wanted (`Config.telemetry`). It never holds anybody up, and never fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import platform
+import uuid
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from attrs import asdict, define, field
+from tinkex_api.api.server import send_telemetry
+from tinkex_api.models import TelemetryEvent, TelemetryEventEventData, TelemetrySendRequest
+
+from tinkex import events
+from tinkex._version import __version__
+from tinkex.errors import TinkexError
+from tinkex.transport.transport import Transport
+
+logger = logging.getLogger("tinkex")
+
+_PROCESS = str(uuid.uuid4())
+_BATCH = 100  # events in one request
+_HELD = 10_000  # events that wait to be sent; beyond these the oldest are dropped
+_INTERVAL = 10.0  # seconds between two requests
+_TIMEOUT = 5.0  # seconds for one
+_LAST_WORDS = 5.0  # seconds in which the rest may be sent when the session ends
+
+Severity = Literal["INFO", "ERROR"]
+
+
+@define(eq=False)
+class Reporter:
+    """The events of one session, in batches. What is sent are names, numbers and ids: no header, no key, no data, no text of an error."""
+
+    transport: Transport
+    session_id: str
+    _waiting: deque[TelemetryEvent] = field(
+        init=False, factory=lambda: deque[TelemetryEvent](maxlen=_HELD)
+    )
+    _count: int = field(init=False, default=0)
+    _began: float = field(init=False)
+    _task: asyncio.Task[None] | None = field(init=False, default=None)
+    _unwanted: bool = field(init=False, default=False)
+    """Whether the server has said that it takes none."""
+
+    def __attrs_post_init__(self) -> None:
+        self._began = self.transport.clock.now()
+
+    def begin(self) -> None:
+        """Listens from now on, on the running loop."""
+        self._add("SESSION_START")
+        self.transport.report = self.heard
+        self._task = asyncio.create_task(self._live(), name="tinkex telemetry")
+
+    def heard(self, event: events.Event) -> None:
+        """To be called with what this client does."""
+        if isinstance(event, (events.TrainingStep, events.SamplingDone)):
+            facts: Mapping[str, Any] = asdict(event)
+            severity: Severity = "ERROR" if event.error else "INFO"
+            self._add(
+                "GENERIC_EVENT",
+                severity,
+                event_name=event.name,
+                event_data=TelemetryEventEventData.from_dict(facts),
+            )
+
+    async def finish(self, error_type: str | None) -> None:
+        """Says that the session has ended, by an exception of this class, and sends what is left."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self.transport.report = None
+        if error_type is not None:
+            self._add("UNHANDLED_EXCEPTION", "ERROR", error_type=error_type, error_message="")
+        self._add(
+            "SESSION_END", duration=str(timedelta(seconds=self.transport.clock.now() - self._began))
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS):
+                while self._waiting and await self._send():
+                    pass
+
+    def _add(self, kind: str, severity: Severity = "INFO", **facts: Any) -> None:
+        if not self._unwanted:
+            now = datetime.now(UTC).isoformat()
+            self._waiting.append(
+                TelemetryEvent(
+                    kind, self.transport.clock.new_id(), self._count, severity, now, **facts
+                )
+            )
+            self._count += 1
+
+    async def _live(self) -> None:
+        while not self._unwanted:
+            await self.transport.clock.sleep(_INTERVAL)
+            while self._waiting and await self._send():
+                pass
+
+    async def _send(self) -> bool:
+        """Whether a batch was taken. One that was not is dropped: it is not worth a second try."""
+        batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+        body = TelemetrySendRequest(
+            batch, platform.system(), __version__, self.session_id, _PROCESS
+        )
+        try:
+            response = await self.transport.send_once(
+                send_telemetry.request(body=body), timeout=_TIMEOUT
+            )
+        except TinkexError as error:
+            logger.debug("the server was not told how it goes: %s", error)
+            return False
+        if response.status_code in (404, 405):
+            self._unwanted = True
+            self._waiting.clear()
+        return response.is_success

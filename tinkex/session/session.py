@@ -1,0 +1,140 @@
+"""A session: begun before the first model or sampler, kept alive by heartbeats, ended with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from weakref import finalize
+
+from attrs import define, field, frozen
+from tinkex_api.api.sessions import create_session
+from tinkex_api.models import (
+    CreateSessionRequest,
+    CreateSessionResponse,
+    UserMetadata,
+)
+
+from tinkex._version import __version__
+from tinkex.errors import (
+    ServerStateLostError,
+)
+from tinkex.futures.unseen import UnseenFailures
+from tinkex.session.discovery import first_contact, look
+from tinkex.session.lifecycle import SessionLife, SessionPart
+from tinkex.transport.transport import Transport
+from tinkex.types import LoraConfig
+from tinkex.types.fingerprint import Fingerprint
+
+logger = logging.getLogger("tinkex")
+T = TypeVar("T")
+P = TypeVar("P", bound=SessionPart)
+
+
+@frozen
+class SessionFacts:
+    """What is to be known of a session beside what it does."""
+
+    user_metadata: Mapping[str, str] = field(factory=dict[str, str])
+    display_name: str | None = None
+
+
+@define(eq=False)
+class Session:
+    """A session on a server, with what is known of the server's ways."""
+
+    transport: Transport
+    session_id: str
+    model_numbers: itertools.count[int] = field(factory=itertools.count)
+    """`model_seq_id`s, from 0."""
+    sampler_numbers: itertools.count[int] = field(factory=itertools.count)
+    """`sampling_session_seq_id`s, from 0."""
+    models: set[str] = field(factory=set[str])
+    """Ids of the models that are loaded."""
+    saved_shapes: dict[str, tuple[str, LoraConfig]] = field(
+        factory=dict[str, tuple[str, LoraConfig]]
+    )
+    """Base model and LoRA shape of what was saved in this session, by path: some servers do not tell."""
+    fingerprints: dict[str, asyncio.Task[Fingerprint | None]] = field(
+        factory=dict[str, asyncio.Task[Fingerprint | None]]
+    )
+    """What the model made of a datum when it was saved, by path."""
+    _parts: dict[type[SessionPart], SessionPart] = field(
+        init=False, factory=dict[type[SessionPart], SessionPart]
+    )
+    failures: UnseenFailures = field(init=False, factory=UnseenFailures)
+    life: SessionLife = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.life = SessionLife(self.transport, self.session_id, self._parts, self.failures)
+        finalize(self, self.life.abandon).atexit = False
+
+    @classmethod
+    async def begin(
+        cls,
+        transport: Transport,
+        facts: SessionFacts | None = None,
+        *,
+        instead_of: Session | None = None,
+    ) -> Session:
+        """Asks for the server's flags, begins the session and its heartbeats.
+
+        Args:
+            instead_of: a session that is lost; what is known of its checkpoints is kept.
+
+        Raises:
+            APIConnectionError: the server cannot be reached.
+            AuthenticationError: it does not take the key.
+            NotATinkerServerError, NotFoundError: the base URL leads elsewhere.
+        """
+        with first_contact(transport):
+            transport.server.saw(await look(transport))
+            answer = await transport.send(
+                create_session.request(body=_body(transport, facts or SessionFacts()))
+            )
+        _log_messages(answer)
+        session = cls(transport, answer.session_id, **(instead_of.saves() if instead_of else {}))
+        session.life.begin()
+        return session
+
+    def part(self, kind: type[P]) -> P:
+        """Returns the session's one object of this class, made at the first call and closed with the session."""
+        made = self._parts.get(kind)
+        if not isinstance(made, kind):
+            made = self._parts[kind] = kind(self.transport)
+        return made
+
+    def saves(self) -> Mapping[str, Any]:
+        """What is known of the checkpoints that were saved in it, for a session in its place."""
+        return {"saved_shapes": self.saved_shapes, "fingerprints": self.fingerprints}
+
+    def check(self, operation: str) -> None:
+        """Raises `ServerStateLostError` for an operation of a session that is lost."""
+        if self.life.lost:
+            raise ServerStateLostError(
+                f"not sent: the server does not know session {self.session_id} any more, and nothing that lived in it",
+                operation=operation,
+                advice="Make a new client by the service client, which begins a new session, from the last saved state.",
+            )
+
+
+def _body(transport: Transport, facts: SessionFacts) -> CreateSessionRequest:
+    config = transport.config
+    return CreateSessionRequest(
+        tags=list(config.tags),
+        user_metadata=UserMetadata.from_dict(facts.user_metadata),
+        sdk_version=__version__,
+        project_id=config.project_id,
+        display_name=facts.display_name,
+    )
+
+
+def _log_messages(answer: CreateSessionResponse) -> None:
+    if answer.info_message:
+        logger.info("%s", answer.info_message)
+    if answer.warning_message:
+        logger.warning("%s", answer.warning_message)
+    if answer.error_message:
+        logger.error("%s", answer.error_message)
