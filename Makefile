@@ -18,7 +18,7 @@ test: setup
 # The lowest release of transformers that pyproject.toml allows, with the libraries that it pins, before those of .venv.
 LOWEST := .cache/lowest
 LOWEST_READY := $(LOWEST)/.ready
-LOWEST_TESTS := $(addprefix tests/local/test_,architectures.py batching.py engine.py gradients.py lora.py models.py reading.py sampling.py)
+LOWEST_TESTS := $(addprefix tests/server/engine/test_,architectures.py batcher.py engine.py gradients.py lora.py models.py prefill.py sampling.py)
 
 $(LOWEST_READY): pyproject.toml $(READY)
 	rm -rf $(LOWEST)

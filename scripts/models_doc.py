@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.model_matrix import find_all, page  # noqa: E402 - found through the line above
+from tests.support.model_matrix import find_all, page  # noqa: E402 - found through the line above
 
 
 def main() -> None:

@@ -17,10 +17,10 @@ from official_sdk import ROOT, python_with
 
 import tinkex.local
 
-JOB = ROOT / "tests" / "clients" / "official_job.py"
-BOTH = ROOT / "tests" / "clients" / "both_packages.py"
-IDIOMS = ROOT / "tests" / "clients" / "idioms.py"
-BESIDE = ROOT / "tests" / "clients" / "side_by_side.py"
+JOB = ROOT / "tests" / "official" / "official_job.py"
+BOTH = ROOT / "tests" / "official" / "both_packages.py"
+IDIOMS = ROOT / "tests" / "official" / "idioms.py"
+BESIDE = ROOT / "tests" / "official" / "side_by_side.py"
 VERSIONS = ("0.12.0", "0.18.0", "0.22.0", "0.25.0", "0.30.0", "0.38.0")
 AT_ONCE = 3  # installing waits for the network, and a job for the server
 # seconds, of which a quiet machine needs one in ten; a client that does not fit a server hangs

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import tinkex.local
-from tests.facades import ADMINS, FACADES, RESTS
-from tests.fake_engine import FakeEngine
+from tests.support.facades import ADMINS, FACADES, RESTS
+from tests.support.recording_engine import FakeEngine
 from tinkex import Config
 from tinkex.local import Limits, Server
 

@@ -21,8 +21,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.fake_engine import FakeEngine
-from tests.local.helpers import Api
+from tests.support.recording_engine import FakeEngine
+from tests.support.server_calls import Api
 from tinkex.local import Limits, serve
 
 CONTRACT = Path(__file__).resolve().parents[2] / "openapi" / "tinker.yaml"

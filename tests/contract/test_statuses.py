@@ -11,8 +11,8 @@ import pytest
 import yaml
 from attrs import evolve, frozen
 
-from tests.fake_engine import FakeEngine
-from tests.local.helpers import new_model, sample, started, step
+from tests.support.recording_engine import FakeEngine
+from tests.support.server_calls import new_model, sample, started, step
 from tinkex.local import Limits, serve
 
 CONTRACT: Mapping[str, Any] = yaml.safe_load(
@@ -160,7 +160,7 @@ def test_a_saturated_server_is_429_to_all_that_promise_something() -> None:
 
 @each(OPERATIONS)
 def test_a_server_that_starts_or_stops_is_503(operation: Operation) -> None:
-    """As it says to all that ask then; see tests/local/test_server.py and test_profiles.py."""
+    """As it says to all that ask then; see tests/server/routes/test_server.py and test_profiles.py."""
     assert "503" in operation.statuses
 
 

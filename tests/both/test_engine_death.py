@@ -1,0 +1,323 @@
+"""What clients of both facades see when the engine's process is killed: what was lost, and models that go on from their last saved state."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+from attrs import frozen
+
+import tinkex.local
+from tests.support.batches import datum, text_datum
+from tests.support.mortal_engine import BASES, EXITS, WAITS, MortalEngine
+from tinkex import AdamParams, NotFoundError, RequestFailedError, RequestSkippedError
+from tinkex.config.recovery import is_recoverable
+from tinkex_server.engine.factory import named_engine
+from tinkex_server.engine.interface import Engine
+from tinkex_server.engine.process.engine import ProcessEngine
+from tinkex_server.engine.process.hang_detector import Patience
+
+BASE = "fake/base"
+ADAM = AdamParams(learning_rate=1e-3)
+
+
+@frozen
+class Mortal:
+    """A server whose engine can be killed."""
+
+    base_url: str
+    engine: ProcessEngine
+
+    def kill(self) -> None:
+        """Returns when the process is gone; another may be there by then."""
+        os.kill(self.engine.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def mortal() -> Iterator[Mortal]:
+    engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0), patience=Patience(silent=3.0))
+    with tinkex.local.serve(engine=cast("Engine", engine)) as server:
+        yield Mortal(server.base_url, engine)
+
+
+@pytest.fixture
+def service(connect: Callable[..., Any], mortal: Mortal) -> Any:
+    return connect(mortal.base_url)
+
+
+def train(trainer: Any, steps: int = 1) -> None:
+    for _ in range(steps):
+        trainer.forward_backward([datum(5, 6, 7)], "cross_entropy")
+        trainer.optim_step(ADAM).result()
+
+
+def loss(trainer: Any) -> float:
+    return trainer.forward([datum(5, 6, 7)], "cross_entropy").result().metrics["loss:sum"]
+
+
+def failure(future: Any) -> str:
+    with pytest.raises(RequestFailedError) as caught:
+        future.result(timeout=20)
+    assert caught.value.category == "server"
+    return caught.value.message
+
+
+def killed_midway(mortal: Mortal, trainer: Any) -> list[str]:
+    """What a batch under way and an update that is queued behind it are told."""
+    under_way = trainer.forward_backward([datum(WAITS, 6, 7)], "cross_entropy")
+    queued = trainer.optim_step(ADAM)
+    time.sleep(0.3)  # for the batch to be in the engine
+    mortal.kill()
+    return [failure(under_way), failure(queued)]
+
+
+def killed_idle(mortal: Mortal) -> None:
+    """Returns when another process has taken the place of the dead one."""
+    dead = mortal.engine.pid
+    mortal.kill()
+    deadline = time.monotonic() + 10
+    while mortal.engine.pid == dead:
+        assert time.monotonic() < deadline, "no other process came in 10 s"
+        time.sleep(0.01)
+
+
+def test_killed_while_training_a_model_goes_back_to_its_last_saved_state(
+    service: Any, mortal: Mortal
+) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    train(trainer, 2)
+    saved, known = trainer.save_state("a").result().path, loss(trainer)
+    train(trainer, 2)
+    told = killed_midway(mortal, trainer)
+    for text in told:
+        assert re.search(
+            rf"killed by SIGKILL .*; it is started again; .* goes back to {saved}, saved at seq_id 5; the steps since",
+            text,
+        )
+    assert loss(trainer) == known
+    train(trainer)
+    assert loss(trainer) < known
+
+
+def test_a_process_that_hangs_is_as_good_as_dead(service: Any, mortal: Mortal) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    trainer.save_state("a").result()
+    known = loss(trainer)
+    train(trainer)
+    os.kill(mortal.engine.pid, signal.SIGSTOP)
+    stopped = trainer.forward_backward([datum(5, 6, 7)], "cross_entropy")
+    assert re.search(
+        r"gave no sign of life for 3 s .*; it is started again; .* goes back to .*/weights/a",
+        failure(stopped),
+    )
+    assert loss(trainer) == known
+
+
+def test_all_that_a_client_has_sent_ahead_of_a_lost_step_fails_as_it_does(
+    service: Any, mortal: Mortal
+) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    trainer.save_state("a").result()
+    known = loss(trainer)
+    train(trainer)
+    sent = [
+        trainer.forward_backward([datum(WAITS, 6, 7)], "cross_entropy"),
+        trainer.optim_step(ADAM),
+    ]
+    for _ in range(5):
+        sent += [
+            trainer.forward_backward([datum(5, 6, 7)], "cross_entropy"),
+            trainer.optim_step(ADAM),
+        ]
+    time.sleep(0.3)  # for the first batch to be in the engine, and the rest behind it
+    mortal.kill()
+    assert len({failure(future) for future in sent}) == 1
+    assert loss(trainer) == known
+
+
+def until_done(future: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not future.done():
+        assert time.monotonic() < deadline, "not done in 20 s"
+        time.sleep(0.01)
+
+
+def test_what_is_called_before_the_user_can_know_of_lost_steps_is_not_sent(
+    service: Any, mortal: Mortal
+) -> None:
+    """The client was told by its poll, and the program has not yet looked at a future."""
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    trainer.save_state("a").result()
+    known = loss(trainer)
+    train(trainer)
+    sent = [
+        trainer.train_step([datum(WAITS, 6, 7)], "cross_entropy", ADAM),
+        trainer.optim_step(ADAM),
+    ]
+    time.sleep(0.3)
+    mortal.kill()
+    for future in sent:
+        until_done(future)
+    late = [trainer.train_step([datum(5, 6, 7)], "cross_entropy", ADAM), trainer.save_state("b")]
+    for future in late:
+        with pytest.raises(
+            RequestSkippedError, match=r"before you could know .*goes back to .*/weights/a"
+        ) as caught:
+            future.result(timeout=20)
+        assert is_recoverable(caught.value)
+    assert loss(trainer) == known
+    failure(sent[0])
+    failure(sent[1])
+    assert loss(trainer) == known
+
+
+def test_a_saved_model_that_was_not_trained_since_comes_back_as_it_was(
+    service: Any, mortal: Mortal
+) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    train(trainer)
+    saved, known = trainer.save_state("a").result().path, loss(trainer)
+    for text in killed_midway(mortal, trainer):
+        assert f"comes back as it was, from {saved}: send again" in text
+    assert loss(trainer) == known
+    killed_idle(mortal)
+    assert loss(trainer) == known, "nothing was lost, so nothing fails"
+
+
+def test_killed_while_nothing_is_asked_the_first_later_request_of_a_model_fails(
+    service: Any, mortal: Mortal
+) -> None:
+    trainer, saved_one = (service.create_lora_training_client(BASE, rank=4) for _ in range(2))
+    train(trainer)
+    saved = trainer.save_state("a").result().path
+    known = loss(trainer)
+    saved_one.save_state("b").result()
+    train(trainer)
+    killed_idle(mortal)
+    assert f"goes back to {saved}" in failure(trainer.forward([datum(5)], "cross_entropy"))
+    assert loss(trainer) == known
+    train(saved_one)
+
+
+def test_a_model_that_was_never_saved_is_lost_for_good(service: Any, mortal: Mortal) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    train(trainer)
+    for text in killed_midway(mortal, trainer):
+        assert "is lost, as it was never saved: create another, and save it now and then" in text
+    with pytest.raises(NotFoundError, match=r"killed by SIGKILL .* never saved"):
+        trainer.forward([datum(5)], "cross_entropy").result()
+    train(service.create_lora_training_client(BASE, rank=4))
+
+
+def test_a_model_that_was_never_trained_is_made_anew(service: Any, mortal: Mortal) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    killed_idle(mortal)
+    train(trainer)
+
+
+def test_a_model_goes_back_to_the_state_that_it_was_loaded_from(
+    service: Any, mortal: Mortal
+) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    train(trainer)
+    path, known = trainer.save_state("a").result().path, loss(trainer)
+    loaded = service.create_training_client_from_state_with_optimizer(path)
+    train(loaded)
+    for text in killed_midway(mortal, loaded):
+        assert f"goes back to {path}; the steps since" in text
+    assert loss(loaded) == known
+
+
+def test_a_state_that_was_deleted_is_passed_over_for_the_one_before(
+    service: Any, mortal: Mortal
+) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    rest = service.create_rest_client()
+    train(trainer)
+    first, known = trainer.save_state("a").result().path, loss(trainer)
+    train(trainer)
+    trainer.save_state("b").result()
+    rest.delete_checkpoint(trainer.model_id, "weights/b")
+    killed_idle(mortal)
+    assert f"goes back to {first}" in failure(trainer.forward([datum(5)], "cross_entropy"))
+    assert loss(trainer) == known
+
+
+def test_killed_while_sampling_samples_fail_and_are_asked_for_again(
+    service: Any, mortal: Mortal
+) -> None:
+    sampler = service.create_sampling_client(base_model=BASE)
+    wanted = sampler.sample([5, 6], 1, {"max_tokens": 4}).result().sequences[0].tokens
+    under_way = [sampler.sample([WAITS, index], 1, {"max_tokens": 4}) for index in range(3)]
+    time.sleep(0.3)  # for them to be in the engine
+    mortal.kill()
+    for sample in under_way:
+        assert re.search("killed by SIGKILL .*; it is started again", failure(sample))
+    assert sampler.sample([5, 6], 1, {"max_tokens": 4}).result().sequences[0].tokens == wanted
+
+
+def test_weights_that_are_sampled_from_are_loaded_again(service: Any, mortal: Mortal) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    train(trainer)
+    sampler = trainer.save_weights_and_get_sampling_client()
+    wanted = sampler.sample([5, 6], 1, {"max_tokens": 4}).result().sequences[0].tokens
+    killed_idle(mortal)
+    assert sampler.sample([5, 6], 1, {"max_tokens": 4}).result().sequences[0].tokens == wanted
+
+
+def test_an_engine_that_dies_each_time_is_given_up_and_says_where_the_last_state_is(
+    service: Any, mortal: Mortal
+) -> None:
+    trainer = service.create_lora_training_client(BASE, rank=4)
+    path = trainer.save_state("a").result().path
+    for _ in range(2):
+        assert "exit code 3; it is started again" in failure(
+            trainer.forward([datum(EXITS)], "cross_entropy")
+        )
+        loss(trainer)
+    text = failure(trainer.forward([datum(EXITS)], "cross_entropy"))
+    assert re.search(
+        rf"3 times in a row, .*restart the server; .* is gone with it; its newest saved state is {path}",
+        text,
+    )
+    with pytest.raises(NotFoundError, match=path):
+        trainer.forward([datum(5)], "cross_entropy").result()
+    assert "restart the server" in failure(
+        service.create_sampling_client(base_model=BASE).sample([5], 1, {"max_tokens": 1})
+    )
+
+
+@pytest.mark.slow
+def test_torch_trains_on_bit_for_bit_after_its_process_was_killed(
+    connect: Callable[..., Any],
+) -> None:
+    """An undisturbed model beside one that was killed after the same steps gives the same losses."""
+    data = [text_datum("forty two is ", "42\n"), text_datum("six is ", "6\n")]
+
+    def losses(trainer: Any, steps: int) -> list[float]:
+        found = []
+        for _ in range(steps):
+            found.append(
+                trainer.forward_backward(data, "cross_entropy").result().metrics["loss:sum"]
+            )
+            trainer.optim_step(ADAM).result()
+        return found
+
+    engine = cast("ProcessEngine", named_engine("torch", ["tinkex/tiny"]))
+    with tinkex.local.serve(engine=cast("Engine", engine)) as server:
+        service = connect(server.base_url)
+        trainer = service.create_lora_training_client("tinkex/tiny", rank=4, seed=1)
+        losses(trainer, 2)
+        trainer.save_state("a").result()
+        undisturbed = losses(trainer, 3)
+        killed_idle(Mortal(server.base_url, engine))
+        with pytest.raises(
+            RequestFailedError, match=r"goes back to .*/weights/a, saved at seq_id 5"
+        ):
+            trainer.forward(data, "cross_entropy").result()
+        assert losses(trainer, 3) == undisturbed

@@ -1,0 +1,93 @@
+"""The examples of README.md and of docs/ run as they stand, but for the URL."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tinkex
+from tinkex.local import Server
+
+ROOT = Path(__file__).parents[2]
+
+
+def examples(file: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
+
+
+BLOCKING, ASYNCIO = examples("README.md")
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.mark.parametrize(
+    ("example", "url"),
+    [(BLOCKING, None), (ASYNCIO, None), (BLOCKING, "local")],
+    ids=["blocking", "asyncio", "local"],
+)
+def test_an_example_trains_and_samples_what_it_learned(
+    example: str, url: str | None, request: pytest.FixtureRequest
+) -> None:
+    script = example.replace(
+        "http://127.0.0.1:8765", url or request.getfixturevalue("torch_server").base_url
+    )
+    assert script != example
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=120
+    )
+    # which a slow machine may well say
+    unsaid = [line for line in done.stderr.splitlines() if " has waited " not in line]
+    assert (done.returncode, unsaid) == (0, [])
+    *losses, sampled = done.stdout.rstrip("\n").split("\n")[:21]
+    assert float(losses[-1]) < float(losses[0]) / 10
+    assert sampled == " 42"
+
+
+def test_the_examples_of_tests_pass(pytester: pytest.Pytester) -> None:
+    files = {
+        f"test_{number}": example for number, example in enumerate(examples("docs/testing.md"))
+    }
+    pytester.makepyfile(**files)
+    done = pytester.runpytest_subprocess(
+        "-p", "tinkex.pytest_plugin", "--strict-markers", "-W", "error"
+    )
+    done.assert_outcomes(passed=sum(example.count("def test_") for example in files.values()))
+
+
+def test_what_a_server_kept_is_there_when_another_uses_its_folder(tmp_path: Path) -> None:
+    example, _ = examples("docs/embedded_server.md")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0
+
+
+def test_an_adapter_that_was_made_elsewhere_goes_up(
+    torch_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, example = examples("docs/embedded_server.md")
+    monkeypatch.chdir(tmp_path)
+    with tinkex.ServiceClient(torch_server.base_url, "tml-test") as service:
+        saved = (
+            service.create_lora_training_client("tinkex/tiny", rank=4)
+            .save_weights_external("w")
+            .result()
+        )
+        service.create_rest_client().download_checkpoint(saved.path).rename("my-adapter")
+        made = {"service": service}
+        exec(example, made)
+        assert (
+            made["sampler"]
+            .sample(tinkex.ModelInput.from_ints([72]), 1, tinkex.SamplingParams(max_tokens=1))
+            .result()
+        )
+        assert made["trainer"].get_info().lora_rank == 4

@@ -1,0 +1,60 @@
+"""What a server says that the maker of a model should know is logged by both sides, by the client once for all such models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.recording_engine import FakeEngine
+from tinkex import AsyncServiceClient, ServiceClient
+from tinkex.local import Server, serve
+
+WORDS = "fake/base ties its embeddings"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serve(engine=FakeEngine(warnings=[WORDS])) as running:
+        yield running
+
+
+def told(caplog: pytest.LogCaptureFixture, logger: str) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if WORDS in record.getMessage() and record.name == logger
+    ]
+
+
+def test_a_blocking_client_says_it_once(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "tinkex"), ServiceClient(server.base_url) as service:
+        training = service.create_lora_training_client("fake/base", rank=4)
+        path = training.save_state("one").result().path
+        service.create_lora_training_client("fake/base", rank=4)
+        service.create_training_client_from_state(path)
+    assert len(told(caplog, "tinkex")) == 1
+    assert len(told(caplog, "tinkex.local")) == 3
+
+
+@pytest.mark.anyio
+async def test_an_asyncio_client_says_it_of_a_model_made_from_a_checkpoint(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = FakeEngine()
+    with serve(engine=engine) as server, caplog.at_level(logging.WARNING, "tinkex"):
+        async with AsyncServiceClient(server.base_url) as service:
+            training = await service.create_lora_training_client("fake/base", rank=4)
+            path = (await training.save_state("one")).path
+            assert not told(caplog, "tinkex")
+            engine.warnings = [WORDS]
+            for _ in range(2):
+                await service.create_training_client_from_state_with_optimizer(path)
+    assert len(told(caplog, "tinkex")) == 1
+
+
+def test_where_there_is_nothing_to_say_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    with serve(engine=FakeEngine()) as server, ServiceClient(server.base_url) as service:
+        service.create_lora_training_client("fake/base", rank=4)
+    assert not told(caplog, "tinkex")

@@ -1,0 +1,307 @@
+"""Models of other kinds are sampled as transformers' own `generate` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AfmoeConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BartConfig,
+    BertConfig,
+    GPT2Config,
+    GPTBigCodeConfig,
+    GPTNeoXConfig,
+    JambaConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3MoeConfig,
+    Qwen3NextConfig,
+)
+
+from tinkex_server.engine.interface import Example, InvalidRequest, LoraShape, SampleSpec
+from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.engine import TorchEngine
+
+TINY = Path(__file__).parents[3] / "tinkex" / "tiny"
+SHAPE: dict[str, Any] = {
+    "vocab_size": 257,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": None,
+    "eos_token_id": 256,
+    "pad_token_id": 256,
+    "initializer_range": 0.3,  # so that their greedy tokens differ
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "sliding window": MistralConfig(**SHAPE, sliding_window=6),
+    "sliding and full layers": Qwen2Config(
+        **SHAPE,
+        use_sliding_window=True,
+        sliding_window=5,
+        layer_types=["full_attention", "sliding_attention"],
+    ),
+    "learned positions": GPT2Config(
+        vocab_size=257,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=128,
+        eos_token_id=256,
+        bos_token_id=256,
+        initializer_range=0.3,
+    ),
+}
+PROMPTS = [
+    list(b"The hacker"),
+    list(b"A"),
+    list(b"A longer prompt than the window"),
+    list(b"The hacken"),
+]
+
+
+HEAD = "the output layer"
+
+
+def last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def named(base: Base, module: torch.nn.Module) -> str:
+    return next(name for name, one in base.model.named_modules() if one is module)
+
+
+def saved(config: PreTrainedConfig, folder: Path) -> Any:
+    torch.manual_seed(0)
+    model: Any = AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_greedy_samples_are_those_of_generate(kind: str, tmp_path: Path) -> None:
+    model = saved(CONFIGS[kind], tmp_path)
+    engine = TorchEngine([str(tmp_path)], "cpu")
+    engine.load_sampler("s", str(tmp_path), None)
+    spec = [
+        SampleSpec(prompt, max_tokens=20, temperature=0.0, stop_tokens=[]) for prompt in PROMPTS
+    ]
+    futures = [engine.sample("s", one) for one in spec]
+    for prompt, future in zip(PROMPTS, futures, strict=True):
+        tokens = torch.tensor([prompt])
+        expected = model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            do_sample=False,
+            max_new_tokens=20,
+            eos_token_id=None,
+            pad_token_id=256,
+        )
+        assert future.result(60).sequences[0].tokens == expected[0, len(prompt) :].tolist()
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "trained"),
+    [
+        (Phi3Config(**SHAPE), {"qkv_proj", "o_proj", "gate_up_proj", "down_proj", HEAD}),
+        (
+            GPTNeoXConfig(**SHAPE),
+            {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", HEAD},
+        ),
+    ],
+)
+def test_layers_of_other_names_are_trained_too(
+    config: PreTrainedConfig, trained: set[str], tmp_path: Path
+) -> None:
+    saved(config, tmp_path)
+    base = Base.load(str(tmp_path), "cpu")
+    head = named(base, base.model.get_output_embeddings())
+    assert {
+        HEAD if name == head else last(name) for name in base.new_adapter(LoraShape(2)).layers
+    } == trained
+    only = base.new_adapter(LoraShape(2, train_attn=False, train_mlp=False))
+    assert list(only.layers) == [head]
+
+
+# of older releases of transformers
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("config", "attention"),
+    [
+        (BertConfig(**SHAPE, is_decoder=True), {"query", "key", "value", "dense"}),
+        (
+            GPTBigCodeConfig(vocab_size=257, n_embd=32, n_layer=2, n_head=4, n_positions=128),
+            {"c_attn", "c_proj"},
+        ),
+        (
+            AfmoeConfig(**SHAPE, head_dim=8, num_dense_layers=2),
+            {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj"},
+        ),
+    ],
+)
+def test_the_layers_of_the_attention_are_those_in_it_whatever_their_names(
+    config: PreTrainedConfig, attention: set[str], tmp_path: Path
+) -> None:
+    saved(config, tmp_path)
+    base = Base.load(str(tmp_path), "cpu")
+    of_attention = base.new_adapter(LoraShape(2, train_mlp=False, train_unembed=False)).layers
+    of_mlp = base.new_adapter(LoraShape(2, train_attn=False, train_unembed=False)).layers
+    assert {last(name) for name in of_attention} == attention
+    assert all("attn" in name or "attention" in name for name in of_attention)
+    assert not any("attn" in name or "attention" in name for name in of_mlp)
+
+
+def test_what_would_be_trained_in_part_alone_is_refused(tmp_path: Path) -> None:
+    saved(MixtralConfig(**SHAPE, num_local_experts=2), tmp_path)
+    base = Base.load(str(tmp_path), "cpu")
+    with pytest.raises(
+        InvalidRequest, match="train_mlp must be false for this model: it has experts"
+    ):
+        base.new_adapter(LoraShape(2))
+    assert base.new_adapter(LoraShape(2, train_mlp=False)).layers
+    saved(CONFIGS["learned positions"], tmp_path)
+    with pytest.raises(
+        InvalidRequest,
+        match="train_attn must be false for this model: its layers c_attn, c_proj are of a kind of their",
+    ):
+        Base.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
+    saved(
+        Qwen3MoeConfig(
+            **SHAPE,
+            num_experts=2,
+            num_experts_per_tok=1,
+            moe_intermediate_size=8,
+            mlp_only_layers=[0],
+        ),
+        tmp_path,
+    )
+    with pytest.raises(
+        InvalidRequest, match="train_mlp must be false for this model: it has experts"
+    ):
+        Base.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
+
+
+def test_a_model_that_keeps_other_things_than_keys_and_values_is_refused_before_it_is_loaded(
+    tmp_path: Path,
+) -> None:
+    types = ["linear_attention", "full_attention"]
+    saved(
+        Qwen3NextConfig(**SHAPE, layer_types=types, num_experts=0, mlp_only_layers=[0, 1]), tmp_path
+    )
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(
+        InvalidRequest,
+        match="layers of the kind linear_attention, and only those of full and of sliding",
+    ):
+        Base.load(str(tmp_path), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            JambaConfig(**SHAPE, num_experts=2, num_experts_per_tok=1),
+            "cannot go on from the keys and values of the tokens before",
+        ),
+        (
+            BertConfig(**SHAPE),
+            "what follows changes how likely it finds a token: it reads in both directions",
+        ),
+        (
+            BartConfig(
+                vocab_size=257,
+                d_model=32,
+                decoder_layers=1,
+                decoder_ffn_dim=48,
+                is_encoder_decoder=False,
+            ),
+            "in company",
+        ),
+    ],
+)
+def test_a_model_whose_logprobs_would_differ_is_refused_when_it_is_loaded(
+    config: PreTrainedConfig, words: str, tmp_path: Path
+) -> None:
+    saved(config, tmp_path)
+    with pytest.raises(InvalidRequest, match=words):
+        Base.load(str(tmp_path), "cpu")
+
+
+ROPES: dict[str, tuple[PreTrainedConfig, int]] = {
+    "longrope": (
+        Phi3Config(
+            **SHAPE,
+            original_max_position_embeddings=32,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.0] * 4,
+                "long_factor": [4.0] * 4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        ),
+        32,
+    ),
+    "dynamic": (
+        LlamaConfig(
+            **SHAPE, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+        ),
+        128,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_positions_that_change_with_the_length_are_used_up_to_where_they_do(
+    kind: str, tmp_path: Path
+) -> None:
+    config, longest = ROPES[kind]
+    saved(config, tmp_path)
+    engine = TorchEngine([str(tmp_path)], "cpu")
+    assert engine.base_models[0].max_context_length == longest
+    engine.create_model("m", str(tmp_path), LoraShape(2))
+
+    def logprobs(*rows: Sequence[int]) -> list[Any]:
+        data = [Example(np.array(row[:-1]), {"target_tokens": np.array(row[1:])}) for row in rows]
+        return [
+            o["logprobs"]
+            for o in engine.forward_backward(
+                "m", data, "cross_entropy", {}, backward=False
+            ).loss_fn_outputs
+        ]
+
+    short, long = list(range(20, 30)), [token % 200 for token in range(longest + 1)]
+    np.testing.assert_allclose(logprobs(short, long)[0], logprobs(short)[0], atol=1e-5)
+    engine.load_sampler("s", str(tmp_path), None)
+    sampled = engine.sample("s", SampleSpec(short, seed=1, stop_tokens=[])).result(60).sequences[0]
+    assert len(short) + len(sampled.tokens) == longest
+    np.testing.assert_allclose(
+        sampled.logprobs, logprobs(short + list(sampled.tokens))[0][len(short) - 1 :], atol=1e-5
+    )
+    longer = [*long, 1]
+    with pytest.raises(
+        InvalidRequest,
+        match=f"1 to {longest} are possible" + (": .*longrope" if kind == "longrope" else ""),
+    ):
+        logprobs([*longer, 2])
+    with pytest.raises(InvalidRequest, match=f"1 to {longest - 1} are possible"):
+        engine.sample("s", SampleSpec(longer)).result(60)
+    engine.close()

@@ -1,0 +1,186 @@
+"""The engine's own LoRA layers do what peft's would, and each row of a batch gets its own adapter."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM
+
+from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
+from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.checkpoint import read_adapter, save_adapter
+from tinkex_server.engine.torch.engine import TorchEngine
+from tinkex_server.engine.torch.fair_lock import FairLock
+from tinkex_server.engine.torch.lora import Adapter, LayerWeights
+
+TINY = Path(__file__).parents[3] / "tinkex" / "tiny"
+TEXT = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).astype(np.int64)
+BATCH = [Example(TEXT[:-1], {"target_tokens": TEXT[1:]})] * 2
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return Base.load("tinkex/tiny", "cpu")
+
+
+def plain_model() -> Any:
+    return AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers, for what peft calls
+def test_saved_weights_give_the_same_logprobs_with_peft(tmp_path: Path) -> None:
+    engine = TorchEngine(["tinkex/tiny"], "cpu")
+    engine.create_model("a", "tinkex/tiny", LoraShape(rank=8, seed=1))
+    for _ in range(3):
+        engine.forward_backward("a", BATCH, "cross_entropy", {}, backward=True)
+        engine.optim_step("a", AdamSettings(learning_rate=3e-3))
+    engine.save_model("a", tmp_path / "saved", optimizer=False)
+    ours = engine.forward_backward("a", BATCH, "cross_entropy", {}, backward=False).loss_fn_outputs[
+        0
+    ]["logprobs"]
+
+    model = PeftModel.from_pretrained(plain_model(), str(tmp_path / "saved"))
+    with torch.inference_mode():
+        logits = model(input_ids=torch.from_numpy(TEXT[None, :-1].copy())).logits[0]
+        theirs = logits.log_softmax(-1)[range(len(TEXT) - 1), TEXT[1:]]
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert abs(ours.sum()) < 0.9 * abs(engine_without_training().sum())
+
+
+def engine_without_training() -> np.ndarray:
+    engine = TorchEngine(["tinkex/tiny"], "cpu")
+    engine.create_model("b", "tinkex/tiny", LoraShape(rank=8))
+    return engine.forward_backward("b", BATCH, "cross_entropy", {}, backward=False).loss_fn_outputs[
+        0
+    ]["logprobs"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_seed_gives_the_weights_that_peft_gives(base: Base, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        theirs = PeftModel(
+            plain_model(),
+            LoraConfig(r=4, lora_alpha=32, target_modules=TARGETS, task_type="CAUSAL_LM"),
+        )
+    theirs.save_pretrained(str(tmp_path), save_embedding_layers=False)
+    ours, read = base.new_adapter(LoraShape(rank=4, seed=11)), read_adapter(tmp_path)
+    assert (ours.rank, ours.alpha) == (read.rank, read.alpha)
+    weights = read.named_weights()
+    assert weights.keys() == ours.named_weights().keys()
+    assert all(torch.equal(weights[name], own) for name, own in ours.named_weights().items())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "shape", [{}, {"train_attn": False}, {"train_mlp": False, "train_unembed": False}]
+)
+def test_gradients_are_those_of_peft(base: Base, tmp_path: Path, shape: dict[str, bool]) -> None:
+    adapter = random_adapter(base, 6, **shape)
+    save_adapter(adapter, tmp_path / "saved", base.adapted)
+    theirs = PeftModel.from_pretrained(plain_model(), str(tmp_path / "saved"), is_trainable=True)
+    tokens = torch.from_numpy(TEXT.copy()).reshape(2, -1)
+    theirs(input_ids=tokens, labels=tokens).loss.backward()
+    wanted = {
+        name.replace(".default", ""): weight.grad
+        for name, weight in theirs.named_parameters()
+        if weight.requires_grad
+    }
+    ours = {name: weight.requires_grad_() for name, weight in adapter.named_weights().items()}
+    with base.running(adapter) as network:
+        network(input_ids=tokens, labels=tokens).loss.backward()
+    assert ours.keys() == wanted.keys()
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight.grad, wanted[name], atol=1e-5, rtol=1e-4)
+
+
+def random_adapter(base: Base, rank: int, **shape: Any) -> Adapter:
+    """One that changes much, unlike a new one."""
+    new = base.new_adapter(LoraShape(rank=rank, **shape))
+    return Adapter(
+        rank,
+        32,
+        {
+            name: LayerWeights(a.detach(), torch.randn_like(b) * 0.05)
+            for name, (a, b) in new.layers.items()
+        },
+    )
+
+
+@torch.inference_mode()
+def test_each_row_of_a_batch_gets_its_own_adapter_or_none(base: Base) -> None:
+    tokens = torch.from_numpy(TEXT.copy()).repeat(5, 1)
+    small, large = random_adapter(base, 2, train_mlp=False), random_adapter(base, 16)
+    with base.running([(torch.tensor([0, 3]), small), (torch.tensor([4]), large)]) as network:
+        mixed = network(input_ids=tokens).logits
+    for rows, plan in (([0, 3], small), ([4], large), ([1, 2], [])):
+        with base.running(plan) as network:
+            alone = network(input_ids=tokens[:1]).logits[0]
+        for row in rows:
+            torch.testing.assert_close(mixed[row], alone, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(mixed[0], mixed[1], atol=0.1)
+    assert not torch.allclose(mixed[0], mixed[4], atol=0.1)
+
+
+def test_a_saved_adapter_is_read_as_it_was(base: Base, tmp_path: Path) -> None:
+    adapter = random_adapter(base, 3, train_unembed=False)
+    save_adapter(adapter, tmp_path / "saved", base.adapted)
+    read = base.load_adapter(tmp_path / "saved").named_weights()
+    assert all(torch.equal(read[name], own) for name, own in adapter.named_weights().items())
+    with pytest.raises(InvalidRequest, match="which the model trains"):
+        base.load_adapter(tmp_path / "saved", like=random_adapter(base, 3))
+
+
+def test_in_bfloat16_adapters_are_trained_in_float32_and_sampled_in_bfloat16(
+    tmp_path: Path,
+) -> None:
+    base = Base.load("tinkex/tiny", "cpu", "bfloat16")
+    adapter = base.new_adapter(LoraShape(rank=2, seed=1))
+    assert {weight.dtype for weight in adapter.named_weights().values()} == {torch.float32}
+    with base.running(adapter) as network:
+        network(input_ids=torch.tensor([[1, 2, 3]])).logits.float().sum().backward()
+    assert all(
+        weights.b.grad is not None and weights.b.grad.abs().sum() > 0
+        for weights in adapter.layers.values()
+    )
+    save_adapter(adapter, tmp_path / "saved", base.adapted)
+    assert {w.dtype for w in base.load_adapter(tmp_path / "saved").named_weights().values()} == {
+        torch.bfloat16
+    }
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "words"),
+    [("abacus", None, "no device 'abacus'"), ("cpu", "int3", "dtype 'int3'")],
+)
+def test_a_device_or_precision_that_there_is_not_is_refused(
+    device: str, dtype: str | None, words: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        Base.load("tinkex/tiny", device, dtype)
+
+
+def test_a_fair_lock_goes_to_whoever_has_waited_longest() -> None:
+    lock, order = FairLock(), list[int]()
+
+    def want(number: int) -> None:
+        with lock:
+            order.append(number)
+
+    threads = [threading.Thread(target=want, args=(number,)) for number in range(3)]
+    with lock:
+        for count, thread in enumerate(threads, 1):
+            thread.start()
+            while lock.waiting < count:
+                pass
+    want(3)
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2, 3]

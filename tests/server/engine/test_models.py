@@ -1,0 +1,74 @@
+"""Every kind of causal language model is served exactly, or refused with the reason; docs/models.md says which."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from tests.support.model_matrix import NOT_TRIED, Finding, find, page
+from tests.support.model_zoo import CannotBeMade, kinds, tiny_config, without_experts
+
+PAGE = Path(__file__).parents[3] / "docs" / "models.md"
+ROWS = {
+    line.split(" | ")[0].removeprefix("| "): line
+    for line in PAGE.read_text("utf-8").splitlines()
+    if line.startswith("| ")
+}
+
+
+OF_THIS_RELEASE = f"transformers {transformers.__version__} " in PAGE.read_text("utf-8")
+# which has experts in all
+MIXTURES = {kind for kind, config in kinds().items() if without_experts(config)} - {"deepseek_v4"}
+
+
+def found_of(kind: str, folder: Path, **own: Any) -> Finding:
+    """Skips a kind of which this release of transformers makes no tiny model, unless it is the release of the page."""
+    try:
+        return find(tiny_config(kinds()[kind], **own), folder)
+    except CannotBeMade as error:
+        if OF_THIS_RELEASE:
+            raise
+        pytest.skip(f"transformers {transformers.__version__} makes no tiny one: {error}")
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers and peft, for kinds of all ages
+@pytest.mark.parametrize("kind", sorted(kinds().keys() - NOT_TRIED.keys()))
+def test_a_kind_is_exact_or_refused_as_the_page_says(kind: str, tmp_path: Path) -> None:
+    found = found_of(kind, tmp_path)
+    [row] = [line for line in page({kind: found}).splitlines() if line.startswith(f"| {kind} |")]
+    if OF_THIS_RELEASE:
+        assert ROWS[kind] == row
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", sorted(MIXTURES - NOT_TRIED.keys()))
+def test_a_mixture_whose_layers_have_no_experts_is_exact_in_peft_too(
+    kind: str, tmp_path: Path
+) -> None:
+    found = found_of(kind, tmp_path, **without_experts(kinds()[kind]))
+    assert found.refusal or "train_attn" in found.trains
+
+
+def test_the_page_is_whole_and_says_what_the_matrix_would_write() -> None:
+    text = PAGE.read_text("utf-8")
+    prose = [
+        line
+        for line in page({}).splitlines()
+        if not re.search(r"transformers \d|tried are|\d+ of$|^\d+ are served", line)
+    ]
+    assert [line for line in prose if line not in text.splitlines()] == []
+    refused = text.partition("## Refused")[2].partition("## Not tried")[0].count("\n| ") - 1
+    served = text.partition("## Refused")[0].count("\n| ") - 1
+    assert f"{served} of\n{served + refused} are served" in text
+    if OF_THIS_RELEASE:
+        assert kinds().keys() <= ROWS.keys()
+
+
+def test_a_finding_of_each_sort_has_its_table() -> None:
+    text = page({"a": Finding("A", trains=("train_attn",)), "b": Finding("B", "it looks ahead")})
+    assert "| a | A | yes | - | - |" in text
+    assert "| b | B | it looks ahead |" in text

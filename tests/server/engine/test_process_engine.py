@@ -1,0 +1,322 @@
+"""An engine in a process of its own: the same answers, errors with their texts, cancelling, and an end that is noticed on either side."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+import pytest
+
+from tests.support.mortal_engine import (
+    BASES,
+    BREAKS,
+    EXITS,
+    WAITS,
+    MortalEngine,
+    breaks_when_made,
+    cannot_be_made,
+    does_not_start,
+    starts_slowly,
+)
+from tinkex_server.engine.fake import FakeEngine
+from tinkex_server.engine.interface import (
+    AdamSettings,
+    Death,
+    EngineDied,
+    Example,
+    InvalidRequest,
+    LoraShape,
+    SampleSpec,
+)
+from tinkex_server.engine.process import frames
+from tinkex_server.engine.process.child import EngineFault
+from tinkex_server.engine.process.engine import ProcessEngine
+from tinkex_server.engine.process.messages import Make
+from tinkex_server.engine.process.restart import (
+    failures_in_a_row,
+    how_it_ended,
+    pause_before_restart,
+)
+
+SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprobs=True)
+
+
+def example(*tokens: int) -> Example:
+    return Example(
+        np.array(tokens),
+        {"target_tokens": np.array(tokens), "weights": np.ones(len(tokens), np.float32)},
+    )
+
+
+@pytest.fixture
+def engine() -> Iterator[ProcessEngine]:
+    engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def deaths(engine: ProcessEngine) -> SimpleQueue[Death]:
+    deaths: SimpleQueue[Death] = SimpleQueue()
+    engine.watch(deaths.put)
+    engine.create_model("x", "fake/base", LoraShape(4))
+    engine.load_sampler("s", "fake/base", None)
+    return deaths
+
+
+def step(engine: ProcessEngine, *tokens: int) -> float:
+    return engine.forward_backward(
+        "x", [example(*tokens)], "cross_entropy", {}, backward=True
+    ).metrics["loss:sum"]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline, "nothing came of it for 10 s"
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_it_answers_as_the_engine_in_it_does(
+    engine: ProcessEngine, deaths: SimpleQueue[Death], tmp_path: Path
+) -> None:
+    inside = FakeEngine(["fake/base"])
+    inside.create_model("x", "fake/base", LoraShape(4))
+    inside.load_sampler("s", "fake/base", None)
+    assert engine.base_models == inside.base_models
+    data = [example(5, 6), example(7, 8, 9)]
+    theirs, ours = (
+        one.forward_backward("x", data, "cross_entropy", {}, backward=True)  # type: ignore[attr-defined]
+        for one in (engine, inside)
+    )
+    assert theirs.metrics == ours.metrics
+    np.testing.assert_array_equal(
+        theirs.loss_fn_outputs[1]["logprobs"], ours.loss_fn_outputs[1]["logprobs"]
+    )
+    assert engine.sample("s", SPEC).result() == inside.sample("s", SPEC).result()
+    engine.save_model("x", tmp_path / "state", optimizer=True)
+    engine.load_model("x", tmp_path / "state", optimizer=True)
+
+
+def test_many_calls_run_side_by_side(engine: ProcessEngine, deaths: SimpleQueue[Death]) -> None:
+    hanging = engine.sample("s", SampleSpec([WAITS]))
+    samples = [engine.sample("s", SampleSpec([5], max_tokens=4, seed=seed)) for seed in range(200)]
+    assert len({tuple(sample.result(10).sequences[0].tokens) for sample in samples}) == 200
+    assert step(engine, 5) > 0
+    assert not hanging.done()
+    hanging.cancel()
+
+
+def test_a_stream_comes_token_by_token_and_a_cancelled_one_ends_in_the_process(
+    engine: ProcessEngine, deaths: SimpleQueue[Death]
+) -> None:
+    told: SimpleQueue[int] = SimpleQueue()
+    [sequence] = (
+        engine.sample("s", SampleSpec([5], max_tokens=4), lambda token, _: told.put(token))
+        .result(10)
+        .sequences
+    )
+    assert [told.get(timeout=10) for _ in range(4)] == sequence.tokens
+    stream = engine.sample("s", SampleSpec([WAITS]), lambda token, _: told.put(token))
+    assert told.get(timeout=10) == 1
+    assert stream.cancel()
+    until(lambda: engine.optim_step("x", AdamSettings())["given_up"] == 1)
+
+
+def test_errors_keep_their_texts(engine: ProcessEngine, deaths: SimpleQueue[Death]) -> None:
+    with pytest.raises(InvalidRequest, match=r"^unknown base model 'other'; known are fake/base$"):
+        engine.create_model("y", "other", LoraShape(4))
+    with pytest.raises(InvalidRequest, match="unknown sampler 'none'"):
+        engine.sample("none", SPEC).result(10)
+    with pytest.raises(EngineFault, match=r"^ZeroDivisionError: the fake broke") as caught:
+        step(engine, BREAKS)
+    assert "mortal_engine.py" in caught.value.__notes__[0], "the log has the trace of the process"
+
+
+def test_calls_that_come_before_it_is_ready_are_answered_when_it_is(tmp_path: Path) -> None:
+    engine = ProcessEngine(partial(starts_slowly, tmp_path / "gate"), BASES)
+    assert engine.base_models == BASES
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(engine.create_model, "x", "fake/base", LoraShape(4))
+        with pytest.raises(TimeoutError):
+            engine.ready.result(0.1)
+        assert not made.done()
+        (tmp_path / "gate").touch()
+        assert engine.ready.result(10).startswith("the fake engine")
+        made.result(10)
+    assert step(engine, 5) > 0
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (cannot_be_made, "the engine could not start: there is no folder /none"),
+        (does_not_start, "the engine's process ended with exit code 4 before it was ready"),
+    ],
+)
+def test_one_that_cannot_start_says_why_to_all_who_ask_and_is_not_started_again(
+    make: Make, reason: str
+) -> None:
+    engine = ProcessEngine(make, BASES)
+    with pytest.raises(EngineDied, match=f"^{reason}$"):  # sent before it is known, most likely
+        engine.create_model("x", "fake/base", LoraShape(4))
+    with pytest.raises(EngineDied, match=f"^{reason}$"):
+        engine.ready.result(10)
+    with pytest.raises(EngineDied, match=f"^{reason}$"):
+        engine.sample("s", SPEC)
+    engine.close()
+
+
+def test_what_the_engine_did_wrong_when_it_was_made_is_kept_with_its_trace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "tinkex.local")
+    engine = ProcessEngine(breaks_when_made, BASES)
+    with pytest.raises(
+        EngineDied, match=r"^the engine could not start: ZeroDivisionError: the fake broke$"
+    ) as caught:
+        engine.ready.result(10)
+    assert caught.value.__cause__
+    assert "mortal_engine.py" in caught.value.__cause__.__notes__[0]
+    with pytest.raises(EngineDied):  # which comes after the line in the log
+        engine.create_model("x", "fake/base", LoraShape(4))
+    assert "mortal_engine.py" in caplog.text
+    engine.close()
+
+
+def test_closing_one_that_has_yet_to_start_waits_for_nothing(tmp_path: Path) -> None:
+    engine = ProcessEngine(partial(starts_slowly, tmp_path / "never"), BASES)
+    began = time.monotonic()
+    engine.close()
+    assert time.monotonic() - began < 4, "the process has five seconds to end by itself"
+    assert not is_running(engine.pid)
+    with pytest.raises(EngineDied, match="the engine was closed"):
+        engine.ready.result(0)
+
+
+def test_a_death_fails_what_is_under_way_and_goes_on_once_it_was_dealt_with(
+    engine: ProcessEngine, deaths: SimpleQueue[Death]
+) -> None:
+    first, under_way = engine.pid, engine.sample("s", SampleSpec([WAITS]))
+    os.kill(first, signal.SIGKILL)
+    death = deaths.get(timeout=10)
+    late = engine.sample("s", SPEC)
+    assert not under_way.done()
+    assert death.go_on
+    death.go_on()
+    for sample in (under_way, late):
+        with pytest.raises(EngineDied, match=r"killed by SIGKILL .*memory.*; it is started again"):
+            sample.result(10)
+    assert engine.pid != first
+    with pytest.raises(InvalidRequest, match="unknown model 'x'"):
+        step(engine, 5)
+
+
+def test_a_process_that_dies_again_and_again_is_given_up(
+    engine: ProcessEngine, deaths: SimpleQueue[Death]
+) -> None:
+    def note(death: Death) -> None:
+        deaths.put(death)
+        if death.go_on:
+            death.go_on()
+
+    engine.watch(note)
+    for text in ["ended with exit code 3; it is started again"] * 2 + [
+        "3 times in a row, and is not started again: restart the"
+    ]:
+        engine.create_model("x", "fake/base", LoraShape(4))
+        with pytest.raises(EngineDied, match=text):
+            step(engine, EXITS)
+    assert [bool(deaths.get(timeout=10).go_on) for _ in range(3)] == [True, True, False]
+    with pytest.raises(EngineDied):
+        engine.sample("s", SPEC)
+
+
+def test_closing_ends_the_process_whatever_is_under_way() -> None:
+    engine = ProcessEngine(MortalEngine, BASES)
+    engine.load_sampler("s", "fake/base", None)
+    pid, sample = engine.pid, engine.sample("s", SampleSpec([WAITS]))
+    engine.close()
+    assert not is_running(pid)
+    with pytest.raises(EngineDied, match="closed"):
+        sample.result(0)
+
+
+_PARENT = """
+import sys, time
+from tests.support.mortal_engine import BASES, MortalEngine
+from tinkex_server.engine.process.engine import ProcessEngine
+engine = ProcessEngine(MortalEngine, BASES)
+engine.ready.result()
+print(engine.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_process_ends_when_its_parent_is_killed() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        assert is_running(pid)
+        parent.kill()
+    until(lambda: not is_running(pid))
+
+
+def test_arrays_go_beside_the_pickle_and_come_out_writable(tmp_path: Path) -> None:
+    array = np.arange(100_000)
+    frame = frames.pack({"array": array})
+    assert sum(len(part) for part in frame[:2]) < 1000
+    with (tmp_path / "pipe").open("wb") as file:
+        frames.write(file, frame)
+    with (tmp_path / "pipe").open("rb") as file:
+        read = frames.read(file)["array"]
+        np.testing.assert_array_equal(read, array)
+        read[0] = 1
+        with pytest.raises(EOFError):
+            frames.read(file)
+
+
+def test_a_message_that_was_cut_off_is_the_end(tmp_path: Path) -> None:
+    whole = b"".join(bytes(part) for part in frames.pack([1, 2, 3]))
+    for length in range(len(whole)):
+        (tmp_path / "pipe").write_bytes(whole[:length])
+        with (tmp_path / "pipe").open("rb") as file, pytest.raises(EOFError):
+            frames.read(file)
+
+
+def test_how_an_end_is_told() -> None:
+    assert how_it_ended(3) == "ended with exit code 3"
+    assert how_it_ended(-11) == "was killed by SIGSEGV"
+    assert "memory" in how_it_ended(-9)
+    assert how_it_ended(-100) == "was killed by signal 100"
+
+
+def test_failures_count_in_a_row_and_are_bounded() -> None:
+    assert failures_in_a_row(2, lived=0.1) == 3
+    assert failures_in_a_row(2, lived=3600) == 1
+    assert [pause_before_restart(failures, (0.0, 5.0)) for failures in (1, 2, 3)] == [
+        0.0,
+        5.0,
+        None,
+    ]

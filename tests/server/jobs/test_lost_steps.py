@@ -1,0 +1,153 @@
+"""A client that sends ahead: when the engine dies, what it sent on top of lost steps, not knowing of it, fails as they do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import httpx
+import pytest
+
+import tinkex.local
+from tests.support.mortal_engine import BASES, WAITS, MortalEngine
+from tests.support.recording_engine import FakeEngine
+from tests.support.server_calls import Api
+from tinkex_server.engine.interface import Engine
+from tinkex_server.engine.process.engine import ProcessEngine
+from tinkex_server.jobs.saved_states import Loss
+
+
+class Ahead(Api):
+    """A client that sends its steps without waiting, and asks for results only when it is told to."""
+
+    mortal: ProcessEngine
+
+    def pair(self, model_id: str, seq_id: int, *tokens: int) -> list[dict[str, Any]]:
+        """A batch and its update."""
+        update = {
+            "model_id": model_id,
+            "seq_id": seq_id + 1,
+            "adam_params": {"learning_rate": 1e-3},
+        }
+        return [self.step(model_id, seq_id, *tokens), self.ok("optim_step", **update)]
+
+    def loss(self, model_id: str, seq_id: int) -> float:
+        return self.result(self.step(model_id, seq_id, path="forward"))["metrics"]["loss:sum"]
+
+    def kill_engine(self) -> None:
+        """Returns when another process has taken its place."""
+        dead = self.mortal.pid
+        os.kill(dead, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while self.mortal.pid == dead:
+            assert time.monotonic() < deadline, "no other process came in 10 s"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def ahead() -> Iterator[Ahead]:
+    engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0))
+    with (
+        tinkex.local.serve(engine=cast("Engine", engine)) as server,
+        httpx.Client(base_url=server.base_url, timeout=15) as http,
+    ):
+        client = Ahead(http, FakeEngine())
+        client.mortal = engine
+        yield client
+    engine.close()
+
+
+def saved_model(ahead: Ahead) -> tuple[str, float]:
+    """A model that was trained and saved, and trained on; and what its loss was when it was saved. The next number is 7."""
+    model_id = ahead.model()
+    ahead.pair(model_id, 1)
+    ahead.result(ahead.ok("save_weights", model_id=model_id, seq_id=3, path="a"))
+    known = ahead.loss(model_id, 4)
+    for promise in ahead.pair(model_id, 5):
+        ahead.result(promise)
+    return model_id, known
+
+
+def told(ahead: Ahead, promises: list[dict[str, Any]]) -> set[str]:
+    return {ahead.result(promise)["error"] for promise in promises}
+
+
+def test_what_was_sent_before_its_client_could_know_fails_with_the_same_words(ahead: Ahead) -> None:
+    model_id, known = saved_model(ahead)
+    before = [*ahead.pair(model_id, 7, WAITS, 6), *ahead.pair(model_id, 9)]
+    time.sleep(0.3)  # for the first to be in the engine
+    ahead.kill_engine()
+    after = [*ahead.pair(model_id, 11), *ahead.pair(model_id, 13)]
+    [words] = told(ahead, before + after)
+    assert "goes back to" in words
+    assert "saved at seq_id 3; the steps since are lost: go on from there" in words
+    assert ahead.loss(model_id, 15) == known
+
+
+def test_a_repeat_of_what_failed_is_known_again(ahead: Ahead) -> None:
+    model_id, _ = saved_model(ahead)
+    ahead.kill_engine()
+    first = ahead.step(model_id, 7)
+    told(ahead, [first])
+    assert ahead.step(model_id, 7) == first
+
+
+def test_killed_while_nothing_is_asked_all_fails_that_is_sent_before_one_of_it_was_told(
+    ahead: Ahead,
+) -> None:
+    model_id, known = saved_model(ahead)
+    ahead.kill_engine()
+    sent = [*ahead.pair(model_id, 7), *ahead.pair(model_id, 9)]
+    assert len(told(ahead, sent)) == 1
+    assert ahead.loss(model_id, 11) == known
+
+
+def test_what_follows_a_lost_step_of_a_model_that_comes_back_as_it_was_fails_too(
+    ahead: Ahead,
+) -> None:
+    model_id, _ = saved_model(ahead)
+    ahead.result(ahead.ok("save_weights", model_id=model_id, seq_id=7, path="b"))
+    known = ahead.loss(model_id, 8)
+    under_way = ahead.step(model_id, 9, WAITS, 6)
+    time.sleep(0.3)
+    ahead.kill_engine()
+    update = ahead.ok(
+        "optim_step", model_id=model_id, seq_id=10, adam_params={"learning_rate": 1e-3}
+    )
+    [words] = told(ahead, [update, under_way])
+    assert "comes back as it was" in words
+    assert ahead.loss(model_id, 11) == known
+
+
+def test_one_model_s_loss_is_not_another_s(ahead: Ahead) -> None:
+    lost, _ = saved_model(ahead)
+    fine = ahead.model()
+    ahead.result(ahead.ok("save_weights", model_id=fine, seq_id=1, path="a"))
+    ahead.kill_engine()
+    assert ahead.loss(fine, 2) > 0
+    assert len(told(ahead, ahead.pair(lost, 7))) == 1
+
+
+def test_a_second_death_is_told_of_by_itself(ahead: Ahead) -> None:
+    model_id, known = saved_model(ahead)
+    ahead.kill_engine()
+    first = ahead.pair(model_id, 7)
+    told(ahead, first[:1])
+    for promise in ahead.pair(model_id, 9):
+        assert "error" not in ahead.result(promise)
+    ahead.kill_engine()
+    told(ahead, first)  # of the first death, once more: it says nothing of the second
+    second = ahead.pair(model_id, 11)
+    assert len(told(ahead, second)) == 1
+    assert ahead.loss(model_id, 13) == known
+
+
+def test_who_is_told_knows_from_then_on() -> None:
+    loss = Loss(1, "lost")
+    assert loss.was_unknown(1.0)
+    loss.tell(2.0)
+    loss.tell(9.0)
+    assert [loss.was_unknown(came_at) for came_at in (1.0, 2.0, 2.1)] == [True, True, False]

@@ -1,0 +1,118 @@
+"""A data folder that cannot be written: the server says so, and tells nobody what it did not keep."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from tests.support.recording_engine import FakeEngine
+from tests.support.server_calls import Api, sample, started
+from tinkex.cli import main
+from tinkex.local import serve
+from tinkex_server.store import SamplerRow, SessionRow, Store, Unwritable
+from tinkex_server.store.database import Database
+
+
+def fill(database: Database) -> None:
+    """From now on the file can take no page more, as if there were no room on the disk."""
+    [pages] = database._connection.execute("PRAGMA page_count").fetchone()
+    database._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def empty(database: Database) -> None:
+    database._connection.execute("PRAGMA max_page_count = 1000000000")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "tinkex.db")) as store:
+        yield store
+
+
+def session(name: str) -> SessionRow:
+    return SessionRow(name, ["x" * 5000], {}, "1", None, None, 0.0)
+
+
+def test_what_cannot_be_written_is_refused_until_there_is_room(store: Store) -> None:
+    fill(store._database)
+    with pytest.raises(Unwritable, match=r"full.*make room on its disk$"):
+        store.sessions.add(session("at once"))
+    with pytest.raises(Unwritable), store._database.transaction():
+        store.sessions.add(session("in a transaction"))
+    empty(store._database)
+    store.sessions.add(session("later"))
+    store.samplers.add(
+        SamplerRow("a", "later", "base", None, "folder", "m"), 0.0
+    )  # a transaction, which the failed one left room for
+    assert store.sessions.get("in a transaction") is None
+
+
+def test_once_something_is_lost_that_others_were_told_of_nothing_is_acknowledged(
+    store: Store,
+) -> None:
+    async def write() -> None:
+        store.usage.add("", "s", "base", {"training": 1}, 0.0)
+        await store.kept()
+
+    async def lose() -> None:
+        store.usage.add("", "s", "base", {"training": 1}, 0.0)
+        # as SQLite itself does when the disk is full
+        store._database._connection.execute("ROLLBACK")
+        await store.kept()
+
+    asyncio.run(write())
+    for again in (lose, write):
+        with pytest.raises(Unwritable, match="restart the server") as refused:
+            asyncio.run(again())
+        assert refused.value.status == 507
+
+
+def test_a_server_on_a_full_disk_says_what_to_do() -> None:
+    with (
+        serve(engine=FakeEngine()) as server,
+        httpx.Client(base_url=server.base_url, timeout=15) as http,
+    ):
+        api = Api(http, FakeEngine())
+        sampler = api.sampler()
+        fill(server._backend.store._database)
+        refused = api.send("create_session", tags=["x" * 50_000], user_metadata={}, sdk_version="1")
+        assert (refused.status_code, "make room on its disk" in refused.json()["detail"]) == (
+            507,
+            True,
+        )
+        sent = (api.send("asample", **sample(sampler, number)) for number in range(500))
+        stopped = next(response for response in sent if response.status_code != 200)
+        assert (stopped.status_code, "restart the server" in stopped.json()["detail"]) == (
+            507,
+            True,
+        )
+        assert api.get("sessions").status_code == 507, (
+            "what it would say may not be so after the restart"
+        )
+
+
+@pytest.mark.parametrize("how", ["--gc", "--engine=fake"])
+def test_the_command_says_so_in_a_line(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(FakeEngine(), data_dir=tmp_path) as api:
+        api.step(api.model(), 2)  # it waits for another, so that a restart has something to write
+    original = Database._prepare
+
+    def on_a_full_disk(self: Database, file: Path) -> None:
+        original(self, file)
+        self._connection.execute("PRAGMA query_only = ON")  # which cannot be written to either
+
+    monkeypatch.setattr(Database, "_prepare", on_a_full_disk)
+    result = CliRunner().invoke(main, ["serve", "--port", "0", "--data-dir", str(tmp_path), how])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert (
+        "cannot be written (attempt to write a readonly database); make room on its disk"
+        in result.output
+    )

@@ -1,0 +1,285 @@
+"""Whether models of a kind are served exactly: found by training, scoring, sampling and saving a tiny random one."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+from attrs import frozen
+from numpy.typing import NDArray
+from transformers import PreTrainedConfig
+
+from tests.support.model_zoo import kinds, make_model, tiny_config
+from tinkex_server.engine.interface import (
+    AdamSettings,
+    Example,
+    InvalidRequest,
+    LoraShape,
+    SampleResult,
+    SampleSpec,
+)
+from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.decoding import Batch
+from tinkex_server.engine.torch.engine import TorchEngine
+from tinkex_server.engine.torch.prefill import Reading
+from tinkex_server.engine.torch.request import Request
+from tinkex_server.engine.torch.stopping import StopRule
+
+SWITCHES = ("train_attn", "train_mlp", "train_unembed")
+ROWS = (
+    (5, 9, 33, 70, 2, 41, 88, 17, 23, 64, 3, 90, 12),
+    (7, 50, 21, 99, 34),
+    (60, 61, 62, 63, 64, 65, 66, 67, 68),
+)
+_NEW = 12  # tokens sampled: past the sliding window, and past a buffer's growth
+_CLOSE = 1e-5
+_ROUNDING = 2e-6  # of a logprob's own size: some times what float32 tells apart
+_STEPS = 3
+
+
+NOT_TRIED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("blt", "longcat_flash", "phi4_multimodal"), "no tiny one can be made of its configuration"
+    ),
+    **dict.fromkeys(
+        ("gemma4_unified", "moss_transcribe_diarize"),
+        "no tiny one can be made of its configuration",
+    ),
+    **dict.fromkeys(
+        ("dots3_note", "gemma4_assistant", "zamba"), "its configuration allows no two layers"
+    ),
+    **dict.fromkeys(
+        ("emu3", "mllama", "musicgen", "musicgen_melody"),
+        "it is not made of its configuration alone",
+    ),
+    "gemma3n": "it needs the package timm",
+}
+_PAGE = """# Models
+
+<!-- Made by `make docs` from the run of tests/support/model_matrix.py: do not edit. -->
+
+A model is served exactly or not at all. When it is loaded, a few texts are read by its own forward pass, alone, and then by
+every way of the embedded server: in a batch with others, as a prompt in parts, and token by token. A model that finds other
+logprobs by any of them is refused with the reason; where config.json tells it, before torch is loaded.
+
+This table is of tiny random models of every kind that transformers {release} has a causal language model for: {served} of
+{tried} are served. Of each of these, the logprobs of training, scoring and sampling, alone and beside others, are those of transformers'
+own forward pass in float32, to 0.00001 nats and 0.000002 of the logprob itself; an adapter that was trained is read by the sampler
+and by peft with the same logprobs, and has learnt in all of its layers. The test suite makes the run again, row by row, and fails
+where a row is no longer what this page says, with the release of transformers that the page names; with others, where a kind
+is neither exact nor refused.
+
+Positions that change with a text's length (longrope, as in Phi-3.5 and Phi-4-mini) are served up to the length where they
+change, `original_max_position_embeddings`: a text that grew past it would be one of another model than the one that was sampled.
+
+## Served exactly
+
+`train_attn` stands for all linear layers of the attention, `train_mlp` for all of the MLP. A switch that is `-` must be false: the
+kind has no such linear layers, or has some of a kind of their own beside them, or experts, which cannot be trained here.
+
+| kind | class | train_attn | train_mlp | train_unembed |
+|---|---|---|---|---|
+{exact}
+
+## Refused when they are loaded
+
+| kind | class | why |
+|---|---|---|
+{reasons}
+
+## Not tried
+
+They are served or refused by the same check when they are loaded.
+
+| kind | why it is not in the run |
+|---|---|
+{not_tried}
+"""
+
+
+@frozen
+class Finding:
+    """What was found of one kind of model."""
+
+    arch: str
+    refusal: str = ""
+    """Why it is not served; "": it is, exactly."""
+    trains: tuple[str, ...] = ()
+    """The switches of a LoRA adapter that it takes."""
+
+
+def find_all() -> dict[str, Finding]:
+    """Returns what is found of every kind of which a tiny model can be made. Takes a minute or two."""
+    findings: dict[str, Finding] = {}
+    for kind, config in kinds().items():
+        if kind not in NOT_TRIED:
+            with tempfile.TemporaryDirectory() as folder:
+                findings[kind] = find(tiny_config(config), Path(folder))
+    return findings
+
+
+def page(findings: Mapping[str, Finding]) -> str:
+    """Returns the text of docs/models.md."""
+    served = {kind: found for kind, found in findings.items() if not found.refusal}
+    refused = {kind: found for kind, found in findings.items() if found.refusal}
+    exact = [
+        f"| {kind} | {found.arch} | {' '.join('yes' if switch in found.trains else '-' for switch in SWITCHES).replace(' ', ' | ')} |"
+        for kind, found in served.items()
+    ]
+    return _PAGE.format(
+        release=transformers.__version__,
+        tried=len(findings),
+        served=len(served),
+        exact="\n".join(exact),
+        reasons="\n".join(
+            f"| {kind} | {found.arch} | {found.refusal} |" for kind, found in refused.items()
+        ),
+        not_tried="\n".join(f"| {kind} | {why} |" for kind, why in NOT_TRIED.items()),
+    )
+
+
+def find(config: PreTrainedConfig, folder: Path) -> Finding:
+    """Serves a model of this configuration.
+
+    Raises `AssertionError` when it is served and not exact, or is refused in a library's words.
+    """
+    own: Any = make_model(config, folder)
+    arch = type(own).__name__
+    try:
+        engine = TorchEngine([str(folder)], "cpu", "float32")
+    except InvalidRequest as error:
+        refusal = str(error)
+        assert re.search("served|encoder-decoder", refusal), refusal
+        return Finding(arch, without_details(refusal))
+    try:
+        base = Base.load(str(folder), "cpu", "float32")
+        _check_sampling(base, own)
+        trains = _check_training(engine, base, own, folder)
+    finally:
+        engine.close()
+    return Finding(arch, trains=trains)
+
+
+def without_details(refusal: str) -> str:
+    """Returns the reason alone: without the folder, the library's words, and figures, which differ between releases."""
+    reason = re.split(
+        r" is of a kind that is not served: | has no | has (?=layers)", refusal, maxsplit=1
+    )[-1]
+    reason = re.sub(r"^max_position.*: it keeps", "it keeps", reason)
+    return re.sub(
+        r"\. transformers said: .*|, by [^ ]+ nats a token|^the model '[^']*' ",
+        "",
+        reason,
+        flags=re.DOTALL,
+    )
+
+
+def _check_sampling(base: Base, own: Any) -> None:
+    together = _sampled(base, ROWS, tokens=10_000)
+    apart = [_sampled(base, [row], tokens=4)[0] for row in ROWS]  # and read in several passes
+    for results in (together, apart):
+        for row, result in zip(ROWS, results, strict=True):
+            prompt, new = result.prompt_logprobs, result.sequences[0]
+            assert prompt is not None
+            whole = _own_logprobs(own, (*row, *new.tokens))
+            _same("scored", prompt[1:], whole[: len(row) - 1])
+            _same("sampled", new.logprobs, whole[len(row) - 1 :])
+
+
+def _check_training(engine: TorchEngine, base: Base, own: Any, folder: Path) -> tuple[str, ...]:
+    """Returns the switches that the model takes."""
+    off = dict.fromkeys(SWITCHES, False)
+    trains = tuple(
+        switch for switch in SWITCHES if _takes(base, LoraShape(2, **{**off, switch: True}))
+    )
+    if not trains:
+        return trains
+    engine.create_model(
+        "m", str(folder), LoraShape(4, seed=0, **{**off, **dict.fromkeys(trains, True)})
+    )
+    before = _trained(engine, ROWS)
+    for row, together in zip(ROWS, before, strict=True):
+        _same("trained together", together, _own_logprobs(own, row))
+        _same("trained alone", _trained(engine, [row])[0], _own_logprobs(own, row))
+    for _ in range(_STEPS):
+        engine.forward_backward("m", _examples(ROWS), "cross_entropy", {}, backward=True)
+        engine.optim_step("m", AdamSettings(learning_rate=1e-3))
+    after = _trained(engine, ROWS)
+    assert sum(map(np.sum, after)) > sum(map(np.sum, before)), (
+        "three steps make the texts no likelier"
+    )
+    saved = folder / "adapter"
+    engine.save_model("m", saved, optimizer=False)
+    adapter = base.load_adapter(saved)
+    untouched = [name for name, (_, b) in adapter.layers.items() if not b.any()]
+    assert not untouched, f"layers that training does not reach: {untouched}"
+    for row, mine, scored in zip(
+        ROWS, after, _sampled(base, ROWS, tokens=10_000, adapter=adapter), strict=True
+    ):
+        assert scored.prompt_logprobs is not None
+        _same(f"scored after training {row}", scored.prompt_logprobs[1:], mine)
+    in_peft: Any = peft.PeftModel.from_pretrained(own, str(saved)).eval()
+    for row, mine in zip(ROWS, after, strict=True):
+        _same("in peft", _own_logprobs(in_peft, row), mine)
+    return trains
+
+
+def _takes(base: Base, shape: LoraShape) -> bool:
+    try:
+        base.new_adapter(shape)
+    except InvalidRequest:
+        return False
+    return True
+
+
+def _examples(rows: Iterable[Sequence[int]]) -> list[Example]:
+    return [Example(np.array(row[:-1]), {"target_tokens": np.array(row[1:])}) for row in rows]
+
+
+def _trained(engine: TorchEngine, rows: Iterable[Sequence[int]]) -> list[NDArray[np.float32]]:
+    result = engine.forward_backward("m", _examples(rows), "cross_entropy", {}, backward=False)
+    return [np.asarray(output["logprobs"], np.float32) for output in result.loss_fn_outputs]
+
+
+def _sampled(
+    base: Base, rows: Sequence[Sequence[int]], *, tokens: int, adapter: Any = None
+) -> list[SampleResult]:
+    """Reads the rows together, so many tokens a pass, and samples from each, scoring them, too."""
+    requests: list[Request] = []
+    for seed, row in enumerate(rows):
+        spec = SampleSpec(row, max_tokens=_NEW, seed=seed, stop_tokens=[], prompt_logprobs=True)
+        requests.append(Request(adapter, spec, _NEW, StopRule(spec, frozenset(), str)))
+    reading = Reading(base, requests, tokens)
+    while not reading.advance():
+        pass
+    batch = Batch(base)
+    batch.begin(reading)
+    batch.drop_ended()
+    while batch.samples:
+        batch.step()
+        batch.drop_ended()
+    return [request.future.result(0) for request in requests]
+
+
+@torch.inference_mode()
+def _own_logprobs(model: Any, row: Sequence[int]) -> NDArray[np.float32]:
+    """Of all tokens but the first, by the forward pass of transformers."""
+    logprobs = (
+        model(input_ids=torch.tensor([row]), use_cache=False).logits[0].float().log_softmax(-1)
+    )
+    return logprobs[:-1].gather(-1, torch.tensor(row[1:])[:, None])[:, 0].numpy()
+
+
+def _same(way: str, some: Any, others: Any) -> None:
+    mine, theirs = np.asarray(some, np.float32), np.asarray(others, np.float32)
+    apart = np.abs(mine - theirs)
+    assert (apart <= _CLOSE + _ROUNDING * np.abs(theirs)).all(), (
+        f"{way}: {apart.max():.2g} nats apart"
+    )
