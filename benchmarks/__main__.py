@@ -1,8 +1,11 @@
-"""Compares tinkex with the official SDK on one server of prepared answers: `make bench`, or with names of tasks as arguments.
+"""Compares tinkex with the official SDK on one server of prepared answers: `make bench`, or with
+names of tasks as arguments.
 
-Figures are CPU time of the client's process, all threads, and the median of interleaved rounds, each in a process of its own: what else
-the machine does moves both clients alike. Take a ratio from one run, and no figure alone. A stall is the longest time that a client's
-work keeps an event loop from running anything else. The embedded server's own benchmarks are modules of their own, run after these.
+Figures are CPU time of the client's process, all threads, and the median of interleaved rounds,
+each in a process of its own: what else the machine does moves both clients alike. Take a ratio from
+one run, and no figure alone. A stall is the longest time that a client's work keeps an event loop
+from running anything else. The embedded server's own benchmarks are modules of their own, run after
+these.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ TASKS = (
 )
 
 OF_THE_SERVER = ("start_up", "training_step", "engine_sampling", "http_load")
-"""Modules beside this one, each of which prints a table of its own; named like a task, each is run alone."""
+"""Modules beside this one, each of which prints a table of its own; named like a task, each is run
+alone.
+"""
 
 
 def is_chosen(name: str) -> bool:

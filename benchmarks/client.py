@@ -1,4 +1,5 @@
-"""Does one task with one SDK, in the process that is measured: `client.py tinkex|official TASK URL` prints its figures as JSON.
+"""Does one task with one SDK, in the process that is measured: `client.py tinkex|official TASK URL`
+prints its figures as JSON.
 
 The two SDKs have the same names where it matters; `create`, `samples` and `step` hold what differs.
 """

@@ -1,8 +1,10 @@
-"""Compares sampling by the embedded server with transformers' `generate`: `python -m benchmarks engine_sampling`.
+"""Compares sampling by the embedded server with transformers' `generate`: `python -m benchmarks
+engine_sampling`.
 
-All of it on one small random model: `generate` on one batch, the engine alone with as many concurrent requests, under
-one adapter and under several, and tinkex through HTTP, to a server in a process of its own. Figures are tokens a second, medians of
-interleaved rounds; take a ratio from one run, and no figure alone.
+All of it on one small random model: `generate` on one batch, the engine alone with as many
+concurrent requests, under one adapter and under several, and tinkex through HTTP, to a server in a
+process of its own. Figures are tokens a second, medians of interleaved rounds; take a ratio from
+one run, and no figure alone.
 """
 
 from __future__ import annotations

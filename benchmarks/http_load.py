@@ -1,4 +1,6 @@
-"""The embedded server with the engine that answers at once: what HTTP costs, and whether its memory stays flat under load."""
+"""The embedded server with the engine that answers at once: what HTTP costs, and whether its memory
+stays flat under load.
+"""
 
 from __future__ import annotations
 

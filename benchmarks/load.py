@@ -1,7 +1,8 @@
-"""A lean load on a server: `load.py URL SAMPLES CLIENTS` asks for samples, so many at once, and prints as JSON how long it took.
+"""A lean load on a server: `load.py URL SAMPLES CLIENTS` asks for samples, so many at once, and
+prints as JSON how long it took.
 
-A sample is two requests, asample and retrieve_future, on connections that are kept open. Nothing is decoded but the request id, so that
-the load takes less of the machine than the server does.
+A sample is two requests, asample and retrieve_future, on connections that are kept open. Nothing is
+decoded but the request id, so that the load takes less of the machine than the server does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ class Connection:
         self._writer = writer
 
     async def post(self, call: str, body: bytes) -> bytes:
-        head = f"POST /api/v1/{call} HTTP/1.1\r\nHost: x\r\nX-API-Key: tml-local\r\nContent-Type: application/json\r\n"
+        head = (
+            f"POST /api/v1/{call} HTTP/1.1\r\nHost: x\r\nX-API-Key: tml-local\r\nContent-Type: "
+            "application/json\r\n"
+        )
         self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         answer = await self._reader.readuntil(b"\r\n\r\n")
         length = int(answer.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])

@@ -1,7 +1,9 @@
-"""A server that answers at once with answers made beforehand, so that nothing but the client is measured.
+"""A server that answers at once with answers made beforehand, so that nothing but the client is
+measured.
 
-`python -m benchmarks.server` prints its URL and runs until its standard input is closed. Below /json it takes training batches as JSON
-and answers them so; below /protobuf it refuses JSON ones, as the hosted service does.
+`python -m benchmarks.server` prints its URL and runs until its standard input is closed. Below
+/json it takes training batches as JSON and answers them so; below /protobuf it refuses JSON ones,
+as the hosted service does.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ _WHOLE_BATCH = 1 << 30  # bytes: a batch goes in one request, the largest that i
 
 def _answer(status: str, content_type: str, body: bytes) -> bytes:
     return (
-        f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: "
+        f"{len(body)}\r\n\r\n".encode()
         + body
     )
 
@@ -93,7 +96,9 @@ def answer(path: str, content_type: str, body: bytes) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    """As much of HTTP/1.1 as both clients speak: bodies with a length, one request after another."""
+    """As much of HTTP/1.1 as both clients speak: bodies with a length, one request after
+    another.
+    """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_SERVE = "import sys, tinkex.local as t; s = t.serve(sys.argv[1]); print(s.base_url, flush=True); sys.stdin.read(); s.close()"
+_SERVE = (
+    "import sys, tinkex.local as t; s = t.serve(sys.argv[1]); print(s.base_url, flush=True); "
+    "sys.stdin.read(); s.close()"
+)
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""The model of the embedded server's benchmarks: a random Qwen3 of 0.37 million parameters, with the tokenizer of tinkex/tiny."""
+"""The model of the embedded server's benchmarks: a random Qwen3 of 0.37 million parameters, with
+the tokenizer of tinkex/tiny.
+"""
 
 from __future__ import annotations
 

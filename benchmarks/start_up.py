@@ -1,6 +1,8 @@
-"""From the command `tinkex serve` to its first answer, to an engine that is ready, and to a model's first step: seconds by the clock.
+"""From the command `tinkex serve` to its first answer, to an engine that is ready, and to a model's
+first step: seconds by the clock.
 
-`python -m benchmarks start_up` prints the medians. What else the machine does adds to them, so take them on a quiet one.
+`python -m benchmarks start_up` prints the medians. What else the machine does adds to them, so take
+them on a quiet one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""A training step of the embedded server, asked for by tinkex over HTTP, beside the same step by torch and peft in one process.
+"""A training step of the embedded server, asked for by tinkex over HTTP, beside the same step by
+torch and peft in one process.
 
-`python -m benchmarks training_step` prints medians: of both, and of their ratio. Both are measured in turns, so that what else the machine
-does moves both alike; the server runs in a process of its own. Where other programs want the cores, set OMP_WAIT_POLICY=PASSIVE: threads
-that spin while they wait for each other else make this process many times slower, and the ratio too good.
+`python -m benchmarks training_step` prints medians: of both, and of their ratio. Both are measured
+in turns, so that what else the machine does moves both alike; the server runs in a process of its
+own. Where other programs want the cores, set OMP_WAIT_POLICY=PASSIVE: threads that spin while they
+wait for each other else make this process many times slower, and the ratio too good.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Row:
 
 
 def plain_step(model: Path, tokens: np.ndarray[Any, Any]) -> Callable[[], None]:
-    """One step of what the embedded server does for a batch of cross_entropy: the sum of the losses, backward, AdamW."""
+    """One step of what the embedded server does for a batch of cross_entropy: the sum of the
+    losses, backward, AdamW.
+    """
     config = LoraConfig(r=_RANK, lora_alpha=32, target_modules=_LAYERS, task_type="CAUSAL_LM")
     network = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
     optimizer = torch.optim.AdamW(

@@ -1,7 +1,7 @@
 """A language model learns to write numbers in digits: "four hundred and two =" becomes 402.
 
-Without --base-url it starts the embedded server in this process and fine-tunes its small model. With it, the same code runs on
-any server that speaks the Tinker API.
+Without --base-url it starts the embedded server in this process and fine-tunes its small model.
+With it, the same code runs on any server that speaks the Tinker API.
 """
 
 from __future__ import annotations
@@ -84,10 +84,12 @@ def main() -> None:
 def run(service: ServiceClient, options: argparse.Namespace) -> None:
     train, held_out = read("numbers.train.jsonl"), read("numbers.held_out.jsonl")
     console.print(
-        f"[bold]{options.model} learns to write numbers in digits[/bold], by a LoRA adapter of rank {options.rank}:"
+        f"[bold]{options.model} learns to write numbers in digits[/bold], by a LoRA adapter of "
+        f"rank {options.rank}:"
     )
     console.print(
-        f"  {options.steps} steps on {len(train)} numbers; scored on {len(held_out)} others that it is never trained on."
+        f"  {options.steps} steps on {len(train)} numbers; scored on {len(held_out)} others that "
+        "it is never trained on."
     )
 
     trainer = service.create_lora_training_client(
@@ -103,10 +105,12 @@ def run(service: ServiceClient, options: argparse.Namespace) -> None:
     after = complete(service.create_sampling_client(path), tokenizer, held_out)
     show_samples(held_out, before, after)
     console.print(
-        f"held-out numbers right: {score(held_out, before):.0%} before, [bold]{score(held_out, after):.0%} after[/bold]"
+        f"held-out numbers right: {score(held_out, before):.0%} before, "
+        f"[bold]{score(held_out, after):.0%} after[/bold]"
     )
     console.print(
-        f"loss a token: {steps[0].loss:.2f} at the start, {mean_loss(steps[-WINDOW:]):.3f} at the end"
+        f"loss a token: {steps[0].loss:.2f} at the start, {mean_loss(steps[-WINDOW:]):.3f} at the "
+        "end"
     )
     console.print(f"weights saved, and sampled from: {path}", soft_wrap=True)
     write_losses(steps, options.out)
@@ -124,7 +128,9 @@ def fine_tune(
     train: Sequence[Example],
     options: argparse.Namespace,
 ) -> Iterator[Step]:
-    """Trains, and yields each step when it is done. The next one has been sent by then, so that the server never idles."""
+    """Trains, and yields each step when it is done. The next one has been sent by then, so that the
+    server never idles.
+    """
     data = [to_datum(tokenizer, example) for example in train]
     rng, sent = random.Random(options.seed), deque[SentStep]()
     for number in range(options.steps):
@@ -156,7 +162,9 @@ def to_datum(tokenizer: Tokenizer, example: Example) -> Datum:
 def complete(
     sampler: SamplingClient, tokenizer: Tokenizer, examples: Sequence[Example]
 ) -> Sequence[str]:
-    """What the model writes after each prompt, taking the likeliest token each time. All are sent before the first is awaited."""
+    """What the model writes after each prompt, taking the likeliest token each time. All are sent
+    before the first is awaited.
+    """
     futures = [sampler.sample(tokenizer.encode(example.prompt), 1, GREEDY) for example in examples]
     return [
         tokenizer.decode(future.result().sequences[0].tokens).rstrip("\n") for future in futures
@@ -180,7 +188,9 @@ def read(name: str) -> Sequence[Example]:
 
 @contextmanager
 def server_url(options: argparse.Namespace) -> Generator[str]:
-    """The URL of the server that was named, or of an embedded one that runs as long as this does."""
+    """The URL of the server that was named, or of an embedded one that runs as long as this
+    does.
+    """
     if options.base_url:
         yield options.base_url
         return
@@ -197,7 +207,9 @@ def server_url(options: argparse.Namespace) -> Generator[str]:
 
 
 def show_progress(training: Iterable[Step], total: int) -> Sequence[Step]:
-    """Takes the steps as they are done. Shows a bar, or where there is no terminal, a line now and then."""
+    """Takes the steps as they are done. Shows a bar, or where there is no terminal, a line now and
+    then.
+    """
     columns = [
         TextColumn("step"),
         MofNCompleteColumn(),
@@ -215,7 +227,8 @@ def show_progress(training: Iterable[Step], total: int) -> Sequence[Step]:
             bar.update(task, advance=1, description=text)
             if not console.is_terminal and len(steps) % (total // 10 or 1) == 0:
                 console.print(
-                    f"step {len(steps)}/{total}: {text}, {seconds / len(steps) * (total - len(steps)):.0f} s left"
+                    f"step {len(steps)}/{total}: {text}, "
+                    f"{seconds / len(steps) * (total - len(steps)):.0f} s left"
                 )
     return steps
 

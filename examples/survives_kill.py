@@ -1,7 +1,9 @@
-"""A training run survives a kill -9 of its server, and ends with the losses of a run that nobody disturbed.
+"""A training run survives a kill -9 of its server, and ends with the losses of a run that nobody
+disturbed.
 
-Starts the embedded server as a process of its own, trains once undisturbed, then once more with the server killed in the middle of
-a step and started again at the same place, as a supervisor would. Both runs' losses are printed side by side.
+Starts the embedded server as a process of its own, trains once undisturbed, then once more with the
+server killed in the middle of a step and started again at the same place, as a supervisor would.
+Both runs' losses are printed side by side.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def main() -> None:
         print(f"{step:4}  {undisturbed[step]:11.6f}  {disturbed[step]:9.6f}")
     same = undisturbed == disturbed
     print(
-        f"\nthe losses are {'the same, bit for bit' if same else 'NOT the same'} ({time.monotonic() - began:.0f} s)"
+        f"\nthe losses are {'the same, bit for bit' if same else 'NOT the same'} "
+        f"({time.monotonic() - began:.0f} s)"
     )
     sys.exit(0 if same else 1)
 

@@ -1,7 +1,8 @@
 """Says in words what changed in the contract since a git revision: `make contract-diff BASE=main`.
 
-Exits with 1 when a change breaks a client that was made for the old contract, with 2 when one of the two contracts cannot be read. A
-schema that requests use and one that answers use are judged by different rules; one that both use, by both:
+Exits with 1 when a change breaks a client that was made for the old contract, with 2 when one of
+the two contracts cannot be read. A schema that requests use and one that answers use are judged by
+different rules; one that both use, by both:
 
     breaks a client                                     is safe
     an operation that is gone, renamed or moved         a new operation
@@ -9,16 +10,17 @@ schema that requests use and one that answers use are judged by different rules;
     or schema that is gone
     what a request must hold now                        what a request may leave out now
     what an answer may leave out now                    what an answer is sure to hold now
-    null: allowed where an answer was sure to hold      null: allowed in a request, or in an answer that might lack it;
-    something, or refused in a request                  gone from an answer
-    another type, or another result of a promise
-    another default, or none any more                   a default where there was none
-    an answer of status 2XX that is gone                any other status that is gone, or new
-    other credentials                                   credentials that are optional now
-    a protobuf field or enum value that is gone, or     a new one; one that has another name, or turned `optional`; both go
-    has another number or type                          over the wire as before
+    null: allowed where an answer was sure to hold      null: allowed in a request, or in an answer
+    that might lack it; something, or refused in a request                  gone from an answer
+    another type, or another result of a promise another default, or none any more
+    a default where there was none an answer of status 2XX that is gone                any other
+    status that is gone, or new other credentials                                   credentials that
+    are optional now a protobuf field or enum value that is gone, or     a new one; one that has
+    another name, or turned `optional`; both go has another number or type
+    over the wire as before
 
-"Must hold" is required without a default: `x-tinker-default` counts as one. Descriptions, examples and notes are only counted.
+"Must hold" is required without a default: `x-tinker-default` counts as one. Descriptions, examples
+and notes are only counted.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ class Use:
 REQUEST, ANSWER = Use(True, False), Use(False, True)
 
 
-# ---- the OpenAPI document --------------------------------------------------------------------------------------------
+# ---- the OpenAPI document ----
 
 
 @frozen
@@ -96,7 +98,9 @@ class Contract:
         return self.document["components"].get(kind, {})
 
     def resolve(self, node: Node) -> Node:
-        """The node that a reference leads to, or the node itself. Raises `ValueError` when it leads nowhere."""
+        """The node that a reference leads to, or the node itself. Raises `ValueError` when it leads
+        nowhere.
+        """
         while "$ref" in node:
             target: Any = self.document
             for part in node["$ref"].removeprefix("#/").split("/"):
@@ -178,7 +182,8 @@ def _kind(word: str, node: Node) -> str:
             if len(kinds(inner)) > 1
             else f"{word} of {in_words(kinds(inner))}"
         )
-    # Of numbers the format is a note, int32 or int64; a text with another format is another type to the generated code.
+    # Of numbers the format is a note, int32 or int64; a text with another format is another type to
+    # the generated code.
     return f"{word} ({node['format']})" if word == "string" and "format" in node else word
 
 
@@ -295,7 +300,9 @@ def _one_answer_changes(where: str, before: Node, after: Node) -> Iterator[Chang
 
 
 def _same_reference(before: Node, after: Node) -> bool:
-    """Whether both are the same part of `components`, which is compared there once, not once for each operation."""
+    """Whether both are the same part of `components`, which is compared there once, not once for
+    each operation.
+    """
     return "$ref" in before and before == after
 
 
@@ -355,7 +362,8 @@ def _schema_changes(name: str, before: Node, after: Node, use: Use) -> Iterator[
         else:
             if needed and not must_hold(before, key):
                 yield Change(
-                    f"{where} {'must be sent now' if use.in_requests else 'is sure to be there now'}",
+                    f"{where} "
+                    f"{'must be sent now' if use.in_requests else 'is sure to be there now'}",
                     use.in_requests,
                 )
             elif must_hold(before, key) and not needed:
@@ -407,7 +415,7 @@ def count_texts(old: Any, new: Any, *, keys_are_names: bool = False) -> int:
     return found
 
 
-# ---- the protobuf messages -------------------------------------------------------------------------------------------
+# ---- the protobuf messages ----
 
 
 @frozen
@@ -422,7 +430,9 @@ Messages = Mapping[str, Mapping[str, Field]]
 
 
 def messages(proto: str) -> Messages:
-    """Messages and enums with what they hold. Raises `CalledProcessError` when protoc cannot read it."""
+    """Messages and enums with what they hold. Raises `CalledProcessError` when protoc cannot read
+    it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / Path(PROTO).name, Path(folder) / "descriptors"
         source.write_text(proto)
@@ -478,7 +488,9 @@ def _field_type(
     maps: Mapping[str, DescriptorProto],
     package: str,
 ) -> str:
-    """As the source writes it: `repeated Datum`, `map<string, double>`, `bytes in oneof encoding`."""
+    """As the source writes it: `repeated Datum`, `map<string, double>`, `bytes in oneof
+    encoding`.
+    """
     if field.type_name in maps:
         key, value = maps[field.type_name].field
         return f"map<{_bare_type(key, package)}, {_bare_type(value, package)}>"
@@ -537,7 +549,7 @@ def _field_changes(where: str, before: Field, after: Field) -> Iterator[Change]:
         yield Change(f"{where} is {after.type} instead of {before.type}", not same_on_the_wire)
 
 
-# ---- the command -----------------------------------------------------------------------------------------------------
+# ---- the command ----
 
 
 def at_revision(revision: str, path: str, root: Path) -> str:

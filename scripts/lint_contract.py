@@ -1,4 +1,6 @@
-"""Checks openapi/tinker.yaml: that it is OpenAPI 3.1, and, where node is installed, that Redocly's linter finds no fault in it."""
+"""Checks openapi/tinker.yaml: that it is OpenAPI 3.1, and, where node is installed, that Redocly's
+linter finds no fault in it.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Makes tinkex/tiny, the model that ships with the package: `make tiny-model`.
 
-A byte-level decoder of 1.7 million parameters in the transformers format, pre-trained for a few minutes of CPU on two
-public-domain books that Debian packages: the Jargon File and the Devil's Dictionary. Needs `apt-get` and `dpkg-deb`.
+A byte-level decoder of 1.7 million parameters in the transformers format, pre-trained for a few
+minutes of CPU on two public-domain books that Debian packages: the Jargon File and the Devil's
+Dictionary. Needs `apt-get` and `dpkg-deb`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ SEED = 0
 
 
 def read_books() -> list[str]:
-    """The books' texts, taken out of Debian's packages in a temporary folder; nothing is installed."""
+    """The books' texts, taken out of Debian's packages in a temporary folder; nothing is
+    installed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["apt-get", "download", "-q", *PACKAGES], cwd=folder, check=True)
         for package in Path(folder).glob("*.deb"):
@@ -48,7 +51,9 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def _byte_characters() -> list[str]:
-    """The printable stand-in of each byte in the byte-level scheme: itself where printable, else the next free from U+0100."""
+    """The printable stand-in of each byte in the byte-level scheme: itself where printable, else
+    the next free from U+0100.
+    """
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -86,7 +91,9 @@ def learning_rate(progress: float, peak: float = 4e-3) -> float:
 def train(
     model: Qwen3ForCausalLM, tokens: torch.Tensor, minutes: float, batch_size: int = 32
 ) -> tuple[int, float]:
-    """Trains on random windows for the given time; returns the steps taken and the last loss in nats a byte."""
+    """Trains on random windows for the given time; returns the steps taken and the last loss in
+    nats a byte.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.95), weight_decay=0.05)
     chance = torch.Generator().manual_seed(SEED)
     started, steps, recent = time.monotonic(), 0, 0.0

@@ -1,4 +1,6 @@
-"""Writes docs/models.md: serves a tiny model of every kind, and says what was found. `make docs`."""
+"""Writes docs/models.md: serves a tiny model of every kind, and says what was found. `make
+docs`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A venv of its own for each release of the official SDK, under .cache/clients: nothing of it reaches ours."""
+"""A venv of its own for each release of the official SDK, under .cache/clients: nothing of it
+reaches ours.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def python_with(version: str) -> Path:
     """The interpreter of a venv that has this version, made if need be.
 
-    What it does not have itself it finds among our packages: torch, which custom losses need, and which is too large to have so often.
+    What it does not have itself it finds among our packages: torch, which custom losses need, and
+    which is too large to have so often.
     """
     folder = ROOT / ".cache" / "clients" / version
     python = folder / "bin" / "python"

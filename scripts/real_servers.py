@@ -1,4 +1,6 @@
-"""Servers that others made, from the package index: each in a venv of its own under .cache/servers, on a tiny random model."""
+"""Servers that others made, from the package index: each in a venv of its own under .cache/servers,
+on a tiny random model.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ class RealServer:
     """Gives the command and the variables, by interpreter, model, an empty folder and port."""
     started_by: str = "as its documentation says"
     beside: Sequence[str] = ()
-    """What is installed in the place of all that the package asks for, where some of that wants a GPU."""
+    """What is installed in the place of all that the package asks for, where some of that wants a
+    GPU.
+    """
 
 
 def _skyrl(
@@ -197,14 +201,17 @@ SERVERS: Sequence[RealServer] = (
         "0.2.2",
         "3.12",
         _tuft,
-        "its Hugging Face trainer, without vLLM and so without samples, with a GPU that Ray is told of and there is not",
+        "its Hugging Face trainer, without vLLM and so without samples, with a GPU that Ray is "
+        "told of and there is not",
         _WITHOUT_VLLM,
     ),
 )
 
 
 def python_of(server: RealServer) -> Path:
-    """Returns the interpreter of a venv that has the server, made if need be. Raises `FileNotFoundError` without its Python."""
+    """Returns the interpreter of a venv that has the server, made if need be. Raises
+    `FileNotFoundError` without its Python.
+    """
     folder = CACHE / f"{server.dialect}-{server.release}"
     python = folder / "bin" / "python"
     if not (folder / ".ready").exists():
@@ -240,7 +247,9 @@ def _python(release: str) -> str:
 
 @contextmanager
 def running(server: RealServer, model: Path) -> Generator[str]:
-    """Runs a server and gives its URL; ends it, with the processes that it began. Raises `TimeoutError` where it does not start."""
+    """Runs a server and gives its URL; ends it, with the processes that it began. Raises
+    `TimeoutError` where it does not start.
+    """
     python = python_of(server)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,4 +1,5 @@
-"""Pictures of the embedded server's pages, made by Chromium: `python scripts/screenshots.py FOLDER`.
+"""Pictures of the embedded server's pages, made by Chromium: `python scripts/screenshots.py
+FOLDER`.
 
 Each is made light, dark and narrow, of a server on which a few short runs have just been trained.
 """

@@ -1,4 +1,5 @@
-"""Effects by which a server's claims are proven: what the numbers of a model show, not what an id, a flag or a metric says.
+"""Effects by which a server's claims are proven: what the numbers of a model show, not what an id,
+a flag or a metric says.
 
 Each check makes models of its own on the server, and returns what it saw in words.
 """
@@ -41,7 +42,9 @@ Check = Callable[[ServiceClient, Place], str]
 
 
 def repeated_optim_step(service: ServiceClient, place: Place) -> str:
-    """Sends one optim_step a second time under its number; compares the model's loss before and after."""
+    """Sends one optim_step a second time under its number; compares the model's loss before and
+    after.
+    """
     trainer = _trainer(service, place)
     _step(trainer)
     # two requests a step, since the batch goes whole: this one's optim_step has the number 4
@@ -72,7 +75,9 @@ def resume_with_optimizer(service: ServiceClient, place: Place) -> str:
 
 
 def resume_without_optimizer(service: ServiceClient, place: Place) -> str:
-    """Resumes without the optimizer's state; compares with the run that went on, from which it should differ."""
+    """Resumes without the optimizer's state; compares with the run that went on, from which it
+    should differ.
+    """
     trainer = _trainer(service, place)
     _step(trainer)
     path = trainer.save_state("effect-cold").result().path
@@ -94,11 +99,16 @@ def second_save(service: ServiceClient, place: Place) -> str:
 
 
 def chunks(service: ServiceClient, place: Place) -> str:
-    """Trains on a batch in chunks of one datum, and twice whole, since two models of one seed may differ."""
+    """Trains on a batch in chunks of one datum, and twice whole, since two models of one seed may
+    differ.
+    """
     with ServiceClient(config=evolve(place.config, chunk_limits=SINGLY)) as in_chunks:
         trainers = [_trainer(each, place) for each in (service, service, in_chunks)]
         whole, again, chunked = ((_step(each), _step(each), _loss(each))[2] for each in trainers)
-    apart = f"{_apart([whole, chunked])} nats off after two steps, and two whole ones {_apart([whole, again])}"
+    apart = (
+        f"{_apart([whole, chunked])} nats off after two steps, and two whole ones "
+        f"{_apart([whole, again])}"
+    )
     if not _equal([whole, again]):
         return f"not to be told: {apart}"
     return "equal to the whole" if _equal([whole, chunked]) else f"train otherwise: {apart}"
@@ -175,7 +185,9 @@ def _step(trainer: Any) -> None:
 
 
 def _loss(trainer: Any) -> float:
-    """Reads a model's loss, by forward_backward where there is no forward: nothing follows that would take its gradient."""
+    """Reads a model's loss, by forward_backward where there is no forward: nothing follows that
+    would take its gradient.
+    """
     try:
         return loss_of(BATCH, trainer.forward(BATCH, "cross_entropy").result())
     except UnsupportedByServer:
@@ -183,7 +195,9 @@ def _loss(trainer: Any) -> float:
 
 
 def _send_again(place: Place, model_id: str, number: int) -> str:
-    """Sends an optim_step without the client, so that none of its rules are in the way, and waits for its result."""
+    """Sends an optim_step without the client, so that none of its rules are in the way, and waits
+    for its result.
+    """
     key = place.config.api_key
     settings = {"learning_rate": 1e-3, "beta1": ADAM.beta1, "beta2": ADAM.beta2, "eps": ADAM.eps}
     with httpx.Client(

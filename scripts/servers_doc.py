@@ -1,4 +1,6 @@
-"""Writes docs/servers.md from the table of dialects, the rules, and the tests that hold them: `make docs`. With --check, compares."""
+"""Writes docs/servers.md from the table of dialects, the rules, and the tests that hold them: `make
+docs`. With --check, compares.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def known(d: Dialect, name: str, words: str) -> str:
 
 
 def evidence() -> str:
-    """How each claim is known: of each dialect, what was read and when, and what was measured, field by field."""
+    """How each claim is known: of each dialect, what was read and when, and what was measured,
+    field by field.
+    """
     sources = [[f"`{d.name}`", str(d.source), _otherwise_read(d)] for d in DIALECTS.values()]
     measured = [
         [f"`{d.name}`", name, found.release, found.day, found.saw]
@@ -57,7 +61,8 @@ def evidence() -> str:
     ]
     return (
         "## How it is known\n\n"
-        "What is followed by (m) was measured: seen by its effect on a running server. All else was read in the server's source, of the\n"
+        "What is followed by (m) was measured: seen by its effect on a running server. All else "
+        "was read in the server's source, of the\n"
         "release and by the day that this table says, and may be otherwise when it runs.\n\n"
         + rows(["name", "known, unless said otherwise", "but"], sources)
         + "\nWhat was measured:\n\n"
@@ -116,10 +121,14 @@ def order() -> str:
         return [f"`{d.name}`", *cells]
 
     text = (
-        "What a server does with a (model, seq_id) that it has had decides what becomes of a training request whose answer was lost. `repeats`: it is\n"
-        "sent again until it is answered, and applied once. `refuses`: it is sent again once, and the refusal is read. `ignores`, `unknown`: it is not\n"
-        "sent again, and `StepOutcomeUnknown` is raised. What was only read in a server's source is not believed: it counts as `unknown`\n"
-        "until `service.probe_server(base_model)` has proved it, by its effect on a model of its own.\n\n"
+        "What a server does with a (model, seq_id) that it has had decides what becomes of a "
+        "training request whose answer was lost. `repeats`: it is\n"
+        "sent again until it is answered, and applied once. `refuses`: it is sent again once, and "
+        "the refusal is read. `ignores`, `unknown`: it is not\n"
+        "sent again, and `StepOutcomeUnknown` is raised. What was only read in a server's source "
+        "is not believed: it counts as `unknown`\n"
+        "until `service.probe_server(base_model)` has proved it, by its effect on a model of its "
+        "own.\n\n"
     )
     header = [
         "name",
@@ -181,7 +190,10 @@ def _loss_notes(d: Dialect) -> Iterator[str]:
         known(d, f"loss_notes.{loss}", f"{loss}: {note}") for loss, note in d.loss_notes.items()
     )
     if d.divides_by_weights:
-        words = "each datum's is divided by its weights, so that custom losses go by importance_sampling"
+        words = (
+            "each datum's is divided by its weights, so that custom losses go by "
+            "importance_sampling"
+        )
         yield known(d, "divides_by_weights", words)
 
 
@@ -239,7 +251,8 @@ def main() -> int:
     if "--check" in sys.argv:
         if not TARGET.exists() or TARGET.read_text() != text:
             print(
-                "docs/servers.md is not what the dialects, the rules and the tests give. Run `make docs`."
+                "docs/servers.md is not what the dialects, the rules and the tests give. Run "
+                "`make docs`."
             )
             return 1
         return 0

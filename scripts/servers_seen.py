@@ -1,4 +1,6 @@
-"""The part of docs/servers.md that says what real servers did: made of docs/servers_seen.json, which `make test-servers` writes."""
+"""The part of docs/servers.md that says what real servers did: made of docs/servers_seen.json,
+which `make test-servers` writes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from typing import Any
 
 DATA = Path(__file__).resolve().parents[1] / "docs" / "servers_seen.json"
 _TEXT = (
-    "What `make test-servers` saw when it ran these releases on a tiny random model: no claim of theirs, but the numbers of\n"
+    "What `make test-servers` saw when it ran these releases on a tiny random model: no claim of "
+    "theirs, but the numbers of\n"
     "their models. Of servers that are not here nothing was seen by it.\n\n"
 )
 

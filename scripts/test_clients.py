@@ -1,7 +1,8 @@
-"""Runs a whole job with the official SDK, unchanged, on the embedded server: `make test-clients`, or with versions as arguments.
+"""Runs a whole job with the official SDK, unchanged, on the embedded server: `make test-clients`,
+or with versions as arguments.
 
-With the newest of them tinkex works in the same process, too, whichever is imported first, the idioms of programs give
-the same by both, and both are compared name by name.
+With the newest of them tinkex works in the same process, too, whichever is imported first, the
+idioms of programs give the same by both, and both are compared name by name.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def passes(version: str) -> bool:
     begin = time.monotonic()
     good, report = _run(version, JOB)
     print(
-        f"{report}tinker {version}: {time.monotonic() - begin:.0f} s, {'passed' if good else 'failed'}",
+        f"{report}tinker {version}: {time.monotonic() - begin:.0f} s, "
+        f"{'passed' if good else 'failed'}",
         flush=True,
     )
     return good
@@ -68,7 +70,9 @@ def the_same_idioms_work() -> bool:
 
 
 def what_differs_is_stated() -> bool:
-    """Returns whether docs/parity.md says what a program could meet that the newest release does otherwise."""
+    """Returns whether docs/parity.md says what a program could meet that the newest release does
+    otherwise.
+    """
     return _said(_run(VERSIONS[-1], BESIDE))
 
 
@@ -79,7 +83,9 @@ def _said(outcome: tuple[bool, str]) -> bool:
 
 
 def _run(version: str, script: Path, *arguments: str) -> tuple[bool, str]:
-    """Runs `script URL ARGUMENTS` beside that release; returns whether it ended well, and what it said."""
+    """Runs `script URL ARGUMENTS` beside that release; returns whether it ended well, and what it
+    said.
+    """
     command = [python_with(version), script]
     ours = os.pathsep.join((str(ROOT), str(ROOT / "generated")))
     with tinkex.local.serve() as server:

@@ -1,6 +1,8 @@
-"""Tries real servers, and writes what it saw into docs/servers_seen.json: `make test-servers`, or with dialects as arguments.
+"""Tries real servers, and writes what it saw into docs/servers_seen.json: `make test-servers`, or
+with dialects as arguments.
 
-Takes about ten minutes a server on two cores, and some GB of disk for the venvs; not a part of the tests.
+Takes about ten minutes a server on two cores, and some GB of disk for the venvs; not a part of the
+tests.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def main() -> int:
 
 
 def random_model(folder: Path) -> Path:
-    """Makes a decoder of two layers with a byte tokenizer, in float32; its logits are far apart, so that greedy is decided."""
+    """Makes a decoder of two layers with a byte tokenizer, in float32; its logits are far apart, so
+    that greedy is decided.
+    """
     if not (folder / "tokenizer.json").exists():
         torch.manual_seed(0)
         shape = Qwen3Config(
@@ -90,7 +94,9 @@ def tried(server: RealServer, model: Path) -> dict[str, Any]:
 
 
 def unguarded(name: str) -> Dialect:
-    """The dialect without the rules that keep its server's faults from the user, so that each run sees those again."""
+    """The dialect without the rules that keep its server's faults from the user, so that each run
+    sees those again.
+    """
     return evolve(DIALECTS[name], splits_batches=True, saves_once=False)
 
 

@@ -1,7 +1,8 @@
-"""Runs one whole job on a server, in both facades, and says how each step went: `python scripts/try_server.py URL`.
+"""Runs one whole job on a server, in both facades, and says how each step went: `python
+scripts/try_server.py URL`.
 
-One line a step: ok; what was otherwise than asked; unsupported, with what the client said; skipped, for want of an earlier step; or FAILED,
-which makes the exit status 1. The key is `TINKER_API_KEY`.
+One line a step: ok; what was otherwise than asked; unsupported, with what the client said; skipped,
+for want of an earlier step; or FAILED, which makes the exit status 1. The key is `TINKER_API_KEY`.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def run(facade: str, config: Config, model: str | None) -> int:
         if outcome.step == "create_model":
             print(f"{facade}: {config.base_url} speaks {service.server.name}")
         print(
-            f"  {outcome.step:<38} {outcome.kind:<11} {outcome.seconds:6.2f} s  {outcome.detail}".rstrip(),
+            f"  {outcome.step:<38} {outcome.kind:<11} {outcome.seconds:6.2f} s  "
+            f"{outcome.detail}".rstrip(),
             flush=True,
         )
         failures += outcome.kind == "FAILED"

@@ -31,7 +31,9 @@ OF_THE_NETWORK = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _home_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The settings and the keys of whoever runs the tests are not theirs, nor are the proxies of the network that they run in."""
+    """The settings and the keys of whoever runs the tests are not theirs, nor are the proxies of
+    the network that they run in.
+    """
     with pytest.MonkeyPatch.context() as patch:
         ours = ("TINKER_", "TINKEX_", "CLOUDFLARE_")
         for name in [
@@ -79,7 +81,9 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(params=list(RESTS))
 def connect_rest(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """Makes REST clients without a service client, of each facade in turn, which are closed at the end."""
+    """Makes REST clients without a service client, of each facade in turn, which are closed at the
+    end.
+    """
     with ExitStack() as stack:
         yield lambda base_url, **settings: stack.enter_context(
             RESTS[request.param](_config(base_url, settings))

@@ -1,6 +1,8 @@
 """The open Python SDK for the Tinker fine-tuning API.
 
-Begin with `ServiceClient` in a blocking script, with `AsyncServiceClient` in an asyncio application. Names are imported when they are first used, so that `import tinkex` costs next to nothing.
+Begin with `ServiceClient` in a blocking script, with `AsyncServiceClient` in an asyncio
+application. Names are imported when they are first used, so that `import tinkex` costs next to
+nothing.
 """
 
 import concurrent.futures.thread  # noqa: F401 # pyright: ignore[reportUnusedImport] - it cannot be imported any more once the main thread has ended
@@ -122,7 +124,9 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All public names, for completion, though most of them are imported only when they are used."""
+    """All public names, for completion, though most of them are imported only when they are
+    used.
+    """
     from tinkex import errors, types
 
     own_errors = {

@@ -1,4 +1,6 @@
-"""Whether there is a key, and whether it opens the server: for programs that look before they begin."""
+"""Whether there is a key, and whether it opens the server: for programs that look before they
+begin.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from tinkex.transport.transport import Transport
 
 
 def get_tinker_token() -> str | None:
-    """The key that a client would send, as far as it is written down somewhere: no command is run for it."""
+    """The key that a client would send, as far as it is written down somewhere: no command is run
+    for it.
+    """
     key = _config().api_key
     return key if isinstance(key, str) else None
 

@@ -23,7 +23,9 @@ class CheckpointDownload:
         progress: Progress | None = None,
         config: Config | None = None,
     ) -> Path:
-        """Does, and raises, what `RestClient.download_checkpoint` does, with a client made of `config`."""
+        """Does, and raises, what `RestClient.download_checkpoint` does, with a client made of
+        `config`.
+        """
         with RestClient(config) as rest:
             return rest.download_checkpoint(
                 path, output_dir=output_dir, force=force, progress=progress
@@ -42,7 +44,9 @@ class AsyncCheckpointDownload:
         progress: Progress | None = None,
         config: Config | None = None,
     ) -> Path:
-        """Does, and raises, what `AsyncRestClient.download_checkpoint` does, with a client made of `config`."""
+        """Does, and raises, what `AsyncRestClient.download_checkpoint` does, with a client made of
+        `config`.
+        """
         async with AsyncRestClient(config) as rest:
             return await rest.download_checkpoint(
                 path, output_dir=output_dir, force=force, progress=progress

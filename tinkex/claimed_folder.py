@@ -1,4 +1,6 @@
-"""Temporary folders that belong to a process: whoever finds one later can tell whether that process is still there."""
+"""Temporary folders that belong to a process: whoever finds one later can tell whether that process
+is still there.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,18 @@ _FIRST_WORDS = "tinkex "
 
 @define(eq=False)
 class ClaimedFolder:
-    """A folder with a file in it that its process holds a lock on: the system lets go of that however the process ends."""
+    """A folder with a file in it that its process holds a lock on: the system lets go of that
+    however the process ends.
+    """
 
     path: Path
     _lock: IO[str]
 
     @classmethod
     def make(cls, parent: Path, prefix: str, purpose: str) -> ClaimedFolder:
-        """Makes one; its name begins with `prefix`, and `purpose` tells it from others of that prefix."""
+        """Makes one; its name begins with `prefix`, and `purpose` tells it from others of that
+        prefix.
+        """
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = (path / _LOCK).open("w", encoding="utf-8")
         # a file system without locks: nobody can take it for left behind, as nothing is written
@@ -52,7 +58,9 @@ class ClaimedFolder:
 
 
 def left_behind(parent: Path, prefix: str, purpose: str) -> list[ClaimedFolder]:
-    """Returns the folders of this prefix and purpose whose processes are gone; they are the caller's from now on."""
+    """Returns the folders of this prefix and purpose whose processes are gone; they are the
+    caller's from now on.
+    """
     found = [_taken_over(path, _FIRST_WORDS + purpose) for path in parent.glob(f"{prefix}*")]
     return [folder for folder in found if folder is not None]
 
@@ -102,5 +110,7 @@ else:
     import fcntl
 
     def _take(file: IO[str], *, wait: bool) -> None:
-        """Locks the file for this process and its forks. Raises `OSError` where another one has done so, unless it is to `wait`."""
+        """Locks the file for this process and its forks. Raises `OSError` where another one has
+        done so, unless it is to `wait`.
+        """
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,6 @@
-"""`~/.tinker/credentials.json`: the stored keys, in the official file's format, and which of them is used by default."""
+"""`~/.tinker/credentials.json`: the stored keys, in the official file's format, and which of them
+is used by default.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _VERSION = 1
 
 @frozen
 class Credentials:
-    """The keys by their ids, each as the file has it: `key`, `name`, `type`, and maybe `note` and `details`."""
+    """The keys by their ids, each as the file has it: `key`, `name`, `type`, and maybe `note` and
+    `details`.
+    """
 
     default: str | None = None
     """The id of the key that is used where none is given."""

@@ -1,6 +1,8 @@
-"""What happens between a client and its server, as values, for whoever listens: a log, a dashboard, a test.
+"""What happens between a client and its server, as values, for whoever listens: a log, a dashboard,
+a test.
 
-They are listed in docs/telemetry.md; names and fields stay as they are. `tinkex.telemetry` has listeners that are ready to use.
+They are listed in docs/telemetry.md; names and fields stay as they are. `tinkex.telemetry` has
+listeners that are ready to use.
 
 Example:
     def show(event: events.Event) -> None:
@@ -23,8 +25,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Owner = Literal["program", "turn", "network", "queue", "computation"]
-"""Who owns a wait: this program, whose event loop did not run; an earlier call of the same client; the
-network, or a server that fails or says nothing; the server's queue; the computation."""
+"""Who owns a wait: this program, whose event loop did not run; an earlier call of the same client;
+the network, or a server that fails or says nothing; the server's queue; the computation.
+"""
 
 _NAMES: Mapping[Owner, str] = {
     "program": "this program",
@@ -83,7 +86,10 @@ class WaitFacts:
 
     def __str__(self) -> str:
         request = f" (request {self.request_id})" if self.request_id else ""
-        return f"{self.operation}{request} has waited {self.age:.0f} s for {self.awaited}: {'; '.join(self._clauses())}"
+        return (
+            f"{self.operation}{request} has waited {self.age:.0f} s for {self.awaited}: "
+            f"{'; '.join(self._clauses())}"
+        )
 
     def _clauses(self) -> list[str]:
         split = [
@@ -137,7 +143,9 @@ class HttpRequestStop:
 
 @frozen(kw_only=True)
 class HttpRequestException:
-    """It was not answered: the connection failed, or the task was cancelled. `error` is the class of what was raised."""
+    """It was not answered: the connection failed, or the task was cancelled. `error` is the class
+    of what was raised.
+    """
 
     name: ClassVar[str] = "http.request.exception"
     operation: str
@@ -169,7 +177,9 @@ class QueueStateChange:
 
 @frozen(kw_only=True)
 class Wait:
-    """Something waits for long, or has done so and is `over`. `alike` others wait in the same way, and get no event of their own."""
+    """Something waits for long, or has done so and is `over`. `alike` others wait in the same way,
+    and get no event of their own.
+    """
 
     name: ClassVar[str] = "wait"
     facts: WaitFacts
@@ -179,7 +189,9 @@ class Wait:
 
 @frozen(kw_only=True)
 class TrainingStep:
-    """A call of a training client is done: `forward_backward`, `optim_step`, `save_state`, … `error` is the class of what it raised."""
+    """A call of a training client is done: `forward_backward`, `optim_step`, `save_state`, …
+    `error` is the class of what it raised.
+    """
 
     name: ClassVar[str] = "training.step"
     operation: str
@@ -228,16 +240,20 @@ Handler: TypeAlias = Callable[[Event], object]
 _listeners: tuple[tuple[Handler, tuple[str, ...] | None], ...] = ()
 
 trace_headers: Callable[[], Mapping[str, str]] | None = None
-"""Gives the headers by which the server's trace of a request joins ours; `tinkex.telemetry.otel` sets it."""
+"""Gives the headers by which the server's trace of a request joins ours; `tinkex.telemetry.otel`
+sets it.
+"""
 
 
 def attach(handler: Handler, events: Iterable[str] | None = None) -> None:
-    """Calls `handler(event)` for every event from now on, on the thread where it happens. It must not block.
+    """Calls `handler(event)` for every event from now on, on the thread where it happens. It must
+    not block.
 
     One that raises is detached, with a warning.
 
     Args:
-        events: only those of these names, or whose names begin so: `http.request` stands for all three of its kind.
+        events: only those of these names, or whose names begin so: `http.request` stands for all
+            three of its kind.
     """
     global _listeners
     _listeners = (*_listeners, (handler, None if events is None else tuple(events)))

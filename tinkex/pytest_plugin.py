@@ -1,6 +1,8 @@
-"""The pytest plugin: servers and clients as fixtures, chosen by the marker `tinkex`. docs/testing.md shows how to use it.
+"""The pytest plugin: servers and clients as fixtures, chosen by the marker `tinkex`.
+docs/testing.md shows how to use it.
 
-It is loaded in every run of pytest where tinkex is installed, so it imports what it needs only when a fixture is asked for.
+It is loaded in every run of pytest where tinkex is installed, so it imports what it needs only when
+a fixture is asked for.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def tinkex_server(
     request: pytest.FixtureRequest, _tinkex_torch_servers: _TorchServers
 ) -> Iterator[Server]:
-    """An embedded server, as the marker `tinkex` asks for it: by default with the fake engine, and the test's own.
+    """An embedded server, as the marker `tinkex` asks for it: by default with the fake engine, and
+    the test's own.
 
-    A server with the torch engine takes seconds to start, so that it is shared by the tests of a run that ask for the same one. With
-    faults it is the test's own, too.
+    A server with the torch engine takes seconds to start, so that it is shared by the tests of a
+    run that ask for the same one. With faults it is the test's own, too.
     """
     import tinkex.local
 
@@ -51,7 +54,9 @@ def tinkex_server(
 
 @pytest.fixture
 def tinkex_service(tinkex_server: Server) -> Iterator[ServiceClient]:
-    """A blocking client of `tinkex_server`, whose session ends with the test. It tries again after a hundredth of the usual time."""
+    """A blocking client of `tinkex_server`, whose session ends with the test. It tries again after
+    a hundredth of the usual time.
+    """
     from tinkex import ServiceClient
 
     with ServiceClient(config=_config(tinkex_server)) as service:
@@ -60,7 +65,9 @@ def tinkex_service(tinkex_server: Server) -> Iterator[ServiceClient]:
 
 @pytest.fixture
 def tinkex_async_service(tinkex_server: Server) -> AsyncServiceClient:
-    """An asyncio client of `tinkex_server`, for `async with` in the test, on whatever event loop that has."""
+    """An asyncio client of `tinkex_server`, for `async with` in the test, on whatever event loop
+    that has.
+    """
     from tinkex import AsyncServiceClient
 
     return AsyncServiceClient(config=_config(tinkex_server))
@@ -98,7 +105,8 @@ def _asked(node: pytest.Item) -> dict[str, Any]:
         if marker.args or unknown:
             wrong = ", ".join(map(repr, [*marker.args, *sorted(unknown)]))
             raise pytest.UsageError(
-                f"the marker tinkex takes {', '.join([*_SERVER, *_FAULTS])}, each by name, and not {wrong}"
+                f"the marker tinkex takes {', '.join([*_SERVER, *_FAULTS])}, each by name, and "
+                f"not {wrong}"
             )
         asked.update(marker.kwargs)
     return asked

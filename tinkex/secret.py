@@ -13,7 +13,9 @@ _SECRET_NAME = re.compile("auth|key|secret|token|cookie|password|signature", re.
 
 
 class Secret(str):
-    """A text whose repr hides it, as tracebacks with local variables show it. Whoever sends it takes it as the text that it is."""
+    """A text whose repr hides it, as tracebacks with local variables show it. Whoever sends it
+    takes it as the text that it is.
+    """
 
     __slots__ = ()
 
@@ -26,7 +28,9 @@ class Secret(str):
 
 
 def kept_secret(value: T) -> T:
-    """Returns a text as a `Secret`, texts by name likewise where the names are secret, all else as it is."""
+    """Returns a text as a `Secret`, texts by name likewise where the names are secret, all else as
+    it is.
+    """
     made: Any = value
     if isinstance(value, str):
         made = Secret(value)

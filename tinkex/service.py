@@ -46,19 +46,21 @@ C = TypeVar("C")
 class AsyncServiceClient:
     """A connection to a server, and the session in which its models and samplers live.
 
-    Nothing is sent until it is needed. Leave it as a context manager, or call `close`, to end the session.
+    Nothing is sent until it is needed. Leave it as a context manager, or call `close`, to end the
+    session.
 
     Example:
         async with AsyncServiceClient(base_url="http://127.0.0.1:8765") as service:
             trainer = await service.create_lora_training_client("tinkex/tiny", rank=16)
 
     Args:
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. "local" is an embedded server in this
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service.
+            "local" is an embedded server in this
             process, which the first call starts, and which ends with the process.
         api_key: by default `TINKER_API_KEY`.
         user_metadata: facts of your own, kept with the session, besides those of the settings.
-        display_name: a name of the session for people, by which `RestClient.search_sessions` finds it.
-        project_id, default_headers, timeout, max_retries: as in `Config`.
+        display_name: a name of the session for people, by which `RestClient.search_sessions` finds
+            it. project_id, default_headers, timeout, max_retries: as in `Config`.
         default_headers_overrides: the same as `default_headers`.
         config: all settings; those that are given beside it go before its own.
 
@@ -127,18 +129,21 @@ class AsyncServiceClient:
             seed: fixes the adapter's initial weights.
             train_mlp, train_attn, train_unembed: which layers to train; at least one.
             user_metadata: facts of your own, kept with the training run.
-            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default AdamW.
+            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default
+                AdamW.
 
         Raises:
             InvalidInputError: rank below 0, or nothing to train.
-            BadRequestError, RequestFailedError: the server does not have the model, or not this shape.
+            BadRequestError, RequestFailedError: the server does not have the model, or not this
+                shape.
             APIConnectionError: the server cannot be reached.
         """
         check_int("rank", rank, 0, 2**31 - 1)
         check_optional_int("seed", seed)
         if not (train_mlp or train_attn or train_unembed):
             raise InvalidInputError(
-                "there is nothing to train: expected at least one of train_mlp, train_attn, train_unembed"
+                "there is nothing to train: expected at least one of train_mlp, train_attn, "
+                "train_unembed"
             )
         shape = LoraConfig(
             rank=rank,
@@ -166,15 +171,20 @@ class AsyncServiceClient:
         Args:
             path: `tinker://…/weights/…`, as `save_state` gave it.
             base_model: by default the one that the weights were trained on.
-            rank: the adapter's, as it was created, for a server that does not tell; a session knows it of what it saved itself.
+            rank: the adapter's, as it was created, for a server that does not tell; a session knows
+                it of what it saved itself.
             user_metadata: facts of your own, kept with the training run.
             weights_access_token: a right to read weights of others.
-            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default AdamW.
+            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default
+                AdamW.
 
         Raises:
-            NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they do not fit.
-            UnsupportedByServer: it has no way to make a model from a checkpoint, or none without the optimizer's state.
-            CheckpointMismatchError: the server holds other weights than those that were saved (`Config.verify_checkpoints`).
+            NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they
+                do not fit.
+            UnsupportedByServer: it has no way to make a model from a checkpoint, or none without
+                the optimizer's state.
+            CheckpointMismatchError: the server holds other weights than those that were saved
+                (`Config.verify_checkpoints`).
             APIConnectionError: the server cannot be reached.
         """
         saved = SavedState(
@@ -197,7 +207,8 @@ class AsyncServiceClient:
         *,
         rank: int | None = None,
     ) -> AsyncTrainingClient:
-        """A new model with saved weights and the state of their optimizer, to go on where `save_state` was called.
+        """A new model with saved weights and the state of their optimizer, to go on where
+        `save_state` was called.
 
         Takes and raises what `create_training_client_from_state` does.
         """
@@ -222,10 +233,13 @@ class AsyncServiceClient:
         """A client that samples from saved weights, or from a base model.
 
         Args:
-            model_path: where the weights are, in the server's own form: `tinker://…`, on some servers another scheme, or a folder.
-            base_model: the model to sample; with `model_path` the one below it, whose tokenizer is wanted.
+            model_path: where the weights are, in the server's own form: `tinker://…`, on some
+                servers another scheme, or a folder.
+            base_model: the model to sample; with `model_path` the one below it, whose tokenizer is
+                wanted.
             retry_config: when its samples are asked for again, by default `Config.retry`.
-            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce
+                needs.
 
         Raises:
             UnsupportedByServer: the server cannot sample these.
@@ -246,14 +260,15 @@ class AsyncServiceClient:
         )
 
     async def probe_server(self, base_model: str) -> Dialect:
-        """Finds out what the server does with a repeated training request, which decides whether one whose answer was lost is sent again,
-        and what a load brings back.
+        """Finds out what the server does with a repeated training request, which decides whether
+        one whose answer was lost is sent again, and what a load brings back.
 
-        Makes small models for it, takes steps, sends one once more under its numbers, saves twice and loads, with the optimizer and
-        without; frees the models and deletes what was saved, where the server can. What was found, by its effect on the models,
-        counts for all clients of this server in the process: a load that would not be what it says raises `UnsupportedByServer`. A
-        server on which this was measured (docs/servers.md), or that says it itself, needs no probe; of any other no repeat is believed
-        without one.
+        Makes small models for it, takes steps, sends one once more under its numbers, saves twice
+        and loads, with the optimizer and without; frees the models and deletes what was saved,
+        where the server can. What was found, by its effect on the models, counts for all clients of
+        this server in the process: a load that would not be what it says raises
+        `UnsupportedByServer`. A server on which this was measured (docs/servers.md), or that says
+        it itself, needs no probe; of any other no repeat is believed without one.
 
         Args:
             base_model: one of `get_server_capabilities`.
@@ -282,10 +297,12 @@ class AsyncServiceClient:
     async def create_custom_loss(
         self, fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]
     ) -> LossHandle:
-        """A loss of your own for `forward_backward_custom`, which the server runs where it can, and the training client elsewhere.
+        """A loss of your own for `forward_backward_custom`, which the server runs where it can, and
+        the training client elsewhere.
 
-        `fn` is called once, without data, and what it does is written down. A function that comes to a graph that this client has
-        already gets the handle that was made then, so that a cell of a notebook can be run again.
+        `fn` is called once, without data, and what it does is written down. A function that comes
+        to a graph that this client has already gets the handle that was made then, so that a cell
+        of a notebook can be run again.
 
         Example:
             >>> def clipped(logprobs, old_logprobs, advantages):
@@ -295,9 +312,11 @@ class AsyncServiceClient:
             >>> loss_fn = service.create_custom_loss(clipped, {"logprobs": 1, "old_logprobs": 1, "advantages": 1})
 
         Args:
-            fn: `fn(logprobs, *inputs) -> (loss, metrics)` for one datum: `logprobs` are its targets', the others its loss inputs of
-                those names, 16 in all at most. A scalar, and a dict of scalars named `custom/<name>:sum` or `custom/<name>:mean`,
-                which are summed or averaged over the datums. Only functions of torch, math and operator; no branch on a tensor.
+            fn: `fn(logprobs, *inputs) -> (loss, metrics)` for one datum: `logprobs` are its
+                targets', the others its loss inputs of
+                those names, 16 in all at most. A scalar, and a dict of scalars named
+                `custom/<name>:sum` or `custom/<name>:mean`, which are summed or averaged over the
+                datums. Only functions of torch, math and operator; no branch on a tensor.
             input_ranks: the rank of each parameter: 1 or 2 for `logprobs`, 0 to 2 for the others.
 
         Raises:
@@ -311,7 +330,8 @@ class AsyncServiceClient:
     async def copy_weights(
         self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
     ) -> str:
-        """The path of a copy of saved weights in this client's project (`Config.project_id`). Begins no session.
+        """The path of a copy of saved weights in this client's project (`Config.project_id`).
+        Begins no session.
 
         Args:
             path: `tinker://…`, of any kind of saved weights.
@@ -336,7 +356,8 @@ class AsyncServiceClient:
 
         Args:
             trainer: the model, made by this service client; from now on used as `run.trainer`.
-            policy: when to save, what to recover from, and when to give up; by default `Config.recovery`.
+            policy: when to save, what to recover from, and when to give up; by default
+                `Config.recovery`.
 
         Raises:
             UnsupportedByServer: it has no way to make a model from a checkpoint.
@@ -358,9 +379,11 @@ class AsyncServiceClient:
         return await self.create_rest_client().get_server_capabilities()
 
     async def close(self, status: Outcome = "success", detail: str | None = None) -> None:
-        """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`.
+        """Ends the session, telling the server how it went, and the connections. Later calls raise
+        `ClientClosedError`.
 
-        Works from any event loop. Where the one that the client was used on has ended, the session has ended with it.
+        Works from any event loop. Where the one that the client was used on has ended, the session
+        has ended with it.
         """
         self._closed = True
         if self._transport is not None:
@@ -408,7 +431,9 @@ class AsyncServiceClient:
             return self._session
 
     async def _in_session(self, create: Callable[[Session], Awaitable[C]]) -> C:
-        """What `create` makes in the session; in a new one when it fails since the server does not know the session any more."""
+        """What `create` makes in the session; in a new one when it fails since the server does not
+        know the session any more.
+        """
         session = await self._begun()
         try:
             return await create(session)

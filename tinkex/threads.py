@@ -16,7 +16,8 @@ T = TypeVar("T")
 class LastingExecutor(ThreadPoolExecutor):
     """A pool that takes work to the end of the last thread.
 
-    The standard library's pools take none once the main thread has ended, even while other threads of the user's go on.
+    The standard library's pools take none once the main thread has ended, even while other threads
+    of the user's go on.
     """
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -28,7 +29,9 @@ class LastingExecutor(ThreadPoolExecutor):
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Returns what a function gives that may block, called in a thread with this task's context variables."""
+    """Returns what a function gives that may block, called in a thread with this task's context
+    variables.
+    """
     context = contextvars.copy_context()
 
     def call() -> T:

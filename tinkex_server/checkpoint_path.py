@@ -1,4 +1,6 @@
-"""Names and paths of checkpoints: `tinker://<run id>/<kind>/<name>` on the wire, folders on the disk."""
+"""Names and paths of checkpoints: `tinker://<run id>/<kind>/<name>` on the wire, folders on the
+disk.
+"""
 
 from __future__ import annotations
 
@@ -57,5 +59,6 @@ def parse(text: str) -> CheckpointPath:
 
 def _not_a_path(text: str) -> Refused:
     return bad_request(
-        f"{text!r} is not a checkpoint path; one looks like tinker://<run id>/<kind>/<name>, of kind {', '.join(CHECKPOINT_TYPES)}"
+        f"{text!r} is not a checkpoint path; one looks like tinker://<run id>/<kind>/<name>, of "
+        f"kind {', '.join(CHECKPOINT_TYPES)}"
     )

@@ -23,7 +23,9 @@ Detail: TypeAlias = str | Sequence[Mapping[str, object]]
 
 
 class Refused(Exception):
-    """Answered with `status` and the body `{"detail": …}`. The turn of its seq_id passes, see `tinkex_server.jobs.refused_seq_ids`."""
+    """Answered with `status` and the body `{"detail": …}`. The turn of its seq_id passes, see
+    `tinkex_server.jobs.refused_seq_ids`.
+    """
 
     def __init__(self, status: int, detail: Detail, *, retry_after: int | None = None) -> None:
         """`retry_after` is in how many seconds it may be taken."""

@@ -1,4 +1,6 @@
-"""The forms of the ids that a server gives out. Clients must take them as they are, so a profile may change each."""
+"""The forms of the ids that a server gives out. Clients must take them as they are, so a profile
+may change each.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class Ids:
-    """Forms for `str.format`. A random part is `{hex}`, `{uuid}` or `{decimal}`, or `{timed}`, which begins with the time.
+    """Forms for `str.format`. A random part is `{hex}`, `{uuid}` or `{decimal}`, or `{timed}`,
+    which begins with the time.
 
-    A model's and a sampler's id follows from `{session_id}` and its `{number}` there, or from the `{digest}` of both, so that a
-    repeated request names the same one.
+    A model's and a sampler's id follows from `{session_id}` and its `{number}` there, or from the
+    `{digest}` of both, so that a repeated request names the same one.
     """
 
     session: str = "s-{hex}"
@@ -49,7 +52,9 @@ class _Drawn(dict[str, object]):
 
 
 def _timed() -> str:
-    """Ids made one after another are neighbours in the database's index, so that what is written together changes few of its pages."""
+    """Ids made one after another are neighbours in the database's index, so that what is written
+    together changes few of its pages.
+    """
     return f"{time.time_ns() >> 20:012x}{secrets.token_hex(8)}"
 
 

@@ -26,7 +26,9 @@ class Limits:
     models: int = 256
     """In memory at once, in training."""
     samplers: int = 64
-    """Weights that are kept in memory to be sampled; those not used for longest are loaded again when they are."""
+    """Weights that are kept in memory to be sampled; those not used for longest are loaded again
+    when they are.
+    """
     num_samples: int = 1024
     """Of one prompt."""
     top_tokens: int = 1024
@@ -43,9 +45,13 @@ class Limits:
     request_seconds: float = 7 * _DAY
     """How long it is known that there was the request."""
     record_seconds: float = 400 * _DAY
-    """How far back the audit log and the usage go: a year, and the month to compare with it. They are asked for by days and hours."""
+    """How far back the audit log and the usage go: a year, and the month to compare with it. They
+    are asked for by days and hours.
+    """
     records: int = 500_000
-    """So many entries of each are kept, whatever their age: some 100 MB. A server that makes more in a year is one under test."""
+    """So many entries of each are kept, whatever their age: some 100 MB. A server that makes more
+    in a year is one under test.
+    """
     silence_seconds: float = 600.0
     """How long a session goes on without a heartbeat or a request of its client."""
 

@@ -10,6 +10,7 @@ def require(*modules: str) -> None:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise ImportError(
-            f"the embedded server needs {', '.join(missing)}: run `pip install torch`, in the build that fits this machine, "
+            f"the embedded server needs {', '.join(missing)}: run `pip install torch`, in the "
+            "build that fits this machine, "
             "then `pip install 'tinkex[local]'`"
         )

@@ -32,7 +32,9 @@ logger = logging.getLogger("tinkex.local")
 
 
 class Backend:
-    """The state of one server: the engine, what is remembered, and what is under way. Lives on the event loop's thread."""
+    """The state of one server: the engine, what is remembered, and what is under way. Lives on the
+    event loop's thread.
+    """
 
     def __init__(
         self,
@@ -101,7 +103,9 @@ class Backend:
         return self.base_models[name]
 
     def retire(self, row: ModelRow) -> bool:
-        """Takes no more requests for this model, and fails those whose turn can no longer come. Whether it took any before."""
+        """Takes no more requests for this model, and fails those whose turn can no longer come.
+        Whether it took any before.
+        """
         if row.state not in ("creating", "ready"):
             return False
         self.store.models.set_state(row.model_id, "unloaded")
@@ -127,7 +131,8 @@ class Backend:
         self._last_request[session_id] = time.time()
 
     def note_unread(self, access: Access, refusal: Refused, fields: Mapping[str, object]) -> None:
-        """Lets the turn of a request pass whose body says by `fields` whose it is, and is wrong elsewhere.
+        """Lets the turn of a request pass whose body says by `fields` whose it is, and is wrong
+        elsewhere.
 
         The same bytes are refused again for the same reason, so they need no fingerprint.
         """
@@ -144,7 +149,9 @@ class Backend:
             logger.warning("%s (this is said once)", words)
 
     def silent_sessions(self, since: float) -> list[SessionRow]:
-        """Those whose clients sent neither a heartbeat nor a request since then, though they could have."""
+        """Those whose clients sent neither a heartbeat nor a request since then, though they could
+        have.
+        """
         if self._started_at >= since:
             return []
         silent = self.store.sessions.silent(since)
@@ -153,7 +160,8 @@ class Backend:
         ]
 
     def end_session(self, session_id: str, reason: str, detail: str | None, now: float) -> bool:
-        """Its models are unloaded after the requests whose turn has come, and what it samples from is freed.
+        """Its models are unloaded after the requests whose turn has come, and what it samples from
+        is freed.
 
         Whether this was the first to end it: the first reason stays.
         """

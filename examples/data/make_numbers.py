@@ -1,4 +1,6 @@
-"""Writes numbers.train.jsonl and numbers.held_out.jsonl beside itself: numbers from 1 to 9999, in words and in digits."""
+"""Writes numbers.train.jsonl and numbers.held_out.jsonl beside itself: numbers from 1 to 9999, in
+words and in digits.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 SEED = 0
-# (first, last, how many to train on, how many to hold out): by length, since most numbers up to 9999 are long
+# (first, last, how many to train on, how many to hold out): by length, since most numbers up to
+# 9999 are long
 GROUPS = [(1, 99, 80, 10), (100, 999, 400, 30), (1000, 9999, 1000, 60)]
 
 # fmt: off

@@ -1,4 +1,5 @@
-"""tinkex shares a process with a package that has the official SDK's protobuf file, whichever is imported first.
+"""tinkex shares a process with a package that has the official SDK's protobuf file, whichever is
+imported first.
 
 The official SDK itself is there in tests/official/both_packages.py, by `make test-clients`.
 """
@@ -31,7 +32,9 @@ assert tinker_pb2.Datum.FromString(tinker_pb2.Datum().SerializeToString()) == ti
 
 
 def official_file(name: str) -> str:
-    """Returns code that registers a file of this name with the official package and our messages."""
+    """Returns code that registers a file of this name with the official package and our
+    messages.
+    """
     file = FileDescriptorProto()
     tinker_pb2.DESCRIPTOR.CopyToProto(file)
     ours = f".{file.package}."

@@ -1,4 +1,6 @@
-"""What a client's loss graph may take of the server's memory is bounded as a whole, and before it is taken."""
+"""What a client's loss graph may take of the server's memory is bounded as a whole, and before it
+is taken.
+"""
 
 from __future__ import annotations
 

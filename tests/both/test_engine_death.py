@@ -1,4 +1,6 @@
-"""What clients of both facades see when the engine's process is killed: what was lost, and models that go on from their last saved state."""
+"""What clients of both facades see when the engine's process is killed: what was lost, and models
+that go on from their last saved state.
+"""
 
 from __future__ import annotations
 
@@ -296,7 +298,9 @@ def test_an_engine_that_dies_each_time_is_given_up_and_says_where_the_last_state
 def test_torch_trains_on_bit_for_bit_after_its_process_was_killed(
     connect: Callable[..., Any],
 ) -> None:
-    """An undisturbed model beside one that was killed after the same steps gives the same losses."""
+    """An undisturbed model beside one that was killed after the same steps gives the same
+    losses.
+    """
     data = [text_datum("forty two is ", "42\n"), text_datum("six is ", "6\n")]
 
     def losses(trainer: Any, steps: int) -> list[float]:

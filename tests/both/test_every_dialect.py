@@ -1,4 +1,6 @@
-"""One job on every dialect, over a real socket, in both facades: the same losses on all, and a plain word where a server cannot do a step."""
+"""One job on every dialect, over a real socket, in both facades: the same losses on all, and a
+plain word where a server cannot do a step.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ OTHERWISE: Mapping[str, Mapping[str, str]] = {
     },
     "hatchery": {"capabilities": "differs", "forward": "differs"},
 }
-"""By profile, the steps that go otherwise than on most: a metric that is named otherwise, or what the server cannot do."""
+"""By profile, the steps that go otherwise than on most: a metric that is named otherwise, or what
+the server cannot do.
+"""
 
 
 @pytest.fixture(scope="module")

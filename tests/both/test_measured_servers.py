@@ -1,4 +1,6 @@
-"""The faults that real servers showed tinkex, each on a profile that answers as the real one did; over sockets, in both facades."""
+"""The faults that real servers showed tinkex, each on a profile that answers as the real one did;
+over sockets, in both facades.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,7 @@ def loss(trainer: Any) -> float:
     return loss_of(BATCH, trainer.forward(BATCH, "cross_entropy").result())
 
 
-# ---- hatchery --------------------------------------------------------------------------------------------------------
+# ---- hatchery ----
 
 
 @pytest.mark.parametrize("settings", [{}, {"dialect": None}])
@@ -172,7 +174,7 @@ def test_a_checkpoint_may_have_no_time(begin: Callable[..., Any]) -> None:
     assert (checkpoint.tinker_path, checkpoint.time) == (saved.path, None)
 
 
-# ---- open-rl ---------------------------------------------------------------------------------------------------------
+# ---- open-rl ----
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_a_server_of_which_nothing_is_known_is_told_what_to_do_where_it_has_no_f
     step(trainer)
 
 
-# ---- tinker-cloud, twinkle, TuFT, SkyRL ------------------------------------------------------------------------------
+# ---- tinker-cloud, twinkle, TuFT, SkyRL ----
 
 
 @pytest.mark.parametrize("dialect", ["tinker-cloud-old", "tinker-cloud"])
@@ -416,7 +418,9 @@ def test_an_archive_of_tuft_is_a_file_of_its_own_disk(
 def test_what_the_user_got_wrong_on_tuft_is_not_taken_for_a_lost_model(
     begin: Callable[..., Any], dialect: str | None
 ) -> None:
-    """A poll there is 404 for a checkpoint or a loss that there is not, as for a model that the server has forgotten."""
+    """A poll there is 404 for a checkpoint or a loss that there is not, as for a model that the
+    server has forgotten.
+    """
     service, _ = begin("tuft", dialect=dialect)
     trainer = new(service)
     bad = Datum(ModelInput.from_ints([10**6]), {"target_tokens": [1], "weights": [1.0]})
@@ -434,7 +438,7 @@ def test_what_the_user_got_wrong_on_tuft_is_not_taken_for_a_lost_model(
     assert is_recoverable(caught.value)
 
 
-# ---- SkyRL 0.4, Spindle ----------------------------------------------------------------------------------------------
+# ---- SkyRL 0.4, Spindle ----
 
 
 @pytest.mark.parametrize("name", ["skyrl-0.4", "spindle"])

@@ -13,7 +13,9 @@ from attrs import frozen
 
 TESTS = Path(__file__).parents[1]
 COLUMNS = (4, 5)
-"""Name there, ours, test, remark; before the last, of the official SDK, types and behaviour, by tests/official/side_by_side.py."""
+"""Name there, ours, test, remark; before the last, of the official SDK, types and behaviour, by
+tests/official/side_by_side.py.
+"""
 
 
 @frozen

@@ -1,4 +1,6 @@
-"""The rules of tests/support/rules.py on servers of every kind, over real sockets: the embedded server looks like each in turn."""
+"""The rules of tests/support/rules.py on servers of every kind, over real sockets: the embedded
+server looks like each in turn.
+"""
 
 from __future__ import annotations
 
@@ -145,7 +147,9 @@ def shared(engine: FakeEngine) -> Iterator[Callable[[str], str]]:
 def serve(
     engine: FakeEngine, shared: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., str]]:
-    """Gives the URL of a server that looks like a kind of server, of which nothing is known yet; one with settings is the test's own."""
+    """Gives the URL of a server that looks like a kind of server, of which nothing is known yet;
+    one with settings is the test's own.
+    """
     monkeypatch.setattr(tinkex.transport.server, "_servers", WeakValueDictionary())
     with ExitStack() as stack:
 
@@ -177,7 +181,7 @@ def calls_of(engine: FakeEngine, model_id: str) -> list[str]:
     return [call[0] for call in engine.calls if call[1:2] == (model_id,)]
 
 
-# ---- 1, 20: what the server is ------------------------------------------------------------------------------------------
+# ---- 1, 20: what the server is ----
 
 
 @pytest.mark.rule(1, 4, 10, 17)
@@ -185,7 +189,9 @@ def calls_of(engine: FakeEngine, model_id: str) -> list[str]:
 def test_a_model_is_trained_and_saved_on_every_kind_of_server(
     service_of: Callable[..., Any], engine: FakeEngine, wire: Wire, name: str
 ) -> None:
-    """With nothing said of the server: a route that it lacks, and an encoding that it does not read, is no error."""
+    """With nothing said of the server: a route that it lacks, and an encoding that it does not
+    read, is no error.
+    """
     with service_of(name) as service:
         trainer = service.create_lora_training_client(BASE, rank=4)
         gradients, update = (
@@ -265,7 +271,7 @@ def test_a_call_that_a_server_is_known_to_lack_is_refused_before_anything_is_sen
     assert wire.of("copy_weights") == []
 
 
-# ---- 2, 3: what is sent ----------------------------------------------------------------------------------------------
+# ---- 2, 3: what is sent ----
 
 
 @pytest.mark.rule(2)
@@ -401,7 +407,7 @@ def test_every_sampling_parameter_is_sent(
     }
 
 
-# ---- 5, 6: forwards and results --------------------------------------------------------------------------------------
+# ---- 5, 6: forwards and results ----
 
 
 @pytest.mark.rule(5)
@@ -442,7 +448,7 @@ def test_both_forms_of_a_result_are_asked_for_and_either_is_read(
     assert accepted[0] == "application/json", "a model's, which has one form"
 
 
-# ---- 10, 11: order, and what becomes of lost answers -----------------------------------------------------------------
+# ---- 10, 11: order, and what becomes of lost answers ----
 
 
 @pytest.mark.rule(10)
@@ -479,7 +485,9 @@ def test_a_failed_step_does_not_spoil_the_next_ones(
 def test_the_number_is_taken_that_a_strict_server_expects_after_a_failed_step(
     service_of: Callable[..., Any], engine: FakeEngine, wire: Wire
 ) -> None:
-    """TuFT's count stands still at a step that fails, so that those which were sent behind it fail as well."""
+    """TuFT's count stands still at a step that fails, so that those which were sent behind it fail
+    as well.
+    """
     trainer = service_of("tuft").create_lora_training_client(BASE, rank=4)
     engine.gate.clear()
     held, *failing = [
@@ -526,7 +534,9 @@ def test_chunks_are_sent_together_only_where_the_server_says_so(
 def through_proxy(
     connect: Callable[..., Any], serve: Callable[..., str]
 ) -> Iterator[Callable[..., Any]]:
-    """A training client on a server of a kind, and the proxy between that loses what it is told to lose."""
+    """A training client on a server of a kind, and the proxy between that loses what it is told to
+    lose.
+    """
     with ExitStack() as stack:
 
         def through_proxy(profile: str, dialect: str | Dialect | None = None) -> Any:
@@ -594,7 +604,7 @@ def test_where_repeats_are_applied_twice_a_lost_step_is_not_sent_again(
     assert proxy.count("optim_step") == 1
 
 
-# ---- 13, 14, 15: models, tokenizers, samplers ------------------------------------------------------------------------
+# ---- 13, 14, 15: models, tokenizers, samplers ----
 
 
 @pytest.mark.rule(13)
@@ -753,7 +763,7 @@ def test_an_id_with_slashes_is_one_piece_of_a_url(
     assert wire.statuses(call) == [200]
 
 
-# ---- 16, 17: keys, errors, answers -----------------------------------------------------------------------------------
+# ---- 16, 17: keys, errors, answers ----
 
 
 @pytest.mark.rule(16)
@@ -858,7 +868,7 @@ def test_a_deletion_may_be_answered_by_nothing(
     assert rest.list_checkpoints(trainer.model_id).checkpoints == []
 
 
-# ---- 18, 19: limits and losses ---------------------------------------------------------------------------------------
+# ---- 18, 19: limits and losses ----
 
 
 @pytest.mark.rule(18)
@@ -972,7 +982,7 @@ def test_a_custom_loss_works_everywhere(
     assert calls_of(engine, trainer.model_id) == ["create_model", forward, "forward_backward"]
 
 
-# ---- all of them -----------------------------------------------------------------------------------------------------
+# ---- all of them ----
 
 
 def test_every_rule_is_held_by_a_test(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
-"""The server answers before its engine can compute; what needs the engine waits for it, and is told when it cannot start."""
+"""The server answers before its engine can compute; what needs the engine waits for it, and is told
+when it cannot start.
+"""
 
 from __future__ import annotations
 

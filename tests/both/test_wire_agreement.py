@@ -39,7 +39,7 @@ def over_json(value: object) -> Any:
     return orjson.loads(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-# ---- batches ---------------------------------------------------------------------------------------------------------
+# ---- batches ----
 
 arrays = st.one_of(
     hnp.arrays(
@@ -168,7 +168,7 @@ def test_a_batch_arrives_as_it_was(data: list[Datum], config: dict[str, float | 
     }
 
 
-# ---- loss outputs ----------------------------------------------------------------------------------------------------
+# ---- loss outputs ----
 
 
 @st.composite
@@ -257,7 +257,7 @@ def test_losses_come_back_the_same(
     )
 
 
-# ---- samples ---------------------------------------------------------------------------------------------------------
+# ---- samples ----
 
 
 def logprob_arrays(

@@ -1,4 +1,6 @@
-"""`base_url="local"`: a server in the process of the script. Each script is a process of its own."""
+"""`base_url="local"`: a server in the process of the script. Each script is a process of its
+own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a user meets who gets something wrong: an error of its own class, at the first call at the latest, that says what to do."""
+"""What a user meets who gets something wrong: an error of its own class, at the first call at the
+latest, that says what to do.
+"""
 
 from __future__ import annotations
 

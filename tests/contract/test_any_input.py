@@ -1,6 +1,8 @@
-"""Whatever a request holds, the embedded server answers as the contract says, and never with an error of its own.
+"""Whatever a request holds, the embedded server answers as the contract says, and never with an
+error of its own.
 
-Schemathesis makes requests from the contract: valid ones, crooked ones, and those at the edges of each field.
+Schemathesis makes requests from the contract: valid ones, crooked ones, and those at the edges of
+each field.
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ def there() -> Iterator[Mapping[str, str]]:
 
 
 def fill_in(fields: Any, there: Mapping[str, str]) -> Any:
-    """With what there is in the place of every other text that asks for it, so that more than the lookup is tried."""
+    """With what there is in the place of every other text that asks for it, so that more than the
+    lookup is tried.
+    """
     if isinstance(fields, list):
         return [fill_in(entry, there) for entry in fields]
     if not isinstance(fields, dict):

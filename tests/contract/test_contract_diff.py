@@ -207,7 +207,10 @@ def test_what_breaks_a_client(
         ("  /b:\n    get:\n", "  /c:\n    get: {operationId: get_c, responses: {}}\n  /b:\n    get:\n", "operation get_c is new"),
         ("        - {name: trace", "        - {name: span, in: query, schema: {type: string}}\n        - {name: trace", "do_a: query parameter span is new"),
         ("        \"200\": {description: ok}\n", "        \"200\": {description: ok}\n        \"429\": {description: slow}\n", "get_b: answer 429 is new"),
-        ('        "200": {description: ok}\n        "404": {$ref: "#/components/responses/NotFound"}\n', '        "200": {description: ok}\n', "get_b: answer 404 is gone"),
+        ((
+            '        "200": {description: ok}\n        "404": {$ref: '
+            '"#/components/responses/NotFound"}\n'
+        ), '        "200": {description: ok}\n', "get_b: answer 404 is gone"),
         ('        "200": {description: ok}\n', "        2XX: {description: ok}\n", "get_b: answer 200 is gone"),
         ("security: [{Key: []}]", "security: [{Key: []}, {}]", "the document asks for other credentials"),
         ("name: {type: string}", "name: {type: string}\n        more: {type: string}", "Ask.more is new"),

@@ -1,4 +1,6 @@
-"""The contract describes itself well: each schema has an example that is valid and that the generated classes read and write."""
+"""The contract describes itself well: each schema has an example that is valid and that the
+generated classes read and write.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,9 @@ def test_no_two_operations_have_one_name() -> None:
 
 
 def test_objects_have_names_and_no_set_of_values_is_closed() -> None:
-    """The generator names inline objects badly and refuses unknown values of an enum; `make contract-diff` looks at neither."""
+    """The generator names inline objects badly and refuses unknown values of an enum; `make
+    contract-diff` looks at neither.
+    """
     for path, node in walk(CONTRACT):
         is_named = path[:2] == ("components", "schemas") and len(path) == 3
         assert is_named or not isinstance(node.get("properties"), dict), path

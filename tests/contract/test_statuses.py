@@ -1,4 +1,6 @@
-"""Every way in which the embedded server turns down any request is in the contract, for each operation that it can happen to."""
+"""Every way in which the embedded server turns down any request is in the contract, for each
+operation that it can happen to.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ class Operation:
             or f"{response.status_code // 100}XX" in self.statuses
         )
         assert listed, (
-            f"{self.name} answers {response.status_code}, which the contract does not list: {response.text}"
+            f"{self.name} answers {response.status_code}, which the contract does not list: "
+            f"{response.text}"
         )
         return response.status_code
 
@@ -160,7 +163,9 @@ def test_a_saturated_server_is_429_to_all_that_promise_something() -> None:
 
 @each(OPERATIONS)
 def test_a_server_that_starts_or_stops_is_503(operation: Operation) -> None:
-    """As it says to all that ask then; see tests/server/routes/test_server.py and test_profiles.py."""
+    """As it says to all that ask then; see tests/server/routes/test_server.py and
+    test_profiles.py.
+    """
     assert "503" in operation.statuses
 
 

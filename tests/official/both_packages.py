@@ -1,4 +1,6 @@
-"""tinkex and the official SDK in one process, run by scripts/test_clients.py: `both_packages.py URL FIRST SECOND`, which are imported in this order."""
+"""tinkex and the official SDK in one process, run by scripts/test_clients.py: `both_packages.py URL
+FIRST SECOND`, which are imported in this order.
+"""
 
 import importlib
 import sys

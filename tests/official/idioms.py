@@ -1,6 +1,8 @@
-"""Does what programs do with the official SDK, with both packages on one server: `idioms.py URL`. Run by scripts/test_clients.py.
+"""Does what programs do with the official SDK, with both packages on one server: `idioms.py URL`.
+Run by scripts/test_clients.py.
 
-Each idiom is a function of the package and of clients that it made; what it returns, where it is not None, must be equal for both.
+Each idiom is a function of the package and of clients that it made; what it returns, where it is
+not None, must be equal for both.
 """
 
 import asyncio
@@ -48,7 +50,7 @@ class Given:
         self.run_id = self.path.split("/")[2]
 
 
-# ---- futures and values --------------------------------------------------------------------------------------------------------
+# ---- futures and values ----
 
 
 @idiom
@@ -146,7 +148,7 @@ def a_step_pipelined(g):
     return backward.result().loss_fn_output_type, type(step.result()).__name__
 
 
-# ---- lists ---------------------------------------------------------------------------------------------------------------------
+# ---- lists ----
 
 
 @idiom
@@ -210,7 +212,7 @@ def a_tensor_to_numpy_and_back(g):
     return tensor.to_numpy().tolist(), tensor.dtype, tensor.shape
 
 
-# ---- maps ----------------------------------------------------------------------------------------------------------------------
+# ---- maps ----
 
 
 @idiom
@@ -241,7 +243,7 @@ def outputs_by_name(g):
     return sorted(output.keys())[-1:], output["logprobs"].shape
 
 
-# ---- values --------------------------------------------------------------------------------------------------------------------
+# ---- values ----
 
 
 @idiom
@@ -316,7 +318,7 @@ def a_sampler_by_its_handle(g):
     return len(again.sample(g.prompt, 1, g.greedy).result().sequences)
 
 
-# ---- arguments -----------------------------------------------------------------------------------------------------------------
+# ---- arguments ----
 
 
 @idiom
@@ -376,7 +378,7 @@ def an_observer_called(g):
     assert g.sampler.result().on_queue_state_change is not None
 
 
-# ---- errors --------------------------------------------------------------------------------------------------------------------
+# ---- errors ----
 
 
 def raised(call, kind):

@@ -1,7 +1,9 @@
-"""A whole job by the official SDK, run by scripts/test_clients.py in a venv that has it: `official_job.py URL`. Raises when a step fails.
+"""A whole job by the official SDK, run by scripts/test_clients.py in a venv that has it:
+`official_job.py URL`. Raises when a step fails.
 
-It trains, saves, samples and resumes, then does over REST and by the command line what its release can do there. An old release
-lacks some of it: what a release lacks is skipped, and what it has must work.
+It trains, saves, samples and resumes, then does over REST and by the command line what its release
+can do there. An old release lacks some of it: what a release lacks is skipped, and what it has must
+work.
 """
 
 import io
@@ -32,7 +34,9 @@ DATUM = types.Datum(
 FILES = {"adapter_config.json", "adapter_model.safetensors"}
 
 FOLLOWS_REDIRECTS = tinker.__version__.startswith("0.22.")
-"""Its transport follows the one to an archive, which the client then takes for the answer: so it is with every server."""
+"""Its transport follows the one to an archive, which the client then takes for the answer: so it is
+with every server.
+"""
 
 
 def ready(client):
@@ -53,7 +57,9 @@ def train(trainer):
 
 
 def learn_from_samples(trainer):
-    """The loss of a policy that has not changed since it sampled is minus the sum of its advantages."""
+    """The loss of a policy that has not changed since it sampled is minus the sum of its
+    advantages.
+    """
     output = trainer.forward([DATUM], "cross_entropy").result(60).loss_fn_outputs[0]
     inputs = {
         "target_tokens": TEXT[1:],
@@ -66,7 +72,9 @@ def learn_from_samples(trainer):
 
 
 def custom_losses(service, trainer):
-    """A loss of one's own, worked out here and, by releases that can, by the server: the same as cross-entropy."""
+    """A loss of one's own, worked out here and, by releases that can, by the server: the same as
+    cross-entropy.
+    """
     expected = trainer.forward([DATUM], "cross_entropy").result(60).metrics["loss:sum"]
 
     def here(data, logprobs):
@@ -254,7 +262,8 @@ def main() -> None:
     external_weights(service, trainer)
     by_command(trainer.model_id, path, base_url)
     print(
-        f"tinker {tinker.__version__}: loss {first:.1f} -> {last:.3f}, custom losses, samples, saved and resumed, REST, commands"
+        f"tinker {tinker.__version__}: loss {first:.1f} -> {last:.3f}, custom losses, samples, "
+        "saved and resumed, REST, commands"
     )
 
 

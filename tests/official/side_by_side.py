@@ -1,9 +1,11 @@
 """The official SDK and tinkex, name by name: what differs that a program could meet.
 
-Run by scripts/test_clients.py beside the official SDK. It compares with what docs/parity.md states, and fails for each name that has
-no row, for each difference that is not stated with a reason, and for each that is stated and is none. `--write` fills the column.
+Run by scripts/test_clients.py beside the official SDK. It compares with what docs/parity.md states,
+and fails for each name that has no row, for each difference that is not stated with a reason, and
+for each that is stated and is none. `--write` fills the column.
 
-What is more here (parameters with defaults, members, kinds of values that are taken) is no difference: no program of theirs meets it.
+What is more here (parameters with defaults, members, kinds of values that are taken) is no
+difference: no program of theirs meets it.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ INTERNAL = ("_", "serialize_", "validate_")
 """How the names of members begin that are not for programs; pydantic's among them."""
 
 
-# ---- kinds of values, in words that both sides share ---------------------------------------------------------------------------
+# ---- kinds of values, in words that both sides share ----
 
 KINDS = (
     (bool, "bool"),
@@ -102,7 +104,9 @@ LIBRARIES = {
 
 
 class Names(dict):
-    """Returns what the names in an annotation mean, with a class of that name for those that are imported for checkers alone."""
+    """Returns what the names in an annotation mean, with a class of that name for those that are
+    imported for checkers alone.
+    """
 
     def __init__(self, module, package):
         super().__init__()
@@ -185,7 +189,9 @@ def said(kinds):
 
 
 def as_given(there, hint):
-    """The kinds that a call of ours gives; a value that is the future of itself is a future where the official SDK gives one."""
+    """The kinds that a call of ours gives; a value that is the future of itself is a future where
+    the official SDK gives one.
+    """
     here = words(hint)
     wanted = next((kind for kind in there if kind.startswith("future of ")), None)
     if (
@@ -198,7 +204,7 @@ def as_given(there, hint):
     return here
 
 
-# ---- what differs --------------------------------------------------------------------------------------------------------------
+# ---- what differs ----
 
 
 def of_call(there, here):
@@ -367,7 +373,7 @@ def differences(there, here):
     return None
 
 
-# ---- the document --------------------------------------------------------------------------------------------------------------
+# ---- the document ----
 
 
 def found(path, places):
@@ -411,7 +417,9 @@ def cell(names, ours, section):
 
 
 def public_names():
-    """Every name of the official SDK that a program may use, and the sections where a row may have it."""
+    """Every name of the official SDK that a program may use, and the sections where a row may have
+    it.
+    """
     yield from (
         (name, ("package", "types", "errors"))
         for name in [*tinker.__all__, *(n for n in dir(tinker.types) if n[0].isupper())]
@@ -461,7 +469,8 @@ def main(write):
         PARITY.write_text("\n".join(lines) + "\n")
     print(*dict.fromkeys(problems), sep="\n")
     print(
-        f"{sum(map(len, seen.values()))} names side by side, {len(problems)} of them not as docs/parity.md says"
+        f"{sum(map(len, seen.values()))} names side by side, {len(problems)} of them not as "
+        "docs/parity.md says"
     )
     return 1 if problems else 0
 

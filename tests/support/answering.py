@@ -40,7 +40,9 @@ class Answer:
     body: bytes | memoryview = b""
     headers: Mapping[str, str] = field(factory=dict)
     cut: int | None = None
-    """The connection is closed after so many bytes of the body, and when they have `arrived`: the client loses what it has not read."""
+    """The connection is closed after so many bytes of the body, and when they have `arrived`: the
+    client loses what it has not read.
+    """
     arrived: threading.Event = field(factory=at_once)
 
 

@@ -1,4 +1,6 @@
-"""An engine whose models know one thing, how many steps they took, and keep it when they are saved; and a process that serves it."""
+"""An engine whose models know one thing, how many steps they took, and keep it when they are saved;
+and a process that serves it.
+"""
 
 from __future__ import annotations
 

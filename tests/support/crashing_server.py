@@ -1,4 +1,6 @@
-"""A server that kills itself at the step of a save that is named like the checkpoint: before or after its row is written."""
+"""A server that kills itself at the step of a save that is named like the checkpoint: before or
+after its row is written.
+"""
 
 from __future__ import annotations
 

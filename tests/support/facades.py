@@ -1,4 +1,6 @@
-"""Lets one test speak to both facades: the asyncio clients, called from here as the blocking ones are."""
+"""Lets one test speak to both facades: the asyncio clients, called from here as the blocking ones
+are.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,10 @@ async def fault_server(fault: Fault, tls: ssl.SSLContext | None = None) -> Async
 
 
 async def answer(writer: asyncio.StreamWriter, body: bytes, status: str = "200 OK") -> None:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: "
+        f"{len(body)}\r\n\r\n"
+    )
     writer.write(head.encode() + body)
     await writer.drain()
 

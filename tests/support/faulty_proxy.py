@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 from attrs import define, field, frozen
 
 Fault = Literal["request lost", "answer lost", "answer cut"]
-"""The request is read and goes no further; the server answers it, and nothing of that comes back; or the headers alone."""
+"""The request is read and goes no further; the server answers it, and nothing of that comes back;
+or the headers alone.
+"""
 
 
 @frozen
@@ -53,7 +55,9 @@ def unreadable(kind: str, status: int = 200) -> Instead:
 
 @define(eq=False)
 class Faulty:
-    """Where the proxy is, what it is to do wrong next, and what passed through it: paths and statuses."""
+    """Where the proxy is, what it is to do wrong next, and what passed through it: paths and
+    statuses.
+    """
 
     base_url: str
     faults: list[tuple[str, Fault | Instead]] = field(factory=list)

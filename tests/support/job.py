@@ -1,7 +1,9 @@
-"""One whole job, step by step, for any server: train, save, sample, resume, losses of one's own, look around.
+"""One whole job, step by step, for any server: train, save, sample, resume, losses of one's own,
+look around.
 
-The steps are called in order, with one `Job` that carries what later ones need. They speak to a blocking service client, or to an asyncio
-one behind tests/support/facades.py. scripts/try_server.py prints how each one went.
+The steps are called in order, with one `Job` that carries what later ones need. They speak to a
+blocking service client, or to an asyncio one behind tests/support/facades.py. scripts/try_server.py
+prints how each one went.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ PROMPT = BATCH[1].model_input.to_ints()
 """The prompt and the answer less its last token."""
 QUESTION = PROMPT[: -len("42")]
 EQUAL = 1e-3
-"""Nats by which logprobs, and losses of a batch, may differ and still count as equal: a server pads, and splits, as it likes."""
+"""Nats by which logprobs, and losses of a batch, may differ and still count as equal: a server
+pads, and splits, as it likes.
+"""
 
 
 class NotReached(AttributeError):
@@ -345,7 +349,9 @@ STEPS: Sequence[Step] = (
 
 
 def loss_of(batch: Sequence[Datum], result: ForwardBackwardOutput) -> float:
-    """The cross entropy of a batch in nats, by its logprobs: not every server says it, and some say its mean."""
+    """The cross entropy of a batch in nats, by its logprobs: not every server says it, and some say
+    its mean.
+    """
     logprobs = [output["logprobs"].to_numpy() for output in result.loss_fn_outputs]
     weights = [datum.loss_fn_inputs["weights"].to_numpy() for datum in batch]
     return -sum(float(w @ x) for w, x in zip(weights, logprobs, strict=True))
@@ -399,7 +405,9 @@ def _even_batch() -> Sequence[Datum]:
 
 
 def _advantages(datum: Datum) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Both signs within each datum, and more of the one than of the other; which one differs by datum."""
+    """Both signs within each datum, and more of the one than of the other; which one differs by
+    datum.
+    """
     count = len(datum.loss_fn_inputs["weights"].to_numpy())
     sign = 1 if datum.model_input.to_ints()[0] == ord("t") else -1
     return sign * np.where(np.arange(count) % 3 == 0, -1.0, 1.0).astype(np.float32)

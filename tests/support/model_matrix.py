@@ -1,4 +1,6 @@
-"""Whether models of a kind are served exactly: found by training, scoring, sampling and saving a tiny random one."""
+"""Whether models of a kind are served exactly: found by training, scoring, sampling and saving a
+tiny random one.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,9 @@ class Finding:
 
 
 def find_all() -> dict[str, Finding]:
-    """Returns what is found of every kind of which a tiny model can be made. Takes a minute or two."""
+    """Returns what is found of every kind of which a tiny model can be made. Takes a minute or
+    two.
+    """
     findings: dict[str, Finding] = {}
     for kind, config in kinds().items():
         if kind not in NOT_TRIED:
@@ -130,7 +134,9 @@ def page(findings: Mapping[str, Finding]) -> str:
     served = {kind: found for kind, found in findings.items() if not found.refusal}
     refused = {kind: found for kind, found in findings.items() if found.refusal}
     exact = [
-        f"| {kind} | {found.arch} | {' '.join('yes' if switch in found.trains else '-' for switch in SWITCHES).replace(' ', ' | ')} |"
+        f"| {kind} | {found.arch} | "
+        f"{' '.join('yes' if switch in found.trains else '-' for switch in SWITCHES).replace(' ', ' | ')} "
+        "|"
         for kind, found in served.items()
     ]
     return _PAGE.format(
@@ -168,7 +174,9 @@ def find(config: PreTrainedConfig, folder: Path) -> Finding:
 
 
 def without_details(refusal: str) -> str:
-    """Returns the reason alone: without the folder, the library's words, and figures, which differ between releases."""
+    """Returns the reason alone: without the folder, the library's words, and figures, which differ
+    between releases.
+    """
     reason = re.split(
         r" is of a kind that is not served: | has no | has (?=layers)", refusal, maxsplit=1
     )[-1]

@@ -1,4 +1,6 @@
-"""Tiny random models of every kind that transformers has a causal language model for, made from their configuration classes."""
+"""Tiny random models of every kind that transformers has a causal language model for, made from
+their configuration classes.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,8 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
     kind: own
     for kinds, own in (
         (
-            "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa longcat_flash minicpm3",
+            "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa "
+            "longcat_flash minicpm3",
             _LATENT,
         ),
         ("sarvam_mla youtu kimi_linear dots3_note_text", _LATENT),
@@ -133,12 +136,16 @@ class CannotBeMade(Exception):
 
 
 def kinds() -> dict[str, type[PreTrainedConfig]]:
-    """Returns the configuration class of every causal language model that transformers has, by its `model_type`."""
+    """Returns the configuration class of every causal language model that transformers has, by its
+    `model_type`.
+    """
     return {config.model_type: config for config in MODEL_FOR_CAUSAL_LM_MAPPING}
 
 
 def tiny_config(config: type[PreTrainedConfig], **own: Any) -> PreTrainedConfig:
-    """Returns one of this class, of small sizes in all its parts. `own` goes before them. Raises `CannotBeMade`."""
+    """Returns one of this class, of small sizes in all its parts. `own` goes before them. Raises
+    `CannotBeMade`.
+    """
     sizes = {**_SIZES, **_OWN.get(config.model_type, {})}
     names = _fields(config) | set(config.attribute_map)
     given = {name: size for name, size in sizes.items() if name in names}
@@ -153,12 +160,15 @@ def tiny_config(config: type[PreTrainedConfig], **own: Any) -> PreTrainedConfig:
 
 
 def without_experts(config: type[PreTrainedConfig]) -> dict[str, Any]:
-    """Returns the settings by which a mixture of this class has layers without experts alone; none: it has no such settings."""
+    """Returns the settings by which a mixture of this class has layers without experts alone; none:
+    it has no such settings.
+    """
     return {name: value for name, value in _DENSE.items() if name in _fields(config)}
 
 
 def make_model(config: PreTrainedConfig, folder: Path) -> Any:
-    """Saves a random model, whose positions and layers all matter, with a tokenizer; returns it as loaded from the folder.
+    """Saves a random model, whose positions and layers all matter, with a tokenizer; returns it as
+    loaded from the folder.
 
     Raises `CannotBeMade`, when it is not tiny, too.
     """

@@ -1,4 +1,6 @@
-"""A cheap engine for a process that is to be killed: some tokens make it wait, so that the kill comes in the middle of something."""
+"""A cheap engine for a process that is to be killed: some tokens make it wait, so that the kill
+comes in the middle of something.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""An engine that does sums at once, to test the HTTP side alone. It writes down every call, and can be made to wait or fail."""
+"""An engine that does sums at once, to test the HTTP side alone. It writes down every call, and can
+be made to wait or fail.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ from tinkex_server.engine.interface import (
 
 @define(eq=False)
 class FakeEngine:
-    """Each datum's logprobs are minus its tokens. A token of 99 is refused, 98 is a fault, 97 gives NaN; 96 waits for `gate`.
+    """Each datum's logprobs are minus its tokens. A token of 99 is refused, 98 is a fault, 97 gives
+    NaN; 96 waits for `gate`.
 
     A stream whose prompt begins with 95 goes on until it is cancelled, and `waiting` is released.
     """
@@ -166,7 +169,9 @@ class FakeEngine:
         spec: SampleSpec,
         on_token: OnToken | None,
     ) -> SampleResult:
-        """The prompt's last token and 1; with max_tokens above 2, more ones. What is asked besides is of the token 1, too."""
+        """The prompt's last token and 1; with max_tokens above 2, more ones. What is asked besides
+        is of the token 1, too.
+        """
         self._note("sample", sampler_id, str(spec.stop_strings), str(spec.stop_tokens))
         self.specs.append(spec)
         self._behave(spec.prompt[0])
@@ -210,7 +215,9 @@ class FakeEngine:
 
 
 def _about_prompt(spec: SampleSpec) -> tuple[Any, Any, Any, Any]:
-    """Logprobs, likeliest tokens, logprobs of the targets, and drawn tokens: all of -1 but the second."""
+    """Logprobs, likeliest tokens, logprobs of the targets, and drawn tokens: all of -1 but the
+    second.
+    """
     scored = (
         len(spec.prompt) - 1 if spec.prompt_logprobs_last_n is None else spec.prompt_logprobs_last_n
     )

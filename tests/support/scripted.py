@@ -1,4 +1,6 @@
-"""A sampling client over answers that are written down, for faults that no server here has. The clock is moved by hand."""
+"""A sampling client over answers that are written down, for faults that no server here has. The
+clock is moved by hand.
+"""
 
 from __future__ import annotations
 

@@ -108,6 +108,8 @@ def started(engine: FakeEngine, **how: Any) -> Iterator[Api]:
 
 
 def saved_folder(data_dir: Path, run_id: str, kind: str, name: str) -> Path:
-    """Where the weights of this path lie; it fails when they lie nowhere, or older ones beside them."""
+    """Where the weights of this path lie; it fails when they lie nowhere, or older ones beside
+    them.
+    """
     [folder] = (data_dir / "checkpoints" / run_id.replace(":", "_") / kind).glob(f"{name}.????????")
     return folder

@@ -1,4 +1,6 @@
-"""Certificates of an authority of the test's own, and a proxy on a real socket that leads all names to this machine."""
+"""Certificates of an authority of the test's own, and a proxy on a real socket that leads all names
+to this machine.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ class SmallProxy:
 
 @contextmanager
 def small_proxy() -> Iterator[SmallProxy]:
-    """A proxy in threads that tunnels, and passes on GETs, whatever the host's name to this machine."""
+    """A proxy in threads that tunnels, and passes on GETs, whatever the host's name to this
+    machine.
+    """
     proxy = SmallProxy()
 
     class Handler(StreamRequestHandler):

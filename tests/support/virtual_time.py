@@ -1,4 +1,6 @@
-"""An event loop whose time leaps to the next timer whenever nothing is left to do: hours pass at once, and in the right order."""
+"""An event loop whose time leaps to the next timer whenever nothing is left to do: hours pass at
+once, and in the right order.
+"""
 
 from __future__ import annotations
 

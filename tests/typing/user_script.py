@@ -1,4 +1,6 @@
-"""A program as a user writes it, with both facades: strict checkers find nothing wrong in it. It is checked, and not run."""
+"""A program as a user writes it, with both facades: strict checkers find nothing wrong in it. It is
+checked, and not run.
+"""
 
 from __future__ import annotations
 

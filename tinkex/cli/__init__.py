@@ -13,7 +13,9 @@ _COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """Shows the commands' first lines without importing them, so that `tinkex --help` is quick and needs no extras."""
+    """Shows the commands' first lines without importing them, so that `tinkex --help` is quick and
+    needs no extras.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

@@ -41,7 +41,10 @@ _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
     multiple=True,
     default=["tinkex/tiny"],
     show_default=True,
-    help="Transformers folder or hub id, or NAME=FOLDER for the name that programs ask for; repeatable.",
+    help=(
+        "Transformers folder or hub id, or NAME=FOLDER for the name that programs ask for; "
+        "repeatable."
+    ),
 )
 @click.option(
     "--data-dir",
@@ -52,7 +55,10 @@ _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
     "--api-key",
     "api_keys",
     multiple=True,
-    help="Key that clients must send; repeatable: each sees its own. By default any is accepted.  [env: TINKEX_SERVER_API_KEYS, by commas]",
+    help=(
+        "Key that clients must send; repeatable: each sees its own. By default any is accepted.  "
+        "[env: TINKEX_SERVER_API_KEYS, by commas]"
+    ),
 )
 @click.option(
     "--allow-host",
@@ -87,7 +93,10 @@ _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
     "--gc",
     "collect",
     is_flag=True,
-    help="Remove what has expired from the data folder and, once it was listed and you agree, what belongs to nothing; serve nothing.",
+    help=(
+        "Remove what has expired from the data folder and, once it was listed and you agree, what "
+        "belongs to nothing; serve nothing."
+    ),
 )
 @click.option(
     "--yes", is_flag=True, help="With --gc: remove what belongs to no checkpoint without asking."
@@ -165,7 +174,9 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
 
 
 def _collect_rarely() -> None:
-    """The garbage collector took a tenth of the time. It found next to nothing: requests leave no cycles behind."""
+    """The garbage collector took a tenth of the time. It found next to nothing: requests leave no
+    cycles behind.
+    """
     gc.freeze()  # what was imported, which stays
     gc.set_threshold(_GARBAGE)
 
@@ -182,16 +193,20 @@ def _collect(data_dir: Path, *, ask: bool) -> None:
         raise click.ClickException(str(error)) from error
     click.echo(f"{data_dir}\n  had  {collected.before}\n  has  {collected.after}")
     click.echo(
-        f"  with {collected.audit_entries:,} entries of the audit log, {collected.usage_entries:,} of usage"
+        f"  with {collected.audit_entries:,} entries of the audit log, "
+        f"{collected.usage_entries:,} of usage"
     )
     if collected.set_aside:
         click.echo(
-            f"  kept {len(collected.set_aside)} folders of {data_dir / 'set_aside'}: `--gc --yes` removes them"
+            f"  kept {len(collected.set_aside)} folders of {data_dir / 'set_aside'}: `--gc --yes` "
+            "removes them"
         )
 
 
 def _may_remove(data_dir: Path, aside: Sequence[str], *, ask: bool) -> bool:
-    """Lists what belongs to no checkpoint. Whether the user will have it removed; nobody there to be asked means no."""
+    """Lists what belongs to no checkpoint. Whether the user will have it removed; nobody there to
+    be asked means no.
+    """
     from tinkex_server.data_dir.sizes import folder_size
     from tinkex_server.formatting import size
 

@@ -1,4 +1,6 @@
-"""Every setting of a client: where it comes from, what is allowed, and the value that holds them all, `Config`."""
+"""Every setting of a client: where it comes from, what is allowed, and the value that holds them
+all, `Config`.
+"""
 
 from tinkex.config.defaults import HOSTED_BASE_URL
 from tinkex.config.http_limits import HttpLimits

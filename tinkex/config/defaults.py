@@ -24,7 +24,9 @@ GROUPS: Mapping[str, tuple[Callable[..., Any], Mapping[str, Callable[[object], A
     "http_limits": (HttpLimits, sources.readers_of(HttpLimits)),
     "recovery": (RecoveryPolicy, sources.readers_of(RecoveryPolicy)),
 }
-"""Settings that belong together: their class, and how each that a variable or a file may hold is read."""
+"""Settings that belong together: their class, and how each that a variable or a file may hold is
+read.
+"""
 
 
 def found(name: str, read: Callable[[object], Any] = parsers.text, default: Any = None) -> Any:
@@ -54,7 +56,9 @@ def _url(value: object) -> str:
 
 
 def _api_key(config: Any) -> str | None:
-    """The key of the first source that has one or a command for one; a key before a command of the same source."""
+    """The key of the first source that has one or a command for one; a key before a command of the
+    same source.
+    """
     command = config.sources.find("credential_cmd", parsers.text)
     if config.credential_cmd is not None and (
         command is None or command.value != config.credential_cmd

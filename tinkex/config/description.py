@@ -1,4 +1,6 @@
-"""What `Config.describe` shows: each setting, its value with secrets hidden, and where it comes from."""
+"""What `Config.describe` shows: each setting, its value with secrets hidden, and where it comes
+from.
+"""
 
 from __future__ import annotations
 

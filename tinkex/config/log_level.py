@@ -8,7 +8,9 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def show(level: str) -> None:
-    """Lets tinkex's records pass from `level` on; to stderr, where the program has set up no logging of its own."""
+    """Lets tinkex's records pass from `level` on; to stderr, where the program has set up no
+    logging of its own.
+    """
     logger = logging.getLogger("tinkex")
     logger.setLevel(level.upper())
     if not logger.hasHandlers():

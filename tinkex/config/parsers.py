@@ -1,4 +1,6 @@
-"""From the text of a variable, or a value of a TOML file, to a setting. Each raises `ValueError` with what is allowed."""
+"""From the text of a variable, or a value of a TOML file, to a setting. Each raises `ValueError`
+with what is allowed.
+"""
 
 from __future__ import annotations
 

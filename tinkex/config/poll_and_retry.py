@@ -16,8 +16,8 @@ from tinkex.errors.hints import hinted
 class RetrySettings:
     """How often, and for how long in all, a failed HTTP call is tried again.
 
-    The delay before try n + 1 is `min(base_delay * 2**(n - 1), max_delay)`, less a random part of up to a quarter; a
-    `Retry-After` of the server goes before it.
+    The delay before try n + 1 is `min(base_delay * 2**(n - 1), max_delay)`, less a random part of
+    up to a quarter; a `Retry-After` of the server goes before it.
     """
 
     max_attempts: int = field(default=10, validator=positive)
@@ -27,7 +27,9 @@ class RetrySettings:
     max_delay: float = field(default=10.0, validator=not_negative)
     """Seconds."""
     max_rate_limited: float = field(default=3600.0, validator=positive)
-    """Seconds for which a request that is refused as one too many (429) is sent again; such tries do not count in `max_attempts`."""
+    """Seconds for which a request that is refused as one too many (429) is sent again; such tries
+    do not count in `max_attempts`.
+    """
     max_billing_pause: float = field(default=3600.0, validator=positive)
     """Seconds for which a request that cannot be paid (402) is sent again, every 5 s."""
     max_wait: float = field(default=7200.0, validator=positive)
@@ -66,13 +68,21 @@ _OF_A_RETRY_CONFIG = (
 @hinted
 @frozen(kw_only=True)
 class PollSettings:
-    """How a result is waited for. Polling is not retrying: a poll that fails is tried again by `RetrySettings`."""
+    """How a result is waited for. Polling is not retrying: a poll that fails is tried again by
+    `RetrySettings`.
+    """
 
     min_interval: float = field(default=0.05, validator=not_negative)
-    """Seconds between polls that the server answered at once with "not yet"; grows to `max_interval`."""
+    """Seconds between polls that the server answered at once with "not yet"; grows to
+    `max_interval`.
+    """
     max_interval: float = field(default=2.0, validator=not_negative)
     """Seconds."""
     request_timeout: float = field(default=45.0, validator=positive)
-    """Seconds that one long poll may take, more where the server is known to hold it longer; one that takes longer counts as "not yet"."""
+    """Seconds that one long poll may take, more where the server is known to hold it longer; one
+    that takes longer counts as "not yet".
+    """
     max_wait: float = field(default=7200.0, validator=positive)
-    """Seconds in all that a result is waited for, or the turn to be sent behind earlier calls; then `WaitTimeoutError`."""
+    """Seconds in all that a result is waited for, or the turn to be sent behind earlier calls; then
+    `WaitTimeoutError`.
+    """

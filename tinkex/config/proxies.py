@@ -1,4 +1,6 @@
-"""Through which proxy a URL is asked for: the one given, or that of the environment. Plain values: no I/O here."""
+"""Through which proxy a URL is asked for: the one given, or that of the environment. Plain values:
+no I/O here.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ class Proxies:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Reads HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY; in lower case they go first, as in other programs."""
+        """Reads HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY; in lower case they go first, as in
+        other programs.
+        """
         found = {scheme: _of_scheme(environment, scheme) for scheme in _PORTS}
         _, exceptions = _variable(environment, "NO_PROXY")
         return cls(
@@ -71,7 +75,8 @@ class Proxies:
         return self.given is not None or bool(self.by_scheme)
 
     def of(self, url: str) -> Proxy | None:
-        """Returns the proxy for a URL; None where the server is asked directly, as one on this machine is unless a proxy was given.
+        """Returns the proxy for a URL; None where the server is asked directly, as one on this
+        machine is unless a proxy was given.
 
         Raises `ConfigError` for a proxy of the environment that is of another kind than HTTP.
         """
@@ -110,7 +115,8 @@ def _check(proxy: Proxy, host: str) -> None:
     kind = urlsplit(proxy.url).scheme
     if kind not in _PORTS:
         raise ConfigError(
-            f"{proxy.setting} {without_password(proxy.url)!r} is a proxy of the kind {kind}, which is not spoken to",
+            f"{proxy.setting} {without_password(proxy.url)!r} is a proxy of the kind {kind}, "
+            "which is not spoken to",
             advice=f"Give an http:// proxy, or add {host} to NO_PROXY to ask the server directly.",
         )
 
@@ -127,7 +133,8 @@ def _is_this_machine(host: str) -> bool:
 def _excepts(entry: str, host: str, port: int) -> bool:
     """Returns whether an entry of NO_PROXY means this server.
 
-    It is a name, which stands for all below it, too, an address or a network, with a port or without.
+    It is a name, which stands for all below it, too, an address or a network, with a port or
+    without.
     """
     if entry == "*":
         return True

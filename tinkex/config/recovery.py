@@ -1,4 +1,6 @@
-"""`RecoveryPolicy`: when a run is saved, and from which errors it recovers. Plain values: no I/O here."""
+"""`RecoveryPolicy`: when a run is saved, and from which errors it recovers. Plain values: no I/O
+here.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +49,17 @@ _OF_A_MODEL = frozenset(
         *("get_info", "unload_model", "create_sampling_session", "sample"),
     }
 )
-"""Operations of a model, or of a sampler of it, that were possible before: a 404 to one means that the server has forgotten it."""
+"""Operations of a model, or of a sampler of it, that were possible before: a 404 to one means that
+the server has forgotten it.
+"""
 
 
 def is_recoverable(error: BaseException | None) -> bool:
-    """Whether going back to the last saved state helps: the server, or the way to it, lost the model, a step, or its result.
+    """Whether going back to the last saved state helps: the server, or the way to it, lost the
+    model, a step, or its result.
 
-    What the user got wrong is not, nor a wait that took too long. What was not sent because of an earlier error is as that error.
+    What the user got wrong is not, nor a wait that took too long. What was not sent because of an
+    earlier error is as that error.
     """
     if isinstance(error, (ClientPoisonedError, RequestSkippedError)):
         return is_recoverable(error.__cause__)
@@ -106,7 +112,8 @@ class RecoveryPolicy:
     def __attrs_post_init__(self) -> None:
         if self.save_every_steps is None and self.save_every_minutes is None:
             raise ConfigError(
-                "RecoveryPolicy needs save_every_steps or save_every_minutes, or there is nothing to go back to"
+                "RecoveryPolicy needs save_every_steps or save_every_minutes, or there is nothing "
+                "to go back to"
             )
 
     def save_due(self, steps: int, seconds: float) -> bool:

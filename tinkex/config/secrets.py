@@ -26,7 +26,9 @@ _LEAST = 8
 
 
 def without_queries(text: str, url: str = "") -> str:
-    """A text in which no URL has its query, which may be a right to read; nor do the values of the query of `url` stand in it alone."""
+    """A text in which no URL has its query, which may be a right to read; nor do the values of the
+    query of `url` stand in it alone.
+    """
     text = _QUERY.sub(r"\1?…", text)
     for _, value in parse_qsl(urlsplit(url).query):
         for form in (value, quote(value, safe=""), quote(value)):

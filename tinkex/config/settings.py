@@ -61,8 +61,9 @@ def _sources(config: Config) -> Sources:
 class Config:
     """The settings of a client. All are read and checked here, and nowhere else.
 
-    What is not given comes from the environment, a profile in `~/.config/tinkex/config.toml`, or the stored keys, in this order
-    (`tinkex.config.sources`); `print(config.describe())` shows each with where it comes from.
+    What is not given comes from the environment, a profile in `~/.config/tinkex/config.toml`, or
+    the stored keys, in this order (`tinkex.config.sources`); `print(config.describe())` shows each
+    with where it comes from.
 
     Example:
         >>> Config(base_url="http://127.0.0.1:8765", api_key="tml-local").timeout
@@ -70,36 +71,51 @@ class Config:
 
     Args:
         profile: a table of settings by name; `TINKEX_PROFILE`, else the one that the file names.
-        base_url: where the server is; `TINKER_BASE_URL`, else the hosted service. "local" is an embedded server in this process,
+        base_url: where the server is; `TINKER_BASE_URL`, else the hosted service. "local" is an
+            embedded server in this process,
             which the first call starts.
-        credential_cmd: a shell command that prints a key; `TINKER_CREDENTIAL_CMD`. Run when a key is first needed, and again when
+        credential_cmd: a shell command that prints a key; `TINKER_CREDENTIAL_CMD`. Run when a key
+            is first needed, and again when
             the server refuses what it printed.
-        api_key: the key, or a function that gives one; `TINKER_API_KEY`, else `credential_cmd`, else the default of
-            `~/.tinker/credentials.json`. The hosted service wants one; other servers may not. Never shown in a repr.
+        api_key: the key, or a function that gives one; `TINKER_API_KEY`, else `credential_cmd`,
+            else the default of
+            `~/.tinker/credentials.json`. The hosted service wants one; other servers may not. Never
+            shown in a repr.
         project_id: the project that sessions belong to; `TINKER_PROJECT_ID`.
         tags: tags of the session; `TINKER_TAGS`, comma-separated.
         user_metadata: facts of your own, kept with each session.
         timeout: seconds for an ordinary HTTP call.
         connect_timeout: seconds to connect.
-        max_retries: how often a failed call is sent again: `retry.max_attempts` less one, and goes before it.
-        progress_timeout: seconds after which what waits for the server gives up: both `retry.max_wait` and `poll.max_wait`.
+        max_retries: how often a failed call is sent again: `retry.max_attempts` less one, and goes
+            before it.
+        progress_timeout: seconds after which what waits for the server gives up: both
+            `retry.max_wait` and `poll.max_wait`.
         retry: when a failed call is tried again.
         poll: how results are waited for.
         recovery: when `create_recoverable_run` saves, and what it recovers from, by default.
-        dialect: what the server speaks, by name or as a `Dialect`; by default it is found out. The server's own flags go before it.
-        feature_gates: single ways of the server's that are known better than it says (`tinkex.dialects.feature_gates`): `bulk_results` turns
+        dialect: what the server speaks, by name or as a `Dialect`; by default it is found out. The
+            server's own flags go before it.
+        feature_gates: single ways of the server's that are known better than it says
+            (`tinkex.dialects.feature_gates`): `bulk_results` turns
             one on, `-bulk_results` off; `TINKER_FEATURE_GATES`, comma-separated.
-        chunk_limits: how a batch is split into requests; by default what the server says, else `ChunkLimits()`.
+        chunk_limits: how a batch is split into requests; by default what the server says, else
+            `ChunkLimits()`.
         heartbeat_interval: seconds between heartbeats of a session.
-        verify_checkpoints: whether a save is followed by a forward of one small datum, which a load is compared with; by default on
-            servers whose loads were not measured to be true, and whose forward is known to change nothing.
-        telemetry: whether the server is told how sessions went (`tinkex.telemetry`); `TINKER_TELEMETRY`. By default only the hosted one.
-        log_level: "debug", "info", "warning" or "error": shows tinkex's log from this level on; `TINKER_LOG`.
+        verify_checkpoints: whether a save is followed by a forward of one small datum, which a load
+            is compared with; by default on
+            servers whose loads were not measured to be true, and whose forward is known to change
+            nothing.
+        telemetry: whether the server is told how sessions went (`tinkex.telemetry`);
+            `TINKER_TELEMETRY`. By default only the hosted one.
+        log_level: "debug", "info", "warning" or "error": shows tinkex's log from this level on;
+            `TINKER_LOG`.
         dump_headers: whether the headers of each request are logged, keys hidden.
         default_headers: headers to add to every request.
         default_query: query parameters to add to every request.
-        cf_access_client_id, cf_access_client_secret: for a server behind Cloudflare Access; `CLOUDFLARE_ACCESS_CLIENT_ID`, `…_SECRET`.
-        proxy: the URL of an HTTP proxy; `TINKEX_PROXY`, else, for servers off this machine, `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`
+        cf_access_client_id, cf_access_client_secret: for a server behind Cloudflare Access;
+            `CLOUDFLARE_ACCESS_CLIENT_ID`, `…_SECRET`.
+        proxy: the URL of an HTTP proxy; `TINKEX_PROXY`, else, for servers off this machine,
+            `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`
             with the exceptions of `NO_PROXY`.
         proxy_headers: headers for the proxy alone.
         http_limits: how many connections there may be.
@@ -107,7 +123,8 @@ class Config:
         sources: the environment and the files, for tests.
 
     Raises:
-        ConfigError: a value is missing or not allowed; it names the setting or the variable, the value and what is allowed.
+        ConfigError: a value is missing or not allowed; it names the setting or the variable, the
+            value and what is allowed.
     """
 
     profile: str | None = None
@@ -216,11 +233,15 @@ class Config:
         return Proxies.of_environment(self.sources.environment)
 
     def describe(self) -> Description:
-        """Every setting with its value and where it comes from; what is secret is hidden. Its text is a table."""
+        """Every setting with its value and where it comes from; what is secret is hidden. Its text
+        is a table.
+        """
         return describe(self, self.sources, GROUPS)
 
     def without_secrets(self) -> dict[str, Any]:
-        """The settings that may be sent to another process, which takes the key from its own environment: `Config(**settings)`."""
+        """The settings that may be sent to another process, which takes the key from its own
+        environment: `Config(**settings)`.
+        """
         settings = {
             a.name: getattr(self, a.name) for a in fields(Config) if a.name not in _STAYS_HERE
         }
@@ -264,10 +285,12 @@ def configured(
     api_key: ApiKey | None,
     more: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Returns the settings given, with `base_url`, `api_key` and `more` in place of their own where these are not None.
+    """Returns the settings given, with `base_url`, `api_key` and `more` in place of their own where
+    these are not None.
 
     Raises:
-        InvalidInputError: the base URL is no text: a `Config`, or what another client takes in its place.
+        InvalidInputError: the base URL is no text: a `Config`, or what another client takes in its
+            place.
     """
     if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         meant = {Config: "config=…", dict: "user_metadata=…"}.get(

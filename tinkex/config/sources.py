@@ -1,9 +1,10 @@
-"""`Sources`: where settings that are not given come from, read once: the environment, a profile, the stored keys.
+"""`Sources`: where settings that are not given come from, read once: the environment, a profile,
+the stored keys.
 
 TINKER_*, CLOUDFLARE_*    variables that other Tinker clients know, too
 TINKEX_*                  the others: TINKEX_TIMEOUT, TINKEX_RETRY_MAX_ATTEMPTS, …
-a profile                 a table [profiles.NAME] of ~/.config/tinkex/config.toml, with the names of `Config`
-the stored keys           ~/.tinker/credentials.json, for the key alone
+a profile                 a table [profiles.NAME] of ~/.config/tinkex/config.toml, with the names of
+`Config` the stored keys           ~/.tinker/credentials.json, for the key alone
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ class Sources:
         """Those of this process.
 
         Args:
-            profile: its name; by default TINKEX_PROFILE, else the one that the file names as its `profile`, if any.
+            profile: its name; by default TINKEX_PROFILE, else the one that the file names as its
+                `profile`, if any.
         """
         environment = {
             name: _kept(name, value.strip()) for name, value in os.environ.items() if value.strip()
@@ -108,7 +110,9 @@ class Sources:
         return cls(environment, profiles[name], f"profile {name} of {path}")
 
     def find(self, name: str, read: Callable[[object], T]) -> Found | None:
-        """The first that there is, remembered. Raises `ConfigError` for one that `read` does not take."""
+        """The first that there is, remembered. Raises `ConfigError` for one that `read` does not
+        take.
+        """
         text, value = self.environment.get(variable(name)), self._in_profile(name)
         if text is not None:
             self.found[name] = _taken(name, text, variable(name), variable(name), 0, read)
@@ -136,7 +140,9 @@ class Sources:
         kind: Callable[..., T],
         readers_by_field: Mapping[str, Callable[[object], Any]],
     ) -> T:
-        """Settings that belong together, each with a variable and an entry in the profile's table of this name."""
+        """Settings that belong together, each with a variable and an entry in the profile's table
+        of this name.
+        """
         given = {item: self.find(f"{name}.{item}", read) for item, read in readers_by_field.items()}
         taken = {item: found for item, found in given.items() if found is not None}
         try:
@@ -168,7 +174,9 @@ class Sources:
             )
 
     def warn_of_misspelt(self, known: frozenset[str]) -> None:
-        """Logs each variable that is set and looks like one of ours, but is none: it has no effect."""
+        """Logs each variable that is set and looks like one of ours, but is none: it has no
+        effect.
+        """
         ours = {*map(variable, known), *_SHARED_VARIABLES.values(), *_OTHER_VARIABLES}
         for name in sorted(self.environment.keys() - ours):
             if name.startswith("TINK") and (near := _nearest(name, ours)):

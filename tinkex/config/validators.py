@@ -1,4 +1,6 @@
-"""Validators of settings. Each raises `ConfigError` with the setting's name, or that of the variable it came from, and what is allowed."""
+"""Validators of settings. Each raises `ConfigError` with the setting's name, or that of the
+variable it came from, and what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def not_negative(settings: object, attribute: Any, value: float) -> None:
 
 
 def name_of(settings: object, attribute: str) -> str:
-    """What its user knows a setting by: the variable, or the profile, that its value came from, else `Config.timeout`."""
+    """What its user knows a setting by: the variable, or the profile, that its value came from,
+    else `Config.timeout`.
+    """
     sources = getattr(settings, "sources", None)
     found = sources.found.get(attribute) if sources is not None else None
     if (

@@ -1,1 +1,3 @@
-"""The dialects: what is known of each server that speaks the API, and what follows from it. Plain values."""
+"""The dialects: what is known of each server that speaks the API, and what follows from it. Plain
+values.
+"""

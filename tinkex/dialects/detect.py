@@ -24,13 +24,16 @@ class Seen:
     request_ids: bool = False
     """Whether the answer that refused to give the flags carried an `x-request-id`."""
     has_telling_route: bool | None = None
-    """Whether it has the route of `telling_route`; None where that was not asked, or the answer does not say."""
+    """Whether it has the route of `telling_route`; None where that was not asked, or the answer
+    does not say.
+    """
 
 
 def recognise(seen: Seen) -> Dialect:
     """The dialect of the first sign that fits, with what the server's flags say of it.
 
-    Signs are not proofs, so that a batch which is refused in the dialect's encoding is tried in the other one, too.
+    Signs are not proofs, so that a batch which is refused in the dialect's encoding is tried in the
+    other one, too.
     """
     named = next((DIALECTS[name] for name, fits in _SIGNS if fits(seen)), UNKNOWN)
     if named.name not in _PROVEN:
@@ -45,7 +48,9 @@ def _flags(seen: Seen) -> Mapping[str, Any]:
 
 
 def telling_route(config: ClientConfigResponse | None) -> str | None:
-    """The path whose GET tells apart servers that have these flags, by whether there is such a route; None where there is nothing to ask."""
+    """The path whose GET tells apart servers that have these flags, by whether there is such a
+    route; None where there is nothing to ask.
+    """
     flags = config.to_dict() if config else {}
     return next((path for path, fits in _TELLING if fits(flags)), None)
 
@@ -55,8 +60,9 @@ _NO_ROUTE = frozenset({"not found", "404 not found", "404: not found", "404 page
 
 
 def is_missing_route(status_code: int, body: Any) -> bool:
-    """Whether a refusal says that there is no such route, by the words of the frameworks that the servers are made with; what a call
-    looks for and does not find is told otherwise."""
+    """Whether a refusal says that there is no such route, by the words of the frameworks that the
+    servers are made with; what a call looks for and does not find is told otherwise.
+    """
     if status_code == 404 and isinstance(body, str):
         return body.strip().lower() in _NO_ROUTE
     return status_code in (405, 501) or (
@@ -65,7 +71,9 @@ def is_missing_route(status_code: int, body: Any) -> bool:
 
 
 def has_route(status_code: int, body: Any) -> bool | None:
-    """Whether the answer to a GET shows that the server has its route; None for what may come from something before the server."""
+    """Whether the answer to a GET shows that the server has its route; None for what may come from
+    something before the server.
+    """
     if is_missing_route(status_code, body):
         return False
     is_its_own = (
@@ -166,7 +174,9 @@ def with_flags(
 
 
 def key_flags(flags: ClientConfigResponse) -> Mapping[str, bool]:
-    """What the flags say of keys, as fields of the dialect; to be heeded before anything else is asked."""
+    """What the flags say of keys, as fields of the dialect; to be heeded before anything else is
+    asked.
+    """
     return {
         "exchanges_keys": flags.pjwt_auth_enabled is True,
         "wants_credential_cmd": flags.credential_default_source == "credential_cmd",
@@ -182,11 +192,12 @@ def _repeats(flags: ClientConfigResponse) -> SeqIdRepeats | None:
 
 
 def refuses_encoding(encoding: Encoding, operation: str, status_code: int, body: Any) -> bool:
-    """Whether a refusal may be meant for the body's encoding, so that the other one is worth a try: nothing was taken on.
+    """Whether a refusal may be meant for the body's encoding, so that the other one is worth a try:
+    nothing was taken on.
 
-    The protobuf form of `forward` goes to another route than the JSON one, which newer servers lack. A server that reads JSON alone
-    may break on the bytes of the other form before it looks at them, and says so in a bare text. Source: openapi/tinker.yaml,
-    forward_backward and forward.
+    The protobuf form of `forward` goes to another route than the JSON one, which newer servers
+    lack. A server that reads JSON alone may break on the bytes of the other form before it looks at
+    them, and says so in a bare text. Source: openapi/tinker.yaml, forward_backward and forward.
     """
     if encoding == "protobuf" and status_code == 500:
         return isinstance(body, str)

@@ -1,4 +1,6 @@
-"""Feature gates: single ways of a server that its user knows better than it says of itself. Plain values: no I/O here."""
+"""Feature gates: single ways of a server that its user knows better than it says of itself. Plain
+values: no I/O here.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ def check_gates(gates: Iterable[str]) -> None:
     for gate in gates:
         if gate != _ALWAYS and gate.removeprefix("-") not in GATES:
             raise ValueError(
-                f"{gate!r} is no gate; there are {', '.join(sorted(GATES))}, and a - before the name closes it"
+                f"{gate!r} is no gate; there are {', '.join(sorted(GATES))}, and a - before the "
+                "name closes it"
             )
 
 

@@ -1,6 +1,8 @@
-"""What was seen of servers that ran, by its effect: the evidence for fields of their dialects, with release and day.
+"""What was seen of servers that ran, by its effect: the evidence for fields of their dialects, with
+release and day.
 
-A field within another is named with a point: `sampling.stops`, `missing.forward`. What is not here was read, as the dialect's `source` says.
+A field within another is named with a point: `sampling.stops`, `missing.forward`. What is not here
+was read, as the dialect's `source` says.
 """
 
 from __future__ import annotations
@@ -20,9 +22,15 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         _TEST_SERVERS,
         {
             "seq_id_repeats": "one optim_step sent twice under one number moved the loss by 3.04 nats",
-            "resume": "a model made by weights_info, create_model and load_weights went on as the one that was saved",
+            "resume": (
+                "a model made by weights_info, create_model and load_weights went on as the one "
+                "that was saved"
+            ),
             "splits_batches": "two steps in chunks of one datum gave the loss of two whole ones",
-            "sampling.base_models": "with a trained model about, the base model's logprobs were those of transformers, to 1e-6 nats",
+            "sampling.base_models": (
+                "with a trained model about, the base model's logprobs were those of "
+                "transformers, to 1e-6 nats"
+            ),
             "loads_keep_optimizer": "a model loaded without the optimizer's state took the next step with it",
             "loads_are_true": "a model's second save_weights was loaded as it was saved",
         },
@@ -69,8 +77,14 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         _WITH_A_RUN,
         {
             "missing.forward": "404",
-            "forwards_by_zero_weights": "a forward_backward of cross_entropy with all weights 0 gave the same logprobs, and no gradient",
-            "asks_to_save_optimizer": "a resume was cold, and equal to the run that went on once include_optimizer was sent",
+            "forwards_by_zero_weights": (
+                "a forward_backward of cross_entropy with all weights 0 gave the same logprobs, "
+                "and no gradient"
+            ),
+            "asks_to_save_optimizer": (
+                "a resume was cold, and equal to the run that went on once include_optimizer was "
+                "sent"
+            ),
             "sampling.stops": "samples went on past stop tokens",
         },
     ),
@@ -100,8 +114,14 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         "tuft 0.2.2",
         _TEST_SERVERS,
         {
-            "seq_id_repeats": "one optim_step sent twice under one number was applied once; the repeat was taken and its future failed",
-            "resume": "a model made by weights_info, create_model and load_weights went on as the one that was saved",
+            "seq_id_repeats": (
+                "one optim_step sent twice under one number was applied once; the repeat was "
+                "taken and its future failed"
+            ),
+            "resume": (
+                "a model made by weights_info, create_model and load_weights went on as the one "
+                "that was saved"
+            ),
             "loads_keep_optimizer": "a model loaded without the optimizer's state took the next step without it",
             "saves_once": "a second save_weights was loaded as it was saved",
         },
@@ -149,7 +169,10 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         {
             "bearer": "the tenant was the bearer token",
             "pads_logprobs": "a forward gave logprobs at the padded length",
-            "sampling.names_base": "a sample was refused whose session was made of a path alone: 400, base_model is required",
+            "sampling.names_base": (
+                "a sample was refused whose session was made of a path alone: 400, base_model is "
+                "required"
+            ),
         },
     ),
     (
@@ -166,7 +189,10 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
             "missing.list_sessions": "404",
             "missing.get_session": "404",
             "sampling.saved_names": "a session of what was saved for sampling by name was answered 500",
-            "sampling.top_p_off": "one sample at temperature 1 and top_p 1 was greedy, seed or not; at 0.999999 it was not",
+            "sampling.top_p_off": (
+                "one sample at temperature 1 and top_p 1 was greedy, seed or not; at 0.999999 it "
+                "was not"
+            ),
             "sampling.top_k_off": "a top_k of 0 or less was taken for 50, one over 1000 was refused",
         },
     ),
@@ -175,7 +201,9 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         "2026-07-10",
         _WITH_A_RUN,
         {
-            "splits_batches": "a batch in chunks of one trained otherwise than whole, 23 nats apart after 6 steps",
+            "splits_batches": (
+                "a batch in chunks of one trained otherwise than whole, 23 nats apart after 6 steps"
+            ),
         },
     ),
     (

@@ -1,7 +1,8 @@
 """What becomes of a training request whose answer did not come. Plain values: no I/O here.
 
-There are three outcomes, not two: done, failed, unknown. What may be sent again depends on where the exchange died, on what the
-request changes, and on what the server does with a (model, seq_id) that it has had already (`Dialect.seq_id_repeats`).
+There are three outcomes, not two: done, failed, unknown. What may be sent again depends on where
+the exchange died, on what the request changes, and on what the server does with a (model, seq_id)
+that it has had already (`Dialect.seq_id_repeats`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from tinkex.errors import (
 Effect = Literal["changes", "reads"]
 """Whether a request changes the model, or only reads or copies it."""
 Verdict = Literal["resend", "resend_once", "unknown"]
-"""Send it again until it is answered; once, and read the refusal; or leave it, since nobody knows."""
+"""Send it again until it is answered; once, and read the refusal; or leave it, since nobody knows.
+"""
 Refusal = Literal["applied", "state_lost", "unclear"]
 """What the refusal of a repeated request says of the first one."""
 
@@ -33,10 +35,14 @@ StatusMeaning = Literal["taken", "refused", "doubt"]
 _REFUSED = frozenset(
     {301, 307, 308, *range(400, 408), *range(409, 419), *range(421, 427), 428, 429, 431, 451}
 )
-"""The statuses whose definition says that the request was not carried out. 408 and those that proxies have made up for themselves
-(499, 460) come when somebody on the way lost patience, and the server may have it all the same."""
+"""The statuses whose definition says that the request was not carried out. 408 and those that
+proxies have made up for themselves (499, 460) come when somebody on the way lost patience, and the
+server may have it all the same.
+"""
 _TOLD_BY_THE_SERVER = frozenset({400, 404, 409, 410, 413, 422})
-"""With a JSON object they come from what reads the request itself, which would have answered a repeated one as it did the first."""
+"""With a JSON object they come from what reads the request itself, which would have answered a
+repeated one as it did the first.
+"""
 
 _CHANGING = frozenset({"forward_backward", "optim_step", "load_weights"})
 _ORDER = re.compile(r"expected\D{0,20}(\d+)\D{1,20}got\D{0,20}(\d+)", re.IGNORECASE)
@@ -65,7 +71,9 @@ def status_meaning(status: int) -> StatusMeaning:
 
 
 def place_of(error: TinkexError) -> Place | None:
-    """Where a request died that may have been taken on; None where it certainly was not, or was never sent."""
+    """Where a request died that may have been taken on; None where it certainly was not, or was
+    never sent.
+    """
     if isinstance(error, APIConnectionError):
         return error.place if error.sent else None
     if isinstance(error, (APIResponseValidationError, NotATinkerServerError)):
@@ -78,7 +86,9 @@ def place_of(error: TinkexError) -> Place | None:
 
 
 def settles(error: TinkexError) -> bool:
-    """Whether the refusal of a repeated request says that the ones before it, whose answers did not come, were not taken on either."""
+    """Whether the refusal of a repeated request says that the ones before it, whose answers did not
+    come, were not taken on either.
+    """
     return (
         isinstance(error, APIStatusError)
         and error.status_code in _TOLD_BY_THE_SERVER
@@ -87,7 +97,9 @@ def settles(error: TinkexError) -> bool:
 
 
 def expected_number(text: str) -> int | None:
-    """The seq_id that a server wants, from the words with which it refuses another: "expected 3, got 2"."""
+    """The seq_id that a server wants, from the words with which it refuses another: "expected 3,
+    got 2".
+    """
     found = _ORDER.search(text)
     return int(found[1]) if found else None
 

@@ -1,7 +1,7 @@
 """The dialects of the servers that are known, by name.
 
-Each was read in the server's source; `tinkex.dialects.measured` has what was seen on a running one. A server that is none of these is
-treated as `UNKNOWN`, whose rules are safe on all.
+Each was read in the server's source; `tinkex.dialects.measured` has what was seen on a running one.
+A server that is none of these is treated as `UNKNOWN`, whose rules are safe on all.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ _USUAL = (
 """Those that nearly all have."""
 
 _INSTEAD = {
-    "forward": "A forward there is a forward_backward that says so, which this client sends by itself where it can.",
+    "forward": (
+        "A forward there is a forward_backward that says so, which this client sends by itself "
+        "where it can."
+    ),
     "get_info": "The name of the base model is known from the call that made the client.",
     "unload_model": "Models there are freed when the server sees fit.",
     "finish_session": "Sessions there end by themselves.",
@@ -85,7 +88,8 @@ _INSTEAD = {
 NOT_FORESEEN = {
     **_INSTEAD,
     "forward": (
-        "If it is open-rl of April 2026, give Config(dialect='open-rl-old'): a forward then goes as a forward_backward of cross_entropy "
+        "If it is open-rl of April 2026, give Config(dialect='open-rl-old'): a forward then goes "
+        "as a forward_backward of cross_entropy "
         "with all weights 0, which adds no gradient. Of another server, ask for its newer release."
     ),
 }

@@ -1,7 +1,8 @@
 """Fields that strict servers refuse since they do not know them. Plain values: no I/O here.
 
-A server that was built against an older release may answer 422 and name a field that it does not know. Such a field may be left out
-where its value says nothing; what says something is never left out.
+A server that was built against an older release may answer 422 and name a field that it does not
+know. Such a field may be left out where its value says nothing; what says something is never left
+out.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _SAYS_NOTHING: Mapping[str, Sequence[Any]] = {
 
 
 def refused_fields(problems: Any) -> frozenset[str]:
-    """The top-level fields that the `detail` of a 422 calls unknown: `[{"type": "extra_forbidden", "loc": ["body", name]}]`."""
+    """The top-level fields that the `detail` of a 422 calls unknown: `[{"type": "extra_forbidden",
+    "loc": ["body", name]}]`.
+    """
     if not isinstance(problems, list):
         return frozenset()
     found = (_refused_field(problem) for problem in cast("list[Any]", problems))

@@ -1,1 +1,3 @@
-"""Downloads of checkpoints: found, fetched in pieces, unpacked, and moved to their place as a whole."""
+"""Downloads of checkpoints: found, fetched in pieces, unpacked, and moved to their place as a
+whole.
+"""

@@ -14,7 +14,9 @@ _LONGEST_TABLE = 64 << 20  # bytes
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Returns the adapter's settings. Raises `OSError`, and `ValueError` for what is no JSON object."""
+    """Returns the adapter's settings. Raises `OSError`, and `ValueError` for what is no JSON
+    object.
+    """
     return _object((folder / CONFIG_FILE).read_bytes(), "JSON object")
 
 

@@ -53,8 +53,9 @@ async def download(
 ) -> Path:
     """Fetches a checkpoint to the folder `target`, which it then gives back.
 
-    All is done in a temporary folder beside it, which is renamed in the end, and removed whatever happens; the one that a process left
-    which was killed is removed by the next download to the same target.
+    All is done in a temporary folder beside it, which is renamed in the end, and removed whatever
+    happens; the one that a process left which was killed is removed by the next download to the
+    same target.
     """
     fetch_content = _fetch_files if place.kind == EXTERNAL_WEIGHTS else _fetch_archive
     try:
@@ -74,8 +75,10 @@ async def download(
         ) from error
     if (target / TIED_NOTE).is_file():
         logger.warning(
-            "%s is an adapter on the output layer of a model whose embeddings are tied: it is exact as it is, but peft's merge_and_unload "
-            "would change the input embeddings, too. To merge it, use python -m tinkex.local.merge %s OUTPUT",
+            "%s is an adapter on the output layer of a model whose embeddings are tied: it is "
+            "exact as it is, but peft's merge_and_unload "
+            "would change the input embeddings, too. To merge it, use python -m "
+            "tinkex.local.merge %s OUTPUT",
             target,
             target,
         )
@@ -127,7 +130,9 @@ async def _fetch_files(
 
 
 async def _unpack(archive: Path, content: Path) -> None:
-    """In a thread, which is over when this is: nothing is written any more to what is then removed."""
+    """In a thread, which is over when this is: nothing is written any more to what is then
+    removed.
+    """
     off = threading.Event()
     unpacking = asyncio.ensure_future(in_thread(unpack, archive, content, LIMITS, off.is_set))
     try:
@@ -141,7 +146,9 @@ async def _unpack(archive: Path, content: Path) -> None:
 
 
 def _begin(target: Path, force: bool) -> ClaimedFolder:
-    """A temporary folder beside the target, where downloads that were killed have left nothing any more."""
+    """A temporary folder beside the target, where downloads that were killed have left nothing any
+    more.
+    """
     if target.exists() and not force:
         raise InvalidInputError(
             f"{target} exists already",

@@ -107,7 +107,9 @@ class _Unpacking:
 
 @define(eq=False)
 class _Headers:
-    """A file as tarfile sees it, which reads nothing but headers: of each member so many at most."""
+    """A file as tarfile sees it, which reads nothing but headers: of each member so many at
+    most.
+    """
 
     file: IO[bytes]
     count: int = 0

@@ -33,14 +33,17 @@ _NO_LONGER_GOOD = frozenset({400, 401, 403, 404, 410})
 _RANGE_NOT_SATISFIABLE = 416
 
 Open = Callable[[Mapping[str, str], bool], AbstractAsyncContextManager[httpx.Response]]
-"""Takes headers, and whether the URL is to be asked for anew; gives an answer with a 2xx status, its body unread."""
+"""Takes headers, and whether the URL is to be asked for anew; gives an answer with a 2xx status,
+its body unread.
+"""
 
 
 async def fetch(transport: Transport, open: Open, part: Part, came: Callable[[], None]) -> None:
     """Fetches all of `part`, and calls `came` after each piece.
 
     Raises:
-        APIConnectionError, APIStatusError: tries without a byte between them did not help, as many as `Config.retry` allows.
+        APIConnectionError, APIStatusError: tries without a byte between them did not help, as many
+            as `Config.retry` allows.
         CheckpointDownloadError: it is not what its digest says, also when fetched anew.
         OSError: it cannot be written.
     """
@@ -128,7 +131,10 @@ class _Receiving:
                     if part.size + len(piece) > most:
                         raise CheckpointDownloadError(
                             f"{part.path.name} has no end: it is over {most:,} bytes",
-                            advice="The server should say how long it is; or raise Config.http_limits.max_download_bytes.",
+                            advice=(
+                                "The server should say how long it is; or raise "
+                                "Config.http_limits.max_download_bytes."
+                            ),
                         )
                     await file.write(piece)
                     part.size += len(piece)
@@ -137,7 +143,9 @@ class _Receiving:
         part.end()
 
     def _most(self) -> int:
-        """Bytes that it may have. Raises `OSError` where the disk has less room than the server says that it needs."""
+        """Bytes that it may have. Raises `OSError` where the disk has less room than the server
+        says that it needs.
+        """
         part, limit = self.part, self.transport.config.http_limits.max_download_bytes
         free = shutil.disk_usage(part.path.parent).free
         if part.total is None:
@@ -159,7 +167,8 @@ class _Receiving:
 
 
 async def _pieces(response: httpx.Response, transport: Transport) -> AsyncGenerator[bytes]:
-    """The body in pieces that are worth a visit to the disk. What came before it broke off is given, too.
+    """The body in pieces that are worth a visit to the disk. What came before it broke off is
+    given, too.
 
     Raises `httpx.ReadTimeout` where less than `_LEAST` came within `Config.timeout`.
     """

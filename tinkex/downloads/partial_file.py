@@ -1,4 +1,6 @@
-"""What is known of a file that is being fetched, and so how to go on with it. Plain values: no I/O here."""
+"""What is known of a file that is being fetched, and so how to go on with it. Plain values: no I/O
+here.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +51,13 @@ class Part:
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Takes note of an answer, whose body is then written from `size` on.
 
-        Raises `APIConnectionError`, after which it begins anew, for the rest of another file than the one that is there.
+        Raises `APIConnectionError`, after which it begins anew, for the rest of another file than
+        the one that is there.
         """
         if headers.get("content-encoding", "identity") != "identity":
             raise CheckpointDownloadError(
-                f"{self.path.name} comes in the encoding {headers['content-encoding']!r}, which was not asked for"
+                f"{self.path.name} comes in the encoding {headers['content-encoding']!r}, which "
+                "was not asked for"
             )
         start, total = _extent(status, headers)
         if start != (self.size if status == 206 else 0) or (

@@ -1,4 +1,6 @@
-"""Names of files that others chose: none leads out of its folder, deceives a reader, or is another's on some disks."""
+"""Names of files that others chose: none leads out of its folder, deceives a reader, or is
+another's on some disks.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def is_root(name: str) -> bool:
 
 
 def safe_path(name: str) -> Path:
-    """A path below any folder. Raises `CheckpointDownloadError` for a name that leads elsewhere, or is not as it looks."""
+    """A path below any folder. Raises `CheckpointDownloadError` for a name that leads elsewhere, or
+    is not as it looks.
+    """
     path = PurePosixPath(name)
     if (
         path.is_absolute()
@@ -35,25 +39,31 @@ def safe_path(name: str) -> Path:
         )
     if any(unicodedata.category(letter) in _UNSEEN for letter in name):
         raise CheckpointDownloadError(
-            f"the checkpoint has a file {name!a:.200}, whose name has signs that control a terminal or the direction of text"
+            f"the checkpoint has a file {name!a:.200}, whose name has signs that control a "
+            "terminal or the direction of text"
         )
     return Path(*path.parts)
 
 
 @define(eq=False)
 class Names:
-    """The names of one checkpoint: none differs from another by nothing but case, or by how an accent is written."""
+    """The names of one checkpoint: none differs from another by nothing but case, or by how an
+    accent is written.
+    """
 
     _seen: dict[str, str] = field(factory=dict[str, str])
 
     def safe(self, name: str) -> Path:
-        """The path of one more file or folder. Raises as `safe_path`, and for a name that is another's on some disks."""
+        """The path of one more file or folder. Raises as `safe_path`, and for a name that is
+        another's on some disks.
+        """
         path = safe_path(name)
         for part in (path, *path.parents[:-1]):
             text = part.as_posix()
             folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
             if self._seen.setdefault(folded, text) != text:
                 raise CheckpointDownloadError(
-                    f"the checkpoint has files {self._seen[folded]!r:.200} and {text!r:.200}, which are one on some disks"
+                    f"the checkpoint has files {self._seen[folded]!r:.200} and {text!r:.200}, "
+                    "which are one on some disks"
                 )
         return path

@@ -1,4 +1,6 @@
-"""Where the files of a checkpoint are: by a redirect, a URL in JSON, a table of URLs, or in the answer itself."""
+"""Where the files of a checkpoint are: by a redirect, a URL in JSON, a table of URLs, or in the
+answer itself.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ _SILENCE = 300.0
 
 
 async def archive_url(transport: Transport, place: CheckpointPlace) -> CheckpointArchiveUrlResponse:
-    """Where the archive can be fetched; the route itself, which wants the key, of a server that sends it from there."""
+    """Where the archive can be fetched; the route itself, which wants the key, of a server that
+    sends it from there.
+    """
     async with AsyncExitStack() as stack:
         found = await _find(transport, _route(place, {}), stack)
         return (
@@ -53,7 +57,9 @@ async def archive_url(transport: Transport, place: CheckpointPlace) -> Checkpoin
 async def open_archive(
     transport: Transport, place: CheckpointPlace, headers: Mapping[str, str], _anew: bool
 ) -> AsyncGenerator[httpx.Response]:
-    """The answer that is the archive, its body unread. Each time the server is asked where it is, so that a URL is always a new one."""
+    """The answer that is the archive, its body unread. Each time the server is asked where it is,
+    so that a URL is always a new one.
+    """
     async with AsyncExitStack() as stack:
         found = await _find(transport, _route(place, headers), stack)
         if not isinstance(found, httpx.Response):
@@ -93,16 +99,21 @@ async def open_url(
 ) -> AsyncGenerator[httpx.Response]:
     """The 2xx answer of a URL, its body unread.
 
-    The key goes along to a bare route of the server alone: a URL with a query is signed, and a right to read by itself.
+    The key goes along to a bare route of the server alone: a URL with a query is signed, and a
+    right to read by itself.
     """
     for _ in range(REDIRECTS):
         if not url.startswith(("http://", "https://")):
             if url.startswith("file:"):
                 raise UnsupportedByServer(
-                    "the server leads to a file of its own disk in place of the checkpoint's archive",
+                    "the server leads to a file of its own disk in place of the checkpoint's "
+                    "archive",
                     server=transport.server.dialect.name,
                     operation=DOWNLOAD,
-                    advice="Copy the file on that machine, or ask who runs the server for archives by HTTP.",
+                    advice=(
+                        "Copy the file on that machine, or ask who runs the server for archives "
+                        "by HTTP."
+                    ),
                 )
             raise APIResponseValidationError(
                 f"the server gave a URL of the kind {url.partition(':')[0]!r} to fetch",
@@ -138,7 +149,9 @@ def _route(
 async def _find(
     transport: Transport, route: Request[CheckpointArchiveUrlResponse], stack: AsyncExitStack
 ) -> CheckpointArchiveUrlResponse | httpx.Response:
-    """The archive's URL, or the answer that is the archive. Waits while the server builds it, at most `PollSettings.max_wait`."""
+    """The archive's URL, or the answer that is the archive. Waits while the server builds it, at
+    most `PollSettings.max_wait`.
+    """
     pauses, timeout = 0, max(transport.config.timeout, _SILENCE)
     with transport.wait(RequestState(route.operation), "the archive") as wait:
         while True:

@@ -1,37 +1,38 @@
 """Everything that tinkex raises on its own account.
 
     TinkexError
-    ├── ConfigError                    a setting is missing or wrong; nothing was sent       (also a ValueError)
-    ├── CredentialError                the function or the command for the key gave none; nothing was sent
-    ├── InvalidInputError              an argument is wrong; nothing was sent                (also a ValueError)
-    │   └── ArgumentError                  it is of another kind, or has no such name        (also a TypeError)
-    ├── ClientClosedError              the client was closed before the call             (also a RuntimeError)
-    ├── UnsupportedByServer            this server cannot do it; nothing was sent        (also a RuntimeError)
-    ├── APIError                       one exchange with the server failed
-    │   ├── APIConnectionError             no answer came
-    │   │   └── APITimeoutError            no answer came in time
-    │   ├── APIStatusError                 the server refused: `status_code`, `body`
-    │   │   ├── BadRequestError 400        ├── ConflictError 409
-    │   │   ├── AuthenticationError 401    ├── GoneError 410
-    │   │   ├── BillingError 402           ├── UnprocessableEntityError 422
-    │   │   ├── PermissionDeniedError 403  ├── RateLimitError 429
-    │   │   └── NotFoundError 404          └── InternalServerError 5xx
-    │   └── APIResponseValidationError     the server's answer is not of the contract's form
-    │       └── UnreadableAnswerError      not even its bytes could be read: it is not in the encoding that it names
-    │           └── AnswerTooLargeError    it is larger than the bound of its call, as sent or when expanded
-    ├── NotATinkerServerError          the base URL leads to something else
-    ├── RequestFailedError             the server took the request, and the work failed
-    ├── WaitTimeoutError               the work did not end in the time allowed             (also a TimeoutError)
-    ├── StepOutcomeUnknown             a training request was sent and nobody knows whether it was applied
-    ├── ResultLostError                the server did the work, and the result was lost on the way
-    ├── ServerStateLostError           the server has forgotten what the model learned since it was last saved
-    ├── RequestSkippedError            not sent, since an earlier one that it was queued behind was refused
-    ├── ClientPoisonedError            an earlier training request ended in doubt, so no later one is sent (a RuntimeError)
-    ├── CheckpointMismatchError        a load was answered with success, and the model does not hold what was saved
-    ├── RecoveryFailedError            a run could not go back to a saved state
-    └── CheckpointDownloadError        what came of a checkpoint is not whole, or not safe to unpack; nothing of it was kept
+    ├── ConfigError                    a setting is missing or wrong; nothing was sent       (also a
+    ValueError) ├── CredentialError                the function or the command for the key gave
+    none; nothing was sent ├── InvalidInputError              an argument is wrong; nothing was sent
+    (also a ValueError) │   └── ArgumentError                  it is of another kind, or has no such
+    name        (also a TypeError) ├── ClientClosedError              the client was closed before
+    the call             (also a RuntimeError) ├── UnsupportedByServer            this server cannot
+    do it; nothing was sent        (also a RuntimeError) ├── APIError                       one
+    exchange with the server failed │   ├── APIConnectionError             no answer came │   │
+    └── APITimeoutError            no answer came in time │   ├── APIStatusError                 the
+    server refused: `status_code`, `body` │   │   ├── BadRequestError 400        ├── ConflictError
+    409 │   │   ├── AuthenticationError 401    ├── GoneError 410 │   │   ├── BillingError 402
+    ├── UnprocessableEntityError 422 │   │   ├── PermissionDeniedError 403  ├── RateLimitError 429 │
+    │   └── NotFoundError 404          └── InternalServerError 5xx │   └──
+    APIResponseValidationError     the server's answer is not of the contract's form │       └──
+    UnreadableAnswerError      not even its bytes could be read: it is not in the encoding that it
+    names │           └── AnswerTooLargeError    it is larger than the bound of its call, as sent or
+    when expanded ├── NotATinkerServerError          the base URL leads to something else ├──
+    RequestFailedError             the server took the request, and the work failed ├──
+    WaitTimeoutError               the work did not end in the time allowed             (also a
+    TimeoutError) ├── StepOutcomeUnknown             a training request was sent and nobody knows
+    whether it was applied ├── ResultLostError                the server did the work, and the
+    result was lost on the way ├── ServerStateLostError           the server has forgotten what the
+    model learned since it was last saved ├── RequestSkippedError            not sent, since an
+    earlier one that it was queued behind was refused ├── ClientPoisonedError            an earlier
+    training request ended in doubt, so no later one is sent (a RuntimeError) ├──
+    CheckpointMismatchError        a load was answered with success, and the model does not hold
+    what was saved ├── RecoveryFailedError            a run could not go back to a saved state └──
+    CheckpointDownloadError        what came of a checkpoint is not whole, or not safe to unpack;
+    nothing of it was kept
 
-Each says in `fault` whose it is and in `retryable` whether the same call may work later. All of them can be pickled.
+Each says in `fault` whose it is and in `retryable` whether the same call may work later. All of
+them can be pickled.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ Fault = Literal["user", "server", "network", "unknown"]
 
 
 class TinkexError(Exception):
-    """The root: catch it to catch all. `operation` and `request_id` name the call where there was one.
+    """The root: catch it to catch all. `operation` and `request_id` name the call where there was
+    one.
 
     `message` says what failed, `advice` what to do next; `str()` gives both.
     """
@@ -106,7 +108,9 @@ class ConfigError(TinkexError, ValueError):
 
 
 class CredentialError(TinkexError):
-    """The function or the command that is to give the key failed, or gave none. Nothing was sent."""
+    """The function or the command that is to give the key failed, or gave none. Nothing was
+    sent.
+    """
 
     fault = "user"
 
@@ -118,7 +122,9 @@ class InvalidInputError(TinkexError, ValueError):
 
 
 class ArgumentError(InvalidInputError, TypeError):
-    """An argument of another kind than the call takes, or of a name that it does not have. Nothing was sent."""
+    """An argument of another kind than the call takes, or of a name that it does not have. Nothing
+    was sent.
+    """
 
 
 class ClientClosedError(TinkexError, RuntimeError):
@@ -128,7 +134,9 @@ class ClientClosedError(TinkexError, RuntimeError):
 
 
 class UnsupportedByServer(TinkexError, RuntimeError):
-    """This server cannot do it: `server` names its dialect, `operation` the call, and `advice` says what to do instead."""
+    """This server cannot do it: `server` names its dialect, `operation` the call, and `advice` says
+    what to do instead.
+    """
 
     fault = "server"
 
@@ -138,11 +146,15 @@ class UnsupportedByServer(TinkexError, RuntimeError):
 
 
 Place = Literal["connecting", "unsent", "unanswered", "answered"]
-"""Where an exchange died: before there was a connection, before a byte was sent, before a byte came back, within the answer."""
+"""Where an exchange died: before there was a connection, before a byte was sent, before a byte came
+back, within the answer.
+"""
 
 
 class APIError(TinkexError):
-    """One exchange with the server failed. `request` and `body` are there where a program made the error of them."""
+    """One exchange with the server failed. `request` and `body` are there where a program made the
+    error of them.
+    """
 
     request: httpx.Request | None = None
     body: Any = None
@@ -158,7 +170,8 @@ class APIError(TinkexError):
 
 
 class APIConnectionError(APIError):
-    """No answer came: the server is not there, or the connection broke. `place` tells how far the exchange got.
+    """No answer came: the server is not there, or the connection broke. `place` tells how far the
+    exchange got.
 
     A program that raises one itself may give a request of httpx, before the message or after it.
     """
@@ -192,10 +205,11 @@ class APITimeoutError(APIConnectionError):
 
 
 class APIStatusError(APIError):
-    """The server answered with an error status. `body` is the parsed answer, or its text; `headers` are the answer's.
+    """The server answered with an error status. `body` is the parsed answer, or its text; `headers`
+    are the answer's.
 
-    A program that raises one itself, as a proxy or a test does, may give an answer of httpx instead of
-    status and headers, by position too: `BadRequestError("no such loss", response, None)`.
+    A program that raises one itself, as a proxy or a test does, may give an answer of httpx instead
+    of status and headers, by position too: `BadRequestError("no such loss", response, None)`.
 
     Raises:
         TypeError: neither `status_code` nor `response` is given.
@@ -227,7 +241,9 @@ class APIStatusError(APIError):
 
     @property
     def response(self) -> httpx.Response:
-        """The answer, as httpx has it: made of status, headers and body, but for one that a program gave itself."""
+        """The answer, as httpx has it: made of status, headers and body, but for one that a program
+        gave itself.
+        """
         if self._response is None:
             import httpx  # here, since it takes its time to import
 
@@ -309,7 +325,8 @@ class InternalServerError(APIStatusError):
 class APIResponseValidationError(APIError):
     """The server's answer is not of the contract's form.
 
-    A program that raises one itself may give an answer of httpx in place of the message, or beside it.
+    A program that raises one itself may give an answer of httpx in place of the message, or beside
+    it.
     """
 
     fault = "server"
@@ -336,13 +353,17 @@ class APIResponseValidationError(APIError):
 
 
 class UnreadableAnswerError(APIResponseValidationError):
-    """An answer came, and its bytes cannot be read: it is not in the encoding that it names. It may be damaged on the way."""
+    """An answer came, and its bytes cannot be read: it is not in the encoding that it names. It may
+    be damaged on the way.
+    """
 
     retryable = True
 
 
 class AnswerTooLargeError(UnreadableAnswerError):
-    """An answer is larger than the bound of its call, as sent or when it is expanded. The rest of it was not read."""
+    """An answer is larger than the bound of its call, as sent or when it is expanded. The rest of
+    it was not read.
+    """
 
     retryable = False
 
@@ -362,7 +383,9 @@ FailureCategory = Literal["user", "server", "unknown"]
 
 
 class RequestFailedError(TinkexError):
-    """The server took the request, and the work failed. `category` is the server's own word on whose fault it is."""
+    """The server took the request, and the work failed. `category` is the server's own word on
+    whose fault it is.
+    """
 
     def __init__(
         self,
@@ -376,13 +399,16 @@ class RequestFailedError(TinkexError):
         super().__init__(message, request_id=request_id, **facts)
         self.category: FailureCategory = category
         self.state_loss = state_loss
-        """Where the server has lost steps of the model, as the message says, which loss of its it was."""
+        """Where the server has lost steps of the model, as the message says, which loss of its it
+        was.
+        """
         self.fault = category
         self.retryable = category == "server"
 
 
 class WaitTimeoutError(TinkexError, TimeoutError):
-    """The work did not end in the time allowed. It may still end: the request is not cancelled by this.
+    """The work did not end in the time allowed. It may still end: the request is not cancelled by
+    this.
 
     `wait` says what was waited for, and how many seconds of it were whose.
     """
@@ -411,35 +437,45 @@ _FAULT_OF: Mapping[Owner, Fault] = {
 
 
 class StepOutcomeUnknown(TinkexError):
-    """A training request was sent, and no answer says whether it was applied. It must not be repeated blindly."""
+    """A training request was sent, and no answer says whether it was applied. It must not be
+    repeated blindly.
+    """
 
 
 class ResultLostError(TinkexError):
-    """The server did the work, and the result was lost on the way. A training step is applied: go on. A sample can be asked for again."""
+    """The server did the work, and the result was lost on the way. A training step is applied: go
+    on. A sample can be asked for again.
+    """
 
     fault = "network"
 
 
 class ServerStateLostError(TinkexError):
-    """The server has forgotten what the model learned since it was last saved: make a new training client from there."""
+    """The server has forgotten what the model learned since it was last saved: make a new training
+    client from there.
+    """
 
     fault = "server"
 
 
 class RequestSkippedError(TinkexError):
-    """Not sent: a request called before it, and not awaited in between, was refused, or failed with others since the server lost steps of the
-    model (the cause). The model is as it was then."""
+    """Not sent: a request called before it, and not awaited in between, was refused, or failed with
+    others since the server lost steps of the model (the cause). The model is as it was then.
+    """
 
 
 class ClientPoisonedError(TinkexError, RuntimeError):
-    """An earlier training request of this client ended in doubt (the cause), so no later one is sent."""
+    """An earlier training request of this client ended in doubt (the cause), so no later one is
+    sent.
+    """
 
 
 class CheckpointMismatchError(TinkexError):
-    """The server says that it has loaded a checkpoint, and the model holds other weights than those that were saved as `path`.
+    """The server says that it has loaded a checkpoint, and the model holds other weights than those
+    that were saved as `path`.
 
-    Loading it again does not help. `expected` and `seen` are logprobs of the same tokens: of the model when it was saved, and as it
-    was loaded.
+    Loading it again does not help. `expected` and `seen` are logprobs of the same tokens: of the
+    model when it was saved, and as it was loaded.
     """
 
     fault = "server"
@@ -460,11 +496,15 @@ class CheckpointMismatchError(TinkexError):
 
 
 class RecoveryFailedError(TinkexError):
-    """A run could not go back to a saved state, or did so again and again in vain. The cause is the error that ended it."""
+    """A run could not go back to a saved state, or did so again and again in vain. The cause is the
+    error that ended it.
+    """
 
 
 class CheckpointDownloadError(TinkexError):
-    """A checkpoint was not fetched: what came is not what was promised, or not safe to unpack. Nothing of it was kept."""
+    """A checkpoint was not fetched: what came is not what was promised, or not safe to unpack.
+    Nothing of it was kept.
+    """
 
     fault = "server"
 
@@ -483,7 +523,9 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
 
 
 def status_error_class(status_code: int) -> type[APIStatusError]:
-    """The class for an error status: the one of its own, `InternalServerError` for any 5xx, else the base."""
+    """The class for an error status: the one of its own, `InternalServerError` for any 5xx, else
+    the base.
+    """
     if status_code >= 500:
         return InternalServerError
     return _BY_STATUS.get(status_code, APIStatusError)

@@ -72,7 +72,9 @@ _INSIDE: Mapping[str, tuple[str, Collection[str]]] = {
 
 
 def hinted(cls: type[C]) -> type[C]:
-    """Has the constructor and the public methods of a class raise `ArgumentError` for a keyword that they do not have."""
+    """Has the constructor and the public methods of a class raise `ArgumentError` for a keyword
+    that they do not have.
+    """
     for name, function in list(vars(cls).items()):
         if (
             isinstance(function, FunctionType)
@@ -118,7 +120,9 @@ def _hinting(function: Callable[..., Any], shown: str) -> Callable[..., Any]:
 
 
 def _hidden(kwargs: Mapping[str, Any], secrets: Collection[str]) -> dict[str, Any]:
-    """Returns the arguments of a constructor, hidden from those who look at the variables of its frames."""
+    """Returns the arguments of a constructor, hidden from those who look at the variables of its
+    frames.
+    """
     return {
         name: kept_secret(value) if name in secrets else value for name, value in kwargs.items()
     }

@@ -1,4 +1,6 @@
-"""Tracebacks of errors that reach the user: without the frames of this package and its libraries."""
+"""Tracebacks of errors that reach the user: without the frames of this package and its
+libraries.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ _OURS = frozenset(
 
 
 def shorten(error: BaseException) -> None:
-    """Takes the frames of this package out of an error of its own that is raised where the user called.
+    """Takes the frames of this package out of an error of its own that is raised where the user
+    called.
 
     They, and those of its causes, go to the log at level DEBUG instead, so that the lines that
     remain are the user's and the message. A frame of the user's own code, as of a function that was

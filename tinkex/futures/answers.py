@@ -1,6 +1,7 @@
 """What an answer of retrieve_future means. Plain values: no I/O here.
 
-Servers say "not yet" and "failed" in several ways; all that are known are read alike. Source: openapi/tinker.yaml, retrieve_future.
+Servers say "not yet" and "failed" in several ways; all that are known are read alike. Source:
+openapi/tinker.yaml, retrieve_future.
 """
 
 from __future__ import annotations
@@ -69,11 +70,13 @@ _FORGOTTEN = re.compile(r"(unknown )?((sampling )?session|future|model|request)\
 
 
 def classify(status_code: int, body: Mapping[str, Any], *, by_kind: bool = False) -> Answer | None:
-    """What the answer says; None where its status is a refusal of the call itself, not word of the work.
+    """What the answer says; None where its status is a refusal of the call itself, not word of the
+    work.
 
     Args:
         body: the fields of a JSON object, none where there is no such.
-        by_kind: whether the server says by 404 that the work needed what there is not, and not only that it has no such work.
+        by_kind: whether the server says by 404 that the work needed what there is not, and not only
+            that it has no such work.
     """
     if status_code == 408 or (status_code == 200 and _is_pending(body)):
         return Pending(body.get("queue_state"), body.get("queue_state_reason"))
@@ -98,7 +101,9 @@ def classify(status_code: int, body: Mapping[str, Any], *, by_kind: bool = False
 
 
 def _is_pending(body: Mapping[str, Any]) -> bool:
-    """Or done and large, told of beforehand to a client that asks for that; the next poll brings the result."""
+    """Or done and large, told of beforehand to a client that asks for that; the next poll brings
+    the result.
+    """
     return body.get("type") == "try_again" or body.get("status") == "complete_metadata"
 
 
@@ -118,7 +123,9 @@ _SHORTEST_PAUSED = 1.0  # seconds between polls while the queue is paused, at le
 
 
 def pause_after(fast_polls: int, answer: Pending, shortest: float, longest: float) -> float:
-    """Seconds before the next poll, after so many in a row that were answered at once: more and more, and longer while the queue is paused."""
+    """Seconds before the next poll, after so many in a row that were answered at once: more and
+    more, and longer while the queue is paused.
+    """
     if not fast_polls:
         return 0.0
     pause = min(shortest * 2.0 ** min(fast_polls - 1, 30), longest)

@@ -18,8 +18,9 @@ T = TypeVar("T")
 class AsyncAPIFuture(Generic[T]):
     """The result to come of one call. Await it, now or later, once or often.
 
-    Giving up an await does not cancel the request: a training step that was sent is not undone by looking away. `cancel()` does
-    stop waiting for it, and a sample is then given up on the server, too, where that can be.
+    Giving up an await does not cancel the request: a training step that was sent is not undone by
+    looking away. `cancel()` does stop waiting for it, and a sample is then given up on the server,
+    too, where that can be.
     """
 
     def __init__(
@@ -42,7 +43,8 @@ class AsyncAPIFuture(Generic[T]):
         """The result, or raises the error, as an await does.
 
         Args:
-            timeout: seconds to wait for it; by default as long as `Config.poll.max_wait` allows. The request goes on when it is over.
+            timeout: seconds to wait for it; by default as long as `Config.poll.max_wait` allows.
+                The request goes on when it is over.
 
         Raises:
             WaitTimeoutError: it is not there in time.
@@ -69,7 +71,9 @@ class AsyncAPIFuture(Generic[T]):
         self.task.add_done_callback(lambda _: callback(self))
 
     def wrapped(self) -> asyncio.Future[T]:
-        """The result for another future that is made of this one, and gives the error to the user in its place."""
+        """The result for another future that is made of this one, and gives the error to the user
+        in its place.
+        """
         self.seen = True
         return asyncio.shield(self.task)
 
@@ -109,7 +113,9 @@ class AsyncAPIFuture(Generic[T]):
 
     @property
     def queue_state(self) -> str | None:
-        """How the request waits, in the server's words: `active`, `paused_capacity`, `paused_rate_limit`."""
+        """How the request waits, in the server's words: `active`, `paused_capacity`,
+        `paused_rate_limit`.
+        """
         return self.state.queue_state
 
     if not TYPE_CHECKING:  # mypy would take it for any attribute, and lose the result's type
@@ -118,7 +124,10 @@ class AsyncAPIFuture(Generic[T]):
             raise AttributeError(no_result_yet(self, name, "await it"), name=name, obj=self)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.state.operation} request_id={self.request_id} done={self.done()}>"
+        return (
+            f"<{type(self).__name__} {self.state.operation} request_id={self.request_id} "
+            f"done={self.done()}>"
+        )
 
 
 def _failure_noted(

@@ -42,7 +42,9 @@ from tinkex.waiting.wait import RequestState, Wait
 T = TypeVar("T")
 
 NO_RESULT = (NotFoundError, GoneError, ResultLostError)
-"""What says that the server has no result under the request's id, or has it no more: a sample may be asked for again."""
+"""What says that the server has no result under the request's id, or has it no more: a sample may
+be asked for again.
+"""
 
 FAST = 0.5
 """Seconds; a poll that took less was not held by the server."""
@@ -57,7 +59,9 @@ _BEYOND_HOLD = 15.0  # seconds that a poll may take longer than the server is kn
 async def send_and_wait(
     transport: Transport, request: Request[UntypedAPIFuture], read: Callable[[Mapping[str, Any]], T]
 ) -> T:
-    """Returns what `read` makes of the result of a request that stands alone. Raises what sending and `wait_for_result` raise."""
+    """Returns what `read` makes of the result of a request that stands alone. Raises what sending
+    and `wait_for_result` raise.
+    """
     promise = await transport.send(request)
     return await wait_for_result(
         transport, RequestState(request.operation, promise.request_id), of_fields(read)
@@ -80,17 +84,20 @@ async def wait_for_result(
 ) -> T:
     """Returns what `read` makes of the result once `state.request_id` is done.
 
-    An answer that cannot be read is no answer, and is asked for again. An id is waited for in one place only: some servers give a
-    result out once.
+    An answer that cannot be read is no answer, and is asked for again. An id is waited for in one
+    place only: some servers give a result out once.
 
     Args:
-        read: takes the result in the encoding that the server chose; raises `ValueError` and its like for what is none.
+        read: takes the result in the encoding that the server chose; raises `ValueError` and its
+            like for what is none.
 
     Raises:
         RequestFailedError: the work failed.
         WaitTimeoutError: `PollSettings.max_wait` is over.
-        ResultLostError, GoneError, NotFoundError: the server has no result under this id, or has it no more.
-        APIResponseValidationError: no answer was of the contract's form, in as many tries as `Config.retry` allows.
+        ResultLostError, GoneError, NotFoundError: the server has no result under this id, or has it
+            no more.
+        APIResponseValidationError: no answer was of the contract's form, in as many tries as
+            `Config.retry` allows.
         APIStatusError: the server refuses to tell.
         APIConnectionError: the server is gone for longer than `Config.retry` allows.
     """
@@ -187,7 +194,9 @@ class _Polling:
         return Pending(self.state.queue_state, self.state.queue_state_reason)
 
     async def _after_unreadable(self, why: str, began: float, cause: Exception | None) -> None:
-        """Asks again after an answer that tells nothing of the work, or raises when there were too many."""
+        """Asks again after an answer that tells nothing of the work, or raises when there were too
+        many.
+        """
         error = APIResponseValidationError(
             f"no answer about its result can be read; the last one: {why}",
             operation=self.state.operation,
@@ -238,7 +247,9 @@ class _Polling:
 
 
 def poll_timeout(transport: Transport) -> float:
-    """Seconds that a long poll may take: longer than the server is known to hold it, so that no poll under way is given up."""
+    """Seconds that a long poll may take: longer than the server is known to hold it, so that no
+    poll under way is given up.
+    """
     shortest, hold = transport.config.poll.request_timeout, transport.server.dialect.hold
     return max(shortest, hold + _BEYOND_HOLD) if hold else shortest
 

@@ -1,4 +1,6 @@
-"""`UnseenFailures`: failed futures whose error nobody has asked for, which are told in the log instead of never."""
+"""`UnseenFailures`: failed futures whose error nobody has asked for, which are told in the log
+instead of never.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from tinkex.errors import ClientClosedError, ClientPoisonedError, RequestSkipped
 logger = logging.getLogger("tinkex")
 
 _FOLLOW_FROM_ANOTHER = (RequestSkippedError, ClientPoisonedError, ClientClosedError)
-"""Errors that say nothing new: the one that they follow from has a future of its own, or the user closed the client."""
+"""Errors that say nothing new: the one that they follow from has a future of its own, or the user
+closed the client.
+"""
 
 
 class Failed(Protocol):
@@ -22,7 +26,9 @@ class Failed(Protocol):
 
 
 class UnseenFailures:
-    """The failed futures of one session. They are told when it ends, and at the latest when the interpreter exits."""
+    """The failed futures of one session. They are told when it ends, and at the latest when the
+    interpreter exits.
+    """
 
     def __init__(self) -> None:
         self._futures: WeakSet[Failed] = WeakSet()
@@ -39,7 +45,9 @@ class UnseenFailures:
 
 
 def tell_failure(operation: str, error: BaseException) -> None:
-    """Logs the first line of an error that nobody has seen, unless it only follows from another one."""
+    """Logs the first line of an error that nobody has seen, unless it only follows from another
+    one.
+    """
     if isinstance(error, _FOLLOW_FROM_ANOTHER) or (
         isinstance(error, TinkexError) and error.delivered
     ):

@@ -1,10 +1,11 @@
-"""The door to the embedded server: the Tinker API on this machine, really training and sampling. Extra `local`.
+"""The door to the embedded server: the Tinker API on this machine, really training and sampling.
+Extra `local`.
 
     with tinkex.local.serve() as server:
         print(server.base_url)
 
-The server is the package `tinkex_server`. Importing this module needs and imports nothing but Python; its names need the extra, and `serve` needs torch unless
-another engine is asked for.
+The server is the package `tinkex_server`. Importing this module needs and imports nothing but
+Python; its names need the extra, and `serve` needs torch unless another engine is asked for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The embedded server of this process, which `base_url="local"` asks for: started when it is first needed, and gone with the process."""
+"""The embedded server of this process, which `base_url="local"` asks for: started when it is first
+needed, and gone with the process.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ _started: _Started | None = None
 
 
 def local_url() -> str:
-    """Where the process's own server is. The first call starts it, which takes a second; others wait meanwhile.
+    """Where the process's own server is. The first call starts it, which takes a second; others
+    wait meanwhile.
 
     Raises `ConfigError` when it cannot be started.
     """
@@ -58,7 +61,8 @@ def _start() -> _Started:
     except Exception as error:
         folder.remove()
         raise ConfigError(
-            f"base_url 'local' asks for a server in this process, which could not be started: {error}",
+            "base_url 'local' asks for a server in this process, which could not be started: "
+            f"{error}",
             advice="Or give the address of a server that runs; `tinkex serve` prints it.",
         ) from error
     logger.info(
@@ -68,7 +72,9 @@ def _start() -> _Started:
 
 
 def _watcher(folder: Path) -> subprocess.Popen[bytes] | None:
-    """Starts a process that waits for the end of this one: a signal leaves no time to remove anything. None where there is no shell."""
+    """Starts a process that waits for the end of this one: a signal leaves no time to remove
+    anything. None where there is no shell.
+    """
     shell = shutil.which("sh") if sys.platform != "win32" else None
     if shell is None:
         return None
@@ -82,7 +88,9 @@ def _watcher(folder: Path) -> subprocess.Popen[bytes] | None:
 
 
 def _stop() -> None:
-    """At exit no thread can be had any more to close the server in good order: its own end with the process, as does its engine."""
+    """At exit no thread can be had any more to close the server in good order: its own end with the
+    process, as does its engine.
+    """
     if _started is not None:
         _started.folder.remove()
         if _started.watcher is not None:
@@ -90,7 +98,9 @@ def _stop() -> None:
 
 
 def _forget() -> None:
-    """In the child of a fork, where the server's threads do not run: it is the parent's, and the child starts one of its own."""
+    """In the child of a fork, where the server's threads do not run: it is the parent's, and the
+    child starts one of its own.
+    """
     global _started, _lock
     if _started is not None:
         _started.folder.leave_to_parent()
@@ -101,7 +111,8 @@ def _forget() -> None:
     _started, _lock = None, threading.Lock()
 
 
-# here, and so before the portal's: exit handlers run in the opposite order, and open sessions have yet to say goodbye to the server
+# here, and so before the portal's: exit handlers run in the opposite order, and open sessions have
+# yet to say goodbye to the server
 atexit.register(_stop)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)

@@ -1,10 +1,12 @@
 """Losses that the user's own function computes, here and not on the server. Plain values: no I/O.
 
-Only the gradient with respect to the logprobs is needed to train by a loss, whatever the loss is. So a step has two requests:
+Only the gradient with respect to the logprobs is needed to train by a loss, whatever the loss is.
+So a step has two requests:
 
 1. a forward pass of `forward_data(data)`, which gives the logprobs;
 2. `evaluate` calls the user's function on them, and finds the gradient;
-3. a backward pass of `linearized(data, gradients)`, whose cross entropy has that gradient at these logprobs, or of
+3. a backward pass of `linearized(data, gradients)`, whose cross entropy has that gradient at these
+logprobs, or of
    `linearized_by_ratios`, whose importance sampling has it;
 4. `custom_output` puts the user's loss and metrics in the place of that cross entropy's.
 
@@ -34,9 +36,11 @@ FloatArray: TypeAlias = NDArray[np.floating[Any]]
 TorchLoss: TypeAlias = Callable[
     [list[Datum], "list[torch.Tensor]"], "tuple[torch.Tensor, Mapping[str, float]]"
 ]
-"""`loss_fn(data, logprobs) -> (loss, metrics)`: the loss is a tensor of one value, made of the logprobs by torch.
+"""`loss_fn(data, logprobs) -> (loss, metrics)`: the loss is a tensor of one value, made of the
+logprobs by torch.
 
-`logprobs` are the targets', one tensor for each datum, of the shape of its `target_tokens`: `(N,)`, or `(N, K)`.
+`logprobs` are the targets', one tensor for each datum, of the shape of its `target_tokens`: `(N,)`,
+or `(N, K)`.
 """
 
 
@@ -52,7 +56,8 @@ class NumpyLoss:
         >>> loss_fn = NumpyLoss(cross_entropy)
 
     Args:
-        function: `function(data, logprobs) -> (loss, gradients, metrics)`; a gradient of the loss for each datum, of its logprobs'
+        function: `function(data, logprobs) -> (loss, gradients, metrics)`; a gradient of the loss
+            for each datum, of its logprobs'
             shape, or None where the loss does not depend on them.
     """
 
@@ -72,15 +77,19 @@ class Evaluated:
 
     loss: float
     gradients: Sequence[NDArray[np.float32]]
-    """Of the loss with respect to the logprobs: one for each datum, of the shape of its `target_tokens`."""
+    """Of the loss with respect to the logprobs: one for each datum, of the shape of its
+    `target_tokens`.
+    """
     metrics: Mapping[str, float]
     """The user's, under the user's names."""
 
 
 def forward_data(data: Sequence[Datum]) -> list[Datum]:
-    """The datums for the forward pass: `target_tokens`, and `weights`, which are 0 where a datum has none.
+    """The datums for the forward pass: `target_tokens`, and `weights`, which are 0 where a datum
+    has none.
 
-    Inputs that only the user's function knows stay here. Shapes are those of `linearized`, so that both are split alike.
+    Inputs that only the user's function knows stay here. Shapes are those of `linearized`, so that
+    both are split alike.
 
     Raises:
         InvalidInputError: an empty batch, a thing that is no `Datum`, or no `target_tokens`.
@@ -98,8 +107,10 @@ def evaluate(data: list[Datum], outputs: Sequence[LossFnOutput], loss_fn: Custom
         loss_fn: the user's function, in torch, or a `NumpyLoss`.
 
     Raises:
-        InvalidInputError: the function does not return what it should, torch is not there, its loss or a gradient is NaN or
-            infinite, or the loss does not depend on the logprobs. What the function itself raises is passed on.
+        InvalidInputError: the function does not return what it should, torch is not there, its loss
+            or a gradient is NaN or
+            infinite, or the loss does not depend on the logprobs. What the function itself raises
+            is passed on.
         APIResponseValidationError: the server's outputs have no logprobs for each target.
     """
     logprobs = _logprobs(data, outputs)
@@ -123,14 +134,17 @@ def evaluate(data: list[Datum], outputs: Sequence[LossFnOutput], loss_fn: Custom
 
 
 def linearized(data: Sequence[Datum], gradients: Sequence[ArrayLike | None]) -> list[Datum]:
-    """The datums whose cross entropy has these gradients: its loss is the sum of -weight · logprob, so weight = -gradient.
+    """The datums whose cross entropy has these gradients: its loss is the sum of -weight · logprob,
+    so weight = -gradient.
 
     Args:
         data: the batch; `model_input` and `target_tokens` are kept, all other inputs are left out.
-        gradients: of the loss, one for each datum, of the shape of its `target_tokens`; None stands for zeros.
+        gradients: of the loss, one for each datum, of the shape of its `target_tokens`; None stands
+            for zeros.
 
     Raises:
-        InvalidInputError: naming the datum: a gradient that is missing, of another shape, NaN or infinite.
+        InvalidInputError: naming the datum: a gradient that is missing, of another shape, NaN or
+            infinite.
     """
     _check_count(gradients, len(data))
     # 0 - g and not -g, which would make a -0.0 of each 0
@@ -143,8 +157,9 @@ def linearized(data: Sequence[Datum], gradients: Sequence[ArrayLike | None]) -> 
 def linearized_by_ratios(
     data: Sequence[Datum], gradients: Sequence[ArrayLike | None], outputs: Sequence[LossFnOutput]
 ) -> list[Datum]:
-    """The datums whose importance sampling has these gradients: its loss is the sum of -exp(logprob - logprobs) · advantage, of which
-    the exponential is 1 at the logprobs of the forward pass, so advantage = -gradient.
+    """The datums whose importance sampling has these gradients: its loss is the sum of -exp(logprob
+    - logprobs) · advantage, of which the exponential is 1 at the logprobs of the forward pass, so
+    advantage = -gradient.
 
     Takes and raises what `linearized` does, and `outputs` of the forward pass.
     """
@@ -167,8 +182,9 @@ def linearized_by_ratios(
 def custom_output(backward: ForwardBackwardOutput, evaluated: Evaluated) -> ForwardBackwardOutput:
     """The backward pass's result as that of the custom loss.
 
-    `loss:sum` is the custom loss, also where the user has a metric of that name, and `surrogate_loss:sum` what the server computed
-    in its stead. The other metrics are the server's, and then the user's.
+    `loss:sum` is the custom loss, also where the user has a metric of that name, and
+    `surrogate_loss:sum` what the server computed in its stead. The other metrics are the server's,
+    and then the user's.
     """
     metrics = dict(backward.metrics)
     if "loss:sum" in metrics:
@@ -268,7 +284,8 @@ def _logprobs_of(index: int, datum: Datum, output: LossFnOutput) -> FloatArray:
     # flat is what a tensor without a shape comes as
     if array.shape != shape and array.shape != (int(np.prod(shape)),):
         raise APIResponseValidationError(
-            f"the forward pass gave logprobs of shape {list(array.shape)} for data[{index}], whose target_tokens are {list(shape)}"
+            f"the forward pass gave logprobs of shape {list(array.shape)} for data[{index}], "
+            f"whose target_tokens are {list(shape)}"
         )
     # a copy, also where nothing changes: the user's function may write into it
     return array.reshape(shape).astype(np.float64 if array.dtype == np.float64 else np.float32)
@@ -278,7 +295,10 @@ def _unusable(logprobs: Sequence[FloatArray]) -> str:
     for index, array in enumerate(logprobs):
         wrong = np.argwhere(~np.isfinite(array))
         if len(wrong):
-            return f"; the server's logprob for data[{index}] at position {wrong[0].tolist()} is {array[tuple(wrong[0])]}"
+            return (
+                f"; the server's logprob for data[{index}] at position {wrong[0].tolist()} is "
+                f"{array[tuple(wrong[0])]}"
+            )
     return ""
 
 
@@ -302,8 +322,12 @@ def _gradient(index: int, datum: Datum, gradient: ArrayLike | None) -> NDArray[n
     wrong = np.argwhere(~np.isfinite(array))
     if len(wrong):
         raise InvalidInputError(
-            f"the gradient for data[{index}] at position {wrong[0].tolist()} is {array[tuple(wrong[0])]}",
-            advice="A masked position must be masked before a log, a root or a division: its gradient counts, too.",
+            f"the gradient for data[{index}] at position {wrong[0].tolist()} is "
+            f"{array[tuple(wrong[0])]}",
+            advice=(
+                "A masked position must be masked before a log, a root or a division: its "
+                "gradient counts, too."
+            ),
         )
     return array
 
@@ -314,7 +338,8 @@ def _weights(index: int, datum: Datum) -> NDArray[np.generic]:
         return np.zeros(shape, np.float32)
     if tuple(weights.shape) != shape:
         raise InvalidInputError(
-            f"data[{index}] has weights of shape {list(weights.shape)} and target_tokens of {list(shape)}"
+            f"data[{index}] has weights of shape {list(weights.shape)} and target_tokens of "
+            f"{list(shape)}"
         )
     return weights.to_numpy()
 

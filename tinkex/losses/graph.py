@@ -1,4 +1,6 @@
-"""A graph of torch.fx in the contract's form (openapi/tinker.yaml, CustomLossGraph). Needs torch."""
+"""A graph of torch.fx in the contract's form (openapi/tinker.yaml, CustomLossGraph). Needs
+torch.
+"""
 
 # torch.fx types little of what it hands out
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -26,9 +28,11 @@ def write_graph(graph: fx.Graph) -> CustomLossGraph:
 
 
 def function_name(function: Callable[..., Any]) -> str | None:
-    """The qualified name by which servers know it; None for a function of another module than torch, math and operator.
+    """The qualified name by which servers know it; None for a function of another module than
+    torch, math and operator.
 
-    It is the function's own name, torch._C._nn.softplus for what users call torch.nn.functional.softplus.
+    It is the function's own name, torch._C._nn.softplus for what users call
+    torch.nn.functional.softplus.
     """
     if function is getattr:
         return "getattr"

@@ -1,6 +1,8 @@
-"""`LossHandle`: a loss over one datum, traced once, which the server runs, or this process where the server cannot.
+"""`LossHandle`: a loss over one datum, traced once, which the server runs, or this process where
+the server cannot.
 
-Plain values: no I/O, and no torch but what the traced function itself calls. `loss_tracing` makes the trace, `loss_upload` the handle.
+Plain values: no I/O, and no torch but what the traced function itself calls. `loss_tracing` makes
+the trace, `loss_upload` the handle.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ if TYPE_CHECKING:
     import torch
 
 PerDatumLossFn: TypeAlias = Callable[..., "tuple[torch.Tensor, Mapping[str, torch.Tensor]]"]
-"""`fn(logprobs, *inputs) -> (loss, metrics)`, in torch: the loss of one datum, of its targets' logprobs and of its other loss inputs.
+"""`fn(logprobs, *inputs) -> (loss, metrics)`, in torch: the loss of one datum, of its targets'
+logprobs and of its other loss inputs.
 
-The loss of a batch is the sum of its datums' losses. A metric is named `custom/<name>:sum` or `custom/<name>:mean`, which says how
-those of the datums become the batch's.
+The loss of a batch is the sum of its datums' losses. A metric is named `custom/<name>:sum` or
+`custom/<name>:mean`, which says how those of the datums become the batch's.
 """
 
 Rank = Literal[0, 1, 2]
@@ -62,18 +65,23 @@ class TracedLoss:
 
 @frozen(eq=False, kw_only=True)
 class LossHandle(TracedLoss, OwnFuture):
-    """A loss of your own that can be trained by, in one session. Made by `create_custom_loss`; goes to `forward_backward_custom`."""
+    """A loss of your own that can be trained by, in one session. Made by `create_custom_loss`; goes
+    to `forward_backward_custom`.
+    """
 
     session_id: str
     loss_id: str | None = None
-    """The server's name for it; None where the server does not run custom losses, so that it is computed here."""
+    """The server's name for it; None where the server does not run custom losses, so that it is
+    computed here.
+    """
 
 
 def chosen_inputs(handle: LossHandle, data: Sequence[Datum]) -> list[Datum]:
     """The datums with the inputs that the loss needs, and no others.
 
     Raises:
-        InvalidInputError: an empty batch, a thing that is no `Datum`, or an input that is missing or of another rank.
+        InvalidInputError: an empty batch, a thing that is no `Datum`, or an input that is missing
+            or of another rank.
     """
     check_batch(data, "custom")
     return [_chosen(handle, index, datum) for index, datum in enumerate(data)]
@@ -85,12 +93,14 @@ def _chosen(handle: LossHandle, index: int, datum: Datum) -> Datum:
     for name, rank in ranks.items():
         if name not in datum.loss_fn_inputs:
             raise InvalidInputError(
-                f"data[{index}].loss_fn_inputs lacks {name!r}, which the custom loss {handle.name} needs"
+                f"data[{index}].loss_fn_inputs lacks {name!r}, which the custom loss "
+                f"{handle.name} needs"
             )
         shape = datum.loss_fn_inputs[name].shape
         if len(shape) != rank:
             raise InvalidInputError(
-                f"data[{index}].loss_fn_inputs[{name!r}] is of shape {list(shape)}, and the custom loss {handle.name} takes rank {rank}"
+                f"data[{index}].loss_fn_inputs[{name!r}] is of shape {list(shape)}, and the "
+                f"custom loss {handle.name} takes rank {rank}"
             )
     return evolve(datum, loss_fn_inputs={name: datum.loss_fn_inputs[name] for name in ranks})
 

@@ -1,4 +1,6 @@
-"""What a server makes of a loss function, and what it has to be given for it. Plain values but for the warning: no I/O here."""
+"""What a server makes of a loss function, and what it has to be given for it. Plain values but for
+the warning: no I/O here.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,19 @@ from tinkex.types import Datum, ForwardBackwardOutput, TensorData
 
 
 def check_loss(server: Server, loss_fn: str) -> None:
-    """Raises `UnsupportedByServer` for a loss that the server would train as another one; warns where a loss is not what it is elsewhere."""
+    """Raises `UnsupportedByServer` for a loss that the server would train as another one; warns
+    where a loss is not what it is elsewhere.
+    """
     dialect = server.dialect
     if dialect.losses is not None and loss_fn not in dialect.losses:
         raise UnsupportedByServer(
             f"{dialect.name} has no loss {loss_fn!r}",
             server=dialect.name,
             operation="forward_backward",
-            advice=f"It has {', '.join(sorted(dialect.losses))}; forward_backward_custom computes any loss by cross_entropy.",
+            advice=(
+                f"It has {', '.join(sorted(dialect.losses))}; forward_backward_custom computes "
+                "any loss by cross_entropy."
+            ),
         )
     if loss_fn in dialect.loss_notes:
         server.warn_once(
@@ -32,7 +39,9 @@ def check_loss(server: Server, loss_fn: str) -> None:
 
 
 def warn_of_mask(server: Server, data: Sequence[Datum], loss_fn: str) -> None:
-    """Warns, once for a server, of a `mask` that has no effect: most servers take any input, and heed those that they know."""
+    """Warns, once for a server, of a `mask` that has no effect: most servers take any input, and
+    heed those that they know.
+    """
     if not any(mask_is_lost(datum, loss_fn) for datum in data):
         return
     words = (
@@ -44,13 +53,16 @@ def warn_of_mask(server: Server, data: Sequence[Datum], loss_fn: str) -> None:
 
 
 def weighted(data: Sequence[Datum], loss_fn: str) -> Sequence[Datum]:
-    """The data with a weight of 1 where cross_entropy was given none: some servers assume that, others refuse."""
+    """The data with a weight of 1 where cross_entropy was given none: some servers assume that,
+    others refuse.
+    """
     return [_weighted(datum) for datum in data] if loss_fn == "cross_entropy" else data
 
 
 def made_up_forward(dialect: Dialect, loss_fn: str) -> bool:
-    """Returns whether a forward of this server goes as a forward_backward without weights. Raises `UnsupportedByServer` for a loss
-    of which that gives no value."""
+    """Returns whether a forward of this server goes as a forward_backward without weights. Raises
+    `UnsupportedByServer` for a loss of which that gives no value.
+    """
     if not dialect.forwards_by_zero_weights:
         return False
     if loss_fn != "cross_entropy":
@@ -66,7 +78,9 @@ def made_up_forward(dialect: Dialect, loss_fn: str) -> bool:
 def with_cross_entropy(
     data: Sequence[Datum], output: ForwardBackwardOutput
 ) -> ForwardBackwardOutput:
-    """The output with the loss that the weights of `data` give, in nats, in place of the metrics of a forward without weights."""
+    """The output with the loss that the weights of `data` give, in nats, in place of the metrics of
+    a forward without weights.
+    """
     total = 0.0
     for datum, values in zip(data, output.loss_fn_outputs, strict=True):
         weights, logprobs = (

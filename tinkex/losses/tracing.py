@@ -1,7 +1,9 @@
-"""From a function in torch to a graph that a server can run: `trace` calls it once, on stand-ins that write down what is done to them.
+"""From a function in torch to a graph that a server can run: `trace` calls it once, on stand-ins
+that write down what is done to them.
 
-The stand-ins are torch.fx's. Its `Tracer` is not used: it swaps methods of torch in the whole process while it runs, and other threads
-may be computing. Needs torch, so it is imported only when a loss is made.
+The stand-ins are torch.fx's. Its `Tracer` is not used: it swaps methods of torch in the whole
+process while it runs, and other threads may be computing. Needs torch, so it is imported only when
+a loss is made.
 """
 
 # torch.fx types little of what it hands out
@@ -97,7 +99,10 @@ def _check_function(function: Any, args: Any) -> None:
             f"There are {', '.join(sorted(_ATTRIBUTES))}; methods have more.",
         )
     if function_name(function) is None:
-        words = f"calls {getattr(function, '__qualname__', function)!r}, which is not of torch, math or operator"
+        words = (
+            f"calls {getattr(function, '__qualname__', function)!r}, which is not of torch, math "
+            "or operator"
+        )
         raise _Forbidden(words, "Write it by functions of torch.")
 
 
@@ -105,7 +110,8 @@ def _check_argument(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         raise _Forbidden(
             f"uses a tensor of shape {list(value.shape)} that is none of its inputs",
-            "Make it an input, a Python number, or derive it from an input, by torch.zeros_like(logprobs) for example.",
+            "Make it an input, a Python number, or derive it from an input, by "
+            "torch.zeros_like(logprobs) for example.",
         )
     try:
         write_argument(value)
@@ -126,11 +132,13 @@ def _inputs(
     names = [parameter.name for parameter in parameters]
     if not names or names[0] != LOGPROBS or len(names) > _MAX_INPUTS:
         raise InvalidInputError(
-            f"the custom loss {name} takes {names}: the first parameter must be {LOGPROBS!r}, and there may be {_MAX_INPUTS} at most"
+            f"the custom loss {name} takes {names}: the first parameter must be {LOGPROBS!r}, and "
+            f"there may be {_MAX_INPUTS} at most"
         )
     if set(input_ranks) != set(names):
         raise InvalidInputError(
-            f"input_ranks has {sorted(input_ranks)}, and the custom loss {name} takes {names}: they must agree"
+            f"input_ranks has {sorted(input_ranks)}, and the custom loss {name} takes {names}: "
+            "they must agree"
         )
     for parameter, rank in input_ranks.items():
         allowed = (1, 2) if parameter == LOGPROBS else (0, 1, 2)
@@ -159,7 +167,9 @@ def _check_parameter(parameter: inspect.Parameter, name: str) -> None:
 
 
 def _with_traced_math(fn: PerDatumLossFn, tracer: _LossTracer) -> PerDatumLossFn:
-    """The function, with a `math` that takes stand-ins, which Python's own does not: it asks for real numbers."""
+    """The function, with a `math` that takes stand-ins, which Python's own does not: it asks for
+    real numbers.
+    """
     if not inspect.isfunction(fn):
         return fn
     names = {
@@ -212,7 +222,8 @@ def _explained(error: Exception) -> tuple[str, str]:
     )
     return (
         words,
-        "A trace runs no Python on values: choose by torch.where, reduce by .sum(), count by .size(0).",
+        "A trace runs no Python on values: choose by torch.where, reduce by .sum(), count by "
+        ".size(0).",
     )
 
 
@@ -232,7 +243,8 @@ def _checked_result(result: Any, name: str) -> tuple[fx.Proxy, dict[str, fx.Prox
     loss, metrics = result
     if not isinstance(loss, fx.Proxy):
         raise InvalidInputError(
-            f"the loss that {name} returns is no tensor made of its inputs, but {type(loss).__name__}"
+            f"the loss that {name} returns is no tensor made of its inputs, but "
+            f"{type(loss).__name__}"
         )
     if not isinstance(metrics, dict):
         raise InvalidInputError(
@@ -241,20 +253,23 @@ def _checked_result(result: Any, name: str) -> tuple[fx.Proxy, dict[str, fx.Prox
     for metric, value in metrics.items():
         if not isinstance(metric, str) or not METRIC_NAME.fullmatch(metric):
             raise InvalidInputError(
-                f"the metric {metric!r} of {name} must be named custom/<name>:sum or custom/<name>:mean, of a-z, 0-9, _, ., / and -"
+                f"the metric {metric!r} of {name} must be named custom/<name>:sum or "
+                "custom/<name>:mean, of a-z, 0-9, _, ., / and -"
             )
         if not isinstance(value, fx.Proxy):
             raise InvalidInputError(
-                f"the metric {metric!r} of {name} is no tensor made of its inputs, but {type(value).__name__}"
+                f"the metric {metric!r} of {name} is no tensor made of its inputs, but "
+                f"{type(value).__name__}"
             )
     return loss, metrics
 
 
 def _try(run: PerDatumLossFn, name: str, inputs: list[CustomLossInput]) -> None:
-    """Raises `InvalidInputError` for a loss or a metric that is no scalar, and for a loss that cannot train.
+    """Raises `InvalidInputError` for a loss or a metric that is no scalar, and for a loss that
+    cannot train.
 
-    What the inputs hold is not known, so they are tried as numbers and as indices. A loss that wants yet other ones is checked by its
-    first batch.
+    What the inputs hold is not known, so they are tried as numbers and as indices. A loss that
+    wants yet other ones is checked by its first batch.
     """
     for dtype in (torch.float32, torch.int64):
         values = [
@@ -270,7 +285,8 @@ def _try(run: PerDatumLossFn, name: str, inputs: list[CustomLossInput]) -> None:
         check_scalars(f"the custom loss {name}", loss, metrics)
         if not loss.requires_grad:
             raise InvalidInputError(
-                f"the custom loss {name} does not depend on the logprobs, so it cannot train anything",
+                f"the custom loss {name} does not depend on the logprobs, so it cannot train "
+                "anything",
                 advice="Compute it from the logprobs given, without .detach().",
             )
         return

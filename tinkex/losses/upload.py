@@ -1,4 +1,6 @@
-"""`CustomLosses`: the losses of a session, each uploaded once, where the server runs them. The core has no torch, so it is asked for here."""
+"""`CustomLosses`: the losses of a session, each uploaded once, where the server runs them. The core
+has no torch, so it is asked for here.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from tinkex.transport.answers import required_text
 
 
 def traced(fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> TracedLoss:
-    """What `loss_tracing.trace` gives and raises; `InvalidInputError` also where torch is not installed."""
+    """What `loss_tracing.trace` gives and raises; `InvalidInputError` also where torch is not
+    installed.
+    """
     try:
         from tinkex.losses.tracing import trace
     except ImportError as error:
@@ -36,7 +40,8 @@ class CustomLosses:
         self._uploading = asyncio.Lock()
 
     async def handle(self, session: Session, loss: TracedLoss) -> LossHandle:
-        """The session's handle for this loss; the one that it has, if another function came to the same graph.
+        """The session's handle for this loss; the one that it has, if another function came to the
+        same graph.
 
         Raises what sending and waiting raise.
         """

@@ -72,7 +72,9 @@ def check_kind(kind: SamplerKind) -> None:
 
 
 def check_inflight(dialect: Dialect, kind: SamplerKind) -> None:
-    """Raises `UnsupportedByServer` where weights that are to change would silently be a snapshot."""
+    """Raises `UnsupportedByServer` where weights that are to change would silently be a
+    snapshot.
+    """
     if kind == "inflight" and not dialect.inflight_saves:
         raise UnsupportedByServer(
             f"{dialect.name} is not known to have in-flight weights",
@@ -93,7 +95,9 @@ def as_batch(data: Sequence[Datum]) -> list[Datum]:
 
 
 def check_save(dialect: Dialect, saves: int) -> None:
-    """Raises `UnsupportedByServer` where a model that was saved so often already would be saved as it was the first time."""
+    """Raises `UnsupportedByServer` where a model that was saved so often already would be saved as
+    it was the first time.
+    """
     if saves and dialect.saves_once:
         raise UnsupportedByServer(
             f"{dialect.name} keeps the files of a model's first save_state for each later one: this state would be lost",
@@ -104,7 +108,9 @@ def check_save(dialect: Dialect, saves: int) -> None:
 
 
 def check_load(dialect: Dialect, *, optimizer: bool) -> None:
-    """Raises `UnsupportedByServer` where a load would take over the optimizer's state that it is to leave, or leave one behind."""
+    """Raises `UnsupportedByServer` where a load would take over the optimizer's state that it is to
+    leave, or leave one behind.
+    """
     if optimizer and dialect.loads_begin_anew:
         raise UnsupportedByServer(
             f"{dialect.name} was seen to begin the optimizer anew with any load, so that training would not go on where it was saved",
@@ -123,7 +129,9 @@ def check_load(dialect: Dialect, *, optimizer: bool) -> None:
 
 
 def late_load_advice(error: TinkexError) -> str | None:
-    """Returns what to do about a load that was refused since the model has had requests before; None for another failure."""
+    """Returns what to do about a load that was refused since the model has had requests before;
+    None for another failure.
+    """
     if not isinstance(error, (APIStatusError, RequestFailedError)) or "seq_id" not in error.message:
         return None
     return (
@@ -135,7 +143,8 @@ def late_load_advice(error: TinkexError) -> str | None:
 def checked_optimizer(params: OptimizerSettings) -> OptimizerSettings:
     """Returns a copy, which no later change of `params` reaches.
 
-    Raises `InvalidInputError`, naming the field, unless each number is finite, 0 or more, and of betas and momentum below 1.
+    Raises `InvalidInputError`, naming the field, unless each number is finite, 0 or more, and of
+    betas and momentum below 1.
     """
     settings = params.to_dict()
     for name, value in settings.items():
@@ -145,7 +154,9 @@ def checked_optimizer(params: OptimizerSettings) -> OptimizerSettings:
 
 
 def checked_settings(config: Mapping[str, float | str] | None) -> dict[str, float | str]:
-    """Returns a copy. Raises `InvalidInputError`, naming the setting, for what is neither a finite number nor a text."""
+    """Returns a copy. Raises `InvalidInputError`, naming the setting, for what is neither a finite
+    number nor a text.
+    """
     settings = dict(config or {})
     for name, value in settings.items():
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -158,10 +169,11 @@ def checked_settings(config: Mapping[str, float | str] | None) -> dict[str, floa
 
 
 def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
-    """Raises `InvalidInputError`, naming the datum's index and the field, for what no server can train on.
+    """Raises `InvalidInputError`, naming the datum's index and the field, for what no server can
+    train on.
 
-    That is an empty batch, a thing that is no `Datum`, a loss input that is missing or unknown, and arrays that were changed for
-    the worse since the datum was made.
+    That is an empty batch, a thing that is no `Datum`, a loss input that is missing or unknown, and
+    arrays that were changed for the worse since the datum was made.
     """
     if not data:
         raise InvalidInputError("the batch is empty: expected one datum at least")
@@ -203,7 +215,9 @@ def _check_names(datum: Datum, loss_fn: str) -> None:
 
 
 def _likely_meant(name: str, loss_fn: str) -> str | None:
-    """Returns the input that a name like `mask`, `labels` or `wieghts` stands for, None where there is none like it."""
+    """Returns the input that a name like `mask`, `labels` or `wieghts` stands for, None where there
+    is none like it.
+    """
     if name in _MASKS:
         return counting_input(loss_fn)
     if name in _ELSEWHERE:
@@ -218,7 +232,9 @@ def counting_input(loss_fn: str) -> str:
 
 
 def mask_is_lost(datum: Datum, loss_fn: str) -> bool:
-    """Returns whether a `mask` leaves out tokens that a known loss, which has no such input, will count."""
+    """Returns whether a `mask` leaves out tokens that a known loss, which has no such input, will
+    count.
+    """
     mask, counts = (
         datum.loss_fn_inputs.get("mask"),
         datum.loss_fn_inputs.get(counting_input(loss_fn)),

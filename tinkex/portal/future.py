@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 
 class APIFuture(Generic[T]):
-    """The result to come of one call of a blocking client. `result()` waits for it, in any thread, now or later, once or often.
+    """The result to come of one call of a blocking client. `result()` waits for it, in any thread,
+    now or later, once or often.
 
     In an event loop it can be awaited, as an `AsyncAPIFuture` can.
     """
@@ -43,7 +44,9 @@ class APIFuture(Generic[T]):
         return await self
 
     def future(self) -> Future[T]:
-        """For what works with futures of the standard library: `concurrent.futures.wait`, executors. Cancelling it is `cancel()`."""
+        """For what works with futures of the standard library: `concurrent.futures.wait`,
+        executors. Cancelling it is `cancel()`.
+        """
         self._future.seen = True
         self._outcome.add_done_callback(
             lambda outcome: outcome.cancelled() or self._seen(outcome.exception())
@@ -54,7 +57,8 @@ class APIFuture(Generic[T]):
         """The result, or raises the error.
 
         Args:
-            timeout: seconds to wait for it; by default as long as `Config.poll.max_wait` allows. The request goes on when it is over.
+            timeout: seconds to wait for it; by default as long as `Config.poll.max_wait` allows.
+                The request goes on when it is over.
 
         Raises:
             WaitTimeoutError: it is not there in time.
@@ -73,7 +77,9 @@ class APIFuture(Generic[T]):
             raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The error that `result` would raise, or None. Raises `WaitTimeoutError` and `CancelledError` as it does."""
+        """The error that `result` would raise, or None. Raises `WaitTimeoutError` and
+        `CancelledError` as it does.
+        """
         try:
             return self._seen(self._outcome.exception(timeout))
         except TimeoutError as error:
@@ -87,7 +93,9 @@ class APIFuture(Generic[T]):
         return self._portal.call(self._future.cancel)
 
     def add_done_callback(self, callback: Callable[[APIFuture[T]], object]) -> None:
-        """Calls `callback(future)` in a worker thread once the result, or the error, is there; it may make blocking calls."""
+        """Calls `callback(future)` in a worker thread once the result, or the error, is there; it
+        may make blocking calls.
+        """
         self._future.seen = True
 
         def call() -> None:
@@ -104,7 +112,9 @@ class APIFuture(Generic[T]):
 
     @property
     def queue_state(self) -> str | None:
-        """How the request waits, in the server's words: `active`, `paused_capacity`, `paused_rate_limit`."""
+        """How the request waits, in the server's words: `active`, `paused_capacity`,
+        `paused_rate_limit`.
+        """
         return self._future.queue_state
 
     if not TYPE_CHECKING:  # mypy would take it for any attribute, and lose the result's type
@@ -113,7 +123,10 @@ class APIFuture(Generic[T]):
             raise AttributeError(no_result_yet(self, name, "call .result()"), name=name, obj=self)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._future.state.operation} request_id={self.request_id} done={self.done()}>"
+        return (
+            f"<{type(self).__name__} {self._future.state.operation} request_id={self.request_id} "
+            f"done={self.done()}>"
+        )
 
     def _begin(self, begin: Callable[[], AsyncAPIFuture[T]]) -> AsyncAPIFuture[T]:
         future = begin()

@@ -1,4 +1,6 @@
-"""`iterate`: an asynchronous generator of the portal's loop, as an iterator for any other thread."""
+"""`iterate`: an asynchronous generator of the portal's loop, as an iterator for any other
+thread.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,13 @@ T = TypeVar("T")
 
 
 def iterate(portal: Portal, begin: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-    """The items of the asynchronous generator that `begin` makes on the portal's loop, pulled one at a time, or more where it has more `AtHand`.
+    """The items of the asynchronous generator that `begin` makes on the portal's loop, pulled one
+    at a time, or more where it has more `AtHand`.
 
-    What `begin` raises is raised here, at the call. Leaving a `for` loop early closes the generator and waits until it has ended,
-    as soon as nothing refers to the iterator any more; `contextlib.closing` does it without fail. An interrupt (Ctrl-C) while an
-    item is waited for ends the generator.
+    What `begin` raises is raised here, at the call. Leaving a `for` loop early closes the generator
+    and waits until it has ended, as soon as nothing refers to the iterator any more;
+    `contextlib.closing` does it without fail. An interrupt (Ctrl-C) while an item is waited for
+    ends the generator.
     """
     return _pull_all(portal, _Source(portal.call(begin)))
 
@@ -32,15 +36,18 @@ def _pull_all(portal: Portal, source: _Source[T]) -> Iterator[T]:
         if pulled.error is not None:
             raise pulled.error
     finally:
-        # Where the portal refuses there is nothing to close here: it was closed itself and has cancelled all, or this is the child
-        # of a fork, or the iterator is collected as garbage on the loop's thread, and asyncio then closes the generator.
+        # Where the portal refuses there is nothing to close here: it was closed itself and has
+        # cancelled all, or this is the child of a fork, or the iterator is collected as garbage on
+        # the loop's thread, and asyncio then closes the generator.
         with suppress(TinkexError):
             portal.run(source.close)
 
 
 @runtime_checkable
 class AtHand(Protocol[T]):
-    """An iterator that often has several items: a visit to the loop takes longer than the items of a page are worth."""
+    """An iterator that often has several items: a visit to the loop takes longer than the items of
+    a page are worth.
+    """
 
     def at_hand(self) -> list[T]:
         """The items that need not be waited for, which are then taken."""
@@ -49,14 +56,18 @@ class AtHand(Protocol[T]):
 
 @define
 class _End:
-    """No more items. `error` is an exit that would stop the loop for all its users if it were raised there."""
+    """No more items. `error` is an exit that would stop the loop for all its users if it were
+    raised there.
+    """
 
     error: BaseException | None = None
 
 
 @define(eq=False)
 class _Source(Generic[T]):
-    """A generator that one coroutine uses at a time: a pull that was interrupted has to end before the generator can be closed."""
+    """A generator that one coroutine uses at a time: a pull that was interrupted has to end before
+    the generator can be closed.
+    """
 
     items: AsyncIterator[T]
     _lock: asyncio.Lock = field(factory=asyncio.Lock)

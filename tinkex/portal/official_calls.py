@@ -1,6 +1,8 @@
-"""What programs written for the official SDK may do with the blocking clients: call `…_async`, and ask a value for its `.result()`.
+"""What programs written for the official SDK may do with the blocking clients: call `…_async`, and
+ask a value for its `.result()`.
 
-There most calls give a future, and here the value itself, which therefore answers as a future that is done.
+There most calls give a future, and here the value itself, which therefore answers as a future that
+is done.
 """
 
 from __future__ import annotations
@@ -16,20 +18,25 @@ from tinkex_api.types import OwnFuture
 def deprecated_twin(method: str) -> None:
     """Warns the caller of a twin. The call itself stands in the generated clients."""
     warnings.warn(
-        f"{method}_async is deprecated: call {method}, whose future can be awaited, or use the asyncio clients",
+        f"{method}_async is deprecated: call {method}, whose future can be awaited, or use the "
+        "asyncio clients",
         FutureWarning,
         stacklevel=3,
     )
 
 
 class Text(str, OwnFuture):
-    """A text that a call gives. Where the official SDK gives a future of it, this is that future, too."""
+    """A text that a call gives. Where the official SDK gives a future of it, this is that future,
+    too.
+    """
 
     __slots__ = ()
 
 
 class Done:
-    """What a call gives that has nothing to give: it is done. Where the official SDK gives a future of None, this is that future."""
+    """What a call gives that has nothing to give: it is done. Where the official SDK gives a future
+    of None, this is that future.
+    """
 
     __slots__ = ()
 

@@ -1,4 +1,6 @@
-"""`Portal`: the event loop that the blocking clients share, in a background thread of the process."""
+"""`Portal`: the event loop that the blocking clients share, in a background thread of the
+process.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ _LAST_WORDS = 3.0  # seconds that open sessions get to say goodbye when the inte
 
 
 class Portal:
-    """Runs work on its event loop for any thread but the loop's own. `shared()` gives the process's one.
+    """Runs work on its event loop for any thread but the loop's own. `shared()` gives the process's
+    one.
 
-    A fork copies neither the thread nor the loop: the child gets a new portal for new clients, and old ones refuse.
+    A fork copies neither the thread nor the loop: the child gets a new portal for new clients, and
+    old ones refuse.
     """
 
     def __init__(self) -> None:
@@ -37,7 +41,9 @@ class Portal:
         self._thread.start()
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What a function returns or raises that must run on the loop's thread, and does not wait there."""
+        """What a function returns or raises that must run on the loop's thread, and does not wait
+        there.
+        """
         self._check()
         outcome: Future[T] = Future()
 
@@ -57,7 +63,9 @@ class Portal:
     def run(
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """What an async function returns or raises. An interrupt of the waiting thread (Ctrl-C) cancels it."""
+        """What an async function returns or raises. An interrupt of the waiting thread (Ctrl-C)
+        cancels it.
+        """
         self._check()
         outcome = asyncio.run_coroutine_threadsafe(function(*args, **kwargs), self._loop)
         try:
@@ -81,7 +89,8 @@ class Portal:
     def _check(self) -> None:
         if self._pid != os.getpid():
             raise ClientClosedError(
-                "this client was made before the process was forked, and its connections stayed with the parent",
+                "this client was made before the process was forked, and its connections stayed "
+                "with the parent",
                 advice="Make the client in the process that uses it.",
             )
         if threading.current_thread() is self._thread:
@@ -109,7 +118,9 @@ _shared: Portal | None = None
 
 
 def shared() -> Portal:
-    """The process's portal, started when it is first needed and stopped when the interpreter exits."""
+    """The process's portal, started when it is first needed and stopped when the interpreter
+    exits.
+    """
     global _shared
     with _lock:
         if _shared is None:
@@ -119,7 +130,9 @@ def shared() -> Portal:
 
 
 def _forget() -> None:
-    """In the child of a fork, where the portal's thread does not run and the lock may be held for ever."""
+    """In the child of a fork, where the portal's thread does not run and the lock may be held for
+    ever.
+    """
     global _shared, _lock
     _shared, _lock = None, threading.Lock()
 

@@ -1,4 +1,6 @@
-"""What a run does about a reload that failed, and what it calls its checkpoints. Plain values: no I/O here."""
+"""What a run does about a reload that failed, and what it calls its checkpoints. Plain values: no
+I/O here.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds
 
 
 def blames_checkpoint(error: TinkexError) -> bool:
-    """Whether a failed load is the fault of the checkpoint, as far as one can tell, and another one may be loaded."""
+    """Whether a failed load is the fault of the checkpoint, as far as one can tell, and another one
+    may be loaded.
+    """
     if isinstance(error, APIStatusError):
         return error.status_code in _UNFIT_STATUSES
     return isinstance(
@@ -35,5 +39,7 @@ def pause(attempt: int) -> float:
 
 
 def checkpoint_name(step: int, token: str) -> str:
-    """The name of the state before `step`; `token` makes it unique, since a step may be reached more than once."""
+    """The name of the state before `step`; `token` makes it unique, since a step may be reached
+    more than once.
+    """
     return f"step-{step:06d}-{token}"

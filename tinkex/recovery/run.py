@@ -34,7 +34,9 @@ class Checkpoint:
 
 @define(eq=False)
 class _Save:
-    """A save under way: the step that comes after it, and how many recoveries there were when it was called."""
+    """A save under way: the step that comes after it, and how many recoveries there were when it
+    was called.
+    """
 
     step: int
     recoveries: int
@@ -44,22 +46,25 @@ class _Save:
 class AsyncRecoverableRun:
     """A training run that goes back to its last saved state when the server loses the model.
 
-    Made by `AsyncServiceClient.create_recoverable_run`. The loop asks for the number of each step. One that comes to its end counts,
-    and the model is saved when the policy says so, in the order of training and without a wait. After `recover` the numbers go on
-    from where the last saved state belongs, so that steps whose effect was lost come again: whatever is kept by the number of its
-    step, such as a batch or a loss, stays right.
+    Made by `AsyncServiceClient.create_recoverable_run`. The loop asks for the number of each step.
+    One that comes to its end counts, and the model is saved when the policy says so, in the order
+    of training and without a wait. After `recover` the numbers go on from where the last saved
+    state belongs, so that steps whose effect was lost come again: whatever is kept by the number of
+    its step, such as a batch or a loss, stays right.
 
         run = await service.create_recoverable_run(trainer, RecoveryPolicy(save_every_steps=20))
         async for step in run.steps(200):
             try:
-                done = run.trainer.train_step(batches[step], "cross_entropy", AdamParams(learning_rate=1e-4))
+                adam = AdamParams(learning_rate=1e-4)
+                done = run.trainer.train_step(batches[step], "cross_entropy", adam)
                 losses[step] = (await done).forward_backward.metrics["loss:sum"]
             except TinkexError as error:
                 await run.recover(error)
     """
 
     trainer: AsyncTrainingClient
-    """The model in training. After a recovery it is another one: ask the run for it at each step."""
+    """The model in training. After a recovery it is another one: ask the run for it at each step.
+    """
     policy: RecoveryPolicy
     step: int
     """The number of the step to be done, from 0."""
@@ -95,19 +100,23 @@ class AsyncRecoverableRun:
         rest: AsyncRestClient,
         clock: Clock,
     ) -> AsyncRecoverableRun:
-        """A run whose first state is saved, so that there is one to go back to from the beginning."""
+        """A run whose first state is saved, so that there is one to go back to from the
+        beginning.
+        """
         run = cls(trainer, policy, replace, rest, clock)
         await run._counted(run._begin_to_save())
         return run
 
     async def steps(self, until: int) -> AsyncIterator[int]:
-        """The numbers of the steps below `until` that are still to be done, each as often as it takes.
+        """The numbers of the steps below `until` that are still to be done, each as often as it
+        takes.
 
-        The state after the last step is saved before the numbers end; where that fails since the model is lost, the steps whose
-        effect was lost come again.
+        The state after the last step is saved before the numbers end; where that fails since the
+        model is lost, the steps whose effect was lost come again.
 
         Raises:
-            TinkexError: when the numbers end: the last state was not saved, and the policy does not recover from that.
+            TinkexError: when the numbers end: the last state was not saved, and the policy does not
+                recover from that.
             RecoveryFailedError: as `recover`.
         """
         while self.step < until or not await self._is_saved():
@@ -117,19 +126,24 @@ class AsyncRecoverableRun:
                 self._completed()
 
     async def recover(self, error: TinkexError, missing: int | None = None) -> int:
-        """Reloads the last saved state into a new model, which is `trainer` from now on; returns the number of the step to go on with.
+        """Reloads the last saved state into a new model, which is `trainer` from now on; returns
+        the number of the step to go on with.
 
-        A checkpoint that cannot be loaded is passed over for the one before it, and a server that does not answer is waited for. Drop
-        the futures of the model that was lost, if there are any.
+        A checkpoint that cannot be loaded is passed over for the one before it, and a server that
+        does not answer is waited for. Drop the futures of the model that was lost, if there are
+        any.
 
         Args:
             error: why the step failed.
-            missing: for a loop that sends steps ahead, the first one whose result it still waits for: the run goes back to that one or
-                further, even if a later state was saved, as far as `keep` allows. By default the step that the loop is at.
+            missing: for a loop that sends steps ahead, the first one whose result it still waits
+                for: the run goes back to that one or
+                further, even if a later state was saved, as far as `keep` allows. By default the
+                step that the loop is at.
 
         Raises:
             TinkexError: the given error, where the policy does not recover from it.
-            RecoveryFailedError: no checkpoint can be loaded, the server stays away for longer than the policy waits, or too many
+            RecoveryFailedError: no checkpoint can be loaded, the server stays away for longer than
+                the policy waits, or too many
                 recoveries brought no new checkpoint.
         """
         if not self.policy.reload_on(error):
@@ -160,7 +174,7 @@ class AsyncRecoverableRun:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} step {self.step} of {self.trainer!r}>"
 
-    # ---- saving ------------------------------------------------------------------------------------------------------
+    # ---- saving ----
 
     def _completed(self) -> None:
         """The step is done: its place in the order of training is before the save."""
@@ -172,7 +186,9 @@ class AsyncRecoverableRun:
             task.add_done_callback(self._saving.discard)
 
     async def _is_saved(self) -> bool:
-        """Saves the last state, unless that is done; False where the run had to go back, and there are steps to be done again."""
+        """Saves the last state, unless that is done; False where the run had to go back, and there
+        are steps to be done again.
+        """
         await asyncio.gather(*self._saving)
         if any(known.step == self.step for known in self._checkpoints):
             return True
@@ -219,10 +235,12 @@ class AsyncRecoverableRun:
         except TinkexError as error:
             logger.info("%s was not deleted: %s", path, error.message)
 
-    # ---- reloading ---------------------------------------------------------------------------------------------------
+    # ---- reloading ----
 
     async def _reload(self) -> tuple[Checkpoint, AsyncTrainingClient]:
-        """The newest checkpoint that can be loaded, in a new model, as soon as the server is there."""
+        """The newest checkpoint that can be loaded, in a new model, as soon as the server is
+        there.
+        """
         ends = self._clock.now() + 60 * self.policy.wait_minutes
         attempt = 0
         while True:
@@ -234,7 +252,8 @@ class AsyncRecoverableRun:
                 seconds = decisions.pause(attempt)
                 if not decisions.may_pass(error):
                     raise _failed(
-                        f"none of {len(self._checkpoints)} checkpoints can be loaded: {error.message}"
+                        f"none of {len(self._checkpoints)} checkpoints can be loaded: "
+                        f"{error.message}"
                     ) from error
                 if self._clock.now() + seconds > ends:
                     raise self._stays_away() from error

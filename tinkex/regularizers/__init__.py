@@ -7,12 +7,14 @@ Example:
     ...     track_grad_norms=True,
     ... )
 
-The logprobs are those of the targets, `(N,)` a datum, or `(N, K)` for several targets a position. **They are not the whole
-distribution**: what a term makes of that stands in its own docstring. A position counts where the datum's `weights` are not 0;
-all count in a datum without weights. Where its docstring says no other, a term is a sum over these, by default divided by their
-number in the whole batch.
+The logprobs are those of the targets, `(N,)` a datum, or `(N, K)` for several targets a position.
+**They are not the whole distribution**: what a term makes of that stands in its own docstring. A
+position counts where the datum's `weights` are not 0; all count in a datum without weights. Where
+its docstring says no other, a term is a sum over these, by default divided by their number in the
+whole batch.
 
-Any function of data and logprobs that returns a tensor of one value is a `Regularizer`; those here are made by
+Any function of data and logprobs that returns a tensor of one value is a `Regularizer`; those here
+are made by
 
 - `l1`, `l2`, `elastic_net`: how large the logprobs are;
 - `entropy`, `kl_divergence`, `consistency`: what the probabilities are, alone or beside others;

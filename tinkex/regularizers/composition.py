@@ -52,12 +52,15 @@ def regularized(
 
     - `base_loss`, and `regularizer_total`, which is the sum of all contributions;
     - `regularizers/<name>/value`, `.../weight` and `.../contribution`, which is weight · value;
-    - with `track_grad_norms`: `base_loss/grad_norm`, `total_grad_norm`, `regularizers/<name>/grad_norm` and
-      `.../grad_norm_weighted`: L2 norms of the gradients with respect to all logprobs of the batch. Each takes a backward pass
-      through what made the term, which the logprobs' own model is not part of.
+    - with `track_grad_norms`: `base_loss/grad_norm`, `total_grad_norm`,
+      `regularizers/<name>/grad_norm` and
+      `.../grad_norm_weighted`: L2 norms of the gradients with respect to all logprobs of the batch.
+          Each takes a backward pass through what made the term, which the logprobs' own model is
+          not part of.
 
     Raises:
-        InvalidInputError: at once: a name that two have. In the loss: a term that is not a tensor of one value.
+        InvalidInputError: at once: a name that two have. In the loss: a term that is not a tensor
+            of one value.
     """
     terms = tuple(terms)
     names = [term.name for term in terms]

@@ -1,4 +1,6 @@
-"""What the probabilities are, alone or beside others. Sums over targets: exact where these are the whole vocabulary."""
+"""What the probabilities are, alone or beside others. Sums over targets: exact where these are the
+whole vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,11 @@ from tinkex.types import Datum
 def entropy(
     mode: Literal["minimize", "maximize"] = "minimize", *, reduction: Reduction = "mean"
 ) -> Regularizer:
-    """The targets' share of the entropy, `-p · log p`; its negative for `"maximize"`, so that a loss with it raises the entropy.
+    """The targets' share of the entropy, `-p · log p`; its negative for `"maximize"`, so that a
+    loss with it raises the entropy.
 
-    With one target a position this is largest at p = 1/e, not at p = 1/vocabulary. Give the likeliest tokens as targets `(N, K)`
-    to come near the true entropy.
+    With one target a position this is largest at p = 1/e, not at p = 1/vocabulary. Give the
+    likeliest tokens as targets `(N, K)` to come near the true entropy.
     """
     check_choice("mode", mode, ("minimize", "maximize"))
     check_choice("reduction", reduction, ("mean", "sum"))
@@ -47,9 +50,10 @@ def kl_divergence(
 ) -> Regularizer:
     """How far the model's probabilities p are from a reference's q.
 
-    `"forward"` is KL(p‖q), the sum of `p · log(p/q) - p + q`; `"reverse"` is KL(q‖p); `"symmetric"` is the mean of both. Over a whole
-    vocabulary `-p + q` comes to nothing. With fewer targets it keeps each term at 0 or above, and at 0 only for p = q, so that
-    the model is drawn to the reference and not past it.
+    `"forward"` is KL(p‖q), the sum of `p · log(p/q) - p + q`; `"reverse"` is KL(q‖p); `"symmetric"`
+    is the mean of both. Over a whole vocabulary `-p + q` comes to nothing. With fewer targets it
+    keeps each term at 0 or above, and at 0 only for p = q, so that the model is drawn to the
+    reference and not past it.
 
     Args:
         reference: q's logprobs, of the targets' shape. See `Reference`.
@@ -68,8 +72,10 @@ def consistency(
 
     Args:
         reference: the other logprobs, of the targets' shape. See `Reference`.
-        metric: of each pair `"mse"` the squared difference, `"l1"` the absolute one, `"kl"` the symmetric `kl_divergence`; or
-            `"cosine"`, which is 1 less the cosine between all that count of both, whatever the reduction.
+        metric: of each pair `"mse"` the squared difference, `"l1"` the absolute one, `"kl"` the
+            symmetric `kl_divergence`; or
+            `"cosine"`, which is 1 less the cosine between all that count of both, whatever the
+            reduction.
     """
     check_choice("metric", metric, (*_DISTANCES, "cosine"))
     return (

@@ -1,4 +1,6 @@
-"""How large the logprobs are. A logprob is 0 for a certain token and falls with its probability, so these pull towards certainty."""
+"""How large the logprobs are. A logprob is 0 for a certain token and falls with its probability, so
+these pull towards certainty.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def l2(*, reduction: Reduction = "mean") -> Regularizer:
 
 
 def elastic_net(l1_ratio: float = 0.5, *, reduction: Reduction = "mean") -> Regularizer:
-    """`l1_ratio · |logprob| + (1 - l1_ratio) · logprob²`. `l1_ratio` is from 0, which is `l2`, to 1, which is `l1`."""
+    """`l1_ratio · |logprob| + (1 - l1_ratio) · logprob²`. `l1_ratio` is from 0, which is `l2`, to
+    1, which is `l1`.
+    """
     check_finite("l1_ratio", l1_ratio, low=0, high=1)
     return _of_each(
         lambda values: l1_ratio * values.abs() + (1 - l1_ratio) * values.square(), reduction

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 def orthogonality(
     mode: Literal["soft", "hard", "spectral"] = "soft", *, normalize: bool = True
 ) -> Regularizer:
-    """How far the datums' logprobs are from being at right angles, one row of numbers a datum, shorter ones filled up with 0.
+    """How far the datums' logprobs are from being at right angles, one row of numbers a datum,
+    shorter ones filled up with 0.
 
-    G holds the rows' products with each other. `"soft"` is the sum of the squares of G off its diagonal; `"hard"` that of G less the
-    identity; `"spectral"` is soft, and the square of G's trace less the number of datums. What does not count is 0.
+    G holds the rows' products with each other. `"soft"` is the sum of the squares of G off its
+    diagonal; `"hard"` that of G less the identity; `"spectral"` is soft, and the square of G's
+    trace less the number of datums. What does not count is 0.
 
     Args:
         normalize: whether to bring each row to length 1 first.
@@ -74,14 +76,18 @@ def gradient_penalty(
     reference: Reference | None = None,
     generator: torch.Generator | None = None,
 ) -> Regularizer:
-    """`(‖∇ loss‖ - target_norm)²`, with the gradient of a loss by the logprobs and its L2 norm over the whole batch.
+    """`(‖∇ loss‖ - target_norm)²`, with the gradient of a loss by the logprobs and its L2 norm over
+    the whole batch.
 
-    It takes second derivatives, so `loss_fn` must not be linear in the logprobs for this to train anything: cross entropy is.
+    It takes second derivatives, so `loss_fn` must not be linear in the logprobs for this to train
+    anything: cross entropy is.
 
     Args:
-        loss_fn: a custom loss in torch; which positions count is its own affair, and its metrics are left out.
+        loss_fn: a custom loss in torch; which positions count is its own affair, and its metrics
+            are left out.
         target_norm: 0 or more.
-        reference: where given, the gradient is taken at a point drawn between the logprobs and these. See `Reference`.
+        reference: where given, the gradient is taken at a point drawn between the logprobs and
+            these. See `Reference`.
         generator: draws that point; torch's own by default.
     """
     check_finite("target_norm", target_norm, low=0)

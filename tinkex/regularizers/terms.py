@@ -1,4 +1,6 @@
-"""What the regularizers share: which positions count, what they are compared with, and how their terms are put together."""
+"""What the regularizers share: which positions count, what they are compared with, and how their
+terms are put together.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,14 @@ from tinkex.types import Datum
 from tinkex.types.tensor import ArrayLike, to_numpy
 
 Regularizer: TypeAlias = Callable[[Sequence[Datum], Sequence[Tensor]], Tensor]
-"""`regularizer(data, logprobs) -> value`: logprobs as a custom loss gets them, and a tensor of one value."""
+"""`regularizer(data, logprobs) -> value`: logprobs as a custom loss gets them, and a tensor of one
+value.
+"""
 
 Reference: TypeAlias = str | Sequence[ArrayLike] | Callable[[Sequence[Datum]], Sequence[ArrayLike]]
-"""Logprobs to compare with: the name of an input of each datum, an array for each datum, or a function that gives these."""
+"""Logprobs to compare with: the name of an input of each datum, an array for each datum, or a
+function that gives these.
+"""
 
 Reduction = Literal["mean", "sum"]
 
@@ -46,7 +52,8 @@ def counted(data: Sequence[Datum], logprobs: Sequence[Tensor]) -> Counted:
 
 
 def select(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-    # selected before anything is computed, so that a NaN elsewhere reaches neither value nor gradient
+    # selected before anything is computed, so that a NaN elsewhere reaches neither value nor
+    # gradient
     return torch.cat([tensor[mask] for tensor, mask in zip(tensors, masks, strict=True)])
 
 
@@ -64,7 +71,8 @@ def _mask(index: int, datum: Datum, logprobs: Tensor) -> Tensor:
         return torch.ones_like(logprobs, dtype=torch.bool)
     if weights.shape != list(logprobs.shape):
         raise InvalidInputError(
-            f"data[{index}] has weights of shape {list(weights.shape)}, and logprobs of {list(logprobs.shape)}"
+            f"data[{index}] has weights of shape {list(weights.shape)}, and logprobs of "
+            f"{list(logprobs.shape)}"
         )
     return torch.tensor(weights.to_numpy() != 0, device=logprobs.device)
 
@@ -72,7 +80,9 @@ def _mask(index: int, datum: Datum, logprobs: Tensor) -> Tensor:
 def references(
     data: Sequence[Datum], logprobs: Sequence[Tensor], reference: Reference
 ) -> list[Tensor]:
-    """The reference's logprobs, like those given in shape, dtype and device. Raises `InvalidInputError`, naming the datum."""
+    """The reference's logprobs, like those given in shape, dtype and device. Raises
+    `InvalidInputError`, naming the datum.
+    """
     if isinstance(reference, str):
         arrays: Sequence[ArrayLike] = [
             _input(index, datum, reference) for index, datum in enumerate(data)
@@ -101,7 +111,8 @@ def _like(index: int, value: ArrayLike, logprobs: Tensor) -> Tensor:
     array = to_numpy(value, f"the reference for data[{index}]")
     if array.shape != tuple(logprobs.shape):
         raise InvalidInputError(
-            f"the reference for data[{index}] is of shape {list(array.shape)}, and the logprobs of {list(logprobs.shape)}"
+            f"the reference for data[{index}] is of shape {list(array.shape)}, and the logprobs "
+            f"of {list(logprobs.shape)}"
         )
     return torch.tensor(array, dtype=logprobs.dtype, device=logprobs.device)
 

@@ -32,7 +32,9 @@ class AdapterFolder:
 
     @classmethod
     def read(cls, folder: Path) -> AdapterFolder:
-        """Reads what the files say, without the weights. Raises `InvalidInputError` for a folder that holds no adapter."""
+        """Reads what the files say, without the weights. Raises `InvalidInputError` for a folder
+        that holds no adapter.
+        """
         config = _read(read_config, folder, CONFIG_FILE)
         rank = config.get("r")
         if not isinstance(rank, int):

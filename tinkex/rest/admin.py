@@ -21,13 +21,16 @@ from tinkex.types import (
 
 @hinted
 class AsyncAdminClient(AsyncConnection):
-    """Audit log, billing and storage of an organization. Begins no session. Servers of one's own have few of these calls.
+    """Audit log, billing and storage of an organization. Begins no session. Servers of one's own
+    have few of these calls.
 
-    Each call may raise `UnsupportedByServer`, `AuthenticationError`, `PermissionDeniedError` and `APIConnectionError`.
+    Each call may raise `UnsupportedByServer`, `AuthenticationError`, `PermissionDeniedError` and
+    `APIConnectionError`.
 
     Args:
         config: all settings.
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes before the one of `config`.
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes
+            before the one of `config`.
         api_key: by default `TINKER_API_KEY`. Goes before the one of `config`.
 
     Raises:

@@ -99,15 +99,18 @@ _TRACE_INTERVAL = 5.0  # seconds
 
 @hinted
 class AsyncRestClient(AsyncConnection):
-    """Looks at and manages what is on a server: its models, sessions, training runs and checkpoints. Begins no session.
+    """Looks at and manages what is on a server: its models, sessions, training runs and
+    checkpoints. Begins no session.
 
-    Made by `AsyncServiceClient.create_rest_client`, or by itself. Each call may raise `UnsupportedByServer` where the server has no
-    such call, `AuthenticationError` or `PermissionDeniedError` where the key does not allow it, `NotFoundError` where there is no such
+    Made by `AsyncServiceClient.create_rest_client`, or by itself. Each call may raise
+    `UnsupportedByServer` where the server has no such call, `AuthenticationError` or
+    `PermissionDeniedError` where the key does not allow it, `NotFoundError` where there is no such
     thing, and `APIConnectionError` where the server cannot be reached.
 
-    What is said of a checkpoint takes its path, `tinker://<training run>/<kind>/<name>`, in the `…_from_tinker_path` and
-    `…_by_tinker_path` calls, and in the others the training run and `Checkpoint.checkpoint_id`. `access_scope` is "owned" for one's own
-    things, "accessible" for all that one may read.
+    What is said of a checkpoint takes its path, `tinker://<training run>/<kind>/<name>`, in the
+    `…_from_tinker_path` and `…_by_tinker_path` calls, and in the others the training run and
+    `Checkpoint.checkpoint_id`. `access_scope` is "owned" for one's own things, "accessible" for all
+    that one may read.
 
     Example:
         async with AsyncRestClient(base_url="http://127.0.0.1:8765") as rest:
@@ -116,7 +119,8 @@ class AsyncRestClient(AsyncConnection):
 
     Args:
         config: all settings.
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes before the one of `config`.
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes
+            before the one of `config`.
         api_key: by default `TINKER_API_KEY`. Goes before the one of `config`.
 
     Raises:
@@ -132,7 +136,9 @@ class AsyncRestClient(AsyncConnection):
         return capabilities
 
     async def whoami(self) -> WhoamiResponse:
-        """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it nor what it is exchanged for is a JWT."""
+        """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it
+        nor what it is exchanged for is a JWT.
+        """
         return identity(await self._connected().carrier.auth.key())
 
     async def get_api_key_info(self) -> ApiKeyInfoResponse:
@@ -146,7 +152,9 @@ class AsyncRestClient(AsyncConnection):
     async def list_sessions(
         self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
     ) -> ListSessionsResponse:
-        """A page of the sessions' ids, newest first: at most `limit`, after leaving out `offset`."""
+        """A page of the sessions' ids, newest first: at most `limit`, after leaving out
+        `offset`.
+        """
         check_page(limit, offset)
         return await self._send(
             list_sessions.request(limit=limit, offset=offset, access_scope=access_scope)
@@ -169,7 +177,9 @@ class AsyncRestClient(AsyncConnection):
         return await self._send(get_session.request(session_id, access_scope=access_scope))
 
     async def search_sessions(self, request: SessionSearchRequest) -> SessionSearchResponse:
-        """A page of the sessions that fit, newest first; `next_cursor` is for the next request, and None on the last page."""
+        """A page of the sessions that fit, newest first; `next_cursor` is for the next request, and
+        None on the last page.
+        """
         return await self._send(search_sessions.request(body=encode_session_search(request)))
 
     def iter_search_sessions(self, request: SessionSearchRequest) -> AsyncIterator[SessionSummary]:
@@ -190,7 +200,8 @@ class AsyncRestClient(AsyncConnection):
         )
 
     async def export_session_trace(self, session_id: str) -> str:
-        """The URL of a trace of what a session did, a Perfetto file that can be fetched without a key for about an hour.
+        """The URL of a trace of what a session did, a Perfetto file that can be fetched without a
+        key for about an hour.
 
         Waits until the server has made it.
 
@@ -204,7 +215,10 @@ class AsyncRestClient(AsyncConnection):
                 wait.becomes("computation", "which the server is at")
                 await transport.clock.sleep(_TRACE_INTERVAL)
         if not trace.url:
-            reason = f"the trace of session {session_id} is {trace.status}: {trace.error or 'the server does not say why'}"
+            reason = (
+                f"the trace of session {session_id} is {trace.status}: "
+                f"{trace.error or 'the server does not say why'}"
+            )
             raise RequestFailedError(reason, category="server", operation=request.operation)
         return trace.url
 
@@ -219,7 +233,9 @@ class AsyncRestClient(AsyncConnection):
         access_scope: AccessScope = "owned",
         project_id: str | None = None,
     ) -> TrainingRunsResponse:
-        """A page of the training runs, maybe of one project, newest first: at most `limit`, after leaving out `offset`."""
+        """A page of the training runs, maybe of one project, newest first: at most `limit`, after
+        leaving out `offset`.
+        """
         check_page(limit, offset)
         project = UNSET if project_id is None else project_id
         return await self._send(
@@ -235,7 +251,9 @@ class AsyncRestClient(AsyncConnection):
         *,
         page_size: int = PAGE_SIZE,
     ) -> AsyncIterator[TrainingRun]:
-        """All training runs, maybe of one project, newest first, fetched page by page as they are asked for."""
+        """All training runs, maybe of one project, newest first, fetched page by page as they are
+        asked for.
+        """
 
         async def page(limit: int, offset: int) -> tuple[Sequence[TrainingRun], Cursor | None]:
             runs = await self.list_training_runs(limit, offset, access_scope, project_id)
@@ -267,12 +285,15 @@ class AsyncRestClient(AsyncConnection):
     async def list_user_checkpoints(
         self, limit: int = 100, offset: int = 0
     ) -> CheckpointsListResponse:
-        """A page of the checkpoints of all training runs, newest first: at most `limit`, after leaving out `offset`."""
+        """A page of the checkpoints of all training runs, newest first: at most `limit`, after
+        leaving out `offset`.
+        """
         check_page(limit, offset)
         return await self._send(list_user_checkpoints.request(limit=limit, offset=offset))
 
     def iter_user_checkpoints(self, *, page_size: int = PAGE_SIZE) -> AsyncIterator[Checkpoint]:
-        """The checkpoints of all training runs, newest first, fetched page by page as they are asked for.
+        """The checkpoints of all training runs, newest first, fetched page by page as they are
+        asked for.
 
         Collect what is to be deleted before it is: a list that shrinks while it is read has gaps.
         """
@@ -286,7 +307,9 @@ class AsyncRestClient(AsyncConnection):
     async def search_checkpoints(
         self, request: CheckpointSearchRequest
     ) -> CheckpointSearchResponse:
-        """A page of the checkpoints that fit, newest first; `next_cursor` is for the next request, and None on the last page."""
+        """A page of the checkpoints that fit, newest first; `next_cursor` is for the next request,
+        and None on the last page.
+        """
         return await self._send(search_checkpoints.request(body=encode_checkpoint_search(request)))
 
     def iter_search_checkpoints(
@@ -340,7 +363,8 @@ class AsyncRestClient(AsyncConnection):
         destination_project_id: str | None = None,
         progress: Progress | None = None,
     ) -> str:
-        """Uploads a LoRA adapter from a folder as peft writes it; returns the path of the checkpoint.
+        """Uploads a LoRA adapter from a folder as peft writes it; returns the path of the
+        checkpoint.
 
         The path can be sampled from and trained on where the server lets it: the embedded server
         does both.
@@ -348,7 +372,8 @@ class AsyncRestClient(AsyncConnection):
         Args:
             folder: where `adapter_config.json` and `adapter_model.safetensors` are.
             base_model: by default the one that `adapter_config.json` names.
-            lora_config: by default the rank of `adapter_config.json`, and all layers that an adapter
+            lora_config: by default the rank of `adapter_config.json`, and all layers that an
+                adapter
                 can have; `train_unembed` where the adapter has weights for the unembedding.
             destination_project_id: the project that the checkpoint is to be in.
             progress: called with the bytes that were sent and those in all. It must not block.
@@ -356,7 +381,8 @@ class AsyncRestClient(AsyncConnection):
         Raises:
             InvalidInputError: the folder has no such files, or they do not say what is asked for.
             BadRequestError: the server refuses the adapter; the text says why.
-            APIConnectionError, APIStatusError: a file could not be sent, and trying again did not help.
+            APIConnectionError, APIStatusError: a file could not be sent, and trying again did not
+                help.
 
         Example:
             path = await rest.upload_adapter("my-adapter", base_model="Qwen/Qwen3-8B")
@@ -425,7 +451,8 @@ class AsyncRestClient(AsyncConnection):
         await self._send((await self._place(tinker_path)).request(_ttl(ttl_seconds)))
 
     async def get_external_weights_urls(self, tinker_path: str) -> ExternalWeightsUrlsResponse:
-        """Where the files that `save_weights_external` made can be fetched, by name. The URLs want no key.
+        """Where the files that `save_weights_external` made can be fetched, by name. The URLs want
+        no key.
 
         Raises:
             InvalidInputError: the path is not of the kind `external_weights`.
@@ -442,9 +469,11 @@ class AsyncRestClient(AsyncConnection):
     async def get_checkpoint_archive_url(
         self, training_run_id: str, checkpoint_id: str
     ) -> CheckpointArchiveUrlResponse:
-        """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call no more.
+        """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call
+        no more.
 
-        The URL wants no key; of a server that sends the file itself it is the call's own, which does. Waits while the file is built.
+        The URL wants no key; of a server that sends the file itself it is the call's own, which
+        does. Waits while the file is built.
 
         Raises:
             WaitTimeoutError: it was not built within `PollSettings.max_wait`.
@@ -469,21 +498,27 @@ class AsyncRestClient(AsyncConnection):
         force: bool = False,
         progress: Progress | None = None,
     ) -> Path:
-        """The folder that the files of a checkpoint were fetched to: all of them, or none where this raises.
+        """The folder that the files of a checkpoint were fetched to: all of them, or none where
+            this raises.
 
-        What breaks off goes on where it was; URLs whose time is over are asked for anew; sizes and digests are checked.
+        What breaks off goes on where it was; URLs whose time is over are asked for anew; sizes and
+        digests are checked.
 
         Args:
-            tinker_path: of a kind that the server gives out: the hosted service those of `save_weights_external`, others what they saved.
+            tinker_path: of a kind that the server gives out: the hosted service those of
+                `save_weights_external`, others what they saved.
             output_dir: where the folder is to be, named after the path: `S1_train_0_weights_0001`.
             force: whether a folder of that name is replaced.
-            progress: called with the bytes that came and those in all, which are None while they are not known; `DownloadBar` shows
+            progress: called with the bytes that came and those in all, which are None while they
+                are not known; `DownloadBar` shows
                 them. It must not block. What it raises ends the download.
 
         Raises:
             InvalidInputError: the folder is there already.
-            CheckpointDownloadError: what came is not what was promised, or not safe to unpack, or cannot be written.
-            APIConnectionError, APIStatusError: it cannot be fetched, and trying again did not help.
+            CheckpointDownloadError: what came is not what was promised, or not safe to unpack, or
+                cannot be written.
+            APIConnectionError, APIStatusError: it cannot be fetched, and
+                trying again did not help.
             WaitTimeoutError: the server did not build the archive within `PollSettings.max_wait`.
         """
         place = CheckpointPlace.of_path(tinker_path, bare=await self._bare_archive_ids())
@@ -505,7 +540,8 @@ class AsyncRestClient(AsyncConnection):
         token: str | None = None,
         progress: Progress | None = None,
     ) -> str:
-        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there.
+        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit
+        there.
 
         Args:
             tinker_path: of a kind that the server gives out, as for `download_checkpoint`.
@@ -516,7 +552,8 @@ class AsyncRestClient(AsyncConnection):
             create_pr: whether to open a pull request instead; the URL is then its own.
             allow_patterns, ignore_patterns: which files to put there, as `*.safetensors`.
             model_card: whether a README.md is written where the checkpoint has none.
-            token: of the hub; by default the one that huggingface_hub finds, in HF_TOKEN or its files.
+            token: of the hub; by default the one that huggingface_hub finds, in HF_TOKEN or its
+                files.
             progress: as for `download_checkpoint`.
 
         Raises:
@@ -583,7 +620,9 @@ class AsyncRestClient(AsyncConnection):
         return self._connected().server.dialect.bare_archive_ids
 
     async def _unless_so(self, request: Request[object]) -> None:
-        """Sends a change that a server refuses as a conflict where there is nothing to change, so that no conflict is worth another try."""
+        """Sends a change that a server refuses as a conflict where there is nothing to change, so
+        that no conflict is worth another try.
+        """
         try:
             await self._send(request, repeatable=False)
         except ConflictError:

@@ -44,7 +44,9 @@ class AsyncConnection:
         return client
 
     async def close(self) -> None:
-        """Closes the connections, unless they are a service client's. Later calls raise `ClientClosedError`."""
+        """Closes the connections, unless they are a service client's. Later calls raise
+        `ClientClosedError`.
+        """
         self._closed = True
         if not self._shared:
             await self._transport.aclose()
@@ -61,7 +63,10 @@ class AsyncConnection:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._transport.config.base_url}{' closed' if self._closed else ''}>"
+        return (
+            f"<{type(self).__name__} "
+            f"{self._transport.config.base_url}{' closed' if self._closed else ''}>"
+        )
 
     def _connected(self) -> Transport:
         if self._closed or self._transport.closed:

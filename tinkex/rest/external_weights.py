@@ -104,7 +104,8 @@ def _url(where: str | api.ExternalWeightsUploadURL) -> UploadURL:
 
 
 async def put(url: UploadURL, path: Path, came: Came) -> None:
-    """Sends a file in a thread, which ends when this is cancelled. Raises what `UploadURL.upload` does.
+    """Sends a file in a thread, which ends when this is cancelled. Raises what `UploadURL.upload`
+    does.
 
     `came` is called on the event loop's thread.
     """
@@ -130,7 +131,9 @@ def _put(url: UploadURL, path: Path, came: Came, stop: threading.Event) -> None:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Returns whether it may go well the next time: a file that is sent again takes the place of the one before."""
+    """Returns whether it may go well the next time: a file that is sent again takes the place of
+    the one before.
+    """
     if isinstance(error, APIStatusError):
         return error.status_code in _PASSING or error.status_code >= 500
     return isinstance(error, APIConnectionError)

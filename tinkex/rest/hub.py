@@ -69,7 +69,9 @@ class HubUpload:
 
 
 def add_model_card(folder: Path, tinker_path: str, repo_id: str) -> None:
-    """Writes README.md, by what the adapter's own configuration says. One that is there already is kept."""
+    """Writes README.md, by what the adapter's own configuration says. One that is there already is
+    kept.
+    """
     card = folder / "README.md"
     if not card.exists():
         card.write_text(
@@ -78,7 +80,9 @@ def add_model_card(folder: Path, tinker_path: str, repo_id: str) -> None:
 
 
 def model_card(adapter: Mapping[str, Any] | None, tinker_path: str, repo_id: str) -> str:
-    """The text of a card. `adapter` is what adapter_config.json holds; None for a checkpoint that is no adapter."""
+    """The text of a card. `adapter` is what adapter_config.json holds; None for a checkpoint that
+    is no adapter.
+    """
     named = (adapter or {}).get("base_model_name_or_path")
     # a folder of the server is nothing for others
     on_hub = named is not None and not Path(named).is_absolute()

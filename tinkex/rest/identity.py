@@ -11,7 +11,9 @@ from tinkex.wire import jwt
 
 
 def identity(credential: str | None) -> WhoamiResponse:
-    """From the claims of a JWT, whose signature is the server's to check. Raises `InvalidInputError` for any other credential."""
+    """From the claims of a JWT, whose signature is the server's to check. Raises
+    `InvalidInputError` for any other credential.
+    """
     claims = _claims(credential or "")
     if claims is None or not {"sub", "org_id"} <= claims.keys():
         raise InvalidInputError(

@@ -54,7 +54,8 @@ def check_page(limit: int, offset: int) -> None:
 
 
 def listing(fetch: FetchPage[T], id_of: Callable[[T], str], page_size: int) -> Listing[T]:
-    """All items of a list, newest first. What comes into being meanwhile, and moves the others to later pages, makes none come twice.
+    """All items of a list, newest first. What comes into being meanwhile, and moves the others to
+    later pages, makes none come twice.
 
     Raises `InvalidInputError` for a page size below 1.
     """
@@ -71,14 +72,17 @@ async def _pages(
         fresh = [item for item in items if id_of(item) not in before]
         yield fresh
         offset += len(items)
-        # a server that tells no total shows the end by a page with nothing new: an empty one, or the same again where it ignores offset
+        # a server that tells no total shows the end by a page with nothing new: an empty one, or
+        # the same again where it ignores offset
         if not fresh or (cursor is not None and offset >= cursor.total_count):
             return
         before = frozenset(map(id_of, items))
 
 
 def search_results(fetch: FetchAfter[C, T], first: C | None) -> Listing[T]:
-    """Returns all that a search finds, from where its first page begins, fetched as it is asked for."""
+    """Returns all that a search finds, from where its first page begins, fetched as it is asked
+    for.
+    """
     return Listing(_searched(fetch, first))
 
 

@@ -1,4 +1,5 @@
-"""`BulkPoller`: waits for all samples of one sampling client by one long poll, and acknowledges those that were fetched.
+"""`BulkPoller`: waits for all samples of one sampling client by one long poll, and acknowledges
+those that were fetched.
 
 Source: openapi/tinker.yaml, retrieve_futures.
 """
@@ -41,7 +42,9 @@ class _Waiter:
 
 @define(eq=False)
 class BulkPoller:
-    """Of one sampling session and one copy of its client. It polls while somebody waits. For one event loop."""
+    """Of one sampling session and one copy of its client. It polls while somebody waits. For one
+    event loop.
+    """
 
     _transport: Transport
     _target: SamplingSessionFuturesTarget
@@ -59,7 +62,8 @@ class BulkPoller:
     _task: asyncio.Task[None] | None = None
 
     async def done(self, state: RequestState) -> None:
-        """Returns when the server says that the request has ended, well or not, or that it lacks the call.
+        """Returns when the server says that the request has ended, well or not, or that it lacks
+        the call.
 
         Raises the cause when the server cannot be asked, or `WaitTimeoutError`.
         """

@@ -1,4 +1,6 @@
-"""`Canceller`: tells the server of samples that nobody wants any more, and makes nobody wait for that."""
+"""`Canceller`: tells the server of samples that nobody wants any more, and makes nobody wait for
+that.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ _LAST_WORDS = 2.0  # seconds for those that are left when the client is closed
 class Canceller:
     """Sends cancellations, so many at once as the server allows. For one event loop.
 
-    Its task is begun before there is anything to send: one that began while the event loop ends would be left behind.
+    Its task is begun before there is anything to send: one that began while the event loop ends
+    would be left behind.
     """
 
     _transport: Transport

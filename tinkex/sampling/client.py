@@ -44,16 +44,20 @@ T = TypeVar("T")
 
 @hinted
 class AsyncSamplingClient:
-    """Samples from one set of weights. Made by `AsyncServiceClient.create_sampling_client`, or by a training client.
+    """Samples from one set of weights. Made by `AsyncServiceClient.create_sampling_client`, or by a
+    training client.
 
-    It can be pickled, and sent to other processes and machines. The key does not go along: a copy takes it from its own environment.
-    The session lives as long as the service client that began it. `close` a copy, or leave it as a context manager.
+    It can be pickled, and sent to other processes and machines. The key does not go along: a copy
+    takes it from its own environment. The session lives as long as the service client that began
+    it. `close` a copy, or leave it as a context manager.
     """
 
     sampling_session_id: str
     """The server's name for these weights in this session."""
     on_queue_state_change: QueueObserver
-    """Called as `…(queue_state, reason)` when the server says that a sample waits in another way; does nothing until another is set."""
+    """Called as `…(queue_state, reason)` when the server says that a sample waits in another way;
+    does nothing until another is set.
+    """
 
     def __init__(
         self,
@@ -89,7 +93,9 @@ class AsyncSamplingClient:
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> AsyncSamplingClient:
-        """Opens a sampling session on the server; the weights are `model_path`'s where it is given, else `base_model`'s."""
+        """Opens a sampling session on the server; the weights are `model_path`'s where it is given,
+        else `base_model`'s.
+        """
         transport, retry_config = session.transport, as_retry_settings(retry_config)
         ways.require_weights(transport.server.dialect, base_model=base_model, model_path=model_path)
         body = CreateSamplingSessionRequest(session.session_id, next(session.sampler_numbers))
@@ -129,7 +135,9 @@ class AsyncSamplingClient:
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> AsyncAPIFuture[AsyncSamplingClient]:
-        """What `create` makes, as a future: begins at once, so that several can be made side by side."""
+        """What `create` makes, as a future: begins at once, so that several can be made side by
+        side.
+        """
         made = AsyncSamplingClient.create(
             service,
             model_path,
@@ -141,7 +149,8 @@ class AsyncSamplingClient:
 
     @staticmethod
     def from_sampler_handle(handle: str, *, api_key: str | None = None) -> AsyncSamplingClient:
-        """A client for the sampler that `get_sampler_handle` described. `close` it, or leave it as a context manager.
+        """A client for the sampler that `get_sampler_handle` described. `close` it, or leave it as
+        a context manager.
 
         Args:
             handle: the text, whole.
@@ -176,23 +185,31 @@ class AsyncSamplingClient:
         """Samples continuations of a prompt of N tokens.
 
         Args:
-            prompt: a `ModelInput`, token ids `(N,)`, or a text, which the base model's tokenizer encodes.
-            num_samples: how many continuations; more than the server gives at once are asked for in several requests.
-            sampling_params: as a `SamplingParams` or a dict of its fields. Without `max_tokens` up to the model's context, on servers
+            prompt: a `ModelInput`, token ids `(N,)`, or a text, which the base model's tokenizer
+                encodes.
+            num_samples: how many continuations; more than the server gives at once are asked for in
+                several requests.
+            sampling_params: as a `SamplingParams` or a dict of its fields. Without `max_tokens` up
+                to the model's context, on servers
                 that can; elsewhere 256, and a warning says so.
-            include_prompt_logprobs: whether to give the logprob of each of the prompt's tokens, too.
+            include_prompt_logprobs: whether to give the logprob of each of the prompt's tokens,
+                too.
             topk_prompt_logprobs: how many of the likeliest tokens to give for each of the prompt's.
             topk_sample_logprobs: how many to give for each of the sampled ones.
-            target_prompt_logprobs: tokens `(N - 1, K)`, int64, whose logprobs to give: row i asks about position i + 1; -1 asks nothing.
-            prompt_alt_tokens_k: how many tokens to draw at each of the prompt's positions but the first.
+            target_prompt_logprobs: tokens `(N - 1, K)`, int64, whose logprobs to give: row i asks
+                about position i + 1; -1 asks nothing.
+            prompt_alt_tokens_k: how many tokens to draw at each of the prompt's positions but the
+                first.
             prompt_logprobs_last_n: of the prompt, score the last n tokens alone, 1 to N - 1.
             prompt_logprobs: the same as `include_prompt_logprobs`.
             timeout: seconds for the server to take the request on; by default `Config.timeout`.
             await_timeout: seconds for all; by default `Config.poll` bounds the wait.
 
         Raises:
-            InvalidInputError: at the call: no tokens, fewer than one sample, or an argument that does not fit.
-            UnsupportedByServer: at the call, or when awaited: the server cannot do it, or passed over something that was asked.
+            InvalidInputError: at the call: no tokens, fewer than one sample, or an argument that
+                does not fit.
+            UnsupportedByServer: at the call, or when awaited: the server cannot do it, or passed
+                over something that was asked.
             RequestFailedError: when awaited: the server could not do it.
             WaitTimeoutError: when awaited: `await_timeout` is over.
         """
@@ -225,18 +242,21 @@ class AsyncSamplingClient:
         ordered: bool = True,
         progress: bool = False,
     ) -> AsyncIterator[SampleManyItem]:
-        """Samples for any number of prompts, with a bounded number of them in memory; failures stand beside results.
+        """Samples for any number of prompts, with a bounded number of them in memory; failures
+        stand beside results.
 
         Args:
-            prompts: `ModelInput`s, token ids or texts, in a list or an iterator, which is read as they are needed.
-            num_samples, sampling_params, prompt_logprobs, topk_prompt_logprobs, topk_sample_logprobs, prompt_alt_tokens_k,
+            prompts: `ModelInput`s, token ids or texts, in a list or an iterator, which is read as
+                they are needed. num_samples, sampling_params, prompt_logprobs,
+                topk_prompt_logprobs, topk_sample_logprobs, prompt_alt_tokens_k,
                 prompt_logprobs_last_n, timeout, await_timeout: for each, as for `sample`.
             max_in_flight: at most so many prompts at once.
             ordered: whether the items come in the order of the prompts, or as they finish.
             progress: whether to draw a progress bar on stderr.
 
         Raises:
-            InvalidInputError: at the call: `max_in_flight` or `num_samples` below 1, an unknown sampling parameter, or a single prompt.
+            InvalidInputError: at the call: `max_in_flight` or `num_samples` below 1, an unknown
+                sampling parameter, or a single prompt.
             UnsupportedByServer: at the call: the server cannot do it.
         """
         questions = Questions(
@@ -262,13 +282,15 @@ class AsyncSamplingClient:
         *,
         timeout: float | None = None,
     ) -> AsyncIterator[SamplePiece]:
-        """One continuation of a prompt, its tokens as they come where the server can; elsewhere the finished one in one piece.
+        """One continuation of a prompt, its tokens as they come where the server can; elsewhere the
+        finished one in one piece.
 
         The last piece has the whole sequence. Leaving early ends the sampling.
 
         Args:
             prompt, sampling_params: as for `sample`.
-            timeout: seconds until the first piece, and from one to the next; by default `Config.timeout`.
+            timeout: seconds until the first piece, and from one to the next; by default
+                `Config.timeout`.
 
         Raises:
             InvalidInputError: at the call: no tokens, or a sampling parameter that does not fit.
@@ -281,7 +303,8 @@ class AsyncSamplingClient:
     def compute_logprobs(
         self, prompt: ModelInput | ArrayLike | str, prompt_logprobs_last_n: int | None = None
     ) -> AsyncAPIFuture[list[float | None]]:
-        """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the first.
+        """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the
+        first.
 
         Args:
             prompt: as for `sample`.
@@ -289,7 +312,8 @@ class AsyncSamplingClient:
 
         Raises:
             InvalidInputError: at the call: no tokens, or n does not fit.
-            UnsupportedByServer: at the call, or when awaited: the server gives no logprobs of a prompt.
+            UnsupportedByServer: at the call, or when awaited: the server gives no logprobs of a
+                prompt.
             RequestFailedError: when awaited: the server could not do it.
         """
         questions = Questions(prompt_logprobs=True, prompt_logprobs_last_n=prompt_logprobs_last_n)
@@ -306,7 +330,9 @@ class AsyncSamplingClient:
         return AsyncAPIFuture(logprobs(), sampled.state, self._session.failures)
 
     async def get_base_model(self) -> str:
-        """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only the server knows it and does not tell."""
+        """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only
+        the server knows it and does not tell.
+        """
         if self._base_model is None:
             try:
                 answer = await self._session.transport.send(
@@ -326,7 +352,9 @@ class AsyncSamplingClient:
         )
 
     def get_sampler_handle(self) -> str:
-        """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It holds no key."""
+        """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It
+        holds no key.
+        """
         transport = self._session.transport
         return handles.pack(
             transport.config.base_url,
@@ -337,7 +365,9 @@ class AsyncSamplingClient:
         )
 
     async def close(self) -> None:
-        """Ends the connections of a copy that was unpickled; another one's end with its service client."""
+        """Ends the connections of a copy that was unpickled; another one's end with its service
+        client.
+        """
         if self._own_transport is not None:
             await self._own_transport.end(self._end)
 

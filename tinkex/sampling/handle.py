@@ -1,4 +1,6 @@
-"""A sampler as a text that can be sent anywhere: where it is, what it is called, and its server's ways; no key. Plain values."""
+"""A sampler as a text that can be sent anywhere: where it is, what it is called, and its server's
+ways; no key. Plain values.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class SamplerHandle:
     dialect: Mapping[str, Any]
 
     def config(self, api_key: str | None) -> Config:
-        """The settings for it; what it does not say comes from the environment, and so does the key when it is None."""
+        """The settings for it; what it does not say comes from the environment, and so does the key
+        when it is None.
+        """
         config = Config(base_url=self.base_url, dialect=_dialect(self.dialect))
         return config if api_key is None else evolve(config, api_key=api_key)
 
@@ -47,7 +51,9 @@ def pack(
 
 
 def unpack(text: str) -> SamplerHandle:
-    """Raises `InvalidInputError` for what `pack` did not make. Fields of later releases are left out."""
+    """Raises `InvalidInputError` for what `pack` did not make. Fields of later releases are left
+    out.
+    """
     try:
         given = orjson.loads(base64.urlsafe_b64decode(text))
         return SamplerHandle(**{field.name: given[field.name] for field in fields(SamplerHandle)})

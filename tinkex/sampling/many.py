@@ -50,17 +50,21 @@ def sample_many(
 ) -> AsyncGenerator[SampleManyItem, None]:
     """What became of each prompt, in their order or as they finish.
 
-    A prompt is in flight from when it is read until its item is taken, so no more than `max_in_flight` are held whether the server
-    is slow or the caller. Nothing is read before the first item is asked for. Lists and tuples are read on the event loop, other
-    iterables in one thread of their own since they may block.
+    A prompt is in flight from when it is read until its item is taken, so no more than
+    `max_in_flight` are held whether the server is slow or the caller. Nothing is read before the
+    first item is asked for. Lists and tuples are read on the event loop, other iterables in one
+    thread of their own since they may block.
 
-    When the generator is closed, or the task that waits for an item is cancelled, all that is under way is cancelled.
+    When the generator is closed, or the task that waits for an item is cancelled, all that is under
+    way is cancelled.
 
     Args:
-        sample: begins to sample for one prompt; what it raises, at once or later, becomes the item's error.
+        sample: begins to sample for one prompt; what it raises, at once or later, becomes the
+            item's error.
         prompts: read lazily. An error of theirs is raised after the items of all prompts before it.
         max_in_flight: at most so many prompts at once; 1 or more.
-        ordered: whether to give the items in the order of the prompts. A slow one then holds up the `max_in_flight` - 1 behind it.
+        ordered: whether to give the items in the order of the prompts. A slow one then holds up the
+            `max_in_flight` - 1 behind it.
         progress: whether to draw a progress bar on stderr.
 
     Raises:
@@ -97,7 +101,9 @@ async def _items(
 
 @define(eq=False)
 class _Run:
-    """The prompts in flight. A feeder starts them; the queue says which to take next, and None after the last."""
+    """The prompts in flight. A feeder starts them; the queue says which to take next, and None
+    after the last.
+    """
 
     sample: Callable[[Prompt], AsyncAPIFuture[SampleResponse]]
     ordered: bool
@@ -112,7 +118,9 @@ class _Run:
     """What `prompts` raised."""
 
     async def feed(self, prompts: Prompts) -> None:
-        """Starts each prompt as soon as there is a slot for it; a prompt is read only when there is."""
+        """Starts each prompt as soon as there is a slot for it; a prompt is read only when there
+        is.
+        """
         try:
             async with aclosing(_read(prompts)) as reader:
                 await self.slots.acquire()
@@ -184,9 +192,9 @@ _END = object()
 async def _in_thread(prompts: Iterable[Prompt]) -> AsyncGenerator[Prompt, None]:
     """Reads in one daemon thread, a prompt when it is asked for.
 
-    One thread, since a generator may hold what belongs to a thread (a database cursor); of its own, since a generator that waits
-    for another blocking call must not use up the event loop's pool; daemon, since one that never returns must not keep the
-    process from ending.
+    One thread, since a generator may hold what belongs to a thread (a database cursor); of its own,
+    since a generator that waits for another blocking call must not use up the event loop's pool;
+    daemon, since one that never returns must not keep the process from ending.
     """
     orders: SimpleQueue[Future[Any] | None] = SimpleQueue()
     context = contextvars.copy_context()

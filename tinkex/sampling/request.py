@@ -1,4 +1,6 @@
-"""What one sample asks: checked before anything is sent, and held against the answer. Plain values: no I/O here."""
+"""What one sample asks: checked before anything is sent, and held against the answer. Plain values:
+no I/O here.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def _targets(value: ArrayLike | None) -> TensorData | None:
     tensor = value if value is None or isinstance(value, TensorData) else TensorData(value, "int64")
     if tensor is not None and (tensor.dtype != "int64" or len(tensor.shape) != 2):
         raise InvalidInputError(
-            f"target_prompt_logprobs must be int64 (prompt length - 1, K), found {tensor.dtype} {list(tensor.shape)}"
+            f"target_prompt_logprobs must be int64 (prompt length - 1, K), found {tensor.dtype} "
+            f"{list(tensor.shape)}"
         )
     return tensor
 
@@ -40,7 +43,9 @@ def _count(_questions: object, attribute: Any, value: int) -> None:
 
 @frozen(kw_only=True)
 class Questions:
-    """What is to be told besides the tokens. Raises `InvalidInputError` for what no prompt allows."""
+    """What is to be told besides the tokens. Raises `InvalidInputError` for what no prompt
+    allows.
+    """
 
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = field(default=0, validator=_count)
@@ -54,7 +59,8 @@ class Questions:
         check_optional_int("prompt_logprobs_last_n", last_n)
         if last_n is not None and (last_n < 1 or not self.prompt_logprobs):
             raise InvalidInputError(
-                f"prompt_logprobs_last_n must be 1 or more, and needs prompt logprobs; found {last_n}"
+                "prompt_logprobs_last_n must be 1 or more, and needs prompt logprobs; found "
+                f"{last_n}"
             )
 
     @property
@@ -80,11 +86,13 @@ class Questions:
             return
         if last_n is not None and last_n >= length:
             raise InvalidInputError(
-                f"prompt_logprobs_last_n must be less than the prompt's {length} tokens, found {last_n}"
+                f"prompt_logprobs_last_n must be less than the prompt's {length} tokens, found "
+                f"{last_n}"
             )
         if targets is not None and targets.shape[0] != length - 1:
             raise InvalidInputError(
-                f"target_prompt_logprobs must have {length - 1} rows, one for each token of the prompt but the first; "
+                f"target_prompt_logprobs must have {length - 1} rows, one for each token of the "
+                "prompt but the first; "
                 f"found {targets.shape[0]}"
             )
 
@@ -97,7 +105,9 @@ def text_length(prompt: ModelInput) -> int | None:
 
 @frozen
 class Ask:
-    """What is asked of a server about any prompt. `params` are as it is to be sent them, `parts` the samples of each request."""
+    """What is asked of a server about any prompt. `params` are as it is to be sent them, `parts`
+    the samples of each request.
+    """
 
     parts: list[int]
     params: SamplingParams
@@ -107,7 +117,9 @@ class Ask:
     def prepared(
         cls, num_samples: int, params: SamplingParams, questions: Questions, dialect: Dialect
     ) -> Ask:
-        """`params` are what `ways.read_params` gave. Raises `InvalidInputError`, or `UnsupportedByServer` for what this server never gives."""
+        """`params` are what `ways.read_params` gave. Raises `InvalidInputError`, or
+        `UnsupportedByServer` for what this server never gives.
+        """
         check_int("num_samples", num_samples, 1)
         if questions.of_the_prompt and not dialect.sampling.prompt_logprobs:
             raise ways.no_prompt_logprobs(dialect)
@@ -144,7 +156,9 @@ class Ask:
 
 
 def check_answer(response: SampleResponse, questions: Questions, dialect: Dialect) -> None:
-    """Raises `UnsupportedByServer` when the server passed over something newer that it was asked."""
+    """Raises `UnsupportedByServer` when the server passed over something newer that it was
+    asked.
+    """
     for name in _passed_over(response, questions):
         raise UnsupportedByServer(
             f"{dialect.name} passed over {name}",
@@ -155,7 +169,9 @@ def check_answer(response: SampleResponse, questions: Questions, dialect: Dialec
 
 
 def was_cut(sequences: Sequence[SampledSequence], max_tokens: int | None) -> bool:
-    """Returns whether a sample ended for its length, and before it had the tokens that were asked for."""
+    """Returns whether a sample ended for its length, and before it had the tokens that were asked
+    for.
+    """
     return max_tokens is not None and any(
         sequence.stop_reason == "length" and len(sequence.tokens_np) < max_tokens
         for sequence in sequences

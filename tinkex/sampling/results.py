@@ -1,4 +1,6 @@
-"""`SampleResults`: how the results of samples are waited for, one by one or in bulk, and given up."""
+"""`SampleResults`: how the results of samples are waited for, one by one or in bulk, and given
+up.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from tinkex.waiting.wait import RequestState
 T = TypeVar("T")
 
 NUMBERS_OF_A_COPY = 1_000_000_000
-"""The `seq_id`s of one copy of a sampling client; the first one's begin at 0. A server reads the copy's number off them."""
+"""The `seq_id`s of one copy of a sampling client; the first one's begin at 0. A server reads the
+copy's number off them.
+"""
 
 
 @define(eq=False)
@@ -56,7 +60,8 @@ class SamplerResults:
     """By the number of the client's copy."""
 
     async def result(self, state: RequestState, seq_id: int, read: Callable[[Payload], T]) -> T:
-        """What `read` makes of the result of the sample `seq_id`. One whose wait is cancelled is given up on the server, too, where that can be.
+        """What `read` makes of the result of the sample `seq_id`. One whose wait is cancelled is
+        given up on the server, too, where that can be.
 
         Raises what `wait_for_result` does.
         """

@@ -34,7 +34,8 @@ T = TypeVar("T")
 _SUBMITS_AT_ONCE = 256  # more only open connections, and keep the garbage collector busy
 _COPIES = 2**33  # so that all numbers stay below 2**63
 _CUT = (
-    "a sample ended before a stop and before its max_tokens (stop_reason 'length'): prompt and sample filled the model's context, or "
+    "a sample ended before a stop and before its max_tokens (stop_reason 'length'): prompt and "
+    "sample filled the model's context, or "
     "all that the server samples at once. Shorten the prompt, or ask for fewer tokens"
 )
 _NO_SUCH_ROUTE = (404, 405)
@@ -63,7 +64,9 @@ class Sampler:
     async def sample(
         self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None
     ) -> SampleResponse:
-        """What was sampled, in as many requests as it takes; `state` tells of the first. `timeout` is for each to be taken on."""
+        """What was sampled, in as many requests as it takes; `state` tells of the first. `timeout`
+        is for each to be taken on.
+        """
         began, response, failure = self.transport.clock.now(), None, None
         try:
             response = await self._sampled(prompt, ask, state, timeout)
@@ -193,7 +196,9 @@ class Sampler:
         await clock.sleep(pause)
 
     async def _become_distinct(self) -> None:
-        """Gives a copy numbers of its own: the server takes two samples of one number for one (openapi/tinker.yaml, SampleRequest.seq_id)."""
+        """Gives a copy numbers of its own: the server takes two samples of one number for one
+        (openapi/tinker.yaml, SampleRequest.seq_id).
+        """
         if not self.shares_numbers:
             return
         async with self._joining:

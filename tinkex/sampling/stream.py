@@ -1,4 +1,6 @@
-"""Samples as they come: the pieces of a stream of server-sent events, and what becomes of a server that has none."""
+"""Samples as they come: the pieces of a stream of server-sent events, and what becomes of a server
+that has none.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ def whole(sequence: SampledSequence) -> SamplePiece:
 async def pieces(
     transport: Transport, body: SampleRequest, timeout: float | None
 ) -> AsyncGenerator[SamplePiece, None]:
-    """The pieces as the server sends them. Closing the generator closes the connection, at which the server stops.
+    """The pieces as the server sends them. Closing the generator closes the connection, at which
+    the server stops.
 
     Raises:
         RequestFailedError: the sampling failed.
@@ -60,7 +63,9 @@ async def pieces(
 
 
 async def _next_data(transport: Transport, lines: AsyncGenerator[str]) -> str | None:
-    """The next event's data; None at the end. It is waited for as a whole, however many lines come before it."""
+    """The next event's data; None at the end. It is waited for as a whole, however many lines come
+    before it.
+    """
     with transport.wait(RequestState("sample_stream"), "the next tokens") as wait:
         wait.becomes("computation", "the stream is open")
         async for line in lines:

@@ -1,6 +1,8 @@
-"""What a server is sent for what its user asks, by its ways of sampling. Plain functions of values: no I/O here.
+"""What a server is sent for what its user asks, by its ways of sampling. Plain functions of values:
+no I/O here.
 
-Servers differ in what they take for greedy, for "off" and for "no limit" (docs/servers.md); the user always writes the same.
+Servers differ in what they take for greedy, for "off" and for "no limit" (docs/servers.md); the
+user always writes the same.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ _KNOWN = tuple(field.name for field in fields(SamplingParams) if field.init)
 
 
 def read_params(params: SamplingParams | Mapping[str, Any] | None) -> SamplingParams:
-    """A copy of what the user gave, checked, with `stop` as a list. Raises `InvalidInputError`, naming the field."""
+    """A copy of what the user gave, checked, with `stop` as a list. Raises `InvalidInputError`,
+    naming the field.
+    """
     given = params.to_dict() if isinstance(params, SamplingParams) else dict(params or {})
     read = SamplingParams.from_dict(
         {name: value for name, value in given.items() if value is not None}
@@ -77,13 +81,16 @@ def _stops(stop: Any) -> list[str] | list[int] | None:
 
 
 def as_sent(params: SamplingParams, ways: SamplingWays) -> SamplingParams:
-    """The parameters that make a server of these ways do what `params` say. Raises `InvalidInputError` where none do."""
+    """The parameters that make a server of these ways do what `params` say. Raises
+    `InvalidInputError` where none do.
+    """
     sent = SamplingParams.from_dict(params.to_dict())
     if sent.max_tokens is None:
         sent.max_tokens = ways.default_max_tokens
     elif ways.max_tokens is not None and sent.max_tokens > ways.max_tokens:
         raise InvalidInputError(
-            f"sampling_params.max_tokens is {sent.max_tokens}, and this server samples {ways.max_tokens} in one request",
+            f"sampling_params.max_tokens is {sent.max_tokens}, and this server samples "
+            f"{ways.max_tokens} in one request",
             advice="Ask for fewer, and go on from what was sampled.",
         )
     if params.temperature == 0:
@@ -115,7 +122,9 @@ def parts(num_samples: int, ways: SamplingWays) -> list[int]:
 
 
 def of_part(params: SamplingParams, index: int) -> SamplingParams:
-    """The parameters of a later part of a sample: with a seed of its own, or its sequences would be the first one's again."""
+    """The parameters of a later part of a sample: with a seed of its own, or its sequences would be
+    the first one's again.
+    """
     if params.seed is None or index == 0:
         return params
     return SamplingParams.from_dict({**params.to_dict(), "seed": params.seed + index})
@@ -128,7 +137,10 @@ def remarks(params: SamplingParams, ways: SamplingWays) -> Iterator[str]:
     if params.stop and not ways.stops:
         yield "stop is taken and not heeded: samples go on to max_tokens, so cut them yourself"
     if params.max_tokens is None and ways.default_max_tokens is not None:
-        yield f"no max_tokens was given, and it has no safe default: {ways.default_max_tokens} tokens are sampled at most"
+        yield (
+            f"no max_tokens was given, and it has no safe default: {ways.default_max_tokens} "
+            "tokens are sampled at most"
+        )
 
 
 def no_prompt_logprobs(dialect: Dialect) -> UnsupportedByServer:
@@ -137,12 +149,17 @@ def no_prompt_logprobs(dialect: Dialect) -> UnsupportedByServer:
         f"{dialect.name} gives no logprobs of a prompt",
         server=dialect.name,
         operation="sample",
-        advice="Give the tokens to a training client's forward: its loss_fn_outputs hold their logprobs.",
+        advice=(
+            "Give the tokens to a training client's forward: its loss_fn_outputs hold their "
+            "logprobs."
+        ),
     )
 
 
 def require_weights(dialect: Dialect, *, base_model: str | None, model_path: str | None) -> None:
-    """Raises where these weights cannot be sampled: `InvalidInputError` for none, `UnsupportedByServer` for what a server cannot."""
+    """Raises where these weights cannot be sampled: `InvalidInputError` for none,
+    `UnsupportedByServer` for what a server cannot.
+    """
     if not (base_model or model_path):
         raise InvalidInputError("create_sampling_client needs base_model or model_path")
     if not model_path and not dialect.sampling.base_models:
@@ -150,12 +167,18 @@ def require_weights(dialect: Dialect, *, base_model: str | None, model_path: str
             f"{dialect.name} samples no base model",
             server=dialect.name,
             operation="create_sampling_session",
-            advice="Make a training client and call save_weights_and_get_sampling_client at once: a new adapter changes nothing.",
+            advice=(
+                "Make a training client and call save_weights_and_get_sampling_client at once: a "
+                "new adapter changes nothing."
+            ),
         )
     if model_path and "/sampler_weights/" in model_path and not dialect.sampling.saved_names:
         raise UnsupportedByServer(
             f"{dialect.name} cannot sample what save_weights_for_sampler saved by name",
             server=dialect.name,
             operation="create_sampling_session",
-            advice="Save by save_state and sample from its path, or call save_weights_and_get_sampling_client.",
+            advice=(
+                "Save by save_state and sample from its path, or call "
+                "save_weights_and_get_sampling_client."
+            ),
         )

@@ -28,15 +28,18 @@ _OF_GATEWAYS = frozenset({429, 500, *range(502, 600)})
 
 
 async def meet(transport: Transport) -> None:
-    """Asks the server about itself, unless that was done before, so that `transport.server.dialect` is what it speaks."""
+    """Asks the server about itself, unless that was done before, so that `transport.server.dialect`
+    is what it speaks.
+    """
     if not transport.server.met:
         with first_contact(transport):
             transport.server.saw(await look(transport))
 
 
 async def look(transport: Transport) -> Seen:
-    """Asks the server about itself; of one that has no flags it is asked what else it lacks, of one whose flags others have, too, what
-    tells them apart."""
+    """Asks the server about itself; of one that has no flags it is asked what else it lacks, of one
+    whose flags others have, too, what tells them apart.
+    """
     before = transport.server.seen
     config, refusal = await _ask(
         transport, get_client_config.request(body=ClientConfigRequest(__version__))
@@ -73,7 +76,9 @@ async def _if_there(transport: Transport, request: Request[T]) -> T | None:
 
 
 async def _ask(transport: Transport, request: Request[T]) -> tuple[T | None, APIStatusError | None]:
-    """The answer; of a server that lacks the call None, and its refusal unless that was known before."""
+    """The answer; of a server that lacks the call None, and its refusal unless that was known
+    before.
+    """
     try:
         return await transport.send(request, first_contact=True), None
     except UnsupportedByServer as error:
@@ -85,7 +90,9 @@ async def _ask(transport: Transport, request: Request[T]) -> tuple[T | None, API
 
 
 async def _has_route(transport: Transport, path: str) -> bool | None:
-    """Whether the server has a route that is not of the contract; None where that cannot be told."""
+    """Whether the server has a route that is not of the contract; None where that cannot be
+    told.
+    """
     request: Request[None] = Request(
         "first_contact", {"method": "get", "url": path}, lambda _: None
     )
@@ -99,14 +106,17 @@ async def _has_route(transport: Transport, path: str) -> bool | None:
 
 @contextmanager
 def first_contact(transport: Transport) -> Generator[None]:
-    """Raises `NotATinkerServerError` in place of a web server's own page of refusal; gateways speak so for a server that is away."""
+    """Raises `NotATinkerServerError` in place of a web server's own page of refusal; gateways speak
+    so for a server that is away.
+    """
     try:
         yield
     except APIStatusError as error:
         if not is_web_page(error.body) or error.status_code in _OF_GATEWAYS:
             raise
         raise NotATinkerServerError(
-            f"what answers at {transport.config.base_url} is no Tinker server: {error.message}, as a web page",
+            f"what answers at {transport.config.base_url} is no Tinker server: {error.message}, "
+            "as a web page",
             operation=error.operation,
             advice="Check base_url: it is the URL below which /api/v1/… lies.",
         ) from error

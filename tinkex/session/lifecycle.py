@@ -1,4 +1,6 @@
-"""`SessionLife`: keeps a session alive on its server, by heartbeats from a task, and says goodbye when it ends."""
+"""`SessionLife`: keeps a session alive on its server, by heartbeats from a task, and says goodbye
+when it ends.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ _LOOP_ENDED = "the client's event loop ended before the client was closed"
 
 
 class SessionPart(Protocol):
-    """What a layer above keeps for a session: it is made with the transport, and closed before the session ends."""
+    """What a layer above keeps for a session: it is made with the transport, and closed before the
+    session ends.
+    """
 
     def __init__(self, transport: Transport, /) -> None: ...
 
@@ -51,7 +55,8 @@ class SessionLife:
     parts: Mapping[type[SessionPart], SessionPart]
     failures: UnseenFailures
     lost: bool = False
-    """Whether the server has said that it does not know the session any more, or has finished it."""
+    """Whether the server has said that it does not know the session any more, or has finished it.
+    """
     _beating: asyncio.Task[None] | None = field(init=False, default=None)
     _reporter: Reporter | None = field(init=False, default=None)
 
@@ -67,7 +72,9 @@ class SessionLife:
             self._reporter.begin()
 
     async def finish(self, outcome: Outcome, detail: str | None = None) -> bool:
-        """Stops the heartbeats and tells the server; one that is gone is left alone. False where it lacks the call."""
+        """Stops the heartbeats and tells the server; one that is gone is left alone. False where it
+        lacks the call.
+        """
         self.failures.tell()
         for part in self.parts.values():
             await part.close()
@@ -80,11 +87,15 @@ class SessionLife:
         return self.lost or await self._say_goodbye(outcome, detail)
 
     def abandon(self) -> None:
-        """Finishes it, later: the last that could have done that is gone. May be called in any thread."""
+        """Finishes it, later: the last that could have done that is gone. May be called in any
+        thread.
+        """
         self.transport.end_soon(partial(self.finish, "interrupted", _DROPPED))
 
     async def is_lost(self) -> bool:
-        """Asks the server, and returns whether it knows the session no more; False where it does not say."""
+        """Asks the server, and returns whether it knows the session no more; False where it does
+        not say.
+        """
         if not self.lost:
             try:
                 await self._heartbeat()

@@ -1,4 +1,6 @@
-"""The tokenizer of a model on a server: by the names it goes by, or from the server itself where that gives tokenizers."""
+"""The tokenizer of a model on a server: by the names it goes by, or from the server itself where
+that gives tokenizers.
+"""
 
 from __future__ import annotations
 

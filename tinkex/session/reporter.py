@@ -1,4 +1,6 @@
-"""`Reporter`: tells the server how a session went, if that is wanted (`Config.telemetry`). It never holds anybody up, and never fails."""
+"""`Reporter`: tells the server how a session went, if that is wanted (`Config.telemetry`). It never
+holds anybody up, and never fails.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ Severity = Literal["INFO", "ERROR"]
 
 @define(eq=False)
 class Reporter:
-    """The events of one session, in batches. What is sent are names, numbers and ids: no header, no key, no data, no text of an error."""
+    """The events of one session, in batches. What is sent are names, numbers and ids: no header, no
+    key, no data, no text of an error.
+    """
 
     transport: Transport
     session_id: str
@@ -70,7 +74,9 @@ class Reporter:
             )
 
     async def finish(self, error_type: str | None) -> None:
-        """Says that the session has ended, by an exception of this class, and sends what is left."""
+        """Says that the session has ended, by an exception of this class, and sends what is
+        left.
+        """
         if self._task is None:
             return
         self._task.cancel()

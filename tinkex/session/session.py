@@ -1,4 +1,6 @@
-"""A session: begun before the first model or sampler, kept alive by heartbeats, ended with a reason."""
+"""A session: begun before the first model or sampler, kept alive by heartbeats, ended with a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ class Session:
     saved_shapes: dict[str, tuple[str, LoraConfig]] = field(
         factory=dict[str, tuple[str, LoraConfig]]
     )
-    """Base model and LoRA shape of what was saved in this session, by path: some servers do not tell."""
+    """Base model and LoRA shape of what was saved in this session, by path: some servers do not
+    tell.
+    """
     fingerprints: dict[str, asyncio.Task[Fingerprint | None]] = field(
         factory=dict[str, asyncio.Task[Fingerprint | None]]
     )
@@ -100,7 +104,9 @@ class Session:
         return session
 
     def part(self, kind: type[P]) -> P:
-        """Returns the session's one object of this class, made at the first call and closed with the session."""
+        """Returns the session's one object of this class, made at the first call and closed with
+        the session.
+        """
         made = self._parts.get(kind)
         if not isinstance(made, kind):
             made = self._parts[kind] = kind(self.transport)
@@ -114,9 +120,13 @@ class Session:
         """Raises `ServerStateLostError` for an operation of a session that is lost."""
         if self.life.lost:
             raise ServerStateLostError(
-                f"not sent: the server does not know session {self.session_id} any more, and nothing that lived in it",
+                f"not sent: the server does not know session {self.session_id} any more, and "
+                "nothing that lived in it",
                 operation=operation,
-                advice="Make a new client by the service client, which begins a new session, from the last saved state.",
+                advice=(
+                    "Make a new client by the service client, which begins a new session, from "
+                    "the last saved state."
+                ),
             )
 
 

@@ -22,13 +22,16 @@ from tinkex.types import (
 
 @hinted
 class AdminClient:
-    """Audit log, billing and storage of an organization. Begins no session. Servers of one's own have few of these calls.
+    """Audit log, billing and storage of an organization. Begins no session. Servers of one's own
+    have few of these calls.
 
-    Each call may raise `UnsupportedByServer`, `AuthenticationError`, `PermissionDeniedError` and `APIConnectionError`.
+    Each call may raise `UnsupportedByServer`, `AuthenticationError`, `PermissionDeniedError` and
+    `APIConnectionError`.
 
     Args:
         config: all settings.
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes before the one of `config`.
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes
+            before the one of `config`.
         api_key: by default `TINKER_API_KEY`. Goes before the one of `config`.
 
     Raises:
@@ -46,7 +49,9 @@ class AdminClient:
         self._portal = portals.shared()
 
     def close(self) -> Done:
-        """Closes the connections, unless they are a service client's. Later calls raise `ClientClosedError`."""
+        """Closes the connections, unless they are a service client's. Later calls raise
+        `ClientClosedError`.
+        """
         self._portal.run(self._client.close)
         return DONE
 

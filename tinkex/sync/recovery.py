@@ -19,15 +19,17 @@ from tinkex.sync.training import TrainingClient
 class RecoverableRun(OwnFuture):
     """A training run that goes back to its last saved state when the server loses the model.
 
-    Made by `ServiceClient.create_recoverable_run`. The loop asks for the number of each step. One that comes to its end counts,
-    and the model is saved when the policy says so, in the order of training and without a wait. After `recover` the numbers go on
-    from where the last saved state belongs, so that steps whose effect was lost come again: whatever is kept by the number of its
-    step, such as a batch or a loss, stays right.
+    Made by `ServiceClient.create_recoverable_run`. The loop asks for the number of each step.
+    One that comes to its end counts, and the model is saved when the policy says so, in the order
+    of training and without a wait. After `recover` the numbers go on from where the last saved
+    state belongs, so that steps whose effect was lost come again: whatever is kept by the number of
+    its step, such as a batch or a loss, stays right.
 
         run = service.create_recoverable_run(trainer, RecoveryPolicy(save_every_steps=20))
         for step in run.steps(200):
             try:
-                done = run.trainer.train_step(batches[step], "cross_entropy", AdamParams(learning_rate=1e-4))
+                adam = AdamParams(learning_rate=1e-4)
+                done = run.trainer.train_step(batches[step], "cross_entropy", adam)
                 losses[step] = done.result().forward_backward.metrics["loss:sum"]
             except TinkexError as error:
                 run.recover(error)
@@ -54,31 +56,38 @@ class RecoverableRun(OwnFuture):
         return self._client.recoveries
 
     def steps(self, until: int) -> Iterator[int]:
-        """The numbers of the steps below `until` that are still to be done, each as often as it takes.
+        """The numbers of the steps below `until` that are still to be done, each as often as it
+        takes.
 
-        The state after the last step is saved before the numbers end; where that fails since the model is lost, the steps whose
-        effect was lost come again.
+        The state after the last step is saved before the numbers end; where that fails since the
+        model is lost, the steps whose effect was lost come again.
 
         Raises:
-            TinkexError: when the numbers end: the last state was not saved, and the policy does not recover from that.
+            TinkexError: when the numbers end: the last state was not saved, and the policy does not
+                recover from that.
             RecoveryFailedError: as `recover`.
         """
         return iterate(self._portal, lambda: self._client.steps(until))
 
     def recover(self, error: TinkexError, missing: int | None = None) -> int:
-        """Reloads the last saved state into a new model, which is `trainer` from now on; returns the number of the step to go on with.
+        """Reloads the last saved state into a new model, which is `trainer` from now on; returns
+        the number of the step to go on with.
 
-        A checkpoint that cannot be loaded is passed over for the one before it, and a server that does not answer is waited for. Drop
-        the futures of the model that was lost, if there are any.
+        A checkpoint that cannot be loaded is passed over for the one before it, and a server that
+        does not answer is waited for. Drop the futures of the model that was lost, if there are
+        any.
 
         Args:
             error: why the step failed.
-            missing: for a loop that sends steps ahead, the first one whose result it still waits for: the run goes back to that one or
-                further, even if a later state was saved, as far as `keep` allows. By default the step that the loop is at.
+            missing: for a loop that sends steps ahead, the first one whose result it still waits
+                for: the run goes back to that one or
+                further, even if a later state was saved, as far as `keep` allows. By default the
+                step that the loop is at.
 
         Raises:
             TinkexError: the given error, where the policy does not recover from it.
-            RecoveryFailedError: no checkpoint can be loaded, the server stays away for longer than the policy waits, or too many
+            RecoveryFailedError: no checkpoint can be loaded, the server stays away for longer than
+                the policy waits, or too many
                 recoveries brought no new checkpoint.
         """
         return self._portal.run(self._client.recover, error, missing)

@@ -48,15 +48,18 @@ from tinkex.types import (
 
 @hinted
 class RestClient:
-    """Looks at and manages what is on a server: its models, sessions, training runs and checkpoints. Begins no session.
+    """Looks at and manages what is on a server: its models, sessions, training runs and
+    checkpoints. Begins no session.
 
-    Made by `ServiceClient.create_rest_client`, or by itself. Each call may raise `UnsupportedByServer` where the server has no
-    such call, `AuthenticationError` or `PermissionDeniedError` where the key does not allow it, `NotFoundError` where there is no such
+    Made by `ServiceClient.create_rest_client`, or by itself. Each call may raise
+    `UnsupportedByServer` where the server has no such call, `AuthenticationError` or
+    `PermissionDeniedError` where the key does not allow it, `NotFoundError` where there is no such
     thing, and `APIConnectionError` where the server cannot be reached.
 
-    What is said of a checkpoint takes its path, `tinker://<training run>/<kind>/<name>`, in the `…_from_tinker_path` and
-    `…_by_tinker_path` calls, and in the others the training run and `Checkpoint.checkpoint_id`. `access_scope` is "owned" for one's own
-    things, "accessible" for all that one may read.
+    What is said of a checkpoint takes its path, `tinker://<training run>/<kind>/<name>`, in the
+    `…_from_tinker_path` and `…_by_tinker_path` calls, and in the others the training run and
+    `Checkpoint.checkpoint_id`. `access_scope` is "owned" for one's own things, "accessible" for all
+    that one may read.
 
     Example:
         with RestClient(base_url="http://127.0.0.1:8765") as rest:
@@ -65,7 +68,8 @@ class RestClient:
 
     Args:
         config: all settings.
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes before the one of `config`.
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes
+            before the one of `config`.
         api_key: by default `TINKER_API_KEY`. Goes before the one of `config`.
 
     Raises:
@@ -89,7 +93,9 @@ class RestClient:
         return made
 
     def close(self) -> Done:
-        """Closes the connections, unless they are a service client's. Later calls raise `ClientClosedError`."""
+        """Closes the connections, unless they are a service client's. Later calls raise
+        `ClientClosedError`.
+        """
         self._portal.run(self._client.close)
         return DONE
 
@@ -109,7 +115,9 @@ class RestClient:
         return self._portal.run(self._client.get_server_capabilities)
 
     def whoami(self) -> WhoamiResponse:
-        """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it nor what it is exchanged for is a JWT."""
+        """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it
+        nor what it is exchanged for is a JWT.
+        """
         return self._portal.run(self._client.whoami)
 
     def get_api_key_info(self) -> ApiKeyInfoResponse:
@@ -124,7 +132,9 @@ class RestClient:
     def list_sessions(
         self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
     ) -> ListSessionsResponse:
-        """A page of the sessions' ids, newest first: at most `limit`, after leaving out `offset`."""
+        """A page of the sessions' ids, newest first: at most `limit`, after leaving out
+        `offset`.
+        """
         return self._portal.run(self._client.list_sessions, limit, offset, access_scope)
 
     def iter_sessions(
@@ -142,7 +152,9 @@ class RestClient:
         return self._portal.run(self._client.get_session, session_id, access_scope)
 
     def search_sessions(self, request: SessionSearchRequest) -> SessionSearchResponse:
-        """A page of the sessions that fit, newest first; `next_cursor` is for the next request, and None on the last page."""
+        """A page of the sessions that fit, newest first; `next_cursor` is for the next request, and
+        None on the last page.
+        """
         return self._portal.run(self._client.search_sessions, request)
 
     def iter_search_sessions(self, request: SessionSearchRequest) -> Iterator[SessionSummary]:
@@ -155,7 +167,8 @@ class RestClient:
         return DONE
 
     def export_session_trace(self, session_id: str) -> Text:
-        """The URL of a trace of what a session did, a Perfetto file that can be fetched without a key for about an hour.
+        """The URL of a trace of what a session did, a Perfetto file that can be fetched without a
+        key for about an hour.
 
         Waits until the server has made it.
 
@@ -176,7 +189,9 @@ class RestClient:
         access_scope: AccessScope = "owned",
         project_id: str | None = None,
     ) -> TrainingRunsResponse:
-        """A page of the training runs, maybe of one project, newest first: at most `limit`, after leaving out `offset`."""
+        """A page of the training runs, maybe of one project, newest first: at most `limit`, after
+        leaving out `offset`.
+        """
         return self._portal.run(
             self._client.list_training_runs, limit, offset, access_scope, project_id
         )
@@ -188,7 +203,9 @@ class RestClient:
         *,
         page_size: int = PAGE_SIZE,
     ) -> Iterator[TrainingRun]:
-        """All training runs, maybe of one project, newest first, fetched page by page as they are asked for."""
+        """All training runs, maybe of one project, newest first, fetched page by page as they are
+        asked for.
+        """
         return iterate(
             self._portal,
             lambda: self._client.iter_training_runs(access_scope, project_id, page_size=page_size),
@@ -213,11 +230,14 @@ class RestClient:
         return self._portal.run(self._client.list_checkpoints, training_run_id)
 
     def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> CheckpointsListResponse:
-        """A page of the checkpoints of all training runs, newest first: at most `limit`, after leaving out `offset`."""
+        """A page of the checkpoints of all training runs, newest first: at most `limit`, after
+        leaving out `offset`.
+        """
         return self._portal.run(self._client.list_user_checkpoints, limit, offset)
 
     def iter_user_checkpoints(self, *, page_size: int = PAGE_SIZE) -> Iterator[Checkpoint]:
-        """The checkpoints of all training runs, newest first, fetched page by page as they are asked for.
+        """The checkpoints of all training runs, newest first, fetched page by page as they are
+        asked for.
 
         Collect what is to be deleted before it is: a list that shrinks while it is read has gaps.
         """
@@ -226,7 +246,9 @@ class RestClient:
         )
 
     def search_checkpoints(self, request: CheckpointSearchRequest) -> CheckpointSearchResponse:
-        """A page of the checkpoints that fit, newest first; `next_cursor` is for the next request, and None on the last page."""
+        """A page of the checkpoints that fit, newest first; `next_cursor` is for the next request,
+        and None on the last page.
+        """
         return self._portal.run(self._client.search_checkpoints, request)
 
     def iter_search_checkpoints(self, request: CheckpointSearchRequest) -> Iterator[Checkpoint]:
@@ -270,7 +292,8 @@ class RestClient:
         destination_project_id: str | None = None,
         progress: Progress | None = None,
     ) -> Text:
-        """Uploads a LoRA adapter from a folder as peft writes it; returns the path of the checkpoint.
+        """Uploads a LoRA adapter from a folder as peft writes it; returns the path of the
+        checkpoint.
 
         The path can be sampled from and trained on where the server lets it: the embedded server
         does both.
@@ -278,7 +301,8 @@ class RestClient:
         Args:
             folder: where `adapter_config.json` and `adapter_model.safetensors` are.
             base_model: by default the one that `adapter_config.json` names.
-            lora_config: by default the rank of `adapter_config.json`, and all layers that an adapter
+            lora_config: by default the rank of `adapter_config.json`, and all layers that an
+                adapter
                 can have; `train_unembed` where the adapter has weights for the unembedding.
             destination_project_id: the project that the checkpoint is to be in.
             progress: called with the bytes that were sent and those in all. It must not block.
@@ -286,7 +310,8 @@ class RestClient:
         Raises:
             InvalidInputError: the folder has no such files, or they do not say what is asked for.
             BadRequestError: the server refuses the adapter; the text says why.
-            APIConnectionError, APIStatusError: a file could not be sent, and trying again did not help.
+            APIConnectionError, APIStatusError: a file could not be sent, and trying again did not
+                help.
 
         Example:
             path = rest.upload_adapter("my-adapter", base_model="Qwen/Qwen3-8B")
@@ -354,7 +379,8 @@ class RestClient:
         return DONE
 
     def get_external_weights_urls(self, tinker_path: str) -> ExternalWeightsUrlsResponse:
-        """Where the files that `save_weights_external` made can be fetched, by name. The URLs want no key.
+        """Where the files that `save_weights_external` made can be fetched, by name. The URLs want
+        no key.
 
         Raises:
             InvalidInputError: the path is not of the kind `external_weights`.
@@ -364,9 +390,11 @@ class RestClient:
     def get_checkpoint_archive_url(
         self, training_run_id: str, checkpoint_id: str
     ) -> CheckpointArchiveUrlResponse:
-        """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call no more.
+        """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call
+        no more.
 
-        The URL wants no key; of a server that sends the file itself it is the call's own, which does. Waits while the file is built.
+        The URL wants no key; of a server that sends the file itself it is the call's own, which
+        does. Waits while the file is built.
 
         Raises:
             WaitTimeoutError: it was not built within `PollSettings.max_wait`.
@@ -391,21 +419,27 @@ class RestClient:
         force: bool = False,
         progress: Progress | None = None,
     ) -> Path:
-        """The folder that the files of a checkpoint were fetched to: all of them, or none where this raises.
+        """The folder that the files of a checkpoint were fetched to: all of them, or none where
+            this raises.
 
-        What breaks off goes on where it was; URLs whose time is over are asked for anew; sizes and digests are checked.
+        What breaks off goes on where it was; URLs whose time is over are asked for anew; sizes and
+        digests are checked.
 
         Args:
-            tinker_path: of a kind that the server gives out: the hosted service those of `save_weights_external`, others what they saved.
+            tinker_path: of a kind that the server gives out: the hosted service those of
+                `save_weights_external`, others what they saved.
             output_dir: where the folder is to be, named after the path: `S1_train_0_weights_0001`.
             force: whether a folder of that name is replaced.
-            progress: called with the bytes that came and those in all, which are None while they are not known; `DownloadBar` shows
+            progress: called with the bytes that came and those in all, which are None while they
+                are not known; `DownloadBar` shows
                 them. It must not block. What it raises ends the download.
 
         Raises:
             InvalidInputError: the folder is there already.
-            CheckpointDownloadError: what came is not what was promised, or not safe to unpack, or cannot be written.
-            APIConnectionError, APIStatusError: it cannot be fetched, and trying again did not help.
+            CheckpointDownloadError: what came is not what was promised, or not safe to unpack, or
+                cannot be written.
+            APIConnectionError, APIStatusError: it cannot be fetched, and
+                trying again did not help.
             WaitTimeoutError: the server did not build the archive within `PollSettings.max_wait`.
         """
         return self._portal.run(
@@ -431,7 +465,8 @@ class RestClient:
         token: str | None = None,
         progress: Progress | None = None,
     ) -> Text:
-        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit there.
+        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit
+        there.
 
         Args:
             tinker_path: of a kind that the server gives out, as for `download_checkpoint`.
@@ -442,7 +477,8 @@ class RestClient:
             create_pr: whether to open a pull request instead; the URL is then its own.
             allow_patterns, ignore_patterns: which files to put there, as `*.safetensors`.
             model_card: whether a README.md is written where the checkpoint has none.
-            token: of the hub; by default the one that huggingface_hub finds, in HF_TOKEN or its files.
+            token: of the hub; by default the one that huggingface_hub finds, in HF_TOKEN or its
+                files.
             progress: as for `download_checkpoint`.
 
         Raises:

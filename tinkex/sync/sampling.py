@@ -35,10 +35,12 @@ from tinkex.waiting.wait import QueueObserver
 
 @hinted
 class SamplingClient(OwnFuture):
-    """Samples from one set of weights. Made by `ServiceClient.create_sampling_client`, or by a training client.
+    """Samples from one set of weights. Made by `ServiceClient.create_sampling_client`, or by a
+    training client.
 
-    It can be pickled, and sent to other processes and machines. The key does not go along: a copy takes it from its own environment.
-    The session lives as long as the service client that began it. `close` a copy, or leave it as a context manager.
+    It can be pickled, and sent to other processes and machines. The key does not go along: a copy
+    takes it from its own environment. The session lives as long as the service client that began
+    it. `close` a copy, or leave it as a context manager.
     """
 
     def __init__(self, client: AsyncSamplingClient, portal: Portal) -> None:
@@ -80,7 +82,9 @@ class SamplingClient(OwnFuture):
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> APIFuture[SamplingClient]:
-        """What `create` makes, as a future: begins at once, so that several can be made side by side."""
+        """What `create` makes, as a future: begins at once, so that several can be made side by
+        side.
+        """
         return APIFuture(
             portals.shared(),
             lambda: AsyncAPIFuture(
@@ -98,7 +102,8 @@ class SamplingClient(OwnFuture):
 
     @staticmethod
     def from_sampler_handle(handle: str, *, api_key: str | None = None) -> SamplingClient:
-        """A client for the sampler that `get_sampler_handle` described. `close` it, or leave it as a context manager.
+        """A client for the sampler that `get_sampler_handle` described. `close` it, or leave it as
+        a context manager.
 
         Args:
             handle: the text, whole.
@@ -132,23 +137,31 @@ class SamplingClient(OwnFuture):
         """Samples continuations of a prompt of N tokens.
 
         Args:
-            prompt: a `ModelInput`, token ids `(N,)`, or a text, which the base model's tokenizer encodes.
-            num_samples: how many continuations; more than the server gives at once are asked for in several requests.
-            sampling_params: as a `SamplingParams` or a dict of its fields. Without `max_tokens` up to the model's context, on servers
+            prompt: a `ModelInput`, token ids `(N,)`, or a text, which the base model's tokenizer
+                encodes.
+            num_samples: how many continuations; more than the server gives at once are asked for in
+                several requests.
+            sampling_params: as a `SamplingParams` or a dict of its fields. Without `max_tokens` up
+                to the model's context, on servers
                 that can; elsewhere 256, and a warning says so.
-            include_prompt_logprobs: whether to give the logprob of each of the prompt's tokens, too.
+            include_prompt_logprobs: whether to give the logprob of each of the prompt's tokens,
+                too.
             topk_prompt_logprobs: how many of the likeliest tokens to give for each of the prompt's.
             topk_sample_logprobs: how many to give for each of the sampled ones.
-            target_prompt_logprobs: tokens `(N - 1, K)`, int64, whose logprobs to give: row i asks about position i + 1; -1 asks nothing.
-            prompt_alt_tokens_k: how many tokens to draw at each of the prompt's positions but the first.
+            target_prompt_logprobs: tokens `(N - 1, K)`, int64, whose logprobs to give: row i asks
+                about position i + 1; -1 asks nothing.
+            prompt_alt_tokens_k: how many tokens to draw at each of the prompt's positions but the
+                first.
             prompt_logprobs_last_n: of the prompt, score the last n tokens alone, 1 to N - 1.
             prompt_logprobs: the same as `include_prompt_logprobs`.
             timeout: seconds for the server to take the request on; by default `Config.timeout`.
             await_timeout: seconds for all; by default `Config.poll` bounds the wait.
 
         Raises:
-            InvalidInputError: at the call: no tokens, fewer than one sample, or an argument that does not fit.
-            UnsupportedByServer: at the call, or by `.result()`: the server cannot do it, or passed over something that was asked.
+            InvalidInputError: at the call: no tokens, fewer than one sample, or an argument that
+                does not fit.
+            UnsupportedByServer: at the call, or by `.result()`: the server cannot do it, or passed
+                over something that was asked.
             RequestFailedError: by `.result()`: the server could not do it.
             WaitTimeoutError: by `.result()`: `await_timeout` is over.
         """
@@ -187,18 +200,21 @@ class SamplingClient(OwnFuture):
         ordered: bool = True,
         progress: bool = False,
     ) -> Iterator[SampleManyItem]:
-        """Samples for any number of prompts, with a bounded number of them in memory; failures stand beside results.
+        """Samples for any number of prompts, with a bounded number of them in memory; failures
+        stand beside results.
 
         Args:
-            prompts: `ModelInput`s, token ids or texts, in a list or an iterator, which is read as they are needed.
-            num_samples, sampling_params, prompt_logprobs, topk_prompt_logprobs, topk_sample_logprobs, prompt_alt_tokens_k,
+            prompts: `ModelInput`s, token ids or texts, in a list or an iterator, which is read as
+                they are needed. num_samples, sampling_params, prompt_logprobs,
+                topk_prompt_logprobs, topk_sample_logprobs, prompt_alt_tokens_k,
                 prompt_logprobs_last_n, timeout, await_timeout: for each, as for `sample`.
             max_in_flight: at most so many prompts at once.
             ordered: whether the items come in the order of the prompts, or as they finish.
             progress: whether to draw a progress bar on stderr.
 
         Raises:
-            InvalidInputError: at the call: `max_in_flight` or `num_samples` below 1, an unknown sampling parameter, or a single prompt.
+            InvalidInputError: at the call: `max_in_flight` or `num_samples` below 1, an unknown
+                sampling parameter, or a single prompt.
             UnsupportedByServer: at the call: the server cannot do it.
         """
         return iterate(
@@ -227,13 +243,15 @@ class SamplingClient(OwnFuture):
         *,
         timeout: float | None = None,
     ) -> Iterator[SamplePiece]:
-        """One continuation of a prompt, its tokens as they come where the server can; elsewhere the finished one in one piece.
+        """One continuation of a prompt, its tokens as they come where the server can; elsewhere the
+        finished one in one piece.
 
         The last piece has the whole sequence. Leaving early ends the sampling.
 
         Args:
             prompt, sampling_params: as for `sample`.
-            timeout: seconds until the first piece, and from one to the next; by default `Config.timeout`.
+            timeout: seconds until the first piece, and from one to the next; by default
+                `Config.timeout`.
 
         Raises:
             InvalidInputError: at the call: no tokens, or a sampling parameter that does not fit.
@@ -248,7 +266,8 @@ class SamplingClient(OwnFuture):
     def compute_logprobs(
         self, prompt: ModelInput | ArrayLike | str, prompt_logprobs_last_n: int | None = None
     ) -> APIFuture[list[float | None]]:
-        """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the first.
+        """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the
+        first.
 
         Args:
             prompt: as for `sample`.
@@ -256,7 +275,8 @@ class SamplingClient(OwnFuture):
 
         Raises:
             InvalidInputError: at the call: no tokens, or n does not fit.
-            UnsupportedByServer: at the call, or by `.result()`: the server gives no logprobs of a prompt.
+            UnsupportedByServer: at the call, or by `.result()`: the server gives no logprobs of a
+                prompt.
             RequestFailedError: by `.result()`: the server could not do it.
         """
         return APIFuture(
@@ -264,7 +284,9 @@ class SamplingClient(OwnFuture):
         )
 
     def get_base_model(self) -> Text:
-        """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only the server knows it and does not tell."""
+        """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only
+        the server knows it and does not tell.
+        """
         return Text(self._portal.run(self._client.get_base_model))
 
     def get_tokenizer(self) -> Tokenizer:
@@ -272,11 +294,15 @@ class SamplingClient(OwnFuture):
         return self._portal.run(self._client.get_tokenizer)
 
     def get_sampler_handle(self) -> str:
-        """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It holds no key."""
+        """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It
+        holds no key.
+        """
         return self._portal.call(self._client.get_sampler_handle)
 
     def close(self) -> Done:
-        """Ends the connections of a copy that was unpickled; another one's end with its service client."""
+        """Ends the connections of a copy that was unpickled; another one's end with its service
+        client.
+        """
         self._portal.run(self._client.close)
         return DONE
 

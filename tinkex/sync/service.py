@@ -28,19 +28,21 @@ from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
 class ServiceClient:
     """A connection to a server, and the session in which its models and samplers live.
 
-    Nothing is sent until it is needed. Leave it as a context manager, or call `close`, to end the session.
+    Nothing is sent until it is needed. Leave it as a context manager, or call `close`, to end the
+    session.
 
     Example:
         with ServiceClient(base_url="http://127.0.0.1:8765") as service:
             trainer = service.create_lora_training_client("tinkex/tiny", rank=16)
 
     Args:
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. "local" is an embedded server in this
+        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service.
+            "local" is an embedded server in this
             process, which the first call starts, and which ends with the process.
         api_key: by default `TINKER_API_KEY`.
         user_metadata: facts of your own, kept with the session, besides those of the settings.
-        display_name: a name of the session for people, by which `RestClient.search_sessions` finds it.
-        project_id, default_headers, timeout, max_retries: as in `Config`.
+        display_name: a name of the session for people, by which `RestClient.search_sessions` finds
+            it. project_id, default_headers, timeout, max_retries: as in `Config`.
         default_headers_overrides: the same as `default_headers`.
         config: all settings; those that are given beside it go before its own.
 
@@ -104,11 +106,13 @@ class ServiceClient:
             seed: fixes the adapter's initial weights.
             train_mlp, train_attn, train_unembed: which layers to train; at least one.
             user_metadata: facts of your own, kept with the training run.
-            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default AdamW.
+            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default
+                AdamW.
 
         Raises:
             InvalidInputError: rank below 0, or nothing to train.
-            BadRequestError, RequestFailedError: the server does not have the model, or not this shape.
+            BadRequestError, RequestFailedError: the server does not have the model, or not this
+                shape.
             APIConnectionError: the server cannot be reached.
         """
         return TrainingClient(
@@ -141,15 +145,20 @@ class ServiceClient:
         Args:
             path: `tinker://…/weights/…`, as `save_state` gave it.
             base_model: by default the one that the weights were trained on.
-            rank: the adapter's, as it was created, for a server that does not tell; a session knows it of what it saved itself.
+            rank: the adapter's, as it was created, for a server that does not tell; a session knows
+                it of what it saved itself.
             user_metadata: facts of your own, kept with the training run.
             weights_access_token: a right to read weights of others.
-            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default AdamW.
+            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default
+                AdamW.
 
         Raises:
-            NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they do not fit.
-            UnsupportedByServer: it has no way to make a model from a checkpoint, or none without the optimizer's state.
-            CheckpointMismatchError: the server holds other weights than those that were saved (`Config.verify_checkpoints`).
+            NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they
+                do not fit.
+            UnsupportedByServer: it has no way to make a model from a checkpoint, or none without
+                the optimizer's state.
+            CheckpointMismatchError: the server holds other weights than those that were saved
+                (`Config.verify_checkpoints`).
             APIConnectionError: the server cannot be reached.
         """
         return TrainingClient(
@@ -174,7 +183,8 @@ class ServiceClient:
         *,
         rank: int | None = None,
     ) -> TrainingClient:
-        """A new model with saved weights and the state of their optimizer, to go on where `save_state` was called.
+        """A new model with saved weights and the state of their optimizer, to go on where
+        `save_state` was called.
 
         Takes and raises what `create_training_client_from_state` does.
         """
@@ -200,10 +210,13 @@ class ServiceClient:
         """A client that samples from saved weights, or from a base model.
 
         Args:
-            model_path: where the weights are, in the server's own form: `tinker://…`, on some servers another scheme, or a folder.
-            base_model: the model to sample; with `model_path` the one below it, whose tokenizer is wanted.
+            model_path: where the weights are, in the server's own form: `tinker://…`, on some
+                servers another scheme, or a folder.
+            base_model: the model to sample; with `model_path` the one below it, whose tokenizer is
+                wanted.
             retry_config: when its samples are asked for again, by default `Config.retry`.
-            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce
+                needs.
 
         Raises:
             UnsupportedByServer: the server cannot sample these.
@@ -223,14 +236,15 @@ class ServiceClient:
         )
 
     def probe_server(self, base_model: str) -> Dialect:
-        """Finds out what the server does with a repeated training request, which decides whether one whose answer was lost is sent again,
-        and what a load brings back.
+        """Finds out what the server does with a repeated training request, which decides whether
+        one whose answer was lost is sent again, and what a load brings back.
 
-        Makes small models for it, takes steps, sends one once more under its numbers, saves twice and loads, with the optimizer and
-        without; frees the models and deletes what was saved, where the server can. What was found, by its effect on the models,
-        counts for all clients of this server in the process: a load that would not be what it says raises `UnsupportedByServer`. A
-        server on which this was measured (docs/servers.md), or that says it itself, needs no probe; of any other no repeat is believed
-        without one.
+        Makes small models for it, takes steps, sends one once more under its numbers, saves twice
+        and loads, with the optimizer and without; frees the models and deletes what was saved,
+        where the server can. What was found, by its effect on the models, counts for all clients of
+        this server in the process: a load that would not be what it says raises
+        `UnsupportedByServer`. A server on which this was measured (docs/servers.md), or that says
+        it itself, needs no probe; of any other no repeat is believed without one.
 
         Args:
             base_model: one of `get_server_capabilities`.
@@ -243,10 +257,12 @@ class ServiceClient:
         return self._portal.run(self._client.probe_server, base_model)
 
     def create_custom_loss(self, fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> LossHandle:
-        """A loss of your own for `forward_backward_custom`, which the server runs where it can, and the training client elsewhere.
+        """A loss of your own for `forward_backward_custom`, which the server runs where it can, and
+        the training client elsewhere.
 
-        `fn` is called once, without data, and what it does is written down. A function that comes to a graph that this client has
-        already gets the handle that was made then, so that a cell of a notebook can be run again.
+        `fn` is called once, without data, and what it does is written down. A function that comes
+        to a graph that this client has already gets the handle that was made then, so that a cell
+        of a notebook can be run again.
 
         Example:
             >>> def clipped(logprobs, old_logprobs, advantages):
@@ -256,9 +272,11 @@ class ServiceClient:
             >>> loss_fn = service.create_custom_loss(clipped, {"logprobs": 1, "old_logprobs": 1, "advantages": 1})
 
         Args:
-            fn: `fn(logprobs, *inputs) -> (loss, metrics)` for one datum: `logprobs` are its targets', the others its loss inputs of
-                those names, 16 in all at most. A scalar, and a dict of scalars named `custom/<name>:sum` or `custom/<name>:mean`,
-                which are summed or averaged over the datums. Only functions of torch, math and operator; no branch on a tensor.
+            fn: `fn(logprobs, *inputs) -> (loss, metrics)` for one datum: `logprobs` are its
+                targets', the others its loss inputs of
+                those names, 16 in all at most. A scalar, and a dict of scalars named
+                `custom/<name>:sum` or `custom/<name>:mean`, which are summed or averaged over the
+                datums. Only functions of torch, math and operator; no branch on a tensor.
             input_ranks: the rank of each parameter: 1 or 2 for `logprobs`, 0 to 2 for the others.
 
         Raises:
@@ -271,7 +289,8 @@ class ServiceClient:
     def copy_weights(
         self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
     ) -> Text:
-        """The path of a copy of saved weights in this client's project (`Config.project_id`). Begins no session.
+        """The path of a copy of saved weights in this client's project (`Config.project_id`).
+        Begins no session.
 
         Args:
             path: `tinker://…`, of any kind of saved weights.
@@ -300,7 +319,8 @@ class ServiceClient:
 
         Args:
             trainer: the model, made by this service client; from now on used as `run.trainer`.
-            policy: when to save, what to recover from, and when to give up; by default `Config.recovery`.
+            policy: when to save, what to recover from, and when to give up; by default
+                `Config.recovery`.
 
         Raises:
             UnsupportedByServer: it has no way to make a model from a checkpoint.
@@ -320,9 +340,11 @@ class ServiceClient:
         return self._portal.run(self._client.get_server_capabilities)
 
     def close(self, status: Outcome = "success", detail: str | None = None) -> Done:
-        """Ends the session, telling the server how it went, and the connections. Later calls raise `ClientClosedError`.
+        """Ends the session, telling the server how it went, and the connections. Later calls raise
+        `ClientClosedError`.
 
-        Works from any event loop. Where the one that the client was used on has ended, the session has ended with it.
+        Works from any event loop. Where the one that the client was used on has ended, the session
+        has ended with it.
         """
         self._portal.run(self._client.close, status, detail)
         return DONE

@@ -42,8 +42,8 @@ from tinkex.types import (
 class TrainingClient(OwnFuture):
     """One model in training. Made by `ServiceClient.create_lora_training_client`.
 
-    The methods that change the model return at once; **their order is fixed by the order of the calls**, whenever their results are
-    asked for. Call `forward_backward` and `optim_step` before asking either for its result, and both are under way together:
+    The methods that change the model return at once; **their order is fixed by the order of the
+    calls**, whenever their results are asked for. Call `forward_backward` and `optim_step` before asking either for its result, and both are under way together:
 
         fb = client.forward_backward(batch, "cross_entropy")
         step = client.optim_step(AdamParams(learning_rate=1e-4))
@@ -69,18 +69,23 @@ class TrainingClient(OwnFuture):
         loss_fn: LossName,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
-        """Computes the loss of a batch and adds its gradients to the model's, until `optim_step` applies them.
+        """Computes the loss of a batch and adds its gradients to the model's, until `optim_step`
+        applies them.
 
-        A batch over the server's limits is split into several requests, and the results are put together again.
+        A batch over the server's limits is split into several requests, and the results are put
+        together again.
 
         Args:
             data: the batch.
-            loss_fn: `"cross_entropy"`, `"importance_sampling"`, `"ppo"`, `"cispo"`, `"dro"`, `"gspo"`, or another that the server has.
+            loss_fn: `"cross_entropy"`, `"importance_sampling"`, `"ppo"`, `"cispo"`, `"dro"`,
+                `"gspo"`, or another that the server has.
             loss_fn_config: the loss's settings, for example `{"clip_low_threshold": 0.8}`.
 
         Raises:
-            InvalidInputError: at the call: an empty batch, or a loss input that is missing or unknown.
-            RequestFailedError: by `.result()`: the server could not do it, for example for a token out of its vocabulary.
+            InvalidInputError: at the call: an empty batch, or a loss input that is missing or
+                unknown.
+            RequestFailedError: by `.result()`: the server could not do it, for example for a token
+                out of its vocabulary.
             StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
         """
         return APIFuture(
@@ -105,18 +110,22 @@ class TrainingClient(OwnFuture):
     ) -> APIFuture[ForwardBackwardOutput]:
         """Computes a loss of your own, and adds its gradients to the model's on the server.
 
-        A loss that the server has (`create_custom_loss`) is computed there, by one request. Any other is computed here: one forward
-        pass gives the logprobs of the targets; your function makes the loss of them; one backward pass brings its gradient to the
-        weights (`tinkex.losses.custom`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
+        A loss that the server has (`create_custom_loss`) is computed there, by one request. Any
+        other is computed here: one forward pass gives the logprobs of the targets; your function
+        makes the loss of them; one backward pass brings its gradient to the weights
+        (`tinkex.losses.custom`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the
+        server's.
 
         Args:
             data: the batch, with `target_tokens`; other loss inputs are for your function alone.
-            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which gives the gradients itself, or what
+            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which
+                gives the gradients itself, or what
                 `create_custom_loss` made.
             loss_type_input: what the function is given: "logprobs", which is all there is.
 
         Raises:
-            InvalidInputError: at the call: the batch is wrong, or the loss is another session's; or by `.result()`: what your
+            InvalidInputError: at the call: the batch is wrong, or the loss is another session's; or
+                by `.result()`: what your
                 function returned is.
             RequestFailedError: by `.result()`: the server could not compute the loss.
             StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
@@ -137,7 +146,8 @@ class TrainingClient(OwnFuture):
         """Applies the gathered gradients, and clears them.
 
         Args:
-            optim_params: of the optimizer that the model was created with. `SgdParams` are for the embedded server alone.
+            optim_params: of the optimizer that the model was created with. `SgdParams` are for the
+                embedded server alone.
             adam_params: the same by the name that older programs use.
 
         Raises:
@@ -155,7 +165,9 @@ class TrainingClient(OwnFuture):
         optim_params: AdamParams | DimuonParams | SgdParams,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[TrainStepOutput]:
-        """`forward_backward` and `optim_step`, both sent before either is waited for. Takes and raises what they do."""
+        """`forward_backward` and `optim_step`, both sent before either is waited for. Takes and
+        raises what they do.
+        """
         return APIFuture(
             self._portal,
             lambda: self._client.train_step(data, loss_fn, optim_params, loss_fn_config),
@@ -168,7 +180,8 @@ class TrainingClient(OwnFuture):
         overwrite: bool = False,
         user_metadata: Mapping[str, str] | None = None,
     ) -> APIFuture[SaveWeightsResponse]:
-        """Saves the weights and the optimizer's state as they are after the calls so far, to go on training from the result's `path`.
+        """Saves the weights and the optimizer's state as they are after the calls so far, to go on
+        training from the result's `path`.
 
         Gradients that no `optim_step` has applied yet are not saved.
 
@@ -180,7 +193,8 @@ class TrainingClient(OwnFuture):
 
         Raises:
             InvalidInputError: at the call: the name is empty or holds a `/`.
-            UnsupportedByServer: at the call: the server would keep an earlier state in the place of this one.
+            UnsupportedByServer: at the call: the server would keep an earlier state in the place of
+                this one.
             RequestFailedError: by `.result()`: the name is in use.
         """
         return APIFuture(
@@ -193,24 +207,30 @@ class TrainingClient(OwnFuture):
     ) -> APIFuture[LoadWeightsResponse]:
         """Loads saved weights into this model, and begins its optimizer anew.
 
-        Several servers load only as a model's first request; `ServiceClient.create_training_client_from_state` works everywhere.
-        Calls made before the load is there are sent when it is, and skipped when it failed.
+        Several servers load only as a model's first request;
+        `ServiceClient.create_training_client_from_state` works everywhere. Calls made before
+        the load is there are sent when it is, and skipped when it failed.
 
         Args:
             path: `tinker://…/weights/…`, as `save_state` gave it.
             weights_access_token: a right to read weights of others.
 
         Raises:
-            UnsupportedByServer: at the call: the server would take over the optimizer's state as well.
-            RequestFailedError, APIStatusError: by `.result()`: there are no such weights, or they do not fit.
-            CheckpointMismatchError: by `.result()`: the server holds other weights than those that were saved (`Config.verify_checkpoints`).
+            UnsupportedByServer: at the call: the server would take over the optimizer's state as
+                well.
+            RequestFailedError, APIStatusError: by `.result()`: there are no such weights,
+                or they do not fit.
+            CheckpointMismatchError: by `.result()`: the server holds other weights than those that
+                were saved (`Config.verify_checkpoints`).
         """
         return APIFuture(self._portal, lambda: self._client.load_state(path, weights_access_token))
 
     def load_state_with_optimizer(
         self, path: str, weights_access_token: str | None = None
     ) -> APIFuture[LoadWeightsResponse]:
-        """Loads saved weights with the optimizer's state. Takes and raises what `load_state` does."""
+        """Loads saved weights with the optimizer's state. Takes and raises what `load_state`
+        does.
+        """
         return APIFuture(
             self._portal, lambda: self._client.load_state_with_optimizer(path, weights_access_token)
         )
@@ -224,18 +244,22 @@ class TrainingClient(OwnFuture):
         path: str | None = None,
         sampling_session_seq_id: int | None = None,
     ) -> APIFuture[SaveWeightsForSamplerResponse]:
-        """Saves the weights as they are after the calls so far; the result's `path` can be sampled from.
+        """Saves the weights as they are after the calls so far; the result's `path` can be sampled
+        from.
 
         Args:
             name: letters, digits, `-`, `_` and `.`; no `/`.
             ttl_seconds: how long they are kept; for ever by default.
             user_metadata: facts of your own, kept with them.
             path: the same as `name`, by the name that it has on the wire.
-            sampling_session_seq_id: in place of a name: opens a sampling session of this number on weights that last as long as it
-                does; the result has its `sampling_session_id`. A number is used once in a session of a service client.
+            sampling_session_seq_id: in place of a name: opens a sampling session of this number on
+                weights that last as long as it
+                does; the result has its `sampling_session_id`. A number is used once in a session
+                of a service client.
 
         Raises:
-            InvalidInputError: at the call: the name is empty or holds a `/`, or not one of the three is given.
+            InvalidInputError: at the call: the name is empty or holds a `/`, or not one of the
+                three is given.
         """
         return APIFuture(
             self._portal,
@@ -279,14 +303,19 @@ class TrainingClient(OwnFuture):
         record_stability_info: bool = False,
         kind: SamplerKind = "snapshot",
     ) -> SamplingClient:
-        """A client that samples from the weights as they are after the calls so far; later steps do not change them.
+        """A client that samples from the weights as they are after the calls so far; later steps do
+        not change them.
 
         Args:
-            name: without effect, since these weights last as long as the session; `save_weights_for_sampler` gives them a name.
+            name: without effect, since these weights last as long as the session;
+                `save_weights_for_sampler` gives them a name.
             retry_config: when its samples are asked for again, by default `Config.retry`.
-            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
-            kind: `"snapshot"` for weights that stay as they are. `"inflight"` for weights that all inflight clients of this model
-                share: each such save puts newer ones in their place, for these clients and the one that it gives.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce
+                needs.
+            kind: `"snapshot"` for weights that stay as they are. `"inflight"` for weights that all
+                inflight clients of this model
+                share: each such save puts newer ones in their place, for these clients and the one
+                    that it gives.
 
         Raises:
             InvalidInputError: at the call: an unknown kind.
@@ -309,12 +338,14 @@ class TrainingClient(OwnFuture):
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> SamplingClient:
-        """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none.
+        """A client that samples from saved weights of this base model. Raises `NotFoundError` when
+        there are none.
 
         Args:
             model_path: `tinker://…/sampler_weights/…`, as `save_weights_for_sampler` gave it.
             retry_config: when its samples are asked for again, by default `Config.retry`.
-            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce
+                needs.
         """
         return SamplingClient(
             self._portal.run(
@@ -337,7 +368,9 @@ class TrainingClient(OwnFuture):
         return self._portal.run(self._client.get_info)
 
     def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer, found by what the server says of the model. Raises `TokenizerError` when it cannot be had."""
+        """The model's tokenizer, found by what the server says of the model. Raises
+        `TokenizerError` when it cannot be had.
+        """
         return self._portal.run(self._client.get_tokenizer)
 
     async def forward_backward_async(

@@ -1,4 +1,5 @@
-"""Listeners to what happens between clients and servers (docs/telemetry.md): a log, counters and latencies, OpenTelemetry.
+"""Listeners to what happens between clients and servers (docs/telemetry.md): a log, counters and
+latencies, OpenTelemetry.
 
 Example:
     >>> from tinkex import telemetry

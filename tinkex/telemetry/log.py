@@ -13,7 +13,8 @@ logger = logging.getLogger("tinkex.telemetry")
 
 
 def attach_logger(level: int = logging.INFO, events: Iterable[str] | None = None) -> Handler:
-    """Logs a line for every event, to the logger `tinkex.telemetry`; returns the handler, for `detach`.
+    """Logs a line for every event, to the logger `tinkex.telemetry`; returns the handler, for
+    `detach`.
 
     Args:
         level: of the lines.

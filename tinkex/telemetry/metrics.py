@@ -12,7 +12,9 @@ from attrs import define, field
 from tinkex import events
 
 _BOUNDS = tuple(0.001 * 2.0**n for n in range(20))
-"""Upper bounds of the buckets, in seconds: from a millisecond to nine minutes, each twice the last; beyond there is one more."""
+"""Upper bounds of the buckets, in seconds: from a millisecond to nine minutes, each twice the last;
+beyond there is one more.
+"""
 
 
 @define
@@ -36,7 +38,9 @@ class Histogram:
         return self.total / self.count if self.count else 0.0
 
     def quantile(self, share: float) -> float:
-        """Seconds within which this share of all was done: the upper bound of a bucket, which may be twice as much as it was."""
+        """Seconds within which this share of all was done: the upper bound of a bucket, which may
+        be twice as much as it was.
+        """
         wanted, so_far = share * self.count, 0
         for bound, bucket in zip((*_BOUNDS, self.longest), self.buckets, strict=True):
             so_far += bucket
@@ -55,8 +59,7 @@ class Metrics:
     Example:
         >>> metrics = Metrics()
         >>> metrics(events.HttpRequestStop(operation="sample", status=200, seconds=0.2))
-        >>> metrics.counters["http.request.stop sample 200"], metrics.latencies["http.request sample"].mean
-        (1, 0.2)
+        >>> metrics.counters["http.request.stop sample 200"], metrics.latencies["http.request sample"].mean (1, 0.2)
     """
 
     _lock: threading.Lock = field(init=False, factory=threading.Lock)

@@ -35,12 +35,14 @@ def instrument(
 ) -> Instrumentation:
     """Begins to make spans and metrics of what all clients of the process do.
 
-    Spans are `http.request <operation>`, `training.step <operation>` and `sampling.done`, below the span that is current where the call
-    was made. Metrics are the durations of these, in seconds, and the counts of retries and of sampled tokens.
+    Spans are `http.request <operation>`, `training.step <operation>` and `sampling.done`, below the
+    span that is current where the call was made. Metrics are the durations of these, in seconds,
+    and the counts of retries and of sampled tokens.
 
     Args:
         tracer_provider, meter_provider: by default the program's.
-        propagates: whether requests carry the header traceparent, so that the server's spans join these.
+        propagates: whether requests carry the header traceparent, so that the server's spans join
+            these.
     """
     tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
     meter = metrics.get_meter(_SCOPE, __version__, meter_provider)

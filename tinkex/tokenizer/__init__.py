@@ -1,4 +1,6 @@
-"""Tokenizers by name: the shipped one, a folder or file on disk, what a server gives, or one of the Hugging Face hub."""
+"""Tokenizers by name: the shipped one, a folder or file on disk, what a server gives, or one of the
+Hugging Face hub.
+"""
 
 from tinkex.tokenizer.encoding import Encoding
 from tinkex.tokenizer.lookup import (

@@ -12,7 +12,9 @@ Ids = TypeVar("Ids")
 
 @frozen(eq=False)
 class Encoding(Mapping[str, Ids], Generic[Ids]):
-    """The token ids of a text, or of several, by attribute or by key: `encoding.input_ids`, `encoding["input_ids"]`."""
+    """The token ids of a text, or of several, by attribute or by key: `encoding.input_ids`,
+    `encoding["input_ids"]`.
+    """
 
     input_ids: Ids
     attention_mask: Ids

@@ -13,18 +13,23 @@ CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS, _MODEL_CONFIG = "special_tokens_map.json", "config.json"
 
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
-"""The parts that a special token may play. tokenizer.json says which tokens are special, and of none which part."""
+"""The parts that a special token may play. tokenizer.json says which tokens are special, and of
+none which part.
+"""
 
 
 @frozen
 class TokenizerFiles:
-    """A tokenizer.json, and what lies beside it: `read` gives the text of a file by its name, None where there is none."""
+    """A tokenizer.json, and what lies beside it: `read` gives the text of a file by its name, None
+    where there is none.
+    """
 
     tokenizer_json: str
     read: Callable[[str], str | None]
 
     def roles(self) -> Mapping[str, str | None]:
-        """Returns the special token of each part, None where a file says that there is none; the rest is unknown.
+        """Returns the special token of each part, None where a file says that there is none; the
+        rest is unknown.
 
         Raises `ValueError` for a broken file.
         """
@@ -35,7 +40,9 @@ class TokenizerFiles:
         return found
 
     def end_id(self) -> int | None:
-        """Returns the id that ends a text by the model's configuration, None where that names none or several."""
+        """Returns the id that ends a text by the model's configuration, None where that names none
+        or several.
+        """
         end = self._fields(_MODEL_CONFIG).get("eos_token_id")
         return end if type(end) is int else None
 

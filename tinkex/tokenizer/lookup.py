@@ -13,9 +13,11 @@ _loads: Loads[Tokenizer] = Loads()
 
 
 def get_tokenizer(name: str, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
-    """The tokenizer of `name`: `tinkex/tiny`, a folder with a tokenizer.json, such a file itself, or a hub id.
+    """The tokenizer of `name`: `tinkex/tiny`, a folder with a tokenizer.json, such a file itself,
+    or a hub id.
 
-    It is kept for the process, and a failure for a minute. Of a hub that does not answer within 3 s what was fetched before is taken.
+    It is kept for the process, and a failure for a minute. Of a hub that does not answer within 3 s
+    what was fetched before is taken.
 
     Args:
         revision: a branch, a tag or a commit on the hub.
@@ -35,7 +37,8 @@ def get_tokenizer(name: str, *, revision: str | None = None, token: str | None =
 def find_tokenizer(
     names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None = None
 ) -> Tokenizer:
-    """The tokenizer of a model that goes by these names, the best first: from here, from its server, or from the hub.
+    """The tokenizer of a model that goes by these names, the best first: from here, from its
+    server, or from the hub.
 
     Args:
         served: where its server is, and what asks it for a tokenizer's files. May raise `NotThere`.
@@ -51,7 +54,9 @@ def find_tokenizer(
 def names_of_tokenizer(
     tokenizer_id: str | None, model_names: Sequence[str | None]
 ) -> Sequence[str]:
-    """The names that a model's tokenizer may go by, the best first. What follows a `:` is a variant of the model."""
+    """The names that a model's tokenizer may go by, the best first. What follows a `:` is a variant
+    of the model.
+    """
     names = [name.partition(":")[0] for name in (tokenizer_id, *model_names) if name]
     return list(dict.fromkeys(names))
 

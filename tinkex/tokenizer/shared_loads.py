@@ -1,4 +1,6 @@
-"""`Loads`: one load for all who ask for the same thing together; what it gave is kept, and a failure for a while."""
+"""`Loads`: one load for all who ask for the same thing together; what it gave is kept, and a
+failure for a while.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ class Loads(Generic[T]):
 
 
 def _result(load: Future[T]) -> T:
-    """A failure is raised as an error of one's own, since many may raise it at once, each with its own traceback."""
+    """A failure is raised as an error of one's own, since many may raise it at once, each with its
+    own traceback.
+    """
     error = load.exception()
     if error is None:
         return load.result()

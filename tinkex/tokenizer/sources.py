@@ -1,4 +1,6 @@
-"""Where a tokenizer may be: places that are looked at in order, each of which has it or says why not."""
+"""Where a tokenizer may be: places that are looked at in order, each of which has it or says why
+not.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _LLAMA_3, _OPEN_LLAMA_3 = "meta-llama/Llama-3", "thinkingmachineslabinc/meta-lla
 
 
 class TokenizerError(TinkexError):
-    """A tokenizer cannot be had. `tried` says where it was looked for, in order, and what came of it."""
+    """A tokenizer cannot be had. `tried` says where it was looked for, in order, and what came of
+    it.
+    """
 
     fault = "user"
 
@@ -45,7 +49,9 @@ class NotThere(Exception):
 
 @frozen
 class Place:
-    """`look` gives the tokenizer's files, or raises `NotThere`; another error means that it is there and broken."""
+    """`look` gives the tokenizer's files, or raises `NotThere`; another error means that it is
+    there and broken.
+    """
 
     where: str
     look: Callable[[], TokenizerFiles]

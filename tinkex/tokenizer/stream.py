@@ -11,10 +11,12 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 @define(eq=False)
 class StreamDecoder:
-    """Text as its tokens come. All that `push` and `end` give, joined, is the text of all tokens together.
+    """Text as its tokens come. All that `push` and `end` give, joined, is the text of all tokens
+    together.
 
-    (But for bytes that are no text: some decoders show those otherwise alone than together.) A character whose bytes are spread over several tokens is held back until it is whole. Made by `Tokenizer.stream_decoder`; one
-    for each text.
+    (But for bytes that are no text: some decoders show those otherwise alone than together.) A
+    character whose bytes are spread over several tokens is held back until it is whole. Made by
+    `Tokenizer.stream_decoder`; one for each text.
 
     Example:
         >>> decoder = get_tokenizer("tinkex/tiny").stream_decoder()
@@ -24,7 +26,9 @@ class StreamDecoder:
 
     _decode: Callable[[Sequence[int]], str]
     _shown: list[int] = field(init=False, factory=list[int])
-    """Tokens whose text was given already, which what follows may lean on: of the first token some decoders drop a blank."""
+    """Tokens whose text was given already, which what follows may lean on: of the first token some
+    decoders drop a blank.
+    """
     _held: list[int] = field(init=False, factory=list[int])
     _given: int = field(init=False, default=0)
     """Characters given of the text of both."""
@@ -44,7 +48,9 @@ class StreamDecoder:
         return new
 
     def end(self) -> str:
-        """Returns what was held back: of a character that was never finished a replacement character."""
+        """Returns what was held back: of a character that was never finished a replacement
+        character.
+        """
         text = self._decode([*self._shown, *self._held])[self._given :]
         self._shown, self._held, self._given = [], [], 0
         return text

@@ -17,9 +17,11 @@ from tinkex.tokenizer.stream import StreamDecoder
 
 @frozen(repr=False)
 class Tokenizer:
-    """Text to token ids and back. Shared by all who ask for the same name, and safe from any thread.
+    """Text to token ids and back. Shared by all who ask for the same name, and safe from any
+    thread.
 
-    Members have the names of transformers' tokenizers. `encode` gives a list, `encode_np` the same as an array.
+    Members have the names of transformers' tokenizers. `encode` gives a list, `encode_np` the same
+    as an array.
 
     Example:
         >>> tokenizer = get_tokenizer("tinkex/tiny")
@@ -33,7 +35,9 @@ class Tokenizer:
 
     @classmethod
     def over(cls, name: str, files: TokenizerFiles) -> Self:
-        """Makes one that cuts and pads nothing, whatever its file says of that: each text becomes all of its tokens and no others."""
+        """Makes one that cuts and pads nothing, whatever its file says of that: each text becomes
+        all of its tokens and no others.
+        """
         backend = Backend.from_str(files.tokenizer_json)
         backend.no_truncation()
         backend.no_padding()
@@ -49,13 +53,14 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"<Tokenizer {self.name}, {len(self)} tokens>"
 
-    # ---- text to ids -------------------------------------------------------------------------------------------------
+    # ---- text to ids ----
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Returns the token ids of a text, as a list that may be added to others.
 
         Args:
-            add_special_tokens: with those that the tokenizer puts before and after a text, such as `bos_token`.
+            add_special_tokens: with those that the tokenizer puts before and after a text, such as
+                `bos_token`.
         """
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
@@ -83,10 +88,12 @@ class Tokenizer:
     def __call__(
         self, text: str | list[str] | tuple[str, ...], *, add_special_tokens: bool = True
     ) -> Encoding[list[int]] | Encoding[list[list[int]]]:
-        """Returns `input_ids` and `attention_mask` of a text, or of each of several, as transformers' tokenizers do when called.
+        """Returns `input_ids` and `attention_mask` of a text, or of each of several, as
+        transformers' tokenizers do when called.
 
         Args:
-            add_special_tokens: with those that the tokenizer puts before and after a text. By default it does, as there;
+            add_special_tokens: with those that the tokenizer puts before and after a text. By
+                default it does, as there;
                 `encode` by default does not.
         """
         if isinstance(text, str):
@@ -95,7 +102,7 @@ class Tokenizer:
         rows = self.encode_batch(text, add_special_tokens=add_special_tokens)
         return Encoding(rows, [[1] * len(row) for row in rows])
 
-    # ---- ids to text -------------------------------------------------------------------------------------------------
+    # ---- ids to text ----
 
     def decode(
         self, tokens: int | Sequence[int] | NDArray[np.integer], *, skip_special_tokens: bool = True
@@ -106,12 +113,14 @@ class Tokenizer:
         )
 
     def stream_decoder(self, *, skip_special_tokens: bool = True) -> StreamDecoder:
-        """Returns what makes text of the tokens of one sample as they come, and holds back half a character."""
+        """Returns what makes text of the tokens of one sample as they come, and holds back half a
+        character.
+        """
         return StreamDecoder(
             lambda tokens: self._backend.decode(tokens, skip_special_tokens=skip_special_tokens)
         )
 
-    # ---- the vocabulary ----------------------------------------------------------------------------------------------
+    # ---- the vocabulary ----
 
     @property
     def name_or_path(self) -> str:
@@ -120,7 +129,9 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens without those added to the vocabulary, special ones above all. `len(tokenizer)` counts all."""
+        """Tokens without those added to the vocabulary, special ones above all. `len(tokenizer)`
+        counts all.
+        """
         return self._backend.get_vocab_size(with_added_tokens=False)
 
     def __len__(self) -> int:
@@ -151,12 +162,14 @@ class Tokenizer:
     @overload
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]: ...
     def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> str | list[str | None] | None:
-        """Returns the token of an id, or those of several, as the vocabulary writes them; None for an id that there is not."""
+        """Returns the token of an id, or those of several, as the vocabulary writes them; None for
+        an id that there is not.
+        """
         if isinstance(ids, int):
             return self._backend.id_to_token(ids)
         return [self.convert_ids_to_tokens(id_) for id_ in ids]
 
-    # ---- special tokens ----------------------------------------------------------------------------------------------
+    # ---- special tokens ----
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -166,7 +179,9 @@ class Tokenizer:
 
     @property
     def special_tokens_map(self) -> dict[str, str]:
-        """The special tokens by the part they play, such as `"eos_token"`, as far as the tokenizer's files name any."""
+        """The special tokens by the part they play, such as `"eos_token"`, as far as the
+        tokenizer's files name any.
+        """
         return {role: token for role, token in self._roles.items() if token is not None}
 
     @property
@@ -201,7 +216,9 @@ class Tokenizer:
 
     @property
     def unk_token(self) -> str | None:
-        """The token that stands for what is no token; None where no file of the tokenizer names one."""
+        """The token that stands for what is no token; None where no file of the tokenizer names
+        one.
+        """
         return self._roles.get("unk_token")
 
     @property
@@ -221,7 +238,9 @@ class Tokenizer:
 
     @property
     def cls_token(self) -> str | None:
-        """The token that stands for the whole text; None where no file of the tokenizer names one."""
+        """The token that stands for the whole text; None where no file of the tokenizer names
+        one.
+        """
         return self._roles.get("cls_token")
 
     @property
@@ -231,7 +250,9 @@ class Tokenizer:
 
     @property
     def mask_token(self) -> str | None:
-        """The token that stands for a token that is hidden; None where no file of the tokenizer names one."""
+        """The token that stands for a token that is hidden; None where no file of the tokenizer
+        names one.
+        """
         return self._roles.get("mask_token")
 
     @property

@@ -25,7 +25,9 @@ def batch_submit(
     config: Mapping[str, float | str] | None,
     dialect: Dialect,
 ) -> Submit:
-    """A `forward` or a `forward_backward`. In JSON a forward has a route of its own: a server that does not know a flag would train."""
+    """A `forward` or a `forward_backward`. In JSON a forward has a route of its own: a server that
+    does not know a flag would train.
+    """
 
     if operation == "forward" and dialect.forwards_by_zero_weights:
         operation, data = "forward_backward", [without_weight(datum) for datum in data]
@@ -50,7 +52,9 @@ def batch_submit(
 
 
 def read_batch(payload: Payload) -> ForwardBackwardOutput:
-    """Returns the result of one request. Raises `ValueError` for one of another form, or with nothing in it."""
+    """Returns the result of one request. Raises `ValueError` for one of another form, or with
+    nothing in it.
+    """
     decode = (
         protobuf.decode_forward_backward
         if isinstance(payload, bytes)

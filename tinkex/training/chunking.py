@@ -16,11 +16,13 @@ from tinkex.types import (
 )
 
 SENT_WHOLE = (
-    "a batch over the limits of a chunk is sent whole: this server divides a loss by what came in one request, so that parts "
+    "a batch over the limits of a chunk is sent whole: this server divides a loss by what came in "
+    "one request, so that parts "
     "of a batch would train otherwise than the whole"
 )
 NOT_SUMMED = (
-    "several forward_backward came before one optim_step, and this server divides their gradients by what came since the last step, "
+    "several forward_backward came before one optim_step, and this server divides their gradients "
+    "by what came since the last step, "
     "in place of summing them; give it the whole batch in one forward_backward"
 )
 # as protobuf packs them; source: the limits' definition in openapi/tinker.yaml,
@@ -37,7 +39,9 @@ def limits(given: ChunkLimits | None, dialect: Dialect) -> ChunkLimits:
 
 
 def split(data: Sequence[Datum], limits: ChunkLimits) -> list[Sequence[Datum]]:
-    """`data` in order, in as few consecutive chunks as the limits allow; a datum over the limit goes alone."""
+    """`data` in order, in as few consecutive chunks as the limits allow; a datum over the limit
+    goes alone.
+    """
     return [
         data[start:stop]
         for start, stop in _borders([size(datum, limits) for datum in data], limits)

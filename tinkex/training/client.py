@@ -92,8 +92,9 @@ T = TypeVar("T")
 class AsyncTrainingClient:
     """One model in training. Made by `AsyncServiceClient.create_lora_training_client`.
 
-    The methods that change the model return at once; **their order is fixed by the order of the calls**, whenever they are
-    awaited. Call `forward_backward` and `optim_step` before awaiting either, and both are under way together:
+    The methods that change the model return at once; **their order is fixed by the order of the
+    calls**, whenever they are awaited. Call `forward_backward` and `optim_step` before awaiting
+    either, and both are under way together:
 
         fb = client.forward_backward(batch, "cross_entropy")
         step = client.optim_step(AdamParams(learning_rate=1e-4))
@@ -125,18 +126,23 @@ class AsyncTrainingClient:
         loss_fn: LossName,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
-        """Computes the loss of a batch and adds its gradients to the model's, until `optim_step` applies them.
+        """Computes the loss of a batch and adds its gradients to the model's, until `optim_step`
+        applies them.
 
-        A batch over the server's limits is split into several requests, and the results are put together again.
+        A batch over the server's limits is split into several requests, and the results are put
+        together again.
 
         Args:
             data: the batch.
-            loss_fn: `"cross_entropy"`, `"importance_sampling"`, `"ppo"`, `"cispo"`, `"dro"`, `"gspo"`, or another that the server has.
+            loss_fn: `"cross_entropy"`, `"importance_sampling"`, `"ppo"`, `"cispo"`, `"dro"`,
+                `"gspo"`, or another that the server has.
             loss_fn_config: the loss's settings, for example `{"clip_low_threshold": 0.8}`.
 
         Raises:
-            InvalidInputError: at the call: an empty batch, or a loss input that is missing or unknown.
-            RequestFailedError: when awaited: the server could not do it, for example for a token out of its vocabulary.
+            InvalidInputError: at the call: an empty batch, or a loss input that is missing or
+                unknown.
+            RequestFailedError: when awaited: the server could not do it, for example for a token
+                out of its vocabulary.
             StepOutcomeUnknown: when awaited: nobody knows whether it was applied.
         """
         return self._run_batch("forward_backward", data, loss_fn, loss_fn_config)
@@ -159,18 +165,22 @@ class AsyncTrainingClient:
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         """Computes a loss of your own, and adds its gradients to the model's on the server.
 
-        A loss that the server has (`create_custom_loss`) is computed there, by one request. Any other is computed here: one forward
-        pass gives the logprobs of the targets; your function makes the loss of them; one backward pass brings its gradient to the
-        weights (`tinkex.losses.custom`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the server's.
+        A loss that the server has (`create_custom_loss`) is computed there, by one request. Any
+        other is computed here: one forward pass gives the logprobs of the targets; your function
+        makes the loss of them; one backward pass brings its gradient to the weights
+        (`tinkex.losses.custom`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the
+        server's.
 
         Args:
             data: the batch, with `target_tokens`; other loss inputs are for your function alone.
-            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which gives the gradients itself, or what
+            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which
+                gives the gradients itself, or what
                 `create_custom_loss` made.
             loss_type_input: what the function is given: "logprobs", which is all there is.
 
         Raises:
-            InvalidInputError: at the call: the batch is wrong, or the loss is another session's; or when awaited: what your
+            InvalidInputError: at the call: the batch is wrong, or the loss is another session's; or
+                when awaited: what your
                 function returned is.
             RequestFailedError: when awaited: the server could not compute the loss.
             StepOutcomeUnknown: when awaited: nobody knows whether it was applied.
@@ -196,7 +206,8 @@ class AsyncTrainingClient:
         """Applies the gathered gradients, and clears them.
 
         Args:
-            optim_params: of the optimizer that the model was created with. `SgdParams` are for the embedded server alone.
+            optim_params: of the optimizer that the model was created with. `SgdParams` are for the
+                embedded server alone.
             adam_params: the same by the name that older programs use.
 
         Raises:
@@ -228,7 +239,9 @@ class AsyncTrainingClient:
         optim_params: AdamParams | DimuonParams | SgdParams,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> AsyncAPIFuture[TrainStepOutput]:
-        """`forward_backward` and `optim_step`, both sent before either is waited for. Takes and raises what they do."""
+        """`forward_backward` and `optim_step`, both sent before either is waited for. Takes and
+        raises what they do.
+        """
         params = _one_of(optim_params, None)
         gradients = self.forward_backward(data, loss_fn, loss_fn_config)
         update = self.optim_step(params)
@@ -249,7 +262,8 @@ class AsyncTrainingClient:
         overwrite: bool = False,
         user_metadata: Mapping[str, str] | None = None,
     ) -> AsyncAPIFuture[SaveWeightsResponse]:
-        """Saves the weights and the optimizer's state as they are after the calls so far, to go on training from the result's `path`.
+        """Saves the weights and the optimizer's state as they are after the calls so far, to go on
+        training from the result's `path`.
 
         Gradients that no `optim_step` has applied yet are not saved.
 
@@ -261,7 +275,8 @@ class AsyncTrainingClient:
 
         Raises:
             InvalidInputError: at the call: the name is empty or holds a `/`.
-            UnsupportedByServer: at the call: the server would keep an earlier state in the place of this one.
+            UnsupportedByServer: at the call: the server would keep an earlier state in the place of
+                this one.
             RequestFailedError: when awaited: the name is in use.
         """
         check_name(name)
@@ -295,24 +310,30 @@ class AsyncTrainingClient:
     ) -> AsyncAPIFuture[LoadWeightsResponse]:
         """Loads saved weights into this model, and begins its optimizer anew.
 
-        Several servers load only as a model's first request; `AsyncServiceClient.create_training_client_from_state` works everywhere.
-        Calls made before the load is there are sent when it is, and skipped when it failed.
+        Several servers load only as a model's first request;
+        `AsyncServiceClient.create_training_client_from_state` works everywhere. Calls made before
+        the load is there are sent when it is, and skipped when it failed.
 
         Args:
             path: `tinker://…/weights/…`, as `save_state` gave it.
             weights_access_token: a right to read weights of others.
 
         Raises:
-            UnsupportedByServer: at the call: the server would take over the optimizer's state as well.
-            RequestFailedError, APIStatusError: when awaited: there are no such weights, or they do not fit.
-            CheckpointMismatchError: when awaited: the server holds other weights than those that were saved (`Config.verify_checkpoints`).
+            UnsupportedByServer: at the call: the server would take over the optimizer's state as
+                well.
+            RequestFailedError, APIStatusError: when awaited: there are no such weights,
+                or they do not fit.
+            CheckpointMismatchError: when awaited: the server holds other weights than those that
+                were saved (`Config.verify_checkpoints`).
         """
         return self._load(path, weights_access_token, optimizer=False)
 
     def load_state_with_optimizer(
         self, path: str, weights_access_token: str | None = None
     ) -> AsyncAPIFuture[LoadWeightsResponse]:
-        """Loads saved weights with the optimizer's state. Takes and raises what `load_state` does."""
+        """Loads saved weights with the optimizer's state. Takes and raises what `load_state`
+        does.
+        """
         return self._load(path, weights_access_token, optimizer=True)
 
     def save_weights_for_sampler(
@@ -324,18 +345,22 @@ class AsyncTrainingClient:
         path: str | None = None,
         sampling_session_seq_id: int | None = None,
     ) -> AsyncAPIFuture[SaveWeightsForSamplerResponse]:
-        """Saves the weights as they are after the calls so far; the result's `path` can be sampled from.
+        """Saves the weights as they are after the calls so far; the result's `path` can be sampled
+        from.
 
         Args:
             name: letters, digits, `-`, `_` and `.`; no `/`.
             ttl_seconds: how long they are kept; for ever by default.
             user_metadata: facts of your own, kept with them.
             path: the same as `name`, by the name that it has on the wire.
-            sampling_session_seq_id: in place of a name: opens a sampling session of this number on weights that last as long as it
-                does; the result has its `sampling_session_id`. A number is used once in a session of a service client.
+            sampling_session_seq_id: in place of a name: opens a sampling session of this number on
+                weights that last as long as it
+                does; the result has its `sampling_session_id`. A number is used once in a session
+                of a service client.
 
         Raises:
-            InvalidInputError: at the call: the name is empty or holds a `/`, or not one of the three is given.
+            InvalidInputError: at the call: the name is empty or holds a `/`, or not one of the
+                three is given.
         """
         if [name, path, sampling_session_seq_id].count(None) != 2:
             raise InvalidInputError(
@@ -396,14 +421,19 @@ class AsyncTrainingClient:
         record_stability_info: bool = False,
         kind: SamplerKind = "snapshot",
     ) -> AsyncSamplingClient:
-        """A client that samples from the weights as they are after the calls so far; later steps do not change them.
+        """A client that samples from the weights as they are after the calls so far; later steps do
+        not change them.
 
         Args:
-            name: without effect, since these weights last as long as the session; `save_weights_for_sampler` gives them a name.
+            name: without effect, since these weights last as long as the session;
+                `save_weights_for_sampler` gives them a name.
             retry_config: when its samples are asked for again, by default `Config.retry`.
-            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
-            kind: `"snapshot"` for weights that stay as they are. `"inflight"` for weights that all inflight clients of this model
-                share: each such save puts newer ones in their place, for these clients and the one that it gives.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce
+                needs.
+            kind: `"snapshot"` for weights that stay as they are. `"inflight"` for weights that all
+                inflight clients of this model
+                share: each such save puts newer ones in their place, for these clients and the one
+                    that it gives.
 
         Raises:
             InvalidInputError: at the call: an unknown kind.
@@ -440,12 +470,14 @@ class AsyncTrainingClient:
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> AsyncSamplingClient:
-        """A client that samples from saved weights of this base model. Raises `NotFoundError` when there are none.
+        """A client that samples from saved weights of this base model. Raises `NotFoundError` when
+        there are none.
 
         Args:
             model_path: `tinker://…/sampler_weights/…`, as `save_weights_for_sampler` gave it.
             retry_config: when its samples are asked for again, by default `Config.retry`.
-            record_stability_info: whether the server is to keep what the loss stable_reinforce needs.
+            record_stability_info: whether the server is to keep what the loss stable_reinforce
+                needs.
         """
         return await AsyncSamplingClient.open(
             self._session,
@@ -474,7 +506,9 @@ class AsyncTrainingClient:
         return await self._transport.send(get_info.request(body=GetInfoRequest(self.model_id)))
 
     async def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer, found by what the server says of the model. Raises `TokenizerError` when it cannot be had."""
+        """The model's tokenizer, found by what the server says of the model. Raises
+        `TokenizerError` when it cannot be had.
+        """
         if self._tokenizer is None:
             self._tokenizer = await model_tokenizer(
                 self._transport, self.base_model, await self._tokenizer_names()
@@ -542,8 +576,12 @@ class AsyncTrainingClient:
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         if loss.session_id != self._session.session_id:
             raise InvalidInputError(
-                f"the custom loss {loss.name} belongs to the session {loss.session_id}, not to this model's {self._session.session_id}",
-                advice="Make it by create_custom_loss of the service client that made this training client.",
+                f"the custom loss {loss.name} belongs to the session {loss.session_id}, not to "
+                f"this model's {self._session.session_id}",
+                advice=(
+                    "Make it by create_custom_loss of the service client that made this training "
+                    "client."
+                ),
             )
         return self._run_batch("forward_backward", data, "custom", {"loss_id": loss_id})
 

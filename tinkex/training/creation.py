@@ -1,4 +1,6 @@
-"""Models on the server: made anew, or from what was saved, in the way that this server has for it."""
+"""Models on the server: made anew, or from what was saved, in the way that this server has for
+it.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ async def new_model(
     optimizer: OptimizerConfig | None,
     checkpoint_path: str | None = None,
 ) -> AsyncTrainingClient:
-    """A model by create_model; `checkpoint_path` is for the one server that loads weights with it."""
+    """A model by create_model; `checkpoint_path` is for the one server that loads weights with
+    it.
+    """
     body = CreateModelRequest(
         session.session_id,
         next(session.model_numbers),
@@ -65,7 +69,9 @@ async def new_model(
 def _with_warnings(
     server: Server, read: Callable[[Mapping[str, Any]], T]
 ) -> Callable[[Mapping[str, Any]], T]:
-    """Returns `read`, which then also logs what the maker of a model should know, once for all models of which the server says it."""
+    """Returns `read`, which then also logs what the maker of a model should know, once for all
+    models of which the server says it.
+    """
 
     def read_all(fields: Mapping[str, Any]) -> T:
         value, warnings = read(fields), fields.get("warnings")
@@ -78,13 +84,17 @@ def _with_warnings(
 
 
 def require_recovery(server: Server) -> None:
-    """Raises `UnsupportedByServer` where no model can be made that goes on from a checkpoint as it was."""
+    """Raises `UnsupportedByServer` where no model can be made that goes on from a checkpoint as it
+    was.
+    """
     require_resume(server)
     check_load(server.dialect, optimizer=True)
 
 
 def require_resume(server: Server) -> None:
-    """Raises `UnsupportedByServer` where the server has no way to make a model from a checkpoint."""
+    """Raises `UnsupportedByServer` where the server has no way to make a model from a
+    checkpoint.
+    """
     if server.dialect.resume == "never":
         server.require("load_weights")
 
@@ -95,7 +105,9 @@ async def model_from_state(
     user_metadata: Mapping[str, str] | None,
     optimizer: OptimizerConfig | None,
 ) -> AsyncTrainingClient:
-    """A model with the weights of a checkpoint. Raises `UnsupportedByServer` where the server has no way to make one."""
+    """A model with the weights of a checkpoint. Raises `UnsupportedByServer` where the server has
+    no way to make one.
+    """
     dialect = session.transport.server.dialect
     check_load(dialect, optimizer=saved.with_optimizer)
     if dialect.resume == "by_session":
@@ -142,7 +154,9 @@ async def _by_session(
 
 
 async def _proved(client: AsyncTrainingClient, session: Session, path: str) -> AsyncTrainingClient:
-    """The client of a model that was made from a checkpoint. Raises `CheckpointMismatchError` where it holds other weights."""
+    """The client of a model that was made from a checkpoint. Raises `CheckpointMismatchError` where
+    it holds other weights.
+    """
     if error := await client.fingerprints.mismatch(path):
         await unload_left_behind(session, [client.model_id])
         raise error
@@ -150,7 +164,9 @@ async def _proved(client: AsyncTrainingClient, session: Session, path: str) -> A
 
 
 async def _shape_of(session: Session, saved: SavedState) -> tuple[str, LoraConfig]:
-    """Base model and LoRA shape of a checkpoint: as given, as saved in this session, or as the server says."""
+    """Base model and LoRA shape of a checkpoint: as given, as saved in this session, or as the
+    server says.
+    """
     if known := session.saved_shapes.get(saved.path):
         return saved.base_model or known[0], known[1]
     if saved.base_model and saved.rank:

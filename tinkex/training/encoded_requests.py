@@ -18,7 +18,9 @@ Submit = Mapping[Encoding, Build]
 
 
 class Bodies:
-    """Requests that are to get consecutive numbers. What was encoded for a number that came otherwise is encoded anew."""
+    """Requests that are to get consecutive numbers. What was encoded for a number that came
+    otherwise is encoded anew.
+    """
 
     def __init__(self, submits: Sequence[Submit], encodings: Sequence[Encoding]) -> None:
         self._submits = submits
@@ -33,7 +35,9 @@ class Bodies:
         return self._encodings if len(self._submits[index]) > 1 else tuple(self._submits[index])
 
     def begin(self, index: int, seq_id: int) -> None:
-        """Encodes a request ahead of its time; one that there is not, or that was begun, is left."""
+        """Encodes a request ahead of its time; one that there is not, or that was begun, is
+        left.
+        """
         if index < len(self._submits):
             key = (index, self.encodings(index)[0], seq_id)
             if key not in self._ahead:

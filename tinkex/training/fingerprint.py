@@ -1,7 +1,8 @@
 """`Fingerprints`: proves by its effect that a load brought back what was saved.
 
-Several servers answer a load with success and hold other weights then. So a save is followed by a forward of one small datum, whose
-logprobs are kept, and a load by the same forward. A forward changes nothing in a model; where it might, none is sent.
+Several servers answer a load with success and hold other weights then. So a save is followed by a
+forward of one small datum, whose logprobs are kept, and a load by the same forward. A forward
+changes nothing in a model; where it might, none is sent.
 """
 
 from __future__ import annotations
@@ -48,9 +49,12 @@ MOST_TOKENS = 64
 _ALWAYS_THERE = list(range(2, 18))
 """Tokens of any vocabulary, for a model that was not trained yet."""
 ROUNDING = 0.02
-"""Nats a token by which two forwards of equal weights may differ, by the mean: bfloat16, in other company, stays below it."""
+"""Nats a token by which two forwards of equal weights may differ, by the mean: bfloat16, in other
+company, stays below it.
+"""
 _NOISES = 4.0
-"""By how many times the difference of two equal forwards other weights must differ to be called so."""
+"""By how many times the difference of two equal forwards other weights must differ to be called so.
+"""
 _FINAL = (APIStatusError, RequestFailedError, UnsupportedByServer)
 """Errors by which the server says that it does not do it."""
 _OF_OTHERS = (ClientClosedError, ClientPoisonedError, RequestSkippedError)
@@ -62,8 +66,9 @@ NO_FINGERPRINT = (
 
 
 def are_taken(dialect: Dialect, wanted: bool | None) -> bool:
-    """Returns whether a save is followed by a forward: by default where loads were not measured to be true, and a forward is known to
-    have no effect. Where it may have one, never."""
+    """Returns whether a save is followed by a forward: by default where loads were not measured to
+    be true, and a forward is known to have no effect. Where it may have one, never.
+    """
     if wanted is False or dialect.forwards_by_zero_weights or len(dialect.encodings) > 1:
         return False
     # of a forward_backward, which a server may not know
@@ -74,7 +79,9 @@ def are_taken(dialect: Dialect, wanted: bool | None) -> bool:
 
 
 class Fingerprints:
-    """Takes those of one model's saves, and compares them after loads. They are kept with the session, by path."""
+    """Takes those of one model's saves, and compares them after loads. They are kept with the
+    session, by path.
+    """
 
     def __init__(self, session: Session, model_id: str, line: TrainingLine) -> None:
         self._session = session
@@ -90,10 +97,12 @@ class Fingerprints:
         self._trained = next((datum for datum in data if _is_plain(datum)), self._trained)
 
     def follow(self, save: AsyncAPIFuture[SaveWeightsResponse], *, gradients_wait: bool) -> None:
-        """Has a look at the model right after a save in the order of its calls. The save does not wait for it, and does not fail by it.
+        """Has a look at the model right after a save in the order of its calls. The save does not
+        wait for it, and does not fail by it.
 
         Args:
-            gradients_wait: whether there are some that no step has applied, beside which nothing is sent.
+            gradients_wait: whether there are some that no step has applied, beside which nothing is
+                sent.
         """
         wanted = self._session.transport.config.verify_checkpoints
         takes = not gradients_wait and not self._in_vain and are_taken(self._server.dialect, wanted)
@@ -112,7 +121,9 @@ class Fingerprints:
     async def mismatch(
         self, path: str, look: Look[ForwardBackwardOutput] | None = None
     ) -> CheckpointMismatchError | None:
-        """Looks at the model that was loaded from `path`; returns what is wrong with it, None where nothing is or nothing is known."""
+        """Looks at the model that was loaded from `path`; returns what is wrong with it, None where
+        nothing is or nothing is known.
+        """
         taken = self._session.fingerprints.get(path)
         saved = await asyncio.shield(taken) if taken else None
         if saved is None:

@@ -1,7 +1,8 @@
 """What a server's loads bring back, found out by their effect on models that are made for it.
 
-A load may bring other weights than were saved, leave the optimizer's state behind that was asked for, or bring one that was not.
-All of that is answered with success, and shows in the step after it: a warm optimizer still moves where earlier gradients led.
+A load may bring other weights than were saved, leave the optimizer's state behind that was asked
+for, or bring one that was not. All of that is answered with success, and shows in the step after
+it: a warm optimizer still moves where earlier gradients led.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _WAYS = [
     Datum(ModelInput.from_ints([0, 1]), {"target_tokens": [token, 2], "weights": [1.0, 1.0]})
     for token in (1, 3)
 ]
-"""What is learned at first, and in the last step: of other targets, so that it shows where the optimizer comes from."""
+"""What is learned at first, and in the last step: of other targets, so that it shows where the
+optimizer comes from.
+"""
 _STEPS = 3
 _ROUNDING = 0.02  # nats of a logprob: weights may be saved in fewer bits than they are trained in
 _NOISES = 4.0
@@ -49,7 +52,9 @@ class Resumed:
 
 @frozen
 class Seen:
-    """The same of the model that was saved, and of those that were loaded with its optimizer and without."""
+    """The same of the model that was saved, and of those that were loaded with its optimizer and
+    without.
+    """
 
     kept: Resumed
     noise: float
@@ -81,7 +86,9 @@ class Seen:
 
 
 async def probe_loads(session: Session, base_model: str) -> dict[str, bool]:
-    """Returns fields of the dialect that were proved; none where the server cannot do what it takes."""
+    """Returns fields of the dialect that were proved; none where the server cannot do what it
+    takes.
+    """
     models: list[AsyncTrainingClient] = []
     paths: list[str] = []
     try:

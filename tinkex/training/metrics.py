@@ -1,6 +1,7 @@
 """How the results of a split batch become one result. Plain values: no I/O here.
 
-A metric's name ends in its reduction, `name:reduction`. Source of the reductions: openapi/tinker.yaml, ForwardBackwardOutput.
+A metric's name ends in its reduction, `name:reduction`. Source of the reductions:
+openapi/tinker.yaml, ForwardBackwardOutput.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ def reduce_metrics(
 ) -> dict[str, float]:
     """The chunks' metrics as one mapping; `weights` are the chunks' numbers of outputs.
 
-    A metric that only some chunks have is reduced over those. An unknown reduction, or a name with no or two colons, is kept,
-    as a weighted mean: better an approximate number than a loss that silently goes missing.
+    A metric that only some chunks have is reduced over those. An unknown reduction, or a name with
+    no or two colons, is kept, as a weighted mean: better an approximate number than a loss that
+    silently goes missing.
     """
     return dict(_reduced(chunks, weights))
 
@@ -80,7 +82,9 @@ def _hash(values: Sequence[float], _weights: Sequence[float]) -> float:
 
 
 def _numbered(name: str, values: Sequence[float]) -> Iterator[tuple[str, float]]:
-    """The distinct values: the first under the name itself, the others under `name_1`, `name_2`, ..."""
+    """The distinct values: the first under the name itself, the others under `name_1`, `name_2`,
+    ...
+    """
     for number, value in enumerate(dict.fromkeys(values)):
         yield (f"{name}_{number}" if number else name), value
 

@@ -1,4 +1,6 @@
-"""`PipelineCheck`: sees when steps are not pipelined, each call awaited before the next one is submitted. Plain values: no clock here."""
+"""`PipelineCheck`: sees when steps are not pipelined, each call awaited before the next one is
+submitted. Plain values: no clock here.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,11 @@ _WORTH_SAYING = 0.05  # of the time of a step that the server had nothing to do
 
 @define
 class PipelineCheck:
-    """Fed with a model's training requests as they come and end, in the order of the calls; speaks up once.
+    """Fed with a model's training requests as they come and end, in the order of the calls; speaks
+    up once.
 
-    A step is pipelined when its `optim_step` is submitted while its `forward_backward` is still under way.
+    A step is pipelined when its `optim_step` is submitted while its `forward_backward` is still
+    under way.
     """
 
     _under_way: int = 0
@@ -26,7 +30,9 @@ class PipelineCheck:
     _said: bool = False
 
     def submitted(self, operation: str, at: float) -> str | None:
-        """A request was submitted at this time, in seconds; what to tell the user, once, or None."""
+        """A request was submitted at this time, in seconds; what to tell the user, once, or
+        None.
+        """
         message = self._step(at) if operation == "optim_step" and not self._said else None
         self._under_way += 1
         self._gradients_ended_at = None
@@ -52,7 +58,10 @@ class PipelineCheck:
             return None
         self._said = True
         return (
-            f"the last {self._steps} steps were not pipelined: optim_step was called when forward_backward had been awaited, and the "
-            f"server had nothing to do for {self._idle / self._steps:.2f} s of {self._spent / self._steps:.2f} s a step. "
-            "Use train_step, which submits both, or call optim_step before awaiting forward_backward."
+            f"the last {self._steps} steps were not pipelined: optim_step was called when "
+            "forward_backward had been awaited, and the "
+            f"server had nothing to do for {self._idle / self._steps:.2f} s of "
+            f"{self._spent / self._steps:.2f} s a step. "
+            "Use train_step, which submits both, or call optim_step before awaiting "
+            "forward_backward."
         )

@@ -1,6 +1,8 @@
-"""What a server does with a repeated (model, seq_id), found out by its effect on a model that is made for it.
+"""What a server does with a repeated (model, seq_id), found out by its effect on a model that is
+made for it.
 
-A request id that comes back proves nothing: one server gives the first one's, and does the work again all the same.
+A request id that comes back proves nothing: one server gives the first one's, and does the work
+again all the same.
 """
 
 from __future__ import annotations
@@ -88,5 +90,7 @@ def _distance(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
 
 
 def _says_why(refusal: TinkexError) -> bool:
-    """Only a refusal that names the number it expected can tell later whether the first request was applied."""
+    """Only a refusal that names the number it expected can tell later whether the first request was
+    applied.
+    """
     return expected_number(refusal.message) is not None

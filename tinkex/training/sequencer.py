@@ -1,4 +1,6 @@
-"""The order of a model's requests: fixed when a method is called, kept on the wire, numbered without a gap."""
+"""The order of a model's requests: fixed when a method is called, kept on the wire, numbered
+without a gap.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ T = TypeVar("T")
 
 @define(eq=False)
 class _News:
-    """A thing that the user has to know before what is called later makes sense, and whether that may be so."""
+    """A thing that the user has to know before what is called later makes sense, and whether that
+    may be so.
+    """
 
     errors: list[TinkexError]
     """All that tell of it."""
@@ -36,10 +40,11 @@ class _News:
 class Sequencer:
     """Gives each call its turn. For one event loop.
 
-    A turn's numbers (`seq_id`, from 1) are taken when it comes, so a call that is cancelled before leaves no hole that the
-    server would wait behind. A request that the server refused took no number. What a user asks for before they can know of that,
-    or that the server has lost steps of the model, was meant to follow what is missing, and is skipped. A request whose fate is
-    unknown ends the line for good.
+    A turn's numbers (`seq_id`, from 1) are taken when it comes, so a call that is cancelled before
+    leaves no hole that the server would wait behind. A request that the server refused took no
+    number. What a user asks for before they can know of that, or that the server has lost steps of
+    the model, was meant to follow what is missing, and is skipped. A request whose fate is unknown
+    ends the line for good.
     """
 
     _next_seq_id: int = 1
@@ -55,7 +60,9 @@ class Sequencer:
     _free_number: int | None = None
 
     def turn(self, operation: str, requests: int = 0) -> Turn:
-        """A place at the end of the line for a call of so many numbered requests; `async with` waits until it comes."""
+        """A place at the end of the line for a call of so many numbered requests; `async with`
+        waits until it comes.
+        """
         if self._end_of_line is None or self._end_of_line.done():
             self._expected_seq_id = self._next_seq_id
         for news in (self._refusal, self._loss):
@@ -78,15 +85,19 @@ class Sequencer:
         self._next_seq_id += requests
 
     def refused(self, error: TinkexError, *, changes: bool) -> None:
-        """The request was not taken on, and its number stays free, or it came to nothing. All calls queued by now are skipped.
+        """The request was not taken on, and its number stays free, or it came to nothing. All calls
+        queued by now are skipped.
 
         Args:
-            changes: whether it would have changed the model; then what is called before the user gets the error is skipped, too.
+            changes: whether it would have changed the model; then what is called before the user
+                gets the error is skipped, too.
         """
         self._refusal = _News([error], known_from=None if changes else self._turns_given)
 
     def lost(self, error: RequestFailedError) -> None:
-        """A request failed, maybe since the model lost steps: what was asked for on top of them is then skipped."""
+        """A request failed, maybe since the model lost steps: what was asked for on top of them is
+        then skipped.
+        """
         if error.state_loss is None:
             return
         if self._loss is None or self._loss_number != error.state_loss:
@@ -106,7 +117,9 @@ class Sequencer:
                 self._all_settled.set()
 
     def number_free(self, seq_id: int) -> None:
-        """The server did not use this number, or a higher one: the next request gets it, once all under way are settled."""
+        """The server did not use this number, or a higher one: the next request gets it, once all
+        under way are settled.
+        """
         self._free_number = min(seq_id, self._free_number or seq_id)
 
     async def settle(self) -> None:
@@ -124,7 +137,8 @@ class Sequencer:
     def check(self, turn: Turn) -> None:
         if self._poison is not None:
             raise ClientPoisonedError(
-                f"not sent: an earlier {self._poison.operation or 'request'} ended in doubt: {self._poison.message}",
+                f"not sent: an earlier {self._poison.operation or 'request'} ended in doubt: "
+                f"{self._poison.message}",
                 operation=turn.operation,
                 advice="Make a new training client from the last saved state.",
             ) from self._poison
@@ -133,14 +147,16 @@ class Sequencer:
         if self._refusal is not None and self._refusal.is_news_to(turn.number):
             refused = self._refusal.errors[0]
             raise RequestSkippedError(
-                f"not sent: it was called before you could know that an earlier {refused.operation or 'request'} failed: {refused.message}",
+                "not sent: it was called before you could know that an earlier "
+                f"{refused.operation or 'request'} failed: {refused.message}",
                 operation=turn.operation,
                 advice="Mend that request and call both again.",
             ) from refused
         if self._loss is not None and self._loss.is_news_to(turn.number):
             lost = self._loss.errors[0]
             raise RequestSkippedError(
-                f"not sent: it was called before you could know that the model has lost steps: {lost.message}",
+                "not sent: it was called before you could know that the model has lost steps: "
+                f"{lost.message}",
                 operation=turn.operation,
                 advice="Go on from the state that the model went back to.",
             ) from lost
@@ -156,7 +172,9 @@ class Turn:
     """How many numbered ones it is for."""
     number: int
     expected_seq_id: int
-    """The first number that the call gets, unless one before it is refused or is of another size than it was said."""
+    """The first number that the call gets, unless one before it is refused or is of another size
+    than it was said.
+    """
     _before: asyncio.Future[None] | None
     _sending: asyncio.Future[Any] | None = None
     """What goes on, and must end, before the next one may go."""
@@ -177,7 +195,8 @@ class Turn:
             raise
 
     async def unbroken(self, sending: Coroutine[Any, Any, T]) -> T:
-        """Returns what comes of it. It goes on, and keeps the turn, when the one who waits for it is cancelled.
+        """Returns what comes of it. It goes on, and keeps the turn, when the one who waits for it
+        is cancelled.
 
         So its fate is known in the end, and its numbers are used or free.
         """
@@ -190,7 +209,9 @@ class Turn:
             raise
 
     def leave(self) -> None:
-        """Gives the place up, once: the next in line may go when all before it, and what this one sends, are over."""
+        """Gives the place up, once: the next in line may go when all before it, and what this one
+        sends, are over.
+        """
         if self._left:
             return
         self._left = True

@@ -1,4 +1,6 @@
-"""`TrainingLine`: sends a model's requests, one call after the other, numbered without a gap, and waits for their results."""
+"""`TrainingLine`: sends a model's requests, one call after the other, numbered without a gap, and
+waits for their results.
+"""
 
 from __future__ import annotations
 
@@ -86,10 +88,14 @@ class TrainingLine:
         self._pipeline = PipelineCheck()
         self._encoders = asyncio.Semaphore(_HELD_BODIES)
         self._passes: set[asyncio.Task[Any]] = set()
-        """The waits for results of batches, where a later call must not be sent before they are over."""
+        """The waits for results of batches, where a later call must not be sent before they are
+        over.
+        """
 
     def turn(self, operation: str) -> AbstractAsyncContextManager[None]:
-        """A place in the order for a request without a number; `async with` waits until it comes."""
+        """A place in the order for a request without a number; `async with` waits until it
+        comes.
+        """
         return self._free(self._sequencer.turn(operation))
 
     def run(
@@ -103,7 +109,8 @@ class TrainingLine:
 
         Args:
             submits: build the requests, which get consecutive numbers.
-            read: reads the result of one request; raises `ValueError` and its like for what is none.
+            read: reads the result of one request; raises `ValueError` and its like for what is
+                none.
             join: makes the call's result of what was read, in order.
         """
         self._transport.require_open(operation)
@@ -126,13 +133,14 @@ class TrainingLine:
         check: Callable[[Look[Any]], Awaitable[TinkexError | None]],
         advise: Callable[[TinkexError], str | None],
     ) -> AsyncAPIFuture[R]:
-        """One call of one request, whose effect is looked at before any other call is sent. Those that were called before the user
-        could know that it failed are skipped.
+        """One call of one request, whose effect is looked at before any other call is sent. Those
+        that were called before the user could know that it failed are skipped.
 
         Args:
             submit: builds the request.
             read: reads its result.
-            check: looks at the model, and returns what is wrong with it, which the call then raises.
+            check: looks at the model, and returns what is wrong with it, which the call then
+                raises.
             advise: what to do about a failure that comes without advice.
         """
         self._transport.require_open(operation)
@@ -166,7 +174,8 @@ class TrainingLine:
         return self._begun(turn, work, state)
 
     def looked(self, submit: Submit, read: Callable[[Payload], R]) -> asyncio.Task[R]:
-        """Sends one request that changes nothing, and that no user asked for; returns the wait for its result.
+        """Sends one request that changes nothing, and that no user asked for; returns the wait for
+        its result.
 
         Its place in the order is fixed now; when it fails, the calls behind it go on.
         """
@@ -189,12 +198,14 @@ class TrainingLine:
         read: Callable[[Payload], R],
         second: Callable[[Sequence[R]], tuple[Sequence[Submit], Callable[[Sequence[R]], T]]],
     ) -> AsyncAPIFuture[T]:
-        """One call whose second requests depend on the results of its first ones, which change nothing. No other call comes between.
+        """One call whose second requests depend on the results of its first ones, which change
+        nothing. No other call comes between.
 
         Args:
             first: build the first requests, all of `forward`.
             read: reads the result of one request, of the first or the second ones.
-            second: makes of their results the second ones, and what makes the call's result of those ones'; it may take long.
+            second: makes of their results the second ones, and what makes the call's result of
+                those ones'; it may take long.
         """
         self._transport.require_open(operation)
         turn = self._sequencer.turn(operation, len(first))
@@ -220,13 +231,17 @@ class TrainingLine:
     def _begun(
         self, turn: Turn, work: Callable[[], Awaitable[T]], state: RequestState
     ) -> AsyncAPIFuture[T]:
-        """The future of a call that has its place in the order, which it gives back however it ends, begun or not."""
+        """The future of a call that has its place in the order, which it gives back however it
+        ends, begun or not.
+        """
         future = AsyncAPIFuture(self._told(work, state), state, self._session.failures)
         future.task.add_done_callback(lambda _: turn.leave())
         return self._watched(future)
 
     def _watched(self, future: AsyncAPIFuture[T]) -> AsyncAPIFuture[T]:
-        """The future of a call that was just made; says so when the user's loop keeps the server waiting."""
+        """The future of a call that was just made; says so when the user's loop keeps the server
+        waiting.
+        """
         operation, clock = future.state.operation, self._transport.clock
         advice = self._pipeline.submitted(operation, clock.now())
         # where it waits for them anyway
@@ -255,7 +270,9 @@ class TrainingLine:
 
     @asynccontextmanager
     async def _taken(self, turn: Turn, state: RequestState) -> AsyncGenerator[None]:
-        """The turn, when it has come. One that does not come in time is given up, and those that were to follow it are skipped."""
+        """The turn, when it has come. One that does not come in time is given up, and those that
+        were to follow it are skipped.
+        """
         if not turn.has_come:
             try:
                 with self._transport.wait(state, "its turn") as wait:
@@ -289,7 +306,8 @@ class TrainingLine:
     ) -> _Wait[R]:
         """Returns the wait for their results.
 
-        Where later calls wait for its end, too, it has begun, and goes on without the one who waits.
+        Where later calls wait for its end, too, it has begun, and goes on without the one who
+        waits.
         """
         if operation not in _PASSES or not self._transport.server.dialect.overtakes:
             return partial(self._results, sent, read)
@@ -308,11 +326,13 @@ class TrainingLine:
             yield
 
     async def _after_passes(self, operation: str) -> None:
-        """Waits for the batches before, however they end, where the server might run what changes the model before them."""
+        """Waits for the batches before, however they end, where the server might run what changes
+        the model before them.
+        """
         if operation not in _PASSES and self._passes:
             await asyncio.wait(self._passes)
 
-    # ---- sending -----------------------------------------------------------------------------------------------------
+    # ---- sending ----
 
     def _bodies(self, submits: Sequence[Submit]) -> Bodies:
         return Bodies(submits, self._transport.server.dialect.encodings)
@@ -333,7 +353,8 @@ class TrainingLine:
     ) -> Sequence[_Sent]:
         """Sends a call's requests under consecutive numbers; returns them in order.
 
-        Together, where the server says so, and then the first one last, so that it finds all the others queued.
+        Together, where the server says so, and then the first one last, so that it finds all the
+        others queued.
 
         Args:
             aside: whether nothing follows from it when this fails, as far as the numbers allow.
@@ -371,7 +392,9 @@ class TrainingLine:
         return all_sent
 
     async def _submit(self, sent: _Sent, bodies: Bodies) -> None:
-        """Sends a request in the encoding that the server is known to read; else in one after the other, to learn it."""
+        """Sends a request in the encoding that the server is known to read; else in one after the
+        other, to learn it.
+        """
         order = bodies.encodings(sent.index)
         refusals: list[APIStatusError] = []
         for encoding in order:
@@ -399,7 +422,9 @@ class TrainingLine:
         request: Request[UntypedAPIFuture],
         mistaken: Callable[[APIStatusError], bool] | None,
     ) -> None:
-        """Sends it, again where that is safe. Raises `StepOutcomeUnknown` when nobody knows whether it was taken on."""
+        """Sends it, again where that is safe. Raises `StepOutcomeUnknown` when nobody knows whether
+        it was taken on.
+        """
         operation, repeats = sent.state.operation, self._transport.server.dialect.seq_id_repeats
         repeatable = resend.verdict("unanswered", operation, repeats) == "resend"
         try:
@@ -435,7 +460,9 @@ class TrainingLine:
             raise _unknown(first, sent.state.operation) from error
 
     def _read_refusal(self, sent: _Sent, refusal: TinkexError) -> TinkexError | None:
-        """What the refusal of a request that was sent twice says of the first one; None where it says nothing."""
+        """What the refusal of a request that was sent twice says of the first one; None where it
+        says nothing.
+        """
         match resend.read_refusal(refusal.message, sent.seq_id):
             case "applied":
                 return ResultLostError(
@@ -480,7 +507,7 @@ class TrainingLine:
         else:
             self._sequencer.poison(error)
 
-    # ---- results -----------------------------------------------------------------------------------------------------
+    # ---- results ----
 
     async def _results(
         self, all_sent: Sequence[_Sent], read: Callable[[Payload], R]
@@ -503,7 +530,9 @@ class TrainingLine:
     def _after_failure(
         self, sent: _Sent, error: RequestFailedError | APIStatusError
     ) -> TinkexError | None:
-        """Puts the count right where a failed step leaves it as it was; the error of a request that was sent twice is another one."""
+        """Puts the count right where a failed step leaves it as it was; the error of a request that
+        was sent twice is another one.
+        """
         if isinstance(error, RequestFailedError):
             self._sequencer.lost(error)
         if sent.twice and (found := self._read_refusal(sent, error)):

@@ -1,4 +1,6 @@
-"""Freeing models: one that is done with, and those that a client leaves behind where its server has slots to free."""
+"""Freeing models: one that is done with, and those that a client leaves behind where its server has
+slots to free.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,18 @@ logger = logging.getLogger("tinkex")
 async def unload(
     transport: Transport, model_id: str, max_attempts: int | None = None
 ) -> str | None:
-    """Asks the server to free the model; returns the request id, None where it is done. Raises what sending raises."""
+    """Asks the server to free the model; returns the request id, None where it is done. Raises what
+    sending raises.
+    """
     in_query = model_id if transport.server.dialect.unloads_by_query else UNSET
     request = unload_model.request(body=UnloadModelRequest(model_id), model_id=in_query)
     return (await transport.send(request, max_attempts=max_attempts)).request_id
 
 
 async def unload_left_behind(session: Session, model_ids: Iterable[str]) -> None:
-    """Frees those of these models that are loaded in the session, as far as the server can; what fails is logged."""
+    """Frees those of these models that are loaded in the session, as far as the server can; what
+    fails is logged.
+    """
     left = session.models.intersection(model_ids)
     await asyncio.gather(*(unload_or_log(session, model_id) for model_id in left))
 

@@ -1,4 +1,6 @@
-"""What a refusal asks to be sent otherwise: another form of the key, or fewer fields. Plain values: no I/O here."""
+"""What a refusal asks to be sent otherwise: another form of the key, or fewer fields. Plain values:
+no I/O here.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Adapted:
 def adapt(
     request: Request[Any], refusal: httpx.Response, dialect: Dialect, api_key: str | None
 ) -> Adapted | None:
-    """Another form of a request that was refused with one of `STATUSES`, before anything was taken on; None if there is none."""
+    """Another form of a request that was refused with one of `STATUSES`, before anything was taken
+    on; None if there is none.
+    """
     if refusal.status_code == 422:
         return _with_fewer_fields(request, refusal, dialect)
     if api_key is None or dialect.bearer or dialect.exchanges_keys:

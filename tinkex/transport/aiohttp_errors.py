@@ -1,4 +1,6 @@
-"""From aiohttp's errors to why a server cannot be reached: its certificate, TLS itself, a proxy. No I/O here."""
+"""From aiohttp's errors to why a server cannot be reached: its certificate, TLS itself, a proxy. No
+I/O here.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,10 @@ def _proxy(error: BaseException, proxy: Proxy) -> Reason | None:
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return proxy_refused(proxy, error.status, error.message)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        advice = f"Is the proxy running, and is {proxy.setting} right? Adding the host to NO_PROXY asks the server directly."
+        advice = (
+            f"Is the proxy running, and is {proxy.setting} right? Adding the host to NO_PROXY "
+            "asks the server directly."
+        )
         return Reason(
             f"the proxy {proxy} cannot be reached: {words_of(error.os_error)}", advice, passes=True
         )
@@ -67,12 +72,14 @@ def _certificate(error: Exception, server: str, trusted: str) -> Reason:
         case 62 | 63 | 64:
             return Reason(
                 what,
-                "Give base_url with a name that the certificate has, or let it be issued for this one.",
+                "Give base_url with a name that the certificate has, or let it be issued for "
+                "this one.",
             )
         case 18 | 19 | 20 | 21:
             return Reason(
                 what,
-                f"Trusted is what {trusted} has. If you trust this server, put the certificate of who issued its own into a file, "
+                f"Trusted is what {trusted} has. If you trust this server, put the certificate of "
+                "who issued its own into a file, "
                 "and name that: SSL_CERT_FILE=/path/to/ca.pem (REQUESTS_CA_BUNDLE is read, too).",
             )
         case _:

@@ -22,7 +22,8 @@ PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError)
 def parse(request: Request[T], response: httpx.Response) -> T:
     """A 2xx answer as the contract has it.
 
-    Raises `BadRequestError` where it is a refusal all the same, `NotATinkerServerError` for a web page, else `APIResponseValidationError`.
+    Raises `BadRequestError` where it is a refusal all the same, `NotATinkerServerError` for a web
+    page, else `APIResponseValidationError`.
     """
     try:
         return _checked(request.parse(response), response)
@@ -43,7 +44,9 @@ def parse(request: Request[T], response: httpx.Response) -> T:
 
 
 def _checked(answer: T, response: httpx.Response) -> T:
-    """Raises `ValueError` where nothing was taken for an answer: an empty list is no object without fields, an empty name none."""
+    """Raises `ValueError` where nothing was taken for an answer: an empty list is no object without
+    fields, an empty name none.
+    """
     if hasattr(answer, "additional_properties") and not response.content.lstrip().startswith(b"{"):
         raise ValueError("it is no JSON object")
     match answer:
@@ -57,7 +60,9 @@ def _checked(answer: T, response: httpx.Response) -> T:
 
 
 def required_text(fields: Mapping[str, Any], name: str) -> str:
-    """Returns a field that every server gives. Raises `ValueError` where it is missing, empty, or no text."""
+    """Returns a field that every server gives. Raises `ValueError` where it is missing, empty, or
+    no text.
+    """
     value = fields.get(name)
     if not isinstance(value, str) or not value:
         raise ValueError(f"its {name} is {value!r}")

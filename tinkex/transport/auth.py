@@ -52,7 +52,9 @@ def _token(text: str, now: float, chance: float) -> _Token:
 
 @define(eq=False)
 class Auth:
-    """For one transport and its event loop. What is exchanged is found out when a session begins (`Dialect.exchanges_keys`)."""
+    """For one transport and its event loop. What is exchanged is found out when a session begins
+    (`Dialect.exchanges_keys`).
+    """
 
     config: Config = field(repr=False)
     server: Server
@@ -82,7 +84,8 @@ class Auth:
         Raises:
             CredentialError: the function or the command for the key failed.
             AuthenticationError: the server does not exchange the key.
-            APIConnectionError: there is no token, and none can be had for now; the request was not sent.
+            APIConnectionError: there is no token, and none can be had for now; the request was not
+                sent.
         """
         if not self.server.dialect.exchanges_keys:
             return await self._own_key()
@@ -94,7 +97,9 @@ class Auth:
         return token.text
 
     async def replace(self, refused: str) -> bool:
-        """After a 401 to this key: whether there is another one now, so that the request may be sent again."""
+        """After a 401 to this key: whether there is another one now, so that the request may be
+        sent again.
+        """
         if not self.server.dialect.exchanges_keys:
             fetched = self._fetched()
             return fetched is not None and await fetched.replace(refused)

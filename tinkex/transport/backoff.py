@@ -36,11 +36,15 @@ _MADE_UP = frozenset(status for status in range(400, 500) if status_meaning(stat
 _RETRYABLE = (_REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}) - {501}
 
 Trouble = Literal["failure", "rate_limit", "billing", "proxy"]
-"""Why a request is to be sent again: it failed, was refused as one too many, or cannot be paid, or something on the way refused it."""
+"""Why a request is to be sent again: it failed, was refused as one too many, or cannot be paid, or
+something on the way refused it.
+"""
 
 
 def delay(attempt: int, settings: RetrySettings, hint: float | None, chance: float) -> float:
-    """Seconds to wait after failed try number `attempt` (from 1); `chance` in [0, 1) shortens it by up to a quarter."""
+    """Seconds to wait after failed try number `attempt` (from 1); `chance` in [0, 1) shortens it by
+    up to a quarter.
+    """
     if hint is not None:
         return hint
     longest = min(settings.base_delay * 2.0 ** (attempt - 1), settings.max_delay)
@@ -48,7 +52,9 @@ def delay(attempt: int, settings: RetrySettings, hint: float | None, chance: flo
 
 
 def rate_limit_pause(streak: int, body_size: int, hint: float | None, chance: float) -> float:
-    """Seconds without sending after the `streak`-th 429 in a row: the server's wish, else 1 s (5 s for large bodies), doubling."""
+    """Seconds without sending after the `streak`-th 429 in a row: the server's wish, else 1 s (5 s
+    for large bodies), doubling.
+    """
     if hint is not None:
         return hint
     first = 5.0 if body_size > _LARGE_BODY else 1.0
@@ -60,8 +66,9 @@ def may_repeat(
 ) -> bool:
     """Whether an error status allows another try of the same request.
 
-    A request that is not `repeatable`, because the server might apply it twice, is only tried again when the refusal came
-    before the server took it on. A name that is in use stays in use, though some servers say so with a status that asks for another try.
+    A request that is not `repeatable`, because the server might apply it twice, is only tried again
+    when the refusal came before the server took it on. A name that is in use stays in use, though
+    some servers say so with a status that asks for another try.
     """
     if not repeatable:
         return status_code in _REFUSED_UNREAD
@@ -99,7 +106,9 @@ class Patience:
     max_attempts: int | None = None
     """At most so many tries, whatever the kind; by default as the settings say for it."""
     first_contact: bool = False
-    """Whether nobody knows yet that there is a server: a wrong URL should show in a second or two, not when all tries are used up."""
+    """Whether nobody knows yet that there is a server: a wrong URL should show in a second or two,
+    not when all tries are used up.
+    """
     trouble: Trouble | None = None
     """The kind of the last failure."""
     attempts: int = 0
@@ -158,7 +167,9 @@ def _leads_nowhere(error: BaseException) -> bool:
 
 
 def retry_hint(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms`, else `Retry-After` in seconds or as a date; None when unusable."""
+    """Seconds that the server asks to wait: `retry-after-ms`, else `Retry-After` in seconds or as a
+    date; None when unusable.
+    """
     seconds = _number(headers.get("retry-after-ms"), scale=0.001)
     if seconds is None:
         seconds = _number(headers.get("retry-after"))

@@ -1,4 +1,6 @@
-"""Which certificates of servers are trusted: those that a variable names, else the system's and certifi's."""
+"""Which certificates of servers are trusted: those that a variable names, else the system's and
+certifi's.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def in_words(environment: Mapping[str, str]) -> str:
 
 @lru_cache(maxsize=8)
 def context(named: tuple[tuple[str, str], ...]) -> ssl.SSLContext:
-    """Returns the TLS settings of a client, made once for all since loading certificates takes its time.
+    """Returns the TLS settings of a client, made once for all since loading certificates takes its
+    time.
 
     Args:
         named: variables and values; none means the system's certificates and certifi's.

@@ -52,7 +52,9 @@ class Connections(httpx.AsyncBaseTransport):
         self._kept: AsyncGenerator[None] | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The answer, whole where it is small and plain and the request's extension `stream` is not true; else its body is unread."""
+        """The answer, whole where it is small and plain and the request's extension `stream` is not
+        true; else its body is unread.
+        """
         how_far, url = progress.get(), str(request.url)
         how_far.place = "connecting"
         how_far.proxy = self._proxy_of(_server(request.url)) if self._proxied else None
@@ -79,7 +81,9 @@ class Connections(httpx.AsyncBaseTransport):
             await self._session.close()
 
     async def _keep(self) -> None:
-        """Has the connections closed with the loop, or when nobody refers to them any more, whichever comes first."""
+        """Has the connections closed with the loop, or when nobody refers to them any more,
+        whichever comes first.
+        """
         self._kept = _held(self._session)
         await anext(self._kept)
         finalize(self, _let_go, asyncio.get_running_loop(), self._kept).atexit = False
@@ -144,7 +148,9 @@ class Connections(httpx.AsyncBaseTransport):
             )
 
     def _explain(self, error: BaseException | None, proxy: Proxy | None) -> None:
-        """Raises `Unreachable` where more is known of an error of aiohttp's than its own words say."""
+        """Raises `Unreachable` where more is known of an error of aiohttp's than its own words
+        say.
+        """
         if error is not None and (
             reason := reason_of(error, proxy, certificates.in_words(self._environment))
         ):
@@ -166,7 +172,9 @@ def _let_go(loop: asyncio.AbstractEventLoop, held: AsyncGenerator[None]) -> None
 
 
 def _headers(request: httpx.Request) -> Iterator[tuple[str, str]]:
-    """Yields the headers of a request; secret ones hide themselves in the frames of the library that gets them."""
+    """Yields the headers of a request; secret ones hide themselves in the frames of the library
+    that gets them.
+    """
     return (
         (name, Secret(value) if is_secret(name) else value)
         for name, value in request.headers.multi_items()
@@ -174,7 +182,9 @@ def _headers(request: httpx.Request) -> Iterator[tuple[str, str]]:
 
 
 def _without_frames(error: BaseException) -> None:
-    """Lets go of the libraries' frames of an error and its causes, some of which hold the request as it was written, key and all."""
+    """Lets go of the libraries' frames of an error and its causes, some of which hold the request
+    as it was written, key and all.
+    """
     link: BaseException | None = error
     while link is not None:
         link.__traceback__ = None
@@ -213,7 +223,8 @@ class _Response(aiohttp.ClientResponse):
         response = await super().start(connection)
         progress.get().place = "answered"
         if self.status == 500 and protocol is not None:
-            # some servers close the connection after a fault without saying so, and the next request on it would die
+            # some servers close the connection after a fault without saying so, and the next
+            # request on it would die
             protocol.force_close()
             # a body that came with the headers: it is in the pool again
             if connection.protocol is None:

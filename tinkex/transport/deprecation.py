@@ -12,7 +12,9 @@ logger = logging.getLogger("tinkex")
 
 @define(eq=False)
 class Deprecations:
-    """Puts each note in the log once: as an error where the server calls it one, else as a warning."""
+    """Puts each note in the log once: as an error where the server calls it one, else as a
+    warning.
+    """
 
     _said: set[str] = field(factory=set[str])
 

@@ -1,4 +1,6 @@
-"""How far the exchange of the running task has got: begun by who sends, moved on by the connection."""
+"""How far the exchange of the running task has got: begun by who sends, moved on by the
+connection.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a failed exchange means: from httpx errors and HTTP statuses to errors of `tinkex.errors`."""
+"""What a failed exchange means: from httpx errors and HTTP statuses to errors of
+`tinkex.errors`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ _MOST = 4000
 _WORDS_OF_PAGE = 200
 _MARKUP = re.compile(r"<(style|script|head)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _ADVICE = {
-    401: "Check TINKER_API_KEY, or api_key=…; `print(config.describe())` shows where the key comes from.",
+    401: (
+        "Check TINKER_API_KEY, or api_key=…; `print(config.describe())` shows where the key comes "
+        "from."
+    ),
     402: "The account behind the key cannot pay; see the server's billing page.",
     404: "The thing does not exist, or this server lacks the call; check base_url and the ids.",
     429: "The server is saturated: send less at once, or raise Config.retry.max_seconds.",
@@ -56,7 +61,10 @@ def connection_error(
     raised = kind(
         f"{base_url} {what}{f' through the proxy {proxy}' if proxy else ''}: {_reason(error)}",
         operation=operation,
-        advice="Is the server running, and is base_url right? `tinkex serve` prints the one of a local server.",
+        advice=(
+            "Is the server running, and is base_url right? `tinkex serve` prints the one of a "
+            "local server."
+        ),
     )
     raised.place = place
     return raised
@@ -80,14 +88,18 @@ def _reason(error: httpx.TransportError) -> str:
 
 
 def place_of(error: httpx.TransportError) -> Place:
-    """Where an exchange died by the kind of its error, for a transport of the user's own, which tells no more."""
+    """Where an exchange died by the kind of its error, for a transport of the user's own, which
+    tells no more.
+    """
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)):
         return "connecting"
     return "unsent" if isinstance(error, httpx.PoolTimeout) else "unanswered"
 
 
 def status_error(response: httpx.Response, operation: str) -> APIStatusError:
-    """The error for an answer with an error status, its message from whichever field this server puts it in."""
+    """The error for an answer with an error status, its message from whichever field this server
+    puts it in.
+    """
     body = _body(response)
     url = _url_of(response)
     return status_error_class(response.status_code)(
@@ -110,7 +122,10 @@ def _url_of(response: httpx.Response) -> str:
 
 def _advice(response: httpx.Response) -> str | None:
     if response.has_redirect_location:
-        return f"It is redirected to {without_queries(response.headers['location'])!r}; give the base_url of the server that answers itself."
+        return (
+            f"It is redirected to {without_queries(response.headers['location'])!r}; give the "
+            "base_url of the server that answers itself."
+        )
     advice = _ADVICE.get(response.status_code)
     if (
         response.status_code == 400
@@ -125,7 +140,9 @@ def _advice(response: httpx.Response) -> str | None:
 
 
 def refusal_within(response: httpx.Response, operation: str) -> BadRequestError | None:
-    """The error for an answer that calls itself a success and says `error` and `reason`, as one server's do; None for another."""
+    """The error for an answer that calls itself a success and says `error` and `reason`, as one
+    server's do; None for another.
+    """
     body = _body(response)
     if not (isinstance(body, dict) and body.get("error")):  # pyright: ignore[reportUnknownMemberType]
         return None
@@ -147,7 +164,9 @@ def _body(response: httpx.Response) -> Any:
 
 
 def detail(body: Any) -> str:
-    """The human-readable part of an error body: `detail` (text, or a list of located problems), `error`, `message`, or a text."""
+    """The human-readable part of an error body: `detail` (text, or a list of located problems),
+    `error`, `message`, or a text.
+    """
     if isinstance(body, str):
         return _words_of_page(body) if is_web_page(body) else body[:_MOST]
     if not isinstance(body, dict):

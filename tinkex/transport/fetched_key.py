@@ -1,4 +1,6 @@
-"""A key that a function of the user's, or a command, gives: had when it is first needed, and anew when the server refuses it."""
+"""A key that a function of the user's, or a command, gives: had when it is first needed, and anew
+when the server refuses it.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def from_command(command: str) -> Fetch:
 
 
 def _printed(command: str) -> str:
-    """What a shell command prints. Neither that nor the command is in an error, since both may hold a key."""
+    """What a shell command prints. Neither that nor the command is in an error, since both may hold
+    a key.
+    """
     try:
         done = subprocess.run(
             command,

@@ -19,20 +19,28 @@ T = TypeVar("T")
 
 @define(eq=False)
 class Home:
-    """The event loop on which a client was used first: its connections, its waits and its tasks live there."""
+    """The event loop on which a client was used first: its connections, its waits and its tasks
+    live there.
+    """
 
     _loop: asyncio.AbstractEventLoop | None = None
 
     def enter(self, operation: str) -> None:
-        """Takes the running loop for the client's own if it has none. Raises `ClientClosedError` on another one than its own."""
+        """Takes the running loop for the client's own if it has none. Raises `ClientClosedError` on
+        another one than its own.
+        """
         running = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = running
         elif self._loop is not running:
             raise ClientClosedError(
-                f"not sent: this client belongs to another event loop, which {self._in_words()}; its connections are there",
+                f"not sent: this client belongs to another event loop, which {self._in_words()}; "
+                "its connections are there",
                 operation=operation,
-                advice="Make a client in each asyncio.run, or use the blocking one, which works from everywhere.",
+                advice=(
+                    "Make a client in each asyncio.run, or use the blocking one, which works from "
+                    "everywhere."
+                ),
             )
 
     async def run(self, function: Callable[[], Coroutine[Any, Any, None]]) -> bool:
@@ -49,7 +57,9 @@ class Home:
         return True
 
     def soon(self, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Has a function run on the client's own loop, unless that has ended. May be called in any thread."""
+        """Has a function run on the client's own loop, unless that has ended. May be called in any
+        thread.
+        """
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(soon, self._loop, function)
@@ -74,7 +84,9 @@ def soon(
 
 
 def weakly(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """Returns a bound method as a function that does not keep its object alive, for what that object holds itself."""
+    """Returns a bound method as a function that does not keep its object alive, for what that
+    object holds itself.
+    """
     reference = WeakMethod(method)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:

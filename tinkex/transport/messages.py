@@ -43,7 +43,9 @@ def message(
     headers: Mapping[str, str],
     extensions: dict[str, Any],
 ) -> httpx.Request:
-    """As httpx makes it of `content`, in a quarter of the time: it need not look for headers that are missing."""
+    """As httpx makes it of `content`, in a quarter of the time: it need not look for headers that
+    are missing.
+    """
     content = request.content or b""
     length = {} if request.method == "GET" else {"Content-Length": str(len(content))}
     made = httpx.Request(

@@ -1,4 +1,6 @@
-"""Looking up the addresses of names, also on the event loop of a thread that outlives the main one."""
+"""Looking up the addresses of names, also on the event loop of a thread that outlives the main
+one.
+"""
 
 from __future__ import annotations
 
@@ -21,5 +23,7 @@ class _Lookups:
 
 
 def resolver() -> ThreadedResolver:
-    """Returns aiohttp's own, less the loop's pool of threads, which takes nothing any more once the main thread has ended."""
+    """Returns aiohttp's own, less the loop's pool of threads, which takes nothing any more once the
+    main thread has ended.
+    """
     return ThreadedResolver(cast(Any, _Lookups()))

@@ -1,4 +1,6 @@
-"""The window after a 429 in which nobody who shares the key sends, and the gradual start after it."""
+"""The window after a 429 in which nobody who shares the key sends, and the gradual start after
+it.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +50,12 @@ def _resolve(called: asyncio.Future[None]) -> None:
 
 
 class RateLimitWindow:
-    """Shared by all clients of one (base URL, key) in the process: a 429 to one holds them all, a success clears it.
+    """Shared by all clients of one (base URL, key) in the process: a 429 to one holds them all, a
+    success clears it.
 
-    After a window requests are let in gradually, first come, first served: a few at once, then one more with each that succeeds.
-    The gate opens for good when nobody waits before it. Until a first 429, and then again, it costs nothing.
+    After a window requests are let in gradually, first come, first served: a few at once, then one
+    more with each that succeeds. The gate opens for good when nobody waits before it. Until a first
+    429, and then again, it costs nothing.
     """
 
     def __init__(self) -> None:
@@ -85,7 +89,9 @@ class RateLimitWindow:
             return pause
 
     async def enter(self, clock: Clock) -> bool:
-        """Returns when sending is allowed: at once outside a window. True when `leave` has to be called afterwards."""
+        """Returns when sending is allowed: at once outside a window. True when `leave` has to be
+        called afterwards.
+        """
         if self._limit is None:
             return False
         place = _Place(asyncio.get_running_loop())
@@ -158,6 +164,8 @@ _windows_lock = threading.Lock()
 
 
 def window_for(base_url: str, api_key: Hashable) -> RateLimitWindow:
-    """The window of this (base URL, key, or what gives it), kept for as long as a client uses it."""
+    """The window of this (base URL, key, or what gives it), kept for as long as a client uses
+    it.
+    """
     with _windows_lock:
         return _windows.setdefault((base_url, api_key), RateLimitWindow())

@@ -18,8 +18,8 @@ def absolute(url: str, location: str) -> str:
 def next_url(method: str, response: httpx.Response, base_url: str) -> str | None:
     """Where the same request is to go after this answer; None where it is not to be sent on.
 
-    What changes something, or carries a batch, goes nowhere but to the server that it was meant for, and only where the status keeps its
-    method (RFC 9110, 15.4).
+    What changes something, or carries a batch, goes nowhere but to the server that it was meant
+    for, and only where the status keeps its method (RFC 9110, 15.4).
     """
     try:
         url = absolute(str(response.request.url), response.headers["location"])

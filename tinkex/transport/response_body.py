@@ -1,4 +1,6 @@
-"""Bodies of answers, read and expanded piece by piece: none is larger than its bound, and none stalls the event loop."""
+"""Bodies of answers, read and expanded piece by piece: none is larger than its bound, and none
+stalls the event loop.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ ENCODINGS = "gzip, deflate, zstd"
 ERROR_BYTES = 1 << 20
 """Of the body of a refusal no more is read: its status counts."""
 ANSWER_BYTES = 64 << 20
-"""The bound of what is asked for other than results, where `HttpLimits.max_answer_bytes` is not lower."""
+"""The bound of what is asked for other than results, where `HttpLimits.max_answer_bytes` is not
+lower.
+"""
 LINE_BYTES = 16 << 20
 """The bound of one line of a stream."""
 _PIECE = 1 << 20  # bytes; expanding so many takes about a millisecond
@@ -56,8 +60,8 @@ async def gathered(pieces: AsyncIterable[bytes], bound: Bound) -> bytes:
 async def lines(response: httpx.Response, line_bytes: int, bound: Bound) -> AsyncGenerator[str]:
     """The lines of a body as they come, none longer than `line_bytes`.
 
-    Raises `AnswerTooLargeError` for one that is, or when all together are over the bound, `UnreadableAnswerError` for one that is no
-    text.
+    Raises `AnswerTooLargeError` for one that is, or when all together are over the bound,
+    `UnreadableAnswerError` for one that is no text.
     """
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity" and not response.is_stream_consumed:
@@ -103,7 +107,8 @@ async def beginning(pieces: AsyncIterable[bytes]) -> bytes:
 
 
 async def expanded(raw: bytes, encoding: str) -> AsyncIterator[bytes]:
-    """The pieces of a body that came in one of `ENCODINGS`; the event loop has its turn between them.
+    """The pieces of a body that came in one of `ENCODINGS`; the event loop has its turn between
+    them.
 
     Raises `UnreadableAnswerError` where it is not what its header says.
     """
@@ -129,7 +134,10 @@ def unreadable(why: str, operation: str | None = None) -> UnreadableAnswerError:
     return UnreadableAnswerError(
         f"the server's answer cannot be read: {why}",
         operation=operation,
-        advice="The server, or something on the way to it, damages answers; the same call may work later.",
+        advice=(
+            "The server, or something on the way to it, damages answers; the same call may work "
+            "later."
+        ),
     )
 
 
@@ -146,9 +154,11 @@ def without_encoding(headers: httpx.Headers) -> httpx.Headers:
 
 
 async def read_whole(response: httpx.Response, bound: Bound) -> httpx.Response:
-    """The answer with its body read and expanded; of a refusal the beginning, or nothing where that cannot be read.
+    """The answer with its body read and expanded; of a refusal the beginning, or nothing where that
+    cannot be read.
 
-    Raises `AnswerTooLargeError`, `UnreadableAnswerError`, and what reading raises. The answer given is closed.
+    Raises `AnswerTooLargeError`, `UnreadableAnswerError`, and what reading raises. The answer given
+    is closed.
     """
     if response.is_stream_consumed:  # by the connection
         if response.is_success and len(response.content) > bound.bytes:
@@ -185,7 +195,8 @@ async def _of_refusal(raw: bytes, encoding: str) -> bytes:
 
 def _too_large(bound: Bound) -> AnswerTooLargeError:
     return AnswerTooLargeError(
-        f"the server's answer is over {bound.bytes:,} bytes, the bound of this call, as sent or when expanded; the rest was not read",
+        f"the server's answer is over {bound.bytes:,} bytes, the bound of this call, as sent or "
+        "when expanded; the rest was not read",
         bound=bound.bytes,
         advice=bound.setting,
     )
@@ -223,7 +234,9 @@ def _deflated(raw: bytes) -> Iterator[bytes]:
 
 
 def _unzstd(raw: bytes) -> Iterator[bytes]:
-    """By small pieces of input, since four bytes of zstd may stand for 128 KiB: a large one only while little comes of them."""
+    """By small pieces of input, since four bytes of zstd may stand for 128 KiB: a large one only
+    while little comes of them.
+    """
     import zstandard  # here, since few servers send it
 
     view, at, step = memoryview(raw), 0, _ZSTD_LEAST

@@ -44,14 +44,18 @@ class Tries:
     """Seconds that the last 429 closed the window for."""
 
     async def answered(self) -> Any:
-        """What was read of the answer that is no refusal. Raises the last error when there is to be no other try."""
+        """What was read of the answer that is no refusal. Raises the last error when there is to be
+        no other try.
+        """
         try:
             return await self._try()
         except TinkexError as error:
             return await self._retried(error)
 
     async def _retried(self, first: TinkexError) -> Any:
-        """What comes of the tries after the first; only these go through tenacity, which costs as much as half a small request."""
+        """What comes of the tries after the first; only these go through tenacity, which costs as
+        much as half a small request.
+        """
         failed: TinkexError | None = first
 
         async def next_try() -> Any:
@@ -125,7 +129,9 @@ class Tries:
         return response
 
     async def _adapted(self, request: Request[Any], refusal: httpx.Response) -> httpx.Response:
-        """The answer to the request in the form that the refusal asks for, which is then kept to; else the refusal."""
+        """The answer to the request in the form that the refusal asks for, which is then kept to;
+        else the refusal.
+        """
         config, server = self.carrier.config, self.carrier.server
         adapted = adaptation.adapt(request, refusal, server.dialect, await self.carrier.auth.key())
         if adapted is None:

@@ -1,4 +1,6 @@
-"""`Carrier`: one try of one request, from the message that goes out to the answer, whatever that says."""
+"""`Carrier`: one try of one request, from the message that goes out to the answer, whatever that
+says.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def default_handler(config: Config) -> httpx.AsyncBaseTransport:
 
 @define(eq=False)
 class Carrier:
-    """Puts the key and the user's headers on requests, and tells listeners of them. For one event loop."""
+    """Puts the key and the user's headers on requests, and tells listeners of them. For one event
+    loop.
+    """
 
     config: Config
     server: Server
@@ -80,10 +84,12 @@ class Carrier:
         *,
         whole: bool = True,
     ) -> httpx.Response:
-        """The answer, read to its end; only its beginning where it is a success and not wanted `whole`.
+        """The answer, read to its end; only its beginning where it is a success and not wanted
+        `whole`.
 
-        One that a key has become too old for is sent again, once, with another. Where an answer that is wanted whole lies elsewhere, it
-        is asked for there. Raises `APIConnectionError` when none came.
+        One that a key has become too old for is sent again, once, with another. Where an answer
+        that is wanted whole lies elsewhere, it is asked for there. Raises `APIConnectionError` when
+        none came.
 
         Args:
             headers: beside the constant ones.
@@ -109,7 +115,8 @@ class Carrier:
         timeout: float,
         whole: bool = False,
     ) -> httpx.Response:
-        """The answer to a GET of any URL, whatever its status. Raises `APIConnectionError` when none came.
+        """The answer to a GET of any URL, whatever its status. Raises `APIConnectionError` when
+        none came.
 
         Args:
             with_key: whether the key and the user's headers go along: never to another server.
@@ -131,7 +138,9 @@ class Carrier:
         return url.startswith(f"{self.config.base_url}/")
 
     def whom(self, url: httpx.URL) -> str:
-        """The server asked, in words; of another one's URL not the rest, which may be a right to read."""
+        """The server asked, in words; of another one's URL not the rest, which may be a right to
+        read.
+        """
         return (
             self.config.base_url
             if self.is_own(str(url))
@@ -139,7 +148,9 @@ class Carrier:
         )
 
     async def go_local(self) -> None:
-        """Starts the server of this process, which has no address before; it takes some seconds, and so is done in a thread."""
+        """Starts the server of this process, which has no address before; it takes some seconds,
+        and so is done in a thread.
+        """
         self.config = evolve(self.config, base_url=await in_thread(local_url))
         self._headers["Host"] = host(self.config.base_url)
 
@@ -167,7 +178,9 @@ class Carrier:
         headers: Mapping[str, str],
         timeout: float,
     ) -> httpx.Response:
-        """What is found where the redirect leads; the redirect itself where it is not to be followed."""
+        """What is found where the redirect leads; the redirect itself where it is not to be
+        followed.
+        """
         for _ in range(REDIRECTS):
             url = (
                 next_url(request.method, response, self.config.base_url)

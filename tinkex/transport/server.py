@@ -41,7 +41,9 @@ class Server:
         return self._seen
 
     def saw(self, seen: Seen) -> None:
-        """What it said at first contact. What was learned since the last time is kept, unless it is another server now."""
+        """What it said at first contact. What was learned since the last time is kept, unless it is
+        another server now.
+        """
         with self._lock:
             if seen != self._seen:
                 bearer = self._seen is None and self.dialect.bearer  # learned while it was asked
@@ -61,7 +63,8 @@ class Server:
             self.dialect = with_gates(evolve(self.dialect, **changes), self._gates)
 
     def saw_path(self, path: str) -> None:
-        """What the path of saved weights tells: one server that looks like others behind some proxies has a scheme of its own.
+        """What the path of saved weights tells: one server that looks like others behind some
+            proxies has a scheme of its own.
 
         The key goes on as before: what was made with it belongs to whoever that form of it names.
         """
@@ -77,11 +80,15 @@ class Server:
             )
 
     def doubt(self) -> None:
-        """The server has lost a session or was changed: nobody knows any more what it makes of a repeated request."""
+        """The server has lost a session or was changed: nobody knows any more what it makes of a
+        repeated request.
+        """
         self.learn(seq_id_repeats="unknown")
 
     def warn_once(self, words: str) -> bool:
-        """Says something of the server that its user should know, the first time that it matters; returns whether it is that."""
+        """Says something of the server that its user should know, the first time that it matters;
+        returns whether it is that.
+        """
         with self._lock:
             new = words not in self._said
             self._said.add(words)
@@ -90,7 +97,9 @@ class Server:
         return new
 
     def heed(self, refusal: APIStatusError) -> None:
-        """Raises `UnsupportedByServer` where a refusal says that there is no such route, and remembers it."""
+        """Raises `UnsupportedByServer` where a refusal says that there is no such route, and
+        remembers it.
+        """
         operation = refusal.operation or ""
         if operation in OPTIONAL and is_missing_route(refusal.status_code, refusal.body):
             self.learn(missing={**self.dialect.missing, operation: NOT_FORESEEN.get(operation, "")})
@@ -116,7 +125,9 @@ _servers_lock = threading.Lock()
 
 
 def server_for(config: Config) -> Server:
-    """The one of this base URL, kept for as long as a client uses it; one of its own where the user knows better."""
+    """The one of this base URL, kept for as long as a client uses it; one of its own where the user
+    knows better.
+    """
     if config.dialect is not None or config.feature_gates:
         return Server(config.dialect, config.feature_gates)
     with _servers_lock:

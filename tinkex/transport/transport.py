@@ -32,7 +32,9 @@ T = TypeVar("T")
 
 @define(eq=False)
 class Transport:
-    """Sends what the generated package builds, and gives back what it parses. For one event loop."""
+    """Sends what the generated package builds, and gives back what it parses. For one event
+    loop.
+    """
 
     _given: Config
     clock: Clock = field(factory=Clock)
@@ -76,15 +78,19 @@ class Transport:
         """The server's answer, parsed.
 
         Args:
-            repeatable: whether the server may get the request twice. If not, it is tried again only where it is certain that
+            repeatable: whether the server may get the request twice. If not, it is tried again only
+                where it is certain that
                 the server did not take it.
-            timeout: seconds for one try; by default `Config.timeout`, or as long as a wait may be where the work is done meanwhile.
+            timeout: seconds for one try; by default `Config.timeout`, or as long as a wait may be
+                where the work is done meanwhile.
             max_attempts: at most so many tries, if `Config.retry` allows more.
-            first_contact: few tries where nothing can be reached, or something that is no Tinker server.
+            first_contact: few tries where nothing can be reached, or something that is no Tinker
+                server.
             state: shows the wait to others, and may have settings of its own.
 
         Raises:
-            APIConnectionError: no answer came; `sent` tells whether the server may have read the request.
+            APIConnectionError: no answer came; `sent` tells whether the server may have read the
+                request.
             APIStatusError: the server refused, and trying again did not help.
             WaitTimeoutError: `RetrySettings.max_wait` is over.
             UnsupportedByServer: it is known to lack the call.
@@ -101,11 +107,14 @@ class Transport:
             )
 
     def require_open(self, operation: str) -> None:
-        """Raises `ClientClosedError` once the client was closed, and on another event loop than the first that it was used on."""
+        """Raises `ClientClosedError` once the client was closed, and on another event loop than the
+        first that it was used on.
+        """
         self._home.enter(operation)
         if self.closed:
             raise ClientClosedError(
-                "not sent: the client was closed before the call, or the service client that made it",
+                "not sent: the client was closed before the call, or the service client that "
+                "made it",
                 operation=operation,
                 advice="Make a new service client, and the clients that it makes.",
             )
@@ -118,10 +127,12 @@ class Transport:
     async def stream(
         self, request: Request[Any], *, timeout: float | None = None
     ) -> AsyncGenerator[AsyncGenerator[str]]:
-        """The lines of a 2xx answer as they come; leaving closes the connection. Raises what `send` does, at any line, too.
+        """The lines of a 2xx answer as they come; leaving closes the connection. Raises what `send`
+        does, at any line, too.
 
         Args:
-            timeout: seconds until the answer begins, and from one piece of it to the next; by default `Config.timeout`.
+            timeout: seconds until the answer begins, and from one piece of it to the next; by
+                default `Config.timeout`.
         """
         async with self.answer(request, timeout=timeout) as response:
             yield lines(response, LINE_BYTES, self.carrier.bound_of(request.operation))
@@ -130,7 +141,8 @@ class Transport:
     async def answer(
         self, request: Request[Any], *, timeout: float | None = None
     ) -> AsyncGenerator[httpx.Response]:
-        """A 2xx answer whose body is not read yet; leaving closes the connection. Raises what `send` does, while it is read, too.
+        """A 2xx answer whose body is not read yet; leaving closes the connection. Raises what
+        `send` does, while it is read, too.
 
         A redirect is not followed but raised. `timeout` is as for `stream`.
         """
@@ -147,7 +159,8 @@ class Transport:
     async def open(
         self, url: str, operation: str, *, with_key: bool, headers: Mapping[str, str] | None = None
     ) -> AsyncGenerator[httpx.Response]:
-        """The answer to a GET of any URL, whatever its status; its body is not read where it is a success. Leaving closes the connection.
+        """The answer to a GET of any URL, whatever its status; its body is not read where it is a
+        success. Leaving closes the connection.
 
         Args:
             with_key: whether the key and the user's headers go along: never to another server.
@@ -165,12 +178,16 @@ class Transport:
     async def send_once(
         self, request: Request[Any], *, timeout: float, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none came."""
+        """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none
+        came.
+        """
         self.require_open(request.operation)
         return await self.carrier.attempt(request, headers or {}, timeout)
 
     def tell(self, kind: Callable[P, events.Event], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Says that something was trained or sampled, to all who listen; makes no event when nobody does."""
+        """Says that something was trained or sampled, to all who listen; makes no event when nobody
+        does.
+        """
         if self.report is None:
             events.emit(kind, *args, **kwargs)
         else:
@@ -183,13 +200,17 @@ class Transport:
         await self.end(self._aclose)
 
     async def end(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs the last work, on the loop that this belongs to; if that has ended the connections are let go instead."""
+        """Runs the last work, on the loop that this belongs to; if that has ended the connections
+        are let go instead.
+        """
         if not await self._home.run(work):
             self.closed = True
             await self.carrier.abandon()
 
     def end_soon(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Has the last work done on the loop that this belongs to, unless that has ended. May be called in any thread."""
+        """Has the last work done on the loop that this belongs to, unless that has ended. May be
+        called in any thread.
+        """
         self._home.soon(work)
 
     async def _aclose(self) -> None:

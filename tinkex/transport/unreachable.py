@@ -32,7 +32,10 @@ class Unreachable(httpx.ConnectError):
 
 def proxy_refused(proxy: Proxy, status: int, words: str) -> Reason:
     """Returns the reason where a proxy refuses to pass on what it is asked for."""
-    advice = f"Does it allow this server? Adding the host to NO_PROXY, or removing {proxy.setting}, asks the server directly."
+    advice = (
+        f"Does it allow this server? Adding the host to NO_PROXY, or removing {proxy.setting}, "
+        "asks the server directly."
+    )
     if status == 407:
         advice = f"Give its user and password: {proxy.setting}=http://user:password@host:port."
     return Reason(

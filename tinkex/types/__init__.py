@@ -1,6 +1,7 @@
 """What users construct and what comes back to them.
 
-Hand-written where a user wants something else than the wire has (arrays, prompts); elsewhere the generated types themselves.
+Hand-written where a user wants something else than the wire has (arrays, prompts); elsewhere the
+generated types themselves.
 """
 
 from tinkex_api.models import (

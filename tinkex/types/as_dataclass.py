@@ -1,4 +1,6 @@
-"""`as_dataclass`: lets the functions of `dataclasses`, and models of pydantic, take a class of attrs."""
+"""`as_dataclass`: lets the functions of `dataclasses`, and models of pydantic, take a class of
+attrs.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,11 @@ C = TypeVar("C")
 
 
 def as_dataclass(cls: type[C]) -> type[C]:
-    """Gives a class what `dataclasses.replace`, `fields` and `asdict` go by: the parameters of its constructor.
+    """Gives a class what `dataclasses.replace`, `fields` and `asdict` go by: the parameters of its
+    constructor.
 
-    Each must have an attribute of its name. A model of pydantic that has such a field takes instances, as they are.
+    Each must have an attribute of its name. A model of pydantic that has such a field takes
+    instances, as they are.
     """
     given = [
         (parameter.name, parameter.annotation) for parameter in signature(cls).parameters.values()

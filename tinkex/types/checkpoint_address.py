@@ -16,7 +16,9 @@ T = TypeVar("T")
 
 @frozen
 class CheckpointPlace:
-    """The training run of a checkpoint, and the two parts of its id. `kind` is empty where the id is a bare name."""
+    """The training run of a checkpoint, and the two parts of its id. `kind` is empty where the id
+    is a bare name.
+    """
 
     training_run_id: str
     kind: str
@@ -34,13 +36,17 @@ class CheckpointPlace:
         if not (training_run_id and name and (kind or (bare and not slash))):
             raise InvalidInputError(
                 f"checkpoint_id {checkpoint_id!r} is not of the form <kind>/<name>",
-                advice=f"The kind is one of {', '.join(KINDS)}; `Checkpoint.tinker_path` has it where the list's ids are bare names.",
+                advice=(
+                    f"The kind is one of {', '.join(KINDS)}; `Checkpoint.tinker_path` has it "
+                    "where the list's ids are bare names."
+                ),
             )
         return cls(training_run_id, "" if bare else kind, name)
 
     @classmethod
     def of_path(cls, path: str, *, bare: bool = False) -> CheckpointPlace:
-        """Reads `<scheme>://<training run>/<kind>/<name>`, where the kind may be missing for a route that takes bare names (`bare`).
+        """Reads `<scheme>://<training run>/<kind>/<name>`, where the kind may be missing for a
+        route that takes bare names (`bare`).
 
         Raises `InvalidInputError` for another form.
         """

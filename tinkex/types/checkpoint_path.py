@@ -23,7 +23,9 @@ KINDS: Mapping[str, CheckpointType] = {
 
 
 def split_path(path: str) -> tuple[str, str, str, str]:
-    """Returns scheme, training run, kind and name of `<scheme>://<training run>/<kind>/<name>`, each empty where it is missing."""
+    """Returns scheme, training run, kind and name of `<scheme>://<training run>/<kind>/<name>`,
+    each empty where it is missing.
+    """
     scheme, separator, rest = path.partition("://")
     before, _, name = rest.rpartition("/")
     run_id, _, kind = before.rpartition("/")
@@ -37,8 +39,7 @@ class ParsedCheckpointTinkerPath(Model):
     """The parts of `tinker://<training run>/<kind>/<name>`.
 
     Example:
-        >>> ParsedCheckpointTinkerPath.from_tinker_path("tinker://S1:train:0/weights/0001").checkpoint_id
-        'weights/0001'
+        >>> ParsedCheckpointTinkerPath.from_tinker_path("tinker://S1:train:0/weights/0001").checkpoint_id 'weights/0001'
     """
 
     tinker_path: str
@@ -53,7 +54,8 @@ class ParsedCheckpointTinkerPath(Model):
         scheme, run_id, kind, name = split_path(tinker_path)
         if scheme != _SCHEME or not run_id or "/" in run_id or not kind or not name:
             raise InvalidInputError(
-                f"the path {tinker_path!r} is not of the form tinker://<training run>/<kind>/<name>",
+                f"the path {tinker_path!r} is not of the form tinker://<training "
+                "run>/<kind>/<name>",
                 advice=f"The kind is one of {', '.join(KINDS)}.",
             )
         return cls(

@@ -1,4 +1,6 @@
-"""Matrices in compressed sparse rows: the cells that are not padding, and where they stand. Plain functions on arrays."""
+"""Matrices in compressed sparse rows: the cells that are not padding, and where they stand. Plain
+functions on arrays.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Csr: TypeAlias = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]
-"""The values `(nnz,)`, where each row begins in them `(rows + 1,)`, and the column of each `(nnz,)`."""
+"""The values `(nnz,)`, where each row begins in them `(rows + 1,)`, and the column of each
+`(nnz,)`.
+"""
 
 
 def compress(matrix: NDArray[Any], pad_value: int, index_size: float) -> Csr | None:
-    """The cells that are not `pad_value`; None where they take as much room as the matrix, an index being `index_size` values long."""
+    """The cells that are not `pad_value`; None where they take as much room as the matrix, an index
+    being `index_size` values long.
+    """
     kept = matrix != pad_value
     count = int(np.count_nonzero(kept))
     if (len(matrix) + 1 + count) * index_size + count >= matrix.size:
@@ -31,7 +37,9 @@ def expand(csr: Csr, shape: tuple[int, ...], pad_value: int) -> NDArray[Any]:
 
 
 def problem(csr: Csr, shape: tuple[int, ...]) -> str | None:
-    """What is wrong with them, with what was expected and what was found; None where they are a matrix of this shape."""
+    """What is wrong with them, with what was expected and what was found; None where they are a
+    matrix of this shape.
+    """
     values, crow, col = csr
     if len(shape) != 2:
         return f"a sparse tensor needs a shape of two dimensions, found {list(shape)}"
@@ -42,11 +50,20 @@ def problem(csr: Csr, shape: tuple[int, ...]) -> str | None:
         or crow[0] != 0
         or crow[-1] != values.size
     ):
-        return f"sparse_crow_indices must be {shape[0] + 1} numbers from 0 to {values.size}, found {np.array2string(crow, threshold=6)}"
+        return (
+            f"sparse_crow_indices must be {shape[0] + 1} numbers from 0 to {values.size}, found "
+            f"{np.array2string(crow, threshold=6)}"
+        )
     if (np.diff(crow) < 0).any():
         return f"sparse_crow_indices must not fall, found {np.array2string(crow, threshold=6)}"
     if col.shape != values.shape:
-        return f"sparse_col_indices must be as many as the values, {values.size}, found {list(col.shape)}"
+        return (
+            f"sparse_col_indices must be as many as the values, {values.size}, found "
+            f"{list(col.shape)}"
+        )
     if col.size and not (int(col.min()) >= 0 and int(col.max()) < shape[1]):
-        return f"sparse_col_indices must be 0 to {shape[1] - 1}, found {int(col.min())} to {int(col.max())}"
+        return (
+            f"sparse_col_indices must be 0 to {shape[1] - 1}, found {int(col.min())} to "
+            f"{int(col.max())}"
+        )
     return None

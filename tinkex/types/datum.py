@@ -83,14 +83,18 @@ class Datum:
 
     Args:
         model_input: N tokens, as a `ModelInput` or token ids.
-        loss_fn_inputs: arrays by name, as lists, numpy arrays or torch tensors. `target_tokens` int64; `weights`, `advantages`,
-            `logprobs`, `clip_low_threshold`, `clip_high_threshold`, `sequence_ratio_mask` float32; each `(N,)`, for
-            several targets a position `(N, K)`, where `target_tokens` and `weights` become sparse if that is smaller.
-        model_input_spans: which sampled sequences the input's tokens come from, in order; not sent to servers that read JSON.
+        loss_fn_inputs: arrays by name, as lists, numpy arrays or torch tensors. `target_tokens`
+            int64; `weights`, `advantages`,
+            `logprobs`, `clip_low_threshold`, `clip_high_threshold`, `sequence_ratio_mask` float32;
+            each `(N,)`, for several targets a position `(N, K)`, where `target_tokens` and
+            `weights` become sparse if that is smaller.
+        model_input_spans: which sampled sequences the input's tokens come from, in order; not sent
+            to servers that read JSON.
         loss_fn_input_spans: likewise for the target tokens. Both or neither.
 
     Raises:
-        InvalidInputError: naming the field: ragged, not numbers, NaN, floats for tokens, or not N long; spans of another length.
+        InvalidInputError: naming the field: ragged, not numbers, NaN, floats for tokens, or not N
+            long; spans of another length.
     """
 
     model_input: ModelInput = field(converter=as_model_input)
@@ -120,7 +124,9 @@ class Datum:
         return evolve(self, model_input_spans=model_input, loss_fn_input_spans=loss_fn_inputs)
 
     def check(self) -> None:
-        """Raises `InvalidInputError`, naming the field, where its arrays were changed to what cannot be sent."""
+        """Raises `InvalidInputError`, naming the field, where its arrays were changed to what
+        cannot be sent.
+        """
         for name, tensor in self.loss_fn_inputs.items():
             if not isinstance(tensor, TensorData):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidInputError(
@@ -138,7 +144,8 @@ class Datum:
         for name, tensor in self.loss_fn_inputs.items():
             if length is not None and name in _DTYPE_BY_INPUT and len(tensor) != length:
                 raise InvalidInputError(
-                    f"{_field(name)} must have one value a token: expected {length}, found {len(tensor)} values for {length} tokens",
+                    f"{_field(name)} must have one value a token: expected {length}, found "
+                    f"{len(tensor)} values for {length} tokens",
                     advice="For next-token targets give the tokens without the last as model_input.",
                 )
         self._check_spans(length)
@@ -151,7 +158,8 @@ class Datum:
                 "model_input_spans" if self.model_input_spans is None else "loss_fn_input_spans"
             )
             raise InvalidInputError(
-                f"{missing} is missing: expected spans for model_input and loss_fn_inputs both, or for neither"
+                f"{missing} is missing: expected spans for model_input and loss_fn_inputs both, "
+                "or for neither"
             )
         targets = self.loss_fn_inputs.get("target_tokens")
         check_tiling(self.model_input_spans, length, "model_input_spans")

@@ -28,7 +28,8 @@ def _tokens(value: ArrayLike) -> NDArray[np.int64]:
     if array.size and not (int(array.min()) >= 0 and int(array.max()) <= MAX_TOKEN):  # type: ignore[arg-type]
         position = int(np.argmax((array < 0) | (array > MAX_TOKEN)))  # type: ignore[operator]
         raise InvalidInputError(
-            f"tokens[{position}] is out of range: expected 0 to {MAX_TOKEN}, found {array[position]}"
+            f"tokens[{position}] is out of range: expected 0 to {MAX_TOKEN}, found "
+            f"{array[position]}"
         )
     return array  # type: ignore[return-value]
 
@@ -48,7 +49,9 @@ def _bytes(value: bytes | str) -> bytes:
 
 
 def _kind(name: str) -> Any:
-    """Returns the field that says a chunk's kind, which may be given as it is elsewhere, and is always the same."""
+    """Returns the field that says a chunk's kind, which may be given as it is elsewhere, and is
+    always the same.
+    """
 
     def check(_chunk: object, _field: object, value: object) -> None:
         if value != name:
@@ -75,14 +78,18 @@ class EncodedTextChunk(Model):
 
     @property
     def tokens(self) -> list[int]:
-        """The token ids. Made when it is first asked for; from then on it is what counts, so that it may be changed in place."""
+        """The token ids. Made when it is first asked for; from then on it is what counts, so that
+        it may be changed in place.
+        """
         if self._list is None:
             object.__setattr__(self, "_list", self._array.tolist())
         return cast("list[int]", self._list)
 
     @property
     def tokens_np(self) -> NDArray[np.int64]:
-        """The token ids `(N,)`. Raises `InvalidInputError` where `tokens` was changed to what is none."""
+        """The token ids `(N,)`. Raises `InvalidInputError` where `tokens` was changed to what is
+        none.
+        """
         return self._array if self._list is None else _tokens(self._list)
 
     @property
@@ -106,7 +113,9 @@ class EncodedTextChunk(Model):
 @hinted
 @frozen
 class ImageChunk(Model):
-    """An image's file, in bytes or as base64. The server says how many tokens it makes; `expected_tokens` lets a mismatch fail early."""
+    """An image's file, in bytes or as base64. The server says how many tokens it makes;
+    `expected_tokens` lets a mismatch fail early.
+    """
 
     data: bytes = field(converter=_bytes)
     format: Literal["png", "jpeg"]
@@ -220,7 +229,9 @@ def _chunks(value: Iterable[ModelInputChunk]) -> list[ModelInputChunk]:
 
 
 class TextEncoder(Protocol):
-    """What `ModelInput.from_text` needs of a tokenizer: `tinkex.Tokenizer` has it, and so have those of transformers."""
+    """What `ModelInput.from_text` needs of a tokenizer: `tinkex.Tokenizer` has it, and so have
+    those of transformers.
+    """
 
     def encode(self, text: str, *, add_special_tokens: bool) -> ArrayLike:
         """Token ids `(N,)`."""
@@ -241,11 +252,15 @@ class ModelInput(Model):
 
     @classmethod
     def from_ints(cls, tokens: ArrayLike) -> ModelInput:
-        """From token ids `(N,)`: a list, numpy array or torch tensor of integers. Raises `InvalidInputError` for others."""
+        """From token ids `(N,)`: a list, numpy array or torch tensor of integers. Raises
+        `InvalidInputError` for others.
+        """
         return cls([EncodedTextChunk(tokens)])
 
     def with_texts_joined(self) -> ModelInput:
-        """The same with texts that stand side by side as one chunk, as it is sent: some servers read the first one alone."""
+        """The same with texts that stand side by side as one chunk, as it is sent: some servers
+        read the first one alone.
+        """
         return self if len(self.chunks) == 1 else ModelInput(list(_joined(self.chunks)))
 
     @classmethod
@@ -316,7 +331,9 @@ class ModelInput(Model):
 
     @property
     def tokens_np(self) -> NDArray[np.int64]:
-        """All token ids `(N,)`, of which `to_ints` gives a list. Raises `InvalidInputError` unless every chunk is text."""
+        """All token ids `(N,)`, of which `to_ints` gives a list. Raises `InvalidInputError` unless
+        every chunk is text.
+        """
         parts = [chunk.tokens_np for chunk in self.chunks if isinstance(chunk, EncodedTextChunk)]
         if len(parts) != len(self.chunks):
             raise InvalidInputError("not all chunks are text, so there are no token ids for all")
@@ -328,7 +345,9 @@ class ModelInput(Model):
 
 
 def as_model_input(prompt: Any) -> ModelInput:
-    """A `ModelInput` from itself or from token ids. Raises `InvalidInputError` for text, which needs a tokenizer."""
+    """A `ModelInput` from itself or from token ids. Raises `InvalidInputError` for text, which
+    needs a tokenizer.
+    """
     if isinstance(prompt, ModelInput):
         return prompt
     if isinstance(prompt, str):

@@ -1,4 +1,6 @@
-"""Checks of numbers that are to be sent: of the type, finite, in range. Each raises `InvalidInputError`, naming the field."""
+"""Checks of numbers that are to be sent: of the type, finite, in range. Each raises
+`InvalidInputError`, naming the field.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def is_number(value: object) -> bool:
 
 
 def check_int(name: str, value: object, least: int = _INT64[0], most: int = _INT64[1]) -> None:
-    """Refuses what is no integer from `least` to `most`, by default of those that fit in 64 bits."""
+    """Refuses what is no integer from `least` to `most`, by default of those that fit in 64
+    bits.
+    """
     if not is_int(value) or not least <= value <= most:  # type: ignore[operator] # of unknown type to the checker alone
         raise InvalidInputError(f"{name} must be an int {_range(least, most)}, found {value!r}")
 

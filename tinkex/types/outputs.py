@@ -1,4 +1,6 @@
-"""What training and sampling give back: arrays as numpy, with plain-list views, made when they are first asked for."""
+"""What training and sampling give back: arrays as numpy, with plain-list views, made when they are
+first asked for.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ LossFnOutput = Mapping[str, TensorData]
 class ForwardBackwardOutput:
     """The result of `forward` and `forward_backward`.
 
-    `loss_fn_outputs` holds one mapping a datum, in the order given. `metrics` are named `name:reduction`, and are already
-    reduced over the requests that a large batch was split into; `loss:sum` is the loss.
+    `loss_fn_outputs` holds one mapping a datum, in the order given. `metrics` are named
+    `name:reduction`, and are already reduced over the requests that a large batch was split into;
+    `loss:sum` is the loss.
     """
 
     loss_fn_output_type: str
@@ -47,7 +50,9 @@ class TrainStepOutput:
 @as_dataclass
 @frozen(eq=False)
 class SampledSequence:
-    """One sampled sequence of M tokens. `stop_reason` is `"stop"` or `"length"`, or another word of the server's."""
+    """One sampled sequence of M tokens. `stop_reason` is `"stop"` or `"length"`, or another word of
+    the server's.
+    """
 
     stop_reason: str
     sequence_id: str
@@ -79,7 +84,8 @@ class SampledSequence:
 @as_dataclass
 @frozen(eq=False)
 class PromptAltTokens:
-    """Tokens drawn at the prompt's positions but the first, with replacement and at the request's temperature.
+    """Tokens drawn at the prompt's positions but the first, with replacement and at the request's
+    temperature.
 
     Row i stands for position i + 1 of the prompt's N.
     """
@@ -93,7 +99,9 @@ class PromptAltTokens:
 @as_dataclass
 @frozen(eq=False)
 class SampleResponse:
-    """The result of `sample`: `[num_samples]` sequences, and what was asked about the prompt of N tokens."""
+    """The result of `sample`: `[num_samples]` sequences, and what was asked about the prompt of N
+    tokens.
+    """
 
     sequences: Sequence[SampledSequence]
     prompt_logprobs_np: NDArray[np.float32] | None = None
@@ -101,7 +109,9 @@ class SampleResponse:
     topk_prompt_logprobs_np: TopkLogprobs | None = None
     """`(N, K)`"""
     target_prompt_logprobs: TensorData | None = None
-    """The logprobs of the target tokens asked about, float32 `(N - 1, K)`, sparse where those were; 0 where there was none."""
+    """The logprobs of the target tokens asked about, float32 `(N - 1, K)`, sparse where those were;
+    0 where there was none.
+    """
     prompt_cache_hit_tokens: int = 0
     """Tokens of the prompt that were not computed anew."""
     prompt_alt_tokens: PromptAltTokens | None = None
@@ -115,7 +125,9 @@ class SampleResponse:
 
     @cached_property
     def topk_prompt_logprobs(self) -> TopkRows | None:
-        """`(N,)`: for each token the `(token, logprob)` pairs of the likeliest ones, best first; None for the first token."""
+        """`(N,)`: for each token the `(token, logprob)` pairs of the likeliest ones, best first;
+        None for the first token.
+        """
         return (
             None if self.topk_prompt_logprobs_np is None else self.topk_prompt_logprobs_np.to_rows()
         )

@@ -1,4 +1,6 @@
-"""Where a datum's tokens come from: which of a sampled sequence's prompt or of its sampled tokens."""
+"""Where a datum's tokens come from: which of a sampled sequence's prompt or of its sampled
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from tinkex.types.as_dataclass import as_dataclass
 def _check_id(span: Any, attribute: Attribute[str], value: str) -> None:
     if not isinstance(value, str) or not value:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(
-            f"{type(span).__name__}.{attribute.name} must be a text that is not empty, found {value!r}"
+            f"{type(span).__name__}.{attribute.name} must be a text that is not empty, found "
+            f"{value!r}"
         )
 
 
@@ -30,7 +33,9 @@ def _check_count(span: Any, attribute: Attribute[int], value: int) -> None:
 @as_dataclass
 @frozen(kw_only=True)
 class PromptProvenanceSpan:
-    """Tokens of the prompt that a sequence was sampled from: `length` of them, from its token `offset` on."""
+    """Tokens of the prompt that a sequence was sampled from: `length` of them, from its token
+    `offset` on.
+    """
 
     sequence_id: str = field(validator=_check_id)
     offset: int = field(validator=_check_count, default=0)
@@ -61,13 +66,16 @@ def as_spans(spans: ProvenanceSpans | None, name: str) -> tuple[ProvenanceSpan, 
     for index, span in enumerate(spans):
         if not isinstance(span, (PromptProvenanceSpan, SampledProvenanceSpan)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(
-                f"{name}[{index}] must be a PromptProvenanceSpan or a SampledProvenanceSpan, found {type(span).__name__}"
+                f"{name}[{index}] must be a PromptProvenanceSpan or a SampledProvenanceSpan, "
+                f"found {type(span).__name__}"
             )
     return spans
 
 
 def check_tiling(spans: tuple[ProvenanceSpan, ...], tokens: int | None, name: str) -> None:
-    """Raises `InvalidInputError`, naming `name`, unless the spans are as long as the tokens, where those are known."""
+    """Raises `InvalidInputError`, naming `name`, unless the spans are as long as the tokens, where
+    those are known.
+    """
     total = sum(span.length for span in spans)
     if tokens is not None and total != tokens:
         raise InvalidInputError(

@@ -47,8 +47,7 @@ class CheckpointSearchRequest(Model):
     """Conditions that must all hold for a checkpoint to be found.
 
     Example:
-        >>> CheckpointSearchRequest(user_metadata={"experiment": "7"}, checkpoint_type="sampler").limit
-        50
+        >>> CheckpointSearchRequest(user_metadata={"experiment": "7"}, checkpoint_type="sampler").limit 50
 
     Raises:
         InvalidInputError: a value is outside of what the service takes.
@@ -75,8 +74,7 @@ class SessionSearchRequest(Model):
     """Conditions that must all hold; only of `session_id` and `display_name` either is enough.
 
     Example:
-        >>> SessionSearchRequest(user_metadata={"experiment": "7"}, statuses=[SessionStatusQuery("active")]).limit
-        50
+        >>> SessionSearchRequest(user_metadata={"experiment": "7"}, statuses=[SessionStatusQuery("active")]).limit 50
 
     Raises:
         InvalidInputError: a value is outside of what the service takes.
@@ -92,7 +90,8 @@ class SessionSearchRequest(Model):
     owner: SearchOwner = field(factory=SearchOwner, validator=_check_owner)
     """One's own by default; `SearchOwner("accessible")`, `SearchOwner("user", owner_urns=[…])`."""
     statuses: Sequence[SessionStatusQuery] | None = field(default=None, validator=_check_statuses)
-    """In any of these states: active, cancelled, failed, or client_finished, maybe for `reasons`."""
+    """In any of these states: active, cancelled, failed, or client_finished, maybe for `reasons`.
+    """
     limit: int = field(default=50, validator=_check_limit)
     """Longest page."""
     cursor: SessionSearchCursor | None = None

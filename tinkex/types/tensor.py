@@ -1,4 +1,6 @@
-"""`TensorData`: one array on its way to or from the server, and the taking of lists, numpy arrays and torch tensors."""
+"""`TensorData`: one array on its way to or from the server, and the taking of lists, numpy arrays
+and torch tensors.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from tinkex.types.as_dataclass import as_dataclass
 TensorDtype = Literal["float32", "int64"]
 Array: TypeAlias = NDArray[np.generic]
 ArrayLike: TypeAlias = Any
-"""A list of numbers (nested for more dimensions), a numpy array, a torch tensor, or a `TensorData`."""
+"""A list of numbers (nested for more dimensions), a numpy array, a torch tensor, or a `TensorData`.
+"""
 
 _PACKED = (("q", np.int64), ("d", np.float64))
 _NUMPY_DTYPE: dict[str, type[np.generic]] = {"float32": np.float32, "int64": np.int64}
@@ -26,7 +29,8 @@ _INDEX_SIZE = 8  # bytes
 
 
 def to_numpy(value: ArrayLike, name: str) -> Array:
-    """`value` as an array of whatever dtype it has; a torch tensor is detached and brought to the CPU (torch is not imported).
+    """`value` as an array of whatever dtype it has; a torch tensor is detached and brought to the
+    CPU (torch is not imported).
 
     Raises `InvalidInputError`, naming `name`, for ragged lists and for what is no array of numbers.
     """
@@ -97,7 +101,9 @@ def _ragged(value: Any) -> str | None:
 
 
 def to_dtype(array: Array, dtype: TensorDtype, name: str) -> Array:
-    """`array` as float32 or int64, C-contiguous. Raises `InvalidInputError` when that would change a value or hide a NaN."""
+    """`array` as float32 or int64, C-contiguous. Raises `InvalidInputError` when that would change
+    a value or hide a NaN.
+    """
     kind = array.dtype.kind
     if dtype == "int64" and kind == "f" and array.size:
         raise InvalidInputError(
@@ -117,7 +123,8 @@ def to_dtype(array: Array, dtype: TensorDtype, name: str) -> Array:
     if kind == "f" and not np.isfinite(result).all():
         place = tuple(np.argwhere(~np.isfinite(result))[0].tolist())
         raise InvalidInputError(
-            f"{name} must hold finite float32 numbers, found {_word(array[place])} at {list(place)}: no NaN or infinity"
+            f"{name} must hold finite float32 numbers, found {_word(array[place])} at "
+            f"{list(place)}: no NaN or infinity"
         )
     return result
 
@@ -137,22 +144,26 @@ def natural_dtype(array: Array) -> TensorDtype:
 class TensorData:
     """An array with its wire dtype. Read it with `to_numpy()`, `to_torch()` or `tolist()`.
 
-    A matrix that is mostly padding can be sparse, which makes it smaller on the wire: then `data` holds the cells that are not
-    padding, and `sparse_crow_indices` and `sparse_col_indices` say where they stand, in compressed sparse rows.
+    A matrix that is mostly padding can be sparse, which makes it smaller on the wire: then `data`
+    holds the cells that are not padding, and `sparse_crow_indices` and `sparse_col_indices` say
+    where they stand, in compressed sparse rows.
 
     Example:
         >>> TensorData([[1, 2], [3, 4]]).shape
         [2, 2]
 
     Args:
-        data: the values, as a nested list, numpy array or torch tensor; flat, when `shape` is given.
+        data: the values, as a nested list, numpy array or torch tensor; flat, when `shape` is
+            given.
         dtype: `"float32"` or `"int64"`; by default float32 for floats, int64 for integers.
         shape: the shape that flat `data` stands for.
-        sparse_crow_indices: of a sparse matrix `(rows, columns)`: where each row begins in `data`, `(rows + 1,)`.
+        sparse_crow_indices: of a sparse matrix `(rows, columns)`: where each row begins in `data`,
+            `(rows + 1,)`.
         sparse_col_indices: the column of each value.
 
     Raises:
-        InvalidInputError: ragged or non-numeric data, NaN or infinity, floats for int64, a shape or indices that do not fit.
+        InvalidInputError: ragged or non-numeric data, NaN or infinity, floats for int64, a shape or
+            indices that do not fit.
     """
 
     values: Array = field()
@@ -191,7 +202,9 @@ class TensorData:
 
     @classmethod
     def received(cls, array: Array, dtype: TensorDtype) -> TensorData:
-        """One that a server sent, as it is: it may hold NaN, which one that is to be sent may not."""
+        """One that a server sent, as it is: it may hold NaN, which one that is to be sent may
+        not.
+        """
         return cls._made(array, dtype, array.shape, None, None)
 
     @classmethod
@@ -229,7 +242,9 @@ class TensorData:
 
     @property
     def data(self) -> list[Any]:
-        """The values, flat, as Python numbers; where it is sparse those of the cells that are not padding."""
+        """The values, flat, as Python numbers; where it is sparse those of the cells that are not
+        padding.
+        """
         return self.values.ravel().tolist()
 
     @property
@@ -238,11 +253,15 @@ class TensorData:
         return self.values.nbytes + sum(array.nbytes for array in (self.csr or ())[1:])
 
     def tolist(self, pad_value: int = 0) -> list[Any]:
-        """The values as a list nested like `shape`; `pad_value` stands in a sparse one's other cells."""
+        """The values as a list nested like `shape`; `pad_value` stands in a sparse one's other
+        cells.
+        """
         return self.to_numpy(pad_value).tolist()
 
     def to_numpy(self, pad_value: int = 0) -> Array:
-        """The values as an array of `shape`; `pad_value` stands in a sparse one's other cells. A dense one is not copied."""
+        """The values as an array of `shape`; `pad_value` stands in a sparse one's other cells. A
+        dense one is not copied.
+        """
         if type(pad_value) is not int:
             raise InvalidInputError(f"pad_value must be an int, found {pad_value!r}")
         return (
@@ -265,7 +284,8 @@ class TensorData:
 
     @classmethod
     def from_torch_sparse(cls, tensor: Any, pad_value: int = 0) -> TensorData:
-        """A matrix `(rows, columns)` without the cells that are `pad_value`; dense where that would take no fewer numbers.
+        """A matrix `(rows, columns)` without the cells that are `pad_value`; dense where that would
+        take no fewer numbers.
 
         Raises:
             InvalidInputError: it is of another number of dimensions, or `pad_value` is no int.
@@ -273,14 +293,17 @@ class TensorData:
         dense = cls(tensor)
         if len(dense.shape) != 2:
             raise InvalidInputError(
-                f"from_torch_sparse needs a tensor of two dimensions, found shape {list(dense.shape)}"
+                "from_torch_sparse needs a tensor of two dimensions, found shape "
+                f"{list(dense.shape)}"
             )
         if type(pad_value) is not int:
             raise InvalidInputError(f"pad_value must be an int, found {pad_value!r}")
         return dense._compressed(pad_value, 1)
 
     def smallest(self) -> TensorData:
-        """The same values, sparse where it is a dense matrix whose zeros take more bytes than their places would."""
+        """The same values, sparse where it is a dense matrix whose zeros take more bytes than their
+        places would.
+        """
         if len(self.shape) != 2 or self.csr is not None:
             return self
         return self._compressed(0, _INDEX_SIZE / self.values.itemsize)
@@ -296,7 +319,9 @@ class TensorData:
         return self.shape[0]
 
     def __eq__(self, other: object) -> bool:
-        """Whether the values are the same; a sparse one equals the dense one that has zeros in its other cells."""
+        """Whether the values are the same; a sparse one equals the dense one that has zeros in its
+        other cells.
+        """
         return (
             isinstance(other, TensorData)
             and self.dtype == other.dtype
@@ -307,7 +332,9 @@ class TensorData:
 
 
 def as_tensor(value: ArrayLike, dtype: TensorDtype | None, name: str) -> TensorData:
-    """`value` with this dtype, or its own. Raises `InvalidInputError`, naming `name`, for what cannot be sent."""
+    """`value` with this dtype, or its own. Raises `InvalidInputError`, naming `name`, for what
+    cannot be sent.
+    """
     if isinstance(value, TensorData):
         dtype = dtype or value.dtype
         values = to_dtype(value.values, dtype, name)

@@ -21,7 +21,9 @@ TopkRows: TypeAlias = "Sequence[Sequence[tuple[int, float]] | None]"
 @as_dataclass
 @frozen(eq=False)
 class TopkLogprobs:
-    """The K likeliest tokens at each of N positions, the likeliest first; an empty cell is token 0 with logprob -99999."""
+    """The K likeliest tokens at each of N positions, the likeliest first; an empty cell is token 0
+    with logprob -99999.
+    """
 
     token_ids: NDArray[np.int64]
     """`(N, K)`"""

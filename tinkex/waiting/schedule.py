@@ -1,4 +1,6 @@
-"""When a wait says what it waits for: after 10 s, and then ever more rarely. Plain values: no clock here."""
+"""When a wait says what it waits for: after 10 s, and then ever more rarely. Plain values: no clock
+here.
+"""
 
 from __future__ import annotations
 

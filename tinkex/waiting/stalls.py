@@ -1,7 +1,9 @@
-"""`StallWatch`: sees when an event loop stands still, for how long, and at which line of the program.
+"""`StallWatch`: sees when an event loop stands still, for how long, and at which line of the
+program.
 
-A loop beats while something waits on it. One thread of the process listens to all loops that beat; when a beat is late, it looks at
-the stack of that loop's thread. Without a wait there is no beat, and soon no thread.
+A loop beats while something waits on it. One thread of the process listens to all loops that beat;
+when a beat is late, it looks at the stack of that loop's thread. Without a wait there is no beat,
+and soon no thread.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class _Stall:
 
 
 class StallWatch:
-    """Of one event loop; `hold`, `release` and the beats are its thread's, all else is for any thread."""
+    """Of one event loop; `hold`, `release` and the beats are its thread's, all else is for any
+    thread.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pace: Pace) -> None:
         self.count = 0
@@ -66,7 +70,9 @@ class StallWatch:
         self._lines: WaitLines | None = None
 
     def line_of_longest(self, after: int) -> str | None:
-        """The line that held up the loop longest since there were `after` stalls, as `file:line in function`."""
+        """The line that held up the loop longest since there were `after` stalls, as `file:line in
+        function`.
+        """
         stalls = [
             stall
             for stall in (*self._recent, self._now)
@@ -111,7 +117,9 @@ class StallWatch:
 
     @property
     def listening(self) -> bool:
-        """Whether a beat is to be expected: no longer when nothing waits, or when the loop does not run."""
+        """Whether a beat is to be expected: no longer when nothing waits, or when the loop does not
+        run.
+        """
         loop = self._loop()
         return self._beating and loop is not None and loop.is_running()
 
@@ -124,7 +132,10 @@ class StallWatch:
             self._lines = WaitLines()
         self._now = _Stall(self.count, late, place_of(frame))
         if self._lines.due(late):
-            words = "the event loop has stood still for %.0f s, held up by %s: nothing of this client goes on"
+            words = (
+                "the event loop has stood still for %.0f s, held up by %s: nothing of this client "
+                "goes on"
+            )
             logger.warning(words, late, self._now.line)
 
 

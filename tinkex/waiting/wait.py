@@ -1,7 +1,8 @@
-"""`Wait`: everything that waits goes through one. It says what is waited for, whose the wait is, and it ends.
+"""`Wait`: everything that waits goes through one. It says what is waited for, whose the wait is,
+and it ends.
 
-After 10 s, and then ever more rarely, a line in the log tells what is known of the wait, and an event does; the error at its bound, or
-any other that ends a long wait, carries the same facts.
+After 10 s, and then ever more rarely, a line in the log tells what is known of the wait, and an
+event does; the error at its bound, or any other that ends a long wait, carries the same facts.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _TOGETHER = 1.0  # seconds; lines that are due within so much of each other are 
 
 
 QueueObserver: TypeAlias = Callable[[str, str | None], object]
-"""Called as `observer(queue_state, reason)`, in the server's words, where the client's event loop runs. It must not block."""
+"""Called as `observer(queue_state, reason)`, in the server's words, where the client's event loop
+runs. It must not block.
+"""
 
 
 @frozen
@@ -147,7 +150,9 @@ class Wait:
         )
 
     def expire(self) -> None:
-        """Ends it when its bound is reached; again and again, should something on the way have taken the cancelling for its own."""
+        """Ends it when its bound is reached; again and again, should something on the way have
+        taken the cancelling for its own.
+        """
         if self.age >= self._cancel_at - _ROUNDING:
             self._cancel_at = self.age + _AGAIN
             if self._task is not None:
@@ -209,7 +214,9 @@ class Wait:
         self._since, self._stalled_before = self._waits.clock.now(), self._waits.watch.seconds
 
     def _split(self) -> dict[Owner, float]:
-        """The seconds by owner; of the time since it last changed hands, what the program stood still is the program's."""
+        """The seconds by owner; of the time since it last changed hands, what the program stood
+        still is the program's.
+        """
         split = dict(self._seconds)
         spent = self._waits.clock.now() - self._since
         stalled = min(spent, self._waits.watch.seconds - self._stalled_before)
@@ -272,7 +279,8 @@ class Waits:
     def _say(self, due: Iterable[Wait]) -> None:
         """One line, and one event, for all that wait in the same way; it tells of the oldest.
 
-        What waits for its turn has a line only where nothing was said for half its age: the call before it says what it waits for.
+        What waits for its turn has a line only where nothing was said for half its age: the call
+        before it says what it waits for.
         """
         now = self.clock.now()
         for group in _alike(due):
@@ -286,7 +294,9 @@ class Waits:
 
 
 def _alike(waits: Iterable[Wait]) -> list[list[WaitFacts]]:
-    """The facts of those that wait in the same way, group by group; those that wait for their turn come last."""
+    """The facts of those that wait in the same way, group by group; those that wait for their turn
+    come last.
+    """
     alike: defaultdict[tuple[str | None, ...], list[WaitFacts]] = defaultdict(list)
     for wait in waits:
         facts = wait.facts()

@@ -1,4 +1,6 @@
-"""Between what users hold and what JSON carries: prompts and arrays to the generated types, results back."""
+"""Between what users hold and what JSON carries: prompts and arrays to the generated types, results
+back.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ from tinkex.wire.sample_results import (
 
 
 def encode_metadata(facts: Mapping[str, str] | None) -> api.UserMetadata | None:
-    """Returns None, which is not sent, where there are none. Raises `InvalidInputError` for what is no text."""
+    """Returns None, which is not sent, where there are none. Raises `InvalidInputError` for what is
+    no text.
+    """
     for name, value in (facts or dict[str, str]()).items():
         if not (isinstance(name, str) and isinstance(value, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(
@@ -114,7 +118,9 @@ def _encode_datum(datum: Datum) -> api.Datum:
 
 
 class _Piece(api.Datum):
-    """Written by itself, so that a large batch leaves other threads, the event loop's above all, their turns."""
+    """Written by itself, so that a large batch leaves other threads, the event loop's above all,
+    their turns.
+    """
 
     def to_dict(self) -> Any:
         return orjson.Fragment(write_json(super().to_dict()))
@@ -135,7 +141,8 @@ def encode_tensor(tensor: TensorData) -> api.TensorData:
 def decode_tensor(tensor: api.TensorData) -> TensorData:
     """Of float32 where it does not say that it holds integers, and flat where it says no shape."""
     dtype = "int64" if (tensor.dtype or "").startswith(("int", "uint")) else "float32"
-    # null stands for NaN, which JSON has not; it does not pass TensorData's check, which guards what is sent
+    # null stands for NaN, which JSON has not; it does not pass TensorData's check, which guards
+    # what is sent
     array = np.asarray(tensor.data, dtype=np.int64 if dtype == "int64" else np.float32)
     if tensor.sparse_crow_indices is not None and tensor.sparse_col_indices is not None:
         indices = (
@@ -170,7 +177,9 @@ def _metrics(metrics: api.Metrics | None) -> dict[str, float]:
 def decode_sample(
     result: Mapping[str, Any], promise: api.UntypedAPIFuture, prompt_length: int | None
 ) -> SampleResponse:
-    """The result of the sample that `promise` was given for. `prompt_length` in tokens, where it is known."""
+    """The result of the sample that `promise` was given for. `prompt_length` in tokens, where it is
+    known.
+    """
     response = api.SampleResponse.from_dict(result)
     ids = sequence_ids(promise, len(response.sequences))
     logprobs = (

@@ -49,7 +49,7 @@ _NUMPY: dict[int, np.dtype[Any]] = {
 _STOP_REASONS: dict[int, str] = {pb.STOP_REASON_STOP: "stop", pb.STOP_REASON_LENGTH: "length"}
 
 
-# ---- requests --------------------------------------------------------------------------------------------------------
+# ---- requests ----
 
 
 def encode_forward_backward(
@@ -61,7 +61,9 @@ def encode_forward_backward(
     *,
     forward_only: bool = False,
 ) -> bytes:
-    """The body of forward_backward. Raises `InvalidInputError` for a chunk that has no protobuf form."""
+    """The body of forward_backward. Raises `InvalidInputError` for a chunk that has no protobuf
+    form.
+    """
     message = pb.ForwardBackwardRequest(
         model_id=model_id, seq_id=seq_id, loss_fn=loss_fn, forward_only=forward_only
     )
@@ -71,7 +73,8 @@ def encode_forward_backward(
         else:
             message.loss_fn_config_v2[name].number = value
             message.loss_fn_config[name] = value  # once more, for older servers
-    # joined messages are read as one; made piece by piece, they leave other threads, the event loop's above all, their turns
+    # joined messages are read as one; made piece by piece, they leave other threads, the event
+    # loop's above all, their turns
     return b"".join(
         [
             message.SerializeToString(),
@@ -136,12 +139,13 @@ def _encode_chunk(index: int, chunk: ModelInputChunk) -> pb.Chunk:
             return pb.Chunk(dmel=pb.DmelChunk(dmel=dmel))
         case ImageAssetPointerChunk():
             raise InvalidInputError(
-                f"data[{index}].model_input points to an image, which has no protobuf form, and this server reads protobuf alone",
+                f"data[{index}].model_input points to an image, which has no protobuf form, and "
+                "this server reads protobuf alone",
                 advice="Give the image itself, as an ImageChunk.",
             )
 
 
-# ---- results ---------------------------------------------------------------------------------------------------------
+# ---- results ----
 
 
 def decode_forward_backward(raw: bytes) -> ForwardBackwardOutput:
@@ -155,7 +159,8 @@ def decode_forward_backward(raw: bytes) -> ForwardBackwardOutput:
 def decode_sample(
     raw: bytes, promise: UntypedAPIFuture, prompt_length: int | None
 ) -> SampleResponse:
-    """The result of the sample that `promise` was given for. `prompt_length` in tokens, where it is known.
+    """The result of the sample that `promise` was given for. `prompt_length` in tokens, where it is
+    known.
 
     Raises `ValueError` for what is no such message.
     """
@@ -206,7 +211,8 @@ def _array(raw: bytes, dtype: int, name: str) -> NDArray[Any]:
         raise ValueError(f"unknown dtype {dtype} of {name}")
     if len(raw) % _NUMPY[dtype].itemsize:
         raise ValueError(
-            f"{name} has {len(raw)} bytes, which is no whole number of {_NUMPY[dtype].itemsize}-byte values"
+            f"{name} has {len(raw)} bytes, which is no whole number of "
+            f"{_NUMPY[dtype].itemsize}-byte values"
         )
     flat = np.frombuffer(raw, _NUMPY[dtype])
     if dtype == pb.DTYPE_BFLOAT16:
@@ -261,13 +267,16 @@ def _split(tensor: pb.BatchedTensor, name: str) -> list[TensorData]:
 
 
 def _borders(tensor: pb.BatchedTensor, name: str) -> list[int]:
-    """Where the datums begin and end, in values. Slices do not fail where an offset is wrong, so it is looked for here."""
+    """Where the datums begin and end, in values. Slices do not fail where an offset is wrong, so it
+    is looked for here.
+    """
     width = _NUMPY[tensor.dtype].itemsize
     offsets = _array(tensor.offsets, pb.DTYPE_INT64, f"the offsets of {name}")
     bounds = np.concatenate([[0], offsets, [len(tensor.data)]])
     if (np.diff(bounds) < 0).any() or (offsets % width).any():
         raise ValueError(
-            f"the offsets of {name} must rise from 0 to {len(tensor.data)} bytes at most, by whole {width}-byte values; "
+            f"the offsets of {name} must rise from 0 to {len(tensor.data)} bytes at most, by "
+            f"whole {width}-byte values; "
             f"they are {np.array2string(offsets, threshold=6)}"
         )
     return (offsets // width).tolist()
@@ -279,7 +288,8 @@ def _shaped(flat: NDArray[Any], trailing: tuple[int, ...], name: str) -> NDArray
     rows = flat.size // row if row > 0 else 0
     if min(trailing, default=0) < 0 or rows * row != flat.size:
         raise ValueError(
-            f"{name} has {flat.size} values for a datum, which trailing_shape {list(trailing)} does not fit"
+            f"{name} has {flat.size} values for a datum, which trailing_shape {list(trailing)} "
+            "does not fit"
         )
     return flat.reshape(rows, *trailing)
 
@@ -301,7 +311,8 @@ def _decode_topk(table: pb.TopkLogprobs, name: str) -> TopkLogprobs | None:
     logprobs = _array(table.logprobs, pb.DTYPE_FLOAT32, f"the logprobs of {name}")
     if not tokens.size == logprobs.size == table.length * table.k:
         raise ValueError(
-            f"{name} has {tokens.size} tokens and {logprobs.size} logprobs for {table.length} x {table.k} cells"
+            f"{name} has {tokens.size} tokens and {logprobs.size} logprobs for {table.length} x "
+            f"{table.k} cells"
         )
     return TopkLogprobs(
         tokens.reshape(table.length, table.k), logprobs.reshape(table.length, table.k)

@@ -19,7 +19,9 @@ def sequence_ids(promise: UntypedAPIFuture, count: int) -> list[str]:
 def logprobs_from_first_token(
     logprobs: NDArray[np.float32] | None, prompt_length: int | None
 ) -> NDArray[np.float32] | None:
-    """With NaN for the prompt's first token, which nothing comes before and some servers leave out."""
+    """With NaN for the prompt's first token, which nothing comes before and some servers leave
+    out.
+    """
     if logprobs is None or len(logprobs) + 1 != prompt_length:
         return logprobs
     return np.concatenate([np.full(1, np.nan, np.float32), logprobs])

@@ -11,7 +11,9 @@ from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow, SessionRow,
 
 @frozen
 class Access:
-    """Lookups for the holder of one key, which is `owner`; None sees all, where no key is asked for. They raise `Refused`."""
+    """Lookups for the holder of one key, which is `owner`; None sees all, where no key is asked
+    for. They raise `Refused`.
+    """
 
     store: Store
     owner: str | None
@@ -38,7 +40,9 @@ class Access:
         return row
 
     def run(self, model_id: str, *, published: bool = False) -> ModelRow:
-        """A training run, loaded or not; `published`: another's, too, when it has published checkpoints."""
+        """A training run, loaded or not; `published`: another's, too, when it has published
+        checkpoints.
+        """
         row = self.store.models.get(model_id)
         if row is None or not (
             self.sees(row.owner) or (published and self.store.models.has_published(model_id))
@@ -57,7 +61,8 @@ class Access:
             raise not_found(f"model {model_id!r} was unloaded")
         if row.state == "lost":
             raise not_found(
-                f"model {model_id!r} was lost when the server was restarted; load what it saved last into a new one"
+                f"model {model_id!r} was lost when the server was restarted; load what it saved "
+                "last into a new one"
             )
         if row.state == "failed":
             raise not_found(row.failure or f"model {model_id!r} could not be created")

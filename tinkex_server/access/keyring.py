@@ -1,9 +1,10 @@
 """`Keyring`: which API keys a server takes, and whose each is.
 
-The store has a key as its scrypt hash, under an id that owns sessions and all that is made in them, so that a key has its own
-again after a restart. People choose such keys by hand, so a fast hash would let whoever gets the database try words until one fits.
-A slow hash costs a tenth of a second a key when the server starts, and nothing later: the keys given then are the only ones that
-are taken, and a request's key is looked up among their digests.
+The store has a key as its scrypt hash, under an id that owns sessions and all that is made in them,
+so that a key has its own again after a restart. People choose such keys by hand, so a fast hash
+would let whoever gets the database try words until one fits. A slow hash costs a tenth of a second
+a key when the server starts, and nothing later: the keys given then are the only ones that are
+taken, and a request's key is looked up among their digests.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def _hashed(key: str, salt: bytes) -> bytes:
 def _check_key(key: str) -> None:
     if not key or not all("!" <= letter <= "~" for letter in key):
         raise BadKeys(
-            "an API key must be 1 or more letters, digits and signs of ASCII, with no space: it is sent as a header"
+            "an API key must be 1 or more letters, digits and signs of ASCII, with no space: it "
+            "is sent as a header"
         )
     if is_token(key):
         raise BadKeys("an API key must not begin with eyJ, as the tokens do that stand for a key")

@@ -29,14 +29,18 @@ def is_one(key: str) -> bool:
 
 @frozen
 class Holder:
-    """The owner whose key a token stands for, and when that key itself was sent, in seconds since 1970."""
+    """The owner whose key a token stands for, and when that key itself was sent, in seconds since
+    1970.
+    """
 
     owner: str
     since: float
 
 
 def issue(secret: bytes, holder: Holder, claims: Mapping[str, object], now: float) -> str:
-    """A token for the holder of a key. One that is had for another token holds no longer than `RENEWED` after the key was sent."""
+    """A token for the holder of a key. One that is had for another token holds no longer than
+    `RENEWED` after the key was sent.
+    """
     times = {
         "iat": int(now),
         "exp": int(min(now + LIFETIME, holder.since + RENEWED)),
@@ -47,7 +51,9 @@ def issue(secret: bytes, holder: Holder, claims: Mapping[str, object], now: floa
 
 
 def holder_of(secret: bytes, token: str, now: float) -> Holder | None:
-    """Returns whose key it stands for; None for one that this server did not issue, or that holds no longer."""
+    """Returns whose key it stands for; None for one that this server did not issue, or that holds
+    no longer.
+    """
     signed, _, given = token.rpartition(".")
     if not hmac.compare_digest(given.encode(), _signature(secret, signed).encode()):
         return None

@@ -1,4 +1,6 @@
-"""`Api`: the ASGI application of the API, which finds the routes that are asked for most at once."""
+"""`Api`: the ASGI application of the API, which finds the routes that are asked for most at
+once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from tinkex_server.wire.scope import BACKEND
 
 
 class Api:
-    """Starlette tries route after route, some seventy for a sample; a path without parameters is looked up before that.
+    """Starlette tries route after route, some seventy for a sample; a path without parameters is
+    looked up before that.
 
     Endpoints answer their own errors, so such a request passes none of Starlette's layers.
     """

@@ -67,9 +67,9 @@ def make_app(
 ) -> ASGIApp:
     """The API as `profile` has it, and the pages.
 
-    Both want one of `api_keys`; the API in X-API-Key unless the profile says otherwise. Without keys they want none, and all see all
-    but web pages of others; `names` are what the server is called by beside localhost.
-    Raises `BadKeys` for keys that cannot be.
+    Both want one of `api_keys`; the API in X-API-Key unless the profile says otherwise. Without
+    keys they want none, and all see all but web pages of others; `names` are what the server is
+    called by beside localhost. Raises `BadKeys` for keys that cannot be.
     """
     keyring = Keyring(backend.store, api_keys) if api_keys else None
     api = Api(ROUTES, backend)
@@ -88,7 +88,9 @@ def make_app(
 
 
 def _beside(api: ASGIApp, site: Starlette, *, imitating: bool) -> ASGIApp:
-    """The API, and the pages. Whoever imitates another server answers as that for all paths but those of the pages."""
+    """The API, and the pages. Whoever imitates another server answers as that for all paths but
+    those of the pages.
+    """
 
     def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         is_page = not scope["path"].startswith(f"{PREFIX}/")

@@ -1,4 +1,6 @@
-"""The event loop that the server runs on: uvloop's where there is one, which is faster at reading and writing."""
+"""The event loop that the server runs on: uvloop's where there is one, which is faster at reading
+and writing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What is past its time goes: results, requests, records of what was done, checkpoints with a time to live, and sessions without a client."""
+"""What is past its time goes: results, requests, records of what was done, checkpoints with a time
+to live, and sessions without a client.
+"""
 
 from __future__ import annotations
 

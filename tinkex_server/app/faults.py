@@ -30,10 +30,12 @@ _RETRY_AFTER_MS = "20"
 
 @frozen(kw_only=True)
 class Faults:
-    """What goes wrong. The first requests suffer, one fault each, in the order of the fields; those after them fare well.
+    """What goes wrong. The first requests suffer, one fault each, in the order of the fields; those
+    after them fare well.
 
-    A client that sends a request again thus meets the next fault with it, so that `rate_limit=1, lost_answers=1` is a request that
-    is refused, then carried out without an answer, and then answered.
+    A client that sends a request again thus meets the next fault with it, so that `rate_limit=1,
+    lost_answers=1` is a request that is refused, then carried out without an answer, and then
+    answered.
     """
 
     delay: float = 0.0
@@ -45,7 +47,9 @@ class Faults:
     lost_answers: int = 0
     """So many are carried out, and then the connection is closed without an answer."""
     operations: Sequence[str] = OPERATIONS
-    """Which requests count, by the last part of their path; by default those that train, save, load or sample."""
+    """Which requests count, by the last part of their path; by default those that train, save, load
+    or sample.
+    """
 
     def plan(self) -> Sequence[Fault]:
         """The faults in their order."""
@@ -94,7 +98,9 @@ async def _swallow(message: Message) -> None:
 
 
 async def _drop(receive: Receive, send: Any) -> None:
-    """Closes the connection. uvicorn has no word for it, but `send` is a method of what holds the connection."""
+    """Closes the connection. uvicorn has no word for it, but `send` is a method of what holds the
+    connection.
+    """
     send.__self__.transport.abort()
     while (await receive())["type"] != "http.disconnect":
         pass

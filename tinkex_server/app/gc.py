@@ -1,4 +1,6 @@
-"""`gc`: makes a data folder as small as it can be, while no server uses it. A server removes what is past its time by itself."""
+"""`gc`: makes a data folder as small as it can be, while no server uses it. A server removes what
+is past its time by itself.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from tinkex_server.store import Store
 
 @frozen
 class Collected:
-    """What the data folder took, and takes, and how many entries the audit log and the usage have left."""
+    """What the data folder took, and takes, and how many entries the audit log and the usage have
+    left.
+    """
 
     before: Sizes
     after: Sizes
@@ -36,9 +40,11 @@ def gc(
     *,
     remove: Callable[[Sequence[str]], bool] = lambda aside: True,
 ) -> Collected:
-    """Removes what is past its time by `limits`, and folders that belong to nothing, and gives free pages of the database back.
+    """Removes what is past its time by `limits`, and folders that belong to nothing, and gives free
+    pages of the database back.
 
-    What the database does not know and can be listed again, is: see `rebuild`. The rest is set aside, and goes if `remove` says so of it.
+    What the database does not know and can be listed again, is: see `rebuild`. The rest is set
+    aside, and goes if `remove` says so of it.
 
     Raises `StoreError` when a server uses the folder, or when it is of another release.
     """

@@ -41,38 +41,51 @@ def serve(
     access_log: bool = False,
     allow_hosts: Sequence[str] = (),
 ) -> Server:
-    """A running server, which answers by the time this returns. Leave it as a context manager, or call `close`.
+    """A running server, which answers by the time this returns. Leave it as a context manager, or
+    call `close`.
 
-    Its engine may still be starting, which takes torch some seconds: what needs it waits meanwhile, and fails when it cannot start.
+    Its engine may still be starting, which takes torch some seconds: what needs it waits meanwhile,
+    and fails when it cannot start.
 
     Example:
         with tinkex.local.serve() as server:
             client = tinkex.ServiceClient(base_url=server.base_url)
 
     Args:
-        model: base models, each by a shipped name, a transformers folder, or a hub id; `NAME=FOLDER` has clients call it by another
+        model: base models, each by a shipped name, a transformers folder, or a hub id;
+            `NAME=FOLDER` has clients call it by another
             name, as in "meta-llama/Llama-3.2-1B=./llama".
         host, port: where to listen; port 0 takes a free one.
-        data_dir: where the database and the checkpoints are kept; by default a temporary folder, removed at the end.
-        api_key: what clients must send as X-API-Key, or several such keys, each of which sees its own sessions and what was made in
+        data_dir: where the database and the checkpoints are kept; by default a temporary folder,
+            removed at the end.
+        api_key: what clients must send as X-API-Key, or several such keys, each of which sees its
+            own sessions and what was made in
             them, and what others published. By default anything is accepted, and all see all.
-        engine: what trains and samples. "torch" does so in a process of its own; "fake" answers at once, by arithmetic, which is enough
-            to test a client; an object is used as it is, in this process, and stays open when the server ends.
+        engine: what trains and samples. "torch" does so in a process of its own; "fake" answers at
+            once, by arithmetic, which is enough
+            to test a client; an object is used as it is, in this process, and stays open when the
+            server ends.
         device: where torch computes: "cpu", "cuda" or "mps"; by default the best that is there.
-        dtype: the base models' precision, "float32" or "bfloat16"; by default what suits the device.
-        hold: seconds that a poll waits for a result before it is answered "not yet"; by default the profile's.
-        profile: the kind of Tinker server to look like on the wire, by a name in `tinkex_server.profiles.PROFILES` or as a value.
+        dtype: the base models' precision, "float32" or "bfloat16"; by default what suits the
+            device.
+        hold: seconds that a poll waits for a result before it is answered "not yet"; by default the
+            profile's.
+        profile: the kind of Tinker server to look like on the wire, by a name in
+            `tinkex_server.profiles.PROFILES` or as a value.
         limits: how much it takes on, and how long it keeps what nobody asks for.
-        exchange_keys: tell clients to send, in the place of their key, a token that it is exchanged for and that holds for an hour.
+        exchange_keys: tell clients to send, in the place of their key, a token that it is exchanged
+            for and that holds for an hour.
         faults: what goes wrong on purpose, to test clients.
         access_log: log every request, to the logger `uvicorn.access`.
-        allow_hosts: names that clients may call it by where no key is asked for, beside localhost and `host`: what a web page could
+        allow_hosts: names that clients may call it by where no key is asked for, beside localhost
+            and `host`: what a web page could
             have a resolver make up is refused otherwise.
 
     Raises:
         UnknownProfile: there is no such profile.
         ImportError: the extra `local`, or torch, is not installed.
-        InvalidRequest: a model is not to be found. What else may keep the engine from starting is told by `Server.ready`.
+        InvalidRequest: a model is not to be found. What else may keep the engine from starting is
+            told by `Server.ready`.
         OSError: the address cannot be listened on, or the data folder not written.
         StoreError: the data folder is of another release.
         Exposed: others than this machine could reach it, and no key is asked for.
@@ -114,7 +127,8 @@ def serve(
 def _listen(host: str, port: int, *, guarded: bool) -> socket.socket:
     """A bound socket: what is wrong with the address shows here, in the caller's thread."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # by its protocol asyncio knows that it may send small answers at once; else each waits 40 ms for the client's acknowledgement
+    # by its protocol asyncio knows that it may send small answers at once; else each waits 40 ms
+    # for the client's acknowledgement
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -133,6 +147,7 @@ def _check_private(listener: socket.socket) -> None:
     address = listener.getsockname()[0]
     if not ip_address(address).is_loopback:
         raise Exposed(
-            f"{address} can be reached from other machines, and whoever reaches the server could use it and read all that it keeps: "
+            f"{address} can be reached from other machines, and whoever reaches the server could "
+            "use it and read all that it keeps: "
             "give it an API key, or have it listen on 127.0.0.1"
         )

@@ -72,7 +72,9 @@ class Server:
     models: Sequence[BaseModel]
     data_dir: Path
     ready: Future[str]
-    """Done when the engine has started, with what computes; `EngineDied` says what keeps it from that."""
+    """Done when the engine has started, with what computes; `EngineDied` says what keeps it from
+    that.
+    """
 
     def __init__(
         self,
@@ -110,15 +112,20 @@ class Server:
     def wait(self) -> None:
         """Returns when the server has stopped."""
         while self._thread.is_alive():
-            # short, so that a signal is seen on every platform; a join that it interrupts takes the thread for ended
+            # short, so that a signal is seen on every platform; a join that it interrupts takes the
+            # thread for ended
             time.sleep(0.5)
 
     def close(self) -> None:
-        """Stops: polls are answered 503, engine calls under way end, threads are joined. Again does nothing."""
+        """Stops: polls are answered 503, engine calls under way end, threads are joined. Again does
+        nothing.
+        """
         self._resources.close()
 
     def sweep(self, now: float | None = None) -> None:
-        """Removes what is past its time at `now`, in seconds since 1970, without waiting for it to be done in the background."""
+        """Removes what is past its time at `now`, in seconds since 1970, without waiting for it to
+        be done in the background.
+        """
         asyncio.run_coroutine_threadsafe(
             sweep(self._backend, time.time() if now is None else now), self._loop
         ).result()

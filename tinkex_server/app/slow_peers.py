@@ -1,4 +1,6 @@
-"""`Clocked`: a connection that a peer cannot hold for nothing: headers are bounded and, like bodies, have to come on."""
+"""`Clocked`: a connection that a peer cannot hold for nothing: headers are bounded and, like
+bodies, have to come on.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 MOST_HEADER_BYTES = 64 << 10
-"""Of one request, the URL with them. They come before the key is known, so before anything else is."""
+"""Of one request, the URL with them. They come before the key is known, so before anything else is.
+"""
 HEADER_SECONDS = 30.0
-"""From the opening of a connection, or the first byte of a later request, until all headers are there."""
+"""From the opening of a connection, or the first byte of a later request, until all headers are
+there.
+"""
 BODY_SECONDS = 30.0
 BODY_BYTES = 8 << 10
 """So many have to come in each `BODY_SECONDS`, until all of a body is there: 2 kbit/s."""
 
 
 class Clocked(HttpToolsProtocol):
-    """uvicorn's connection, which waits for as long as the peer likes. A request that is there whole may take its time: no clock is on it."""
+    """uvicorn's connection, which waits for as long as the peer likes. A request that is there
+    whole may take its time: no clock is on it.
+    """
 
     opened_at = 0.0
     _heading_since: float | None = None
@@ -112,12 +119,17 @@ class Clocked(HttpToolsProtocol):
             )
 
     def _refuse(self, status: int, phrase: str, detail: str) -> None:
-        """Says why, unless an answer is being sent or nothing was asked; and closes the connection."""
+        """Says why, unless an answer is being sent or nothing was asked; and closes the
+        connection.
+        """
         if self.transport.is_closing():
             return
         if not (self.is_busy and self.cycle.response_started):
             body = b'{"detail":"%s"}' % detail.encode()
-            head = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            head = (
+                f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: "
+                f"{len(body)}\r\n"
+            )
             self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
         self.transport.close()
 
@@ -130,7 +142,9 @@ def close_late(state: ServerState) -> None:
 
 
 def make_room(state: ServerState, most: int) -> None:
-    """Closes connections above `most`: those that have nothing under way first, then those with half a body, the oldest first."""
+    """Closes connections above `most`: those that have nothing under way first, then those with
+    half a body, the oldest first.
+    """
     open_ones = [
         connection for connection in _clocked(state) if not connection.transport.is_closing()
     ]

@@ -1,4 +1,6 @@
-"""`HttpServer`: uvicorn, which begins and ends when it is told to, and not at its next look at the clock."""
+"""`HttpServer`: uvicorn, which begins and ends when it is told to, and not at its next look at the
+clock.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _LOOK = 0.005
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn sleeps for a tenth of a second twice before it has stopped, which is most of a short test."""
+    """uvicorn sleeps for a tenth of a second twice before it has stopped, which is most of a short
+    test.
+    """
 
     def __init__(self, app: ASGIApp, begun: Future[None], *, access_log: bool) -> None:
         """`begun` is done when it answers."""
@@ -78,7 +82,9 @@ class HttpServer(uvicorn.Server):
 
 
 def most_connections() -> int:
-    """How many can be open, so that files are left for the database, for saves and for the engine."""
+    """How many can be open, so that files are left for the database, for saves and for the
+    engine.
+    """
     if os.name == "nt":  # which has no such limit
         return _NO_LIMIT
     import resource
@@ -88,7 +94,9 @@ def most_connections() -> int:
 
 
 def _mask(record: logging.LogRecord) -> bool:
-    """Takes what could be a secret out of a line of the access log: signatures, and whatever else stands in a URL's query."""
+    """Takes what could be a secret out of a line of the access log: signatures, and whatever else
+    stands in a URL's query.
+    """
     if isinstance(record.args, tuple):
         record.args = tuple(
             _VALUE.sub(r"\1=***", part) if isinstance(part, str) else part for part in record.args

@@ -1,4 +1,5 @@
-"""Digests of saved weights: a file beside them, as `sha256sum -c` reads it, by which they are checked whenever they are used.
+"""Digests of saved weights: a file beside them, as `sha256sum -c` reads it, by which they are
+checked whenever they are used.
 
 A folder that an older release saved has none, and is used as it is.
 """
@@ -16,7 +17,9 @@ FILE = ".sha256sums"
 
 
 def seal(folder: Path) -> None:
-    """Writes the digests of all files there; what has some already, as a copy has, is checked by them."""
+    """Writes the digests of all files there; what has some already, as a copy has, is checked by
+    them.
+    """
     if (folder / FILE).exists():
         check(folder)
         return
@@ -27,7 +30,9 @@ def seal(folder: Path) -> None:
 
 
 def check(folder: Path) -> None:
-    """Raises `InvalidRequest`, naming the file, for one that is not as it was saved, or is missing. It reads them all."""
+    """Raises `InvalidRequest`, naming the file, for one that is not as it was saved, or is missing.
+    It reads them all.
+    """
     check_files(folder, _sums(folder))
 
 
@@ -59,12 +64,15 @@ def _existing(file: Path) -> Path:
 
 def _damaged(file: Path, how: str) -> InvalidRequest:
     return InvalidRequest(
-        f"{file.name} of the weights saved in {file.parent.name} {how}. Put the file back from a copy, or use another checkpoint"
+        f"{file.name} of the weights saved in {file.parent.name} {how}. Put the file back from a "
+        "copy, or use another checkpoint"
     )
 
 
 def _sums(folder: Path) -> Mapping[str, str]:
-    """Returns the digests by file; none for a folder that has none. Raises `InvalidRequest` when they cannot be read."""
+    """Returns the digests by file; none for a folder that has none. Raises `InvalidRequest` when
+    they cannot be read.
+    """
     try:
         lines = (folder / FILE).read_text("utf-8").splitlines()
     except FileNotFoundError:

@@ -1,8 +1,9 @@
 """`Folders`: where saved weights lie in the data folder.
 
-Every save goes into a folder of its own, which a row of the store names once it is whole and on the disk; so whoever follows a row
-finds all of a save. What was deleted, overwritten or has expired is collected: folders that a row named, or that were made by this
-server, and that no row names any more. A folder that no row ever named is no reason to delete it: see `rebuild`.
+Every save goes into a folder of its own, which a row of the store names once it is whole and on the
+disk; so whoever follows a row finds all of a save. What was deleted, overwritten or has expired is
+collected: folders that a row named, or that were made by this server, and that no row names any
+more. A folder that no row ever named is no reason to delete it: see `rebuild`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
 
 class Gone(Refused):
-    """The data folder is no longer the one that the server was started on, so that nothing can be saved; the text says what to do."""
+    """The data folder is no longer the one that the server was started on, so that nothing can be
+    saved; the text says what to do.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(507, text)
@@ -38,7 +41,9 @@ class Gone(Refused):
 
 
 class Folders:
-    """The folders of one server, by their names in the store. To be used on the event loop's thread, but for `write` and `path`."""
+    """The folders of one server, by their names in the store. To be used on the event loop's
+    thread, but for `write` and `path`.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -54,9 +59,11 @@ class Folders:
 
     @contextmanager
     def new(self, *parts: str) -> Generator[tuple[str, Path], None, None]:
-        """A name that was never used, like `parts` for people, and its path. By the end of the block a row names it, or it is collected.
+        """A name that was never used, like `parts` for people, and its path. By the end of the
+        block a row names it, or it is collected.
 
-        Raises `Gone`, before or after, when the data folder is no longer the one that the server was started on.
+        Raises `Gone`, before or after, when the data folder is no longer the one that the server
+        was started on.
         """
         self._check_there()
         name = "/".join(_as_file_name(part) for part in parts) + f".{secrets.token_hex(4)}"
@@ -69,12 +76,16 @@ class Folders:
         if self._found() == self._identity and (saved is None or saved.is_dir()):
             return
         raise Gone(
-            f"nothing can be saved: the data folder {self._data_dir}, or its database, was removed or replaced while the server ran; "
-            "put it back and restart the server, or start it on another folder; what is in memory only is lost by that",
+            f"nothing can be saved: the data folder {self._data_dir}, or its database, was "
+            "removed or replaced while the server ran; "
+            "put it back and restart the server, or start it on another folder; what is in "
+            "memory only is lost by that",
         )
 
     def _found(self) -> Sequence[tuple[int, int] | None]:
-        """Which folder, and which database in it, lie there now: the disk and the file's number on it."""
+        """Which folder, and which database in it, lie there now: the disk and the file's number on
+        it.
+        """
         return [_number_of(path) for path in (self._data_dir, self._data_dir / "tinkex.db")]
 
     @contextmanager
@@ -93,7 +104,9 @@ class Folders:
         self._known |= names
 
     async def collect(self, named: Callable[[], Set[str]]) -> None:
-        """Removes the folders that were `named` in the store, are not now, and that nobody holds. A new one is held until it is named."""
+        """Removes the folders that were `named` in the store, are not now, and that nobody holds. A
+        new one is held until it is named.
+        """
         if not threading.main_thread().is_alive():
             # the interpreter is exiting, and no thread can be had any more: the next start sees to
             # them
@@ -156,7 +169,9 @@ class Folders:
 
 
 def write(folder: Path, save: Callable[[Path], object]) -> None:
-    """Has `save` make this folder, and returns when it is on the disk, with all that leads to it."""
+    """Has `save` make this folder, and returns when it is on the disk, with all that leads to
+    it.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     save(folder)
     flush((*(file for file in folder.rglob("*") if file.is_file()), folder, *folder.parents[:4]))
@@ -187,6 +202,8 @@ def _number_of(path: Path) -> tuple[int, int] | None:
 
 
 def _as_file_name(text: str) -> str:
-    """A name that every system takes: Windows has no colons in names, no dots at their ends, and names that stand for devices."""
+    """A name that every system takes: Windows has no colons in names, no dots at their ends, and
+    names that stand for devices.
+    """
     name = re.sub(r"^\.|[^A-Za-z0-9._-]|\.$", "_", text[:_LONGEST])
     return f"_{name}" if _DEVICES.match(name) else name

@@ -1,6 +1,8 @@
-"""Manifests: a file in the folder of each save, with what its rows in the store need, so that those can be made again without a database.
+"""Manifests: a file in the folder of each save, with what its rows in the store need, so that those
+can be made again without a database.
 
-It is written last, and holds the hash of its owner's key: under another database a key has another number, and must see its own alone.
+It is written last, and holds the hash of its owner's key: under another database a key has another
+number, and must see its own alone.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ class Unreadable(ValueError):
 
 @frozen
 class Manifest:
-    """A saved checkpoint, or the sampling sessions that weights were saved for; its run and session; and the key of its owner, if any.
+    """A saved checkpoint, or the sampling sessions that weights were saved for; its run and
+    session; and the key of its owner, if any.
 
-    The rows' `owner` is the number of that key in the database of then, and `folder` is to be taken from where the manifest lies.
+    The rows' `owner` is the number of that key in the database of then, and `folder` is to be taken
+    from where the manifest lies.
     """
 
     session: SessionRow
@@ -49,7 +53,9 @@ class Manifest:
 def of_checkpoint(
     store: Store, run: ModelRow, row: CheckpointRow, session: SessionRow | None = None
 ) -> Manifest:
-    """Returns the manifest of a save. `session` is the run's where the store does not have it yet."""
+    """Returns the manifest of a save. `session` is the run's where the store does not have it
+    yet.
+    """
     session, key = _owned(store, session or _stored(store, run.session_id))
     return Manifest(session, key, run, row, saved_at=row.created_at)
 
@@ -73,7 +79,9 @@ def _owned(store: Store, session: SessionRow) -> tuple[SessionRow, EnrolledKey |
 
 
 def save(folder: Path, make: Callable[[Path], object], manifest: Manifest) -> int:
-    """Has `make` make this folder, and returns the bytes of its files when it is on the disk with their digests, the manifest last."""
+    """Has `make` make this folder, and returns the bytes of its files when it is on the disk with
+    their digests, the manifest last.
+    """
 
     def make_sealed(folder: Path) -> None:
         make(folder)
@@ -102,7 +110,9 @@ def put(folder: Path, manifest: Manifest) -> None:
 
 
 def withdraw(folder: Path) -> None:
-    """Before its row is deleted on purpose: no later start takes the save for one whose row was lost."""
+    """Before its row is deleted on purpose: no later start takes the save for one whose row was
+    lost.
+    """
     (folder / FILE).unlink(missing_ok=True)
 
 

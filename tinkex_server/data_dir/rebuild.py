@@ -1,7 +1,8 @@
 """`rebuild`: what a start does about folders that the database does not name. It deletes nothing.
 
-The database may be gone, empty or older than the folders, or its last writes may be lost; so rows are made again from the manifests.
-A folder that tells of no save, or of one that was saved anew since, is set aside until somebody has it removed.
+The database may be gone, empty or older than the folders, or its last writes may be lost; so rows
+are made again from the manifests. A folder that tells of no save, or of one that was saved anew
+since, is set aside until somebody has it removed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _Place: TypeAlias = CheckpointPath | str
 
 @frozen
 class Rebuilt:
-    """How many folders got their rows again, were set aside, and are named by a checkpoint's row and not there."""
+    """How many folders got their rows again, were set aside, and are named by a checkpoint's row
+    and not there.
+    """
 
     restored: int
     set_aside: int
@@ -34,7 +37,9 @@ class Rebuilt:
 
 
 def rebuild(store: Store, folders: Folders) -> Rebuilt:
-    """To be called while nothing is saved or read. Logs a warning for whatever was not as it should be."""
+    """To be called while nothing is saved or read. Logs a warning for whatever was not as it should
+    be.
+    """
     named = store.folders_ever()
     folders.know(named)
     there = folders.listed()
@@ -91,7 +96,9 @@ def _read_all(folders: Folders, names: set[str]) -> tuple[Mapping[str, Manifest]
 
 
 def _newest(store: Store, folders: Folders, found: Mapping[str, Manifest]) -> Mapping[_Place, str]:
-    """The folder to restore for each place that no row has with its files: of several the one that was saved last."""
+    """The folder to restore for each place that no row has with its files: of several the one that
+    was saved last.
+    """
     return {
         place: name
         for name, manifest in found.items()
@@ -135,13 +142,15 @@ def _restore(
 def _tell(rebuilt: Rebuilt, folders: Folders) -> None:
     if rebuilt.restored:
         logger.warning(
-            "%d saves were in the data folder and not in its database, as after a loss of it; they are listed again, from what lies "
+            "%d saves were in the data folder and not in its database, as after a loss of it; "
+            "they are listed again, from what lies "
             "beside their weights",
             rebuilt.restored,
         )
     if rebuilt.set_aside:
         logger.warning(
-            "%d folders of weights belong to no checkpoint: they were moved to %s, where they stay until `tinkex serve --gc` removes "
+            "%d folders of weights belong to no checkpoint: they were moved to %s, where they "
+            "stay until `tinkex serve --gc` removes "
             "them",
             rebuilt.set_aside,
             folders.path("set_aside"),

@@ -1,6 +1,8 @@
-"""`Uploads`: adapters that clients are sending, file by file, until each is made a checkpoint or its time is over.
+"""`Uploads`: adapters that clients are sending, file by file, until each is made a checkpoint or
+its time is over.
 
-They lie in the data folder, apart from what is saved: a server that is restarted meanwhile goes on with them.
+They lie in the data folder, apart from what is saved: a server that is restarted meanwhile goes on
+with them.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 @frozen
 class Upload:
-    """An adapter that is being sent. Its id is that of the session which its checkpoint will be in."""
+    """An adapter that is being sent. Its id is that of the session which its checkpoint will
+    be in.
+    """
 
     upload_id: str
     owner: str
@@ -62,14 +66,18 @@ class Uploads:
         return Upload(lora=lora, **fields)
 
     def folder(self, upload_id: str) -> Path:
-        """Returns where the files of an upload are. Raises `Refused` for an id that none can have."""
+        """Returns where the files of an upload are. Raises `Refused` for an id that none can
+        have.
+        """
         if not _ID.fullmatch(upload_id):
             raise not_found(f"unknown upload {upload_id!r}")
         return self._root / upload_id
 
     @contextmanager
     def receiving(self, upload_id: str, name: str) -> Generator[Path, None, None]:
-        """Gives a new file to write to, which takes the place of the one of that name once it is whole."""
+        """Gives a new file to write to, which takes the place of the one of that name once it is
+        whole.
+        """
         folder = self.folder(upload_id)
         part = folder / f"{name}.{secrets.token_hex(4)}.part"
         try:

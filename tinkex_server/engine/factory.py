@@ -16,15 +16,19 @@ from tinkex_server.optional_dependencies import require
 logger = logging.getLogger("tinkex.local")
 
 EngineName: TypeAlias = Literal["torch", "fake"]
-"""`torch` really trains and samples, in a process of its own; `fake` answers at once by arithmetic, for tests of clients."""
+"""`torch` really trains and samples, in a process of its own; `fake` answers at once by arithmetic,
+for tests of clients.
+"""
 
 
 def named_engine(
     name: EngineName, models: Sequence[str], device: str | None = None, dtype: str | None = None
 ) -> Engine:
-    """An engine with these base models, which may have yet to start. `device` and `dtype` are for torch.
+    """An engine with these base models, which may have yet to start. `device` and `dtype` are for
+    torch.
 
-    Raises `ImportError`, saying what to install, or `InvalidRequest` for a model that is not to be found, or not served.
+    Raises `ImportError`, saying what to install, or `InvalidRequest` for a model that is not to be
+    found, or not served.
     """
     check_names(models)
     if name == "fake":

@@ -1,7 +1,9 @@
-"""`FakeEngine`: answers at once, by a little arithmetic, for tests of clients and for load tests. Needs no torch.
+"""`FakeEngine`: answers at once, by a little arithmetic, for tests of clients and for load tests.
+Needs no torch.
 
-All that it says follows from what it is asked: a token's logprob from the one before it and the number of steps that were taken, samples from
-the prompt, the seed and the sampler. Losses fall with every step, and what is saved, loaded and sampled fits together.
+All that it says follows from what it is asked: a token's logprob from the one before it and the
+number of steps that were taken, samples from the prompt, the seed and the sampler. Losses fall with
+every step, and what is saved, loaded and sampled fits together.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ class _Model:
 
 
 class FakeEngine:
-    """See `tinkex_server.engine.interface.Engine`. `models` are the names of the base models, which it need not find anywhere, or `NAME=FOLDER`."""
+    """See `tinkex_server.engine.interface.Engine`. `models` are the names of the base models, which
+    it need not find anywhere, or `NAME=FOLDER`.
+    """
 
     def __init__(self, models: Sequence[str]) -> None:
         bases = [_base(model) for model in models]
@@ -107,7 +111,9 @@ class FakeEngine:
         *,
         backward: bool,
     ) -> LossResult:
-        """Every loss counts as cross entropy, with the advantages for weights where there are some."""
+        """Every loss counts as cross entropy, with the advantages for weights where there are
+        some.
+        """
         model = self._models[self._known(model_id)]
         for index, example in enumerate(data):
             _check(index, example)
@@ -225,13 +231,15 @@ def _check(index: int, example: Example) -> None:
         raise InvalidRequest(f"{where} lacks 'target_tokens'")
     if targets.ndim not in (1, 2) or len(targets) != length:
         raise InvalidRequest(
-            f"{where}['target_tokens'] is of shape {list(targets.shape)}, not [{length}] or [{length}, K]"
+            f"{where}['target_tokens'] is of shape {list(targets.shape)}, not [{length}] or "
+            f"[{length}, K]"
         )
     for name in ("weights", "advantages"):
         value = example.loss_inputs.get(name, targets)
         if value.shape != targets.shape:
             raise InvalidRequest(
-                f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of {list(targets.shape)}"
+                f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of "
+                f"{list(targets.shape)}"
             )
 
 
@@ -275,7 +283,9 @@ def _joined(parts: Sequence[str | bytes]) -> bytes:
 
 
 def _logprobs(weights: _Weights, before: NDArray[Any], tokens: NDArray[Any]) -> NDArray[np.float32]:
-    """Of each token after the one before it: in (-4, 0] at first, and nearer to 0 with every step."""
+    """Of each token after the one before it: in (-4, 0] at first, and nearer to 0 with every
+    step.
+    """
     pairs = (before * _VOCABULARY + tokens).astype(np.uint64)
     return (pairs * _SPREAD * (-4 / (1 + 0.1 * weights.steps) / 2.0**64)).astype(np.float32)
 
@@ -313,7 +323,9 @@ def _top(weights: _Weights, before: NDArray[np.int64], count: int) -> list[TopTo
 def _about_prompt(
     weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec
 ) -> tuple[Any, Any, Any, Any]:
-    """Its logprobs, likeliest tokens, the logprobs of the targets, and drawn tokens: what of these is asked."""
+    """Its logprobs, likeliest tokens, the logprobs of the targets, and drawn tokens: what of these
+    is asked.
+    """
     scored = len(prompt) - 1 if spec.prompt_logprobs_last_n is None else spec.prompt_logprobs_last_n
     first, targets = len(prompt) - scored, spec.target_prompt_tokens
     before = prompt[first - 1 : -1]

@@ -1,8 +1,8 @@
 """What the embedded server asks of an engine: plain values in, plain values out.
 
-The HTTP side knows nothing of torch and the engine nothing of HTTP, so an engine can move to other processes or machines
-without touching the wire. Every method but `sample` blocks; the server calls them from its worker threads, one call a model at a
-time.
+The HTTP side knows nothing of torch and the engine nothing of HTTP, so an engine can move to other
+processes or machines without touching the wire. Every method but `sample` blocks; the server calls
+them from its worker threads, one call a model at a time.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"
 
 
 class InvalidRequest(ValueError):
-    """The request cannot be carried out as asked: its sender's fault. The text names the item and the field."""
+    """The request cannot be carried out as asked: its sender's fault. The text names the item and
+    the field.
+    """
 
 
 class EngineDied(RuntimeError):
-    """The engine has died, and the call with it: whatever was done of it is lost. The text says how it died."""
+    """The engine has died, and the call with it: whatever was done of it is lost. The text says how
+    it died.
+    """
 
 
 @frozen
@@ -34,7 +38,9 @@ class Death:
 
     reason: str
     go_on: Callable[[], None] | None
-    """Does not block: calls until then raise `EngineDied`, later ones go to a new, empty engine. None: there will be no other."""
+    """Does not block: calls until then raise `EngineDied`, later ones go to a new, empty engine.
+    None: there will be no other.
+    """
 
 
 @frozen
@@ -70,7 +76,9 @@ class LoraShape:
 
 @frozen
 class Example:
-    """One datum: token ids `(N,)` and the loss inputs by name, each `(N,)`, or `(N, K)` for several targets a position."""
+    """One datum: token ids `(N,)` and the loss inputs by name, each `(N,)`, or `(N, K)` for several
+    targets a position.
+    """
 
     tokens: NDArray[np.int64]
     loss_inputs: Mapping[str, NDArray[np.generic]]
@@ -78,9 +86,11 @@ class Example:
 
 @frozen
 class CustomLoss:
-    """A loss of one datum that a client sent: its inputs' names and ranks, and the nodes of its graph as plain JSON values.
+    """A loss of one datum that a client sent: its inputs' names and ranks, and the nodes of its
+    graph as plain JSON values.
 
-    The nodes are those of openapi/tinker.yaml, CustomLossGraph. The batch's loss is the sum of its datums'.
+    The nodes are those of openapi/tinker.yaml, CustomLossGraph. The batch's loss is the sum of its
+    datums'.
     """
 
     inputs: Sequence[tuple[str, int]]
@@ -89,7 +99,9 @@ class CustomLoss:
 
 @frozen
 class LossResult:
-    """One mapping of arrays a datum, in order, and the metrics as `name:reduction`, of which `loss:sum` is always one."""
+    """One mapping of arrays a datum, in order, and the metrics as `name:reduction`, of which
+    `loss:sum` is always one.
+    """
 
     loss_fn_outputs: Sequence[Mapping[str, NDArray[np.float32]]]
     metrics: Mapping[str, float]
@@ -137,7 +149,9 @@ OptimizerSettings: TypeAlias = AdamSettings | DimuonSettings | SgdSettings
 
 @frozen
 class SampleSpec:
-    """What to sample. `stop_strings` and `stop_tokens` both None keep the model's end-of-sequence stop; empty ones turn it off."""
+    """What to sample. `stop_strings` and `stop_tokens` both None keep the model's end-of-sequence
+    stop; empty ones turn it off.
+    """
 
     prompt: Sequence[int]
     num_samples: int = 1
@@ -165,7 +179,9 @@ OnToken: TypeAlias = Callable[[int, float], None]
 
 @frozen
 class SampledTokens:
-    """One sampled sequence: tokens and their log-probabilities `(M,)` under the model at temperature 1, untruncated."""
+    """One sampled sequence: tokens and their log-probabilities `(M,)` under the model at
+    temperature 1, untruncated.
+    """
 
     tokens: Sequence[int]
     logprobs: Sequence[float]
@@ -175,11 +191,12 @@ class SampledTokens:
 
 @frozen
 class SampleResult:
-    """What was sampled. `prompt_logprobs` is `(len(prompt),)`, None for the first token and all before the last n.
+    """What was sampled. `prompt_logprobs` is `(len(prompt),)`, None for the first token and all
+    before the last n.
 
-    `topk_prompt_logprobs` is likewise: `(token, logprob)` pairs, best first. `target_prompt_logprobs` is of the shape of
-    `target_prompt_tokens`, 0 where no token was asked about. `prompt_alt_tokens` are the tokens drawn and their logprobs, each
-    `(len(prompt) - 1, k)`.
+    `topk_prompt_logprobs` is likewise: `(token, logprob)` pairs, best first.
+    `target_prompt_logprobs` is of the shape of `target_prompt_tokens`, 0 where no token was asked
+    about. `prompt_alt_tokens` are the tokens drawn and their logprobs, each `(len(prompt) - 1, k)`.
     """
 
     sequences: Sequence[SampledTokens]
@@ -212,21 +229,26 @@ class Engine(Protocol):
     def ready(self) -> Future[str]:
         """Done when it can compute; calls before that wait for it.
 
-        The result is for people: what computes, where, and in which precision, for example "torch on cpu, float32". `EngineDied` says
-        what keeps it from being ready for good; calls then raise it, too.
+        The result is for people: what computes, where, and in which precision, for example "torch
+            on cpu, float32". `EngineDied` says what keeps it from being ready for good; calls then
+            raise it, too.
         """
         ...
 
     def create_model(
         self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
     ) -> Sequence[str]:
-        """Returns what its maker should know of such a model, in words that name the base model and not the model."""
+        """Returns what its maker should know of such a model, in words that name the base model and
+        not the model.
+        """
         ...
 
     def unload_model(self, model_id: str) -> None: ...
 
     def check_loss(self, loss: CustomLoss) -> None:
-        """Raises `InvalidRequest` for a loss that `forward_backward` would not run, whatever the data."""
+        """Raises `InvalidRequest` for a loss that `forward_backward` would not run, whatever the
+        data.
+        """
         ...
 
     def forward_backward(
@@ -238,40 +260,47 @@ class Engine(Protocol):
         *,
         backward: bool,
     ) -> LossResult:
-        """Adds the gradients of the loss to those of the model, when `backward`; else computes the same without a gradient.
+        """Adds the gradients of the loss to those of the model, when `backward`; else computes the
+        same without a gradient.
 
-        When it raises, the model's gradients are as they were. It raises `InvalidRequest`, naming the datum where that is known,
-        for a loss or a gradient that is not finite.
+        When it raises, the model's gradients are as they were. It raises `InvalidRequest`, naming
+        the datum where that is known, for a loss or a gradient that is not finite.
         """
         ...
 
     def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
         """Applies the gradients gathered since the last step and clears them; returns metrics.
 
-        Raises `InvalidRequest`, with all as it was, for settings of another kind than the model's optimizer. Raises it, too, for
-        gradients whose norm is not finite, and for a step that would make a weight or the optimizer's state so: then weights and
-        state are as they were, and the gradients are dropped.
+        Raises `InvalidRequest`, with all as it was, for settings of another kind than the model's
+        optimizer. Raises it, too, for gradients whose norm is not finite, and for a step that would
+        make a weight or the optimizer's state so: then weights and state are as they were, and the
+        gradients are dropped.
         """
         ...
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
-        """Writes a peft adapter (adapter_config.json, adapter_model.safetensors), and the optimizer's state if `optimizer`.
+        """Writes a peft adapter (adapter_config.json, adapter_model.safetensors), and the
+        optimizer's state if `optimizer`.
 
-        It makes the folder, which is not there before; nobody looks into it until this returns. Gradients that wait for their
-        optim_step are not part of it. Raises `InvalidRequest` for weights that are not finite.
+        It makes the folder, which is not there before; nobody looks into it until this returns.
+        Gradients that wait for their optim_step are not part of it. Raises `InvalidRequest` for
+        weights that are not finite.
         """
         ...
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
-        """Gives the model the weights in `folder`, and the optimizer's state if `optimizer`; else its optimizer starts anew.
+        """Gives the model the weights in `folder`, and the optimizer's state if `optimizer`; else
+        its optimizer starts anew.
 
-        Gradients that wait for their optim_step are dropped. Raises `InvalidRequest`, with the model as it was, when the
-        weights do not fit it or are not finite, or the optimizer's state was not saved or is of another kind.
+        Gradients that wait for their optim_step are dropped. Raises `InvalidRequest`, with the
+        model as it was, when the weights do not fit it or are not finite, or the optimizer's state
+        was not saved or is of another kind.
         """
         ...
 
     def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
-        """Writes the adapter whose `ADAPTER_FILES` are in `source` to `folder`, as `save_model` does.
+        """Writes the adapter whose `ADAPTER_FILES` are in `source` to `folder`, as `save_model`
+        does.
 
         The adapter may have been made elsewhere. Layers of the shape that it does not have change
         nothing until they are trained. Raises `InvalidRequest` for files that hold no adapter of
@@ -282,27 +311,32 @@ class Engine(Protocol):
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         """Makes the adapter in `folder` (None: the base model alone) sampleable under `sampler_id`.
 
-        Under an id that is in use, the adapter, which must be of the same shape, takes the place of the one before, for the samples
-        that begin later.
+        Under an id that is in use, the adapter, which must be of the same shape, takes the place of
+        the one before, for the samples that begin later.
         """
         ...
 
     def unload_sampler(self, sampler_id: str) -> None:
-        """Frees the weights' memory, once the samples that began have ended. An id that is not loaded is ignored."""
+        """Frees the weights' memory, once the samples that began have ended. An id that is not
+        loaded is ignored.
+        """
         ...
 
     def sample(
         self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
     ) -> Future[SampleResult]:
-        """Begins to sample, beside what else is sampled, and returns at once. Cancelling the future ends it.
+        """Begins to sample, beside what else is sampled, and returns at once. Cancelling the future
+        ends it.
 
-        The samples are of the weights as they are now. `on_token` is called on a thread of the engine; whoever gives it asks for one
-        sample.
+        The samples are of the weights as they are now. `on_token` is called on a thread of the
+        engine; whoever gives it asks for one sample.
         """
         ...
 
     def watch(self, died: Callable[[Death], None]) -> None:
-        """Has `died` called, on a thread of the engine, each time that it dies. One that lives in the server's process does not."""
+        """Has `died` called, on a thread of the engine, each time that it dies. One that lives in
+        the server's process does not.
+        """
         ...
 
     def close(self) -> None:

@@ -1,4 +1,6 @@
-"""`describe`: what a base model is, by the small files beside its weights: known at once, with no torch."""
+"""`describe`: what a base model is, by the small files beside its weights: known at once, with no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ _CONFIG, _TOKENIZER, _TOKENIZER_CONFIG = "config.json", "tokenizer.json", "token
 
 
 def describe(spec: str) -> BaseModel:
-    """The model of a shipped name, a transformers folder or a hub id, or of `NAME=` and one of these. Its weights are not looked at.
+    """The model of a shipped name, a transformers folder or a hub id, or of `NAME=` and one of
+    these. Its weights are not looked at.
 
-    Raises `InvalidRequest` when there is none, its config.json does not say what is needed, or it is of a kind that is not served.
+    Raises `InvalidRequest` when there is none, its config.json does not say what is needed, or it
+    is of a kind that is not served.
     """
     name, source = name_and_source(spec)
     try:
@@ -45,7 +49,8 @@ def describe(spec: str) -> BaseModel:
 
 
 def name_and_source(spec: str) -> tuple[str, str]:
-    """Returns what programs call a model, and what it is loaded by, of `NAME=SOURCE` or of one that stands for both.
+    """Returns what programs call a model, and what it is loaded by, of `NAME=SOURCE` or of one that
+    stands for both.
 
     Raises `InvalidRequest` where one of the two is empty.
     """
@@ -71,7 +76,9 @@ def check_names(specs: Sequence[str]) -> None:
 
 
 def tokenizer_files(folder: Path) -> tuple[str | None, str | None]:
-    """Returns the texts of a tokenizer and its configuration; some old models have but the files that transformers makes one of."""
+    """Returns the texts of a tokenizer and its configuration; some old models have but the files
+    that transformers makes one of.
+    """
     return _text(folder / _TOKENIZER), _text(folder / _TOKENIZER_CONFIG)
 
 
@@ -80,7 +87,9 @@ def _text(file: Path) -> str | None:
 
 
 def loadable_name(spec: str) -> str:
-    """Returns what transformers and peft load the model by, on this machine: the path of its folder, or its hub id."""
+    """Returns what transformers and peft load the model by, on this machine: the path of its
+    folder, or its hub id.
+    """
     _, source = name_and_source(spec)
     return local_folder(source) or source
 
@@ -99,7 +108,9 @@ def _field(name: str, config: Mapping[str, Any], key: str) -> Any:
 
 
 def _folder(name: str) -> Path:
-    """Where a model's small files are on this disk. Raises `OSError` or `ValueError` when there are none."""
+    """Where a model's small files are on this disk. Raises `OSError` or `ValueError` when there are
+    none.
+    """
     folder = SHIPPED.get(name, Path(name))
     if folder.is_dir():
         return folder

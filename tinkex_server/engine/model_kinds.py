@@ -1,4 +1,6 @@
-"""Kinds of models, by their config.json alone: those that cannot be served exactly, and how far the others can."""
+"""Kinds of models, by their config.json alone: those that cannot be served exactly, and how far the
+others can.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from typing import Any, cast
 from tinkex_server.engine.interface import InvalidRequest
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-"""The kinds of layers, by transformers' names, of which keys and values of each token are all that need be kept."""
+"""The kinds of layers, by transformers' names, of which keys and values of each token are all that
+need be kept.
+"""
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """What transformers' configurations call the context length."""
@@ -16,16 +20,21 @@ _CHANGING_ROPES = ("longrope", "su")  # the second is what Phi-3 called the firs
 
 
 def refuse_kinds(name: str, config: Mapping[str, Any]) -> None:
-    """Raises `InvalidRequest` for a model of which config.json tells that it cannot be served exactly."""
+    """Raises `InvalidRequest` for a model of which config.json tells that it cannot be served
+    exactly.
+    """
     if config.get("is_encoder_decoder"):
         raise InvalidRequest(
-            f"the model {name!r} is an encoder-decoder (as for translation), which reads one text and writes another; "
+            f"the model {name!r} is an encoder-decoder (as for translation), which reads one text "
+            "and writes another; "
             "only causal language models can be trained and sampled here"
         )
     if unknown := unknown_layers(of_text(config).get("layer_types")):
         raise InvalidRequest(
-            f"the model {name!r} has layers of the kind {', '.join(unknown)}, and only those of full and of sliding "
-            "attention are served: samples go on from the keys and values of each token before, and others keep "
+            f"the model {name!r} has layers of the kind {', '.join(unknown)}, and only those of "
+            "full and of sliding "
+            "attention are served: samples go on from the keys and values of each token before, "
+            "and others keep "
             "something else (a state, a summary, or a part of the text)"
         )
 
@@ -42,11 +51,13 @@ def of_text(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def context(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
-    """Returns how many tokens a text may have, and why not as many as the model was made for ("" when it may).
+    """Returns how many tokens a text may have, and why not as many as the model was made for (""
+    when it may).
 
-    Rotary positions that change with a text's length (longrope) change the logprobs of the whole text
-    when it grows past a bound: tokens sampled before it and scored after it would not be of one model.
-    Up to the bound they are as any others. Dynamic NTK changes past `max_position_embeddings` only.
+    Rotary positions that change with a text's length (longrope) change the logprobs of the whole
+    text when it grows past a bound: tokens sampled before it and scored after it would not be of
+    one model. Up to the bound they are as any others. Dynamic NTK changes past
+    `max_position_embeddings` only.
 
     Raises `InvalidRequest` when the configuration does not say it.
     """
@@ -54,8 +65,10 @@ def context(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
     longest = next((text[key] for key in _CONTEXT if text.get(key)), None)
     if longest is None:
         raise InvalidRequest(
-            f"the config.json of the model {name!r} has no {' or '.join(_CONTEXT)}: it keeps a state in place of keys "
-            "and values (as Mamba, RWKV and xLSTM do), or bounds its texts in another way, and so it is not served"
+            f"the config.json of the model {name!r} has no {' or '.join(_CONTEXT)}: it keeps a "
+            "state in place of keys "
+            "and values (as Mamba, RWKV and xLSTM do), or bounds its texts in another way, and so "
+            "it is not served"
         )
     if not any(True for _ in _changing_ropes(text)):
         return longest, ""
@@ -65,19 +78,23 @@ def context(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
     )
     if bound is None:
         raise InvalidRequest(
-            f"the positions of the model {name!r} change with the length of a text (longrope), and its config.json has "
+            f"the positions of the model {name!r} change with the length of a text (longrope), "
+            "and its config.json has "
             "no original_max_position_embeddings to say from which length on"
         )
     if bound >= longest:
         return longest, ""
     return bound, (
-        f"the model was made for {longest}, but its rotary positions (longrope) change all logprobs of a text "
+        f"the model was made for {longest}, but its rotary positions (longrope) change all "
+        "logprobs of a text "
         f"that grows past {bound}, so that sampled and trained ones would differ"
     )
 
 
 def _changing_ropes(text: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yields those whose frequencies change with the length; there may be one for each kind of layer."""
+    """Yields those whose frequencies change with the length; there may be one for each kind of
+    layer.
+    """
     ropes: dict[str, Any] = text.get("rope_parameters") or text.get("rope_scaling") or {}
     for rope in (ropes, *ropes.values()):
         if isinstance(rope, dict):

@@ -1,4 +1,6 @@
-"""`Revival`: what the server does when its engine dies. Models come back from their last saved state, and clients learn what was lost."""
+"""`Revival`: what the server does when its engine dies. Models come back from their last saved
+state, and clients learn what was lost.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Revival:
         self._losses.pop(model_id, None)
 
     def guarded(self, model_id: str, kind: str, work: Work, came_at: float) -> Work:
-        """The work of a model's request that came then. It raises what was lost when the engine dies, or its sender cannot know of it."""
+        """The work of a model's request that came then. It raises what was lost when the engine
+        dies, or its sender cannot know of it.
+        """
         known = self._losses.get(model_id)
         unknown = known if known and known.was_unknown(came_at) else None
 

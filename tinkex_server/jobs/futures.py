@@ -1,4 +1,6 @@
-"""Requests that were taken on: each once, run in its lane, its outcome kept, and those woken who wait for it."""
+"""Requests that were taken on: each once, run in its lane, its outcome kept, and those woken who
+wait for it.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,15 @@ from tinkex_server.store import Category, EndedFuture, Ending, FutureRow, Store,
 logger = logging.getLogger("tinkex.local")
 
 Work = Callable[[], Awaitable[bytes]]
-"""Gives the result as it is kept, see `protobuf.LOSSES`; `InvalidRequest` is the sender's fault, any other error the server's."""
+"""Gives the result as it is kept, see `protobuf.LOSSES`; `InvalidRequest` is the sender's fault,
+any other error the server's.
+"""
 
 
 MISSING_SECONDS = 600.0
-"""How long a request waits for one before it that does not come: twice as long as clients try to send one."""
+"""How long a request waits for one before it that does not come: twice as long as clients try to
+send one.
+"""
 
 
 class OutOfTurn(InvalidRequest):
@@ -45,7 +51,9 @@ class Lost(EngineDied):
 
 @frozen
 class Outcome:
-    """The answer to a poll: a status and a body, and of which kind of request it is the result, if it is one: then as it is kept."""
+    """The answer to a poll: a status and a body, and of which kind of request it is the result, if
+    it is one: then as it is kept.
+    """
 
     status: int
     body: bytes
@@ -55,7 +63,9 @@ class Outcome:
 
 @frozen
 class Ticket:
-    """What makes a request the same as an earlier one: a number in its scope (None: no number), and what it asks."""
+    """What makes a request the same as an earlier one: a number in its scope (None: no number), and
+    what it asks.
+    """
 
     scope: str
     seq_id: int | None
@@ -66,7 +76,9 @@ class Ticket:
 
 @frozen
 class Pending:
-    """A request that has no outcome yet, for people: since when, in seconds since 1970, and what it waits for."""
+    """A request that has no outcome yet, for people: since when, in seconds since 1970, and what it
+    waits for.
+    """
 
     ticket: Ticket
     since: float
@@ -139,14 +151,18 @@ class Futures:
         ):
             return None
         if (row.kind, row.fingerprint) != (ticket.kind, ticket.fingerprint):
-            text = f"number {ticket.seq_id} of {ticket.scope} was used before, for another {row.kind} request"
+            text = (
+                f"number {ticket.seq_id} of {ticket.scope} was used before, for another "
+                f"{row.kind} request"
+            )
             raise Refused(self._conflict_status, text)
         return row.request_id
 
     def submit(self, ticket: Ticket, work: Work, *, lane: str, number: int | None) -> str:
         """Queues work in a lane, at its number's turn there; returns the request id.
 
-        Raises `Refused` (429) when the server has enough to do, but for the number that those of the lane wait for.
+        Raises `Refused` (429) when the server has enough to do, but for the number that those of
+        the lane wait for.
         """
         if not self._lanes.is_awaited(lane, number):
             self.check_room()
@@ -177,7 +193,8 @@ class Futures:
         self._end(request_id, _failed(_never_came(waiting.number, missing), "user"))
 
     def start(self, ticket: Ticket, work: Work) -> str:
-        """Begins work at once, beside all else; returns the request id. Cancelling it ends it, begun or not.
+        """Begins work at once, beside all else; returns the request id. Cancelling it ends it,
+        begun or not.
 
         Raises `Refused` (429) when the server has enough to do.
         """
@@ -188,7 +205,9 @@ class Futures:
         return request_id
 
     def follow(self, ticket: Ticket, sample: Future[SampleResult]) -> None:
-        """Counts a stream among what is under way until its sample ends, which it does when the server stops."""
+        """Counts a stream among what is under way until its sample ends, which it does when the
+        server stops.
+        """
         name, loop = self._ids.new_request(), asyncio.get_running_loop()
         self._waiting[name] = _Waiting(ticket, None, None, started_at=time.time(), task=sample)
         sample.add_done_callback(
@@ -220,7 +239,8 @@ class Futures:
         return request_id
 
     async def wait(self, request_id: str, access: Access, *, hold: float | None = None) -> Outcome:
-        """The outcome as soon as it is there; "not yet" when it is not there in time. Raises `Refused` for an id unknown to the caller.
+        """The outcome as soon as it is there; "not yet" when it is not there in time. Raises
+        `Refused` for an id unknown to the caller.
 
         `hold` goes before the server's own time.
         """
@@ -237,7 +257,8 @@ class Futures:
     async def wait_for_any(
         self, scope: str, numbers: range, after: int, timeout: float | None
     ) -> tuple[int, Sequence[EndedFuture]]:
-        """Those of a scope with these numbers that ended after the place `after` in the order of ending, as soon as there are some.
+        """Those of a scope with these numbers that ended after the place `after` in the order of
+        ending, as soon as there are some.
 
         Returns the last place, too, which is to be given the next time; none may have come by then.
         """
@@ -267,7 +288,9 @@ class Futures:
         return self._logs[scope]
 
     async def hold(self) -> None:
-        """Returns after the time that a poll waits for what does not come, or when the server stops."""
+        """Returns after the time that a poll waits for what does not come, or when the server
+        stops.
+        """
         await _wait_for(self._stopping, self._hold)
 
     def _visible(self, request_id: str, access: Access) -> FutureRow:
@@ -297,7 +320,9 @@ class Futures:
         self._logs.pop(scope, None)
 
     def fail_waiting(self, lane: str, error: EngineDied) -> bool:
-        """Fails what has not begun in a lane, by no fault of its senders. Whether anybody waits there, be it for what has begun."""
+        """Fails what has not begun in a lane, by no fault of its senders. Whether anybody waits
+        there, be it for what has begun.
+        """
         here = [
             (request_id, waiting)
             for request_id, waiting in self._waiting.items()
@@ -375,7 +400,8 @@ class Futures:
         if waiting is None:
             raise Refused(
                 507,
-                f"request {row.request_id!r} has ended, but what came of it could not be written to the data folder",
+                f"request {row.request_id!r} has ended, but what came of it could not be written "
+                "to the data folder",
             )
         body = {"type": "try_again", "request_id": row.request_id, "queue_state": "active"}
         if reason := self._gap(waiting) or self._starting():
@@ -396,8 +422,10 @@ class Futures:
 
 def _never_came(number: int, missing: int) -> str:
     return (
-        f"seq_id {number} was not run: it waited for seq_id {missing}, which has not come in {MISSING_SECONDS:.0f} s. That request was "
-        "lost on its way, or refused before it could be read; what is sent after it fails at once, until it comes. Go on with a new "
+        f"seq_id {number} was not run: it waited for seq_id {missing}, which has not come in "
+        f"{MISSING_SECONDS:.0f} s. That request was "
+        "lost on its way, or refused before it could be read; what is sent after it fails at "
+        "once, until it comes. Go on with a new "
         "training client, from the last checkpoint"
     )
 

@@ -1,4 +1,6 @@
-"""Runs work in lanes: one thing at a time in each, all lanes side by side, engine calls in worker threads."""
+"""Runs work in lanes: one thing at a time in each, all lanes side by side, engine calls in worker
+threads.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ R = TypeVar("R")
 
 @frozen
 class Job:
-    """What a lane runs. `run` keeps its own outcome, under `request_id` (None: nobody asks for it)."""
+    """What a lane runs. `run` keeps its own outcome, under `request_id` (None: nobody asks for
+    it).
+    """
 
     request_id: str | None
     run: Callable[[], Awaitable[None]]
@@ -34,7 +38,9 @@ class LanesClosed(Exception):
 
 
 class Lanes:
-    """All lanes of a server, a model's or a sampler's under its id. To be used on the event loop's thread."""
+    """All lanes of a server, a model's or a sampler's under its id. To be used on the event loop's
+    thread.
+    """
 
     def __init__(self) -> None:
         self._turns: defaultdict[str, Turns[Job]] = defaultdict(Turns)
@@ -76,7 +82,9 @@ class Lanes:
         return self._turns[lane].drop_early() if lane in self._turns else []
 
     async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """What `function` returns, run in a worker thread. Raises `LanesClosed` once there are none."""
+        """What `function` returns, run in a worker thread. Raises `LanesClosed` once there are
+        none.
+        """
         try:
             running = asyncio.get_running_loop().run_in_executor(
                 self._pool, partial(function, *args, **kwargs)
@@ -86,7 +94,9 @@ class Lanes:
         return await running
 
     async def close(self) -> None:
-        """Drops what waits, and returns when the calls under way have ended: a thread cannot be interrupted."""
+        """Drops what waits, and returns when the calls under way have ended: a thread cannot be
+        interrupted.
+        """
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()

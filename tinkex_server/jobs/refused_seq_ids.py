@@ -1,4 +1,6 @@
-"""The numbers of a model's requests that were refused at their arrival: their turn passes, so that nobody waits for them."""
+"""The numbers of a model's requests that were refused at their arrival: their turn passes, so that
+nobody waits for them.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,16 @@ from tinkex_server.errors import Refused
 from tinkex_server.jobs.lanes import Lanes
 
 _SENT_AGAIN = frozenset({408, 409, 425, 429})
-"""Statuses after which a client sends the same request again, so that its number is still to come."""
+"""Statuses after which a client sends the same request again, so that its number is still to come.
+"""
 
 
 @define
 class Refusals:
     """Refusals by model and number. To be used on the event loop's thread.
 
-    A refused request takes its turn as a failure, and what its client sends after goes on. A client that gives the
-    number to another request, instead of to none, has that one run when it comes.
+    A refused request takes its turn as a failure, and what its client sends after goes on. A client
+    that gives the number to another request, instead of to none, has that one run when it comes.
     """
 
     _lanes: Lanes
@@ -28,7 +31,9 @@ class Refusals:
     )
 
     def note(self, model_id: str, number: int, fingerprint: str, refusal: Refused) -> None:
-        """Lets the turn of this number in this model's lane pass, unless its client is to send it again."""
+        """Lets the turn of this number in this model's lane pass, unless its client is to send it
+        again.
+        """
         if number >= 1 and 400 <= refusal.status < 500 and refusal.status not in _SENT_AGAIN:
             self._told[model_id][number] = (fingerprint, refusal)
             self._lanes.skip(model_id, number)

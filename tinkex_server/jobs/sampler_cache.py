@@ -17,8 +17,8 @@ logger = logging.getLogger("tinkex.local")
 
 
 class LoadedSamplers:
-    """Weights by the engine's name for them. When there are too many, those not used for longest are freed; they are loaded again when
-    they are asked for. To be used on the event loop's thread.
+    """Weights by the engine's name for them. When there are too many, those not used for longest
+    are freed; they are loaded again when they are asked for. To be used on the event loop's thread.
     """
 
     def __init__(
@@ -35,7 +35,9 @@ class LoadedSamplers:
         self._freeing: dict[str, asyncio.Future[None]] = {}
 
     async def load(self, sampler: SamplerRow) -> None:
-        """Makes sure that the engine has the weights. Those who ask at once wait for one loading."""
+        """Makes sure that the engine has the weights. Those who ask at once wait for one
+        loading.
+        """
         name = sampler.weights_id
         loading: asyncio.Future[None] | None = None
         # it may be freed by the time that this goes on

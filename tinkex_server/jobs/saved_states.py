@@ -1,4 +1,6 @@
-"""What a model can go back to when its engine dies, and what is lost then. Plain values: no clock, no lock, no I/O."""
+"""What a model can go back to when its engine dies, and what is lost then. Plain values: no clock,
+no lock, no I/O.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from tinkex_server.checkpoint_path import CheckpointPath
 
 @frozen
 class SavedState:
-    """A training state that a model had: one that it saved, or was loaded from, at the request `seq_id` (None: it had no number)."""
+    """A training state that a model had: one that it saved, or was loaded from, at the request
+    `seq_id` (None: it had no number).
+    """
 
     path: CheckpointPath
     saved_at: float  # which tells it from another that was saved in its place
@@ -21,7 +25,9 @@ class SavedState:
 
 @frozen
 class Fate:
-    """What becomes of a model: it goes back to `state`, is made anew, or does not survive. `words` say so, and what to do."""
+    """What becomes of a model: it goes back to `state`, is made anew, or does not survive. `words`
+    say so, and what to do.
+    """
 
     words: str
     survives: bool = True
@@ -31,12 +37,14 @@ class Fate:
 
 @define(eq=False)
 class Loss:
-    """That requests of a model failed, or steps of it were lost, when the engine died. `words` say so.
+    """That requests of a model failed, or steps of it were lost, when the engine died. `words` say
+    so.
 
-    A client that sends ahead has sent more by then, on top of what was lost. None of it may be done on the weights that came back, so
-    that whatever comes before the client can know fails as well. It can know once the server has answered one of its polls with such a
-    failure; a request that comes after that, by its first byte, is taken to be meant for the weights that are there now. What crosses
-    that answer on its way cannot be told from it.
+    A client that sends ahead has sent more by then, on top of what was lost. None of it may be done
+    on the weights that came back, so that whatever comes before the client can know fails as well.
+    It can know once the server has answered one of its polls with such a failure; a request that
+    comes after that, by its first byte, is taken to be meant for the weights that are there now.
+    What crosses that answer on its way cannot be told from it.
     """
 
     number: int
@@ -76,7 +84,9 @@ class Progress:
     def fate(
         self, model_id: str, is_there: Callable[[SavedState], bool], *, engine_lives: bool
     ) -> Fate:
-        """When all that was in memory is lost. `is_there` says whether a state was not deleted since."""
+        """When all that was in memory is lost. `is_there` says whether a state was not deleted
+        since.
+        """
         state = next((state for state in reversed(self.states) if is_there(state)), None)
         if not engine_lives:
             newest = f"; its newest saved state is {state.path}" if state else ""
@@ -85,11 +95,15 @@ class Progress:
             return self._fate_without_state(model_id)
         if state is self.states[-1] and not self.trained:
             return Fate(
-                f"model {model_id!r} comes back as it was, from {state.path}: send again what was under way",
+                f"model {model_id!r} comes back as it was, from {state.path}: send again what "
+                "was under way",
                 state=state,
             )
         number = f", saved at seq_id {state.seq_id}" if state.seq_id else ""
-        words = f"model {model_id!r} goes back to {state.path}{number}; the steps since are lost: go on from there"
+        words = (
+            f"model {model_id!r} goes back to {state.path}{number}; the steps since are lost: go "
+            "on from there"
+        )
         return Fate(words, state=state, steps_lost=True)
 
     def _fate_without_state(self, model_id: str) -> Fate:
@@ -99,8 +113,12 @@ class Progress:
                 survives=False,
             )
         if self.trained:
-            words = f"model {model_id!r} is lost, as it was never saved: create another, and save it now and then"
+            words = (
+                f"model {model_id!r} is lost, as it was never saved: create another, and save it "
+                "now and then"
+            )
             return Fate(words, survives=False)
         return Fate(
-            f"model {model_id!r} is made anew, as it was never trained: send again what was under way"
+            f"model {model_id!r} is made anew, as it was never trained: send again what was under "
+            "way"
         )

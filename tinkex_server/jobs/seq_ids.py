@@ -1,4 +1,6 @@
-"""What a server makes of the seq_id of a model's request: whether a repeat is known again, and when its turn is."""
+"""What a server makes of the seq_id of a model's request: whether a repeat is known again, and when
+its turn is.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class SeqIds:
 
 @define
 class Steps:
-    """Where each model is, on a server that refuses what comes out of turn. Only a step that succeeds counts."""
+    """Where each model is, on a server that refuses what comes out of turn. Only a step that
+    succeeds counts.
+    """
 
     rule: SeqIds
     _done: defaultdict[str, int] = field(factory=lambda: defaultdict(int))
@@ -46,7 +50,9 @@ class Steps:
         self._done.pop(model_id, None)
 
     def checked(self, model_id: str, number: int | None, work: Work) -> Work:
-        """The work, refused when it is not its turn as it begins. A request without a number is not checked."""
+        """The work, refused when it is not its turn as it begins. A request without a number is not
+        checked.
+        """
         if number is None or self.rule.turn != "on arrival, refused out of turn":
             return work
 

@@ -34,7 +34,9 @@ class Turns(Generic[T]):
         self._advance()
 
     def skip(self, number: int) -> None:
-        """Has nobody wait for a number whose request was refused. One that is in use stays as it is."""
+        """Has nobody wait for a number whose request was refused. One that is in use stays as it
+        is.
+        """
         if number >= self._next and number not in self._early:
             self._skipped.add(number)
             self._advance()
@@ -63,7 +65,9 @@ class Turns(Generic[T]):
         return self._next if number in self._early else None
 
     def give_up(self, number: int) -> None:
-        """Takes out the item with this number, which waits for one that does not come; nobody waits for it, either."""
+        """Takes out the item with this number, which waits for one that does not come; nobody waits
+        for it, either.
+        """
         del self._early[number]
         self._skipped.add(number)
 

@@ -1,1 +1,3 @@
-"""The pages for people: what the server holds and does at `/`, the contract at `/docs`. Plain HTML, made here, with no script."""
+"""The pages for people: what the server holds and does at `/`, the contract at `/docs`. Plain HTML,
+made here, with no script.
+"""

@@ -1,4 +1,6 @@
-"""The contract's text: in an installed package a copy beside this module, in a checkout the file that it is copied from."""
+"""The contract's text: in an installed package a copy beside this module, in a checkout the file
+that it is copied from.
+"""
 
 from __future__ import annotations
 

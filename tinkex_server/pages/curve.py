@@ -48,7 +48,9 @@ def draw(steps: Sequence[StepRow]) -> Curve | None:
 
 
 def _along(value: float, start: float, stop: float, length: int) -> float:
-    """Where a value is drawn on an axis from `start` to `stop`; in the middle of one that has no length."""
+    """Where a value is drawn on an axis from `start` to `stop`; in the middle of one that has no
+    length.
+    """
     part = (value - start) / (stop - start) if start != stop else 0.5
     return round(_MARGIN + part * (length - 2 * _MARGIN), 1)
 

@@ -21,10 +21,11 @@ _LONGEST = 4096  # bytes of a form
 
 @define(eq=False)
 class Logins:
-    """The browsers that have shown a key. They keep a random secret, which is worth nothing elsewhere or after a restart.
+    """The browsers that have shown a key. They keep a random secret, which is worth nothing
+    elsewhere or after a restart.
 
-    A browser sends its cookies to every port of a host, so a cookie must not hold the key itself. Whose the key is, is asked each
-    time, since keys are revoked.
+    A browser sends its cookies to every port of a host, so a cookie must not hold the key itself.
+    Whose the key is, is asked each time, since keys are revoked.
     """
 
     owner_of: OwnerOf

@@ -1,4 +1,6 @@
-"""The contract as what the page `/docs` shows: groups of operations, and schemas with their fields."""
+"""The contract as what the page `/docs` shows: groups of operations, and schemas with their
+fields.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ def reference() -> Reference:
 
 
 def read(document: Mapping[str, Any]) -> Reference:
-    """A document of the contract's form: what is shared stands under `components`, each group of operations is a tag."""
+    """A document of the contract's form: what is shared stands under `components`, each group of
+    operations is a tag.
+    """
     return _Reader(document).reference()
 
 

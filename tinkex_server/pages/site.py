@@ -28,7 +28,8 @@ from tinkex_server.wire.responses import json_response, refuse_route
 _DISK_SECONDS = 60.0
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors "
+        "'none'; base-uri 'none'"
     ),
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -116,7 +117,9 @@ class _Site:
         return home
 
     async def _disk_lately(self) -> Disk:
-        """As it was a minute ago at most: of a data folder with many checkpoints it takes a second of work to know."""
+        """As it was a minute ago at most: of a data folder with many checkpoints it takes a second
+        of work to know.
+        """
         if self._disk is None or time.monotonic() > self._disk_asked_at + _DISK_SECONDS:
             self._disk = asyncio.create_task(asyncio.to_thread(disk_of, self._backend.data_dir))
             self._disk_asked_at = time.monotonic()

@@ -1,6 +1,8 @@
-"""The kinds of Tinker server that the embedded server can look like on the wire, for tests of clients.
+"""The kinds of Tinker server that the embedded server can look like on the wire, for tests of
+clients.
 
-`table.py` has one `Profile` for each; `edge.py` puts it between the network and the embedded server's own application.
+`table.py` has one `Profile` for each; `edge.py` puts it between the network and the embedded
+server's own application.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""`Edge`: stands before the embedded server's application and makes it look like another server, as its profile says.
+"""`Edge`: stands before the embedded server's application and makes it look like another server, as
+its profile says.
 
-Requests are turned into those that the embedded server knows, and its answers into those of the other; what happens in
-between, training and sampling, is the same.
+Requests are turned into those that the embedded server knows, and its answers into those of the
+other; what happens in between, training and sampling, is the same.
 """
 
 from __future__ import annotations
@@ -146,7 +147,9 @@ class Edge:
         return await self._carry_out(operation, request, fields)
 
     async def _pass_turn(self, request: Request, glimpse: Glimpse, refusal: Refused) -> None:
-        """Has nobody wait for the number of a request that was refused as it was read, if its sender has a key."""
+        """Has nobody wait for the number of a request that was refused as it was read, if its
+        sender has a key.
+        """
         if (operation := self._operation(request.scope)) not in NUMBERED:
             return
         try:
@@ -165,7 +168,9 @@ class Edge:
         )
 
     def _find_kind(self, scope: Scope) -> None:
-        """Puts the kind into the path of an archive, where it is not; where it is, there is no such route."""
+        """Puts the kind into the path of an archive, where it is not; where it is, there is no such
+        route.
+        """
         if match := _ARCHIVE.fullmatch(scope["path"]):
             run_id, kind, name = match["run_id"], match["kind"], match["name"]
             if kind:
@@ -239,7 +244,9 @@ class Edge:
         return str(evolve(later, name=self._first_saves.get(later.run_id, later.name)))
 
     def _stopped(self, operation: str, request: Request, fields: Fields) -> Reply | None:
-        """The failure of a future that cannot succeed. Raises `Refused` for what the POST itself turns down."""
+        """The failure of a future that cannot succeed. Raises `Refused` for what the POST itself
+        turns down.
+        """
         if operation == "load_weights":
             self._check_load(fields)
         if operation == "create_sampling_session" and not self._profile.sampling.named_weights:
@@ -285,7 +292,8 @@ class Edge:
         if self._samples_base(fields):
             raise Refused(
                 400,
-                f"Adapter {fields.get('sampling_session_id') or fields.get('base_model')} not found",
+                f"Adapter {fields.get('sampling_session_id') or fields.get('base_model')} not "
+                "found",
             )
 
     def _samples_base(self, fields: Fields) -> bool:
@@ -296,7 +304,9 @@ class Edge:
         )
 
     async def _of_first_live(self, request: Request, fields: Fields) -> Fields:
-        """The sample asked of the first model that was trained, as it is now; of the base model where there is none."""
+        """The sample asked of the first model that was trained, as it is now; of the base model
+        where there is none.
+        """
         if self._first_live is None:
             return fields
         saved = {"model_id": self._first_live, "sampling_session_seq_id": next(self._numbers)}

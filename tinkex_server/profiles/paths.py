@@ -29,7 +29,9 @@ class PathForms:
         return _walk(body, partial(self._write, data_dir=data_dir))
 
     def inward(self, body: dict[str, Any], data_dir: Path) -> dict[str, Any]:
-        """A request's fields with the paths in it as the embedded server has them. Raises `Refused` for paths of another form."""
+        """A request's fields with the paths in it as the embedded server has them. Raises `Refused`
+        for paths of another form.
+        """
         paths_of = {
             key: self._read(value, data_dir)
             for key in _KEYS

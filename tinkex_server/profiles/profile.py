@@ -1,4 +1,6 @@
-"""`Profile`: the ways of one kind of Tinker server, as plain data. The defaults are those of the embedded server itself."""
+"""`Profile`: the ways of one kind of Tinker server, as plain data. The defaults are those of the
+embedded server itself.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from tinkex_server.profiles.paths import PathForms
 from tinkex_server.profiles.templates import Ref, Reply, Shape
 
 Operation: TypeAlias = str
-"""A route without its prefix, as `tinkex_server.routes` has it: "create_model", "samplers/{sampler_id}"."""
+"""A route without its prefix, as `tinkex_server.routes` has it: "create_model",
+"samplers/{sampler_id}".
+"""
 Field: TypeAlias = str
 """A field of a body, by its keys joined by dots: "sampling_params.top_k"."""
 
@@ -30,12 +34,15 @@ class Bodies:
     protobuf: bool = True
     zstd: bool = False
     other: int | Literal["unhandled"] = 415
-    """The refusal of a body in an encoding that is not read: a status, or what becomes of FastAPI's reading it as JSON. That is
-    422 when its bytes are text; else the handler dies: 500 in plain text, and uvicorn closes the connection without having said so.
+    """The refusal of a body in an encoding that is not read: a status, or what becomes of FastAPI's
+    reading it as JSON. That is 422 when its bytes are text; else the handler dies: 500 in plain
+    text, and uvicorn closes the connection without having said so.
     """
     most_bytes: int | None = None
     release: tuple[int, int] | None = None
-    """The release of the official client whose strict types the server reads by: later fields are refused."""
+    """The release of the official client whose strict types the server reads by: later fields are
+    refused.
+    """
 
 
 @frozen(kw_only=True)
@@ -76,7 +83,9 @@ class Edits:
 
 @frozen(kw_only=True)
 class Loss:
-    """What a loss's name stands for: one of the engine's losses, with the request's settings or none."""
+    """What a loss's name stands for: one of the engine's losses, with the request's settings or
+    none.
+    """
 
     name: str
     settings: bool = True
@@ -100,7 +109,8 @@ class Batches:
     padded_forward: bool = False
     """Whether a forward gives each datum as many logprobs as the longest of its batch has."""
     even_with_bearer: frozenset[str] = frozenset()
-    """Losses that need an even number of data from those who send a bearer token; the future fails."""
+    """Losses that need an even number of data from those who send a bearer token; the future fails.
+    """
 
 
 @frozen(kw_only=True)
@@ -110,7 +120,9 @@ class Sampling:
     base_models: bool = True
     """Whether base models can be sampled from; else a sample of one is refused with 400."""
     base_is_first_live: bool = False
-    """Whether a sample of a base model is drawn from the first model in training of it, if there is one."""
+    """Whether a sample of a base model is drawn from the first model in training of it, if there is
+    one.
+    """
     base_session: str | None = None
     """The id of every sampling session of a base model."""
     first_chunk_only: bool = False
@@ -120,11 +132,14 @@ class Sampling:
     default_top_k: int | None = None
     """In the place of "off"."""
     named_weights: bool = True
-    """Whether a sampling session can be made of what save_weights_for_sampler named; else the handler dies."""
+    """Whether a sampling session can be made of what save_weights_for_sampler named; else the
+    handler dies.
+    """
     needs_base: bool = False
     """Whether a sample of weights whose session was not told the base model is refused with 400."""
     warped_logprobs: bool = False
-    """Logprobs are of the distribution that was sampled from: after temperature, top_k and top_p."""
+    """Logprobs are of the distribution that was sampled from: after temperature, top_k and top_p.
+    """
     stop_reason: str | None = None
     prompt_logprobs: Literal["whole", "without the first", "never"] = "whole"
 
@@ -140,11 +155,14 @@ class Loading:
     first_request_only: bool = False
     """Whether a model takes it as its first request alone, and refuses later ones with 400."""
     optimizer_if_saved: bool = False
-    """Whether the optimizer's state is there only if save_weights asked for it by `include_optimizer`; else a load begins anew."""
+    """Whether the optimizer's state is there only if save_weights asked for it by
+    `include_optimizer`; else a load begins anew.
+    """
     first_save_alone: bool = False
     """Whether what a model saved later is loaded as what it saved first, whose files it keeps."""
     missing_checkpoint: int | None = None
-    """Refused with this status by the POST when there is no such checkpoint; else the future fails."""
+    """Refused with this status by the POST when there is no such checkpoint; else the future fails.
+    """
 
 
 @frozen(kw_only=True)
@@ -155,7 +173,8 @@ class Profile:
     about: str
 
     missing: frozenset[str] = frozenset()
-    """Routes that it lacks, as "POST forward"; answered 404, unless `replies` has another answer."""
+    """Routes that it lacks, as "POST forward"; answered 404, unless `replies` has another answer.
+    """
     replies: Mapping[Operation, Reply] = field(factory=dict[str, Reply])
     """Operations, and paths outside the API, that are always answered so."""
     shapes: Mapping[Operation, Shape] = field(factory=dict[str, Shape])
@@ -181,9 +200,13 @@ class Profile:
     sample_repeats: bool = True
     """Whether a sample's repeated seq_id gets the promise of the first."""
     repeats_by_id_alone: bool = False
-    """Whether a repeated (model, seq_id) gets the request id of the first, and is done again all the same."""
+    """Whether a repeated (model, seq_id) gets the request id of the first, and is done again all
+    the same.
+    """
     refusals_take_numbers: bool = False
-    """Whether a request of a model that is refused at its arrival takes its number all the same: another one with it is 409."""
+    """Whether a request of a model that is refused at its arrival takes its number all the same:
+    another one with it is 409.
+    """
     creates_anew: bool = False
     """Whether a repeated create_model or create_sampling_session makes another one."""
 
@@ -191,11 +214,14 @@ class Profile:
     """What becomes of promises; may refer to the request's fields, as `sent`."""
     sample_sequence_ids: bool = True
     promised: Mapping[Operation, Shape] = field(factory=dict[str, Shape])
-    """Operations that answer a promise where others answer the thing itself, and what a poll gives then."""
+    """Operations that answer a promise where others answer the thing itself, and what a poll gives
+    then.
+    """
     works_in_post: bool = False
     """Whether the work is done before the POST is answered; it fails as `failed` says."""
     refuses_late: frozenset[int] = frozenset()
-    """Refusals of a model's requests that the future gives, with these statuses, and not the POST."""
+    """Refusals of a model's requests that the future gives, with these statuses, and not the POST.
+    """
 
     hold: float = 20.0
     """Seconds that a poll waits for a result. Clients give one 45."""
@@ -204,14 +230,17 @@ class Profile:
     pending_once_more: bool = False
     """Whether a poll that was waiting when the result came is told "not yet"."""
     failed: Mapping[str, Reply] = field(factory=dict[str, Reply])
-    """By whose fault it is: user, server, order. May refer to error and category. None: 200 with both."""
+    """By whose fault it is: user, server, order. May refer to error and category. None: 200 with
+    both.
+    """
     unknown: Reply | Literal["pending"] | None = None
     """The answer for an id that is not known, or no longer. None: 404."""
     kept_after_delivery: float | None = None
     """Seconds for which an outcome can be had again; None: for ever."""
 
     results: Mapping[str, Shape] = field(factory=dict[str, Shape])
-    """What becomes of results, by kind of request. May refer to `derived`: loss_sum and loss_mean."""
+    """What becomes of results, by kind of request. May refer to `derived`: loss_sum and loss_mean.
+    """
     results_as: Literal["json", "as accepted", "protobuf"] = "as accepted"
     metadata_above: int | None = None
     """A result of more bytes is announced by its size first, to a client that allows it."""

@@ -51,7 +51,8 @@ _FIRST_SEEN: Mapping[str, Mapping[str, tuple[int, int]]] = {
     },
     "retrieve_future": {"allow_metadata_only": (0, 16)},
 }
-"""Releases of the official client that first had a field; those not named are as old as their request.
+"""Releases of the official client that first had a field; those not named are as old as their
+request.
 
 Source: openapi/tinker.yaml, x-tinker-first-seen.
 """
@@ -153,7 +154,8 @@ def _check_load(loading: Loading, fields: Fields) -> None:
     ):
         raise Refused(
             400,
-            f"load_weights is not permitted with seq_id {number}: it must be the model's first request",
+            f"load_weights is not permitted with seq_id {number}: it must be the model's first "
+            "request",
         )
 
 

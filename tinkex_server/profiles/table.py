@@ -1,7 +1,8 @@
-"""The table of profiles. Each says what was observed of that server: read in its source, or measured (m) as it ran.
+"""The table of profiles. Each says what was observed of that server: read in its source, or
+measured (m) as it ran.
 
-It is the server's side alone: the client has a table of its own, so that no mistake is on both sides. What is not known of a
-server is left as the embedded server does it.
+It is the server's side alone: the client has a table of its own, so that no mistake is on both
+sides. What is not known of a server is left as the embedded server does it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tinkex_server.profiles.profile import (
 )
 from tinkex_server.profiles.templates import Each, Ref, Reply, also, only
 
-# ---- what several of them have ---------------------------------------------------------------------------------------
+# ---- what several of them have ----
 
 _FINISH = "POST sessions/{session_id}/finish"
 _SESSIONS = "GET sessions", "GET sessions/{session_id}"
@@ -93,7 +94,7 @@ _ID_AS_PATH = also(path=Ref("path", "sampling_session_id"))  # ephemeral weights
 _IGNORED = SeqIds(repeats=False, turn="on arrival")
 _WITHOUT_OPTIMIZER = Edits(defaults={"optimizer": False})
 
-# ---- the hosted service ----------------------------------------------------------------------------------------------
+# ---- the hosted service ----
 
 HOSTED = Profile(
     name="hosted",
@@ -153,7 +154,7 @@ HOSTED_0_25 = Profile(
     loading=Loading(first_request_only=True),
 )
 
-# ---- SkyRL -----------------------------------------------------------------------------------------------------------
+# ---- SkyRL ----
 
 _SKYRL_MISSING = _routes(
     _SINCE_28,
@@ -249,7 +250,8 @@ SKYRL = Profile(
     bodies=Bodies(zstd=True),
     replies={"client/config": Reply(200, {"pjwt_auth_enabled": False})},
     ids=_SKYRL_IDS,
-    # the same body gives the same request, another body 409; it runs as it comes, whatever its number
+    # the same body gives the same request, another body 409; it runs as it comes, whatever its
+    # number
     seq_ids=SeqIds(turn="on arrival", conflict_status=409),
     promise=_SKYRL_PROMISE,
     sample_sequence_ids=False,
@@ -290,7 +292,8 @@ SKYRL_0_4 = evolve(
     about="NovaSky-AI/SkyRL, release 0.4.0 of skyrl.tinker",
     missing=_SKYRL_MISSING | {"POST forward"},
     bodies=Bodies(json=False, zstd=True),  # JSON is 415
-    # its own words for "no such thing" at a route outside the API are its sign; which ones is not known
+    # its own words for "no such thing" at a route outside the API are its sign; which ones is not
+    # known
     replies={
         **SKYRL.replies,
         "/profiling_status": Reply(404, {"detail": "no profiling is under way"}),
@@ -298,7 +301,7 @@ SKYRL_0_4 = evolve(
     results_as="protobuf",
 )
 
-# ---- open-rl ---------------------------------------------------------------------------------------------------------
+# ---- open-rl ----
 
 _OPEN_RL_MISSING = _routes(
     _SINCE_28,
@@ -396,7 +399,7 @@ OPEN_RL = Profile(
     names_samplers=False,
 )
 
-# ---- TuFT ------------------------------------------------------------------------------------------------------------
+# ---- TuFT ----
 
 TUFT = Profile(
     name="tuft",
@@ -464,7 +467,7 @@ TUFT = Profile(
     loading=Loading(by_session=False, no_model=400, missing_checkpoint=404),
 )
 
-# ---- tinker-cloud ----------------------------------------------------------------------------------------------------
+# ---- tinker-cloud ----
 
 _CLOUD_MISSING = _routes(
     _HOSTED_ONLY,
@@ -584,7 +587,7 @@ TINKER_CLOUD = Profile(
     sampling=Sampling(base_models=False),  # by design
 )
 
-# ---- twinkle ---------------------------------------------------------------------------------------------------------
+# ---- twinkle ----
 
 _CROSS_ENTROPY = Loss(name="cross_entropy", settings=False)
 
@@ -604,7 +607,8 @@ TWINKLE = Profile(
         _TTL,
         _ARCHIVES,
     ),
-    # behind Ray's proxy: an error is JSON, the connection stays, and each answer has an x-request-id (m)
+    # behind Ray's proxy: an error is JSON, the connection stays, and each answer has an
+    # x-request-id (m)
     request_ids=True,
     bodies=Bodies(protobuf=False, other=500, release=(0, 16)),
     ids=Ids(
@@ -629,7 +633,8 @@ TWINKLE = Profile(
             "cross_entropy": _CROSS_ENTROPY,
             # it is clipped at 0.8 and 1.2
             "importance_sampling": Loss(name="ppo", settings=False),
-            # whatever else the types of 0.16 let through is trained as cross-entropy, without a word
+            # whatever else the types of 0.16 let through is trained as cross-entropy, without a
+            # word
             "ppo": _CROSS_ENTROPY,
             "cispo": _CROSS_ENTROPY,
             "dro": _CROSS_ENTROPY,
@@ -654,7 +659,7 @@ TWINKLE = Profile(
     null_answers=frozenset({_CHECKPOINT}),
 )
 
-# ---- miles -----------------------------------------------------------------------------------------------------------
+# ---- miles ----
 
 MILES = Profile(
     name="miles",
@@ -706,7 +711,7 @@ MILES = Profile(
     loading=Loading(by_session=False),
 )
 
-# ---- Spindle ---------------------------------------------------------------------------------------------------------
+# ---- Spindle ----
 
 SPINDLE = Profile(
     name="spindle",
@@ -735,7 +740,7 @@ SPINDLE = Profile(
     unknown=Reply(410, {"error": "request_lost"}),
 )
 
-# ---- xorl ------------------------------------------------------------------------------------------------------------
+# ---- xorl ----
 
 XORL = Profile(
     name="xorl",
@@ -789,7 +794,7 @@ XORL = Profile(
     ),
 )
 
-# ---- verl ------------------------------------------------------------------------------------------------------------
+# ---- verl ----
 
 VERL = Profile(
     name="verl",
@@ -839,7 +844,7 @@ VERL = Profile(
     ),
 )
 
-# ---- Arctic ----------------------------------------------------------------------------------------------------------
+# ---- Arctic ----
 
 ARCTIC = Profile(
     name="arctic",
@@ -875,7 +880,7 @@ ARCTIC = Profile(
     full_weights_at_rank_0=True,
 )
 
-# ---- hatchery --------------------------------------------------------------------------------------------------------
+# ---- hatchery ----
 
 _UNTIMED = Each(
     "checkpoints",
@@ -921,7 +926,8 @@ HATCHERY = Profile(
         ),
     },
     ids=Ids(session="{uuid}", model="{digest}", sampler="{digest}", request="{uuid}"),
-    # the job is queued before the table of known requests is asked: the first one's id, and the work once more (m)
+    # the job is queued before the table of known requests is asked: the first one's id, and the
+    # work once more (m)
     seq_ids=SeqIds(repeats=False, turn="on arrival"),
     repeats_by_id_alone=True,
     promise=also(operation=Ref("operation")),
@@ -970,7 +976,7 @@ HATCHERY = Profile(
     unload_by_query=True,  # (m)
 )
 
-# ---- mlx-tinker ------------------------------------------------------------------------------------------------------
+# ---- mlx-tinker ----
 
 MLX_TINKER = Profile(
     name="mlx-tinker",
@@ -1000,7 +1006,7 @@ MLX_TINKER = Profile(
     loading=Loading(by_session=False),
 )
 
-# ---- the embedded server itself --------------------------------------------------------------------------------------
+# ---- the embedded server itself ----
 
 TINKEX = Profile(name="tinkex", about="The embedded server of tinkex, as it is")
 

@@ -1,4 +1,6 @@
-"""Answers as plain data: what stands where, with `Ref` for what is only known when the answer is given."""
+"""Answers as plain data: what stands where, with `Ref` for what is only known when the answer is
+given.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ Values: TypeAlias = Mapping[str, Any]
 
 @frozen
 class Ref:
-    """Stands for the value at a path of keys, joined by dots, or at another path; null where there is none."""
+    """Stands for the value at a path of keys, joined by dots, or at another path; null where there
+    is none.
+    """
 
     path: str
     otherwise: str = ""
@@ -20,7 +24,9 @@ class Ref:
 
 @frozen
 class Each:
-    """Stands for the items of the list at a path, each made by a template that refers to the item's own fields."""
+    """Stands for the items of the list at a path, each made by a template that refers to the item's
+    own fields.
+    """
 
     path: str
     template: Mapping[str, Any]

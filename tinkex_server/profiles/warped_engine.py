@@ -1,4 +1,6 @@
-"""`with_warped_logprobs`: an engine whose logprobs of samples are those of the distribution that was sampled from."""
+"""`with_warped_logprobs`: an engine whose logprobs of samples are those of the distribution that
+was sampled from.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ class _WarpedSampling:
         )
 
     def _warped(self, sampler_id: str, spec: SampleSpec, sequence: SampledTokens) -> SampledTokens:
-        """The model is asked once more, for the likeliest tokens at each of the sample's positions."""
+        """The model is asked once more, for the likeliest tokens at each of the sample's
+        positions.
+        """
         whole = [*spec.prompt, *sequence.tokens]
         scored = self.engine.sample(
             sampler_id,
@@ -76,7 +80,9 @@ class _WarpedSampling:
 
 
 def warped(logprobs: dict[int, float], token: int, temperature: float, top_p: float) -> float:
-    """The token's logprob among these, best first, after temperature and top_p. One that ties with the last counts as the last."""
+    """The token's logprob among these, best first, after temperature and top_p. One that ties with
+    the last counts as the last.
+    """
     scores = np.array(list(logprobs.values())) / temperature
     scores -= np.logaddexp.reduce(scores)
     kept = scores[np.concatenate([[0.0], np.cumsum(np.exp(scores))[:-1]]) < top_p]

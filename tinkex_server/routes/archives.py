@@ -110,7 +110,9 @@ def _tar(backend: Backend, row: CheckpointRow) -> tuple[object, partial[Content]
 
 
 def _checked_folder(folder: Path, modified: float, *, whole: bool = True) -> Content:
-    """Raises `InvalidRequest` for files that are not as they were saved; unless `whole`, for those that are missing."""
+    """Raises `InvalidRequest` for files that are not as they were saved; unless `whole`, for those
+    that are missing.
+    """
     (digests.check if whole else digests.check_there)(folder)
     return of_folder(folder, modified)
 

@@ -20,7 +20,9 @@ _SUBJECTS = {
     "teams": "team",
     "organizations": "organization",
 }
-"""The subjects of events by event_type. There are neither teams nor organizations here, so nothing is said of them."""
+"""The subjects of events by event_type. There are neither teams nor organizations here, so nothing
+is said of them.
+"""
 
 
 async def audit_log(backend: Backend, call: Call[None]) -> Mapping[str, Any]:

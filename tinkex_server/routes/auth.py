@@ -39,7 +39,9 @@ async def key_facts(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
 
 
 async def revoke(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    """From the next request on the key is not taken any more, nor are the tokens that stand for it."""
+    """From the next request on the key is not taken any more, nor are the tokens that stand
+    for it.
+    """
     key, now = _key(backend, call), time.time()
     backend.store.keys.revoke(key.key_id, now)
     backend.store.audit.add(call.access.new_owner, "apikey.revoked", {"key_id": key.key_id}, now)

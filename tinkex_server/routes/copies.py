@@ -24,7 +24,9 @@ from tinkex_server.wire.translate import encode
 
 
 async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outcome:
-    """Answers when the copy is made. One that is asked for again by session and number is made once."""
+    """Answers when the copy is made. One that is asked for again by session and number is made
+    once.
+    """
     body = call.body
     source, ttl_seconds = (
         call.access.checkpoint(checkpoint_path.parse(body.source_path)),
@@ -117,7 +119,9 @@ def _copy(
 
 
 def _copy_files(saved: Path, folder: Path) -> None:
-    """All but the manifest, which tells of what was saved there; the digests with them, so that the copy is checked by those."""
+    """All but the manifest, which tells of what was saved there; the digests with them, so that the
+    copy is checked by those.
+    """
     shutil.copytree(saved, folder, ignore=shutil.ignore_patterns(manifests.FILE))
 
 

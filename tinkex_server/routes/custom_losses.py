@@ -70,7 +70,9 @@ def _submit(backend: Backend, access: Access, body: CreateCustomLossRequest, tic
 def custom_loss(
     backend: Backend, model: ModelRow, batch: ForwardBackwardInput, at: Location
 ) -> CustomLoss:
-    """The loss that the batch's config names. Raises `Refused` for one that this model's session does not have."""
+    """The loss that the batch's config names. Raises `Refused` for one that this model's session
+    does not have.
+    """
     config: Mapping[str, Any] = batch.loss_fn_config or {}
     loss_id = config.get("loss_id")
     if set(config) != {"loss_id"} or not isinstance(loss_id, str):
@@ -80,7 +82,8 @@ def custom_loss(
     row = backend.store.custom_losses.get(loss_id)
     if row is None or row.session_id != model.session_id:
         raise bad_request(
-            f"session {model.session_id!r} has no custom loss {loss_id!r}; send it by create_custom_loss"
+            f"session {model.session_id!r} has no custom loss {loss_id!r}; send it by "
+            "create_custom_loss"
         )
     return row.loss
 

@@ -1,4 +1,6 @@
-"""From a request to a handler's arguments, and from what it returns or raises to an answer: JSON, with its length, always."""
+"""From a request to a handler's arguments, and from what it returns or raises to an answer: JSON,
+with its length, always.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ _LARGE = 64 * 1024  # bytes; a longer body is read in a thread, so that others n
 
 @frozen
 class Call(Generic[T]):
-    """What a handler gets: the body as the contract's type, what stands in the URL, and what its sender may see."""
+    """What a handler gets: the body as the contract's type, what stands in the URL, and what its
+    sender may see.
+    """
 
     body: T
     fingerprint: str
@@ -172,7 +176,8 @@ def _read(
 class Endpoint:
     """The ASGI application of one route. It answers its own errors.
 
-    `readers`, by media type, are for the body; none where there is none. A `numbered` body has a model and a seq_id.
+    `readers`, by media type, are for the body; none where there is none. A `numbered` body has a
+    model and a seq_id.
     """
 
     _handler: Handler[Any]

@@ -46,7 +46,9 @@ def _as_message(outcome: Outcome, message: bytes) -> Outcome:
 async def retrieve_futures(
     backend: Backend, call: Call[FuturesRetrieveRequest]
 ) -> Mapping[str, Any]:
-    """Which samples of one copy of a sampling client have ended. What was acknowledged is kept all the same."""
+    """Which samples of one copy of a sampling client have ended. What was acknowledged is kept all
+    the same.
+    """
     target = call.body.target
     if target.type != "sampling_session" or target.cloned_sampler_id < 0:
         raise malformed(

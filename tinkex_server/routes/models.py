@@ -37,7 +37,9 @@ logger = logging.getLogger("tinkex.local")
 
 @frozen
 class NewModel:
-    """A model to be made: its row, the engine's call that makes it, what its sender is told then, and what it is loaded from."""
+    """A model to be made: its row, the engine's call that makes it, what its sender is told then,
+    and what it is loaded from.
+    """
 
     row: ModelRow
     make: Callable[[], Awaitable[Sequence[str]]]
@@ -68,7 +70,8 @@ async def create_model(backend: Backend, call: Call[CreateModelRequest]) -> Mapp
 def start_model(
     backend: Backend, access: Access, ticket: Ticket, prepare: Callable[[], NewModel]
 ) -> Mapping[str, Any]:
-    """Makes the model of the ticket's number in the ticket's session, unless that was asked for before.
+    """Makes the model of the ticket's number in the ticket's session, unless that was asked for
+    before.
 
     `prepare` refuses what can be seen to be wrong, before the number is taken.
     """
@@ -86,7 +89,9 @@ def creating(
     optimizer: OptimizerKind,
     metadata: UserMetadata | None,
 ) -> ModelRow:
-    """The row of a model that is about to be made. Raises `Refused` for one that this session cannot have."""
+    """The row of a model that is about to be made. Raises `Refused` for one that this session
+    cannot have.
+    """
     session = access.open_session(ticket.scope)
     if ticket.seq_id is None or ticket.seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more")
@@ -94,11 +99,13 @@ def creating(
     model_id = backend.ids.model_of(session.session_id, ticket.seq_id)
     if backend.store.models.get(model_id):
         raise bad_request(
-            f"model_seq_id {ticket.seq_id} of session {ticket.scope!r} was used before; take the next number"
+            f"model_seq_id {ticket.seq_id} of session {ticket.scope!r} was used before; take the "
+            "next number"
         )
     if backend.store.models.count_in_memory() >= backend.limits.models:
         raise bad_request(
-            f"{backend.limits.models} models are in memory, as many as may be; unload one, or finish its session"
+            f"{backend.limits.models} models are in memory, as many as may be; unload one, or "
+            "finish its session"
         )
     return ModelRow(
         model_id=model_id,
@@ -167,7 +174,9 @@ async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str,
 
 
 def _tokenizer_id(base: BaseModel, call: Call[GetInfoRequest]) -> str:
-    """What transformers can load it by: on this machine the folder, of which the hub may know nothing."""
+    """What transformers can load it by: on this machine the folder, of which the hub may know
+    nothing.
+    """
     return base.folder if base.folder and call.is_from_here else base.tokenizer_id
 
 

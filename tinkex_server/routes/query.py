@@ -1,4 +1,6 @@
-"""What stands in the query of a URL. Each function raises `Refused` (422), naming the field, for what cannot be read."""
+"""What stands in the query of a URL. Each function raises `Refused` (422), naming the field, for
+what cannot be read.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ async def create_sampling_session(
         backend.store.samplers.add(wanted, time.time())
     elif known != evolve(wanted, owner=known.owner):
         raise bad_request(
-            f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other weights"
+            f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other "
+            "weights"
         )
     return CreateSamplingSessionResponse(sampler_id, type="create_sampling_session").to_dict()
 
@@ -175,15 +176,19 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
 def _note_usage(
     backend: Backend, owner: str, sampler: SamplerRow, spec: SampleSpec, result: SampleResult
 ) -> None:
-    """Counts tokens: the prompt's once, however many samples there are. Logs, once for a base model, that a sample was cut."""
+    """Counts tokens: the prompt's once, however many samples there are. Logs, once for a base
+    model, that a sample was cut.
+    """
     most = spec.max_tokens or 0
     if any(
         sequence.stop_reason == "length" and len(sequence.tokens) < most
         for sequence in result.sequences
     ):
         backend.tell_once(
-            f"a sample of {sampler.base_model} was cut before its max_tokens of {most}: it fills the model's context of "
-            f"{backend.base_model(sampler.base_model).max_context_length} tokens together with its prompt of {len(spec.prompt)}",
+            f"a sample of {sampler.base_model} was cut before its max_tokens of {most}: it fills "
+            "the model's context of "
+            f"{backend.base_model(sampler.base_model).max_context_length} tokens together with "
+            f"its prompt of {len(spec.prompt)}",
             about=f"cut {sampler.base_model}",
         )
     sampled = sum(len(sequence.tokens) for sequence in result.sequences)

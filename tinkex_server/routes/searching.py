@@ -1,4 +1,6 @@
-"""What the searches of sessions and of checkpoints have in common. Each function raises `Refused` (422), naming the field."""
+"""What the searches of sessions and of checkpoints have in common. Each function raises `Refused`
+(422), naming the field.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def check_count(**conditions: Sized) -> None:
 
 
 def may_see(owner: SearchOwner | None, access: Access) -> bool:
-    """Returns whether what is asked for may be the caller's, who sees no other's, whatever the scope."""
+    """Returns whether what is asked for may be the caller's, who sees no other's, whatever the
+    scope.
+    """
     if owner is None or owner.type in ("own", "accessible"):
         return True
     if owner.type != "user" or not 1 <= len(owner.owner_urns or []) <= 10:

@@ -22,9 +22,11 @@ UNNUMBERED = {"seq_id": 0}
 def in_turn(
     backend: Backend, call: Call[Any], kind: str, prepare: Callable[[ModelRow], Work]
 ) -> Mapping[str, Any]:
-    """Queues what `prepare` makes of the request at its seq_id's turn, unless it was taken on before.
+    """Queues what `prepare` makes of the request at its seq_id's turn, unless it was taken on
+    before.
 
-    `prepare` refuses what can be seen to be wrong; the turn of the seq_id passes then. The body has `model_id` and `seq_id`.
+    `prepare` refuses what can be seen to be wrong; the turn of the seq_id passes then. The body has
+    `model_id` and `seq_id`.
     """
     model_id: str = call.body.model_id
     # 0 and absent: no number, so it runs when it comes

@@ -36,7 +36,9 @@ class StoredHour:
 def stored_hours(
     spans: Sequence[StoredSpan], first: float, last: float, now: float
 ) -> Iterator[StoredHour]:
-    """For the hours from `first` to before `last`, up to `now`; those in which nothing was stored are left out."""
+    """For the hours from `first` to before `last`, up to `now`; those in which nothing was stored
+    are left out.
+    """
     keepers = [
         Keeper(span.owner, span.session_id, span.base_model, span.project_id) for span in spans
     ]

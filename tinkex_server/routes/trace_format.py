@@ -13,7 +13,8 @@ _PROCESS = 1
 def chrome_trace(
     session: SessionRow, requests: Sequence[TimedFuture], now: float
 ) -> Mapping[str, Any]:
-    """A track for each model and sampling session; on it each request, and within that how long it waited and ran.
+    """A track for each model and sampling session; on it each request, and within that how long it
+    waited and ran.
 
     What has not ended reaches up to `now`.
     """

@@ -23,7 +23,9 @@ _MOST = 50_000
 
 
 async def export(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    """It is ready at once: it is written when it is fetched, and so tells what the session did up to then."""
+    """It is ready at once: it is written when it is fetched, and so tells what the session did up
+    to then.
+    """
     row = call.access.session(call.path["session_id"])
     path, expires = PREFIX + _TRACE.format(session_id=row.session_id), int(time.time()) + LIFETIME
     url = signed_url(backend.signer, call.origin, path, expires)

@@ -103,14 +103,18 @@ def _optim_step(backend: Backend, row: ModelRow, body: OptimStepRequest) -> Work
     return work
 
 
-_NOT_TAKEN = "; the step was not taken, and the gradients wait for the next optim_step: send it again with settings that can be"
+_NOT_TAKEN = (
+    "; the step was not taken, and the gradients wait for the next optim_step: send it again with "
+    "settings that can be"
+)
 
 
 def _settings(row: ModelRow, body: OptimStepRequest) -> OptimizerSettings:
     settings = optimizer_settings(body)
     if settings.kind != row.optimizer:
         raise bad_request(
-            f"model {row.model_id!r} was created with the optimizer {row.optimizer}, and this is a step of {settings.kind}"
+            f"model {row.model_id!r} was created with the optimizer {row.optimizer}, and this is "
+            f"a step of {settings.kind}"
         )
     return settings
 

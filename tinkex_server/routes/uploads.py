@@ -70,7 +70,9 @@ async def start(
 
 
 async def receive(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    """Takes one file, by its signed URL or from the upload's owner; a file that is sent again takes the place of the one before."""
+    """Takes one file, by its signed URL or from the upload's owner; a file that is sent again takes
+    the place of the one before.
+    """
     upload = _upload(backend, call.access, call.path["upload_id"])
     name = call.path["file"]
     if name not in ADAPTER_FILES:
@@ -109,7 +111,8 @@ def _whole(backend: Backend, access: Access, upload_id: str) -> Upload:
     upload = _upload(backend, access, upload_id)
     if lacking := backend.uploads.lacking(upload_id):
         raise bad_request(
-            f"{' and '.join(lacking)} of upload {upload_id!r} did not come; PUT each to its URL, then finish"
+            f"{' and '.join(lacking)} of upload {upload_id!r} did not come; PUT each to its URL, "
+            "then finish"
         )
     return upload
 

@@ -1,4 +1,6 @@
-"""What was used, as the hosted service would bill it. Here it costs nothing, so costs and rates are 0."""
+"""What was used, as the hosted service would bill it. Here it costs nothing, so costs and rates are
+0.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ _LONGEST = timedelta(days=14)
 
 
 async def usage_events(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    """By hour: tokens, checkpoints, and what these took. An hour under way counts as far as it has come."""
+    """By hour: tokens, checkpoints, and what these took. An hour under way counts as far as it has
+    come.
+    """
     first, last = (
         hour.timestamp()
         for hour in hours(call.query, "starting_on", "ending_before", most=_LONGEST)

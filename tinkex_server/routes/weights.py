@@ -69,7 +69,9 @@ async def save_external(
 
 
 async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str, Any]:
-    """Into the model that is named, whose gradients are dropped; or, with a session, into a new one."""
+    """Into the model that is named, whose gradients are dropped; or, with a session, into a new
+    one.
+    """
     body = call.body
     if body.model_id is not None:
         return in_turn(
@@ -207,7 +209,9 @@ def expiry(now: float, ttl_seconds: int | None) -> float | None:
 
 
 def _save_ephemeral(backend: Backend, row: ModelRow, number: int, *, inflight: bool) -> Work:
-    """Opens a sampling session on the weights. Those of in-flight saves take the place of the model's last ones, for all its sessions."""
+    """Opens a sampling session on the weights. Those of in-flight saves take the place of the
+    model's last ones, for all its sessions.
+    """
     sampler_id = backend.ids.sampler_of(row.session_id, number)
     new = SamplerRow(
         sampler_id, row.session_id, row.base_model, None, None, row.model_id if inflight else None
@@ -248,7 +252,8 @@ def _training_path(text: str) -> CheckpointPath:
     path = checkpoint_path.parse(text)
     if path.kind == SAMPLER_WEIGHTS:
         raise bad_request(
-            f"{path} was not saved to train on; load what save_weights saved, under tinker://<run id>/{WEIGHTS}/"
+            f"{path} was not saved to train on; load what save_weights saved, under tinker://<run "
+            f"id>/{WEIGHTS}/"
         )
     return path
 
@@ -331,7 +336,9 @@ def _loaded(path: CheckpointPath, model_id: str) -> Mapping[str, Any]:
 
 
 def _check_fit(path: CheckpointPath, saved: ModelRow, into: ModelRow, *, optimizer: bool) -> None:
-    """Raises `InvalidRequest`, saying all that differs, unless the two models are of one shape, and if `optimizer` of one kind of it."""
+    """Raises `InvalidRequest`, saying all that differs, unless the two models are of one shape, and
+    if `optimizer` of one kind of it.
+    """
     ours, theirs = _shape(into), _shape(saved)
     if optimizer:
         ours, theirs = (

@@ -1,4 +1,5 @@
-"""`Store`: all that the server remembers, in one SQLite file. Values in and out; a module for each table.
+"""`Store`: all that the server remembers, in one SQLite file. Values in and out; a module for each
+table.
 
 Example:
     with closing(Store(folder / "tinkex.db")) as store:
@@ -82,7 +83,9 @@ __all__ = [
 
 
 class Store:
-    """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this layout."""
+    """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this
+    layout.
+    """
 
     def __init__(self, file: Path) -> None:
         self._database = Database(file)
@@ -116,7 +119,9 @@ class Store:
         self._database.run("VACUUM")
 
     def kept(self) -> Awaitable[None]:
-        """Returns when all that was written so far outlives this process. To be awaited before somebody is told of it."""
+        """Returns when all that was written so far outlives this process. To be awaited before
+        somebody is told of it.
+        """
         return self._database.kept()
 
     def close(self) -> None:

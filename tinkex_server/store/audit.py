@@ -36,7 +36,9 @@ class AuditLog:
         return self._db.all(_row, sql, start, end, owner, subject)
 
     def drop(self, before: float, keep: int, most: int) -> int:
-        """Entries from before, and those beyond the newest `keep`; so many of the oldest at most. How many there were."""
+        """Entries from before, and those beyond the newest `keep`; so many of the oldest at most.
+        How many there were.
+        """
         return self._db.drop_oldest("events", "at", before, keep, most)
 
     def count(self) -> int:

@@ -15,7 +15,8 @@ from tinkex_server.store.rows import CheckpointQuery, CheckpointRow, StorageRow
 _JOINED = "FROM checkpoints JOIN models USING (model_id) JOIN sessions USING (session_id)"
 _CHECKPOINTS = f"SELECT checkpoints.*, sessions.owner, models.base_model {_JOINED}"
 _PUT = (
-    "INSERT OR REPLACE INTO checkpoints (model_id, kind, name, folder, size_bytes, created_at, expires_at, user_metadata, public)"
+    "INSERT OR REPLACE INTO checkpoints (model_id, kind, name, folder, size_bytes, created_at, "
+    "expires_at, user_metadata, public)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _AT = "model_id = ? AND kind = ? AND name = ?"
@@ -26,7 +27,9 @@ class Checkpoints:
         self._db = database
 
     def put(self, row: CheckpointRow) -> None:
-        """Adds it, or takes the place of the one of that name. When this returns it is on the disk."""
+        """Adds it, or takes the place of the one of that name. When this returns it is on the
+        disk.
+        """
         self._db.run_durably(_PUT, *_values(row))
 
     def restore(self, row: CheckpointRow) -> None:
@@ -38,13 +41,19 @@ class Checkpoints:
 
     def page(self, owner: str | None, limit: int, offset: int) -> list[CheckpointRow]:
         """Those of one owner, or all; newest first."""
-        sql = f"{_CHECKPOINTS} WHERE ?1 IS NULL OR owner = ?1 ORDER BY checkpoints.rowid DESC LIMIT ?2 OFFSET ?3"
+        sql = (
+            f"{_CHECKPOINTS} WHERE ?1 IS NULL OR owner = ?1 ORDER BY checkpoints.rowid DESC LIMIT "
+            "?2 OFFSET ?3"
+        )
         return self._db.all(_row, sql, owner, limit, offset)
 
     def search(self, query: CheckpointQuery, limit: int) -> list[CheckpointRow]:
         """Returns so many at most of those that fit, newest first."""
         condition, values = _conditions(query)
-        sql = f"{_CHECKPOINTS} WHERE {condition} ORDER BY checkpoints.created_at DESC, checkpoints.folder DESC LIMIT ?"
+        sql = (
+            f"{_CHECKPOINTS} WHERE {condition} ORDER BY checkpoints.created_at DESC, "
+            "checkpoints.folder DESC LIMIT ?"
+        )
         return self._db.all(_row, sql, *values, limit)
 
     def count(self, owner: str | None) -> int:
@@ -78,14 +87,18 @@ class Checkpoints:
 
     def last(self, model_id: str, kind: str) -> CheckpointRow | None:
         """The newest of a kind of a run."""
-        sql = f"{_CHECKPOINTS} WHERE model_id = ? AND kind = ? ORDER BY checkpoints.rowid DESC LIMIT 1"
+        sql = (
+            f"{_CHECKPOINTS} WHERE model_id = ? AND kind = ? ORDER BY checkpoints.rowid DESC "
+            "LIMIT 1"
+        )
         return self._db.one(_row, sql, model_id, kind)
 
     def storage(self, owner: str | None, project_id: str | None) -> list[StorageRow]:
         """By owner and project, of one of either, or of all."""
         sql = (
             f"SELECT owner, project_id, count(*), sum(size_bytes) {_JOINED}"
-            " WHERE (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR project_id = ?2) GROUP BY owner, project_id"
+            " WHERE (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR project_id = ?2) GROUP BY "
+            "owner, project_id"
         )
         return self._db.all(lambda row: StorageRow(*row), sql, owner, project_id)
 

@@ -104,7 +104,9 @@ class StoreError(RuntimeError):
 
 
 class Unwritable(Refused, StoreError):
-    """The disk is full, or fails. Requests are answered so until there is room; for good, once something that others were told of is lost."""
+    """The disk is full, or fails. Requests are answered so until there is room; for good, once
+    something that others were told of is lost.
+    """
 
     def __init__(self, error: sqlite3.Error, *, lost: bool = False) -> None:
         more = (
@@ -121,13 +123,17 @@ class Unwritable(Refused, StoreError):
 
 
 class Database:
-    """An open file. Every statement is a transaction of its own, but within `transaction`, and those of `run_soon`.
+    """An open file. Every statement is a transaction of its own, but within `transaction`, and
+    those of `run_soon`.
 
-    It is called on the event loop's thread alone: with a write-ahead log a small write takes some tens of microseconds.
+    It is called on the event loop's thread alone: with a write-ahead log a small write takes some
+    tens of microseconds.
     """
 
     def __init__(self, file: Path) -> None:
-        """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this layout."""
+        """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this
+        layout.
+        """
         _keep_private(file)
         # made on the thread that starts the server, then used by the event loop's alone
         self._connection = sqlite3.connect(
@@ -155,7 +161,8 @@ class Database:
             self._connection.execute("COMMIT").close()
         except sqlite3.OperationalError as error:
             raise StoreError(
-                f"{file.parent} is in use by another server, or cannot be written ({error}); use another data folder"
+                f"{file.parent} is in use by another server, or cannot be written ({error}); use "
+                "another data folder"
             ) from error
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{file} cannot be used as a database: {error}") from error
@@ -165,7 +172,8 @@ class Database:
             )
         elif version != _VERSION:
             raise StoreError(
-                f"{file} has layout {version}, and this release of tinkex reads {_VERSION}; use another data folder"
+                f"{file} has layout {version}, and this release of tinkex reads {_VERSION}; use "
+                "another data folder"
             )
 
     def close(self) -> None:
@@ -190,7 +198,9 @@ class Database:
         return self._execute(sql, values).rowcount
 
     def drop_oldest(self, table: str, time: str, before: float, keep: int, most: int) -> int:
-        """Of a table that only grows: rows whose `time` is before, and those beyond the newest `keep`, among the `most` oldest. How many."""
+        """Of a table that only grows: rows whose `time` is before, and those beyond the newest
+        `keep`, among the `most` oldest. How many.
+        """
         oldest = f"SELECT rowid FROM {table} ORDER BY rowid LIMIT ?3"
         beyond = f"rowid <= (SELECT max(rowid) FROM {table}) - ?2"
         return self.run(
@@ -210,7 +220,8 @@ class Database:
             self._connection.execute("PRAGMA synchronous = NORMAL").close()
 
     def run_soon(self, sql: str, *values: Any) -> None:
-        """Makes one transaction of this and all that follow until the event loop's next round. For what is written often.
+        """Makes one transaction of this and all that follow until the event loop's next round. For
+        what is written often.
 
         Whoever tells somebody else of it awaits `kept` before.
         """
@@ -219,13 +230,17 @@ class Database:
         self._execute(sql, values)
 
     def run_at_last(self, statement: Callable[[], Statement]) -> None:
-        """Runs what `statement` gives then as the last of the group that is open, or is opened for it. For what adds up meanwhile."""
+        """Runs what `statement` gives then as the last of the group that is open, or is opened for
+        it. For what adds up meanwhile.
+        """
         if self._awaiting is None:
             self._open_group()
         self._last.append(statement)
 
     async def kept(self) -> None:
-        """Returns when all that was written so far is on the disk. Raises `Unwritable` when it is not."""
+        """Returns when all that was written so far is on the disk. Raises `Unwritable` when it is
+        not.
+        """
         if self._awaiting is not None:
             kept = asyncio.get_running_loop().create_future()
             self._awaiting.append(kept)
@@ -285,7 +300,9 @@ class Database:
 
 
 def _keep_private(file: Path) -> None:
-    """Makes the file and what SQLite keeps beside it readable by their owner alone, whatever the umask. Raises `StoreError`."""
+    """Makes the file and what SQLite keeps beside it readable by their owner alone, whatever the
+    umask. Raises `StoreError`.
+    """
     try:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         for path in (file, *file.parent.glob(f"{file.name}-*")):

@@ -8,7 +8,10 @@ import sqlite3
 from tinkex_server.store.database import Database, dump
 from tinkex_server.store.rows import EndedFuture, Ending, FutureRow, TimedFuture
 
-_ROWS = "SELECT request_id, scope, seq_id, kind, fingerprint, owner, state, result, error, category FROM futures"
+_ROWS = (
+    "SELECT request_id, scope, seq_id, kind, fingerprint, owner, state, result, error, category "
+    "FROM futures"
+)
 _BY_ID = f"{_ROWS} WHERE request_id = ?"
 _BY_NUMBER = f"{_ROWS} WHERE scope = ? AND seq_id = ?"
 
@@ -20,7 +23,8 @@ class StoredFutures:
 
     def add(self, row: FutureRow, now: float) -> None:
         self._db.run_soon(
-            "INSERT INTO futures (request_id, scope, seq_id, kind, fingerprint, owner, state, created_at)"
+            "INSERT INTO futures (request_id, scope, seq_id, kind, fingerprint, owner, state, "
+            "created_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             row.request_id,
             row.scope,
@@ -47,18 +51,24 @@ class StoredFutures:
         return self._db.all(lambda row: EndedFuture(*row), sql, scope)
 
     def of_session(self, session_id: str, limit: int) -> list[TimedFuture]:
-        """The newest, oldest first: of the session itself, of its models, and of its sampling sessions."""
+        """The newest, oldest first: of the session itself, of its models, and of its sampling
+        sessions.
+        """
         sql = (
-            "SELECT request_id, scope, seq_id, kind, state, created_at, started_at, finished_at FROM futures WHERE scope IN"
-            " (SELECT ?1 UNION ALL SELECT ?1 || ':loss' UNION ALL SELECT model_id FROM models WHERE session_id = ?1"
-            " UNION ALL SELECT sampler_id FROM samplers WHERE session_id = ?1) ORDER BY created_at DESC, rowid DESC LIMIT ?2"
+            "SELECT request_id, scope, seq_id, kind, state, created_at, started_at, finished_at "
+            "FROM futures WHERE scope IN"
+            " (SELECT ?1 UNION ALL SELECT ?1 || ':loss' UNION ALL SELECT model_id FROM models "
+            "WHERE session_id = ?1"
+            " UNION ALL SELECT sampler_id FROM samplers WHERE session_id = ?1) ORDER BY "
+            "created_at DESC, rowid DESC LIMIT ?2"
         )
         return self._db.all(lambda row: TimedFuture(*row), sql, session_id, limit)[::-1]
 
     def end(self, request_id: str, ending: Ending, started_at: float | None, now: float) -> None:
         self._result_bytes += len(ending.result or b"")
         self._db.run_soon(
-            "UPDATE futures SET state = ?, result = ?, error = ?, category = ?, started_at = ?, finished_at = ?"
+            "UPDATE futures SET state = ?, result = ?, error = ?, category = ?, started_at = ?, "
+            "finished_at = ?"
             " WHERE request_id = ?",
             ending.state,
             ending.result,
@@ -70,7 +80,9 @@ class StoredFutures:
         )
 
     def drop_results(self, before: float, keep_bytes: int, most: int) -> int:
-        """Of requests that ended before, and of the oldest while all take more than `keep_bytes`; so many at most. How many there were."""
+        """Of requests that ended before, and of the oldest while all take more than `keep_bytes`;
+        so many at most. How many there were.
+        """
         sql = (
             "SELECT rowid, coalesce(length(result), 0), finished_at FROM futures"
             " WHERE state IN ('done', 'failed') AND finished_at < ? ORDER BY finished_at LIMIT ?"
@@ -82,19 +94,28 @@ class StoredFutures:
                 break
             past.append(rowid)
             self._result_bytes -= size
-        update = "UPDATE futures SET state = 'expired', result = NULL, error = NULL WHERE rowid IN (SELECT value FROM json_each(?))"
+        update = (
+            "UPDATE futures SET state = 'expired', result = NULL, error = NULL WHERE rowid IN "
+            "(SELECT value FROM json_each(?))"
+        )
         return self._db.run(update, dump(past)) if past else 0
 
     def delete_dropped(self, before: float, most: int) -> int:
-        """Requests that came before and whose results were dropped, among so many of the oldest; how many there were."""
+        """Requests that came before and whose results were dropped, among so many of the oldest;
+        how many there were.
+        """
         oldest = "SELECT rowid, state, created_at FROM futures ORDER BY rowid LIMIT ?"
-        sql = f"DELETE FROM futures WHERE rowid IN (SELECT rowid FROM ({oldest}) WHERE state = 'expired' AND created_at < ?)"
+        sql = (
+            f"DELETE FROM futures WHERE rowid IN (SELECT rowid FROM ({oldest}) WHERE state = "
+            "'expired' AND created_at < ?)"
+        )
         return self._db.run(sql, most, before)
 
     def fail_pending(self, reason: str, now: float) -> None:
         """After a restart: what was pending has failed for `reason`."""
         self._db.run(
-            "UPDATE futures SET state = 'failed', error = ?, category = 'server', finished_at = ? WHERE state = 'pending'",
+            "UPDATE futures SET state = 'failed', error = ?, category = 'server', finished_at = "
+            "? WHERE state = 'pending'",
             reason,
             now,
         )

@@ -29,7 +29,9 @@ class Keys:
         return self._db.one(_row, "SELECT * FROM keys WHERE hash = ?", hashed)
 
     def salts(self) -> list[bytes]:
-        """Those that hashes were made with, the first one first: one, unless keys came back from saves of before the database was lost."""
+        """Those that hashes were made with, the first one first: one, unless keys came back from
+        saves of before the database was lost.
+        """
         return self._db.all(
             lambda row: row["salt"], "SELECT salt FROM keys GROUP BY salt ORDER BY min(key_id)"
         )
@@ -38,9 +40,12 @@ class Keys:
         return self._db.one(_enrolled, "SELECT * FROM keys WHERE key_id = ?", key_id)
 
     def restore(self, key: EnrolledKey) -> int:
-        """The id of this key, which is added unless it is there. Its hash tells which it is, whatever its id was before."""
+        """The id of this key, which is added unless it is there. Its hash tells which it is,
+        whatever its id was before.
+        """
         self._db.run(
-            "INSERT OR IGNORE INTO keys (hash, salt, name, created_at, revoked_at) VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO keys (hash, salt, name, created_at, revoked_at) VALUES (?, ?, "
+            "?, ?, ?)",
             *astuple(key),
         )
         return self._db.number("SELECT key_id FROM keys WHERE hash = ?", key.hashed)

@@ -25,7 +25,8 @@ class Models:
     def add(self, row: ModelRow) -> None:
         lora = row.lora
         self._db.run(
-            "INSERT INTO models (model_id, session_id, base_model, rank, seed, train_attn, train_mlp, train_unembed, optimizer, user_metadata,"
+            "INSERT INTO models (model_id, session_id, base_model, rank, seed, train_attn, "
+            "train_mlp, train_unembed, optimizer, user_metadata,"
             " state, created_at, last_request_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row.model_id,
             row.session_id,

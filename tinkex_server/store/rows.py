@@ -1,4 +1,6 @@
-"""What the store keeps, as values. Times are in seconds since 1970; an `owner` is the id of a key, empty where none is asked for."""
+"""What the store keeps, as values. Times are in seconds since 1970; an `owner` is the id of a key,
+empty where none is asked for.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from tinkex_server.engine.interface import CustomLoss, LoraShape, OptimizerKind
 ModelState: TypeAlias = Literal["creating", "ready", "failed", "unloaded", "lost"]
 FutureState: TypeAlias = Literal["pending", "done", "failed", "expired"]
 FINISH_REASONS = ("success", "errored", "interrupted")
-"""How a client ends its session. One that ended for any other reason was cancelled by the server."""
+"""How a client ends its session. One that ended for any other reason was cancelled by the server.
+"""
 UsageKind: TypeAlias = Literal["training", "sampling_prefill", "sampling_sample", "checkpoint"]
 Category: TypeAlias = Literal["user", "server", "order"]
 
@@ -65,7 +68,9 @@ class SessionRow:
 
 @frozen(kw_only=True)
 class SessionQuery:
-    """Which sessions to find: all conditions must hold, None and empty ones aside. `owner` None is all of them."""
+    """Which sessions to find: all conditions must hold, None and empty ones aside. `owner` None is
+    all of them.
+    """
 
     owner: str | None
     session_id: str | None = None
@@ -90,7 +95,9 @@ class FoundSession:
 
 @frozen
 class ModelRow:
-    """A training run. It belongs to the owner of its session. `failure` says why one that had been made has failed."""
+    """A training run. It belongs to the owner of its session. `failure` says why one that had been
+    made has failed.
+    """
 
     model_id: str
     session_id: str
@@ -116,7 +123,9 @@ class StepRow:
 
 @frozen
 class RunQuery:
-    """Runs of one owner, or of all; with `published`, those of others too that have a published checkpoint. Of one project, or of all."""
+    """Runs of one owner, or of all; with `published`, those of others too that have a published
+    checkpoint. Of one project, or of all.
+    """
 
     owner: str | None
     published: bool = False
@@ -161,7 +170,8 @@ class EndedFuture:
 
 @frozen
 class CheckpointRow:
-    """Saved weights, by the name of their folder in `Folders`. `expires_at` is what the saver asked for.
+    """Saved weights, by the name of their folder in `Folders`. `expires_at` is what the saver asked
+    for.
 
     They belong to the owner of their run, and are of its base model.
     """
@@ -179,7 +189,9 @@ class CheckpointRow:
 
 @frozen(kw_only=True)
 class CheckpointQuery:
-    """Which checkpoints to find: all conditions must hold, None and empty metadata aside. `owner` None is all of them."""
+    """Which checkpoints to find: all conditions must hold, None and empty metadata aside. `owner`
+    None is all of them.
+    """
 
     owner: str | None
     kind: str | None = None
@@ -192,7 +204,8 @@ class CheckpointQuery:
 
 @frozen
 class SamplerRow:
-    """A sampling session: of a base model, or of a checkpoint, or of weights that were saved for it, by the name of their folder.
+    """A sampling session: of a base model, or of a checkpoint, or of weights that were saved for
+    it, by the name of their folder.
 
     `inflight_of` is the model whose newest in-flight weights it samples from.
     """
@@ -207,7 +220,9 @@ class SamplerRow:
 
     @property
     def weights_id(self) -> str:
-        """The engine's name for the weights: a session's own, or those that a model's in-flight sessions share."""
+        """The engine's name for the weights: a session's own, or those that a model's in-flight
+        sessions share.
+        """
         return f"{self.inflight_of}:inflight" if self.inflight_of else self.sampler_id
 
 

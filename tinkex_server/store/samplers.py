@@ -8,7 +8,10 @@ from functools import lru_cache
 from tinkex_server.store.database import Database
 from tinkex_server.store.rows import SamplerRow
 
-_ROWS = "SELECT sampler_id, session_id, base_model, model_path, folder, inflight_of, owner FROM samplers JOIN sessions USING (session_id)"
+_ROWS = (
+    "SELECT sampler_id, session_id, base_model, model_path, folder, inflight_of, owner FROM "
+    "samplers JOIN sessions USING (session_id)"
+)
 _REMEMBERED = 1000  # rows
 
 
@@ -19,7 +22,9 @@ class Samplers:
         self._remembered = lru_cache(_REMEMBERED)(self._read)
 
     def add(self, row: SamplerRow, now: float) -> None:
-        """Its owner is its session's. With in-flight weights, all those of the model sample from these."""
+        """Its owner is its session's. With in-flight weights, all those of the model sample from
+        these.
+        """
         with self._db.transaction():
             self._insert(row, now)
             if row.inflight_of:
@@ -37,7 +42,8 @@ class Samplers:
 
     def _insert(self, row: SamplerRow, now: float) -> None:
         self._db.run(
-            "INSERT OR REPLACE INTO samplers (sampler_id, session_id, base_model, model_path, folder, inflight_of, created_at)"
+            "INSERT OR REPLACE INTO samplers (sampler_id, session_id, base_model, model_path, "
+            "folder, inflight_of, created_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             row.sampler_id,
             row.session_id,
@@ -66,7 +72,10 @@ class Samplers:
 
     def folders(self) -> set[str]:
         """Of the sessions that go on: what was saved for one ends with it."""
-        sql = "SELECT folder FROM samplers JOIN sessions USING (session_id) WHERE folder IS NOT NULL AND finished_at IS NULL"
+        sql = (
+            "SELECT folder FROM samplers JOIN sessions USING (session_id) WHERE folder IS NOT "
+            "NULL AND finished_at IS NULL"
+        )
         return set(self._db.all(lambda row: row["folder"], sql))
 
     def folders_ever(self) -> set[str]:

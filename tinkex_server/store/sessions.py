@@ -22,7 +22,8 @@ class Sessions:
     def add(self, row: SessionRow) -> None:
         """Adds it, unless it is there."""
         self._db.run(
-            "INSERT OR IGNORE INTO sessions (session_id, owner, tags, user_metadata, sdk_version, project_id, display_name,"
+            "INSERT OR IGNORE INTO sessions (session_id, owner, tags, user_metadata, sdk_version, "
+            "project_id, display_name,"
             " created_at, heartbeat_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row.session_id,
             row.owner,
@@ -52,7 +53,10 @@ class Sessions:
 
     def ids(self, owner: str | None, limit: int, offset: int) -> list[str]:
         """Those of one owner, or all; newest first."""
-        sql = "SELECT session_id FROM sessions WHERE ?1 IS NULL OR owner = ?1 ORDER BY rowid DESC LIMIT ?2 OFFSET ?3"
+        sql = (
+            "SELECT session_id FROM sessions WHERE ?1 IS NULL OR owner = ?1 ORDER BY rowid DESC "
+            "LIMIT ?2 OFFSET ?3"
+        )
         return self._db.all(lambda row: row["session_id"], sql, owner, limit, offset)
 
     def search(self, query: SessionQuery, limit: int) -> list[FoundSession]:
@@ -60,8 +64,10 @@ class Sessions:
         conditions, values = _conditions(query)
         taken = "FROM checkpoints JOIN models USING (model_id) WHERE session_id = found.session_id"
         sql = (
-            f"SELECT *, (SELECT count(*) {taken}) AS checkpoints, (SELECT coalesce(sum(size_bytes), 0) {taken}) AS size_bytes"
-            f" FROM (SELECT * FROM sessions WHERE {conditions} {_NEWEST_FIRST} LIMIT ?) AS found {_NEWEST_FIRST}"
+            f"SELECT *, (SELECT count(*) {taken}) AS checkpoints, (SELECT "
+            f"coalesce(sum(size_bytes), 0) {taken}) AS size_bytes"
+            f" FROM (SELECT * FROM sessions WHERE {conditions} {_NEWEST_FIRST} LIMIT ?) AS found "
+            f"{_NEWEST_FIRST}"
         )
         return self._db.all(_found, sql, *values, limit)
 
@@ -80,7 +86,10 @@ class Sessions:
 
     def finish(self, session_id: str, reason: str, detail: str | None, now: float) -> bool:
         """Whether this was the first to finish it: the first reason stays."""
-        sql = "UPDATE sessions SET finished_at = ?, finish_reason = ?, finish_detail = ? WHERE session_id = ? AND finished_at IS NULL"
+        sql = (
+            "UPDATE sessions SET finished_at = ?, finish_reason = ?, finish_detail = ? WHERE "
+            "session_id = ? AND finished_at IS NULL"
+        )
         return self._db.run(sql, now, reason, detail, session_id) == 1
 
 

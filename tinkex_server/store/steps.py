@@ -9,20 +9,25 @@ from tinkex_server.store.rows import StepRow
 
 
 class Steps:
-    """A step is what lies between two `optim_step`s, so that a batch which came in several requests is one point."""
+    """A step is what lies between two `optim_step`s, so that a batch which came in several requests
+    is one point.
+    """
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
     def add_loss(self, model_id: str, loss: float, tokens: int, now: float) -> None:
-        """Adds the loss of a forward_backward, summed over so many tokens, to the step that the model is in.
+        """Adds the loss of a forward_backward, summed over so many tokens, to the step that the
+        model is in.
 
         NaN stays: SQLite has it as NULL, and so is every sum with it.
         """
         self._db.run(
             "INSERT INTO steps (model_id, number, loss, tokens, at) VALUES"
-            " (?1, (SELECT coalesce(max(number + ended), 1) FROM steps WHERE model_id = ?1), ?2, ?3, ?4)"
-            " ON CONFLICT (model_id, number) DO UPDATE SET loss = loss + ?2, tokens = tokens + ?3, at = ?4",
+            " (?1, (SELECT coalesce(max(number + ended), 1) FROM steps WHERE model_id = ?1), ?2, "
+            "?3, ?4)"
+            " ON CONFLICT (model_id, number) DO UPDATE SET loss = loss + ?2, tokens = tokens + "
+            "?3, at = ?4",
             model_id,
             loss,
             tokens,
@@ -39,7 +44,9 @@ class Steps:
         )
 
     def curve(self, model_id: str, most: int) -> Sequence[StepRow]:
-        """About so many steps at most, evenly spread, always with the first and the newest; in order."""
+        """About so many steps at most, evenly spread, always with the first and the newest; in
+        order.
+        """
         last = self.count(model_id)
         apart = max(1, last // most)
         numbers = [1, *range(apart, last + 1, apart), last]

@@ -32,7 +32,9 @@ class Usage:
         amounts: Mapping[UsageKind, int],
         now: float,
     ) -> None:
-        """`session_id` is empty for what was sampled without one. What comes in one group of statements is written at once."""
+        """`session_id` is empty for what was sampled without one. What comes in one group of
+        statements is written at once.
+        """
         if not self._sums:
             self._db.run_at_last(self._written)
         hour = int(now) // HOUR * HOUR
@@ -42,34 +44,43 @@ class Usage:
     def _written(self) -> Statement:
         sums, self._sums = self._sums, Counter()
         rows = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(sums))
-        sql = f"INSERT INTO usage VALUES {rows} ON CONFLICT DO UPDATE SET amount = amount + excluded.amount"
+        sql = (
+            f"INSERT INTO usage VALUES {rows} ON CONFLICT DO UPDATE SET amount = amount + "
+            "excluded.amount"
+        )
         return sql, [value for key, amount in sums.items() for value in (*key, amount)]
 
     def between(self, owner: str | None, start: float, end: float) -> list[UsageRow]:
         """That of one owner, or of all, in hours that begin in this time; oldest first."""
         sql = (
             "SELECT usage.*, project_id FROM usage LEFT JOIN sessions USING (session_id)"
-            " WHERE hour >= ?1 AND hour < ?2 AND (?3 IS NULL OR usage.owner = ?3) ORDER BY hour, session_id, base_model, kind"
+            " WHERE hour >= ?1 AND hour < ?2 AND (?3 IS NULL OR usage.owner = ?3) ORDER BY hour, "
+            "session_id, base_model, kind"
         )
         return self._db.all(_usage, sql, start, end, owner)
 
     def stored(self, owner: str | None, start: float, end: float) -> list[StoredSpan]:
         """Checkpoints, those that were deleted too, which were there at some time between."""
         sql = (
-            f"SELECT spans.*, owner, project_id FROM ({_SPANS}) AS spans JOIN sessions USING (session_id)"
+            f"SELECT spans.*, owner, project_id FROM ({_SPANS}) AS spans JOIN sessions USING "
+            "(session_id)"
             " WHERE start < ?1 AND coalesce(end > ?2, TRUE) AND (?3 IS NULL OR owner = ?3)"
         )
         return self._db.all(_span, sql, end, start, owner)
 
     def drop(self, before: float, keep: int) -> None:
-        """Hours from before, and those beyond the newest `keep` entries: an hour goes whole, or its sums would be wrong."""
+        """Hours from before, and those beyond the newest `keep` entries: an hour goes whole, or its
+        sums would be wrong.
+        """
         newest = "SELECT hour + 1 FROM usage ORDER BY hour DESC LIMIT 1 OFFSET ?2"
         self._db.run(
             f"DELETE FROM usage WHERE hour < max(?1, coalesce(({newest}), 0))", before, keep
         )
 
     def drop_stored(self, before: float, keep: int, most: int) -> int:
-        """Checkpoints that were deleted before, and those beyond the newest `keep`; so many at most. How many there were."""
+        """Checkpoints that were deleted before, and those beyond the newest `keep`; so many at
+        most. How many there were.
+        """
         return self._db.drop_oldest("past_checkpoints", "deleted_at", before, keep, most)
 
     def count(self) -> int:

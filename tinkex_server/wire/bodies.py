@@ -1,8 +1,10 @@
-"""From the bytes of a JSON body to the generated type, every field checked against the contract's type.
+"""From the bytes of a JSON body to the generated type, every field checked against the contract's
+type.
 
-The generated `from_dict` takes what comes, as a client must; a server has to say which field is wrong, so it reads by the
-generated classes' own annotations. Unknown fields are kept, and a null counts as absent where the contract has no null; but not for
-a number with a fraction, of which it may be the NaN or the infinity that JSON cannot write.
+The generated `from_dict` takes what comes, as a client must; a server has to say which field is
+wrong, so it reads by the generated classes' own annotations. Unknown fields are kept, and a null
+counts as absent where the contract has no null; but not for a number with a fraction, of which it
+may be the NaN or the infinity that JSON cannot write.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Raises `Refused` unless `raw` is a JSON object, or (413) when it would make more objects than a server has room for."""
+    """Raises `Refused` unless `raw` is a JSON object, or (413) when it would make more objects than
+    a server has room for.
+    """
     _check_count(raw)
     try:
         value = orjson.loads(raw)
@@ -50,9 +54,11 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def _check_count(raw: bytes) -> None:
-    """Before anything is made of it: two bytes of JSON can be an object of 64, and more with something in it.
+    """Before anything is made of it: two bytes of JSON can be an object of 64, and more with
+    something in it.
 
-    Counted are signs, those in texts too, which is quick and too high rather than too low. Numbers may be as many as there is room for.
+    Counted are signs, those in texts too, which is quick and too high rather than too low. Numbers
+    may be as many as there is room for.
     """
     if len(raw) <= MOST_LISTS:
         return
@@ -64,7 +70,8 @@ def _check_count(raw: bytes) -> None:
 def too_many(counted: str) -> Refused:
     return Refused(
         413,
-        f"the body has {counted}; at most {MOST_LISTS} objects and lists and {_MOST_TEXTS} texts are read here, which is more than the "
+        f"the body has {counted}; at most {MOST_LISTS} objects and lists and {_MOST_TEXTS} texts "
+        "are read here, which is more than the "
         "largest batch has; send less at once",
     )
 
@@ -72,8 +79,9 @@ def too_many(counted: str) -> Refused:
 def fingerprint(fields: Mapping[str, Any]) -> str:
     """The same for a request that is sent again.
 
-    An ephemeral save that is sent again takes a new sampling_session_seq_id, so that does not count. Raises `Refused` for fields
-    that are nested more deeply than can be written, some 250 times.
+    An ephemeral save that is sent again takes a new sampling_session_seq_id, so that does not
+    count. Raises `Refused` for fields that are nested more deeply than can be written, some 250
+    times.
     """
     counted = {name: value for name, value in fields.items() if name != "sampling_session_seq_id"}
     try:
@@ -91,7 +99,9 @@ def _digest(value: bytes | NDArray[Any]) -> str:
 
 
 class _Fault(Exception):
-    """What is wrong with a value. Those who were reading what is around it add where it is, from within."""
+    """What is wrong with a value. Those who were reading what is around it add where it is, from
+    within.
+    """
 
     def __init__(self, message: str, key: str | int | None = None) -> None:
         super().__init__(message)
@@ -100,7 +110,9 @@ class _Fault(Exception):
 
 
 def read(kind: type[T], fields: Mapping[str, Any]) -> T:
-    """Raises `Refused` (422), which names the field, when `fields` are not of this generated type."""
+    """Raises `Refused` (422), which names the field, when `fields` are not of this generated
+    type.
+    """
     try:
         return _reader(kind)(fields)
     except _Fault as fault:
@@ -109,7 +121,9 @@ def read(kind: type[T], fields: Mapping[str, Any]) -> T:
 
 @cache
 def _reader(hint: Any) -> _Reader:
-    """What reads a value of an annotation. It is found once, since looking into annotations takes longer than reading."""
+    """What reads a value of an annotation. It is found once, since looking into annotations takes
+    longer than reading.
+    """
     if hint is Any:
         return lambda value: value
     if get_origin(hint) in (Union, types.UnionType):
@@ -181,7 +195,9 @@ def _read_map(kind: type[dict[str, Any]], value: Any) -> dict[str, Any]:
 
 @cache
 def _map_reader(kind: type[dict[str, Any]]) -> _Reader:
-    """Returns what reads a value of a generated map. What it imports for the type checker alone, it names."""
+    """Returns what reads a value of a generated map. What it imports for the type checker alone, it
+    names.
+    """
     [base] = cast("Any", kind).__orig_bases__
     item = get_args(base)[1]
     return _reader(_generated()[item] if isinstance(item, str) else item)

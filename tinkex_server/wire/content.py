@@ -1,4 +1,6 @@
-"""`Content`: bytes that are sent from files, from any place on, and never held whole; a folder as a tar among them."""
+"""`Content`: bytes that are sent from files, from any place on, and never held whole; a folder as a
+tar among them.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Content:
         return sum(piece.size for piece in self.pieces)
 
     def read(self, wanted: range) -> Generator[bytes, None, None]:
-        """The bytes at these places, which follow one another. Raises `Changed`, late, when a file is not as planned."""
+        """The bytes at these places, which follow one another. Raises `Changed`, late, when a file
+        is not as planned.
+        """
         begin = 0
         for piece in self.pieces:
             inside = range(max(wanted.start - begin, 0), min(wanted.stop - begin, piece.size))
@@ -72,7 +76,9 @@ def of_file(file: Path) -> Content:
 
 
 def of_folder(folder: Path, modified: float) -> Content:
-    """A tar of the files in `folder`; the same bytes each time, as `modified` stands for the times of them all."""
+    """A tar of the files in `folder`; the same bytes each time, as `modified` stands for the times
+    of them all.
+    """
     pieces: list[Piece] = []
     for file in files_of(folder):
         size = file.stat().st_size
@@ -97,7 +103,8 @@ def _header(name: str, size: int, modified: float) -> bytes:
 
 
 def wanted_range(header: str | None, size: int) -> range | None:
-    """What a Range header asks for of so many bytes; empty when they end before it; None for all of them.
+    """What a Range header asks for of so many bytes; empty when they end before it; None for all of
+    them.
 
     Of several ranges, or units other than bytes, all is sent, as RFC 9110 allows.
     """

@@ -1,4 +1,6 @@
-"""Sending `Content` over HTTP: with its length, a digest, and ranges, so that a download can be resumed and checked."""
+"""Sending `Content` over HTTP: with its length, a digest, and ranges, so that a download can be
+resumed and checked.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,17 @@ class Download:
 
 @define(eq=False)
 class Downloads:
-    """Downloads that were made ready: each is read through once, for its digest. To be used on the event loop's thread."""
+    """Downloads that were made ready: each is read through once, for its digest. To be used on the
+    event loop's thread.
+    """
 
     _ready: dict[object, asyncio.Task[Download]] = field(
         factory=dict[object, asyncio.Task[Download]]
     )
 
     async def get(self, key: object, plan: Callable[[], Content]) -> Download:
-        """What `plan` gives, called once for this key, with its digest. It is made ready even if the caller gives up.
+        """What `plan` gives, called once for this key, with its digest. It is made ready even if
+        the caller gives up.
 
         Raises what `plan` raises, and `OSError`.
         """
@@ -81,7 +86,9 @@ def answer(
 
 
 def describe(content: Content, known: Download | None, media_type: str, file_name: str) -> Response:
-    """The answer to a HEAD: as to a GET of all, but for the digest when it is not known, since nothing is read."""
+    """The answer to a HEAD: as to a GET of all, but for the digest when it is not known, since
+    nothing is read.
+    """
     facts = {
         **_facts(file_name),
         **(known.headers if known else {}),

@@ -28,7 +28,9 @@ class EventStream:
         self._sample.add_done_callback(self._end)
 
     async def read(self) -> AsyncGenerator[bytes, None]:
-        """The bytes to send. When it is closed the client has left, and the sampling is given up."""
+        """The bytes to send. When it is closed the client has left, and the sampling is given
+        up.
+        """
         try:
             while (event := await self._next()) is not None:
                 yield event

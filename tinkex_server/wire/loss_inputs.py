@@ -1,4 +1,6 @@
-"""The inputs that each loss reads. One that would have no effect is refused, so that nobody trains on what was not meant."""
+"""The inputs that each loss reads. One that would have no effect is refused, so that nobody trains
+on what was not meant.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ LOSS_INPUTS: Mapping[str, frozenset[str]] = {
     "gspo": _CLIPPED | {"sequence_ratio_mask"},
 }
 LOSS_FNS = tuple(LOSS_INPUTS)
-"""The losses that the engines have beside those that clients send; openapi/tinker.yaml, ForwardBackwardInput, has their formulas."""
+"""The losses that the engines have beside those that clients send; openapi/tinker.yaml,
+ForwardBackwardInput, has their formulas.
+"""
 
 _MEANT = {
     **dict.fromkeys(
@@ -69,4 +73,7 @@ def _words(loss_fn: str, name: str, known: frozenset[str]) -> str:
     close = get_close_matches(name, sorted(known), n=1)
     meant = close[0] if close else _MEANT.get(name)
     hint = f"; {meant} is what it is called here" if meant in known else ""
-    return f"has no effect: {loss_fn} reads {', '.join(sorted(known))}{hint}. Rename it, or leave it out"
+    return (
+        f"has no effect: {loss_fn} reads {', '.join(sorted(known))}{hint}. Rename it, or leave it "
+        "out"
+    )

@@ -1,4 +1,6 @@
-"""Counts what a protobuf message would make, before anything is made of it: two bytes can be an object."""
+"""Counts what a protobuf message would make, before anything is made of it: two bytes can be an
+object.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ VALUES = 4
 
 
 def count_values(raw: bytes, descriptor: Any, most: int) -> int:
-    """Returns how many values the message has, those in its messages, too, which count themselves; of more than `most` not all are counted.
+    """Returns how many values the message has, those in its messages, too, which count themselves;
+    of more than `most` not all are counted.
 
     What is no such message is counted as far as it is one.
     """
@@ -44,7 +47,9 @@ def count_values(raw: bytes, descriptor: Any, most: int) -> int:
 
 @cache
 def _fields(descriptor: Any) -> dict[int, tuple[Any, bool]]:
-    """Returns for each field by number the message that it holds, if any, and whether it holds numbers in a row."""
+    """Returns for each field by number the message that it holds, if any, and whether it holds
+    numbers in a row.
+    """
     return {
         number: (field.message_type, field.message_type is None and bool(field.is_packed))
         for number, field in descriptor.fields_by_number.items()
@@ -52,7 +57,9 @@ def _fields(descriptor: Any) -> dict[int, tuple[Any, bool]]:
 
 
 def varint(raw: bytes, at: int) -> tuple[int, int]:
-    """Returns the number that begins there, and where it ends; of one that is cut or too long as much as there is."""
+    """Returns the number that begins there, and where it ends; of one that is cut or too long as
+    much as there is.
+    """
     value = shift = 0
     while at < len(raw) and shift < 70:
         byte = raw[at]

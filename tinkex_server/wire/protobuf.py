@@ -1,4 +1,5 @@
-"""Protobuf bodies and results, as the fields and from the fields that JSON ones have, so that one path serves both.
+"""Protobuf bodies and results, as the fields and from the fields that JSON ones have, so that one
+path serves both.
 
 The messages are those of openapi/tinker.proto.
 """
@@ -28,7 +29,9 @@ _DTYPES: dict[int, str] = {pb.DTYPE_FLOAT32: "float32", pb.DTYPE_INT64: "int64"}
 
 
 def read_forward_backward(raw: bytes) -> dict[str, Any]:
-    """The fields of the JSON body that says the same, with arrays for its long lists, and `forward_only`. Raises `Refused` for what is no such message."""
+    """The fields of the JSON body that says the same, with arrays for its long lists, and
+    `forward_only`. Raises `Refused` for what is no such message.
+    """
     message = pb.ForwardBackwardRequest()
     if count_values(raw, message.DESCRIPTOR, _MOST_VALUES) > _MOST_VALUES:
         raise too_many(f"more than {MOST_LISTS} objects, or {_MOST_VALUES} values")
@@ -110,7 +113,7 @@ def _array(at: tuple[str | int, ...], raw: bytes, layout: np.dtype[Any]) -> NDAr
     return np.frombuffer(raw, layout)
 
 
-# ---- results ---------------------------------------------------------------------------------------------------------
+# ---- results ----
 
 LOSSES = frozenset({"forward", "forward_backward"})
 """The kinds of requests whose results are kept as messages; all others are kept as JSON."""

@@ -15,7 +15,9 @@ PIECE = 1024  # compressed bytes given to the decompressor at once: a thousand c
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
-    """Decompressed. Raises `Refused` (413) as soon as it is seen to be over `most` bytes, and 415 for what is not zstd."""
+    """Decompressed. Raises `Refused` (413) as soon as it is seen to be over `most` bytes, and 415
+    for what is not zstd.
+    """
     encoding = headers.get("content-encoding", "identity")
     if encoding not in ("identity", "zstd"):
         raise Refused(415, f"a body is read uncompressed or as zstd; this is {encoding}")
@@ -24,13 +26,17 @@ async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> 
 
 
 async def receive_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
-    """As it was sent. Raises `Refused` : 413 when it says that it is over `most` bytes, or turns out to be; 400 when it breaks off."""
+    """As it was sent. Raises `Refused` : 413 when it says that it is over `most` bytes, or turns
+    out to be; 400 when it breaks off.
+    """
     _check_declared(headers, most)
     return b"".join([piece async for piece in _pieces(receive, most)])
 
 
 async def receive_file(headers: Mapping[str, str], receive: Receive, file: Path, most: int) -> None:
-    """Writes a body to a file as it comes. Raises `Refused` as `receive_body` does, and 507 for a disk without room."""
+    """Writes a body to a file as it comes. Raises `Refused` as `receive_body` does, and 507 for a
+    disk without room.
+    """
     _check_declared(headers, most)
     try:
         with file.open("xb") as opened:
@@ -43,7 +49,9 @@ async def receive_file(headers: Mapping[str, str], receive: Receive, file: Path,
 
 
 async def _pieces(receive: Receive, most: int) -> AsyncGenerator[bytes]:
-    """Gives a body as it comes. Raises `Refused`: 413 for more than `most` bytes, 400 when it breaks off."""
+    """Gives a body as it comes. Raises `Refused`: 413 for more than `most` bytes, 400 when it
+    breaks off.
+    """
     size, more = 0, True
     while more:
         message = await receive()
@@ -63,7 +71,9 @@ def _check_declared(headers: Mapping[str, str], most: int) -> None:
 
 
 def decompress(raw: bytes, most: int) -> bytes:
-    """Raises `Refused`: 413 when the result is over `most` bytes, of which it makes few more, and 400 for what is no whole zstd frame."""
+    """Raises `Refused`: 413 when the result is over `most` bytes, of which it makes few more, and
+    400 for what is no whole zstd frame.
+    """
     decoder = zstandard.ZstdDecompressor().decompressobj()
     parts: list[bytes] = []
     size = 0

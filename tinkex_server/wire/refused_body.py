@@ -1,4 +1,5 @@
-"""`Glimpse`: whose a request is, by what can be read of a body that was refused: not JSON, too long, of another form than was said.
+"""`Glimpse`: whose a request is, by what can be read of a body that was refused: not JSON, too
+long, of another form than was said.
 
 Its number would be missed otherwise, and what its client sends after would wait for it.
 """
@@ -103,7 +104,9 @@ def _fields(begin: bytes, end: bytes) -> Mapping[str, object]:
 
 
 def _only(found: Iterable[bytes]) -> bytes | None:
-    """Returns the one value; None for none, and for several, of which nobody knows which is meant."""
+    """Returns the one value; None for none, and for several, of which nobody knows which is
+    meant.
+    """
     [first, *others] = {*found} or {None}
     return None if others else first
 

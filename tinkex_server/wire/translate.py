@@ -1,6 +1,7 @@
 """Between the wire's types and the engine's: plain functions.
 
-JSON has no NaN and no infinity: they are written as null, in logprobs and in metrics, rather than hidden or made an error.
+JSON has no NaN and no infinity: they are written as null, in logprobs and in metrics, rather than
+hidden or made an error.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ _MOST_CELLS = 1 << 26
 """Of sparse tensors, which are small however many they have: of all in a batch."""
 
 _COLDEST = 1e-30
-"""The temperature from which on down samples are greedy: engines divide by it in floats of 32 bits, in which less is soon 0."""
+"""The temperature from which on down samples are greedy: engines divide by it in floats of 32 bits,
+in which less is soon 0.
+"""
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -127,9 +130,12 @@ def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, floa
     """The loss's settings, after a check of its name."""
     if batch.loss_fn == "stable_reinforce":
         raise bad_request(
-            "this server has no stable_reinforce: its formula is not published, only that it wants what the hosted service records at "
-            "sampling (record_stability_info). Use cispo or ppo, which bound the ratio of a policy that has moved on, or "
-            "importance_sampling, with the logprobs that came with the samples (loss_fn in the cookbook)"
+            "this server has no stable_reinforce: its formula is not published, only that it "
+            "wants what the hosted service records at "
+            "sampling (record_stability_info). Use cispo or ppo, which bound the ratio of a "
+            "policy that has moved on, or "
+            "importance_sampling, with the logprobs that came with the samples (loss_fn in the "
+            "cookbook)"
         )
     if batch.loss_fn not in LOSS_FNS:
         raise bad_request(
@@ -158,7 +164,9 @@ def examples(batch: api.ForwardBackwardInput, at: Location) -> list[Example]:
 
 
 def _check_cells(data: Sequence[api.Datum], at: Location) -> None:
-    """Sparse tensors take as little as one byte for thousands of cells, so all of a batch are bounded before any is made."""
+    """Sparse tensors take as little as one byte for thousands of cells, so all of a batch are
+    bounded before any is made.
+    """
     total = 0
     for index, datum in enumerate(data):
         for name, tensor in datum.loss_fn_inputs.items():
@@ -172,7 +180,9 @@ def _check_cells(data: Sequence[api.Datum], at: Location) -> None:
 
 
 def count_trained(data: Sequence[Example]) -> int:
-    """How many tokens the loss is over: those whose weight is not 0, all where there are no weights."""
+    """How many tokens the loss is over: those whose weight is not 0, all where there are no
+    weights.
+    """
     weights = [example.loss_inputs.get("weights") for example in data]
     return sum(
         len(example.tokens) if w is None else int(np.count_nonzero(w))
@@ -342,7 +352,10 @@ def _targets(tensor: api.TensorData | None, prompt_length: int) -> NDArray[np.in
     if targets.dtype != np.int64 or targets.ndim != 2 or len(targets) != prompt_length - 1:
         raise malformed(
             *at,
-            message=f"must be int64 of shape [{prompt_length - 1}, K], one row for each token but the first",
+            message=(
+                f"must be int64 of shape [{prompt_length - 1}, K], one row for each token but the "
+                "first"
+            ),
         )
     return targets.astype(np.int64, copy=False)
 
@@ -365,7 +378,9 @@ def _check_sample(request: api.SampleRequest) -> None:
 
 
 def _stops(stop: Any) -> tuple[Sequence[str] | None, Sequence[int] | None]:
-    """Stop strings and stop tokens. Absent keeps the model's own stop, so both are None; an empty list turns it off."""
+    """Stop strings and stop tokens. Absent keeps the model's own stop, so both are None; an empty
+    list turns it off.
+    """
     if stop is None:
         return None, None
     values = cast("list[Any]", stop) if isinstance(stop, list) else [stop]
@@ -403,7 +418,9 @@ def _tensor(array: NDArray[np.generic], dtype: str) -> api.TensorData:
 
 
 def encode_sample(result: SampleResult, targets: api.TensorData | None) -> bytes:
-    """`targets` are the tokens that the request asks about, in the layout that their logprobs take, too."""
+    """`targets` are the tokens that the request asks about, in the layout that their logprobs take,
+    too.
+    """
     response = api.SampleResponse(
         [_sequence(sequence) for sequence in result.sequences], prompt_cache_hit_tokens=0
     )

@@ -1,4 +1,6 @@
-"""Settings: where each comes from, in which order, what is refused and how, and what must not be seen."""
+"""Settings: where each comes from, in which order, what is refused and how, and what must not be
+seen.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ def values(config: Config) -> dict[str, str]:
     return {setting.name: setting.value for setting in config.describe()}
 
 
-# ---- where settings come from ------------------------------------------------------------------------------------------
+# ---- where settings come from ----
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_the_table_in_the_docs_has_every_setting_with_its_variable() -> None:
     assert table == {name: variable(name) for name in known_names()}
 
 
-# ---- which key ---------------------------------------------------------------------------------------------------------
+# ---- which key ----
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
     assert Config(credential_cmd="pass tinker").is_hosted
 
 
-# ---- what is refused ---------------------------------------------------------------------------------------------------
+# ---- what is refused ----
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,8 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
         (
             "TINKER_FEATURE_GATES",
             "bulk",
-            "TINKER_FEATURE_GATES: 'bulk' is no gate; there are asks_to_save_optimizer, bare_archive_ids, bearer, bulk_results",
+            "TINKER_FEATURE_GATES: 'bulk' is no gate; there are asks_to_save_optimizer, "
+            "bare_archive_ids, bearer, bulk_results",
         ),
         ("TINKEX_DIALECT", "skyrll", "TINKEX_DIALECT is 'skyrll', not one of "),
         ("TINKEX_USER_METADATA", "run", "TINKEX_USER_METADATA is 'run', not name=value"),
@@ -250,7 +253,8 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
         (
             "TINKEX_RETRY_MAX_ATTEMPTS",
             "0",
-            "TINKEX_RETRY_MAX_ATTEMPTS: RetrySettings.max_attempts must be a number more than 0, not 0",
+            "TINKEX_RETRY_MAX_ATTEMPTS: RetrySettings.max_attempts must be a number more than 0, "
+            "not 0",
         ),
         (
             "TINKEX_RECOVERY_KEEP",
@@ -315,7 +319,7 @@ def test_what_is_wrong_in_the_file_is_named(
     assert str(path) in caught.value.message
 
 
-# ---- what must not be seen ---------------------------------------------------------------------------------------------
+# ---- what must not be seen ----
 
 
 def test_no_secret_is_seen(caplog: pytest.LogCaptureFixture) -> None:

@@ -271,7 +271,7 @@ def test_a_dialect_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.dialect.name == "skyrl"
 
 
-# ---- tinkex.auth -------------------------------------------------------------------------------------------------------
+# ---- tinkex.auth ----
 
 
 def test_whether_there_is_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

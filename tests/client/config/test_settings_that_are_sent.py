@@ -1,4 +1,6 @@
-"""Every number that is sent is checked where the user called: of the type, finite, in range; nothing non-finite becomes null."""
+"""Every number that is sent is checked where the user called: of the type, finite, in range;
+nothing non-finite becomes null.
+"""
 
 from __future__ import annotations
 
@@ -195,7 +197,7 @@ def test_no_body_has_null_for_what_is_no_number(number: float) -> None:
     )
 
 
-# ---- inputs that have no effect ----------------------------------------------------------------------------------------
+# ---- inputs that have no effect ----
 
 
 def datum(**inputs: Any) -> Datum:

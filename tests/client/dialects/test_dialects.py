@@ -1,4 +1,6 @@
-"""The table of dialects, against the contract and the embedded server's profiles; and which dialect a server's first answers lead to."""
+"""The table of dialects, against the contract and the embedded server's profiles; and which dialect
+a server's first answers lead to.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ SPINDLE = {
 
 
 def flags(profile: Profile, operation: str, own: Any, kind: Any) -> Any:
-    """What a server of this profile answers to a question for its flags; None where it lacks the call."""
+    """What a server of this profile answers to a question for its flags; None where it lacks the
+    call.
+    """
     if f"POST {operation}" in profile.missing:
         return None
     reply = profile.replies.get(operation)
@@ -58,7 +62,9 @@ def flags(profile: Profile, operation: str, own: Any, kind: Any) -> Any:
 
 
 def has_telling_route(profile: Profile, path: str | None) -> bool | None:
-    """What a GET of this path tells of a server of this profile; of those that answer it, all but one do so with "no such thing"."""
+    """What a GET of this path tells of a server of this profile; of those that answer it, all but
+    one do so with "no such thing".
+    """
     if path is None:
         return None
     operation = path.removeprefix("/api/v1/")

@@ -1,4 +1,6 @@
-"""How each claim of the table of dialects is known: what is called measured names one run, and only that is trusted with a step."""
+"""How each claim of the table of dialects is known: what is called measured names one run, and only
+that is trusted with a step.
+"""
 
 from __future__ import annotations
 

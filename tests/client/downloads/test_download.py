@@ -1,4 +1,6 @@
-"""Checkpoints are downloaded whole or not at all, from servers that give them out in every way that is known, over real sockets."""
+"""Checkpoints are downloaded whole or not at all, from servers that give them out in every way that
+is known, over real sockets.
+"""
 
 from __future__ import annotations
 

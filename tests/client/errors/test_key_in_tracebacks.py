@@ -1,4 +1,6 @@
-"""The key is in no local variable of an error's frames as pytest -l, rich and error trackers show them."""
+"""The key is in no local variable of an error's frames as pytest -l, rich and error trackers show
+them.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,8 @@ def assert_hidden(error: BaseException, key: str = KEY) -> None:
         for name, value in frame.f_locals.items():
             for text in shown(value):
                 assert key[:14] not in text, (
-                    f"{name} of {frame.f_code.co_qualname} ({frame.f_globals['__name__']}): {text[:300]}"
+                    f"{name} of {frame.f_code.co_qualname} ({frame.f_globals['__name__']}): "
+                    f"{text[:300]}"
                 )
     assert key[:14] not in str(error)
     out = StringIO()

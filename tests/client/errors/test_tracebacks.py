@@ -1,4 +1,6 @@
-"""Tracebacks are short: the user's line, ours that raises, and the message. The whole one is in the log at DEBUG."""
+"""Tracebacks are short: the user's line, ours that raises, and the message. The whole one is in the
+log at DEBUG.
+"""
 
 from __future__ import annotations
 

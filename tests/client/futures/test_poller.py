@@ -1,4 +1,6 @@
-"""Every shape of "not yet", "failed" and "lost" that a known server gives, and what becomes of a poll that fails. Time is virtual."""
+"""Every shape of "not yet", "failed" and "lost" that a known server gives, and what becomes of a
+poll that fails. Time is virtual.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ def poll(answers: list[Any], **settings: Any) -> tuple[Answering, Payload | Exce
     return server, run(work())
 
 
-# ---- rule 7: any shape of "not yet" -------------------------------------------------------------------------------------
+# ---- rule 7: any shape of "not yet" ----
 
 
 @pytest.mark.rule(7)
@@ -149,7 +151,7 @@ def test_rule_7_a_poll_is_given_more_time_than_the_server_holds_it(
     assert server.requests[0].extensions["timeout"]["read"] == timeout
 
 
-# ---- rule 8: any shape of "failed" --------------------------------------------------------------------------------------
+# ---- rule 8: any shape of "failed" ----
 
 
 @pytest.mark.rule(8)
@@ -278,7 +280,7 @@ def test_rule_8_a_success_that_says_error_and_reason_is_a_refusal(repeatable: bo
         run(transport_to(server).send(request, repeatable=repeatable))
 
 
-# ---- rule 9: a result may be given once ---------------------------------------------------------------------------------
+# ---- rule 9: a result may be given once ----
 
 
 @pytest.mark.rule(9)

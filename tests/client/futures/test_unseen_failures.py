@@ -1,4 +1,6 @@
-"""A failed call whose future nobody asks is told in the log, once; one that somebody asked is not."""
+"""A failed call whose future nobody asks is told in the log, once; one that somebody asked is
+not.
+"""
 
 from __future__ import annotations
 

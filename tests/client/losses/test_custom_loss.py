@@ -148,7 +148,9 @@ def test_what_the_loss_leaves_out_has_a_weight_of_zero() -> None:
 
 
 def test_the_advantages_are_the_negative_slope_too() -> None:
-    """A datum's weights of both signs come to nothing where its loss is divided by their sum, and advantages do not."""
+    """A datum's weights of both signs come to nothing where its loss is divided by their sum, and
+    advantages do not.
+    """
     data, outputs = batch_of([[1.0, 1.0], [1.0]]), outputs_of([-1.0, -2.0], [-3.0])
     sent = linearized_by_ratios(data, [np.array([0.5, -0.5]), None], outputs)
     assert [sorted(datum.loss_fn_inputs) for datum in sent] == [

@@ -1,4 +1,6 @@
-"""A loss that was traced trains the same whoever runs it, and what cannot be traced is refused before anything is sent."""
+"""A loss that was traced trains the same whoever runs it, and what cannot be traced is refused
+before anything is sent.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A loss's result is read whatever a server leaves out of it, or adds: rule 17 of the servers' differences."""
+"""A loss's result is read whatever a server leaves out of it, or adds: rule 17 of the servers'
+differences.
+"""
 
 from __future__ import annotations
 

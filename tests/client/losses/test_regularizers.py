@@ -1,4 +1,6 @@
-"""Regularizers have the values that their formulas say, and the gradients that finite differences find."""
+"""Regularizers have the values that their formulas say, and the gradients that finite differences
+find.
+"""
 
 from __future__ import annotations
 

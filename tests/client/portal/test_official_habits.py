@@ -1,4 +1,6 @@
-"""What programs written for the official SDK do with our names: errors that they make and catch, clients as futures."""
+"""What programs written for the official SDK do with our names: errors that they make and catch,
+clients as futures.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,9 @@ def steps_of(run: Any, until: int) -> Iterator[int]:
 def train(
     run: Any, until: int, disturb: Callable[[int], None] = lambda step: None
 ) -> tuple[dict[int, float], list[tuple[int, int]]]:
-    """A researcher's loop: the losses by step, and from where to where the run went back. `disturb` is called while a step is under way."""
+    """A researcher's loop: the losses by step, and from where to where the run went back. `disturb`
+    is called while a step is under way.
+    """
     losses: dict[int, float] = {}
     went_back: list[tuple[int, int]] = []
     for step in steps_of(run, until):
@@ -114,7 +116,9 @@ def once_at(step: int, act: Callable[[], None]) -> Callable[[int], None]:
 
 
 def each_step_once(until: int) -> dict[int, float]:
-    """The losses of an engine that counts the steps behind each model: what an undisturbed run has."""
+    """The losses of an engine that counts the steps behind each model: what an undisturbed run
+    has.
+    """
     return {step: float(step) for step in range(until)}
 
 

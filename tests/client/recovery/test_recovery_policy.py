@@ -1,4 +1,6 @@
-"""What a recovery policy decides, and a run's waits and saves by a clock that is moved by hand; no server."""
+"""What a recovery policy decides, and a run's waits and saves by a clock that is moved by hand; no
+server.
+"""
 
 from __future__ import annotations
 
@@ -170,7 +172,9 @@ class Model:
 
 @define(eq=False)
 class World:
-    """A run whose server answers each reload with the next of `answers`: an error, or success once there are none."""
+    """A run whose server answers each reload with the next of `answers`: an error, or success once
+    there are none.
+    """
 
     clock: HandClock = field(factory=HandClock)
     answers: list[TinkexError] = field(factory=list)
@@ -211,7 +215,9 @@ async def train(
 
 
 async def break_off(run: AsyncRecoverableRun, after: int) -> None:
-    """Trains so many steps, and does not come to the end of the loop, where the last state is saved."""
+    """Trains so many steps, and does not come to the end of the loop, where the last state is
+    saved.
+    """
     async for step in run.steps(after + 1):
         if step == after:
             break

@@ -1,4 +1,6 @@
-"""Lists that page by themselves, over sockets: large ones, and those of servers that page otherwise."""
+"""Lists that page by themselves, over sockets: large ones, and those of servers that page
+otherwise.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A checkpoint goes to the hub with a card; the hub itself is played by a fake that keeps what it was given."""
+"""A checkpoint goes to the hub with a card; the hub itself is played by a fake that keeps what it
+was given.
+"""
 
 from __future__ import annotations
 
@@ -81,8 +83,8 @@ def test_a_checkpoint_goes_there_with_a_card(rest: Any, hub: Hub) -> None:
     assert set(card.data.tags) >= {"tinker", "lora"}
     assert f"of rank 16, trained with the Tinker API and saved as `{PATH}`" in card.text
     assert (
-        "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('meta-llama/Llama-3.1-8B'), 'ada/poems')"
-        in card.text
+        "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('meta-llama/Llama-3.1-8B'), "
+        "'ada/poems')" in card.text
     )
 
 

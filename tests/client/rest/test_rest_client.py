@@ -1,4 +1,6 @@
-"""Sessions, runs and checkpoints: against the embedded server what it has, and the other calls against the contract's examples."""
+"""Sessions, runs and checkpoints: against the embedded server what it has, and the other calls
+against the contract's examples.
+"""
 
 from __future__ import annotations
 

@@ -150,7 +150,9 @@ def test_a_url_shows_no_signature() -> None:
 
 @contextmanager
 def store(*statuses: int) -> Iterator[tuple[str, list[bytes]]]:
-    """A store that answers each PUT with the next status; 0 closes the connection. With its URL, and what came."""
+    """A store that answers each PUT with the next status; 0 closes the connection. With its URL,
+    and what came.
+    """
     came: list[bytes] = []
     answers = iter(statuses)
 

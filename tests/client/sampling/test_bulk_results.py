@@ -1,4 +1,6 @@
-"""Samples that are waited for together by retrieve_futures: against the embedded server, and against faults in virtual time."""
+"""Samples that are waited for together by retrieve_futures: against the embedded server, and
+against faults in virtual time.
+"""
 
 from __future__ import annotations
 
@@ -122,11 +124,13 @@ def test_the_embedded_server_refuses_what_it_does_not_know(
     assert httpx.post(f"{server.base_url}/api/v1/retrieve_futures", json=body).status_code == status
 
 
-# ---- faults -----------------------------------------------------------------------------------------------------------
+# ---- faults ----
 
 
 class Bulk:
-    """A server whose request `rN` ends after N seconds; `fault` may answer a bulk poll in its place."""
+    """A server whose request `rN` ends after N seconds; `fault` may answer a bulk poll in its
+    place.
+    """
 
     def __init__(self, fault: Callable[[int], httpx.Response | None] = lambda poll: None) -> None:
         self.fault = fault

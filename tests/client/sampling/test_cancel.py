@@ -1,4 +1,6 @@
-"""A sample that is given up is given up on the server, too, where that can be; a training step is not undone."""
+"""A sample that is given up is given up on the server, too, where that can be; a training step is
+not undone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Samples for many prompts through both facades: order, bounds, failures, and endings that leave nothing behind."""
+"""Samples for many prompts through both facades: order, bounds, failures, and endings that leave
+nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def take(
     pause: float = 0.0,
     **settings: Any,
 ) -> list[SampleManyItem]:
-    """The first `count` items, in the manner of the facade; `each` is called, and the loop paused, after each."""
+    """The first `count` items, in the manner of the facade; `each` is called, and the loop paused,
+    after each.
+    """
     return (_take_blocking if isinstance(sampler, SamplingClient) else _take_asyncio)(
         sampler, prompts, each, count, pause, settings
     )
@@ -132,7 +136,9 @@ class Counted:
 
 @contextlib.contextmanager
 def once_the_engine_waits(engine: FakeEngine, look: Callable[[], None]) -> Iterator[None]:
-    """Calls `look` some time after the engine came to a prompt that waits for the gate, then opens the gate."""
+    """Calls `look` some time after the engine came to a prompt that waits for the gate, then opens
+    the gate.
+    """
 
     def watch() -> None:
         if engine.waiting.acquire(timeout=10):

@@ -1,4 +1,6 @@
-"""A sample's result is read as the server means it, whatever it leaves out, in JSON as in protobuf."""
+"""A sample's result is read as the server means it, whatever it leaves out, in JSON as in
+protobuf.
+"""
 
 from __future__ import annotations
 

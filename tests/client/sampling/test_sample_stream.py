@@ -132,7 +132,10 @@ def test_a_broken_stream_is_an_error_and_a_missing_route_is_learned() -> None:
 
 def test_a_line_that_is_no_text_is_an_error_and_nothing_is_made_of_it() -> None:
     async def run() -> None:
-        stream = b'data: {"tokens": [1], "logprobs": [-1.0]}\n\ndata: {"tokens": [2], "stop_reason": "st\xffp"}\n\n'
+        stream = (
+            b'data: {"tokens": [1], "logprobs": [-1.0]}\n\ndata: {"tokens": [2], "stop_reason": '
+            b'"st\xffp"}\n\n'
+        )
         sampler, _ = scripted_sampler({"asample_stream": [(200, stream)]}, DIALECTS["tinkex"])
         pieces = sampler.sample_stream([1])
         assert (await anext(pieces)).tokens == [1]
@@ -146,7 +149,10 @@ def test_a_connection_that_breaks_is_an_error() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         event = b'data: {"tokens": [5], "logprobs": [-1.0]}\n\n'
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: "
+            b"chunked\r\n\r\n"
+        )
         writer.write(head + b"%x\r\n%s\r\n" % (len(event), event))
         await writer.drain()
         writer.close()

@@ -1,4 +1,6 @@
-"""Clock, jitter and ids are injected: with one seed a job sends the same bytes, and pauses alike, each time."""
+"""Clock, jitter and ids are injected: with one seed a job sends the same bytes, and pauses alike,
+each time.
+"""
 
 from __future__ import annotations
 
@@ -94,6 +96,8 @@ def test_one_seed_gives_one_trace() -> None:
 
 
 def without_host(entry: tuple[str, str, bytes, tuple[tuple[str, str], ...]]) -> object:
-    """Each run is on a host of its own, since what is learned of a server is kept for its address."""
+    """Each run is on a host of its own, since what is learned of a server is kept for its
+    address.
+    """
     method, call, body, headers = entry
     return method, call, body, [pair for pair in headers if pair[0] != "host"]

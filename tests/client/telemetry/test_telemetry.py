@@ -50,7 +50,7 @@ def of(heard: list[Any], kind: type) -> list[Any]:
     return [event for event in heard if isinstance(event, kind)]
 
 
-# ---- which there are ---------------------------------------------------------------------------------------------------
+# ---- which there are ----
 
 
 def test_the_table_in_the_docs_has_every_event_with_its_fields() -> None:
@@ -132,7 +132,7 @@ def test_a_request_that_is_not_answered(heard: list[Any]) -> None:
     assert {event.error for event in of(heard, events.HttpRequestException)} == {"ConnectError"}
 
 
-# ---- who hears them ----------------------------------------------------------------------------------------------------
+# ---- who hears them ----
 
 ANSWERED = events.HttpRequestStop(operation="sample", status=200, seconds=0.25)
 
@@ -227,7 +227,7 @@ def test_without_a_listener_no_event_is_made() -> None:
     assert cost < 5e-6, "a small request takes a hundred times as long"
 
 
-# ---- what the server is told -------------------------------------------------------------------------------------------
+# ---- what the server is told ----
 
 
 @define
@@ -333,7 +333,9 @@ def test_a_server_that_does_not_take_it_disturbs_nothing(
 
 
 def told(status: int, count: int, seconds: float) -> list[int]:
-    """The sizes of the batches that come of so many events, over so many seconds, from a server that answers so."""
+    """The sizes of the batches that come of so many events, over so many seconds, from a server
+    that answers so.
+    """
     sizes: list[int] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

@@ -1,4 +1,6 @@
-"""Special tokens by the part they play: from the files beside a tokenizer.json, on disk, on a server, on the hub."""
+"""Special tokens by the part they play: from the files beside a tokenizer.json, on disk, on a
+server, on the hub.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,9 @@ def of_bytes() -> Tokenizer:
 
 
 def of_pieces() -> Tokenizer:
-    """Returns one as Llama 2's: pieces with a blank before, of which the first loses its own, and bytes for the rest."""
+    """Returns one as Llama 2's: pieces with a blank before, of which the first loses its own, and
+    bytes for the rest.
+    """
     vocabulary = {**BYTES, **{piece: 256 + number for number, piece in enumerate(PIECES)}}
     backend = Backend(BPE(vocabulary, [], byte_fallback=True))
     parts = [

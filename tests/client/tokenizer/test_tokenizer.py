@@ -40,7 +40,7 @@ def words_tokenizer(*words: str, padded: bool = False) -> str:
     return backend.to_str()
 
 
-# ---- text and tokens ---------------------------------------------------------------------------------------------------
+# ---- text and tokens ----
 
 
 def test_text_becomes_tokens_and_back() -> None:
@@ -116,7 +116,7 @@ def test_threads_may_use_one_at_once() -> None:
     assert wrong == []
 
 
-# ---- where it is looked for --------------------------------------------------------------------------------------------
+# ---- where it is looked for ----
 
 
 @pytest.mark.parametrize("given", ["folder", "file"])
@@ -229,7 +229,7 @@ def test_the_names_that_a_tokenizer_goes_by(
     assert names_of_tokenizer(tokenizer_id, models) == names
 
 
-# ---- from the server ---------------------------------------------------------------------------------------------------
+# ---- from the server ----
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def test_the_torch_engine_gives_the_tokenizer_that_it_uses(
     assert Backend.from_str(given).encode("héllo").ids == shipped.encode("héllo").ids
 
 
-# ---- once --------------------------------------------------------------------------------------------------------------
+# ---- once ----
 
 
 def test_64_threads_that_ask_together_wait_for_one_load() -> None:

@@ -1,4 +1,6 @@
-"""A batch that no server can train on is refused before anything is sent: which datum, which field, expected and found."""
+"""A batch that no server can train on is refused before anything is sent: which datum, which field,
+expected and found.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A call that is cancelled gives its place up, whenever that is: every later call of the model goes on, and the order holds."""
+"""A call that is cancelled gives its place up, whenever that is: every later call of the model goes
+on, and the order holds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Loads are proved by what they do to a model, and the proof changes nothing; over sockets, in both facades."""
+"""Loads are proved by what they do to a model, and the proof changes nothing; over sockets, in both
+facades.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def engine(lying: Lying) -> Iterator[Lying]:
 
 @pytest.fixture
 def begin(connect: Callable[..., Any], engine: Lying) -> Iterator[Callable[..., Any]]:
-    """Makes a service client of a server of a profile, behind a proxy that counts and can break requests."""
+    """Makes a service client of a server of a profile, behind a proxy that counts and can break
+    requests.
+    """
     with ExitStack() as stack:
 
         def begin(profile: str, **settings: Any) -> tuple[Any, Faulty]:
@@ -117,7 +121,7 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-# ---- other weights -------------------------------------------------------------------------------------------------------
+# ---- other weights ----
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -211,7 +215,7 @@ def test_a_checkpoint_that_was_overwritten_is_another_one(begin: Callable[..., A
     trainer.load_state(path).result()
 
 
-# ---- recovery ------------------------------------------------------------------------------------------------------------
+# ---- recovery ----
 
 LOST = StepOutcomeUnknown("lost", operation="optim_step")
 
@@ -240,7 +244,7 @@ def checkpoints(service: Any, trainer: Any) -> list[str]:
     return [checkpoint.checkpoint_id.rpartition("/")[2] for checkpoint in listed]
 
 
-# ---- it changes nothing --------------------------------------------------------------------------------------------------
+# ---- it changes nothing ----
 
 
 @pytest.mark.parametrize("kind", ["tinkex", "mlx-tinker", "skyrl-0.3"])
@@ -327,7 +331,7 @@ def test_a_client_may_be_closed_before_the_proof_is_there(
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "WARNING")]
 
 
-# ---- where it is taken ---------------------------------------------------------------------------------------------------
+# ---- where it is taken ----
 
 
 @pytest.mark.parametrize(

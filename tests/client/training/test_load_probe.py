@@ -1,4 +1,6 @@
-"""What loads bring back is found out by its effect, on profiles that do as real servers did; over sockets, in both facades."""
+"""What loads bring back is found out by its effect, on profiles that do as real servers did; over
+sockets, in both facades.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A server that may run a step before batches that came earlier is sent it when they are done; batches wait for nothing."""
+"""A server that may run a step before batches that came earlier is sent it when they are done;
+batches wait for nothing.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def test_a_call_that_fails_does_not_hold_up_the_next_one(
 def test_batches_wait_for_nothing(
     trainer_through: Callable[[Faulty], Any], server: Server, server_engine: FakeEngine
 ) -> None:
-    """Each step comes after the batches before it, and a batch is sent while the one before it, or a step, is under way."""
+    """Each step comes after the batches before it, and a batch is sent while the one before it, or
+    a step, is under way.
+    """
     with faulty(server.base_url) as proxy:
         trainer = trainer_through(proxy)
         held = trainer.forward_backward([datum(HELD)], "cross_entropy")

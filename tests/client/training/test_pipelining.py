@@ -8,7 +8,9 @@ from tinkex.training.pipelining import PipelineCheck
 
 
 def steps(check: PipelineCheck, count: int, *, awaited: bool, gap: float = 0.5) -> list[str]:
-    """Messages over steps of one second of work for each call; `gap` passes between a result and the next call."""
+    """Messages over steps of one second of work for each call; `gap` passes between a result and
+    the next call.
+    """
     said, now = [], 0.0
     for _ in range(count):
         said.append(check.submitted("forward_backward", now))

@@ -1,4 +1,6 @@
-"""A training request whose answer does not come: what is sent again, and what the user is told. Nothing is lost or applied twice unsaid."""
+"""A training request whose answer does not come: what is sent again, and what the user is told.
+Nothing is lost or applied twice unsaid.
+"""
 
 from __future__ import annotations
 

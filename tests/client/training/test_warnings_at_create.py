@@ -1,4 +1,6 @@
-"""What a server says that the maker of a model should know is logged by both sides, by the client once for all such models."""
+"""What a server says that the maker of a model should know is logged by both sides, by the client
+once for all such models.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""No answer is larger than the bound of its call, and one whose bytes cannot be read is an error by name; over real sockets."""
+"""No answer is larger than the bound of its call, and one whose bytes cannot be read is an error by
+name; over real sockets.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ from tinkex.session.session import Session
 from tinkex.transport import response_body
 from tinkex.transport.transport import Transport
 
-GOOD = b'{"training_run_id": "r", "base_model": "m", "model_owner": "o", "is_lora": true, "corrupted": false, '
+GOOD = (
+    b'{"training_run_id": "r", "base_model": "m", "model_owner": "o", "is_lora": true, '
+    b'"corrupted": false, '
+)
 GOOD += b'"last_request_time": "2026-01-01T00:00:00Z"}'
 ENCODE: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,

@@ -1,4 +1,6 @@
-"""The key of a request: from a text, a function or a command; exchanged for a JWT where the server says so; replaced when refused."""
+"""The key of a request: from a text, a function or a command; exchanged for a JWT where the server
+says so; replaced when refused.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def token(number: int, life: float = 1000.0) -> str:
 
 @define
 class TokenServer(httpx.AsyncBaseTransport):
-    """Gives tokens for `good`, and takes the last one alone; everything else goes to `inner`, if there is one."""
+    """Gives tokens for `good`, and takes the last one alone; everything else goes to `inner`, if
+    there is one.
+    """
 
     good: set[str] = field(factory=lambda: {"tml-good"})
     life: float = 1000.0
@@ -132,7 +136,7 @@ async def send(transport: Transport, _clock: HandClock) -> Any:
     return await transport.send(REQUEST)
 
 
-# ---- JWTs --------------------------------------------------------------------------------------------------------------
+# ---- JWTs ----
 
 
 def test_the_key_is_exchanged_once_for_all_who_wait() -> None:
@@ -292,7 +296,7 @@ def test_a_session_whose_tokens_are_withdrawn_goes_on(
     assert len(tokens.given) == 4
 
 
-# ---- functions and commands --------------------------------------------------------------------------------------------
+# ---- functions and commands ----
 
 
 @define
@@ -347,7 +351,10 @@ def test_the_same_key_again_is_not_sent_again() -> None:
 
 def test_a_command_prints_the_key(tmp_path: Path) -> None:
     count = tmp_path / "count"
-    script = f"from pathlib import Path; p = Path({str(count)!r}); n = p.read_text() if p.exists() else ''; p.write_text(n + 'x'); print(f'tml-{{len(n)}}')"
+    script = (
+        f"from pathlib import Path; p = Path({str(count)!r}); n = p.read_text() if p.exists() "
+        f"else ''; p.write_text(n + 'x'); print(f'tml-{{len(n)}}')"
+    )
     server = Keys("tml-1")
     run(
         server,
@@ -386,7 +393,7 @@ def test_a_source_that_gives_no_key_is_named_and_nothing_sent(
     assert server.seen == []
 
 
-# ---- a server that wants a command's -----------------------------------------------------------------------------------
+# ---- a server that wants a command's ----
 
 COMMANDS = Dialect(wants_credential_cmd=True)
 
@@ -405,7 +412,7 @@ def test_a_jwt_that_was_given_always_wins() -> None:
     assert server.seen == [token(1)]
 
 
-# ---- none at all -------------------------------------------------------------------------------------------------------
+# ---- none at all ----
 
 
 def test_without_a_key_none_is_sent() -> None:

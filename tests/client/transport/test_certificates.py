@@ -1,4 +1,6 @@
-"""Servers behind TLS: whose certificates are trusted, and what is said of one that is not. Over real sockets."""
+"""Servers behind TLS: whose certificates are trusted, and what is said of one that is not. Over
+real sockets.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def ask(base_url: str, **settings: Any) -> Any:
 
 
 def asked_over_tls(context: Any, host: str = "localhost") -> tuple[Any, int]:
-    """What came of asking a server with these TLS settings, as an answer or an error, and how many requests it saw."""
+    """What came of asking a server with these TLS settings, as an answer or an error, and how many
+    requests it saw.
+    """
 
     async def main() -> tuple[Any, int]:
         seen = list[str]()
@@ -174,7 +178,8 @@ def test_https_to_a_port_that_speaks_http_says_so() -> None:
     [
         b"\x15\x03\x01\x00\x02\x02\x46",
         b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
-        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\n\r\n<h1>The plain HTTP request was sent to HTTPS port</h1>",
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\n\r\n<h1>The plain HTTP request "
+        b"was sent to HTTPS port</h1>",
     ],
     ids=["an alert of TLS", "Go", "nginx"],
 )

@@ -22,7 +22,9 @@ UNKNOWN = Config(base_url="http://127.0.0.1", dialect=Dialect())
 
 
 class Watch(httpx.AsyncBaseTransport):
-    """Passes requests on, and writes down what training bodies they carry; refuses those of one encoding as some servers do."""
+    """Passes requests on, and writes down what training bodies they carry; refuses those of one
+    encoding as some servers do.
+    """
 
     def __init__(self, inner: httpx.AsyncBaseTransport, refused: str, status: int) -> None:
         self.inner = inner

@@ -1,4 +1,6 @@
-"""Clients on several event loops, clients that nobody closes, and scripts that end: all over real sockets."""
+"""Clients on several event loops, clients that nobody closes, and scripts that end: all over real
+sockets.
+"""
 
 from __future__ import annotations
 
@@ -192,7 +194,9 @@ def run(program: str, base_url: str) -> subprocess.CompletedProcess[str]:
 
 
 _SCRIPTS = {
-    "a blocking script": "import tinkex\ntinkex.ServiceClient().create_lora_training_client('fake/base', 8)",
+    "a "
+    "blocking "
+    "script": "import tinkex\ntinkex.ServiceClient().create_lora_training_client('fake/base', 8)",
     "an asyncio script": """
 import asyncio, tinkex
 async def main():
@@ -217,7 +221,10 @@ async def main():
 asyncio.run(main())
 """,
     "a REST client": "import tinkex\ntinkex.RestClient().get_server_capabilities()",
-    "an asyncio REST client": "import asyncio, tinkex\nasyncio.run(tinkex.AsyncRestClient().get_server_capabilities())",
+    "an "
+    "asyncio "
+    "REST "
+    "client": "import asyncio, tinkex\nasyncio.run(tinkex.AsyncRestClient().get_server_capabilities())",
 }
 
 

@@ -1,4 +1,6 @@
-"""Proxies of the environment: which servers are asked through them, and what is said when they fail. Over real sockets."""
+"""Proxies of the environment: which servers are asked through them, and what is said when they
+fail. Over real sockets.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Calls that lie elsewhere: what goes there, with which key, and what is told of those that do not."""
+"""Calls that lie elsewhere: what goes there, with which key, and what is told of those that do
+not.
+"""
 
 from __future__ import annotations
 

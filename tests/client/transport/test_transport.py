@@ -1,4 +1,6 @@
-"""One exchange with faults: what is tried again, when, and what is raised. The clock is moved by hand; no socket."""
+"""One exchange with faults: what is tried again, when, and what is raised. The clock is moved by
+hand; no socket.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""An answer that says nothing is no answer: nothing is taken for a result, a training step is neither doubled nor taken for done."""
+"""An answer that says nothing is no answer: nothing is taken for a result, a training step is
+neither doubled nor taken for done.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,7 @@ def test_metrics_alone_are_a_result() -> None:
     }
 
 
-# ---- training requests ---------------------------------------------------------------------------------------------------
+# ---- training requests ----
 
 
 @pytest.fixture

@@ -239,7 +239,7 @@ def test_completion_knows_all_public_names() -> None:
     assert all(getattr(tinkex, name) is not None for name in names)
 
 
-# ---- lists, where programs of the official SDK expect lists ------------------------------------------------------------
+# ---- lists, where programs of the official SDK expect lists ----
 
 
 def test_tokens_of_a_chunk_are_a_list() -> None:

@@ -1,6 +1,8 @@
-"""The ways in which, as public threads tell, other clients wait without end and say nothing. Here each says so within 15 s, and ends.
+"""The ways in which, as public threads tell, other clients wait without end and say nothing. Here
+each says so within 15 s, and ends.
 
-Hours are of virtual time. What only a socket can do is done by one, with bounds of parts of a second.
+Hours are of virtual time. What only a socket can do is done by one, with bounds of parts of a
+second.
 """
 
 from __future__ import annotations
@@ -205,7 +207,7 @@ def test_a_heartbeat_that_is_never_answered(caplog: pytest.LogCaptureFixture) ->
     ]
 
 
-# ---- over a socket ------------------------------------------------------------------------------------------------------
+# ---- over a socket ----
 
 QUICK = {
     "timeout": 0.2,
@@ -248,7 +250,8 @@ async def reset(path: str, writer: asyncio.StreamWriter) -> None:
 
 async def stall_within_the_body(path: str, writer: asyncio.StreamWriter) -> None:
     writer.write(
-        b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"sequences"'
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+        b'1000\r\n\r\n{"sequences"'
     )
     await writer.drain()
     await never()

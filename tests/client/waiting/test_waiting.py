@@ -179,7 +179,7 @@ def test_who_cancels_a_wait_gets_a_cancellation_not_a_timeout() -> None:
     run(work())
 
 
-# ---- whose: the program's own -----------------------------------------------------------------------------------------
+# ---- whose: the program's own ----
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_no_thread_watches_when_nothing_waits(quick_stalls: None) -> None:
     asyncio.run(work())
 
 
-# ---- every wait -------------------------------------------------------------------------------------------------------
+# ---- every wait ----
 
 
 def test_retries_say_what_is_awaited_and_their_last_error_holds_the_facts(
@@ -366,7 +366,7 @@ def test_a_blocking_result_says_in_its_error_whose_the_wait_was(
     assert caught.value.request_id == future.request_id
 
 
-# ---- events -----------------------------------------------------------------------------------------------------------
+# ---- events ----
 
 
 def test_a_listener_hears_of_requests_and_retries(heard: list[events.Event]) -> None:

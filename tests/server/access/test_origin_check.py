@@ -1,4 +1,6 @@
-"""Web pages of others, in a browser on this machine, have no part in a server that asks for no key."""
+"""Web pages of others, in a browser on this machine, have no part in a server that asks for no
+key.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Peers cannot hold connections for nothing, and secrets in URLs are not logged. Over real sockets."""
+"""Peers cannot hold connections for nothing, and secrets in URLs are not logged. Over real
+sockets.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Weights that are not as they were saved are refused by their file's name, whatever they are wanted for."""
+"""Weights that are not as they were saved are refused by their file's name, whatever they are
+wanted for.
+"""
 
 # safetensors types some of its functions only in part
 # pyright: reportUnknownVariableType=false

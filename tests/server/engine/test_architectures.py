@@ -179,7 +179,10 @@ def test_what_would_be_trained_in_part_alone_is_refused(tmp_path: Path) -> None:
     saved(CONFIGS["learned positions"], tmp_path)
     with pytest.raises(
         InvalidRequest,
-        match="train_attn must be false for this model: its layers c_attn, c_proj are of a kind of their",
+        match=(
+            "train_attn must be false for this model: its layers c_attn, c_proj are of a kind of "
+            "their"
+        ),
     ):
         Base.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
     saved(

@@ -36,7 +36,9 @@ SAMPLERS = ["base", "small", "large"]
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchEngine]:
-    """With a sampler of the base model, and two of adapters of different ranks on different layers that were trained a little."""
+    """With a sampler of the base model, and two of adapters of different ranks on different layers
+    that were trained a little.
+    """
     engine, folder = TorchEngine(["tinkex/tiny"], "cpu"), tmp_path_factory.mktemp("samplers")
     engine.load_sampler("base", "tinkex/tiny", None)
     for name, shape in (
@@ -104,7 +106,9 @@ def test_a_seed_gives_the_same_tokens_alone_in_a_crowd_and_in_another_order(
 
 
 def test_each_adapter_gives_its_own_model_logprobs(engine: TorchEngine) -> None:
-    """In a batch of all samplers, a sample's logprobs are those that training computes for the same tokens."""
+    """In a batch of all samplers, a sample's logprobs are those that training computes for the same
+    tokens.
+    """
     requests = [
         (name, SampleSpec(PROMPTS[row], max_tokens=6, seed=row))
         for row, name in enumerate(["small", "large", "small"])

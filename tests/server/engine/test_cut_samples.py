@@ -1,4 +1,6 @@
-"""A sample that ends before its max_tokens, since the context is full, is told of in the log, once for a base model."""
+"""A sample that ends before its max_tokens, since the context is full, is told of in the log, once
+for a base model.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def test_a_cut_is_told_once(server: Server, stream: bool, caplog: pytest.LogCapt
                 sampler.sample(prompt, 2, params).result()
     [words] = told(caplog)
     assert words.startswith(
-        f"a sample of tinkex/tiny was cut before its max_tokens of 10: it fills the model's context of {len(prompt) + ROOM}"
+        "a sample of tinkex/tiny was cut before its max_tokens of 10: it fills the model's "
+        f"context of {len(prompt) + ROOM}"
     )
     assert f"its prompt of {len(prompt)}" in words
 

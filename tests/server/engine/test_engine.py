@@ -106,7 +106,9 @@ def train(engine: TorchEngine, model_id: str, steps: int) -> list[float]:
 def saved(
     engine: TorchEngine, tmp_path: Path, make: Callable[..., str]
 ) -> tuple[Path, list[float]]:
-    """A training state after three steps, and the losses of the three that followed in the model itself."""
+    """A training state after three steps, and the losses of the three that followed in the model
+    itself.
+    """
     model_id = make("source", seed=3)
     train(engine, model_id, 3)
     engine.save_model(model_id, tmp_path / "saved", optimizer=True)

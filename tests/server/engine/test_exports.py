@@ -1,4 +1,6 @@
-"""What was trained comes down as files that peft and transformers load by themselves, with the same logprobs."""
+"""What was trained comes down as files that peft and transformers load by themselves, with the same
+logprobs.
+"""
 
 from __future__ import annotations
 

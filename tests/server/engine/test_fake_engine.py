@@ -1,4 +1,6 @@
-"""The engine that answers at once: what it says follows from what it is asked, and fits together."""
+"""The engine that answers at once: what it says follows from what it is asked, and fits
+together.
+"""
 
 from __future__ import annotations
 
@@ -210,7 +212,10 @@ def test_a_training_loop_runs_on_it(facade: str) -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys, tinkex.local; tinkex.local.serve(engine='fake').close(); print([m for m in ('torch', 'peft') if m in sys.modules])"
+    code = (
+        "import sys, tinkex.local; tinkex.local.serve(engine='fake').close(); print([m for m in "
+        "('torch', 'peft') if m in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,4 +1,6 @@
-"""What is gathered until a step: the gradients of all batches, of the layers that are trained, and of nothing else."""
+"""What is gathered until a step: the gradients of all batches, of the layers that are trained, and
+of nothing else.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def engine() -> TorchEngine:
 
 @pytest.fixture
 def make(engine: TorchEngine) -> Iterator[Callable[..., str]]:
-    """Makes models that have taken one step, so that all of their weights have gradients; they are unloaded at the end."""
+    """Makes models that have taken one step, so that all of their weights have gradients; they are
+    unloaded at the end.
+    """
     made: list[str] = []
 
     def make(model_id: str, rank: int = 4, **shape: Any) -> str:

@@ -1,4 +1,6 @@
-"""The engine's own LoRA layers do what peft's would, and each row of a batch gets its own adapter."""
+"""The engine's own LoRA layers do what peft's would, and each row of a batch gets its own
+adapter.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ Array = NDArray[np.float64]
 Inputs = Mapping[str, Array]
 Config = Mapping[str, float]
 Reference = Callable[[Array, Inputs, Config], tuple[Array, Array]]
-"""From logprobs, inputs and settings to the losses, and to the derivative of each loss by its own logprob."""
+"""From logprobs, inputs and settings to the losses, and to the derivative of each loss by its own
+logprob.
+"""
 
 
 def cross_entropy(p: Array, inputs: Inputs, config: Config) -> tuple[Array, Array]:
@@ -55,7 +57,9 @@ def gspo(p: Array, inputs: Inputs, config: Config) -> tuple[Array, Array]:
 
 
 def clipped(ratio: Array, inputs: Inputs, config: Config) -> tuple[Array, Array]:
-    """Where the ratio is out of bounds on the side that its advantage favours, it has no gradient."""
+    """Where the ratio is out of bounds on the side that its advantage favours, it has no
+    gradient.
+    """
     low, high = bounds(inputs, config)
     advantages = inputs["advantages"]
     held = np.where(advantages > 0, ratio > high, ratio < low)
@@ -83,7 +87,9 @@ CLIPPED = ("ppo", "cispo", "gspo")
 def arrays(
     shape: tuple[int, ...], low: float, high: float
 ) -> st.SearchStrategy[NDArray[np.float32]]:
-    """On a grid of odd steps, so that no ratio falls on a bound, where the gradient may be either side's."""
+    """On a grid of odd steps, so that no ratio falls on a bound, where the gradient may be either
+    side's.
+    """
     steps = st.integers(0, 64).map(lambda step: low + (high - low) * (2 * step + 1) / 131)
     return hnp.arrays(np.float32, shape, elements=steps.map(lambda value: float(np.float32(value))))
 
@@ -191,7 +197,9 @@ def test_an_input_that_does_not_fit_is_named(changes: dict[str, Any], words: str
 
 
 def test_gspo_of_one_advantage_moves_as_the_paper_s_sequence_objective_does() -> None:
-    """N times the derivative of -min(s, clip(s)) * A, where s is the N-th root of the product of the ratios."""
+    """N times the derivative of -min(s, clip(s)) * A, where s is the N-th root of the product of
+    the ratios.
+    """
     old, advantage = torch.tensor([-1.0, -2.0, -0.5]), 1.5
     by_token, by_sequence = (torch.tensor([-1.1, -1.8, -0.5], requires_grad=True) for _ in range(2))
     inputs = {"logprobs": old.numpy(), "advantages": np.full(3, advantage, np.float32)}

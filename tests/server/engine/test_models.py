@@ -1,4 +1,6 @@
-"""Every kind of causal language model is served exactly, or refused with the reason; docs/models.md says which."""
+"""Every kind of causal language model is served exactly, or refused with the reason; docs/models.md
+says which.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ MIXTURES = {kind for kind, config in kinds().items() if without_experts(config)}
 
 
 def found_of(kind: str, folder: Path, **own: Any) -> Finding:
-    """Skips a kind of which this release of transformers makes no tiny model, unless it is the release of the page."""
+    """Skips a kind of which this release of transformers makes no tiny model, unless it is the
+    release of the page.
+    """
     try:
         return find(tiny_config(kinds()[kind], **own), folder)
     except CannotBeMade as error:

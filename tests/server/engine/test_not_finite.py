@@ -1,4 +1,6 @@
-"""NaN and infinity never get into a model: what made them fails by name, and training goes on from what was before."""
+"""NaN and infinity never get into a model: what made them fails by name, and training goes on from
+what was before.
+"""
 
 from __future__ import annotations
 

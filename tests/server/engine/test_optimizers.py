@@ -1,4 +1,6 @@
-"""Each optimizer steps as its formula says, worked out in float64 without torch; its state goes on bit for bit from a file."""
+"""Each optimizer steps as its formula says, worked out in float64 without torch; its state goes on
+bit for bit from a file.
+"""
 
 from __future__ import annotations
 
@@ -211,7 +213,9 @@ def test_a_state_that_does_not_fit_is_refused(change: dict[str, Any], words: str
 def test_a_clipped_gradient_is_no_longer_than_asked(
     engine: TorchEngine, kind: OptimizerKind
 ) -> None:
-    """The norm is told as it was before. Where it is clipped, a gradient ten times as large makes the same step."""
+    """The norm is told as it was before. Where it is clipped, a gradient ten times as large makes
+    the same step.
+    """
     weight, ten = {"weights": np.ones(15, np.float32)}, {"weights": np.full(15, 10, np.float32)}
     norms, after = [], []
     for inputs in (weight, ten):

@@ -1,4 +1,6 @@
-"""An engine in a process of its own: the same answers, errors with their texts, cancelling, and an end that is noticed on either side."""
+"""An engine in a process of its own: the same answers, errors with their texts, cancelling, and an
+end that is noticed on either side.
+"""
 
 from __future__ import annotations
 

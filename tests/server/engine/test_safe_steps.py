@@ -1,4 +1,6 @@
-"""A step is taken without a copy to go back to wherever it is known beforehand that all stays finite."""
+"""A step is taken without a copy to go back to wherever it is known beforehand that all stays
+finite.
+"""
 
 from __future__ import annotations
 

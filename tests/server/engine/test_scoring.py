@@ -1,4 +1,6 @@
-"""Logprobs of targets and their gradients are those of float64, whatever the lengths; passes are bounded."""
+"""Logprobs of targets and their gradients are those of float64, whatever the lengths; passes are
+bounded.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @define
 class Network:
-    """Answers with logits that were made before, as a model of transformers does, and keeps what it was asked."""
+    """Answers with logits that were made before, as a model of transformers does, and keeps what it
+    was asked.
+    """
 
     logits: Tensor
     device: torch.device = CPU

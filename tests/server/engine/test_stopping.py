@@ -1,4 +1,6 @@
-"""What ends a sample where no stop is given: whatever one of the model's files calls an end. And a sample that is cut is told of."""
+"""What ends a sample where no stop is given: whatever one of the model's files calls an end. And a
+sample that is cut is told of.
+"""
 
 # transformers ships few types
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -44,7 +46,9 @@ def sampled(folder: Path) -> tuple[list[int], str]:
 
 
 def generated(folder: Path, *more: int) -> list[int]:
-    """What transformers generates; it ends by the generation config alone, so the other ends are to be given."""
+    """What transformers generates; it ends by the generation config alone, so the other ends are to
+    be given.
+    """
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     known = model.generation_config.eos_token_id
     known = known if isinstance(known, list) else [known]

@@ -1,4 +1,6 @@
-"""A client that sends ahead: when the engine dies, what it sent on top of lost steps, not knowing of it, fails as they do."""
+"""A client that sends ahead: when the engine dies, what it sent on top of lost steps, not knowing
+of it, fails as they do.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from tinkex_server.jobs.saved_states import Loss
 
 
 class Ahead(Api):
-    """A client that sends its steps without waiting, and asks for results only when it is told to."""
+    """A client that sends its steps without waiting, and asks for results only when it is told
+    to.
+    """
 
     mortal: ProcessEngine
 
@@ -61,7 +65,9 @@ def ahead() -> Iterator[Ahead]:
 
 
 def saved_model(ahead: Ahead) -> tuple[str, float]:
-    """A model that was trained and saved, and trained on; and what its loss was when it was saved. The next number is 7."""
+    """A model that was trained and saved, and trained on; and what its loss was when it was saved.
+    The next number is 7.
+    """
     model_id = ahead.model()
     ahead.pair(model_id, 1)
     ahead.result(ahead.ok("save_weights", model_id=model_id, seq_id=3, path="a"))

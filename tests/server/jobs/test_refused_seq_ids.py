@@ -1,4 +1,6 @@
-"""A training request that is refused at its arrival takes its turn as a failure: nobody waits for its number."""
+"""A training request that is refused at its arrival takes its turn as a failure: nobody waits for
+its number.
+"""
 
 from __future__ import annotations
 
@@ -318,7 +320,10 @@ def too_long(*, packed: bool, message: bool) -> Refuse:
     return refuse
 
 
-BROKEN = b'{"forward_backward_input": {"data": [}, "note": "\\"model_id\\": \\"x\\"", "model_id": "MODEL", "seq_id": 2}'
+BROKEN = (
+    b'{"forward_backward_input": {"data": [}, "note": "\\"model_id\\": \\"x\\"", "model_id": '
+    b'"MODEL", "seq_id": 2}'
+)
 WHOLE = b'{"model_id": "MODEL", "seq_id": 2}'
 UNREADABLE: dict[str, tuple[Refuse, int]] = {
     "broken JSON": (raw(BROKEN), 422),

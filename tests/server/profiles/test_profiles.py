@@ -186,7 +186,9 @@ def _shared_servers() -> Iterator[None]:
 
 @contextmanager
 def serving(profile: str | Profile, hold: float = 0.2) -> Iterator[Wire]:
-    """A client of a server with this profile; one that is given as a value has a server of its own."""
+    """A client of a server with this profile; one that is given as a value has a server of its
+    own.
+    """
     with ExitStack() as own:
         server, engine = (
             shared(profile, hold)
@@ -213,7 +215,7 @@ def on(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("wire", names, indirect=True)
 
 
-# ---- all of them -----------------------------------------------------------------------------------------------------
+# ---- all of them ----
 
 
 @on(*OTHERS)
@@ -417,7 +419,7 @@ def test_a_server_that_starts_answers_503() -> None:
     assert answers == [503, 503, 200]
 
 
-# ---- bodies ----------------------------------------------------------------------------------------------------------
+# ---- bodies ----
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -565,7 +567,7 @@ def test_fields_as_old_as_the_pinned_types_pass() -> None:
         assert wire.result(promise)["type"] is None
 
 
-# ---- keys ------------------------------------------------------------------------------------------------------------
+# ---- keys ----
 
 X, BEARER = "x-api-key", "authorization"
 
@@ -605,7 +607,7 @@ def test_some_calls_are_open_to_all() -> None:
         assert wire.send("get_info", model_id="m").status_code == 401
 
 
-# ---- polls -----------------------------------------------------------------------------------------------------------
+# ---- polls ----
 
 PENDING: list[tuple[str, int, dict[str, Any]]] = [
     ("hosted", 408, {"type": "try_again", "queue_state": "active"}),
@@ -737,7 +739,7 @@ def test_a_poll_that_waited_is_told_not_yet_once_more() -> None:
         assert "metrics" in wire.poll(promise).json()
 
 
-# ---- seq_ids ---------------------------------------------------------------------------------------------------------
+# ---- seq_ids ----
 
 
 @on(
@@ -824,7 +826,7 @@ def test_an_unknown_model_is_refused_by_the_future(wire: Wire) -> None:
     assert wire.outcome(promised.json()).status_code == 404
 
 
-# ---- promises and answers --------------------------------------------------------------------------------------------
+# ---- promises and answers ----
 
 
 @on("skyrl-0.3")
@@ -960,7 +962,7 @@ def test_hatchery_s_calls(wire: Wire) -> None:
     assert "model_name" not in model
 
 
-# ---- weights ---------------------------------------------------------------------------------------------------------
+# ---- weights ----
 
 
 @pytest.mark.parametrize(
@@ -1082,7 +1084,7 @@ def test_a_missing_checkpoint_is_404(name: str) -> None:
         assert (answer if name == "hatchery" else wire.outcome(answer.json())).status_code == 404
 
 
-# ---- losses and data -------------------------------------------------------------------------------------------------
+# ---- losses and data ----
 
 
 def with_loss(model_id: str, loss_fn: str, copies: int = 1, **inputs: Any) -> dict[str, Any]:
@@ -1220,7 +1222,7 @@ def test_an_optimizer_step_has_no_metrics(wire: Wire) -> None:
     assert wire.result(wire.optim(wire.model(), 1)) == {"metrics": None}
 
 
-# ---- sampling --------------------------------------------------------------------------------------------------------
+# ---- sampling ----
 
 
 @pytest.mark.parametrize(

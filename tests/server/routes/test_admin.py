@@ -26,7 +26,7 @@ def api() -> Iterator[Api]:
         yield api
 
 
-# ---- the audit log ---------------------------------------------------------------------------------------------------
+# ---- the audit log ----
 
 
 def events(api: Api, **query: str) -> list[str]:
@@ -89,7 +89,7 @@ def test_the_audit_log_is_of_a_day(api: Api) -> None:
         assert api.get("audit", **query).status_code == 422, query
 
 
-# ---- usage -----------------------------------------------------------------------------------------------------------
+# ---- usage ----
 
 
 def usage(api: Api) -> list[dict[str, Any]]:
@@ -188,7 +188,7 @@ def test_a_time_of_usage_that_cannot_be_is_422(api: Api, start: str, end: str) -
     assert api.get("billing/usage/events").status_code == 422
 
 
-# ---- keys ------------------------------------------------------------------------------------------------------------
+# ---- keys ----
 
 
 def claims(token: str) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Losses that clients send: what may be in one, how long one lives, and that a hostile one does no harm."""
+"""Losses that clients send: what may be in one, how long one lives, and that a hostile one does no
+harm.
+"""
 
 from __future__ import annotations
 
@@ -240,7 +242,7 @@ def test_an_input_that_is_missing_or_of_another_rank(inputs: Any, words: str) ->
         program.check(3, Example(np.arange(2), {"target_tokens": np.arange(2), **inputs}))
 
 
-# ---- over the wire ---------------------------------------------------------------------------------------------------
+# ---- over the wire ----
 
 
 def request(

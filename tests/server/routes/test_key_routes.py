@@ -1,4 +1,6 @@
-"""A key told of, exchanged and revoked; and what the holders of two keys see of each other's runs."""
+"""A key told of, exchanged and revoked; and what the holders of two keys see of each other's
+runs.
+"""
 
 from __future__ import annotations
 

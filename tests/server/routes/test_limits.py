@@ -95,7 +95,10 @@ def test_a_body_that_is_too_long_is_413(small: Api, how: Callable[[bytes], dict[
 
 def test_a_body_that_says_it_is_too_long_is_refused_before_it_comes(small: Api) -> None:
     address = (small.http.base_url.host, small.http.base_url.port)
-    head = f"POST {API}/create_session HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {1 << 40}\r\n\r\n{{"
+    head = (
+        f"POST {API}/create_session HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
+        f"{1 << 40}\r\n\r\n{{"
+    )
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(head.encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
@@ -109,7 +112,8 @@ def test_a_client_that_leaves_in_its_body_is_no_fault_of_the_server(
         address = (api.http.base_url.host, api.http.base_url.port)
         with socket.create_connection(address, timeout=10) as connection:
             connection.sendall(
-                f"POST {API}/create_session HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{{".encode()
+                f"POST {API}/create_session HTTP/1.1\r\nHost: "
+                f"127.0.0.1\r\nContent-Length: 9\r\n\r\n{{".encode()
             )
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(1) == b""

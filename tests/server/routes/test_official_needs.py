@@ -367,7 +367,9 @@ def test_14_telemetry_and_the_end_are_taken_with_a_key_of_its_kind() -> None:
 def test_the_tokenizer_of_the_shipped_model_is_found_by_transformers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whose users on this machine ask for `tokenizer_id`, and must not ask the hub for a model of this package."""
+    """Whose users on this machine ask for `tokenizer_id`, and must not ask the hub for a model of
+    this package.
+    """
     transformers = pytest.importorskip("transformers")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with (

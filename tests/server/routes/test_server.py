@@ -132,7 +132,10 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_importing_it_imports_no_torch() -> None:
-    code = "import sys, tinkex.local, tinkex.cli; print([m for m in ('torch', 'starlette', 'numpy') if m in sys.modules])"
+    code = (
+        "import sys, tinkex.local, tinkex.cli; print([m for m in ('torch', 'starlette', 'numpy') "
+        "if m in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,4 +1,6 @@
-"""A server that is killed loses nothing that it said was saved, shows nothing half written, and answers for all that it took on."""
+"""A server that is killed loses nothing that it said was saved, shows nothing half written, and
+answers for all that it took on.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ def test_a_server_that_is_killed_at_any_moment_loses_nothing_that_was_acknowledg
 def test_a_crash_between_the_steps_of_an_overwrite_leaves_one_of_the_two(
     tmp_path: Path, name: str, kept: int
 ) -> None:
-    """The one before when the row was not written, and else the new one; never none, and never both."""
+    """The one before when the row was not written, and else the new one; never none, and never
+    both.
+    """
     with process(tmp_path, "tests.support.crashing_server") as server:
         with calls(server) as api:
             model_id = api.model()

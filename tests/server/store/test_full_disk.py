@@ -1,4 +1,6 @@
-"""A data folder that cannot be written: the server says so, and tells nobody what it did not keep."""
+"""A data folder that cannot be written: the server says so, and tells nobody what it did not
+keep.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the embedded server reads is what a client wrote, and what it writes a client reads the same in both encodings."""
+"""What the embedded server reads is what a client wrote, and what it writes a client reads the same
+in both encodings.
+"""
 
 from __future__ import annotations
 
@@ -193,7 +195,9 @@ def test_a_sample_is_read_as_the_engine_gave_it(result: SampleResult) -> None:
 
 
 def test_logprobs_of_any_shape_are_read_as_the_engine_gave_them() -> None:
-    """In one record of the message for each run of the same shape, but as one list to who reads it."""
+    """In one record of the message for each run of the same shape, but as one list to who
+    reads it.
+    """
     shapes = [(2,), (3,), (3, 2), (1, 2), (1, 3), (4,)]
     arrays = [np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for shape in shapes]
     in_protobuf = write_loss(

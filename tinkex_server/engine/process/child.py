@@ -43,7 +43,9 @@ _LAST_WORDS = 0.5  # seconds
 
 
 class EngineFault(RuntimeError):
-    """An error in the engine's process. Its text begins with the class that it has there; its notes hold the trace."""
+    """An error in the engine's process. Its text begins with the class that it has there; its notes
+    hold the trace.
+    """
 
 
 @frozen
@@ -53,7 +55,9 @@ class _Pending:
 
 
 class Child:
-    """Starts the process. Calls may come from any thread, before it is ready, too; one thread must `read`."""
+    """Starts the process. Calls may come from any thread, before it is ready, too; one thread must
+    `read`.
+    """
 
     def __init__(self, make: Make) -> None:
         self.ready: Future[str] = Future()
@@ -107,13 +111,17 @@ class Child:
         return self._process.wait()
 
     def signs(self) -> Signs:
-        """What it has shown by now. A process that is not ready has no calls to answer: loading a model takes what it takes."""
+        """What it has shown by now. A process that is not ready has no calls to answer: loading a
+        model takes what it takes.
+        """
         return Signs(
             self.ready.done() and bool(self._pending), self._messages, self._answers, self._cpu
         )
 
     def kill(self) -> None:
-        """Ends the process, be it stopped, once it has had the time to say where its threads are; `read` then returns."""
+        """Ends the process, be it stopped, once it has had the time to say where its threads are;
+        `read` then returns.
+        """
         if LAST_WORDS is not None:
             self._process.send_signal(LAST_WORDS)
             with suppress(subprocess.TimeoutExpired):
@@ -212,8 +220,8 @@ def _spawn() -> subprocess.Popen[bytes]:
     # so that it finds what this process finds
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     command = [sys.executable, "-P", "-m", "tinkex_server.engine.process.worker"]
-    # OpenMP's threads else spin while they wait for each other, which takes the cores from those who have work: torch gets many
-    # times slower beside a busy server or client
+    # OpenMP's threads else spin while they wait for each other, which takes the cores from those
+    # who have work: torch gets many times slower beside a busy server or client
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=1 << 16

@@ -37,15 +37,19 @@ _FORWARDED = frozenset(name for name in vars(Engine) if not name.startswith("_")
 
 
 class ProcessEngine:
-    """What `make` makes, in another process, with all methods of `Engine`; those that are not below block until it has answered.
+    """What `make` makes, in another process, with all methods of `Engine`; those that are not below
+    block until it has answered.
 
-    Calls that are under way when the process dies, and those that come until that was dealt with, then raise `EngineDied`.
+    Calls that are under way when the process dies, and those that come until that was dealt with,
+    then raise `EngineDied`.
 
     Args:
         make: pickled, so a function or class of a module, or a `functools.partial` of one.
         base_models: those that it will have.
-        pauses: seconds before it is started again, for each time in a row that it lives but seconds; after the last it is given up.
-        patience: how long the process may hang with calls to answer; it is then killed, and so dies.
+        pauses: seconds before it is started again, for each time in a row that it lives but
+            seconds; after the last it is given up.
+        patience: how long the process may hang with calls to answer; it is then killed, and so
+            dies.
     """
 
     def __init__(
@@ -114,7 +118,9 @@ class ProcessEngine:
             going_on = self._outlive(how, failures)
 
     def _outlive(self, how: str, failures: int) -> bool:
-        """Whether another child has taken the place of the dead one. If not, calls fail from now on."""
+        """Whether another child has taken the place of the dead one. If not, calls fail from now
+        on.
+        """
         if not self._closed.is_set() and not self._was_ready():
             error = self._why_not_ready(how)
             logger.info("%s", error, exc_info=error)  # no more: it is told to all who ask
@@ -122,7 +128,10 @@ class ProcessEngine:
             return False
         pause = pause_before_restart(failures, self._pauses)
         if pause is None and not self._closed.is_set():
-            text = f"the engine's process {how}, {failures} times in a row, and is not started again: restart the server"
+            text = (
+                f"the engine's process {how}, {failures} times in a row, and is not started "
+                "again: restart the server"
+            )
             logger.error("%s", text)
             self._tell(Death(text, None))
             self._child.fail(EngineDied(text))
@@ -159,7 +168,9 @@ class ProcessEngine:
         return True
 
     def _put_in_place(self, child: Child, error: EngineDied) -> None:
-        """What was under way fails only now that the death has been dealt with: nobody asks again before that."""
+        """What was under way fails only now that the death has been dealt with: nobody asks again
+        before that.
+        """
         with self._lock:
             dead = self._child
             if not self._closed.is_set():

@@ -1,4 +1,5 @@
-"""Messages over the private pipes between the server and its engine's process: pickles, with their arrays beside them, uncopied.
+"""Messages over the private pipes between the server and its engine's process: pickles, with their
+arrays beside them, uncopied.
 
 Only these two processes hold the pipes, so nothing is unpickled that somebody else wrote.
 """
@@ -39,7 +40,9 @@ def read(file: IO[bytes]) -> Any:
 
 
 def _exactly(file: IO[bytes], length: int) -> bytearray:
-    """So many bytes of a buffered file, which reads all that it can. Arrays made of them can be written to."""
+    """So many bytes of a buffered file, which reads all that it can. Arrays made of them can be
+    written to.
+    """
     data = bytearray(length)
     if file.readinto(data) != length:  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
         raise EOFError

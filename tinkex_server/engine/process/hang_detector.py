@@ -1,8 +1,9 @@
 """When an engine's process counts as hung. Plain values: no clock, no thread, no process.
 
-A forward pass may be as long as it likes, so that a call which takes long says nothing. What can be told is a process that shows no
-life, and one that lives, has calls to answer, and neither answers nor computes. One that computes for ever cannot be told from one that
-computes for long, and is left alone.
+A forward pass may be as long as it likes, so that a call which takes long says nothing. What can be
+told is a process that shows no life, and one that lives, has calls to answer, and neither answers
+nor computes. One that computes for ever cannot be told from one that computes for long, and is left
+alone.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 from attrs import define, frozen
 
 SILENT = 60.0
-"""Seconds without a sign of life: many times what a collection of garbage, a library that keeps the interpreter to itself, or a machine
-that swaps holds up a thread; and a client waits minutes for a step anyway."""
+"""Seconds without a sign of life: many times what a collection of garbage, a library that keeps the
+interpreter to itself, or a machine that swaps holds up a thread; and a client waits minutes for a
+step anyway.
+"""
 IDLE = 600.0
-"""Seconds without an answer and without work: more than a slow disk, or a GPU that is shared with others, keeps a call waiting with
-nothing for the processor to do."""
+"""Seconds without an answer and without work: more than a slow disk, or a GPU that is shared with
+others, keeps a call waiting with nothing for the processor to do.
+"""
 _WORK = 0.01
 """Seconds of processor time a second that are work: the signs of life take a hundredth of it."""
 
@@ -41,7 +45,9 @@ class Signs:
 
 @define
 class Observer:
-    """Looks at a process again and again, always after as long; it counts the times, and so no time in which it was itself stopped."""
+    """Looks at a process again and again, always after as long; it counts the times, and so no time
+    in which it was itself stopped.
+    """
 
     patience: Patience
     period: float
@@ -59,7 +65,13 @@ class Observer:
         self._silent = self._silent + self.period if waited_for and not lives else 0.0
         self._idle = self._idle + self.period if waited_for and not works else 0.0
         if self._silent >= self.patience.silent:
-            return f"gave no sign of life for {self._silent:.0f} s with calls to answer, and was killed (it was stopped, or held up)"
+            return (
+                f"gave no sign of life for {self._silent:.0f} s with calls to answer, and was "
+                "killed (it was stopped, or held up)"
+            )
         if self._idle >= self.patience.idle:
-            return f"neither answered nor computed for {self._idle:.0f} s with calls to answer, and was killed (it waited for ever)"
+            return (
+                f"neither answered nor computed for {self._idle:.0f} s with calls to answer, and "
+                "was killed (it waited for ever)"
+            )
         return None

@@ -1,4 +1,6 @@
-"""What the server and its engine's process say to each other. `number` says which call it is about."""
+"""What the server and its engine's process say to each other. `number` says which call it is
+about.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from attrs import frozen
 from tinkex_server.engine.interface import Engine, SampleSpec
 
 Make: TypeAlias = Callable[[], Engine]
-"""Makes the engine, in its process. It is pickled, and so is of a module that the process can import."""
+"""Makes the engine, in its process. It is pickled, and so is of a module that the process can
+import.
+"""
 
 
 @frozen
@@ -49,7 +53,9 @@ class Ready:
 
 @frozen
 class Alive:
-    """From the process, now and then: it lives. `cpu` is how many seconds of processor time it has taken."""
+    """From the process, now and then: it lives. `cpu` is how many seconds of processor time it has
+    taken.
+    """
 
     cpu: float
 
@@ -73,7 +79,9 @@ class Returned:
 
 @frozen
 class Raised:
-    """From the process: how a call failed, as text, since the class of an error may need modules that the server must not import."""
+    """From the process: how a call failed, as text, since the class of an error may need modules
+    that the server must not import.
+    """
 
     number: int
     invalid: bool  # whether it was an InvalidRequest

@@ -1,4 +1,6 @@
-"""`Watchdog`: kills an engine's process that hangs, so that it goes the way of one that dies by itself."""
+"""`Watchdog`: kills an engine's process that hangs, so that it goes the way of one that dies by
+itself.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from tinkex_server.engine.process.heartbeat import PERIOD
 
 
 class Watchdog:
-    """Watches a child for as long as its `with` block takes, in which the child is read to its end."""
+    """Watches a child for as long as its `with` block takes, in which the child is read to its
+    end.
+    """
 
     verdict: str | None = None
     """Why it killed the child, in words that go on after "the engine's process"."""

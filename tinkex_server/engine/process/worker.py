@@ -1,4 +1,5 @@
-"""The engine's process: `python -m tinkex_server.engine.process.worker`, which speaks over its standard input and output.
+"""The engine's process: `python -m tinkex_server.engine.process.worker`, which speaks over its
+standard input and output.
 
 It ends when the input does: the server has closed it, or has died.
 """
@@ -138,7 +139,8 @@ def _work(incoming: IO[bytes], answer: Callable[[object], None]) -> None:
 def _made(make: Make) -> tuple[Engine, str]:
     """The engine, and what it runs on.
 
-    Its modules stay for good: to look for garbage among them while they are imported takes a sixth of that time, and finds none.
+    Its modules stay for good: to look for garbage among them while they are imported takes a sixth
+    of that time, and finds none.
     """
     gc.disable()
     engine = make()
@@ -149,7 +151,9 @@ def _made(make: Make) -> tuple[Engine, str]:
 
 
 def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """The standard input and output, which from now on lead nowhere and to the standard error: libraries print what they like."""
+    """The standard input and output, which from now on lead nowhere and to the standard error:
+    libraries print what they like.
+    """
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -158,7 +162,9 @@ def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
 
 
 def _offer_to_the_memory_killer() -> None:
-    """Where the system ends a process for want of memory, it had better be this one than the server, which starts it again."""
+    """Where the system ends a process for want of memory, it had better be this one than the
+    server, which starts it again.
+    """
     if sys.platform == "linux":
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("500")

@@ -1,4 +1,6 @@
-"""Base models, with layers that adapters can be put on: the one place that loads by transformers, which ships few types."""
+"""Base models, with layers that adapters can be put on: the one place that loads by transformers,
+which ships few types.
+"""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
@@ -44,7 +46,9 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 @define(eq=False)
 class Base:
-    """One frozen base model. Adapters are apart from it; a forward pass names those that it is to use."""
+    """One frozen base model. Adapters are apart from it; a forward pass names those that it is to
+    use.
+    """
 
     description: BaseModel
     model: Any
@@ -60,10 +64,11 @@ class Base:
 
     @classmethod
     def load(cls, spec: str, device: str | None = None, dtype: str | None = None) -> Base:
-        """By folder, shipped name or hub id, or `NAME=` and one of these. Raises `InvalidRequest` when it cannot be loaded, or served exactly.
+        """By folder, shipped name or hub id, or `NAME=` and one of these. Raises `InvalidRequest`
+        when it cannot be loaded, or served exactly.
 
-        `device` is "cpu", "cuda" or "mps", by default the best that is there; `dtype` is "float32" or "bfloat16", by default what
-        suits the device.
+        `device` is "cpu", "cuda" or "mps", by default the best that is there; `dtype` is "float32"
+        or "bfloat16", by default what suits the device.
         """
         description, source = describe(spec), loadable_name(spec)
         place = _device(device)
@@ -128,7 +133,9 @@ class Base:
 
     @contextmanager
     def running(self, plan: Plan) -> Generator[Any, None, None]:
-        """The model, for one short piece of work with these adapters: whoever wants it meanwhile waits for its turn."""
+        """The model, for one short piece of work with these adapters: whoever wants it meanwhile
+        waits for its turn.
+        """
         with self._lock:
             self._current.plan = plan
             try:
@@ -137,12 +144,16 @@ class Base:
                 self._current.plan = ()
 
     def new_adapter(self, shape: LoraShape) -> Adapter:
-        """One to be trained, in float32. Raises `InvalidRequest` for a shape that the model cannot be trained in."""
+        """One to be trained, in float32. Raises `InvalidRequest` for a shape that the model cannot
+        be trained in.
+        """
         layers = chosen(self.model, _reads_text(self.model), self.linears, shape)
         return new_adapter(layers, shape.rank, _ALPHA, shape.seed)
 
     def load_adapter(self, folder: Path, *, like: Adapter | None = None) -> Adapter:
-        """A saved one to sample with, in the model's own precision. Raises `InvalidRequest` when it is not of the shape of `like`."""
+        """A saved one to sample with, in the model's own precision. Raises `InvalidRequest` when it
+        is not of the shape of `like`.
+        """
         saved = read_adapter(folder)
         if like:
             check_fit(saved.named_weights(), like.named_weights())
@@ -161,7 +172,8 @@ class Base:
 def ends(model: Any, tokenizer: Any) -> frozenset[int]:
     """Returns all tokens that one of the model's files calls the end of a text.
 
-    Files differ: of a chat model the tokenizer names the end of a turn, and config.json often that of a document alone.
+    Files differ: of a chat model the tokenizer names the end of a turn, and config.json often that
+    of a document alone.
     """
     text = model.config.get_text_config(decoder=True)
     named = (model.generation_config, model.config, text, tokenizer)
@@ -171,14 +183,18 @@ def ends(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _reads_text(model: Any) -> set[nn.Module]:
-    """The modules that text goes through: of a model for images and sounds, too, not those that they go through."""
+    """The modules that text goes through: of a model for images and sounds, too, not those that
+    they go through.
+    """
     if model.config.get_text_config(decoder=True) is model.config:
         return set(model.modules())
     return {*model.get_decoder().modules(), model.get_output_embeddings()}
 
 
 def _expert_names(kind: str) -> frozenset[str]:
-    """Returns the names that each expert's layers had before transformers made one tensor of all of a kind's experts."""
+    """Returns the names that each expert's layers had before transformers made one tensor of all of
+    a kind's experts.
+    """
     merged = [
         pattern
         for conversion in get_checkpoint_conversion_mapping(kind) or []
@@ -197,7 +213,8 @@ def _device(asked: str | None) -> str:
         return next(name for name, available in there.items() if available)
     if not there.get(asked):
         raise InvalidRequest(
-            f"there is no device {asked!r} here; there is {', '.join(name for name in there if there[name])}"
+            f"there is no device {asked!r} here; there is "
+            f"{', '.join(name for name in there if there[name])}"
         )
     return asked
 

@@ -1,4 +1,6 @@
-"""`Batcher`: takes requests for samples from any thread, and samples them together on a thread of its own."""
+"""`Batcher`: takes requests for samples from any thread, and samples them together on a thread of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ class Size:
 
 
 def admissible(waiting: Iterable[Size], running: Size, limits: Limits) -> int:
-    """How many of those that wait, from the first, are to be read now, in one pass; or one prompt alone, in as many as it takes.
+    """How many of those that wait, from the first, are to be read now, in one pass; or one prompt
+    alone, in as many as it takes.
 
     None overtakes another, so that a large one has its turn, too.
     """
@@ -79,7 +82,9 @@ def admissible(waiting: Iterable[Size], running: Size, limits: Limits) -> int:
 
 
 class Batcher:
-    """Requests for one base model join those under way at any step, and leave when they are complete."""
+    """Requests for one base model join those under way at any step, and leave when they are
+    complete.
+    """
 
     def __init__(self, base: Base) -> None:
         self._base = base
@@ -114,7 +119,8 @@ class Batcher:
     def _run(self) -> None:
         while self._wait():
             self._drop_ended()
-            # those who arrive while a pass runs are read before the next step, so that a burst of requests goes on in step
+            # those who arrive while a pass runs are read before the next step, so that a burst of
+            # requests goes on in step
             for _ in range(_PASSES_BEFORE_A_STEP):
                 if not (requests := self._take()):
                     break
@@ -165,7 +171,9 @@ class Batcher:
                 self._read(reading)
 
     def _read(self, reading: Reading) -> None:
-        """One pass. Samples under way get a token before the next, so that a long prompt holds up nobody."""
+        """One pass. Samples under way get a token before the next, so that a long prompt holds up
+        nobody.
+        """
         goes_on = False
         with _failing(reading.requests):
             self._batch = self._batch or Batch(self._base)

@@ -38,11 +38,14 @@ class AdaptedModel:
     """The model that an adapter is for, as its files name it."""
 
     name: str | None
-    """What transformers loads it by, where the adapter was made: a hub id, or the path of a folder."""
+    """What transformers loads it by, where the adapter was made: a hub id, or the path of a folder.
+    """
     modules: Sequence[str]
     """The full names of all its modules."""
     expert_names: Set[str] = frozenset()
-    """The names, such as gate_proj, that peft takes for those of experts in models of this kind, wherever it meets them."""
+    """The names, such as gate_proj, that peft takes for those of experts in models of this kind,
+    wherever it meets them.
+    """
     tied_head: str | None = None
     """The full name of the output layer, where its matrix is that of the input embeddings."""
 
@@ -53,7 +56,9 @@ def save_adapter(
     model: AdaptedModel,
     optimizer_state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Makes the folder, which must not be there. Raises `InvalidRequest` for weights or a state with NaN or infinity."""
+    """Makes the folder, which must not be there. Raises `InvalidRequest` for weights or a state
+    with NaN or infinity.
+    """
     for tensors in (adapter.named_weights(), optimizer_state or {}):
         check_finite(tensors, "the model cannot be saved, load an earlier checkpoint into it")
     folder.mkdir(parents=True)
@@ -82,7 +87,9 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def base_model_of(folder: Path) -> str | None:
-    """Returns the name of the model that the adapter in the folder is for; None where it was saved without one."""
+    """Returns the name of the model that the adapter in the folder is for; None where it was saved
+    without one.
+    """
     _check_there(folder)
     return json.loads((folder / _CONFIG_FILE).read_text())["base_model_name_or_path"]
 
@@ -92,7 +99,8 @@ def read_training_state(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The saved weights, and the optimizer's state (empty unless `optimizer`).
 
-    Raises `InvalidRequest` when they are no longer there or hold NaN or infinity, or zeros alone; or the optimizer's state was not saved.
+    Raises `InvalidRequest` when they are no longer there or hold NaN or infinity, or zeros alone;
+    or the optimizer's state was not saved.
     """
     _check_there(folder)
     if not optimizer:
@@ -113,7 +121,8 @@ def _read(file: Path) -> dict[str, Tensor]:
         and not any(value.any() for value in tensors.values())
     ):
         raise InvalidRequest(
-            f"{file.name} holds nothing but zeros, so that it could not even be trained: the file was damaged. Put it back from a "
+            f"{file.name} holds nothing but zeros, so that it could not even be trained: the file "
+            "was damaged. Put it back from a "
             "copy, or use another checkpoint"
         )
     return tensors
@@ -133,7 +142,8 @@ def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None
             raise InvalidRequest(f"the saved weights have {name}, which the model does not train")
         if saved[name].shape != wanted[name].shape:
             raise InvalidRequest(
-                f"{name} was saved as {list(saved[name].shape)}, and is {list(wanted[name].shape)} in the model"
+                f"{name} was saved as {list(saved[name].shape)}, and is "
+                f"{list(wanted[name].shape)} in the model"
             )
 
 
@@ -155,7 +165,9 @@ def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
 
 
 def _targets(layers: Iterable[str], modules: Iterable[str]) -> list[str]:
-    """Returns last names, such as q_proj, once for all layers; full ones where those would name other modules, too."""
+    """Returns last names, such as q_proj, once for all layers; full ones where those would name
+    other modules, too.
+    """
     adapted = set(layers)
     last = {_last(name) for name in adapted}
     named = {name for name in modules if _last(name) in last}

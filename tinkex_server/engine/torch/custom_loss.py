@@ -1,7 +1,9 @@
-"""Losses that a client sent as a graph (openapi/tinker.yaml, CustomLossGraph): checked node by node, then run by torch.
+"""Losses that a client sent as a graph (openapi/tinker.yaml, CustomLossGraph): checked node by
+node, then run by torch.
 
-A graph comes from anybody who can reach the server. So nothing in it is imported, evaluated or looked up by a name of its choice: a node
-may only call what `loss_tables` holds, and what it makes is bounded in size, tensor by tensor and as a whole.
+A graph comes from anybody who can reach the server. So nothing in it is imported, evaluated or
+looked up by a name of its choice: a node may only call what `loss_tables` holds, and what it makes
+is bounded in size, tensor by tensor and as a whole.
 """
 
 # torch types some of its methods only in part
@@ -53,7 +55,8 @@ class LossProgram:
             shape = example.loss_inputs[wanted].shape
             if len(shape) != rank and not (rank == 0 and shape == (1,)):  # a scalar may come flat
                 raise InvalidRequest(
-                    f"{where}[{wanted!r}] is of shape {list(shape)}, and the custom loss takes rank {rank}"
+                    f"{where}[{wanted!r}] is of shape {list(shape)}, and the custom loss takes "
+                    f"rank {rank}"
                 )
         self._check_names(index, example)
 
@@ -63,14 +66,17 @@ class LossProgram:
             if name not in known:
                 hint = ": its own logprobs are those of the model now" if name == LOGPROBS else ""
                 raise InvalidRequest(
-                    f"data[{index}].loss_fn_inputs[{name!r}] has no effect: the custom loss reads {', '.join(sorted(known))}{hint}. "
+                    f"data[{index}].loss_fn_inputs[{name!r}] has no effect: the custom loss reads "
+                    f"{', '.join(sorted(known))}{hint}. "
                     "Rename it, or leave it out"
                 )
 
     def __call__(
         self, logprobs: Tensor, index: int, example: Example
     ) -> tuple[Tensor, Mapping[str, float]]:
-        """The loss `(1,)` of a datum, and its metrics. Raises `InvalidRequest` when it cannot be computed."""
+        """The loss `(1,)` of a datum, and its metrics. Raises `InvalidRequest` when it cannot be
+        computed.
+        """
         try:
             loss, metrics = self._run(logprobs, example)
         except InvalidRequest as error:
@@ -150,7 +156,8 @@ def _check_inputs(loss: CustomLoss) -> None:
         or len(set(names)) != len(names)
     ):
         raise InvalidRequest(
-            f"a custom loss has up to {_MAX_INPUTS} inputs of different names, {LOGPROBS!r} first; not {names}"
+            f"a custom loss has up to {_MAX_INPUTS} inputs of different names, {LOGPROBS!r} "
+            f"first; not {names}"
         )
     if any(rank not in (0, 1, 2) for _, rank in loss.inputs):
         raise InvalidRequest("the rank of a custom loss's input is 0, 1 or 2")
@@ -192,7 +199,9 @@ def _check_argument(argument: Any, known: set[str], where: str, depth: int) -> N
 
 
 def _parts(argument: Any, where: str) -> Sequence[Any]:
-    """The arguments that this one is made of. Raises `InvalidRequest` for a form that there is not."""
+    """The arguments that this one is made of. Raises `InvalidRequest` for a form that there is
+    not.
+    """
     if isinstance(argument, list):
         return cast("list[Any]", argument)
     if not isinstance(argument, dict):
@@ -288,7 +297,9 @@ def _tensors(loss: CustomLoss, example: Example, device: torch.device) -> dict[s
 
 
 def _checked(result: Any, *, needs_grad: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Raises `InvalidRequest` unless it is a scalar that can be trained by, and scalars of the names that metrics have."""
+    """Raises `InvalidRequest` unless it is a scalar that can be trained by, and scalars of the
+    names that metrics have.
+    """
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):  # pyright: ignore[reportUnknownArgumentType]
         raise InvalidRequest("the output is not a loss and a dict of metrics")
     loss, metrics = cast("tuple[Any, dict[str, Any]]", result)

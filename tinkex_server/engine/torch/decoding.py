@@ -1,4 +1,6 @@
-"""`Batch`: samples that grow together, token after token, each with its own adapter, settings and end."""
+"""`Batch`: samples that grow together, token after token, each with its own adapter, settings and
+end.
+"""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -31,7 +33,9 @@ class Batch:
 
     @torch.inference_mode()
     def begin(self, read: Reading) -> None:
-        """Draws the first token of each sample of the requests that were read. When it raises, the others can go on."""
+        """Draws the first token of each sample of the requests that were read. When it raises, the
+        others can go on.
+        """
         for request in read.requests:
             request.answer_if_complete()
         rows = [
@@ -86,7 +90,9 @@ class Batch:
         )
 
     def _grow(self, samples: Sequence[Sample], logits: Tensor, drawing: Drawing) -> None:
-        """Draws a token for each sample from its row of `logits`; answers the requests that are complete by it."""
+        """Draws a token for each sample from its row of `logits`; answers the requests that are
+        complete by it.
+        """
         tokens, logprobs = draw(logits, drawing, [len(sample.tokens) for sample in samples])
         _add_top_tokens(samples, logits)
         for sample, token, logprob in zip(samples, tokens.tolist(), logprobs.tolist(), strict=True):

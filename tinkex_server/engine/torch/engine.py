@@ -46,8 +46,10 @@ from tinkex_server.engine.torch.scoring import micro_batches, target_logprobs, t
 from tinkex_server.engine.torch.stopping import StopRule
 
 _TIED = (
-    "{base_model} ties its embeddings, and the model trains lm_head (train_unembed): its adapter is exact, but peft's "
-    "merge_and_unload would change the input embeddings, too. To merge it, use python -m tinkex.local.merge, or train with "
+    "{base_model} ties its embeddings, and the model trains lm_head (train_unembed): its adapter "
+    "is exact, but peft's "
+    "merge_and_unload would change the input embeddings, too. To merge it, use python -m "
+    "tinkex.local.merge, or train with "
     "train_unembed=False"
 )
 
@@ -72,7 +74,8 @@ class _Sampler:
 
 
 class TorchEngine:
-    """The engine for one machine. Passes over one base model take turns; see `tinkex_server.engine.interface.Engine` for what they do.
+    """The engine for one machine. Passes over one base model take turns; see
+    `tinkex_server.engine.interface.Engine` for what they do.
 
     See `Base.load` for `device` and `dtype`.
     """
@@ -163,7 +166,8 @@ class TorchEngine:
         model = self._model(model_id)
         if settings.kind != model.optimizer_kind:
             raise InvalidRequest(
-                f"the model is trained by {model.optimizer_kind}, and the step is of {settings.kind}"
+                f"the model is trained by {model.optimizer_kind}, and the step is of "
+                f"{settings.kind}"
             )
         try:
             norm = self._step(model, settings)
@@ -178,8 +182,10 @@ class TorchEngine:
         )
         if not torch.isfinite(norm):
             raise InvalidRequest(
-                f"the norm of the gradients is {norm.item()}, so they were dropped, and not applied; the weights and the "
-                "optimizer's state are as before. The sum of what was gathered since the last step is too large for a float"
+                f"the norm of the gradients is {norm.item()}, so they were dropped, and not "
+                "applied; the weights and the "
+                "optimizer's state are as before. The sum of what was gathered since the last "
+                "step is too large for a float"
             )
         if settings.grad_clip_norm > 0:
             nn.utils.clip_grads_with_norm_(model.parameters.values(), settings.grad_clip_norm, norm)
@@ -261,7 +267,9 @@ class TorchEngine:
 
 @contextmanager
 def _all_or_nothing(parameters: Iterable[nn.Parameter]) -> Generator[None, None, None]:
-    """Adds the gradients that the block makes to those that are there; none of them when it fails half way."""
+    """Adds the gradients that the block makes to those that are there; none of them when it fails
+    half way.
+    """
     before = [(parameter, parameter.grad) for parameter in parameters]
     for parameter, _ in before:
         parameter.grad = None
@@ -277,16 +285,20 @@ def _all_or_nothing(parameters: Iterable[nn.Parameter]) -> Generator[None, None,
 
 
 def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
-    """How many tokens may be sampled. Raises `InvalidRequest` for a prompt that the model cannot read."""
+    """How many tokens may be sampled. Raises `InvalidRequest` for a prompt that the model cannot
+    read.
+    """
     _check_tokens("prompt", np.asarray(spec.prompt), base.vocab_size)
     room = base.max_context_length - len(spec.prompt)
     if not spec.prompt or room < 1:
         raise InvalidRequest(
-            f"the prompt has {len(spec.prompt)} tokens; {_possible(base, base.max_context_length - 1)}"
+            f"the prompt has {len(spec.prompt)} tokens; "
+            f"{_possible(base, base.max_context_length - 1)}"
         )
     if spec.temperature < 0 or not 0 < spec.top_p <= 1:
         raise InvalidRequest(
-            f"temperature {spec.temperature} must be 0 or more, and top_p {spec.top_p} above 0 and at most 1"
+            f"temperature {spec.temperature} must be 0 or more, and top_p {spec.top_p} above 0 "
+            "and at most 1"
         )
     return room if spec.max_tokens is None else min(room, spec.max_tokens)
 
@@ -308,7 +320,8 @@ def _check_example(
     if targets.ndim not in (1, 2) or len(targets) != length or not targets.size:
         shape = list(targets.shape)
         raise InvalidRequest(
-            f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {shape}, not [{length}] or [{length}, K]"
+            f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {shape}, not [{length}] "
+            f"or [{length}, K]"
         )
     _check_tokens(f"data[{index}].target_tokens", targets.ravel(), base.vocab_size)
 
@@ -321,5 +334,6 @@ def _check_tokens(where: str, tokens: np.typing.NDArray[Any], vocab_size: int) -
     wrong = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
     if len(wrong):
         raise InvalidRequest(
-            f"{where}[{wrong[0]}] = {tokens[wrong[0]]} is not a token: the vocabulary has {vocab_size}"
+            f"{where}[{wrong[0]}] = {tokens[wrong[0]]} is not a token: the vocabulary has "
+            f"{vocab_size}"
         )

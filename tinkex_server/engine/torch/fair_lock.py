@@ -10,7 +10,8 @@ from types import TracebackType
 class FairLock:
     """A lock for `with`, given in the order in which it was asked for.
 
-    Threads that take one of Python's own locks again and again, as a loop of short steps does, keep the others from it.
+    Threads that take one of Python's own locks again and again, as a loop of short steps does, keep
+    the others from it.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,6 @@
-"""Keeps NaN and infinity out of a model: of its gradients, its weights and its optimizer's state."""
+"""Keeps NaN and infinity out of a model: of its gradients, its weights and its optimizer's
+state.
+"""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -34,7 +36,8 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 def check_losses(
     indices: Sequence[int], losses: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> float:
-    """Returns the sum of the losses. Raises `InvalidRequest`, naming the datum, for a loss or a gradient that is not finite.
+    """Returns the sum of the losses. Raises `InvalidRequest`, naming the datum, for a loss or a
+    gradient that is not finite.
 
     `gradients` are those of the losses by the logprobs, empty where none is wanted.
     """
@@ -44,7 +47,8 @@ def check_losses(
     for place, index in enumerate(indices):
         if not math.isfinite(values[place]):
             raise InvalidRequest(
-                f"the loss of data[{index}] is {values[place]}{_NOTHING_ADDED if gradients else _ADVICE}"
+                f"the loss of data[{index}] is "
+                f"{values[place]}{_NOTHING_ADDED if gradients else _ADVICE}"
             )
         if gradients and not math.isfinite(values[len(indices) + place]):
             text = f"the gradient of the loss of data[{index}] by its logprobs is not finite"
@@ -59,7 +63,9 @@ _NOTHING_ADDED = f": nothing of this batch was added to the model's gradients{_A
 
 
 def check_gradients(parameters: Iterable[nn.Parameter], indices: Sequence[int]) -> None:
-    """Raises `InvalidRequest` when the network made a gradient that is not finite of these data's losses."""
+    """Raises `InvalidRequest` when the network made a gradient that is not finite of these data's
+    losses.
+    """
     if not all_finite(weight.grad for weight in parameters if weight.grad is not None):
         data = ", ".join(f"data[{index}]" for index in sorted(indices))
         raise InvalidRequest(f"the gradient of {data} is not finite in the network{_NOTHING_ADDED}")
@@ -72,7 +78,8 @@ def weights_of(optimizer: Optimizer) -> list[Tensor]:
 
 @contextmanager
 def whole_step(optimizer: Optimizer) -> Generator[None, None, None]:
-    """Gives the weights and the optimizer's state back as they were, unless the block leaves all finite.
+    """Gives the weights and the optimizer's state back as they were, unless the block leaves all
+    finite.
 
     Raises `InvalidRequest` then. It keeps a copy of both for as long as the block takes.
     """
@@ -84,8 +91,10 @@ def whole_step(optimizer: Optimizer) -> Generator[None, None, None]:
         yield
         if not all_finite([*weights, *_tensors(optimizer)]):
             raise InvalidRequest(
-                "the step makes weights, or the optimizer's state, infinite or NaN, so it was not applied; the weights and "
-                "the state are as before, and the gradients were dropped. The learning rate or the gradients are too large"
+                "the step makes weights, or the optimizer's state, infinite or NaN, so it was not "
+                "applied; the weights and "
+                "the state are as before, and the gradients were dropped. The learning rate or "
+                "the gradients are too large"
             )
     except BaseException:
         with torch.no_grad():

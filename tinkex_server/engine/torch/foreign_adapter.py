@@ -1,4 +1,6 @@
-"""Adapters that peft or another server made: read into the form of this engine's own, or refused."""
+"""Adapters that peft or another server made: read into the form of this engine's own, or
+refused.
+"""
 
 # safetensors types some of its functions only in part
 # pyright: reportUnknownVariableType=false
@@ -36,7 +38,9 @@ _LOST: Mapping[str, Sequence[Any]] = {
     "alora_invocation_tokens": (None, []),
     "use_qalora": (None, False),
 }
-"""Fields of peft's LoraConfig that change what an adapter computes, and the values with which they do not."""
+"""Fields of peft's LoraConfig that change what an adapter computes, and the values with which they
+do not.
+"""
 
 
 def imported(folder: Path, empty: Adapter) -> Adapter:
@@ -76,7 +80,8 @@ def _scaling(config: Mapping[str, Any], rank: int) -> float:
     """Returns what the product of an adapter's two matrices is multiplied by."""
     if config.get("peft_type") != "LORA":
         raise InvalidRequest(
-            f"{_CONFIG_FILE}: peft_type is {config.get('peft_type')!r}; only LORA adapters are taken"
+            f"{_CONFIG_FILE}: peft_type is {config.get('peft_type')!r}; only LORA adapters are "
+            "taken"
         )
     if config.get("r") != rank:
         raise InvalidRequest(
@@ -108,7 +113,8 @@ def _layers(file: Path) -> Mapping[str, Mapping[str, Tensor]]:
         layer, _, matrix = key.removeprefix(_PREFIX).removesuffix(_SUFFIX).rpartition(".lora_")
         if matrix not in ("A", "B") or key != f"{_PREFIX}{layer}.lora_{matrix}{_SUFFIX}":
             raise InvalidRequest(
-                f"{file.name}: {key} is no weight of a LoRA adapter; they are named {_PREFIX}<layer>.lora_A{_SUFFIX} and lora_B"
+                f"{file.name}: {key} is no weight of a LoRA adapter; they are named "
+                f"{_PREFIX}<layer>.lora_A{_SUFFIX} and lora_B"
             )
         layers.setdefault(layer, {})[matrix] = tensor
     return layers

@@ -1,4 +1,5 @@
-"""`RowCache`: the keys and values of rows that come and go, each of its own length, for any transformers model with attention.
+"""`RowCache`: the keys and values of rows that come and go, each of its own length, for any
+transformers model with attention.
 
 `how_cached` hands it, or transformers' own, to a model's forward pass.
 """
@@ -27,18 +28,23 @@ _ALL_LAYERS = "all"
 
 
 def how_cached(model: Any, cache: Cache) -> dict[str, Any]:
-    """Returns what tells a model's forward pass to go on from what `cache` keeps, and to add to it."""
+    """Returns what tells a model's forward pass to go on from what `cache` keeps, and to add
+    to it.
+    """
     return {_cache_argument(type(model)): cache, "use_cache": True}
 
 
 @functools.cache
 def _cache_argument(model: type) -> str:
-    """Returns the name of it, which transformers changed; one that a model does not know it takes and ignores."""
+    """Returns the name of it, which transformers changed; one that a model does not know it takes
+    and ignores.
+    """
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 class RowCache(Cache):
-    """Padded buffers `(rows, heads, tokens, dim)`, two a layer, made larger when they are too small and dropped with the last row.
+    """Padded buffers `(rows, heads, tokens, dim)`, two a layer, made larger when they are too small
+    and dropped with the last row.
 
     What no row has written is zero, for attention reads it, with weight 0, and 0 times NaN is NaN.
     """
@@ -58,7 +64,9 @@ class RowCache(Cache):
         )
 
     def extend(self, read: Cache, rows: Sequence[tuple[int, int]]) -> None:
-        """Adds for each `(source, length)` a row: the last `length` positions of row `source` of what was `read`."""
+        """Adds for each `(source, length)` a row: the last `length` positions of row `source` of
+        what was `read`.
+        """
         layers: list[Any] = read.layers
         sources: list[Tensor] = [
             tensor for layer in layers for tensor in (layer.keys, layer.values)
@@ -87,7 +95,9 @@ class RowCache(Cache):
             self._buffers = []
 
     def prepare(self, model: Any) -> dict[str, Any]:
-        """Makes room for one more token of each row; returns what the model's forward pass over these tokens is to be told."""
+        """Makes room for one more token of each row; returns what the model's forward pass over
+        these tokens is to be told.
+        """
         device = self._buffers[0].device
         self._longest, self._even = max(self.lengths), len(set(self.lengths)) == 1
         self._reserve(len(self.lengths), self._longest + 1, self._buffers)
@@ -102,7 +112,9 @@ class RowCache(Cache):
         }
 
     def _mask(self) -> Tensor | dict[str, Tensor]:
-        """What is added to the attention's scores `(rows, 1, 1, tokens)`; for each kind of layer, where there are several."""
+        """What is added to the attention's scores `(rows, 1, 1, tokens)`; for each kind of layer,
+        where there are several.
+        """
         columns, ends = (
             torch.arange(self._longest + 1, device=self._positions.device),
             self._positions[:, None],
@@ -167,7 +179,8 @@ class RowCache(Cache):
 def attention_windows(config: Any) -> dict[str, int | None]:
     """How many tokens each kind of layer looks back on, itself included; None: on all.
 
-    Raises `InvalidRequest` for a model with layers that keep something else than keys and values of each token.
+    Raises `InvalidRequest` for a model with layers that keep something else than keys and values of
+    each token.
     """
     window: int | None = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
@@ -175,6 +188,7 @@ def attention_windows(config: Any) -> dict[str, int | None]:
         return {_ALL_LAYERS: window}
     if unknown := unknown_layers(list(kinds)):
         raise InvalidRequest(
-            f"layers of the kind {', '.join(unknown)} keep something else than keys and values of each token"
+            f"layers of the kind {', '.join(unknown)} keep something else than keys and values of "
+            "each token"
         )
     return {_ALL_LAYERS: None} if set(kinds) == {FULL} else {FULL: None, SLIDING: window}

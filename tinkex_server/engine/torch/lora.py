@@ -1,4 +1,6 @@
-"""LoRA on the linear layers of a frozen model: many adapters at once, each on the rows of a batch that are its own."""
+"""LoRA on the linear layers of a frozen model: many adapters at once, each on the rows of a batch
+that are its own.
+"""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -36,7 +38,9 @@ class Adapter:
         return self.alpha / self.rank
 
     def named_weights(self) -> dict[str, Tensor]:
-        """By the names that peft gives them in a file; the same ones, in the same order, for every adapter of one shape."""
+        """By the names that peft gives them in a file; the same ones, in the same order, for every
+        adapter of one shape.
+        """
         return {
             f"base_model.model.{name}.lora_{letter}.weight": weight
             for name, weights in self.layers.items()
@@ -73,7 +77,9 @@ class CurrentPlan:
 
 
 class LoraLinear(nn.Linear):
-    """Takes the place of a linear layer, whose parameters it keeps, and adds what the current plan says."""
+    """Takes the place of a linear layer, whose parameters it keeps, and adds what the current plan
+    says.
+    """
 
     def __init__(self, linear: nn.Linear, name: str, current: CurrentPlan) -> None:
         nn.Module.__init__(self)  # that of nn.Linear would make new weights
@@ -114,8 +120,8 @@ def _added(input: Tensor, weights: LayerWeights) -> Tensor:
 class _Adapted(torch.autograd.Function):
     """A linear layer with an adapter on all rows, as one node of the graph.
 
-    What is small is scaled rather than what is large, and what the adapter adds, to the output and to the gradient of the input, is
-    added by the multiplication that makes it.
+    What is small is scaled rather than what is large, and what the adapter adds, to the output and
+    to the gradient of the input, is added by the multiplication that makes it.
     """
 
     @staticmethod
@@ -158,9 +164,11 @@ def _plus_product(sum: Tensor, left: Tensor, right: Tensor, scaling: float = 1.0
 def wrap_linears(
     model: nn.Module, within: set[nn.Module], current: CurrentPlan
 ) -> dict[str, LoraLinear]:
-    """Puts a `LoraLinear` in the place of every linear layer of the model that is `within`; returns them by their full names.
+    """Puts a `LoraLinear` in the place of every linear layer of the model that is `within`; returns
+    them by their full names.
 
-    A layer that computes something of its own (a router of experts, a head that scales) stays as it is.
+    A layer that computes something of its own (a router of experts, a head that scales) stays as it
+    is.
     """
     modules = {
         name: module
@@ -181,7 +189,9 @@ def wrap_linears(
 def new_adapter(
     layers: Mapping[str, nn.Linear], rank: int, alpha: float, seed: int | None
 ) -> Adapter:
-    """One that can be trained, and changes nothing until it is. A seed gives it the weights that peft would."""
+    """One that can be trained, and changes nothing until it is. A seed gives it the weights that
+    peft would.
+    """
     random = torch.Generator()
     if seed is None:
         random.seed()

@@ -1,8 +1,8 @@
 """Which layers the switches of a LoRA adapter stand for, in models of all kinds.
 
-The output layer is the one that the model says it is. The others go by where they are, for their own names tell less
-(`gate_proj` is a part of the attention in some kinds): the attention's are in a module whose name says so, the MLP's
-in one of a few names.
+The output layer is the one that the model says it is. The others go by where they are, for their
+own names tell less (`gate_proj` is a part of the attention in some kinds): the attention's are in a
+module whose name says so, the MLP's in one of a few names.
 """
 
 # torch types some of its methods only in part
@@ -37,9 +37,11 @@ _MATRIX = 2  # dimensions; the weights of all experts are one tensor of more
 def chosen(
     model: Any, within: Set[nn.Module], linears: Mapping[str, L], shape: LoraShape
 ) -> dict[str, L]:
-    """Returns those of the linear layers that are to be trained, of a model whose text goes through the modules `within`.
+    """Returns those of the linear layers that are to be trained, of a model whose text goes through
+    the modules `within`.
 
-    Raises `InvalidRequest` when a switch that is on would train nothing, or a part alone of what it stands for: nobody would notice.
+    Raises `InvalidRequest` when a switch that is on would train nothing, or a part alone of what it
+    stands for: nobody would notice.
     """
     head = model.get_output_embeddings()
     switches = {
@@ -59,7 +61,8 @@ def chosen(
         if switch not in switches.values():
             known = ", ".join(sorted({_last(name) for name in linears}))
             raise InvalidRequest(
-                f"{switch} must be false for this model: none of its linear layers is known to be such a one, of {known}"
+                f"{switch} must be false for this model: none of its linear layers is known to be "
+                f"such a one, of {known}"
             )
     return {name: linears[name] for name, switch in switches.items() if switch in on}
 
@@ -72,7 +75,9 @@ def _switch(name: str) -> str | None:
 def _fixed_matrices(
     model: nn.Module, within: Set[nn.Module], linears: Mapping[str, nn.Module]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yields the full names of the weights that no adapter can be put on: those of experts, and of layers of a kind's own."""
+    """Yields the full names of the weights that no adapter can be put on: those of experts, and of
+    layers of a kind's own.
+    """
     for name, module in model.named_modules():
         if module in within and name not in linears and not isinstance(module, nn.Embedding):
             for last, weight in module.named_parameters(recurse=False):

@@ -1,7 +1,8 @@
-"""`LossBounds`: what the graph of one datum's custom loss may take of memory and time, counted before each operation.
+"""`LossBounds`: what the graph of one datum's custom loss may take of memory and time, counted
+before each operation.
 
-The sizes of what an operation makes are those that torch's meta device finds, which has no memory. It is asked only where the sizes of
-what goes in leave a doubt.
+The sizes of what an operation makes are those that torch's meta device finds, which has no memory.
+It is asked only where the sizes of what goes in leave a doubt.
 """
 
 # torch types some of its methods only in part
@@ -23,8 +24,9 @@ MOST_BYTES = 1 << 30
 """Of all tensors of one datum's loss together, and of their gradients."""
 
 MOST_WORK = 10**12
-"""Of all operations of one datum's loss together, as multiplications of floats in a product of matrices: about a minute of one core, and
-two for the backward pass."""
+"""Of all operations of one datum's loss together, as multiplications of floats in a product of
+matrices: about a minute of one core, and two for the backward pass.
+"""
 
 _WIDEST = 8  # bytes of a value
 # of what goes in: an operation may make a few tensors of one size, such as values and indices
@@ -45,7 +47,8 @@ _ORDERING = frozenset({_aten.sort, _aten.topk, _aten.kthvalue, _aten.median, _at
 
 
 class LossBounds(TorchDispatchMode):
-    """Within it, an operation that would be too much raises `ValueError` before memory or time is taken.
+    """Within it, an operation that would be too much raises `ValueError` before memory or time is
+    taken.
 
     Each tensor counts twice: it is kept for the backward pass, which makes a gradient of its size.
     """
@@ -55,7 +58,9 @@ class LossBounds(TorchDispatchMode):
         self._left = MOST_BYTES // 2
         self._work_left = MOST_WORK
         self.depends_on_values = False
-        """Whether there was an operation whose result is of a size that its inputs' values say, such as a choice by a mask."""
+        """Whether there was an operation whose result is of a size that its inputs' values say,
+        such as a choice by a mask.
+        """
 
     def __torch_dispatch__(
         self,
@@ -85,14 +90,16 @@ class LossBounds(TorchDispatchMode):
         self._work_left -= work
         if self._work_left < 0:
             raise ValueError(
-                f"the loss of this datum would take longer than {MOST_WORK:.0e} multiplications, which is the most here. Multiply "
+                f"the loss of this datum would take longer than {MOST_WORK:.0e} multiplications, "
+                "which is the most here. Multiply "
                 "smaller matrices, or send shorter data"
             )
 
     def _check(self, count: int) -> None:
         if count > self._left:
             raise ValueError(
-                f"the loss of this datum would take more than {MOST_BYTES >> 20} MiB with its gradients, which is the most here. Sum "
+                f"the loss of this datum would take more than {MOST_BYTES >> 20} MiB with its "
+                "gradients, which is the most here. Sum "
                 "earlier, make no table of each token by each other, or send shorter data"
             )
 
@@ -138,13 +145,17 @@ def _is_view(func: Any) -> bool:
 
 @cache
 def _makes(func: Any) -> Sequence[bool]:
-    """Returns for each result of the operation whether it is a new tensor, not one of its inputs or a view of it."""
+    """Returns for each result of the operation whether it is a new tensor, not one of its inputs or
+    a view of it.
+    """
     returns = func._schema.returns
     return [result.alias_info is None and "Tensor" in str(result.type) for result in returns]
 
 
 def _at_most(leaves: Sequence[Any]) -> int:
-    """Returns bytes that the results cannot exceed, by what goes in. It is quick, and often far too much."""
+    """Returns bytes that the results cannot exceed, by what goes in. It is quick, and often far too
+    much.
+    """
     tensors = [max(1, leaf.numel()) for leaf in leaves if isinstance(leaf, Tensor)]
     numbers = [1 + abs(leaf) for leaf in leaves if type(leaf) is int]
     return math.prod(tensors) * math.prod(numbers) * _WIDEST * _SEVERAL
@@ -161,7 +172,9 @@ def _is_mask(index: Any) -> bool:
 
 
 def _as_numbers(index: Any) -> Sequence[Any]:
-    """Returns what a mask chooses when it is true everywhere: as many indices as it has dimensions."""
+    """Returns what a mask chooses when it is true everywhere: as many indices as it has
+    dimensions.
+    """
     if not _is_mask(index):
         return [index]
     return [torch.empty(index.numel(), dtype=torch.long, device="meta") for _ in range(index.ndim)]

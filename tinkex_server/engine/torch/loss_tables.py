@@ -1,6 +1,8 @@
-"""What the graph of a custom loss may call, by name. Nothing that is not here can be reached from a graph.
+"""What the graph of a custom loss may call, by name. Nothing that is not here can be reached from a
+graph.
 
-Whatever takes its size, or its time, from a number is wrapped, so that it is refused before the memory is taken. What works in place is
+Whatever takes its size, or its time, from a number is wrapped, so that it is refused before the
+memory is taken. What works in place is
 harmless: a graph gets copies.
 """
 
@@ -38,7 +40,8 @@ def _on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
     def checked(*operands: Any) -> Any:
         if not all(isinstance(operand, (Tensor, int, float)) for operand in operands):
             raise TypeError(
-                f"takes tensors and numbers, not {', '.join(type(operand).__name__ for operand in operands)}"
+                "takes tensors and numbers, not "
+                f"{', '.join(type(operand).__name__ for operand in operands)}"
             )
         return function(*operands)
 
@@ -102,7 +105,9 @@ def _words(text: str) -> Sequence[str]:
 
 
 def _named(prefix: str, module: Any, names: Sequence[str]) -> dict[str, Callable[..., Any]]:
-    """By the name that users write, and by the one that the function has itself, such as torch._C._nn.softplus: clients send either."""
+    """By the name that users write, and by the one that the function has itself, such as
+    torch._C._nn.softplus: clients send either.
+    """
     functions = {
         f"{prefix}.{name}": getattr(module, name)
         for name in names
@@ -117,7 +122,8 @@ def _named(prefix: str, module: Any, names: Sequence[str]) -> dict[str, Callable
 
 
 _OPERATORS = _words(
-    "add sub mul truediv floordiv mod pow neg pos abs invert and_ or_ xor eq ne lt le gt ge matmul iadd isub imul itruediv"
+    "add sub mul truediv floordiv mod pow neg pos abs invert and_ or_ xor eq ne lt le gt ge "
+    "matmul iadd isub imul itruediv"
 )
 _MATH = _words("sqrt exp expm1 log log1p log2 log10 pow fabs floor ceil sin cos tan tanh erf")
 _TENSOR_OPS = _words("""
@@ -138,7 +144,8 @@ _FUNCTIONAL = _words("""
     gaussian_nll_loss hinge_embedding_loss margin_ranking_loss normalize cosine_similarity pairwise_distance
 """)
 _SPECIAL = _words(
-    "expit logit log1p expm1 exp2 xlogy xlog1py entr erf erfc erfcx log_ndtr ndtr digamma gammaln softmax logsumexp"
+    "expit logit log1p expm1 exp2 xlogy xlog1py entr erf erfc erfcx log_ndtr ndtr digamma gammaln "
+    "softmax logsumexp"
 )
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {

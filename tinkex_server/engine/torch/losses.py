@@ -1,7 +1,8 @@
-"""The losses of the Tinker API, as sums over positions. Source of the formulas: openapi/tinker.yaml, ForwardBackwardInput.
+"""The losses of the Tinker API, as sums over positions. Source of the formulas:
+openapi/tinker.yaml, ForwardBackwardInput.
 
-Every function takes the model's logprobs of the targets, `(N,)` or with several targets a position `(N, K)`, and the datum's inputs, of
-the same shape, and gives the loss of each.
+Every function takes the model's logprobs of the targets, `(N,)` or with several targets a position
+`(N, K)`, and the datum's inputs, of the same shape, and gives the loss of each.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def _pessimistic(log_ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
 
 def _counted(inputs: Inputs) -> Tensor:
-    """Where neither the advantage nor the weight is 0; elsewhere the loss is 0, however large the ratio."""
+    """Where neither the advantage nor the weight is 0; elsewhere the loss is 0, however large the
+    ratio.
+    """
     counted = inputs["advantages"] != 0
     return counted & (inputs["weights"] != 0) if "weights" in inputs else counted
 
@@ -90,7 +93,9 @@ def _clip(ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
 @frozen
 class _Loss:
-    """A loss, what a datum must have for it, and its settings with what they are where the request names none."""
+    """A loss, what a datum must have for it, and its settings with what they are where the request
+    names none.
+    """
 
     compute: Callable[[Tensor, Inputs, Config], Tensor]
     required: tuple[str, ...] = ("target_tokens", "logprobs", "advantages")
@@ -127,11 +132,13 @@ class NamedLoss:
         for name, value in inputs.items():
             if value.shape != shape:
                 raise InvalidRequest(
-                    f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of {list(shape)}"
+                    f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of "
+                    f"{list(shape)}"
                 )
         if self.name == "gspo" and not inputs["sequence_ratio_mask"].any():
             raise InvalidRequest(
-                f"{where}['sequence_ratio_mask'] is 0 everywhere: gspo needs one token at least to take the ratio of"
+                f"{where}['sequence_ratio_mask'] is 0 everywhere: gspo needs one token at least "
+                "to take the ratio of"
             )
 
     def __call__(

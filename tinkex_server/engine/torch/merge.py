@@ -1,7 +1,9 @@
-"""`merge`: an adapter and its base model as one model of transformers. On a command line: `python -m tinkex.local.merge --help`.
+"""`merge`: an adapter and its base model as one model of transformers. On a command line: `python
+-m tinkex.local.merge --help`.
 
-peft's own merge is wrong where a model ties its embeddings and the adapter is on `lm_head`: the one matrix serves
-both, so that what was learnt for the output changes the input, too. This one gives the output a matrix of its own.
+peft's own merge is wrong where a model ties its embeddings and the adapter is on `lm_head`: the one
+matrix serves both, so that what was learnt for the output changes the input, too. This one gives
+the output a matrix of its own.
 """
 
 # torch and transformers type some of their functions only in part
@@ -24,10 +26,12 @@ from tinkex_server.engine.torch.checkpoint import base_model_of, read_adapter
 
 @torch.no_grad()
 def merge(adapter: Path, output: Path, base_model: str | None = None) -> None:
-    """Saves the model that the adapter makes of its base model, with its tokenizer, in the folder `output`.
+    """Saves the model that the adapter makes of its base model, with its tokenizer, in the folder
+    `output`.
 
-    `base_model` is a hub id or a folder, by default the one that the adapter names. The weights keep the base model's precision.
-    Raises `InvalidRequest` when there is no such adapter, or it names no base model.
+    `base_model` is a hub id or a folder, by default the one that the adapter names. The weights
+    keep the base model's precision. Raises `InvalidRequest` when there is no such adapter, or it
+    names no base model.
     """
     saved = read_adapter(adapter)
     name = base_model or base_model_of(adapter)

@@ -19,7 +19,9 @@ _SMALLEST_NORM = 1e-12
 
 
 class Muon(torch.optim.Optimizer):
-    """Over matrices alone, as all of a LoRA adapter's weights are. Its state is one running mean, `momentum_buffer`, for each."""
+    """Over matrices alone, as all of a LoRA adapter's weights are. Its state is one running mean,
+    `momentum_buffer`, for each.
+    """
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float = 1e-3, momentum: float = 0.9
@@ -38,7 +40,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values, which may be of any size, brought to between 0.6 and 1.3; zeros stay zeros.
+    """The matrix with its singular values, which may be of any size, brought to between 0.6 and
+    1.3; zeros stay zeros.
 
     Values far below the largest one are raised, but not as far.
     """

@@ -72,7 +72,9 @@ def _options(settings: OptimizerSettings) -> Mapping[str, Any]:
 def state_of(
     kind: OptimizerKind, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """By `<kind>/<parameter>/<field>`; what a parameter has not yet, or does without, is left out."""
+    """By `<kind>/<parameter>/<field>`; what a parameter has not yet, or does without, is left
+    out.
+    """
     state: Mapping[Tensor, Mapping[str, Tensor | None]] = optimizer.state
     return {
         f"{kind}/{name}/{field}": value
@@ -85,7 +87,8 @@ def state_of(
 def restored(
     kind: OptimizerKind, parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]
 ) -> Optimizer:
-    """An optimizer over `parameters` that goes on from what `state_of` gave; anew from an empty one.
+    """An optimizer over `parameters` that goes on from what `state_of` gave; anew from an empty
+    one.
 
     Raises `InvalidRequest` when the state is of another kind of optimizer, or of other parameters.
     """

@@ -12,7 +12,9 @@ from torch import Tensor
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
-    """Returns the prompts `(rows, tokens)`, padded on the left, and 1 where they are; None where there is no padding."""
+    """Returns the prompts `(rows, tokens)`, padded on the left, and 1 where they are; None where
+    there is no padding.
+    """
     longest = max(map(len, prompts))
     tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros_like(tokens)

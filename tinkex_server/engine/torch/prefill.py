@@ -27,7 +27,9 @@ class Reading:
     """
 
     def __init__(self, base: Base, requests: Sequence[Request], tokens: int) -> None:
-        """A pass reads so many tokens, padding counted. Several different prompts must be few enough for one pass."""
+        """A pass reads so many tokens, padding counted. Several different prompts must be few
+        enough for one pass.
+        """
         distinct = list({request.reads: request for request in requests}.values())
         rows = {request.reads: row for row, request in enumerate(distinct)}
         self.requests = requests

@@ -31,7 +31,9 @@ class Answers(NamedTuple):
 
 
 class PromptAnswers:
-    """From the logits `(N, V)` of some of the prompt's positions, the first of which is about the prompt's token `first`."""
+    """From the logits `(N, V)` of some of the prompt's positions, the first of which is about the
+    prompt's token `first`.
+    """
 
     def __init__(self, logits: Tensor, spec: SampleSpec, first: int) -> None:
         # what the last position is about is not in the prompt
@@ -82,7 +84,8 @@ class PromptAnswers:
             return None
         if (asked < -1).any() or (asked >= self._logits.shape[-1]).any():
             raise InvalidRequest(
-                f"target_prompt_logprobs must hold tokens, 0 to {self._logits.shape[-1] - 1}, and -1 for none"
+                f"target_prompt_logprobs must hold tokens, 0 to {self._logits.shape[-1] - 1}, and "
+                "-1 for none"
             )
         tokens = torch.from_numpy(np.array(asked[self._first - 1 :][: len(self._logits)])).to(
             self._logits.device

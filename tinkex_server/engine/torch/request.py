@@ -59,7 +59,9 @@ class Sample:
 
 @define(eq=False)
 class Request:
-    """Samples of one prompt under one adapter (None: the base model alone), and the future that gets them."""
+    """Samples of one prompt under one adapter (None: the base model alone), and the future that
+    gets them.
+    """
 
     adapter: Adapter | None
     spec: SampleSpec

@@ -1,7 +1,8 @@
-"""`SafeSteps`: the steps of an optimizer, none of which leaves a weight, or the optimizer's state, NaN or infinite.
+"""`SafeSteps`: the steps of an optimizer, none of which leaves a weight, or the optimizer's state,
+NaN or infinite.
 
-A copy of both to go back to takes several times as long as a step. So it is worked out beforehand how large they can become; the copy is
-taken only for a step that could come near the largest float.
+A copy of both to go back to takes several times as long as a step. So it is worked out beforehand
+how large they can become; the copy is taken only for a step that could come near the largest float.
 """
 
 # torch types some of its methods only in part
@@ -49,7 +50,9 @@ class Reach:
         return max(self.weight, self.mean, self.square, self.passing)
 
     def after(self, settings: OptimizerSettings, gradient: float) -> Reach:
-        """Returns what holds after a step by a gradient whose largest value is no larger than this."""
+        """Returns what holds after a step by a gradient whose largest value is no larger than
+        this.
+        """
         match settings:
             case AdamSettings():
                 return self._after_adam(settings, gradient)
@@ -88,7 +91,9 @@ class SafeSteps:
         self._reach: Reach | None = None
 
     def take(self, settings: OptimizerSettings, norm: float) -> None:
-        """Applies gradients of this norm. Raises `InvalidRequest`, with all as it was, for a step that leaves something not finite."""
+        """Applies gradients of this norm. Raises `InvalidRequest`, with all as it was, for a step
+        that leaves something not finite.
+        """
         # the norm was rounded, and squares of small numbers are lost in it
         after = self._foreseen(settings, 2 * norm + 1e-15)
         optimizers.set_options(self.optimizer, settings)
@@ -100,7 +105,9 @@ class SafeSteps:
         self._reach = after
 
     def _foreseen(self, settings: OptimizerSettings, gradient: float) -> Reach | None:
-        """Returns None for a step that could come near the largest float. It looks at the numbers only where what it knows says so."""
+        """Returns None for a step that could come near the largest float. It looks at the numbers
+        only where what it knows says so.
+        """
         largest = (
             min(torch.finfo(weight.dtype).max for weight in weights_of(self.optimizer)) / _MARGIN
         )
@@ -111,7 +118,9 @@ class SafeSteps:
 
 
 def measured(optimizer: Optimizer) -> Reach:
-    """Returns how far the numbers reach now; infinity where the state is none that steps make, such as one from a changed file."""
+    """Returns how far the numbers reach now; infinity where the state is none that steps make, such
+    as one from a changed file.
+    """
     states: Sequence[Mapping[str, Any]] = list(optimizer.state.values())
 
     def of(name: str) -> list[Tensor]:

@@ -1,6 +1,8 @@
-"""From logits to tokens: the distribution that is asked for, drawn with the request's own randomness, for many rows at once.
+"""From logits to tokens: the distribution that is asked for, drawn with the request's own
+randomness, for many rows at once.
 
-All that is done to a row depends on that row alone, as far as floats allow: a seed gives the same tokens in any company.
+All that is done to a row depends on that row alone, as far as floats allow: a seed gives the same
+tokens in any company.
 """
 
 # torch types some of its methods only in part
@@ -26,7 +28,9 @@ _BELOW_ONE = 1 - 2**-23  # times this, every float32 gets smaller
 
 
 def stream(seed: int | None, index: int) -> NDArray[np.uint64]:
-    """The key `(1,)` of a stream of chances: the same for the same seed and index; a new one without a seed."""
+    """The key `(1,)` of a stream of chances: the same for the same seed and index; a new one
+    without a seed.
+    """
     seed = secrets.randbits(64) if seed is None else seed % 2**64
     return _mix(_mix(np.array([seed], np.uint64)) + np.uint64(index % 2**64))
 
@@ -99,7 +103,9 @@ def _cut(specs: Sequence[SampleSpec], vocab_size: int, device: torch.device) -> 
 
 
 def draw(logits: Tensor, drawing: Drawing, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A token a row `(B,)` from logits `(B, V)`, each at its own step, and the tokens' logprobs under the logits as they are."""
+    """A token a row `(B,)` from logits `(B, V)`, each at its own step, and the tokens' logprobs
+    under the logits as they are.
+    """
     shifted = logits.float()
     shifted = shifted - shifted.amax(dim=-1, keepdim=True)
     weights = shifted.exp()
@@ -116,7 +122,9 @@ def draw(logits: Tensor, drawing: Drawing, steps: Sequence[int]) -> tuple[Tensor
 
 
 def pick(weights: Tensor, chance: Tensor) -> Tensor:
-    """For each row of weights `(B, V)` and of chances `(B, K)` the tokens `(B, K)` at these places of the distribution."""
+    """For each row of weights `(B, V)` and of chances `(B, K)` the tokens `(B, K)` at these places
+    of the distribution.
+    """
     sums = weights.cumsum(dim=-1)
     total = sums[:, -1:]
     # rounded up to the whole, it would be beyond the last token
@@ -125,7 +133,9 @@ def pick(weights: Tensor, chance: Tensor) -> Tensor:
 
 
 def _truncated(weights: Tensor, cut: Cut) -> Tensor:
-    """Without what top_k and then top_p leave no chance. The likeliest token stays, and so does one that ties with the last."""
+    """Without what top_k and then top_p leave no chance. The likeliest token stays, and so does one
+    that ties with the last.
+    """
     ordered = weights.topk(cut.widest, dim=-1).values
     within = torch.arange(cut.widest, device=weights.device) < cut.top_k
     ordered = ordered.where(within, 0.0)

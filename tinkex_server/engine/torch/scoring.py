@@ -1,4 +1,6 @@
-"""How likely a model finds the targets of data of many lengths: what training starts from, in passes whose memory is bounded."""
+"""How likely a model finds the targets of data of many lengths: what training starts from, in
+passes whose memory is bounded.
+"""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -28,7 +30,9 @@ def tokens_at_once(vocab_size: int, device: torch.device) -> int:
 
 
 def micro_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices, of similar lengths together, so that little is padding. One that is longer than `tokens` comes alone."""
+    """Indices, of similar lengths together, so that little is padding. One that is longer than
+    `tokens` comes alone.
+    """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if batch and (len(batch) + 1) * lengths[index] > tokens:
@@ -54,8 +58,8 @@ def target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
 class _Logprobs(torch.autograd.Function):
     """Of the tokens in `columns` `(..., K)` under `logits` `(..., V)`.
 
-    One array as large as the logits is kept, and becomes their gradient: torch's log_softmax and gather would have three, the largest
-    that there are. So there is one way back only.
+    One array as large as the logits is kept, and becomes their gradient: torch's log_softmax and
+    gather would have three, the largest that there are. So there is one way back only.
     """
 
     @staticmethod

@@ -1,7 +1,9 @@
-"""A check of each model when it is loaded: training, scoring and sampling must find its texts as likely as its own forward pass does.
+"""A check of each model when it is loaded: training, scoring and sampling must find its texts as
+likely as its own forward pass does.
 
-It knows no kinds of models: a few tokens go through all ways that the engine has, alone and beside others,
-and a model whose logprobs differ is not served. That takes a dozen forward passes of some tokens.
+It knows no kinds of models: a few tokens go through all ways that the engine has, alone and beside
+others, and a model whose logprobs differ is not served. That takes a dozen forward passes of some
+tokens.
 """
 
 # torch types some of its methods only in part
@@ -27,12 +29,17 @@ from tinkex_server.engine.torch.scoring import target_logprobs
 _LENGTHS = (13, 5, 9)
 _CACHED = 4  # tokens of each row that are read one by one, as a sample's are
 _FLOAT32, _LESS_PRECISE = 1e-4, 0.25
-"""Nats, on average, that ways may be apart. A wrong mask or position makes tenths and more where weights are trained.
+"""Nats, on average, that ways may be apart. A wrong mask or position makes tenths and more where
+weights are trained.
 
-Measured where all is right, at most: in float32 4e-6 over the kinds of docs/models.md, 7e-6 with 28 random layers; in bfloat16
-0.0022 and 0.068. Trained models were not among these, hence the margins: 14, and 4 where all is rounded coarsely."""
+Measured where all is right, at most: in float32 4e-6 over the kinds of docs/models.md, 7e-6 with 28
+random layers; in bfloat16 0.0022 and 0.068. Trained models were not among these, hence the margins:
+14, and 4 where all is rounded coarsely.
+"""
 _FLOAT32_AT_LEAST, _TIMES_ROUNDING = 2e-5, 10
-"""In float32 a model whose rounding is small may be apart by less: ways were at most 4 times as far apart as it makes the first."""
+"""In float32 a model whose rounding is small may be apart by less: ways were at most 4 times as far
+apart as it makes the first.
+"""
 
 
 @frozen(eq=False)
@@ -47,7 +54,8 @@ class Found:
 def read_alone(model: Any, description: BaseModel) -> Found:
     """Reads some texts by a model that nothing has been done to.
 
-    Raises `InvalidRequest` when it does not read plain token ids from left to right, the same way each time.
+    Raises `InvalidRequest` when it does not read plain token ids from left to right, the same way
+    each time.
     """
     with _telling(description, "it does not read plain token ids"), torch.inference_mode():
         rows = _rows(description)
@@ -61,7 +69,8 @@ def read_alone(model: Any, description: BaseModel) -> Found:
     if _apart([found[0][:short]], [found[1]]) > _allowed(model):
         raise _refusal(
             description,
-            "what follows changes how likely it finds a token: it reads in both directions, as encoders do, not from left to right",
+            "what follows changes how likely it finds a token: it reads in both directions, as "
+            "encoders do, not from left to right",
         )
     return Found(rows, found)
 
@@ -70,7 +79,8 @@ def read_alone(model: Any, description: BaseModel) -> Found:
 def check_ways(model: Any, description: BaseModel, found: Found) -> int:
     """Returns how many bytes the model keeps of each token that it has read, in all layers.
 
-    Raises `InvalidRequest` when a way of the engine, with no adapter, does not find what the model found by itself.
+    Raises `InvalidRequest` when a way of the engine, with no adapter, does not find what the model
+    found by itself.
     """
     with _telling(description, "several texts cannot be read at once"):
         examples = [
@@ -81,7 +91,8 @@ def check_ways(model: Any, description: BaseModel, found: Found) -> int:
     allowed = _allowed(model, _apart(trained, found.logprobs))
     with _telling(
         description,
-        "it cannot go on from the keys and values of the tokens before: it keeps something else (a state, as Mamba "
+        "it cannot go on from the keys and values of the tokens before: it keeps something else "
+        "(a state, as Mamba "
         "and linear attention do), or keeps them in a way of its own",
     ):
         read, size = _in_steps(model, found.rows)
@@ -116,7 +127,9 @@ def _of_next(logits: Tensor, row: Sequence[int]) -> Tensor:
 
 
 def _in_steps(model: Any, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], int]:
-    """The rows' logprobs, read together as prompts are, in two passes, and then token by token as samples; and bytes a token."""
+    """The rows' logprobs, read together as prompts are, in two passes, and then token by token as
+    samples; and bytes a token.
+    """
     prompts = [row[:-_CACHED] for row in rows]
     tokens, mask = left_padded(prompts)
     cache, half = DynamicCache(), tokens.shape[1] // 2
@@ -161,7 +174,9 @@ def _apart(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 
 
 def _allowed(model: Any, rounding: float = _FLOAT32) -> float:
-    """Returns how far ways may be apart, of a model whose rounding alone was seen to make so much."""
+    """Returns how far ways may be apart, of a model whose rounding alone was seen to make so
+    much.
+    """
     if model.dtype != torch.float32:
         return _LESS_PRECISE
     return min(_FLOAT32, max(_FLOAT32_AT_LEAST, _TIMES_ROUNDING * rounding))
@@ -169,13 +184,16 @@ def _allowed(model: Any, rounding: float = _FLOAT32) -> float:
 
 def _refusal(description: BaseModel, why: str) -> InvalidRequest:
     return InvalidRequest(
-        f"the model {description.name!r} ({description.arch}) is of a kind that is not served: {why}"
+        f"the model {description.name!r} ({description.arch}) is of a kind that is not served: "
+        f"{why}"
     )
 
 
 @contextmanager
 def _telling(description: BaseModel, why: str) -> Generator[None, None, None]:
-    """A library's error in the block is told as what it means; running out of memory means nothing about the model."""
+    """A library's error in the block is told as what it means; running out of memory means nothing
+    about the model.
+    """
     try:
         yield
     except torch.OutOfMemoryError:

@@ -33,7 +33,9 @@ class StopRule:
         return self._may_complete[last] and self._complete(tokens[-self._tail :])
 
     def _looks_complete(self, piece: str) -> bool:
-        """By the token alone, whose text may be part of a character, or lack a space that it has after others."""
+        """By the token alone, whose text may be part of a character, or lack a space that it has
+        after others.
+        """
         ends = {text[-1:] for text in self._strings}
         return "\ufffd" in piece or any(end in piece or end == " " for end in ends)
 
