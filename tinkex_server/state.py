@@ -1,4 +1,4 @@
-"""`Backend`: what the routes work on, and the rules that several of them share."""
+"""`ServerState`: what the routes work on, and the rules that several of them share."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tinkex_server.access.signed_urls import Signer
 from tinkex_server.data_dir.folders import Folders
 from tinkex_server.data_dir.rebuild import rebuild
 from tinkex_server.data_dir.uploads import Uploads
-from tinkex_server.engine.interface import BaseModel, Death, Engine
+from tinkex_server.engine.interface import Engine, EngineExit, ModelInfo
 from tinkex_server.errors import Refused, bad_request
 from tinkex_server.ids import Ids
-from tinkex_server.jobs.engine_recovery import Revival
+from tinkex_server.jobs.engine_recovery import EngineRecovery
 from tinkex_server.jobs.futures import Futures
 from tinkex_server.jobs.lanes import Job, Lanes
 from tinkex_server.jobs.refused_seq_ids import Refusals, named
-from tinkex_server.jobs.sampler_cache import LoadedSamplers
+from tinkex_server.jobs.sampler_cache import SamplerCache
 from tinkex_server.jobs.seq_ids import SeqIds, Steps
 from tinkex_server.limits import Limits
 from tinkex_server.store import ModelRow, SessionRow, Store
@@ -31,7 +31,7 @@ from tinkex_server.wire.downloads import Downloads
 logger = logging.getLogger("tinkex.local")
 
 
-class Backend:
+class ServerState:
     """The state of one server: the engine, what is remembered, and what is under way. Lives on the
     event loop's thread.
     """
@@ -65,11 +65,11 @@ class Backend:
         self.futures = Futures(
             store, self.lanes, hold, ids, seq_ids.conflict_status, limits.pending, engine.ready
         )
-        self.base_models: Mapping[str, BaseModel] = {
+        self.base_models: Mapping[str, ModelInfo] = {
             model.name: model for model in engine.base_models
         }
-        self.revival = Revival(engine, store, self.lanes, self.futures, self.folders)
-        self.samplers = LoadedSamplers(engine, store, self.lanes, self.folders, limits.samplers)
+        self.revival = EngineRecovery(engine, store, self.lanes, self.futures, self.folders)
+        self.samplers = SamplerCache(engine, store, self.lanes, self.folders, limits.samplers)
         self._last_request: dict[str, float] = {}  # by session
         self._told: set[str] = set()
         self._started_at = time.time()
@@ -86,15 +86,15 @@ class Backend:
         """Waits for the engine's calls under way, and drops the rest."""
         await self.lanes.close()
 
-    def _note_death(self, death: Death) -> None:
+    def _note_death(self, death: EngineExit) -> None:
         """On a thread of the engine."""
         self._loop.call_soon_threadsafe(self._outlive, death)
 
-    def _outlive(self, death: Death) -> None:
+    def _outlive(self, death: EngineExit) -> None:
         self.samplers.forget_all()
         self.revival.outlive(death)
 
-    def base_model(self, name: str) -> BaseModel:
+    def base_model(self, name: str) -> ModelInfo:
         """Raises `Refused`, naming those that there are."""
         if name not in self.base_models:
             raise bad_request(

@@ -50,7 +50,7 @@ from tinkex.dialects.table import DIALECTS
 from tinkex.losses.named import weighted
 from tinkex.transport import failures
 from tinkex.types import OptimizerConfig
-from tinkex_server.engine.interface import BaseModel
+from tinkex_server.engine.interface import ModelInfo
 from tinkex_server.profiles import PROFILES, Profile
 from tinkex_server.profiles.profile import Auth
 
@@ -129,7 +129,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
 
 @pytest.fixture(scope="module")
 def engine() -> FakeEngine:
-    return FakeEngine(base_models=[BaseModel(BASE, 64, 100, "FakeForCausalLM", BASE)])
+    return FakeEngine(base_models=[ModelInfo(BASE, 64, 100, "FakeForCausalLM", BASE)])
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ import numpy as np
 from attrs import define, field
 
 from tinkex_server.engine.interface import (
-    BaseModel,
     CustomLoss,
-    Death,
+    EngineExit,
     Example,
     InvalidRequest,
     LoraShape,
     LossResult,
+    ModelInfo,
     OnToken,
     OptimizerKind,
     OptimizerSettings,
@@ -54,8 +54,8 @@ class FakeEngine:
     _pool: ThreadPoolExecutor = field(
         factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="tinkex-engine")
     )
-    base_models: Sequence[BaseModel] = (
-        BaseModel("fake/base", 64, 100, "FakeForCausalLM", "fake/tokenizer"),
+    base_models: Sequence[ModelInfo] = (
+        ModelInfo("fake/base", 64, 100, "FakeForCausalLM", "fake/tokenizer"),
     )
 
     def create_model(
@@ -135,7 +135,7 @@ class FakeEngine:
         self._note("unload_sampler", sampler_id)
         self.samplers.pop(sampler_id, None)
 
-    def watch(self, died: Callable[[Death], None]) -> None:
+    def watch(self, died: Callable[[EngineExit], None]) -> None:
         pass
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from tinkex.downloads.sources import UrlTable, open_archive
 from tinkex.errors import CheckpointDownloadError, InvalidInputError, TinkexError
 from tinkex.threads import in_thread
 from tinkex.transport.transport import Transport
-from tinkex.types.checkpoint_address import CheckpointPlace
+from tinkex.types.checkpoint_address import CheckpointAddress
 from tinkex.types.checkpoint_path import EXTERNAL_WEIGHTS
 
 logger = logging.getLogger("tinkex")
@@ -45,7 +45,7 @@ def folder_name(tinker_path: str) -> str:
 
 async def download(
     transport: Transport,
-    place: CheckpointPlace,
+    place: CheckpointAddress,
     target: Path,
     *,
     force: bool,
@@ -102,7 +102,7 @@ class _Meter:
 
 
 async def _fetch_archive(
-    transport: Transport, place: CheckpointPlace, content: Path, meter: _Meter
+    transport: Transport, place: CheckpointAddress, content: Path, meter: _Meter
 ) -> None:
     part = Part(content.with_name("archive.tar"))
     meter.parts.append(part)
@@ -111,7 +111,7 @@ async def _fetch_archive(
 
 
 async def _fetch_files(
-    transport: Transport, place: CheckpointPlace, content: Path, meter: _Meter
+    transport: Transport, place: CheckpointAddress, content: Path, meter: _Meter
 ) -> None:
     table = UrlTable(transport, place)
     await table.sign()

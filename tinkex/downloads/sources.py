@@ -30,7 +30,7 @@ from tinkex.transport.redirects import REDIRECTS, absolute
 from tinkex.transport.response_body import read_whole
 from tinkex.transport.transport import Transport
 from tinkex.types import CheckpointArchiveUrlResponse
-from tinkex.types.checkpoint_address import CheckpointPlace
+from tinkex.types.checkpoint_address import CheckpointAddress
 from tinkex.waiting.wait import RequestState
 
 _BEING_BUILT = (425, 503)
@@ -40,7 +40,9 @@ _PAUSES = 6
 _SILENCE = 300.0
 
 
-async def archive_url(transport: Transport, place: CheckpointPlace) -> CheckpointArchiveUrlResponse:
+async def archive_url(
+    transport: Transport, place: CheckpointAddress
+) -> CheckpointArchiveUrlResponse:
     """Where the archive can be fetched; the route itself, which wants the key, of a server that
     sends it from there.
     """
@@ -55,7 +57,7 @@ async def archive_url(transport: Transport, place: CheckpointPlace) -> Checkpoin
 
 @asynccontextmanager
 async def open_archive(
-    transport: Transport, place: CheckpointPlace, headers: Mapping[str, str], _anew: bool
+    transport: Transport, place: CheckpointAddress, headers: Mapping[str, str], _anew: bool
 ) -> AsyncGenerator[httpx.Response]:
     """The answer that is the archive, its body unread. Each time the server is asked where it is,
     so that a URL is always a new one.
@@ -72,7 +74,7 @@ class UrlTable:
     """The signed URLs of a checkpoint's files, by name."""
 
     transport: Transport
-    place: CheckpointPlace
+    place: CheckpointAddress
     urls: Mapping[str, str] = field(factory=dict[str, str])
 
     async def sign(self) -> None:
@@ -136,7 +138,7 @@ async def open_url(
 
 
 def _route(
-    place: CheckpointPlace, headers: Mapping[str, str]
+    place: CheckpointAddress, headers: Mapping[str, str]
 ) -> Request[CheckpointArchiveUrlResponse]:
     make = partial(
         get_checkpoint_archive_url.request,

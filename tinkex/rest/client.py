@@ -87,7 +87,7 @@ from tinkex.types import (
     WeightsInfoResponse,
     WhoamiResponse,
 )
-from tinkex.types.checkpoint_address import CheckpointPlace
+from tinkex.types.checkpoint_address import CheckpointAddress
 from tinkex.types.number_checks import check_optional_int
 from tinkex.waiting.wait import RequestState
 from tinkex.wire.json import encode_checkpoint_search, encode_session_search
@@ -273,7 +273,7 @@ class AsyncRestClient(AsyncConnection):
         self, tinker_path: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
         """The training run that a checkpoint is of."""
-        run_id = CheckpointPlace.of_path(
+        run_id = CheckpointAddress.of_path(
             tinker_path, bare=await self._bare_archive_ids()
         ).training_run_id
         return await self.get_training_run(run_id, access_scope)
@@ -403,7 +403,9 @@ class AsyncRestClient(AsyncConnection):
     async def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
         """Deletes a checkpoint for good."""
         await self._send(
-            CheckpointPlace.of_id(training_run_id, checkpoint_id).request(delete_checkpoint.request)
+            CheckpointAddress.of_id(training_run_id, checkpoint_id).request(
+                delete_checkpoint.request
+            )
         )
 
     async def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
@@ -413,7 +415,7 @@ class AsyncRestClient(AsyncConnection):
     async def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
         """Lets everybody read a checkpoint. Does nothing where they may already."""
         await self._unless_so(
-            CheckpointPlace.of_id(training_run_id, checkpoint_id).request(
+            CheckpointAddress.of_id(training_run_id, checkpoint_id).request(
                 publish_checkpoint.request
             )
         )
@@ -425,7 +427,7 @@ class AsyncRestClient(AsyncConnection):
     async def unpublish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
         """Lets nobody else read a checkpoint. Does nothing where nobody may."""
         await self._unless_so(
-            CheckpointPlace.of_id(training_run_id, checkpoint_id).request(
+            CheckpointAddress.of_id(training_run_id, checkpoint_id).request(
                 unpublish_checkpoint.request
             )
         )
@@ -441,7 +443,7 @@ class AsyncRestClient(AsyncConnection):
     ) -> None:
         """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
         await self._send(
-            CheckpointPlace.of_id(training_run_id, checkpoint_id).request(_ttl(ttl_seconds))
+            CheckpointAddress.of_id(training_run_id, checkpoint_id).request(_ttl(ttl_seconds))
         )
 
     async def set_checkpoint_ttl_from_tinker_path(
@@ -478,7 +480,7 @@ class AsyncRestClient(AsyncConnection):
         Raises:
             WaitTimeoutError: it was not built within `PollSettings.max_wait`.
         """
-        place = CheckpointPlace.of_id(
+        place = CheckpointAddress.of_id(
             training_run_id, checkpoint_id, bare=await self._bare_archive_ids()
         )
         return await archive_url(self._connected(), place)
@@ -487,7 +489,7 @@ class AsyncRestClient(AsyncConnection):
         self, tinker_path: str
     ) -> CheckpointArchiveUrlResponse:
         """Does, and raises, what `get_checkpoint_archive_url` does."""
-        place = CheckpointPlace.of_path(tinker_path, bare=await self._bare_archive_ids())
+        place = CheckpointAddress.of_path(tinker_path, bare=await self._bare_archive_ids())
         return await archive_url(self._connected(), place)
 
     async def download_checkpoint(
@@ -521,7 +523,7 @@ class AsyncRestClient(AsyncConnection):
                 trying again did not help.
             WaitTimeoutError: the server did not build the archive within `PollSettings.max_wait`.
         """
-        place = CheckpointPlace.of_path(tinker_path, bare=await self._bare_archive_ids())
+        place = CheckpointAddress.of_path(tinker_path, bare=await self._bare_archive_ids())
         target = Path(output_dir) / folder_name(tinker_path)
         return await download(self._connected(), place, target, force=force, progress=progress)
 
@@ -609,10 +611,10 @@ class AsyncRestClient(AsyncConnection):
             await self._send(copy_weights.request(body=body, x_tinker_weights_access_token=token))
         ).tinker_path
 
-    async def _place(self, tinker_path: str) -> CheckpointPlace:
+    async def _place(self, tinker_path: str) -> CheckpointAddress:
         """Returns the place that a path names, once it is known what the server lacks."""
         await meet(self._connected())
-        return CheckpointPlace.of_path(tinker_path)
+        return CheckpointAddress.of_path(tinker_path)
 
     async def _bare_archive_ids(self) -> bool:
         """Returns whether the server's archives are found by the bare names of checkpoints."""

@@ -64,7 +64,7 @@ from tinkex.training import chunking, metrics
 from tinkex.training.batch_requests import batch_submit, read_batch
 from tinkex.training.encoded_requests import Build, Submit
 from tinkex.training.fingerprint import Fingerprints
-from tinkex.training.submission_queue import TrainingLine
+from tinkex.training.submission_queue import SubmissionQueue
 from tinkex.training.unloading import unload
 from tinkex.transport.answers import required_text
 from tinkex.types import (
@@ -112,7 +112,7 @@ class AsyncTrainingClient:
         self._shape = shape
         self._session = session
         self._transport = session.transport
-        self._line = TrainingLine(session)
+        self._line = SubmissionQueue(session)
         self._tokenizer: Tokenizer | None = None
         self._saves = 0
         self._gradients = 0

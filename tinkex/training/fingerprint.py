@@ -32,7 +32,7 @@ from tinkex.losses.named import without_padding
 from tinkex.session.session import Session
 from tinkex.training.batch_requests import batch_submit, read_batch
 from tinkex.training.encoded_requests import Submit
-from tinkex.training.submission_queue import Look, TrainingLine
+from tinkex.training.submission_queue import Look, SubmissionQueue
 from tinkex.types import (
     Datum,
     EncodedTextChunk,
@@ -83,7 +83,7 @@ class Fingerprints:
     session, by path.
     """
 
-    def __init__(self, session: Session, model_id: str, line: TrainingLine) -> None:
+    def __init__(self, session: Session, model_id: str, line: SubmissionQueue) -> None:
         self._session = session
         self._server = session.transport.server
         self._model_id = model_id

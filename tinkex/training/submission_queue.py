@@ -1,4 +1,4 @@
-"""`TrainingLine`: sends a model's requests, one call after the other, numbered without a gap, and
+"""`SubmissionQueue`: sends a model's requests, one call after the other, numbered without a gap, and
 waits for their results.
 """
 
@@ -78,7 +78,7 @@ Look = Callable[[Submit, Callable[[Payload], R]], Awaitable[R]]
 """Sends one request that changes nothing, and returns what was read of its result."""
 
 
-class TrainingLine:
+class SubmissionQueue:
     """The requests of one model. For one event loop."""
 
     def __init__(self, session: Session) -> None:

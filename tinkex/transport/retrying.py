@@ -1,4 +1,4 @@
-"""`Tries`: one request, sent again for as long as that may help."""
+"""`RetryingCall`: one request, sent again for as long as that may help."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinkex.errors import TinkexError
 from tinkex.transport import adaptation, failures
 from tinkex.transport.backoff import Patience, retry_hint
 from tinkex.transport.rate_limit import RateLimitWindow
-from tinkex.transport.sender import Carrier
+from tinkex.transport.sender import Sender
 from tinkex.waiting.wait import Wait
 
 logger = logging.getLogger("tinkex")
@@ -26,10 +26,10 @@ _BATCHES = frozenset({"forward", "forward_backward"})
 
 
 @define(eq=False)
-class Tries:
+class RetryingCall:
     """Those of one request."""
 
-    carrier: Carrier
+    carrier: Sender
     window: RateLimitWindow
     request: Request[Any]
     headers: Mapping[str, str]

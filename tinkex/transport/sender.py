@@ -1,4 +1,4 @@
-"""`Carrier`: one try of one request, from the message that goes out to the answer, whatever that
+"""`Sender`: one try of one request, from the message that goes out to the answer, whatever that
 says.
 """
 
@@ -55,7 +55,7 @@ def default_handler(config: Config) -> httpx.AsyncBaseTransport:
 
 
 @define(eq=False)
-class Carrier:
+class Sender:
     """Puts the key and the user's headers on requests, and tells listeners of them. For one event
     loop.
     """

@@ -20,8 +20,8 @@ from tinkex.transport.backoff import Patience
 from tinkex.transport.lifetimes import Home
 from tinkex.transport.rate_limit import RateLimitWindow, window_for
 from tinkex.transport.response_body import LINE_BYTES, lines
-from tinkex.transport.retrying import Tries
-from tinkex.transport.sender import Carrier
+from tinkex.transport.retrying import RetryingCall
+from tinkex.transport.sender import Sender
 from tinkex.transport.server import Server, server_for
 from tinkex.waiting.clock import Clock
 from tinkex.waiting.wait import Bound, RequestState, Wait, Waits
@@ -44,7 +44,7 @@ class Transport:
     window: RateLimitWindow = field(init=False)
     report: Callable[[events.Event], object] | None = field(init=False, default=None)
     """Who else hears what this client has trained and sampled: the server, where that is wanted."""
-    carrier: Carrier = field(init=False)
+    carrier: Sender = field(init=False)
     _home: Home = field(init=False, factory=Home)
     _bound_of_answer: Bound = field(init=False)
     _bound_of_result: Bound = field(init=False)
@@ -54,7 +54,7 @@ class Transport:
         if level := config.log_level or ("info" if config.dump_headers else None):
             log_level.show(level)
         self.server = server_for(config)
-        self.carrier = Carrier(config, self.server, self.clock)
+        self.carrier = Sender(config, self.server, self.clock)
         self.waits = Waits(self.clock)
         self.window = window_for(config.base_url, config.api_key or config.credential_cmd)
         self._bound_of_answer = Bound(config.retry.max_wait, "Config.retry.max_wait")
@@ -241,7 +241,7 @@ class Transport:
             else {"X-Idempotency-Key": f"tinkex-{self.clock.new_id()}"}
         )
         try:
-            return await Tries(
+            return await RetryingCall(
                 self.carrier, self.window, request, headers, timeout, whole, patience, wait, read
             ).answered()
         except TinkexError as error:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 @frozen
-class CheckpointPlace:
+class CheckpointAddress:
     """The training run of a checkpoint, and the two parts of its id. `kind` is empty where the id
     is a bare name.
     """
@@ -27,7 +27,7 @@ class CheckpointPlace:
     @classmethod
     def of_id(
         cls, training_run_id: str, checkpoint_id: str, *, bare: bool = False
-    ) -> CheckpointPlace:
+    ) -> CheckpointAddress:
         """Reads `<kind>/<name>`, or for a route that takes bare names (`bare`) the name alone.
 
         Raises `InvalidInputError` for another form.
@@ -44,7 +44,7 @@ class CheckpointPlace:
         return cls(training_run_id, "" if bare else kind, name)
 
     @classmethod
-    def of_path(cls, path: str, *, bare: bool = False) -> CheckpointPlace:
+    def of_path(cls, path: str, *, bare: bool = False) -> CheckpointAddress:
         """Reads `<scheme>://<training run>/<kind>/<name>`, where the kind may be missing for a
         route that takes bare names (`bare`).
 

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tinkex_server.wire.responses import json_response
 
 
-class NoStrangers:
+class OriginCheck:
     """Refuses with 403 what comes by a public name, or for a page of another site."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:

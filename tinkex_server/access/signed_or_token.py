@@ -23,7 +23,7 @@ def is_signed(scope: Scope) -> bool:
     return b"signature=" in scope["query_string"] and scope["method"] in ("GET", "HEAD", "PUT")
 
 
-class VoucherCheck:
+class SignedOrTokenCheck:
     """Marks the requests that come with either, and refuses those whose voucher does not hold."""
 
     def __init__(self, app: ASGIApp, secret: bytes, keyring: Keyring | None) -> None:

@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.wire.responses import refuse_route
-from tinkex_server.wire.scope import BACKEND
+from tinkex_server.wire.scope import STATE
 
 
 class Api:
@@ -23,8 +23,8 @@ class Api:
     Endpoints answer their own errors, so such a request passes none of Starlette's layers.
     """
 
-    def __init__(self, routes: Sequence[Route], backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, routes: Sequence[Route], state: ServerState) -> None:
+        self._state = state
         plain = [route for route in routes if "{" not in route.path]
         self._endpoints = {
             (method, route.path): route.app for route in plain for method in route.methods or ()
@@ -32,6 +32,6 @@ class Api:
         self._all = Starlette(routes=routes, exception_handlers={HTTPException: refuse_route})
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        scope[BACKEND] = self._backend
+        scope[STATE] = self._state
         app = self._endpoints.get((scope["method"], scope["path"]), self._all)
         return app(scope, receive, send)

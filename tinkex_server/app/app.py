@@ -1,4 +1,4 @@
-"""The ASGI application: all routes over one `Backend`, and the pages for people beside them."""
+"""The ASGI application: all routes over one `ServerState`, and the pages for people beside them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinkex_server.access.key_check import KeyCheck
 from tinkex_server.access.keyring import BadKeys, Keyring
-from tinkex_server.access.origin_check import NoStrangers
-from tinkex_server.access.signed_or_token import VoucherCheck
+from tinkex_server.access.origin_check import OriginCheck
+from tinkex_server.access.signed_or_token import SignedOrTokenCheck
 from tinkex_server.app.api import Api
 from tinkex_server.pages.login import OwnerOf
 from tinkex_server.pages.site import make_site
@@ -39,7 +39,7 @@ from tinkex_server.routes import (
     usage,
     weights,
 )
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.wire.scope import PREFIX
 
 _PARTS = (
@@ -63,7 +63,7 @@ ROUTES = [route for part in _PARTS for route in part.ROUTES]
 
 
 def make_app(
-    backend: Backend, api_keys: Sequence[str], profile: Profile, names: Sequence[str] = ()
+    state: ServerState, api_keys: Sequence[str], profile: Profile, names: Sequence[str] = ()
 ) -> ASGIApp:
     """The API as `profile` has it, and the pages.
 
@@ -71,20 +71,20 @@ def make_app(
     keys they want none, and all see all but web pages of others; `names` are what the server is
     called by beside localhost. Raises `BadKeys` for keys that cannot be.
     """
-    keyring = Keyring(backend.store, api_keys) if api_keys else None
-    api = Api(ROUTES, backend)
+    keyring = Keyring(state.store, api_keys) if api_keys else None
+    api = Api(ROUTES, state)
     if evolve(profile, hold=TINKEX.hold) == TINKEX:
-        guarded, owner_of = _checked(api, backend, keyring), keyring and keyring.owner
+        guarded, owner_of = _checked(api, state, keyring), keyring and keyring.owner
     elif len(api_keys) > 1:
         raise BadKeys("a server that imitates another one takes one API key")
     else:
         guarded = Edge(
-            _checked(api, backend, None), ROUTES, backend, profile, next(iter(api_keys), None)
+            _checked(api, state, None), ROUTES, state, profile, next(iter(api_keys), None)
         )
         owner_of = keyring and _nobody_s(keyring)
-    site = make_site(backend, profile, owner_of)
+    site = make_site(state, profile, owner_of)
     whole = _beside(guarded, site, imitating=isinstance(guarded, Edge))
-    return whole if keyring else NoStrangers(whole, names)
+    return whole if keyring else OriginCheck(whole, names)
 
 
 def _beside(api: ASGIApp, site: Starlette, *, imitating: bool) -> ASGIApp:
@@ -106,6 +106,6 @@ def _nobody_s(keyring: Keyring) -> OwnerOf:
     return lambda key: None if keyring.owner(key) is None else ""
 
 
-def _checked(api: ASGIApp, backend: Backend, keyring: Keyring | None) -> ASGIApp:
+def _checked(api: ASGIApp, state: ServerState, keyring: Keyring | None) -> ASGIApp:
     guarded = KeyCheck(api, keyring) if keyring else api
-    return VoucherCheck(guarded, backend.secret, keyring)
+    return SignedOrTokenCheck(guarded, state.secret, keyring)

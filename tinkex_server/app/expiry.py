@@ -9,7 +9,7 @@ import logging
 import time
 
 from tinkex_server.limits import Limits
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import Store
 
 logger = logging.getLogger("tinkex.local")
@@ -19,23 +19,23 @@ PERIOD = 30.0
 _PIECE = 1000  # rows at once, so that the event loop is not held up
 
 
-async def keep_sweeping(backend: Backend) -> None:
+async def keep_sweeping(state: ServerState) -> None:
     """Until it is cancelled."""
     while True:
         await asyncio.sleep(PERIOD)
         try:
-            await sweep(backend, time.time())
+            await sweep(state, time.time())
         except Exception:
             logger.exception("what is past its time could not be removed; it is tried again")
 
 
-async def sweep(backend: Backend, now: float) -> None:
-    silence = backend.limits.silence_seconds
-    for session in backend.silent_sessions(now - silence):
+async def sweep(state: ServerState, now: float) -> None:
+    silence = state.limits.silence_seconds
+    for session in state.silent_sessions(now - silence):
         logger.info("session %s lost its client", session.session_id)
         detail = f"neither a heartbeat nor a request came for {silence:.0f} seconds"
-        backend.end_session(session.session_id, "cancelled", detail, now)
-        backend.store.audit.add(
+        state.end_session(session.session_id, "cancelled", detail, now)
+        state.store.audit.add(
             session.owner,
             "session.cancelled",
             {"session_id": session.session_id, "detail": detail},
@@ -43,10 +43,10 @@ async def sweep(backend: Backend, now: float) -> None:
         )
     there_is_more = True
     while there_is_more:
-        there_is_more = expire(backend.store, backend.limits, now)
+        there_is_more = expire(state.store, state.limits, now)
         await asyncio.sleep(0)
-    await backend.collect()
-    await asyncio.to_thread(backend.uploads.drop_expired, now)
+    await state.collect()
+    await asyncio.to_thread(state.uploads.drop_expired, now)
 
 
 def expire(store: Store, limits: Limits, now: float) -> bool:

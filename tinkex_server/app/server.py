@@ -24,10 +24,10 @@ from tinkex_server.app.expiry import keep_sweeping, sweep
 from tinkex_server.app.faults import Faults, Faulty
 from tinkex_server.app.uvicorn_server import HttpServer
 from tinkex_server.data_dir.sizes import sizes_of
-from tinkex_server.engine.interface import BaseModel, Engine
+from tinkex_server.engine.interface import Engine, ModelInfo
 from tinkex_server.limits import Limits
 from tinkex_server.profiles import Profile
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import Store
 
 logger = logging.getLogger("tinkex.local")
@@ -48,12 +48,12 @@ class Settings:
     owns_engine: bool
     """Whether it was made for this server, and ends with it."""
 
-    def app(self, backend: Backend) -> ASGIApp:
-        app = make_app(backend, self.api_keys, self.profile, self.names)
+    def app(self, state: ServerState) -> ASGIApp:
+        app = make_app(state, self.api_keys, self.profile, self.names)
         return Faulty(app, self.faults) if self.faults else app
 
-    def backend(self, engine: Engine, store: Store, data_dir: Path) -> Backend:
-        return Backend(
+    def state(self, engine: Engine, store: Store, data_dir: Path) -> ServerState:
+        return ServerState(
             engine,
             store,
             data_dir,
@@ -69,7 +69,7 @@ class Server:
     """A server that runs in a thread of this process. Made by `serve`."""
 
     base_url: str
-    models: Sequence[BaseModel]
+    models: Sequence[ModelInfo]
     data_dir: Path
     ready: Future[str]
     """Done when the engine has started, with what computes; `EngineDied` says what keeps it from
@@ -127,7 +127,7 @@ class Server:
         be done in the background.
         """
         asyncio.run_coroutine_threadsafe(
-            sweep(self._backend, time.time() if now is None else now), self._loop
+            sweep(self._state, time.time() if now is None else now), self._loop
         ).result()
 
     def __enter__(self) -> Self:
@@ -158,25 +158,23 @@ class Server:
         self, listener: socket.socket, engine: Engine, store: Store, settings: Settings
     ) -> None:
         try:
-            backend = settings.backend(engine, store, self.data_dir)
-            server = HttpServer(
-                settings.app(backend), self._started, access_log=settings.access_log
-            )
-            stopping = asyncio.create_task(self._stop(server, backend))
-            self._backend, self._loop = backend, asyncio.get_running_loop()
-            sweeping = asyncio.create_task(keep_sweeping(backend))
+            state = settings.state(engine, store, self.data_dir)
+            server = HttpServer(settings.app(state), self._started, access_log=settings.access_log)
+            stopping = asyncio.create_task(self._stop(server, state))
+            self._state, self._loop = state, asyncio.get_running_loop()
+            sweeping = asyncio.create_task(keep_sweeping(state))
             await server.serve(sockets=[listener])
             stopping.cancel()
             sweeping.cancel()
-            await backend.close()
+            await state.close()
         except BaseException as error:
             if self._started.done():
                 raise
             self._started.set_exception(error)
 
-    async def _stop(self, server: HttpServer, backend: Backend) -> None:
+    async def _stop(self, server: HttpServer, state: ServerState) -> None:
         await asyncio.wrap_future(self._stop_requested)
-        backend.stop()
+        state.stop()
         server.stop()
 
 

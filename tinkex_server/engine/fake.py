@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from tinkex_server.engine.interface import (
     ADAPTER_FILES,
-    BaseModel,
     CustomLoss,
-    Death,
+    EngineExit,
     Example,
     InvalidRequest,
     LoraShape,
     LossResult,
+    ModelInfo,
     OnToken,
     OptimizerKind,
     OptimizerSettings,
@@ -61,11 +61,11 @@ class _Weights:
     digest: str = ""
 
 
-def _base(spec: str) -> BaseModel:
+def _base(spec: str) -> ModelInfo:
     name, source = name_and_source(spec)
     folder = local_folder(source)
     files = tokenizer_files(Path(folder)) if folder else (None, None)
-    return BaseModel(name, _CONTEXT, _VOCABULARY, "FakeForCausalLM", name, *files, folder=folder)
+    return ModelInfo(name, _CONTEXT, _VOCABULARY, "FakeForCausalLM", name, *files, folder=folder)
 
 
 @define(eq=False)
@@ -87,7 +87,7 @@ class FakeEngine:
         self.ready = ready_at_once(_RUNS_ON)
 
     @property
-    def base_models(self) -> Sequence[BaseModel]:
+    def base_models(self) -> Sequence[ModelInfo]:
         return list(self._bases.values())
 
     def create_model(
@@ -175,7 +175,7 @@ class FakeEngine:
     ) -> Future[SampleResult]:
         return _ended(lambda: self._sample(sampler_id, spec, on_token))
 
-    def watch(self, died: Callable[[Death], None]) -> None:
+    def watch(self, died: Callable[[EngineExit], None]) -> None:
         """It lives in the process that asks."""
 
     def close(self) -> None:

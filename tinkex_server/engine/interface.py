@@ -33,7 +33,7 @@ class EngineDied(RuntimeError):
 
 
 @frozen
-class Death:
+class EngineExit:
     """All that was in an engine's memory is lost. `reason` is for people."""
 
     reason: str
@@ -44,7 +44,7 @@ class Death:
 
 
 @frozen
-class BaseModel:
+class ModelInfo:
     """A base model that the engine can train and sample."""
 
     name: str
@@ -221,7 +221,7 @@ class Engine(Protocol):
     """
 
     @property
-    def base_models(self) -> Sequence[BaseModel]:
+    def base_models(self) -> Sequence[ModelInfo]:
         """Known at once, before it is ready."""
         ...
 
@@ -333,7 +333,7 @@ class Engine(Protocol):
         """
         ...
 
-    def watch(self, died: Callable[[Death], None]) -> None:
+    def watch(self, died: Callable[[EngineExit], None]) -> None:
         """Has `died` called, on a thread of the engine, each time that it dies. One that lives in
         the server's process does not.
         """

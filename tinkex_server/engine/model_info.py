@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from tinkex_server.engine.interface import BaseModel, InvalidRequest
+from tinkex_server.engine.interface import InvalidRequest, ModelInfo
 from tinkex_server.engine.model_kinds import context, of_text, refuse_kinds
 
 SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tinkex" / "tiny"}
@@ -18,7 +18,7 @@ SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tinkex" / "tiny"}
 _CONFIG, _TOKENIZER, _TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 
 
-def describe(spec: str) -> BaseModel:
+def describe(spec: str) -> ModelInfo:
     """The model of a shipped name, a transformers folder or a hub id, or of `NAME=` and one of
     these. Its weights are not looked at.
 
@@ -35,7 +35,7 @@ def describe(spec: str) -> BaseModel:
     refuse_kinds(name, config)
     longest, note = context(name, config)
     tokenizer, tokenizer_config = tokenizer_files(folder)
-    return BaseModel(
+    return ModelInfo(
         name=name,
         max_context_length=longest,
         vocab_size=_field(name, of_text(config), "vocab_size"),

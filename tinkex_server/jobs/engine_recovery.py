@@ -1,4 +1,4 @@
-"""`Revival`: what the server does when its engine dies. Models come back from their last saved
+"""`EngineRecovery`: what the server does when its engine dies. Models come back from their last saved
 state, and clients learn what was lost.
 """
 
@@ -10,7 +10,7 @@ from functools import partial
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.data_dir import digests
 from tinkex_server.data_dir.folders import Folders
-from tinkex_server.engine.interface import Death, Engine, EngineDied, InvalidRequest
+from tinkex_server.engine.interface import Engine, EngineDied, EngineExit, InvalidRequest
 from tinkex_server.jobs.futures import Futures, Lost, Work
 from tinkex_server.jobs.lanes import Job, Lanes
 from tinkex_server.jobs.saved_states import Fate, Loss, Progress, SavedState
@@ -19,7 +19,7 @@ from tinkex_server.store import ModelRow, Store
 _TRAINING = frozenset({"forward_backward", "optim_step"})
 
 
-class Revival:
+class EngineRecovery:
     """Knows what each model in memory can go back to. To be used on the event loop's thread."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Revival:
 
         return run
 
-    def outlive(self, death: Death) -> None:
+    def outlive(self, death: EngineExit) -> None:
         """Fails what waits for the models in memory, and brings back those that can be."""
         self._deaths += 1
         self._last_words = defaultdict(lambda: death.reason)
@@ -84,7 +84,7 @@ class Revival:
         if death.go_on:
             death.go_on()
 
-    def _see_to(self, row: ModelRow, death: Death) -> None:
+    def _see_to(self, row: ModelRow, death: EngineExit) -> None:
         fate = self._fate(row.model_id, engine_lives=death.go_on is not None)
         text = self._last_words[row.model_id] = f"{death.reason}; {fate.words}"
         loss = Loss(self._deaths, text)

@@ -1,4 +1,4 @@
-"""`LoadedSamplers`: which weights the engine holds to sample from."""
+"""`SamplerCache`: which weights the engine holds to sample from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinkex_server.store import SamplerRow, Store
 logger = logging.getLogger("tinkex.local")
 
 
-class LoadedSamplers:
+class SamplerCache:
     """Weights by the engine's name for them. When there are too many, those not used for longest
     are freed; they are loaded again when they are asked for. To be used on the event loop's thread.
     """

@@ -22,7 +22,7 @@ from tinkex_server.pages.status import Disk, disk_of, engine_words, status
 from tinkex_server.pages.templates import render
 from tinkex_server.profiles import Profile
 from tinkex_server.routes.archives import archive_url
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.wire.responses import json_response, refuse_route
 
 _DISK_SECONDS = 60.0
@@ -37,9 +37,9 @@ _HEADERS = {
 }
 
 
-def make_site(backend: Backend, profile: Profile, owner_of: OwnerOf | None) -> Starlette:
+def make_site(state: ServerState, profile: Profile, owner_of: OwnerOf | None) -> Starlette:
     """`owner_of` tells whose a key is; None where no key is asked for."""
-    site = _Site(backend, profile, Logins(owner_of) if owner_of else None)
+    site = _Site(state, profile, Logins(owner_of) if owner_of else None)
     return Starlette(
         routes=[
             Route("/", site.show_status),
@@ -55,7 +55,7 @@ def make_site(backend: Backend, profile: Profile, owner_of: OwnerOf | None) -> S
 
 @define(eq=False)
 class _Site:
-    _backend: Backend
+    _state: ServerState
     _profile: Profile
     _logins: Logins | None
     _started: float = field(factory=time.time)
@@ -71,10 +71,10 @@ class _Site:
         return self._page(
             request,
             "status.html",
-            seen=status(self._backend, access),
+            seen=status(self._state, access),
             disk=disk,
-            models=list(self._backend.base_models.values()),
-            engine=engine_words(self._backend.engine.ready),
+            models=list(self._state.base_models.values()),
+            engine=engine_words(self._state.engine.ready),
             profile=self._profile,
             started=self._started,
             now=time.time(),
@@ -87,7 +87,7 @@ class _Site:
             return RedirectResponse("/", 303)
         row = access.checkpoint(CheckpointPath(**request.path_params))
         return RedirectResponse(
-            archive_url(self._backend, "", row.path, int(time.time()) + LIFETIME), 302, _HEADERS
+            archive_url(self._state, "", row.path, int(time.time()) + LIFETIME), 302, _HEADERS
         )
 
     async def show_reference(self, request: Request) -> Response:
@@ -121,14 +121,14 @@ class _Site:
         of work to know.
         """
         if self._disk is None or time.monotonic() > self._disk_asked_at + _DISK_SECONDS:
-            self._disk = asyncio.create_task(asyncio.to_thread(disk_of, self._backend.data_dir))
+            self._disk = asyncio.create_task(asyncio.to_thread(disk_of, self._state.data_dir))
             self._disk_asked_at = time.monotonic()
         return await asyncio.shield(self._disk)
 
     def _access(self, request: Request) -> Access | None:
         """What the sender may see; None for a stranger."""
         owner = self._logins.owner(request) if self._logins else None
-        return None if self._logins and owner is None else Access(self._backend.store, owner)
+        return None if self._logins and owner is None else Access(self._state.store, owner)
 
     def _page(
         self, request: Request, template: str, code: int = 200, **values: object

@@ -13,7 +13,7 @@ from tinkex_server.access.access import Access
 from tinkex_server.data_dir.sizes import folder_size
 from tinkex_server.jobs.futures import Pending
 from tinkex_server.pages.curve import Curve, draw
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, RunQuery, SessionRow
 
 _LISTED = 20  # sessions, and runs
@@ -69,16 +69,16 @@ def disk_of(folder: Path) -> Disk:
     return Disk(str(folder), folder_size(folder), shutil.disk_usage(folder).free)
 
 
-def status(backend: Backend, access: Access) -> Status:
-    store = backend.store
+def status(state: ServerState, access: Access) -> Status:
+    store = state.store
     rows = store.models.page(RunQuery(access.owner), _LISTED, 0)
-    pending = backend.futures.pending(access)
+    pending = state.futures.pending(access)
     return Status(
         sessions=[
             access.session(session_id)
             for session_id in store.sessions.ids(access.owner, _LISTED, 0)
         ],
-        runs=[_run(backend, row) for row in rows],
+        runs=[_run(state, row) for row in rows],
         runs_in_all=store.models.count(RunQuery(access.owner)),
         pending=pending[:_PENDING],
         pending_in_all=len(pending),
@@ -86,13 +86,13 @@ def status(backend: Backend, access: Access) -> Status:
     )
 
 
-def _run(backend: Backend, row: ModelRow) -> Run:
-    steps = backend.store.steps.curve(row.model_id, _POINTS)
+def _run(state: ServerState, row: ModelRow) -> Run:
+    steps = state.store.steps.curve(row.model_id, _POINTS)
     return Run(
         row=row,
         steps=steps[-1].number if steps else 0,
         curve=draw(steps),
         loss=steps[-1].loss if steps else None,
-        checkpoints=backend.store.checkpoints.of_run(row.model_id, _CHECKPOINTS),
-        checkpoints_in_all=backend.store.checkpoints.count_of_run(row.model_id),
+        checkpoints=state.store.checkpoints.of_run(row.model_id, _CHECKPOINTS),
+        checkpoints_in_all=state.store.checkpoints.count_of_run(row.model_id),
     )

@@ -31,11 +31,11 @@ from tinkex_server.profiles import requests
 from tinkex_server.profiles.polls import Polls, respond
 from tinkex_server.profiles.profile import NUMBERED, Auth, Bodies, Profile
 from tinkex_server.profiles.templates import Reply, fill, list_at, mapping_at
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.wire import bodies
 from tinkex_server.wire.protobuf import MEDIA_TYPE, read_forward_backward
 from tinkex_server.wire.raw_body import decompress, receive_body
-from tinkex_server.wire.refused_body import Glimpse
+from tinkex_server.wire.refused_body import RefusedBody
 from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.scope import PREFIX
 
@@ -72,16 +72,16 @@ class Edge:
         self,
         app: ASGIApp,
         routes: Sequence[Route],
-        backend: Backend,
+        state: ServerState,
         profile: Profile,
         api_key: str | None,
     ) -> None:
         self._app = app
         self._routes = routes
-        self._backend = backend
+        self._state = state
         self._profile = profile
         self._api_key = api_key
-        self._polls = Polls(backend, profile)
+        self._polls = Polls(state, profile)
         self._starting = profile.starting
         self._numbers = itertools.count(time.time_ns())
         self._with_gradient: set[str] = set()
@@ -93,7 +93,7 @@ class Edge:
         self._first_live: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        glimpse = Glimpse(receive, self._backend.limits.body_bytes)
+        glimpse = RefusedBody(receive, self._state.limits.body_bytes)
         request = Request(scope, glimpse.receive)
         if self._profile.request_ids:
             send = _with_header(
@@ -110,10 +110,10 @@ class Edge:
             raise
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request, glimpse: Glimpse) -> ASGIApp:
+    async def _answer(self, request: Request, glimpse: RefusedBody) -> ASGIApp:
         if self._profile.bare_archives:
             self._find_kind(request.scope)
-        raw = await receive_body(request.headers, request.receive, self._backend.limits.body_bytes)
+        raw = await receive_body(request.headers, request.receive, self._state.limits.body_bytes)
         operation = self._operation(request.scope)
         if self._starting:
             self._starting -= 1
@@ -146,7 +146,7 @@ class Edge:
             return await self._polls.poll(fields, request.headers.get("accept", ""))
         return await self._carry_out(operation, request, fields)
 
-    async def _pass_turn(self, request: Request, glimpse: Glimpse, refusal: Refused) -> None:
+    async def _pass_turn(self, request: Request, glimpse: RefusedBody, refusal: Refused) -> None:
         """Has nobody wait for the number of a request that was refused as it was read, if its
         sender has a key.
         """
@@ -157,7 +157,7 @@ class Edge:
         except Refused:
             return
         fields = refusal.fields or await glimpse.fields(request.headers)
-        self._backend.note_unread(Access(self._backend.store, None), refusal, fields)
+        self._state.note_unread(Access(self._state.store, None), refusal, fields)
 
     def _check_key(self, operation: str, request: Request) -> None:
         _check_key(
@@ -176,7 +176,7 @@ class Edge:
             if kind:
                 raise Refused(404, "Not Found")
             kinds = (checkpoint_path.WEIGHTS, checkpoint_path.SAMPLER_WEIGHTS)
-            rows = self._backend.store.checkpoints
+            rows = self._state.store.checkpoints
             there = [
                 one
                 for one in kinds
@@ -204,7 +204,7 @@ class Edge:
         ):
             raise Refused(409, f"seq_id {fields['seq_id']} was used for another request")
         if operation in _PATH_READERS:
-            fields = self._profile.paths.inward(fields, self._backend.data_dir)
+            fields = self._profile.paths.inward(fields, self._state.data_dir)
         if operation == "load_weights" and self._profile.loading.first_save_alone:
             fields = {**fields, "path": self._first_saved(fields["path"])}
         if operation == "load_weights" and self._profile.loading.optimizer_if_saved:
@@ -239,7 +239,7 @@ class Edge:
     def _first_saved(self, path: str) -> str:
         """Returns the path of what its model saved first; one that leads nowhere stays as it is."""
         later = checkpoint_path.parse(path)
-        if self._backend.store.checkpoints.get(later) is None:
+        if self._state.store.checkpoints.get(later) is None:
             return path
         return str(evolve(later, name=self._first_saves.get(later.run_id, later.name)))
 
@@ -284,7 +284,7 @@ class Edge:
             raise Refused(rule.no_model, "Missing model_id")
         if (
             rule.missing_checkpoint
-            and self._backend.store.checkpoints.get(checkpoint_path.parse(fields["path"])) is None
+            and self._state.store.checkpoints.get(checkpoint_path.parse(fields["path"])) is None
         ):
             raise Refused(rule.missing_checkpoint, f"Checkpoint not found: {fields['path']}")
 
@@ -298,7 +298,7 @@ class Edge:
 
     def _samples_base(self, fields: Fields) -> bool:
         session = fields.get("sampling_session_id")
-        row = self._backend.store.samplers.get(session) if isinstance(session, str) else None
+        row = self._state.store.samplers.get(session) if isinstance(session, str) else None
         return (row is None or (row.folder is None and row.model_path is None)) and not fields.get(
             "model_path"
         )
@@ -406,7 +406,7 @@ class Edge:
         ):
             answer = {**answer, "sampling_session_id": self._profile.sampling.base_session}
         return self._good(
-            operation, sent, self._profile.paths.outward(answer, self._backend.data_dir)
+            operation, sent, self._profile.paths.outward(answer, self._state.data_dir)
         )
 
     def _promise(self, operation: str, sent: Fields, promise: Fields) -> Response:

@@ -16,7 +16,7 @@ from tinkex_server.jobs.futures import Outcome
 from tinkex_server.profiles.profile import Profile
 from tinkex_server.profiles.results import shaped
 from tinkex_server.profiles.templates import Reply
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.wire import protobuf
 from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.translate import encode
@@ -35,7 +35,7 @@ def respond(reply: Reply) -> Response:
 class Polls:
     """The futures of a server as its clients see them."""
 
-    backend: Backend
+    state: ServerState
     profile: Profile
     _foretold: dict[str, Reply] = field(factory=dict[str, Reply])
     _aliases: dict[str, str] = field(factory=dict[str, str])
@@ -43,11 +43,11 @@ class Polls:
 
     @property
     def _all(self) -> Access:
-        return Access(self.backend.store, None)
+        return Access(self.state.store, None)
 
     def foretell(self, reply: Reply) -> str:
         """The request id of a future whose answer is known."""
-        request_id = self.backend.ids.new_request()
+        request_id = self.state.ids.new_request()
         self._foretold[request_id] = reply
         return request_id
 
@@ -65,10 +65,10 @@ class Polls:
         request_id = self._aliases.get(given, given)
         if self._is_forgotten(request_id):
             return await self._unknown(given)
-        row = self.backend.store.futures.get(request_id)
+        row = self.state.store.futures.get(request_id)
         if row is None:
             return await self._unknown(given)
-        outcome = await self.backend.futures.wait(request_id, self._all)
+        outcome = await self.state.futures.wait(request_id, self._all)
         if outcome.status == 408 or (row.state == "pending" and self.profile.pending_once_more):
             return self._pending(given, outcome)
         return self._ended(request_id, outcome, fields, accept)
@@ -87,7 +87,7 @@ class Polls:
 
     async def _done(self, request_id: str) -> Outcome:
         while (
-            outcome := await self.backend.futures.wait(request_id, self._all, hold=_LONG)
+            outcome := await self.state.futures.wait(request_id, self._all, hold=_LONG)
         ).status == 408:
             pass
         return outcome
@@ -101,7 +101,7 @@ class Polls:
             raise not_found("Future not found")
         if isinstance(self.profile.unknown, Reply):
             return respond(self.profile.unknown.filled({"request_id": request_id}))
-        await self.backend.futures.hold()
+        await self.state.futures.hold()
         return self._pending(request_id, None)
 
     def _pending(self, request_id: str, outcome: Outcome | None) -> Response:
@@ -142,7 +142,7 @@ class Polls:
     def _result(self, kind: str, body: bytes, accept: str) -> Response:
         result = shaped(self.profile, kind, protobuf.result_fields(kind, body))
         if kind in _PATH_RESULTS:
-            result = self.profile.paths.outward(result, self.backend.data_dir)
+            result = self.profile.paths.outward(result, self.state.data_dir)
         message = protobuf.write_result(kind, result) if self._wants_protobuf(accept) else None
         if message is None:
             return Response(encode(result), media_type="application/json")

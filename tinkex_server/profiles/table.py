@@ -221,7 +221,7 @@ SKYRL_0_3 = Profile(
     # a failure that nobody wrote down
     failed={"user": _FAILED_400, "server": Reply(500, {"detail": "Unknown error"})},
     shapes=_SKYRL_SHAPES,
-    # its JAX backend gives no metrics
+    # its JAX state gives no metrics
     results={
         "forward_backward": also(metrics={}),
         "forward": also(metrics={}),

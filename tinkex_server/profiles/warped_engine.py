@@ -12,8 +12,8 @@ import numpy as np
 from attrs import define, evolve, field
 
 from tinkex_server.engine.interface import (
-    BaseModel,
     Engine,
+    ModelInfo,
     OnToken,
     SampledTokens,
     SampleResult,
@@ -41,7 +41,7 @@ class _WarpedSampling:
         return getattr(self.engine, name)
 
     @property
-    def base_models(self) -> Sequence[BaseModel]:
+    def base_models(self) -> Sequence[ModelInfo]:
         return self.engine.base_models
 
     def sample(

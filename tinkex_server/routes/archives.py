@@ -20,7 +20,7 @@ from tinkex_server.errors import bad_request, not_found
 from tinkex_server.routes.checkpoints import CHECKPOINT, path_of
 from tinkex_server.routes.endpoint import Call, get
 from tinkex_server.routes.formatting import moment
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow
 from tinkex_server.wire.content import Content, files_of, of_file, of_folder
 from tinkex_server.wire.downloads import answer, describe
@@ -32,12 +32,12 @@ _PATIENCE = 5.0
 _FILE = f"{CHECKPOINT}/files/{{file}}"
 
 
-async def archive(backend: Backend, call: Call[None]) -> Response:
+async def archive(state: ServerState, call: Call[None]) -> Response:
     """Leads to the tar. One that is not ready soon is 503, and goes on being made ready."""
     row = call.access.checkpoint(path_of(call))
     try:
         async with asyncio.timeout(_PATIENCE):
-            await backend.downloads.get(*_tar(backend, row))
+            await state.downloads.get(*_tar(state, row))
     except TimeoutError:
         response = json_response(
             503, {"detail": f"the archive of {row.path} is being made; ask again"}
@@ -45,53 +45,51 @@ async def archive(backend: Backend, call: Call[None]) -> Response:
         response.headers["Retry-After"] = "2"
         return response
     expires = int(time.time()) + LIFETIME
-    url = archive_url(backend, call.origin, row.path, expires)
+    url = archive_url(state, call.origin, row.path, expires)
     return RedirectResponse(url, 302, {"Expires": formatdate(expires, usegmt=True)})
 
 
-def archive_url(backend: Backend, origin: str, path: CheckpointPath, expires: int) -> str:
+def archive_url(state: ServerState, origin: str, path: CheckpointPath, expires: int) -> str:
     """For whoever may read the checkpoint, to fetch its tar without a key."""
-    return signed_url(backend.signer, origin, f"{_url_path(path)}/download", expires)
+    return signed_url(state.signer, origin, f"{_url_path(path)}/download", expires)
 
 
-async def download(backend: Backend, call: Call[None]) -> Response:
+async def download(state: ServerState, call: Call[None]) -> Response:
     """By a signed URL, or by a key that may read the checkpoint."""
     row = call.access.checkpoint(path_of(call))
-    return await _send(
-        backend, call, *_tar(backend, row), "application/x-tar", f"{row.path.name}.tar"
-    )
+    return await _send(state, call, *_tar(state, row), "application/x-tar", f"{row.path.name}.tar")
 
 
-async def external_weights_urls(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def external_weights_urls(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     row = call.access.checkpoint(path_of(call))
     if row.path.kind != EXTERNAL_WEIGHTS:
         raise bad_request(f"{row.path} is not of the kind {EXTERNAL_WEIGHTS}; get its archive")
     urls, expires = SignedUrls(), int(time.time()) + LIFETIME
-    folder = _folder(backend, row)
+    folder = _folder(state, row)
     digests.check_there(folder)
     for file in files_of(folder):
         urls[file.name] = signed_url(
-            backend.signer, call.origin, f"{_url_path(row.path)}/files/{file.name}", expires
+            state.signer, call.origin, f"{_url_path(row.path)}/files/{file.name}", expires
         )
     return ExternalWeightsUrlsResponse(urls, moment(expires)).to_dict()
 
 
-async def download_file(backend: Backend, call: Call[None]) -> Response:
+async def download_file(state: ServerState, call: Call[None]) -> Response:
     """By a signed URL, or by a key that may read the checkpoint."""
     row = call.access.checkpoint(path_of(call))
-    folder = _folder(backend, row)
+    folder = _folder(state, row)
     files = {file.name: file for file in files_of(folder)}
     if call.path["file"] not in files:
         raise not_found(f"{row.path} has no file {call.path['file']!r}; it has {', '.join(files)}")
     file = files[call.path["file"]]
     plan = partial(_checked_file, file)
     return await _send(
-        backend, call, (file, row.created_at), plan, "application/octet-stream", file.name
+        state, call, (file, row.created_at), plan, "application/octet-stream", file.name
     )
 
 
 async def _send(
-    backend: Backend,
+    state: ServerState,
     call: Call[None],
     key: object,
     plan: partial[Content],
@@ -99,13 +97,13 @@ async def _send(
     file_name: str,
 ) -> Response:
     if call.method == "HEAD":
-        return describe(plan(whole=False), backend.downloads.known(key), media_type, file_name)
-    return answer(await backend.downloads.get(key, plan), call.headers, media_type, file_name)
+        return describe(plan(whole=False), state.downloads.known(key), media_type, file_name)
+    return answer(await state.downloads.get(key, plan), call.headers, media_type, file_name)
 
 
-def _tar(backend: Backend, row: CheckpointRow) -> tuple[object, partial[Content]]:
+def _tar(state: ServerState, row: CheckpointRow) -> tuple[object, partial[Content]]:
     """The key of its download, and what plans it."""
-    folder = _folder(backend, row)
+    folder = _folder(state, row)
     return (folder, row.created_at), partial(_checked_folder, folder, row.created_at)
 
 
@@ -124,8 +122,8 @@ def _checked_file(file: Path, *, whole: bool = True) -> Content:
     return of_file(file)
 
 
-def _folder(backend: Backend, row: CheckpointRow) -> Path:
-    folder = backend.folders.path(row.folder)
+def _folder(state: ServerState, row: CheckpointRow) -> Path:
+    folder = state.folders.path(row.folder)
     if not folder.is_dir():
         raise not_found(f"the files of {row.path} are gone from the data folder")
     return folder

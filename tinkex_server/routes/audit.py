@@ -11,7 +11,7 @@ from tinkex_api.models import AuditEventDetails, AuditLogEntry, AuditLogResponse
 from tinkex_server.routes.endpoint import Call, get
 from tinkex_server.routes.formatting import moment
 from tinkex_server.routes.query import day, one_of
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 
 _SUBJECTS = {
     "all": None,
@@ -25,12 +25,10 @@ is said of them.
 """
 
 
-async def audit_log(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def audit_log(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     subject = _SUBJECTS[one_of(call.query, "event_type", tuple(_SUBJECTS))]
     start, end = day(call.query, "day", datetime.now(UTC).date())
-    rows = backend.store.audit.between(
-        call.access.owner, subject, start.timestamp(), end.timestamp()
-    )
+    rows = state.store.audit.between(call.access.owner, subject, start.timestamp(), end.timestamp())
     return AuditLogResponse(
         [
             AuditLogEntry(moment(row.at), row.event, AuditEventDetails.from_dict(row.details))

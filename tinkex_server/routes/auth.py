@@ -18,38 +18,38 @@ from tinkex_server.access import tokens
 from tinkex_server.errors import not_found
 from tinkex_server.routes.endpoint import Call, delete, get, post
 from tinkex_server.routes.formatting import ORGANIZATION, user_urn
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import KeyRow
 from tinkex_server.wire.scope import KEY_SENT
 
 
-async def exchange(backend: Backend, call: Call[AuthTokenRequest]) -> Mapping[str, Any]:
+async def exchange(state: ServerState, call: Call[AuthTokenRequest]) -> Mapping[str, Any]:
     owner = call.access.new_owner
     claims = {"sub": user_urn(owner), "org_id": ORGANIZATION}
     now = time.time()
     holder = tokens.Holder(owner, call.scope.get(KEY_SENT, now))
-    return AuthTokenResponse(tokens.issue(backend.secret, holder, claims, now)).to_dict()
+    return AuthTokenResponse(tokens.issue(state.secret, holder, claims, now)).to_dict()
 
 
-async def key_facts(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    key = _key(backend, call)
+async def key_facts(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+    key = _key(state, call)
     return ApiKeyInfoResponse(
         key.key_id, key.name, "", ApiKeyDetails(ApiKeyOrganization(ORGANIZATION))
     ).to_dict()
 
 
-async def revoke(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def revoke(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     """From the next request on the key is not taken any more, nor are the tokens that stand
     for it.
     """
-    key, now = _key(backend, call), time.time()
-    backend.store.keys.revoke(key.key_id, now)
-    backend.store.audit.add(call.access.new_owner, "apikey.revoked", {"key_id": key.key_id}, now)
+    key, now = _key(state, call), time.time()
+    state.store.keys.revoke(key.key_id, now)
+    state.store.audit.add(call.access.new_owner, "apikey.revoked", {"key_id": key.key_id}, now)
     return {}
 
 
-def _key(backend: Backend, call: Call[None]) -> KeyRow:
-    key = backend.store.keys.get(int(call.access.owner)) if call.access.owner else None
+def _key(state: ServerState, call: Call[None]) -> KeyRow:
+    key = state.store.keys.get(int(call.access.owner)) if call.access.owner else None
     if key is None:
         raise not_found("this server asks for no key, so there is nothing to tell of one")
     return key

@@ -18,18 +18,18 @@ from tinkex_server.routes.checkpoints import checkpoint_facts
 from tinkex_server.routes.endpoint import Call, post
 from tinkex_server.routes.formatting import moment
 from tinkex_server.routes.searching import check_count, cursor_time, may_see, page_length
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointQuery, CheckpointRow
 
 _KINDS = {type_: kind for kind, type_ in CHECKPOINT_TYPES.items()}
 
 
-async def search(backend: Backend, call: Call[CheckpointSearchRequest]) -> Mapping[str, Any]:
+async def search(state: ServerState, call: Call[CheckpointSearchRequest]) -> Mapping[str, Any]:
     body = call.body
     limit = page_length(body.limit)
     query = _query(body, call.access)
     seen = may_see(body.owner, call.access)
-    found = backend.store.checkpoints.search(query, limit + 1) if seen else []
+    found = state.store.checkpoints.search(query, limit + 1) if seen else []
     response = CheckpointSearchResponse([checkpoint_facts(row) for row in found[:limit]])
     if len(found) > limit:
         response.next_cursor = _cursor(found[limit - 1])

@@ -24,18 +24,18 @@ from tinkex_server.routes.endpoint import Call, delete, get, post, post_nothing,
 from tinkex_server.routes.formatting import moment
 from tinkex_server.routes.query import page
 from tinkex_server.routes.weights import checked_ttl, expiry
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow
 from tinkex_server.wire.translate import optimizer_config
 
 CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 
 
-async def list_run_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def list_run_checkpoints(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     """All of one's own run; of another's those that it has published."""
     run, checkpoints = (
         call.access.run(call.path["run_id"], published=True),
-        backend.store.checkpoints,
+        state.store.checkpoints,
     )
     rows = (
         checkpoints.of_run(run.model_id)
@@ -45,43 +45,43 @@ async def list_run_checkpoints(backend: Backend, call: Call[None]) -> Mapping[st
     return CheckpointsListResponse([checkpoint_facts(row) for row in rows]).to_dict()
 
 
-async def list_checkpoints(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def list_checkpoints(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     limit, offset = page(call.query, limit=100)
-    rows = backend.store.checkpoints.page(call.access.owner, limit, offset)
-    cursor = Cursor(offset, limit, backend.store.checkpoints.count(call.access.owner))
+    rows = state.store.checkpoints.page(call.access.owner, limit, offset)
+    cursor = Cursor(offset, limit, state.store.checkpoints.count(call.access.owner))
     return CheckpointsListResponse([checkpoint_facts(row) for row in rows], cursor).to_dict()
 
 
-async def publish(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def publish(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     """Damaged weights are refused."""
     row = call.access.own_checkpoint(path_of(call))
-    with backend.folders.held(row.folder) as folder:
-        await backend.lanes.call(digests.check, folder)
-    return _set_public(backend, call, True)
+    with state.folders.held(row.folder) as folder:
+        await state.lanes.call(digests.check, folder)
+    return _set_public(state, call, True)
 
 
-async def unpublish(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    return _set_public(backend, call, False)
+async def unpublish(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+    return _set_public(state, call, False)
 
 
-def _set_public(backend: Backend, call: Call[None], public: bool) -> Mapping[str, Any]:
+def _set_public(state: ServerState, call: Call[None], public: bool) -> Mapping[str, Any]:
     row, what = call.access.own_checkpoint(path_of(call)), "published" if public else "unpublished"
-    if not backend.store.checkpoints.set_public(row.path, public):
+    if not state.store.checkpoints.set_public(row.path, public):
         raise Refused(409, f"{row.path} is {what} already")
-    _renew_manifest(backend, row.path)
-    backend.store.audit.add(
+    _renew_manifest(state, row.path)
+    state.store.audit.add(
         row.owner, f"checkpoint.{what}", {"tinker_path": str(row.path)}, time.time()
     )
     return {}
 
 
-async def set_ttl(backend: Backend, call: Call[SetCheckpointTtlRequest]) -> Mapping[str, Any]:
+async def set_ttl(state: ServerState, call: Call[SetCheckpointTtlRequest]) -> Mapping[str, Any]:
     """From now on; null keeps it for ever."""
     row, now = call.access.own_checkpoint(path_of(call)), time.time()
     ttl_seconds = checked_ttl(call.body.ttl_seconds)
-    backend.store.checkpoints.set_expiry(row.path, expiry(now, ttl_seconds))
-    _renew_manifest(backend, row.path)
-    backend.store.audit.add(
+    state.store.checkpoints.set_expiry(row.path, expiry(now, ttl_seconds))
+    _renew_manifest(state, row.path)
+    state.store.audit.add(
         row.owner,
         "checkpoint.ttl_set",
         {"tinker_path": str(row.path), "ttl_seconds": ttl_seconds},
@@ -90,18 +90,18 @@ async def set_ttl(backend: Backend, call: Call[SetCheckpointTtlRequest]) -> Mapp
     return {}
 
 
-async def delete_checkpoint(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def delete_checkpoint(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     row = call.access.own_checkpoint(path_of(call))
-    manifests.withdraw(backend.folders.path(row.folder))
-    backend.store.checkpoints.delete(row.path)
-    backend.store.audit.add(
+    manifests.withdraw(state.folders.path(row.folder))
+    state.store.checkpoints.delete(row.path)
+    state.store.audit.add(
         row.owner, "checkpoint.deleted", {"tinker_path": str(row.path)}, time.time()
     )
-    await backend.collect()
+    await state.collect()
     return {}
 
 
-async def weights_info(backend: Backend, call: Call[WeightsInfoRequest]) -> Mapping[str, Any]:
+async def weights_info(state: ServerState, call: Call[WeightsInfoRequest]) -> Mapping[str, Any]:
     run = call.access.run_of(call.access.checkpoint(checkpoint_path.parse(call.body.tinker_path)))
     return WeightsInfoResponse(
         base_model=run.base_model,
@@ -114,11 +114,11 @@ async def weights_info(backend: Backend, call: Call[WeightsInfoRequest]) -> Mapp
     ).to_dict()
 
 
-def _renew_manifest(backend: Backend, path: CheckpointPath) -> None:
+def _renew_manifest(state: ServerState, path: CheckpointPath) -> None:
     """After a change of its row."""
-    row, run = backend.store.checkpoints.get(path), backend.store.models.get(path.run_id)
-    if row and run and (folder := backend.folders.path(row.folder)).is_dir():
-        manifests.put(folder, manifests.of_checkpoint(backend.store, run, row))
+    row, run = state.store.checkpoints.get(path), state.store.models.get(path.run_id)
+    if row and run and (folder := state.folders.path(row.folder)).is_dir():
+        manifests.put(folder, manifests.of_checkpoint(state.store, run, row))
 
 
 def path_of(call: Call[Any]) -> CheckpointPath:

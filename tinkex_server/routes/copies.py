@@ -18,12 +18,12 @@ from tinkex_server.errors import Refused, malformed
 from tinkex_server.jobs.futures import Outcome, Ticket, Work
 from tinkex_server.routes.endpoint import Call, post
 from tinkex_server.routes.weights import checked_ttl, expiry, note_saved
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
 from tinkex_server.wire.translate import encode
 
 
-async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outcome:
+async def copy_weights(state: ServerState, call: Call[CopyWeightsRequest]) -> Outcome:
     """Answers when the copy is made. One that is asked for again by session and number is made
     once.
     """
@@ -32,14 +32,14 @@ async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outc
         call.access.checkpoint(checkpoint_path.parse(body.source_path)),
         checked_ttl(body.ttl_seconds),
     )
-    ticket = _ticket(backend, call)
-    request_id = backend.futures.repeated(ticket) or backend.futures.submit(
+    ticket = _ticket(state, call)
+    request_id = state.futures.repeated(ticket) or state.futures.submit(
         ticket,
-        _copy(backend, call.access.run_of(source), source, ticket, ttl_seconds),
-        lane=backend.ids.model_of(ticket.scope, ticket.seq_id),
+        _copy(state, call.access.run_of(source), source, ticket, ttl_seconds),
+        lane=state.ids.model_of(ticket.scope, ticket.seq_id),
         number=None,
     )
-    outcome = await backend.futures.wait(request_id, call.access)
+    outcome = await state.futures.wait(request_id, call.access)
     if outcome.status == 200 and outcome.result_of is None:
         told = orjson.loads(outcome.body)
         raise Refused(
@@ -49,7 +49,7 @@ async def copy_weights(backend: Backend, call: Call[CopyWeightsRequest]) -> Outc
     return outcome
 
 
-def _ticket(backend: Backend, call: Call[CopyWeightsRequest]) -> Ticket:
+def _ticket(state: ServerState, call: Call[CopyWeightsRequest]) -> Ticket:
     """Where the copy goes: to a number of a session, or to a new session in a project."""
     body, owner = call.body, call.access.new_owner
     if (body.destination_project_id is None) == (body.session_id is None):
@@ -58,7 +58,7 @@ def _ticket(backend: Backend, call: Call[CopyWeightsRequest]) -> Ticket:
         )
     if body.session_id is None:
         return Ticket(
-            _new_session(backend, body.destination_project_id, owner),
+            _new_session(state, body.destination_project_id, owner),
             0,
             "copy_weights",
             call.fingerprint,
@@ -70,28 +70,32 @@ def _ticket(backend: Backend, call: Call[CopyWeightsRequest]) -> Ticket:
     return Ticket(body.session_id, body.model_seq_id, "copy_weights", call.fingerprint, owner)
 
 
-def _new_session(backend: Backend, project_id: str | None, owner: str) -> str:
+def _new_session(state: ServerState, project_id: str | None, owner: str) -> str:
     now = time.time()
     row = SessionRow(
-        backend.ids.new_session(), ["copy_weights"], {}, "", project_id, None, now, owner
+        state.ids.new_session(), ["copy_weights"], {}, "", project_id, None, now, owner
     )
-    backend.store.sessions.add(row)
-    backend.store.sessions.finish(row.session_id, "success", None, now)
+    state.store.sessions.add(row)
+    state.store.sessions.finish(row.session_id, "success", None, now)
     return row.session_id
 
 
 def _copy(
-    backend: Backend, run: ModelRow, source: CheckpointRow, ticket: Ticket, ttl_seconds: int | None
+    state: ServerState,
+    run: ModelRow,
+    source: CheckpointRow,
+    ticket: Ticket,
+    ttl_seconds: int | None,
 ) -> Work:
     path = CheckpointPath(
-        backend.ids.model_of(ticket.scope, ticket.seq_id), source.path.kind, source.path.name
+        state.ids.model_of(ticket.scope, ticket.seq_id), source.path.kind, source.path.name
     )
 
     async def work() -> bytes:
         now = time.time()
         with (
-            backend.folders.held(source.folder) as saved,
-            backend.folders.new(*path.place) as (name, folder),
+            state.folders.held(source.folder) as saved,
+            state.folders.new(*path.place) as (name, folder),
         ):
             copied_run = evolve(
                 run,
@@ -105,14 +109,14 @@ def _copy(
             planned = CheckpointRow(
                 path, name, 0, now, expiry(now, ttl_seconds), source.user_metadata
             )
-            manifest = manifests.of_checkpoint(backend.store, copied_run, planned)
-            size = await backend.lanes.call(
+            manifest = manifests.of_checkpoint(state.store, copied_run, planned)
+            size = await state.lanes.call(
                 manifests.save, folder, partial(_copy_files, saved), manifest
             )
             copy = evolve(planned, size_bytes=size)
-            backend.store.models.add(copied_run)
-            backend.store.checkpoints.put(copy)
-        note_saved(backend, copied_run, copy, "copied")
+            state.store.models.add(copied_run)
+            state.store.checkpoints.put(copy)
+        note_saved(state, copied_run, copy, "copied")
         return encode(CopyWeightsResponse(str(path)).to_dict())
 
     return work

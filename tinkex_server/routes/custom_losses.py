@@ -18,7 +18,7 @@ from tinkex_server.engine.interface import CustomLoss
 from tinkex_server.errors import bad_request, malformed
 from tinkex_server.jobs.futures import Ticket
 from tinkex_server.routes.endpoint import Call, post
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import CustomLossRow, ModelRow
 from tinkex_server.wire.translate import Location, encode
 
@@ -26,7 +26,7 @@ _FORMAT = 1
 
 
 async def create_custom_loss(
-    backend: Backend, call: Call[CreateCustomLossRequest]
+    state: ServerState, call: Call[CreateCustomLossRequest]
 ) -> Mapping[str, Any]:
     """Checks the loss, and gives it a name that models of this session can use."""
     body = call.body
@@ -45,11 +45,13 @@ async def create_custom_loss(
         call.fingerprint,
         call.access.new_owner,
     )
-    request_id = backend.futures.repeated(ticket) or _submit(backend, call.access, body, ticket)
+    request_id = state.futures.repeated(ticket) or _submit(state, call.access, body, ticket)
     return UntypedAPIFuture(request_id).to_dict()
 
 
-def _submit(backend: Backend, access: Access, body: CreateCustomLossRequest, ticket: Ticket) -> str:
+def _submit(
+    state: ServerState, access: Access, body: CreateCustomLossRequest, ticket: Ticket
+) -> str:
     session = access.open_session(body.session_id)
     loss = CustomLoss(
         [(item.name, item.rank) for item in body.inputs],
@@ -60,15 +62,15 @@ def _submit(backend: Backend, access: Access, body: CreateCustomLossRequest, tic
     )
 
     async def work() -> bytes:
-        await backend.lanes.call(backend.engine.check_loss, loss)
-        backend.store.custom_losses.add(row, time.time())
+        await state.lanes.call(state.engine.check_loss, loss)
+        state.store.custom_losses.add(row, time.time())
         return encode(CreateCustomLossResponse(row.loss_id, "create_custom_loss").to_dict())
 
-    return backend.futures.submit(ticket, work, lane=ticket.scope, number=None)
+    return state.futures.submit(ticket, work, lane=ticket.scope, number=None)
 
 
 def custom_loss(
-    backend: Backend, model: ModelRow, batch: ForwardBackwardInput, at: Location
+    state: ServerState, model: ModelRow, batch: ForwardBackwardInput, at: Location
 ) -> CustomLoss:
     """The loss that the batch's config names. Raises `Refused` for one that this model's session
     does not have.
@@ -79,7 +81,7 @@ def custom_loss(
         raise malformed(
             *at, "loss_fn_config", message="must hold loss_id, a string, and nothing else"
         )
-    row = backend.store.custom_losses.get(loss_id)
+    row = state.store.custom_losses.get(loss_id)
     if row is None or row.session_id != model.session_id:
         raise bad_request(
             f"session {model.session_id!r} has no custom loss {loss_id!r}; send it by "

@@ -23,14 +23,14 @@ from tinkex_server.access.access import Access
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused
 from tinkex_server.jobs.futures import Outcome
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.wire import bodies
 from tinkex_server.wire.events import EventStream
 from tinkex_server.wire.protobuf import MEDIA_TYPE
 from tinkex_server.wire.raw_body import read_body
-from tinkex_server.wire.refused_body import Glimpse
+from tinkex_server.wire.refused_body import RefusedBody
 from tinkex_server.wire.responses import json_response
-from tinkex_server.wire.scope import BACKEND, OWNER, PREFIX
+from tinkex_server.wire.scope import OWNER, PREFIX, STATE
 
 logger = logging.getLogger("tinkex.local")
 
@@ -91,7 +91,7 @@ Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
 Read: TypeAlias = Callable[[bytes], tuple[T, str]]
 """From a body's bytes to the contract's type and the fingerprint."""
 Result: TypeAlias = Mapping[str, Any] | Outcome | EventStream | Response
-Handler: TypeAlias = Callable[[Backend, Call[T]], Awaitable[Result]]
+Handler: TypeAlias = Callable[[ServerState, Call[T]], Awaitable[Result]]
 
 
 def post(
@@ -198,29 +198,27 @@ class Endpoint:
         await response(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
-        backend: Backend = scope[BACKEND]
+        state: ServerState = scope[STATE]
         came_at = time.monotonic()
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        access = Access(backend.store, scope.get(OWNER))
-        glimpse = Glimpse(receive, backend.limits.body_bytes)
+        access = Access(state.store, scope.get(OWNER))
+        glimpse = RefusedBody(receive, state.limits.body_bytes)
         try:
             body, fingerprint = (
-                await self._body(headers, glimpse.receive, backend.limits.body_bytes)
+                await self._body(headers, glimpse.receive, state.limits.body_bytes)
                 if self._readers
                 else (None, "")
             )
         except Refused as refusal:
             if self._numbered:
-                backend.note_unread(
-                    access, refusal, refusal.fields or await glimpse.fields(headers)
-                )
+                state.note_unread(access, refusal, refusal.fields or await glimpse.fields(headers))
             raise
         glimpse.forget()
         call = Call(body, fingerprint, scope, headers, access, came_at, receive)
-        result = await self._handler(backend, call)
-        await backend.store.kept()
+        result = await self._handler(state, call)
+        await state.store.kept()
         return _response(result)
 
     async def _body(

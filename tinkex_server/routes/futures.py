@@ -17,7 +17,7 @@ from tinkex_api.models import (
 from tinkex_server.errors import malformed
 from tinkex_server.jobs.futures import Outcome
 from tinkex_server.routes.endpoint import Call, post
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import EndedFuture
 from tinkex_server.wire import protobuf
 from tinkex_server.wire.protobuf import result_fields, write_result
@@ -26,9 +26,9 @@ from tinkex_server.wire.translate import encode
 _NUMBERS_OF_A_COPY = 1_000_000_000
 
 
-async def retrieve_future(backend: Backend, call: Call[FutureRetrieveRequest]) -> Outcome:
+async def retrieve_future(state: ServerState, call: Call[FutureRetrieveRequest]) -> Outcome:
     """Finished batches and samples come as protobuf to those who read it."""
-    outcome = await backend.futures.wait(call.body.request_id, call.access)
+    outcome = await state.futures.wait(call.body.request_id, call.access)
     kind, wants_message = outcome.result_of, protobuf.MEDIA_TYPE in call.accept
     if kind in protobuf.LOSSES:
         body = outcome.body if wants_message else encode(result_fields(kind, outcome.body))
@@ -44,7 +44,7 @@ def _as_message(outcome: Outcome, message: bytes) -> Outcome:
 
 
 async def retrieve_futures(
-    backend: Backend, call: Call[FuturesRetrieveRequest]
+    state: ServerState, call: Call[FuturesRetrieveRequest]
 ) -> Mapping[str, Any]:
     """Which samples of one copy of a sampling client have ended. What was acknowledged is kept all
     the same.
@@ -57,7 +57,7 @@ async def retrieve_futures(
     call.access.sampler(target.sampling_session_id)
     first = target.cloned_sampler_id * _NUMBERS_OF_A_COPY
     numbers = range(first, first + _NUMBERS_OF_A_COPY)
-    cursor, ended = await backend.futures.wait_for_any(
+    cursor, ended = await state.futures.wait_for_any(
         target.sampling_session_id, numbers, call.body.prev_cursor, call.body.timeout
     )
     return FuturesRetrieveResponse(cursor, [_completion(row) for row in ended]).to_dict()
@@ -69,8 +69,8 @@ def _completion(row: EndedFuture) -> FutureCompletion:
     return FutureCompletion("failed", row.request_id)
 
 
-async def cancel_future(backend: Backend, call: Call[FutureCancelRequest]) -> Mapping[str, Any]:
-    backend.futures.cancel(call.body.request_id, call.access)
+async def cancel_future(state: ServerState, call: Call[FutureCancelRequest]) -> Mapping[str, Any]:
+    state.futures.cancel(call.body.request_id, call.access)
     return {}
 
 

@@ -23,12 +23,12 @@ from tinkex_api.models import (
 
 from tinkex_server.access.access import Access
 from tinkex_server.checkpoint_path import CheckpointPath
-from tinkex_server.engine.interface import BaseModel, EngineDied, LoraShape, OptimizerKind
+from tinkex_server.engine.interface import EngineDied, LoraShape, ModelInfo, OptimizerKind
 from tinkex_server.errors import bad_request, malformed, not_found
 from tinkex_server.jobs.futures import Ticket
 from tinkex_server.limits import at_most
 from tinkex_server.routes.endpoint import Call, get, post
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import ModelRow
 from tinkex_server.wire.translate import encode, lora_shape, optimizer_config, optimizer_kind
 
@@ -49,26 +49,26 @@ class NewModel:
     optimizer: bool = True  # whether with the optimizer's state
 
 
-async def tokenizer(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def tokenizer(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     name = call.query.get("base_model", "")
-    model = backend.base_models.get(name)
+    model = state.base_models.get(name)
     if model is None or model.tokenizer_json is None:
         raise not_found(f"no tokenizer of {name!r} is here")
     return TokenizerResponse(model.tokenizer_json, model.tokenizer_config_json).to_dict()
 
 
-async def create_model(backend: Backend, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
+async def create_model(state: ServerState, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
     body = call.body
     ticket = Ticket(
         body.session_id, body.model_seq_id, "create_model", call.fingerprint, call.access.new_owner
     )
     return start_model(
-        backend, call.access, ticket, lambda: _new_model(backend, call.access, body, ticket)
+        state, call.access, ticket, lambda: _new_model(state, call.access, body, ticket)
     )
 
 
 def start_model(
-    backend: Backend, access: Access, ticket: Ticket, prepare: Callable[[], NewModel]
+    state: ServerState, access: Access, ticket: Ticket, prepare: Callable[[], NewModel]
 ) -> Mapping[str, Any]:
     """Makes the model of the ticket's number in the ticket's session, unless that was asked for
     before.
@@ -76,12 +76,12 @@ def start_model(
     `prepare` refuses what can be seen to be wrong, before the number is taken.
     """
     access.session(ticket.scope)
-    request_id = backend.futures.repeated(ticket) or _submit(backend, ticket, prepare())
-    return UntypedAPIFuture(request_id, backend.ids.model_of(ticket.scope, ticket.seq_id)).to_dict()
+    request_id = state.futures.repeated(ticket) or _submit(state, ticket, prepare())
+    return UntypedAPIFuture(request_id, state.ids.model_of(ticket.scope, ticket.seq_id)).to_dict()
 
 
 def creating(
-    backend: Backend,
+    state: ServerState,
     access: Access,
     ticket: Ticket,
     base_model: str,
@@ -95,22 +95,22 @@ def creating(
     session = access.open_session(ticket.scope)
     if ticket.seq_id is None or ticket.seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more")
-    at_most(backend.limits.rank, lora.rank, "lora_config", "rank")
-    model_id = backend.ids.model_of(session.session_id, ticket.seq_id)
-    if backend.store.models.get(model_id):
+    at_most(state.limits.rank, lora.rank, "lora_config", "rank")
+    model_id = state.ids.model_of(session.session_id, ticket.seq_id)
+    if state.store.models.get(model_id):
         raise bad_request(
             f"model_seq_id {ticket.seq_id} of session {ticket.scope!r} was used before; take the "
             "next number"
         )
-    if backend.store.models.count_in_memory() >= backend.limits.models:
+    if state.store.models.count_in_memory() >= state.limits.models:
         raise bad_request(
-            f"{backend.limits.models} models are in memory, as many as may be; unload one, or "
+            f"{state.limits.models} models are in memory, as many as may be; unload one, or "
             "finish its session"
         )
     return ModelRow(
         model_id=model_id,
         session_id=session.session_id,
-        base_model=backend.base_model(base_model).name,
+        base_model=state.base_model(base_model).name,
         lora=lora,
         optimizer=optimizer,
         user_metadata=metadata or {},
@@ -121,47 +121,47 @@ def creating(
 
 
 def _new_model(
-    backend: Backend, access: Access, body: CreateModelRequest, ticket: Ticket
+    state: ServerState, access: Access, body: CreateModelRequest, ticket: Ticket
 ) -> NewModel:
     lora, optimizer = lora_shape(body.lora_config), optimizer_kind(body.optimizer_config)
-    row = creating(backend, access, ticket, body.base_model, lora, optimizer, body.user_metadata)
+    row = creating(state, access, ticket, body.base_model, lora, optimizer, body.user_metadata)
 
     async def make() -> Sequence[str]:
-        return await backend.lanes.call(
-            backend.engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer
+        return await state.lanes.call(
+            state.engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer
         )
 
     return NewModel(row, make, CreateModelResponse(row.model_id, "create_model").to_dict())
 
 
-def _submit(backend: Backend, ticket: Ticket, new: NewModel) -> str:
+def _submit(state: ServerState, ticket: Ticket, new: NewModel) -> str:
     model_id = new.row.model_id
-    backend.store.models.add(new.row)
+    state.store.models.add(new.row)
 
     async def work() -> bytes:
         try:
             warnings = await new.make()
         except Exception:
-            backend.store.models.set_state(model_id, "failed")
+            state.store.models.set_state(model_id, "failed")
             raise
-        backend.store.models.mark_created(model_id)
-        if failure := backend.store.models.failure(model_id):
+        state.store.models.mark_created(model_id)
+        if failure := state.store.models.failure(model_id):
             raise EngineDied(failure)
-        backend.revival.made(model_id)
+        state.revival.made(model_id)
         if new.source:
-            backend.revival.reached(model_id, new.source, optimizer=new.optimizer)
+            state.revival.reached(model_id, new.source, optimizer=new.optimizer)
         details = {"model_id": model_id, "base_model": new.row.base_model}
-        backend.store.audit.add(ticket.owner, "model.created", details, time.time())
+        state.store.audit.add(ticket.owner, "model.created", details, time.time())
         for words in warnings:
             logger.warning("%s: %s", model_id, words)
         return encode({**new.result, "warnings": list(warnings)} if warnings else new.result)
 
-    return backend.futures.submit(ticket, work, lane=model_id, number=None)
+    return state.futures.submit(ticket, work, lane=model_id, number=None)
 
 
-async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str, Any]:
+async def get_info(state: ServerState, call: Call[GetInfoRequest]) -> Mapping[str, Any]:
     row = call.access.run(call.body.model_id)
-    base = backend.base_model(row.base_model)
+    base = state.base_model(row.base_model)
     return GetInfoResponse(
         model_id=row.model_id,
         model_data=ModelData(base.arch, base.name, _tokenizer_id(base, call)),
@@ -173,25 +173,25 @@ async def get_info(backend: Backend, call: Call[GetInfoRequest]) -> Mapping[str,
     ).to_dict()
 
 
-def _tokenizer_id(base: BaseModel, call: Call[GetInfoRequest]) -> str:
+def _tokenizer_id(base: ModelInfo, call: Call[GetInfoRequest]) -> str:
     """What transformers can load it by: on this machine the folder, of which the hub may know
     nothing.
     """
     return base.folder if base.folder and call.is_from_here else base.tokenizer_id
 
 
-async def unload_model(backend: Backend, call: Call[UnloadModelRequest]) -> Mapping[str, Any]:
+async def unload_model(state: ServerState, call: Call[UnloadModelRequest]) -> Mapping[str, Any]:
     """Unloads the model after the requests whose turn has come; it takes no more."""
     row = call.access.model(call.body.model_id)
-    backend.retire(row)
-    backend.store.audit.add(row.owner, "model.unloaded", {"model_id": row.model_id}, time.time())
+    state.retire(row)
+    state.store.audit.add(row.owner, "model.unloaded", {"model_id": row.model_id}, time.time())
 
     async def work() -> bytes:
-        await backend.unload(row.model_id)
+        await state.unload(row.model_id)
         return encode(UnloadModelResponse(row.model_id, "unload_model").to_dict())
 
     ticket = Ticket(row.model_id, None, "unload_model", call.fingerprint, call.access.new_owner)
-    request_id = backend.futures.submit(ticket, work, lane=row.model_id, number=None)
+    request_id = state.futures.submit(ticket, work, lane=row.model_id, number=None)
     return UntypedAPIFuture(request_id, row.model_id).to_dict()
 
 

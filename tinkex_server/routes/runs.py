@@ -12,28 +12,28 @@ from tinkex_server.routes.checkpoints import checkpoint_facts
 from tinkex_server.routes.endpoint import Call, get
 from tinkex_server.routes.formatting import moment, user_urn
 from tinkex_server.routes.query import accessible, page
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, RunQuery
 
 
-async def list_training_runs(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def list_training_runs(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     limit, offset = page(call.query, limit=20)
     query = RunQuery(call.access.owner, accessible(call.query), call.query.get("project_id"))
-    runs = [_facts(backend, row) for row in backend.store.models.page(query, limit, offset)]
+    runs = [_facts(state, row) for row in state.store.models.page(query, limit, offset)]
     return TrainingRunsResponse(
-        runs, Cursor(offset, limit, backend.store.models.count(query))
+        runs, Cursor(offset, limit, state.store.models.count(query))
     ).to_dict()
 
 
-async def get_training_run(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def get_training_run(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     return _facts(
-        backend, call.access.run(call.path["run_id"], published=accessible(call.query))
+        state, call.access.run(call.path["run_id"], published=accessible(call.query))
     ).to_dict()
 
 
-def _facts(backend: Backend, row: ModelRow) -> TrainingRun:
+def _facts(state: ServerState, row: ModelRow) -> TrainingRun:
     to_train, to_sample = (
-        backend.store.checkpoints.last(row.model_id, kind) for kind in (WEIGHTS, SAMPLER_WEIGHTS)
+        state.store.checkpoints.last(row.model_id, kind) for kind in (WEIGHTS, SAMPLER_WEIGHTS)
     )
     return TrainingRun(
         training_run_id=row.model_id,

@@ -26,27 +26,27 @@ from tinkex_server.errors import Refused, bad_request, malformed
 from tinkex_server.jobs.futures import Ticket
 from tinkex_server.limits import at_most
 from tinkex_server.routes.endpoint import Call, get, post
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import SamplerRow, UsageKind
 from tinkex_server.wire.events import EventStream
 from tinkex_server.wire.translate import encode_sample, sample_spec
 
 
 async def create_sampling_session(
-    backend: Backend, call: Call[CreateSamplingSessionRequest]
+    state: ServerState, call: Call[CreateSamplingSessionRequest]
 ) -> Mapping[str, Any]:
     body = call.body
     if body.sampling_session_seq_id < 0:
         raise malformed("sampling_session_seq_id", message="must be 0 or more")
     call.access.session(body.session_id)
-    sampler_id = backend.ids.sampler_of(body.session_id, body.sampling_session_seq_id)
+    sampler_id = state.ids.sampler_of(body.session_id, body.sampling_session_seq_id)
     wanted = _sampler(
-        backend, call.access, sampler_id, body.session_id, body.base_model, body.model_path
+        state, call.access, sampler_id, body.session_id, body.base_model, body.model_path
     )
-    known = backend.store.samplers.get(sampler_id)
+    known = state.store.samplers.get(sampler_id)
     if known is None:
         call.access.open_session(body.session_id)
-        backend.store.samplers.add(wanted, time.time())
+        state.store.samplers.add(wanted, time.time())
     elif known != evolve(wanted, owner=known.owner):
         raise bad_request(
             f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other "
@@ -56,7 +56,7 @@ async def create_sampling_session(
 
 
 def _sampler(
-    backend: Backend,
+    state: ServerState,
     access: Access,
     sampler_id: str,
     session_id: str,
@@ -69,55 +69,55 @@ def _sampler(
             raise malformed(
                 "model_path", message="is missing, and so is base_model: one of them is needed"
             )
-        return SamplerRow(sampler_id, session_id, backend.base_model(base_model).name, None, None)
+        return SamplerRow(sampler_id, session_id, state.base_model(base_model).name, None, None)
     path = checkpoint_path.parse(model_path)
     trained = access.run_of(access.checkpoint(path)).base_model
     if isinstance(base_model, str) and base_model != trained:
         raise bad_request(f"{model_path} was trained over {trained!r}, not over {base_model!r}")
-    return SamplerRow(sampler_id, session_id, backend.base_model(trained).name, model_path, None)
+    return SamplerRow(sampler_id, session_id, state.base_model(trained).name, model_path, None)
 
 
-async def get_sampler(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def get_sampler(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     row = call.access.sampler(call.path["sampler_id"])
     return GetSamplerResponse(row.sampler_id, row.base_model, row.model_path).to_dict()
 
 
 async def join_sampling_session(
-    backend: Backend, call: Call[JoinSamplingSessionRequest]
+    state: ServerState, call: Call[JoinSamplingSessionRequest]
 ) -> Mapping[str, Any]:
     sampler = call.access.sampler(call.body.sampling_session_id)
     return JoinSamplingSessionResponse(
-        backend.store.samplers.number_copy(sampler.sampler_id)
+        state.store.samplers.number_copy(sampler.sampler_id)
     ).to_dict()
 
 
-async def sample(backend: Backend, call: Call[SampleRequest]) -> Mapping[str, Any]:
+async def sample(state: ServerState, call: Call[SampleRequest]) -> Mapping[str, Any]:
     body = call.body
-    sampler = _sampler_of(backend, call.access, body)
+    sampler = _sampler_of(state, call.access, body)
     number = body.seq_id if isinstance(body.seq_id, int) and body.sampling_session_id else None
     ticket = Ticket(sampler.sampler_id, number, "sample", call.fingerprint, call.access.new_owner)
-    request_id = backend.futures.repeated(ticket) or _submit(backend, sampler, ticket, body)
-    backend.note_request(sampler.session_id)
+    request_id = state.futures.repeated(ticket) or _submit(state, sampler, ticket, body)
+    state.note_request(sampler.session_id)
     ids = [f"{request_id}:{index}" for index in range(body.num_samples)]
     return UntypedAPIFuture(request_id, sample_sequence_ids=ids).to_dict()
 
 
-def _submit(backend: Backend, sampler: SamplerRow, ticket: Ticket, body: SampleRequest) -> str:
-    spec = _spec(backend, sampler, body)
+def _submit(state: ServerState, sampler: SamplerRow, ticket: Ticket, body: SampleRequest) -> str:
+    spec = _spec(state, sampler, body)
 
     async def work() -> bytes:
-        await backend.samplers.load(sampler)
-        begun = backend.engine.sample(sampler.weights_id, spec)
+        await state.samplers.load(sampler)
+        begun = state.engine.sample(sampler.weights_id, spec)
         # which takes a round of the loop
         result = begun.result() if begun.done() else await asyncio.wrap_future(begun)
-        _note_usage(backend, ticket.owner, sampler, spec, result)
+        _note_usage(state, ticket.owner, sampler, spec, result)
         return encode_sample(result, body.target_prompt_logprobs)
 
-    return backend.futures.start(ticket, work)
+    return state.futures.start(ticket, work)
 
 
-def _spec(backend: Backend, sampler: SamplerRow, body: SampleRequest) -> SampleSpec:
-    limits = backend.limits
+def _spec(state: ServerState, sampler: SamplerRow, body: SampleRequest) -> SampleSpec:
+    limits = state.limits
     at_most(limits.num_samples, body.num_samples, "num_samples")
     for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
         at_most(limits.top_tokens, getattr(body, name) or 0, name)
@@ -125,7 +125,7 @@ def _spec(backend: Backend, sampler: SamplerRow, body: SampleRequest) -> SampleS
     at_most(limits.tokens, len(spec.prompt), "prompt", "number of tokens")
     at_most(
         limits.told,
-        _told(spec, backend.base_model(sampler.base_model).max_context_length),
+        _told(spec, state.base_model(sampler.base_model).max_context_length),
         "number of likely or drawn tokens told",
     )
     return spec
@@ -139,28 +139,28 @@ def _told(spec: SampleSpec, longest: int) -> int:
     )
 
 
-async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStream:
-    sampler = _sampler_of(backend, call.access, call.body)
-    spec = _spec(backend, sampler, call.body)
+async def sample_stream(state: ServerState, call: Call[SampleRequest]) -> EventStream:
+    sampler = _sampler_of(state, call.access, call.body)
+    spec = _spec(state, sampler, call.body)
     if spec.num_samples != 1:
         raise malformed("num_samples", message="must be 1: one sample is streamed")
     for name in _NOT_STREAMED:
         if getattr(call.body, name):
             raise bad_request(f"a stream gives no {name}")
-    backend.futures.check_room()
-    backend.note_request(sampler.session_id)
+    state.futures.check_room()
+    state.note_request(sampler.session_id)
     ticket = Ticket(
         sampler.sampler_id, None, "sample_stream", call.fingerprint, call.access.new_owner
     )
     try:
-        await backend.samplers.load(sampler)
+        await state.samplers.load(sampler)
     except EngineDied as error:
         raise Refused(503, str(error)) from error
     loop = asyncio.get_running_loop()
 
     def begin(on_token: OnToken) -> Future[SampleResult]:
-        sample = backend.engine.sample(sampler.weights_id, spec, on_token)
-        backend.futures.follow(ticket, sample)
+        sample = state.engine.sample(sampler.weights_id, spec, on_token)
+        state.futures.follow(ticket, sample)
         sample.add_done_callback(
             lambda done: None if loop.is_closed() else loop.call_soon_threadsafe(note, done)
         )
@@ -168,13 +168,13 @@ async def sample_stream(backend: Backend, call: Call[SampleRequest]) -> EventStr
 
     def note(done: Future[SampleResult]) -> None:
         if not done.cancelled() and not done.exception():
-            _note_usage(backend, ticket.owner, sampler, spec, done.result())
+            _note_usage(state, ticket.owner, sampler, spec, done.result())
 
     return EventStream(begin)
 
 
 def _note_usage(
-    backend: Backend, owner: str, sampler: SamplerRow, spec: SampleSpec, result: SampleResult
+    state: ServerState, owner: str, sampler: SamplerRow, spec: SampleSpec, result: SampleResult
 ) -> None:
     """Counts tokens: the prompt's once, however many samples there are. Logs, once for a base
     model, that a sample was cut.
@@ -184,10 +184,10 @@ def _note_usage(
         sequence.stop_reason == "length" and len(sequence.tokens) < most
         for sequence in result.sequences
     ):
-        backend.tell_once(
+        state.tell_once(
             f"a sample of {sampler.base_model} was cut before its max_tokens of {most}: it fills "
             "the model's context of "
-            f"{backend.base_model(sampler.base_model).max_context_length} tokens together with "
+            f"{state.base_model(sampler.base_model).max_context_length} tokens together with "
             f"its prompt of {len(spec.prompt)}",
             about=f"cut {sampler.base_model}",
         )
@@ -196,7 +196,7 @@ def _note_usage(
         "sampling_prefill": len(spec.prompt),
         "sampling_sample": sampled,
     }
-    backend.store.usage.add(owner, sampler.session_id, sampler.base_model, amounts, time.time())
+    state.store.usage.add(owner, sampler.session_id, sampler.base_model, amounts, time.time())
 
 
 _NOT_STREAMED = (
@@ -205,20 +205,20 @@ _NOT_STREAMED = (
 )
 
 
-def _sampler_of(backend: Backend, access: Access, body: SampleRequest) -> SamplerRow:
+def _sampler_of(state: ServerState, access: Access, body: SampleRequest) -> SamplerRow:
     """The sampling session's, or one for all who ask for these weights without a session."""
     if isinstance(body.sampling_session_id, str):
         return access.sampler(body.sampling_session_id)
-    row = _sampler(backend, access, "", "", body.base_model, body.model_path)
+    row = _sampler(state, access, "", "", body.base_model, body.model_path)
     return evolve(
-        row, sampler_id=f"{row.model_path or row.base_model} as of {_saved_at(backend, row)}"
+        row, sampler_id=f"{row.model_path or row.base_model} as of {_saved_at(state, row)}"
     )
 
 
-def _saved_at(backend: Backend, row: SamplerRow) -> float:
+def _saved_at(state: ServerState, row: SamplerRow) -> float:
     """A path that was written anew is another sampler."""
     checkpoint = (
-        backend.store.checkpoints.get(checkpoint_path.parse(row.model_path))
+        state.store.checkpoints.get(checkpoint_path.parse(row.model_path))
         if row.model_path
         else None
     )

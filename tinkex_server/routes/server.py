@@ -18,7 +18,7 @@ from tinkex_api.models import (
 )
 
 from tinkex_server.routes.endpoint import Call, get, post
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 
 _LONGEST_CHUNK = 1024  # datums
 _FLAGS = ClientConfigResponse(
@@ -36,31 +36,31 @@ _CHANGING_FLAGS = ClientDynamicConfigResponse(
 )
 
 
-async def client_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
-    longest = min(_LONGEST_CHUNK, backend.limits.datums)
+async def client_config(state: ServerState, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
+    longest = min(_LONGEST_CHUNK, state.limits.datums)
     return evolve(
-        _FLAGS, fwdbwd_max_chunk_len=longest, pjwt_auth_enabled=backend.exchange_keys
+        _FLAGS, fwdbwd_max_chunk_len=longest, pjwt_auth_enabled=state.exchange_keys
     ).to_dict()
 
 
-async def dynamic_config(backend: Backend, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
+async def dynamic_config(state: ServerState, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
     return _CHANGING_FLAGS.to_dict()
 
 
-async def health(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def health(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     return HealthResponse(status="ok").to_dict()
 
 
-async def capabilities(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def capabilities(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     return GetServerCapabilitiesResponse(
         [
             SupportedModel(model.name, model.max_context_length, True, True)
-            for model in backend.base_models.values()
+            for model in state.base_models.values()
         ]
     ).to_dict()
 
 
-async def telemetry(backend: Backend, call: Call[TelemetrySendRequest]) -> Mapping[str, Any]:
+async def telemetry(state: ServerState, call: Call[TelemetrySendRequest]) -> Mapping[str, Any]:
     """Clients send it unasked; nothing is kept."""
     return TelemetryResponse(status="accepted").to_dict()
 

@@ -21,16 +21,16 @@ from tinkex_server.errors import malformed
 from tinkex_server.routes.endpoint import Call, post
 from tinkex_server.routes.formatting import moment, user_urn
 from tinkex_server.routes.searching import check_count, cursor_time, may_see, page_length
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import FINISH_REASONS, FoundSession, SessionQuery, SessionRow
 
 
-async def search(backend: Backend, call: Call[SessionSearchRequest]) -> Mapping[str, Any]:
+async def search(state: ServerState, call: Call[SessionSearchRequest]) -> Mapping[str, Any]:
     body = call.body
     limit = page_length(body.limit)
     query = _query(body, call.access)
     found = (
-        backend.store.sessions.search(query, limit + 1) if may_see(body.owner, call.access) else []
+        state.store.sessions.search(query, limit + 1) if may_see(body.owner, call.access) else []
     )
     response = SessionSearchResponse([_summary(session) for session in found[:limit]])
     if len(found) > limit:

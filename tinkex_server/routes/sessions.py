@@ -21,14 +21,14 @@ from tinkex_api.models import (
 from tinkex_server.errors import Refused, malformed
 from tinkex_server.routes.endpoint import Call, get, post, put
 from tinkex_server.routes.query import accessible, page
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import FINISH_REASONS, SessionRow
 
 
-async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> Mapping[str, Any]:
+async def create_session(state: ServerState, call: Call[CreateSessionRequest]) -> Mapping[str, Any]:
     body = call.body
     row = SessionRow(
-        session_id=backend.ids.new_session(),
+        session_id=state.ids.new_session(),
         tags=body.tags,
         user_metadata=body.user_metadata,
         sdk_version=body.sdk_version,
@@ -37,25 +37,25 @@ async def create_session(backend: Backend, call: Call[CreateSessionRequest]) -> 
         created_at=time.time(),
         owner=call.access.new_owner,
     )
-    backend.store.sessions.add(row)
+    state.store.sessions.add(row)
     details = {
         "session_id": row.session_id,
         "project_id": row.project_id,
         "display_name": row.display_name,
     }
-    backend.store.audit.add(row.owner, "session.created", details, row.created_at)
+    state.store.audit.add(row.owner, "session.created", details, row.created_at)
     return CreateSessionResponse(row.session_id).to_dict()
 
 
-async def heartbeat(backend: Backend, call: Call[SessionHeartbeatRequest]) -> Mapping[str, Any]:
+async def heartbeat(state: ServerState, call: Call[SessionHeartbeatRequest]) -> Mapping[str, Any]:
     row = call.access.session(call.body.session_id)
     if row.finished_at is not None:
         raise Refused(410, row.ending)
-    backend.store.sessions.note_heartbeat(row.session_id, time.time())
+    state.store.sessions.note_heartbeat(row.session_id, time.time())
     return SessionHeartbeatResponse(type="session_heartbeat").to_dict()
 
 
-async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
+async def finish(state: ServerState, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
     """Ends the session; its models are unloaded after the requests whose turn has come."""
     row, reason, now = (
         call.access.session(call.path["session_id"]),
@@ -64,42 +64,42 @@ async def finish(backend: Backend, call: Call[FinishSessionRequest]) -> Mapping[
     )
     if reason not in FINISH_REASONS:
         raise malformed("reason", "type", message=f"must be one of {', '.join(FINISH_REASONS)}")
-    if backend.end_session(row.session_id, reason, call.body.detail, now):
-        backend.store.audit.add(
+    if state.end_session(row.session_id, reason, call.body.detail, now):
+        state.store.audit.add(
             row.owner, "session.finished", {"session_id": row.session_id, "reason": reason}, now
         )
-        await backend.collect()
+        await state.collect()
     return {}
 
 
 async def assign_project(
-    backend: Backend, call: Call[AssignSessionProjectRequest]
+    state: ServerState, call: Call[AssignSessionProjectRequest]
 ) -> Mapping[str, Any]:
     """A project is no more than a name."""
     row, project_id = call.access.session(call.path["session_id"]), call.body.project_id
-    backend.store.sessions.set_project(row.session_id, project_id)
+    state.store.sessions.set_project(row.session_id, project_id)
     details = {"session_id": row.session_id, "project_id": project_id}
-    backend.store.audit.add(row.owner, "project.assigned", details, time.time())
+    state.store.audit.add(row.owner, "project.assigned", details, time.time())
     return {}
 
 
-async def list_sessions(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def list_sessions(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     """One's own, whatever the scope: nobody can read another's session."""
     accessible(call.query)
     limit, offset = page(call.query, limit=20)
     return ListSessionsResponse(
-        backend.store.sessions.ids(call.access.owner, limit, offset)
+        state.store.sessions.ids(call.access.owner, limit, offset)
     ).to_dict()
 
 
-async def get_session(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def get_session(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     accessible(call.query)
     row = call.access.session(call.path["session_id"])
     return GetSessionResponse(
         training_run_ids=[
-            model.model_id for model in backend.store.models.of_session(row.session_id)
+            model.model_id for model in state.store.models.of_session(row.session_id)
         ],
-        sampler_ids=backend.store.samplers.ids_of(row.session_id),
+        sampler_ids=state.store.samplers.ids_of(row.session_id),
         user_metadata=UserMetadata.from_dict(row.user_metadata),
         display_name=row.display_name,
     ).to_dict()

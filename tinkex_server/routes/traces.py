@@ -13,7 +13,7 @@ from tinkex_api.models import SessionTraceExportResponse
 from tinkex_server.access.signed_urls import LIFETIME, signed_url
 from tinkex_server.routes.endpoint import Call, get
 from tinkex_server.routes.trace_format import chrome_trace
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.wire.scope import PREFIX
 from tinkex_server.wire.translate import encode
 
@@ -22,19 +22,19 @@ _MOST = 50_000
 """Requests in a trace, the newest ones."""
 
 
-async def export(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def export(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     """It is ready at once: it is written when it is fetched, and so tells what the session did up
     to then.
     """
     row = call.access.session(call.path["session_id"])
     path, expires = PREFIX + _TRACE.format(session_id=row.session_id), int(time.time()) + LIFETIME
-    url = signed_url(backend.signer, call.origin, path, expires)
+    url = signed_url(state.signer, call.origin, path, expires)
     return SessionTraceExportResponse("ready", url).to_dict()
 
 
-async def trace(backend: Backend, call: Call[None]) -> Response:
+async def trace(state: ServerState, call: Call[None]) -> Response:
     row = call.access.session(call.path["session_id"])
-    requests = backend.store.futures.of_session(row.session_id, _MOST)
+    requests = state.store.futures.of_session(row.session_id, _MOST)
     body = await asyncio.to_thread(lambda: encode(chrome_trace(row, requests, time.time())))
     headers = {"Content-Disposition": f'attachment; filename="{row.session_id}.json"'}
     return Response(body, media_type="application/json", headers=headers)

@@ -22,7 +22,7 @@ from tinkex_server.limits import at_most
 from tinkex_server.routes.custom_losses import custom_loss
 from tinkex_server.routes.endpoint import Call, post
 from tinkex_server.routes.sequenced import UNNUMBERED, in_turn
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import ModelRow
 from tinkex_server.wire.protobuf import read_forward_backward, write_loss
 from tinkex_server.wire.translate import (
@@ -36,52 +36,46 @@ from tinkex_server.wire.translate import (
 
 
 async def forward_backward(
-    backend: Backend, call: Call[ForwardBackwardRequest]
+    state: ServerState, call: Call[ForwardBackwardRequest]
 ) -> Mapping[str, Any]:
     batch, at = call.body.forward_backward_input, "forward_backward_input"
     backward = not call.body.additional_properties.get("forward_only")  # of the protobuf form
     kind = "forward_backward" if backward else "forward"
-    return in_turn(
-        backend, call, kind, lambda row: _loss(backend, row, batch, at, backward=backward)
-    )
+    return in_turn(state, call, kind, lambda row: _loss(state, row, batch, at, backward=backward))
 
 
-async def forward(backend: Backend, call: Call[ForwardRequest]) -> Mapping[str, Any]:
+async def forward(state: ServerState, call: Call[ForwardRequest]) -> Mapping[str, Any]:
     batch, at = call.body.forward_input, "forward_input"
-    return in_turn(
-        backend, call, "forward", lambda row: _loss(backend, row, batch, at, backward=False)
-    )
+    return in_turn(state, call, "forward", lambda row: _loss(state, row, batch, at, backward=False))
 
 
-async def optim_step(backend: Backend, call: Call[OptimStepRequest]) -> Mapping[str, Any]:
-    return in_turn(backend, call, "optim_step", lambda row: _optim_step(backend, row, call.body))
+async def optim_step(state: ServerState, call: Call[OptimStepRequest]) -> Mapping[str, Any]:
+    return in_turn(state, call, "optim_step", lambda row: _optim_step(state, row, call.body))
 
 
 def _loss(
-    backend: Backend, row: ModelRow, batch: ForwardBackwardInput, at: str, *, backward: bool
+    state: ServerState, row: ModelRow, batch: ForwardBackwardInput, at: str, *, backward: bool
 ) -> Work:
     if batch.loss_fn == "custom":
-        loss, config = custom_loss(backend, row, batch, (at,)), {}
+        loss, config = custom_loss(state, row, batch, (at,)), {}
     else:
         loss, config = batch.loss_fn, loss_config(batch, (at,))
-    limits = backend.limits
+    limits = state.limits
     at_most(limits.datums, len(batch.data), at, "number of data")
     data = examples(batch, (at,))
     token_count = sum(len(example.tokens) for example in data)
     at_most(limits.tokens, token_count, at, "number of tokens")
 
     def compute() -> tuple[bytes, float]:
-        result = backend.engine.forward_backward(
-            row.model_id, data, loss, config, backward=backward
-        )
+        result = state.engine.forward_backward(row.model_id, data, loss, config, backward=backward)
         return write_loss(loss_fields(result)), result.metrics["loss:sum"]
 
     async def work() -> bytes:
-        encoded, total = await backend.lanes.call(compute)
+        encoded, total = await state.lanes.call(compute)
         now = time.time()
         if backward:
-            backend.store.steps.add_loss(row.model_id, total, count_trained(data), now)
-        backend.store.usage.add(
+            state.store.steps.add_loss(row.model_id, total, count_trained(data), now)
+        state.store.usage.add(
             row.owner, row.session_id, row.base_model, {"training": token_count}, now
         )
         return encoded
@@ -89,15 +83,15 @@ def _loss(
     return work
 
 
-def _optim_step(backend: Backend, row: ModelRow, body: OptimStepRequest) -> Work:
+def _optim_step(state: ServerState, row: ModelRow, body: OptimStepRequest) -> Work:
     try:
         settings = _settings(row, body)
     except Refused as refusal:
         raise refusal.adding(_NOT_TAKEN) from None
 
     async def work() -> bytes:
-        metrics = await backend.lanes.call(backend.engine.optim_step, row.model_id, settings)
-        backend.store.steps.end(row.model_id)
+        metrics = await state.lanes.call(state.engine.optim_step, row.model_id, settings)
+        state.store.steps.end(row.model_id)
         return encode(OptimStepResponse(Metrics.from_dict(metrics)).to_dict())
 
     return work

@@ -29,7 +29,7 @@ from tinkex_server.limits import at_most
 from tinkex_server.routes.endpoint import Call, post, put_bytes
 from tinkex_server.routes.formatting import moment
 from tinkex_server.routes.weights import note_saved
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
 from tinkex_server.wire.raw_body import receive_file
 from tinkex_server.wire.scope import PREFIX
@@ -44,61 +44,61 @@ _BARE_URLS = "0.39."
 
 
 async def start(
-    backend: Backend, call: Call[ExternalWeightsUploadStartRequest]
+    state: ServerState, call: Call[ExternalWeightsUploadStartRequest]
 ) -> Mapping[str, Any]:
     """Answers with a signed URL for each file."""
     body = call.body
     shape = evolve(lora_shape(body.lora_config), seed=None)  # the weights come from the files
-    at_most(backend.limits.rank, shape.rank, "lora_config", "rank")
+    at_most(state.limits.rank, shape.rank, "lora_config", "rank")
     expires = int(time.time()) + LIFETIME
     upload = Upload(
-        backend.ids.new_session(),
+        state.ids.new_session(),
         call.access.new_owner,
-        backend.base_model(body.base_model).name,
+        state.base_model(body.base_model).name,
         shape,
         body.destination_project_id,
         expires,
     )
-    backend.uploads.begin(upload)
+    state.uploads.begin(upload)
     urls = UploadUrls()
     bare = call.headers.get("x-stainless-package-version", "").startswith(_BARE_URLS)
     for name in ADAPTER_FILES:
         path = PREFIX + _FILE.format(upload_id=upload.upload_id, file=name)
-        url = signed_url(backend.signer, call.origin, path, expires)
+        url = signed_url(state.signer, call.origin, path, expires)
         urls[name] = url if bare else ExternalWeightsUploadURL(url)
     return ExternalWeightsUploadStartResponse(upload.upload_id, urls, moment(expires)).to_dict()
 
 
-async def receive(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def receive(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     """Takes one file, by its signed URL or from the upload's owner; a file that is sent again takes
     the place of the one before.
     """
-    upload = _upload(backend, call.access, call.path["upload_id"])
+    upload = _upload(state, call.access, call.path["upload_id"])
     name = call.path["file"]
     if name not in ADAPTER_FILES:
         raise not_found(f"an upload has no file {name!r}; it has {' and '.join(ADAPTER_FILES)}")
-    with backend.uploads.receiving(upload.upload_id, name) as file:
-        await receive_file(call.headers, call.receive, file, backend.limits.upload_bytes)
+    with state.uploads.receiving(upload.upload_id, name) as file:
+        await receive_file(call.headers, call.receive, file, state.limits.upload_bytes)
     return {}
 
 
 async def finish(
-    backend: Backend, call: Call[ExternalWeightsUploadFinishRequest]
+    state: ServerState, call: Call[ExternalWeightsUploadFinishRequest]
 ) -> Mapping[str, Any]:
     """Checks the files and makes a checkpoint of them, once, however often it is asked for."""
     upload_id = call.body.upload_id
-    path = CheckpointPath(backend.ids.model_of(upload_id, 0), EXTERNAL_WEIGHTS, _NAME)
-    async with backend.uploads.finishing:
-        made = backend.store.checkpoints.get(path)
+    path = CheckpointPath(state.ids.model_of(upload_id, 0), EXTERNAL_WEIGHTS, _NAME)
+    async with state.uploads.finishing:
+        made = state.store.checkpoints.get(path)
         if made is None or not call.access.sees(made.owner):
-            await _make(backend, _whole(backend, call.access, upload_id), path)
-            backend.uploads.remove(upload_id)
+            await _make(state, _whole(state, call.access, upload_id), path)
+            state.uploads.remove(upload_id)
     return ExternalWeightsUploadFinishResponse(str(path)).to_dict()
 
 
-def _upload(backend: Backend, access: Access, upload_id: str) -> Upload:
+def _upload(state: ServerState, access: Access, upload_id: str) -> Upload:
     """Returns an upload that the caller may see. Raises `Refused`."""
-    upload = backend.uploads.get(upload_id)
+    upload = state.uploads.get(upload_id)
     if upload is None or not access.sees(upload.owner):
         raise not_found(f"unknown upload {upload_id!r}")
     if upload.expires_at <= time.time():
@@ -106,10 +106,10 @@ def _upload(backend: Backend, access: Access, upload_id: str) -> Upload:
     return upload
 
 
-def _whole(backend: Backend, access: Access, upload_id: str) -> Upload:
+def _whole(state: ServerState, access: Access, upload_id: str) -> Upload:
     """Returns an upload all of whose files have come. Raises `Refused`."""
-    upload = _upload(backend, access, upload_id)
-    if lacking := backend.uploads.lacking(upload_id):
+    upload = _upload(state, access, upload_id)
+    if lacking := state.uploads.lacking(upload_id):
         raise bad_request(
             f"{' and '.join(lacking)} of upload {upload_id!r} did not come; PUT each to its URL, "
             "then finish"
@@ -117,7 +117,7 @@ def _whole(backend: Backend, access: Access, upload_id: str) -> Upload:
     return upload
 
 
-async def _make(backend: Backend, upload: Upload, path: CheckpointPath) -> None:
+async def _make(state: ServerState, upload: Upload, path: CheckpointPath) -> None:
     """Makes the checkpoint, in a training run and a session of its own that have ended."""
     now = time.time()
     session = SessionRow(
@@ -144,27 +144,27 @@ async def _make(backend: Backend, upload: Upload, path: CheckpointPath) -> None:
         last_request_at=now,
         owner=upload.owner,
     )
-    with backend.folders.new(*path.place) as (name, folder):
+    with state.folders.new(*path.place) as (name, folder):
         planned = CheckpointRow(path, name, 0, now, None)
-        manifest = manifests.of_checkpoint(backend.store, run, planned, session)
-        make = partial(_import, backend, upload)
+        manifest = manifests.of_checkpoint(state.store, run, planned, session)
+        make = partial(_import, state, upload)
         try:
-            size = await backend.lanes.call(manifests.save, folder, make, manifest)
+            size = await state.lanes.call(manifests.save, folder, make, manifest)
         except EngineDied as error:
             raise Refused(503, str(error), retry_after=_PAUSE) from error
         except OSError as error:
             reason = error.strerror or str(error)
             raise Refused(507, f"the adapter could not be written: {reason}") from error
         saved = evolve(planned, size_bytes=size)
-        backend.store.sessions.restore(session)
-        backend.store.models.add(run)
-        backend.store.checkpoints.put(saved)
-    note_saved(backend, run, saved, "uploaded")
+        state.store.sessions.restore(session)
+        state.store.models.add(run)
+        state.store.checkpoints.put(saved)
+    note_saved(state, run, saved, "uploaded")
 
 
-def _import(backend: Backend, upload: Upload, folder: Path) -> None:
-    source = backend.uploads.folder(upload.upload_id)
-    backend.engine.import_adapter(upload.base_model, upload.lora, source, folder)
+def _import(state: ServerState, upload: Upload, folder: Path) -> None:
+    source = state.uploads.folder(upload.upload_id)
+    state.engine.import_adapter(upload.base_model, upload.lora, source, folder)
 
 
 ROUTES = [

@@ -25,13 +25,13 @@ from tinkex_server.routes.endpoint import Call, get
 from tinkex_server.routes.formatting import moment, user_urn
 from tinkex_server.routes.query import hours
 from tinkex_server.routes.storage_hours import HOUR, StoredHour, stored_hours
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import StorageRow, UsageRow
 
 _LONGEST = timedelta(days=14)
 
 
-async def usage_events(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
+async def usage_events(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     """By hour: tokens, checkpoints, and what these took. An hour under way counts as far as it has
     come.
     """
@@ -39,13 +39,13 @@ async def usage_events(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
         hour.timestamp()
         for hour in hours(call.query, "starting_on", "ending_before", most=_LONGEST)
     )
-    used = backend.store.usage.between(call.access.owner, first, last)
-    spans = backend.store.usage.stored(call.access.owner, first, last)
+    used = state.store.usage.between(call.access.owner, first, last)
+    spans = state.store.usage.stored(call.access.owner, first, last)
     stored = await asyncio.to_thread(lambda: list(stored_hours(spans, first, last, time.time())))
     by_hour = sorted(
         [*map(_used, used), *map(_stored, stored)], key=lambda event: event.bucket_start
     )
-    return BillingUsageResponse(by_hour, _sessions(backend, by_hour)).to_dict()
+    return BillingUsageResponse(by_hour, _sessions(state, by_hour)).to_dict()
 
 
 def _used(row: UsageRow) -> BillingUsageEvent:
@@ -91,18 +91,18 @@ def _event(
     )
 
 
-def _sessions(backend: Backend, events: Sequence[BillingUsageEvent]) -> BillingUsageSessions:
+def _sessions(state: ServerState, events: Sequence[BillingUsageEvent]) -> BillingUsageSessions:
     """The sessions that the events name."""
     named = {event.session_id for event in events if event.session_id}
-    rows = [row for session_id in sorted(named) if (row := backend.store.sessions.get(session_id))]
+    rows = [row for session_id in sorted(named) if (row := state.store.sessions.get(session_id))]
     sessions = BillingUsageSessions()
     for row in rows:
         sessions[row.session_id] = BillingUsageSession(UserMetadata.from_dict(row.user_metadata))
     return sessions
 
 
-async def checkpoint_storage(backend: Backend, call: Call[None]) -> Mapping[str, Any]:
-    rows = backend.store.checkpoints.storage(call.access.owner, call.query.get("project_id"))
+async def checkpoint_storage(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+    rows = state.store.checkpoints.storage(call.access.owner, call.query.get("project_id"))
     return CurrentCheckpointStorageUsageResponse([_taken(row) for row in rows], 0.0).to_dict()
 
 

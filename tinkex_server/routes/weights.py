@@ -37,45 +37,45 @@ from tinkex_server.jobs.futures import Ticket, Work
 from tinkex_server.routes.endpoint import Call, post
 from tinkex_server.routes.models import NewModel, creating, start_model
 from tinkex_server.routes.sequenced import UNNUMBERED, in_turn
-from tinkex_server.state import Backend
+from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow
 from tinkex_server.wire.translate import encode, optimizer_kind
 
 _LONGEST_TTL = 10 * 365 * 24 * 3600
 
 
-async def save(backend: Backend, call: Call[SaveWeightsRequest]) -> Mapping[str, Any]:
+async def save(state: ServerState, call: Call[SaveWeightsRequest]) -> Mapping[str, Any]:
     """Weights and optimizer state; gradients that wait for their optim_step are not saved."""
-    return in_turn(backend, call, "save_weights", lambda row: _save(backend, row, call.body))
+    return in_turn(state, call, "save_weights", lambda row: _save(state, row, call.body))
 
 
 async def save_for_sampler(
-    backend: Backend, call: Call[SaveWeightsForSamplerRequest]
+    state: ServerState, call: Call[SaveWeightsForSamplerRequest]
 ) -> Mapping[str, Any]:
     return in_turn(
-        backend,
+        state,
         call,
         "save_weights_for_sampler",
-        lambda row: _save_for_sampler(backend, row, call.body),
+        lambda row: _save_for_sampler(state, row, call.body),
     )
 
 
 async def save_external(
-    backend: Backend, call: Call[SaveWeightsExternalRequest]
+    state: ServerState, call: Call[SaveWeightsExternalRequest]
 ) -> Mapping[str, Any]:
     return in_turn(
-        backend, call, "save_weights_external", lambda row: _save_external(backend, row, call.body)
+        state, call, "save_weights_external", lambda row: _save_external(state, row, call.body)
     )
 
 
-async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str, Any]:
+async def load(state: ServerState, call: Call[LoadWeightsRequest]) -> Mapping[str, Any]:
     """Into the model that is named, whose gradients are dropped; or, with a session, into a new
     one.
     """
     body = call.body
     if body.model_id is not None:
         return in_turn(
-            backend, call, "load_weights", lambda row: _load(backend, call.access, row, body)
+            state, call, "load_weights", lambda row: _load(state, call.access, row, body)
         )
     if body.session_id is None:
         raise malformed("model_id", message="or session_id is needed: one of them, not both")
@@ -86,41 +86,43 @@ async def load(backend: Backend, call: Call[LoadWeightsRequest]) -> Mapping[str,
     )
     path = _training_path(body.path)
     return start_model(
-        backend,
+        state,
         call.access,
         ticket,
-        lambda: _loaded_model(backend, call.access, body, path, ticket),
+        lambda: _loaded_model(state, call.access, body, path, ticket),
     )
 
 
-def _save(backend: Backend, row: ModelRow, body: SaveWeightsRequest) -> Work:
+def _save(state: ServerState, row: ModelRow, body: SaveWeightsRequest) -> Work:
     path = CheckpointPath(row.model_id, WEIGHTS, check_name(body.path, "path"))
     result = SaveWeightsResponse(str(path), "save_weights")
     save = _save_named(
-        backend, row, path, body, lambda saved: result.to_dict(), overwrite=bool(body.overwrite)
+        state, row, path, body, lambda saved: result.to_dict(), overwrite=bool(body.overwrite)
     )
 
     async def work() -> bytes:
         saved = await save()
-        backend.revival.reached(row.model_id, path, optimizer=True, seq_id=body.seq_id)
+        state.revival.reached(row.model_id, path, optimizer=True, seq_id=body.seq_id)
         return saved
 
     return work
 
 
-def _save_for_sampler(backend: Backend, row: ModelRow, body: SaveWeightsForSamplerRequest) -> Work:
+def _save_for_sampler(
+    state: ServerState, row: ModelRow, body: SaveWeightsForSamplerRequest
+) -> Work:
     inflight = _is_inflight(body)
     if body.path is not None:
         if body.sampling_session_seq_id is not None:
             raise malformed("sampling_session_seq_id", message="and path cannot both be given")
         path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
         result = SaveWeightsForSamplerResponse(str(path), type="save_weights_for_sampler")
-        return _save_named(backend, row, path, body, lambda saved: result.to_dict())
+        return _save_named(state, row, path, body, lambda saved: result.to_dict())
     if body.sampling_session_seq_id is None:
         raise malformed(
             "path", message="is missing, and so is sampling_session_seq_id: one of them is needed"
         )
-    return _save_ephemeral(backend, row, body.sampling_session_seq_id, inflight=inflight)
+    return _save_ephemeral(state, row, body.sampling_session_seq_id, inflight=inflight)
 
 
 def _is_inflight(body: SaveWeightsForSamplerRequest) -> bool:
@@ -133,7 +135,7 @@ def _is_inflight(body: SaveWeightsForSamplerRequest) -> bool:
     return body.kind == "inflight"
 
 
-def _save_external(backend: Backend, row: ModelRow, body: SaveWeightsExternalRequest) -> Work:
+def _save_external(state: ServerState, row: ModelRow, body: SaveWeightsExternalRequest) -> Work:
     if body.age_encryption_recipients:
         raise malformed(
             "age_encryption_recipients", message="cannot be given: this server does not encrypt"
@@ -145,7 +147,7 @@ def _save_external(backend: Backend, row: ModelRow, body: SaveWeightsExternalReq
             str(path), saved.size_bytes, "save_weights_external"
         ).to_dict()
 
-    return _save_named(backend, row, path, body, result)
+    return _save_named(state, row, path, body, result)
 
 
 def checked_ttl(seconds: int | None) -> int | None:
@@ -156,7 +158,7 @@ def checked_ttl(seconds: int | None) -> int | None:
 
 
 def _save_named(
-    backend: Backend,
+    state: ServerState,
     row: ModelRow,
     path: CheckpointPath,
     body: SaveWeightsRequest | SaveWeightsForSamplerRequest | SaveWeightsExternalRequest,
@@ -167,20 +169,20 @@ def _save_named(
     ttl_seconds, metadata = checked_ttl(body.ttl_seconds), _metadata(body)
 
     async def work() -> bytes:
-        if backend.store.checkpoints.get(path) and not overwrite:
+        if state.store.checkpoints.get(path) and not overwrite:
             raise InvalidRequest(f"{path} exists; save under another name, or delete it first")
-        with backend.folders.new(*path.place) as (name, folder):
+        with state.folders.new(*path.place) as (name, folder):
             now = time.time()
             planned = CheckpointRow(path, name, 0, now, expiry(now, ttl_seconds), metadata)
-            manifest = manifests.of_checkpoint(backend.store, row, planned)
+            manifest = manifests.of_checkpoint(state.store, row, planned)
             size = await _write(
-                backend, path.run_id, folder, manifest, optimizer=path.kind == WEIGHTS
+                state, path.run_id, folder, manifest, optimizer=path.kind == WEIGHTS
             )
             saved = evolve(planned, size_bytes=size)
-            backend.store.checkpoints.put(saved)
-        note_saved(backend, row, saved, "saved")
+            state.store.checkpoints.put(saved)
+        note_saved(state, row, saved, "saved")
         if overwrite:
-            await backend.collect()
+            await state.collect()
         return encode(result(saved))
 
     return work
@@ -194,11 +196,11 @@ def _metadata(
     return body.user_metadata
 
 
-def note_saved(backend: Backend, run: ModelRow, saved: CheckpointRow, what: str) -> None:
+def note_saved(state: ServerState, run: ModelRow, saved: CheckpointRow, what: str) -> None:
     """In the audit log, and among what the run's session has used."""
     details = {"tinker_path": str(saved.path), "size_bytes": saved.size_bytes}
-    backend.store.audit.add(run.owner, f"checkpoint.{what}", details, saved.created_at)
-    backend.store.usage.add(
+    state.store.audit.add(run.owner, f"checkpoint.{what}", details, saved.created_at)
+    state.store.usage.add(
         run.owner, run.session_id, run.base_model, {"checkpoint": 1}, saved.created_at
     )
 
@@ -208,44 +210,44 @@ def expiry(now: float, ttl_seconds: int | None) -> float | None:
     return None if ttl_seconds is None else now + ttl_seconds
 
 
-def _save_ephemeral(backend: Backend, row: ModelRow, number: int, *, inflight: bool) -> Work:
+def _save_ephemeral(state: ServerState, row: ModelRow, number: int, *, inflight: bool) -> Work:
     """Opens a sampling session on the weights. Those of in-flight saves take the place of the
     model's last ones, for all its sessions.
     """
-    sampler_id = backend.ids.sampler_of(row.session_id, number)
+    sampler_id = state.ids.sampler_of(row.session_id, number)
     new = SamplerRow(
         sampler_id, row.session_id, row.base_model, None, None, row.model_id if inflight else None
     )
 
     async def work() -> bytes:
-        if backend.store.samplers.get(sampler_id):
+        if state.store.samplers.get(sampler_id):
             raise InvalidRequest(
                 f"sampling_session_seq_id {number} of session {row.session_id!r} was used before"
             )
-        with backend.folders.new("samplers", new.weights_id) as (name, folder):
+        with state.folders.new("samplers", new.weights_id) as (name, folder):
             sampler = evolve(new, folder=name)
             await _write(
-                backend,
+                state,
                 row.model_id,
                 folder,
-                manifests.of_samplers(backend.store, sampler),
+                manifests.of_samplers(state.store, sampler),
                 optimizer=False,
             )
-            backend.store.samplers.add(sampler, time.time())
+            state.store.samplers.add(sampler, time.time())
         if inflight:
-            await backend.samplers.reload(sampler)
-            await backend.collect()
+            await state.samplers.reload(sampler)
+            await state.collect()
         return encode(SaveWeightsForSamplerResponse(sampling_session_id=sampler_id).to_dict())
 
     return work
 
 
 async def _write(
-    backend: Backend, model_id: str, folder: Path, manifest: Manifest, *, optimizer: bool
+    state: ServerState, model_id: str, folder: Path, manifest: Manifest, *, optimizer: bool
 ) -> int:
     """The bytes that it takes."""
-    make = partial(backend.engine.save_model, model_id, optimizer=optimizer)
-    return await backend.lanes.call(manifests.save, folder, make, manifest)
+    make = partial(state.engine.save_model, model_id, optimizer=optimizer)
+    return await state.lanes.call(manifests.save, folder, make, manifest)
 
 
 def _training_path(text: str) -> CheckpointPath:
@@ -258,7 +260,7 @@ def _training_path(text: str) -> CheckpointPath:
     return path
 
 
-def _load(backend: Backend, access: Access, row: ModelRow, body: LoadWeightsRequest) -> Work:
+def _load(state: ServerState, access: Access, row: ModelRow, body: LoadWeightsRequest) -> Work:
     if body.session_id is not None:
         raise malformed("model_id", message="or session_id is needed: one of them, not both")
     path = _training_path(body.path)
@@ -266,12 +268,12 @@ def _load(backend: Backend, access: Access, row: ModelRow, body: LoadWeightsRequ
     async def work() -> bytes:
         saved = _saved(access, path)  # looked for only now: it may be saved by the request before
         _check_fit(path, access.run_of(saved), row, optimizer=body.optimizer)
-        with backend.folders.held(saved.folder) as folder:
-            await backend.lanes.call(digests.check, folder)
-            await backend.lanes.call(
-                backend.engine.load_model, row.model_id, folder, optimizer=body.optimizer
+        with state.folders.held(saved.folder) as folder:
+            await state.lanes.call(digests.check, folder)
+            await state.lanes.call(
+                state.engine.load_model, row.model_id, folder, optimizer=body.optimizer
             )
-        backend.revival.reached(row.model_id, path, optimizer=body.optimizer, seq_id=body.seq_id)
+        state.revival.reached(row.model_id, path, optimizer=body.optimizer, seq_id=body.seq_id)
         return encode(_loaded(path, row.model_id))
 
     return work
@@ -286,7 +288,11 @@ def _saved(access: Access, path: CheckpointPath) -> CheckpointRow:
 
 
 def _loaded_model(
-    backend: Backend, access: Access, body: LoadWeightsRequest, path: CheckpointPath, ticket: Ticket
+    state: ServerState,
+    access: Access,
+    body: LoadWeightsRequest,
+    path: CheckpointPath,
+    ticket: Ticket,
 ) -> NewModel:
     """A model of the checkpoint's shape, over its base model or another that the weights fit.
 
@@ -296,7 +302,7 @@ def _loaded_model(
     optimizer = run.optimizer if body.optimizer else optimizer_kind(body.optimizer_config)
     lora = evolve(run.lora, seed=None)  # its weights come from the checkpoint, not from a seed
     row = creating(
-        backend,
+        state,
         access,
         ticket,
         body.base_model or run.base_model,
@@ -304,16 +310,16 @@ def _loaded_model(
         optimizer,
         body.user_metadata,
     )
-    make = partial(_make_loaded, backend, access, row, path, optimizer=body.optimizer)
+    make = partial(_make_loaded, state, access, row, path, optimizer=body.optimizer)
     return NewModel(row, make, _loaded(path, row.model_id), path, body.optimizer)
 
 
 async def _make_loaded(
-    backend: Backend, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool
+    state: ServerState, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool
 ) -> Sequence[str]:
-    with backend.folders.held(_saved(access, path).folder) as folder:
-        return await backend.lanes.call(
-            _create_and_load, backend.engine, row, folder, optimizer=optimizer
+    with state.folders.held(_saved(access, path).folder) as folder:
+        return await state.lanes.call(
+            _create_and_load, state.engine, row, folder, optimizer=optimizer
         )
 
 

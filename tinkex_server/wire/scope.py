@@ -6,8 +6,8 @@ from __future__ import annotations
 
 PREFIX = "/api/v1"
 OPEN_PATHS = frozenset({f"{PREFIX}/healthz"})
-BACKEND = "tinkex.backend"
-"""Where a request's scope holds the `Backend`."""
+STATE = "tinkex.state"
+"""Where a request's scope holds the `ServerState`."""
 OWNER = "tinkex.owner"
 """Where a request's scope holds whose key came with it; nothing where no key is asked for."""
 KEY_SENT = "tinkex.key_sent"

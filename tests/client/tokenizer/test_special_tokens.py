@@ -22,7 +22,7 @@ from tests.support.hub import Hub, hub_here
 from tests.support.recording_engine import FakeEngine
 from tinkex import Tokenizer, TokenizerError, get_tokenizer
 from tinkex.tokenizer.shared_loads import Loads
-from tinkex_server.engine.interface import BaseModel
+from tinkex_server.engine.interface import ModelInfo
 
 WORDS = ("a", "b", "<s>", "</s>", "<pad>", "?")
 SPECIAL = ("<s>", "</s>", "<pad>")
@@ -159,8 +159,8 @@ def test_a_broken_file_is_not_passed_over(tmp_path: Path) -> None:
 
 def test_those_of_a_servers_model(connect: Callable[..., Any]) -> None:
     config = json.dumps(ROLES)
-    known = BaseModel("mine/a", 64, 100, "Fake", "mine/a", tokenizer_json(), config)
-    bare = BaseModel("mine/b", 64, 100, "Fake", "mine/b", tokenizer_json())
+    known = ModelInfo("mine/a", 64, 100, "Fake", "mine/a", tokenizer_json(), config)
+    bare = ModelInfo("mine/b", 64, 100, "Fake", "mine/b", tokenizer_json())
     engine = FakeEngine(base_models=[known, bare])
     engine.gate.set()
     with tinkex.local.serve(engine=engine) as server:

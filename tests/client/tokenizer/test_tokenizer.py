@@ -25,7 +25,7 @@ from tinkex import ModelInput, Tokenizer, TokenizerError, get_tokenizer
 from tinkex.tokenizer import names_of_tokenizer
 from tinkex.tokenizer.shared_loads import Loads
 from tinkex.tokenizer.sources import SHIPPED
-from tinkex_server.engine.interface import BaseModel
+from tinkex_server.engine.interface import ModelInfo
 
 
 def words_tokenizer(*words: str, padded: bool = False) -> str:
@@ -235,10 +235,10 @@ def test_the_names_that_a_tokenizer_goes_by(
 @pytest.fixture
 def word_server(hub: Hub) -> Iterator[tinkex.local.Server]:
     """Gives the tokenizer of one of its models, which no hub has."""
-    of_words = BaseModel(
+    of_words = ModelInfo(
         "mine/words", 64, 100, "Fake", "mine/words", tokenizer_json=words_tokenizer("a", "b")
     )
-    without = BaseModel("mine/bare", 64, 100, "Fake", "mine/bare")
+    without = ModelInfo("mine/bare", 64, 100, "Fake", "mine/bare")
     engine = FakeEngine(base_models=[of_words, without])
     engine.gate.set()
     with tinkex.local.serve(engine=engine) as server:

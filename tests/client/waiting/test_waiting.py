@@ -30,7 +30,7 @@ from tinkex import (
 from tinkex.futures.poller import wait_for_result
 from tinkex.local import Server
 from tinkex.session.session import Session
-from tinkex.training.submission_queue import TrainingLine
+from tinkex.training.submission_queue import SubmissionQueue
 from tinkex.waiting import stalls
 from tinkex.waiting.clock import Clock
 from tinkex.waiting.schedule import WaitLines
@@ -332,7 +332,7 @@ def test_a_training_call_that_waits_for_its_turn_says_so_and_ends(
         raise AssertionError("nothing is sent")
 
     async def work() -> None:
-        line = TrainingLine(
+        line = SubmissionQueue(
             Session(transport_to(Answering(never), poll=PollSettings(max_wait=100.0)), "s")
         )
         async with line.turn("save_weights"):

@@ -378,7 +378,7 @@ def test_the_word_signature_opens_nothing(profile: str, query: str) -> None:
         refused = (401, 403)
         assert http.post(f"{API}/create_session?{query}", json=body).status_code in refused
         assert http.get(f"{API}/get_server_capabilities?{query}").status_code in refused
-        assert server._backend.store.sessions.ids(None, 10, 0) == []
+        assert server._state.store.sessions.ids(None, 10, 0) == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", ""])

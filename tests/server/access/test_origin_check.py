@@ -34,7 +34,7 @@ def test_a_page_of_another_site_starts_nothing(open_server: Server) -> None:
     for origin in ("https://evil.example", "http://127.0.0.1:1", "null"):
         refused = begin(open_server, Origin=origin)
         assert (refused.status_code, "web pages" in refused.json()["detail"]) == (403, True)
-    assert open_server._backend.store.sessions.ids(None, 10, 0) == []
+    assert open_server._state.store.sessions.ids(None, 10, 0) == []
     assert begin(open_server, Origin=open_server.base_url).status_code == 200, "its own pages may"
 
 

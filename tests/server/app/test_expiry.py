@@ -34,7 +34,7 @@ def own() -> Iterator[Server]:
 
 @pytest.fixture
 def api(own: Server) -> Iterator[Api]:
-    engine = own._backend.engine
+    engine = own._state.engine
     assert isinstance(engine, FakeEngine)
     with httpx.Client(base_url=own.base_url, timeout=15) as http:
         yield Api(http, engine)
@@ -135,7 +135,7 @@ def test_records_of_what_was_done_go_after_a_year_and_a_month(api: Api, own: Ser
 
 def records(server: Server) -> tuple[int, int]:
     """Entries of the audit log, and of usage."""
-    return server._backend.store.audit.count(), server._backend.store.usage.count()
+    return server._state.store.audit.count(), server._state.store.usage.count()
 
 
 def test_so_many_records_are_kept_whatever_their_age(
@@ -176,7 +176,7 @@ def test_checkpoints_that_were_deleted_are_known_for_so_long(api: Api, own: Serv
         api.result(
             api.ok("save_weights", model_id=model_id, seq_id=number, path="a", overwrite=True)
         )
-    usage = own._backend.store.usage
+    usage = own._state.store.usage
     now = time.time()
     spans = usage.stored(None, now - 60, now + 60)
     assert (len(spans), usage.drop_stored(0.0, 1, 1000)) == (3, 1)
@@ -217,7 +217,7 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
     )
     api.result(api.ok("asample", **sample(saved["sampling_session_id"], 0)))
     never = api.step(model_id, 7)
-    own._backend._started_at -= 2000  # the server has been there for long
+    own._state._started_at -= 2000  # the server has been there for long
     own.sweep(time.time() + 500)
     assert api.ok("session_heartbeat", session_id=session_id) is not None
     own.sweep(time.time() + 700)
@@ -241,8 +241,8 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
 def test_requests_keep_a_session_as_heartbeats_do(api: Api, own: Server) -> None:
     session_id = api.session()
     model_id, sampler_id = api.model(session_id), api.sampler(api.session())
-    own._backend._started_at -= 2000
-    silent = lambda: own._backend.silent_sessions(time.time() - 0.001)  # noqa: E731
+    own._state._started_at -= 2000
+    silent = lambda: own._state.silent_sessions(time.time() - 0.001)  # noqa: E731
     time.sleep(0.01)
     assert len(silent()) == 2
     api.step(model_id, 1)
@@ -257,7 +257,7 @@ def test_a_session_has_its_time_again_after_a_restart(tmp_path: Path) -> None:
     with serve(
         engine=FakeEngine(), data_dir=tmp_path, limits=Limits(silence_seconds=100)
     ) as server:
-        assert server._backend.silent_sessions(time.time() - 1) == []
+        assert server._state.silent_sessions(time.time() - 1) == []
 
 
 def test_finishing_a_session_frees_what_was_saved_for_it(api: Api, own: Server) -> None:
@@ -299,7 +299,7 @@ def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> Non
         api.ok("copy_weights", source_path=path, destination_project_id="p")
         api.ok(f"sessions/{session_id}/finish", reason={"type": "success"}, detail=None)
     own.sweep()
-    backend = own._backend
+    backend = own._state
     assert not backend.lanes._turns
     assert not backend.lanes._running
     assert not backend.futures._waiting
@@ -331,10 +331,10 @@ def test_a_model_whose_session_ends_while_it_is_made_is_freed_and_forgotten() ->
         api.ok(f"sessions/{session_id}/finish", reason={"type": "success"}, detail=None)
         engine.gate.set()
         api.result(promise)
-        while server._backend.lanes._running:
+        while server._state.lanes._running:
             api.get("healthz")
         assert engine.models == set()
-        assert server._backend.revival._progress == {}
+        assert server._state.revival._progress == {}
 
 
 def test_gc_makes_a_data_folder_small(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_a_checkpoint_that_is_written_anew_while_it_is_read_stays_until_then(
     model_id = api.model()
     api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))
     before = saved_folder(own.data_dir, model_id, "weights", "a")
-    with own._backend.folders.held(before.relative_to(own.data_dir).as_posix()):
+    with own._state.folders.held(before.relative_to(own.data_dir).as_posix()):
         api.result(api.ok("save_weights", model_id=model_id, seq_id=2, path="a", overwrite=True))
         assert before.is_dir()
     own.sweep()

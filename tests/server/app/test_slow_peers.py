@@ -127,7 +127,7 @@ def test_no_secret_of_a_url_is_logged(keyed: Server, caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize("expires", ["abc", "", "1" * 5000, "\u0663"])
 def test_a_signed_url_without_a_time_is_refused(keyed: Server, expires: str) -> None:
     path = f"{API}/checkpoints"
-    signature = Signer(keyed._backend.secret)._signature(path, expires)
+    signature = Signer(keyed._state.secret)._signature(path, expires)
     told = httpx.get(keyed.base_url + path, params={"expires": expires, "signature": signature})
     assert (told.status_code, "URL" in told.text) == (403, True)
 

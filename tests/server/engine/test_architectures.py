@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from tinkex_server.engine.interface import Example, InvalidRequest, LoraShape, SampleSpec
-from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.engine import TorchEngine
 
 TINY = Path(__file__).parents[3] / "tinkex" / "tiny"
@@ -82,7 +82,7 @@ def last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def named(base: Base, module: torch.nn.Module) -> str:
+def named(base: LoadedBaseModel, module: torch.nn.Module) -> str:
     return next(name for name, one in base.model.named_modules() if one is module)
 
 
@@ -131,7 +131,7 @@ def test_layers_of_other_names_are_trained_too(
     config: PreTrainedConfig, trained: set[str], tmp_path: Path
 ) -> None:
     saved(config, tmp_path)
-    base = Base.load(str(tmp_path), "cpu")
+    base = LoadedBaseModel.load(str(tmp_path), "cpu")
     head = named(base, base.model.get_output_embeddings())
     assert {
         HEAD if name == head else last(name) for name in base.new_adapter(LoraShape(2)).layers
@@ -160,7 +160,7 @@ def test_the_layers_of_the_attention_are_those_in_it_whatever_their_names(
     config: PreTrainedConfig, attention: set[str], tmp_path: Path
 ) -> None:
     saved(config, tmp_path)
-    base = Base.load(str(tmp_path), "cpu")
+    base = LoadedBaseModel.load(str(tmp_path), "cpu")
     of_attention = base.new_adapter(LoraShape(2, train_mlp=False, train_unembed=False)).layers
     of_mlp = base.new_adapter(LoraShape(2, train_attn=False, train_unembed=False)).layers
     assert {last(name) for name in of_attention} == attention
@@ -170,7 +170,7 @@ def test_the_layers_of_the_attention_are_those_in_it_whatever_their_names(
 
 def test_what_would_be_trained_in_part_alone_is_refused(tmp_path: Path) -> None:
     saved(MixtralConfig(**SHAPE, num_local_experts=2), tmp_path)
-    base = Base.load(str(tmp_path), "cpu")
+    base = LoadedBaseModel.load(str(tmp_path), "cpu")
     with pytest.raises(
         InvalidRequest, match="train_mlp must be false for this model: it has experts"
     ):
@@ -184,7 +184,7 @@ def test_what_would_be_trained_in_part_alone_is_refused(tmp_path: Path) -> None:
             "their"
         ),
     ):
-        Base.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
+        LoadedBaseModel.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
     saved(
         Qwen3MoeConfig(
             **SHAPE,
@@ -198,7 +198,7 @@ def test_what_would_be_trained_in_part_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InvalidRequest, match="train_mlp must be false for this model: it has experts"
     ):
-        Base.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
+        LoadedBaseModel.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
 
 
 def test_a_model_that_keeps_other_things_than_keys_and_values_is_refused_before_it_is_loaded(
@@ -213,7 +213,7 @@ def test_a_model_that_keeps_other_things_than_keys_and_values_is_refused_before_
         InvalidRequest,
         match="layers of the kind linear_attention, and only those of full and of sliding",
     ):
-        Base.load(str(tmp_path), "cpu")
+        LoadedBaseModel.load(str(tmp_path), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_model_whose_logprobs_would_differ_is_refused_when_it_is_loaded(
 ) -> None:
     saved(config, tmp_path)
     with pytest.raises(InvalidRequest, match=words):
-        Base.load(str(tmp_path), "cpu")
+        LoadedBaseModel.load(str(tmp_path), "cpu")
 
 
 ROPES: dict[str, tuple[PreTrainedConfig, int]] = {

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
-from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.checkpoint import read_adapter, save_adapter
 from tinkex_server.engine.torch.engine import TorchEngine
 from tinkex_server.engine.torch.fair_lock import FairLock
@@ -28,8 +28,8 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 @pytest.fixture(scope="module")
-def base() -> Base:
-    return Base.load("tinkex/tiny", "cpu")
+def base() -> LoadedBaseModel:
+    return LoadedBaseModel.load("tinkex/tiny", "cpu")
 
 
 def plain_model() -> Any:
@@ -65,7 +65,7 @@ def engine_without_training() -> np.ndarray:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_seed_gives_the_weights_that_peft_gives(base: Base, tmp_path: Path) -> None:
+def test_a_seed_gives_the_weights_that_peft_gives(base: LoadedBaseModel, tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(11)
         theirs = PeftModel(
@@ -84,7 +84,9 @@ def test_a_seed_gives_the_weights_that_peft_gives(base: Base, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "shape", [{}, {"train_attn": False}, {"train_mlp": False, "train_unembed": False}]
 )
-def test_gradients_are_those_of_peft(base: Base, tmp_path: Path, shape: dict[str, bool]) -> None:
+def test_gradients_are_those_of_peft(
+    base: LoadedBaseModel, tmp_path: Path, shape: dict[str, bool]
+) -> None:
     adapter = random_adapter(base, 6, **shape)
     save_adapter(adapter, tmp_path / "saved", base.adapted)
     theirs = PeftModel.from_pretrained(plain_model(), str(tmp_path / "saved"), is_trainable=True)
@@ -103,7 +105,7 @@ def test_gradients_are_those_of_peft(base: Base, tmp_path: Path, shape: dict[str
         torch.testing.assert_close(weight.grad, wanted[name], atol=1e-5, rtol=1e-4)
 
 
-def random_adapter(base: Base, rank: int, **shape: Any) -> Adapter:
+def random_adapter(base: LoadedBaseModel, rank: int, **shape: Any) -> Adapter:
     """One that changes much, unlike a new one."""
     new = base.new_adapter(LoraShape(rank=rank, **shape))
     return Adapter(
@@ -117,7 +119,7 @@ def random_adapter(base: Base, rank: int, **shape: Any) -> Adapter:
 
 
 @torch.inference_mode()
-def test_each_row_of_a_batch_gets_its_own_adapter_or_none(base: Base) -> None:
+def test_each_row_of_a_batch_gets_its_own_adapter_or_none(base: LoadedBaseModel) -> None:
     tokens = torch.from_numpy(TEXT.copy()).repeat(5, 1)
     small, large = random_adapter(base, 2, train_mlp=False), random_adapter(base, 16)
     with base.running([(torch.tensor([0, 3]), small), (torch.tensor([4]), large)]) as network:
@@ -131,7 +133,7 @@ def test_each_row_of_a_batch_gets_its_own_adapter_or_none(base: Base) -> None:
     assert not torch.allclose(mixed[0], mixed[4], atol=0.1)
 
 
-def test_a_saved_adapter_is_read_as_it_was(base: Base, tmp_path: Path) -> None:
+def test_a_saved_adapter_is_read_as_it_was(base: LoadedBaseModel, tmp_path: Path) -> None:
     adapter = random_adapter(base, 3, train_unembed=False)
     save_adapter(adapter, tmp_path / "saved", base.adapted)
     read = base.load_adapter(tmp_path / "saved").named_weights()
@@ -143,7 +145,7 @@ def test_a_saved_adapter_is_read_as_it_was(base: Base, tmp_path: Path) -> None:
 def test_in_bfloat16_adapters_are_trained_in_float32_and_sampled_in_bfloat16(
     tmp_path: Path,
 ) -> None:
-    base = Base.load("tinkex/tiny", "cpu", "bfloat16")
+    base = LoadedBaseModel.load("tinkex/tiny", "cpu", "bfloat16")
     adapter = base.new_adapter(LoraShape(rank=2, seed=1))
     assert {weight.dtype for weight in adapter.named_weights().values()} == {torch.float32}
     with base.running(adapter) as network:
@@ -166,7 +168,7 @@ def test_a_device_or_precision_that_there_is_not_is_refused(
     device: str, dtype: str | None, words: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=words):
-        Base.load("tinkex/tiny", device, dtype)
+        LoadedBaseModel.load("tinkex/tiny", device, dtype)
 
 
 def test_a_fair_lock_goes_to_whoever_has_waited_longest() -> None:

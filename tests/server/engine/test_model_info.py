@@ -11,7 +11,7 @@ import pytest
 from attrs import evolve
 
 from tests.support.hub import hub_here
-from tinkex_server.engine.interface import BaseModel, InvalidRequest
+from tinkex_server.engine.interface import InvalidRequest, ModelInfo
 from tinkex_server.engine.model_info import describe
 
 TINY = Path(__file__).parents[3] / "tinkex" / "tiny"
@@ -30,7 +30,7 @@ def write(folder: Path, config: Any = CONFIG, **files: str) -> Path:
 def test_the_shipped_one_and_its_folder_are_the_same() -> None:
     texts = [(TINY / f"{name}.json").read_text() for name in ("tokenizer", "tokenizer_config")]
     shipped = describe("tinkex/tiny")
-    assert shipped == BaseModel(
+    assert shipped == ModelInfo(
         "tinkex/tiny", 1024, 257, "Qwen3ForCausalLM", "tinkex/tiny", *texts, folder=str(TINY)
     )
     assert describe(str(TINY)) == evolve(shipped, name=str(TINY), tokenizer_id=str(TINY))
@@ -48,7 +48,7 @@ def test_the_shipped_one_and_its_folder_are_the_same() -> None:
 )
 def test_configurations_of_other_shapes(config: dict[str, Any], tmp_path: Path) -> None:
     folder = str(write(tmp_path / "model", config))
-    assert describe(folder) == BaseModel(
+    assert describe(folder) == ModelInfo(
         folder, 128, 257, "LlamaForCausalLM", folder, None, folder=folder
     )
 
@@ -105,7 +105,7 @@ def test_one_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             hub.files[f"/api/models/{name}/tree/{COMMIT}"] = json.dumps(listed).encode()
             hub.files[f"/{name}/resolve/{COMMIT}/config.json"] = json.dumps(CONFIG).encode()
         hub.files[f"/org/model/resolve/{COMMIT}/tokenizer.json"] = b"{}"
-        assert describe("org/model") == BaseModel(
+        assert describe("org/model") == ModelInfo(
             "org/model", 128, 257, "LlamaForCausalLM", "org/model", "{}"
         )
         assert describe("org/bare").tokenizer_json is None
@@ -125,7 +125,7 @@ def test_one_of_the_hub_is_known_by_what_was_fetched_before(
     write(repository / "snapshots" / COMMIT, tokenizer="{}")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT)
-    assert describe("org/model") == BaseModel(
+    assert describe("org/model") == ModelInfo(
         "org/model", 128, 257, "LlamaForCausalLM", "org/model", "{}"
     )
     (repository / "snapshots" / COMMIT / "tokenizer.json").unlink()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tinkex_server.engine.interface import LoraShape, SampleSpec
-from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.batcher import Limits
 from tinkex_server.engine.torch.engine import TorchEngine
 from tinkex_server.engine.torch.lora import Adapter, LayerWeights
@@ -24,12 +24,12 @@ TEXT = list(b"forty two is 42, and one hundred is 100\n")
 
 
 @pytest.fixture(scope="module")
-def base() -> Base:
-    return Base.load("tinkex/tiny", "cpu")
+def base() -> LoadedBaseModel:
+    return LoadedBaseModel.load("tinkex/tiny", "cpu")
 
 
 @pytest.fixture(scope="module")
-def adapter(base: Base) -> Adapter:
+def adapter(base: LoadedBaseModel) -> Adapter:
     new = base.new_adapter(LoraShape(rank=4, seed=1))
     random = torch.Generator().manual_seed(1)
     return Adapter(
@@ -47,7 +47,7 @@ def request(adapter: Adapter | None, prompt: Sequence[int], **spec: Any) -> Requ
     return Request(adapter, whole, 1, StopRule(whole, frozenset(), lambda tokens: ""))
 
 
-def read(base: Base, requests: Sequence[Request], tokens: int) -> tuple[Reading, int]:
+def read(base: LoadedBaseModel, requests: Sequence[Request], tokens: int) -> tuple[Reading, int]:
     """After the last pass, and how many there were."""
     reading, passes = Reading(base, requests, tokens), 1
     while not reading.advance():
@@ -81,7 +81,7 @@ ASKED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("tokens", [1, 7, len(TEXT) - 1, len(TEXT)])
 def test_a_prompt_read_in_several_passes_is_as_one_read_at_once(
-    base: Base, adapter: Adapter, tokens: int, asked: dict[str, Any]
+    base: LoadedBaseModel, adapter: Adapter, tokens: int, asked: dict[str, Any]
 ) -> None:
     whole, parts = request(adapter, TEXT, **asked), request(adapter, TEXT, **asked)
     at_once, _ = read(base, [whole], 1000)
@@ -95,7 +95,7 @@ def test_a_prompt_read_in_several_passes_is_as_one_read_at_once(
 
 
 def test_equal_prompts_under_one_adapter_are_read_once_and_each_gets_its_own_answers(
-    base: Base, adapter: Adapter
+    base: LoadedBaseModel, adapter: Adapter
 ) -> None:
     specs: list[tuple[Adapter | None, list[int], dict[str, Any]]] = [
         (adapter, TEXT, {"prompt_logprobs": True}),

@@ -33,8 +33,8 @@ from tests.support.mortal_engine import (
 from tinkex_server.engine.fake import FakeEngine
 from tinkex_server.engine.interface import (
     AdamSettings,
-    Death,
     EngineDied,
+    EngineExit,
     Example,
     InvalidRequest,
     LoraShape,
@@ -68,8 +68,8 @@ def engine() -> Iterator[ProcessEngine]:
 
 
 @pytest.fixture
-def deaths(engine: ProcessEngine) -> SimpleQueue[Death]:
-    deaths: SimpleQueue[Death] = SimpleQueue()
+def deaths(engine: ProcessEngine) -> SimpleQueue[EngineExit]:
+    deaths: SimpleQueue[EngineExit] = SimpleQueue()
     engine.watch(deaths.put)
     engine.create_model("x", "fake/base", LoraShape(4))
     engine.load_sampler("s", "fake/base", None)
@@ -98,7 +98,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_it_answers_as_the_engine_in_it_does(
-    engine: ProcessEngine, deaths: SimpleQueue[Death], tmp_path: Path
+    engine: ProcessEngine, deaths: SimpleQueue[EngineExit], tmp_path: Path
 ) -> None:
     inside = FakeEngine(["fake/base"])
     inside.create_model("x", "fake/base", LoraShape(4))
@@ -118,7 +118,9 @@ def test_it_answers_as_the_engine_in_it_does(
     engine.load_model("x", tmp_path / "state", optimizer=True)
 
 
-def test_many_calls_run_side_by_side(engine: ProcessEngine, deaths: SimpleQueue[Death]) -> None:
+def test_many_calls_run_side_by_side(
+    engine: ProcessEngine, deaths: SimpleQueue[EngineExit]
+) -> None:
     hanging = engine.sample("s", SampleSpec([WAITS]))
     samples = [engine.sample("s", SampleSpec([5], max_tokens=4, seed=seed)) for seed in range(200)]
     assert len({tuple(sample.result(10).sequences[0].tokens) for sample in samples}) == 200
@@ -128,7 +130,7 @@ def test_many_calls_run_side_by_side(engine: ProcessEngine, deaths: SimpleQueue[
 
 
 def test_a_stream_comes_token_by_token_and_a_cancelled_one_ends_in_the_process(
-    engine: ProcessEngine, deaths: SimpleQueue[Death]
+    engine: ProcessEngine, deaths: SimpleQueue[EngineExit]
 ) -> None:
     told: SimpleQueue[int] = SimpleQueue()
     [sequence] = (
@@ -143,7 +145,7 @@ def test_a_stream_comes_token_by_token_and_a_cancelled_one_ends_in_the_process(
     until(lambda: engine.optim_step("x", AdamSettings())["given_up"] == 1)
 
 
-def test_errors_keep_their_texts(engine: ProcessEngine, deaths: SimpleQueue[Death]) -> None:
+def test_errors_keep_their_texts(engine: ProcessEngine, deaths: SimpleQueue[EngineExit]) -> None:
     with pytest.raises(InvalidRequest, match=r"^unknown base model 'other'; known are fake/base$"):
         engine.create_model("y", "other", LoraShape(4))
     with pytest.raises(InvalidRequest, match="unknown sampler 'none'"):
@@ -216,7 +218,7 @@ def test_closing_one_that_has_yet_to_start_waits_for_nothing(tmp_path: Path) -> 
 
 
 def test_a_death_fails_what_is_under_way_and_goes_on_once_it_was_dealt_with(
-    engine: ProcessEngine, deaths: SimpleQueue[Death]
+    engine: ProcessEngine, deaths: SimpleQueue[EngineExit]
 ) -> None:
     first, under_way = engine.pid, engine.sample("s", SampleSpec([WAITS]))
     os.kill(first, signal.SIGKILL)
@@ -234,9 +236,9 @@ def test_a_death_fails_what_is_under_way_and_goes_on_once_it_was_dealt_with(
 
 
 def test_a_process_that_dies_again_and_again_is_given_up(
-    engine: ProcessEngine, deaths: SimpleQueue[Death]
+    engine: ProcessEngine, deaths: SimpleQueue[EngineExit]
 ) -> None:
-    def note(death: Death) -> None:
+    def note(death: EngineExit) -> None:
         deaths.put(death)
         if death.go_on:
             death.go_on()

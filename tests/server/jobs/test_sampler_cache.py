@@ -12,7 +12,7 @@ from attrs import define, field
 from tests.support.recording_engine import FakeEngine
 from tinkex_server.data_dir.folders import Folders
 from tinkex_server.jobs.lanes import Lanes
-from tinkex_server.jobs.sampler_cache import LoadedSamplers
+from tinkex_server.jobs.sampler_cache import SamplerCache
 from tinkex_server.store import SamplerRow, Store
 
 ROW = SamplerRow("s", "session", "fake/base", None, None)
@@ -33,7 +33,7 @@ class SlowToFree(FakeEngine):
 
 async def _freed_twice(engine: SlowToFree, store: Store, folder: Path) -> None:
     lanes = Lanes()
-    samplers = LoadedSamplers(engine, store, lanes, Folders(folder), most=8)
+    samplers = SamplerCache(engine, store, lanes, Folders(folder), most=8)
     await samplers.load(ROW)
     samplers.free("s")
     again = asyncio.create_task(samplers.load(ROW))

@@ -82,7 +82,7 @@ def test_a_server_on_a_full_disk_says_what_to_do() -> None:
     ):
         api = Api(http, FakeEngine())
         sampler = api.sampler()
-        fill(server._backend.store._database)
+        fill(server._state.store._database)
         refused = api.send("create_session", tags=["x" * 50_000], user_metadata={}, sdk_version="1")
         assert (refused.status_code, "make room on its disk" in refused.json()["detail"]) == (
             507,

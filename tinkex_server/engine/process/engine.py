@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any
 
 from tinkex_server.engine.interface import (
-    BaseModel,
-    Death,
     Engine,
     EngineDied,
+    EngineExit,
+    ModelInfo,
     OnToken,
     SampleResult,
     SampleSpec,
@@ -55,7 +55,7 @@ class ProcessEngine:
     def __init__(
         self,
         make: Make,
-        base_models: Sequence[BaseModel],
+        base_models: Sequence[ModelInfo],
         *,
         pauses: Sequence[float] = PAUSES,
         patience: Patience | None = None,
@@ -64,7 +64,7 @@ class ProcessEngine:
         self._make = make
         self._pauses = pauses
         self._patience = patience or Patience()
-        self._watcher: Callable[[Death], None] | None = None
+        self._watcher: Callable[[EngineExit], None] | None = None
         self._lock = threading.Lock()  # of the child, and of whether it is closed
         self._closed = threading.Event()
         self._replaced = threading.Event()
@@ -94,7 +94,7 @@ class ProcessEngine:
     ) -> Future[SampleResult]:
         return self._child.sample(sampler_id, spec, on_token)
 
-    def watch(self, died: Callable[[Death], None]) -> None:
+    def watch(self, died: Callable[[EngineExit], None]) -> None:
         self._watcher = died
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class ProcessEngine:
                 "again: restart the server"
             )
             logger.error("%s", text)
-            self._tell(Death(text, None))
+            self._tell(EngineExit(text, None))
             self._child.fail(EngineDied(text))
             return False
         if not self._closed.wait(pause) and self._replace(
@@ -159,7 +159,7 @@ class ProcessEngine:
         logger.error("%s", text)
         child = Child(self._make)
         self._replaced.clear()
-        self._tell(Death(text, partial(self._put_in_place, child, EngineDied(text))))
+        self._tell(EngineExit(text, partial(self._put_in_place, child, EngineDied(text))))
         self._replaced.wait()
         if self._closed.is_set():
             child.close()
@@ -178,7 +178,7 @@ class ProcessEngine:
         self._replaced.set()
         dead.fail(error)
 
-    def _tell(self, death: Death) -> None:
+    def _tell(self, death: EngineExit) -> None:
         if self._watcher:
             self._watcher(death)
         elif death.go_on:

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.utils import logging
 
-from tinkex_server.engine.interface import BaseModel, InvalidRequest, LoraShape
+from tinkex_server.engine.interface import InvalidRequest, LoraShape, ModelInfo
 from tinkex_server.engine.model_info import describe, loadable_name
 from tinkex_server.engine.torch.checkpoint import AdaptedModel, check_fit, read_adapter
 from tinkex_server.engine.torch.fair_lock import FairLock
@@ -45,12 +45,12 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @define(eq=False)
-class Base:
+class LoadedBaseModel:
     """One frozen base model. Adapters are apart from it; a forward pass names those that it is to
     use.
     """
 
-    description: BaseModel
+    description: ModelInfo
     model: Any
     tokenizer: Any
     linears: Mapping[str, LoraLinear]
@@ -63,7 +63,9 @@ class Base:
     _lock: FairLock = field(factory=FairLock)
 
     @classmethod
-    def load(cls, spec: str, device: str | None = None, dtype: str | None = None) -> Base:
+    def load(
+        cls, spec: str, device: str | None = None, dtype: str | None = None
+    ) -> LoadedBaseModel:
         """By folder, shipped name or hub id, or `NAME=` and one of these. Raises `InvalidRequest`
         when it cannot be loaded, or served exactly.
 

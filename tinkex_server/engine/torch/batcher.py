@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from attrs import field, frozen
 
-from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.decoding import Batch
 from tinkex_server.engine.torch.prefill import Reading
 from tinkex_server.engine.torch.request import Request, Sample
@@ -33,7 +33,7 @@ class Limits:
     tokens_scored: int = 2048  # the same where logits of all positions are kept
 
     @classmethod
-    def of(cls, base: Base) -> Limits:
+    def of(cls, base: LoadedBaseModel) -> Limits:
         """What bounds memory for this model."""
         scored = _LOGITS_AT_ONCE // base.description.vocab_size
         return cls(
@@ -86,7 +86,7 @@ class Batcher:
     complete.
     """
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: LoadedBaseModel) -> None:
         self._base = base
         self._limits = Limits.of(base)
         self._waiting: deque[Request] = deque()

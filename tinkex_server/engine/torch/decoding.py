@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.kv_cache import RowCache, attention_windows
 from tinkex_server.engine.torch.lora import Plan, plan_rows
 from tinkex_server.engine.torch.prefill import Reading
@@ -23,7 +23,7 @@ from tinkex_server.engine.torch.sampling import Drawing, draw, top_tokens
 class Batch:
     """The samples under way on one base model. To be used on one thread."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: LoadedBaseModel) -> None:
         self.samples: list[Sample] = []
         self._base = base
         self._vocab_size = base.description.vocab_size

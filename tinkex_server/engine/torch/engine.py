@@ -17,13 +17,13 @@ from attrs import define, frozen
 from torch import nn
 
 from tinkex_server.engine.interface import (
-    BaseModel,
     CustomLoss,
-    Death,
+    EngineExit,
     Example,
     InvalidRequest,
     LoraShape,
     LossResult,
+    ModelInfo,
     OnToken,
     OptimizerKind,
     OptimizerSettings,
@@ -32,7 +32,7 @@ from tinkex_server.engine.interface import (
     ready_at_once,
 )
 from tinkex_server.engine.torch import optimizers
-from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.batcher import Batcher
 from tinkex_server.engine.torch.checkpoint import check_fit, read_training_state, save_adapter
 from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss, reduce_metrics
@@ -56,7 +56,7 @@ _TIED = (
 
 @define(eq=False)
 class _Model:
-    base: Base
+    base: LoadedBaseModel
     adapter: Adapter
     parameters: dict[str, nn.Parameter]
     optimizer_kind: OptimizerKind
@@ -69,7 +69,7 @@ class _Model:
 
 @frozen(eq=False)
 class _Sampler:
-    base: Base
+    base: LoadedBaseModel
     adapter: Adapter | None
 
 
@@ -77,13 +77,13 @@ class TorchEngine:
     """The engine for one machine. Passes over one base model take turns; see
     `tinkex_server.engine.interface.Engine` for what they do.
 
-    See `Base.load` for `device` and `dtype`.
+    See `LoadedBaseModel.load` for `device` and `dtype`.
     """
 
     def __init__(
         self, models: Sequence[str], device: str | None = None, dtype: str | None = None
     ) -> None:
-        bases = [Base.load(model, device, dtype) for model in models]
+        bases = [LoadedBaseModel.load(model, device, dtype) for model in models]
         self._bases = {base.description.name: base for base in bases}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
@@ -93,7 +93,7 @@ class TorchEngine:
         )
 
     @property
-    def base_models(self) -> Sequence[BaseModel]:
+    def base_models(self) -> Sequence[ModelInfo]:
         return [base.description for base in self._bases.values()]
 
     def create_model(
@@ -241,14 +241,14 @@ class TorchEngine:
         self._batchers[sampler.base.description.name].submit(request)
         return request.future
 
-    def watch(self, died: Callable[[Death], None]) -> None:
+    def watch(self, died: Callable[[EngineExit], None]) -> None:
         """It lives in the process that asks."""
 
     def close(self) -> None:
         for batcher in self._batchers.values():
             batcher.close()
 
-    def _base(self, name: str) -> Base:
+    def _base(self, name: str) -> LoadedBaseModel:
         if name not in self._bases:
             raise InvalidRequest(f"unknown base model {name!r}; known are {', '.join(self._bases)}")
         return self._bases[name]
@@ -284,7 +284,7 @@ def _all_or_nothing(parameters: Iterable[nn.Parameter]) -> Generator[None, None,
             parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
 
 
-def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
+def _check_prompt(spec: SampleSpec, base: ModelInfo) -> int:
     """How many tokens may be sampled. Raises `InvalidRequest` for a prompt that the model cannot
     read.
     """
@@ -304,7 +304,7 @@ def _check_prompt(spec: SampleSpec, base: BaseModel) -> int:
 
 
 def _check_example(
-    index: int, example: Example, loss: NamedLoss | LossProgram, base: BaseModel
+    index: int, example: Example, loss: NamedLoss | LossProgram, base: ModelInfo
 ) -> None:
     length = len(example.tokens)
     if not 1 <= length <= base.max_context_length:
@@ -326,7 +326,7 @@ def _check_example(
     _check_tokens(f"data[{index}].target_tokens", targets.ravel(), base.vocab_size)
 
 
-def _possible(base: BaseModel, most: int) -> str:
+def _possible(base: ModelInfo, most: int) -> str:
     return f"1 to {most} are possible" + (f": {base.context_note}" if base.context_note else "")
 
 

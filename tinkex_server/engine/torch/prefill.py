@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from tinkex_server.engine.interface import InvalidRequest
-from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.kv_cache import how_cached
 from tinkex_server.engine.torch.lora import plan_rows
 from tinkex_server.engine.torch.padding import left_padded, positions_of
@@ -26,7 +26,7 @@ class Reading:
     After the last pass, the requests know what they asked about their prompts.
     """
 
-    def __init__(self, base: Base, requests: Sequence[Request], tokens: int) -> None:
+    def __init__(self, base: LoadedBaseModel, requests: Sequence[Request], tokens: int) -> None:
         """A pass reads so many tokens, padding counted. Several different prompts must be few
         enough for one pass.
         """

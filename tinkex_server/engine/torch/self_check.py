@@ -21,7 +21,7 @@ from attrs import frozen
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from tinkex_server.engine.interface import BaseModel, Example, InvalidRequest
+from tinkex_server.engine.interface import Example, InvalidRequest, ModelInfo
 from tinkex_server.engine.torch.kv_cache import RowCache, attention_windows, how_cached
 from tinkex_server.engine.torch.padding import left_padded, positions_of
 from tinkex_server.engine.torch.scoring import target_logprobs
@@ -51,7 +51,7 @@ class Found:
     """Of each row's tokens but the first, on the CPU."""
 
 
-def read_alone(model: Any, description: BaseModel) -> Found:
+def read_alone(model: Any, description: ModelInfo) -> Found:
     """Reads some texts by a model that nothing has been done to.
 
     Raises `InvalidRequest` when it does not read plain token ids from left to right, the same way
@@ -76,7 +76,7 @@ def read_alone(model: Any, description: BaseModel) -> Found:
 
 
 @torch.inference_mode()
-def check_ways(model: Any, description: BaseModel, found: Found) -> int:
+def check_ways(model: Any, description: ModelInfo, found: Found) -> int:
     """Returns how many bytes the model keeps of each token that it has read, in all layers.
 
     Raises `InvalidRequest` when a way of the engine, with no adapter, does not find what the model
@@ -107,7 +107,7 @@ def check_ways(model: Any, description: BaseModel, found: Found) -> int:
     return size
 
 
-def _rows(description: BaseModel) -> list[list[int]]:
+def _rows(description: ModelInfo) -> list[list[int]]:
     """Of these lengths; the second is the beginning of the first."""
     longest = min(description.max_context_length, _LENGTHS[0])
     tokens = [(7919 * place + 104_729) % description.vocab_size for place in range(2 * longest)]
@@ -154,7 +154,7 @@ def _in_steps(model: Any, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], 
 
 
 def _check(
-    description: BaseModel,
+    description: ModelInfo,
     way: str,
     read: Sequence[Tensor],
     alone: Sequence[Tensor],
@@ -182,7 +182,7 @@ def _allowed(model: Any, rounding: float = _FLOAT32) -> float:
     return min(_FLOAT32, max(_FLOAT32_AT_LEAST, _TIMES_ROUNDING * rounding))
 
 
-def _refusal(description: BaseModel, why: str) -> InvalidRequest:
+def _refusal(description: ModelInfo, why: str) -> InvalidRequest:
     return InvalidRequest(
         f"the model {description.name!r} ({description.arch}) is of a kind that is not served: "
         f"{why}"
@@ -190,7 +190,7 @@ def _refusal(description: BaseModel, why: str) -> InvalidRequest:
 
 
 @contextmanager
-def _telling(description: BaseModel, why: str) -> Generator[None, None, None]:
+def _telling(description: ModelInfo, why: str) -> Generator[None, None, None]:
     """A library's error in the block is told as what it means; running out of memory means nothing
     about the model.
     """
