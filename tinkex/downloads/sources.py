@@ -161,7 +161,7 @@ async def _find(
                 response = await stack.enter_async_context(transport.answer(route, timeout=timeout))
             except APIStatusError as error:
                 if "location" in error.headers and 300 <= error.status_code < 400:
-                    url = _next(transport.config.base_url + route.path, error.headers["location"])
+                    url = _next(transport.base_url + route.path, error.headers["location"])
                     return CheckpointArchiveUrlResponse(
                         url, _http_date(error.headers.get("expires"))
                     )

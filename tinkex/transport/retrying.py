@@ -132,7 +132,7 @@ class RetryingCall:
         """The answer to the request in the form that the refusal asks for, which is then kept to;
         else the refusal.
         """
-        config, server = self.carrier.config, self.carrier.server
+        server = self.carrier.server
         adapted = adaptation.adapt(request, refusal, server.dialect, await self.carrier.auth.key())
         if adapted is None:
             return refusal
@@ -142,7 +142,7 @@ class RetryingCall:
         if not response.is_success:
             return refusal
         server.learn(**adapted.learned)
-        logger.warning("%s: %s", config.base_url, adapted.words)
+        logger.warning("%s: %s", self.carrier.base_url, adapted.words)
         return response
 
     def _pause(self, state: RetryCallState) -> float:

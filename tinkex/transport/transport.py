@@ -12,7 +12,7 @@ from attrs import define, field
 from tinkex_api.types import Request
 
 from tinkex import events
-from tinkex.config import LOCAL, Config, log_level
+from tinkex.config import Config, log_level
 from tinkex.errors import ClientClosedError, TinkexError
 from tinkex.transport import failures, response_body
 from tinkex.transport.answers import parse
@@ -36,7 +36,7 @@ class Transport:
     loop.
     """
 
-    _given: Config
+    config: Config
     clock: Clock = field(factory=Clock)
     server: Server = field(init=False)
     closed: bool = field(init=False, default=False)
@@ -50,7 +50,7 @@ class Transport:
     _bound_of_result: Bound = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        config = self._given
+        config = self.config
         if level := config.log_level or ("info" if config.dump_headers else None):
             log_level.show(level)
         self.server = server_for(config)
@@ -61,9 +61,9 @@ class Transport:
         self._bound_of_result = Bound(config.poll.max_wait, "Config.poll.max_wait")
 
     @property
-    def config(self) -> Config:
-        """The settings, with the address of a local server once it has one."""
-        return self.carrier.config
+    def base_url(self) -> str:
+        """The server's base URL; that of `Config`, or the address of this process's own server."""
+        return self.carrier.base_url
 
     async def send(
         self,
@@ -231,9 +231,6 @@ class Transport:
         whole: bool = True,
     ) -> T:
         self.require_open(request.operation)
-        if self.config.base_url == LOCAL:
-            wait.becomes("computation", "which is the start of the server in this process")
-            await self.carrier.go_local()
         # the same over all tries
         headers = (
             {}
