@@ -12,8 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinkex_server.access import tokens
 from tinkex_server.access.keyring import Keyring
-from tinkex_server.access.signed_urls import Signer
-from tinkex_server.errors import Refused
+from tinkex_server.access.signed_urls import BadSignature, Signer
 from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.scope import KEY_SENT, OWNER, VOUCHED
 
@@ -48,8 +47,8 @@ class SignedOrTokenCheck:
             self._signer.check(
                 scope["path"], dict(parse_qsl(scope["query_string"].decode("latin-1"))), time.time()
             )
-        except Refused as refusal:
-            return json_response(refusal.status, {"detail": refusal.detail})
+        except BadSignature as error:
+            return json_response(403, {"detail": str(error)})
         scope[VOUCHED] = True
         return None
 
