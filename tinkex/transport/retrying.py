@@ -80,7 +80,7 @@ class RetryingCall:
         try:
             return self.read(await self._response())
         except TinkexError as error:
-            self.wait.state.in_doubt |= resend.place_of(error) is not None
+            self.wait.state.in_doubt |= resend.failure_point(error) is not None
             raise
 
     async def _response(self) -> httpx.Response:
