@@ -21,7 +21,7 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.engine.interface import EngineDied, LoraShape, ModelInfo, OptimizerKind
 from tinkex_server.errors import bad_request, malformed, not_found

@@ -20,7 +20,7 @@ from tinkex_api.models import (
 )
 
 from tinkex_server import checkpoint_path
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import EngineDied, OnToken, SampleResult, SampleSpec
 from tinkex_server.errors import Refused, bad_request, malformed
 from tinkex_server.jobs.futures import Ticket

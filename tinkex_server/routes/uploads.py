@@ -18,7 +18,7 @@ from tinkex_api.models import (
     UploadUrls,
 )
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.access.signed_urls import LIFETIME, signed_url
 from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS, CheckpointPath
 from tinkex_server.data_dir import manifests
