@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import orjson
 from attrs import define, field, frozen
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import EngineDied, InvalidRequest, SampleResult
 from tinkex_server.errors import Refused, not_found
 from tinkex_server.ids import Ids
