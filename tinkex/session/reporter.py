@@ -75,8 +75,8 @@ class Reporter:
 
     def stop_listening(self) -> None:
         """Takes no more events of this client. A second call does nothing."""
-        if self.heard in self.transport.listeners:
-            self.transport.listeners.remove(self.heard)
+        if self.record in self.transport.listeners:
+            self.transport.listeners.remove(self.record)
 
     async def finish(self, error_type: str | None) -> None:
         """Says that the session has ended, by an exception of this class, and sends what is
