@@ -15,8 +15,8 @@ from tinkex.errors import (
     APIConnectionError,
     APIResponseValidationError,
     APIStatusError,
+    FailurePoint,
     NotATinkerServerError,
-    Place,
     TinkexError,
     WaitTimeoutError,
 )
@@ -52,9 +52,9 @@ def effect_of(operation: str) -> Effect:
     return "changes" if operation in _CHANGING else "reads"
 
 
-def verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> Verdict:
-    """What to do about a numbered request of a model that died at `place`."""
-    if place in ("connecting", "unsent") or repeats == "repeats":
+def verdict(failure_point: FailurePoint, operation: str, repeats: SeqIdRepeats) -> Verdict:
+    """What to do about a numbered request of a model that died at `failure_point`."""
+    if failure_point in ("connecting", "unsent") or repeats == "repeats":
         return "resend"
     if repeats == "refuses":
         return "resend_once"
@@ -70,12 +70,12 @@ def status_meaning(status: int) -> StatusMeaning:
     return "refused" if status in _REFUSED else "doubt"
 
 
-def place_of(error: TinkexError) -> Place | None:
+def failure_point_of(error: TinkexError) -> FailurePoint | None:
     """Where a request died that may have been taken on; None where it certainly was not, or was
     never sent.
     """
     if isinstance(error, APIConnectionError):
-        return error.place if error.sent else None
+        return error.failure_point if error.sent else None
     if isinstance(error, (APIResponseValidationError, NotATinkerServerError)):
         return "answered"
     if isinstance(error, WaitTimeoutError):

@@ -27,25 +27,25 @@ T = TypeVar("T")
 _OF_GATEWAYS = frozenset({429, 500, *range(502, 600)})
 
 
-async def meet(transport: Transport) -> None:
+async def discover(transport: Transport) -> None:
     """Asks the server about itself, unless that was done before, so that `transport.server.dialect`
     is what it speaks.
     """
-    if not transport.server.met:
+    if not transport.server.is_known:
         with first_contact(transport):
-            transport.server.saw(await look(transport))
+            transport.server.observe(await observe_server(transport))
 
 
-async def look(transport: Transport) -> Seen:
+async def observe_server(transport: Transport) -> Seen:
     """Asks the server about itself; of one that has no flags it is asked what else it lacks, of one
     whose flags others have, too, what tells them apart.
     """
-    before = transport.server.seen
+    before = transport.server.observed
     config, refusal = await _ask(
         transport, get_client_config.request(body=ClientConfigRequest(__version__))
     )
     if config is not None:
-        transport.server.learn(**key_flags(config))
+        transport.server.update_dialect(**key_flags(config))
     dynamic = (
         None
         if config is None

@@ -24,7 +24,7 @@ from tinkex.errors import (
     ServerStateLostError,
 )
 from tinkex.futures.unseen import UnseenFailures
-from tinkex.session.discovery import first_contact, look
+from tinkex.session.discovery import first_contact, observe_server
 from tinkex.session.lifecycle import SessionLife, SessionPart
 from tinkex.transport.transport import Transport
 from tinkex.types import LoraConfig
@@ -94,7 +94,7 @@ class Session:
             NotATinkerServerError, NotFoundError: the base URL leads elsewhere.
         """
         with first_contact(transport):
-            transport.server.saw(await look(transport))
+            transport.server.observe(await observe_server(transport))
             answer = await transport.send(
                 create_session.request(body=_body(transport, facts or SessionFacts()))
             )

@@ -18,16 +18,18 @@ from tests.support.recording_engine import FakeEngine
 from tinkex import AdamParams, ClientPoisonedError, Config, RetrySettings, StepOutcomeUnknown
 from tinkex.dialects import resend
 from tinkex.dialects.dialect import SeqIdRepeats
-from tinkex.errors import Place
+from tinkex.errors import FailurePoint
 from tinkex.local import Server
 
 CHANGING = ("forward_backward", "optim_step", "load_weights")
 READING = ("forward", "save_weights", "save_weights_for_sampler", "save_weights_external")
 
 
-def expected_verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> resend.Verdict:
+def expected_verdict(
+    failure_point: FailurePoint, operation: str, repeats: SeqIdRepeats
+) -> resend.Verdict:
     """The table, written out once more."""
-    if place in ("connecting", "unsent"):
+    if failure_point in ("connecting", "unsent"):
         return "resend"
     table: dict[SeqIdRepeats, dict[str, resend.Verdict]] = {
         "repeats": {"changing": "resend", "reading": "resend"},
@@ -40,11 +42,15 @@ def expected_verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> res
 
 @pytest.mark.rule(11)
 @pytest.mark.parametrize(
-    ("place", "operation", "repeats"),
-    list(itertools.product(get_args(Place), CHANGING + READING, get_args(SeqIdRepeats))),
+    ("failure_point", "operation", "repeats"),
+    list(itertools.product(get_args(FailurePoint), CHANGING + READING, get_args(SeqIdRepeats))),
 )
-def test_what_may_be_sent_again(place: Place, operation: str, repeats: SeqIdRepeats) -> None:
-    assert resend.verdict(place, operation, repeats) == expected_verdict(place, operation, repeats)
+def test_what_may_be_sent_again(
+    failure_point: FailurePoint, operation: str, repeats: SeqIdRepeats
+) -> None:
+    assert resend.verdict(failure_point, operation, repeats) == expected_verdict(
+        failure_point, operation, repeats
+    )
 
 
 @pytest.mark.rule(10, 11)
@@ -158,5 +164,5 @@ def test_a_server_that_is_not_there_leaves_no_doubt(
     with FACADES["blocking"](base_url=base_url, api_key="tml-x", config=config) as service:
         with pytest.raises(APIConnectionError) as caught:
             service.get_server_capabilities()
-        assert caught.value.place == "connecting"
+        assert caught.value.failure_point == "connecting"
         assert not caught.value.sent
