@@ -51,7 +51,7 @@ class Resumed:
 
 
 @frozen
-class Seen:
+class FirstAnswers:
     """The same of the model that was saved, and of those that were loaded with its optimizer and
     without.
     """
@@ -105,7 +105,7 @@ async def probe_loads(session: Session, base_model: str) -> dict[str, bool]:
 
 async def _probe(
     session: Session, base_model: str, models: list[AsyncTrainingClient], paths: list[str]
-) -> Seen:
+) -> FirstAnswers:
     model = await new_model(session, base_model, LoraConfig(rank=_RANK), None, None)
     models.append(model)
     for number in range(_STEPS):
@@ -122,7 +122,7 @@ async def _probe(
         await _resumed(session, base_model, paths[-1], models, optimizer=optimizer)
         for optimizer in (True, False)
     ]
-    return Seen(kept, noise, *resumes)
+    return FirstAnswers(kept, noise, *resumes)
 
 
 async def _resumed(

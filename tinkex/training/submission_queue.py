@@ -220,10 +220,10 @@ class SubmissionQueue:
                     submits, join = await in_thread(second, await self._results(sent, read))
                 # a cancellation, too: what is queued behind was to follow the gradients
                 except BaseException as error:
-                    state.failed = _as_own(error, operation)
+                    state.failure = _as_own(error, operation)
                     # the user's own deed
-                    state.failed.delivered = isinstance(error, asyncio.CancelledError)
-                    self._sequencer.refused(state.failed, changes=True)
+                    state.failure.delivered = isinstance(error, asyncio.CancelledError)
+                    self._sequencer.refused(state.failure, changes=True)
                     raise
                 results = await turn.unbroken(self._sent(turn, state, self._bodies(submits), read))
             return join(await results())
@@ -278,7 +278,7 @@ class SubmissionQueue:
         if not turn.has_come:
             try:
                 with self._transport.wait(state, "its turn") as wait:
-                    wait.becomes("turn")
+                    wait.set_owner("turn")
                     await turn.come()
             except WaitTimeoutError as error:
                 self._sequencer.refused(
@@ -410,14 +410,14 @@ class SubmissionQueue:
                 await self._send(sent, request, mistaken)
             except APIStatusError as error:
                 if mistaken is None or not mistaken(error):
-                    self._transport.server.heed(error)
+                    self._transport.server.note_missing_route(error)
                     raise
                 refusals.append(error)
             else:
                 if len(order) > 1:
-                    self._transport.server.learn(encodings=(encoding,))
+                    self._transport.server.update_dialect(encodings=(encoding,))
                 return
-        self._transport.server.heed(refusals[0])
+        self._transport.server.note_missing_route(refusals[0])
         raise refusals[0]
 
     async def _send(
@@ -436,14 +436,18 @@ class SubmissionQueue:
                 await self._transport.send(request, repeatable=repeatable, state=sent.state)
             ).request_id
         except TinkexError as error:
-            place = resend.failure_point(error)
+            failure_point = resend.failure_point_of(error)
             if isinstance(error, APIStatusError) and mistaken and mistaken(error):
                 raise
-            if place is None and sent.state.in_doubt and not resend.refuses_all_attempts(error):
+            if (
+                failure_point is None
+                and sent.state.possibly_taken
+                and not resend.refuses_all_attempts(error)
+            ):
                 raise _unknown(error, operation) from error
-            if place is None:
+            if failure_point is None:
                 raise
-            if resend.decide(place, operation, repeats) != "resend_once":
+            if resend.decide(failure_point, operation, repeats) != "resend_once":
                 raise _unknown(error, operation) from error
             await self._send_again(sent, request, error)
 
