@@ -59,7 +59,7 @@ def weighted(data: Sequence[Datum], loss_fn: str) -> Sequence[Datum]:
     return [_weighted(datum) for datum in data] if loss_fn == "cross_entropy" else data
 
 
-def made_up_forward(dialect: Dialect, loss_fn: str) -> bool:
+def forwards_without_weights(dialect: Dialect, loss_fn: str) -> bool:
     """Returns whether a forward of this server goes as a forward_backward without weights. Raises
     `UnsupportedByServer` for a loss of which that gives no value.
     """
