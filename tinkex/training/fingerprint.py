@@ -60,8 +60,8 @@ _REFUSALS = (APIStatusError, RequestFailedError, UnsupportedByServer)
 _UNRELATED = (ClientClosedError, ClientPoisonedError, RequestSkippedError)
 """Errors that have another cause than the forward pass."""
 NO_FINGERPRINT = (
-    "the forward pass after a save failed, so loads of that checkpoint are not checked; its error is in the log at level "
-    "INFO, and Config(verify_checkpoints=False) turns these checks off"
+    "the forward pass after a save failed, so loads of that checkpoint are not checked; its error "
+    "is in the log at level INFO, and Config(verify_checkpoints=False) turns these checks off"
 )
 
 
@@ -210,7 +210,7 @@ class Fingerprints:
 
 
 def shortened(datum: Datum) -> Datum:
-    """Returns the end of a datum, where the answer usually is, with a weight of 1 for each token."""
+    """Returns the end of a datum, where the answer usually is, with all weights 1."""
     targets = np.asarray(datum.loss_fn_inputs["target_tokens"].to_numpy(), np.int64)
     return _weighted(datum.model_input.tokens_np[-MAX_TOKENS:], targets[-MAX_TOKENS:])
 
@@ -263,7 +263,7 @@ def mismatch_error(
         seen=tuple(now.tolist()),
         operation="load_weights",
         advice="Do not train or sample this model, and do not rely on this server's checkpoints: "
-        "a repeated load gives the same result. Load another checkpoint, or continue with the model "
-        "that was saved, if it is still loaded. Config(verify_checkpoints=False) turns this check "
-        "off.",
+        "a repeated load gives the same result. Load another checkpoint, or continue with the "
+        "model that was saved, if it is still loaded. Config(verify_checkpoints=False) turns this "
+        "check off.",
     )

@@ -1,4 +1,4 @@
-"""`RequestSender`: sends numbered requests, again where that is safe, and waits for their results."""
+"""`RequestSender`: sends numbered requests, again where that is safe, and awaits their results."""
 
 from __future__ import annotations
 

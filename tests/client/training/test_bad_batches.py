@@ -1,5 +1,5 @@
-"""A batch that no server can train on is refused before anything is sent: which datum, which field,
-expected and found.
+"""A batch that no server can train on is refused before anything is sent. The error names the datum,
+the field, and what was expected and found.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ def overwritten(name: str, value: Any) -> Datum:
         ),
         (
             Datum([1]),
-            r"data\[1\]\.loss_fn_inputs lacks 'target_tokens', which cross_entropy needs; found none",
+            r"data\[1\]\.loss_fn_inputs lacks 'target_tokens', which cross_entropy needs; "
+            "found none",
         ),
         (
             datum(wieghts=[1.0, 1.0]),
-            r"data\[1\]\.loss_fn_inputs has the unknown input 'wieghts'\n  Did you mean 'weights'\?",
+            r"data\[1\]\.loss_fn_inputs has the unknown input 'wieghts'\n"
+            r"  Did you mean 'weights'\?",
         ),
         (
             changed("weights", np.ones(2)),

@@ -1,4 +1,4 @@
-"""Turns: the order of calls, and what becomes of those behind one that fails."""
+"""The order of calls, and which calls are skipped after one that fails."""
 
 from __future__ import annotations
 

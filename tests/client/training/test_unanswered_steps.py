@@ -1,5 +1,5 @@
-"""A training request whose answer does not come: what is sent again, and what the user is told.
-Nothing is lost or applied twice unsaid.
+"""A training request whose answer does not come is sent again where that is safe; otherwise the
+user gets an error. No step is silently lost or applied twice.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def train(
 
 
 def applied(engine: FakeEngine, trainer: Any, operation: str, at_least: int = 0) -> int:
-    """How often the server carried it out, which nobody may have waited for."""
+    """Counts how often the server executed an operation, whose result nobody may have awaited."""
     deadline = time.monotonic() + 5
     while engine.count(operation, trainer.model_id) < at_least and time.monotonic() < deadline:
         time.sleep(0.01)
