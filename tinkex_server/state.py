@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.access.secret import load_secret
 from tinkex_server.access.signed_urls import Signer
 from tinkex_server.data_dir.folders import Folders

@@ -139,7 +139,7 @@ class AsyncRestClient(AsyncConnection):
         """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it
         nor what it is exchanged for is a JWT.
         """
-        return identity(await self._connected().carrier.auth.key())
+        return identity(await self._connected().api_key())
 
     async def get_api_key_info(self) -> ApiKeyInfoResponse:
         """What the server knows of the API key."""

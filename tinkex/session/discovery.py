@@ -115,7 +115,7 @@ def first_contact(transport: Transport) -> Generator[None]:
         if not is_web_page(error.body) or error.status_code in _OF_GATEWAYS:
             raise
         raise NotATinkerServerError(
-            f"what answers at {transport.config.base_url} is no Tinker server: {error.message}, "
+            f"what answers at {transport.base_url} is no Tinker server: {error.message}, "
             "as a web page",
             operation=error.operation,
             advice="Check base_url: it is the URL below which /api/v1/… lies.",

@@ -109,6 +109,8 @@ class SessionLifecycle:
         """Notes what the failure of a heartbeat says: only a 404 or 410 is word of the session."""
         if isinstance(error, (GoneError, NotFoundError)):
             self.lost = True
+            if self._reporter is not None:  # the session in its place has one of its own
+                self._reporter.stop_listening()
             events.emit(events.Session, session_id=self.session_id, state="lost")
             logger.warning("session %s is gone: %s", self.session_id, error.message)
             self.transport.server.doubt()

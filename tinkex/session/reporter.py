@@ -58,7 +58,7 @@ class Reporter:
     def begin(self) -> None:
         """Listens from now on, on the running loop."""
         self._add("SESSION_START")
-        self.transport.report = self.record
+        self.transport.listeners.append(self.record)
         self._task = asyncio.create_task(self._send_periodically(), name="tinkex telemetry")
 
     def record(self, event: events.Event) -> None:
@@ -73,6 +73,11 @@ class Reporter:
                 event_data=TelemetryEventEventData.from_dict(facts),
             )
 
+    def stop_listening(self) -> None:
+        """Takes no more events of this client. A second call does nothing."""
+        if self.record in self.transport.listeners:
+            self.transport.listeners.remove(self.record)
+
     async def finish(self, error_type: str | None) -> None:
         """Says that the session has ended, by an exception of this class, and sends what is
         left.
@@ -82,7 +87,7 @@ class Reporter:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        self.transport.report = None
+        self.stop_listening()
         if error_type is not None:
             self._add("UNHANDLED_EXCEPTION", "ERROR", error_type=error_type, error_message="")
         self._add(

@@ -229,7 +229,7 @@ class SubmissionQueue:
             raise
         finally:
             seconds = self._transport.clock.now() - began
-            self._transport.tell(
+            self._transport.emit(
                 events.TrainingStep,
                 operation=state.operation,
                 request_id=state.request_id,

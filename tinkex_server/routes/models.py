@@ -21,12 +21,12 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.engine.interface import EngineDied, LoraShape, ModelInfo, OptimizerKind
 from tinkex_server.errors import bad_request, malformed, not_found
 from tinkex_server.jobs.futures import Ticket
-from tinkex_server.limits import at_most
+from tinkex_server.limits import check_at_most
 from tinkex_server.routes.endpoint import Call, get, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import ModelRow
@@ -95,7 +95,7 @@ def creating(
     session = access.open_session(ticket.scope)
     if ticket.seq_id is None or ticket.seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more")
-    at_most(state.limits.rank, lora.rank, "lora_config", "rank")
+    check_at_most(state.limits.rank, lora.rank, "lora_config", "rank")
     model_id = state.ids.model_of(session.session_id, ticket.seq_id)
     if state.store.models.get(model_id):
         raise bad_request(
