@@ -14,7 +14,7 @@ _MOD = 2**64
 
 
 def combine(results: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
-    """Returns one output for the chunks of a batch: outputs concatenated in order, metrics reduced."""
+    """Returns one output for all chunks: outputs concatenated in order, metrics reduced."""
     if len(results) == 1:
         return results[0]
     return ForwardBackwardOutput(

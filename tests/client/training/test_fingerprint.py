@@ -1,5 +1,5 @@
-"""Loads are checked by the logprobs of the loaded model, and the check changes nothing; over sockets,
-in both facades.
+"""Loads are checked by the logprobs of the loaded model, and the check changes nothing; over
+sockets, in both facades.
 """
 
 from __future__ import annotations
