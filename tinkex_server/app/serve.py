@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from tinkex_server.access.keyring import Exposed
+from tinkex_server.access.api_keys import ApiKeyRequired
 from tinkex_server.engine.factory import EngineName, named_engine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.limits import Limits
@@ -88,8 +88,8 @@ def serve(
             told by `Server.ready`.
         OSError: the address cannot be listened on, or the data folder not written.
         StoreError: the data folder is of another release.
-        Exposed: others than this machine could reach it, and no key is asked for.
-        BadKeys: a key could not be sent as a header, or there are several with a profile.
+        ApiKeyRequired: others than this machine could reach it, and no key is asked for.
+        InvalidApiKeys: a key could not be sent as a header, or there are several with a profile.
     """
     profile = find_profile(profile) if isinstance(profile, str) else profile
     if hold is not None:
@@ -146,7 +146,7 @@ def _check_private(listener: socket.socket) -> None:
     """By the address that the name of the host came to."""
     address = listener.getsockname()[0]
     if not ip_address(address).is_loopback:
-        raise Exposed(
+        raise ApiKeyRequired(
             f"{address} can be reached from other machines, and whoever reaches the server could "
             "use it and read all that it keeps: "
             "give it an API key, or have it listen on 127.0.0.1"

@@ -19,8 +19,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tinkex_server.errors import Refused
-
 _PLACES = ("checkpoints/*/*/*", "samplers/*")
 _ASIDE = "set_aside"
 _LONGEST = 100  # characters of a name: Windows takes 260 of a whole path
@@ -28,16 +26,10 @@ _LONGEST = 100  # characters of a name: Windows takes 260 of a whole path
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
 
-class Gone(Refused):
+class DataDirReplaced(RuntimeError):
     """The data folder is no longer the one that the server was started on, so that nothing can be
-    saved; the text says what to do.
+    saved. The message says what to do.
     """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(507, text)
-
-    def __str__(self) -> str:
-        return str(self.detail)
 
 
 class Folders:
@@ -62,8 +54,8 @@ class Folders:
         """A name that was never used, like `parts` for people, and its path. By the end of the
         block a row names it, or it is collected.
 
-        Raises `Gone`, before or after, when the data folder is no longer the one that the server
-        was started on.
+        Raises `DataDirReplaced`, before or after the block, when the data folder is no longer the
+        one that the server was started on.
         """
         self._check_there()
         name = "/".join(_as_file_name(part) for part in parts) + f".{secrets.token_hex(4)}"
@@ -75,7 +67,7 @@ class Folders:
     def _check_there(self, saved: Path | None = None) -> None:
         if self._found() == self._identity and (saved is None or saved.is_dir()):
             return
-        raise Gone(
+        raise DataDirReplaced(
             f"nothing can be saved: the data folder {self._data_dir}, or its database, was "
             "removed or replaced while the server ran; "
             "put it back and restart the server, or start it on another folder; what is in "

@@ -19,7 +19,6 @@ import orjson
 from attrs import asdict, frozen
 
 from tinkex_server.engine.interface import ADAPTER_FILES, LoraShape
-from tinkex_server.errors import not_found
 
 _FOLDER = "uploads"
 _FACTS = "upload.json"
@@ -57,7 +56,9 @@ class Uploads:
         (folder / _FACTS).write_bytes(orjson.dumps(asdict(upload)))
 
     def get(self, upload_id: str) -> Upload | None:
-        """Returns what is known of an upload; None where there is none of this id."""
+        """Returns an upload by its id, or None if there is none."""
+        if not _ID.fullmatch(upload_id):
+            return None
         try:
             fields = orjson.loads((self.folder(upload_id) / _FACTS).read_bytes())
         except FileNotFoundError:
@@ -66,11 +67,11 @@ class Uploads:
         return Upload(lora=lora, **fields)
 
     def folder(self, upload_id: str) -> Path:
-        """Returns where the files of an upload are. Raises `Refused` for an id that none can
-        have.
+        """Returns the folder that the files of an upload are in. Raises `ValueError` for a text
+        that cannot be an upload's id.
         """
-        if not _ID.fullmatch(upload_id):
-            raise not_found(f"unknown upload {upload_id!r}")
+        if not _ID.fullmatch(upload_id):  # it could lead out of the data folder
+            raise ValueError(f"{upload_id!r} cannot be the id of an upload")
         return self._root / upload_id
 
     @contextmanager

@@ -15,13 +15,13 @@ from weakref import WeakValueDictionary
 import orjson
 from attrs import define, field, frozen
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import EngineDied, InvalidRequest, SampleResult
 from tinkex_server.errors import Refused, not_found
 from tinkex_server.ids import Ids
 from tinkex_server.jobs.lanes import Job, Lanes
 from tinkex_server.jobs.saved_states import LostSteps
-from tinkex_server.store import Category, EndedFuture, Ending, FutureRow, Store, Unwritable
+from tinkex_server.store import Category, EndedFuture, Ending, FutureRow, Store, StoreWriteError
 
 logger = logging.getLogger("tinkex.local")
 
@@ -387,7 +387,7 @@ class Futures:
     def _end(self, request_id: str, ending: Ending) -> None:
         request = self._active.pop(request_id)
         # the store has logged it, and `_answer` tells the polls
-        with suppress(Unwritable):
+        with suppress(StoreWriteError):
             self._store.futures.end(request_id, ending, request.started_at, time.time())
         request.over.set()
         if log := self._logs.get(request.identity.scope):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from attrs import define, field
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.errors import Refused
 from tinkex_server.jobs.lanes import Lanes
 from tinkex_server.store import Store

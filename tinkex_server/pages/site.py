@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.access.signed_urls import LIFETIME
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.errors import Refused

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.data_dir.sizes import folder_size
 from tinkex_server.jobs.futures import PendingRequest
 from tinkex_server.pages.curve import Curve, draw

@@ -24,8 +24,8 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tinkex_server import checkpoint_path
-from tinkex_server.access.access import Access
-from tinkex_server.access.signed_or_token import is_signed
+from tinkex_server.access.authentication import is_signed
+from tinkex_server.access.ownership import Access
 from tinkex_server.errors import Refused
 from tinkex_server.profiles import requests
 from tinkex_server.profiles.polls import Polls, respond

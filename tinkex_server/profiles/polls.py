@@ -10,7 +10,7 @@ import orjson
 from attrs import define, field
 from starlette.responses import PlainTextResponse, Response
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.errors import Refused, malformed, not_found
 from tinkex_server.jobs.futures import PollAnswer
 from tinkex_server.profiles.profile import Profile

@@ -20,14 +20,14 @@ from tinkex_server.routes.support.endpoint import Call, delete, get, post
 from tinkex_server.routes.support.formatting import ORGANIZATION, user_urn
 from tinkex_server.state import ServerState
 from tinkex_server.store import KeyRow
-from tinkex_server.wire.scope import KEY_SENT
+from tinkex_server.wire.scope import KEY_SENT_AT
 
 
 async def exchange(state: ServerState, call: Call[AuthTokenRequest]) -> Mapping[str, Any]:
     owner = call.access.new_owner
     claims = {"sub": user_urn(owner), "org_id": ORGANIZATION}
     now = time.time()
-    holder = tokens.Holder(owner, call.scope.get(KEY_SENT, now))
+    holder = tokens.Holder(owner, call.scope.get(KEY_SENT_AT, now))
     return AuthTokenResponse(tokens.issue(state.secret, holder, claims, now)).to_dict()
 
 

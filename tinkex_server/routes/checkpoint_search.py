@@ -11,7 +11,7 @@ from tinkex_api.models import (
     CheckpointSearchResponse,
 )
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.checkpoint_path import CHECKPOINT_TYPES
 from tinkex_server.errors import malformed
 from tinkex_server.routes.support.checkpoints import describe_checkpoint

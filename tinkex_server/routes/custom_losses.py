@@ -12,7 +12,7 @@ from tinkex_api.models import (
     UntypedAPIFuture,
 )
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import CustomLoss
 from tinkex_server.errors import bad_request, malformed
 from tinkex_server.jobs.futures import RequestIdentity

@@ -18,7 +18,7 @@ from tinkex_api.models import (
     UntypedAPIFuture,
 )
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import ModelInfo
 from tinkex_server.errors import not_found
 from tinkex_server.jobs.futures import RequestIdentity

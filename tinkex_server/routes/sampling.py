@@ -20,11 +20,11 @@ from tinkex_api.models import (
 )
 
 from tinkex_server import checkpoint_path
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import EngineDied, OnToken, SampleResult, SampleSpec
 from tinkex_server.errors import Refused, bad_request, malformed
 from tinkex_server.jobs.futures import RequestIdentity
-from tinkex_server.limits import at_most
+from tinkex_server.limits import check_at_most
 from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import SamplerRow, UsageKind
@@ -122,13 +122,13 @@ def _submit(
 
 def _spec(state: ServerState, sampler: SamplerRow, body: SampleRequest) -> SampleSpec:
     limits = state.limits
-    at_most(limits.num_samples, body.num_samples, "num_samples")
+    check_at_most(limits.num_samples, body.num_samples, "num_samples")
     for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
-        at_most(limits.top_tokens, getattr(body, name) or 0, name)
+        check_at_most(limits.top_tokens, getattr(body, name) or 0, name)
     spec = sample_spec(body)
-    at_most(limits.tokens, len(spec.prompt), "prompt", "number of tokens")
-    at_most(
-        limits.told,
+    check_at_most(limits.tokens, len(spec.prompt), "prompt", "number of tokens")
+    check_at_most(
+        limits.top_tokens_per_result,
         _count_told(spec, state.base_model(sampler.base_model).max_context_length),
         "number of top-k and alternative tokens",
     )

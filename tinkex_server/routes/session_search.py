@@ -16,7 +16,7 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.errors import malformed
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.formatting import moment, user_urn

@@ -18,7 +18,7 @@ from tinkex_api.models import (
 from tinkex_server.engine.interface import OptimizerSettings
 from tinkex_server.errors import Refused, bad_request
 from tinkex_server.jobs.futures import Work
-from tinkex_server.limits import at_most
+from tinkex_server.limits import check_at_most
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
 from tinkex_server.rules.custom_losses import find_custom_loss
@@ -67,10 +67,10 @@ def _forward_backward(
     else:
         loss, config = batch.loss_fn, loss_config(batch, (at,))
     limits = state.limits
-    at_most(limits.datums, len(batch.data), at, "number of data")
+    check_at_most(limits.datums, len(batch.data), at, "number of data")
     data = examples(batch, (at,))
     token_count = sum(len(example.tokens) for example in data)
-    at_most(limits.tokens, token_count, at, "number of tokens")
+    check_at_most(limits.tokens, token_count, at, "number of tokens")
 
     def compute() -> tuple[bytes, float]:
         result = state.engine.forward_backward(row.model_id, data, loss, config, backward=backward)

@@ -18,13 +18,13 @@ from tinkex_api.models import (
     UploadUrls,
 )
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.access.signed_urls import LIFETIME, signed_url
 from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS, CheckpointPath
 from tinkex_server.data_dir.uploads import Upload
 from tinkex_server.engine.interface import ADAPTER_FILES, EngineDied
 from tinkex_server.errors import Refused, bad_request, not_found
-from tinkex_server.limits import at_most
+from tinkex_server.limits import check_at_most
 from tinkex_server.routes.support.endpoint import Call, post, put_bytes
 from tinkex_server.routes.support.formatting import moment
 from tinkex_server.rules.saving import record_checkpoint, write_checkpoint
@@ -48,7 +48,7 @@ async def start(
     """Starts an upload, and returns a signed URL for each file."""
     body = call.body
     shape = evolve(lora_shape(body.lora_config), seed=None)  # the weights come from the files
-    at_most(state.limits.rank, shape.rank, "lora_config", "rank")
+    check_at_most(state.limits.rank, shape.rank, "lora_config", "rank")
     expires = int(time.time()) + LIFETIME
     upload = Upload(
         state.ids.new_session(),

@@ -22,7 +22,7 @@ from tinkex_api.models import (
 )
 
 from tinkex_server import checkpoint_path
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.checkpoint_path import (
     EXTERNAL_WEIGHTS,
     SAMPLER_WEIGHTS,

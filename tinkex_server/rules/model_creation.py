@@ -11,12 +11,12 @@ from typing import Any
 from attrs import frozen
 from tinkex_api.models import UserMetadata
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.engine.interface import EngineDied, LoraShape, OptimizerKind
 from tinkex_server.errors import bad_request, malformed
 from tinkex_server.jobs.futures import RequestIdentity
-from tinkex_server.limits import at_most
+from tinkex_server.limits import check_at_most
 from tinkex_server.state import ServerState
 from tinkex_server.store import ModelRow
 from tinkex_server.wire.translate import encode
@@ -77,7 +77,7 @@ def new_model_row(
     session = access.open_session(identity.scope)
     if identity.seq_id is None or identity.seq_id < 0:
         raise malformed("model_seq_id", message="must be 0 or more")
-    at_most(state.limits.rank, lora.rank, "lora_config", "rank")
+    check_at_most(state.limits.rank, lora.rank, "lora_config", "rank")
     model_id = state.ids.model_of(session.session_id, identity.seq_id)
     if state.store.models.get(model_id):
         raise bad_request(

@@ -14,7 +14,7 @@ from pathlib import Path
 from tinkex_server.store.audit import AuditLog
 from tinkex_server.store.checkpoints import Checkpoints
 from tinkex_server.store.custom_losses import CustomLosses
-from tinkex_server.store.database import Database, StoreError, Unwritable
+from tinkex_server.store.database import Database, StoreError, StoreWriteError
 from tinkex_server.store.futures import StoredFutures
 from tinkex_server.store.keys import Keys
 from tinkex_server.store.models import Models
@@ -74,9 +74,9 @@ __all__ = [
     "StorageRow",
     "Store",
     "StoreError",
+    "StoreWriteError",
     "StoredSpan",
     "TimedFuture",
-    "Unwritable",
     "UsageKind",
     "UsageRow",
 ]

@@ -216,7 +216,7 @@ def test_where_no_key_is_asked_for_there_is_none_to_tell_of(api: Api) -> None:
 
 def test_a_token_holds_for_its_time_and_for_its_server() -> None:
     token = tokens.issue(b"secret", tokens.Holder("7", 100), {"sub": "u"}, now=100)
-    assert tokens.is_one(token)
+    assert tokens.is_token(token)
     assert tokens.holder_of(b"secret", token, now=100 + 3599) == tokens.Holder("7", 100)
     assert tokens.holder_of(b"secret", token, now=100 + 3600) is None
     assert tokens.holder_of(b"other", token, now=100) is None

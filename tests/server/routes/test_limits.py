@@ -30,7 +30,14 @@ from tinkex_server.jobs.turns import Turns
 from tinkex_server.wire.raw_body import decompress
 
 SMALL = Limits(
-    body_bytes=20_000, datums=3, tokens=10, rank=8, models=2, num_samples=4, top_tokens=5, told=16
+    body_bytes=20_000,
+    datums=3,
+    tokens=10,
+    rank=8,
+    models=2,
+    num_samples=4,
+    top_tokens=5,
+    top_tokens_per_result=16,
 )
 
 

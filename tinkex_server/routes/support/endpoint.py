@@ -19,11 +19,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
+from tinkex_server.data_dir.folders import DataDirReplaced
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused
 from tinkex_server.jobs.futures import PollAnswer
 from tinkex_server.state import ServerState
+from tinkex_server.store import StoreWriteError
 from tinkex_server.wire import bodies
 from tinkex_server.wire.events import EventStream
 from tinkex_server.wire.protobuf import MEDIA_TYPE
@@ -189,6 +191,8 @@ class Endpoint:
             response = json_response(refusal.status, {"detail": refusal.detail}, refusal.headers)
         except InvalidRequest as error:
             response = json_response(400, {"detail": str(error)})
+        except (StoreWriteError, DataDirReplaced) as error:
+            response = json_response(507, {"detail": str(error)})
         # an error that reached uvicorn would close the connection, and fail the next request on it
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])

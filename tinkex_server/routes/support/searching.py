@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from tinkex_api.models import SearchOwner
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.errors import malformed
 from tinkex_server.routes.support.formatting import user_urn
 
