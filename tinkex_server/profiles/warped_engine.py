@@ -127,7 +127,9 @@ class WarpedEngine:
         return evolve(sequence, logprobs=logprobs)
 
 
-def warped_logprob(logprobs: dict[int, float], token: int, temperature: float, top_p: float) -> float:
+def warped_logprob(
+    logprobs: dict[int, float], token: int, temperature: float, top_p: float
+) -> float:
     """Returns a token's logprob after temperature and top_p.
 
     Args:
