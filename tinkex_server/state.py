@@ -13,7 +13,7 @@ from tinkex_server.access.ownership import Access
 from tinkex_server.access.secret import load_secret
 from tinkex_server.access.signed_urls import Signer
 from tinkex_server.data_dir.folders import Folders
-from tinkex_server.data_dir.rebuild import rebuild
+from tinkex_server.data_dir.reconcile import reconcile
 from tinkex_server.data_dir.uploads import Uploads
 from tinkex_server.engine.interface import Engine, EngineExit, ModelInfo
 from tinkex_server.errors import Refused, bad_request
@@ -74,7 +74,7 @@ class ServerState:
         self._told: set[str] = set()
         self._started_at = time.time()
         store.recover("the server was restarted before this was done", self._started_at)
-        rebuild(store, self.folders)
+        reconcile(store, self.folders)
         self._loop = asyncio.get_running_loop()
         engine.watch(self._note_death)
 
@@ -154,7 +154,7 @@ class ServerState:
         """
         if self._started_at >= since:
             return []
-        silent = self.store.sessions.silent(since)
+        silent = self.store.sessions.silent_since(since)
         return [
             session for session in silent if self._last_request.get(session.session_id, 0.0) < since
         ]
@@ -176,6 +176,6 @@ class ServerState:
         self._last_request.pop(session_id, None)
         return True
 
-    async def collect(self) -> None:
+    async def remove_unused_folders(self) -> None:
         """Removes the folders of what was deleted, overwritten or has ended."""
-        await self.folders.collect(self.store.folders)
+        await self.folders.remove_unused(self.store.folders)

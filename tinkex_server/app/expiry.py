@@ -19,7 +19,7 @@ PERIOD = 30.0
 _PIECE = 1000  # rows at once, so that the event loop is not held up
 
 
-async def keep_sweeping(state: ServerState) -> None:
+async def sweep_regularly(state: ServerState) -> None:
     """Until it is cancelled."""
     while True:
         await asyncio.sleep(PERIOD)
@@ -45,7 +45,7 @@ async def sweep(state: ServerState, now: float) -> None:
     while there_is_more:
         there_is_more = expire(state.store, state.limits, now)
         await asyncio.sleep(0)
-    await state.collect()
+    await state.remove_unused_folders()
     await asyncio.to_thread(state.uploads.drop_expired, now)
 
 

@@ -61,7 +61,7 @@ class Faults:
         return [fault for fault, count in counts for _ in range(count)]
 
 
-class Faulty:
+class FaultInjector:
     """An ASGI application before `app`. It must stand next to uvicorn."""
 
     def __init__(self, app: ASGIApp, faults: Faults) -> None:

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from tinkex_server.app.expiry import expire
 from tinkex_server.data_dir.folders import Folders
-from tinkex_server.data_dir.rebuild import rebuild
+from tinkex_server.data_dir.reconcile import reconcile
 from tinkex_server.data_dir.sizes import Sizes, sizes_of
 from tinkex_server.data_dir.uploads import Uploads
 from tinkex_server.limits import Limits
@@ -21,7 +21,7 @@ from tinkex_server.store import Store
 
 
 @frozen
-class Collected:
+class GcResult:
     """What the data folder took, and takes, and how many entries the audit log and the usage have
     left.
     """
@@ -39,7 +39,7 @@ def gc(
     limits: Limits | None = None,
     *,
     remove: Callable[[Sequence[str]], bool] = lambda aside: True,
-) -> Collected:
+) -> GcResult:
     """Removes what is past its time by `limits`, and folders that belong to nothing, and gives free
     pages of the database back.
 
@@ -52,13 +52,13 @@ def gc(
     before = sizes_of(data_dir)
     with closing(Store(data_dir / "tinkex.db")) as store:
         folders = Folders(data_dir)
-        rebuild(store, folders)
+        reconcile(store, folders)
         while expire(store, limits, time.time()):
             pass
-        folders.collect_at_rest(store.folders())
+        folders.remove_unused_offline(store.folders())
         Uploads(data_dir).drop_expired(time.time())
-        if (aside := folders.left_aside()) and remove(aside):
-            folders.remove_aside()
+        if (aside := folders.set_aside_paths()) and remove(aside):
+            folders.remove_set_aside()
         store.compact()
         entries = store.audit.count(), store.usage.count()
-    return Collected(before, sizes_of(data_dir), *entries, folders.left_aside())
+    return GcResult(before, sizes_of(data_dir), *entries, folders.set_aside_paths())

@@ -20,8 +20,8 @@ from starlette.types import ASGIApp
 
 from tinkex_server.app.app import make_app
 from tinkex_server.app.event_loop import run_on_fast_loop
-from tinkex_server.app.expiry import keep_sweeping, sweep
-from tinkex_server.app.faults import Faults, Faulty
+from tinkex_server.app.expiry import sweep, sweep_regularly
+from tinkex_server.app.faults import FaultInjector, Faults
 from tinkex_server.app.uvicorn_server import HttpServer
 from tinkex_server.data_dir.sizes import sizes_of
 from tinkex_server.engine.interface import Engine, ModelInfo
@@ -50,7 +50,7 @@ class Settings:
 
     def app(self, state: ServerState) -> ASGIApp:
         app = make_app(state, self.api_keys, self.profile, self.names)
-        return Faulty(app, self.faults) if self.faults else app
+        return FaultInjector(app, self.faults) if self.faults else app
 
     def state(self, engine: Engine, store: Store, data_dir: Path) -> ServerState:
         return ServerState(
@@ -162,7 +162,7 @@ class Server:
             server = HttpServer(settings.app(state), self._started, access_log=settings.access_log)
             stopping = asyncio.create_task(self._stop(server, state))
             self._state, self._loop = state, asyncio.get_running_loop()
-            sweeping = asyncio.create_task(keep_sweeping(state))
+            sweeping = asyncio.create_task(sweep_regularly(state))
             await server.serve(sockets=[listener])
             stopping.cancel()
             sweeping.cancel()

@@ -1,4 +1,4 @@
-"""`Clocked`: a connection that a peer cannot hold for nothing: headers are bounded and, like
+"""`TimedConnection`: a connection that a peer cannot hold for nothing: headers are bounded and, like
 bodies, have to come on.
 """
 
@@ -22,7 +22,7 @@ BODY_BYTES = 8 << 10
 """So many have to come in each `BODY_SECONDS`, until all of a body is there: 2 kbit/s."""
 
 
-class Clocked(HttpToolsProtocol):
+class TimedConnection(HttpToolsProtocol):
     """uvicorn's connection, which waits for as long as the peer likes. A request that is there
     whole may take its time: no clock is on it.
     """
@@ -134,14 +134,14 @@ class Clocked(HttpToolsProtocol):
         self.transport.close()
 
 
-def close_late(state: ServerState) -> None:
+def close_slow_connections(state: ServerState) -> None:
     """Closes the connections whose peers let their clocks run out."""
     now = time.monotonic()
     for connection in _clocked(state):
         connection.close_if_late(now)
 
 
-def make_room(state: ServerState, most: int) -> None:
+def close_surplus_connections(state: ServerState, most: int) -> None:
     """Closes connections above `most`: those that have nothing under way first, then those with
     half a body, the oldest first.
     """
@@ -157,5 +157,5 @@ def make_room(state: ServerState, most: int) -> None:
         connection.close_for_others()
 
 
-def _clocked(state: ServerState) -> list[Clocked]:
-    return [cast("Clocked", connection) for connection in state.connections]
+def _clocked(state: ServerState) -> list[TimedConnection]:
+    return [cast("TimedConnection", connection) for connection in state.connections]

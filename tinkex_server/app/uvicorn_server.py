@@ -15,7 +15,11 @@ from contextlib import suppress
 import uvicorn
 from starlette.types import ASGIApp
 
-from tinkex_server.app.slow_peers import Clocked, close_late, make_room
+from tinkex_server.app.slow_peers import (
+    TimedConnection,
+    close_slow_connections,
+    close_surplus_connections,
+)
 
 _GRACE = 5.0  # seconds that answers under way get when the server stops
 _TICK = 0.1  # seconds; uvicorn's own, for the Date header
@@ -36,7 +40,7 @@ class HttpServer(uvicorn.Server):
         """`begun` is done when it answers."""
         config = uvicorn.Config(
             app,
-            http=Clocked,
+            http=TimedConnection,
             interface="asgi3",
             lifespan="off",
             ws="none",
@@ -61,9 +65,9 @@ class HttpServer(uvicorn.Server):
         ticks = 0
         while not await self.on_tick(ticks):
             ticks += 1
-            make_room(self.server_state, self._most)
+            close_surplus_connections(self.server_state, self._most)
             if ticks % _CLOCK == 0:
-                close_late(self.server_state)
+                close_slow_connections(self.server_state)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _TICK)
 

@@ -147,7 +147,7 @@ class Futures:
         """
         if (
             ticket.seq_id is None
-            or (row := self._store.futures.numbered(ticket.scope, ticket.seq_id)) is None
+            or (row := self._store.futures.by_number(ticket.scope, ticket.seq_id)) is None
         ):
             return None
         if (row.kind, row.fingerprint) != (ticket.kind, ticket.fingerprint):

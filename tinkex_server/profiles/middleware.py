@@ -24,8 +24,8 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tinkex_server import checkpoint_path
-from tinkex_server.access.ownership import Access
 from tinkex_server.access.authentication import is_signed
+from tinkex_server.access.ownership import Access
 from tinkex_server.errors import Refused
 from tinkex_server.profiles import requests
 from tinkex_server.profiles.polls import Polls, respond
@@ -33,9 +33,9 @@ from tinkex_server.profiles.profile import NUMBERED, Auth, Bodies, Profile
 from tinkex_server.profiles.templates import Reply, fill, list_at, mapping_at
 from tinkex_server.state import ServerState
 from tinkex_server.wire import bodies
+from tinkex_server.wire.body_copy import BodyCopy
 from tinkex_server.wire.protobuf import MEDIA_TYPE, read_forward_backward
 from tinkex_server.wire.raw_body import decompress, receive_body
-from tinkex_server.wire.refused_body import RefusedBody
 from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.scope import PREFIX
 
@@ -93,24 +93,24 @@ class Edge:
         self._first_live: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        glimpse = RefusedBody(receive, self._state.limits.body_bytes)
-        request = Request(scope, glimpse.receive)
+        body_copy = BodyCopy(receive, self._state.limits.body_bytes)
+        request = Request(scope, body_copy.receive)
         if self._profile.request_ids:
             send = _with_header(
                 send, "x-request-id", request.headers.get("x-request-id") or uuid4().hex
             )
         try:
-            response = await self._answer(request, glimpse)
+            response = await self._answer(request, body_copy)
         except Refused as refusal:
-            await self._pass_turn(request, glimpse, refusal)
+            await self._pass_turn(request, body_copy, refusal)
             response = respond(self._refusal(request, refusal))
         except HandlerDied as death:
-            await self._pass_turn(request, glimpse, Refused(400, str(death)))
+            await self._pass_turn(request, body_copy, Refused(400, str(death)))
             await PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
             raise
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request, glimpse: RefusedBody) -> ASGIApp:
+    async def _answer(self, request: Request, body_copy: BodyCopy) -> ASGIApp:
         if self._profile.bare_archives:
             self._find_kind(request.scope)
         raw = await receive_body(request.headers, request.receive, self._state.limits.body_bytes)
@@ -131,7 +131,7 @@ class Edge:
         fields = _read(self._profile.bodies, operation, request, raw) if raw else {}
         if operation == "unload_model" and self._profile.unload_by_query:
             fields = {"model_id": request.query_params.get("model_id")}
-        glimpse.forget()
+        body_copy.forget()
         try:
             return await self._done(operation, request, fields)
         except Refused as refusal:
@@ -146,7 +146,7 @@ class Edge:
             return await self._polls.poll(fields, request.headers.get("accept", ""))
         return await self._carry_out(operation, request, fields)
 
-    async def _pass_turn(self, request: Request, glimpse: RefusedBody, refusal: Refused) -> None:
+    async def _pass_turn(self, request: Request, body_copy: BodyCopy, refusal: Refused) -> None:
         """Has nobody wait for the number of a request that was refused as it was read, if its
         sender has a key.
         """
@@ -156,7 +156,7 @@ class Edge:
             self._check_key(operation, request)
         except Refused:
             return
-        fields = refusal.fields or await glimpse.fields(request.headers)
+        fields = refusal.fields or await body_copy.fields(request.headers)
         self._state.note_unread(Access(self._state.store, None), refusal, fields)
 
     def _check_key(self, operation: str, request: Request) -> None:

@@ -55,7 +55,7 @@ async def list_checkpoints(state: ServerState, call: Call[None]) -> Mapping[str,
 async def publish(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     """Damaged weights are refused."""
     row = call.access.own_checkpoint(path_of(call))
-    with state.folders.held(row.folder) as folder:
+    with state.folders.hold(row.folder) as folder:
         await state.lanes.call(digests.check, folder)
     return _set_public(state, call, True)
 
@@ -92,12 +92,12 @@ async def set_ttl(state: ServerState, call: Call[SetCheckpointTtlRequest]) -> Ma
 
 async def delete_checkpoint(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     row = call.access.own_checkpoint(path_of(call))
-    manifests.withdraw(state.folders.path(row.folder))
+    manifests.remove(state.folders.path(row.folder))
     state.store.checkpoints.delete(row.path)
     state.store.audit.add(
         row.owner, "checkpoint.deleted", {"tinker_path": str(row.path)}, time.time()
     )
-    await state.collect()
+    await state.remove_unused_folders()
     return {}
 
 

@@ -94,8 +94,8 @@ def _copy(
     async def work() -> bytes:
         now = time.time()
         with (
-            state.folders.held(source.folder) as saved,
-            state.folders.new(*path.place) as (name, folder),
+            state.folders.hold(source.folder) as saved,
+            state.folders.new(*path.folder_parts) as (name, folder),
         ):
             copied_run = evolve(
                 run,

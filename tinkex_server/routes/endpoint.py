@@ -27,10 +27,10 @@ from tinkex_server.jobs.futures import Outcome
 from tinkex_server.state import ServerState
 from tinkex_server.store import StoreWriteError
 from tinkex_server.wire import bodies
+from tinkex_server.wire.body_copy import BodyCopy
 from tinkex_server.wire.events import EventStream
 from tinkex_server.wire.protobuf import MEDIA_TYPE
 from tinkex_server.wire.raw_body import read_body
-from tinkex_server.wire.refused_body import RefusedBody
 from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.scope import OWNER, PREFIX, STATE
 
@@ -208,21 +208,23 @@ class Endpoint:
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         access = Access(state.store, scope.get(OWNER))
-        glimpse = RefusedBody(receive, state.limits.body_bytes)
+        body_copy = BodyCopy(receive, state.limits.body_bytes)
         try:
             body, fingerprint = (
-                await self._body(headers, glimpse.receive, state.limits.body_bytes)
+                await self._body(headers, body_copy.receive, state.limits.body_bytes)
                 if self._readers
                 else (None, "")
             )
         except Refused as refusal:
             if self._numbered:
-                state.note_unread(access, refusal, refusal.fields or await glimpse.fields(headers))
+                state.note_unread(
+                    access, refusal, refusal.fields or await body_copy.fields(headers)
+                )
             raise
-        glimpse.forget()
+        body_copy.forget()
         call = Call(body, fingerprint, scope, headers, access, came_at, receive)
         result = await self._handler(state, call)
-        await state.store.kept()
+        await state.store.flush()
         return _response(result)
 
     async def _body(

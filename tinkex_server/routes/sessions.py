@@ -68,7 +68,7 @@ async def finish(state: ServerState, call: Call[FinishSessionRequest]) -> Mappin
         state.store.audit.add(
             row.owner, "session.finished", {"session_id": row.session_id, "reason": reason}, now
         )
-        await state.collect()
+        await state.remove_unused_folders()
     return {}
 
 

@@ -171,7 +171,7 @@ def _save_named(
     async def work() -> bytes:
         if state.store.checkpoints.get(path) and not overwrite:
             raise InvalidRequest(f"{path} exists; save under another name, or delete it first")
-        with state.folders.new(*path.place) as (name, folder):
+        with state.folders.new(*path.folder_parts) as (name, folder):
             now = time.time()
             planned = CheckpointRow(path, name, 0, now, expiry(now, ttl_seconds), metadata)
             manifest = manifests.of_checkpoint(state.store, row, planned)
@@ -182,7 +182,7 @@ def _save_named(
             state.store.checkpoints.put(saved)
         note_saved(state, row, saved, "saved")
         if overwrite:
-            await state.collect()
+            await state.remove_unused_folders()
         return encode(result(saved))
 
     return work
@@ -236,7 +236,7 @@ def _save_ephemeral(state: ServerState, row: ModelRow, number: int, *, inflight:
             state.store.samplers.add(sampler, time.time())
         if inflight:
             await state.samplers.reload(sampler)
-            await state.collect()
+            await state.remove_unused_folders()
         return encode(SaveWeightsForSamplerResponse(sampling_session_id=sampler_id).to_dict())
 
     return work
@@ -268,7 +268,7 @@ def _load(state: ServerState, access: Access, row: ModelRow, body: LoadWeightsRe
     async def work() -> bytes:
         saved = _saved(access, path)  # looked for only now: it may be saved by the request before
         _check_fit(path, access.run_of(saved), row, optimizer=body.optimizer)
-        with state.folders.held(saved.folder) as folder:
+        with state.folders.hold(saved.folder) as folder:
             await state.lanes.call(digests.check, folder)
             await state.lanes.call(
                 state.engine.load_model, row.model_id, folder, optimizer=body.optimizer
@@ -317,7 +317,7 @@ def _loaded_model(
 async def _make_loaded(
     state: ServerState, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool
 ) -> Sequence[str]:
-    with state.folders.held(_saved(access, path).folder) as folder:
+    with state.folders.hold(_saved(access, path).folder) as folder:
         return await state.lanes.call(
             _create_and_load, state.engine, row, folder, optimizer=optimizer
         )

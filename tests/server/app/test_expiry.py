@@ -96,7 +96,7 @@ def test_of_more_results_than_may_be_kept_the_oldest_go(tmp_path: Path) -> None:
             FutureRow(f"r{number}", "s", number, "sample", "", owner=""), float(number)
         )
         store.futures.end(f"r{number}", Ending("done", b"x" * size), float(number), float(number))
-        await store.kept()
+        await store.flush()
 
     def expired(store: Store) -> list[int]:
         while expiry.expire(store, Limits(result_bytes=50), 10.0):
@@ -160,7 +160,7 @@ def test_an_hour_of_usage_goes_whole(tmp_path: Path) -> None:
         for hour in range(5):
             for model in ("a", "b"):
                 store.usage.add("", "s", model, {"training": 1}, hour * 3600.0)
-        await store.kept()
+        await store.flush()
         expiry.expire(store, Limits(records=5), 5 * 3600.0)
         return [row.hour / 3600 for row in store.usage.between(None, 0.0, 1e6)]
 
@@ -387,7 +387,7 @@ def test_a_checkpoint_that_is_written_anew_while_it_is_read_stays_until_then(
     model_id = api.model()
     api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))
     before = saved_folder(own.data_dir, model_id, "weights", "a")
-    with own._state.folders.held(before.relative_to(own.data_dir).as_posix()):
+    with own._state.folders.hold(before.relative_to(own.data_dir).as_posix()):
         api.result(api.ok("save_weights", model_id=model_id, seq_id=2, path="a", overwrite=True))
         assert before.is_dir()
     own.sweep()
