@@ -22,12 +22,10 @@ from tinkex.errors import (
     CheckpointDownloadError,
     UnsupportedByServer,
 )
-from tinkex.transport.answers import parse
 from tinkex.transport.backoff import retry_hint
 from tinkex.transport.failures import status_error
 from tinkex.transport.messages import AS_IT_IS
 from tinkex.transport.redirects import REDIRECTS, absolute
-from tinkex.transport.response_body import read_whole
 from tinkex.transport.transport import Transport
 from tinkex.types import CheckpointArchiveUrlResponse
 from tinkex.types.checkpoint_address import CheckpointAddress
@@ -121,7 +119,7 @@ async def open_url(
                 f"the server gave a URL of the kind {url.partition(':')[0]!r} to fetch",
                 operation=DOWNLOAD,
             )
-        with_key = transport.carrier.is_own(url) and "?" not in url
+        with_key = transport.is_own(url) and "?" not in url
         async with transport.open(
             url, DOWNLOAD, with_key=with_key, headers={**AS_IT_IS, **headers}
         ) as response:
@@ -161,7 +159,7 @@ async def _find(
                 response = await stack.enter_async_context(transport.answer(route, timeout=timeout))
             except APIStatusError as error:
                 if "location" in error.headers and 300 <= error.status_code < 400:
-                    url = _next(transport.config.base_url + route.path, error.headers["location"])
+                    url = _next(transport.base_url + route.path, error.headers["location"])
                     return CheckpointArchiveUrlResponse(
                         url, _http_date(error.headers.get("expires"))
                     )
@@ -174,7 +172,7 @@ async def _find(
                 break
     if not response.headers.get("content-type", "").startswith("application/json"):
         return response
-    return parse(route, await read_whole(response, transport.carrier.bound_of(route.operation)))
+    return await transport.read(route, response)
 
 
 def _next(url: str, location: str) -> str:

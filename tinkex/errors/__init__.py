@@ -145,7 +145,7 @@ class UnsupportedByServer(TinkexError, RuntimeError):
         self.server = server
 
 
-Place = Literal["connecting", "unsent", "unanswered", "answered"]
+FailurePoint = Literal["connecting", "unsent", "unanswered", "answered"]
 """Where an exchange died: before there was a connection, before a byte was sent, before a byte came
 back, within the answer.
 """
@@ -178,7 +178,7 @@ class APIConnectionError(APIError):
 
     fault = "network"
     retryable = True
-    place: Place = "unanswered"
+    place: FailurePoint = "unanswered"
 
     def __init__(
         self,

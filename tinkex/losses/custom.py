@@ -24,7 +24,7 @@ from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from tinkex.errors import APIResponseValidationError, InvalidInputError
-from tinkex.losses.validation import check_batch
+from tinkex.losses.batch_checks import check_batch
 from tinkex.types import Datum, ForwardBackwardOutput, LossFnOutput
 from tinkex.types.tensor import ArrayLike, to_numpy
 

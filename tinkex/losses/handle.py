@@ -18,8 +18,8 @@ from tinkex_api.models import CustomLossGraph, CustomLossInput
 from tinkex_api.types import OwnFuture
 
 from tinkex.errors import InvalidInputError
+from tinkex.losses.batch_checks import check_batch
 from tinkex.losses.custom import TorchLoss
-from tinkex.losses.validation import check_batch
 from tinkex.types import Datum
 
 if TYPE_CHECKING:

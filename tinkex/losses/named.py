@@ -12,7 +12,7 @@ from attrs import evolve
 
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import UnsupportedByServer
-from tinkex.losses.validation import counting_input, mask_is_lost
+from tinkex.losses.batch_checks import counting_input, mask_is_lost
 from tinkex.transport.server import Server
 from tinkex.types import Datum, ForwardBackwardOutput, TensorData
 

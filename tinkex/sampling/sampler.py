@@ -85,7 +85,7 @@ class Sampler:
         failure: str | None,
     ) -> None:
         sequences = response.sequences if response else ()
-        self.transport.tell(
+        self.transport.emit(
             events.SamplingDone,
             request_id=state.request_id,
             sequences=len(sequences),

@@ -9,18 +9,18 @@ from tinkex_api.types import OwnFuture
 
 from tinkex.config import RetrySettings
 from tinkex.errors.hints import hinted
+from tinkex.losses.batch_checks import LossName
 from tinkex.losses.custom import CustomLoss
 from tinkex.losses.handle import LossHandle
-from tinkex.losses.validation import (
-    LossName,
-    SamplerKind,
-)
 from tinkex.portal.future import APIFuture
 from tinkex.portal.official_calls import DONE, Done, deprecated_twin
 from tinkex.portal.portal import Portal
 from tinkex.sync.sampling import SamplingClient
 from tinkex.threads import in_thread
 from tinkex.tokenizer import Tokenizer
+from tinkex.training.argument_checks import (
+    SamplerKind,
+)
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.types import (
     AdamParams,

@@ -12,19 +12,19 @@ from tinkex_api.types import File, Request
 from tinkex.dialects.dialect import Dialect
 from tinkex.futures.answers import Payload
 from tinkex.losses.named import without_weight
-from tinkex.training.encoded_requests import Submit
+from tinkex.training.encoded_requests import BodiesByEncoding
 from tinkex.types import Datum, ForwardBackwardOutput
 from tinkex.wire import json, protobuf
 
 
-def batch_submit(
+def batch_bodies(
     operation: str,
     model_id: str,
     data: Sequence[Datum],
     loss_fn: str,
     config: Mapping[str, float | str] | None,
     dialect: Dialect,
-) -> Submit:
+) -> BodiesByEncoding:
     """A `forward` or a `forward_backward`. In JSON a forward has a route of its own: a server that
     does not know a flag would train.
     """

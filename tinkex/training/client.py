@@ -32,6 +32,7 @@ from tinkex.errors.hints import hinted
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import RequestState, of_fields, wait_for_result
 from tinkex.losses import custom
+from tinkex.losses.batch_checks import LossName, as_batch, check_batch, checked_settings
 from tinkex.losses.custom import CustomLoss
 from tinkex.losses.handle import LossHandle, chosen_inputs, run_here
 from tinkex.losses.named import (
@@ -42,27 +43,23 @@ from tinkex.losses.named import (
     with_cross_entropy,
     without_padding,
 )
-from tinkex.losses.validation import (
-    LossName,
+from tinkex.sampling.client import AsyncSamplingClient
+from tinkex.session.model_tokenizer import model_tokenizer
+from tinkex.session.session import Session
+from tinkex.tokenizer import Tokenizer, names_of_tokenizer
+from tinkex.training import chunking, metrics
+from tinkex.training.argument_checks import (
     SamplerKind,
-    as_batch,
-    check_batch,
     check_inflight,
     check_kind,
     check_load,
     check_name,
     check_save,
     checked_optimizer,
-    checked_settings,
     late_load_advice,
 )
-from tinkex.sampling.client import AsyncSamplingClient
-from tinkex.session.model_tokenizer import model_tokenizer
-from tinkex.session.session import Session
-from tinkex.tokenizer import Tokenizer, names_of_tokenizer
-from tinkex.training import chunking, metrics
-from tinkex.training.batch_requests import batch_submit, read_batch
-from tinkex.training.encoded_requests import Build, Submit
+from tinkex.training.batch_requests import batch_bodies, read_batch
+from tinkex.training.encoded_requests import BodiesByEncoding, BuildRequest
 from tinkex.training.fingerprint import Fingerprints
 from tinkex.training.submission_queue import SubmissionQueue
 from tinkex.training.unloading import unload
@@ -248,7 +245,7 @@ class AsyncTrainingClient:
 
         async def both() -> TrainStepOutput:
             # by this future, which gives their errors to the user
-            gradients.seen = update.seen = True
+            gradients.error_retrieved = update.error_retrieved = True
             await asyncio.wait([gradients.task, update.task])
             # the first one's error is the cause of the second one's, whichever of them comes first
             return TrainStepOutput(gradients.task.result(), update.task.result())
@@ -592,7 +589,8 @@ class AsyncTrainingClient:
         def backward(
             results: Sequence[ForwardBackwardOutput],
         ) -> tuple[
-            Sequence[Submit], Callable[[Sequence[ForwardBackwardOutput]], ForwardBackwardOutput]
+            Sequence[BodiesByEncoding],
+            Callable[[Sequence[ForwardBackwardOutput]], ForwardBackwardOutput],
         ]:
             outputs = self._joined(data, results).loss_fn_outputs
             evaluated = custom.evaluate(data, outputs, loss_fn)
@@ -625,14 +623,14 @@ class AsyncTrainingClient:
         data: Sequence[Datum],
         loss_fn: LossName,
         config: Mapping[str, float | str] | None,
-    ) -> Sequence[Submit]:
+    ) -> Sequence[BodiesByEncoding]:
         dialect = self._transport.server.dialect
         chunks = chunking.split(data, chunking.limits(self._transport.config.chunk_limits, dialect))
         if len(chunks) > 1 and not dialect.splits_batches:
             self._transport.server.warn_once(chunking.SENT_WHOLE)
             chunks = [data]
         return [
-            batch_submit(operation, self.model_id, chunk, loss_fn, config, dialect)
+            batch_bodies(operation, self.model_id, chunk, loss_fn, config, dialect)
             for chunk in chunks
         ]
 
@@ -661,7 +659,7 @@ class AsyncTrainingClient:
         )
 
     def _run(
-        self, operation: str, submit: Build, parse: Callable[[Mapping[str, object]], T]
+        self, operation: str, submit: BuildRequest, parse: Callable[[Mapping[str, object]], T]
     ) -> AsyncAPIFuture[T]:
         return self._line.run(
             operation, [{"json": submit}], of_fields(parse), lambda results: results[0]

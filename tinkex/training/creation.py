@@ -14,8 +14,8 @@ from tinkex_api.models import CreateModelRequest, LoadWeightsRequest, WeightsInf
 
 from tinkex.errors import TinkexError, UnsupportedByServer
 from tinkex.futures.poller import send_and_wait
-from tinkex.losses.validation import check_load
 from tinkex.session.session import Session
+from tinkex.training.argument_checks import check_load
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.unloading import unload_left_behind
 from tinkex.transport.answers import required_text

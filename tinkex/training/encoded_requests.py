@@ -11,9 +11,9 @@ from tinkex_api.types import Request
 from tinkex.dialects.dialect import Encoding
 from tinkex.threads import in_thread
 
-Build = Callable[[int], Request[UntypedAPIFuture]]
+BuildRequest = Callable[[int], Request[UntypedAPIFuture]]
 """Makes the request for a seq_id."""
-Submit = Mapping[Encoding, Build]
+BodiesByEncoding = Mapping[Encoding, BuildRequest]
 """A request in each of the encodings that it has."""
 
 
@@ -22,7 +22,7 @@ class Bodies:
     otherwise is encoded anew.
     """
 
-    def __init__(self, submits: Sequence[Submit], encodings: Sequence[Encoding]) -> None:
+    def __init__(self, submits: Sequence[BodiesByEncoding], encodings: Sequence[Encoding]) -> None:
         self._submits = submits
         self._encodings = encodings
         self._ahead: dict[tuple[int, Encoding, int], asyncio.Task[Request[UntypedAPIFuture]]] = {}

@@ -30,8 +30,8 @@ from tinkex.errors import (
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.losses.named import without_padding
 from tinkex.session.session import Session
-from tinkex.training.batch_requests import batch_submit, read_batch
-from tinkex.training.encoded_requests import Submit
+from tinkex.training.batch_requests import batch_bodies, read_batch
+from tinkex.training.encoded_requests import BodiesByEncoding
 from tinkex.training.submission_queue import Look, SubmissionQueue
 from tinkex.types import (
     Datum,
@@ -171,8 +171,8 @@ class Fingerprints:
     async def _logprobs(self, datum: Datum, look: Look[ForwardBackwardOutput]) -> Logprobs | None:
         return self._read(datum, await look(self._submit(datum), read_batch))
 
-    def _submit(self, datum: Datum) -> Submit:
-        return batch_submit(
+    def _submit(self, datum: Datum) -> BodiesByEncoding:
+        return batch_bodies(
             "forward", self._model_id, [datum], "cross_entropy", None, self._server.dialect
         )
 

@@ -19,7 +19,7 @@ from tinkex.dialects.resend import expected_number
 from tinkex.errors import APIStatusError, RequestFailedError, TinkexError
 from tinkex.futures.poller import RequestState, of_fields, wait_for_result
 from tinkex.session.session import Session
-from tinkex.training.batch_requests import batch_submit, read_batch
+from tinkex.training.batch_requests import batch_bodies, read_batch
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import new_model
 from tinkex.training.unloading import unload_or_log
@@ -71,7 +71,7 @@ async def _probe(session: Session, model: AsyncTrainingClient) -> SeqIdRepeats:
 def _repeats(session: Session, model: AsyncTrainingClient) -> list[Request[UntypedAPIFuture]]:
     """The model's first two requests under the numbers that they had."""
     dialect = session.transport.server.dialect
-    gradients = batch_submit(
+    gradients = batch_bodies(
         "forward_backward", model.model_id, [_ONE_STEP], "cross_entropy", None, dialect
     )
     return [

@@ -38,7 +38,7 @@ from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import Payload, RequestState, wait_for_result
 from tinkex.session.session import Session
 from tinkex.threads import in_thread
-from tinkex.training.encoded_requests import Bodies, Submit
+from tinkex.training.encoded_requests import Bodies, BodiesByEncoding
 from tinkex.training.pipelining import PipelineCheck
 from tinkex.training.sequencer import Sequencer, Turn
 
@@ -74,7 +74,7 @@ class _Sent:
 
 
 _Wait = Callable[[], Awaitable[Sequence[R]]]
-Look = Callable[[Submit, Callable[[Payload], R]], Awaitable[R]]
+Look = Callable[[BodiesByEncoding, Callable[[Payload], R]], Awaitable[R]]
 """Sends one request that changes nothing, and returns what was read of its result."""
 
 
@@ -101,7 +101,7 @@ class SubmissionQueue:
     def run(
         self,
         operation: str,
-        submits: Sequence[Submit],
+        submits: Sequence[BodiesByEncoding],
         read: Callable[[Payload], R],
         join: Callable[[Sequence[R]], T],
     ) -> AsyncAPIFuture[T]:
@@ -128,7 +128,7 @@ class SubmissionQueue:
     def run_checked(
         self,
         operation: str,
-        submit: Submit,
+        submit: BodiesByEncoding,
         read: Callable[[Payload], R],
         check: Callable[[Look[Any]], Awaitable[TinkexError | None]],
         advise: Callable[[TinkexError], str | None],
@@ -147,7 +147,7 @@ class SubmissionQueue:
         turn = self._sequencer.turn(operation, 1)
         state = RequestState(operation)
 
-        async def look(submit: Submit, read: Callable[[Payload], Any]) -> Any:
+        async def look(submit: BodiesByEncoding, read: Callable[[Payload], Any]) -> Any:
             [result] = await (await turn.unbroken(self._sent_aside(turn, submit, read)))()
             return result
 
@@ -173,7 +173,7 @@ class SubmissionQueue:
 
         return self._begun(turn, work, state)
 
-    def looked(self, submit: Submit, read: Callable[[Payload], R]) -> asyncio.Task[R]:
+    def looked(self, submit: BodiesByEncoding, read: Callable[[Payload], R]) -> asyncio.Task[R]:
         """Sends one request that changes nothing, and that no user asked for; returns the wait for
         its result.
 
@@ -194,9 +194,11 @@ class SubmissionQueue:
     def run_both(
         self,
         operation: str,
-        first: Sequence[Submit],
+        first: Sequence[BodiesByEncoding],
         read: Callable[[Payload], R],
-        second: Callable[[Sequence[R]], tuple[Sequence[Submit], Callable[[Sequence[R]], T]]],
+        second: Callable[
+            [Sequence[R]], tuple[Sequence[BodiesByEncoding], Callable[[Sequence[R]], T]]
+        ],
     ) -> AsyncAPIFuture[T]:
         """One call whose second requests depend on the results of its first ones, which change
         nothing. No other call comes between.
@@ -260,7 +262,7 @@ class SubmissionQueue:
             raise
         finally:
             seconds = self._transport.clock.now() - began
-            self._transport.tell(
+            self._transport.emit(
                 events.TrainingStep,
                 operation=state.operation,
                 request_id=state.request_id,
@@ -293,7 +295,7 @@ class SubmissionQueue:
         return self._wait(state.operation, await self._submit_all(turn, state, bodies), read)
 
     async def _sent_aside(
-        self, turn: Turn, submit: Submit, read: Callable[[Payload], R]
+        self, turn: Turn, submit: BodiesByEncoding, read: Callable[[Payload], R]
     ) -> _Wait[R]:
         """Sends a request that no call is made of."""
         state = RequestState("forward")
@@ -334,11 +336,13 @@ class SubmissionQueue:
 
     # ---- sending ----
 
-    def _bodies(self, submits: Sequence[Submit]) -> Bodies:
+    def _bodies(self, submits: Sequence[BodiesByEncoding]) -> Bodies:
         return Bodies(submits, self._transport.server.dialect.encodings)
 
     @asynccontextmanager
-    async def _ahead(self, turn: Turn, submits: Sequence[Submit]) -> AsyncGenerator[Bodies]:
+    async def _ahead(
+        self, turn: Turn, submits: Sequence[BodiesByEncoding]
+    ) -> AsyncGenerator[Bodies]:
         """The requests of a call, the first one encoded while the call before is being sent."""
         async with self._encoders:
             bodies = self._bodies(submits)
@@ -426,20 +430,20 @@ class SubmissionQueue:
         it was taken on.
         """
         operation, repeats = sent.state.operation, self._transport.server.dialect.seq_id_repeats
-        repeatable = resend.verdict("unanswered", operation, repeats) == "resend"
+        repeatable = resend.decide("unanswered", operation, repeats) == "resend"
         try:
             sent.state.request_id = (
                 await self._transport.send(request, repeatable=repeatable, state=sent.state)
             ).request_id
         except TinkexError as error:
-            place = resend.place_of(error)
+            place = resend.failure_point(error)
             if isinstance(error, APIStatusError) and mistaken and mistaken(error):
                 raise
-            if place is None and sent.state.in_doubt and not resend.settles(error):
+            if place is None and sent.state.in_doubt and not resend.refuses_all_attempts(error):
                 raise _unknown(error, operation) from error
             if place is None:
                 raise
-            if resend.verdict(place, operation, repeats) != "resend_once":
+            if resend.decide(place, operation, repeats) != "resend_once":
                 raise _unknown(error, operation) from error
             await self._send_again(sent, request, error)
 
@@ -463,7 +467,7 @@ class SubmissionQueue:
         """What the refusal of a request that was sent twice says of the first one; None where it
         says nothing.
         """
-        match resend.read_refusal(refusal.message, sent.seq_id):
+        match resend.meaning_of_refusal(refusal.message, sent.seq_id):
             case "applied":
                 return ResultLostError(
                     f"it was applied, and its result was lost: {refusal.message}",

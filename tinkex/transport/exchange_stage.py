@@ -9,14 +9,14 @@ from contextvars import ContextVar
 from attrs import define
 
 from tinkex.config.proxies import Proxy
-from tinkex.errors import Place
+from tinkex.errors import FailurePoint
 
 
 @define
 class Progress:
     """Where the exchange would die if it died now; None where the connection does not tell."""
 
-    place: Place | None = None
+    place: FailurePoint | None = None
     proxy: Proxy | None = None
     """The one that the server is asked through."""
 

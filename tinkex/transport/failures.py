@@ -17,7 +17,7 @@ from tinkex.errors import (
     APIStatusError,
     APITimeoutError,
     BadRequestError,
-    Place,
+    FailurePoint,
     status_error_class,
 )
 from tinkex.transport.unreachable import Reason, Unreachable, words_of
@@ -39,7 +39,7 @@ _ADVICE = {
 
 def connection_error(
     error: httpx.TransportError,
-    place: Place,
+    place: FailurePoint,
     operation: str,
     base_url: str,
     proxy: Proxy | None = None,
@@ -70,7 +70,9 @@ def connection_error(
     return raised
 
 
-def _unreachable(reason: Reason, place: Place, operation: str, base_url: str) -> APIConnectionError:
+def _unreachable(
+    reason: Reason, place: FailurePoint, operation: str, base_url: str
+) -> APIConnectionError:
     raised = APIConnectionError(
         f"{base_url} cannot be reached: {reason.what}", operation=operation, advice=reason.advice
     )
@@ -87,7 +89,7 @@ def _reason(error: httpx.TransportError) -> str:
     )
 
 
-def place_of(error: httpx.TransportError) -> Place:
+def place_of(error: httpx.TransportError) -> FailurePoint:
     """Where an exchange died by the kind of its error, for a transport of the user's own, which
     tells no more.
     """

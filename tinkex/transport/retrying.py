@@ -29,7 +29,7 @@ _BATCHES = frozenset({"forward", "forward_backward"})
 class RetryingCall:
     """Those of one request."""
 
-    carrier: Sender
+    sender: Sender
     window: RateLimitWindow
     request: Request[Any]
     headers: Mapping[str, str]
@@ -67,11 +67,11 @@ class RetryingCall:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(
-                lambda error: self.patience.lasts(error, self.sent_at, self.carrier.clock.now())
+                lambda error: self.patience.lasts(error, self.sent_at, self.sender.clock.now())
             ),
             wait=self._pause,
             before_sleep=self._tell,
-            sleep=self.carrier.clock.sleep,
+            sleep=self.sender.clock.sleep,
             reraise=True,
         )
         return await retrying(next_try)
@@ -80,14 +80,14 @@ class RetryingCall:
         try:
             return self.read(await self._response())
         except TinkexError as error:
-            self.wait.state.in_doubt |= resend.place_of(error) is not None
+            self.wait.state.in_doubt |= resend.failure_point(error) is not None
             raise
 
     async def _response(self) -> httpx.Response:
-        window, self.sent_at = self.window, self.carrier.clock.now()
+        window, self.sent_at = self.window, self.sender.clock.now()
         if not window.is_open:
             self.wait.becomes("queue", "which refused requests of this key as too many (429)")
-        admitted = await window.enter(self.carrier.clock)
+        admitted = await window.enter(self.sender.clock)
         try:
             response = await self._attempt()
         except BaseException:
@@ -98,31 +98,29 @@ class RetryingCall:
             window.leave(succeeded=response.is_success)
         if response.status_code == 429:  # opens the window that all clients of this key keep to
             if self.request.operation in _BATCHES:
-                server = self.carrier.server
+                server = self.sender.server
                 server.learn(chunk_limits=server.dialect.chunk_limits.smaller())
             size = len(self.request.content or b"")
-            self.refused_for = window.refused(
-                size, retry_hint(response.headers), self.carrier.clock
-            )
+            self.refused_for = window.refused(size, retry_hint(response.headers), self.sender.clock)
         if not response.is_success:
             error = failures.status_error(response, self.request.operation)
             if error.operation != "forward":  # which may have another route
-                self.carrier.server.heed(error)
+                self.sender.server.heed(error)
             raise error
         window.succeeded()
         return response
 
     async def _attempt(self) -> httpx.Response:
         self.wait.tries += 1
-        if self.carrier.server.dialect.long_posts:
+        if self.sender.server.dialect.long_posts:
             self.wait.becomes("computation", "which this server does before it answers")
         else:
             self.wait.becomes("network", "no answer yet")
-        refused_fields = self.carrier.server.dialect.refused_fields.get(
+        refused_fields = self.sender.server.dialect.refused_fields.get(
             self.request.operation, frozenset[str]()
         )
         request = adaptation.less(self.request, refused_fields)
-        response = await self.carrier.attempt(request, self.headers, self.timeout, whole=self.whole)
+        response = await self.sender.attempt(request, self.headers, self.timeout, whole=self.whole)
         if response.status_code in adaptation.STATUSES:
             response = await self._adapted(request, response)
         self.wait.last_status = response.status_code
@@ -132,24 +130,24 @@ class RetryingCall:
         """The answer to the request in the form that the refusal asks for, which is then kept to;
         else the refusal.
         """
-        config, server = self.carrier.config, self.carrier.server
-        adapted = adaptation.adapt(request, refusal, server.dialect, await self.carrier.auth.key())
+        server = self.sender.server
+        adapted = adaptation.adapt(request, refusal, server.dialect, await self.sender.auth.key())
         if adapted is None:
             return refusal
-        response = await self.carrier.attempt(
+        response = await self.sender.attempt(
             adapted.request, {**self.headers, **adapted.headers}, self.timeout, whole=self.whole
         )
         if not response.is_success:
             return refusal
         server.learn(**adapted.learned)
-        logger.warning("%s: %s", config.base_url, adapted.words)
+        logger.warning("%s: %s", self.sender.base_url, adapted.words)
         return response
 
     def _pause(self, state: RetryCallState) -> float:
         """Seconds until the next try."""
         if self.patience.trouble == "rate_limit":
             return self.refused_for
-        return self.patience.pause(_error_of(state), self.carrier.clock.random())
+        return self.patience.pause(_error_of(state), self.sender.clock.random())
 
     def _tell(self, state: RetryCallState) -> None:
         error = _error_of(state)

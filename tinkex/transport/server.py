@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from attrs import evolve
 
 from tinkex.config import Config
-from tinkex.dialects.detect import Seen, is_missing_route, recognise, with_flags
+from tinkex.dialects.detect import FirstAnswers, is_missing_route, recognise, with_flags
 from tinkex.dialects.dialect import Dialect, Evidence
 from tinkex.dialects.feature_gates import with_gates
 from tinkex.dialects.table import DIALECTS, NOT_FORESEEN, OPTIONAL, UNKNOWN
@@ -26,7 +26,7 @@ class Server:
         self.dialect = with_gates((given or UNKNOWN).as_trusted(), gates)
         self._given = given
         self._gates = gates
-        self._seen: Seen | None = None
+        self._seen: FirstAnswers | None = None
         self._said: set[str] = set()
         self._lock = threading.Lock()
 
@@ -36,11 +36,11 @@ class Server:
         return self._seen is not None or self._given is not None
 
     @property
-    def seen(self) -> Seen | None:
+    def seen(self) -> FirstAnswers | None:
         """What it answered at the last first contact."""
         return self._seen
 
-    def saw(self, seen: Seen) -> None:
+    def saw(self, seen: FirstAnswers) -> None:
         """What it said at first contact. What was learned since the last time is kept, unless it is
         another server now.
         """

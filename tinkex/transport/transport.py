@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import httpx
 from attrs import define, field
 from tinkex_api.types import Request
 
 from tinkex import events
-from tinkex.config import LOCAL, Config, log_level
+from tinkex.config import Config, log_level
 from tinkex.errors import ClientClosedError, TinkexError
 from tinkex.transport import failures, response_body
 from tinkex.transport.answers import parse
@@ -28,6 +28,7 @@ from tinkex.waiting.wait import Bound, RequestState, Wait, Waits
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Listener: TypeAlias = Callable[[events.Event], object]
 
 
 @define(eq=False)
@@ -36,34 +37,34 @@ class Transport:
     loop.
     """
 
-    _given: Config
+    config: Config
     clock: Clock = field(factory=Clock)
     server: Server = field(init=False)
     closed: bool = field(init=False, default=False)
     waits: Waits = field(init=False)
     window: RateLimitWindow = field(init=False)
-    report: Callable[[events.Event], object] | None = field(init=False, default=None)
-    """Who else hears what this client has trained and sampled: the server, where that is wanted."""
-    carrier: Sender = field(init=False)
+    listeners: list[Listener] = field(init=False, factory=list[Listener])
+    """Functions that get the events of this client alone: its training steps and samples."""
+    _sender: Sender = field(init=False)
     _home: Home = field(init=False, factory=Home)
     _bound_of_answer: Bound = field(init=False)
     _bound_of_result: Bound = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        config = self._given
+        config = self.config
         if level := config.log_level or ("info" if config.dump_headers else None):
             log_level.show(level)
         self.server = server_for(config)
-        self.carrier = Sender(config, self.server, self.clock)
+        self._sender = Sender(config, self.server, self.clock)
         self.waits = Waits(self.clock)
         self.window = window_for(config.base_url, config.api_key or config.credential_cmd)
         self._bound_of_answer = Bound(config.retry.max_wait, "Config.retry.max_wait")
         self._bound_of_result = Bound(config.poll.max_wait, "Config.poll.max_wait")
 
     @property
-    def config(self) -> Config:
-        """The settings, with the address of a local server once it has one."""
-        return self.carrier.config
+    def base_url(self) -> str:
+        """The server's base URL; that of `Config`, or the address of this process's own server."""
+        return self._sender.base_url
 
     async def send(
         self,
@@ -135,7 +136,7 @@ class Transport:
                 default `Config.timeout`.
         """
         async with self.answer(request, timeout=timeout) as response:
-            yield lines(response, LINE_BYTES, self.carrier.bound_of(request.operation))
+            yield lines(response, LINE_BYTES, self._sender.bound_of(request.operation))
 
     @asynccontextmanager
     async def answer(
@@ -155,6 +156,11 @@ class Transport:
         async with self._reading(response, request.operation):
             yield response
 
+    async def read(self, request: Request[T], response: httpx.Response) -> T:
+        """Reads an answer of `answer` to its end, and parses it. Raises what `send` does."""
+        bound = self._sender.bound_of(request.operation)
+        return parse(request, await response_body.read_whole(response, bound))
+
     @asynccontextmanager
     async def open(
         self, url: str, operation: str, *, with_key: bool, headers: Mapping[str, str] | None = None
@@ -169,7 +175,7 @@ class Transport:
             APIConnectionError: no answer came, or it broke off while it was read.
         """
         self.require_open(operation)
-        response = await self.carrier.get(
+        response = await self._sender.get(
             url, operation, with_key=with_key, headers=headers or {}, timeout=self.config.timeout
         )
         async with self._reading(response, operation):
@@ -182,18 +188,25 @@ class Transport:
         came.
         """
         self.require_open(request.operation)
-        return await self.carrier.attempt(request, headers or {}, timeout)
+        return await self._sender.attempt(request, headers or {}, timeout)
 
-    def tell(self, kind: Callable[P, events.Event], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Says that something was trained or sampled, to all who listen; makes no event when nobody
-        does.
-        """
-        if self.report is None:
+    def emit(self, kind: Callable[P, events.Event], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Sends an event to this client's listeners and the process's; makes none without any."""
+        if not self.listeners:
             events.emit(kind, *args, **kwargs)
-        else:
-            event = kind(*args, **kwargs)
-            events.publish(event)
-            self.report(event)
+            return
+        event = kind(*args, **kwargs)
+        events.publish(event)
+        for listener in self.listeners:
+            listener(event)
+
+    def is_own(self, url: str) -> bool:
+        """Returns whether a URL lies below the server's base URL."""
+        return self._sender.is_own(url)
+
+    async def api_key(self) -> str | None:
+        """Returns the key that requests carry now; None without one. Raises what `send` does."""
+        return await self._sender.auth.key()
 
     async def aclose(self) -> None:
         """Closes the connections; from any event loop."""
@@ -205,7 +218,7 @@ class Transport:
         """
         if not await self._home.run(work):
             self.closed = True
-            await self.carrier.abandon()
+            await self._sender.abandon()
 
     def end_soon(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Has the last work done on the loop that this belongs to, unless that has ended. May be
@@ -215,7 +228,7 @@ class Transport:
 
     async def _aclose(self) -> None:
         self.closed = True
-        await self.carrier.aclose()
+        await self._sender.aclose()
 
     def _waiting_for_answer(self, state: RequestState) -> Wait:
         return self.waits.begin(state, "an answer", self._bound_of_answer)
@@ -231,9 +244,6 @@ class Transport:
         whole: bool = True,
     ) -> T:
         self.require_open(request.operation)
-        if self.config.base_url == LOCAL:
-            wait.becomes("computation", "which is the start of the server in this process")
-            await self.carrier.go_local()
         # the same over all tries
         headers = (
             {}
@@ -242,7 +252,7 @@ class Transport:
         )
         try:
             return await RetryingCall(
-                self.carrier, self.window, request, headers, timeout, whole, patience, wait, read
+                self._sender, self.window, request, headers, timeout, whole, patience, wait, read
             ).answered()
         except TinkexError as error:
             if wait.tries > 1:
@@ -257,7 +267,7 @@ class Transport:
         except httpx.DecodingError as error:
             raise response_body.unreadable(str(error), operation) from error
         except httpx.TransportError as error:
-            whom = self.carrier.whom(response.request.url)
+            whom = self._sender.whom(response.request.url)
             raise failures.connection_error(error, "answered", operation, whom) from error
         finally:
             await response.aclose()

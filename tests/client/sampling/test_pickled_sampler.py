@@ -161,7 +161,7 @@ def _numbers(copies: list[AsyncSamplingClient]) -> list[list[int]]:
     """Under which numbers each samples twice."""
 
     async def sample(copied: AsyncSamplingClient) -> list[int]:
-        copied._session.transport.carrier._handler = sent = _Sent()
+        copied._session.transport._sender._pool = sent = _Sent()
         async with copied:
             await asyncio.gather(*(copied.sample([5], 1, {"max_tokens": 1}) for _ in range(2)))
         return sorted(sent.numbers)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinkex import Datum, InvalidInputError, ModelInput, TensorData
-from tinkex.losses.validation import check_batch
+from tinkex.losses.batch_checks import check_batch
 
 
 def datum(**inputs: Any) -> Datum:

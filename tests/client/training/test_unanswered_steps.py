@@ -18,18 +18,20 @@ from tests.support.recording_engine import FakeEngine
 from tinkex import AdamParams, ClientPoisonedError, Config, RetrySettings, StepOutcomeUnknown
 from tinkex.dialects import resend
 from tinkex.dialects.dialect import SeqIdRepeats
-from tinkex.errors import Place
+from tinkex.errors import FailurePoint
 from tinkex.local import Server
 
 CHANGING = ("forward_backward", "optim_step", "load_weights")
 READING = ("forward", "save_weights", "save_weights_for_sampler", "save_weights_external")
 
 
-def expected_verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> resend.Verdict:
+def expected_decision(
+    place: FailurePoint, operation: str, repeats: SeqIdRepeats
+) -> resend.Decision:
     """The table, written out once more."""
     if place in ("connecting", "unsent"):
         return "resend"
-    table: dict[SeqIdRepeats, dict[str, resend.Verdict]] = {
+    table: dict[SeqIdRepeats, dict[str, resend.Decision]] = {
         "repeats": {"changing": "resend", "reading": "resend"},
         "refuses": {"changing": "resend_once", "reading": "resend_once"},
         "ignores": {"changing": "unknown", "reading": "resend"},
@@ -41,10 +43,10 @@ def expected_verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> res
 @pytest.mark.rule(11)
 @pytest.mark.parametrize(
     ("place", "operation", "repeats"),
-    list(itertools.product(get_args(Place), CHANGING + READING, get_args(SeqIdRepeats))),
+    list(itertools.product(get_args(FailurePoint), CHANGING + READING, get_args(SeqIdRepeats))),
 )
-def test_what_may_be_sent_again(place: Place, operation: str, repeats: SeqIdRepeats) -> None:
-    assert resend.verdict(place, operation, repeats) == expected_verdict(place, operation, repeats)
+def test_what_may_be_sent_again(place: FailurePoint, operation: str, repeats: SeqIdRepeats) -> None:
+    assert resend.decide(place, operation, repeats) == expected_decision(place, operation, repeats)
 
 
 @pytest.mark.rule(10, 11)
@@ -58,7 +60,7 @@ def test_what_may_be_sent_again(place: Place, operation: str, repeats: SeqIdRepe
     ],
 )
 def test_what_the_refusal_of_a_repeat_says_of_the_first_request(text: str, meaning: str) -> None:
-    assert resend.read_refusal(text, 5) == meaning
+    assert resend.meaning_of_refusal(text, 5) == meaning
 
 
 @pytest.fixture

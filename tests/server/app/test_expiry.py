@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from tests.support.recording_engine import FakeEngine
 from tests.support.server_calls import Api, new_model, sample, saved_folder, started, step
+from tests.support.wait_until import wait_until
 from tinkex.cli import main
 from tinkex.local import Limits, Server, gc, serve
 from tinkex_server.app import expiry
@@ -229,8 +230,8 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
     assert "heartbeat" in found[0]["status"]["detail"]
     assert api.send("forward_backward", **step(model_id, 2)).status_code == 404
     assert "unloaded" in api.result(never)["error"]
-    own.sweep()  # comes after the frees, in the same loop
-    assert (engine.models, engine.samplers) == (set(), {})
+    wait_until(lambda: (engine.models, engine.samplers) == (set(), {}))
+    own.sweep()
     assert folders(own) == set()
     assert (
         "deleted"
@@ -299,14 +300,14 @@ def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> Non
         api.ok("copy_weights", source_path=path, destination_project_id="p")
         api.ok(f"sessions/{session_id}/finish", reason={"type": "success"}, detail=None)
     own.sweep()
-    backend = own._state
-    assert not backend.lanes._turns
-    assert not backend.lanes._running
-    assert not backend.futures._waiting
-    assert not backend.futures._logs
-    assert not backend.samplers._loading
-    assert not backend._last_request
-    assert not backend.folders._held
+    state = own._state
+    # a sweep does not wait for the engine to unload the models of a session that ended
+    wait_until(lambda: not state.lanes._turns and not state.lanes._running)
+    assert not state.futures._waiting
+    assert not state.futures._logs
+    assert not state.samplers._loading
+    assert not state._last_request
+    assert not state.folders._held
 
 
 @define(eq=False)

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +17,6 @@ import tinkex.local
 from tests.support.mortal_engine import BASES, WAITS, MortalEngine
 from tests.support.recording_engine import FakeEngine
 from tests.support.server_calls import Api
-from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.process.engine import ProcessEngine
 from tinkex_server.jobs.saved_states import Loss
 
@@ -55,7 +54,7 @@ class Ahead(Api):
 def ahead() -> Iterator[Ahead]:
     engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0))
     with (
-        tinkex.local.serve(engine=cast("Engine", engine)) as server,
+        tinkex.local.serve(engine=engine) as server,
         httpx.Client(base_url=server.base_url, timeout=15) as http,
     ):
         client = Ahead(http, FakeEngine())
