@@ -26,7 +26,7 @@ from tinkex_server.routes.query import page
 from tinkex_server.routes.weights import checked_ttl, expiry
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow
-from tinkex_server.wire.translate import optimizer_config
+from tinkex_server.wire.optimizers import optimizer_config
 
 CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 

@@ -20,7 +20,7 @@ from tinkex_server.routes.endpoint import Call, post
 from tinkex_server.routes.weights import checked_ttl, expiry, note_saved
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
-from tinkex_server.wire.translate import encode
+from tinkex_server.wire.json import encode
 
 
 async def copy_weights(state: ServerState, call: Call[CopyWeightsRequest]) -> Outcome:

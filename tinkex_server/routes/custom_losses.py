@@ -15,12 +15,12 @@ from tinkex_api.models import (
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import CustomLoss
-from tinkex_server.errors import bad_request, malformed
+from tinkex_server.errors import Location, bad_request, malformed
 from tinkex_server.jobs.futures import Ticket
 from tinkex_server.routes.endpoint import Call, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import CustomLossRow, ModelRow
-from tinkex_server.wire.translate import Location, encode
+from tinkex_server.wire.json import encode
 
 _FORMAT = 1
 

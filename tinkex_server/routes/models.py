@@ -30,7 +30,9 @@ from tinkex_server.limits import check_at_most
 from tinkex_server.routes.endpoint import Call, get, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import ModelRow
-from tinkex_server.wire.translate import encode, lora_shape, optimizer_config, optimizer_kind
+from tinkex_server.wire.json import encode
+from tinkex_server.wire.optimizers import optimizer_config, optimizer_kind
+from tinkex_server.wire.training_requests import lora_shape
 
 logger = logging.getLogger("tinkex.local")
 

@@ -33,7 +33,7 @@ from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
 from tinkex_server.wire.raw_body import receive_file
 from tinkex_server.wire.scope import PREFIX
-from tinkex_server.wire.translate import lora_shape
+from tinkex_server.wire.training_requests import lora_shape
 
 _NAME = "uploaded"
 _FILE = "/external_weights_uploads/{upload_id}/{file}"

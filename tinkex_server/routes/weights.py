@@ -39,7 +39,8 @@ from tinkex_server.routes.models import NewModel, creating, start_model
 from tinkex_server.routes.sequenced import UNNUMBERED, in_turn
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow
-from tinkex_server.wire.translate import encode, optimizer_kind
+from tinkex_server.wire.json import encode
+from tinkex_server.wire.optimizers import optimizer_kind
 
 _LONGEST_TTL = 10 * 365 * 24 * 3600
 
