@@ -157,7 +157,7 @@ class Edge:
         except Refused:
             return
         fields = refusal.fields or await body_copy.fields(request.headers)
-        self._state.note_unread(Access(self._state.store, None), refusal, fields)
+        self._state.refused_seq_ids.note_unread(Access(self._state.store, None), refusal, fields)
 
     def _check_key(self, operation: str, request: Request) -> None:
         _check_key(

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.errors import Refused, malformed, not_found
-from tinkex_server.jobs.futures import Outcome
+from tinkex_server.jobs.futures import PollAnswer
 from tinkex_server.profiles.profile import Profile
 from tinkex_server.profiles.results import shaped
 from tinkex_server.profiles.templates import Reply
@@ -85,7 +85,7 @@ class Polls:
             raise Refused(400, orjson.loads(outcome.body)["error"])
         return protobuf.result_fields(outcome.result_of, outcome.body)
 
-    async def _done(self, request_id: str) -> Outcome:
+    async def _done(self, request_id: str) -> PollAnswer:
         while (
             outcome := await self.state.futures.wait(request_id, self._all, hold=_LONG)
         ).status == 408:
@@ -101,10 +101,10 @@ class Polls:
             raise not_found("Future not found")
         if isinstance(self.profile.unknown, Reply):
             return respond(self.profile.unknown.filled({"request_id": request_id}))
-        await self.state.futures.hold()
+        await self.state.futures.wait_in_vain()
         return self._pending(request_id, None)
 
-    def _pending(self, request_id: str, outcome: Outcome | None) -> Response:
+    def _pending(self, request_id: str, outcome: PollAnswer | None) -> Response:
         reply = self.profile.pending
         if reply is not None:
             return respond(reply.filled({"request_id": request_id}))
@@ -115,7 +115,7 @@ class Polls:
         )
 
     def _ended(
-        self, request_id: str, outcome: Outcome, fields: Mapping[str, Any], accept: str
+        self, request_id: str, outcome: PollAnswer, fields: Mapping[str, Any], accept: str
     ) -> Response:
         if outcome.result_of is None:
             response = respond(self._failure(outcome))
@@ -134,7 +134,7 @@ class Polls:
         self._delivered_at.setdefault(request_id, time.monotonic())
         return response
 
-    def _failure(self, outcome: Outcome) -> Reply:
+    def _failure(self, outcome: PollAnswer) -> Reply:
         failure = orjson.loads(outcome.body)
         reply = self.profile.failed.get(failure["category"]) or self.profile.failed.get("user")
         return reply.filled(failure) if reply else Reply(outcome.status, failure)
