@@ -80,7 +80,7 @@ def test_many_results_go_in_one_sweep(
     promises = [api.ok("asample", **sample(sampler, number)) for number in range(30)]
     for promise in promises:
         api.result(promise)
-    monkeypatch.setattr(expiry, "_PIECE", 7)
+    monkeypatch.setattr(expiry, "_ROWS_AT_ONCE", 7)
     own.sweep(time.time() + 2 * DAY)
     assert {
         api.send("retrieve_future", request_id=promise["request_id"]).status_code
@@ -141,7 +141,7 @@ def records(server: Server) -> tuple[int, int]:
 def test_so_many_records_are_kept_whatever_their_age(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expiry, "_PIECE", 7)
+    monkeypatch.setattr(expiry, "_ROWS_AT_ONCE", 7)
     with closing(Store(tmp_path / "tinkex.db")) as store:
         store.sessions.add(SessionRow("s", [], {}, "1", None, None, 0.0))
         for number in range(50):
