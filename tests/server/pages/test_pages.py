@@ -27,7 +27,7 @@ def api() -> Iterator[Api]:
 
 
 def text(page: str) -> str:
-    """What stands in the page, without its elements."""
+    """Returns the text of a page without its elements."""
     body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
@@ -37,7 +37,7 @@ def test_an_idle_server_tells_how_to_begin(api: Api) -> None:
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "fake/base FakeForCausalLM, 64 tokens of context" in text(page.text)
     assert f"export TINKER_BASE_URL={str(api.http.base_url).rstrip('/')}" in text(page.text)
-    assert "Nothing waits." in text(page.text)
+    assert "No request is waiting." in text(page.text)
 
 
 def test_runs_are_shown_with_losses_and_checkpoints(api: Api) -> None:
@@ -244,7 +244,7 @@ class TestKeys:
     def test_a_wrong_key_is_told_so(self, http: httpx.Client, key: str) -> None:
         answer = http.post("/login", data={"key": key})
         assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
-        assert "That is not a key of this server." in answer.text
+        assert "This key is not valid on this server." in answer.text
 
     def test_a_form_that_is_too_long_is_not_read(self, http: httpx.Client) -> None:
         assert http.post("/login", data={"key": "k" * 5000}).status_code == 413
