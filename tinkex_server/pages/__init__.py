@@ -1,2 +1,1 @@
-"""The HTML pages of the server: its status at `/`, the contract at `/docs`. They use no scripts.
-"""
+"""The HTML pages of the server: its status at `/`, the contract at `/docs`. They use no scripts."""

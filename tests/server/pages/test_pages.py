@@ -64,7 +64,7 @@ def test_of_many_checkpoints_the_newest_are_shown(api: Api) -> None:
         api.result(api.ok("save_weights", model_id=model_id, seq_id=number, path=f"at-{number}"))
     page = api.http.get("/").text
     assert re.findall(r"/weights/(at-\d)\"", page) == ["at-7", "at-6", "at-5", "at-4", "at-3"]
-    assert "And 2 older." in text(page)
+    assert "And 2 older ones." in text(page)
 
 
 def test_the_data_folder_is_measured_once_in_a_while(
