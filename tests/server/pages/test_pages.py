@@ -1,4 +1,4 @@
-"""The pages for people, as a browser gets them."""
+"""The HTML pages, as a browser gets them."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ class TestKeys:
         assert page.status_code == 401
         assert 'type="password"' in page.text
         assert session_id not in page.text
-        # what is no secret
+        # what needs no key
         assert http.get("/docs").status_code == http.get("/openapi.yaml").status_code == 200
 
     def test_a_browser_shows_its_key_once(self, http: httpx.Client) -> None:
@@ -214,7 +214,7 @@ class TestKeys:
         http.post("/logout")
         assert http.get("/").status_code == 401
         http.cookies.set("tinkex_login", cookie.partition(";")[0].partition("=")[2])
-        assert http.get("/").status_code == 401  # the secret is worth nothing any more
+        assert http.get("/").status_code == 401  # the secret is no longer valid
 
     def test_each_key_shows_its_own(self) -> None:
         with serve(engine=FakeEngine(), api_key=[KEY, "another"]) as server:
