@@ -20,7 +20,7 @@ from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.rules.saving import check_ttl, expiry, record_checkpoint, write_checkpoint
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
-from tinkex_server.wire.translate import encode
+from tinkex_server.wire.json import encode
 
 
 async def copy_weights(state: ServerState, call: Call[CopyWeightsRequest]) -> PollAnswer:
@@ -96,8 +96,8 @@ def _copy(
     async def work() -> bytes:
         now = time.time()
         with (
-            state.folders.held(source.folder) as saved,
-            state.folders.new(*path.place) as (name, folder),
+            state.folders.hold(source.folder) as saved,
+            state.folders.new(*path.folder_parts) as (name, folder),
         ):
             copied_run = evolve(
                 run,

@@ -19,7 +19,7 @@ from tinkex_server.jobs.futures import RequestIdentity
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import CustomLossRow
-from tinkex_server.wire.translate import encode
+from tinkex_server.wire.json import encode
 
 _FORMAT = 1
 

@@ -29,7 +29,8 @@ from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import SamplerRow, UsageKind
 from tinkex_server.wire.events import EventStream
-from tinkex_server.wire.translate import encode_sample, sample_spec
+from tinkex_server.wire.results import encode_sample
+from tinkex_server.wire.sampling_requests import sample_spec
 
 
 async def create_sampling_session(

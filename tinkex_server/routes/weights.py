@@ -40,7 +40,8 @@ from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_c
 from tinkex_server.rules.saving import check_ttl, expiry, record_checkpoint, write_checkpoint
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow
-from tinkex_server.wire.translate import encode, optimizer_kind
+from tinkex_server.wire.json import encode
+from tinkex_server.wire.optimizers import optimizer_kind
 
 
 async def save(state: ServerState, call: Call[SaveWeightsRequest]) -> Mapping[str, Any]:
@@ -165,7 +166,7 @@ def _save_named(
             raise InvalidRequest(
                 f"{path} already exists; save under another name, or delete it first"
             )
-        with state.folders.new(*path.place) as (name, folder):
+        with state.folders.new(*path.folder_parts) as (name, folder):
             now = time.time()
             planned = CheckpointRow(path, name, 0, now, expiry(now, ttl_seconds), metadata)
             write = _writer(state, path.run_id, optimizer=path.kind == WEIGHTS)
@@ -173,7 +174,7 @@ def _save_named(
             state.store.checkpoints.put(saved)
         record_checkpoint(state, row, saved, "saved")
         if overwrite:
-            await state.folders.collect(state.store.folders)
+            await state.folders.remove_unused(state.store.folders)
         return encode(result(saved))
 
     return work
@@ -209,7 +210,7 @@ def _save_ephemeral(state: ServerState, row: ModelRow, number: int, *, inflight:
             state.store.samplers.add(sampler, time.time())
         if inflight:
             await state.samplers.reload(sampler)
-            await state.folders.collect(state.store.folders)
+            await state.folders.remove_unused(state.store.folders)
         return encode(SaveWeightsForSamplerResponse(sampling_session_id=sampler_id).to_dict())
 
     return work
@@ -239,7 +240,7 @@ def _load(state: ServerState, access: Access, row: ModelRow, body: LoadWeightsRe
         # looked up only now, since the request before may save it
         saved = _find(access, path)
         _check_fit(path, access.run_of(saved), row, optimizer=body.optimizer)
-        with state.folders.held(saved.folder) as folder:
+        with state.folders.hold(saved.folder) as folder:
             await state.lanes.call(digests.check, folder)
             await state.lanes.call(
                 state.engine.load_model, row.model_id, folder, optimizer=body.optimizer
@@ -287,7 +288,7 @@ def _loaded_model(
 async def _create_loaded(
     state: ServerState, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool
 ) -> Sequence[str]:
-    with state.folders.held(_find(access, path).folder) as folder:
+    with state.folders.hold(_find(access, path).folder) as folder:
         return await state.lanes.call(
             _create_and_load, state.engine, row, folder, optimizer=optimizer
         )

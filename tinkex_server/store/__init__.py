@@ -104,25 +104,25 @@ class Store:
         """After a restart: what was pending has failed for `reason`, and no model is in memory."""
         with self._database.transaction():
             self.futures.fail_pending(reason, now)
-            self.models.lose_all()
+            self.models.mark_all_lost()
 
     def folders(self) -> set[str]:
         """The names of the folders that are in use."""
         return self.checkpoints.folders() | self.samplers.folders()
 
-    def folders_ever(self) -> set[str]:
+    def folders_ever_used(self) -> set[str]:
         """The same, with those of sessions that have ended."""
-        return self.checkpoints.folders() | self.samplers.folders_ever()
+        return self.checkpoints.folders() | self.samplers.folders_ever_used()
 
     def compact(self) -> None:
         """Gives the room of what was deleted back to the disk."""
         self._database.run("VACUUM")
 
-    def kept(self) -> Awaitable[None]:
+    def flush(self) -> Awaitable[None]:
         """Returns when all that was written so far outlives this process. To be awaited before
         somebody is told of it.
         """
-        return self._database.kept()
+        return self._database.flush()
 
     def close(self) -> None:
         self._database.close()

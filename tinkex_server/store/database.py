@@ -121,7 +121,7 @@ class StoreWriteError(StoreError):
 
 class Database:
     """An open file. Every statement is a transaction of its own, but within `transaction`, and
-    those of `run_soon`.
+    those of `run_in_group`.
 
     It is called on the event loop's thread alone: with a write-ahead log a small write takes some
     tens of microseconds.
@@ -216,7 +216,7 @@ class Database:
         finally:
             self._connection.execute("PRAGMA synchronous = NORMAL").close()
 
-    def run_soon(self, sql: str, *values: Any) -> None:
+    def run_in_group(self, sql: str, *values: Any) -> None:
         """Makes one transaction of this and all that follow until the event loop's next round. For
         what is written often.
 
@@ -226,7 +226,7 @@ class Database:
             self._open_group()
         self._execute(sql, values)
 
-    def run_at_last(self, statement: Callable[[], Statement]) -> None:
+    def run_at_group_end(self, statement: Callable[[], Statement]) -> None:
         """Runs what `statement` gives then as the last of the group that is open, or is opened for
         it. For what adds up meanwhile.
         """
@@ -234,7 +234,7 @@ class Database:
             self._open_group()
         self._last.append(statement)
 
-    async def kept(self) -> None:
+    async def flush(self) -> None:
         """Returns when all that was written so far is on the disk. Raises `StoreWriteError` when
         some of it was lost.
         """

@@ -14,7 +14,7 @@ from tinkex_server.engine.interface import (
     SgdSettings,
 )
 from tinkex_server.engine.torch.losses import LOSSES
-from tinkex_server.wire.translate import LOSS_FNS
+from tinkex_server.wire.loss_inputs import LOSS_FNS
 
 
 def order(api: Api, model_id: str) -> list[str]:
