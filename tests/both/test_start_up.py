@@ -22,7 +22,7 @@ from tests.support.inner_pytest import run_pytest
 from tests.support.mortal_engine import BASES, cannot_be_made, starts_slowly
 from tests.support.server_calls import Api, new_model
 from tinkex import RequestFailedError
-from tinkex_server.engine.interface import Engine, EngineDied, InvalidRequest
+from tinkex_server.engine.interface import EngineDied, InvalidRequest
 from tinkex_server.engine.process.engine import ProcessEngine
 
 BASE = "fake/base"
@@ -40,7 +40,7 @@ def gate(tmp_path: Path) -> Path:
 def starting(gate: Path) -> Iterator[tinkex.local.Server]:
     """A server whose engine waits for `gate`."""
     engine = ProcessEngine(partial(starts_slowly, gate), BASES)
-    with tinkex.local.serve(engine=cast("Engine", engine)) as server:
+    with tinkex.local.serve(engine=engine) as server:
         yield server
         gate.touch()
     engine.close()
@@ -80,7 +80,7 @@ def test_what_needs_no_engine_is_answered_and_the_rest_waits(
 def test_who_waits_is_told_what_for(gate: Path) -> None:
     engine = ProcessEngine(partial(starts_slowly, gate), BASES)
     with (
-        tinkex.local.serve(engine=cast("Engine", engine), hold=0) as server,
+        tinkex.local.serve(engine=engine, hold=0) as server,
         httpx.Client(base_url=server.base_url, timeout=NEVER_SAID) as http,
     ):
         api = Api(http, cast("Any", engine))
@@ -139,7 +139,7 @@ def test_the_handle_and_the_status_page_say_why(
 def test_a_stream_fails_with_the_reason() -> None:
     engine = ProcessEngine(cannot_be_made, BASES)
     with (
-        tinkex.local.serve(engine=cast("Engine", engine)) as server,
+        tinkex.local.serve(engine=engine) as server,
         httpx.Client(base_url=server.base_url) as http,
     ):
         api = Api(http, cast("Any", engine))

@@ -17,7 +17,7 @@ from tinkex_api.types import Request
 
 from tinkex._version import __version__
 from tinkex.config import HOSTED_BASE_URL
-from tinkex.dialects.detect import Seen, has_route, key_flags, telling_route
+from tinkex.dialects.detect import FirstAnswers, has_route, key_flags, telling_route
 from tinkex.errors import APIError, APIStatusError, NotATinkerServerError, UnsupportedByServer
 from tinkex.transport.failures import is_web_page, status_error
 from tinkex.transport.transport import Transport
@@ -27,25 +27,25 @@ T = TypeVar("T")
 _OF_GATEWAYS = frozenset({429, 500, *range(502, 600)})
 
 
-async def meet(transport: Transport) -> None:
+async def discover(transport: Transport) -> None:
     """Asks the server about itself, unless that was done before, so that `transport.server.dialect`
     is what it speaks.
     """
-    if not transport.server.met:
+    if not transport.server.is_known:
         with first_contact(transport):
-            transport.server.saw(await look(transport))
+            transport.server.observe(await ask_server(transport))
 
 
-async def look(transport: Transport) -> Seen:
+async def ask_server(transport: Transport) -> FirstAnswers:
     """Asks the server about itself; of one that has no flags it is asked what else it lacks, of one
     whose flags others have, too, what tells them apart.
     """
-    before = transport.server.seen
+    before = transport.server.observed
     config, refusal = await _ask(
         transport, get_client_config.request(body=ClientConfigRequest(__version__))
     )
     if config is not None:
-        transport.server.learn(**key_flags(config))
+        transport.server.update_dialect(**key_flags(config))
     dynamic = (
         None
         if config is None
@@ -56,7 +56,7 @@ async def look(transport: Transport) -> Seen:
     is_given = transport.config.dialect is not None
     named = config is not None or is_given
     route = None if is_given else telling_route(config)
-    return Seen(
+    return FirstAnswers(
         hosted=transport.config.base_url == HOSTED_BASE_URL,
         config=config,
         dynamic=dynamic,
@@ -115,7 +115,7 @@ def first_contact(transport: Transport) -> Generator[None]:
         if not is_web_page(error.body) or error.status_code in _OF_GATEWAYS:
             raise
         raise NotATinkerServerError(
-            f"what answers at {transport.config.base_url} is no Tinker server: {error.message}, "
+            f"what answers at {transport.base_url} is no Tinker server: {error.message}, "
             "as a web page",
             operation=error.operation,
             advice="Check base_url: it is the URL below which /api/v1/… lies.",

@@ -41,4 +41,4 @@ def _served(transport: Transport, base_model: str) -> tuple[str, Callable[[], To
         except TinkexError as error:
             raise NotThere(error.message) from error
 
-    return f"the server {transport.config.base_url}", wait
+    return f"the server {transport.base_url}", wait

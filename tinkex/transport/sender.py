@@ -9,32 +9,30 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
-from attrs import define, evolve, field
+from attrs import define, field
 from tinkex_api.api.auth import create_auth_token
 from tinkex_api.models import AuthTokenRequest
 from tinkex_api.types import Request
 
 from tinkex import events
-from tinkex.config import Config
+from tinkex.config import LOCAL, Config
 from tinkex.config.secrets import Secret, masked
 from tinkex.errors import APIConnectionError, UnreadableAnswerError
-from tinkex.local.process_server import local_url
-from tinkex.threads import in_thread
+from tinkex.local.connection import LocalConnection
 from tinkex.transport import adaptation, failures, response_body
 from tinkex.transport.answers import parse
 from tinkex.transport.auth import Auth
 from tinkex.transport.deprecation import Deprecations
-from tinkex.transport.exchange_stage import Progress, progress
+from tinkex.transport.exchange_stage import ExchangeStage, current_stage
 from tinkex.transport.lifetimes import weakly
 from tinkex.transport.messages import (
-    AS_IT_IS,
     PUBLIC_HEADERS,
+    UNCOMPRESSED,
+    build_message,
     constant_headers,
-    host,
-    message,
-    with_defaults,
+    with_default_query,
 )
-from tinkex.transport.redirects import REDIRECTS, next_url
+from tinkex.transport.redirects import MAX_REDIRECTS, next_url
 from tinkex.transport.server import Server
 from tinkex.transport.unreachable import Unreachable, proxy_refused
 from tinkex.waiting.clock import Clock
@@ -42,11 +40,12 @@ from tinkex.waiting.clock import Clock
 logger = logging.getLogger("tinkex")
 
 
-def default_handler(config: Config) -> httpx.AsyncBaseTransport:
+def connection_pool(config: Config) -> httpx.AsyncBaseTransport:
+    """Returns connections with the proxies, certificates and bounds of the settings."""
     # here, since aiohttp takes its time to import
-    from tinkex.transport.connection import Connections
+    from tinkex.transport.connection import ConnectionPool
 
-    return Connections(
+    return ConnectionPool(
         config.http_limits,
         proxies=config.proxies,
         proxy_headers=config.proxy_headers,
@@ -64,7 +63,9 @@ class Sender:
     server: Server
     clock: Clock
     auth: Auth = field(init=False)
-    _handler: httpx.AsyncBaseTransport = field(init=False)
+    _pool: httpx.AsyncBaseTransport = field(init=False)
+    _local: LocalConnection | None = field(init=False)
+    """What leads to the server of this process, for a client of that server."""
     _headers: dict[str, str] = field(init=False, repr=False)
     _given_headers: frozenset[str] = field(init=False)
     """The names of the user's own, which go before ours."""
@@ -72,7 +73,8 @@ class Sender:
 
     def __attrs_post_init__(self) -> None:
         self.auth = Auth(self.config, self.server, self.clock, weakly(self._exchange_key))
-        self._handler = self.config.http_transport or default_handler(self.config)
+        self._pool = self.config.http_transport or connection_pool(self.config)
+        self._local = LocalConnection(self._pool) if self.config.base_url == LOCAL else None
         self._headers = constant_headers(self.config, self.clock.new_id())
         self._given_headers = frozenset(name.lower() for name in self.config.default_headers)
 
@@ -133,34 +135,32 @@ class Sender:
             whole,
         )
 
+    @property
+    def base_url(self) -> str:
+        """The URL of `Config`; of the server in this process its address, once it has started."""
+        return self.config.base_url if self._local is None else self._local.base_url
+
     def is_own(self, url: str) -> bool:
         """Whether it is a URL of this server."""
-        return url.startswith(f"{self.config.base_url}/")
+        return url.startswith(f"{self.base_url}/")
 
     def whom(self, url: httpx.URL) -> str:
         """The server asked, in words; of another one's URL not the rest, which may be a right to
         read.
         """
         return (
-            self.config.base_url
+            self.base_url
             if self.is_own(str(url))
             else f"{url.scheme}://{url.netloc.decode('ascii')}"
         )
 
-    async def go_local(self) -> None:
-        """Starts the server of this process, which has no address before; it takes some seconds,
-        and so is done in a thread.
-        """
-        self.config = evolve(self.config, base_url=await in_thread(local_url))
-        self._headers["Host"] = host(self.config.base_url)
-
     async def aclose(self) -> None:
         await self.auth.aclose()
-        await self._handler.aclose()
+        await self._pool.aclose()
 
     async def abandon(self) -> None:
         """Lets go of the connections of a loop that has ended."""
-        abandon: Callable[[], Awaitable[None]] | None = getattr(self._handler, "abandon", None)
+        abandon: Callable[[], Awaitable[None]] | None = getattr(self._pool, "abandon", None)
         if abandon is not None:  # a transport of the user's own has none
             await abandon()
 
@@ -181,9 +181,9 @@ class Sender:
         """What is found where the redirect leads; the redirect itself where it is not to be
         followed.
         """
-        for _ in range(REDIRECTS):
+        for _ in range(MAX_REDIRECTS):
             url = (
-                next_url(request.method, response, self.config.base_url)
+                next_url(request.method, response, self.base_url)
                 if response.has_redirect_location
                 else None
             )
@@ -225,17 +225,22 @@ class Sender:
     ) -> httpx.Response:
         """`url` is where a redirect leads, which has all that stands in a URL."""
         events.emit(events.HttpRequestStart, operation=request.operation)
-        headers = {**self._headers, **self._with_key(key), **({} if whole else AS_IT_IS), **headers}
+        headers = {
+            **self._headers,
+            **self._with_key(key),
+            **({} if whole else UNCOMPRESSED),
+            **headers,
+        }
         if events.trace_headers is not None:
             headers = {**headers, **events.trace_headers()}
         if self.config.dump_headers:
             logger.info(
                 "%s %s %s", request.method, request.path, masked({**headers, **request.headers})
             )
-        query = None if url else with_defaults(request.params, self.config.default_query)
-        made = message(
+        query = None if url else with_default_query(request.params, self.config.default_query)
+        made = build_message(
             request,
-            url or self.config.base_url + request.path,
+            url or self.base_url + request.path,
             query,
             headers,
             self._extensions(timeout, whole=whole),
@@ -243,10 +248,10 @@ class Sender:
         return await self._carried(made, request.operation, whole)
 
     async def _carried(self, message: httpx.Request, operation: str, whole: bool) -> httpx.Response:
-        how_far, began = Progress(), self.clock.now()
-        progress.set(how_far)
+        stage, began = ExchangeStage(), self.clock.now()
+        current_stage.set(stage)
         try:
-            response = await self._handler.handle_async_request(message)
+            response = await (self._local or self._pool).handle_async_request(message)
             if whole or not response.is_success:
                 response = await response_body.read_whole(response, self.bound_of(operation))
         except BaseException as error:
@@ -263,12 +268,12 @@ class Sender:
                 error.operation = operation
             if not isinstance(error, httpx.TransportError):
                 raise
-            raise self._no_answer(error, how_far, operation, message.url) from error
-        if response.status_code == 407 and how_far.proxy is not None:  # no server's own word
-            refused = Unreachable(proxy_refused(how_far.proxy, 407, response.reason_phrase))
-            raise self._no_answer(refused, Progress("unsent"), operation, message.url)
-        if how_far.proxy is not None and message.url.scheme == "http":
-            response.extensions["proxy"] = how_far.proxy  # which may have answered itself
+            raise self._no_answer(error, stage, operation, message.url) from error
+        if response.status_code == 407 and stage.proxy is not None:  # no server's own word
+            refused = Unreachable(proxy_refused(stage.proxy, 407, response.reason_phrase))
+            raise self._no_answer(refused, ExchangeStage("unsent"), operation, message.url)
+        if stage.proxy is not None and message.url.scheme == "http":
+            response.extensions["proxy"] = stage.proxy  # which may have answered itself
         seconds = self.clock.now() - began
         events.emit(
             events.HttpRequestStop,
@@ -280,12 +285,12 @@ class Sender:
         return response
 
     def _no_answer(
-        self, error: httpx.TransportError, how_far: Progress, operation: str, url: httpx.URL
+        self, error: httpx.TransportError, stage: ExchangeStage, operation: str, url: httpx.URL
     ) -> APIConnectionError:
-        place = how_far.place or failures.place_of(error)
-        return failures.connection_error(error, place, operation, self.whom(url), how_far.proxy)
+        place = stage.failure_point or failures.failure_point_of(error)
+        return failures.connection_error(error, place, operation, self.whom(url), stage.proxy)
 
-    def bound_of(self, operation: str) -> response_body.Bound:
+    def bound_of(self, operation: str) -> response_body.SizeBound:
         """How large an answer may be."""
         return response_body.bound_of(operation, self.config.http_limits.max_answer_bytes)
 

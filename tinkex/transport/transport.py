@@ -5,29 +5,30 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import httpx
 from attrs import define, field
 from tinkex_api.types import Request
 
 from tinkex import events
-from tinkex.config import LOCAL, Config, log_level
+from tinkex.config import Config, log_level
 from tinkex.errors import ClientClosedError, TinkexError
 from tinkex.transport import failures, response_body
 from tinkex.transport.answers import parse
-from tinkex.transport.backoff import Patience
-from tinkex.transport.lifetimes import Home
+from tinkex.transport.backoff import RetryBudget
+from tinkex.transport.lifetimes import LoopBinding
 from tinkex.transport.rate_limit import RateLimitWindow, window_for
 from tinkex.transport.response_body import LINE_BYTES, lines
 from tinkex.transport.retrying import RetryingCall
 from tinkex.transport.sender import Sender
 from tinkex.transport.server import Server, server_for
 from tinkex.waiting.clock import Clock
-from tinkex.waiting.wait import Bound, RequestState, Wait, Waits
+from tinkex.waiting.wait import RequestState, Wait, WaitBound, Waits
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Listener: TypeAlias = Callable[[events.Event], object]
 
 
 @define(eq=False)
@@ -36,34 +37,34 @@ class Transport:
     loop.
     """
 
-    _given: Config
+    config: Config
     clock: Clock = field(factory=Clock)
     server: Server = field(init=False)
     closed: bool = field(init=False, default=False)
     waits: Waits = field(init=False)
     window: RateLimitWindow = field(init=False)
-    report: Callable[[events.Event], object] | None = field(init=False, default=None)
-    """Who else hears what this client has trained and sampled: the server, where that is wanted."""
-    carrier: Sender = field(init=False)
-    _home: Home = field(init=False, factory=Home)
-    _bound_of_answer: Bound = field(init=False)
-    _bound_of_result: Bound = field(init=False)
+    listeners: list[Listener] = field(init=False, factory=list[Listener])
+    """Functions that get the events of this client alone: its training steps and samples."""
+    _sender: Sender = field(init=False)
+    _loop_binding: LoopBinding = field(init=False, factory=LoopBinding)
+    _bound_of_answer: WaitBound = field(init=False)
+    _bound_of_result: WaitBound = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        config = self._given
+        config = self.config
         if level := config.log_level or ("info" if config.dump_headers else None):
             log_level.show(level)
         self.server = server_for(config)
-        self.carrier = Sender(config, self.server, self.clock)
+        self._sender = Sender(config, self.server, self.clock)
         self.waits = Waits(self.clock)
         self.window = window_for(config.base_url, config.api_key or config.credential_cmd)
-        self._bound_of_answer = Bound(config.retry.max_wait, "Config.retry.max_wait")
-        self._bound_of_result = Bound(config.poll.max_wait, "Config.poll.max_wait")
+        self._bound_of_answer = WaitBound(config.retry.max_wait, "Config.retry.max_wait")
+        self._bound_of_result = WaitBound(config.poll.max_wait, "Config.poll.max_wait")
 
     @property
-    def config(self) -> Config:
-        """The settings, with the address of a local server once it has one."""
-        return self.carrier.config
+    def base_url(self) -> str:
+        """The server's base URL; that of `Config`, or the address of this process's own server."""
+        return self._sender.base_url
 
     async def send(
         self,
@@ -98,19 +99,19 @@ class Transport:
         """
         self.server.require(request.operation)
         state = state or RequestState(request.operation)
-        patience = Patience(
+        retry_budget = RetryBudget(
             state.retry or self.config.retry, repeatable, max_attempts, first_contact
         )
         with self._waiting_for_answer(state) as wait:
             return await self._exchange(
-                request, timeout or self._usual_timeout, patience, wait, partial(parse, request)
+                request, timeout or self._usual_timeout, retry_budget, wait, partial(parse, request)
             )
 
     def require_open(self, operation: str) -> None:
         """Raises `ClientClosedError` once the client was closed, and on another event loop than the
         first that it was used on.
         """
-        self._home.enter(operation)
+        self._loop_binding.enter(operation)
         if self.closed:
             raise ClientClosedError(
                 "not sent: the client was closed before the call, or the service client that "
@@ -124,7 +125,7 @@ class Transport:
         return self.waits.begin(state, awaited, self._bound_of_result)
 
     @asynccontextmanager
-    async def stream(
+    async def stream_lines(
         self, request: Request[Any], *, timeout: float | None = None
     ) -> AsyncGenerator[AsyncGenerator[str]]:
         """The lines of a 2xx answer as they come; leaving closes the connection. Raises what `send`
@@ -134,11 +135,11 @@ class Transport:
             timeout: seconds until the answer begins, and from one piece of it to the next; by
                 default `Config.timeout`.
         """
-        async with self.answer(request, timeout=timeout) as response:
-            yield lines(response, LINE_BYTES, self.carrier.bound_of(request.operation))
+        async with self.stream_answer(request, timeout=timeout) as response:
+            yield lines(response, LINE_BYTES, self._sender.bound_of(request.operation))
 
     @asynccontextmanager
-    async def answer(
+    async def stream_answer(
         self, request: Request[Any], *, timeout: float | None = None
     ) -> AsyncGenerator[httpx.Response]:
         """A 2xx answer whose body is not read yet; leaving closes the connection. Raises what
@@ -147,16 +148,21 @@ class Transport:
         A redirect is not followed but raised. `timeout` is as for `stream`.
         """
         self.server.require(request.operation)
-        patience = Patience(self.config.retry, True, None)
+        retry_budget = RetryBudget(self.config.retry, True, None)
         with self._waiting_for_answer(RequestState(request.operation)) as wait:
             response = await self._exchange(
-                request, timeout or self._usual_timeout, patience, wait, _as_it_is, whole=False
+                request, timeout or self._usual_timeout, retry_budget, wait, _as_it_is, whole=False
             )
         async with self._reading(response, request.operation):
             yield response
 
+    async def read(self, request: Request[T], response: httpx.Response) -> T:
+        """Reads an answer of `answer` to its end, and parses it. Raises what `send` does."""
+        bound = self._sender.bound_of(request.operation)
+        return parse(request, await response_body.read_whole(response, bound))
+
     @asynccontextmanager
-    async def open(
+    async def open_url(
         self, url: str, operation: str, *, with_key: bool, headers: Mapping[str, str] | None = None
     ) -> AsyncGenerator[httpx.Response]:
         """The answer to a GET of any URL, whatever its status; its body is not read where it is a
@@ -169,7 +175,7 @@ class Transport:
             APIConnectionError: no answer came, or it broke off while it was read.
         """
         self.require_open(operation)
-        response = await self.carrier.get(
+        response = await self._sender.get(
             url, operation, with_key=with_key, headers=headers or {}, timeout=self.config.timeout
         )
         async with self._reading(response, operation):
@@ -182,40 +188,47 @@ class Transport:
         came.
         """
         self.require_open(request.operation)
-        return await self.carrier.attempt(request, headers or {}, timeout)
+        return await self._sender.attempt(request, headers or {}, timeout)
 
-    def tell(self, kind: Callable[P, events.Event], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Says that something was trained or sampled, to all who listen; makes no event when nobody
-        does.
-        """
-        if self.report is None:
+    def emit(self, kind: Callable[P, events.Event], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Sends an event to this client's listeners and the process's; makes none without any."""
+        if not self.listeners:
             events.emit(kind, *args, **kwargs)
-        else:
-            event = kind(*args, **kwargs)
-            events.publish(event)
-            self.report(event)
+            return
+        event = kind(*args, **kwargs)
+        events.publish(event)
+        for listener in self.listeners:
+            listener(event)
+
+    def is_own(self, url: str) -> bool:
+        """Returns whether a URL lies below the server's base URL."""
+        return self._sender.is_own(url)
+
+    async def api_key(self) -> str | None:
+        """Returns the key that requests carry now; None without one. Raises what `send` does."""
+        return await self._sender.auth.key()
 
     async def aclose(self) -> None:
         """Closes the connections; from any event loop."""
-        await self.end(self._aclose)
+        await self.shut_down(self._aclose)
 
-    async def end(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def shut_down(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs the last work, on the loop that this belongs to; if that has ended the connections
         are let go instead.
         """
-        if not await self._home.run(work):
+        if not await self._loop_binding.run(work):
             self.closed = True
-            await self.carrier.abandon()
+            await self._sender.abandon()
 
-    def end_soon(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    def schedule_shut_down(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Has the last work done on the loop that this belongs to, unless that has ended. May be
         called in any thread.
         """
-        self._home.soon(work)
+        self._loop_binding.soon(work)
 
     async def _aclose(self) -> None:
         self.closed = True
-        await self.carrier.aclose()
+        await self._sender.aclose()
 
     def _waiting_for_answer(self, state: RequestState) -> Wait:
         return self.waits.begin(state, "an answer", self._bound_of_answer)
@@ -224,16 +237,13 @@ class Transport:
         self,
         request: Request[Any],
         timeout: float,
-        patience: Patience,
+        retry_budget: RetryBudget,
         wait: Wait,
         read: Callable[[httpx.Response], T],
         *,
         whole: bool = True,
     ) -> T:
         self.require_open(request.operation)
-        if self.config.base_url == LOCAL:
-            wait.becomes("computation", "which is the start of the server in this process")
-            await self.carrier.go_local()
         # the same over all tries
         headers = (
             {}
@@ -242,7 +252,15 @@ class Transport:
         )
         try:
             return await RetryingCall(
-                self.carrier, self.window, request, headers, timeout, whole, patience, wait, read
+                self._sender,
+                self.window,
+                request,
+                headers,
+                timeout,
+                whole,
+                retry_budget,
+                wait,
+                read,
             ).answered()
         except TinkexError as error:
             if wait.tries > 1:
@@ -257,7 +275,7 @@ class Transport:
         except httpx.DecodingError as error:
             raise response_body.unreadable(str(error), operation) from error
         except httpx.TransportError as error:
-            whom = self.carrier.whom(response.request.url)
+            whom = self._sender.whom(response.request.url)
             raise failures.connection_error(error, "answered", operation, whom) from error
         finally:
             await response.aclose()

@@ -14,7 +14,7 @@ from pathlib import Path
 from tinkex_server.store.audit import AuditLog
 from tinkex_server.store.checkpoints import Checkpoints
 from tinkex_server.store.custom_losses import CustomLosses
-from tinkex_server.store.database import Database, StoreError, Unwritable
+from tinkex_server.store.database import Database, StoreError, StoreWriteError
 from tinkex_server.store.futures import StoredFutures
 from tinkex_server.store.keys import Keys
 from tinkex_server.store.models import Models
@@ -74,9 +74,9 @@ __all__ = [
     "StorageRow",
     "Store",
     "StoreError",
+    "StoreWriteError",
     "StoredSpan",
     "TimedFuture",
-    "Unwritable",
     "UsageKind",
     "UsageRow",
 ]
@@ -104,25 +104,25 @@ class Store:
         """After a restart: what was pending has failed for `reason`, and no model is in memory."""
         with self._database.transaction():
             self.futures.fail_pending(reason, now)
-            self.models.lose_all()
+            self.models.mark_all_lost()
 
     def folders(self) -> set[str]:
         """The names of the folders that are in use."""
         return self.checkpoints.folders() | self.samplers.folders()
 
-    def folders_ever(self) -> set[str]:
+    def folders_ever_used(self) -> set[str]:
         """The same, with those of sessions that have ended."""
-        return self.checkpoints.folders() | self.samplers.folders_ever()
+        return self.checkpoints.folders() | self.samplers.folders_ever_used()
 
     def compact(self) -> None:
         """Gives the room of what was deleted back to the disk."""
         self._database.run("VACUUM")
 
-    def kept(self) -> Awaitable[None]:
+    def flush(self) -> Awaitable[None]:
         """Returns when all that was written so far outlives this process. To be awaited before
         somebody is told of it.
         """
-        return self._database.kept()
+        return self._database.flush()
 
     def close(self) -> None:
         self._database.close()

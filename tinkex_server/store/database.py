@@ -13,8 +13,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import orjson
 
-from tinkex_server.errors import Refused
-
 logger = logging.getLogger("tinkex.local")
 
 T = TypeVar("T")
@@ -103,9 +101,11 @@ class StoreError(RuntimeError):
     """The database cannot be used; the text says why."""
 
 
-class Unwritable(Refused, StoreError):
-    """The disk is full, or fails. Requests are answered so until there is room; for good, once
-    something that others were told of is lost.
+class StoreWriteError(StoreError):
+    """A write that failed because the disk is full or broken.
+
+    Writes work again when there is room, unless something was lost that clients were told of: then
+    every later call fails in the same way until the server is restarted.
     """
 
     def __init__(self, error: sqlite3.Error, *, lost: bool = False) -> None:
@@ -115,16 +115,13 @@ class Unwritable(Refused, StoreError):
             else ""
         )
         super().__init__(
-            507, f"the data folder cannot be written ({error}); make room on its disk{more}"
+            f"the data folder cannot be written ({error}); make room on its disk{more}"
         )
-
-    def __str__(self) -> str:
-        return str(self.detail)
 
 
 class Database:
     """An open file. Every statement is a transaction of its own, but within `transaction`, and
-    those of `run_soon`.
+    those of `run_in_group`.
 
     It is called on the event loop's thread alone: with a write-ahead log a small write takes some
     tens of microseconds.
@@ -219,7 +216,7 @@ class Database:
         finally:
             self._connection.execute("PRAGMA synchronous = NORMAL").close()
 
-    def run_soon(self, sql: str, *values: Any) -> None:
+    def run_in_group(self, sql: str, *values: Any) -> None:
         """Makes one transaction of this and all that follow until the event loop's next round. For
         what is written often.
 
@@ -229,7 +226,7 @@ class Database:
             self._open_group()
         self._execute(sql, values)
 
-    def run_at_last(self, statement: Callable[[], Statement]) -> None:
+    def run_at_group_end(self, statement: Callable[[], Statement]) -> None:
         """Runs what `statement` gives then as the last of the group that is open, or is opened for
         it. For what adds up meanwhile.
         """
@@ -237,16 +234,16 @@ class Database:
             self._open_group()
         self._last.append(statement)
 
-    async def kept(self) -> None:
-        """Returns when all that was written so far is on the disk. Raises `Unwritable` when it is
-        not.
+    async def flush(self) -> None:
+        """Returns when all that was written so far is on the disk. Raises `StoreWriteError` when
+        some of it was lost.
         """
         if self._awaiting is not None:
             kept = asyncio.get_running_loop().create_future()
             self._awaiting.append(kept)
             await kept
         if self._lost:
-            raise Unwritable(self._lost, lost=True)
+            raise StoreWriteError(self._lost, lost=True)
 
     def _open_group(self) -> None:
         self._connection.execute("BEGIN")
@@ -279,11 +276,11 @@ class Database:
             # SQLite has undone the group with it
             if self._awaiting is not None and not self._connection.in_transaction:
                 self._lose(error)
-            raise Unwritable(error, lost=self._lost is not None) from error
+            raise StoreWriteError(error, lost=self._lost is not None) from error
 
     def _lose(self, error: sqlite3.Error) -> None:
         if self._lost is None:
-            logger.error("%s", Unwritable(error, lost=True))
+            logger.error("%s", StoreWriteError(error, lost=True))
         self._lost = error
 
     def all(self, make: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> list[T]:

@@ -22,7 +22,7 @@ class StoredFutures:
         self._result_bytes = database.number("SELECT coalesce(sum(length(result)), 0) FROM futures")
 
     def add(self, row: FutureRow, now: float) -> None:
-        self._db.run_soon(
+        self._db.run_in_group(
             "INSERT INTO futures (request_id, scope, seq_id, kind, fingerprint, owner, state, "
             "created_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -39,7 +39,7 @@ class StoredFutures:
     def get(self, request_id: str) -> FutureRow | None:
         return self._db.one(_row, _BY_ID, request_id)
 
-    def numbered(self, scope: str, seq_id: int) -> FutureRow | None:
+    def by_number(self, scope: str, seq_id: int) -> FutureRow | None:
         return self._db.one(_row, _BY_NUMBER, scope, seq_id)
 
     def ended(self, scope: str) -> list[EndedFuture]:
@@ -66,7 +66,7 @@ class StoredFutures:
 
     def end(self, request_id: str, ending: Ending, started_at: float | None, now: float) -> None:
         self._result_bytes += len(ending.result or b"")
-        self._db.run_soon(
+        self._db.run_in_group(
             "UPDATE futures SET state = ?, result = ?, error = ?, category = ?, started_at = ?, "
             "finished_at = ?"
             " WHERE request_id = ?",

@@ -77,7 +77,7 @@ class Models:
         row = self.get(model_id)
         return row and row.failure
 
-    def lose(self, model_id: str, reason: str) -> None:
+    def mark_failed(self, model_id: str, reason: str) -> None:
         self._db.run(
             "UPDATE models SET state = 'failed', failure = ? WHERE model_id = ?", reason, model_id
         )
@@ -94,7 +94,7 @@ class Models:
     def note_request(self, model_id: str, now: float) -> None:
         self._db.run("UPDATE models SET last_request_at = ? WHERE model_id = ?", now, model_id)
 
-    def lose_all(self) -> None:
+    def mark_all_lost(self) -> None:
         """After a restart no model is in memory."""
         self._db.run("UPDATE models SET state = 'lost' WHERE state IN ('creating', 'ready')")
 

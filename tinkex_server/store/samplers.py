@@ -78,7 +78,7 @@ class Samplers:
         )
         return set(self._db.all(lambda row: row["folder"], sql))
 
-    def folders_ever(self) -> set[str]:
+    def folders_ever_used(self) -> set[str]:
         """Of the sessions that have ended, too."""
         return set(
             self._db.all(

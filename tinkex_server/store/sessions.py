@@ -79,7 +79,7 @@ class Sessions:
     def note_heartbeat(self, session_id: str, now: float) -> None:
         self._db.run("UPDATE sessions SET heartbeat_at = ? WHERE session_id = ?", now, session_id)
 
-    def silent(self, since: float) -> list[SessionRow]:
+    def silent_since(self, since: float) -> list[SessionRow]:
         """Those that go on and had no heartbeat since then."""
         sql = "SELECT * FROM sessions WHERE finished_at IS NULL AND heartbeat_at < ?"
         return self._db.all(_row, sql, since)

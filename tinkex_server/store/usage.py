@@ -36,7 +36,7 @@ class Usage:
         statements is written at once.
         """
         if not self._sums:
-            self._db.run_at_last(self._written)
+            self._db.run_at_group_end(self._written)
         hour = int(now) // HOUR * HOUR
         for kind, amount in amounts.items():
             self._sums[hour, owner, session_id, base_model, kind] += amount
