@@ -36,8 +36,7 @@ _MADE_UP = frozenset(status for status in range(400, 500) if status_meaning(stat
 _RETRYABLE = (_REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}) - {501}
 
 FailureKind = Literal["failure", "rate_limit", "billing", "proxy"]
-"""The reason for a retry: a failed exchange, a rate limit, missing credit, or the refusal of a proxy.
-"""
+"""The reason for a retry: a failed exchange, a rate limit, missing credit, or a proxy's refusal."""
 
 
 def delay(attempt: int, settings: RetrySettings, hint: float | None, chance: float) -> float:

@@ -116,7 +116,7 @@ def _check(key: object, source: str) -> str:
         )
     if not (key.isascii() and key.isprintable()):
         raise CredentialError(
-            f"{source} gave characters that no HTTP header can hold",
+            f"{source} gave characters that no header can carry",
             advice="It must give the key alone, on one line.",
         )
     return key

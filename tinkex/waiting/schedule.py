@@ -1,4 +1,4 @@
-"""The times at which a long wait is logged: after 10 s, then at growing intervals. No clock here."""
+"""The times at which long waits are logged: after 10 s, then ever more rarely. No clock here."""
 
 from __future__ import annotations
 
