@@ -13,7 +13,7 @@ from tinkex.dialects.table import DIALECTS, UNKNOWN
 
 
 @frozen
-class Seen:
+class FirstAnswers:
     """What a server answered at first contact; None for a call that it lacks."""
 
     hosted: bool
@@ -29,7 +29,7 @@ class Seen:
     """
 
 
-def recognise(seen: Seen) -> Dialect:
+def recognise(seen: FirstAnswers) -> Dialect:
     """The dialect of the first sign that fits, with what the server's flags say of it.
 
     Signs are not proofs, so that a batch which is refused in the dialect's encoding is tried in the
@@ -43,7 +43,7 @@ def recognise(seen: Seen) -> Dialect:
     return with_flags(named, seen.config, seen.dynamic)
 
 
-def _flags(seen: Seen) -> Mapping[str, Any]:
+def _flags(seen: FirstAnswers) -> Mapping[str, Any]:
     return seen.config.to_dict() if seen.config else {}
 
 
@@ -110,7 +110,7 @@ _TELLING: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
 )
 
 _PROVEN = ("hosted", "tinkex", "spindle")
-_SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
+_SIGNS: tuple[tuple[str, Callable[[FirstAnswers], bool]], ...] = (
     ("hosted", lambda seen: seen.hosted),
     ("tinkex", lambda seen: "seq_id_repeats" in _flags(seen)),
     ("hatchery", lambda seen: "default_poll_interval_ms" in _flags(seen)),

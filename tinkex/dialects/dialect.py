@@ -42,7 +42,7 @@ class Evidence:
     """
 
     how: Literal["measured", "read", "probed", "said", "given"]
-    """Seen by its effect on a running server; read in its source; found by `probe_server` in this
+    """FirstAnswers by its effect on a running server; read in its source; found by `probe_server` in this
     process; said by the server itself; given by the user.
     """
     release: str = ""
@@ -82,7 +82,7 @@ class ChunkLimits:
 
 
 @frozen(kw_only=True)
-class SamplingWays:
+class SamplingRules:
     """How a server samples, where it is otherwise than asked. The defaults are those of one that
     does what it is asked.
     """
@@ -247,7 +247,7 @@ class Dialect:
     """Whether custom losses can be uploaded."""
     unloads_by_query: bool = False
     """Whether unload_model takes the model's id in the URL."""
-    sampling: SamplingWays = SamplingWays()
+    sampling: SamplingRules = SamplingRules()
 
     def known(self, name: str) -> Evidence:
         """How the field of this name, or the part of one, is known."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from attrs import evolve
 
-from tinkex.dialects.dialect import Dialect, Evidence, SamplingWays
+from tinkex.dialects.dialect import Dialect, Evidence, SamplingRules
 from tinkex.dialects.measured import evidence_of
 
 UNKNOWN = Dialect()
@@ -104,7 +104,7 @@ def _all_but(*there: str, **instead: str) -> Mapping[str, str]:
 
 _IS_AND_PPO = frozenset({"cross_entropy", "importance_sampling", "ppo"})
 _ALL_RATIOS = _IS_AND_PPO | {"cispo", "dro"}
-_UP_TO_THE_CONTEXT = SamplingWays(default_max_tokens=None)
+_UP_TO_THE_CONTEXT = SamplingRules(default_max_tokens=None)
 
 _DIALECTS = (
     Dialect(
@@ -254,7 +254,7 @@ _DIALECTS = (
         asks_to_save_optimizer=True,
         forwards_by_zero_weights=True,
         losses=_IS_AND_PPO,
-        sampling=SamplingWays(base_models=False, prompt_logprobs=False, seeds=False, stops=False),
+        sampling=SamplingRules(base_models=False, prompt_logprobs=False, seeds=False, stops=False),
     ),
     Dialect(
         name="open-rl",
@@ -331,7 +331,7 @@ _DIALECTS = (
         loss_notes={"ppo": "its verl backend trains plain importance sampling"},
         resume="by_create",
         tells_rank=False,
-        sampling=SamplingWays(base_models=False, max_tokens=4096),
+        sampling=SamplingRules(base_models=False, max_tokens=4096),
     ),
     Dialect(
         name="tinker-cloud",
@@ -369,7 +369,7 @@ _DIALECTS = (
         loss_notes={"ppo": "its verl backend trains plain importance sampling"},
         joins_samplers=True,
         tells_rank=False,
-        sampling=SamplingWays(base_models=False, max_tokens=4096),
+        sampling=SamplingRules(base_models=False, max_tokens=4096),
     ),
     Dialect(
         name="twinkle",
@@ -396,7 +396,7 @@ _DIALECTS = (
         loss_notes={
             "importance_sampling": "it is GRPO clipped at 0.2, and wants an even number of datums"
         },
-        sampling=SamplingWays(
+        sampling=SamplingRules(
             names_base=True, greedy_temperature=1e-6, prompt_logprobs=False, seeds=False
         ),
     ),
@@ -413,7 +413,7 @@ _DIALECTS = (
             "get_client_config", "get_dynamic_config", "get_weights_info", "cancel_future"
         ),
         losses=_ALL_RATIOS,
-        sampling=SamplingWays(max_samples=64),
+        sampling=SamplingRules(max_samples=64),
     ),
     Dialect(
         name="spindle",
@@ -487,7 +487,7 @@ _DIALECTS = (
         ),
         losses=_IS_AND_PPO,
         resume="never",
-        sampling=SamplingWays(temperature=1.0),
+        sampling=SamplingRules(temperature=1.0),
     ),
     Dialect(
         name="hatchery",
@@ -516,7 +516,7 @@ _DIALECTS = (
             ),
         ),
         unloads_by_query=True,
-        sampling=SamplingWays(saved_names=False, top_p_off=0.999999, top_k_off=1000),
+        sampling=SamplingRules(saved_names=False, top_p_off=0.999999, top_k_off=1000),
     ),
     Dialect(
         name="mlx-tinker",

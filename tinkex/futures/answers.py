@@ -46,7 +46,7 @@ class Failed:
 
 
 @frozen
-class Lost:
+class ResultLost:
     """The work is done, and its result was given out before and is not kept."""
 
     message: str
@@ -59,7 +59,7 @@ class Finished:
     result: Payload
 
 
-Answer: TypeAlias = Pending | Failed | Lost | Finished
+Answer: TypeAlias = Pending | Failed | ResultLost | Finished
 
 _GIVEN_OUT = re.compile(
     r"already (been )?(retrieved|consumed|delivered)|seen[ _]before", re.IGNORECASE
@@ -90,7 +90,7 @@ def classify(status_code: int, body: Mapping[str, Any], *, by_kind: bool = False
     if status_code != 200:
         return None
     if "seen_before" in body or _GIVEN_OUT.search(str(body.get("error") or "")):
-        return Lost(_message(body))
+        return ResultLost(_message(body))
     if (
         body.get("error")
         or body.get("error_message")

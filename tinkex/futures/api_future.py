@@ -9,7 +9,7 @@ from weakref import ref
 
 from tinkex.errors import TinkexError, WaitTimeoutError
 from tinkex.errors.tracebacks import shorten
-from tinkex.futures.unseen import UnseenFailures, tell_failure
+from tinkex.futures.unretrieved_errors import UnretrievedErrors, log_unretrieved
 from tinkex.waiting.wait import RequestState
 
 T = TypeVar("T")
@@ -27,11 +27,11 @@ class AsyncAPIFuture(Generic[T]):
         self,
         work: Coroutine[Any, Any, T],
         state: RequestState,
-        failures: UnseenFailures | None = None,
+        failures: UnretrievedErrors | None = None,
     ) -> None:
         self.task = asyncio.ensure_future(work)
         self.state = state
-        self.seen = False
+        self.error_retrieved = False
         """Whether somebody has got the error, or takes care of it."""
         self._failures = failures
         self.task.add_done_callback(_failure_noted(ref(self), state.operation))
@@ -67,41 +67,41 @@ class AsyncAPIFuture(Generic[T]):
 
     def add_done_callback(self, callback: Callable[[AsyncAPIFuture[T]], object]) -> None:
         """Calls `callback(future)` on the event loop once the result, or the error, is there."""
-        self.seen = True
+        self.error_retrieved = True
         self.task.add_done_callback(lambda _: callback(self))
 
     def wrapped(self) -> asyncio.Future[T]:
         """The result for another future that is made of this one, and gives the error to the user
         in its place.
         """
-        self.seen = True
+        self.error_retrieved = True
         return asyncio.shield(self.task)
 
-    def tell_unseen(self) -> None:
+    def log_if_unretrieved(self) -> None:
         """Logs the error of a call that failed, unless somebody has seen it."""
         if (
-            not self.seen
+            not self.error_retrieved
             and self.task.done()
             and not self.task.cancelled()
             and (error := self.task.exception())
         ):
-            self.seen = True
-            tell_failure(self.state.operation, error)
+            self.error_retrieved = True
+            log_unretrieved(self.state.operation, error)
 
-    def note_failure(self) -> None:
+    def register_failure(self) -> None:
         """Has the session tell of the failure when it ends, unless somebody sees it before."""
         if self._failures is not None:
             self._failures.add(self)
 
     def __del__(self) -> None:
         if "task" in self.__dict__:  # it was made whole
-            self.tell_unseen()
+            self.log_if_unretrieved()
 
     async def _delivered(self) -> T:
         try:
             return await asyncio.shield(self.task)
         except Exception as error:
-            self.seen = True
+            self.error_retrieved = True
             deliver(error, self.state)
             shorten(error)
             raise
@@ -141,9 +141,9 @@ def _failure_noted(
         if error is None:
             return
         if (future := reference()) is None:
-            tell_failure(operation, error)
+            log_unretrieved(operation, error)
         else:
-            future.note_failure()
+            future.register_failure()
 
     return note
 

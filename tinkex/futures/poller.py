@@ -27,9 +27,9 @@ from tinkex.futures.answers import (
     Answer,
     Failed,
     Finished,
-    Lost,
     Payload,
     Pending,
+    ResultLost,
     classify,
     pause_after,
 )
@@ -138,7 +138,7 @@ class _Polling:
                         state_loss=answer.state_loss,
                         **self._which(),
                     )
-                case Lost():
+                case ResultLost():
                     raise ResultLostError(f"its result is lost: {answer.message}", **self._which())
                 case Pending():
                     self.retry_budget.reset()

@@ -372,7 +372,7 @@ class AsyncSamplingClient:
             await self._own_transport.shut_down(self._end)
 
     async def _end(self) -> None:
-        await self._session.life.finish("success")
+        await self._session.lifecycle.finish("success")
         await self._session.transport.aclose()
 
     async def __aenter__(self) -> Self:

@@ -13,7 +13,7 @@ import orjson
 from attrs import asdict, evolve, fields, frozen
 
 from tinkex.config import Config
-from tinkex.dialects.dialect import Dialect, SamplingWays
+from tinkex.dialects.dialect import Dialect, SamplingRules
 from tinkex.dialects.table import UNKNOWN
 from tinkex.errors import InvalidInputError
 
@@ -76,9 +76,9 @@ def _facts(dialect: Dialect) -> dict[str, Any]:
 
 def _dialect(facts: Mapping[str, Any]) -> Dialect:
     known = {field.name for field in fields(Dialect)}
-    ways = {field.name for field in fields(SamplingWays)}
+    ways = {field.name for field in fields(SamplingRules)}
     given = {name: value for name, value in facts.items() if name in known}
-    sampling = SamplingWays(
+    sampling = SamplingRules(
         **{name: value for name, value in facts["sampling"].items() if name in ways}
     )
     return evolve(UNKNOWN, **{**given, "sampling": sampling})

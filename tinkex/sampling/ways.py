@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from attrs import fields
 
-from tinkex.dialects.dialect import Dialect, SamplingWays
+from tinkex.dialects.dialect import Dialect, SamplingRules
 from tinkex.errors import InvalidInputError, UnsupportedByServer
 from tinkex.types import SamplingParams
 from tinkex.types.number_checks import check_optional_int, is_int, is_number
@@ -80,7 +80,7 @@ def _stops(stop: Any) -> list[str] | list[int] | None:
     return values
 
 
-def as_sent(params: SamplingParams, ways: SamplingWays) -> SamplingParams:
+def as_sent(params: SamplingParams, ways: SamplingRules) -> SamplingParams:
     """The parameters that make a server of these ways do what `params` say. Raises
     `InvalidInputError` where none do.
     """
@@ -115,7 +115,7 @@ def require_temperature(params: SamplingParams, dialect: Dialect) -> None:
         )
 
 
-def parts(num_samples: int, ways: SamplingWays) -> list[int]:
+def parts(num_samples: int, ways: SamplingRules) -> list[int]:
     """How many samples each request asks for, where a server gives only so many in one."""
     most = ways.max_samples or num_samples
     return [min(most, num_samples - begun) for begun in range(0, num_samples, most)]
@@ -130,7 +130,7 @@ def of_part(params: SamplingParams, index: int) -> SamplingParams:
     return SamplingParams.from_dict({**params.to_dict(), "seed": params.seed + index})
 
 
-def remarks(params: SamplingParams, ways: SamplingWays) -> Iterator[str]:
+def remarks(params: SamplingParams, ways: SamplingRules) -> Iterator[str]:
     """What the user should know of what such a server makes of the parameters."""
     if params.seed is not None and not ways.seeds:
         yield "a seed is taken and not heeded: samples differ from call to call"

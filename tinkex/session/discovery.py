@@ -17,7 +17,7 @@ from tinkex_api.types import Request
 
 from tinkex._version import __version__
 from tinkex.config import HOSTED_BASE_URL
-from tinkex.dialects.detect import Seen, has_route, key_flags, telling_route
+from tinkex.dialects.detect import FirstAnswers, has_route, key_flags, telling_route
 from tinkex.errors import APIError, APIStatusError, NotATinkerServerError, UnsupportedByServer
 from tinkex.transport.failures import is_web_page, status_error
 from tinkex.transport.transport import Transport
@@ -33,10 +33,10 @@ async def discover(transport: Transport) -> None:
     """
     if not transport.server.is_known:
         with first_contact(transport):
-            transport.server.observe(await observe_server(transport))
+            transport.server.observe(await ask_server(transport))
 
 
-async def observe_server(transport: Transport) -> Seen:
+async def ask_server(transport: Transport) -> FirstAnswers:
     """Asks the server about itself; of one that has no flags it is asked what else it lacks, of one
     whose flags others have, too, what tells them apart.
     """
@@ -56,7 +56,7 @@ async def observe_server(transport: Transport) -> Seen:
     is_given = transport.config.dialect is not None
     named = config is not None or is_given
     route = None if is_given else telling_route(config)
-    return Seen(
+    return FirstAnswers(
         hosted=transport.config.base_url == HOSTED_BASE_URL,
         config=config,
         dynamic=dynamic,

@@ -1,4 +1,4 @@
-"""`SessionLife`: keeps a session alive on its server, by heartbeats from a task, and says goodbye
+"""`SessionLifecycle`: keeps a session alive on its server, by heartbeats from a task, and says goodbye
 when it ends.
 """
 
@@ -17,7 +17,7 @@ from tinkex_api.models import FinishReason, FinishSessionRequest, SessionHeartbe
 
 from tinkex import events
 from tinkex.errors import GoneError, NotFoundError, TinkexError
-from tinkex.futures.unseen import UnseenFailures
+from tinkex.futures.unretrieved_errors import UnretrievedErrors
 from tinkex.session.reporter import Reporter
 from tinkex.transport.answers import parse
 from tinkex.transport.failures import status_error
@@ -44,7 +44,7 @@ class SessionPart(Protocol):
 
 
 @define(eq=False)
-class SessionLife:
+class SessionLifecycle:
     """The life of one session, for one event loop.
 
     It refers to nothing that a user holds, so that the end of that can be its own.
@@ -53,16 +53,16 @@ class SessionLife:
     transport: Transport
     session_id: str
     parts: Mapping[type[SessionPart], SessionPart]
-    failures: UnseenFailures
+    failures: UnretrievedErrors
     lost: bool = False
     """Whether the server has said that it does not know the session any more, or has finished it.
     """
-    _beating: asyncio.Task[None] | None = field(init=False, default=None)
+    _heartbeats: asyncio.Task[None] | None = field(init=False, default=None)
     _reporter: Reporter | None = field(init=False, default=None)
 
     def begin(self) -> None:
         """Begins the heartbeats, and tells whoever listens, and the server where that is wanted."""
-        self._beating = asyncio.create_task(self._live(), name="tinkex heartbeats")
+        self._heartbeats = asyncio.create_task(self._run_heartbeats(), name="tinkex heartbeats")
         events.emit(events.Session, session_id=self.session_id, state="begun")
         transport = self.transport
         if transport.config.sends_telemetry and not transport.server.dialect.lacks(
@@ -75,18 +75,18 @@ class SessionLife:
         """Stops the heartbeats and tells the server; one that is gone is left alone. False where it
         lacks the call.
         """
-        self.failures.tell()
+        self.failures.log_all()
         for part in self.parts.values():
             await part.close()
-        if self._beating is None:
+        if self._heartbeats is None:
             return True
-        await self._stop()
+        await self._stop_heartbeats()
         events.emit(events.Session, session_id=self.session_id, state=outcome)
         if self._reporter is not None:
             await self._reporter.finish(detail if outcome == "errored" else None)
-        return self.lost or await self._say_goodbye(outcome, detail)
+        return self.lost or await self._finish_on_server(outcome, detail)
 
-    def abandon(self) -> None:
+    def finish_later(self) -> None:
         """Finishes it, later: the last that could have done that is gone. May be called in any
         thread.
         """
@@ -98,14 +98,14 @@ class SessionLife:
         """
         if not self.lost:
             try:
-                await self._heartbeat()
+                await self._send_heartbeat()
             except TinkexError as error:
-                self._heed(error)
+                self._note_failure(error)
         if self.lost:
-            await self._stop()
+            await self._stop_heartbeats()
         return self.lost
 
-    def _heed(self, error: TinkexError) -> None:
+    def _note_failure(self, error: TinkexError) -> None:
         """Notes what the failure of a heartbeat says: only a 404 or 410 is word of the session."""
         if isinstance(error, (GoneError, NotFoundError)):
             self.lost = True
@@ -115,15 +115,15 @@ class SessionLife:
             logger.warning("session %s is gone: %s", self.session_id, error.message)
             self.transport.server.forget_repeats()
 
-    async def _stop(self) -> None:
-        if self._beating is None:
+    async def _stop_heartbeats(self) -> None:
+        if self._heartbeats is None:
             return
-        beating, self._beating = self._beating, None
-        beating.cancel()
+        heartbeats, self._heartbeats = self._heartbeats, None
+        heartbeats.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await beating
+            await heartbeats
 
-    async def _say_goodbye(self, outcome: Outcome, detail: str | None) -> bool:
+    async def _finish_on_server(self, outcome: Outcome, detail: str | None) -> bool:
         if self.transport.server.dialect.lacks("finish_session"):
             return False
         body = FinishSessionRequest(FinishReason(outcome), detail)
@@ -139,16 +139,16 @@ class SessionLife:
         logger.debug("session %s finished: %s %d", self.session_id, outcome, response.status_code)
         return response.status_code not in (404, 405)
 
-    async def _live(self) -> None:
+    async def _run_heartbeats(self) -> None:
         try:
-            await self._beat()
+            await self._send_heartbeats()
         except asyncio.CancelledError:
-            if self._beating is not None:  # not by `finish`
-                await self._say_goodbye("interrupted", _LOOP_ENDED)
+            if self._heartbeats is not None:  # not by `finish`
+                await self._finish_on_server("interrupted", _LOOP_ENDED)
                 await self.transport.aclose()
             raise
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         clock, last, lines = (
             self.transport.clock,
             self.transport.clock.now(),
@@ -157,9 +157,9 @@ class SessionLife:
         while not self.lost:
             await clock.sleep(self.transport.config.heartbeat_interval)
             try:
-                await self._heartbeat()
+                await self._send_heartbeat()
             except TinkexError as error:
-                self._heed(error)
+                self._note_failure(error)
                 if not self.lost and lines.due(clock.now() - last):
                     logger.warning(
                         "no heartbeat came through for %.0f s: %s", clock.now() - last, error
@@ -167,7 +167,7 @@ class SessionLife:
             else:
                 last, lines = clock.now(), LogSchedule(_WARN_AFTER)
 
-    async def _heartbeat(self) -> None:
+    async def _send_heartbeat(self) -> None:
         request = session_heartbeat.request(body=SessionHeartbeatRequest(self.session_id))
         response = await self.transport.send_once(request, timeout=_HEARTBEAT_TIMEOUT)
         if not response.is_success:

@@ -30,7 +30,7 @@ _BATCH = 100  # events in one request
 _HELD = 10_000  # events that wait to be sent; beyond these the oldest are dropped
 _INTERVAL = 10.0  # seconds between two requests
 _TIMEOUT = 5.0  # seconds for one
-_LAST_WORDS = 5.0  # seconds in which the rest may be sent when the session ends
+_SHUTDOWN_TIMEOUT = 5.0  # seconds in which the rest may be sent when the session ends
 
 Severity = Literal["INFO", "ERROR"]
 
@@ -58,10 +58,10 @@ class Reporter:
     def begin(self) -> None:
         """Listens from now on, on the running loop."""
         self._add("SESSION_START")
-        self.transport.listeners.append(self.heard)
-        self._task = asyncio.create_task(self._live(), name="tinkex telemetry")
+        self.transport.listeners.append(self.record)
+        self._task = asyncio.create_task(self._send_periodically(), name="tinkex telemetry")
 
-    def heard(self, event: events.Event) -> None:
+    def record(self, event: events.Event) -> None:
         """To be called with what this client does."""
         if isinstance(event, (events.TrainingStep, events.SamplingDone)):
             facts: Mapping[str, Any] = asdict(event)
@@ -75,8 +75,8 @@ class Reporter:
 
     def stop_listening(self) -> None:
         """Takes no more events of this client. A second call does nothing."""
-        if self.heard in self.transport.listeners:
-            self.transport.listeners.remove(self.heard)
+        if self.record in self.transport.listeners:
+            self.transport.listeners.remove(self.record)
 
     async def finish(self, error_type: str | None) -> None:
         """Says that the session has ended, by an exception of this class, and sends what is
@@ -94,7 +94,7 @@ class Reporter:
             "SESSION_END", duration=str(timedelta(seconds=self.transport.clock.now() - self._began))
         )
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS):
+            async with asyncio.timeout(_SHUTDOWN_TIMEOUT):
                 while self._waiting and await self._send():
                     pass
 
@@ -108,7 +108,7 @@ class Reporter:
             )
             self._count += 1
 
-    async def _live(self) -> None:
+    async def _send_periodically(self) -> None:
         while not self._unwanted:
             await self.transport.clock.sleep(_INTERVAL)
             while self._waiting and await self._send():

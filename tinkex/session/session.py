@@ -23,9 +23,9 @@ from tinkex._version import __version__
 from tinkex.errors import (
     ServerStateLostError,
 )
-from tinkex.futures.unseen import UnseenFailures
-from tinkex.session.discovery import first_contact, observe_server
-from tinkex.session.lifecycle import SessionLife, SessionPart
+from tinkex.futures.unretrieved_errors import UnretrievedErrors
+from tinkex.session.discovery import ask_server, first_contact
+from tinkex.session.lifecycle import SessionLifecycle, SessionPart
 from tinkex.transport.transport import Transport
 from tinkex.types import LoraConfig
 from tinkex.types.fingerprint import Fingerprint
@@ -36,7 +36,7 @@ P = TypeVar("P", bound=SessionPart)
 
 
 @frozen
-class SessionFacts:
+class SessionMetadata:
     """What is to be known of a session beside what it does."""
 
     user_metadata: Mapping[str, str] = field(factory=dict[str, str])
@@ -68,18 +68,20 @@ class Session:
     _parts: dict[type[SessionPart], SessionPart] = field(
         init=False, factory=dict[type[SessionPart], SessionPart]
     )
-    failures: UnseenFailures = field(init=False, factory=UnseenFailures)
-    life: SessionLife = field(init=False)
+    failures: UnretrievedErrors = field(init=False, factory=UnretrievedErrors)
+    lifecycle: SessionLifecycle = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.life = SessionLife(self.transport, self.session_id, self._parts, self.failures)
-        finalize(self, self.life.abandon).atexit = False
+        self.lifecycle = SessionLifecycle(
+            self.transport, self.session_id, self._parts, self.failures
+        )
+        finalize(self, self.lifecycle.finish_later).atexit = False
 
     @classmethod
     async def begin(
         cls,
         transport: Transport,
-        facts: SessionFacts | None = None,
+        facts: SessionMetadata | None = None,
         *,
         instead_of: Session | None = None,
     ) -> Session:
@@ -94,13 +96,13 @@ class Session:
             NotATinkerServerError, NotFoundError: the base URL leads elsewhere.
         """
         with first_contact(transport):
-            transport.server.observe(await observe_server(transport))
+            transport.server.observe(await ask_server(transport))
             answer = await transport.send(
-                create_session.request(body=_body(transport, facts or SessionFacts()))
+                create_session.request(body=_body(transport, facts or SessionMetadata()))
             )
         _log_messages(answer)
         session = cls(transport, answer.session_id, **(instead_of.saves() if instead_of else {}))
-        session.life.begin()
+        session.lifecycle.begin()
         return session
 
     def part(self, kind: type[P]) -> P:
@@ -118,7 +120,7 @@ class Session:
 
     def check(self, operation: str) -> None:
         """Raises `ServerStateLostError` for an operation of a session that is lost."""
-        if self.life.lost:
+        if self.lifecycle.lost:
             raise ServerStateLostError(
                 f"not sent: the server does not know session {self.session_id} any more, and "
                 "nothing that lived in it",
@@ -130,7 +132,7 @@ class Session:
             )
 
 
-def _body(transport: Transport, facts: SessionFacts) -> CreateSessionRequest:
+def _body(transport: Transport, facts: SessionMetadata) -> CreateSessionRequest:
     config = transport.config
     return CreateSessionRequest(
         tags=list(config.tags),

@@ -31,7 +31,7 @@ _BILLING_PAUSE = 5.0  # seconds
 
 _REFUSED_UNREAD = frozenset({402, 425, 429})
 # statuses that proxies make up, 408 among them
-_MADE_UP = frozenset(status for status in range(400, 500) if status_meaning(status) == "doubt")
+_MADE_UP = frozenset(status for status in range(400, 500) if status_meaning(status) == "unknown")
 # 501 means that the server will never have the call
 _RETRYABLE = (_REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}) - {501}
 

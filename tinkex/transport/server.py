@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from attrs import evolve
 
 from tinkex.config import Config
-from tinkex.dialects.detect import Seen, is_missing_route, recognise, with_flags
+from tinkex.dialects.detect import FirstAnswers, is_missing_route, recognise, with_flags
 from tinkex.dialects.dialect import Dialect, Evidence
 from tinkex.dialects.feature_gates import with_gates
 from tinkex.dialects.table import DIALECTS, NOT_FORESEEN, OPTIONAL, UNKNOWN
@@ -26,7 +26,7 @@ class Server:
         self.dialect = with_gates((given or UNKNOWN).as_trusted(), gates)
         self._given = given
         self._gates = gates
-        self._observed: Seen | None = None
+        self._observed: FirstAnswers | None = None
         self._warnings: set[str] = set()
         self._lock = threading.Lock()
 
@@ -36,25 +36,24 @@ class Server:
         return self._observed is not None or self._given is not None
 
     @property
-    def observed(self) -> Seen | None:
+    def observed(self) -> FirstAnswers | None:
         """The server's answers at the last first contact."""
         return self._observed
 
-    def observe(self, seen: Seen) -> None:
+    def observe(self, answers: FirstAnswers) -> None:
         """Takes the dialect from the server's answers at first contact.
 
         If they equal the last ones, the dialect stays as it is, with all that was found out since.
         """
         with self._lock:
-            if seen != self._observed:
-                bearer = (
-                    self._observed is None and self.dialect.bearer
-                )  # found out during this contact
-                self._observed = seen
+            if answers != self._observed:
+                # the form of the key may have been found out during this very contact
+                bearer = self._observed is None and self.dialect.bearer
+                self._observed = answers
                 found = (
-                    with_flags(self._given, seen.config, seen.dynamic)
+                    with_flags(self._given, answers.config, answers.dynamic)
                     if self._given
-                    else recognise(seen)
+                    else recognise(answers)
                 )
                 self.dialect = with_gates(
                     evolve(found.as_trusted(), bearer=found.bearer or bearer), self._gates

@@ -23,7 +23,7 @@ class BadSignature(ValueError):
 
 @frozen
 class Signer:
-    """A signer of paths, each with the time at which its signature expires, in seconds since 1970."""
+    """A signer of paths. Each signature holds until a given time, in seconds since 1970."""
 
     secret: bytes
 
@@ -50,4 +50,5 @@ class Signer:
 
 
 def signed_url(signer: Signer, origin: str, path: str, expires: int) -> str:
+    """Returns the signed URL of a path below `origin`."""
     return f"{origin}{quote(path, safe='/:')}?{signer.query(path, expires)}"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from tinkex_server.access.keyring import Exposed
+from tinkex_server.access.api_keys import ApiKeyRequired
 from tinkex_server.engine.factory import EngineName, named_engine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.limits import Limits
 from tinkex_server.profiles import TINKEX, Profile, find_profile
-from tinkex_server.profiles.warped_engine import with_warped_logprobs
+from tinkex_server.profiles.warped_engine import WarpedEngine
 
 if TYPE_CHECKING:
     from tinkex_server.app.faults import Faults
@@ -88,8 +88,8 @@ def serve(
             told by `Server.ready`.
         OSError: the address cannot be listened on, or the data folder not written.
         StoreError: the data folder is of another release.
-        Exposed: others than this machine could reach it, and no key is asked for.
-        BadKeys: a key could not be sent as a header, or there are several with a profile.
+        ApiKeyRequired: others than this machine could reach it, and no key is asked for.
+        InvalidApiKeys: a key could not be sent as a header, or there are several with a profile.
     """
     profile = find_profile(profile) if isinstance(profile, str) else profile
     if hold is not None:
@@ -108,7 +108,7 @@ def serve(
         from tinkex_server.app.server import Server, Settings
 
         if profile.sampling.warped_logprobs:
-            engine = with_warped_logprobs(engine)
+            engine = WarpedEngine(engine)
         settings = Settings(
             api_keys,
             profile,
@@ -146,7 +146,7 @@ def _check_private(listener: socket.socket) -> None:
     """By the address that the name of the host came to."""
     address = listener.getsockname()[0]
     if not ip_address(address).is_loopback:
-        raise Exposed(
+        raise ApiKeyRequired(
             f"{address} can be reached from other machines, and whoever reaches the server could "
             "use it and read all that it keeps: "
             "give it an API key, or have it listen on 127.0.0.1"

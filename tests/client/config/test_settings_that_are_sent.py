@@ -27,8 +27,8 @@ from tinkex import (
 )
 from tinkex.dialects.dialect import Dialect
 from tinkex.local import Server
+from tinkex.losses.batch_checks import check_batch
 from tinkex.losses.named import warn_of_mask
-from tinkex.losses.validation import check_batch
 from tinkex.transport.server import Server as ServerState
 
 NOT_FINITE = [math.nan, math.inf, -math.inf]

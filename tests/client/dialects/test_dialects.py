@@ -14,7 +14,7 @@ from tinkex_api.models import ClientConfigResponse, ClientDynamicConfigResponse
 from tinkex.dialects import resend
 from tinkex.dialects.detect import (
     RECOGNISED,
-    Seen,
+    FirstAnswers,
     has_route,
     recognise,
     telling_route,
@@ -74,9 +74,9 @@ def has_telling_route(profile: Profile, path: str | None) -> bool | None:
     return has_route(404, {"detail": "no such thing" if there else "Not Found"})
 
 
-def first_contact(profile: Profile) -> Seen:
+def first_contact(profile: Profile) -> FirstAnswers:
     config = flags(profile, "client/config", embedded._FLAGS, ClientConfigResponse)
-    return Seen(
+    return FirstAnswers(
         hosted=False,
         config=config,
         dynamic=flags(
@@ -91,9 +91,9 @@ def first_contact(profile: Profile) -> Seen:
     )
 
 
-def seen(config: dict[str, Any] | None = None, **facts: Any) -> Seen:
+def seen(config: dict[str, Any] | None = None, **facts: Any) -> FirstAnswers:
     known = {"hosted": False, "dynamic": None, "has_capabilities": True, "has_health": True}
-    return Seen(
+    return FirstAnswers(
         config=None if config is None else ClientConfigResponse.from_dict(config),
         **{**known, **facts},
     )
@@ -157,7 +157,7 @@ def test_whoever_is_recognised_is_tried() -> None:
         (seen(SPINDLE, has_telling_route=False), "unknown"),
     ],
 )
-def test_what_is_no_sign_leads_to_what_is_safe_on_all(first: Seen, name: str) -> None:
+def test_what_is_no_sign_leads_to_what_is_safe_on_all(first: FirstAnswers, name: str) -> None:
     assert recognise(first).name == name
 
 
@@ -228,5 +228,5 @@ def test_flags_that_are_missing_zero_or_unknown_change_nothing() -> None:
 
 @pytest.mark.rule(11)
 def test_a_server_that_is_not_known_is_sent_nothing_twice() -> None:
-    assert resend.verdict("unanswered", "optim_step", Dialect().seq_id_repeats) == "unknown"
+    assert resend.decide("unanswered", "optim_step", Dialect().seq_id_repeats) == "unknown"
     assert Dialect() == UNKNOWN

@@ -32,7 +32,7 @@ from tinkex import (
     UnprocessableEntityError,
 )
 from tinkex.dialects.dialect import Dialect
-from tinkex.futures.answers import Failed, Finished, Lost, Pending, classify, pause_after
+from tinkex.futures.answers import Failed, Finished, Pending, ResultLost, classify, pause_after
 from tinkex.futures.poller import NO_RESULT, Payload, wait_for_result
 from tinkex.transport.exchange_stage import current_stage
 from tinkex.waiting.wait import RequestState
@@ -304,7 +304,7 @@ def test_rule_9_a_result_that_is_lost_has_an_error_by_which_a_sample_can_be_aske
 
 @pytest.mark.rule(9)
 def test_rule_9_what_is_lost() -> None:
-    assert classify(200, {"error": "x", "seen_before": True}) == Lost("x")
+    assert classify(200, {"error": "x", "seen_before": True}) == ResultLost("x")
     assert classify(200, {"metrics": {}}) == Finished({"metrics": {}})
 
 

@@ -1,6 +1,4 @@
-"""Regularizers have the values that their formulas say, and the gradients that finite differences
-find.
-"""
+"""Regularizers have the values of their formulas, and the gradients of finite differences."""
 
 from __future__ import annotations
 

@@ -346,7 +346,7 @@ def told(status: int, count: int, seconds: float) -> list[int]:
         reporter = Reporter(transport_to(Answering(answer)), "S1")
         reporter.begin()
         for _ in range(count):
-            reporter.heard(
+            reporter.record(
                 events.SamplingDone(request_id=None, sequences=1, tokens=1, seconds=1.0, error=None)
             )
         await asyncio.sleep(seconds)

@@ -199,12 +199,12 @@ def test_every_status_has_its_meaning() -> None:
         range(200, 300)
     )
     assert {
-        status for status, meaning in meanings.items() if meaning == "doubt"
+        status for status, meaning in meanings.items() if meaning == "unknown"
     } == DOUBTFUL_STATUSES
     for status, meaning in meanings.items():
         if meaning != "taken":
             error = APIStatusError("x", status_code=status, body=None, headers={})
-            assert (resend.failure_point_of(error) == "answered") == (meaning == "doubt")
+            assert (resend.failure_point_of(error) == "answered") == (meaning == "unknown")
 
 
 @pytest.mark.rule(11)

@@ -196,7 +196,7 @@ def test_a_heartbeat_that_is_never_answered(caplog: pytest.LogCaptureFixture) ->
         session = await Session.begin(transport_to(Answering(half_open)))
         await asyncio.sleep(1000)
         assert await session.transport.send(health.request()), "all else goes on"
-        await session.life.finish("success")
+        await session.lifecycle.finish("success")
 
     run(work())
     assert re.findall(r"no heartbeat came through for (\d+) s", caplog.text) == [

@@ -15,7 +15,7 @@ from tests.server.routes.test_checkpoints import saved
 from tests.support.recording_engine import FakeEngine
 from tests.support.server_calls import API, Api, sample, started
 from tinkex_server.access import tokens
-from tinkex_server.routes.storage_hours import stored_hours
+from tinkex_server.routes.support.storage_hours import stored_hours
 from tinkex_server.store import StoredSpan
 
 
@@ -216,7 +216,7 @@ def test_where_no_key_is_asked_for_there_is_none_to_tell_of(api: Api) -> None:
 
 def test_a_token_holds_for_its_time_and_for_its_server() -> None:
     token = tokens.issue(b"secret", tokens.Holder("7", 100), {"sub": "u"}, now=100)
-    assert tokens.is_one(token)
+    assert tokens.is_token(token)
     assert tokens.holder_of(b"secret", token, now=100 + 3599) == tokens.Holder("7", 100)
     assert tokens.holder_of(b"secret", token, now=100 + 3600) is None
     assert tokens.holder_of(b"other", token, now=100) is None

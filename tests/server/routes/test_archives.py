@@ -119,7 +119,7 @@ def test_a_signed_url_needs_no_key_and_holds_for_one_path_and_an_hour(
         assert httpx.post(archive.replace("/download", "/publish")).status_code == 401
         later = time.time() + 3601
         monkeypatch.setattr(
-            "tinkex_server.access.signed_or_token.time", SimpleNamespace(time=lambda: later)
+            "tinkex_server.access.authentication.time", SimpleNamespace(time=lambda: later)
         )
         expired = httpx.get(archive)
         assert (expired.status_code, "expired" in expired.text) == (403, True)

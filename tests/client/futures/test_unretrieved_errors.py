@@ -27,7 +27,7 @@ def datum() -> Datum:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [text for text in caplog.messages if "nobody has asked" in text]
+    return [text for text in caplog.messages if "never retrieved" in text]
 
 
 @pytest.fixture
@@ -94,4 +94,4 @@ def test_a_script_that_never_asks_says_so_on_its_standard_error(server: Server) 
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
-    assert ended.stderr.count("nobody has asked for its result: BadRequestError") == 1
+    assert ended.stderr.count("its error was never retrieved: BadRequestError") == 1

@@ -1,4 +1,4 @@
-"""`UnseenFailures`: failed futures whose error nobody has asked for, which are told in the log
+"""`UnretrievedErrors`: failed futures whose error nobody has asked for, which are told in the log
 instead of never.
 """
 
@@ -22,29 +22,29 @@ closed the client.
 class Failed(Protocol):
     """A future that ended with an error."""
 
-    def tell_unseen(self) -> None: ...
+    def log_if_unretrieved(self) -> None: ...
 
 
-class UnseenFailures:
+class UnretrievedErrors:
     """The failed futures of one session. They are told when it ends, and at the latest when the
     interpreter exits.
     """
 
     def __init__(self) -> None:
         self._futures: WeakSet[Failed] = WeakSet()
-        _of_all_sessions.add(self)
+        _all_sessions.add(self)
 
     def add(self, future: Failed) -> None:
         self._futures.add(future)
 
-    def tell(self) -> None:
+    def log_all(self) -> None:
         """Logs each failure that nobody has seen, once."""
         for future in list(self._futures):
-            future.tell_unseen()
+            future.log_if_unretrieved()
         self._futures.clear()
 
 
-def tell_failure(operation: str, error: BaseException) -> None:
+def log_unretrieved(operation: str, error: BaseException) -> None:
     """Logs the first line of an error that nobody has seen, unless it only follows from another
     one.
     """
@@ -54,17 +54,17 @@ def tell_failure(operation: str, error: BaseException) -> None:
         return
     first_line = (str(error).splitlines() or [""])[0]
     logger.error(
-        "%s failed, and nobody has asked for its result: %s: %s",
+        "%s failed, and its error was never retrieved: %s: %s",
         operation,
         type(error).__name__,
         first_line,
     )
 
 
-_of_all_sessions: WeakSet[UnseenFailures] = WeakSet()
+_all_sessions: WeakSet[UnretrievedErrors] = WeakSet()
 
 
 @atexit.register
-def _tell_all() -> None:
-    for failures in list(_of_all_sessions):
-        failures.tell()
+def _log_all() -> None:
+    for failures in list(_all_sessions):
+        failures.log_all()

@@ -1,4 +1,6 @@
-"""`Access`: what one caller may see. What is another's is answered as if it were not there."""
+"""`Access`: what one caller may see. What belongs to somebody else is answered as if it did not
+exist.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +13,43 @@ from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow, SessionRow,
 
 @frozen
 class Access:
-    """Lookups for the holder of one key, which is `owner`; None sees all, where no key is asked
-    for. They raise `Refused`.
+    """The store as one caller may see it. Lookups raise `Refused` (404) for what the caller may not
+    see.
     """
 
     store: Store
     owner: str | None
+    """The id of the caller's API key. None stands for a caller who sees everything, as where the
+    server asks for no key.
+    """
 
     @property
     def new_owner(self) -> str:
-        """Whose what the caller makes is."""
+        """The owner of what the caller creates."""
         return self.owner or ""
 
     def sees(self, owner: str) -> bool:
+        """Returns whether the caller may see what belongs to `owner`."""
         return self.owner is None or owner == self.owner
 
     def session(self, session_id: str) -> SessionRow:
+        """Returns a session of the caller."""
         row = self.store.sessions.get(session_id)
         if row is None or not self.sees(row.owner):
             raise not_found(f"unknown session {session_id!r}")
         return row
 
     def open_session(self, session_id: str) -> SessionRow:
-        """One that was not finished."""
+        """Returns a session that has not finished. Raises `Refused` (400) for one that has."""
         row = self.session(session_id)
         if row.finished_at is not None:
             raise bad_request(f"{row.ending}; create a new one")
         return row
 
     def run(self, model_id: str, *, published: bool = False) -> ModelRow:
-        """A training run, loaded or not; `published`: another's, too, when it has published
-        checkpoints.
+        """Returns a training run, in memory or not.
+
+        With `published` it may be a run of somebody else that has published checkpoints.
         """
         row = self.store.models.get(model_id)
         if row is None or not (
@@ -51,11 +59,11 @@ class Access:
         return row
 
     def model(self, model_id: str) -> ModelRow:
-        """A model that takes requests."""
+        """Returns a model that takes requests."""
         return self.taking_requests(self.run(model_id))
 
     def taking_requests(self, row: ModelRow) -> ModelRow:
-        """The same model; raises when it takes none."""
+        """Returns the same model. Raises `Refused` (404), saying why, if it takes no requests."""
         model_id = row.model_id
         if row.state == "unloaded":
             raise not_found(f"model {model_id!r} was unloaded")
@@ -69,11 +77,11 @@ class Access:
         return row
 
     def own_checkpoint(self, path: CheckpointPath) -> CheckpointRow:
-        """One that the caller may change."""
+        """Returns a checkpoint that the caller may change."""
         return self._checkpoint(path, public=False)
 
     def checkpoint(self, path: CheckpointPath) -> CheckpointRow:
-        """One that the caller may read: its own, or a published one."""
+        """Returns a checkpoint that the caller may read: its own, or a published one."""
         return self._checkpoint(path, public=True)
 
     def _checkpoint(self, path: CheckpointPath, *, public: bool) -> CheckpointRow:
@@ -83,13 +91,14 @@ class Access:
         return row
 
     def run_of(self, checkpoint: CheckpointRow) -> ModelRow:
-        """The run of a checkpoint that the caller may read."""
+        """Returns the training run of a checkpoint that the caller may read."""
         row = self.store.models.get(checkpoint.path.run_id)
         if row is None:
             raise not_found(f"unknown model {checkpoint.path.run_id!r}")
         return row
 
     def sampler(self, sampler_id: str) -> SamplerRow:
+        """Returns a sampling session of the caller."""
         row = self.store.samplers.get(sampler_id)
         if row is None or not self.sees(row.owner):
             raise not_found(f"unknown sampling session {sampler_id!r}")
