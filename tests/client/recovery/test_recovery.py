@@ -418,4 +418,4 @@ def test_the_example_survives_the_death_of_its_server_with_the_same_losses() -> 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the same, bit for bit" in done.stdout
-    assert "training goes on with step 8" in done.stderr
+    assert "training continues with step 8" in done.stderr
