@@ -42,7 +42,7 @@ class ClaimedFolder:
             lock.flush()
         return cls(path, lock)
 
-    def leave_to_parent(self) -> None:
+    def release_in_child(self) -> None:
         """Lets go of it in the child of a fork; the parent's lock stays."""
         self._lock.close()
 
@@ -57,7 +57,7 @@ class ClaimedFolder:
         self._lock.close()
 
 
-def left_behind(parent: Path, prefix: str, purpose: str) -> list[ClaimedFolder]:
+def claim_orphans(parent: Path, prefix: str, purpose: str) -> list[ClaimedFolder]:
     """Returns the folders of this prefix and purpose whose processes are gone; they are the
     caller's from now on.
     """

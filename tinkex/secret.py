@@ -27,7 +27,7 @@ class Secret(str):
         return Secret(super().__getitem__(key))
 
 
-def kept_secret(value: T) -> T:
+def as_secret(value: T) -> T:
     """Returns a text as a `Secret`, texts by name likewise where the names are secret, all else as
     it is.
     """

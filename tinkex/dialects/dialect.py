@@ -42,7 +42,7 @@ class Evidence:
     """
 
     how: Literal["measured", "read", "probed", "said", "given"]
-    """Seen by its effect on a running server; read in its source; found by `probe_server` in this
+    """FirstAnswers by its effect on a running server; read in its source; found by `probe_server` in this
     process; said by the server itself; given by the user.
     """
     release: str = ""

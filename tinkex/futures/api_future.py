@@ -155,7 +155,7 @@ def no_result_yet(future: object, name: str, how: str) -> str:
 
 def deliver(error: BaseException | None, state: RequestState) -> BaseException | None:
     """Notes on the error, and on its causes, that the user gets it."""
-    cause = state.failed if error is not None and state.failed is not None else error
+    cause = state.failure if error is not None and state.failure is not None else error
     while isinstance(cause, TinkexError):
         cause.delivered = True
         cause = cause.__cause__

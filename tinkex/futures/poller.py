@@ -35,7 +35,7 @@ from tinkex.futures.answers import (
 )
 from tinkex.transport import failures
 from tinkex.transport.answers import PARSE_ERRORS
-from tinkex.transport.backoff import Patience
+from tinkex.transport.backoff import RetryBudget
 from tinkex.transport.transport import Transport
 from tinkex.waiting.wait import RequestState, Wait
 
@@ -110,16 +110,16 @@ class _Polling:
     transport: Transport
     state: RequestState
     wait: Wait
-    patience: Patience = field(init=False)
+    retry_budget: RetryBudget = field(init=False)
     fast_polls: int = 0
 
     def __attrs_post_init__(self) -> None:
-        self.patience = Patience(self.state.retry or self.transport.config.retry)
+        self.retry_budget = RetryBudget(self.state.retry or self.transport.config.retry)
 
     async def result(self, read: Callable[[Payload], T]) -> T:
         request = retrieve_future.request(body=FutureRetrieveRequest(self.state.request_id or ""))
         headers = _ACCEPT_BOTH if self.state.operation in _IN_PROTOBUF else {}
-        self.wait.becomes("computation", "the poll is not answered yet")
+        self.wait.set_owner("computation", "the poll is not answered yet")
         while True:
             began = self.transport.clock.now()
             answer = await self._poll(request, headers, began)
@@ -141,7 +141,7 @@ class _Polling:
                 case ResultLost():
                     raise ResultLostError(f"its result is lost: {answer.message}", **self._which())
                 case Pending():
-                    self.patience.forget()
+                    self.retry_budget.reset()
                     await self._pause(answer)
                 case None:
                     pass
@@ -181,14 +181,14 @@ class _Polling:
         self.fast_polls = self.fast_polls + 1 if self.transport.clock.now() - began < FAST else 0
 
     async def _after_broken_poll(self, error: APIConnectionError, began: float) -> Pending | None:
-        if not isinstance(error, APITimeoutError) or error.place == "answered":
-            if error.place == "answered" and self.transport.server.dialect.results_once:
+        if not isinstance(error, APITimeoutError) or error.failure_point == "answered":
+            if error.failure_point == "answered" and self.transport.server.dialect.results_once:
                 raise ResultLostError(
                     "its result was lost while it was being read", **self._which()
                 ) from error
             return await self._after_failure(error, began)
-        self.wait.was("network")
-        self.wait.becomes("network", "the last poll was not answered in time")
+        self.wait.attribute_past_to("network")
+        self.wait.set_owner("network", "the last poll was not answered in time")
         self._count(began)
         # or the server held it for longer than we do
         return Pending(self.state.queue_state, self.state.queue_state_reason)
@@ -209,15 +209,15 @@ class _Polling:
         """Backs off from a poll that failed, or raises when it is final or has failed too often."""
         clock = self.transport.clock
         error.request_id = self.state.request_id
-        self.wait.was("network")
-        if not self.patience.lasts(error, began, clock.now()):
+        self.wait.attribute_past_to("network")
+        if not self.retry_budget.allows_retry(error, began, clock.now()):
             raise error
-        pause = self.patience.pause(error, clock.random())
-        self.wait.becomes(self.patience.whose, error.message)
+        pause = self.retry_budget.pause(error, clock.random())
+        self.wait.set_owner(self.retry_budget.pause_owner, error.message)
         events.emit(
             events.Retry,
             operation=self.state.operation,
-            attempt=self.patience.attempts,
+            attempt=self.retry_budget.attempts,
             pause=pause,
             reason=error.message,
         )
@@ -226,9 +226,9 @@ class _Polling:
     def _note(self, answer: Pending) -> None:
         """Shows how the request waits, and charges the wait to it, the last poll included."""
         state = self.state
-        self.wait.was(answer.whose)
-        self.wait.becomes(answer.whose)
-        if state.waits_as(answer.queue_state, answer.reason):
+        self.wait.attribute_past_to(answer.whose)
+        self.wait.set_owner(answer.whose)
+        if state.note_queue_state(answer.queue_state, answer.reason):
             events.emit(
                 events.QueueStateChange,
                 operation=state.operation,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tinkex.claimed_folder import ClaimedFolder, left_behind
+from tinkex.claimed_folder import ClaimedFolder, claim_orphans
 from tinkex.errors import ConfigError
 
 _PREFIX, _PURPOSE = "tinkex-local-", "data of a server"
@@ -50,7 +50,7 @@ def local_url() -> str:
 
 def _start() -> _Started:
     parent = Path(tempfile.gettempdir())
-    for left in left_behind(parent, _PREFIX, _PURPOSE):
+    for left in claim_orphans(parent, _PREFIX, _PURPOSE):
         left.remove()
     folder = ClaimedFolder.make(parent, _PREFIX, _PURPOSE)
     data = folder.path / "data"
@@ -103,7 +103,7 @@ def _forget() -> None:
     """
     global _started, _lock
     if _started is not None:
-        _started.folder.leave_to_parent()
+        _started.folder.release_in_child()
         if (watcher := _started.watcher) is not None:
             assert watcher.stdin is not None
             watcher.stdin.close()

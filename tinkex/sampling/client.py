@@ -369,7 +369,7 @@ class AsyncSamplingClient:
         client.
         """
         if self._own_transport is not None:
-            await self._own_transport.end(self._end)
+            await self._own_transport.shut_down(self._end)
 
     async def _end(self) -> None:
         await self._session.lifecycle.finish("success")

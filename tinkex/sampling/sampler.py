@@ -131,14 +131,14 @@ class Sampler:
                 refused = True
         response = await self.sample(prompt, ask, state, timeout)
         if refused:  # the weights are there, so it was the route that is not
-            self.transport.server.learn(streams_samples=False)
+            self.transport.server.update_dialect(streams_samples=False)
         yield stream.whole(response.sequences[0])
 
     async def _joined(
         self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None
     ) -> SampleResponse:
         """The first part's answer, with the samples of the others."""
-        states = [state, *(state.another() for _ in ask.parts[1:])]
+        states = [state, *(state.for_next_request() for _ in ask.parts[1:])]
         first, *others = await _together(
             [self._answer(prompt, ask, part, own, timeout) for part, own in enumerate(states)]
         )
@@ -171,7 +171,7 @@ class Sampler:
                 attempt += 1
             else:
                 if (state.queue_state or "").startswith("paused"):
-                    state.waits_as("active", None)
+                    state.note_queue_state("active", None)
                 return result
 
     async def _submit(
@@ -213,7 +213,7 @@ class Sampler:
             return (
                 await self.transport.send(join_sampling_session.request(body=body))
             ).client_counter
-        return 1 + self.transport.clock.below(_COPIES)
+        return 1 + self.transport.clock.random_below(_COPIES)
 
 
 def _decode(

@@ -51,7 +51,7 @@ async def pieces(
         UnreadableAnswerError: an event is not of the contract's form, or a line has no end.
     """
     so_far = _SoFar()
-    async with transport.stream(sample_stream.request(body=body), timeout=timeout) as lines:
+    async with transport.stream_lines(sample_stream.request(body=body), timeout=timeout) as lines:
         while (line := await _next_data(transport, lines)) is not None:
             piece = so_far.add(_event(line))
             yield piece
@@ -67,7 +67,7 @@ async def _next_data(transport: Transport, lines: AsyncGenerator[str]) -> str | 
     before it.
     """
     with transport.wait(RequestState("sample_stream"), "the next tokens") as wait:
-        wait.becomes("computation", "the stream is open")
+        wait.set_owner("computation", "the stream is open")
         async for line in lines:
             if line.startswith(_DATA):
                 return line.removeprefix(_DATA)

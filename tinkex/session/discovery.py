@@ -31,21 +31,21 @@ async def discover(transport: Transport) -> None:
     """Asks the server about itself, unless that was done before, so that `transport.server.dialect`
     is what it speaks.
     """
-    if not transport.server.met:
+    if not transport.server.is_known:
         with first_contact(transport):
-            transport.server.saw(await ask_server(transport))
+            transport.server.observe(await ask_server(transport))
 
 
 async def ask_server(transport: Transport) -> FirstAnswers:
     """Asks the server about itself; of one that has no flags it is asked what else it lacks, of one
     whose flags others have, too, what tells them apart.
     """
-    before = transport.server.seen
+    before = transport.server.observed
     config, refusal = await _ask(
         transport, get_client_config.request(body=ClientConfigRequest(__version__))
     )
     if config is not None:
-        transport.server.learn(**key_flags(config))
+        transport.server.update_dialect(**key_flags(config))
     dynamic = (
         None
         if config is None

@@ -22,7 +22,7 @@ from tinkex.session.reporter import Reporter
 from tinkex.transport.answers import parse
 from tinkex.transport.failures import status_error
 from tinkex.transport.transport import Transport
-from tinkex.waiting.schedule import WaitLines
+from tinkex.waiting.schedule import LogSchedule
 
 logger = logging.getLogger("tinkex")
 
@@ -90,7 +90,7 @@ class SessionLifecycle:
         """Finishes it, later: the last that could have done that is gone. May be called in any
         thread.
         """
-        self.transport.end_soon(partial(self.finish, "interrupted", _DROPPED))
+        self.transport.schedule_shut_down(partial(self.finish, "interrupted", _DROPPED))
 
     async def is_lost(self) -> bool:
         """Asks the server, and returns whether it knows the session no more; False where it does
@@ -113,7 +113,7 @@ class SessionLifecycle:
                 self._reporter.stop_listening()
             events.emit(events.Session, session_id=self.session_id, state="lost")
             logger.warning("session %s is gone: %s", self.session_id, error.message)
-            self.transport.server.doubt()
+            self.transport.server.forget_repeats()
 
     async def _stop_heartbeats(self) -> None:
         if self._heartbeats is None:
@@ -152,7 +152,7 @@ class SessionLifecycle:
         clock, last, lines = (
             self.transport.clock,
             self.transport.clock.now(),
-            WaitLines(_WARN_AFTER),
+            LogSchedule(_WARN_AFTER),
         )
         while not self.lost:
             await clock.sleep(self.transport.config.heartbeat_interval)
@@ -165,7 +165,7 @@ class SessionLifecycle:
                         "no heartbeat came through for %.0f s: %s", clock.now() - last, error
                     )
             else:
-                last, lines = clock.now(), WaitLines(_WARN_AFTER)
+                last, lines = clock.now(), LogSchedule(_WARN_AFTER)
 
     async def _send_heartbeat(self) -> None:
         request = session_heartbeat.request(body=SessionHeartbeatRequest(self.session_id))

@@ -96,7 +96,7 @@ class Session:
             NotATinkerServerError, NotFoundError: the base URL leads elsewhere.
         """
         with first_contact(transport):
-            transport.server.saw(await ask_server(transport))
+            transport.server.observe(await ask_server(transport))
             answer = await transport.send(
                 create_session.request(body=_body(transport, facts or SessionMetadata()))
             )

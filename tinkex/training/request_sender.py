@@ -138,14 +138,14 @@ class RequestSender:
                 await self._send_encoded(sent, request, is_unreadable)
             except APIStatusError as error:
                 if is_unreadable is None or not is_unreadable(error):
-                    server.heed(error)
+                    server.note_missing_route(error)
                     raise
                 refusals.append(error)
             else:
                 if len(order) > 1:
-                    server.learn(encodings=(encoding,))
+                    server.update_dialect(encodings=(encoding,))
                 return
-        server.heed(refusals[0])
+        server.note_missing_route(refusals[0])
         raise refusals[0]
 
     async def _send_encoded(
@@ -168,9 +168,9 @@ class RequestSender:
         except TinkexError as error:
             if isinstance(error, APIStatusError) and is_unreadable and is_unreadable(error):
                 raise
-            failed_at = resend.failure_point(error)
+            failed_at = resend.failure_point_of(error)
             if failed_at is None:
-                if sent.state.in_doubt and not resend.refuses_all_attempts(error):
+                if sent.state.possibly_taken and not resend.refuses_all_attempts(error):
                     raise _unknown(error, operation) from error
                 raise
             if resend.decide(failed_at, operation, repeats) != "resend_once":

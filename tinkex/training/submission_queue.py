@@ -173,10 +173,10 @@ class SubmissionQueue:
                     )
                 # a cancellation, too: the calls that are queued were to follow the gradients
                 except BaseException as error:
-                    state.failed = _as_tinkex_error(error, operation)
+                    state.failure = _as_tinkex_error(error, operation)
                     # a user who cancels knows of it
-                    state.failed.delivered = isinstance(error, asyncio.CancelledError)
-                    self._sequencer.note_refusal(state.failed, changes=True)
+                    state.failure.delivered = isinstance(error, asyncio.CancelledError)
+                    self._sequencer.note_refusal(state.failure, changes=True)
                     raise
                 second = self._encoded(bodies)
                 results = await turn.run_to_end(self._send(turn, state, second, read))
@@ -243,7 +243,7 @@ class SubmissionQueue:
         if not turn.has_come:
             try:
                 with self._transport.wait(state, "its turn") as wait:
-                    wait.becomes("turn")
+                    wait.set_owner("turn")
                     await turn.wait()
             except WaitTimeoutError as error:
                 self._note_refusal(turn, error)

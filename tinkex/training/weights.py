@@ -129,7 +129,7 @@ class AsyncModelWeights:
             required_text(result, "path")
             saved = SaveWeightsResponse.from_dict(result)
             self._session.saved_shapes[saved.path] = (self.base_model, self._shape)
-            self._transport.server.saw_path(saved.path)
+            self._transport.server.observe_path(saved.path)
             return saved
 
         save = self._run("save_weights", build, parse)
@@ -332,7 +332,7 @@ class AsyncModelWeights:
         required_text(
             result, "path" if saved.sampling_session_id is None else "sampling_session_id"
         )
-        self._transport.server.saw_path(saved.path or "")
+        self._transport.server.observe_path(saved.path or "")
         return saved
 
     def _load(

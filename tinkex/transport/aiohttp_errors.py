@@ -9,7 +9,7 @@ import ssl
 import aiohttp
 
 from tinkex.config.proxies import Proxy
-from tinkex.transport.unreachable import Reason, proxy_refused, words_of
+from tinkex.transport.unreachable import Reason, os_error_text, proxy_refused
 
 _NO_TLS = frozenset(
     {
@@ -53,7 +53,9 @@ def _proxy(error: BaseException, proxy: Proxy) -> Reason | None:
             "asks the server directly."
         )
         return Reason(
-            f"the proxy {proxy} cannot be reached: {words_of(error.os_error)}", advice, passes=True
+            f"the proxy {proxy} cannot be reached: {os_error_text(error.os_error)}",
+            advice,
+            passes=True,
         )
     return None
 

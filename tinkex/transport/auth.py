@@ -187,5 +187,5 @@ class Auth:
                 f"no token could be had for the key: {error.message}", operation=error.operation
             )
             # of the request that wants the token, which may be sent again
-            failed.place = "connecting"
+            failed.failure_point = "connecting"
             raise failed from error

@@ -35,7 +35,7 @@ _MADE_UP = frozenset(status for status in range(400, 500) if status_meaning(stat
 # which says that there is no such call, ever
 _RETRYABLE = (_REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}) - {501}
 
-Trouble = Literal["failure", "rate_limit", "billing", "proxy"]
+FailureKind = Literal["failure", "rate_limit", "billing", "proxy"]
 """Why a request is to be sent again: it failed, was refused as one too many, or cannot be paid, or
 something on the way refused it.
 """
@@ -78,7 +78,7 @@ def may_repeat(
     return status_code in _RETRYABLE and not (status_code == 409 and "already exists" in message)
 
 
-def trouble_of(error: BaseException, *, repeatable: bool) -> Trouble | None:
+def failure_kind_of(error: BaseException, *, repeatable: bool) -> FailureKind | None:
     """What keeps a request from being answered for now; None where it is for good."""
     if isinstance(error, APIConnectionError):
         return "failure" if error.retryable and (repeatable or not error.sent) else None
@@ -94,11 +94,11 @@ def trouble_of(error: BaseException, *, repeatable: bool) -> Trouble | None:
     return _BY_STATUS.get(error.status_code, "failure")
 
 
-_BY_STATUS: Mapping[int, Trouble] = {402: "billing", 429: "rate_limit"}
+_BY_STATUS: Mapping[int, FailureKind] = {402: "billing", 429: "rate_limit"}
 
 
 @define
-class Patience:
+class RetryBudget:
     """What is left of the tries of one request, over failures of one kind in a row."""
 
     settings: RetrySettings
@@ -109,47 +109,47 @@ class Patience:
     """Whether nobody knows yet that there is a server: a wrong URL should show in a second or two,
     not when all tries are used up.
     """
-    trouble: Trouble | None = None
+    failure_kind: FailureKind | None = None
     """The kind of the last failure."""
     attempts: int = 0
     """Failures of that kind in a row."""
     since: float = 0.0
     """When the first of them was sent."""
 
-    def lasts(self, error: BaseException, sent_at: float, now: float) -> bool:
+    def allows_retry(self, error: BaseException, sent_at: float, now: float) -> bool:
         """Records a failure; whether there is to be another try."""
-        trouble = trouble_of(error, repeatable=self.repeatable)
-        if trouble != self.trouble:
-            self.trouble, self.attempts, self.since = trouble, 0, sent_at
+        failure_kind = failure_kind_of(error, repeatable=self.repeatable)
+        if failure_kind != self.failure_kind:
+            self.failure_kind, self.attempts, self.since = failure_kind, 0, sent_at
         self.attempts += 1
-        if trouble is None or self.attempts >= (self.max_attempts or self.attempts + 1):
+        if failure_kind is None or self.attempts >= (self.max_attempts or self.attempts + 1):
             return False
         if self.first_contact and _leads_nowhere(error) and self.attempts >= _FIRST_CONTACT_TRIES:
             return False
-        tries, seconds = self._limits(trouble)
+        tries, seconds = self._limits(failure_kind)
         return (tries is None or self.attempts < tries) and now - self.since < seconds
 
     @property
-    def whose(self) -> Owner:
+    def pause_owner(self) -> Owner:
         """Whose the pause is that follows."""
-        return "queue" if self.trouble in ("rate_limit", "billing") else "network"
+        return "queue" if self.failure_kind in ("rate_limit", "billing") else "network"
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """The request was answered."""
-        self.trouble = None
+        self.failure_kind = None
 
     def pause(self, error: TinkexError, chance: float) -> float:
         """Seconds until the next try."""
         hint = retry_hint(error.headers) if isinstance(error, APIStatusError) else None
-        if self.trouble == "billing":
+        if self.failure_kind == "billing":
             return hint or _BILLING_PAUSE
-        if self.trouble == "rate_limit":
+        if self.failure_kind == "rate_limit":
             return rate_limit_pause(self.attempts, 0, hint, chance)
         return delay(self.attempts, self.settings, hint, chance)
 
-    def _limits(self, trouble: Trouble) -> tuple[int | None, float]:
+    def _limits(self, failure_kind: FailureKind) -> tuple[int | None, float]:
         """Tries and seconds."""
-        match trouble:
+        match failure_kind:
             case "billing":
                 return None, self.settings.max_billing_pause
             case "rate_limit":
@@ -162,7 +162,7 @@ class Patience:
 
 def _leads_nowhere(error: BaseException) -> bool:
     return isinstance(error, NotATinkerServerError) or (
-        isinstance(error, APIConnectionError) and error.place == "connecting"
+        isinstance(error, APIConnectionError) and error.failure_point == "connecting"
     )
 
 

@@ -18,7 +18,7 @@ from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.secrets import Secret, is_secret, without_queries
 from tinkex.transport import certificates
 from tinkex.transport.aiohttp_errors import reason_of
-from tinkex.transport.exchange_stage import progress
+from tinkex.transport.exchange_stage import current_stage
 from tinkex.transport.lifetimes import soon
 from tinkex.transport.name_resolution import resolver
 from tinkex.transport.unreachable import Unreachable
@@ -29,7 +29,7 @@ _DIGITS = 8
 _UNLIMITED = 0
 
 
-class Connections(httpx.AsyncBaseTransport):
+class ConnectionPool(httpx.AsyncBaseTransport):
     """A pool of connections, for one event loop.
 
     Args:
@@ -55,11 +55,11 @@ class Connections(httpx.AsyncBaseTransport):
         """The answer, whole where it is small and plain and the request's extension `stream` is not
         true; else its body is unread.
         """
-        how_far, url = progress.get(), str(request.url)
-        how_far.place = "connecting"
-        how_far.proxy = self._proxy_of(_server(request.url)) if self._proxied else None
-        with self._as_httpx_errors(how_far.proxy):
-            response = await self._send(request, url, how_far.proxy)
+        stage, url = current_stage.get(), str(request.url)
+        stage.failure_point = "connecting"
+        stage.proxy = self._proxy_of(_server(request.url)) if self._proxied else None
+        with self._as_httpx_errors(stage.proxy):
+            response = await self._send(request, url, stage.proxy)
             if request.extensions.get("stream") or not _is_small_and_plain(response):
                 body = AiohttpResponseStream(response)
                 return httpx.Response(
@@ -211,7 +211,7 @@ def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
 class _Request(aiohttp.ClientRequest):
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         transport = conn.transport
-        progress.get().place = (
+        current_stage.get().failure_point = (
             "unsent" if transport is None or transport.is_closing() else "unanswered"
         )
         return await super().send(conn)
@@ -221,7 +221,7 @@ class _Response(aiohttp.ClientResponse):
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         protocol = connection.protocol
         response = await super().start(connection)
-        progress.get().place = "answered"
+        current_stage.get().failure_point = "answered"
         if self.status == 500 and protocol is not None:
             # some servers close the connection after a fault without saying so, and the next
             # request on it would die

@@ -13,13 +13,13 @@ from tinkex.errors import FailurePoint
 
 
 @define
-class Progress:
+class ExchangeStage:
     """Where the exchange would die if it died now; None where the connection does not tell."""
 
-    place: FailurePoint | None = None
+    failure_point: FailurePoint | None = None
     proxy: Proxy | None = None
     """The one that the server is asked through."""
 
 
-progress: ContextVar[Progress] = ContextVar("progress")
+current_stage: ContextVar[ExchangeStage] = ContextVar("exchange_stage")
 """aiohttp runs all of an exchange in the task that asked for it."""

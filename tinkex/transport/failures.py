@@ -20,7 +20,7 @@ from tinkex.errors import (
     FailurePoint,
     status_error_class,
 )
-from tinkex.transport.unreachable import Reason, Unreachable, words_of
+from tinkex.transport.unreachable import Reason, Unreachable, os_error_text
 
 _MOST = 4000
 """Characters of a server's words that stand in a message; all of them are in `body`."""
@@ -39,15 +39,15 @@ _ADVICE = {
 
 def connection_error(
     error: httpx.TransportError,
-    place: FailurePoint,
+    failure_point: FailurePoint,
     operation: str,
     base_url: str,
     proxy: Proxy | None = None,
 ) -> APIConnectionError:
-    """The error for an exchange that brought no answer and died at `place`."""
+    """The error for an exchange that brought no answer and died at `failure_point`."""
     if isinstance(error, Unreachable):
-        return _unreachable(error.reason, place, operation, base_url)
-    sent = place in ("unanswered", "answered")
+        return _unreachable(error.reason, failure_point, operation, base_url)
+    sent = failure_point in ("unanswered", "answered")
     # httpx-aiohttp calls others so, too
     late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
     kind = APITimeoutError if late and sent else APIConnectionError
@@ -66,30 +66,34 @@ def connection_error(
             "local server."
         ),
     )
-    raised.place = place
+    raised.failure_point = failure_point
     return raised
 
 
 def _unreachable(
-    reason: Reason, place: FailurePoint, operation: str, base_url: str
+    reason: Reason, failure_point: FailurePoint, operation: str, base_url: str
 ) -> APIConnectionError:
     raised = APIConnectionError(
         f"{base_url} cannot be reached: {reason.what}", operation=operation, advice=reason.advice
     )
-    raised.place, raised.fault, raised.retryable = place, reason.fault, reason.passes
+    raised.failure_point, raised.fault, raised.retryable = (
+        failure_point,
+        reason.fault,
+        reason.passes,
+    )
     return raised
 
 
 def _reason(error: httpx.TransportError) -> str:
     cause = getattr(error.__cause__, "os_error", None)
     return (
-        words_of(cause)
+        os_error_text(cause)
         if isinstance(cause, OSError)
         else without_queries(str(error)) or type(error).__name__
     )
 
 
-def place_of(error: httpx.TransportError) -> FailurePoint:
+def failure_point_of(error: httpx.TransportError) -> FailurePoint:
     """Where an exchange died by the kind of its error, for a transport of the user's own, which
     tells no more.
     """

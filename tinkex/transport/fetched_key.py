@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import define, field
 
-from tinkex.config.secrets import Secret, kept_secret
+from tinkex.config.secrets import Secret, as_secret
 from tinkex.errors import CredentialError
 from tinkex.threads import in_thread
 
@@ -49,9 +49,9 @@ def from_function(function: Callable[[], str | Awaitable[str]]) -> Fetch:
 
     async def fetch() -> str:
         try:
-            given: Any = kept_secret(await in_thread(function))
+            given: Any = as_secret(await in_thread(function))
             return _checked(
-                kept_secret(await given) if inspect.isawaitable(given) else given,
+                as_secret(await given) if inspect.isawaitable(given) else given,
                 "the api_key function",
             )
         except CredentialError:

@@ -1,4 +1,4 @@
-"""`Home`: the event loop that a client belongs to; and references that keep nothing alive."""
+"""`LoopBinding`: the event loop that a client belongs to; and references that keep nothing alive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @define(eq=False)
-class Home:
+class LoopBinding:
     """The event loop on which a client was used first: its connections, its waits and its tasks
     live there.
     """

@@ -16,7 +16,7 @@ from tinkex.transport.response_body import ENCODINGS
 _USER_AGENT = f"tinkex/{__version__}"
 PUBLIC_HEADERS: Mapping[str, str] = {"User-Agent": _USER_AGENT, "Accept-Encoding": ENCODINGS}
 """Those of a request to a server that the key and the user's headers are not for."""
-AS_IT_IS: Mapping[str, str] = {"Accept-Encoding": "identity"}
+UNCOMPRESSED: Mapping[str, str] = {"Accept-Encoding": "identity"}
 """Asks for a body that is not compressed."""
 
 
@@ -36,7 +36,7 @@ def constant_headers(config: Config, request_id: str) -> dict[str, str]:
     }
 
 
-def message(
+def build_message(
     request: Request[Any],
     url: str,
     query: Mapping[str, Any] | None,
@@ -60,7 +60,7 @@ def message(
     return made
 
 
-def with_defaults(
+def with_default_query(
     query: Mapping[str, Any] | None, defaults: Mapping[str, str]
 ) -> Mapping[str, Any] | None:
     return {**defaults, **(query or {})} if defaults else query

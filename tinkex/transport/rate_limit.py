@@ -75,7 +75,7 @@ class RateLimitWindow:
         """Whether a 429 came in the last seconds."""
         return self._refused_at is not None and clock.now() - self._refused_at < _RECENT
 
-    def refused(self, body_size: int, hint: float | None, clock: Clock) -> float:
+    def record_refusal(self, body_size: int, hint: float | None, clock: Clock) -> float:
         """Records a 429; returns the pause in seconds."""
         with self._lock:
             self._streak += 1
@@ -115,7 +115,7 @@ class RateLimitWindow:
                     self._limit = None
             self._admit()
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """A request of this key was answered well: the window is over."""
         if self._streak:
             with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-REDIRECTS = 5
+MAX_REDIRECTS = 5
 """After so many in a row the last one is the answer."""
 
 _METHOD_KEPT = frozenset({307, 308})

@@ -31,7 +31,7 @@ _RESULTS = frozenset({"retrieve_future", "retrieve_futures"})
 
 
 @frozen
-class Bound:
+class SizeBound:
     """How large a body may be, before and after it is expanded."""
 
     bytes: int
@@ -39,14 +39,16 @@ class Bound:
     """What to raise where an honest answer is larger."""
 
 
-def bound_of(operation: str, most: int) -> Bound:
+def bound_of(operation: str, most: int) -> SizeBound:
     """The bound of an answer to `operation`, of which the user allows `most` bytes."""
     if operation in _RESULTS or most <= ANSWER_BYTES:
-        return Bound(most, "Raise Config.http_limits.max_answer_bytes if it is an honest answer.")
-    return Bound(ANSWER_BYTES, "No honest answer to this call is so large.")
+        return SizeBound(
+            most, "Raise Config.http_limits.max_answer_bytes if it is an honest answer."
+        )
+    return SizeBound(ANSWER_BYTES, "No honest answer to this call is so large.")
 
 
-async def gathered(pieces: AsyncIterable[bytes], bound: Bound) -> bytes:
+async def gathered(pieces: AsyncIterable[bytes], bound: SizeBound) -> bytes:
     """All pieces of a body. Raises `AnswerTooLargeError` with the first byte over the bound."""
     found, size = list[bytes](), 0
     async for piece in pieces:
@@ -57,7 +59,7 @@ async def gathered(pieces: AsyncIterable[bytes], bound: Bound) -> bytes:
     return found[0] if len(found) == 1 else b"".join(found)
 
 
-async def lines(response: httpx.Response, line_bytes: int, bound: Bound) -> AsyncGenerator[str]:
+async def lines(response: httpx.Response, line_bytes: int, bound: SizeBound) -> AsyncGenerator[str]:
     """The lines of a body as they come, none longer than `line_bytes`.
 
     Raises `AnswerTooLargeError` for one that is, or when all together are over the bound,
@@ -82,7 +84,7 @@ async def lines(response: httpx.Response, line_bytes: int, bound: Bound) -> Asyn
         else:
             left += rest
         if len(left) > line_bytes:
-            raise _too_large(Bound(line_bytes, "No honest line of a stream is so long."))
+            raise _too_large(SizeBound(line_bytes, "No honest line of a stream is so long."))
     if left:
         yield _text(left)
 
@@ -153,7 +155,7 @@ def without_encoding(headers: httpx.Headers) -> httpx.Headers:
     return kept
 
 
-async def read_whole(response: httpx.Response, bound: Bound) -> httpx.Response:
+async def read_whole(response: httpx.Response, bound: SizeBound) -> httpx.Response:
     """The answer with its body read and expanded; of a refusal the beginning, or nothing where that
     cannot be read.
 
@@ -193,7 +195,7 @@ async def _of_refusal(raw: bytes, encoding: str) -> bytes:
         return b""
 
 
-def _too_large(bound: Bound) -> AnswerTooLargeError:
+def _too_large(bound: SizeBound) -> AnswerTooLargeError:
     return AnswerTooLargeError(
         f"the server's answer is over {bound.bytes:,} bytes, the bound of this call, as sent or "
         "when expanded; the rest was not read",

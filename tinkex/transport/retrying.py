@@ -15,7 +15,7 @@ from tinkex import events
 from tinkex.dialects import resend
 from tinkex.errors import TinkexError
 from tinkex.transport import adaptation, failures
-from tinkex.transport.backoff import Patience, retry_hint
+from tinkex.transport.backoff import RetryBudget, retry_hint
 from tinkex.transport.rate_limit import RateLimitWindow
 from tinkex.transport.sender import Sender
 from tinkex.waiting.wait import Wait
@@ -35,7 +35,7 @@ class RetryingCall:
     headers: Mapping[str, str]
     timeout: float
     whole: bool
-    patience: Patience
+    retry_budget: RetryBudget
     wait: Wait
     read: Callable[[httpx.Response], Any]
     """Makes of an answer what is asked for, or raises that it is none."""
@@ -67,7 +67,9 @@ class RetryingCall:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(
-                lambda error: self.patience.lasts(error, self.sent_at, self.sender.clock.now())
+                lambda error: self.retry_budget.allows_retry(
+                    error, self.sent_at, self.sender.clock.now()
+                )
             ),
             wait=self._pause,
             before_sleep=self._tell,
@@ -80,13 +82,13 @@ class RetryingCall:
         try:
             return self.read(await self._response())
         except TinkexError as error:
-            self.wait.state.in_doubt |= resend.failure_point(error) is not None
+            self.wait.state.possibly_taken |= resend.failure_point_of(error) is not None
             raise
 
     async def _response(self) -> httpx.Response:
         window, self.sent_at = self.window, self.sender.clock.now()
         if not window.is_open:
-            self.wait.becomes("queue", "which refused requests of this key as too many (429)")
+            self.wait.set_owner("queue", "which refused requests of this key as too many (429)")
         admitted = await window.enter(self.sender.clock)
         try:
             response = await self._attempt()
@@ -99,23 +101,25 @@ class RetryingCall:
         if response.status_code == 429:  # opens the window that all clients of this key keep to
             if self.request.operation in _BATCHES:
                 server = self.sender.server
-                server.learn(chunk_limits=server.dialect.chunk_limits.smaller())
+                server.update_dialect(chunk_limits=server.dialect.chunk_limits.smaller())
             size = len(self.request.content or b"")
-            self.refused_for = window.refused(size, retry_hint(response.headers), self.sender.clock)
+            self.refused_for = window.record_refusal(
+                size, retry_hint(response.headers), self.sender.clock
+            )
         if not response.is_success:
             error = failures.status_error(response, self.request.operation)
             if error.operation != "forward":  # which may have another route
-                self.sender.server.heed(error)
+                self.sender.server.note_missing_route(error)
             raise error
-        window.succeeded()
+        window.record_success()
         return response
 
     async def _attempt(self) -> httpx.Response:
         self.wait.tries += 1
         if self.sender.server.dialect.long_posts:
-            self.wait.becomes("computation", "which this server does before it answers")
+            self.wait.set_owner("computation", "which this server does before it answers")
         else:
-            self.wait.becomes("network", "no answer yet")
+            self.wait.set_owner("network", "no answer yet")
         refused_fields = self.sender.server.dialect.refused_fields.get(
             self.request.operation, frozenset[str]()
         )
@@ -139,19 +143,19 @@ class RetryingCall:
         )
         if not response.is_success:
             return refusal
-        server.learn(**adapted.learned)
+        server.update_dialect(**adapted.learned)
         logger.warning("%s: %s", self.sender.base_url, adapted.words)
         return response
 
     def _pause(self, state: RetryCallState) -> float:
         """Seconds until the next try."""
-        if self.patience.trouble == "rate_limit":
+        if self.retry_budget.failure_kind == "rate_limit":
             return self.refused_for
-        return self.patience.pause(_error_of(state), self.sender.clock.random())
+        return self.retry_budget.pause(_error_of(state), self.sender.clock.random())
 
     def _tell(self, state: RetryCallState) -> None:
         error = _error_of(state)
-        self.wait.becomes(self.patience.whose, error.message)
+        self.wait.set_owner(self.retry_budget.pause_owner, error.message)
         logger.info(
             "try %d failed, again in %.1f s: %s",
             state.attempt_number,

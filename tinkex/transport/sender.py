@@ -23,16 +23,16 @@ from tinkex.transport import adaptation, failures, response_body
 from tinkex.transport.answers import parse
 from tinkex.transport.auth import Auth
 from tinkex.transport.deprecation import Deprecations
-from tinkex.transport.exchange_stage import Progress, progress
+from tinkex.transport.exchange_stage import ExchangeStage, current_stage
 from tinkex.transport.lifetimes import weakly
 from tinkex.transport.messages import (
-    AS_IT_IS,
     PUBLIC_HEADERS,
+    UNCOMPRESSED,
+    build_message,
     constant_headers,
-    message,
-    with_defaults,
+    with_default_query,
 )
-from tinkex.transport.redirects import REDIRECTS, next_url
+from tinkex.transport.redirects import MAX_REDIRECTS, next_url
 from tinkex.transport.server import Server
 from tinkex.transport.unreachable import Unreachable, proxy_refused
 from tinkex.waiting.clock import Clock
@@ -43,9 +43,9 @@ logger = logging.getLogger("tinkex")
 def connection_pool(config: Config) -> httpx.AsyncBaseTransport:
     """Returns connections with the proxies, certificates and bounds of the settings."""
     # here, since aiohttp takes its time to import
-    from tinkex.transport.connection import Connections
+    from tinkex.transport.connection import ConnectionPool
 
-    return Connections(
+    return ConnectionPool(
         config.http_limits,
         proxies=config.proxies,
         proxy_headers=config.proxy_headers,
@@ -181,7 +181,7 @@ class Sender:
         """What is found where the redirect leads; the redirect itself where it is not to be
         followed.
         """
-        for _ in range(REDIRECTS):
+        for _ in range(MAX_REDIRECTS):
             url = (
                 next_url(request.method, response, self.base_url)
                 if response.has_redirect_location
@@ -225,15 +225,20 @@ class Sender:
     ) -> httpx.Response:
         """`url` is where a redirect leads, which has all that stands in a URL."""
         events.emit(events.HttpRequestStart, operation=request.operation)
-        headers = {**self._headers, **self._with_key(key), **({} if whole else AS_IT_IS), **headers}
+        headers = {
+            **self._headers,
+            **self._with_key(key),
+            **({} if whole else UNCOMPRESSED),
+            **headers,
+        }
         if events.trace_headers is not None:
             headers = {**headers, **events.trace_headers()}
         if self.config.dump_headers:
             logger.info(
                 "%s %s %s", request.method, request.path, masked({**headers, **request.headers})
             )
-        query = None if url else with_defaults(request.params, self.config.default_query)
-        made = message(
+        query = None if url else with_default_query(request.params, self.config.default_query)
+        made = build_message(
             request,
             url or self.base_url + request.path,
             query,
@@ -243,8 +248,8 @@ class Sender:
         return await self._carried(made, request.operation, whole)
 
     async def _carried(self, message: httpx.Request, operation: str, whole: bool) -> httpx.Response:
-        how_far, began = Progress(), self.clock.now()
-        progress.set(how_far)
+        stage, began = ExchangeStage(), self.clock.now()
+        current_stage.set(stage)
         try:
             response = await (self._local or self._pool).handle_async_request(message)
             if whole or not response.is_success:
@@ -263,12 +268,12 @@ class Sender:
                 error.operation = operation
             if not isinstance(error, httpx.TransportError):
                 raise
-            raise self._no_answer(error, how_far, operation, message.url) from error
-        if response.status_code == 407 and how_far.proxy is not None:  # no server's own word
-            refused = Unreachable(proxy_refused(how_far.proxy, 407, response.reason_phrase))
-            raise self._no_answer(refused, Progress("unsent"), operation, message.url)
-        if how_far.proxy is not None and message.url.scheme == "http":
-            response.extensions["proxy"] = how_far.proxy  # which may have answered itself
+            raise self._no_answer(error, stage, operation, message.url) from error
+        if response.status_code == 407 and stage.proxy is not None:  # no server's own word
+            refused = Unreachable(proxy_refused(stage.proxy, 407, response.reason_phrase))
+            raise self._no_answer(refused, ExchangeStage("unsent"), operation, message.url)
+        if stage.proxy is not None and message.url.scheme == "http":
+            response.extensions["proxy"] = stage.proxy  # which may have answered itself
         seconds = self.clock.now() - began
         events.emit(
             events.HttpRequestStop,
@@ -280,12 +285,12 @@ class Sender:
         return response
 
     def _no_answer(
-        self, error: httpx.TransportError, how_far: Progress, operation: str, url: httpx.URL
+        self, error: httpx.TransportError, stage: ExchangeStage, operation: str, url: httpx.URL
     ) -> APIConnectionError:
-        place = how_far.place or failures.place_of(error)
-        return failures.connection_error(error, place, operation, self.whom(url), how_far.proxy)
+        place = stage.failure_point or failures.failure_point_of(error)
+        return failures.connection_error(error, place, operation, self.whom(url), stage.proxy)
 
-    def bound_of(self, operation: str) -> response_body.Bound:
+    def bound_of(self, operation: str) -> response_body.SizeBound:
         """How large an answer may be."""
         return response_body.bound_of(operation, self.config.http_limits.max_answer_bytes)
 

@@ -26,28 +26,30 @@ class Server:
         self.dialect = with_gates((given or UNKNOWN).as_trusted(), gates)
         self._given = given
         self._gates = gates
-        self._seen: FirstAnswers | None = None
+        self._observed: FirstAnswers | None = None
         self._said: set[str] = set()
         self._lock = threading.Lock()
 
     @property
-    def met(self) -> bool:
+    def is_known(self) -> bool:
         """Whether its ways are known: it was asked, or the user gave them."""
-        return self._seen is not None or self._given is not None
+        return self._observed is not None or self._given is not None
 
     @property
-    def seen(self) -> FirstAnswers | None:
+    def observed(self) -> FirstAnswers | None:
         """What it answered at the last first contact."""
-        return self._seen
+        return self._observed
 
-    def saw(self, seen: FirstAnswers) -> None:
+    def observe(self, seen: FirstAnswers) -> None:
         """What it said at first contact. What was learned since the last time is kept, unless it is
         another server now.
         """
         with self._lock:
-            if seen != self._seen:
-                bearer = self._seen is None and self.dialect.bearer  # learned while it was asked
-                self._seen = seen
+            if seen != self._observed:
+                bearer = (
+                    self._observed is None and self.dialect.bearer
+                )  # learned while it was asked
+                self._observed = seen
                 found = (
                     with_flags(self._given, seen.config, seen.dynamic)
                     if self._given
@@ -57,12 +59,12 @@ class Server:
                     evolve(found.as_trusted(), bearer=found.bearer or bearer), self._gates
                 )
 
-    def learn(self, **changes: Any) -> None:
+    def update_dialect(self, **changes: Any) -> None:
         """Fields of the dialect that the server has shown in its answers."""
         with self._lock:
             self.dialect = with_gates(evolve(self.dialect, **changes), self._gates)
 
-    def saw_path(self, path: str) -> None:
+    def observe_path(self, path: str) -> None:
         """What the path of saved weights tells: one server that looks like others behind some
             proxies has a scheme of its own.
 
@@ -72,18 +74,18 @@ class Server:
             found = evolve(DIALECTS["twinkle"].as_trusted(), bearer=self.dialect.bearer)
             self.dialect = with_gates(found, self._gates)
 
-    def proved(self, **fields: Any) -> None:
+    def note_probed(self, **fields: Any) -> None:
         """Fields of the dialect that a probe has found out by their effect."""
         with self._lock:
             self.dialect = with_gates(
                 self.dialect.with_known(Evidence("probed"), **fields), self._gates
             )
 
-    def doubt(self) -> None:
+    def forget_repeats(self) -> None:
         """The server has lost a session or was changed: nobody knows any more what it makes of a
         repeated request.
         """
-        self.learn(seq_id_repeats="unknown")
+        self.update_dialect(seq_id_repeats="unknown")
 
     def warn_once(self, words: str) -> bool:
         """Says something of the server that its user should know, the first time that it matters;
@@ -96,13 +98,15 @@ class Server:
             logger.warning("%s: %s", self.dialect.name, words)
         return new
 
-    def heed(self, refusal: APIStatusError) -> None:
+    def note_missing_route(self, refusal: APIStatusError) -> None:
         """Raises `UnsupportedByServer` where a refusal says that there is no such route, and
         remembers it.
         """
         operation = refusal.operation or ""
         if operation in OPTIONAL and is_missing_route(refusal.status_code, refusal.body):
-            self.learn(missing={**self.dialect.missing, operation: NOT_FORESEEN.get(operation, "")})
+            self.update_dialect(
+                missing={**self.dialect.missing, operation: NOT_FORESEEN.get(operation, "")}
+            )
             try:
                 self.require(operation)
             except UnsupportedByServer as error:

@@ -16,15 +16,15 @@ from tinkex.config import Config, log_level
 from tinkex.errors import ClientClosedError, TinkexError
 from tinkex.transport import failures, response_body
 from tinkex.transport.answers import parse
-from tinkex.transport.backoff import Patience
-from tinkex.transport.lifetimes import Home
+from tinkex.transport.backoff import RetryBudget
+from tinkex.transport.lifetimes import LoopBinding
 from tinkex.transport.rate_limit import RateLimitWindow, window_for
 from tinkex.transport.response_body import LINE_BYTES, lines
 from tinkex.transport.retrying import RetryingCall
 from tinkex.transport.sender import Sender
 from tinkex.transport.server import Server, server_for
 from tinkex.waiting.clock import Clock
-from tinkex.waiting.wait import Bound, RequestState, Wait, Waits
+from tinkex.waiting.wait import RequestState, Wait, WaitBound, Waits
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,9 +46,9 @@ class Transport:
     listeners: list[Listener] = field(init=False, factory=list[Listener])
     """Functions that get the events of this client alone: its training steps and samples."""
     _sender: Sender = field(init=False)
-    _home: Home = field(init=False, factory=Home)
-    _bound_of_answer: Bound = field(init=False)
-    _bound_of_result: Bound = field(init=False)
+    _loop_binding: LoopBinding = field(init=False, factory=LoopBinding)
+    _bound_of_answer: WaitBound = field(init=False)
+    _bound_of_result: WaitBound = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         config = self.config
@@ -58,8 +58,8 @@ class Transport:
         self._sender = Sender(config, self.server, self.clock)
         self.waits = Waits(self.clock)
         self.window = window_for(config.base_url, config.api_key or config.credential_cmd)
-        self._bound_of_answer = Bound(config.retry.max_wait, "Config.retry.max_wait")
-        self._bound_of_result = Bound(config.poll.max_wait, "Config.poll.max_wait")
+        self._bound_of_answer = WaitBound(config.retry.max_wait, "Config.retry.max_wait")
+        self._bound_of_result = WaitBound(config.poll.max_wait, "Config.poll.max_wait")
 
     @property
     def base_url(self) -> str:
@@ -99,19 +99,19 @@ class Transport:
         """
         self.server.require(request.operation)
         state = state or RequestState(request.operation)
-        patience = Patience(
+        retry_budget = RetryBudget(
             state.retry or self.config.retry, repeatable, max_attempts, first_contact
         )
         with self._waiting_for_answer(state) as wait:
             return await self._exchange(
-                request, timeout or self._usual_timeout, patience, wait, partial(parse, request)
+                request, timeout or self._usual_timeout, retry_budget, wait, partial(parse, request)
             )
 
     def require_open(self, operation: str) -> None:
         """Raises `ClientClosedError` once the client was closed, and on another event loop than the
         first that it was used on.
         """
-        self._home.enter(operation)
+        self._loop_binding.enter(operation)
         if self.closed:
             raise ClientClosedError(
                 "not sent: the client was closed before the call, or the service client that "
@@ -125,7 +125,7 @@ class Transport:
         return self.waits.begin(state, awaited, self._bound_of_result)
 
     @asynccontextmanager
-    async def stream(
+    async def stream_lines(
         self, request: Request[Any], *, timeout: float | None = None
     ) -> AsyncGenerator[AsyncGenerator[str]]:
         """The lines of a 2xx answer as they come; leaving closes the connection. Raises what `send`
@@ -135,11 +135,11 @@ class Transport:
             timeout: seconds until the answer begins, and from one piece of it to the next; by
                 default `Config.timeout`.
         """
-        async with self.answer(request, timeout=timeout) as response:
+        async with self.stream_answer(request, timeout=timeout) as response:
             yield lines(response, LINE_BYTES, self._sender.bound_of(request.operation))
 
     @asynccontextmanager
-    async def answer(
+    async def stream_answer(
         self, request: Request[Any], *, timeout: float | None = None
     ) -> AsyncGenerator[httpx.Response]:
         """A 2xx answer whose body is not read yet; leaving closes the connection. Raises what
@@ -148,10 +148,10 @@ class Transport:
         A redirect is not followed but raised. `timeout` is as for `stream`.
         """
         self.server.require(request.operation)
-        patience = Patience(self.config.retry, True, None)
+        retry_budget = RetryBudget(self.config.retry, True, None)
         with self._waiting_for_answer(RequestState(request.operation)) as wait:
             response = await self._exchange(
-                request, timeout or self._usual_timeout, patience, wait, _as_it_is, whole=False
+                request, timeout or self._usual_timeout, retry_budget, wait, _as_it_is, whole=False
             )
         async with self._reading(response, request.operation):
             yield response
@@ -162,7 +162,7 @@ class Transport:
         return parse(request, await response_body.read_whole(response, bound))
 
     @asynccontextmanager
-    async def open(
+    async def open_url(
         self, url: str, operation: str, *, with_key: bool, headers: Mapping[str, str] | None = None
     ) -> AsyncGenerator[httpx.Response]:
         """The answer to a GET of any URL, whatever its status; its body is not read where it is a
@@ -210,21 +210,21 @@ class Transport:
 
     async def aclose(self) -> None:
         """Closes the connections; from any event loop."""
-        await self.end(self._aclose)
+        await self.shut_down(self._aclose)
 
-    async def end(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def shut_down(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs the last work, on the loop that this belongs to; if that has ended the connections
         are let go instead.
         """
-        if not await self._home.run(work):
+        if not await self._loop_binding.run(work):
             self.closed = True
             await self._sender.abandon()
 
-    def end_soon(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    def schedule_shut_down(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Has the last work done on the loop that this belongs to, unless that has ended. May be
         called in any thread.
         """
-        self._home.soon(work)
+        self._loop_binding.soon(work)
 
     async def _aclose(self) -> None:
         self.closed = True
@@ -237,7 +237,7 @@ class Transport:
         self,
         request: Request[Any],
         timeout: float,
-        patience: Patience,
+        retry_budget: RetryBudget,
         wait: Wait,
         read: Callable[[httpx.Response], T],
         *,
@@ -252,7 +252,15 @@ class Transport:
         )
         try:
             return await RetryingCall(
-                self._sender, self.window, request, headers, timeout, whole, patience, wait, read
+                self._sender,
+                self.window,
+                request,
+                headers,
+                timeout,
+                whole,
+                retry_budget,
+                wait,
+                read,
             ).answered()
         except TinkexError as error:
             if wait.tries > 1:

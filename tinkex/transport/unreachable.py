@@ -45,7 +45,7 @@ def proxy_refused(proxy: Proxy, status: int, words: str) -> Reason:
     )
 
 
-def words_of(error: OSError) -> str:
+def os_error_text(error: OSError) -> str:
     """Returns the operating system's words where it has some, else the library's."""
     if not error.errno:
         return str(error)

@@ -36,10 +36,10 @@ class Clock:
         """In [0, 1)."""
         return random.random()
 
-    def below(self, limit: int) -> int:
+    def random_below(self, limit: int) -> int:
         """A whole number from 0, by which processes, forks too, can be told apart."""
         return secrets.randbelow(limit)
 
     def new_id(self) -> str:
         """32 hexadecimal digits that no other has."""
-        return f"{self.below(2**128):032x}"
+        return f"{self.random_below(2**128):032x}"

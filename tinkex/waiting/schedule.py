@@ -12,7 +12,7 @@ _RAREST = 600.0  # seconds between two lines
 
 
 @define
-class WaitLines:
+class LogSchedule:
     """The lines of one wait: at 10, 20, 40, 80, … s of age, and every 600 s in the end."""
 
     next_at: float = FIRST

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary, ref
 
 from attrs import frozen
 
-from tinkex.waiting.schedule import WaitLines
+from tinkex.waiting.schedule import LogSchedule
 
 logger = logging.getLogger("tinkex")
 
@@ -67,7 +67,7 @@ class StallWatch:
         self._beating = False
         self._last_beat = 0.0
         self._thread_id = 0
-        self._lines: WaitLines | None = None
+        self._lines: LogSchedule | None = None
 
     def line_of_longest(self, after: int) -> str | None:
         """The line that held up the loop longest since there were `after` stalls, as `file:line in
@@ -129,7 +129,7 @@ class StallWatch:
             return
         if self._lines is None:
             self.count += 1
-            self._lines = WaitLines()
+            self._lines = LogSchedule()
         self._now = _Stall(self.count, late, place_of(frame))
         if self._lines.due(late):
             words = (

@@ -23,7 +23,7 @@ from tinkex.errors import TinkexError, WaitTimeoutError
 from tinkex.events import Owner, WaitFacts
 from tinkex.waiting import schedule
 from tinkex.waiting.clock import Clock
-from tinkex.waiting.schedule import WaitLines
+from tinkex.waiting.schedule import LogSchedule
 from tinkex.waiting.stalls import StallWatch, running_loop_watch
 
 logger = logging.getLogger("tinkex")
@@ -40,7 +40,7 @@ runs. It must not block.
 
 
 @frozen
-class Bound:
+class WaitBound:
     """How long a wait may last, and the setting that says so."""
 
     seconds: float
@@ -57,20 +57,20 @@ class RequestState:
     queue_state_reason: str | None = None
     wait: Wait | None = None
     """The one that goes on, or went on last."""
-    failed: TinkexError | None = None
+    failure: TinkexError | None = None
     """The error by which the line of calls knows of one that is no TinkexError."""
-    in_doubt: bool = False
+    possibly_taken: bool = False
     """Whether a try brought no answer that says if the server took the request on."""
     retry: RetrySettings | None = None
     """In place of the client's."""
     observer: QueueObserver | None = None
     """Who is told how it waits."""
 
-    def another(self) -> RequestState:
+    def for_next_request(self) -> RequestState:
         """Returns the state of one more request of the same call."""
         return RequestState(self.operation, retry=self.retry, observer=self.observer)
 
-    def waits_as(self, queue_state: str | None, reason: str | None) -> bool:
+    def note_queue_state(self, queue_state: str | None, reason: str | None) -> bool:
         """Notes how it waits, in the server's words; returns whether that is news."""
         if (self.queue_state, self.queue_state_reason) == (queue_state, reason):
             return False
@@ -92,13 +92,13 @@ class Wait:
 
     state: RequestState
     awaited: str
-    bound: Bound
+    bound: WaitBound
     _waits: Waits
     last_status: int | None = None
     tries: int = 0
     owner: Owner = "computation"
     activity: str = ""
-    lines: WaitLines = field(factory=WaitLines)
+    lines: LogSchedule = field(factory=LogSchedule)
     _seconds: dict[Owner, float] = field(factory=dict[Owner, float])
     _started: float = 0.0
     _since: float = 0.0
@@ -121,12 +121,12 @@ class Wait:
         """When it has something to say, or is over."""
         return self._started + min(self.lines.next_at, self._cancel_at)
 
-    def becomes(self, owner: Owner, activity: str = "") -> None:
+    def set_owner(self, owner: Owner, activity: str = "") -> None:
         """Notes that the wait has this owner from now on; `activity` says in words what happens."""
         self._settle()
         self.owner, self.activity = owner, activity
 
-    def was(self, owner: Owner) -> None:
+    def attribute_past_to(self, owner: Owner) -> None:
         """Since it last changed hands it was `owner`'s, as is known only now."""
         self.owner = owner
         self._settle()
@@ -244,7 +244,7 @@ class Waits:
             self._watch = running_loop_watch()
         return self._watch
 
-    def begin(self, state: RequestState, awaited: str, bound: Bound) -> Wait:
+    def begin(self, state: RequestState, awaited: str, bound: WaitBound) -> Wait:
         """A wait, to be entered by `with`."""
         return Wait(state, awaited, bound, self)
 

@@ -9,6 +9,7 @@ import logging
 import time
 
 from tinkex_server.limits import Limits
+from tinkex_server.rules.lifecycle import end_session
 from tinkex_server.state import ServerState
 from tinkex_server.store import Store
 
@@ -31,10 +32,10 @@ async def keep_sweeping(state: ServerState) -> None:
 
 async def sweep(state: ServerState, now: float) -> None:
     silence = state.limits.silence_seconds
-    for session in state.silent_sessions(now - silence):
+    for session in state.activity.silent(now - silence):
         logger.info("session %s lost its client", session.session_id)
         detail = f"neither a heartbeat nor a request came for {silence:.0f} seconds"
-        state.end_session(session.session_id, "cancelled", detail, now)
+        end_session(state, session.session_id, "cancelled", detail, now)
         state.store.audit.add(
             session.owner,
             "session.cancelled",
@@ -45,7 +46,7 @@ async def sweep(state: ServerState, now: float) -> None:
     while there_is_more:
         there_is_more = expire(state.store, state.limits, now)
         await asyncio.sleep(0)
-    await state.collect()
+    await state.folders.collect(state.store.folders)
     await asyncio.to_thread(state.uploads.drop_expired, now)
 
 

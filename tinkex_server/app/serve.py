@@ -16,7 +16,7 @@ from tinkex_server.engine.factory import EngineName, named_engine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.limits import Limits
 from tinkex_server.profiles import TINKEX, Profile, find_profile
-from tinkex_server.profiles.warped_engine import with_warped_logprobs
+from tinkex_server.profiles.warped_engine import WarpedEngine
 
 if TYPE_CHECKING:
     from tinkex_server.app.faults import Faults
@@ -108,7 +108,7 @@ def serve(
         from tinkex_server.app.server import Server, Settings
 
         if profile.sampling.warped_logprobs:
-            engine = with_warped_logprobs(engine)
+            engine = WarpedEngine(engine)
         settings = Settings(
             api_keys,
             profile,

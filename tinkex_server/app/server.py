@@ -27,7 +27,7 @@ from tinkex_server.data_dir.sizes import sizes_of
 from tinkex_server.engine.interface import Engine, ModelInfo
 from tinkex_server.limits import Limits
 from tinkex_server.profiles import Profile
-from tinkex_server.state import ServerState
+from tinkex_server.state import ServerState, open_state
 from tinkex_server.store import Store
 
 logger = logging.getLogger("tinkex.local")
@@ -53,7 +53,7 @@ class Settings:
         return Faulty(app, self.faults) if self.faults else app
 
     def state(self, engine: Engine, store: Store, data_dir: Path) -> ServerState:
-        return ServerState(
+        return open_state(
             engine,
             store,
             data_dir,
@@ -166,7 +166,7 @@ class Server:
             await server.serve(sockets=[listener])
             stopping.cancel()
             sweeping.cancel()
-            await state.close()
+            await state.lanes.close()
         except BaseException as error:
             if self._started.done():
                 raise
@@ -174,7 +174,7 @@ class Server:
 
     async def _stop(self, server: HttpServer, state: ServerState) -> None:
         await asyncio.wrap_future(self._stop_requested)
-        state.stop()
+        state.futures.stop()
         server.stop()
 
 

@@ -21,7 +21,7 @@ from tinkex_server.pages.login import Logins, OwnerOf, read_form
 from tinkex_server.pages.status import Disk, disk_of, engine_words, status
 from tinkex_server.pages.templates import render
 from tinkex_server.profiles import Profile
-from tinkex_server.routes.archives import archive_url
+from tinkex_server.rules.checkpoint_urls import archive_url
 from tinkex_server.state import ServerState
 from tinkex_server.wire.responses import json_response, refuse_route
 
@@ -87,7 +87,9 @@ class _Site:
             return RedirectResponse("/", 303)
         row = access.checkpoint(CheckpointPath(**request.path_params))
         return RedirectResponse(
-            archive_url(self._state, "", row.path, int(time.time()) + LIFETIME), 302, _HEADERS
+            archive_url(self._state.signer, "", row.path, int(time.time()) + LIFETIME),
+            302,
+            _HEADERS,
         )
 
     async def show_reference(self, request: Request) -> Response:

@@ -26,10 +26,10 @@ READING = ("forward", "save_weights", "save_weights_for_sampler", "save_weights_
 
 
 def expected_decision(
-    place: FailurePoint, operation: str, repeats: SeqIdRepeats
+    failure_point: FailurePoint, operation: str, repeats: SeqIdRepeats
 ) -> resend.Decision:
     """The table, written out once more."""
-    if place in ("connecting", "unsent"):
+    if failure_point in ("connecting", "unsent"):
         return "resend"
     table: dict[SeqIdRepeats, dict[str, resend.Decision]] = {
         "repeats": {"changing": "resend", "reading": "resend"},
@@ -42,11 +42,15 @@ def expected_decision(
 
 @pytest.mark.rule(11)
 @pytest.mark.parametrize(
-    ("place", "operation", "repeats"),
+    ("failure_point", "operation", "repeats"),
     list(itertools.product(get_args(FailurePoint), CHANGING + READING, get_args(SeqIdRepeats))),
 )
-def test_what_may_be_sent_again(place: FailurePoint, operation: str, repeats: SeqIdRepeats) -> None:
-    assert resend.decide(place, operation, repeats) == expected_decision(place, operation, repeats)
+def test_what_may_be_sent_again(
+    failure_point: FailurePoint, operation: str, repeats: SeqIdRepeats
+) -> None:
+    assert resend.decide(failure_point, operation, repeats) == expected_decision(
+        failure_point, operation, repeats
+    )
 
 
 @pytest.mark.rule(10, 11)
@@ -162,5 +166,5 @@ def test_a_server_that_is_not_there_leaves_no_doubt(
     with FACADES["blocking"](base_url=base_url, api_key="tml-x", config=config) as service:
         with pytest.raises(APIConnectionError) as caught:
             service.get_server_capabilities()
-        assert caught.value.place == "connecting"
+        assert caught.value.failure_point == "connecting"
         assert not caught.value.sent

@@ -96,7 +96,7 @@ def test_a_certificate_that_nobody_vouches_for_is_named_with_the_variable_to_set
     assert "tried" not in error.message, "another try would be in vain"
     assert advice in error.advice
     assert "Trusted is what the system and certifi has" in error.advice
-    assert (error.place, error.sent, error.retryable, error.fault, seen) == (
+    assert (error.failure_point, error.sent, error.retryable, error.fault, seen) == (
         "connecting",
         False,
         False,

@@ -204,7 +204,7 @@ def test_every_status_has_its_meaning() -> None:
     for status, meaning in meanings.items():
         if meaning != "taken":
             error = APIStatusError("x", status_code=status, body=None, headers={})
-            assert (resend.failure_point(error) == "answered") == (meaning == "unknown")
+            assert (resend.failure_point_of(error) == "answered") == (meaning == "unknown")
 
 
 @pytest.mark.rule(11)

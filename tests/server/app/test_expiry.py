@@ -57,7 +57,7 @@ def test_a_result_is_410_after_its_time_and_404_after_that(api: Api, own: Server
     assert api.result(promise) == result
     own.sweep(time.time() + 1.1 * DAY)
     response = api.send("retrieve_future", request_id=promise["request_id"])
-    assert (response.status_code, "dropped" in response.json()["detail"]) == (410, True)
+    assert (response.status_code, "expired" in response.json()["detail"]) == (410, True)
     assert api.step(model_id, 1) == promise, "it is still known what was asked"
     own.sweep(time.time() + 8 * DAY)
     assert api.send("retrieve_future", request_id=promise["request_id"]).status_code == 404
@@ -218,7 +218,7 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
     )
     api.result(api.ok("asample", **sample(saved["sampling_session_id"], 0)))
     never = api.step(model_id, 7)
-    own._state._started_at -= 2000  # the server has been there for long
+    own._state.activity._started_at -= 2000  # the server has been there for long
     own.sweep(time.time() + 500)
     assert api.ok("session_heartbeat", session_id=session_id) is not None
     own.sweep(time.time() + 700)
@@ -242,8 +242,8 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
 def test_requests_keep_a_session_as_heartbeats_do(api: Api, own: Server) -> None:
     session_id = api.session()
     model_id, sampler_id = api.model(session_id), api.sampler(api.session())
-    own._state._started_at -= 2000
-    silent = lambda: own._state.silent_sessions(time.time() - 0.001)  # noqa: E731
+    own._state.activity._started_at -= 2000
+    silent = lambda: own._state.activity.silent(time.time() - 0.001)  # noqa: E731
     time.sleep(0.01)
     assert len(silent()) == 2
     api.step(model_id, 1)
@@ -258,7 +258,7 @@ def test_a_session_has_its_time_again_after_a_restart(tmp_path: Path) -> None:
     with serve(
         engine=FakeEngine(), data_dir=tmp_path, limits=Limits(silence_seconds=100)
     ) as server:
-        assert server._state.silent_sessions(time.time() - 1) == []
+        assert server._state.activity.silent(time.time() - 1) == []
 
 
 def test_finishing_a_session_frees_what_was_saved_for_it(api: Api, own: Server) -> None:
@@ -303,10 +303,10 @@ def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> Non
     state = own._state
     # a sweep does not wait for the engine to unload the models of a session that ended
     wait_until(lambda: not state.lanes._turns and not state.lanes._running)
-    assert not state.futures._waiting
+    assert not state.futures._active
     assert not state.futures._logs
     assert not state.samplers._loading
-    assert not state._last_request
+    assert not state.activity._last_request
     assert not state.folders._held
 
 
@@ -335,7 +335,7 @@ def test_a_model_whose_session_ends_while_it_is_made_is_freed_and_forgotten() ->
         while server._state.lanes._running:
             api.get("healthz")
         assert engine.models == set()
-        assert server._state.revival._progress == {}
+        assert server._state.recovery._saved_states == {}
 
 
 def test_gc_makes_a_data_folder_small(tmp_path: Path) -> None:

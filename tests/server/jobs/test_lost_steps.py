@@ -18,7 +18,7 @@ from tests.support.mortal_engine import BASES, WAITS, MortalEngine
 from tests.support.recording_engine import FakeEngine
 from tests.support.server_calls import Api
 from tinkex_server.engine.process.engine import ProcessEngine
-from tinkex_server.jobs.saved_states import Loss
+from tinkex_server.jobs.saved_states import LostSteps
 
 
 class Ahead(Api):
@@ -87,8 +87,8 @@ def test_what_was_sent_before_its_client_could_know_fails_with_the_same_words(ah
     ahead.kill_engine()
     after = [*ahead.pair(model_id, 11), *ahead.pair(model_id, 13)]
     [words] = told(ahead, before + after)
-    assert "goes back to" in words
-    assert "saved at seq_id 3; the steps since are lost: go on from there" in words
+    assert "is restored from" in words
+    assert "saved at seq_id 3; the steps since then are lost: continue from that state" in words
     assert ahead.loss(model_id, 15) == known
 
 
@@ -123,7 +123,7 @@ def test_what_follows_a_lost_step_of_a_model_that_comes_back_as_it_was_fails_too
         "optim_step", model_id=model_id, seq_id=10, adam_params={"learning_rate": 1e-3}
     )
     [words] = told(ahead, [update, under_way])
-    assert "comes back as it was" in words
+    assert "is restored as it was" in words
     assert ahead.loss(model_id, 11) == known
 
 
@@ -151,8 +151,8 @@ def test_a_second_death_is_told_of_by_itself(ahead: Ahead) -> None:
 
 
 def test_who_is_told_knows_from_then_on() -> None:
-    loss = Loss(1, "lost")
-    assert loss.was_unknown(1.0)
-    loss.tell(2.0)
-    loss.tell(9.0)
-    assert [loss.was_unknown(came_at) for came_at in (1.0, 2.0, 2.1)] == [True, True, False]
+    lost = LostSteps(1, "lost")
+    assert lost.was_unknown(1.0)
+    lost.note_told(2.0)
+    lost.note_told(9.0)
+    assert [lost.was_unknown(came_at) for came_at in (1.0, 2.0, 2.1)] == [True, True, False]

@@ -216,7 +216,7 @@ def test_a_setting_out_of_range_is_refused_by_its_name(
     assert not api.engine.count("optim_step", model_id)
 
 
-NOT_TAKEN = "the step was not taken, and the gradients wait for the next optim_step"
+NOT_APPLIED = "the step was not applied, and the gradients are kept for the next optim_step"
 
 
 @pytest.mark.parametrize("params", [{"learning_rate": -1.0}, {"learning_rate": "fast"}, None])
@@ -236,7 +236,7 @@ def test_a_refused_step_leaves_its_gradients_to_the_next(
             if is_refused:
                 refused = api.send("optim_step", model_id=model_id, seq_id=2, adam_params=params)
                 assert refused.status_code == 422
-                assert NOT_TAKEN in refused.json()["detail"][0]["msg"]
+                assert NOT_APPLIED in refused.json()["detail"][0]["msg"]
             numbers = itertools.count(3 if is_refused else 2)
             taken: list[float] = []
             for _ in range(2):  # the second has no gradients left
@@ -257,7 +257,7 @@ def test_a_step_of_another_optimizer_leaves_its_gradients_and_says_so(api: Api) 
         "optim_step", model_id=api.model(), seq_id=1, sgd_params={"learning_rate": 0.1}
     )
     assert refused.status_code == 400
-    assert NOT_TAKEN in refused.json()["detail"]
+    assert NOT_APPLIED in refused.json()["detail"]
 
 
 @pytest.mark.parametrize(

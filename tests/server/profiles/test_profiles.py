@@ -26,7 +26,7 @@ from tinkex_server.app.app import ROUTES
 from tinkex_server.engine.interface import Example, LossResult, OnToken, SampleResult, SampleSpec
 from tinkex_server.profiles import PROFILES, Profile, UnknownProfile, find_profile
 from tinkex_server.profiles.profile import Rule
-from tinkex_server.profiles.warped_engine import warped
+from tinkex_server.profiles.warped_engine import warped_logprob
 
 CONTRACT = Path(__file__).parents[3] / "openapi" / "tinker.yaml"
 PROTOBUF = "application/x-protobuf"
@@ -1314,9 +1314,9 @@ def test_logprobs_are_of_what_was_sampled_from(wire: Wire) -> None:
 
 def test_warped_logprobs() -> None:
     logprobs = {1: np.log(0.4), 2: np.log(0.3), 3: np.log(0.1)}
-    assert warped(logprobs, 2, 1.0, 1.0) == pytest.approx(np.log(0.3 / 0.8))
-    assert warped(logprobs, 1, 1.0, 0.6) == pytest.approx(np.log(0.4 / 0.7))
-    assert warped(logprobs, 1, 0.5, 1.0) == pytest.approx(np.log(0.16 / 0.26))
+    assert warped_logprob(logprobs, 2, 1.0, 1.0) == pytest.approx(np.log(0.3 / 0.8))
+    assert warped_logprob(logprobs, 1, 1.0, 0.6) == pytest.approx(np.log(0.4 / 0.7))
+    assert warped_logprob(logprobs, 1, 0.5, 1.0) == pytest.approx(np.log(0.16 / 0.26))
 
 
 @on("skyrl", "arctic")

@@ -15,7 +15,7 @@ from tests.server.routes.test_checkpoints import saved
 from tests.support.recording_engine import FakeEngine
 from tests.support.server_calls import API, Api, sample, started
 from tinkex_server.access import tokens
-from tinkex_server.routes.storage_hours import stored_hours
+from tinkex_server.routes.support.storage_hours import stored_hours
 from tinkex_server.store import StoredSpan
 
 

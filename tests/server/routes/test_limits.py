@@ -178,15 +178,15 @@ def test_a_batch_is_bounded(data: list[list[int]], words: str | None) -> None:
         ({"prompt_alt_tokens_k": 6}, "prompt_alt_tokens_k"),
         ({"prompt": {"chunks": [{"type": "encoded_text", "tokens": [1] * 11}]}}, "prompt"),
         # of two tokens a sample
-        ({"num_samples": 4, "topk_sample_logprobs": 3}, "number of likely or drawn tokens told"),
+        ({"num_samples": 4, "topk_sample_logprobs": 3}, "number of top-k and alternative tokens"),
         (
             {"topk_prompt_logprobs": 5, "prompt_alt_tokens_k": 4},
-            "number of likely or drawn tokens told",
+            "number of top-k and alternative tokens",
         ),
         # up to the context
         (
             {"topk_sample_logprobs": 1, "sampling_params": {}},
-            "number of likely or drawn tokens told",
+            "number of top-k and alternative tokens",
         ),
     ],
 )

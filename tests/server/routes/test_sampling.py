@@ -291,7 +291,7 @@ def test_a_stream_keeps_its_session(api: Api, server: Server) -> None:
     session_id = api.session()
     begun = time.time()
     events(api, **sample(api.sampler(session_id)))
-    assert server._state._last_request[session_id] >= begun
+    assert server._state.activity._last_request[session_id] >= begun
 
 
 @pytest.mark.parametrize(

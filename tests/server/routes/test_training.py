@@ -99,7 +99,7 @@ def test_a_model_is_trained_by_the_optimizer_it_was_created_with(api: Api, kind:
         refused = api.send("optim_step", model_id=model_id, seq_id=1, **STEPS[other][0])
         assert (
             refused.status_code,
-            f"with the optimizer {kind}, and this is a step of {other}" in refused.text,
+            f"with the optimizer {kind}, but this step has settings of {other}" in refused.text,
         ) == (400, True)
     params, settings = STEPS[kind]
     api.result(api.ok("optim_step", model_id=model_id, seq_id=1, **params))

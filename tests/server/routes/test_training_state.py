@@ -237,7 +237,7 @@ def test_a_new_model_that_cannot_be_loaded_is_not_left_behind(api: Api) -> None:
     ("change", "status", "words"),
     [
         ({"path": "tinker://RUN/weights/none"}, 404, "no checkpoint"),
-        ({"path": "tinker://RUN/sampler_weights/state"}, 400, "not saved to train on"),
+        ({"path": "tinker://RUN/sampler_weights/state"}, 400, "has no training state"),
         ({"path": "somewhere"}, 400, "not a checkpoint path"),
         ({"base_model": "no/such"}, 400, "fake/base"),
         ({"optimizer_config": {"type": "lion"}, "optimizer": False}, 400, "no optimizer 'lion'"),
