@@ -20,62 +20,69 @@ T = TypeVar("T")
 _VERSION = 4
 _SCHEMA = """
 CREATE TABLE keys (
-    key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, salt BLOB NOT NULL, name TEXT NOT NULL,
-    created_at REAL NOT NULL, revoked_at REAL
+    key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, salt BLOB NOT NULL,
+    name TEXT NOT NULL, created_at REAL NOT NULL, revoked_at REAL
 );
 CREATE TABLE sessions (
-    session_id TEXT PRIMARY KEY, owner TEXT NOT NULL, tags TEXT NOT NULL, user_metadata TEXT NOT NULL, sdk_version TEXT NOT NULL,
-    project_id TEXT, display_name TEXT,
-    created_at REAL NOT NULL, heartbeat_at REAL NOT NULL, finished_at REAL, finish_reason TEXT, finish_detail TEXT
+    session_id TEXT PRIMARY KEY, owner TEXT NOT NULL, tags TEXT NOT NULL,
+    user_metadata TEXT NOT NULL, sdk_version TEXT NOT NULL, project_id TEXT, display_name TEXT,
+    created_at REAL NOT NULL, heartbeat_at REAL NOT NULL, finished_at REAL, finish_reason TEXT,
+    finish_detail TEXT
 );
 CREATE TABLE models (
-    model_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
-    rank INTEGER NOT NULL, seed INTEGER, train_attn INTEGER NOT NULL, train_mlp INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
-    optimizer TEXT NOT NULL,
-    user_metadata TEXT NOT NULL, state TEXT NOT NULL, failure TEXT, created_at REAL NOT NULL, last_request_at REAL NOT NULL
+    model_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions,
+    base_model TEXT NOT NULL, rank INTEGER NOT NULL, seed INTEGER, train_attn INTEGER NOT NULL,
+    train_mlp INTEGER NOT NULL, train_unembed INTEGER NOT NULL, optimizer TEXT NOT NULL,
+    user_metadata TEXT NOT NULL, state TEXT NOT NULL, failure TEXT, created_at REAL NOT NULL,
+    last_request_at REAL NOT NULL
 );
 CREATE INDEX models_of_session ON models (session_id);
 CREATE TABLE futures (
-    request_id TEXT PRIMARY KEY, scope TEXT NOT NULL, seq_id INTEGER, kind TEXT NOT NULL, fingerprint TEXT NOT NULL,
-    owner TEXT NOT NULL, state TEXT NOT NULL, result BLOB, error TEXT, category TEXT,
-    created_at REAL NOT NULL, started_at REAL, finished_at REAL,
+    request_id TEXT PRIMARY KEY, scope TEXT NOT NULL, seq_id INTEGER, kind TEXT NOT NULL,
+    fingerprint TEXT NOT NULL, owner TEXT NOT NULL, state TEXT NOT NULL, result BLOB, error TEXT,
+    category TEXT, created_at REAL NOT NULL, started_at REAL, finished_at REAL,
     UNIQUE (scope, seq_id)
 );
 CREATE INDEX ended_futures ON futures (finished_at) WHERE state IN ('done', 'failed');
 CREATE TABLE steps (
-    model_id TEXT NOT NULL REFERENCES models, number INTEGER NOT NULL, loss REAL, tokens INTEGER NOT NULL, at REAL NOT NULL,
-    ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (model_id, number)
+    model_id TEXT NOT NULL REFERENCES models, number INTEGER NOT NULL, loss REAL,
+    tokens INTEGER NOT NULL, at REAL NOT NULL, ended INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (model_id, number)
 );
 CREATE TABLE checkpoints (
-    model_id TEXT NOT NULL REFERENCES models, kind TEXT NOT NULL, name TEXT NOT NULL, folder TEXT NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    created_at REAL NOT NULL, expires_at REAL, user_metadata TEXT NOT NULL, public INTEGER NOT NULL,
-    PRIMARY KEY (model_id, kind, name)
+    model_id TEXT NOT NULL REFERENCES models, kind TEXT NOT NULL, name TEXT NOT NULL,
+    folder TEXT NOT NULL, size_bytes INTEGER NOT NULL, created_at REAL NOT NULL, expires_at REAL,
+    user_metadata TEXT NOT NULL, public INTEGER NOT NULL, PRIMARY KEY (model_id, kind, name)
 );
 CREATE TABLE past_checkpoints (
-    session_id TEXT NOT NULL, base_model TEXT NOT NULL, size_bytes INTEGER NOT NULL, created_at REAL NOT NULL, deleted_at REAL NOT NULL
+    session_id TEXT NOT NULL, base_model TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+    created_at REAL NOT NULL, deleted_at REAL NOT NULL
 );
 CREATE TRIGGER checkpoint_is_past AFTER DELETE ON checkpoints BEGIN
     INSERT INTO past_checkpoints
-        SELECT session_id, base_model, old.size_bytes, old.created_at, (julianday('now') - 2440587.5) * 86400
+        SELECT session_id, base_model, old.size_bytes, old.created_at,
+            (julianday('now') - 2440587.5) * 86400
         FROM models WHERE model_id = old.model_id;
 END;
 CREATE TABLE samplers (
-    sampler_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
-    model_path TEXT, folder TEXT, inflight_of TEXT, created_at REAL NOT NULL, copies INTEGER NOT NULL DEFAULT 0
+    sampler_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions,
+    base_model TEXT NOT NULL, model_path TEXT, folder TEXT, inflight_of TEXT,
+    created_at REAL NOT NULL, copies INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX samplers_of_session ON samplers (session_id);
 CREATE TABLE custom_losses (
-    loss_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, name TEXT NOT NULL, inputs TEXT NOT NULL,
-    nodes TEXT NOT NULL, created_at REAL NOT NULL
+    loss_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, name TEXT NOT NULL,
+    inputs TEXT NOT NULL, nodes TEXT NOT NULL, created_at REAL NOT NULL
 );
 CREATE TABLE events (
-    event_id INTEGER PRIMARY KEY, owner TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL, at REAL NOT NULL
+    event_id INTEGER PRIMARY KEY, owner TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL,
+    at REAL NOT NULL
 );
 CREATE INDEX events_by_time ON events (at);
 CREATE TABLE usage (
-    hour INTEGER NOT NULL, owner TEXT NOT NULL, session_id TEXT NOT NULL, base_model TEXT NOT NULL, kind TEXT NOT NULL,
-    amount INTEGER NOT NULL, PRIMARY KEY (hour, owner, session_id, base_model, kind)
+    hour INTEGER NOT NULL, owner TEXT NOT NULL, session_id TEXT NOT NULL, base_model TEXT NOT NULL,
+    kind TEXT NOT NULL, amount INTEGER NOT NULL,
+    PRIMARY KEY (hour, owner, session_id, base_model, kind)
 ) WITHOUT ROWID;
 """
 # a row that is replaced is deleted first, for the triggers, too
