@@ -386,7 +386,7 @@ def test_a_server_that_keeps_no_state_is_refused_at_once(
 ) -> None:
     instead = {"load_weights": DIALECTS["arctic"].missing["load_weights"]}
     dialect = evolve(DIALECTS["tinkex"], resume="never", missing=instead)
-    with pytest.raises(UnsupportedByServer, match="begin anew"):
+    with pytest.raises(UnsupportedByServer, match="start again"):
         begin(connect, counting.base_url, dialect=dialect)
 
 
