@@ -14,7 +14,7 @@ from tinkex_api.models import SampleRequest, SampleStreamEvent
 
 from tinkex.errors import APIConnectionError, FailureCategory, RequestFailedError
 from tinkex.transport.answers import PARSE_ERRORS
-from tinkex.transport.response_body import unreadable
+from tinkex.transport.response_body import unreadable_answer
 from tinkex.transport.transport import Transport
 from tinkex.types import SampledSequence
 from tinkex.waiting.wait import RequestState
@@ -78,7 +78,7 @@ def _event(text: str) -> SampleStreamEvent:
     try:
         return SampleStreamEvent.from_dict(orjson.loads(text))
     except PARSE_ERRORS as error:
-        raise unreadable(
+        raise unreadable_answer(
             f"an event of the stream is not of the contract's form: {error}", "sample_stream"
         ) from error
 
