@@ -81,11 +81,11 @@ class EngineRecovery:
         self._last_words = defaultdict(lambda: death.reason)
         for row in self._store.models.in_memory():
             self._see_to(row, death)
-        if death.go_on:
-            death.go_on()
+        if death.resume:
+            death.resume()
 
     def _see_to(self, row: ModelRow, death: EngineExit) -> None:
-        fate = self._fate(row.model_id, engine_lives=death.go_on is not None)
+        fate = self._fate(row.model_id, engine_lives=death.resume is not None)
         text = self._last_words[row.model_id] = f"{death.reason}; {fate.words}"
         loss = Loss(self._deaths, text)
         some_wait = self._futures.fail_waiting(row.model_id, Lost(loss))
