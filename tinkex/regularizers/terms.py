@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tinkex.errors import InvalidInputError
 from tinkex.types import Datum
-from tinkex.types.tensor import ArrayLike, to_numpy
+from tinkex.types.arrays import ArrayLike, to_numpy
 
 Regularizer: TypeAlias = Callable[[Sequence[Datum], Sequence[Tensor]], Tensor]
 """`regularizer(data, logprobs) -> value`: logprobs as a custom loss gets them, and a tensor of one

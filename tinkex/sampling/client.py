@@ -268,7 +268,7 @@ class AsyncSamplingClient:
         )
         ask = self._ask(num_samples, sampling_params, questions)
 
-        def one(prompt: ModelInput | ArrayLike) -> AsyncAPIFuture[SampleResponse]:
+        def one(prompt: ModelInput | ArrayLike | str) -> AsyncAPIFuture[SampleResponse]:
             return self._begin(prompt, ask, timeout, await_timeout)
 
         return sample_many(
