@@ -1,6 +1,10 @@
-"""A program as a user writes it, with both facades: strict checkers find nothing wrong in it. It is
-checked, and not run.
+"""A program as a user writes it, with both facades: strict checkers find nothing wrong in it, but
+for the lines that are marked. It is checked, and not run.
+
+Both checkers report a mark on a line that is right, so that the marks show what they refuse.
 """
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
 
 from __future__ import annotations
 
@@ -51,6 +55,40 @@ def clipped(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     ratio = torch.exp(logprobs - old)
     return -(ratio * advantages).sum(), {"custom/ratio:mean": ratio.mean()}
+
+
+def arrays(sampler: tinkex.SamplingClient, scores: torch.Tensor) -> list[Datum]:
+    """Gives arrays in each form that is taken, and in some that are not."""
+    rows = [[1.0, 0.0], [0.5, 0.5]]
+    inputs: types.LossFnInputs = {"target_tokens": np.array([2, 3]), "weights": scores}
+    data = [
+        Datum(model_input=ModelInput.from_ints([1, 2]), loss_fn_inputs=inputs),
+        Datum(model_input=[1, 2], loss_fn_inputs={"target_tokens": (2, 3), "weights": rows}),
+        Datum(np.array([1, 2]), {"target_tokens": TensorData([2, 3]), "beta": 0.1}),
+        Datum(torch.tensor([1, 2]), {"weights": [np.float32(1), np.float32(0)]}),
+        Datum(range(2), {"weights": [scores, scores], "old": [np.zeros(2), np.zeros(2)]}),
+    ]
+    sampler.sample(np.array([1, 2]), 1, {"max_tokens": 4})
+    sampler.sample(torch.tensor([1, 2]), 1, target_prompt_logprobs=[[1, 2]])
+    sampler.sample({"tokens": [1, 2]}, 1)  # type: ignore[arg-type]
+    sampler.sample(1, 1)  # type: ignore[arg-type]
+    ModelInput.from_ints("one two")  # type: ignore[arg-type]
+    TensorData(["one", "two"])  # type: ignore[arg-type]
+    Datum([1], {"weights": "one"})  # type: ignore[dict-item]
+    Datum([1], {"weights": {"one": 1.0}})  # type: ignore[dict-item]
+    return data
+
+
+def settings(service: tinkex.AsyncServiceClient) -> tinkex.Config:
+    base_url: str = service.config.base_url
+    timeout: float = service.config.timeout
+    retries: tinkex.RetrySettings = service.config.retry
+    config = tinkex.Config(base_url=None, api_key=lambda: "tml-key", dialect="skyrl", tags=["one"])
+    tinkex.Config(base_url=base_url, timeout=timeout, retry=retries, default_headers={"a": "b"})
+    tinkex.Config(base_url=1)  # pyright: ignore[reportArgumentType] # mypy does not see this one
+    tinkex.Config(timeout="60")  # type: ignore[arg-type]
+    tinkex.Config(tags=1)  # type: ignore[arg-type]
+    return config
 
 
 def train(trainer: tinkex.TrainingClient, data: list[Datum]) -> Losses:

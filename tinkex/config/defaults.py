@@ -1,9 +1,9 @@
-"""How `Config` comes to the settings that it is not given. Its arguments go before all of this."""
+"""Defaults of `Config`: the lookup of each setting that was not given as an argument."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import Converter, Factory, evolve
 
@@ -15,6 +15,8 @@ from tinkex.dialects.dialect import Dialect
 from tinkex.errors import ConfigError
 
 S = TypeVar("S", RetrySettings, PollSettings)
+Given = TypeVar("Given")
+Kept = TypeVar("Kept")
 
 HOSTED_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 
@@ -30,7 +32,7 @@ read.
 
 
 def found(name: str, read: Callable[[object], Any] = parsers.text, default: Any = None) -> Any:
-    """What the sources have of a setting, else the default; a callable makes one."""
+    """Returns a default that looks a setting up in the sources, else takes `default` or its result."""
 
     def look_up(config: Any) -> Any:
         return config.sources.value(name, read, default() if callable(default) else default)
@@ -39,7 +41,7 @@ def found(name: str, read: Callable[[object], Any] = parsers.text, default: Any 
 
 
 def group(name: str) -> Any:
-    """What the sources have of settings that belong together."""
+    """Returns a default that looks up settings that belong together in the sources."""
 
     def look_up(config: Any) -> Any:
         return config.sources.group(name, *GROUPS[name])
@@ -47,7 +49,17 @@ def group(name: str) -> Any:
     return Factory(look_up, takes_self=True)
 
 
-def _base_url(given: str | None, config: Any) -> str:
+def takes_config(convert: Callable[[Given, Any], Kept]) -> Callable[[Given], Kept]:
+    """Makes a converter that also gets the settings before its own.
+
+    Type checkers take the parameter's type for the constructor's; they do not know `Converter`.
+    """
+    return cast("Callable[[Given], Kept]", Converter(convert, takes_self=True))
+
+
+@takes_config
+def given_or_found_url(given: str | None, config: Any) -> str:
+    """Returns the base URL that was given, else that of the sources, else the hosted service's."""
     return given.rstrip("/") if given else config.sources.value("base_url", _url, HOSTED_BASE_URL)
 
 
@@ -55,10 +67,15 @@ def _url(value: object) -> str:
     return parsers.text(value).rstrip("/")
 
 
-def _api_key(config: Any) -> str | None:
-    """The key of the first source that has one or a command for one; a key before a command of the
-    same source.
+def found_api_key() -> Any:
+    """Returns the default of `api_key`: the key of the first source that has a key or a command.
+
+    A source that has both gives its key.
     """
+    return Factory(_api_key, takes_self=True)
+
+
+def _api_key(config: Any) -> str | None:
     command = config.sources.find("credential_cmd", parsers.text)
     if config.credential_cmd is not None and (
         command is None or command.value != config.credential_cmd
@@ -73,7 +90,9 @@ def _api_key(config: Any) -> str | None:
     return key.value
 
 
-def _retry(given: RetrySettings, config: Any) -> RetrySettings:
+@takes_config
+def with_retry_limits(given: RetrySettings, config: Any) -> RetrySettings:
+    """Returns the settings with the limits of `max_retries` and `progress_timeout`, if any."""
     retries = config.max_retries
     if isinstance(retries, int) and retries >= 0:  # others its validator refuses
         origin = config.sources.origin("max_retries", retries)
@@ -83,7 +102,9 @@ def _retry(given: RetrySettings, config: Any) -> RetrySettings:
     return _with_progress_timeout("retry", given, config)
 
 
-def _poll(given: PollSettings, config: Any) -> PollSettings:
+@takes_config
+def with_poll_limits(given: PollSettings, config: Any) -> PollSettings:
+    """Returns the settings with the limit of `progress_timeout`, if any."""
     return _with_progress_timeout("poll", given, config)
 
 
@@ -105,9 +126,3 @@ def named_dialect(given: str | Dialect | None) -> Dialect | None:
         raise ConfigError(
             f"dialect {given!r} is not known, only {error}", advice="A Dialect is taken, too."
         ) from None
-
-
-base_url = Converter(_base_url, takes_self=True)
-api_key = Factory(_api_key, takes_self=True)
-retry = Converter(_retry, takes_self=True)
-poll = Converter(_poll, takes_self=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from attrs import Factory, evolve, field, fields, frozen
@@ -54,6 +54,23 @@ def _sources(config: Config) -> Sources:
     read.check_names(known)
     read.warn_of_misspelt(known)
     return read
+
+
+# Type checkers take a converter's parameter for the constructor's, so that none is generic.
+def _secret_text(value: str | None) -> str | None:
+    return as_secret(value)
+
+
+def _secret_key(value: ApiKey | None) -> ApiKey | None:
+    return as_secret(value)
+
+
+def _secret_pairs(value: Mapping[str, str]) -> Mapping[str, str]:
+    return as_secret(value)
+
+
+def _texts(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
 
 
 @hinted
@@ -129,18 +146,20 @@ class Config:
 
     profile: str | None = None
     sources: Sources = field(default=Factory(_sources, takes_self=True), repr=False, eq=False)
-    base_url: str = field(default=None, converter=defaults.base_url, validator=validators.base_url)
+    base_url: str = field(
+        default=None, converter=defaults.given_or_found_url, validator=validators.base_url
+    )
     credential_cmd: str | None = field(
-        default=found("credential_cmd"), converter=as_secret, repr=False
+        default=found("credential_cmd"), converter=_secret_text, repr=False
     )
     api_key: ApiKey | None = field(
-        default=defaults.api_key,
-        converter=as_secret,
+        default=defaults.found_api_key(),
+        converter=_secret_key,
         validator=validators.header_value,
         repr=False,
     )
     project_id: str | None = field(default=found("project_id"))
-    tags: tuple[str, ...] = field(default=found("tags", parsers.names, ()), converter=tuple)
+    tags: tuple[str, ...] = field(default=found("tags", parsers.names, ()), converter=_texts)
     user_metadata: Mapping[str, str] = field(
         default=found("user_metadata", parsers.pairs, dict), validator=validators.pairs
     )
@@ -156,15 +175,15 @@ class Config:
     progress_timeout: float | None = field(
         default=found("progress_timeout", parsers.number), validator=optional(validators.positive)
     )
-    retry: RetrySettings = field(default=group("retry"), converter=defaults.retry)
-    poll: PollSettings = field(default=group("poll"), converter=defaults.poll)
+    retry: RetrySettings = field(default=group("retry"), converter=defaults.with_retry_limits)
+    poll: PollSettings = field(default=group("poll"), converter=defaults.with_poll_limits)
     recovery: RecoveryPolicy = field(default=group("recovery"))
     dialect: Dialect | None = field(
         default=found("dialect", parsers.dialect), converter=defaults.named_dialect
     )
     feature_gates: tuple[str, ...] = field(
         default=found("feature_gates", parsers.names, ()),
-        converter=tuple,
+        converter=_texts,
         validator=validators.feature_gates,
     )
     chunk_limits: ChunkLimits | None = None
@@ -180,25 +199,25 @@ class Config:
     dump_headers: bool = field(default=found("dump_headers", parsers.switch, False))
     default_headers: Mapping[str, str] = field(
         default=found("default_headers", parsers.pairs, dict),
-        converter=as_secret,
+        converter=_secret_pairs,
         validator=validators.pairs,
         repr=False,
     )
     default_query: Mapping[str, str] = field(
         default=found("default_query", parsers.pairs, dict),
-        converter=as_secret,
+        converter=_secret_pairs,
         validator=validators.pairs,
         repr=False,
     )
     cf_access_client_id: str | None = field(
         default=found("cf_access_client_id"),
-        converter=as_secret,
+        converter=_secret_text,
         validator=validators.header_value,
         repr=False,
     )
     cf_access_client_secret: str | None = field(
         default=found("cf_access_client_secret"),
-        converter=as_secret,
+        converter=_secret_text,
         validator=validators.header_value,
         repr=False,
     )
@@ -209,7 +228,7 @@ class Config:
     )
     proxy_headers: Mapping[str, str] = field(
         default=found("proxy_headers", parsers.pairs, dict),
-        converter=as_secret,
+        converter=_secret_pairs,
         validator=validators.pairs,
         repr=False,
     )

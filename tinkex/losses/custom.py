@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from tinkex.errors import APIResponseValidationError, InvalidInputError
 from tinkex.losses.batch_checks import check_batch
 from tinkex.types import Datum, ForwardBackwardOutput, LossFnOutput
-from tinkex.types.tensor import ArrayLike, to_numpy
+from tinkex.types.arrays import ArrayLike, Number, to_numpy
 
 if TYPE_CHECKING:
     import torch
@@ -259,7 +259,7 @@ def _metrics(metrics: Any) -> dict[str, float]:
     return {str(name): _number(value, f"the metric {name!r}") for name, value in metrics.items()}  # pyright: ignore
 
 
-def _number(value: ArrayLike, name: str) -> float:
+def _number(value: ArrayLike | Number, name: str) -> float:
     array = to_numpy(value, name)
     if array.size != 1:
         raise InvalidInputError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tinkex.errors import InvalidInputError
 from tinkex.types import Datum
-from tinkex.types.tensor import ArrayLike, to_numpy
+from tinkex.types.arrays import ArrayLike, to_numpy
 
 Regularizer: TypeAlias = Callable[[Sequence[Datum], Sequence[Tensor]], Tensor]
 """A function `regularizer(data, logprobs) -> value`.

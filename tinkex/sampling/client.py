@@ -290,7 +290,7 @@ class AsyncSamplingClient:
         )
         plan = self._plan(num_samples, sampling_params, extras)
 
-        def sample_one(prompt: ModelInput | ArrayLike) -> AsyncAPIFuture[SampleResponse]:
+        def sample_one(prompt: ModelInput | ArrayLike | str) -> AsyncAPIFuture[SampleResponse]:
             return self._begin(prompt, plan, timeout, await_timeout)
 
         return sample_many(

@@ -32,7 +32,7 @@ from tinkex.types.number_checks import check_int, check_optional_int
 from tinkex.wire import json
 
 
-def _targets(value: ArrayLike | None) -> TensorData | None:
+def _targets(value: TensorData | ArrayLike | None) -> TensorData | None:
     tensor = value if value is None or isinstance(value, TensorData) else TensorData(value, "int64")
     if tensor is not None and (tensor.dtype != "int64" or len(tensor.shape) != 2):
         raise InvalidInputError(

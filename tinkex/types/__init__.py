@@ -53,6 +53,7 @@ from tinkex_api.models import (
 )
 
 from tinkex.errors.hints import hinted
+from tinkex.types.arrays import ArrayLike, TensorDtype
 from tinkex.types.checkpoint_path import CheckpointType, ParsedCheckpointTinkerPath
 from tinkex.types.datum import Datum, LossFnInputs
 from tinkex.types.identity import WhoamiResponse
@@ -85,7 +86,7 @@ from tinkex.types.queries import (
     CheckpointSearchRequest,
     SessionSearchRequest,
 )
-from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype
+from tinkex.types.tensor import TensorData
 from tinkex.types.topk import TopkLogprobs
 
 for _made_by_users in (

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import evolve, field, frozen
 
 from tinkex.errors import InvalidInputError
 from tinkex.errors.hints import hinted
+from tinkex.types.arrays import ArrayLike, Number, TensorDtype
 from tinkex.types.as_dataclass import as_dataclass
 from tinkex.types.model_input import MAX_TOKEN, ModelInput, as_model_input
 from tinkex.types.provenance import ProvenanceSpan, ProvenanceSpans, as_spans, check_tiling
-from tinkex.types.tensor import ArrayLike, TensorData, TensorDtype, as_tensor
+from tinkex.types.tensor import TensorData, as_tensor
 
 _DTYPE_BY_INPUT: dict[str, TensorDtype] = {
     "target_tokens": "int64",
@@ -28,8 +29,10 @@ _DTYPE_BY_INPUT: dict[str, TensorDtype] = {
 _MOSTLY_ZERO = frozenset({"target_tokens", "weights"})
 """The inputs that are zero almost everywhere where there are several targets a position."""
 
-LossFnInputs = Mapping[str, ArrayLike]
-"""Arrays by name for one datum."""
+LossInput: TypeAlias = TensorData | ArrayLike | Number
+"""One loss input: an array, or one number."""
+LossFnInputs: TypeAlias = Mapping[str, LossInput]
+"""The loss inputs of one datum, by name."""
 
 
 def _tensors(inputs: LossFnInputs) -> dict[str, TensorData]:
@@ -40,12 +43,12 @@ def _tensors(inputs: LossFnInputs) -> dict[str, TensorData]:
     return {name: _tensor(name, value) for name, value in inputs.items()}
 
 
-def _tensor(name: str, value: ArrayLike) -> TensorData:
+def _tensor(name: str, value: LossInput) -> TensorData:
     tensor = _checked(name, value)
     return tensor.smallest() if name in _MOSTLY_ZERO else tensor
 
 
-def _checked(name: str, value: ArrayLike) -> TensorData:
+def _checked(name: str, value: LossInput) -> TensorData:
     tensor = as_tensor(value, _DTYPE_BY_INPUT.get(name), _field(name))
     if name in _DTYPE_BY_INPUT and len(tensor.shape) not in (1, 2):
         raise InvalidInputError(

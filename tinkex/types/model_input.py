@@ -15,7 +15,7 @@ from tinkex_api.types import Model
 
 from tinkex.errors import ArgumentError, InvalidInputError
 from tinkex.errors.hints import hinted
-from tinkex.types.tensor import ArrayLike, to_dtype, to_numpy
+from tinkex.types.arrays import ArrayLike, to_dtype, to_numpy
 
 MAX_TOKEN = 2**31 - 1  # tokens travel as int32 in protobuf
 _SHOWN = 7  # tokens; reprlib shows fewer, and that there are more
@@ -25,13 +25,13 @@ def _tokens(value: ArrayLike) -> NDArray[np.int64]:
     array = to_dtype(to_numpy(value, "tokens"), "int64", "tokens")
     if array.ndim != 1:
         raise InvalidInputError(f"tokens must be one-dimensional, found shape {list(array.shape)}")
-    if array.size and not (int(array.min()) >= 0 and int(array.max()) <= MAX_TOKEN):  # type: ignore[arg-type]
-        position = int(np.argmax((array < 0) | (array > MAX_TOKEN)))  # type: ignore[operator]
+    if array.size and not (int(array.min()) >= 0 and int(array.max()) <= MAX_TOKEN):
+        position = int(np.argmax((array < 0) | (array > MAX_TOKEN)))
         raise InvalidInputError(
             f"tokens[{position}] is out of range: expected 0 to {MAX_TOKEN}, found "
             f"{array[position]}"
         )
-    return array  # type: ignore[return-value]
+    return array
 
 
 def _bytes(value: bytes | str) -> bytes:
@@ -344,7 +344,7 @@ class ModelInput(Model):
         return self.tokens_np.tolist()
 
 
-def as_model_input(prompt: Any) -> ModelInput:
+def as_model_input(prompt: ModelInput | ArrayLike | str) -> ModelInput:
     """A `ModelInput` from itself or from token ids. Raises `InvalidInputError` for text, which
     needs a tokenizer.
     """

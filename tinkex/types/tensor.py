@@ -4,138 +4,30 @@ and torch tensors.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any
 
 import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
 
-from tinkex.errors import ArgumentError, InvalidInputError
+from tinkex.errors import InvalidInputError
 from tinkex.errors.hints import hinted
 from tinkex.types import csr
+from tinkex.types.arrays import (
+    DTYPES,
+    Array,
+    ArrayLike,
+    Number,
+    TensorDtype,
+    natural_dtype,
+    to_dtype,
+    to_numpy,
+)
 from tinkex.types.as_dataclass import as_dataclass
 
-TensorDtype = Literal["float32", "int64"]
-Array: TypeAlias = NDArray[np.generic]
-ArrayLike: TypeAlias = Any
-"""A list of numbers (nested for more dimensions), a numpy array, a torch tensor, or a `TensorData`.
-"""
-
-_PACKED = (("q", np.int64), ("d", np.float64))
-_NUMPY_DTYPE: dict[str, type[np.generic]] = {"float32": np.float32, "int64": np.int64}
-_INDEX_SIZE = 8  # bytes
-
-
-def to_numpy(value: ArrayLike, name: str) -> Array:
-    """`value` as an array of whatever dtype it has; a torch tensor is detached and brought to the
-    CPU (torch is not imported).
-
-    Raises `InvalidInputError`, naming `name`, for ragged lists and for what is no array of numbers.
-    """
-    plain: Any = _without_torch(value)
-    try:
-        array = _to_array(plain)
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(f"{name} is not rectangular: {_ragged(plain) or error}") from error
-    if array.size and array.dtype.kind not in "iufb":
-        what = "text" if isinstance(plain, str) else f"{type(plain).__name__} of {array.dtype}"
-        advice = (
-            "A tokenizer makes numbers of text: client.get_tokenizer().encode(text)."
-            if array.dtype.kind in "US"
-            else None
-        )
-        raise ArgumentError(f"{name} must hold numbers, found {what}", advice=advice)
-    return array
-
-
-def _to_array(plain: Any) -> Array:
-    return _from_list(cast("list[Any]", plain)) if isinstance(plain, list) else np.asarray(plain)
-
-
-def _from_list(values: list[Any]) -> Array:
-    """What `np.asarray` makes of it; of a flat list of numbers in a third of the time."""
-    for code, dtype in _PACKED if values else ():
-        array = np.empty(len(values), dtype)
-        try:
-            struct.pack_into(f"{len(values)}{code}", array.data, 0, *values)
-        except (struct.error, OverflowError, TypeError):  # not all are of this kind
-            continue
-        return array
-    return np.asarray(values)
-
-
-def _without_torch(value: Any) -> Any:
-    if isinstance(value, list):
-        items = cast("list[Any]", value)
-        return (
-            [_from_torch(item) for item in items]
-            if items and hasattr(items[0], "detach")
-            else items
-        )
-    return _from_torch(value) if hasattr(value, "detach") else value
-
-
-def _from_torch(tensor: Any) -> Array:
-    tensor = tensor.detach().cpu()
-    if str(tensor.layout) != "torch.strided":
-        tensor = tensor.to_dense()
-    if str(tensor.dtype) in ("torch.bfloat16", "torch.float16"):  # numpy has no bfloat16
-        tensor = tensor.float()
-    return tensor.numpy()
-
-
-def _ragged(value: Any) -> str | None:
-    """Which row differs, where the rows are lists of different lengths."""
-    rows = cast("list[Any]", value) if isinstance(value, list) else []
-    lengths = [len(row) if hasattr(row, "__len__") else None for row in rows]
-    index = next((index for index, length in enumerate(lengths) if length != lengths[0]), None)
-    if index is None:
-        return None
-    expected, found = (
-        "one value" if length is None else f"{length} values"
-        for length in (lengths[0], lengths[index])
-    )
-    return f"expected {expected} in each row, found {found} in row {index}"
-
-
-def to_dtype(array: Array, dtype: TensorDtype, name: str) -> Array:
-    """`array` as float32 or int64, C-contiguous. Raises `InvalidInputError` when that would change
-    a value or hide a NaN.
-    """
-    kind = array.dtype.kind
-    if dtype == "int64" and kind == "f" and array.size:
-        raise InvalidInputError(
-            f"{name} must hold integers, found {array.dtype}",
-            advice="Convert it with .astype('int64').",
-        )
-    if (
-        kind == "u"
-        and dtype == "int64"
-        and array.size
-        and int(array.max()) > np.iinfo(np.int64).max
-    ):  # type: ignore[arg-type]
-        raise InvalidInputError(f"{name} must hold numbers that fit int64, found {array.max()}")
-    # what float32 does not hold becomes infinite, which is refused below
-    with np.errstate(over="ignore"):
-        result = array.astype(_NUMPY_DTYPE[dtype], order="C", copy=False)
-    if kind == "f" and not np.isfinite(result).all():
-        place = tuple(np.argwhere(~np.isfinite(result))[0].tolist())
-        raise InvalidInputError(
-            f"{name} must hold finite float32 numbers, found {_word(array[place])} at "
-            f"{list(place)}: no NaN or infinity"
-        )
-    return result
-
-
-def _word(number: Any) -> str:
-    return {"nan": "NaN"}.get(str(number), str(number))
-
-
-def natural_dtype(array: Array) -> TensorDtype:
-    """The wire's dtype for an array that nobody named one for: float32 for floats, else int64."""
-    return "float32" if array.dtype.kind == "f" else "int64"
+_INDEX_SIZE = 8
+"""Bytes of one index of a sparse matrix."""
 
 
 @hinted
@@ -175,7 +67,7 @@ class TensorData:
 
     def __init__(
         self,
-        data: ArrayLike,
+        data: ArrayLike | Number,
         dtype: TensorDtype | None = None,
         shape: Sequence[int] | None = None,
         sparse_crow_indices: ArrayLike | None = None,
@@ -187,7 +79,7 @@ class TensorData:
             )
         values = to_numpy(data, "data")
         dtype = dtype or natural_dtype(values)
-        if dtype not in _NUMPY_DTYPE:
+        if dtype not in DTYPES:
             raise InvalidInputError(f"dtype must be 'float32' or 'int64', found {dtype!r}")
         values = to_dtype(values, dtype, "data")
         crow, col = _indices(sparse_crow_indices, sparse_col_indices)
@@ -331,7 +223,9 @@ class TensorData:
     __hash__ = None  # type: ignore[assignment] # like an array's
 
 
-def as_tensor(value: ArrayLike, dtype: TensorDtype | None, name: str) -> TensorData:
+def as_tensor(
+    value: TensorData | ArrayLike | Number, dtype: TensorDtype | None, name: str
+) -> TensorData:
     """`value` with this dtype, or its own. Raises `InvalidInputError`, naming `name`, for what
     cannot be sent.
     """
@@ -355,11 +249,11 @@ def _indices(
             f"sparse_{here}_indices came without sparse_{missing}_indices: expected both or neither"
         )
     names = ("sparse_crow_indices", "sparse_col_indices")
-    crow, col = (
+    row_starts, columns = (
         to_dtype(to_numpy(value, name), "int64", name)
         for value, name in zip((crow, col), names, strict=True)
     )
-    return crow, col
+    return row_starts, columns
 
 
 def _reshaped(array: Array, shape: tuple[int, ...]) -> Array:
