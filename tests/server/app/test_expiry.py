@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from tests.support.recording_engine import FakeEngine
 from tests.support.server_calls import Api, new_model, sample, saved_folder, started, step
+from tests.support.wait_until import wait_until
 from tinkex.cli import main
 from tinkex.local import Limits, Server, gc, serve
 from tinkex_server.app import expiry
