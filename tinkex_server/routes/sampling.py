@@ -128,13 +128,13 @@ def _spec(state: ServerState, sampler: SamplerRow, body: SampleRequest) -> Sampl
     check_at_most(limits.tokens, len(spec.prompt), "prompt", "number of tokens")
     check_at_most(
         limits.top_tokens_per_result,
-        _count_told(spec, state.base_model(sampler.base_model).max_context_length),
+        _count_top_tokens(spec, state.base_model(sampler.base_model).max_context_length),
         "number of top-k and alternative tokens",
     )
     return spec
 
 
-def _count_told(spec: SampleSpec, longest: int) -> int:
+def _count_top_tokens(spec: SampleSpec, longest: int) -> int:
     """Returns the most tokens that the result may hold beside the sampled ones."""
     sampled = spec.num_samples * min(longest, spec.max_tokens or longest)
     return sampled * spec.topk_sample_logprobs + len(spec.prompt) * (
