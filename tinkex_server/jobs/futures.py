@@ -303,7 +303,7 @@ class Futures:
             self._logs[scope] = _EndedLog(self._store.futures.ended(scope))
         return self._logs[scope]
 
-    async def wait_in_vain(self) -> None:
+    async def wait_without_result(self) -> None:
         """Waits as long as a poll whose result does not come, or until the server stops."""
         await _wait_for(self._stopping, self._hold)
 

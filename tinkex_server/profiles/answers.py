@@ -49,9 +49,7 @@ class Answers:
         """Returns the promise of a future whose reply is already known."""
         return self._promise(operation, sent, {"request_id": self._polls.add_known(reply)})
 
-    def refuse_late(
-        self, operation: str, request: Request, sent: Fields, refusal: Refused
-    ) -> Response:
+    def refuse(self, operation: str, request: Request, sent: Fields, refusal: Refused) -> Response:
         """Returns the answer to a request that the embedded server has refused: the refusal, or a
         promise of a future that fails.
         """

@@ -152,7 +152,7 @@ class ProfileMiddleware:
             path, fields = self._rewrite(operation, request, fields)
             answer = await self._inner.call(request, path, fields)
         except Refused as refusal:
-            return self._answers.refuse_late(operation, request, sent, refusal)
+            return self._answers.refuse(operation, request, sent, refusal)
         self._history.note_done(operation, sent, fields)
         return await self._answers.accept(operation, sent, answer)
 

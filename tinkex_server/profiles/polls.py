@@ -101,7 +101,7 @@ class Polls:
             raise not_found("Future not found")
         if isinstance(self.profile.unknown, Reply):
             return respond(self.profile.unknown.filled({"request_id": request_id}))
-        await self.state.futures.wait_in_vain()
+        await self.state.futures.wait_without_result()
         return self._pending(request_id, None)
 
     def _pending(self, request_id: str, answer: PollAnswer | None) -> Response:

@@ -52,7 +52,7 @@ def _identify(state: ServerState, call: Call[CopyWeightsRequest]) -> RequestIden
     body, owner = call.body, call.access.new_owner
     if (body.destination_project_id is None) == (body.session_id is None):
         raise malformed(
-            "destination_project_id", message="or session_id must be given, but not both"
+            "destination_project_id", message="must be given, or session_id, but not both"
         )
     if body.session_id is None:
         return RequestIdentity(

@@ -67,7 +67,7 @@ def _new_sampler(
     """Returns a sampler of a base model, or of saved weights; their base model may be named too."""
     if not isinstance(model_path, str):
         if not isinstance(base_model, str):
-            raise malformed("model_path", message="or base_model must be given")
+            raise malformed("model_path", message="must be given, or base_model")
         return SamplerRow(sampler_id, session_id, state.base_model(base_model).name, None, None)
     path = checkpoint_path.parse(model_path)
     trained = access.run_of(access.checkpoint(path)).base_model
@@ -128,13 +128,13 @@ def _spec(state: ServerState, sampler: SamplerRow, body: SampleRequest) -> Sampl
     check_at_most(limits.tokens, len(spec.prompt), "prompt", "number of tokens")
     check_at_most(
         limits.top_tokens_per_result,
-        _count_told(spec, state.base_model(sampler.base_model).max_context_length),
+        _count_top_tokens(spec, state.base_model(sampler.base_model).max_context_length),
         "number of top-k and alternative tokens",
     )
     return spec
 
 
-def _count_told(spec: SampleSpec, longest: int) -> int:
+def _count_top_tokens(spec: SampleSpec, longest: int) -> int:
     """Returns the most tokens that the result may hold beside the sampled ones."""
     sampled = spec.num_samples * min(longest, spec.max_tokens or longest)
     return sampled * spec.topk_sample_logprobs + len(spec.prompt) * (

@@ -80,9 +80,11 @@ async def load(state: ServerState, call: Call[LoadWeightsRequest]) -> Mapping[st
             state, call, "load_weights", lambda row: _load(state, call.access, row, body)
         )
     if body.session_id is None:
-        raise malformed("model_id", message="or session_id must be given, but not both")
+        raise malformed("model_id", message="must be given, or session_id, but not both")
     if body.model_seq_id is None:
-        raise malformed("model_seq_id", message="is required together with session_id")
+        raise malformed(
+            "model_seq_id", message="is missing: it is required together with session_id"
+        )
     identity = RequestIdentity(
         body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner
     )
@@ -123,7 +125,7 @@ def _save_for_sampler(
         result = SaveWeightsForSamplerResponse(str(path), type="save_weights_for_sampler")
         return _save_named(state, row, path, body, lambda saved: result.to_dict())
     if body.sampling_session_seq_id is None:
-        raise malformed("path", message="or sampling_session_seq_id must be given")
+        raise malformed("path", message="must be given, or sampling_session_seq_id")
     return _save_ephemeral(state, row, body.sampling_session_seq_id, inflight=inflight)
 
 
@@ -233,7 +235,7 @@ def _training_path(text: str) -> CheckpointPath:
 
 def _load(state: ServerState, access: Access, row: ModelRow, body: LoadWeightsRequest) -> Work:
     if body.session_id is not None:
-        raise malformed("model_id", message="or session_id must be given, but not both")
+        raise malformed("model_id", message="must be given, or session_id, but not both")
     path = _training_path(body.path)
 
     async def work() -> bytes:

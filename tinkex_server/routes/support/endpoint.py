@@ -221,14 +221,14 @@ class Endpoint:
         if not self._readers:
             return None, ""
         most = state.limits.body_bytes
-        watched = BodyCopy(receive, most)
+        body_copy = BodyCopy(receive, most)
         try:
             read = self._reader(headers)
-            raw = await read_body(headers, watched.receive, most)
+            raw = await read_body(headers, body_copy.receive, most)
             return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
         except Refused as refusal:
             if self._has_seq_id:
-                fields = refusal.fields or await watched.fields(headers)
+                fields = refusal.fields or await body_copy.fields(headers)
                 state.refused_seq_ids.note_unread(access, refusal, fields)
             raise
 
