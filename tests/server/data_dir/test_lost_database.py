@@ -187,7 +187,7 @@ def test_the_order_and_what_was_set_later_come_back(tmp_path: Path) -> None:
             "weights/c",
         ]
         new = api.send("create_model", **new_model(model_id.partition(":")[0]))
-        assert (new.status_code, "used before" in new.text) == (400, True), (
+        assert (new.status_code, "already used" in new.text) == (400, True), (
             "a number of before is not given again"
         )
 
@@ -227,7 +227,7 @@ def test_a_folder_of_which_nothing_is_known_is_kept_until_somebody_agrees(
         / "adapter_model.safetensors"
     )
     assert aside.read_bytes() == b"weights"
-    assert "1 folders of weights belong to no checkpoint" in caplog.text
+    assert "1 folder(s) of weights belong to no checkpoint" in caplog.text
     command = ["serve", "--gc", "--data-dir", str(tmp_path)]
     for answer in ("", "n\n"):
         told = CliRunner().invoke(main, command, input=answer)
