@@ -151,8 +151,8 @@ def _log(result: Reconciliation, folders: Folders) -> None:
         )
     if result.set_aside:
         logger.warning(
-            "%d folder(s) of weights belong to no checkpoint; they were moved to %s, where they stay "
-            "until `tinkex serve --gc` removes them",
+            "%d folder(s) of weights belong to no checkpoint; they were moved to %s, where they "
+            "stay until `tinkex serve --gc` removes them",
             result.set_aside,
             folders.path("set_aside"),
         )
