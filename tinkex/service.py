@@ -281,8 +281,8 @@ class AsyncServiceClient:
         session = await self._begun()
         server = session.transport.server
         try:
-            server.proved(seq_id_repeats=await probe_repeats(session, base_model))
-            server.proved(**await probe_loads(session, base_model))
+            server.note_probed(seq_id_repeats=await probe_repeats(session, base_model))
+            server.note_probed(**await probe_loads(session, base_model))
         except APIStatusError as error:
             if not is_missing_route(error.status_code, error.body):
                 raise
@@ -387,7 +387,7 @@ class AsyncServiceClient:
         """
         self._closed = True
         if self._transport is not None:
-            await self._transport.end(partial(self._end, self._transport, status, detail))
+            await self._transport.shut_down(partial(self._end, self._transport, status, detail))
         self._session = self._transport = None
 
     async def __aenter__(self) -> Self:

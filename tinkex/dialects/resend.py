@@ -54,9 +54,9 @@ def effect_of(operation: str) -> Effect:
     return "changes" if operation in _CHANGING else "reads"
 
 
-def decide(failed_at: FailurePoint, operation: str, repeats: SeqIdRepeats) -> Decision:
+def decide(failure_point: FailurePoint, operation: str, repeats: SeqIdRepeats) -> Decision:
     """Returns what to do about a model's numbered request whose exchange failed at this point."""
-    if failed_at in ("connecting", "unsent") or repeats == "repeats":
+    if failure_point in ("connecting", "unsent") or repeats == "repeats":
         return "resend"
     if repeats == "refuses":
         return "resend_once"
@@ -72,10 +72,10 @@ def status_meaning(status: int) -> StatusMeaning:
     return "refused" if status in _REFUSED else "unknown"
 
 
-def failure_point(error: TinkexError) -> FailurePoint | None:
+def failure_point_of(error: TinkexError) -> FailurePoint | None:
     """Returns where the exchange failed if the server may have accepted the request, else None."""
     if isinstance(error, APIConnectionError):
-        return error.place if error.sent else None
+        return error.failure_point if error.sent else None
     if isinstance(error, (APIResponseValidationError, NotATinkerServerError)):
         return "answered"
     if isinstance(error, WaitTimeoutError):

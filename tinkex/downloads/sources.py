@@ -24,8 +24,8 @@ from tinkex.errors import (
 )
 from tinkex.transport.backoff import retry_hint
 from tinkex.transport.failures import status_error
-from tinkex.transport.messages import AS_IT_IS
-from tinkex.transport.redirects import REDIRECTS, absolute
+from tinkex.transport.messages import UNCOMPRESSED
+from tinkex.transport.redirects import MAX_REDIRECTS, absolute_url
 from tinkex.transport.transport import Transport
 from tinkex.types import CheckpointArchiveUrlResponse
 from tinkex.types.checkpoint_address import CheckpointAddress
@@ -102,7 +102,7 @@ async def open_url(
     The key goes along to a bare route of the server alone: a URL with a query is signed, and a
     right to read by itself.
     """
-    for _ in range(REDIRECTS):
+    for _ in range(MAX_REDIRECTS):
         if not url.startswith(("http://", "https://")):
             if url.startswith("file:"):
                 raise UnsupportedByServer(
@@ -120,8 +120,8 @@ async def open_url(
                 operation=DOWNLOAD,
             )
         with_key = transport.is_own(url) and "?" not in url
-        async with transport.open(
-            url, DOWNLOAD, with_key=with_key, headers={**AS_IT_IS, **headers}
+        async with transport.open_url(
+            url, DOWNLOAD, with_key=with_key, headers={**UNCOMPRESSED, **headers}
         ) as response:
             if response.is_redirect:
                 url = _next(url, response.headers["location"])
@@ -131,7 +131,7 @@ async def open_url(
             yield response
             return
     raise APIResponseValidationError(
-        f"the download was redirected {REDIRECTS} times", operation=DOWNLOAD
+        f"the download was redirected {MAX_REDIRECTS} times", operation=DOWNLOAD
     )
 
 
@@ -156,7 +156,9 @@ async def _find(
     with transport.wait(RequestState(route.operation), "the archive") as wait:
         while True:
             try:
-                response = await stack.enter_async_context(transport.answer(route, timeout=timeout))
+                response = await stack.enter_async_context(
+                    transport.stream_answer(route, timeout=timeout)
+                )
             except APIStatusError as error:
                 if "location" in error.headers and 300 <= error.status_code < 400:
                     url = _next(transport.base_url + route.path, error.headers["location"])
@@ -166,7 +168,7 @@ async def _find(
                 pauses += "retry-after" not in error.headers
                 if error.status_code not in _BEING_BUILT or pauses > _PAUSES:
                     raise
-                wait.becomes("computation", "which the server is building")
+                wait.set_owner("computation", "which the server is building")
                 await transport.clock.sleep(retry_hint(error.headers) or _PAUSE)
             else:
                 break
@@ -178,7 +180,7 @@ async def _find(
 def _next(url: str, location: str) -> str:
     """Where a redirect leads. Raises `APIResponseValidationError` for what is no URL."""
     try:
-        return absolute(url, location)
+        return absolute_url(url, location)
     except httpx.InvalidURL as error:
         raise APIResponseValidationError(
             f"the download is redirected to what is no URL: {error}", operation=DOWNLOAD

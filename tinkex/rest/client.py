@@ -212,7 +212,7 @@ class AsyncRestClient(AsyncConnection):
         transport, request = self._connected(), export_session_trace.request(session_id)
         with transport.wait(RequestState(request.operation), "the session's trace") as wait:
             while (trace := await self._send(request)).status == "pending":
-                wait.becomes("computation", "which the server is at")
+                wait.set_owner("computation", "which the server is at")
                 await transport.clock.sleep(_TRACE_INTERVAL)
         if not trace.url:
             reason = (

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from tinkex_server.access.api_keys import ApiKeyRequired
-from tinkex_server.engine.factory import EngineName, named_engine
+from tinkex_server.engine.factory import EngineName, create_engine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.limits import Limits
 from tinkex_server.profiles import TINKEX, Profile, find_profile
-from tinkex_server.profiles.warped_engine import with_warped_logprobs
+from tinkex_server.profiles.warped_engine import WarpedEngine
 
 if TYPE_CHECKING:
     from tinkex_server.app.faults import Faults
@@ -98,7 +98,7 @@ def serve(
         on_failure.callback(listener.close)
         owns_engine = isinstance(engine, str)
         if isinstance(engine, str):
-            engine = named_engine(
+            engine = create_engine(
                 engine, [model] if isinstance(model, str) else list(model), device, dtype
             )
             on_failure.callback(engine.close)
@@ -107,7 +107,7 @@ def serve(
         from tinkex_server.app.server_thread import Settings
 
         if profile.sampling.warped_logprobs:
-            engine = with_warped_logprobs(engine)
+            engine = WarpedEngine(engine)
         settings = Settings(
             api_keys,
             profile,

@@ -22,7 +22,7 @@ from tinkex import AsyncSamplingClient, ClientClosedError, Config, SamplingClien
 from tinkex.dialects.table import UNKNOWN
 from tinkex.local import Server
 from tinkex.portal import portal
-from tinkex.transport.connection import Connections
+from tinkex.transport.connection import ConnectionPool
 
 SCRIPTS = {
     "blocking": """
@@ -145,7 +145,7 @@ class _Sent(httpx.AsyncBaseTransport):
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
-        self._inner = Connections()
+        self._inner = ConnectionPool()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = orjson.loads(request.content)
@@ -190,7 +190,7 @@ def test_where_the_server_numbers_no_copies_chance_does(
         config=Config(base_url=server.base_url, api_key="tml-x", dialect=UNKNOWN)
     ) as service:
         sampler = service.create_sampling_client(base_model="fake/base")
-        sampler._client._session.transport.server.learn(joins_samplers=False)
+        sampler._client._session.transport.server.update_dialect(joins_samplers=False)
         before = server_engine.count("sample")
         first, second = (pickle.loads(pickle.dumps(sampler._client)) for _ in range(2))
         numbers = [number for pair in _numbers([first, second]) for number in pair]
