@@ -1,6 +1,4 @@
-"""Names and paths of checkpoints: `tinker://<run id>/<kind>/<name>` on the wire, folders on the
-disk.
-"""
+"""Names and paths of checkpoints: `tinker://<run id>/<kind>/<name>`."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ _PATH = re.compile(r"tinker://([^/]+)/([^/]+)/([^/]+)")
 
 @frozen
 class CheckpointPath:
-    """Where saved weights are."""
+    """The path of saved weights."""
 
     run_id: str
     kind: str
@@ -32,16 +30,17 @@ class CheckpointPath:
 
     @property
     def checkpoint_id(self) -> str:
+        """The part of the path that is unique within a run."""
         return f"{self.kind}/{self.name}"
 
     @property
     def folder_parts(self) -> tuple[str, ...]:
-        """What its folder is named like."""
+        """The parts that the name of its folder is made of."""
         return "checkpoints", self.run_id, self.kind, self.name
 
 
 def check_name(name: str, field: str) -> str:
-    """Raises `Refused` for a name that could not be a folder's or a path's part."""
+    """Returns a name. Raises `Refused`, naming the field, if it cannot be part of a path."""
     if not _NAME.fullmatch(name):
         raise malformed(
             field, message="must be 1 to 255 of A-Z a-z 0-9 . _ - and not begin with a dot"
@@ -50,7 +49,7 @@ def check_name(name: str, field: str) -> str:
 
 
 def parse(text: str) -> CheckpointPath:
-    """Raises `Refused` for what is not the path of a checkpoint."""
+    """Returns the path in a text. Raises `Refused` if the text is not the path of a checkpoint."""
     match = _PATH.fullmatch(text)
     if match is None or match[2] not in CHECKPOINT_TYPES:
         raise _not_a_path(text)
@@ -59,6 +58,6 @@ def parse(text: str) -> CheckpointPath:
 
 def _not_a_path(text: str) -> Refused:
     return bad_request(
-        f"{text!r} is not a checkpoint path; one looks like tinker://<run id>/<kind>/<name>, of "
-        f"kind {', '.join(CHECKPOINT_TYPES)}"
+        f"{text!r} is not a checkpoint path; one looks like tinker://<run id>/<kind>/<name>, and "
+        f"its kind is one of {', '.join(CHECKPOINT_TYPES)}"
     )

@@ -1,4 +1,4 @@
-"""Figures as a reader wants them. Plain functions."""
+"""Sizes, times and numbers as text for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def size(count: int) -> str:
-    """Bytes, by thousands: "1.2 MB"."""
+    """Formats a number of bytes in decimal units, as in "1.2 MB"."""
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 999.5:
@@ -19,7 +19,7 @@ def size(count: int) -> str:
 
 
 def span(seconds: float) -> str:
-    """A time that has passed, in its largest unit: "3 min"."""
+    """Formats a duration in its largest unit, as in "3 min"."""
     for length, unit in _UNITS:
         if seconds >= length:
             return f"{int(seconds / length)} {unit}"
@@ -27,10 +27,10 @@ def span(seconds: float) -> str:
 
 
 def moment(seconds: float) -> str:
-    """Seconds since 1970 as a date and time of day, UTC."""
+    """Formats seconds since 1970 as a date and a time of day, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def number(value: float) -> str:
-    """Three digits that matter: "0.00712"."""
+    """Formats a number with three significant digits, as in "0.00712"."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

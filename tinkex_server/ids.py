@@ -1,5 +1,5 @@
-"""The forms of the ids that a server gives out. Clients must take them as they are, so a profile
-may change each.
+"""The formats of the ids that a server assigns. To clients an id is opaque, so a profile may change
+each format.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class Ids:
-    """Forms for `str.format`. A random part is `{hex}`, `{uuid}` or `{decimal}`, or `{timed}`,
-    which begins with the time.
+    """The formats of ids, as templates for `str.format`.
 
-    A model's and a sampler's id follows from `{session_id}` and its `{number}` there, or from the
-    `{digest}` of both, so that a repeated request names the same one.
+    Random parts are `{hex}`, `{uuid}`, `{decimal}` and `{timed}`, which begins with the time. The
+    id of a model or a sampling session follows from its `{session_id}` and its `{number}` there, or
+    from the `{digest}` of both, so that a repeated request gets the same id.
     """
 
     session: str = "s-{hex}"
@@ -28,37 +28,41 @@ class Ids:
     request: str = "{timed}"
 
     def new_session(self) -> str:
+        """Returns the id of a new session."""
         return _random(self.session)
 
     def new_request(self) -> str:
+        """Returns the id of a new request."""
         return _random(self.request)
 
     def model_of(self, session_id: str, number: int | None) -> str:
+        """Returns the id of a model of a session."""
         return _derived(self.model, session_id, number)
 
     def sampler_of(self, session_id: str, number: int) -> str:
+        """Returns the id of a sampling session of a session."""
         return _derived(self.sampler, session_id, number)
 
 
 def _random(form: str) -> str:
-    return form.format_map(_Drawn())
+    return form.format_map(_RandomParts())
 
 
-class _Drawn(dict[str, object]):
-    """Draws what the form asks for, and nothing else: a request has an id of its own."""
+class _RandomParts(dict[str, object]):
+    """The random parts of an id, each made when the format asks for it."""
 
     def __missing__(self, kind: str) -> object:
-        return _DRAWS[kind]()
+        return _RANDOM_PARTS[kind]()
 
 
 def _timed() -> str:
-    """Ids made one after another are neighbours in the database's index, so that what is written
-    together changes few of its pages.
+    """Returns a random part that begins with the time. Ids that are made one after the other are
+    then neighbours in the database's index, so writing them together changes few of its pages.
     """
     return f"{time.time_ns() >> 20:012x}{secrets.token_hex(8)}"
 
 
-_DRAWS: Mapping[str, Callable[[], object]] = {
+_RANDOM_PARTS: Mapping[str, Callable[[], object]] = {
     "hex": lambda: secrets.token_hex(12),
     "timed": _timed,
     "uuid": uuid.uuid4,

@@ -17,9 +17,9 @@ class Limits:
     """The bounds of one server. A request beyond one is refused, and the answer names the bound."""
 
     body_bytes: int = 64 << 20
-    """The size of a request's body, both as it is sent and decompressed."""
+    """The bytes of a request's body, both as it is sent and decompressed."""
     upload_bytes: int = 4 << 30
-    """The size of one file of an adapter that is uploaded."""
+    """The bytes of one file of an adapter that is uploaded."""
     datums: int = 8192
     """The number of datums in one batch."""
     tokens: int = 1 << 22
@@ -43,22 +43,23 @@ class Limits:
     """
 
     result_seconds: float = _DAY
-    """How long the result of a request is kept after the request is done. Later it is answered 410.
+    """The seconds for which the result of a request is kept after the request is done. Later it is
+    answered 410.
     """
     result_bytes: int = 4 << 30
-    """The size of all results together. Beyond it the oldest are dropped before their time."""
+    """The bytes of all results together. Beyond it the oldest are dropped before their time."""
     request_seconds: float = 7 * _DAY
-    """How long the server knows that it was sent a request."""
+    """The seconds for which the server knows that it was sent a request."""
     record_seconds: float = 400 * _DAY
-    """How far back the audit log and the usage records go. The default is a year, and the month to
-    compare with it.
+    """The seconds for which records of the audit log and of the usage are kept. The default is a
+    year, and the month to compare with it.
     """
     records: int = 500_000
     """The number of records that are kept in the audit log, and in the usage records, whatever
     their age: about 100 MB. Only a server under test makes more in a year.
     """
     silence_seconds: float = 600.0
-    """How long a session stays open without a heartbeat or a request of its client."""
+    """The seconds for which a session stays open without a heartbeat or a request of its client."""
 
     if not TYPE_CHECKING:  # type checkers and IDEs see the constructor of attrs, without `told`
 

@@ -1,4 +1,4 @@
-"""What the embedded server needs beside tinkex's own dependencies."""
+"""The packages that the embedded server needs beside the client's dependencies."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import importlib.util
 
 
 def require(*modules: str) -> None:
-    """Raises `ImportError` when some are not installed, saying which, and how to install them."""
+    """Raises `ImportError` if some modules are not installed, and says how to install them."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise ImportError(
             f"the embedded server needs {', '.join(missing)}: run `pip install torch`, in the "
-            "build that fits this machine, "
-            "then `pip install 'tinkex[local]'`"
+            "build that fits this machine, then `pip install 'tinkex[local]'`"
         )

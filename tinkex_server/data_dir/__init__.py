@@ -1,3 +1,3 @@
-"""The data folder: where saved weights lie in it, what proves them, and how a database is made from
-them again.
+"""The data folder: the folders of saved weights, their digests and manifests, and how rows that the
+database has lost are restored from them.
 """

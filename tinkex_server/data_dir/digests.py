@@ -1,7 +1,7 @@
-"""Digests of saved weights: a file beside them, as `sha256sum -c` reads it, by which they are
-checked whenever they are used.
+"""The digests of saved weights, by which the weights are checked whenever they are used.
 
-A folder that an older release saved has none, and is used as it is.
+They are in a file beside the weights, in the format of `sha256sum -c`. A folder that an older
+release saved has no such file, and is not checked.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 from tinkex_server.engine.interface import InvalidRequest
 
 FILE = ".sha256sums"
-"""Not among the files that are downloaded: those do not begin with a dot."""
+"""The name of the file. It begins with a dot, so it is not part of downloads."""
 
 
 def seal(folder: Path) -> None:
-    """Writes the digests of all files there; what has some already, as a copy has, is checked by
-    them.
+    """Writes the digests of all files in a folder. A folder that has digests already, such as a
+    copy, is checked by them.
     """
     if (folder / FILE).exists():
         check(folder)
@@ -30,20 +30,21 @@ def seal(folder: Path) -> None:
 
 
 def check(folder: Path) -> None:
-    """Raises `InvalidRequest`, naming the file, for one that is not as it was saved, or is missing.
-    It reads them all.
+    """Raises `InvalidRequest`, naming the file, if one is missing or is not as it was saved.
+
+    It reads all files.
     """
     check_files(folder, _sums(folder))
 
 
-def check_there(folder: Path) -> None:
-    """The same for files that are missing alone, so that nothing is read."""
+def check_exist(folder: Path) -> None:
+    """Raises `InvalidRequest`, naming the file, if one is missing. It reads none of them."""
     for name in _sums(folder):
         _existing(folder / name)
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
-    """The same as `check`, of these files."""
+    """Raises `InvalidRequest` as `check` does, but looks only at the files named."""
     sums = _sums(folder)
     for name in names:
         if name not in sums:
@@ -52,7 +53,7 @@ def check_files(folder: Path, names: Iterable[str]) -> None:
         if found != sums[name]:
             raise _damaged(
                 folder / name,
-                f"is not as it was saved: its sha256 is {found}, and was {sums[name]}",
+                f"is not as it was saved: its sha256 was {sums[name]}, and is now {found}",
             )
 
 
@@ -70,8 +71,8 @@ def _damaged(file: Path, how: str) -> InvalidRequest:
 
 
 def _sums(folder: Path) -> Mapping[str, str]:
-    """Returns the digests by file; none for a folder that has none. Raises `InvalidRequest` when
-    they cannot be read.
+    """Returns the digests by file name, or nothing for a folder without digests. Raises
+    `InvalidRequest` if they cannot be read.
     """
     try:
         lines = (folder / FILE).read_text("utf-8").splitlines()

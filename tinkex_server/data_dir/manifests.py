@@ -1,8 +1,8 @@
-"""Manifests: a file in the folder of each save, with what its rows in the store need, so that those
-can be made again without a database.
+"""Manifests: a file in the folder of each save, from which its rows in the store can be restored if
+the database is lost.
 
-It is written last, and holds the hash of its owner's key: under another database a key has another
-number, and must see its own alone.
+The manifest is written last. It holds the hash of the owner's API key, since a key has another id
+in another database, and must see only what it owns.
 """
 
 from __future__ import annotations
@@ -24,44 +24,46 @@ from tinkex_server.engine.interface import LoraShape
 from tinkex_server.store import CheckpointRow, EnrolledKey, ModelRow, SamplerRow, SessionRow, Store
 
 FILE = ".tinkex.json"
-"""Not among the files that are downloaded: those do not begin with a dot."""
+"""The name of the file. It begins with a dot, so it is not part of downloads."""
 _FORMAT = 1
 
 
-class Unreadable(ValueError):
-    """The manifest is not there, or is none that this release reads."""
+class UnreadableManifest(ValueError):
+    """A manifest that is missing, or that this release cannot read."""
 
 
 @frozen
 class Manifest:
-    """A saved checkpoint, or the sampling sessions that weights were saved for; its run and
-    session; and the key of its owner, if any.
+    """The rows of one save: a checkpoint, or the sampling sessions that weights were saved for.
 
-    The rows' `owner` is the number of that key in the database of then, and `folder` is to be taken
-    from where the manifest lies.
+    The rows' `owner` is the id of the key in the database of that time. Their `folder` is not used:
+    it is the folder that the manifest is in.
     """
 
     session: SessionRow
     key: EnrolledKey | None
+    """The API key of the owner, if any."""
     run: ModelRow | None = None
     checkpoint: CheckpointRow | None = None
     samplers: Sequence[SamplerRow] = ()
     saved_at: float = field(factory=time.time)
-    """In seconds since 1970."""
+    """The time of the save, in seconds since 1970."""
 
 
 def of_checkpoint(
     store: Store, run: ModelRow, row: CheckpointRow, session: SessionRow | None = None
 ) -> Manifest:
-    """Returns the manifest of a save. `session` is the run's where the store does not have it
-    yet.
+    """Returns the manifest of a checkpoint. `session` is the session of its run, if the store does
+    not have it yet.
     """
     session, key = _owned(store, session or _stored(store, run.session_id))
     return Manifest(session, key, run, row, saved_at=row.created_at)
 
 
 def of_samplers(store: Store, new: SamplerRow) -> Manifest:
-    """Of a new sampling session, and of those that sample from the same in-flight weights."""
+    """Returns the manifest of the weights of a new sampling session, with the sessions that sample
+    from the same in-flight weights.
+    """
     session, key = _owned(store, _stored(store, new.session_id))
     sharing = store.samplers.inflight(new.inflight_of) if new.inflight_of else []
     return Manifest(session, key, samplers=[new, *sharing])
@@ -70,7 +72,9 @@ def of_samplers(store: Store, new: SamplerRow) -> Manifest:
 def _stored(store: Store, session_id: str) -> SessionRow:
     session = store.sessions.get(session_id)
     if session is None:
-        raise LookupError(f"session {session_id!r} of a run is not in the store")
+        raise LookupError(
+            f"the store has no session {session_id!r}, though a training run belongs to it"
+        )
     return session
 
 
@@ -79,8 +83,8 @@ def _owned(store: Store, session: SessionRow) -> tuple[SessionRow, EnrolledKey |
 
 
 def save(folder: Path, make: Callable[[Path], object], manifest: Manifest) -> int:
-    """Has `make` make this folder, and returns the bytes of its files when it is on the disk with
-    their digests, the manifest last.
+    """Saves weights: calls `make` to create a folder, and adds digests and the manifest, in this
+    order. Returns the bytes of its files when all of it is on the disk.
     """
 
     def make_sealed(folder: Path) -> None:
@@ -93,13 +97,13 @@ def save(folder: Path, make: Callable[[Path], object], manifest: Manifest) -> in
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all that was saved there, without the manifest and the digests."""
+    """Returns the bytes of the files that were saved, without the manifest and the digests."""
     own = (folder / FILE, folder / digests.FILE)
     return folder_size(folder) - sum(file.stat().st_size for file in own if file.exists())
 
 
 def put(folder: Path, manifest: Manifest) -> None:
-    """Writes it in the place of an older one; a crash leaves one of the two."""
+    """Writes the manifest of a folder, in place of an older one. A crash leaves one of the two."""
     file, new = folder / FILE, folder / f"{FILE}.new"
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
         opened.write(orjson.dumps({"format": _FORMAT, **asdict(manifest)}, default=_written))
@@ -110,18 +114,18 @@ def put(folder: Path, manifest: Manifest) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Before its row is deleted on purpose: no later start takes the save for one whose row was
-    lost.
+    """Removes the manifest of a folder. It is called before the row is deleted on purpose, so that
+    `reconcile` does not restore the row.
     """
     (folder / FILE).unlink(missing_ok=True)
 
 
 def read(folder: Path) -> Manifest:
-    """Raises `Unreadable`."""
+    """Returns the manifest of a folder. Raises `UnreadableManifest`."""
     try:
         fields = orjson.loads((folder / FILE).read_bytes())
         if fields.pop("format") != _FORMAT:
-            raise ValueError("it is of another release")
+            raise ValueError("it was written by another release")
         return Manifest(
             SessionRow(**fields["session"]),
             _read_key(fields["key"]),
@@ -131,13 +135,13 @@ def read(folder: Path) -> Manifest:
             float(fields["saved_at"]),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unreadable(f"{folder / FILE}: {error}") from error
+        raise UnreadableManifest(f"{folder / FILE}: {error}") from error
 
 
 def _written(value: object) -> str:
     if isinstance(value, bytes):
         return value.hex()
-    raise TypeError(f"{type(value).__name__} has no place in a manifest")
+    raise TypeError(f"{type(value).__name__} cannot be written to a manifest")
 
 
 def _read_key(fields: Mapping[str, Any] | None) -> EnrolledKey | None:

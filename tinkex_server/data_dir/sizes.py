@@ -1,4 +1,4 @@
-"""What the data folder takes of the disk."""
+"""The sizes of the parts of the data folder."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tinkex_server.formatting import size
 
 @frozen
 class Sizes:
-    """Of the parts of a data folder, in bytes."""
+    """The bytes that the parts of a data folder take."""
 
     database: int
     checkpoints: int
     samplers: int
-    """Weights that were saved to be sampled in one session."""
+    """The weights that were saved for single sampling sessions."""
 
     def __str__(self) -> str:
         return ", ".join(f"{size(count)} of {part}" for part, count in asdict(self).items())
 
 
 def sizes_of(data_dir: Path) -> Sizes:
-    """It may take a while."""
+    """Returns the sizes of a data folder. Looking at all files may take a while."""
     database = sum(file.stat().st_size for file in data_dir.glob("tinkex.db*"))
     return Sizes(
         database, folder_size(data_dir / "checkpoints"), folder_size(data_dir / "samplers")
@@ -33,7 +33,7 @@ def sizes_of(data_dir: Path) -> Sizes:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files in it, but of those that go while it is read. It may take a while."""
+    """Returns the bytes of all files in a folder. Files that vanish meanwhile do not count."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -1,8 +1,7 @@
-"""`Uploads`: adapters that clients are sending, file by file, until each is made a checkpoint or
-its time is over.
+"""`Uploads`: adapters that clients upload file by file, until each becomes a checkpoint or expires.
 
-They lie in the data folder, apart from what is saved: a server that is restarted meanwhile goes on
-with them.
+They are in the data folder, apart from saved weights, so an upload survives a restart of the
+server.
 """
 
 from __future__ import annotations
@@ -21,23 +20,22 @@ from attrs import asdict, frozen
 from tinkex_server.engine.interface import ADAPTER_FILES, LoraShape
 
 _FOLDER = "uploads"
-_FACTS = "upload.json"
+_DESCRIPTION = "upload.json"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 @frozen
 class Upload:
-    """An adapter that is being sent. Its id is that of the session which its checkpoint will
-    be in.
-    """
+    """An adapter that is being uploaded."""
 
     upload_id: str
+    """The id of the upload, and of the session that its checkpoint will belong to."""
     owner: str
     base_model: str
     lora: LoraShape
     project_id: str | None
     expires_at: float
-    """Until when files are taken, in seconds since 1970."""
+    """The time until which files are accepted, in seconds since 1970."""
 
 
 class Uploads:
@@ -46,21 +44,21 @@ class Uploads:
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / _FOLDER
         self.finish_lock = asyncio.Lock()
-        """Held while a checkpoint is made of an upload, so that each is made once."""
+        """A lock that is held while an upload becomes a checkpoint, so that this happens once."""
 
     def create(self, upload: Upload) -> None:
-        """Makes room for the files of a new upload."""
+        """Creates the folder of a new upload."""
         folder = self.folder(upload.upload_id)
         self._root.mkdir(mode=0o700, exist_ok=True)
         folder.mkdir(mode=0o700)
-        (folder / _FACTS).write_bytes(orjson.dumps(asdict(upload)))
+        (folder / _DESCRIPTION).write_bytes(orjson.dumps(asdict(upload)))
 
     def get(self, upload_id: str) -> Upload | None:
         """Returns an upload by its id, or None if there is none."""
         if not _ID.fullmatch(upload_id):
             return None
         try:
-            fields = orjson.loads((self.folder(upload_id) / _FACTS).read_bytes())
+            fields = orjson.loads((self.folder(upload_id) / _DESCRIPTION).read_bytes())
         except FileNotFoundError:
             return None
         lora = LoraShape(**fields.pop("lora"))
@@ -76,9 +74,7 @@ class Uploads:
 
     @contextmanager
     def new_file(self, upload_id: str, name: str) -> Generator[Path, None, None]:
-        """Gives a new file to write to, which takes the place of the one of that name once it is
-        whole.
-        """
+        """Yields a new file to write to. When the block ends it replaces the file of this name."""
         folder = self.folder(upload_id)
         part = folder / f"{name}.{secrets.token_hex(4)}.part"
         try:
@@ -88,7 +84,7 @@ class Uploads:
             part.unlink(missing_ok=True)
 
     def missing_files(self, upload_id: str) -> Sequence[str]:
-        """Returns the names of the files that have not been sent."""
+        """Returns the names of the files that have not been uploaded."""
         folder = self.folder(upload_id)
         return [name for name in ADAPTER_FILES if not (folder / name).is_file()]
 
@@ -97,7 +93,7 @@ class Uploads:
         shutil.rmtree(self.folder(upload_id), ignore_errors=True)
 
     def drop_expired(self, now: float) -> None:
-        """Removes the uploads whose time is over."""
+        """Removes the uploads that have expired."""
         with suppress(FileNotFoundError):
             for folder in list(self._root.iterdir()):
                 upload = self.get(folder.name)

@@ -63,7 +63,7 @@ async def external_weights_urls(state: ServerState, call: Call[None]) -> Mapping
         )
     urls, expires = SignedUrls(), int(time.time()) + LIFETIME
     folder = _folder(state, row)
-    digests.check_there(folder)
+    digests.check_exist(folder)
     for file in files_of(folder):
         urls[file.name] = file_url(state.signer, call.origin, row.path, file.name, expires)
     return ExternalWeightsUrlsResponse(urls, moment(expires)).to_dict()
@@ -108,7 +108,7 @@ def _checked_folder(folder: Path, modified: float, *, whole: bool = True) -> Con
     Raises `InvalidRequest` for files that differ from what was saved; unless `whole`, only for
     missing files.
     """
-    (digests.check if whole else digests.check_there)(folder)
+    (digests.check if whole else digests.check_exist)(folder)
     return of_folder(folder, modified)
 
 

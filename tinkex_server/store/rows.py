@@ -208,7 +208,7 @@ class CheckpointQuery:
 
 @frozen
 class SamplerRow:
-    """A sampling session, which samples from a base model, a checkpoint, or weights saved for it."""
+    """A sampling session of a base model, a checkpoint, or weights that were saved for it."""
 
     sampler_id: str
     session_id: str

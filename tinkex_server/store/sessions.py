@@ -26,7 +26,8 @@ class Sessions:
         """Adds a session unless it is there."""
         self._db.run(
             "INSERT OR IGNORE INTO sessions (session_id, owner, tags, user_metadata, sdk_version,"
-            " project_id, display_name, created_at, heartbeat_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " project_id, display_name, created_at, heartbeat_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row.session_id,
             row.owner,
             dump(row.tags),

@@ -1,1 +1,1 @@
-"""Between HTTP and the handlers: bodies in, answers out."""
+"""Requests and answers as they travel over HTTP: JSON, protobuf, downloads and events."""

@@ -1,10 +1,9 @@
-"""From the bytes of a JSON body to the generated type, every field checked against the contract's
-type.
+"""Reads JSON bodies into the generated types, and checks each field against the contract's type.
 
-The generated `from_dict` takes what comes, as a client must; a server has to say which field is
-wrong, so it reads by the generated classes' own annotations. Unknown fields are kept, and a null
-counts as absent where the contract has no null; but not for a number with a fraction, of which it
-may be the NaN or the infinity that JSON cannot write.
+The generated `from_dict` accepts any value, as a client must. A server has to say which field is
+wrong, so it reads by the annotations of the generated classes. Unknown fields are kept. A null
+counts as absent where the contract has no null, except for floats: there it may stand for NaN or
+infinity, which JSON cannot write.
 """
 
 from __future__ import annotations
@@ -26,22 +25,23 @@ from tinkex_server.errors import Refused, malformed
 
 T = TypeVar("T")
 _Reader: TypeAlias = Callable[[Any], Any]
-"""Gives what a value of a body is of the generated type. Raises `_Fault`."""
+"""A function that converts a value of a body to the generated type. Raises `_FieldError`."""
 
-_WORDS: dict[object, str] = {
+_TYPE_NAMES: dict[object, str] = {
     str: "a string",
     int: "an integer",
     float: "a number",
     bool: "true or false",
 }
-MOST_LISTS = 1 << 19  # objects and lists of one body: a batch of 8,192 datums with 64 each
-_MOST_TEXTS = 1 << 20
+MAX_CONTAINERS = 1 << 19
+"""The number of objects and lists in one body: 64 for each of 8,192 datums."""
+_MAX_STRINGS = 1 << 20
 _INT64 = range(-(2**63), 2**63)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Raises `Refused` unless `raw` is a JSON object, or (413) when it would make more objects than
-    a server has room for.
+    """Returns the fields of a JSON body. Raises `Refused`: 422 unless it is a JSON object, and 413
+    if it holds more objects than the server accepts.
     """
     _check_count(raw)
     try:
@@ -54,53 +54,51 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def _check_count(raw: bytes) -> None:
-    """Before anything is made of it: two bytes of JSON can be an object of 64, and more with
-    something in it.
+    """Raises `Refused` if the body holds too many objects, lists or strings.
 
-    Counted are signs, those in texts too, which is quick and too high rather than too low. Numbers
-    may be as many as there is room for.
+    It runs before the body is parsed, since two bytes of JSON can become an object of 64 bytes or
+    more in memory. It counts brackets and quotes, also inside strings: that is fast, and never too
+    low. The number of numbers is bounded only by the size of the body.
     """
-    if len(raw) <= MOST_LISTS:
+    if len(raw) <= MAX_CONTAINERS:
         return
-    lists, texts = raw.count(b"{") + raw.count(b"["), raw.count(b'"') // 2
-    if lists > MOST_LISTS or texts > _MOST_TEXTS:
-        raise too_many(f"{lists} objects and lists, and {texts} texts")
+    containers, strings = raw.count(b"{") + raw.count(b"["), raw.count(b'"') // 2
+    if containers > MAX_CONTAINERS or strings > _MAX_STRINGS:
+        raise too_many(f"{containers} objects and lists, and {strings} strings")
 
 
 def too_many(counted: str) -> Refused:
+    """Returns the refusal of a body that holds too many objects."""
     return Refused(
         413,
-        f"the body has {counted}; at most {MOST_LISTS} objects and lists and {_MOST_TEXTS} texts "
-        "are read here, which is more than the "
-        "largest batch has; send less at once",
+        f"the body has {counted}; this server reads at most {MAX_CONTAINERS} objects and lists and "
+        f"{_MAX_STRINGS} strings, more than the largest batch has; send less at once",
     )
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:
-    """The same for a request that is sent again.
+    """Returns a digest of a body, which is the same when the request is sent again.
 
-    An ephemeral save that is sent again takes a new sampling_session_seq_id, so that does not
-    count. Raises `Refused` for fields that are nested more deeply than can be written, some 250
-    times.
+    It leaves sampling_session_seq_id out: an ephemeral save that is sent again has a new one.
+    Raises `Refused` (422) for fields that are nested more than about 250 levels deep.
     """
     counted = {name: value for name, value in fields.items() if name != "sampling_session_seq_id"}
     try:
         written = orjson.dumps(counted, default=_digest, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
-        raise Refused(422, f"the body cannot be kept: {error}") from error
+        raise Refused(422, f"the body cannot be written as JSON again: {error}") from error
     return _digest(written)
 
 
 def _digest(value: bytes | NDArray[Any]) -> str:
-    """Of an array, which has no place in JSON as it is."""
     return hashlib.blake2b(
         value if isinstance(value, bytes) else value.tobytes(), digest_size=16
     ).hexdigest()
 
 
-class _Fault(Exception):
-    """What is wrong with a value. Those who were reading what is around it add where it is, from
-    within.
+class _FieldError(Exception):
+    """A value that is wrong. Its location is collected from the inside out, while the readers of
+    the values around it handle the exception.
     """
 
     def __init__(self, message: str, key: str | int | None = None) -> None:
@@ -110,19 +108,19 @@ class _Fault(Exception):
 
 
 def read(kind: type[T], fields: Mapping[str, Any]) -> T:
-    """Raises `Refused` (422), which names the field, when `fields` are not of this generated
-    type.
+    """Returns the fields of a body as a generated type. Raises `Refused` (422), naming the field,
+    if they are not of this type.
     """
     try:
         return _reader(kind)(fields)
-    except _Fault as fault:
+    except _FieldError as fault:
         raise malformed(*reversed(fault.location), message=fault.message) from None
 
 
 @cache
 def _reader(hint: Any) -> _Reader:
-    """What reads a value of an annotation. It is found once, since looking into annotations takes
-    longer than reading.
+    """Returns the reader of an annotation. It is cached, since inspecting an annotation takes
+    longer than reading a value.
     """
     if hint is Any:
         return lambda value: value
@@ -136,7 +134,7 @@ def _reader(hint: Any) -> _Reader:
 
 
 def _union_reader(members: tuple[Any, ...]) -> _Reader:
-    """The contract's unions are of one kind of value with null or absence."""
+    # the contract's unions are of one kind of value, and of null or absence
     read = _reader(next(hint for hint in members if hint is not type(None)))
     return (lambda value: None if value is None else read(value)) if type(None) in members else read
 
@@ -146,11 +144,13 @@ def _list_reader(item: Any) -> _Reader:
 
     def read_list(value: Any) -> list[Any]:
         if plain and isinstance(value, np.ndarray):
-            return cast("list[Any]", value)  # in place of a long one
+            return cast(
+                "list[Any]", value
+            )  # the protobuf reader gives arrays in place of long lists
         if not isinstance(value, list):
-            raise _Fault("must be a list")
+            raise _FieldError("must be a list")
         items = cast("list[Any]", value)
-        # long ones are checked whole when they become arrays
+        # lists of numbers are checked as a whole when they become arrays
         return items if plain else _read_items(read, items)
 
     return read_list
@@ -161,7 +161,7 @@ def _read_items(read: _Reader, items: list[Any]) -> list[Any]:
     for index, item in enumerate(items):
         try:
             values.append(read(item))
-        except _Fault as fault:
+        except _FieldError as fault:
             fault.location.append(index)
             raise
     return values
@@ -172,9 +172,9 @@ def _plain_reader(hint: Any) -> _Reader:
 
     def read_plain(value: Any) -> Any:
         if type(value) not in taken:
-            raise _Fault(f"must be {_WORDS[hint]}")
+            raise _FieldError(f"must be {_TYPE_NAMES[hint]}")
         if hint is int and value not in _INT64:
-            raise _Fault("must fit in 64 bits")
+            raise _FieldError("must fit in 64 bits")
         return value
 
     return read_plain
@@ -182,12 +182,12 @@ def _plain_reader(hint: Any) -> _Reader:
 
 def _read_map(kind: type[dict[str, Any]], value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _Fault("must be an object")
+        raise _FieldError("must be an object")
     read, values = _map_reader(kind), kind()
     for key, entry in cast("dict[str, Any]", value).items():
         try:
             values[key] = read(entry)
-        except _Fault as fault:
+        except _FieldError as fault:
             fault.location.append(key)
             raise
     return values
@@ -195,8 +195,8 @@ def _read_map(kind: type[dict[str, Any]], value: Any) -> dict[str, Any]:
 
 @cache
 def _map_reader(kind: type[dict[str, Any]]) -> _Reader:
-    """Returns what reads a value of a generated map. What it imports for the type checker alone, it
-    names.
+    """Returns the reader of the values of a generated map. The map names types that it imports for
+    the type checker alone as strings.
     """
     [base] = cast("Any", kind).__orig_bases__
     item = get_args(base)[1]
@@ -205,7 +205,7 @@ def _map_reader(kind: type[dict[str, Any]]) -> _Reader:
 
 def _read_class(kind: type[T], value: Any) -> T:
     if not isinstance(value, dict):
-        raise _Fault("must be an object")
+        raise _FieldError("must be an object")
     fields = _fields(kind)
     known: dict[str, Any] = dict.fromkeys(fields.nullable)
     extra: dict[str, Any] = {}
@@ -215,12 +215,12 @@ def _read_class(kind: type[T], value: Any) -> T:
                 extra[key] = fields.read_extra(entry)
             elif entry is not None or field.takes_no_null:
                 known[field.name] = field.read(entry)
-        except _Fault as fault:
+        except _FieldError as fault:
             fault.location.append(key)
             raise
     for field in fields.required:
         if field.name not in known:
-            raise _Fault("is missing", field.key)
+            raise _FieldError("is missing", field.key)
     instance = kind(**known)
     if extra:
         cast("Any", instance).additional_properties = extra
@@ -229,7 +229,7 @@ def _read_class(kind: type[T], value: Any) -> T:
 
 @cache
 def _generated() -> dict[str, Any]:
-    """What the generated annotations name, and import for the type checker alone."""
+    """Returns the generated types by name, for annotations whose imports are not executed."""
     return {name: getattr(models, name) for name in models.__all__}
 
 
@@ -239,7 +239,7 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
 
 
 def _is_float(hint: Any) -> bool:
-    """Returns whether it is of numbers with a fraction, and has no null."""
+    """Returns whether an annotation is of floats, without null."""
     members = get_args(hint) or (hint,)
     return float in members and type(None) not in members
 
@@ -247,7 +247,7 @@ def _is_float(hint: Any) -> bool:
 @frozen
 class _Field:
     name: str
-    key: str  # in JSON; an attribute that would be a keyword of Python has an underscore after it
+    key: str  # in JSON; an attribute named like a Python keyword has an underscore appended
     read: _Reader
     takes_no_null: bool
 
@@ -256,7 +256,7 @@ class _Field:
 class _Fields:
     by_key: Mapping[str, _Field]
     required: Sequence[_Field]
-    nullable: Sequence[str]  # names of those that are required, where null and absence are the same
+    nullable: Sequence[str]  # names of required fields for which null and absence are the same
     read_extra: _Reader
 
 

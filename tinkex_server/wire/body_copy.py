@@ -1,7 +1,8 @@
-"""`BodyCopy`: whose a request is, by what can be read of a body that was refused: not JSON, too
-long, of another form than was said.
+"""`BodyCopy`: finds the model_id and seq_id of a request whose body was refused, because it is too
+long, not JSON, or not of its declared type.
 
-Its number would be missed otherwise, and what its client sends after would wait for it.
+Otherwise the server would not know that the seq_id was used, and later requests of the model would
+wait for it.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from starlette.types import Message, Receive
 from tinkex_server.wire.message_size import varint
 from tinkex_server.wire.raw_body import PIECE
 
-# bytes at the beginning, and at the end: names stand before the data or after them
+# bytes at the beginning and at the end of a body, where the ids are: before or after the data
 _ENDS = 64 << 10
-_MORE = 4  # times what is taken of a body; so much of it is still waited for, and decompressed
+_READ_ON = 4  # times the accepted size; so much of a long body is still received and decompressed
 _MODEL = re.compile(rb'(?<!\\)"model_id"\s*:\s*("(?:[^"\\]|\\.){1,300}")')
 _NUMBER = re.compile(rb'(?<!\\)"seq_id"\s*:\s*(\d{1,18})\b')
 _VARINT, _BYTES = 0, 2  # wire types of protobuf
 
 
 class BodyCopy:
-    """Looks on as a body is received, and keeps what came of it until it is known to be good."""
+    """A copy of a body, made while the body is received, and kept until the body is accepted."""
 
     def __init__(self, receive: Receive, most: int) -> None:
         self._receive = receive
@@ -39,7 +40,7 @@ class BodyCopy:
         self._broken_off = False
 
     async def receive(self) -> Message:
-        """Passes on what comes."""
+        """Receives a message, copies it, and returns it."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             self._broken_off = True
@@ -53,15 +54,15 @@ class BodyCopy:
         return message
 
     def forget(self) -> None:
-        """The body is good."""
+        """Drops the copy, since the body is accepted."""
         self._parts.clear()
 
     async def fields(self, headers: Mapping[str, str]) -> Mapping[str, object]:
-        """Receives the rest, and returns `model_id` and `seq_id` as far as it names them.
+        """Receives the rest of the body, and returns its `model_id` and `seq_id` if they are found.
 
-        Of a body that broke off there is nothing: its client sends it again.
+        It returns nothing for a body that broke off: the client will send it again.
         """
-        while not (self._whole or self._broken_off) and self._size <= _MORE * self._most:
+        while not (self._whole or self._broken_off) and self._size <= _READ_ON * self._most:
             await self.receive()
         if self._broken_off:
             return {}
@@ -73,14 +74,16 @@ class BodyCopy:
 
     def _unpacked_fields(self) -> Mapping[str, object]:
         begin = end = b""
-        for part in _unpacked(b"".join(self._parts), _MORE * self._most):
+        for part in _unpacked(b"".join(self._parts), _READ_ON * self._most):
             begin = begin if len(begin) >= _ENDS else begin + part[:_ENDS]
             end = (end + part[-_ENDS:])[-_ENDS:]
-        return _fields(begin, end) or self._plain_fields()  # what is said to be packed need not be
+        return (
+            _fields(begin, end) or self._plain_fields()
+        )  # a body may be declared as zstd, and not be it
 
 
 def _unpacked(raw: bytes, most: int) -> Generator[bytes, None, None]:
-    """Yields what a zstd body holds, until `most` bytes, or what is no zstd."""
+    """Yields what a zstd body holds, up to about `most` bytes, or up to what is not zstd."""
     decoder, size = zstandard.ZstdDecompressor().decompressobj(), 0
     with suppress(zstandard.ZstdError):
         for start in range(0, len(raw), PIECE):
@@ -104,15 +107,13 @@ def _fields(begin: bytes, end: bytes) -> Mapping[str, object]:
 
 
 def _only(found: Iterable[bytes]) -> bytes | None:
-    """Returns the one value; None for none, and for several, of which nobody knows which is
-    meant.
-    """
+    """Returns the only value, or None if there are none or several different ones."""
     [first, *others] = {*found} or {None}
     return None if others else first
 
 
 def _of_message(raw: bytes) -> Mapping[str, object]:
-    """Returns what the first two fields of a ForwardBackwardRequest say, whatever follows."""
+    """Returns the first two fields of a ForwardBackwardRequest, whatever follows them."""
     model_id: str | None = None
     for field, value in _message_fields(raw):
         if field == 1 and isinstance(value, bytes):
@@ -126,7 +127,7 @@ def _of_message(raw: bytes) -> Mapping[str, object]:
 
 
 def _message_fields(raw: bytes) -> Generator[tuple[int, int | bytes], None, None]:
-    """Yields the numbers and the values of a message's fields, as far as they are those of one."""
+    """Yields the number and the value of each field, until the bytes are no protobuf message."""
     at = 0
     while at < len(raw):
         tag, at = varint(raw, at)

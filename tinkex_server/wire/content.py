@@ -1,5 +1,5 @@
-"""`Content`: bytes that are sent from files, from any place on, and never held whole; a folder as a
-tar among them.
+"""`Content`: bytes that are sent from files, or from a folder as a tar. They can be read from any
+position, and are never held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _BLOCK = tarfile.BLOCKSIZE
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
-class Changed(RuntimeError):
-    """A file is no longer as it was when its content was planned."""
+class FileChanged(RuntimeError):
+    """A file is shorter than it was when its content was planned."""
 
 
 @frozen
 class Piece:
-    """A file, or bytes of their own."""
+    """A file, or bytes that are in no file."""
 
     source: Path | bytes
     size: int
@@ -31,18 +31,17 @@ class Piece:
 
 @frozen
 class Content:
-    """What is to be sent, piece after piece."""
+    """The pieces that are to be sent, one after the other."""
 
     pieces: Sequence[Piece]
 
     @property
     def size(self) -> int:
+        """The number of bytes."""
         return sum(piece.size for piece in self.pieces)
 
     def read(self, wanted: range) -> Generator[bytes, None, None]:
-        """The bytes at these places, which follow one another. Raises `Changed`, late, when a file
-        is not as planned.
-        """
+        """Yields the bytes of a range. Raises `FileChanged` if a file is shorter than planned."""
         begin = 0
         for piece in self.pieces:
             inside = range(max(wanted.start - begin, 0), min(wanted.stop - begin, piece.size))
@@ -51,6 +50,7 @@ class Content:
             begin += piece.size
 
     def sha256(self) -> bytes:
+        """Reads everything, and returns its digest."""
         digest = hashlib.sha256()
         for part in self.read(range(self.size)):
             digest.update(part)
@@ -68,16 +68,17 @@ def _read(piece: Piece, wanted: range) -> Generator[bytes, None, None]:
             left -= len(part)
             yield part
     if left:
-        raise Changed(f"{piece.source} is shorter than it was")
+        raise FileChanged(f"{piece.source} is shorter than it was")
 
 
 def of_file(file: Path) -> Content:
+    """Returns the content of a file."""
     return Content([Piece(file, file.stat().st_size)])
 
 
 def of_folder(folder: Path, modified: float) -> Content:
-    """A tar of the files in `folder`; the same bytes each time, as `modified` stands for the times
-    of them all.
+    """Returns a tar of the files in a folder. Its bytes are the same each time: all files in it
+    have the time `modified`, in seconds since 1970.
     """
     pieces: list[Piece] = []
     for file in files_of(folder):
@@ -90,7 +91,7 @@ def of_folder(folder: Path, modified: float) -> Content:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files right in it, by name, but for the server's own, which begin with a dot."""
+    """Returns the files of a folder by name, without the server's own, which begin with a dot."""
     return sorted(
         path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
     )
@@ -103,10 +104,10 @@ def _header(name: str, size: int, modified: float) -> bytes:
 
 
 def wanted_range(header: str | None, size: int) -> range | None:
-    """What a Range header asks for of so many bytes; empty when they end before it; None for all of
-    them.
+    """Returns the range of a content of `size` bytes that a Range header asks for.
 
-    Of several ranges, or units other than bytes, all is sent, as RFC 9110 allows.
+    It is empty if the content ends before it, and None if the whole content is to be sent. That is
+    also the answer to several ranges, and to units other than bytes, as RFC 9110 allows.
     """
     match = _RANGE.fullmatch(header.replace(" ", "")) if header else None
     if match is None or match.groups() == ("", ""):

@@ -1,5 +1,5 @@
-"""Sending `Content` over HTTP: with its length, a digest, and ranges, so that a download can be
-resumed and checked.
+"""Downloads of `Content` over HTTP, with its length, a digest and ranges, so that a client can
+resume and check a download.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from starlette.responses import Response, StreamingResponse
 
 from tinkex_server.wire.content import Content, wanted_range
 
-_REMEMBERED = 1000  # digests
+_CACHED = 1000  # digests
 
 
 @frozen
 class Download:
-    """A content with its digest."""
+    """A content, and its digest."""
 
     content: Content
     sha256: bytes
@@ -37,8 +37,8 @@ class Download:
 
 @define(eq=False)
 class Downloads:
-    """Downloads that were made ready: each is read through once, for its digest. To be used on the
-    event loop's thread.
+    """The downloads whose digests are known, or being computed. It is used on the event loop's
+    thread alone.
     """
 
     _ready: dict[object, asyncio.Task[Download]] = field(
@@ -46,25 +46,25 @@ class Downloads:
     )
 
     async def get(self, key: object, plan: Callable[[], Content]) -> Download:
-        """What `plan` gives, called once for this key, with its digest. It is made ready even if
-        the caller gives up.
+        """Returns the download of a key. Its content is what `plan` returns, which is called once.
 
-        Raises what `plan` raises, and `OSError`.
+        The digest is computed even if the caller is cancelled. Raises what `plan` raises, and
+        `OSError`.
         """
         task = self._ready.get(key)
         if task is None or (task.done() and task.exception()):
-            task = self._ready[key] = asyncio.create_task(asyncio.to_thread(_made_ready, plan))
-            if len(self._ready) > _REMEMBERED:
+            task = self._ready[key] = asyncio.create_task(asyncio.to_thread(_with_digest, plan))
+            if len(self._ready) > _CACHED:
                 del self._ready[next(iter(self._ready))]
         return await asyncio.shield(task)
 
     def known(self, key: object) -> Download | None:
-        """What is ready for this key."""
+        """Returns the download of a key if its digest is known already."""
         task = self._ready.get(key)
         return task.result() if task and task.done() and not task.exception() else None
 
 
-def _made_ready(plan: Callable[[], Content]) -> Download:
+def _with_digest(plan: Callable[[], Content]) -> Download:
     content = plan()
     return Download(content, content.sha256())
 
@@ -72,32 +72,36 @@ def _made_ready(plan: Callable[[], Content]) -> Download:
 def answer(
     download: Download, headers: Mapping[str, str], media_type: str, file_name: str
 ) -> Response:
-    """All of it, or the range that the request's `headers` ask for."""
+    """Returns the answer to a GET: the whole content, or the range that the `headers` ask for."""
     size = download.content.size
-    facts = {**_facts(file_name), **download.headers}
+    answer_headers = {**_headers(file_name), **download.headers}
     is_same = headers.get("if-range", download.etag) == download.etag
     wanted = wanted_range(headers.get("range"), size) if is_same else None
     if wanted is None:
-        return _stream(download.content, range(size), 200, facts, media_type)
+        return _stream(download.content, range(size), 200, answer_headers, media_type)
     if not wanted:
-        return Response(status_code=416, headers={**facts, "Content-Range": f"bytes */{size}"})
+        return Response(
+            status_code=416, headers={**answer_headers, "Content-Range": f"bytes */{size}"}
+        )
     place = f"bytes {wanted.start}-{wanted.stop - 1}/{size}"
-    return _stream(download.content, wanted, 206, {**facts, "Content-Range": place}, media_type)
+    return _stream(
+        download.content, wanted, 206, {**answer_headers, "Content-Range": place}, media_type
+    )
 
 
 def describe(content: Content, known: Download | None, media_type: str, file_name: str) -> Response:
-    """The answer to a HEAD: as to a GET of all, but for the digest when it is not known, since
-    nothing is read.
+    """Returns the answer to a HEAD. It has the headers of a GET of the whole content, but the
+    digest only if that is known, since nothing is read.
     """
-    facts = {
-        **_facts(file_name),
+    answer_headers = {
+        **_headers(file_name),
         **(known.headers if known else {}),
         "Content-Length": str(content.size),
     }
-    return Response(headers=facts, media_type=media_type)
+    return Response(headers=answer_headers, media_type=media_type)
 
 
-def _facts(file_name: str) -> Mapping[str, str]:
+def _headers(file_name: str) -> Mapping[str, str]:
     return {"Accept-Ranges": "bytes", "Content-Disposition": f'attachment; filename="{file_name}"'}
 
 

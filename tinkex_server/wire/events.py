@@ -1,4 +1,4 @@
-"""Server-sent events: a sample under way, told to a client token by token."""
+"""Server-sent events, which stream a sample to a client token by token."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tinkex_server.engine.interface import EngineDied, InvalidRequest, OnToken, 
 
 logger = logging.getLogger("tinkex.local")
 
-_SILENCE = 10.0  # seconds; then a comment, so that nobody takes the connection for dead
+_COMMENT_AFTER = 10.0  # seconds without an event, so that nobody takes the connection for dead
 _COMMENT = b": waiting\n\n"
 
 
 class EventStream:
-    """Begins one sample, by `begin`, and tells of it. Made and read on the event loop's thread."""
+    """The events of one sample. It is used on the event loop's thread alone."""
 
     def __init__(self, begin: Callable[[OnToken], Future[SampleResult]]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -28,8 +28,8 @@ class EventStream:
         self._sample.add_done_callback(self._end)
 
     async def read(self) -> AsyncGenerator[bytes, None]:
-        """The bytes to send. When it is closed the client has left, and the sampling is given
-        up.
+        """Yields the bytes to send. When it is closed, as it is when the client has disconnected,
+        the sample is cancelled.
         """
         try:
             while (event := await self._next()) is not None:
@@ -39,19 +39,19 @@ class EventStream:
 
     async def _next(self) -> bytes | None:
         try:
-            return await asyncio.wait_for(self._queue.get(), _SILENCE)
+            return await asyncio.wait_for(self._queue.get(), _COMMENT_AFTER)
         except TimeoutError:
             return _COMMENT
 
     def _on_token(self, token: int, logprob: float) -> None:
-        """On the engine's thread, as is `_end`."""
-        self._tell(SampleStreamEvent(tokens=[token], logprobs=[logprob]))
+        # called on the engine's thread, as is `_end`
+        self._put_event(SampleStreamEvent(tokens=[token], logprobs=[logprob]))
 
     def _end(self, sample: Future[SampleResult]) -> None:
-        self._tell(_last_event(sample))
+        self._put_event(_last_event(sample))
         self._put(None)
 
-    def _tell(self, event: SampleStreamEvent) -> None:
+    def _put_event(self, event: SampleStreamEvent) -> None:
         self._put(b"data: %s\n\n" % orjson.dumps(event.to_dict()))
 
     def _put(self, event: bytes | None) -> None:
@@ -63,13 +63,13 @@ def _last_event(sample: Future[SampleResult]) -> SampleStreamEvent:
     try:
         return SampleStreamEvent(stop_reason=sample.result().sequences[0].stop_reason)
     except CancelledError:
-        return SampleStreamEvent(error="the sampling was given up", category="server")
+        return SampleStreamEvent(error="the sampling was cancelled", category="server")
     except InvalidRequest as error:
         return SampleStreamEvent(error=str(error), category="user")
     except EngineDied as error:
         return SampleStreamEvent(error=str(error), category="server")
     except Exception as error:
-        logger.exception("a stream failed")
+        logger.exception("a stream of tokens failed")
         return SampleStreamEvent(
             error=f"the sampling failed in the server: {type(error).__name__}", category="server"
         )

@@ -10,5 +10,5 @@ import orjson
 
 
 def encode(value: object) -> bytes:
-    """JSON; arrays as lists, and what is not finite as null."""
+    """Returns the JSON of a value, with arrays as lists, and NaN and infinity as null."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,5 +1,5 @@
-"""The inputs that each loss reads. One that would have no effect is refused, so that nobody trains
-on what was not meant.
+"""The inputs that each loss reads. An input that would have no effect is refused, since it is most
+likely a mistake.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ LOSS_INPUTS: Mapping[str, frozenset[str]] = {
     "gspo": _CLIPPED | {"sequence_ratio_mask"},
 }
 LOSS_FNS = tuple(LOSS_INPUTS)
-"""The losses that the engines have beside those that clients send; openapi/tinker.yaml,
-ForwardBackwardInput, has their formulas.
-"""
+"""The built-in losses. Their formulas are in openapi/tinker.yaml, at ForwardBackwardInput."""
 
-_MEANT = {
+_OTHER_NAMES = {
     **dict.fromkeys(
         (
             "mask",
@@ -53,26 +51,26 @@ _MEANT = {
     **dict.fromkeys(("adv", "reward", "rewards", "returns"), "advantages"),
     **dict.fromkeys(("targets", "labels", "target", "target_ids", "tokens"), "target_tokens"),
 }
-"""Names of other libraries for the same thing."""
+"""The names that other libraries have for the same inputs."""
 
 
 def check_inputs(batch: api.ForwardBackwardInput, at: tuple[str | int, ...]) -> None:
-    """Raises `Refused`, saying what was meant, for an input that the batch's loss does not read."""
+    """Raises `Refused` for an input that the loss of the batch does not read, and suggests one."""
     known = LOSS_INPUTS.get(batch.loss_fn)
-    if known is None:  # a client's own, which says itself what it reads
+    if known is None:  # a custom loss, which says itself what it reads
         return
     for index, datum in enumerate(batch.data):
         for name in datum.loss_fn_inputs:
             if name not in known:
                 raise malformed(
-                    *at, index, "loss_fn_inputs", name, message=_words(batch.loss_fn, name, known)
+                    *at, index, "loss_fn_inputs", name, message=_message(batch.loss_fn, name, known)
                 )
 
 
-def _words(loss_fn: str, name: str, known: frozenset[str]) -> str:
+def _message(loss_fn: str, name: str, known: frozenset[str]) -> str:
     close = get_close_matches(name, sorted(known), n=1)
-    meant = close[0] if close else _MEANT.get(name)
-    hint = f"; {meant} is what it is called here" if meant in known else ""
+    meant = close[0] if close else _OTHER_NAMES.get(name)
+    hint = f"; this server calls it {meant}" if meant in known else ""
     return (
         f"has no effect: {loss_fn} reads {', '.join(sorted(known))}{hint}. Rename it, or leave it "
         "out"

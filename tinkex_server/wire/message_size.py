@@ -1,4 +1,4 @@
-"""Counts what a protobuf message would make, before anything is made of it: two bytes can be an
+"""Counts the values of a protobuf message before it is parsed, since two bytes of it can become an
 object.
 """
 
@@ -11,15 +11,14 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _FIXED = {_FIXED64: 8, _FIXED32: 4}  # bytes
 
 
-VALUES = 4
-"""As much as so many numbers is a message, at least."""
+VALUES_PER_MESSAGE = 4
+"""The number of values that a message within a message counts as, beside its own values."""
 
 
 def count_values(raw: bytes, descriptor: Any, most: int) -> int:
-    """Returns how many values the message has, those in its messages, too, which count themselves;
-    of more than `most` not all are counted.
+    """Returns the number of values in a message, with those of the messages in it.
 
-    What is no such message is counted as far as it is one.
+    It stops counting above `most`, and at bytes that are not such a message.
     """
     count = 0
     left = [(0, len(raw), descriptor)]
@@ -36,9 +35,9 @@ def count_values(raw: bytes, descriptor: Any, most: int) -> int:
                 inner, packed = fields.get(tag >> 3, (None, False))
                 if inner is not None:
                     left.append((at, min(at + length, end), inner))
-                    count += VALUES - 1
+                    count += VALUES_PER_MESSAGE - 1
                 elif packed:
-                    count += length  # a value is a byte at least
+                    count += length  # a value has at least one byte
                 at += length
             else:
                 at += _FIXED.get(tag & 7, 0)
@@ -47,8 +46,8 @@ def count_values(raw: bytes, descriptor: Any, most: int) -> int:
 
 @cache
 def _fields(descriptor: Any) -> dict[int, tuple[Any, bool]]:
-    """Returns for each field by number the message that it holds, if any, and whether it holds
-    numbers in a row.
+    """Returns for each field number the message type that the field holds, if any, and whether the
+    field holds packed numbers.
     """
     return {
         number: (field.message_type, field.message_type is None and bool(field.is_packed))
@@ -57,8 +56,8 @@ def _fields(descriptor: Any) -> dict[int, tuple[Any, bool]]:
 
 
 def varint(raw: bytes, at: int) -> tuple[int, int]:
-    """Returns the number that begins there, and where it ends; of one that is cut or too long as
-    much as there is.
+    """Returns the number that begins at `at`, and the position after it. A number that is cut or
+    too long is read as far as possible.
     """
     value = shift = 0
     while at < len(raw) and shift < 70:

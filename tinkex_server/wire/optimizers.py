@@ -19,6 +19,7 @@ from tinkex_server.wire.tensors import LARGEST_FLOAT32
 
 
 def optimizer_kind(config: api.OptimizerConfig | None) -> OptimizerKind:
+    """Returns the kind of an optimizer, adamw by default. Raises `Refused` for an unknown one."""
     kinds: Mapping[str, OptimizerKind] = {kind: kind for kind in get_args(OptimizerKind)}
     name = config.type if config else "adamw"
     if name not in kinds:
@@ -27,14 +28,18 @@ def optimizer_kind(config: api.OptimizerConfig | None) -> OptimizerKind:
 
 
 def optimizer_config(kind: OptimizerKind) -> api.OptimizerConfig:
+    """Returns the contract's description of an optimizer."""
     return api.OptimizerConfig(kind, version=1 if kind == "dimuon" else None)
 
 
 def optimizer_settings(body: api.OptimStepRequest) -> OptimizerSettings:
+    """Returns the settings of one step. Raises `Refused` unless there are settings of exactly one
+    optimizer, all in range.
+    """
     if [body.adam_params, body.optimizer_params, body.sgd_params].count(None) != 2:
         raise malformed(
             "adam_params",
-            message="or optimizer_params or sgd_params is needed: one of them, not more",
+            message="is needed, or optimizer_params or sgd_params: exactly one of the three",
         )
     if adam := body.adam_params:
         _check_numbers(adam, "adam_params", decays=("beta1", "beta2"))
@@ -58,7 +63,7 @@ def optimizer_settings(body: api.OptimStepRequest) -> OptimizerSettings:
     dimuon = cast("api.DimuonParams", body.optimizer_params)
     if dimuon.type != "dimuon":
         raise malformed(
-            "optimizer_params", "type", message=f"is {dimuon.type!r}: this server takes dimuon"
+            "optimizer_params", "type", message=f"is {dimuon.type!r}: this server accepts dimuon"
         )
     _check_numbers(dimuon, "optimizer_params", decays=("beta1",))
     return DimuonSettings(dimuon.learning_rate, dimuon.beta1, dimuon.grad_clip_norm)
@@ -67,7 +72,7 @@ def optimizer_settings(body: api.OptimStepRequest) -> OptimizerSettings:
 def _check_numbers(
     params: api.AdamParams | api.DimuonParams | api.SgdParams, field: str, decays: Sequence[str]
 ) -> None:
-    """`decays` are those of which a share is kept, which must be less than all."""
+    """Raises `Refused` for a setting out of range. Those in `decays` must be less than 1."""
     for name in ("learning_rate", "weight_decay", "grad_clip_norm"):
         if not 0 <= getattr(params, name, 0.0) <= LARGEST_FLOAT32:
             raise malformed(

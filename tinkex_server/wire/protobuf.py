@@ -1,5 +1,5 @@
-"""Protobuf bodies and results, as the fields and from the fields that JSON ones have, so that one
-path serves both.
+"""Converts protobuf bodies to the fields of JSON ones, and fields of results to protobuf, so that
+the rest of the server knows only one form.
 
 The messages are those of openapi/tinker.proto.
 """
@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 from tinkex_proto import tinker_pb2 as pb
 
 from tinkex_server.errors import Refused, bad_request, malformed
-from tinkex_server.wire.bodies import MOST_LISTS, too_many
-from tinkex_server.wire.message_size import VALUES, count_values
+from tinkex_server.wire.bodies import MAX_CONTAINERS, too_many
+from tinkex_server.wire.message_size import VALUES_PER_MESSAGE, count_values
 
 MEDIA_TYPE = "application/x-protobuf"
 
-_MOST_VALUES = VALUES * MOST_LISTS
+_MAX_VALUES = VALUES_PER_MESSAGE * MAX_CONTAINERS
 _EMPTY_CELL = (0, -99999.0)  # of a top-k table
 _DTYPES: dict[int, str] = {pb.DTYPE_FLOAT32: "float32", pb.DTYPE_INT64: "int64"}  # of requests
 
 
 def read_forward_backward(raw: bytes) -> dict[str, Any]:
-    """The fields of the JSON body that says the same, with arrays for its long lists, and
-    `forward_only`. Raises `Refused` for what is no such message.
+    """Returns the fields that the JSON body would have, with arrays in place of long lists, and
+    `forward_only`. Raises `Refused` for bytes that are not such a message.
     """
     message = pb.ForwardBackwardRequest()
-    if count_values(raw, message.DESCRIPTOR, _MOST_VALUES) > _MOST_VALUES:
-        raise too_many(f"more than {MOST_LISTS} objects, or {_MOST_VALUES} values")
+    if count_values(raw, message.DESCRIPTOR, _MAX_VALUES) > _MAX_VALUES:
+        raise too_many(f"more than {MAX_CONTAINERS} objects, or {_MAX_VALUES} values")
     try:
         message.ParseFromString(raw)
     except DecodeError as error:
@@ -103,24 +103,22 @@ def _tensor(at: tuple[str | int, ...], tensor: pb.Tensor) -> dict[str, Any]:
 
 
 def _array(at: tuple[str | int, ...], raw: bytes, layout: np.dtype[Any]) -> NDArray[Any]:
-    """The bytes themselves, seen as numbers."""
+    """Returns a view of the bytes as numbers."""
     if len(raw) % layout.itemsize:
         raise malformed(
             "data",
             *at,
-            message=f"has {len(raw)} bytes, which is no whole number of {layout.itemsize}-byte values",
+            message=f"has {len(raw)} bytes, which is not a multiple of {layout.itemsize}",
         )
     return np.frombuffer(raw, layout)
 
 
-# ---- results ----
-
 LOSSES = frozenset({"forward", "forward_backward"})
-"""The kinds of requests whose results are kept as messages; all others are kept as JSON."""
+"""The kinds of requests whose results are stored as messages. All others are stored as JSON."""
 
 
 def result_fields(kind: str, kept: bytes) -> dict[str, Any]:
-    """The fields of the JSON result, with arrays for the long lists of a loss's."""
+    """Returns the fields of a stored result, with arrays in place of the long lists of losses."""
     return (
         _loss_fields(pb.ForwardBackwardOutput.FromString(kept))
         if kind in LOSSES
@@ -129,7 +127,7 @@ def result_fields(kind: str, kept: bytes) -> dict[str, Any]:
 
 
 def write_result(kind: str, fields: Mapping[str, Any]) -> bytes | None:
-    """The fields of a result of this kind of request as a message; None when the kind has none."""
+    """Returns the result of a request as a message, or None if its kind has no message."""
     write = _WRITERS.get(kind)
     return write(fields).SerializeToString() if write else None
 
@@ -178,7 +176,7 @@ def _loss(fields: Mapping[str, Any]) -> pb.ForwardBackwardOutput:
 
 
 def _row_shapes(output: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
-    """The shape of a row of each array; one record holds arrays with the same ones."""
+    """Returns the shape of one row of each array. A record holds arrays of the same shapes."""
     return {name: tensor["shape"][1:] for name, tensor in output.items()}
 
 
@@ -250,7 +248,7 @@ def _table(rows: Sequence[Sequence[Sequence[float]] | None]) -> pb.TopkLogprobs:
 
 
 def _floats(values: Sequence[float | None] | NDArray[np.float32]) -> bytes:
-    """Null stands for NaN."""
+    # None stands for NaN, and becomes it
     return np.asarray(values, dtype="<f4").tobytes()
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a request's body: counted as they come, and decompressed."""
+"""Receives the bytes of a request's body with a bound on their number, and decompresses them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,34 @@ from starlette.types import Receive
 
 from tinkex_server.errors import Refused
 
-PIECE = 1024  # compressed bytes given to the decompressor at once: a thousand can be 32 million
+PIECE = 1024
+"""The compressed bytes that are given to the decompressor at once. They can become 32 million."""
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
-    """Decompressed. Raises `Refused` (413) as soon as it is seen to be over `most` bytes, and 415
-    for what is not zstd.
+    """Returns the decompressed body. Raises `Refused`: 413 as soon as it has more than `most`
+    bytes, and 415 for an encoding other than zstd.
     """
     encoding = headers.get("content-encoding", "identity")
     if encoding not in ("identity", "zstd"):
-        raise Refused(415, f"a body is read uncompressed or as zstd; this is {encoding}")
+        raise Refused(
+            415, f"this server reads uncompressed and zstd bodies; this one is {encoding}"
+        )
     raw = await receive_body(headers, receive, most)
     return raw if encoding == "identity" else await asyncio.to_thread(decompress, raw, most)
 
 
 async def receive_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
-    """As it was sent. Raises `Refused` : 413 when it says that it is over `most` bytes, or turns
-    out to be; 400 when it breaks off.
+    """Returns the body as it was sent. Raises `Refused`: 413 if it is declared to have more than
+    `most` bytes or has them, and 400 if it breaks off.
     """
     _check_declared(headers, most)
     return b"".join([piece async for piece in _pieces(receive, most)])
 
 
 async def receive_file(headers: Mapping[str, str], receive: Receive, file: Path, most: int) -> None:
-    """Writes a body to a file as it comes. Raises `Refused` as `receive_body` does, and 507 for a
-    disk without room.
+    """Writes a body to a file while it arrives. Raises `Refused` as `receive_body` does, and 507 if
+    the file cannot be written.
     """
     _check_declared(headers, most)
     try:
@@ -49,14 +52,14 @@ async def receive_file(headers: Mapping[str, str], receive: Receive, file: Path,
 
 
 async def _pieces(receive: Receive, most: int) -> AsyncGenerator[bytes]:
-    """Gives a body as it comes. Raises `Refused`: 413 for more than `most` bytes, 400 when it
+    """Yields a body as it arrives. Raises `Refused`: 413 for more than `most` bytes, and 400 if it
     breaks off.
     """
     size, more = 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refused(400, "the client left before its body was here")
+            raise Refused(400, "the client disconnected before it had sent the whole body")
         piece = message.get("body", b"")
         size, more = size + len(piece), message.get("more_body", False)
         if size > most:
@@ -71,8 +74,8 @@ def _check_declared(headers: Mapping[str, str], most: int) -> None:
 
 
 def decompress(raw: bytes, most: int) -> bytes:
-    """Raises `Refused`: 413 when the result is over `most` bytes, of which it makes few more, and
-    400 for what is no whole zstd frame.
+    """Returns a decompressed body. Raises `Refused`: 413 as soon as it has more than `most` bytes,
+    and 400 if it is not one complete zstd frame.
     """
     decoder = zstandard.ZstdDecompressor().decompressobj()
     parts: list[bytes] = []
@@ -86,11 +89,11 @@ def decompress(raw: bytes, most: int) -> bytes:
     except zstandard.ZstdError as error:
         raise Refused(400, f"the body is not zstd: {error}") from error
     if not decoder.eof or decoder.unused_data:
-        raise Refused(400, "the body is not one whole zstd frame")
+        raise Refused(400, "the body is not one complete zstd frame")
     return b"".join(parts)
 
 
 def _too_long(most: int) -> Refused:
     return Refused(
-        413, f"the body is over {most} bytes, which is what this server takes; send less at once"
+        413, f"the body is over {most} bytes, the most that this server accepts; send less at once"
     )

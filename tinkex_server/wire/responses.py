@@ -1,4 +1,4 @@
-"""Answers in JSON, each with its length."""
+"""Answers in JSON."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from tinkex_server.wire.json import encode
 def json_response(
     status: int, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None = None
 ) -> Response:
+    """Returns an answer with a JSON body."""
     return Response(encode(body), status, headers, media_type="application/json")
 
 
 async def refuse_route(request: Request, error: Exception) -> Response:
-    """The answer for a path or a method that there is not."""
+    """Returns the answer to an unknown path, or to a method that the path does not have."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     words = {404: "no such route", 405: "no such method here"}
     return json_response(

@@ -16,7 +16,7 @@ from tinkex_server.wire.tensors import csr_cells, tensor_data
 
 
 def loss_fields(result: LossResult) -> dict[str, Any]:
-    """Of a ForwardBackwardOutput, with arrays in place of its long lists."""
+    """Returns the fields of a ForwardBackwardOutput, with arrays in place of its long lists."""
     output = api.ForwardBackwardOutput(
         loss_fn_output_type="ArrayRecord",
         loss_fn_outputs=[_outputs(arrays) for arrays in result.loss_fn_outputs],
@@ -33,8 +33,10 @@ def _outputs(arrays: Mapping[str, NDArray[np.float32]]) -> api.LossFnInputs:
 
 
 def encode_sample(result: SampleResult, targets: api.TensorData | None) -> bytes:
-    """`targets` are the tokens that the request asks about, in the layout that their logprobs take,
-    too.
+    """Returns the JSON of a SampleResponse.
+
+    `targets` are the tokens whose logprobs the request asked for. Their logprobs get the same
+    layout, dense or sparse.
     """
     response = api.SampleResponse(
         [_sequence(sequence) for sequence in result.sequences], prompt_cache_hit_tokens=0
@@ -71,7 +73,7 @@ def _pairs(
 
 
 def _laid_out_as(targets: api.TensorData | None, logprobs: NDArray[np.float32]) -> api.TensorData:
-    """A value for each of the targets' values."""
+    """Returns the logprobs as a tensor of the same layout as `targets`."""
     if targets is None or targets.sparse_crow_indices is None:
         return tensor_data(logprobs, "float32")
     cells = logprobs[csr_cells(len(targets.data), targets, ("target_prompt_logprobs",))]

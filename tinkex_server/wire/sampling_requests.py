@@ -14,13 +14,14 @@ from tinkex_server.engine.interface import SampleSpec
 from tinkex_server.errors import malformed
 from tinkex_server.wire.tensors import array, tokens
 
-_COLDEST = 1e-30
-"""The temperature at and below which sampling is greedy. Engines divide by the temperature in 32-bit
-floats, where a smaller one is soon 0.
+_GREEDY_BELOW = 1e-30
+"""The temperature at and below which sampling is greedy. Engines divide by the temperature in
+32-bit floats, where a smaller one is soon 0.
 """
 
 
 def sample_spec(request: api.SampleRequest) -> SampleSpec:
+    """Returns what the engine is to sample. Raises `Refused` for values out of range."""
     params = request.sampling_params
     _check_sample(request)
     strings, stop_tokens = _stops(params.stop)
@@ -29,7 +30,7 @@ def sample_spec(request: api.SampleRequest) -> SampleSpec:
         prompt=prompt,
         num_samples=request.num_samples,
         max_tokens=params.max_tokens if isinstance(params.max_tokens, int) else None,
-        temperature=params.temperature if params.temperature > _COLDEST else 0.0,
+        temperature=params.temperature if params.temperature > _GREEDY_BELOW else 0.0,
         top_k=params.top_k,
         top_p=params.top_p,
         seed=params.seed if isinstance(params.seed, int) else None,
@@ -63,7 +64,9 @@ def _last_n(request: api.SampleRequest, prompt_length: int) -> int | None:
 
 
 def _targets(tensor: api.TensorData | None, prompt_length: int) -> NDArray[np.int64] | None:
-    """The tokens asked about at each of the prompt's positions but the first; -1 for none."""
+    """Returns the tokens whose logprobs are asked for at each position of the prompt but the first,
+    shape `(prompt_length - 1, K)`. -1 stands for no token.
+    """
     if tensor is None:
         return None
     at = ("target_prompt_logprobs",)
@@ -72,8 +75,8 @@ def _targets(tensor: api.TensorData | None, prompt_length: int) -> NDArray[np.in
         raise malformed(
             *at,
             message=(
-                f"must be int64 of shape [{prompt_length - 1}, K], one row for each token but the "
-                "first"
+                f"must be int64 of shape [{prompt_length - 1}, K]: one row for each token of the "
+                "prompt but the first"
             ),
         )
     return targets.astype(np.int64, copy=False)
@@ -97,8 +100,10 @@ def _check_sample(request: api.SampleRequest) -> None:
 
 
 def _stops(stop: Any) -> tuple[Sequence[str] | None, Sequence[int] | None]:
-    """Stop strings and stop tokens. Absent keeps the model's own stop, so both are None; an empty
-    list turns it off.
+    """Returns the stop strings and the stop tokens.
+
+    Both are None if there is no `stop`, so that the model's own stop token is used. An empty list
+    turns that off.
     """
     if stop is None:
         return None, None

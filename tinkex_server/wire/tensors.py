@@ -21,7 +21,7 @@ _KINDS = {"int64": (np.int64, "iu", "integers"), "float32": (np.float32, "iuf", 
 
 
 def tokens(value: api.ModelInput, at: Location) -> NDArray[np.int64]:
-    """The text chunks' token ids `(N,)`, one after another."""
+    """Returns the token ids of all chunks of a prompt, shape `(N,)`."""
     parts = [_chunk(chunk, (*at, "chunks", index)) for index, chunk in enumerate(value.chunks)]
     if len(parts) == 1:
         return parts[0]
@@ -31,7 +31,7 @@ def tokens(value: api.ModelInput, at: Location) -> NDArray[np.int64]:
 def _chunk(chunk: api.ModelInputChunk, at: Location) -> NDArray[np.int64]:
     if chunk.type != "encoded_text":
         raise malformed(
-            *at, "type", message=f"is {chunk.type!r}: this server reads encoded_text alone"
+            *at, "type", message=f"is {chunk.type!r}: this server reads only encoded_text"
         )
     if chunk.tokens is None:
         raise malformed(*at, "tokens", message="is missing")
@@ -39,7 +39,9 @@ def _chunk(chunk: api.ModelInputChunk, at: Location) -> NDArray[np.int64]:
 
 
 def array(tensor: api.TensorData, at: Location, pad: int = 0) -> NDArray[np.generic]:
-    """Of a sparse tensor, `pad` stands in the cells that are not sent."""
+    """Returns a tensor as an array. `pad` is the value of the cells that a sparse tensor leaves
+    out.
+    """
     if tensor.dtype not in _KINDS:
         raise malformed(*at, "dtype", message=f"must be one of {', '.join(_KINDS)}")
     flat = _flat(tensor.data, tensor.dtype, (*at, "data"))
@@ -69,10 +71,10 @@ def _from_csr(
 def csr_cells(
     count: int, tensor: api.TensorData, at: Location
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The row and the column of each of `count` values."""
+    """Returns the rows and the columns of the `count` values of a sparse tensor."""
     shape = tensor.shape or []
     if len(shape) != 2 or not all(type(size) is int and size >= 0 for size in shape):
-        raise malformed(*at, "shape", message="must be two sizes: the tensor is sparse")
+        raise malformed(*at, "shape", message="must be two sizes, since the tensor is sparse")
     borders, columns = (
         _flat([] if indices is None else indices, "int64", (*at, name)).astype(np.int64, copy=False)
         for name, indices in (
@@ -124,5 +126,5 @@ def _flat(
 
 
 def tensor_data(array: NDArray[np.generic], dtype: str) -> api.TensorData:
-    # orjson writes the array itself
+    """Returns an array as a tensor of the contract. It holds the array itself, for orjson."""
     return api.TensorData(np.ascontiguousarray(array, dtype).ravel(), dtype, list(array.shape))  # pyright: ignore[reportArgumentType]

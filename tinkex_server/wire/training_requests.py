@@ -16,6 +16,7 @@ from tinkex_server.wire.tensors import LARGEST_FLOAT32, MOST_CELLS, array, token
 
 
 def lora_shape(config: api.LoraConfig) -> LoraShape:
+    """Returns the shape of an adapter. Raises `Refused` for one that would train nothing."""
     if config.rank < 1:
         raise malformed("lora_config", "rank", message="must be 1 or more")
     if not (config.train_attn or config.train_mlp or config.train_unembed):
@@ -28,15 +29,13 @@ def lora_shape(config: api.LoraConfig) -> LoraShape:
 
 
 def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, float]:
-    """The loss's settings, after a check of its name."""
+    """Returns the settings of a loss. Raises `Refused` for an unknown loss or a wrong setting."""
     if batch.loss_fn == "stable_reinforce":
         raise bad_request(
-            "this server has no stable_reinforce: its formula is not published, only that it "
-            "wants what the hosted service records at "
-            "sampling (record_stability_info). Use cispo or ppo, which bound the ratio of a "
-            "policy that has moved on, or "
-            "importance_sampling, with the logprobs that came with the samples (loss_fn in the "
-            "cookbook)"
+            "this server has no stable_reinforce: its formula is not published, only that it needs "
+            "what the hosted service records while sampling (record_stability_info). Use cispo "
+            "or ppo, which bound the ratio of a policy that has moved on, or importance_sampling, "
+            "with the logprobs that came with the samples (loss_fn in the cookbook)"
         )
     if batch.loss_fn not in LOSS_FNS:
         raise bad_request(
@@ -57,6 +56,7 @@ def loss_config(batch: api.ForwardBackwardInput, at: Location) -> dict[str, floa
 
 
 def examples(batch: api.ForwardBackwardInput, at: Location) -> list[Example]:
+    """Returns the data of a batch. Raises `Refused` for data that the loss cannot use."""
     if not batch.data:
         raise malformed(*at, "data", message="is empty")
     check_inputs(batch, (*at, "data"))
@@ -65,8 +65,10 @@ def examples(batch: api.ForwardBackwardInput, at: Location) -> list[Example]:
 
 
 def _check_cells(data: Sequence[api.Datum], at: Location) -> None:
-    """Sparse tensors take as little as one byte for thousands of cells, so all of a batch are
-    bounded before any is made.
+    """Raises `Refused` if the sparse tensors of a batch have too many cells.
+
+    A sparse tensor can have thousands of cells for each byte that is sent, so the cells of all are
+    counted before the first array is made.
     """
     total = 0
     for index, datum in enumerate(data):
@@ -81,8 +83,8 @@ def _check_cells(data: Sequence[api.Datum], at: Location) -> None:
 
 
 def count_trained(data: Sequence[Example]) -> int:
-    """How many tokens the loss is over: those whose weight is not 0, all where there are no
-    weights.
+    """Returns the number of tokens that the loss is over: those with a weight other than 0, and all
+    tokens of data without weights.
     """
     weights = [example.loss_inputs.get("weights") for example in data]
     return sum(

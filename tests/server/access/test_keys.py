@@ -46,7 +46,7 @@ def both() -> Iterator[tuple[Api, Api]]:
 
 @pytest.fixture(scope="module")
 def hers(both: tuple[Api, Api]) -> dict[str, str]:
-    """What she has, by what it is called below."""
+    """The ids of what the first key owns, by the names used below."""
     api, _ = both
     session = api.session()
     model = api.model(session)
@@ -77,7 +77,7 @@ def ask(api: Api, method: str, path: str, body: Mapping[str, Any] | None) -> htt
 def requests_for(
     hers: Mapping[str, str],
 ) -> dict[tuple[str, str], list[tuple[str, dict[str, Any] | None]]]:
-    """By method and route: paths and bodies that name what is hers. She may send all of them."""
+    """Returns, by method and route, paths and bodies that name what the first key owns."""
     session, model, request, path, sampler = (
         hers[name] for name in ("session", "model", "request", "path", "sampler")
     )
@@ -215,7 +215,8 @@ NAME_NOTHING = {
     ),
     *(("POST", "/auth/token"), ("GET", "/auth/apikey/me"), ("DELETE", "/auth/apikey/me")),
 }
-"""Routes whose requests name nothing that is somebody's. The lists are tested by themselves."""
+"""The routes whose requests name nothing that belongs to a key. The lists have tests of their own.
+"""
 
 
 def served_routes() -> list[tuple[str, str]]:
@@ -241,7 +242,7 @@ def test_what_is_anothers_is_404_on_every_route(
 
 
 def test_she_may_send_all_of_them(both: tuple[Api, Api], hers: dict[str, str]) -> None:
-    """So it is for the key alone that they were 404."""
+    """The same requests succeed with the first key, so only the key made them 404."""
     for (method, _), asked in requests_for(hers).items():
         for path, body in asked:
             response = ask(both[0], method, path, body)

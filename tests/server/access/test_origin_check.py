@@ -1,6 +1,4 @@
-"""Web pages of others, in a browser on this machine, have no part in a server that asks for no
-key.
-"""
+"""Web pages of other sites, in a browser on this machine, cannot use a server without an API key."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ def open_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def begin(server: Server, **headers: str) -> httpx.Response:
-    """A session, asked for as a page can: such a request needs no leave of the server's."""
+    """Asks for a session as a web page can: the browser sends this request without a preflight."""
     return httpx.post(
         f"{server.base_url}{API}/create_session",
         content='{"tags": [], "sdk_version": "1"}',

@@ -1,4 +1,6 @@
-"""What is past its time goes. The time is given to the sweep, so nobody waits."""
+"""Expired results, records and sessions are removed. Tests give the time to `sweep`, and do not
+wait.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ DAY = 24 * 3600.0
 
 @pytest.fixture
 def own() -> Iterator[Server]:
-    """A server of the test's own, since it is swept as if days had passed."""
+    """A server for one test, since it is swept as if days had passed."""
     with serve(engine=FakeEngine()) as server:
         yield server
 
@@ -90,7 +92,7 @@ def test_many_results_go_in_one_sweep(
 
 
 def test_of_more_results_than_may_be_kept_the_oldest_go(tmp_path: Path) -> None:
-    """Each of 10 bytes, the last of 25; there is room for 50, before and after a restart."""
+    """Each result has 10 bytes and the last one 25. There is room for 50, also after a restart."""
 
     async def end(store: Store, number: int, size: int) -> None:
         store.futures.add(
@@ -135,7 +137,7 @@ def test_records_of_what_was_done_go_after_a_year_and_a_month(api: Api, own: Ser
 
 
 def records(server: Server) -> tuple[int, int]:
-    """Entries of the audit log, and of usage."""
+    """Returns the numbers of audit entries and of usage records."""
     return server._state.store.audit.count(), server._state.store.usage.count()
 
 
@@ -312,7 +314,7 @@ def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> Non
 
 @define(eq=False)
 class SlowToMake(FakeEngine):
-    """A model is being made until the gate is open."""
+    """An engine that creates a model only when its gate is open."""
 
     def create_model(
         self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
@@ -384,7 +386,7 @@ def test_two_servers_do_not_share_a_data_folder(tmp_path: Path) -> None:
 def test_a_checkpoint_that_is_written_anew_while_it_is_read_stays_until_then(
     api: Api, own: Server
 ) -> None:
-    """A model that is loading from it holds it."""
+    """A model that loads from a folder holds the folder."""
     model_id = api.model()
     api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))
     before = saved_folder(own.data_dir, model_id, "weights", "a")

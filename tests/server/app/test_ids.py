@@ -1,4 +1,4 @@
-"""The ids that a server gives out."""
+"""The ids that a server assigns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that a release before had work, and warn."""
+"""Names of an earlier release still work, and warn."""
 
 from __future__ import annotations
 

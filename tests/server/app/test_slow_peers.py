@@ -1,6 +1,4 @@
-"""Peers cannot hold connections for nothing, and secrets in URLs are not logged. Over real
-sockets.
-"""
+"""Slow peers cannot hold connections, and secrets in URLs are not logged. The tests use sockets."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ def connect(server: Server) -> socket.socket:
 
 
 def answer(peer: socket.socket) -> bytes:
-    """All until the server closes; it fails when the server does not."""
+    """Returns everything until the server closes. It fails if the server does not."""
     parts: list[bytes] = []
     try:
         while part := peer.recv(65536):

@@ -1,5 +1,5 @@
-"""Weights that are not as they were saved are refused by their file's name, whatever they are
-wanted for.
+"""Weights that are not as they were saved are refused with the name of the file, whatever they are
+used for.
 """
 
 # safetensors types some of its functions only in part
@@ -45,7 +45,7 @@ HARMS = [cut, zero, flip, Path.unlink]
 
 
 def text_of(answer: httpx.Response) -> str:
-    """What a call, or the request that it promises, was refused with."""
+    """Returns the error of a call, or of the request that it promises."""
     assert answer.status_code in (302, 400), answer.text
     return "" if answer.status_code == 302 else answer.json()["detail"]
 

@@ -1,4 +1,4 @@
-"""A start deletes nothing: what the database does not know is listed again, or set aside."""
+"""A start deletes nothing: folders that the database does not know are restored or set aside."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def with_keys(data_dir: Path, *keys: str) -> Iterator[list[Api]]:
 
 
 def test_each_key_has_its_own_again_and_no_other_has(tmp_path: Path) -> None:
-    """Though the keys are given in another order, by which they would be numbered otherwise."""
+    """The keys are given in another order, in which they get other ids."""
     with with_keys(tmp_path, "tml-a", "tml-b") as (a, b):
         saved = {"a": save_one(a, "of-a"), "b": save_one(b, "of-b")}
     gone(tmp_path, tmp_path)
@@ -187,7 +187,7 @@ def test_the_order_and_what_was_set_later_come_back(tmp_path: Path) -> None:
             "weights/c",
         ]
         new = api.send("create_model", **new_model(model_id.partition(":")[0]))
-        assert (new.status_code, "used before" in new.text) == (400, True), (
+        assert (new.status_code, "already used" in new.text) == (400, True), (
             "a number of before is not given again"
         )
 
@@ -195,7 +195,7 @@ def test_the_order_and_what_was_set_later_come_back(tmp_path: Path) -> None:
 def test_what_was_deleted_on_purpose_does_not_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though the server ended before the files were removed."""
+    """The server ends before the files are removed."""
     with started(FakeEngine(), data_dir=tmp_path) as api:
         path = save_one(api, "a")
         monkeypatch.setattr(Folders, "_remove", lambda folders, names: None)
@@ -227,7 +227,7 @@ def test_a_folder_of_which_nothing_is_known_is_kept_until_somebody_agrees(
         / "adapter_model.safetensors"
     )
     assert aside.read_bytes() == b"weights"
-    assert "1 folders of weights belong to no checkpoint" in caplog.text
+    assert "1 folder(s) of weights belong to no checkpoint" in caplog.text
     command = ["serve", "--gc", "--data-dir", str(tmp_path)]
     for answer in ("", "n\n"):
         told = CliRunner().invoke(main, command, input=answer)
@@ -267,7 +267,7 @@ def test_saves_of_a_release_before_get_what_their_rows_need(tmp_path: Path) -> N
 
 
 def test_a_folder_named_as_by_a_release_before_is_found(tmp_path: Path) -> None:
-    """Those had colons, which Windows does not take."""
+    """Those names had colons, which Windows does not allow."""
     with started(FakeEngine(), data_dir=tmp_path) as api:
         path = save_one(api, "a")
     [folder] = tmp_path.glob("checkpoints/*/*/*")

@@ -182,7 +182,7 @@ def test_an_input_that_would_have_no_effect_is_refused_by_what_was_meant(
     [problem] = refused.json()["detail"]
     assert problem["loc"] == [*INPUT_AT, name]
     assert "has no effect" in problem["msg"]
-    assert (f"; {meant} is what it is called here" if meant else ". Rename") in problem["msg"]
+    assert (f"; this server calls it {meant}" if meant else ". Rename") in problem["msg"]
 
 
 @pytest.mark.parametrize(

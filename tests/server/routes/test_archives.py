@@ -25,7 +25,7 @@ from tinkex_server.access.signed_urls import BadSignature, Signer
 from tinkex_server.data_dir import digests
 from tinkex_server.routes import archives
 from tinkex_server.wire import content
-from tinkex_server.wire.content import Changed, of_folder, wanted_range
+from tinkex_server.wire.content import FileChanged, of_folder, wanted_range
 
 
 def location(api: Api, url: str) -> str:
@@ -201,7 +201,7 @@ def test_a_large_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monke
     tar = of_folder(tmp_path, modified=0)
     assert max(map(len, tar.read(range(512, 512 + 95)))) == 10
     (tmp_path / "a").write_bytes(bytes(94))
-    with pytest.raises(Changed):
+    with pytest.raises(FileChanged):
         list(tar.read(range(tar.size)))
 
 

@@ -281,7 +281,7 @@ def test_a_stream_under_way_is_ended_in_good_order_when_the_server_stops(
             *_, last = lines
             stopping.join()
     assert json.loads(last.removeprefix("data: ")) == {
-        "error": "the sampling was given up",
+        "error": "the sampling was cancelled",
         "category": "server",
     }
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []

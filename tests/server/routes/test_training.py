@@ -320,7 +320,7 @@ def test_bytes_that_are_no_protobuf_message_are_400(api: Api) -> None:
     ("headers", "read"),
     [
         ({"content-type": "application/x-protobuf"}, "application/json"),
-        ({"content-encoding": "gzip"}, "uncompressed or as zstd"),
+        ({"content-encoding": "gzip"}, "uncompressed and zstd"),
     ],
 )
 def test_other_encodings_are_415(api: Api, headers: dict[str, str], read: str) -> None:

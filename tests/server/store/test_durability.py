@@ -1,6 +1,4 @@
-"""A server that is killed loses nothing that it said was saved, shows nothing half written, and
-answers for all that it took on.
-"""
+"""A server that is killed loses nothing that it acknowledged, and shows nothing half written."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from tinkex_server.data_dir.folders import write
 from tinkex_server.wire.content import files_of
 
 SECONDS = 10.0
-"""For which the server is killed over and over."""
+"""The time in which the server is killed again and again."""
 
 
 @contextmanager
@@ -34,7 +32,7 @@ def calls(server: Process) -> Iterator[Api]:
 
 @define
 class Saver:
-    """A client that steps and saves as fast as it can, and remembers what it was told."""
+    """A client that steps and saves as fast as it can, and remembers the answers."""
 
     api: Api
     model_id: str
@@ -42,10 +40,12 @@ class Saver:
     steps: int = 0
     promises: list[dict[str, Any]] = field(factory=list)
     saved: dict[str, int] = field(factory=dict)
-    """Steps at each save that was acknowledged; of the one that is overwritten, at the last."""
+    """The number of steps at each acknowledged save, by path; the last one of a save that is
+    overwritten.
+    """
 
     def run(self) -> None:
-        """Until the server is gone."""
+        """Steps and saves until the server is gone."""
         try:
             while True:
                 self._ask("optim_step", adam_params={})
@@ -67,7 +67,7 @@ class Saver:
 
 
 def check(api: Api, saver: Saver, data_dir: Path) -> None:
-    """After the restart."""
+    """Checks after a restart that nothing acknowledged is lost."""
     for promise in saver.promises:
         result = api.result(promise)
         assert "restarted" in result.get("error", "restarted"), result
@@ -122,9 +122,7 @@ def test_a_server_that_is_killed_at_any_moment_loses_nothing_that_was_acknowledg
 def test_a_crash_between_the_steps_of_an_overwrite_leaves_one_of_the_two(
     tmp_path: Path, name: str, kept: int
 ) -> None:
-    """The one before when the row was not written, and else the new one; never none, and never
-    both.
-    """
+    """The old save is left if the row was not written, and otherwise the new one."""
     with process(tmp_path, "tests.support.crashing_server") as server:
         with calls(server) as api:
             model_id = api.model()

@@ -1,5 +1,5 @@
-"""A data folder that cannot be written: the server says so, and tells nobody what it did not
-keep.
+"""A data folder that cannot be written: the server says so, and acknowledges nothing that it did
+not store.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tinkex_server.store.database import Database
 
 
 def fill(database: Database) -> None:
-    """From now on the file can take no page more, as if there were no room on the disk."""
+    """Keeps the file from growing, as if the disk were full."""
     [pages] = database._connection.execute("PRAGMA page_count").fetchone()
     database._connection.execute(f"PRAGMA max_page_count = {pages}")
 

@@ -1,5 +1,5 @@
-"""What the embedded server reads is what a client wrote, and what it writes a client reads the same
-in both encodings.
+"""The server reads what a client wrote, and a client reads what the server wrote, in both
+encodings.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ tokens = st.integers(0, 2**31 - 1)
 
 @st.composite
 def batches(draw: st.DrawFn) -> list[dict[str, np.ndarray[Any, Any]]]:
-    """Loss inputs of which many are mostly zeros."""
+    """Draws loss inputs, many of which are mostly zeros."""
     shape = st.tuples(st.integers(1, 6), st.integers(1, 12))
     targets = hnp.arrays(np.int64, shape, elements=tokens, fill=st.just(0))
     weights = hnp.arrays(np.float32, shape, elements=st.floats(-9, 9, width=32), fill=st.just(0))
@@ -111,7 +111,7 @@ def test_a_malformed_sparse_tensor_is_422_and_names_the_field(
 
 
 def test_the_sparse_tensors_of_a_batch_are_bounded_together() -> None:
-    """A megabyte of them could else take all of the machine's memory."""
+    """Otherwise a megabyte of them could take all of the machine's memory."""
     wide = {
         "data": [],
         "dtype": "int64",
@@ -197,9 +197,7 @@ def test_a_sample_is_read_as_the_engine_gave_it(result: SampleResult) -> None:
 
 
 def test_logprobs_of_any_shape_are_read_as_the_engine_gave_them() -> None:
-    """In one record of the message for each run of the same shape, but as one list to who
-    reads it.
-    """
+    """The message has a record for each run of arrays of one shape. A client reads one list."""
     shapes = [(2,), (3,), (3, 2), (1, 2), (1, 3), (4,)]
     arrays = [np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for shape in shapes]
     in_protobuf = write_loss(
