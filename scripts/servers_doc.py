@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from servers_seen import seen  # noqa: E402
 
-from tests.support.rules import RULES  # noqa: E402 - found through the line above
+from tests.support.server_rules import RULES  # noqa: E402 - found through the line above
 from tinkex.dialects.detect import RECOGNISED  # noqa: E402
 from tinkex.dialects.dialect import Dialect, SamplingRules  # noqa: E402
 from tinkex.dialects.table import DIALECTS, UNKNOWN  # noqa: E402
@@ -23,7 +23,7 @@ from tinkex.dialects.table import DIALECTS, UNKNOWN  # noqa: E402
 TARGET = ROOT / "docs" / "servers.md"
 HEAD = """# Servers
 
-<!-- Made by `make docs` from tinkex/dialects/table.py, tests/support/rules.py and the tests' marks: do not edit. -->
+<!-- Made by `make docs` from tinkex/dialects/table.py, tests/support/server_rules.py and the tests' marks: do not edit. -->
 
 Servers that speak the Tinker API differ in a dozen ways. tinkex asks a server what it is when a session begins, goes on learning from its answers,
 and shows what it knows as `service.server`. What cannot be found out can be given: `Config(dialect="skyrl")`, or a `tinkex.Dialect` of your own.

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.facades import FACADES
-from tests.support.job import TWO_CHUNKS, Job, outcomes
+from tests.support.whole_job import TWO_CHUNKS, Job, outcomes
 from tinkex import Config, PollSettings
 
 LONGEST_WAIT = 600.0  # seconds, for a server that compiles at its first step

@@ -16,7 +16,7 @@ from attrs import frozen
 
 import tinkex.local
 from tests.support.batches import datum, text_datum
-from tests.support.mortal_engine import BASES, EXITS, WAITS, MortalEngine
+from tests.support.killable_engine import BASES, EXITS, WAITS, KillableEngine
 from tinkex import AdamParams, NotFoundError, RequestFailedError, RequestSkippedError
 from tinkex.config.recovery import is_recoverable
 from tinkex_server.engine.factory import named_engine
@@ -41,7 +41,7 @@ class Mortal:
 
 @pytest.fixture
 def mortal() -> Iterator[Mortal]:
-    engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0), patience=Patience(silent=3.0))
+    engine = ProcessEngine(KillableEngine, BASES, pauses=(0, 0), patience=Patience(silent=3.0))
     with tinkex.local.serve(engine=engine) as server:
         yield Mortal(server.base_url, engine)
 
@@ -209,7 +209,9 @@ def test_a_model_that_was_never_saved_is_lost_for_good(service: Any, mortal: Mor
     trainer = service.create_lora_training_client(BASE, rank=4)
     train(trainer)
     for text in killed_midway(mortal, trainer):
-        assert "is lost, because it was never saved: create a new model, and save it regularly" in text
+        assert (
+            "is lost, because it was never saved: create a new model, and save it regularly" in text
+        )
     with pytest.raises(NotFoundError, match=r"killed by SIGKILL .* never saved"):
         trainer.forward([datum(5)], "cross_entropy").result()
     train(service.create_lora_training_client(BASE, rank=4))

@@ -16,14 +16,14 @@ from pathlib import Path
 from attrs import define, evolve, field
 
 import tinkex.local
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex_server.engine.interface import Example, LossResult, OptimizerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @define(eq=False)
-class CountingEngine(FakeEngine):
+class CountingEngine(RecordingEngine):
     """`loss:sum` is the number of steps that the model took before."""
 
     steps: Counter[str] = field(factory=Counter)

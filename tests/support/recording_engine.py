@@ -33,7 +33,7 @@ from tinkex_server.engine.interface import (
 
 
 @define(eq=False)
-class FakeEngine:
+class RecordingEngine:
     """Each datum's logprobs are minus its tokens. A token of 99 is refused, 98 is a fault, 97 gives
     NaN; 96 waits for `gate`.
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 from tinkex_api.api.server import get_server_capabilities
 
-from tests.support.answering import Answer, answering, as_json
+from tests.support.answering_server import Answer, answering, as_json
 from tests.support.fault_server import fault_server, never
 from tinkex import Config, ConfigError, RestClient, RetrySettings, ServiceClient, TinkexError
 from tinkex.config.secrets import HIDDEN, Secret

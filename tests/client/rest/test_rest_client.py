@@ -14,7 +14,8 @@ import pytest
 
 import tinkex
 from tests.contract.test_examples import SCHEMAS
-from tests.support.answering import NO_ROUTE, Answer, Answering, Call, answering, as_json
+from tests.support.answering_server import NO_ROUTE, Answer, Answering, Call, answering, as_json
+from tests.support.clocks import NoPause
 from tests.support.facades import everything
 from tinkex import (
     ClientClosedError,
@@ -320,18 +321,6 @@ def test_a_jwt_says_whose_it_is(connect_rest: Callable[..., Any], examples: Answ
         with pytest.raises(InvalidInputError, match="not a JWT"):
             connect_rest(examples.base_url, api_key=key).whoami()
     assert len(examples.calls) == before, "it is no request"
-
-
-class NoPause:
-    """Sleeps that end at once, and are kept."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seconds: list[float] = []
-
-        async def sleep(clock: object, seconds: float) -> None:
-            self.seconds.append(seconds)
-
-        monkeypatch.setattr("tinkex.waiting.clock.Clock.sleep", sleep)
 
 
 def test_a_trace_is_waited_for(

@@ -39,7 +39,7 @@ BASES = FakeEngine(["fake/base"]).base_models
 """Of all the engines here."""
 
 
-class MortalEngine(FakeEngine):
+class KillableEngine(FakeEngine):
     def __init__(self) -> None:
         super().__init__(["fake/base"])
         self._given_up = 0
@@ -110,4 +110,4 @@ def starts_slowly(gate: Path) -> FakeEngine:
     """Is ready when the file `gate` is there."""
     while not gate.exists():
         time.sleep(0.01)
-    return MortalEngine()
+    return KillableEngine()
