@@ -91,7 +91,7 @@ def test_who_waits_is_told_what_for(gate: Path) -> None:
             "waits for the engine to start",
         )
         page = http.get("/").text
-        assert "is starting; what is asked of it waits" in page
+        assert "is starting; requests wait for it" in page
         assert "waits for the engine to start" in page
         gate.touch()
         server.ready.result(NEVER_SAID)

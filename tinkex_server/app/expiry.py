@@ -28,7 +28,7 @@ async def sweep_regularly(state: ServerState) -> None:
             await sweep(state, time.time())
         except Exception:
             logger.exception(
-                f"what has expired could not be removed; retrying in {PERIOD:.0f} seconds"
+                "what has expired could not be removed; retrying in %.0f seconds", PERIOD
             )
 
 

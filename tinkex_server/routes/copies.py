@@ -52,7 +52,7 @@ def _identify(state: ServerState, call: Call[CopyWeightsRequest]) -> RequestIden
     body, owner = call.body, call.access.new_owner
     if (body.destination_project_id is None) == (body.session_id is None):
         raise malformed(
-            "destination_project_id", message="or session_id is needed: one of them, not both"
+            "destination_project_id", message="or session_id must be given, but not both"
         )
     if body.session_id is None:
         return RequestIdentity(
@@ -63,7 +63,9 @@ def _identify(state: ServerState, call: Call[CopyWeightsRequest]) -> RequestIden
             owner,
         )
     if body.model_seq_id is None or body.model_seq_id < 0:
-        raise malformed("model_seq_id", message="must be 0 or more: session_id needs it")
+        raise malformed(
+            "model_seq_id", message="must be 0 or more, and is required together with session_id"
+        )
     call.access.open_session(body.session_id)
     return RequestIdentity(
         body.session_id, body.model_seq_id, "copy_weights", call.fingerprint, owner

@@ -67,9 +67,7 @@ def _new_sampler(
     """Returns a sampler of a base model, or of saved weights; their base model may be named too."""
     if not isinstance(model_path, str):
         if not isinstance(base_model, str):
-            raise malformed(
-                "model_path", message="is missing, and so is base_model: one of them is needed"
-            )
+            raise malformed("model_path", message="or base_model must be given")
         return SamplerRow(sampler_id, session_id, state.base_model(base_model).name, None, None)
     path = checkpoint_path.parse(model_path)
     trained = access.run_of(access.checkpoint(path)).base_model

@@ -80,9 +80,9 @@ async def load(state: ServerState, call: Call[LoadWeightsRequest]) -> Mapping[st
             state, call, "load_weights", lambda row: _load(state, call.access, row, body)
         )
     if body.session_id is None:
-        raise malformed("model_id", message="or session_id is needed: one of them, not both")
+        raise malformed("model_id", message="or session_id must be given, but not both")
     if body.model_seq_id is None:
-        raise malformed("model_seq_id", message="is missing: session_id needs it")
+        raise malformed("model_seq_id", message="is required together with session_id")
     identity = RequestIdentity(
         body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner
     )
@@ -118,14 +118,12 @@ def _save_for_sampler(
     inflight = _is_inflight(body)
     if body.path is not None:
         if body.sampling_session_seq_id is not None:
-            raise malformed("sampling_session_seq_id", message="and path cannot both be given")
+            raise malformed("sampling_session_seq_id", message="cannot be given together with path")
         path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
         result = SaveWeightsForSamplerResponse(str(path), type="save_weights_for_sampler")
         return _save_named(state, row, path, body, lambda saved: result.to_dict())
     if body.sampling_session_seq_id is None:
-        raise malformed(
-            "path", message="is missing, and so is sampling_session_seq_id: one of them is needed"
-        )
+        raise malformed("path", message="or sampling_session_seq_id must be given")
     return _save_ephemeral(state, row, body.sampling_session_seq_id, inflight=inflight)
 
 
@@ -133,9 +131,7 @@ def _is_inflight(body: SaveWeightsForSamplerRequest) -> bool:
     if body.kind not in (None, "snapshot", "inflight"):
         raise malformed("kind", message="must be snapshot or inflight")
     if body.kind == "inflight" and (body.path is not None or body.ttl_seconds is not None):
-        raise malformed(
-            "kind", message="is inflight: such weights have neither a path nor a ttl_seconds"
-        )
+        raise malformed("kind", message="cannot be inflight together with path or ttl_seconds")
     return body.kind == "inflight"
 
 
@@ -237,11 +233,11 @@ def _training_path(text: str) -> CheckpointPath:
 
 def _load(state: ServerState, access: Access, row: ModelRow, body: LoadWeightsRequest) -> Work:
     if body.session_id is not None:
-        raise malformed("model_id", message="or session_id is needed: one of them, not both")
+        raise malformed("model_id", message="or session_id must be given, but not both")
     path = _training_path(body.path)
 
     async def work() -> bytes:
-        # only now, since the request before may save it
+        # looked up only now, since the request before may save it
         saved = _find(access, path)
         _check_fit(path, access.run_of(saved), row, optimizer=body.optimizer)
         with state.folders.hold(saved.folder) as folder:

@@ -134,7 +134,7 @@ def test_an_answer_that_is_not_in_its_encoding_is_an_error_by_name(
 
 
 def test_an_encoding_that_was_not_asked_for(connect_rest: Callable[..., Any]) -> None:
-    with pytest.raises(UnreadableAnswerError, match="'br', which was not asked for"):
+    with pytest.raises(UnreadableAnswerError, match="'br', which the client did not accept"):
         run_of(connect_rest, of(GOOD, "br"))
 
 
@@ -192,7 +192,7 @@ def test_expanding_does_not_keep_the_loop_from_running(encoding: str) -> None:
     async def run() -> int:
         ticking = asyncio.ensure_future(tick())
         size = 0
-        async for piece in response_body.expanded(bomb, encoding):
+        async for piece in response_body.decompress(bomb, encoding):
             size += len(piece)
         ticking.cancel()
         return size
@@ -207,7 +207,7 @@ def test_what_is_expanded_is_what_was_encoded(data: bytes, encoding: str, times:
 
     async def run() -> bytes:
         return b"".join(
-            [piece async for piece in response_body.expanded(ENCODE[encoding](data), encoding)]
+            [piece async for piece in response_body.decompress(ENCODE[encoding](data), encoding)]
         )
 
     assert asyncio.run(run()) == data
