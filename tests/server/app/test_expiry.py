@@ -229,6 +229,7 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
     assert found[0]["status"]["type"] == "cancelled"
     assert "heartbeat" in found[0]["status"]["detail"]
     assert api.send("forward_backward", **step(model_id, 2)).status_code == 404
+    assert "unloaded" in api.result(never)["error"]
     wait_until(lambda: (engine.models, engine.samplers) == (set(), {}))
     own.sweep()
     assert folders(own) == set()
