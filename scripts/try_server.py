@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def run(facade: str, config: Config, model: str | None) -> int:
-    """The number of steps that failed."""
+    """Returns the number of steps that failed."""
     service = FACADES[facade](config=config)
     job = Job(service, model)
     failures = 0

@@ -52,7 +52,7 @@ def scripted_session(
 def scripted_sampler(
     answers: Mapping[str, Sequence[Answer]], dialect: Dialect
 ) -> tuple[AsyncSamplingClient, Routes]:
-    """For the running event loop."""
+    """Makes a transport for the running event loop."""
     session, routes = scripted_session(answers, dialect)
     return AsyncSamplingClient(session, "S1:sample:0", base_model="base"), routes
 

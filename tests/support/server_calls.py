@@ -108,7 +108,7 @@ def started(engine: RecordingEngine, **how: Any) -> Iterator[Api]:
 
 
 def saved_folder(data_dir: Path, run_id: str, kind: str, name: str) -> Path:
-    """Where the weights of this path lie; it fails when they lie nowhere, or older ones beside
+    """Returns the folder of a path's weights; fails if it is missing, or older ones lie beside
     them.
     """
     [folder] = (data_dir / "checkpoints" / run_id.replace(":", "_") / kind).glob(f"{name}.????????")
@@ -118,7 +118,7 @@ def saved_folder(data_dir: Path, run_id: str, kind: str, name: str) -> Path:
 def saved(
     api: Api, name: str = "one", kind: str = "save_weights", seq_id: int = 1, **more: Any
 ) -> tuple[str, str]:
-    """A run and the URL of its checkpoint."""
+    """Saves weights of a new run and returns the run and the checkpoint's URL."""
     model_id = api.model()
     path = api.result(api.ok(kind, model_id=model_id, seq_id=seq_id, path=name, **more))["path"]
     return model_id, f"{API}/training_runs/{model_id}/checkpoints/{path.split('/', 3)[3]}"
