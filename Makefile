@@ -36,6 +36,7 @@ check: setup
 	$(BIN)/pyright tinkex tinkex_server tests/typing
 	MYPYPATH=generated $(BIN)/mypy tests/typing/user_script.py
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/lint_prose.py
 	$(BIN)/python scripts/lint_contract.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py --check
 	$(BIN)/python scripts/servers_doc.py --check

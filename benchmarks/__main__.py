@@ -70,7 +70,7 @@ def is_chosen(name: str) -> bool:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Its URL."""
+    """Returns the URL of the server."""
     command = [sys.executable, "-m", "benchmarks.server"]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -91,7 +91,7 @@ def measure(sdk: str, task: Task, url: str) -> dict[str, float]:
 
 
 def rows(task: Task, url: str) -> Iterator[Row]:
-    """One for each figure of a task, in milliseconds."""
+    """Yields one row for each figure of a task, in milliseconds."""
     sdks = ("tinkex", "official") if task.official else ("tinkex",)
     rounds = [{sdk: measure(sdk, task, url) for sdk in sdks} for _ in range(_ROUNDS)]
     for figure in rounds[0]["tinkex"]:

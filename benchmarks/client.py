@@ -37,7 +37,7 @@ async def create(service: Any, kind: str) -> Any:
 
 
 async def samples(sampler: Any, count: int) -> None:
-    """So many at once, and their tokens read."""
+    """Samples this many at once and reads their tokens."""
     tokens, params = list(range(PROMPT_TOKENS)), sdk.SamplingParams(max_tokens=64)
     call = sampler.sample if SDK == "tinkex" else sampler.sample_async
     for sampled in await asyncio.gather(
@@ -47,7 +47,7 @@ async def samples(sampler: Any, count: int) -> None:
 
 
 def batch() -> list[Any]:
-    """From what a tokenizer gives: lists of numbers."""
+    """Makes a batch of lists of numbers, as a tokenizer returns them."""
     tokens, weights = list(range(TRAINED_TOKENS + 1)), [1.0] * TRAINED_TOKENS
     return [
         sdk.Datum(
@@ -70,7 +70,7 @@ async def step(trainer: Any, data: list[Any]) -> None:
 
 
 async def longest_stall(work: Awaitable[None]) -> float:
-    """Seconds that the event loop was late, at most, while it did `work`."""
+    """Returns the longest delay of the event loop, in seconds, while it ran `work`."""
     longest = 0.0
 
     async def tick() -> None:

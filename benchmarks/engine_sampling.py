@@ -113,7 +113,7 @@ async def measure(url: str, model: Any, base: str, folder: Path) -> Table:
 async def rounds(
     ways: dict[str, Callable[[int], Awaitable[None] | None]], count: int
 ) -> dict[str, float]:
-    """The median seconds of each way, after one time to warm up."""
+    """Returns the median seconds of each way, after one warm-up."""
     taken = [
         {way: await seconds(work, count) for way, work in ways.items()} for _ in range(1 + _ROUNDS)
     ]
@@ -125,7 +125,7 @@ def _cell(count: int, taken: float, reference: float) -> str:
 
 
 def table() -> Table:
-    """Tokens a second, and in brackets how many times those of `generate`."""
+    """Returns tokens per second, with the ratio to `generate` in brackets."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "model")
         model = make_model(folder)

@@ -32,7 +32,7 @@ class Process:
     url: str
 
     def cpu(self) -> float:
-        """Seconds, of all its threads."""
+        """Returns the CPU seconds of all threads of the process."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) * _TICK
 

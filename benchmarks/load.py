@@ -48,7 +48,7 @@ async def connect(url: str) -> Connection:
 
 
 async def sampler(url: str) -> str:
-    """The id of a new sampling session."""
+    """Returns the id of a new sampling session."""
     first = await connect(url)
     session = await first.ask(
         "create_session", tags=[], user_metadata={}, sdk_version="0", type="create_session"

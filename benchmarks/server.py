@@ -86,7 +86,7 @@ _REFUSED = _json({"detail": "send protobuf"}, "415 Unsupported Media Type")
 
 
 def answer(path: str, content_type: str, body: bytes) -> bytes:
-    """The whole HTTP answer to a POST."""
+    """Returns the whole HTTP answer to a POST."""
     prefix, _, call = path.partition("/api/v1/")
     if call == "retrieve_future":
         return _RESULTS[orjson.loads(body)["request_id"]]
@@ -96,7 +96,7 @@ def answer(path: str, content_type: str, body: bytes) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    """As much of HTTP/1.1 as both clients speak: bodies with a length, one request after
+    """The part of HTTP/1.1 that both clients speak: bodies with a length, one request after
     another.
     """
 
@@ -127,7 +127,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def serve() -> None:
-    """Until standard input is closed, which it is when the process that began this one ends."""
+    """Waits until standard input is closed: the parent process ended."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(_Connection, "127.0.0.1", 0, backlog=4096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)

@@ -16,7 +16,7 @@ _SERVE = (
 
 @contextmanager
 def serving(model: Path) -> Iterator[str]:
-    """Its URL."""
+    """Returns the URL of the server."""
     with subprocess.Popen(
         [sys.executable, "-c", _SERVE, str(model)],
         stdin=subprocess.PIPE,

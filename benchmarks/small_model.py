@@ -24,7 +24,7 @@ _NO_STOP = {"eos_token_id": None, "pad_token_id": 0}
 
 
 def make_model(folder: Path) -> Qwen3ForCausalLM:
-    """It, ready to sample; it is also written to `folder`."""
+    """Returns the model, ready to sample, and writes it to `folder`."""
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(
         Qwen3Config(**_SIZES, **_HEADS, **_NO_STOP, tie_word_embeddings=False)

@@ -1,5 +1,5 @@
-"""From the command `tinkex serve` to its first answer, to an engine that is ready, and to a model's
-first step: seconds by the clock.
+"""The seconds from the command `tinkex serve` to its first answer, to an engine that is ready, and
+to the first step of a model.
 
 `python -m benchmarks start_up` prints the medians. What else the machine does adds to them, so take
 them on a quiet one.
@@ -35,7 +35,7 @@ _COMPILED = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # as installed packag
 
 
 def start(engine: str) -> Sequence[float]:
-    """When each of the moments came."""
+    """Returns the time of each of the moments."""
     with TemporaryDirectory() as data_dir:
         command = [
             sys.executable,
@@ -68,7 +68,7 @@ def start(engine: str) -> Sequence[float]:
 
 
 def train(url: str) -> tuple[float, float]:
-    """Asked for at once, ready or not: when there was a model, and when it had taken a step."""
+    """Trains at once, ready or not; returns the times of the first model and the first step."""
     with ServiceClient(base_url=url, api_key="tml-local") as service:
         trainer = service.create_lora_training_client(_MODEL, rank=8)
         made = time.perf_counter()

@@ -55,8 +55,8 @@ class Row:
 
 
 def plain_step(model: Path, tokens: np.ndarray[Any, Any]) -> Callable[[], None]:
-    """One step of what the embedded server does for a batch of cross_entropy: the sum of the
-    losses, backward, AdamW.
+    """Returns a function that makes the step of the embedded server for a batch of cross_entropy:
+    the sum of the losses, backward, AdamW.
     """
     config = LoraConfig(r=_RANK, lora_alpha=32, target_modules=_LAYERS, task_type="CAUSAL_LM")
     network = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
@@ -79,7 +79,7 @@ def plain_step(model: Path, tokens: np.ndarray[Any, Any]) -> Callable[[], None]:
 
 
 def served_step(trainer: Any, tokens: np.ndarray[Any, Any]) -> Callable[[], None]:
-    """Both requests on the wire before the first wait, as a training loop of tinkex is written."""
+    """Sends both requests before it waits for the first, as a training loop does."""
 
     def step() -> None:
         batch = [
@@ -96,7 +96,7 @@ def served_step(trainer: Any, tokens: np.ndarray[Any, Any]) -> Callable[[], None
 def in_turns(
     served: Callable[[], None], plain: Callable[[], None]
 ) -> Sequence[tuple[float, float]]:
-    """The seconds that each took, round for round."""
+    """Returns the seconds that each took, round by round."""
     return [(seconds(served), seconds(plain)) for _ in range(_WARM_UP + _ROUNDS)][_WARM_UP:]
 
 

@@ -1,4 +1,4 @@
-"""How much each task does; both clients and the server read it."""
+"""The sizes of the tasks, read by both clients and the server."""
 
 SAMPLES = 2000
 PROMPT_TOKENS = 512

@@ -147,7 +147,7 @@ def fine_tune(
 
 
 def to_datum(tokenizer: Tokenizer, example: Example) -> Datum:
-    """Each token is to foretell the next one; only those of the completion count."""
+    """Makes a datum in which only the tokens of the completion have a weight."""
     prompt, completion = (
         tokenizer.encode(example.prompt),
         tokenizer.encode(example.completion + "\n"),
@@ -162,8 +162,8 @@ def to_datum(tokenizer: Tokenizer, example: Example) -> Datum:
 def complete(
     sampler: SamplingClient, tokenizer: Tokenizer, examples: Sequence[Example]
 ) -> Sequence[str]:
-    """What the model writes after each prompt, taking the likeliest token each time. All are sent
-    before the first is awaited.
+    """Returns what the model writes after each prompt, at temperature 0. All prompts are sent
+    before the first result is awaited.
     """
     futures = [sampler.sample(tokenizer.encode(example.prompt), 1, GREEDY) for example in examples]
     return [
@@ -188,7 +188,7 @@ def read(name: str) -> Sequence[Example]:
 
 @contextmanager
 def server_url(options: argparse.Namespace) -> Generator[str]:
-    """The URL of the server that was named, or of an embedded one that runs as long as this
+    """Yields the URL of the server that was named, or of an embedded one that runs as long as this
     does.
     """
     if options.base_url:

@@ -62,7 +62,7 @@ def main() -> None:
 def train(
     service: ServiceClient, during: dict[int, Callable[[], None]] | None = None
 ) -> list[float]:
-    """The loss of each step. What is in `during` is done once, while its step is under way."""
+    """Returns the loss of each step. Each call in `during` is made once, during its step."""
     disturbances = dict(during or {})
     trainer = service.create_lora_training_client("tinkex/tiny", rank=16, seed=0)
     batches = read_batches(trainer.get_tokenizer())
@@ -81,7 +81,7 @@ def train(
 
 
 def read_batches(tokenizer: Tokenizer) -> Sequence[Sequence[Datum]]:
-    """The same batch for the same step, whenever it is asked for."""
+    """Returns the batch of a step, always the same one."""
     examples = [json.loads(line) for line in DATA.read_text().splitlines()]
     rng = random.Random(0)
     return [
@@ -91,7 +91,7 @@ def read_batches(tokenizer: Tokenizer) -> Sequence[Sequence[Datum]]:
 
 
 def to_datum(tokenizer: Tokenizer, prompt: str, completion: str) -> Datum:
-    """Each token is to foretell the next one; only those of the completion count."""
+    """Makes a datum in which only the tokens of the completion have a weight."""
     before, after = tokenizer.encode(prompt), tokenizer.encode(completion + "\n")
     tokens = before + after
     weights = [0.0] * (len(before) - 1) + [1.0] * len(after)
@@ -121,7 +121,7 @@ class Server:
             sys.exit("error: the embedded server did not start")
 
     def kill(self) -> None:
-        """By SIGKILL: it has no time to save anything. It is started again in the background."""
+        """Kills the server by SIGKILL, before it can save, and restarts it in the background."""
         self._end()
         self._supervisor = Thread(target=self.start)
         self._supervisor.start()

@@ -67,7 +67,7 @@ class Change:
 
 @frozen
 class Use:
-    """Where a schema's values go."""
+    """The directions in which the values of a schema travel."""
 
     in_requests: bool
     in_answers: bool
@@ -86,7 +86,7 @@ class Contract:
     document: Node
 
     def operations(self) -> dict[str, tuple[str, Node]]:
-        """By operationId: method with path, and the operation."""
+        """Returns method with path, and the operation, by operationId."""
         return {
             operation["operationId"]: (f"{method.upper()} {path}", operation)
             for path, item in self.document["paths"].items()
@@ -98,7 +98,7 @@ class Contract:
         return self.document["components"].get(kind, {})
 
     def resolve(self, node: Node) -> Node:
-        """The node that a reference leads to, or the node itself. Raises `ValueError` when it leads
+        """Returns the target of a reference, or the node itself. Raises `ValueError` when it leads
         nowhere.
         """
         while "$ref" in node:
@@ -117,7 +117,7 @@ class Contract:
         return {f"{found['in']} parameter {found['name']}": parameter for found, parameter in named}
 
     def results(self) -> dict[str, str]:
-        """The schema of what a promise gives, by the operation that promises it."""
+        """Returns the schema of each promised result by its operation."""
         return {
             k: v
             for schema in self.components("schemas").values()
@@ -125,7 +125,7 @@ class Contract:
         }
 
     def credentials(self) -> list[dict[str, Any]]:
-        """How credentials are sent."""
+        """Describes how credentials are sent."""
         return [
             {k: v for k, v in scheme.items() if k != "description"}
             for scheme in self.components("securitySchemes").values()
@@ -143,7 +143,7 @@ class Contract:
         )
 
     def _reached(self, nodes: Iterable[Any]) -> set[str]:
-        """Names of the schemas that these parts of the document refer to, at any depth."""
+        """Returns the names of the schemas that these parts refer to, at any depth."""
         references: set[str] = set()
         waiting = [*nodes]
         while waiting:
@@ -164,7 +164,7 @@ class Contract:
 
 
 def kinds(node: Node) -> frozenset[str]:
-    """The types that a value may have, in words."""
+    """Describes the types that a value may have."""
     if "$ref" in node:
         return frozenset([node["$ref"].rpartition("/")[2]])
     for word in ("oneOf", "anyOf"):
@@ -300,9 +300,7 @@ def _one_answer_changes(where: str, before: Node, after: Node) -> Iterator[Chang
 
 
 def _same_reference(before: Node, after: Node) -> bool:
-    """Whether both are the same part of `components`, which is compared there once, not once for
-    each operation.
-    """
+    """Tells whether both refer to the same part of `components`, which is compared only once."""
     return "$ref" in before and before == after
 
 
@@ -397,7 +395,7 @@ def _default_changes(where: str, before: Node, after: Node) -> Iterator[Change]:
 
 
 def count_texts(old: Any, new: Any, *, keys_are_names: bool = False) -> int:
-    """How many descriptions, examples and notes differ in what both documents have."""
+    """Counts the descriptions, examples and notes that differ."""
     if isinstance(old, list) and isinstance(new, list):
         return sum(count_texts(one, other) for one, other in zip(old, new, strict=False))
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
@@ -488,8 +486,8 @@ def _field_type(
     maps: Mapping[str, DescriptorProto],
     package: str,
 ) -> str:
-    """As the source writes it: `repeated Datum`, `map<string, double>`, `bytes in oneof
-    encoding`.
+    """Returns the type of a field as the source writes it: `repeated Datum`,
+    `map<string, double>`, `bytes in oneof encoding`.
     """
     if field.type_name in maps:
         key, value = maps[field.type_name].field
@@ -553,7 +551,7 @@ def _field_changes(where: str, before: Field, after: Field) -> Iterator[Change]:
 
 
 def at_revision(revision: str, path: str, root: Path) -> str:
-    """A file's text at a git revision. Raises `CalledProcessError` when there is none."""
+    """Returns a file's text at a git revision. Raises `CalledProcessError` when there is none."""
     command = ["git", "show", f"{revision}:./{path}"]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
 

@@ -1,5 +1,5 @@
-"""Checks that docstrings are sentences: a function's begins with a verb, and none with a clause that
-has lost its subject, such as "Whose it is".
+"""Checks that docstrings are sentences: a function's begins with a verb, and none begins with a
+clause that has lost its subject, such as "Whose it is".
 
 A function's docstring begins with a verb in the third person ("Returns", "Sends"), a class's with a
 noun phrase that names the thing, a property's and an attribute's with a noun phrase or "Whether".
@@ -12,6 +12,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from attrs import frozen
@@ -76,7 +77,7 @@ def broken_rule(node: ast.AST, text: str, *, is_test: bool) -> str | None:
 
 def _attributes(path: Path, body: list[ast.stmt]) -> Iterator[Problem]:
     """Yields what breaks the rule in the texts below assignments."""
-    for before, node in zip(body, body[1:], strict=False):
+    for before, node in pairwise(body):
         if (
             isinstance(before, ast.Assign | ast.AnnAssign)
             and isinstance(node, ast.Expr)

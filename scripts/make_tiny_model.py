@@ -29,7 +29,7 @@ SEED = 0
 
 
 def read_books() -> list[str]:
-    """The books' texts, taken out of Debian's packages in a temporary folder; nothing is
+    """Extracts the books' texts of Debian's packages in a temporary folder; nothing is
     installed.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +41,7 @@ def read_books() -> list[str]:
 
 
 def byte_tokenizer() -> Tokenizer:
-    """One token a byte, its id the byte's value, and one more for the end of a text."""
+    """Makes a tokenizer of one token per byte and one for the end of a text."""
     vocabulary = {character: byte for byte, character in enumerate(_byte_characters())}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -51,8 +51,8 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def _byte_characters() -> list[str]:
-    """The printable stand-in of each byte in the byte-level scheme: itself where printable, else
-    the next free from U+0100.
+    """Returns the printable stand-in of each byte in the byte-level scheme: the byte itself where
+    printable, else the next free from U+0100.
     """
     printable = [
         *range(ord("!"), ord("~") + 1),
@@ -84,7 +84,7 @@ def new_model() -> Qwen3ForCausalLM:
 
 
 def learning_rate(progress: float, peak: float = 4e-3) -> float:
-    """Linear warm-up over the first twentieth, then a half cosine to nearly nothing."""
+    """Computes the rate: a linear warm-up over a twentieth, then a half cosine."""
     return peak * min(progress * 20, 0.5 * (1 + math.cos(math.pi * progress)) + 0.01)
 
 

@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def python_with(version: str) -> Path:
-    """The interpreter of a venv that has this version, made if need be.
+    """Returns the interpreter of a venv with this version, and makes it if needed.
 
-    What it does not have itself it finds among our packages: torch, which custom losses need, and
+    It finds what it lacks among our packages: torch, which custom losses need, and
     which is too large to have so often.
     """
     folder = ROOT / ".cache" / "clients" / version

@@ -70,7 +70,7 @@ class RealServer:
     """Gives the command and the variables, by interpreter, model, an empty folder and port."""
     started_by: str = "as its documentation says"
     beside: Sequence[str] = ()
-    """What is installed in the place of all that the package asks for, where some of that wants a
+    """The packages to install instead of the declared dependencies, where some of those need a
     GPU.
     """
 

@@ -23,7 +23,7 @@ _WAYS = {
 
 
 def train(base_url: str) -> None:
-    """Two runs with checkpoints."""
+    """Trains two runs and saves checkpoints."""
     for rank, steps in ((8, 40), (32, 25)):
         with ServiceClient(base_url, "tml-local", user_metadata={"from": "screenshots"}) as service:
             _run(service, rank, steps)

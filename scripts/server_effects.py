@@ -19,7 +19,7 @@ from attrs import evolve, frozen
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.support.job import ADAM, BATCH, EQUAL, PROMPT, QUESTION, RANK, loss_of
+from tests.support.whole_job import ADAM, BATCH, EQUAL, PROMPT, QUESTION, RANK, loss_of
 from tinkex import ChunkLimits, Config, ServiceClient, UnsupportedByServer
 
 WHOLE = ChunkLimits(max_items=1024)

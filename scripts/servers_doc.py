@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from servers_seen import seen  # noqa: E402
 
-from tests.support.rules import RULES  # noqa: E402 - found through the line above
+from tests.support.server_rules import RULES  # noqa: E402 - found through the line above
 from tinkex.dialects.detect import RECOGNISED  # noqa: E402
 from tinkex.dialects.dialect import Dialect, SamplingRules  # noqa: E402
 from tinkex.dialects.table import DIALECTS, UNKNOWN  # noqa: E402
@@ -23,12 +23,15 @@ from tinkex.dialects.table import DIALECTS, UNKNOWN  # noqa: E402
 TARGET = ROOT / "docs" / "servers.md"
 HEAD = """# Servers
 
-<!-- Made by `make docs` from tinkex/dialects/table.py, tests/support/rules.py and the tests' marks: do not edit. -->
+<!-- Made by `make docs` from tinkex/dialects/table.py, tests/support/server_rules.py and the tests'
+marks: do not edit. -->
 
-Servers that speak the Tinker API differ in a dozen ways. tinkex asks a server what it is when a session begins, goes on learning from its answers,
-and shows what it knows as `service.server`. What cannot be found out can be given: `Config(dialect="skyrl")`, or a `tinkex.Dialect` of your own.
-`tinkex serve --profile NAME` imitates each of them, so that a program can be tried on it with no server of that kind at hand; the tests of the
-rules below run on these. Where a row says what a server lacks, the call raises `UnsupportedByServer` before anything is sent.
+Servers that speak the Tinker API differ in a dozen ways. tinkex asks a server what it is when a
+session begins, goes on learning from its answers, and shows what it knows as `service.server`. What
+cannot be found out can be given: `Config(dialect="skyrl")`, or a `tinkex.Dialect` of your own.
+`tinkex serve --profile NAME` imitates each of them, so that a program can be tried on it with no
+server of that kind at hand; the tests of the rules below run on these. Where a row says what a
+server lacks, the call raises `UnsupportedByServer` before anything is sent.
 
 """
 
@@ -44,13 +47,13 @@ def rows(header: list[str], body: list[list[str]]) -> str:
 
 
 def known(d: Dialect, name: str, words: str) -> str:
-    """The words for one field, with a mark where it was measured."""
+    """Describes one field, with a mark if it was measured."""
     return f"{words} (m)" if words and d.known(name).how == "measured" else words
 
 
 def evidence() -> str:
-    """How each claim is known: of each dialect, what was read and when, and what was measured,
-    field by field.
+    """Returns the sources of each dialect: what was read and when, and what was measured, field
+    by field.
     """
     sources = [[f"`{d.name}`", str(d.source), _otherwise_read(d)] for d in DIALECTS.values()]
     measured = [
@@ -146,12 +149,13 @@ def order() -> str:
 
 
 def _odd_steps(d: Dialect) -> Iterator[str]:
-    """Words for what is said nowhere else."""
+    """Yields descriptions of what the other columns leave out."""
     for name, words in {
         "failed_step_keeps_number": "a failed step leaves its number to the next",
         "refusals_take_numbers": "a request that is refused takes its number",
         "asks_to_save_optimizer": "the optimizer is saved only where that is asked for",
-        "loads_keep_optimizer": "a load always takes over the optimizer, so that one without it is refused here",
+        "loads_keep_optimizer": "a load always takes over the optimizer, so that one without it "
+        "is refused here",
         "loads_are_true": "a load brings back what was saved",
         "saves_once": "a second save_state is refused here, as it would be the first",
         "forwards_by_zero_weights": "a forward goes as a forward_backward without weights",
@@ -229,7 +233,7 @@ def rules() -> str:
 
 
 def marked_tests() -> dict[int, list[str]]:
-    """The tests that bear `@pytest.mark.rule(number)`, as `file::test`, by number."""
+    """Returns the tests that bear `@pytest.mark.rule(number)`, as `file::test`, by number."""
     found: defaultdict[int, list[str]] = defaultdict(list)
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.parse(path.read_text()).body:

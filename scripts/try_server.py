@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.facades import FACADES
-from tests.support.job import TWO_CHUNKS, Job, outcomes
+from tests.support.whole_job import TWO_CHUNKS, Job, outcomes
 from tinkex import Config, PollSettings
 
 LONGEST_WAIT = 600.0  # seconds, for a server that compiles at its first step
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def run(facade: str, config: Config, model: str | None) -> int:
-    """The number of steps that failed."""
+    """Returns the number of steps that failed."""
     service = FACADES[facade](config=config)
     job = Job(service, model)
     failures = 0

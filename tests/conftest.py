@@ -14,7 +14,7 @@ import pytest
 
 import tinkex.local
 from tests.support.facades import ADMINS, FACADES, RESTS
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import Config
 from tinkex.local import Limits, Server
 
@@ -46,12 +46,12 @@ def _home_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server_engine() -> FakeEngine:
-    return FakeEngine()
+def server_engine() -> RecordingEngine:
+    return RecordingEngine()
 
 
 @pytest.fixture(scope="session")
-def server(server_engine: FakeEngine) -> Iterator[Server]:
+def server(server_engine: RecordingEngine) -> Iterator[Server]:
     """A server with an engine that does sums at once."""
     # each test leaves its own behind
     with tinkex.local.serve(engine=server_engine, limits=Limits(models=10_000)) as server:
@@ -104,7 +104,7 @@ def _config(base_url: str, settings: dict[str, Any]) -> Config:
 
 
 @pytest.fixture
-def service(connect: Callable[..., Any], server: Server, server_engine: FakeEngine) -> Any:
+def service(connect: Callable[..., Any], server: Server, server_engine: RecordingEngine) -> Any:
     """A client of the server with the fake engine."""
     server_engine.gate.set()
     return connect(server.base_url)

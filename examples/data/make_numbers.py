@@ -14,17 +14,33 @@ SEED = 0
 # 9999 are long
 GROUPS = [(1, 99, 80, 10), (100, 999, 400, 30), (1000, 9999, 1000, 60)]
 
-# fmt: off
 ONES = [
-    "", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
-    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+    "",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
 ]
 TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-# fmt: on
 
 
 def in_words(number: int) -> str:
-    """A number from 1 to 9999 as it is read in British English."""
+    """Spells out a number from 1 to 9999 in British English."""
     if number < 20:
         return ONES[number]
     if number < 100:

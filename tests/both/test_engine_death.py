@@ -16,7 +16,7 @@ from attrs import frozen
 
 import tinkex.local
 from tests.support.batches import datum, text_datum
-from tests.support.mortal_engine import BASES, EXITS, WAITS, MortalEngine
+from tests.support.killable_engine import BASES, EXITS, WAITS, KillableEngine
 from tinkex import AdamParams, NotFoundError, RequestFailedError, RequestSkippedError
 from tinkex.config.recovery import is_recoverable
 from tinkex_server.engine.factory import create_engine
@@ -42,7 +42,7 @@ class Mortal:
 @pytest.fixture
 def mortal() -> Iterator[Mortal]:
     engine = ProcessEngine(
-        MortalEngine, BASES, pauses=(0, 0), hang_timeouts=HangTimeouts(silent=3.0)
+        KillableEngine, BASES, pauses=(0, 0), hang_timeouts=HangTimeouts(silent=3.0)
     )
     with tinkex.local.serve(engine=engine) as server:
         yield Mortal(server.base_url, engine)

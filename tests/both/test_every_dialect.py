@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support import job as steps
-from tests.support.job import TWO_CHUNKS, Job, outcomes
+from tests.support import whole_job as steps
+from tests.support.whole_job import TWO_CHUNKS, Job, outcomes
 from tinkex import Config
 from tinkex.local import serve
 from tinkex_server.engine.interface import Engine

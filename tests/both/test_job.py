@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.job import TWO_CHUNKS, Job, outcomes
+from tests.support.whole_job import TWO_CHUNKS, Job, outcomes
 from tinkex import Config, InvalidInputError, UnsupportedByServer
 from tinkex.local import Server
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.support.faulty_proxy import Faulty, Instead, faulty
-from tests.support.job import ADAM, BATCH, loss_of
+from tests.support.whole_job import ADAM, BATCH, loss_of
 from tinkex import (
     BadRequestError,
     ChunkLimits,

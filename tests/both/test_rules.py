@@ -1,4 +1,4 @@
-"""The rules of tests/support/rules.py on servers of every kind, over real sockets: the embedded
+"""The rules of tests/support/server_rules.py on servers of every kind, over real sockets: the embedded
 server looks like each in turn.
 """
 
@@ -23,8 +23,8 @@ import tinkex.transport.sender
 import tinkex.transport.server
 from tests.support.batches import batch, datum
 from tests.support.faulty_proxy import Fault, faulty
-from tests.support.recording_engine import FakeEngine
-from tests.support.rules import RULES
+from tests.support.recording_engine import RecordingEngine
+from tests.support.server_rules import RULES
 from tinkex import (
     AdamParams,
     AuthenticationError,
@@ -128,12 +128,12 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
 
 
 @pytest.fixture(scope="module")
-def engine() -> FakeEngine:
-    return FakeEngine(base_models=[ModelInfo(BASE, 64, 100, "FakeForCausalLM", BASE)])
+def engine() -> RecordingEngine:
+    return RecordingEngine(base_models=[ModelInfo(BASE, 64, 100, "FakeForCausalLM", BASE)])
 
 
 @pytest.fixture(scope="module")
-def shared(engine: FakeEngine) -> Iterator[Callable[[str], str]]:
+def shared(engine: RecordingEngine) -> Iterator[Callable[[str], str]]:
     """The URL of the one server of a kind, which starts when it is first asked for."""
     with ExitStack() as stack:
         yield cache(
@@ -145,7 +145,7 @@ def shared(engine: FakeEngine) -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture
 def serve(
-    engine: FakeEngine, shared: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    engine: RecordingEngine, shared: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., str]]:
     """Gives the URL of a server that looks like a kind of server, of which nothing is known yet;
     one with settings is the test's own.
@@ -176,7 +176,7 @@ def service_of(connect: Callable[..., Any], serve: Callable[..., str]) -> Callab
     return service_of
 
 
-def calls_of(engine: FakeEngine, model_id: str) -> list[str]:
+def calls_of(engine: RecordingEngine, model_id: str) -> list[str]:
     """What the engine did with a model, in order."""
     return [call[0] for call in engine.calls if call[1:2] == (model_id,)]
 
@@ -187,7 +187,7 @@ def calls_of(engine: FakeEngine, model_id: str) -> list[str]:
 @pytest.mark.rule(1, 4, 10, 17)
 @pytest.mark.parametrize("name", ALL_BUT_HOSTED)
 def test_a_model_is_trained_and_saved_on_every_kind_of_server(
-    service_of: Callable[..., Any], engine: FakeEngine, wire: Wire, name: str
+    service_of: Callable[..., Any], engine: RecordingEngine, wire: Wire, name: str
 ) -> None:
     """With nothing said of the server: a route that it lacks, and an encoding that it does not
     read, is no error.
@@ -363,7 +363,7 @@ def test_which_fields_a_refusal_calls_unknown(detail: Any, names: set[str]) -> N
 
 @pytest.mark.rule(3)
 def test_weights_of_1_are_sent_where_none_were_given(
-    service_of: Callable[..., Any], engine: FakeEngine
+    service_of: Callable[..., Any], engine: RecordingEngine
 ) -> None:
     """miles refuses cross_entropy without weights."""
     bare = Datum(model_input=ModelInput.from_ints([5, 6]), loss_fn_inputs={"target_tokens": [5, 6]})
@@ -413,7 +413,7 @@ def test_every_sampling_parameter_is_sent(
 @pytest.mark.rule(5)
 @pytest.mark.parametrize("name", JSON_ALONE)
 def test_a_forward_in_json_goes_to_forward(
-    service_of: Callable[..., Any], engine: FakeEngine, wire: Wire, name: str
+    service_of: Callable[..., Any], engine: RecordingEngine, wire: Wire, name: str
 ) -> None:
     """Such a server trains whatever comes to forward_backward."""
     trainer = service_of(name).create_lora_training_client(BASE, rank=4)
@@ -472,7 +472,7 @@ def test_numbers_go_from_1_without_a_gap(
 @pytest.mark.rule(10)
 @pytest.mark.parametrize("name", ALL_BUT_HOSTED)
 def test_a_failed_step_does_not_spoil_the_next_ones(
-    service_of: Callable[..., Any], engine: FakeEngine, name: str
+    service_of: Callable[..., Any], engine: RecordingEngine, name: str
 ) -> None:
     trainer = service_of(name).create_lora_training_client(BASE, rank=4)
     assert isinstance(_failure(trainer.forward_backward([datum(99)], "cross_entropy")), TinkexError)
@@ -483,7 +483,7 @@ def test_a_failed_step_does_not_spoil_the_next_ones(
 
 @pytest.mark.rule(10)
 def test_the_number_is_taken_that_a_strict_server_expects_after_a_failed_step(
-    service_of: Callable[..., Any], engine: FakeEngine, wire: Wire
+    service_of: Callable[..., Any], engine: RecordingEngine, wire: Wire
 ) -> None:
     """TuFT's count stands still at a step that fails, so that those which were sent behind it fail
     as well.
@@ -551,7 +551,7 @@ def through_proxy(
 
 @pytest.mark.rule(11)
 def test_where_repeats_are_refused_a_step_whose_answer_was_lost_is_known_to_be_applied(
-    through_proxy: Callable[..., Any], engine: FakeEngine
+    through_proxy: Callable[..., Any], engine: RecordingEngine
 ) -> None:
     trainer, proxy = through_proxy("tuft")
     trainer.forward_backward(batch(1), "cross_entropy").result()
@@ -565,7 +565,7 @@ def test_where_repeats_are_refused_a_step_whose_answer_was_lost_is_known_to_be_a
 
 @pytest.mark.rule(11)
 def test_where_repeats_are_refused_a_step_that_did_not_arrive_is_sent_again(
-    through_proxy: Callable[..., Any], engine: FakeEngine
+    through_proxy: Callable[..., Any], engine: RecordingEngine
 ) -> None:
     trainer, proxy = through_proxy("tuft")
     trainer.forward_backward(batch(1), "cross_entropy").result()
@@ -578,7 +578,7 @@ def test_where_repeats_are_refused_a_step_that_did_not_arrive_is_sent_again(
 @pytest.mark.parametrize("fault", ["request lost", "answer lost", "answer cut"])
 @pytest.mark.parametrize("name", ["skyrl", "miles"])
 def test_where_repeats_are_known_again_a_lost_step_is_sent_until_it_is_answered(
-    through_proxy: Callable[..., Any], engine: FakeEngine, name: str, fault: Fault
+    through_proxy: Callable[..., Any], engine: RecordingEngine, name: str, fault: Fault
 ) -> None:
     vouched_for = DIALECTS[name].with_known(Evidence("given"), seq_id_repeats="repeats")
     trainer, proxy = through_proxy(name, vouched_for)
@@ -594,7 +594,7 @@ def test_where_repeats_are_known_again_a_lost_step_is_sent_until_it_is_answered(
     [("open-rl", None), ("open-rl", "open-rl"), ("skyrl-0.3", None), ("arctic", None)],
 )
 def test_where_repeats_are_applied_twice_a_lost_step_is_not_sent_again(
-    through_proxy: Callable[..., Any], engine: FakeEngine, name: str, dialect: str | None
+    through_proxy: Callable[..., Any], engine: RecordingEngine, name: str, dialect: str | None
 ) -> None:
     trainer, proxy = through_proxy(name, dialect)
     trainer.forward_backward(batch(1), "cross_entropy").result()
@@ -614,7 +614,11 @@ def test_where_repeats_are_applied_twice_a_lost_step_is_not_sent_again(
 )
 @pytest.mark.parametrize("with_optimizer", [False, True])
 def test_a_model_is_made_from_a_checkpoint_by_a_load_as_its_first_request(
-    service_of: Callable[..., Any], engine: FakeEngine, wire: Wire, name: str, with_optimizer: bool
+    service_of: Callable[..., Any],
+    engine: RecordingEngine,
+    wire: Wire,
+    name: str,
+    with_optimizer: bool,
 ) -> None:
     if name == "skyrl-0.3" and not with_optimizer:
         pytest.skip(
@@ -637,7 +641,7 @@ def test_a_model_is_made_from_a_checkpoint_by_a_load_as_its_first_request(
 
 @pytest.mark.rule(13)
 def test_a_model_is_made_from_a_checkpoint_by_the_session(
-    service_of: Callable[..., Any], engine: FakeEngine, wire: Wire
+    service_of: Callable[..., Any], engine: RecordingEngine, wire: Wire
 ) -> None:
     service = service_of("tinkex")
     path = service.create_lora_training_client(BASE, rank=4).save_state("one").result().path
@@ -964,7 +968,7 @@ def test_a_loss_that_is_not_what_it_is_elsewhere_is_told_of_once(
 @pytest.mark.rule(19)
 @pytest.mark.parametrize("name", ALL_BUT_HOSTED)
 def test_a_custom_loss_works_everywhere(
-    service_of: Callable[..., Any], engine: FakeEngine, name: str
+    service_of: Callable[..., Any], engine: RecordingEngine, name: str
 ) -> None:
     """Where there is no forward, a forward_backward whose weights are 0 stands for it."""
 

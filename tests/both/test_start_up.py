@@ -19,7 +19,7 @@ import pytest
 
 import tinkex.local
 from tests.support.inner_pytest import run_pytest
-from tests.support.mortal_engine import BASES, cannot_be_made, starts_slowly
+from tests.support.killable_engine import BASES, cannot_be_made, starts_slowly
 from tests.support.server_calls import Api, new_model
 from tinkex import RequestFailedError
 from tinkex_server.engine.interface import EngineDied, InvalidRequest

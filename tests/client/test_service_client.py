@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tinkex.local
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     APIConnectionError,
     AuthenticationError,
@@ -68,7 +68,7 @@ def test_a_base_url_that_is_none(connect: Callable[..., Any], url: str) -> None:
 
 
 def test_a_wrong_key(connect: Callable[..., Any]) -> None:
-    with tinkex.local.serve(engine=FakeEngine(), api_key="tml-right") as server:
+    with tinkex.local.serve(engine=RecordingEngine(), api_key="tml-right") as server:
         with pytest.raises(AuthenticationError, match="TINKER_API_KEY") as caught:
             connect(server.base_url, api_key="tml-wrong").create_lora_training_client("fake/base")
         assert "tml-wrong" not in str(caught.value)

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api
 from tinkex.local import Limits, serve
 
@@ -61,7 +61,7 @@ class Patient(Api):
 @pytest.fixture(scope="module")
 def there() -> Iterator[Mapping[str, str]]:
     """Where the server is, and what there is, by the names of the fields that ask for it."""
-    engine = FakeEngine()
+    engine = RecordingEngine()
     engine.gate.set()
     with (
         serve(engine=engine, hold=0.05, limits=Limits(models=10_000)) as server,

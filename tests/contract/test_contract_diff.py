@@ -152,47 +152,115 @@ def test_no_change(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("  /b:", "  /c:", "operation get_b moved from GET /b to GET /c"),
         ("    get:", "    put:", "operation get_b moved from GET /b to PUT /b"),
         ("        - {name: trace", "        - {name: span", "do_a: header parameter trace is gone"),
-        ("name: trace, in: header", "name: trace, required: true, in: header", "do_a: header parameter trace must be sent now"),
-        ('in: header, schema: {type: [string, "null"]}', "in: header, schema: {type: string}", "do_a: header parameter trace is string instead of string or null"),
-        ("in: query, schema: {type: integer, default: 20}", "in: query, schema: {type: string, default: 20}", "parameter Limit is string instead of integer"),
+        (
+            "name: trace, in: header",
+            "name: trace, required: true, in: header",
+            "do_a: header parameter trace must be sent now",
+        ),
+        (
+            'in: header, schema: {type: [string, "null"]}',
+            "in: header, schema: {type: string}",
+            "do_a: header parameter trace is string instead of string or null",
+        ),
+        (
+            "in: query, schema: {type: integer, default: 20}",
+            "in: query, schema: {type: string, default: 20}",
+            "parameter Limit is string instead of integer",
+        ),
         ("default: 20", "default: 30", "parameter Limit: the default is 30 instead of 20"),
         ("requestBody: {", "requestBody: {required: true, ", "do_a: request body must be sent now"),
-        ("{content: {application/json: {schema: {$ref: \"#/components/schemas/Ask\"", "{content: {text/json: {schema: {$ref: \"#/components/schemas/Ask\"", "do_a: request body as application/json is gone"),
-        ('schema: {$ref: "#/components/schemas/Answer"}', "schema: {type: string}", "do_a: answer 200 as application/json is string instead of Answer"),
+        (
+            '{content: {application/json: {schema: {$ref: "#/components/schemas/Ask"',
+            '{content: {text/json: {schema: {$ref: "#/components/schemas/Ask"',
+            "do_a: request body as application/json is gone",
+        ),
+        (
+            'schema: {$ref: "#/components/schemas/Answer"}',
+            "schema: {type: string}",
+            "do_a: answer 200 as application/json is string instead of Answer",
+        ),
         ('        "200": {description: ok}\n', "", "get_b: answer 200 is gone"),
-        ("headers: {Retry-After: {schema: {type: string}}}", "headers: {}", "answer NotFound: header Retry-After is gone"),
-        ("security: [{Key: []}]", "security: [{Other: []}]", "the document asks for other credentials"),
-        ("operationId: get_b", "operationId: get_b\n      security: [{Other: []}]", "get_b asks for other credentials"),
+        (
+            "headers: {Retry-After: {schema: {type: string}}}",
+            "headers: {}",
+            "answer NotFound: header Retry-After is gone",
+        ),
+        (
+            "security: [{Key: []}]",
+            "security: [{Other: []}]",
+            "the document asks for other credentials",
+        ),
+        (
+            "operationId: get_b",
+            "operationId: get_b\n      security: [{Other: []}]",
+            "get_b asks for other credentials",
+        ),
         ("name: X-Key", "name: X-Other-Key", "credentials are sent in another way"),
         ("{do_a: Result}", "{do_a: Both}", "do_a: its result is Both instead of Result"),
         ("        name: {type: string}\n", "", "Ask.name is gone"),
         ("required: [name, kind]", "required: [name, kind, both]", "Ask.both must be sent now"),
         ("kind: {type: string, default: ask}", "kind: {type: string}", "Ask.kind must be sent now"),
-        ("default: ask", "default: question", "Ask.kind: the default is 'question' instead of 'ask'"),
+        (
+            "default: ask",
+            "default: question",
+            "Ask.kind: the default is 'question' instead of 'ask'",
+        ),
         ("x-tinker-default: 1", "x-tinker-default: 2", "Ask.size: the default is 2 instead of 1"),
-        ('size: {type: [integer, "null"],', "size: {type: integer,", "Ask.size is integer instead of integer or null"),
+        (
+            'size: {type: [integer, "null"],',
+            "size: {type: integer,",
+            "Ask.size is integer instead of integer or null",
+        ),
         ('        note: {type: [string, "null"]}\n', "", "Answer.note is gone"),
         ("required: [id]", "required: []", "Answer.id may be missing now"),
         ("id: {type: string}", "id: {type: string, default: none}", "Answer.id may be missing now"),
-        ("id: {type: string}", 'id: {type: [string, "null"]}', "Answer.id is string or null instead of string"),
-        ("id: {type: string}", "id: {type: string, format: date-time}", "Answer.id is string (date-time) instead of string"),
-        ("items: {type: integer}", 'items: {type: [integer, "null"]}', "Answer.page is array of (integer or null) instead of array of integer"),
+        (
+            "id: {type: string}",
+            'id: {type: [string, "null"]}',
+            "Answer.id is string or null instead of string",
+        ),
+        (
+            "id: {type: string}",
+            "id: {type: string, format: date-time}",
+            "Answer.id is string (date-time) instead of string",
+        ),
+        (
+            "items: {type: integer}",
+            'items: {type: [integer, "null"]}',
+            "Answer.page is array of (integer or null) instead of array of integer",
+        ),
         ("required: [loss]", "required: []", "Result.loss may be missing now"),
-        ("x: {type: number}", 'x: {type: [number, "null"]}', "Both.x is number or null instead of number"),
-        ('y: {type: [number, "null"]}', "y: {type: number}", "Both.y is number instead of number or null"),
+        (
+            "x: {type: number}",
+            'x: {type: [number, "null"]}',
+            "Both.x is number or null instead of number",
+        ),
+        (
+            'y: {type: [number, "null"]}',
+            "y: {type: number}",
+            "Both.y is number instead of number or null",
+        ),
         ("required: [x]", "required: []", "Both.x may be missing now"),
         ("required: [x]", "required: [x, y]", "Both.y must be sent now"),
         ("int32 a = 1;", "", "M.a (protobuf) is gone"),
         ("int32 a = 1;", "int32 a = 9;", "M.a (protobuf) has number 9 instead of 1"),
         ("int32 a = 1;", "int64 a = 1;", "M.a (protobuf) is int64 instead of int32"),
         ("repeated float b", "float b", "M.b (protobuf) is float instead of repeated float"),
-        ("map<string, double>", "map<string, float>", "M.c (protobuf) is map<string, float> instead of map<string, double>"),
-        ("oneof d {", "oneof x {", "M.e (protobuf) is bytes in oneof x instead of bytes in oneof d"),
+        (
+            "map<string, double>",
+            "map<string, float>",
+            "M.c (protobuf) is map<string, float> instead of map<string, double>",
+        ),
+        (
+            "oneof d {",
+            "oneof x {",
+            "M.e (protobuf) is bytes in oneof x instead of bytes in oneof d",
+        ),
         ("message Inner", "message Outer", "M.Inner (protobuf) is gone"),
         (" ONE = 1;", "", "enum E.ONE (protobuf) is gone"),
         ("ONE = 1", "ONE = 2", "enum E.ONE (protobuf) has number 2 instead of 1"),
     ],
-)  # fmt: skip
+)
 def test_what_breaks_a_client(
     tree: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, line: str
 ) -> None:
@@ -204,31 +272,83 @@ def test_what_breaks_a_client(
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("  /b:\n    get:\n", "  /c:\n    get: {operationId: get_c, responses: {}}\n  /b:\n    get:\n", "operation get_c is new"),
-        ("        - {name: trace", "        - {name: span, in: query, schema: {type: string}}\n        - {name: trace", "do_a: query parameter span is new"),
-        ("        \"200\": {description: ok}\n", "        \"200\": {description: ok}\n        \"429\": {description: slow}\n", "get_b: answer 429 is new"),
-        ((
-            '        "200": {description: ok}\n        "404": {$ref: '
-            '"#/components/responses/NotFound"}\n'
-        ), '        "200": {description: ok}\n', "get_b: answer 404 is gone"),
-        ('        "200": {description: ok}\n', "        2XX: {description: ok}\n", "get_b: answer 200 is gone"),
-        ("security: [{Key: []}]", "security: [{Key: []}, {}]", "the document asks for other credentials"),
-        ("name: {type: string}", "name: {type: string}\n        more: {type: string}", "Ask.more is new"),
-        ("name: {type: string}", 'name: {type: [string, "null"]}', "Ask.name is string or null instead of string"),
+        (
+            "  /b:\n    get:\n",
+            "  /c:\n    get: {operationId: get_c, responses: {}}\n  /b:\n    get:\n",
+            "operation get_c is new",
+        ),
+        (
+            "        - {name: trace",
+            "        - {name: span, in: query, schema: {type: string}}\n        - {name: trace",
+            "do_a: query parameter span is new",
+        ),
+        (
+            '        "200": {description: ok}\n',
+            '        "200": {description: ok}\n        "429": {description: slow}\n',
+            "get_b: answer 429 is new",
+        ),
+        (
+            (
+                '        "200": {description: ok}\n        "404": {$ref: '
+                '"#/components/responses/NotFound"}\n'
+            ),
+            '        "200": {description: ok}\n',
+            "get_b: answer 404 is gone",
+        ),
+        (
+            '        "200": {description: ok}\n',
+            "        2XX: {description: ok}\n",
+            "get_b: answer 200 is gone",
+        ),
+        (
+            "security: [{Key: []}]",
+            "security: [{Key: []}, {}]",
+            "the document asks for other credentials",
+        ),
+        (
+            "name: {type: string}",
+            "name: {type: string}\n        more: {type: string}",
+            "Ask.more is new",
+        ),
+        (
+            "name: {type: string}",
+            'name: {type: [string, "null"]}',
+            "Ask.name is string or null instead of string",
+        ),
         ("name: {type: string}", "name: {type: string, default: x}", "Ask.name may be missing now"),
         ("required: [name, kind]", "required: [kind]", "Ask.name may be missing now"),
-        ("id: {type: string}", "id: {type: string}\n        more: {type: string}", "Answer.more is new"),
+        (
+            "id: {type: string}",
+            "id: {type: string}\n        more: {type: string}",
+            "Answer.more is new",
+        ),
         ("required: [id]", "required: [id, page]", "Answer.page is sure to be there now"),
-        ('note: {type: [string, "null"]}', "note: {type: string}", "Answer.note is string instead of string or null"),
-        ("page: {type: array,", 'page: {type: [array, "null"],', "Answer.page is array of integer or null instead of array of integer"),
+        (
+            'note: {type: [string, "null"]}',
+            "note: {type: string}",
+            "Answer.note is string instead of string or null",
+        ),
+        (
+            "page: {type: array,",
+            'page: {type: [array, "null"],',
+            "Answer.page is array of integer or null instead of array of integer",
+        ),
         ("    Result:\n", "    New: {type: object}\n    Result:\n", "schema New is new"),
         ("int32 a = 1;", "int32 a = 1; int32 z = 7;", "M.z (protobuf) is new"),
         ("int32 a = 1;", "int32 z = 1;", "M.a (protobuf) is called z now"),
-        ("int32 a = 1;", "optional int32 a = 1;", "M.a (protobuf) is optional int32 instead of int32"),
+        (
+            "int32 a = 1;",
+            "optional int32 a = 1;",
+            "M.a (protobuf) is optional int32 instead of int32",
+        ),
         ("ONE = 1;", "ONE = 1; TWO = 2;", "enum E.TWO (protobuf) is new"),
-        ("int32 a = 1;", "int32 a = 1; // steps", "nothing that the rules look at: read `git diff`"),
+        (
+            "int32 a = 1;",
+            "int32 a = 1; // steps",
+            "nothing that the rules look at: read `git diff`",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_safe(
     tree: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, line: str
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from attrs import evolve, frozen
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import new_model, sample, started, step
 from tinkex.local import Limits, serve
 
@@ -74,7 +74,7 @@ def guarded() -> Iterator[httpx.Client]:
     """A client with the key of a server that takes but small bodies."""
     limits = Limits(body_bytes=_MOST)
     with (
-        serve(engine=FakeEngine(), api_key="tml-right", limits=limits) as server,
+        serve(engine=RecordingEngine(), api_key="tml-right", limits=limits) as server,
         httpx.Client(base_url=server.base_url, headers={"X-API-Key": "tml-right"}) as http,
     ):
         yield http
@@ -138,7 +138,7 @@ def operation(name: str) -> Operation:
 
 
 def test_a_saturated_server_is_429_to_all_that_promise_something() -> None:
-    with started(FakeEngine(), limits=Limits(pending=1)) as api:
+    with started(RecordingEngine(), limits=Limits(pending=1)) as api:
         session = api.session()
         model, sampler = api.model(session), api.sampler(session)
         api.ok("asample", **sample(sampler, 0, 96))  # waits for the gate
@@ -170,7 +170,7 @@ def test_a_server_that_starts_or_stops_is_503(operation: Operation) -> None:
 
 
 def test_a_range_beyond_the_file_is_416() -> None:
-    with started(FakeEngine()) as api:
+    with started(RecordingEngine()) as api:
         model = api.model()
         api.result(api.ok("save_weights", model_id=model, seq_id=1, path="nothing"))
         download = operation("download_checkpoint_archive")

@@ -12,7 +12,7 @@ TEXT = list(b"forty two is 42\n")
 
 
 def job(sdk, url):
-    """A loss, a step and a sample, by whichever of the two."""
+    """Makes a loss, a step and a sample with either package."""
     datum = sdk.Datum(
         model_input=sdk.ModelInput.from_ints(TEXT[:-1]),
         loss_fn_inputs={"target_tokens": TEXT[1:], "weights": [1.0] * (len(TEXT) - 1)},

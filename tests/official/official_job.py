@@ -40,12 +40,12 @@ with every server.
 
 
 def ready(client):
-    """Newer releases give a future of the client."""
+    """Returns the client; newer releases give a future of it."""
     return client.result(60) if hasattr(client, "result") else client
 
 
 def train(trainer):
-    """The first loss and the last."""
+    """Returns the first and the last loss."""
     losses = []
     for _ in range(8):
         gradients = trainer.forward_backward([DATUM] * 4, "cross_entropy")
@@ -57,7 +57,7 @@ def train(trainer):
 
 
 def learn_from_samples(trainer):
-    """The loss of a policy that has not changed since it sampled is minus the sum of its
+    """Checks the loss of a policy that has not changed since it sampled: minus the sum of its
     advantages.
     """
     output = trainer.forward([DATUM], "cross_entropy").result(60).loss_fn_outputs[0]
@@ -72,7 +72,7 @@ def learn_from_samples(trainer):
 
 
 def custom_losses(service, trainer):
-    """A loss of one's own, worked out here and, by releases that can, by the server: the same as
+    """Checks that a custom loss, computed here and, by releases that can, on the server, equals
     cross-entropy.
     """
     expected = trainer.forward([DATUM], "cross_entropy").result(60).metrics["loss:sum"]
@@ -147,7 +147,7 @@ def rest(service, trainer, path):
 
 
 def newer_rest(client, session_id, path):
-    """What came to releases one by one."""
+    """Tries what was added release by release."""
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     if hasattr(client, "set_checkpoint_ttl_from_tinker_path"):
         client.set_checkpoint_ttl_from_tinker_path(path, 7200).result(60)
@@ -198,7 +198,7 @@ def external_weights(service, trainer):
 
 
 def command(*words):
-    """What the command `tinker` prints; run in this process, as it takes seconds to start."""
+    """Runs the command `tinker` in this process and returns its output."""
     printed, code = io.StringIO(), 0
     with (
         redirect_stdout(printed),

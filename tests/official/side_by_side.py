@@ -48,7 +48,7 @@ OWNERS = {
     "types": [tinker.types],
     "errors": [tinker],
 }
-"""Where the names of a section are found."""
+"""The objects that hold the names of each section."""
 CLIENTS = (
     tinker.ServiceClient,
     tinker.TrainingClient,
@@ -70,7 +70,7 @@ IDIOMS = {
 """Members that come from a library's base class, and that programs use."""
 SET_BY_THE_CONSTRUCTOR = ("message", "status_code")
 INTERNAL = ("_", "serialize_", "validate_")
-"""How the names of members begin that are not for programs; pydantic's among them."""
+"""Prefixes of members that are not for programs, pydantic's among them."""
 
 
 # ---- kinds of values, in words that both sides share ----
@@ -134,7 +134,7 @@ class Names(dict):
 
 
 def hints_of(thing):
-    """The annotations, read, by name."""
+    """Returns the evaluated annotations by name."""
     own = thing if isinstance(thing, type) else inspect.unwrap(thing)
     module = sys.modules.get(own.__module__) or tinkex
     package = tinkex if module.__name__.startswith("tinkex") else tinker
@@ -151,7 +151,7 @@ def hints_of(thing):
 
 
 def words(hint):
-    """The kinds of values that an annotation allows."""
+    """Returns the kinds of values that an annotation allows."""
     if isinstance(hint, (str, typing.ForwardRef)):
         hint = Names(tinkex, tinker)[getattr(hint, "__forward_arg__", hint)]
     if (
@@ -189,7 +189,7 @@ def said(kinds):
 
 
 def as_given(there, hint):
-    """The kinds that a call of ours gives; a value that is the future of itself is a future where
+    """Returns the kinds that our call gives; a value that is the future of itself is a future where
     the official SDK gives one.
     """
     here = words(hint)
@@ -252,12 +252,12 @@ def hints_or_none(thing):
 
 
 def tolerated(taken):
-    """An int is taken for a float, and a mapping or a list of any kind."""
+    """Returns the other kinds that are accepted: an int where a float is."""
     return {"int"} if "float" in taken else set()
 
 
 def plain(default):
-    """None stands for defaults that are made at each call, or left to the settings."""
+    """Returns a default of a simple type; None stands for any other."""
     simple = default is None or isinstance(default, (bool, int, float, str))
     return default if simple else None
 
@@ -331,7 +331,7 @@ def is_member(name, value):
 
 
 def fields(kind):
-    """The kinds of what can be read of a value, by name."""
+    """Returns the kinds of a value's attributes by name."""
     found = {
         name: hint
         for name, hint in hints_of(kind).items()
@@ -417,8 +417,8 @@ def cell(names, ours, section):
 
 
 def public_names():
-    """Every name of the official SDK that a program may use, and the sections where a row may have
-    it.
+    """Yields every name of the official SDK that a program may use, and the sections that may
+    list it.
     """
     yield from (
         (name, ("package", "types", "errors"))

@@ -8,7 +8,7 @@ from tinkex import Datum, ModelInput
 
 
 def datum(*tokens: int) -> Datum:
-    """Each token is its own target; enough for an engine that only does sums."""
+    """Makes a datum in which each token is its own target."""
     return Datum(
         model_input=ModelInput.from_ints(list(tokens)),
         loss_fn_inputs={"target_tokens": list(tokens), "weights": [1.0] * len(tokens)},
@@ -16,7 +16,7 @@ def datum(*tokens: int) -> Datum:
 
 
 def text_datum(prompt: str, answer: str) -> Datum:
-    """For tinkex/tiny, whose tokens are bytes: the answer is to be learned."""
+    """Makes a datum for tinkex/tiny, whose tokens are bytes; only the answer has weight."""
     before, after = list(prompt.encode()), list(answer.encode())
     tokens = [*before, *after]
     return Datum(
@@ -29,5 +29,5 @@ def text_datum(prompt: str, answer: str) -> Datum:
 
 
 def batch(count: int) -> Sequence[Datum]:
-    """`count` datums of tokens 1, 2, 3, …, so that the order of the results can be seen."""
+    """Makes `count` datums of tokens 1, 2, 3, …, so that the order of the results can be seen."""
     return [datum(1 + index % 90) for index in range(count)]

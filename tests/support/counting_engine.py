@@ -16,14 +16,14 @@ from pathlib import Path
 from attrs import define, evolve, field
 
 import tinkex.local
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex_server.engine.interface import Example, LossResult, OptimizerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @define(eq=False)
-class CountingEngine(FakeEngine):
+class CountingEngine(RecordingEngine):
     """`loss:sum` is the number of steps that the model took before."""
 
     steps: Counter[str] = field(factory=Counter)
@@ -74,7 +74,7 @@ class Process:
         assert self.child.stdout.readline() == "ready\n"
 
     def kill(self) -> None:
-        """By SIGKILL."""
+        """Kills the server by SIGKILL."""
         if self.child is not None:
             self.child.kill()
             self.child.communicate()
@@ -83,7 +83,7 @@ class Process:
 
 @contextmanager
 def process(data_dir: Path, module: str = "tests.support.counting_engine") -> Iterator[Process]:
-    """A server that has been started, by what `module` does as a script."""
+    """Starts `module` as a script and yields the server that it serves."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         server = Process(free.getsockname()[1], data_dir, module)
     try:

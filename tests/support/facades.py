@@ -102,7 +102,7 @@ def _asyncio(kind: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def everything(items: Any) -> list[Any]:
-    """All that an iterator of either facade gives."""
+    """Returns all items of an iterator of either facade."""
 
     async def gather() -> list[Any]:
         return [item async for item in items]
@@ -114,7 +114,7 @@ FACADES: dict[str, Callable[..., Any]] = {
     "asyncio": _asyncio(AsyncServiceClient),
     "blocking": tinkex.ServiceClient,
 }
-"""What makes a service client, by facade."""
+"""Constructors of service clients by facade."""
 RESTS: dict[str, Callable[..., Any]] = {
     "asyncio": _asyncio(AsyncRestClient),
     "blocking": tinkex.RestClient,

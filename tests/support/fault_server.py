@@ -13,7 +13,7 @@ Fault = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def fault_server(fault: Fault, tls: ssl.SSLContext | None = None) -> AsyncGenerator[str]:
-    """Its base URL."""
+    """Yields the base URL of a server that runs `fault` for each connection."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

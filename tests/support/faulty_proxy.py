@@ -55,13 +55,13 @@ def unreadable(kind: str, status: int = 200) -> Instead:
 
 @define(eq=False)
 class Faulty:
-    """Where the proxy is, what it is to do wrong next, and what passed through it: paths and
-    statuses.
+    """The state of a proxy: its URL, its next faults, and the paths and statuses that passed
+    through it.
     """
 
     base_url: str
     faults: list[tuple[str, Fault | Instead]] = field(factory=list)
-    """What the next request of a path suffers, in order."""
+    """The faults of the next requests of a path, in order."""
     seen: list[str] = field(factory=list)
     """The last parts of the paths of all requests that came."""
     lock: threading.Lock = field(factory=threading.Lock)
@@ -81,7 +81,7 @@ class Faulty:
 
 @contextmanager
 def faulty(base_url: str) -> Iterator[Faulty]:
-    """A proxy before the server at `base_url`."""
+    """Serves a proxy before the server at `base_url`."""
     target = urlsplit(base_url)
     proxy = Faulty("")
 

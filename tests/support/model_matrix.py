@@ -108,7 +108,7 @@ They are served or refused by the same check when they are loaded.
 
 @frozen
 class Finding:
-    """What was found of one kind of model."""
+    """Findings about one kind of model."""
 
     arch: str
     refusal: str = ""
@@ -135,8 +135,8 @@ def page(findings: Mapping[str, Finding]) -> str:
     refused = {kind: found for kind, found in findings.items() if found.refusal}
     exact = [
         f"| {kind} | {found.arch} | "
-        f"{' '.join('yes' if switch in found.trains else '-' for switch in SWITCHES).replace(' ', ' | ')} "
-        "|"
+        + " | ".join("yes" if switch in found.trains else "-" for switch in SWITCHES)
+        + " |"
         for kind, found in served.items()
     ]
     return _PAGE.format(
@@ -280,7 +280,7 @@ def _sampled(
 
 @torch.inference_mode()
 def _own_logprobs(model: Any, row: Sequence[int]) -> NDArray[np.float32]:
-    """Of all tokens but the first, by the forward pass of transformers."""
+    """Returns the logprobs of all tokens but the first, by transformers."""
     logprobs = (
         model(input_ids=torch.tensor([row]), use_cache=False).logits[0].float().log_softmax(-1)
     )

@@ -33,7 +33,7 @@ from tinkex_server.engine.interface import (
 
 
 @define(eq=False)
-class FakeEngine:
+class RecordingEngine:
     """Each datum's logprobs are minus its tokens. A token of 99 is refused, 98 is a fault, 97 gives
     NaN; 96 waits for `gate`.
 
@@ -169,8 +169,8 @@ class FakeEngine:
         spec: SampleSpec,
         on_token: OnToken | None,
     ) -> SampleResult:
-        """The prompt's last token and 1; with max_tokens above 2, more ones. What is asked besides
-        is of the token 1, too.
+        """Samples the prompt's last token, and then 1s up to max_tokens. Other results are of the
+        token 1, too.
         """
         self._note("sample", sampler_id, str(spec.stop_strings), str(spec.stop_tokens))
         self.specs.append(spec)
@@ -197,7 +197,7 @@ class FakeEngine:
         raise AssertionError("nobody cancelled it for 10 s")
 
     def count(self, *call: str) -> int:
-        """How many calls began with these words."""
+        """Counts the calls that began with these words."""
         return sum(made[: len(call)] == call for made in self.calls)
 
     def _note(self, *call: str) -> None:

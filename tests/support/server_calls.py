@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from attrs import define
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex.local import serve
 
 API = "/api/v1"
@@ -21,7 +21,7 @@ class Api:
     """Calls by their names, over a real socket."""
 
     http: httpx.Client
-    engine: FakeEngine
+    engine: RecordingEngine
 
     def send(self, path: str, /, **body: Any) -> httpx.Response:
         return self.http.post(f"{API}/{path}", json=body)
@@ -99,7 +99,7 @@ def sample(sampler_id: str, seq_id: int | None = None, *tokens: int, **more: Any
 
 
 @contextmanager
-def started(engine: FakeEngine, **how: Any) -> Iterator[Api]:
+def started(engine: RecordingEngine, **how: Any) -> Iterator[Api]:
     with (
         serve(engine=engine, **how) as server,
         httpx.Client(base_url=server.base_url, timeout=15) as http,
@@ -108,8 +108,22 @@ def started(engine: FakeEngine, **how: Any) -> Iterator[Api]:
 
 
 def saved_folder(data_dir: Path, run_id: str, kind: str, name: str) -> Path:
-    """Where the weights of this path lie; it fails when they lie nowhere, or older ones beside
+    """Returns the folder of a path's weights; fails if it is missing, or older ones lie beside
     them.
     """
     [folder] = (data_dir / "checkpoints" / run_id.replace(":", "_") / kind).glob(f"{name}.????????")
     return folder
+
+
+def saved(
+    api: Api, name: str = "one", kind: str = "save_weights", seq_id: int = 1, **more: Any
+) -> tuple[str, str]:
+    """Saves weights of a new run and returns the run and the checkpoint's URL."""
+    model_id = api.model()
+    path = api.result(api.ok(kind, model_id=model_id, seq_id=seq_id, path=name, **more))["path"]
+    return model_id, f"{API}/training_runs/{model_id}/checkpoints/{path.split('/', 3)[3]}"
+
+
+def listed(api: Api, model_id: str) -> dict[str, Any]:
+    [checkpoint] = api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"]
+    return checkpoint

@@ -49,13 +49,13 @@ class Authority:
         return self.folder / "ca.pem"
 
     def subject_hash(self) -> str:
-        """How a file of its certificate is called in a folder of such."""
+        """Returns the file name of its certificate in a certificate folder."""
         return self._run("x509", "-in", "ca.pem", "-noout", "-subject_hash").strip()
 
     def server_context(
         self, name: str, *, days: int = 2, self_signed: bool = False
     ) -> ssl.SSLContext:
-        """The TLS settings of a server whose certificate is for `name`."""
+        """Returns the TLS settings of a server whose certificate is for `name`."""
         san = f"subjectAltName=DNS:{name}"
         if self_signed:
             self._run(
@@ -110,7 +110,7 @@ class Authority:
 
 @define
 class SmallProxy:
-    """What a proxy was asked for, and what it answers instead of doing it."""
+    """A proxy that records its requests and can refuse them."""
 
     url: str = ""
     asked: list[str] = field(factory=list[str])
@@ -122,7 +122,7 @@ class SmallProxy:
 
 @contextmanager
 def small_proxy() -> Iterator[SmallProxy]:
-    """A proxy in threads that tunnels, and passes on GETs, whatever the host's name to this
+    """Serves a proxy in threads that tunnels, and passes on GETs, whatever the host's name to this
     machine.
     """
     proxy = SmallProxy()

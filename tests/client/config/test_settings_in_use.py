@@ -18,7 +18,7 @@ from tinkex_api.api.training_runs import list_training_runs
 
 from tests.client.recovery.test_recovery import steps_of
 from tests.support.batches import batch
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     AdamParams,
     APIConnectionError,
@@ -212,7 +212,7 @@ def test_the_number_of_connections(limits: HttpLimits, opened: int) -> None:
 
 
 def test_metadata_of_the_settings_goes_with_each_session(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     server_engine.gate.set()
     wire = Wire()
@@ -233,7 +233,7 @@ def test_metadata_of_the_settings_goes_with_each_session(
 
 
 def test_recovery_by_default_is_as_the_settings_say(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     server_engine.gate.set()
     wire = Wire()
@@ -254,7 +254,7 @@ def test_recovery_by_default_is_as_the_settings_say(
 def test_a_gate_goes_before_what_the_server_says(
     connect: Callable[..., Any],
     server: Server,
-    server_engine: FakeEngine,
+    server_engine: RecordingEngine,
     gates: tuple[str, ...],
     cancels: bool,
 ) -> None:
@@ -283,7 +283,7 @@ def test_whether_there_is_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_whether_the_key_opens_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve(engine=FakeEngine(), api_key="tml-right") as server:
+    with serve(engine=RecordingEngine(), api_key="tml-right") as server:
         monkeypatch.setenv("TINKER_BASE_URL", server.base_url)
         monkeypatch.setenv("TINKER_API_KEY", "tml-right")
         auth.raise_if_tinker_not_accessible()

@@ -14,7 +14,7 @@ from tinkex_api.api.training import optim_step
 from tinkex_api.models import OptimStepRequest
 from tinkex_api.types import write_json
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     AdamParams,
     Config,
@@ -55,7 +55,7 @@ def trainer(service: Any) -> Any:
     ],
 )
 def test_settings_of_an_optimizer(
-    trainer: Any, server_engine: FakeEngine, kind: Any, name: str
+    trainer: Any, server_engine: RecordingEngine, kind: Any, name: str
 ) -> None:
     before = [call for call in server_engine.calls if call[0] == "optim_step"]
     wrong = [
@@ -76,7 +76,7 @@ def test_settings_of_an_optimizer(
 
 
 def test_what_is_changed_after_the_call_is_not_sent(
-    trainer: Any, server_engine: FakeEngine
+    trainer: Any, server_engine: RecordingEngine
 ) -> None:
     params = AdamParams(learning_rate=np.float32(0.5))
     updates = []

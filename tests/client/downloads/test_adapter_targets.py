@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 
-from tests.support.job import ADAM, BATCH, PROMPT
+from tests.support.whole_job import ADAM, BATCH, PROMPT
 from tinkex import ServiceClient
 from tinkex.downloads.adapter_targets import name_targets
 from tinkex.local import Server

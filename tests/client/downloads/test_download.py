@@ -26,8 +26,17 @@ import pytest
 from attrs import define, field
 from rich.console import Console
 
-from tests.client.rest.test_rest_client import NoPause
-from tests.support.answering import NO_ROUTE, Answer, Answering, Call, answering, as_json, at_once
+from tests.support.answering_server import (
+    NO_ROUTE,
+    Answer,
+    Answering,
+    Call,
+    answering,
+    as_json,
+    at_once,
+)
+from tests.support.archives import files_in, tar_of
+from tests.support.clocks import NoPause
 from tinkex import (
     APIConnectionError,
     APIResponseValidationError,
@@ -65,24 +74,6 @@ CONTENT: Mapping[str, bytes] = {
 MIB = 2**20
 Data = bytes | memoryview
 RETRY = RetrySettings(max_attempts=4, base_delay=0.0)
-
-
-def tar_of(files: Mapping[str, bytes], mode: Any = "w") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @cache

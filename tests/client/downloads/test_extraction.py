@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.answering import Answer, answering
+from tests.support.answering_server import Answer, answering
 from tinkex import CheckpointDownloadError, Dialect
 from tinkex.downloads.extract import Limits, unpack
 from tinkex.downloads.safe_names import safe_path

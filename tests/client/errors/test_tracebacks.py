@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     APIConnectionError,
     BadRequestError,
@@ -45,7 +45,7 @@ def test_a_wrong_port(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_refused_step(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     trainer = connect(server.base_url).create_lora_training_client("fake/base", 8)
     with pytest.raises(BadRequestError) as caught:

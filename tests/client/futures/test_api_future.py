@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     APIFuture,
     RequestFailedError,
@@ -24,7 +24,7 @@ from tinkex.portal import portal
 
 
 @pytest.fixture
-def sampler(server: Server, server_engine: FakeEngine) -> Iterator[SamplingClient]:
+def sampler(server: Server, server_engine: RecordingEngine) -> Iterator[SamplingClient]:
     server_engine.gate.set()
     with ServiceClient(base_url=server.base_url, api_key="tml-x") as service:
         yield service.create_sampling_client(base_model="fake/base")
@@ -46,7 +46,7 @@ def test_they_can_be_awaited_in_any_event_loop(sampler: SamplingClient) -> None:
 
 
 def test_giving_up_an_await_does_not_cancel_the_request(
-    sampler: SamplingClient, server_engine: FakeEngine
+    sampler: SamplingClient, server_engine: RecordingEngine
 ) -> None:
     server_engine.gate.clear()
     future = one(sampler, 96)
@@ -86,7 +86,7 @@ def test_the_standard_library_waits_for_them(sampler: SamplingClient) -> None:
 
 @pytest.mark.parametrize("by_standard_library", [True, False])
 def test_cancelling_is_the_same_by_either_name(
-    sampler: SamplingClient, server_engine: FakeEngine, by_standard_library: bool
+    sampler: SamplingClient, server_engine: RecordingEngine, by_standard_library: bool
 ) -> None:
     server_engine.gate.clear()
     future = one(sampler, 96)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import AdamParams, BadRequestError, Datum, ModelInput
 from tinkex.local import Server
 
@@ -32,7 +32,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 def connected(
     connect: Callable[..., Any],
     server: Server,
-    server_engine: FakeEngine,
+    server_engine: RecordingEngine,
     caplog: pytest.LogCaptureFixture,
 ) -> Any:
     caplog.set_level(logging.ERROR, "tinkex")

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.batches import datum, text_datum
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     AdamParams,
     ChunkLimits,
@@ -182,7 +182,7 @@ def test_metrics_are_reduced_over_datums_also_when_the_batch_is_split(
 def test_a_server_that_runs_no_custom_losses_is_not_asked_to(
     service: Any,
     trainer: Any,
-    server_engine: FakeEngine,
+    server_engine: RecordingEngine,
     monkeypatch: pytest.MonkeyPatch,
     connect: Callable[..., Any],
     server: Server,
@@ -205,7 +205,7 @@ def test_a_server_that_runs_no_custom_losses_is_not_asked_to(
 
 
 def test_a_loss_that_was_made_before_is_not_sent_again(
-    service: Any, server_engine: FakeEngine
+    service: Any, server_engine: RecordingEngine
 ) -> None:
     def renamed(logprobs: Any, weights: Any) -> Any:
         return cross_entropy(logprobs, weights)

@@ -17,8 +17,7 @@ import pytest
 from attrs import frozen
 
 import tinkex
-from tests.client.sampling.test_sampling_client import PROMISE, SAMPLE
-from tests.support.scripted import scripted_sampler, scripted_session
+from tests.support.scripted_client import PROMISE, SAMPLE, scripted_sampler, scripted_session
 from tinkex import (
     AdamParams,
     APIConnectionError,

@@ -15,13 +15,13 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import ServiceClient, TinkexError
 from tinkex.local import Server
 
 
 @pytest.fixture
-def blocking(server: Server, server_engine: FakeEngine):
+def blocking(server: Server, server_engine: RecordingEngine):
     server_engine.gate.set()
     with ServiceClient(base_url=server.base_url, api_key="tml-x") as service:
         yield service
@@ -71,7 +71,7 @@ def test_a_call_on_the_portals_own_thread_is_refused_rather_than_hung(
         portal.shared().run(inside)
 
 
-def test_cancel_stops_the_wait(blocking: ServiceClient, server_engine: FakeEngine) -> None:
+def test_cancel_stops_the_wait(blocking: ServiceClient, server_engine: RecordingEngine) -> None:
     sampler = blocking.create_sampling_client(base_model="fake/base")
     server_engine.gate.clear()
     future = sampler.sample([96], 1, {"max_tokens": 1})
@@ -135,7 +135,7 @@ def test_a_script_that_forgets_to_close_still_ends_and_ends_its_session(server: 
     assert answer.status_code == 410
 
 
-def test_ctrl_c_ends_a_wait_at_once(server: Server, server_engine: FakeEngine) -> None:
+def test_ctrl_c_ends_a_wait_at_once(server: Server, server_engine: RecordingEngine) -> None:
     server_engine.gate.clear()
     script = """
         import sys, tinkex, datetime

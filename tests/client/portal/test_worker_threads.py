@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.support.counting_engine import ROOT
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex.local import Server
 
 _PROGRAM = """
@@ -65,7 +65,7 @@ threading.Thread(target=work).start()
 )
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_worker_trains_after_the_main_thread_has_ended(
-    server: Server, server_engine: FakeEngine, host: str, program: str
+    server: Server, server_engine: RecordingEngine, host: str, program: str
 ) -> None:
     server_engine.gate.set()
     program = program.format(base_url=server.base_url.replace("127.0.0.1", host))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from attrs import define, field
 
-from tests.client.transport.test_transport import HandClock
+from tests.support.clocks import HandClock
 from tinkex import (
     APIConnectionError,
     AsyncAPIFuture,

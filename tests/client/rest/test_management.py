@@ -12,7 +12,7 @@ import pytest
 
 import tinkex
 from tests.support.facades import everything
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import saved_folder
 from tinkex import (
     AdamParams,
@@ -35,7 +35,7 @@ DATUM = Datum(
 @pytest.fixture(scope="module")
 def used() -> Iterator[Server]:
     """A server on which something was trained, in a session of its own."""
-    with tinkex.local.serve(engine=FakeEngine()) as server:
+    with tinkex.local.serve(engine=RecordingEngine()) as server:
         with tinkex.ServiceClient(
             server.base_url, "tml-test", user_metadata={"experiment": "7"}
         ) as service:
@@ -148,7 +148,7 @@ def test_what_was_done_used_and_is_kept(connect_admin: Callable[..., Any], used:
 
 
 def test_a_key_and_its_end(connect_rest: Callable[..., Any]) -> None:
-    with tinkex.local.serve(engine=FakeEngine(), api_key="tml-one") as server:
+    with tinkex.local.serve(engine=RecordingEngine(), api_key="tml-one") as server:
         rest = connect_rest(server.base_url, api_key="tml-one")
         assert rest.get_api_key_info().key_id == 1
         rest.revoke_api_key()

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.support.answering import Answer, Call, answering, as_json
+from tests.support.answering_server import Answer, Call, answering, as_json
 from tests.support.facades import everything
 from tinkex import InvalidInputError, SessionSearchRequest
 

@@ -14,7 +14,8 @@ import pytest
 
 import tinkex
 from tests.contract.test_examples import SCHEMAS
-from tests.support.answering import NO_ROUTE, Answer, Answering, Call, answering, as_json
+from tests.support.answering_server import NO_ROUTE, Answer, Answering, Call, answering, as_json
+from tests.support.clocks import NoPause
 from tests.support.facades import everything
 from tinkex import (
     ClientClosedError,
@@ -81,30 +82,165 @@ def examples() -> Iterator[Answering]:
 
 
 CALLS: list[tuple[str, Callable[[Any], Any], str, dict[str, str], Any]] = [
-    ("sessions", lambda rest: rest.list_sessions(5, 10, "accessible").sessions == ["S1"], f"GET {API}/sessions", {"limit": "5", "offset": "10", "access_scope": "accessible"}, None),
-    ("session", lambda rest: rest.get_session("S1").training_run_ids == [RUN], f"GET {API}/sessions/S1", {"access_scope": "owned"}, None),
-    ("project", lambda rest: not rest.assign_session_project("S1", "p"), f"PUT {API}/sessions/S1/project", {}, {"project_id": "p"}),
-    ("sampler", lambda rest: rest.get_sampler("S1:sample:0").base_model == "tinkex/tiny", f"GET {API}/samplers/S1:sample:0", {}, None),
-    ("capabilities", lambda rest: rest.get_server_capabilities().supported_models, f"GET {API}/get_server_capabilities", {}, None),
-    ("runs", lambda rest: rest.list_training_runs(project_id="p").cursor.total_count == 1, f"GET {API}/training_runs", {"limit": "20", "offset": "0", "access_scope": "owned", "project_id": "p"}, None),
-    ("run", lambda rest: rest.get_training_run(RUN).last_request_time == JAN_1, f"GET {API}/training_runs/{RUN}", {"access_scope": "owned"}, None),
-    ("run by path", lambda rest: rest.get_training_run_by_tinker_path(PATH, "accessible").lora_rank == 32, f"GET {API}/training_runs/{RUN}", {"access_scope": "accessible"}, None),
-    ("checkpoints of a run", lambda rest: rest.list_checkpoints(RUN).checkpoints[0].time == JAN_1, f"GET {API}/training_runs/{RUN}/checkpoints", {}, None),
-    ("checkpoints", lambda rest: rest.list_user_checkpoints(7, 3).checkpoints[0].tinker_path == PATH, f"GET {API}/checkpoints", {"limit": "7", "offset": "3"}, None),
-    ("weights info", lambda rest: rest.get_weights_info_by_tinker_path(PATH).lora_rank == 32, f"POST {API}/weights_info", {}, {"tinker_path": PATH}),
-    ("delete", lambda rest: not rest.delete_checkpoint(RUN, "weights/0001"), f"DELETE {CHECKPOINT}", {}, None),
-    ("delete by path", lambda rest: not rest.delete_checkpoint_from_tinker_path(PATH), f"DELETE {CHECKPOINT}", {}, None),
-    ("publish", lambda rest: not rest.publish_checkpoint(RUN, "weights/0001"), f"POST {CHECKPOINT}/publish", {}, None),
-    ("publish by path", lambda rest: not rest.publish_checkpoint_from_tinker_path(PATH), f"POST {CHECKPOINT}/publish", {}, None),
-    ("unpublish", lambda rest: not rest.unpublish_checkpoint(RUN, "weights/0001"), f"DELETE {CHECKPOINT}/publish", {}, None),
-    ("unpublish by path", lambda rest: not rest.unpublish_checkpoint_from_tinker_path(PATH), f"DELETE {CHECKPOINT}/publish", {}, None),
-    ("ttl", lambda rest: not rest.set_checkpoint_ttl(RUN, "weights/0001", 3600), f"PUT {CHECKPOINT}/ttl", {}, {"ttl_seconds": 3600}),
-    ("no ttl, by path", lambda rest: not rest.set_checkpoint_ttl_from_tinker_path(PATH, None), f"PUT {CHECKPOINT}/ttl", {}, {"ttl_seconds": None}),
-    ("external urls", lambda rest: rest.get_external_weights_urls(f"tinker://{RUN}/external_weights/e").expires == JAN_1 + timedelta(hours=1), f"GET {API}/training_runs/{RUN}/checkpoints/external_weights/e/external_weights_urls", {}, None),
-    ("copy", lambda rest: rest.copy_weights(PATH, "p", ttl_seconds=3600).startswith("tinker://"), f"POST {API}/copy_weights", {}, {"source_path": PATH, "destination_project_id": "p", "ttl_seconds": 3600}),
-    ("key", lambda rest: rest.get_api_key_info().details.user_details.email == "ada@example.org", f"GET {API}/auth/apikey/me", {}, None),
+    (
+        "sessions",
+        lambda rest: rest.list_sessions(5, 10, "accessible").sessions == ["S1"],
+        f"GET {API}/sessions",
+        {"limit": "5", "offset": "10", "access_scope": "accessible"},
+        None,
+    ),
+    (
+        "session",
+        lambda rest: rest.get_session("S1").training_run_ids == [RUN],
+        f"GET {API}/sessions/S1",
+        {"access_scope": "owned"},
+        None,
+    ),
+    (
+        "project",
+        lambda rest: not rest.assign_session_project("S1", "p"),
+        f"PUT {API}/sessions/S1/project",
+        {},
+        {"project_id": "p"},
+    ),
+    (
+        "sampler",
+        lambda rest: rest.get_sampler("S1:sample:0").base_model == "tinkex/tiny",
+        f"GET {API}/samplers/S1:sample:0",
+        {},
+        None,
+    ),
+    (
+        "capabilities",
+        lambda rest: rest.get_server_capabilities().supported_models,
+        f"GET {API}/get_server_capabilities",
+        {},
+        None,
+    ),
+    (
+        "runs",
+        lambda rest: rest.list_training_runs(project_id="p").cursor.total_count == 1,
+        f"GET {API}/training_runs",
+        {"limit": "20", "offset": "0", "access_scope": "owned", "project_id": "p"},
+        None,
+    ),
+    (
+        "run",
+        lambda rest: rest.get_training_run(RUN).last_request_time == JAN_1,
+        f"GET {API}/training_runs/{RUN}",
+        {"access_scope": "owned"},
+        None,
+    ),
+    (
+        "run by path",
+        lambda rest: rest.get_training_run_by_tinker_path(PATH, "accessible").lora_rank == 32,
+        f"GET {API}/training_runs/{RUN}",
+        {"access_scope": "accessible"},
+        None,
+    ),
+    (
+        "checkpoints of a run",
+        lambda rest: rest.list_checkpoints(RUN).checkpoints[0].time == JAN_1,
+        f"GET {API}/training_runs/{RUN}/checkpoints",
+        {},
+        None,
+    ),
+    (
+        "checkpoints",
+        lambda rest: rest.list_user_checkpoints(7, 3).checkpoints[0].tinker_path == PATH,
+        f"GET {API}/checkpoints",
+        {"limit": "7", "offset": "3"},
+        None,
+    ),
+    (
+        "weights info",
+        lambda rest: rest.get_weights_info_by_tinker_path(PATH).lora_rank == 32,
+        f"POST {API}/weights_info",
+        {},
+        {"tinker_path": PATH},
+    ),
+    (
+        "delete",
+        lambda rest: not rest.delete_checkpoint(RUN, "weights/0001"),
+        f"DELETE {CHECKPOINT}",
+        {},
+        None,
+    ),
+    (
+        "delete by path",
+        lambda rest: not rest.delete_checkpoint_from_tinker_path(PATH),
+        f"DELETE {CHECKPOINT}",
+        {},
+        None,
+    ),
+    (
+        "publish",
+        lambda rest: not rest.publish_checkpoint(RUN, "weights/0001"),
+        f"POST {CHECKPOINT}/publish",
+        {},
+        None,
+    ),
+    (
+        "publish by path",
+        lambda rest: not rest.publish_checkpoint_from_tinker_path(PATH),
+        f"POST {CHECKPOINT}/publish",
+        {},
+        None,
+    ),
+    (
+        "unpublish",
+        lambda rest: not rest.unpublish_checkpoint(RUN, "weights/0001"),
+        f"DELETE {CHECKPOINT}/publish",
+        {},
+        None,
+    ),
+    (
+        "unpublish by path",
+        lambda rest: not rest.unpublish_checkpoint_from_tinker_path(PATH),
+        f"DELETE {CHECKPOINT}/publish",
+        {},
+        None,
+    ),
+    (
+        "ttl",
+        lambda rest: not rest.set_checkpoint_ttl(RUN, "weights/0001", 3600),
+        f"PUT {CHECKPOINT}/ttl",
+        {},
+        {"ttl_seconds": 3600},
+    ),
+    (
+        "no ttl, by path",
+        lambda rest: not rest.set_checkpoint_ttl_from_tinker_path(PATH, None),
+        f"PUT {CHECKPOINT}/ttl",
+        {},
+        {"ttl_seconds": None},
+    ),
+    (
+        "external urls",
+        lambda rest: (
+            rest.get_external_weights_urls(f"tinker://{RUN}/external_weights/e").expires
+            == JAN_1 + timedelta(hours=1)
+        ),
+        f"GET {API}/training_runs/{RUN}/checkpoints/external_weights/e/external_weights_urls",
+        {},
+        None,
+    ),
+    (
+        "copy",
+        lambda rest: rest.copy_weights(PATH, "p", ttl_seconds=3600).startswith("tinker://"),
+        f"POST {API}/copy_weights",
+        {},
+        {"source_path": PATH, "destination_project_id": "p", "ttl_seconds": 3600},
+    ),
+    (
+        "key",
+        lambda rest: rest.get_api_key_info().details.user_details.email == "ada@example.org",
+        f"GET {API}/auth/apikey/me",
+        {},
+        None,
+    ),
     ("revoke", lambda rest: not rest.revoke_api_key(), f"DELETE {API}/auth/apikey/me", {}, None),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -320,18 +456,6 @@ def test_a_jwt_says_whose_it_is(connect_rest: Callable[..., Any], examples: Answ
         with pytest.raises(InvalidInputError, match="not a JWT"):
             connect_rest(examples.base_url, api_key=key).whoami()
     assert len(examples.calls) == before, "it is no request"
-
-
-class NoPause:
-    """Sleeps that end at once, and are kept."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seconds: list[float] = []
-
-        async def sleep(clock: object, seconds: float) -> None:
-            self.seconds.append(seconds)
-
-        monkeypatch.setattr("tinkex.waiting.clock.Clock.sleep", sleep)
 
 
 def test_a_trace_is_waited_for(

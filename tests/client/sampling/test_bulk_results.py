@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 import tinkex.local
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.virtual_time import Answering, as_it_is, run, transport_to
 from tinkex import AuthenticationError, RequestFailedError, TinkexError, events
 from tinkex.dialects.dialect import Dialect
@@ -40,7 +40,7 @@ def calls() -> Iterator[list[str]]:
 
 @pytest.fixture
 def bulk_server(
-    server: Server, server_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    server: Server, server_engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> Server:
     monkeypatch.setattr(routes._FLAGS, "sample_use_retrieve_futures", True)
     server_engine.gate.set()
@@ -76,7 +76,7 @@ def test_a_sample_that_fails_has_its_own_error(
 
 
 def test_the_embedded_server_tells_again_what_had_ended_before_it_was_restarted(
-    tmp_path: Any, server_engine: FakeEngine
+    tmp_path: Any, server_engine: RecordingEngine
 ) -> None:
     def ended(base_url: str, cursor: int) -> Any:
         target = {

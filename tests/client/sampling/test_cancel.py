@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.support.batches import datum
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.virtual_time import Answering, as_it_is, run, transport_to
 from tinkex import AsyncServiceClient, events
 from tinkex.dialects.dialect import Dialect
@@ -54,7 +54,7 @@ def until(true: Callable[[], bool]) -> None:
 def test_the_server_is_told_and_gives_up_the_sample(
     connect: Callable[..., Any],
     server: Server,
-    server_engine: FakeEngine,
+    server_engine: RecordingEngine,
     cancelled: list[int | None],
 ) -> None:
     server_engine.gate.clear()
@@ -72,7 +72,7 @@ def test_the_server_is_told_and_gives_up_the_sample(
 
 
 def test_leaving_sample_many_cancels_what_is_under_way(
-    server: Server, server_engine: FakeEngine, answers: dict[str, list[int | None]]
+    server: Server, server_engine: RecordingEngine, answers: dict[str, list[int | None]]
 ) -> None:
     async def work() -> None:
         async with AsyncServiceClient(base_url=server.base_url, api_key="k") as service:
@@ -93,7 +93,7 @@ def test_leaving_sample_many_cancels_what_is_under_way(
 def test_a_training_step_is_not_cancelled_on_the_server(
     connect: Callable[..., Any],
     server: Server,
-    server_engine: FakeEngine,
+    server_engine: RecordingEngine,
     cancelled: list[int | None],
 ) -> None:
     server_engine.gate.clear()

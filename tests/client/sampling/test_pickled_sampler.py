@@ -17,7 +17,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import AsyncSamplingClient, ClientClosedError, Config, SamplingClient, ServiceClient
 from tinkex.dialects.table import UNKNOWN
 from tinkex.local import Server
@@ -41,7 +41,7 @@ SCRIPTS = {
 
 
 @pytest.fixture
-def sampler(server: Server, server_engine: FakeEngine) -> Any:
+def sampler(server: Server, server_engine: RecordingEngine) -> Any:
     server_engine.gate.set()
     config = Config(
         base_url=server.base_url,
@@ -54,7 +54,7 @@ def sampler(server: Server, server_engine: FakeEngine) -> Any:
 
 @pytest.mark.parametrize("facade", SCRIPTS)
 def test_other_processes_sample_by_it_at_once(
-    sampler: Any, server_engine: FakeEngine, facade: str
+    sampler: Any, server_engine: RecordingEngine, facade: str
 ) -> None:
     raw = pickle.dumps(sampler if facade == "blocking" else sampler._client)
     before = server_engine.count("sample")
@@ -107,7 +107,7 @@ def _first_token(sampler: SamplingClient) -> int:
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_a_pool_of_processes_samples_by_it(
-    sampler: Any, server_engine: FakeEngine, method: str
+    sampler: Any, server_engine: RecordingEngine, method: str
 ) -> None:
     before = server_engine.count("sample")
     with warnings.catch_warnings():
@@ -182,7 +182,7 @@ def test_copies_and_copies_of_copies_are_numbered_by_the_server(sampler: Any) ->
 
 
 def test_where_the_server_numbers_no_copies_chance_does(
-    server: Server, server_engine: FakeEngine
+    server: Server, server_engine: RecordingEngine
 ) -> None:
     """Numbers pass 2^53, and come through exactly."""
     server_engine.gate.set()

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support.facades import FACADES
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import InvalidInputError, ModelInput, RequestFailedError, SamplingClient
 from tinkex.local import Server
 from tinkex.portal import portal
@@ -135,7 +135,7 @@ class Counted:
 
 
 @contextlib.contextmanager
-def once_the_engine_waits(engine: FakeEngine, look: Callable[[], None]) -> Iterator[None]:
+def once_the_engine_waits(engine: RecordingEngine, look: Callable[[], None]) -> Iterator[None]:
     """Calls `look` some time after the engine came to a prompt that waits for the gate, then opens
     the gate.
     """
@@ -180,7 +180,7 @@ def test_prompts_may_be_any_iterable(sampler: Any, form: str) -> None:
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_no_more_are_read_than_may_be_in_flight(
-    sampler: Any, server_engine: FakeEngine, ordered: bool, asynchronous: bool
+    sampler: Any, server_engine: RecordingEngine, ordered: bool, asynchronous: bool
 ) -> None:
     # samples are drawn side by side
     counted = Counted([*[[96]] * 8, *([number] for number in range(1, 43))])
@@ -207,7 +207,7 @@ def test_a_slow_caller_is_waited_for(sampler: Any, ordered: bool) -> None:
     assert 4 <= max(ahead) <= 8
 
 
-def test_as_they_finish_or_in_order(sampler: Any, server_engine: FakeEngine) -> None:
+def test_as_they_finish_or_in_order(sampler: Any, server_engine: RecordingEngine) -> None:
     prompts = [[96], [5], [], [6]]
     first: list[int] = []
 
@@ -237,7 +237,7 @@ def test_failures_stand_beside_results(sampler: Any, ordered: bool) -> None:
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_leaving_early_cancels_what_is_under_way(
-    sampler: Any, server_engine: FakeEngine, ordered: bool
+    sampler: Any, server_engine: RecordingEngine, ordered: bool
 ) -> None:
     counted = Counted([[5], *[[96]] * 2000])
     server_engine.gate.clear()
@@ -287,7 +287,7 @@ def test_progress_is_drawn_on_stderr(sampler: Any, capsys: pytest.CaptureFixture
 
 
 @pytest.fixture
-def blocking(server: Server, server_engine: FakeEngine) -> Iterator[SamplingClient]:
+def blocking(server: Server, server_engine: RecordingEngine) -> Iterator[SamplingClient]:
     server_engine.gate.set()
     with FACADES["blocking"](base_url=server.base_url, api_key="tml-test") as service:
         yield service.create_sampling_client(base_model="fake/base")
@@ -302,7 +302,7 @@ def test_prompts_may_make_blocking_calls(blocking: SamplingClient) -> None:
 
 
 def test_an_iterator_that_is_let_go_of_ends(
-    blocking: SamplingClient, server_engine: FakeEngine
+    blocking: SamplingClient, server_engine: RecordingEngine
 ) -> None:
     server_engine.gate.clear()
     for item in many(blocking, iter([[5], *[[96]] * 20])):
@@ -346,7 +346,7 @@ def tasks() -> set[asyncio.Task[Any]]:
 
 
 def test_cancelling_who_waits_cancels_what_is_under_way(
-    server: Server, server_engine: FakeEngine
+    server: Server, server_engine: RecordingEngine
 ) -> None:
     async def work(client: AsyncSamplingClient) -> None:
         before = tasks()
@@ -363,7 +363,7 @@ def test_cancelling_who_waits_cancels_what_is_under_way(
 
 
 def test_a_cancelled_source_of_prompts_does_not_hang(
-    server: Server, server_engine: FakeEngine
+    server: Server, server_engine: RecordingEngine
 ) -> None:
     async def prompts() -> AsyncIterator[list[int]]:
         yield [5]
@@ -379,7 +379,7 @@ def test_a_cancelled_source_of_prompts_does_not_hang(
     asyncio.run(in_asyncio(server, work))
 
 
-def test_ctrl_c_ends_a_wait_at_once(server: Server, server_engine: FakeEngine) -> None:
+def test_ctrl_c_ends_a_wait_at_once(server: Server, server_engine: RecordingEngine) -> None:
     server_engine.gate.clear()
     script = """
         import sys, tinkex

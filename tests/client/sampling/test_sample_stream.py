@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.recording_engine import FakeEngine
-from tests.support.scripted import scripted_sampler
+from tests.support.recording_engine import RecordingEngine
+from tests.support.scripted_client import scripted_sampler
 from tinkex import (
     APIConnectionError,
     AsyncSamplingClient,
@@ -68,7 +68,7 @@ def test_the_pieces_are_what_sample_gives_for_the_same_seed(
     assert all(piece.sequence is None for piece in pieces[:-1])
 
 
-def test_leaving_early_stops_the_server(sampler: Any, server_engine: FakeEngine) -> None:
+def test_leaving_early_stops_the_server(sampler: Any, server_engine: RecordingEngine) -> None:
     pieces = take(sampler, [95], {"max_tokens": 3}, count=4)
     assert [piece.tokens for piece in pieces] == [[95], [1], [1], [1]]
     assert server_engine.waiting.acquire(timeout=5), "the engine was told to stop"
@@ -80,7 +80,7 @@ def test_a_stream_that_fails_says_whose_fault_it_is(sampler: Any) -> None:
     assert caught.value.fault == "user"
 
 
-def test_bad_input_is_refused_at_the_call(sampler: Any, server_engine: FakeEngine) -> None:
+def test_bad_input_is_refused_at_the_call(sampler: Any, server_engine: RecordingEngine) -> None:
     before = len(server_engine.calls)
     for what in ([[]], [[1], {"temprature": 1}], [""]):
         with pytest.raises(InvalidInputError):

@@ -13,8 +13,14 @@ import httpx
 import pytest
 from attrs import evolve
 
-from tests.support.recording_engine import FakeEngine
-from tests.support.scripted import Routes, scripted_sampler, scripted_session
+from tests.support.recording_engine import RecordingEngine
+from tests.support.scripted_client import (
+    PROMISE,
+    SAMPLE,
+    Routes,
+    scripted_sampler,
+    scripted_session,
+)
 from tinkex import (
     AsyncSamplingClient,
     AsyncServiceClient,
@@ -92,7 +98,7 @@ def test_many_samples_at_once(sampler: Any) -> None:
     ],
 )
 def test_a_bad_call_is_refused_before_anything_is_sent(
-    sampler: Any, server_engine: FakeEngine, prompt: list[Any], settings: dict[str, Any]
+    sampler: Any, server_engine: RecordingEngine, prompt: list[Any], settings: dict[str, Any]
 ) -> None:
     before = len(server_engine.calls)
     with pytest.raises(InvalidInputError):
@@ -123,7 +129,7 @@ def test_weights_that_there_are_not(
 
 
 def test_a_wait_can_be_bounded_and_taken_up_again(
-    sampler: Any, server_engine: FakeEngine, request: pytest.FixtureRequest
+    sampler: Any, server_engine: RecordingEngine, request: pytest.FixtureRequest
 ) -> None:
     if "asyncio" in request.node.name:
         pytest.skip("asyncio has asyncio.timeout")
@@ -160,7 +166,9 @@ def test_the_base_model_of_saved_weights_is_asked_for(service: Any) -> None:
     assert service.create_sampling_client(model_path=path).get_base_model() == "fake/base"
 
 
-def test_the_official_order_of_arguments_is_taken(sampler: Any, server_engine: FakeEngine) -> None:
+def test_the_official_order_of_arguments_is_taken(
+    sampler: Any, server_engine: RecordingEngine
+) -> None:
     targets = TensorData([[5, -1], [6, 7]])
     response = sampler.sample(
         ModelInput.from_ints([5, 6, 7]), 2, {"max_tokens": 2}, True, 1, 1, targets, 3, 1
@@ -236,7 +244,7 @@ def test_drawn_tokens_are_those_of_the_distribution(
 
 
 def test_a_wait_for_a_sample_can_be_bounded_by_the_call(
-    sampler: Any, server_engine: FakeEngine
+    sampler: Any, server_engine: RecordingEngine
 ) -> None:
     server_engine.gate.clear()
     try:
@@ -249,7 +257,7 @@ def test_a_wait_for_a_sample_can_be_bounded_by_the_call(
 
 @pytest.mark.rule(18)
 def test_more_samples_than_the_server_gives_at_once(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     server_engine.gate.set()
     few = evolve(DIALECTS["tinkex"], sampling=SamplingRules(max_samples=2, default_max_tokens=None))
@@ -268,7 +276,7 @@ def test_a_handle_leads_to_the_same_weights(
     connect: Callable[..., Any],
     service: Any,
     server: Server,
-    server_engine: FakeEngine,
+    server_engine: RecordingEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TINKER_API_KEY", "tml-elsewhere")
@@ -288,7 +296,7 @@ def test_a_seed_without_effect_is_warned_of_once(
     connect: Callable[..., Any],
     server: Server,
     caplog: pytest.LogCaptureFixture,
-    server_engine: FakeEngine,
+    server_engine: RecordingEngine,
 ) -> None:
     server_engine.gate.set()
     deaf = evolve(DIALECTS["tinkex"], name="deaf", sampling=SamplingRules(seeds=False))
@@ -298,10 +306,6 @@ def test_a_seed_without_effect_is_warned_of_once(
     for _ in range(3):
         sampler.sample([5], 1, {"max_tokens": 1, "seed": 1}).result()
     assert sum("deaf: seed is ignored" in record.message for record in caplog.records) == 1
-
-
-PROMISE = (200, b'{"request_id": "r"}')
-SAMPLE = (200, b'{"sequences": [{"tokens": [7], "stop_reason": "stop"}]}')
 
 
 def scripted(
@@ -429,7 +433,7 @@ def test_a_server_that_does_not_tell_the_base_model_says_what_to_do() -> None:
     asyncio.run(run())
 
 
-def test_clients_can_be_made_side_by_side(server: Server, server_engine: FakeEngine) -> None:
+def test_clients_can_be_made_side_by_side(server: Server, server_engine: RecordingEngine) -> None:
     server_engine.gate.set()
     with ServiceClient(base_url=server.base_url, api_key="tml-test") as service:
         futures = [SamplingClient.create_async(service, base_model="fake/base") for _ in range(3)]

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.support.batches import batch
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import Config, TinkexError, events
 from tinkex.local import Server
 from tinkex.telemetry import otel
@@ -68,7 +68,7 @@ def observed() -> Iterator[Observed]:
     instrumentation.stop()
 
 
-def job(connect: Callable[..., Any], server: Server, engine: FakeEngine) -> Wire:
+def job(connect: Callable[..., Any], server: Server, engine: RecordingEngine) -> Wire:
     engine.gate.set()
     wire = Wire()
     service = connect(server.base_url, config=Config(base_url=server.base_url, http_transport=wire))
@@ -84,7 +84,7 @@ def job(connect: Callable[..., Any], server: Server, engine: FakeEngine) -> Wire
 
 
 def test_spans_and_metrics_below_the_current_span(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, observed: Observed
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine, observed: Observed
 ) -> None:
     with observed.tracers.get_tracer("test").start_as_current_span("mine") as mine:
         wire = job(connect, server, server_engine)
@@ -112,7 +112,7 @@ def test_spans_and_metrics_below_the_current_span(
 
 
 def test_a_failure_is_the_spans_too(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, observed: Observed
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine, observed: Observed
 ) -> None:
     job(connect, server, server_engine)
     failed = observed.exporter.get_finished_spans()
@@ -123,7 +123,7 @@ def test_a_failure_is_the_spans_too(
 
 
 def test_after_stop_there_are_neither_spans_nor_headers(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     observed = Observed()
     observed.tracers.add_span_processor(SimpleSpanProcessor(observed.exporter))

@@ -18,7 +18,7 @@ from attrs import define, field, fields
 from tinkex_api.api.server import health
 
 from tests.support.batches import batch
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.virtual_time import Answering, run, transport_to
 from tinkex import (
     AdamParams,
@@ -61,7 +61,7 @@ def test_the_table_in_the_docs_has_every_event_with_its_fields() -> None:
 
 
 def test_a_job_is_told(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, heard: list[Any]
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine, heard: list[Any]
 ) -> None:
     server_engine.gate.set()
     service = connect(server.base_url)
@@ -88,7 +88,7 @@ def test_a_job_is_told(
 
 
 def test_failures_are_told(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, heard: list[Any]
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine, heard: list[Any]
 ) -> None:
     server_engine.gate.set()
     service = connect(server.base_url)
@@ -294,7 +294,7 @@ def job(connect: Callable[..., Any], server: Server, wire: Telemetry, **settings
 
 
 def test_the_server_is_told_how_a_session_went(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     server_engine.gate.set()
     wire = Telemetry()
@@ -314,7 +314,7 @@ def test_the_server_is_told_how_a_session_went(
 
 
 def test_a_server_that_is_not_hosted_is_told_nothing_by_default(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     server_engine.gate.set()
     wire = Telemetry()
@@ -324,7 +324,7 @@ def test_a_server_that_is_not_hosted_is_told_nothing_by_default(
 
 @pytest.mark.parametrize("status", [404, 422, 500])
 def test_a_server_that_does_not_take_it_disturbs_nothing(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, status: int
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine, status: int
 ) -> None:
     server_engine.gate.set()
     wire = Telemetry(status)

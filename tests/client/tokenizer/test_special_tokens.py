@@ -18,8 +18,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 import tinkex.local
-from tests.support.hub import Hub, hub_here
-from tests.support.recording_engine import FakeEngine
+from tests.support.local_hub import Hub, hub_here
+from tests.support.recording_engine import RecordingEngine
 from tinkex import Tokenizer, TokenizerError, get_tokenizer
 from tinkex.tokenizer.shared_loads import Loads
 from tinkex_server.engine.interface import ModelInfo
@@ -161,7 +161,7 @@ def test_those_of_a_servers_model(connect: Callable[..., Any]) -> None:
     config = json.dumps(ROLES)
     known = ModelInfo("mine/a", 64, 100, "Fake", "mine/a", tokenizer_json(), config)
     bare = ModelInfo("mine/b", 64, 100, "Fake", "mine/b", tokenizer_json())
-    engine = FakeEngine(base_models=[known, bare])
+    engine = RecordingEngine(base_models=[known, bare])
     engine.gate.set()
     with tinkex.local.serve(engine=engine) as server:
         service = connect(server.base_url)

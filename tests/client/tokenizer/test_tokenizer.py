@@ -19,8 +19,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 import tinkex.local
-from tests.support.hub import Hub, hub_here
-from tests.support.recording_engine import FakeEngine
+from tests.support.local_hub import Hub, hub_here
+from tests.support.recording_engine import RecordingEngine
 from tinkex import ModelInput, Tokenizer, TokenizerError, get_tokenizer
 from tinkex.tokenizer import names_of_tokenizer
 from tinkex.tokenizer.shared_loads import Loads
@@ -239,7 +239,7 @@ def word_server(hub: Hub) -> Iterator[tinkex.local.Server]:
         "mine/words", 64, 100, "Fake", "mine/words", tokenizer_json=words_tokenizer("a", "b")
     )
     without = ModelInfo("mine/bare", 64, 100, "Fake", "mine/bare")
-    engine = FakeEngine(base_models=[of_words, without])
+    engine = RecordingEngine(base_models=[of_words, without])
     engine.gate.set()
     with tinkex.local.serve(engine=engine) as server:
         yield server

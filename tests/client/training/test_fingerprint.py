@@ -14,7 +14,7 @@ import pytest
 from attrs import evolve
 
 from tests.support.faulty_proxy import Faulty, Instead, faulty
-from tests.support.job import ADAM, BATCH, loss_of
+from tests.support.whole_job import ADAM, BATCH, loss_of
 from tinkex import (
     CheckpointMismatchError,
     Config,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from tests.support.job import ADAM, BATCH
+from tests.support.whole_job import ADAM, BATCH
 from tinkex import Config, UnsupportedByServer
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve

@@ -13,7 +13,7 @@ from attrs import evolve
 
 from tests.support.batches import batch, datum
 from tests.support.faulty_proxy import Faulty, faulty
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import AdamParams, ChunkLimits, Config, RequestFailedError
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
@@ -24,7 +24,7 @@ REFUSED = 99
 
 @pytest.fixture
 def trainer_through(
-    connect: Callable[..., Any], server_engine: FakeEngine
+    connect: Callable[..., Any], server_engine: RecordingEngine
 ) -> Callable[[Faulty], Any]:
     server_engine.gate.clear()
 
@@ -42,7 +42,7 @@ def trainer_through(
 
 @pytest.mark.rule(10)
 def test_a_step_is_sent_when_the_gradients_before_it_are_there(
-    trainer_through: Callable[[Faulty], Any], server: Server, server_engine: FakeEngine
+    trainer_through: Callable[[Faulty], Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     with faulty(server.base_url) as proxy:
         trainer = trainer_through(proxy)
@@ -60,7 +60,7 @@ def test_a_step_is_sent_when_the_gradients_before_it_are_there(
 
 @pytest.mark.rule(10)
 def test_a_call_that_fails_does_not_hold_up_the_next_one(
-    trainer_through: Callable[[Faulty], Any], server: Server, server_engine: FakeEngine
+    trainer_through: Callable[[Faulty], Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     with faulty(server.base_url) as proxy:
         trainer = trainer_through(proxy)
@@ -73,7 +73,7 @@ def test_a_call_that_fails_does_not_hold_up_the_next_one(
 
 @pytest.mark.rule(10)
 def test_batches_wait_for_nothing(
-    trainer_through: Callable[[Faulty], Any], server: Server, server_engine: FakeEngine
+    trainer_through: Callable[[Faulty], Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     """Each step comes after the batches before it, and a batch is sent while the one before it, or
     a step, is under way.
@@ -96,7 +96,7 @@ def test_batches_wait_for_nothing(
 
 @pytest.mark.rule(10)
 def test_a_step_waits_for_a_batch_whose_result_nobody_wants(
-    trainer_through: Callable[[Faulty], Any], server: Server, server_engine: FakeEngine
+    trainer_through: Callable[[Faulty], Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     with faulty(server.base_url) as proxy:
         trainer = trainer_through(proxy)

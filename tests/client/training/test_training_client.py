@@ -13,7 +13,7 @@ from attrs import evolve
 
 import tinkex.local
 from tests.support.batches import batch, datum, text_datum
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     AdamParams,
     BadRequestError,
@@ -40,7 +40,7 @@ def trainer(service: Any) -> Any:
     return service.create_lora_training_client("fake/base", rank=4)
 
 
-def numbers_of(engine: FakeEngine, model_id: str) -> list[tuple[str, ...]]:
+def numbers_of(engine: RecordingEngine, model_id: str) -> list[tuple[str, ...]]:
     return [(call[0], *call[2:]) for call in engine.calls if call[1] == model_id]
 
 
@@ -119,7 +119,7 @@ def test_the_losses_of_reinforcement_learning(
 
 @pytest.mark.rule(10)
 def test_calls_run_in_the_order_in_which_they_were_made(
-    trainer: Any, server_engine: FakeEngine
+    trainer: Any, server_engine: RecordingEngine
 ) -> None:
     futures = []
     for token in range(1, 6):
@@ -140,7 +140,7 @@ def test_calls_run_in_the_order_in_which_they_were_made(
 def test_a_large_batch_is_split_and_put_together_in_order(
     connect: Callable[..., Any],
     server: Server,
-    server_engine: FakeEngine,
+    server_engine: RecordingEngine,
     monkeypatch: pytest.MonkeyPatch,
     parallel: bool,
 ) -> None:
@@ -180,7 +180,7 @@ def test_a_large_batch_is_split_and_put_together_in_order(
     ids=["empty batch", "empty datum", "missing input"],
 )
 def test_a_bad_batch_is_refused_at_the_call(
-    trainer: Any, server_engine: FakeEngine, data: list[Datum], loss_fn: str, words: str
+    trainer: Any, server_engine: RecordingEngine, data: list[Datum], loss_fn: str, words: str
 ) -> None:
     before = len(server_engine.calls)
     with pytest.raises(InvalidInputError) as caught:
@@ -555,7 +555,7 @@ def test_in_flight_weights_are_refused_where_they_would_be_a_snapshot(
 
 @pytest.mark.rule(1)
 def test_leaving_a_client_frees_its_models_where_sessions_do_not_end(
-    connect: Callable[..., Any], server_engine: FakeEngine
+    connect: Callable[..., Any], server_engine: RecordingEngine
 ) -> None:
     with tinkex.local.serve(engine=server_engine, profile="skyrl", hold=0.2) as server:
         service = connect(server.base_url, config=Config(base_url=server.base_url, dialect="skyrl"))

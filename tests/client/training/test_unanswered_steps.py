@@ -14,7 +14,7 @@ import pytest
 from tests.support.batches import datum
 from tests.support.facades import FACADES
 from tests.support.faulty_proxy import Fault, Faulty, faulty
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import AdamParams, ClientPoisonedError, Config, RetrySettings, StepOutcomeUnknown
 from tinkex.dialects import resend
 from tinkex.dialects.dialect import SeqIdRepeats
@@ -92,7 +92,7 @@ def train(
     return train
 
 
-def applied(engine: FakeEngine, trainer: Any, operation: str, at_least: int = 0) -> int:
+def applied(engine: RecordingEngine, trainer: Any, operation: str, at_least: int = 0) -> int:
     """Counts how often the server executed an operation, whose result nobody may have awaited."""
     deadline = time.monotonic() + 5
     while engine.count(operation, trainer.model_id) < at_least and time.monotonic() < deadline:
@@ -106,7 +106,7 @@ def applied(engine: FakeEngine, trainer: Any, operation: str, at_least: int = 0)
 def test_on_a_server_that_knows_repeats_a_step_is_applied_once_whatever_is_lost(
     train: Callable[[str], Any],
     proxied: Faulty,
-    server_engine: FakeEngine,
+    server_engine: RecordingEngine,
     fault: Fault,
     operation: str,
 ) -> None:
@@ -127,7 +127,7 @@ def test_on_a_server_that_knows_repeats_a_step_is_applied_once_whatever_is_lost(
 def test_elsewhere_it_is_not_sent_again_and_all_later_calls_say_why(
     train: Callable[[str], Any],
     proxied: Faulty,
-    server_engine: FakeEngine,
+    server_engine: RecordingEngine,
     repeats: str,
     fault: Fault,
     arrived: int,
@@ -147,7 +147,7 @@ def test_elsewhere_it_is_not_sent_again_and_all_later_calls_say_why(
 
 @pytest.mark.rule(11)
 def test_what_changes_nothing_is_sent_again_where_repeats_are_ignored(
-    train: Callable[[str], Any], proxied: Faulty, server_engine: FakeEngine
+    train: Callable[[str], Any], proxied: Faulty, server_engine: RecordingEngine
 ) -> None:
     trainer = train("ignores")
     proxied.faults.append(("forward_backward", "answer lost"))  # the form of a forward in protobuf
@@ -156,7 +156,7 @@ def test_what_changes_nothing_is_sent_again_where_repeats_are_ignored(
 
 
 def test_a_server_that_is_not_there_leaves_no_doubt(
-    train: Callable[[str], Any], server_engine: FakeEngine
+    train: Callable[[str], Any], server_engine: RecordingEngine
 ) -> None:
     from tinkex import APIConnectionError
 

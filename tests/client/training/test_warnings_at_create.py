@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import AsyncServiceClient, ServiceClient
 from tinkex.local import Server, serve
 
@@ -18,7 +18,7 @@ WORDS = "fake/base ties its embeddings"
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serve(engine=FakeEngine(warnings=[WORDS])) as running:
+    with serve(engine=RecordingEngine(warnings=[WORDS])) as running:
         yield running
 
 
@@ -44,7 +44,7 @@ def test_a_blocking_client_says_it_once(server: Server, caplog: pytest.LogCaptur
 async def test_an_asyncio_client_says_it_of_a_model_made_from_a_checkpoint(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    engine = FakeEngine()
+    engine = RecordingEngine()
     with serve(engine=engine) as server, caplog.at_level(logging.WARNING, "tinkex"):
         async with AsyncServiceClient(server.base_url) as service:
             training = await service.create_lora_training_client("fake/base", rank=4)
@@ -57,6 +57,6 @@ async def test_an_asyncio_client_says_it_of_a_model_made_from_a_checkpoint(
 
 
 def test_where_there_is_nothing_to_say_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> None:
-    with serve(engine=FakeEngine()) as server, ServiceClient(server.base_url) as service:
+    with serve(engine=RecordingEngine()) as server, ServiceClient(server.base_url) as service:
         service.create_lora_training_client("fake/base", rank=4)
     assert not told(caplog, "tinkex")

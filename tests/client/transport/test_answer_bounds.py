@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.answering import Answer, answering
+from tests.support.answering_server import Answer, answering
 from tinkex import (
     AnswerTooLargeError,
     APITimeoutError,

@@ -18,8 +18,8 @@ from attrs import define, field
 from tinkex_api.api.server import get_client_config, get_server_capabilities
 from tinkex_api.models import ClientConfigRequest
 
-from tests.client.transport.test_transport import HandClock
-from tests.support.recording_engine import FakeEngine
+from tests.support.clocks import HandClock
+from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     APIConnectionError,
     AuthenticationError,
@@ -275,7 +275,7 @@ def test_a_token_that_tells_no_end_is_kept_until_it_is_refused(text: str) -> Non
 
 
 def test_a_session_whose_tokens_are_withdrawn_goes_on(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     server_engine.gate.set()
     tokens = TokenServer(inner=ConnectionPool())

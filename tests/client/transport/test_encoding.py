@@ -10,7 +10,7 @@ import pytest
 from attrs import evolve
 
 from tests.support.batches import batch, datum
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex import AdamParams, BadRequestError, Config
 from tinkex.dialects.dialect import Dialect, Encoding
 from tinkex.dialects.table import DIALECTS
@@ -70,7 +70,11 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Watch]]:
 @pytest.mark.rule(4)
 @pytest.mark.parametrize("status", [400, 415, 422])
 def test_a_server_that_reads_protobuf_alone(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine, watch: Any, status: int
+    connect: Callable[..., Any],
+    server: Server,
+    server_engine: RecordingEngine,
+    watch: Any,
+    status: int,
 ) -> None:
     watches = watch("application/json", status)
     trainer = connect(server.base_url, config=UNKNOWN).create_lora_training_client(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.answering import Answer, answering, as_json
+from tests.support.answering_server import Answer, answering, as_json
 from tinkex import Config, Dialect, RestClient, ServiceClient, UnsupportedByServer
 
 PATH = "tinker://S1:train:0/weights/0001"

@@ -12,7 +12,7 @@ import pytest
 from tinkex_api.api.server import get_client_config
 from tinkex_api.models import ClientConfigRequest
 
-from tests.support.answering import Answer, Answering, Call, answering, as_json
+from tests.support.answering_server import Answer, Answering, Call, answering, as_json
 from tinkex import APIStatusError, Config
 from tinkex.transport.redirects import MAX_REDIRECTS, next_url
 from tinkex.transport.transport import Transport

@@ -12,6 +12,7 @@ import pytest
 from tinkex_api.api.server import get_client_config, get_server_capabilities
 from tinkex_api.models import ClientConfigRequest
 
+from tests.support.clocks import HandClock
 from tinkex import (
     APIConnectionError,
     APIResponseValidationError,
@@ -24,30 +25,10 @@ from tinkex import (
     TinkexError,
 )
 from tinkex.transport.transport import Transport
-from tinkex.waiting.clock import Clock
 
 REQUEST = get_client_config.request(body=ClientConfigRequest("1"))
 OK = httpx.Response(200, json={"parallel_fwdbwd_chunks": True})
 Answer = httpx.Response | Exception
-
-
-class HandClock(Clock):
-    """Sleeping moves it; chance is nil."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-        self.sleeps: list[float] = []
-
-    def now(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
-        self.time += seconds
-        await asyncio.sleep(0)
-
-    def random(self) -> float:
-        return 0.0
 
 
 class Script(httpx.AsyncBaseTransport):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.batches import datum
 from tests.support.faulty_proxy import UNREADABLE, Faulty, Instead, faulty, unreadable
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.virtual_time import Answering, run, transport_to
 from tinkex import (
     AdamParams,
@@ -45,7 +45,7 @@ DOUBTFUL_STATUSES = {
 
 
 @pytest.fixture
-def proxied(server: Server, server_engine: FakeEngine) -> Iterator[Faulty]:
+def proxied(server: Server, server_engine: RecordingEngine) -> Iterator[Faulty]:
     server_engine.gate.set()
     with faulty(server.base_url) as proxy:
         yield proxy
@@ -60,7 +60,7 @@ def service(connect: Callable[..., Any], proxied: Faulty) -> Any:
 @pytest.mark.rule(6, 11)
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_a_poll_that_is_answered_with_nothing_is_asked_again(
-    service: Any, proxied: Faulty, server_engine: FakeEngine, kind: str
+    service: Any, proxied: Faulty, server_engine: RecordingEngine, kind: str
 ) -> None:
     def disturbed(call: Callable[[], Any]) -> Any:
         before = proxied.count("retrieve_future")
@@ -153,7 +153,7 @@ def train(service: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]
     return train
 
 
-def applied(engine: FakeEngine, trainer: Any, count: int) -> int:
+def applied(engine: RecordingEngine, trainer: Any, count: int) -> int:
     deadline = time.monotonic() + 5
     while engine.count("optim_step", trainer.model_id) < count and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -167,7 +167,11 @@ def applied(engine: FakeEngine, trainer: Any, count: int) -> int:
     [*UNREADABLE, *(f"status {status}" for status in (303, 304, 408, 460, 499, 502, 520, 599))],
 )
 def test_a_step_that_was_applied_and_answered_with_nothing_is_never_doubled_nor_taken_for_refused(
-    train: Callable[[str], Any], proxied: Faulty, server_engine: FakeEngine, kind: str, repeats: str
+    train: Callable[[str], Any],
+    proxied: Faulty,
+    server_engine: RecordingEngine,
+    kind: str,
+    repeats: str,
 ) -> None:
     trainer = train(repeats)
     fault = (
@@ -213,7 +217,7 @@ def test_every_status_has_its_meaning() -> None:
     [Instead(401), Instead(403, b"<html>"), Instead(404, b"<html>"), Instead(400, b"<html>")],
 )
 def test_a_refusal_after_a_try_whose_answer_was_lost_leaves_doubt(
-    train: Callable[[str], Any], proxied: Faulty, server_engine: FakeEngine, refusal: Instead
+    train: Callable[[str], Any], proxied: Faulty, server_engine: RecordingEngine, refusal: Instead
 ) -> None:
     trainer = train("repeats")
     proxied.faults += [

@@ -16,7 +16,7 @@ from tinkex_api.api.server import get_client_config, health
 from tinkex_api.models import ClientConfigRequest
 
 from tests.support.batches import datum
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.virtual_time import Answering, VirtualClock, as_it_is, run, transport_to
 from tinkex import (
     Config,
@@ -350,7 +350,7 @@ def test_a_training_call_that_waits_for_its_turn_says_so_and_ends(
 
 
 def test_a_blocking_result_says_in_its_error_whose_the_wait_was(
-    connect: Callable[..., Any], server: Server, server_engine: FakeEngine
+    connect: Callable[..., Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     config = Config(base_url=server.base_url, api_key="tml-x", poll=PollSettings(max_wait=0.5))
     trainer = connect(server.base_url, config=config).create_lora_training_client(

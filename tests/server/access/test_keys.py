@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from starlette.routing import Route
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, new_model, sample, step
 from tinkex.cli import main
 from tinkex.local import serve
@@ -28,7 +28,7 @@ HERS, HIS = "tml-hers-1234", "tml-his-5678"
 @contextmanager
 def keyed(**how: Any) -> Iterator[tuple[Api, Api]]:
     """A server with two keys, and a client with each."""
-    engine = FakeEngine()
+    engine = RecordingEngine()
     engine.gate.set()
     with (
         serve(engine=engine, api_key=[HERS, HIS], **how) as server,
@@ -326,7 +326,7 @@ def test_a_key_has_its_own_again_after_a_restart(tmp_path: Path) -> None:
 def test_a_key_that_is_not_given_any_more_is_not_taken(tmp_path: Path) -> None:
     with keyed(data_dir=tmp_path):
         pass
-    with serve(engine=FakeEngine(), data_dir=tmp_path, api_key=HERS) as server:
+    with serve(engine=RecordingEngine(), data_dir=tmp_path, api_key=HERS) as server:
         assert (
             httpx.get(f"{server.base_url}{API}/sessions", headers={"X-API-Key": HIS}).status_code
             == 401
@@ -358,12 +358,12 @@ def test_no_key_is_in_the_data_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["", "two words", "schlüssel", "a\nb", "eyJhbGciOi"])
 def test_what_could_not_be_told_for_a_key_is_none(key: str) -> None:
     with pytest.raises(InvalidApiKeys, match="API key"):
-        serve(engine=FakeEngine(), api_key=key)
+        serve(engine=RecordingEngine(), api_key=key)
 
 
 def test_a_server_that_imitates_another_takes_one_key() -> None:
     with pytest.raises(InvalidApiKeys, match="one API key"):
-        serve(engine=FakeEngine(), api_key=[HERS, HIS], profile="skyrl")
+        serve(engine=RecordingEngine(), api_key=[HERS, HIS], profile="skyrl")
 
 
 @pytest.mark.parametrize("profile", ["tinkex", "skyrl", "hosted"])
@@ -372,7 +372,7 @@ def test_a_server_that_imitates_another_takes_one_key() -> None:
 )
 def test_the_word_signature_opens_nothing(profile: str, query: str) -> None:
     with (
-        serve(engine=FakeEngine(), api_key=HERS, profile=profile) as server,
+        serve(engine=RecordingEngine(), api_key=HERS, profile=profile) as server,
         httpx.Client(base_url=server.base_url) as http,
     ):
         body = {"tags": [], "user_metadata": {}, "sdk_version": "1", "type": "create_session"}
@@ -387,8 +387,8 @@ def test_an_address_for_all_needs_a_key(host: str) -> None:
     with pytest.raises(
         ApiKeyRequired, match=r"0\.0\.0\.0 can be reached from other machines.*API key"
     ):
-        serve(engine=FakeEngine(), host=host)
-    with serve(engine=FakeEngine(), host=host, api_key=HERS) as server:
+        serve(engine=RecordingEngine(), host=host)
+    with serve(engine=RecordingEngine(), host=host, api_key=HERS) as server:
         port = int(server.base_url.rpartition(":")[2])
         assert httpx.get(f"http://127.0.0.1:{port}{API}/sessions").status_code == 401
 
@@ -396,7 +396,7 @@ def test_an_address_for_all_needs_a_key(host: str) -> None:
 @pytest.mark.skipif(not socket.has_ipv6, reason="the machine has no IPv6")
 def test_every_loopback_address_may_go_without(tmp_path: Path) -> None:
     for host in ("localhost", "127.0.0.2", "::1"):
-        with serve(engine=FakeEngine(), host=host) as server:
+        with serve(engine=RecordingEngine(), host=host) as server:
             assert httpx.get(f"{server.base_url}{API}/sessions").status_code == 200
 
 

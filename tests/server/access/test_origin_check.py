@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API
 from tinkex.local import Server, serve
 from tinkex_server.access.origin_check import refusal_reason
@@ -15,7 +15,7 @@ from tinkex_server.access.origin_check import refusal_reason
 
 @pytest.fixture(scope="module", params=["tinkex", "skyrl"])
 def open_server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with serve(engine=FakeEngine(), profile=request.param) as server:
+    with serve(engine=RecordingEngine(), profile=request.param) as server:
         yield server
 
 
@@ -48,7 +48,7 @@ def test_a_public_name_that_leads_here_shows_nothing(open_server: Server) -> Non
 
 
 def test_with_a_key_any_name_will_do() -> None:
-    with serve(engine=FakeEngine(), api_key="tml-k") as server:
+    with serve(engine=RecordingEngine(), api_key="tml-k") as server:
         headers = {
             "Host": "tinker.example.com",
             "Origin": "https://tinker.example.com",
@@ -90,7 +90,7 @@ def test_a_name_that_the_local_network_makes_up_starts_nothing(open_server: Serv
 
 
 def test_a_name_that_was_given_is_served() -> None:
-    with serve(engine=FakeEngine(), allow_hosts=["Host.Docker.Internal"]) as server:
+    with serve(engine=RecordingEngine(), allow_hosts=["Host.Docker.Internal"]) as server:
         headers = {"Host": "host.docker.internal:8765"}
         assert httpx.get(f"{server.base_url}{API}/sessions", headers=headers).status_code == 200
         assert (

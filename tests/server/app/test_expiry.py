@@ -16,7 +16,7 @@ import pytest
 from attrs import define
 from click.testing import CliRunner
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, new_model, sample, saved_folder, started, step
 from tests.support.wait_until import wait_until
 from tinkex.cli import main
@@ -31,14 +31,14 @@ DAY = 24 * 3600.0
 @pytest.fixture
 def own() -> Iterator[Server]:
     """A server for one test, since it is swept as if days had passed."""
-    with serve(engine=FakeEngine()) as server:
+    with serve(engine=RecordingEngine()) as server:
         yield server
 
 
 @pytest.fixture
 def api(own: Server) -> Iterator[Api]:
     engine = own._state.engine
-    assert isinstance(engine, FakeEngine)
+    assert isinstance(engine, RecordingEngine)
     with httpx.Client(base_url=own.base_url, timeout=15) as http:
         yield Api(http, engine)
 
@@ -232,8 +232,8 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
     assert "heartbeat" in found[0]["status"]["detail"]
     assert api.send("forward_backward", **step(model_id, 2)).status_code == 404
     assert "unloaded" in api.result(never)["error"]
-    own.sweep()  # comes after the frees, in the same loop
-    assert (engine.models, engine.samplers) == (set(), {})
+    wait_until(lambda: (engine.models, engine.samplers) == (set(), {}))
+    own.sweep()
     assert folders(own) == set()
     assert (
         "deleted"
@@ -255,10 +255,10 @@ def test_requests_keep_a_session_as_heartbeats_do(api: Api, own: Server) -> None
 
 
 def test_a_session_has_its_time_again_after_a_restart(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         api.session()
     with serve(
-        engine=FakeEngine(), data_dir=tmp_path, limits=Limits(silence_seconds=100)
+        engine=RecordingEngine(), data_dir=tmp_path, limits=Limits(silence_seconds=100)
     ) as server:
         assert server._state.activity.silent(time.time() - 1) == []
 
@@ -276,7 +276,7 @@ def test_finishing_a_session_frees_what_was_saved_for_it(api: Api, own: Server) 
 
 
 def test_weights_not_used_for_longest_make_room_and_come_back() -> None:
-    engine = FakeEngine()
+    engine = RecordingEngine()
     engine.gate.set()
     with started(engine, limits=Limits(samplers=2)) as api:
         samplers = [api.sampler(api.session()) for _ in range(3)]
@@ -313,7 +313,7 @@ def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> Non
 
 
 @define(eq=False)
-class SlowToMake(FakeEngine):
+class SlowToMake(RecordingEngine):
     """An engine that creates a model only when its gate is open."""
 
     def create_model(
@@ -341,7 +341,7 @@ def test_a_model_whose_session_ends_while_it_is_made_is_freed_and_forgotten() ->
 
 
 def test_gc_makes_a_data_folder_small(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         model_id = api.model()
         api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="kept"))
         api.result(api.ok("save_weights", model_id=model_id, seq_id=2, path="gone", ttl_seconds=1))
@@ -361,7 +361,7 @@ def test_gc_makes_a_data_folder_small(tmp_path: Path) -> None:
 
 
 def test_the_command_collects_and_serves_nothing(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert (
             "in use"
             in CliRunner().invoke(main, ["serve", "--gc", "--data-dir", str(tmp_path)]).output
@@ -377,10 +377,10 @@ def test_the_command_collects_and_serves_nothing(tmp_path: Path) -> None:
 
 def test_two_servers_do_not_share_a_data_folder(tmp_path: Path) -> None:
     with (
-        started(FakeEngine(), data_dir=tmp_path),
+        started(RecordingEngine(), data_dir=tmp_path),
         pytest.raises(StoreError, match="in use by another server"),
     ):
-        serve(engine=FakeEngine(), data_dir=tmp_path)
+        serve(engine=RecordingEngine(), data_dir=tmp_path)
 
 
 def test_a_checkpoint_that_is_written_anew_while_it_is_read_stays_until_then(
@@ -403,11 +403,11 @@ def test_a_save_that_fails_leaves_no_folder(
 ) -> None:
     model_id = api.model()
 
-    def fail(engine: FakeEngine, model_id: str, folder: Path, *, optimizer: bool) -> None:
+    def fail(engine: RecordingEngine, model_id: str, folder: Path, *, optimizer: bool) -> None:
         folder.mkdir()
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(FakeEngine, "save_model", fail)
+    monkeypatch.setattr(RecordingEngine, "save_model", fail)
     assert (
         "no space"
         in api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))["error"]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tinkex_proto import tinker_pb2 as pb
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api
 from tinkex.local import Server, serve
 from tinkex_server.access import tokens
@@ -31,7 +31,7 @@ HALF_A_BODY = HEAD + b"Content-Type: application/json\r\nContent-Length: 1000\r\
 
 @pytest.fixture(scope="module")
 def keyed() -> Iterator[Server]:
-    with serve(engine=FakeEngine(), api_key="tml-k", access_log=True) as server:
+    with serve(engine=RecordingEngine(), api_key="tml-k", access_log=True) as server:
         yield server
 
 
@@ -94,10 +94,10 @@ def test_a_poll_that_waits_has_no_clock_on_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(slow_peers, "HEADER_SECONDS", 0.2)
     monkeypatch.setattr(slow_peers, "BODY_SECONDS", 0.2)
     with (
-        serve(engine=FakeEngine(), hold=2.5) as server,
+        serve(engine=RecordingEngine(), hold=2.5) as server,
         httpx.Client(base_url=server.base_url, timeout=15) as http,
     ):
-        api = Api(http, FakeEngine())
+        api = Api(http, RecordingEngine())
         waits = api.step(api.model(), 7)
         began = time.monotonic()
         assert api.send("retrieve_future", request_id=waits["request_id"]).status_code in (200, 408)
@@ -106,7 +106,7 @@ def test_a_poll_that_waits_has_no_clock_on_it(monkeypatch: pytest.MonkeyPatch) -
 
 def test_when_files_run_short_idle_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uvicorn_server, "most_connections", lambda: 10)
-    with serve(engine=FakeEngine()) as server, ExitStack() as opened:
+    with serve(engine=RecordingEngine()) as server, ExitStack() as opened:
         idle = [opened.enter_context(connect(server)) for _ in range(30)]
         time.sleep(0.5)
         assert httpx.get(f"{server.base_url}{API}/healthz").status_code == 200
@@ -205,7 +205,7 @@ def test_a_large_batch_is_read(keyed: Server) -> None:
         "loss_fn_inputs": {"target_tokens": {"data": tokens_of, "dtype": "int64", "shape": [1000]}},
     }
     with httpx.Client(base_url=keyed.base_url, timeout=60, headers={"X-API-Key": "tml-k"}) as http:
-        api = Api(http, FakeEngine())
+        api = Api(http, RecordingEngine())
         batch = {"data": [datum] * 1024, "loss_fn": "cross_entropy"}
         told = api.send(
             "forward_backward", model_id=api.model(), seq_id=1, forward_backward_input=batch

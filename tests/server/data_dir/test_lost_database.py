@@ -15,7 +15,7 @@ from attrs import define
 from click.testing import CliRunner
 
 from tests.support.counting_engine import Process, process
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, new_model, sample, started
 from tinkex.cli import main
 from tinkex.local import serve
@@ -46,7 +46,7 @@ def without_its_log(data_dir: Path, older: Path) -> None:
 @contextmanager
 def calls(server: Process) -> Iterator[Api]:
     with httpx.Client(base_url=server.base_url, timeout=15) as http:
-        yield Api(http, FakeEngine())
+        yield Api(http, RecordingEngine())
 
 
 @define
@@ -130,7 +130,7 @@ def save_one(api: Api, name: str) -> str:
 
 @contextmanager
 def with_keys(data_dir: Path, *keys: str) -> Iterator[list[Api]]:
-    engine = FakeEngine()
+    engine = RecordingEngine()
     engine.gate.set()
     with serve(engine=engine, data_dir=data_dir, api_key=keys) as server, ExitStack() as opened:
         clients = [
@@ -155,7 +155,7 @@ def test_each_key_has_its_own_again_and_no_other_has(tmp_path: Path) -> None:
 
 
 def test_the_order_and_what_was_set_later_come_back(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         model_id = api.model()
         for number, name in enumerate(["c", "a", "b"], 1):
             api.result(
@@ -179,7 +179,7 @@ def test_the_order_and_what_was_set_later_come_back(tmp_path: Path) -> None:
         assert api.http.post(f"/api/v1/{url}/weights/a/publish").status_code == 200
         before = api.get(url).json()
     gone(tmp_path, tmp_path)
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert api.get(url).json() == before
         assert [row["checkpoint_id"] for row in before["checkpoints"]] == [
             "weights/b",
@@ -196,13 +196,13 @@ def test_what_was_deleted_on_purpose_does_not_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server ends before the files are removed."""
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         path = save_one(api, "a")
         monkeypatch.setattr(Folders, "_remove", lambda folders, names: None)
         url = f"/api/v1/training_runs/{path.split('/')[2]}/checkpoints/weights/a"
         assert api.http.delete(url).status_code == 200
         assert list(tmp_path.glob("checkpoints/*/*/*"))
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert api.get("checkpoints").json()["checkpoints"] == []
     assert list(tmp_path.glob("set_aside/checkpoints/*/weights/a.*")), "nor does a start remove it"
 
@@ -211,11 +211,11 @@ def test_a_folder_of_which_nothing_is_known_is_kept_until_somebody_agrees(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     strange = tmp_path / "checkpoints" / "run" / "weights" / "a.12345678"
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         save_one(api, "kept")
     strange.mkdir(parents=True)
     (strange / "adapter_model.safetensors").write_bytes(b"weights")
-    with started(FakeEngine(), data_dir=tmp_path):
+    with started(RecordingEngine(), data_dir=tmp_path):
         pass
     aside = (
         tmp_path
@@ -238,12 +238,12 @@ def test_a_folder_of_which_nothing_is_known_is_kept_until_somebody_agrees(
         assert aside.exists()
     assert CliRunner().invoke(main, [*command, "--yes"]).exit_code == 0
     assert not aside.exists()
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert len(api.get("checkpoints").json()["checkpoints"]) == 1
 
 
 def test_what_appears_in_the_folder_while_the_server_runs_is_left_alone(tmp_path: Path) -> None:
-    engine = FakeEngine()
+    engine = RecordingEngine()
     engine.gate.set()
     with serve(engine=engine, data_dir=tmp_path) as server:
         put_back = tmp_path / "checkpoints" / "run" / "weights" / "a.12345678"
@@ -253,14 +253,14 @@ def test_what_appears_in_the_folder_while_the_server_runs_is_left_alone(tmp_path
 
 
 def test_saves_of_a_release_before_get_what_their_rows_need(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         path = save_one(api, "a")
     [manifest] = tmp_path.glob("checkpoints/*/*/*/.tinkex.json")
     manifest.unlink()
-    with started(FakeEngine(), data_dir=tmp_path):
+    with started(RecordingEngine(), data_dir=tmp_path):
         pass
     gone(tmp_path, tmp_path)
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert [row["tinker_path"] for row in api.get("checkpoints").json()["checkpoints"]] == [
             path
         ]
@@ -268,13 +268,13 @@ def test_saves_of_a_release_before_get_what_their_rows_need(tmp_path: Path) -> N
 
 def test_a_folder_named_as_by_a_release_before_is_found(tmp_path: Path) -> None:
     """Those names had colons, which Windows does not allow."""
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         path = save_one(api, "a")
     [folder] = tmp_path.glob("checkpoints/*/*/*")
     run = path.split("/")[2]
     folder.parents[1].rename(tmp_path / "checkpoints" / run)
     gone(tmp_path, tmp_path)
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert [row["tinker_path"] for row in api.get("checkpoints").json()["checkpoints"]] == [
             path
         ]
@@ -290,7 +290,7 @@ def loads(api: Api, path: str) -> bool:
 
 
 def test_every_name_on_the_disk_is_one_that_windows_takes(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         model_id = api.model()
         for number, name in enumerate(["con", "nul.x", "x" * 255, "a.", "A", "a"], 1):
             assert "path" in api.result(
@@ -315,7 +315,7 @@ def test_a_save_is_not_acknowledged_once_the_data_folder_is_gone(
     tmp_path: Path, how: str, ephemeral: bool
 ) -> None:
     data_dir = tmp_path / "data"
-    engine = FakeEngine()
+    engine = RecordingEngine()
     engine.gate.set()
     with started(engine, data_dir=data_dir) as api:
         model_id = api.model()
@@ -332,14 +332,16 @@ def test_a_save_is_not_acknowledged_once_the_data_folder_is_gone(
 def test_a_folder_that_goes_while_it_is_saved_is_not_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = FakeEngine.save_model
+    save = RecordingEngine.save_model
 
-    def save_and_lose(engine: FakeEngine, model_id: str, folder: Path, *, optimizer: bool) -> None:
+    def save_and_lose(
+        engine: RecordingEngine, model_id: str, folder: Path, *, optimizer: bool
+    ) -> None:
         save(engine, model_id, folder, optimizer=optimizer)
         (tmp_path / "tinkex.db").rename(tmp_path / "elsewhere")
 
-    monkeypatch.setattr(FakeEngine, "save_model", save_and_lose)
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    monkeypatch.setattr(RecordingEngine, "save_model", save_and_lose)
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         told = api.result(api.ok("save_weights", model_id=api.model(), seq_id=1, path="a"))
         assert "removed or replaced" in told.get("error", ""), told
 
@@ -348,7 +350,7 @@ def test_a_folder_that_goes_while_it_is_saved_is_not_acknowledged(
 def test_what_the_server_keeps_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        with started(FakeEngine(), data_dir=tmp_path / "data") as api:
+        with started(RecordingEngine(), data_dir=tmp_path / "data") as api:
             save_one(api, "a")
             kept = [tmp_path / "data", *(tmp_path / "data").iterdir()]
             assert {path.name for path in kept} >= {

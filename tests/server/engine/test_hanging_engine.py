@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from tests.server.engine.test_process_engine import example
-from tests.support.mortal_engine import BASES, COMPUTES, HOLDS, WAITS, MortalEngine
+from tests.support.killable_engine import BASES, COMPUTES, HOLDS, WAITS, KillableEngine
 from tinkex_server.engine.interface import EngineDied, LoraShape, SampleSpec
 from tinkex_server.engine.process.engine import ProcessEngine
 from tinkex_server.engine.process.hang_detector import Activity, HangDetector, HangTimeouts
@@ -67,7 +67,7 @@ def impatient() -> Iterator[ProcessEngine]:
     """An engine that may hang for three seconds."""
     with closing(
         ProcessEngine(
-            MortalEngine, BASES, pauses=(0, 0), hang_timeouts=HangTimeouts(silent=3.0, idle=3.0)
+            KillableEngine, BASES, pauses=(0, 0), hang_timeouts=HangTimeouts(silent=3.0, idle=3.0)
         )
     ) as engine:
         engine.create_model("x", "fake/base", LoraShape(4))

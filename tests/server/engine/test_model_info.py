@@ -10,7 +10,7 @@ import huggingface_hub.constants
 import pytest
 from attrs import evolve
 
-from tests.support.hub import hub_here
+from tests.support.local_hub import hub_here
 from tinkex_server.engine.interface import InvalidRequest, ModelInfo
 from tinkex_server.engine.model_info import describe
 

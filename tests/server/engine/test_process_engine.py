@@ -19,12 +19,12 @@ from queue import SimpleQueue
 import numpy as np
 import pytest
 
-from tests.support.mortal_engine import (
+from tests.support.killable_engine import (
     BASES,
     BREAKS,
     EXITS,
     WAITS,
-    MortalEngine,
+    KillableEngine,
     breaks_when_made,
     cannot_be_made,
     does_not_start,
@@ -62,7 +62,7 @@ def example(*tokens: int) -> Example:
 
 @pytest.fixture
 def engine() -> Iterator[ProcessEngine]:
-    engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0))
+    engine = ProcessEngine(KillableEngine, BASES, pauses=(0, 0))
     yield engine
     engine.close()
 
@@ -256,7 +256,7 @@ def test_a_process_that_dies_again_and_again_is_given_up(
 
 
 def test_closing_ends_the_process_whatever_is_under_way() -> None:
-    engine = ProcessEngine(MortalEngine, BASES)
+    engine = ProcessEngine(KillableEngine, BASES)
     engine.load_sampler("s", "fake/base", None)
     pid, sample = engine.pid, engine.sample("s", SampleSpec([WAITS]))
     engine.close()
@@ -267,9 +267,9 @@ def test_closing_ends_the_process_whatever_is_under_way() -> None:
 
 _PARENT = """
 import sys, time
-from tests.support.mortal_engine import BASES, MortalEngine
+from tests.support.killable_engine import BASES, KillableEngine
 from tinkex_server.engine.process.engine import ProcessEngine
-engine = ProcessEngine(MortalEngine, BASES)
+engine = ProcessEngine(KillableEngine, BASES)
 engine.ready.result()
 print(engine.pid, flush=True)
 time.sleep(60)

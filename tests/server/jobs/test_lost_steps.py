@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 import tinkex.local
-from tests.support.mortal_engine import BASES, WAITS, MortalEngine
-from tests.support.recording_engine import FakeEngine
+from tests.support.killable_engine import BASES, WAITS, KillableEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api
 from tinkex_server.engine.process.engine import ProcessEngine
 from tinkex_server.jobs.saved_states import LostSteps
@@ -50,12 +50,12 @@ class PipeliningClient(Api):
 
 @pytest.fixture
 def ahead() -> Iterator[PipeliningClient]:
-    engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0))
+    engine = ProcessEngine(KillableEngine, BASES, pauses=(0, 0))
     with (
         tinkex.local.serve(engine=engine) as server,
         httpx.Client(base_url=server.base_url, timeout=15) as http,
     ):
-        client = PipeliningClient(http, FakeEngine())
+        client = PipeliningClient(http, RecordingEngine())
         client.mortal = engine
         yield client
     engine.close()

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from tinkex_proto import tinker_pb2 as pb
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, new_model, started, step
 from tinkex.local import Server
 from tinkex_server.jobs import futures
@@ -74,9 +74,9 @@ REFUSED: dict[str, Refuse] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_came_and_comes_after_a_refused_request_goes_on(
-    name: str, server_engine: FakeEngine
+    name: str, server_engine: RecordingEngine
 ) -> None:
-    with started(FakeEngine(), limits=Limits(datums=4)) as api:
+    with started(RecordingEngine(), limits=Limits(datums=4)) as api:
         model_id = api.model()
         early = api.step(model_id, 3, 33)  # exists before
         refused = REFUSED[name](api, model_id)
@@ -125,8 +125,8 @@ def test_a_repeat_is_refused_again_though_it_could_be_taken_by_now(api: Api) -> 
     assert "metrics" in api.result(api.ok("forward_backward", **{**body, "seq_id": 2}))
 
 
-def test_a_request_that_is_to_be_sent_again_keeps_its_turn(server_engine: FakeEngine) -> None:
-    engine = FakeEngine()
+def test_a_request_that_is_to_be_sent_again_keeps_its_turn(server_engine: RecordingEngine) -> None:
+    engine = RecordingEngine()
     with started(engine, limits=Limits(pending=1)) as api:
         model_id = api.model()
         held = api.step(model_id, 1, 96)
@@ -138,7 +138,7 @@ def test_a_request_that_is_to_be_sent_again_keeps_its_turn(server_engine: FakeEn
 
 
 def test_a_stranger_cannot_let_the_turn_of_another_s_request_pass() -> None:
-    with started(FakeEngine(), api_key=["tml-a", "tml-b"]) as api:
+    with started(RecordingEngine(), api_key=["tml-a", "tml-b"]) as api:
         mine, other = {"x-api-key": "tml-a"}, {"x-api-key": "tml-b"}
         api.http.headers.update(mine)
         model_id = api.model()
@@ -225,7 +225,7 @@ def test_a_refused_step_leaves_its_gradients_to_the_next(
 ) -> None:
     """The seq_ids are those of the official client, which uses none of them twice."""
     with httpx.Client(base_url=torch_server.base_url, timeout=30) as http:
-        api = Api(http, FakeEngine())
+        api = Api(http, RecordingEngine())
         norms: list[list[float]] = []
         for is_refused in (True, False):
             new = new_model(
@@ -351,7 +351,7 @@ def cut_message(api: Api, model_id: str) -> httpx.Response:
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_what_comes_after_an_unreadable_request_goes_on(name: str) -> None:
     refuse, status = UNREADABLE[name]
-    with started(FakeEngine(), limits=Limits(body_bytes=100_000)) as api:
+    with started(RecordingEngine(), limits=Limits(body_bytes=100_000)) as api:
         model_id = api.model()
         first = api.step(model_id, 1, 11)
         early = api.step(model_id, 3, 33)
@@ -371,7 +371,7 @@ def test_what_waits_for_a_request_that_names_nobody_fails_in_time(
     body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(futures, "MISSING_SECONDS", 0.4)
-    with started(FakeEngine()) as api:
+    with started(RecordingEngine()) as api:
         model_id = api.model()
         api.result(api.step(model_id, 1, 11))
         assert raw(body)(api, model_id).status_code == 422
@@ -395,7 +395,7 @@ def test_a_number_that_comes_late_keeps_those_after_it_waiting_for_the_next_one_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(futures, "MISSING_SECONDS", 0.6)
-    with started(FakeEngine()) as api:
+    with started(RecordingEngine()) as api:
         model_id = api.model()
         fifth = api.step(model_id, 5, 55)
         time.sleep(0.4)

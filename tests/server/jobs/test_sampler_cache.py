@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import define, field
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tinkex_server.data_dir.folders import Folders
 from tinkex_server.jobs.lanes import Lanes
 from tinkex_server.jobs.sampler_cache import SamplerCache
@@ -19,7 +19,7 @@ ROW = SamplerRow("s", "session", "fake/base", None, None)
 
 
 @define(eq=False)
-class SlowToFree(FakeEngine):
+class SlowToFree(RecordingEngine):
     """An engine whose unloads wait until the test lets them go on."""
 
     begun: threading.Semaphore = field(factory=lambda: threading.Semaphore(0))

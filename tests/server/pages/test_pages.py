@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, new_model, started
 from tinkex.local import serve
 from tinkex_server.pages.reference import read
@@ -22,7 +22,7 @@ KEY = "key-of-ours"
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    with started(FakeEngine()) as api:
+    with started(RecordingEngine()) as api:
         yield api
 
 
@@ -186,7 +186,7 @@ class TestKeys:
     @pytest.fixture
     def http(self) -> Iterator[httpx.Client]:
         with (
-            serve(engine=FakeEngine(), api_key=KEY) as server,
+            serve(engine=RecordingEngine(), api_key=KEY) as server,
             httpx.Client(base_url=server.base_url) as http,
         ):
             yield http
@@ -217,14 +217,14 @@ class TestKeys:
         assert http.get("/").status_code == 401  # the secret is no longer valid
 
     def test_each_key_shows_its_own(self) -> None:
-        with serve(engine=FakeEngine(), api_key=[KEY, "another"]) as server:
+        with serve(engine=RecordingEngine(), api_key=[KEY, "another"]) as server:
             pages = []
             for key in (KEY, "another"):
                 with httpx.Client(base_url=server.base_url, headers={"X-API-Key": key}) as http:
-                    model_id = Api(http, FakeEngine()).model()
+                    model_id = Api(http, RecordingEngine()).model()
                     pages.append((model_id, http.get("/").text))
                     save = {"model_id": model_id, "seq_id": 1, "path": "first"}
-                    Api(http, FakeEngine()).result(
+                    Api(http, RecordingEngine()).result(
                         http.post(f"{API}/save_weights", json=save).json()
                     )
             (hers, her_page), (his, his_page) = pages
@@ -257,5 +257,5 @@ class TestKeys:
 
 
 def test_a_server_that_looks_like_another_has_the_pages_too() -> None:
-    with serve(engine=FakeEngine(), profile="skyrl") as server:
+    with serve(engine=RecordingEngine(), profile="skyrl") as server:
         assert "skyrl" in text(httpx.get(server.base_url).text)

@@ -19,7 +19,7 @@ from attrs import define, evolve, field
 from starlette.routing import Route
 from tinkex_proto import tinker_pb2 as pb
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, new_model, sample, step
 from tinkex.local import Limits, Server, serve
 from tinkex_server.app.app import ROUTES
@@ -35,7 +35,7 @@ PROTOBUF_ONLY = ("hosted", "hosted-0.25", "skyrl-0.4", "tuft")
 
 
 @define(eq=False)
-class Watched(FakeEngine):
+class Watched(RecordingEngine):
     """A fake engine that records the whole arguments of its calls."""
 
     specs: list[SampleSpec] = field(factory=list)
@@ -402,7 +402,7 @@ def test_the_id_of_a_sampler_may_hold_slashes(wire: Wire) -> None:
 
 def test_an_unknown_profile_is_refused_with_the_names_that_there_are() -> None:
     with pytest.raises(UnknownProfile, match=r"no-such.*tinkex, hosted"):
-        serve(engine=FakeEngine(), profile="no-such")
+        serve(engine=RecordingEngine(), profile="no-such")
 
 
 @on("verl")
@@ -412,7 +412,7 @@ def test_the_server_is_ready_after_its_start(wire: Wire) -> None:
 
 def test_a_server_that_starts_answers_503() -> None:
     with (
-        serve(engine=FakeEngine(), profile="verl") as server,
+        serve(engine=RecordingEngine(), profile="verl") as server,
         httpx.Client(base_url=server.base_url) as http,
     ):
         answers = [http.post(f"{API}/create_session", json={}).status_code for _ in range(3)]
@@ -591,7 +591,7 @@ X, BEARER = "x-api-key", "authorization"
 )
 def test_keys(name: str, headers: dict[str, str], status: int) -> None:
     with (
-        serve(engine=FakeEngine(), profile=name, api_key="tml-k") as server,
+        serve(engine=RecordingEngine(), profile=name, api_key="tml-k") as server,
         httpx.Client(base_url=server.base_url, headers=headers) as http,
     ):
         answer = http.post(

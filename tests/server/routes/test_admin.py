@@ -11,9 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.server.routes.test_checkpoints import saved
-from tests.support.recording_engine import FakeEngine
-from tests.support.server_calls import API, Api, sample, started
+from tests.support.recording_engine import RecordingEngine
+from tests.support.server_calls import API, Api, sample, saved, started
 from tinkex_server.access import tokens
 from tinkex_server.routes.support.storage_hours import stored_hours
 from tinkex_server.store import StoredSpan
@@ -22,7 +21,7 @@ from tinkex_server.store import StoredSpan
 @pytest.fixture
 def api() -> Iterator[Api]:
     """A client of a new server, on which all counts begin at 0."""
-    with started(FakeEngine()) as api:
+    with started(RecordingEngine()) as api:
         yield api
 
 
@@ -205,7 +204,7 @@ def test_a_token_says_whose_it_is_and_until_when(api: Api) -> None:
 
 def test_a_server_that_is_asked_to_tells_clients_to_exchange_their_keys(api: Api) -> None:
     assert api.ok("client/config", sdk_version="1")["pjwt_auth_enabled"] is False
-    with started(FakeEngine(), exchange_keys=True) as asked:
+    with started(RecordingEngine(), exchange_keys=True) as asked:
         assert asked.ok("client/config", sdk_version="1")["pjwt_auth_enabled"] is True
 
 

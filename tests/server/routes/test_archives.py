@@ -17,9 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.server.routes.test_checkpoints import saved
-from tests.support.recording_engine import FakeEngine
-from tests.support.server_calls import Api, saved_folder, started
+from tests.support.recording_engine import RecordingEngine
+from tests.support.server_calls import Api, saved, saved_folder, started
 from tinkex.local import Server
 from tinkex_server.access.signed_urls import BadSignature, Signer
 from tinkex_server.data_dir import digests
@@ -110,7 +109,7 @@ def test_external_weights_are_fetched_file_by_file(api: Api) -> None:
 def test_a_signed_url_needs_no_key_and_holds_for_one_path_and_an_hour(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with started(FakeEngine(), api_key="tml-secret") as api:
+    with started(RecordingEngine(), api_key="tml-secret") as api:
         api.http.headers["x-api-key"] = "tml-secret"
         _, url = saved(api)
         archive = location(api, url)
@@ -128,11 +127,11 @@ def test_a_signed_url_needs_no_key_and_holds_for_one_path_and_an_hour(
 
 
 def test_a_signed_url_outlives_a_restart_but_not_its_checkpoint(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         _, url = saved(api)
         archive = urlsplit(location(api, url))
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         again = f"{archive.path}?{archive.query}"
         assert api.http.get(again).status_code == 200
         assert api.http.delete(url).status_code == 200

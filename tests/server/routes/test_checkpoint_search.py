@@ -8,14 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, new_model, started
 
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Api]:
     """A server with six checkpoints of two models, the second of which is in a project."""
-    with started(FakeEngine()) as api:
+    with started(RecordingEngine()) as api:
         first, second = api.session(), api.session()
         assert (
             api.http.put(f"{API}/sessions/{second}/project", json={"project_id": "p1"}).status_code
@@ -110,7 +110,7 @@ def test_a_search_that_cannot_be_is_422(api: Api, query: dict[str, Any], at: lis
 
 
 def test_the_holder_of_a_key_finds_its_own_alone() -> None:
-    with started(FakeEngine(), api_key=["tml-ada", "tml-bob"]) as api:
+    with started(RecordingEngine(), api_key=["tml-ada", "tml-bob"]) as api:
         api.http.headers["x-api-key"] = "tml-ada"
         api.result(api.ok("save_weights", model_id=api.model(), seq_id=1, path="w"))
         assert len(names(api.ok("checkpoints/search"))) == 1

@@ -8,22 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.recording_engine import FakeEngine
-from tests.support.server_calls import API, Api, started
-
-
-def saved(
-    api: Api, name: str = "one", kind: str = "save_weights", seq_id: int = 1, **more: Any
-) -> tuple[str, str]:
-    """A run and the URL of its checkpoint."""
-    model_id = api.model()
-    path = api.result(api.ok(kind, model_id=model_id, seq_id=seq_id, path=name, **more))["path"]
-    return model_id, f"{API}/training_runs/{model_id}/checkpoints/{path.split('/', 3)[3]}"
-
-
-def listed(api: Api, model_id: str) -> dict[str, Any]:
-    [checkpoint] = api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"]
-    return checkpoint
+from tests.support.recording_engine import RecordingEngine
+from tests.support.server_calls import API, Api, listed, saved, started
 
 
 def test_a_checkpoint_is_published_once_and_taken_back_once(api: Api) -> None:
@@ -83,12 +69,12 @@ def test_the_runs_of_a_project_are_listed_alone(api: Api) -> None:
 
 
 def test_a_run_whose_steps_since_its_last_save_are_lost_is_corrupted(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         left, _ = saved(api)
         trained, _ = saved(api, "two")
         api.result(api.step(trained, 2, 3))
         assert not api.get(f"training_runs/{trained}").json()["corrupted"]
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert not api.get(f"training_runs/{left}").json()["corrupted"]
         assert api.get(f"training_runs/{trained}").json()["corrupted"]
         response = api.send(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, started, step
 from tinkex_server.engine.interface import CustomLoss, Example, InvalidRequest
 from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss
@@ -274,7 +274,7 @@ def custom_step(model_id: str, seq_id: int, config: Any) -> dict[str, Any]:
 
 
 def test_a_loss_is_taken_on_once_and_outlives_the_server(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         session_id = api.session()
         promise = api.ok("create_custom_loss", **request(session_id))
         loss_id = api.result(promise)["loss_id"]
@@ -284,7 +284,7 @@ def test_a_loss_is_taken_on_once_and_outlives_the_server(tmp_path: Path) -> None
         assert (
             api.send("create_custom_loss", **request(session_id, name="other")).status_code == 400
         )
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         model_id = api.model(session_id, 3)
         assert api.result(
             api.ok("forward_backward", **custom_step(model_id, 1, {"loss_id": loss_id}))

@@ -14,9 +14,8 @@ import pytest
 from attrs import frozen
 
 from tests.server.routes.test_archives import location
-from tests.server.routes.test_checkpoints import listed, saved
-from tests.support.recording_engine import FakeEngine
-from tests.support.server_calls import API, Api, started
+from tests.support.recording_engine import RecordingEngine
+from tests.support.server_calls import API, Api, listed, saved, started
 
 
 @frozen
@@ -30,7 +29,7 @@ class Two:
 @pytest.fixture
 def two() -> Iterator[Two]:
     with (
-        started(FakeEngine(), api_key=["tml-ada", "tml-bob"]) as ada,
+        started(RecordingEngine(), api_key=["tml-ada", "tml-bob"]) as ada,
         httpx.Client(base_url=ada.http.base_url) as http,
     ):
         ada.http.headers["x-api-key"], http.headers["x-api-key"] = "tml-ada", "tml-bob"
@@ -69,14 +68,14 @@ def test_a_token_sees_what_its_key_sees_and_then_is_to_be_exchanged_anew(
 
 
 def test_a_token_ends_with_its_key_when_the_server_is_started_without_that(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path, api_key=["tml-ada", "tml-bob"]) as api:
+    with started(RecordingEngine(), data_dir=tmp_path, api_key=["tml-ada", "tml-bob"]) as api:
         tokens = {
             key: api.http.post(f"{API}/auth/token", json={}, headers={"x-api-key": key}).json()[
                 "jwt"
             ]
             for key in ("tml-ada", "tml-bob")
         }
-    with started(FakeEngine(), data_dir=tmp_path, api_key="tml-ada") as api:
+    with started(RecordingEngine(), data_dir=tmp_path, api_key="tml-ada") as api:
         statuses = [
             api.http.get(f"{API}/sessions", headers={"x-api-key": token}).status_code
             for token in tokens.values()

@@ -21,7 +21,7 @@ from tinkex_proto import tinker_pb2 as pb
 
 import tinkex
 from tests.support.batches import datum
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, new_model, sample, started, step
 from tinkex.local import Limits, serve
 from tinkex_server.engine.interface import EngineDied
@@ -43,7 +43,7 @@ SMALL = Limits(
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Api]:
-    engine = FakeEngine()
+    engine = RecordingEngine()
     engine.gate.set()
     with started(engine, limits=SMALL) as api:
         yield api
@@ -115,7 +115,7 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_comes(small: Api) 
 def test_a_client_that_leaves_in_its_body_is_no_fault_of_the_server(
     profile: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with started(FakeEngine(), profile=profile) as api:
+    with started(RecordingEngine(), profile=profile) as api:
         address = (api.http.base_url.host, api.http.base_url.port)
         with socket.create_connection(address, timeout=10) as connection:
             connection.sendall(
@@ -162,7 +162,7 @@ def batch(model_id: str, *data: Any) -> dict[str, Any]:
     ],
 )
 def test_a_batch_is_bounded(data: list[list[int]], words: str | None) -> None:
-    with started(FakeEngine(), limits=SMALL) as api:
+    with started(RecordingEngine(), limits=SMALL) as api:
         response = api.send("forward_backward", **batch(api.model(), *data))
     assert response.status_code == (200 if words is None else 422)
     assert (words or "") in response.text
@@ -197,7 +197,7 @@ def test_a_sample_is_bounded(small: Api, more: dict[str, Any], field: str) -> No
 
 
 def test_models_are_bounded_in_rank_and_number() -> None:
-    with started(FakeEngine(), limits=SMALL) as api:
+    with started(RecordingEngine(), limits=SMALL) as api:
         session_id = api.session()
         body = new_model(session_id) | {"lora_config": {"rank": 9}}
         assert api.send("create_model", **body).status_code == 422
@@ -251,7 +251,7 @@ def test_no_path_leads_out_of_the_data_folder(tmp_path: Path, path: str) -> None
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "adapter_model.safetensors").write_bytes(b"12345")
-    with started(FakeEngine(), data_dir=tmp_path / "data") as api:
+    with started(RecordingEngine(), data_dir=tmp_path / "data") as api:
         model = api.model()
         path = path.format(model=model)
         asked = [
@@ -277,7 +277,7 @@ def test_no_path_leads_out_of_the_data_folder(tmp_path: Path, path: str) -> None
 
 
 def test_a_saturated_server_says_when_to_come_again() -> None:
-    engine = FakeEngine()
+    engine = RecordingEngine()
     with started(engine, limits=Limits(pending=3)) as api:
         model, sampler = api.model(), api.sampler()
         promises = [api.ok("asample", **sample(sampler, number, 96)) for number in range(3)]
@@ -297,7 +297,7 @@ def test_a_saturated_server_says_when_to_come_again() -> None:
 
 
 def test_what_others_wait_for_is_taken_all_the_same() -> None:
-    with started(FakeEngine(), limits=Limits(pending=2)) as api:
+    with started(RecordingEngine(), limits=Limits(pending=2)) as api:
         model = api.model()
         later = [api.step(model, 3), api.step(model, 2)]
         assert api.send("forward_backward", **step(model, 4)).status_code == 429
@@ -319,7 +319,7 @@ def test_only_a_number_that_is_missing_is_awaited() -> None:
 
 def test_a_client_gets_through_a_burst(connect: Callable[..., Any]) -> None:
     """The burst has more requests than the server accepts at a time."""
-    engine = FakeEngine()
+    engine = RecordingEngine()
     engine.gate.set()
     with serve(engine=engine, limits=Limits(pending=4)) as server:
         service = connect(server.base_url)
@@ -390,7 +390,7 @@ def test_a_base_model_of_pickled_weights_is_refused(tmp_path: Path) -> None:
 def test_no_log_has_a_key_or_a_prompt(caplog: pytest.LogCaptureFixture) -> None:
     key, secret, text = "tml-very-secret", "metadata-of-the-user", [41, 42, 43, 44, 45]
     caplog.set_level(logging.DEBUG)
-    with serve(engine=FakeEngine(), api_key=key, access_log=True) as server:
+    with serve(engine=RecordingEngine(), api_key=key, access_log=True) as server:
         with tinkex.ServiceClient(
             base_url=server.base_url, api_key=key, user_metadata={"who": secret}
         ) as service:

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from tinkex_proto import tinker_pb2 as pb
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, new_model, sample, started, step
 from tinkex.local import Server, serve
 from tinkex_server.profiles import TINKEX
@@ -24,7 +24,7 @@ PROTOBUF = "application/x-protobuf"
 def torch_api(torch_server: Server) -> Iterator[Api]:
     """A client of the server that really trains."""
     with httpx.Client(base_url=torch_server.base_url, timeout=60) as http:
-        yield Api(http, FakeEngine())
+        yield Api(http, RecordingEngine())
 
 
 def message(model_id: str, seq_id: int, *tokens: int, **fields: Any) -> bytes:
@@ -271,7 +271,7 @@ def test_10_requests_run_by_their_numbers_and_a_repeat_is_known_again(api: Api) 
 
 def test_11_a_poll_is_held_for_less_than_the_client_waits() -> None:
     assert TINKEX.hold < 45
-    with started(FakeEngine(), hold=0.3) as api:
+    with started(RecordingEngine(), hold=0.3) as api:
         begin = time.monotonic()
         pending = poll(api, api.step(api.model(), 2))
         assert time.monotonic() - begin >= 0.3
@@ -347,7 +347,7 @@ def test_13_what_is_there_already_is_no_conflict(api: Api) -> None:
 
 
 def test_14_telemetry_and_the_end_are_taken_with_a_key_of_its_kind() -> None:
-    with started(FakeEngine(), api_key="tml-local") as api:
+    with started(RecordingEngine(), api_key="tml-local") as api:
         api.http.headers["x-api-key"] = "tml-local"
         told = {
             "events": [],

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, sample, started
 from tinkex.local import Limits, Server, serve
 
@@ -181,12 +181,12 @@ def test_copies_of_a_sampler_are_numbered_also_after_a_restart(tmp_path: Path) -
     def join(api: Api, sampler_id: str) -> int:
         return api.ok("join_sampling_session", sampling_session_id=sampler_id)["client_counter"]
 
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         first, second = api.sampler(number=0), api.sampler(number=0)
         assert first != second
         assert [join(api, first), join(api, first), join(api, second)] == [1, 2, 1]
         assert api.send("join_sampling_session", sampling_session_id="none").status_code == 404
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert join(api, first) == 3
 
 
@@ -244,7 +244,7 @@ def test_a_stream_whose_reader_leaves_is_stopped(api: Api) -> None:
 
 
 def test_a_stream_counts_among_what_is_under_way() -> None:
-    with started(FakeEngine(), limits=Limits(pending=1)) as api:
+    with started(RecordingEngine(), limits=Limits(pending=1)) as api:
         sampler = api.sampler()
         with api.http.stream(
             "POST", f"{API}/asample_stream", json=sample(sampler, None, 95)
@@ -267,10 +267,10 @@ def test_a_stream_under_way_is_ended_in_good_order_when_the_server_stops(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with (
-        serve(engine=FakeEngine()) as server,
+        serve(engine=RecordingEngine()) as server,
         httpx.Client(base_url=server.base_url, timeout=15) as http,
     ):
-        api = Api(http, FakeEngine())
+        api = Api(http, RecordingEngine())
         with http.stream(
             "POST", f"{API}/asample_stream", json=sample(api.sampler(), None, 95)
         ) as response:

@@ -12,14 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, started
 from tinkex.local import serve
 from tinkex_server.optional_dependencies import require
 
 
 def test_a_pending_request_is_408_and_says_what_it_waits_for() -> None:
-    with started(FakeEngine(), hold=0.05) as api:
+    with started(RecordingEngine(), hold=0.05) as api:
         promise = api.step(api.model(), 3)
         response = api.send("retrieve_future", request_id=promise["request_id"])
     assert response.status_code == 408
@@ -33,10 +33,10 @@ def test_a_pending_request_is_408_and_says_what_it_waits_for() -> None:
 
 def test_a_stop_answers_the_polls_joins_the_threads_and_leaves_no_folder() -> None:
     before = set(threading.enumerate())
-    server = serve(engine=FakeEngine())
+    server = serve(engine=RecordingEngine())
     answers: list[int] = []
     with httpx.Client(base_url=server.base_url, timeout=15) as http:
-        api = Api(http, FakeEngine())
+        api = Api(http, RecordingEngine())
         promise = api.step(api.model(), 2)
         polls = [
             threading.Thread(
@@ -66,7 +66,7 @@ def test_a_stop_with_nothing_under_way_takes_no_time() -> None:
     """uvicorn takes at least a tenth of a second, which is most of a short test."""
     times = []
     for _ in range(5):
-        server = serve(engine=FakeEngine())
+        server = serve(engine=RecordingEngine())
         with httpx.Client(base_url=server.base_url) as http:
             assert http.get("/api/v1/healthz").is_success
             began = time.monotonic()
@@ -76,7 +76,7 @@ def test_a_stop_with_nothing_under_way_takes_no_time() -> None:
 
 
 def test_a_stop_waits_for_the_step_under_way() -> None:
-    engine = FakeEngine()
+    engine = RecordingEngine()
     server = serve(engine=engine)
     with httpx.Client(base_url=server.base_url) as http:
         api = Api(http, engine)
@@ -91,7 +91,7 @@ def test_a_stop_waits_for_the_step_under_way() -> None:
 
 
 def test_a_stop_waits_for_it_too_when_waiting_for_the_server_was_interrupted() -> None:
-    engine = FakeEngine()
+    engine = RecordingEngine()
     main = threading.main_thread().ident
     assert main
     with serve(engine=engine) as server, httpx.Client(base_url=server.base_url) as http:
@@ -106,7 +106,7 @@ def test_a_stop_waits_for_it_too_when_waiting_for_the_server_was_interrupted() -
 
 
 def test_several_at_once() -> None:
-    with started(FakeEngine()) as one, started(FakeEngine()) as other:
+    with started(RecordingEngine()) as one, started(RecordingEngine()) as other:
         model_id = one.model()
         assert one.send("get_info", model_id=model_id).status_code == 200
         assert other.send("get_info", model_id=model_id).status_code == 404
@@ -114,7 +114,7 @@ def test_several_at_once() -> None:
 
 def test_a_port_in_use_is_an_error_of_the_system() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
-        serve(engine=FakeEngine(), port=taken.getsockname()[1])
+        serve(engine=RecordingEngine(), port=taken.getsockname()[1])
 
 
 def test_a_data_folder_of_another_release_is_refused(tmp_path: Path) -> None:
@@ -122,13 +122,13 @@ def test_a_data_folder_of_another_release_is_refused(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 99")
     database.close()
     with pytest.raises(RuntimeError, match="layout 99"):
-        serve(engine=FakeEngine(), data_dir=tmp_path)
+        serve(engine=RecordingEngine(), data_dir=tmp_path)
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tinkex.db").write_bytes(b"no database" * 1000)
     with pytest.raises(RuntimeError, match="cannot be used as a database"):
-        serve(engine=FakeEngine(), data_dir=tmp_path)
+        serve(engine=RecordingEngine(), data_dir=tmp_path)
 
 
 def test_importing_it_imports_no_torch() -> None:
@@ -155,7 +155,7 @@ def test_what_is_not_installed_is_named_with_the_way_to_install_it() -> None:
 def test_an_answer_does_not_wait_for_the_clients_acknowledgement() -> None:
     """The acknowledgement takes 40 ms on a connection that is used again."""
     with (
-        serve(engine=FakeEngine()) as server,
+        serve(engine=RecordingEngine()) as server,
         httpx.Client(base_url=server.base_url, timeout=15) as http,
     ):
         times = []

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, new_model, started
 
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Api]:
     """A server with five sessions, each known by its display name."""
-    with started(FakeEngine()) as api:
+    with started(RecordingEngine()) as api:
         for number, name in enumerate(["Red Apple", "red pear", "Grüne Traube", "blue", ""]):
             made = api.ok(
                 "create_session",

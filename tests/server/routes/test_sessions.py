@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, new_model, step
 from tinkex.local import Server, serve
 
@@ -115,7 +115,7 @@ def test_a_wrong_method_is_405(api: Api) -> None:
 
 def test_with_a_key_all_but_health_want_it() -> None:
     with (
-        serve(engine=FakeEngine(), api_key="tml-right") as server,
+        serve(engine=RecordingEngine(), api_key="tml-right") as server,
         httpx.Client(base_url=server.base_url) as http,
     ):
         statuses = {

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, new_model, sample, saved_folder, started
 from tinkex.local import Server
 from tinkex_server.wire.content import files_of
@@ -277,10 +277,10 @@ def test_a_training_state_can_be_sampled(api: Api, server: Server, path: str) ->
 
 
 def test_a_training_state_outlives_the_server(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         model_id = api.model()
         path = api.result(save(api, model_id, 1))["path"]
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert (
             api.send(
                 "load_weights", path=path, optimizer=True, model_id=model_id, seq_id=2
@@ -319,7 +319,7 @@ def tiny_steps(api: Api, model_id: str, first: int) -> list[float]:
 
 def test_training_goes_on_bit_for_bit_in_a_new_model(torch_server: Server) -> None:
     with httpx.Client(base_url=torch_server.base_url, timeout=30) as http:
-        api = Api(http, FakeEngine())
+        api = Api(http, RecordingEngine())
         body = {**new_model(api.session()), "base_model": "tinkex/tiny"}
         source = api.result(api.ok("create_model", **body))["model_id"]
         tiny_steps(api, source, 1)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, sample, started
 from tinkex.local import Limits, gc
 
@@ -20,7 +20,7 @@ FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
 
 @pytest.fixture
 def ours(tmp_path: Path) -> Iterator[Api]:
-    with started(FakeEngine(), api_key=["tml-ada", "tml-bob"], data_dir=tmp_path) as api:
+    with started(RecordingEngine(), api_key=["tml-ada", "tml-bob"], data_dir=tmp_path) as api:
         api.http.headers["x-api-key"] = "tml-ada"
         yield api
 
@@ -171,7 +171,7 @@ def test_a_release_that_takes_bare_urls_gets_them(ours: Api) -> None:
 
 
 def test_a_file_has_a_bound(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path, limits=Limits(upload_bytes=1000)) as api:
+    with started(RecordingEngine(), data_dir=tmp_path, limits=Limits(upload_bytes=1000)) as api:
         url = begun(api)["urls"]["adapter_model.safetensors"]["url"]
         assert httpx.put(url, content=bytes(1000)).status_code == 200
         assert httpx.put(url, content=bytes(1001)).status_code == 413
@@ -187,10 +187,10 @@ def test_a_file_has_a_bound(tmp_path: Path) -> None:
 def test_uploads_outlive_a_restart_and_end_with_their_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         start, left = begun(api), begun(api)
         path = httpx.URL(start["urls"]["adapter_config.json"]["url"]).raw_path.decode()
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert api.http.put(path, content=b"{}").status_code == 200
     gc(tmp_path)
     ids = {start["upload_id"], left["upload_id"]}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, new_model, sample, saved_folder, started
 from tinkex.local import Server
 
@@ -140,14 +140,14 @@ def test_training_runs_are_paged_newest_first(api: Api) -> None:
 
 
 def test_what_was_saved_outlives_the_server(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         session_id = api.session()
         model_id = api.model(session_id)
         path = api.result(save(api, model_id, 1, path="kept"))["path"]
         done = api.step(model_id, 2, 3)
         result = api.result(done)
         pending = api.step(model_id, 4)
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert api.result(done) == result
         assert "restarted" in api.result(pending)["error"]
         assert api.send("get_info", model_id=model_id).status_code == 200
@@ -176,12 +176,12 @@ def test_inflight_weights_are_shared_and_replaced(api: Api, server: Server) -> N
 
 
 def test_the_last_inflight_weights_outlive_the_server(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         model_id = api.model()
         sampler_id = api.result(save(api, model_id, 1, sampling_session_seq_id=0, kind="inflight"))[
             "sampling_session_id"
         ]
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert api.result(api.ok("asample", **sample(sampler_id, 0)))["sequences"]
         assert api.engine.count("load_sampler", f"{model_id}:inflight") == 1
 

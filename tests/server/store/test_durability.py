@@ -15,7 +15,7 @@ import pytest
 from attrs import define, field
 
 from tests.support.counting_engine import Process, process
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, saved_folder
 from tinkex_server.data_dir.folders import write
 from tinkex_server.wire.content import files_of
@@ -27,7 +27,7 @@ SECONDS = 10.0
 @contextmanager
 def calls(server: Process) -> Iterator[Api]:
     with httpx.Client(base_url=server.base_url, timeout=15) as http:
-        yield Api(http, FakeEngine())
+        yield Api(http, RecordingEngine())
 
 
 @define

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, sample, started
 from tinkex.cli import main
 from tinkex.local import serve
@@ -76,10 +76,10 @@ def test_once_something_is_lost_that_others_were_told_of_nothing_is_acknowledged
 
 def test_a_server_on_a_full_disk_says_what_to_do() -> None:
     with (
-        serve(engine=FakeEngine()) as server,
+        serve(engine=RecordingEngine()) as server,
         httpx.Client(base_url=server.base_url, timeout=15) as http,
     ):
-        api = Api(http, FakeEngine())
+        api = Api(http, RecordingEngine())
         sampler = api.sampler()
         fill(server._state.store._database)
         refused = api.send("create_session", tags=["x" * 50_000], user_metadata={}, sdk_version="1")
@@ -102,7 +102,7 @@ def test_a_server_on_a_full_disk_says_what_to_do() -> None:
 def test_the_command_says_so_in_a_line(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         api.step(api.model(), 2)  # it waits for another, so that a restart has something to write
     original = Database._prepare
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.recording_engine import FakeEngine
+from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, started, step
 from tinkex_server.engine.interface import LoraShape
 from tinkex_server.store import ModelRow, SessionRow, Store
@@ -59,7 +59,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends(store: Store, steps: int) ->
 
 
 def test_training_writes_the_loss_per_trained_token(tmp_path: Path) -> None:
-    with started(FakeEngine(), data_dir=tmp_path) as api:
+    with started(RecordingEngine(), data_dir=tmp_path) as api:
         model_id = api.model()
         _train(api, model_id, 1, 2, 3)
         _train(api, model_id, 3, 10, 20)

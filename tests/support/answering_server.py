@@ -20,7 +20,7 @@ class Call:
     """Without the query."""
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    """By names in small letters."""
+    """The header values by lower-case name."""
     body: bytes
 
     @property
@@ -61,13 +61,13 @@ class Answering:
     calls: list[Call] = field(factory=list)
 
     def to(self, path: str) -> list[Call]:
-        """The calls whose paths end so."""
+        """Returns the calls whose paths end like this."""
         return [call for call in self.calls if call.path.endswith(path)]
 
 
 @contextmanager
 def answering(answer: Callable[[Call], Answer]) -> Iterator[Answering]:
-    """`answer` is called in a thread of its own for each connection."""
+    """Serves `answer`, which is called in one thread per connection."""
     server = Answering("")
 
     class Handler(BaseHTTPRequestHandler):

@@ -32,7 +32,7 @@ BATCH = [
     text_datum(f"{words} is ", f"{digits}\n")
     for words, digits in (("one", 1), ("forty two", 42), ("ninety", 90), ("six", 6))
 ]
-"""Of different lengths, so that results in a wrong order do not fit."""
+"""Texts of different lengths, so that results in a wrong order do not fit."""
 TWO_CHUNKS = ChunkLimits(max_items=len(BATCH) // 2)
 ADAM = AdamParams(learning_rate=1e-3)
 TRAINING_STEPS = 5
@@ -52,13 +52,13 @@ class NotReached(AttributeError):
 
 @define
 class Job:
-    """What the steps so far have made."""
+    """The results of the steps so far."""
 
     service: Any
     model: str | None = None
     """The base model; by default the first one that the server names."""
     losses: list[float] = field(factory=list)
-    """Of each training step, before it."""
+    """The loss before each training step."""
 
     trainer: Any = field(init=False)
     state_path: str = field(init=False)
@@ -66,7 +66,7 @@ class Job:
     loss_next: float = field(init=False)
     """After one more step."""
     logprobs_trained: Sequence[float] = field(init=False)
-    """Of `PROMPT`'s tokens but the first, by the training model."""
+    """Logprobs of `PROMPT`'s tokens but the first, by the training model."""
     sampler_path: str = field(init=False)
     sampler: Any = field(init=False)
     greedy: Any = field(init=False)
@@ -82,7 +82,7 @@ Step = Callable[[Job], "str | None"]
 
 @frozen
 class Outcome:
-    """How one step went."""
+    """The outcome of one step."""
 
     step: str
     kind: Literal["ok", "differs", "unsupported", "skipped", "FAILED"]
@@ -236,7 +236,7 @@ def resume(job: Job) -> str | None:
 
 
 def custom_loss_in_numpy(job: Job) -> str | None:
-    """The gradient has both signs, as policy gradients have."""
+    """Trains on a gradient of both signs, as policy gradients are."""
     ours, theirs = (
         job.service.create_training_client_from_state_with_optimizer(job.state_path)
         for _ in range(2)
@@ -349,8 +349,8 @@ STEPS: Sequence[Step] = (
 
 
 def loss_of(batch: Sequence[Datum], result: ForwardBackwardOutput) -> float:
-    """The cross entropy of a batch in nats, by its logprobs: not every server says it, and some say
-    its mean.
+    """Computes the cross entropy of a batch in nats from its logprobs: not every server returns
+    it, and some return its mean.
     """
     logprobs = [output["logprobs"].to_numpy() for output in result.loss_fn_outputs]
     weights = [datum.loss_fn_inputs["weights"].to_numpy() for datum in batch]
@@ -358,7 +358,7 @@ def loss_of(batch: Sequence[Datum], result: ForwardBackwardOutput) -> float:
 
 
 def _one_step(trainer: Any) -> float:
-    """The loss before it."""
+    """Makes one training step and returns the loss before it."""
     gradients = trainer.forward_backward(BATCH, "cross_entropy")
     update = trainer.optim_step(ADAM)
     loss = loss_of(BATCH, gradients.result())
@@ -394,19 +394,19 @@ def _prompt_differs(job: Job, logprobs: Sequence[float | None] | None) -> str | 
 
 
 def _apart(what: str, one: Any, other: Any) -> str | None:
-    """How far apart two numbers are, or two rows of them; None where they count as equal."""
+    """Describes the distance of two numbers or rows; None if they count as equal."""
     distance = float(np.max(np.abs(np.asarray(one, np.float64) - np.asarray(other, np.float64))))
     return None if distance <= EQUAL else f"{what}: {distance:.3g} apart"
 
 
 def _even_batch() -> Sequence[Datum]:
-    """Of one length, since servers differ in how they weigh long datums against short ones."""
+    """Makes datums of one length: servers weigh long ones differently."""
     return [text_datum("two is ", "2\n"), text_datum("six is ", "6\n")]
 
 
 def _advantages(datum: Datum) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Both signs within each datum, and more of the one than of the other; which one differs by
-    datum.
+    """Makes advantages of both signs, with more of one sign than of the other; the sign differs
+    by datum.
     """
     count = len(datum.loss_fn_inputs["weights"].to_numpy())
     sign = 1 if datum.model_input.to_ints()[0] == ord("t") else -1
@@ -429,7 +429,7 @@ def _arrays(outputs: Sequence[Any]) -> Sequence[Any]:
 
 
 def _with_advantages(batch: Sequence[Datum], outputs: Sequence[Any]) -> Sequence[Datum]:
-    """The datums for the server's own importance sampling, at a ratio of 1."""
+    """Makes datums for the server's importance sampling, at a ratio of 1."""
     return [
         Datum(
             ModelInput.from_ints(datum.model_input.to_ints()),

@@ -47,7 +47,7 @@ def hub_here() -> Iterator[Hub]:
         do_GET = do_HEAD = lambda self: hub.answer(self)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
+            """Logs nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

@@ -36,10 +36,10 @@ COMPUTES = 90
 _LONG = 60.0  # seconds
 _SOME = 4.0  # seconds
 BASES = FakeEngine(["fake/base"]).base_models
-"""Of all the engines here."""
+"""The base models of all engines in this module."""
 
 
-class MortalEngine(FakeEngine):
+class KillableEngine(FakeEngine):
     def __init__(self) -> None:
         super().__init__(["fake/base"])
         self._given_up = 0
@@ -92,12 +92,12 @@ def _behave(token: int) -> None:
 
 
 def cannot_be_made() -> FakeEngine:
-    """As when there is no such model."""
+    """Fails as for a model that does not exist."""
     raise InvalidRequest("there is no folder /none")
 
 
 def breaks_when_made() -> FakeEngine:
-    """As when a library is not what it should be."""
+    """Fails as a broken library does."""
     raise ZeroDivisionError("the fake broke")
 
 
@@ -107,7 +107,7 @@ def does_not_start() -> FakeEngine:
 
 
 def starts_slowly(gate: Path) -> FakeEngine:
-    """Is ready when the file `gate` is there."""
+    """Makes the engine once the file `gate` exists."""
     while not gate.exists():
         time.sleep(0.01)
-    return MortalEngine()
+    return KillableEngine()

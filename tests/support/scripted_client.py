@@ -11,7 +11,7 @@ import httpx
 import orjson
 from attrs import define, field
 
-from tests.client.transport.test_transport import HandClock
+from tests.support.clocks import HandClock
 from tinkex import AsyncSamplingClient, Config
 from tinkex.dialects.dialect import Dialect
 from tinkex.session.session import Session
@@ -52,6 +52,12 @@ def scripted_session(
 def scripted_sampler(
     answers: Mapping[str, Sequence[Answer]], dialect: Dialect
 ) -> tuple[AsyncSamplingClient, Routes]:
-    """For the running event loop."""
+    """Makes a transport for the running event loop."""
     session, routes = scripted_session(answers, dialect)
     return AsyncSamplingClient(session, "S1:sample:0", base_model="base"), routes
+
+
+PROMISE = (200, b'{"request_id": "r"}')
+
+
+SAMPLE = (200, b'{"sequences": [{"tokens": [7], "stop_reason": "stop"}]}')
