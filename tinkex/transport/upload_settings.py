@@ -15,7 +15,7 @@ from tinkex.transport import certificates
 
 @frozen
 class UploadSettings:
-    """The settings of a client that apply to other servers, too: neither its key nor its headers."""
+    """The settings of a client that apply to all servers: its proxies and certificates."""
 
     proxies: Proxies
     proxy_headers: Mapping[str, str] = field(factory=dict[str, str], repr=False)
