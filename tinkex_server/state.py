@@ -11,7 +11,7 @@ from attrs import frozen
 from tinkex_server.access.secret import load_secret
 from tinkex_server.access.signed_urls import Signer
 from tinkex_server.data_dir.folders import Folders
-from tinkex_server.data_dir.rebuild import rebuild
+from tinkex_server.data_dir.reconcile import reconcile
 from tinkex_server.data_dir.uploads import Uploads
 from tinkex_server.engine.interface import Engine, ModelInfo
 from tinkex_server.errors import bad_request
@@ -115,6 +115,6 @@ def open_state(
         base_models={model.name: model for model in engine.base_models},
     )
     store.recover("the server was restarted before this was done", started_at)
-    rebuild(store, folders)
+    reconcile(store, folders)
     recovery.watch()
     return state

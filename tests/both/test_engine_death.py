@@ -209,7 +209,9 @@ def test_a_model_that_was_never_saved_is_lost_for_good(service: Any, mortal: Mor
     trainer = service.create_lora_training_client(BASE, rank=4)
     train(trainer)
     for text in killed_midway(mortal, trainer):
-        assert "is lost, because it was never saved: create a new model, and save it regularly" in text
+        assert (
+            "is lost, because it was never saved: create a new model, and save it regularly" in text
+        )
     with pytest.raises(NotFoundError, match=r"killed by SIGKILL .* never saved"):
         trainer.forward([datum(5)], "cross_entropy").result()
     train(service.create_lora_training_client(BASE, rank=4))

@@ -237,7 +237,7 @@ def test_stops_that_open_rl_of_april_does_not_heed_are_told_of_once(
         assert list(sampler.sample([1, 2, 3], 1, params).result().sequences[0].tokens) == list(
             first
         )
-    assert caplog.text.count("stop is taken and not heeded") == 1
+    assert caplog.text.count("stop is ignored") == 1
 
 
 def test_a_server_of_which_nothing_is_known_is_told_what_to_do_where_it_has_no_forward(

@@ -13,7 +13,7 @@ from tinkex.config import Config
 from tinkex.dialects.detect import FirstAnswers, is_missing_route, recognise, with_flags
 from tinkex.dialects.dialect import Dialect, Evidence
 from tinkex.dialects.feature_gates import with_gates
-from tinkex.dialects.table import DIALECTS, NOT_FORESEEN, OPTIONAL, UNKNOWN
+from tinkex.dialects.table import DIALECTS, UNEXPECTEDLY_MISSING, OPTIONAL, UNKNOWN
 from tinkex.errors import APIStatusError, UnsupportedByServer
 
 logger = logging.getLogger("tinkex")
@@ -105,7 +105,7 @@ class Server:
         operation = refusal.operation or ""
         if operation in OPTIONAL and is_missing_route(refusal.status_code, refusal.body):
             self.update_dialect(
-                missing={**self.dialect.missing, operation: NOT_FORESEEN.get(operation, "")}
+                missing={**self.dialect.missing, operation: UNEXPECTEDLY_MISSING.get(operation, "")}
             )
             try:
                 self.require(operation)

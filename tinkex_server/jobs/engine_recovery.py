@@ -152,12 +152,12 @@ class EngineRecovery:
         saved = self._store.checkpoints.get(state.path)
         if saved is None:
             raise InvalidRequest(f"{state.path} was deleted")
-        with self._folders.held(saved.folder) as folder:
+        with self._folders.hold(saved.folder) as folder:
             await self._lanes.call(digests.check, folder)
             await self._lanes.call(
                 self._engine.load_model, row.model_id, folder, optimizer=state.optimizer
             )
 
     def _give_up(self, model_id: str, text: str) -> None:
-        self._store.models.lose(model_id, text)
+        self._store.models.mark_failed(model_id, text)
         self.forget(model_id)

@@ -149,7 +149,7 @@ class Futures:
         """
         if identity.seq_id is None:
             return None
-        row = self._store.futures.numbered(identity.scope, identity.seq_id)
+        row = self._store.futures.by_number(identity.scope, identity.seq_id)
         if row is None:
             return None
         if (row.kind, row.fingerprint) != (identity.kind, identity.fingerprint):

@@ -83,7 +83,7 @@ class SamplerCache:
         if name is None:
             await self._lanes.call(load, sampler.weights_id, sampler.base_model, None)
             return
-        with self._folders.held(name) as folder:
+        with self._folders.hold(name) as folder:
             if not folder.is_dir():
                 raise _deleted(sampler)
             await self._lanes.call(digests.check, folder)

@@ -30,5 +30,5 @@ class SessionActivity:
         """
         if self._started_at >= since:
             return []
-        sessions = self._store.sessions.silent(since)
+        sessions = self._store.sessions.silent_since(since)
         return [row for row in sessions if self._last_request.get(row.session_id, 0.0) < since]

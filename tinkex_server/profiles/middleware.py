@@ -33,8 +33,8 @@ from tinkex_server.profiles.request_bodies import HandlerDied, read_fields
 from tinkex_server.profiles.state_checks import StateChecks
 from tinkex_server.profiles.templates import Reply
 from tinkex_server.state import ServerState
+from tinkex_server.wire.body_copy import BodyCopy
 from tinkex_server.wire.raw_body import receive_body
-from tinkex_server.wire.refused_body import RefusedBody
 from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.scope import PREFIX
 
@@ -85,24 +85,24 @@ class ProfileMiddleware:
         self._numbers = itertools.count(time.time_ns())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watched = RefusedBody(receive, self._state.limits.body_bytes)
-        request = Request(scope, watched.receive)
+        body_copy = BodyCopy(receive, self._state.limits.body_bytes)
+        request = Request(scope, body_copy.receive)
         if self._profile.request_ids:
             send = _with_header(
                 send, "x-request-id", request.headers.get("x-request-id") or uuid4().hex
             )
         try:
-            response = await self._answer(request, watched)
+            response = await self._answer(request, body_copy)
         except Refused as refusal:
-            await self._skip_turn(request, watched, refusal)
+            await self._skip_turn(request, body_copy, refusal)
             response = respond(self._answers.refusal(request, refusal))
         except HandlerDied as error:
-            await self._skip_turn(request, watched, Refused(400, str(error)))
+            await self._skip_turn(request, body_copy, Refused(400, str(error)))
             await PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
             raise
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request, watched: RefusedBody) -> ASGIApp:
+    async def _answer(self, request: Request, body_copy: BodyCopy) -> ASGIApp:
         if self._profile.bare_archives:
             self._add_checkpoint_kind(request.scope)
         raw = await receive_body(request.headers, request.receive, self._state.limits.body_bytes)
@@ -123,7 +123,7 @@ class ProfileMiddleware:
         fields = read_fields(self._profile.bodies, operation, request, raw) if raw else {}
         if operation == "unload_model" and self._profile.unload_by_query:
             fields = {"model_id": request.query_params.get("model_id")}
-        watched.forget()
+        body_copy.forget()
         try:
             return await self._handle(operation, request, fields)
         except Refused as refusal:
@@ -156,7 +156,7 @@ class ProfileMiddleware:
         self._history.note_done(operation, sent, fields)
         return await self._answers.accept(operation, sent, answer)
 
-    async def _skip_turn(self, request: Request, watched: RefusedBody, refusal: Refused) -> None:
+    async def _skip_turn(self, request: Request, body_copy: BodyCopy, refusal: Refused) -> None:
         """Skips the turn of a refused request, so that later ones do not wait for it, if its sender
         has a key.
         """
@@ -166,7 +166,7 @@ class ProfileMiddleware:
             check_key(self._auth, self._api_key, operation, request)
         except Refused:
             return
-        fields = refusal.fields or await watched.fields(request.headers)
+        fields = refusal.fields or await body_copy.fields(request.headers)
         access = Access(self._state.store, None)
         self._state.refused_seq_ids.note_unread(access, refusal, fields)
 

@@ -18,8 +18,8 @@ from tinkex_server.profiles.results import shape_result
 from tinkex_server.profiles.templates import Reply
 from tinkex_server.state import ServerState
 from tinkex_server.wire import protobuf
+from tinkex_server.wire.json import encode
 from tinkex_server.wire.responses import json_response
-from tinkex_server.wire.translate import encode
 
 _LONG = 60.0  # seconds
 _RESULTS_WITH_PATHS = frozenset({"save_weights", "save_weights_for_sampler", "load_weights"})

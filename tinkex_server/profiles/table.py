@@ -961,7 +961,7 @@ HATCHERY = Profile(
         Rule(operations=("unload_model",), field="model_id", status=422, needed=True),
         Rule(operations=("asample",), field="sampling_params.top_k", status=422, most=1000),  # (m)
     ),
-    # other losses are refused by the POST (m); means (m)
+    # other losses are refused by the POST; a loss is a mean over its request (m)
     batches=Batches(
         losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"), means=True
     ),

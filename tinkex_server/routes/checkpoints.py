@@ -24,7 +24,7 @@ from tinkex_server.routes.support.query import page
 from tinkex_server.rules.checkpoint_urls import CHECKPOINT
 from tinkex_server.rules.saving import check_ttl, expiry
 from tinkex_server.state import ServerState
-from tinkex_server.wire.translate import optimizer_config
+from tinkex_server.wire.optimizers import optimizer_config
 
 
 async def list_run_checkpoints(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
@@ -48,7 +48,7 @@ async def list_checkpoints(state: ServerState, call: Call[None]) -> Mapping[str,
 async def publish(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     """Publishes a checkpoint, unless its files are damaged."""
     row = call.access.own_checkpoint(path_of(call))
-    with state.folders.held(row.folder) as folder:
+    with state.folders.hold(row.folder) as folder:
         await state.lanes.call(digests.check, folder)
     return _set_public(state, call, True)
 
@@ -85,12 +85,12 @@ async def set_ttl(state: ServerState, call: Call[SetCheckpointTtlRequest]) -> Ma
 
 async def delete_checkpoint(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     row = call.access.own_checkpoint(path_of(call))
-    manifests.withdraw(state.folders.path(row.folder))
+    manifests.remove(state.folders.path(row.folder))
     state.store.checkpoints.delete(row.path)
     state.store.audit.add(
         row.owner, "checkpoint.deleted", {"tinker_path": str(row.path)}, time.time()
     )
-    await state.folders.collect(state.store.folders)
+    await state.folders.remove_unused(state.store.folders)
     return {}
 
 

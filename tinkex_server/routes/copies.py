@@ -20,7 +20,7 @@ from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.rules.saving import check_ttl, expiry, record_checkpoint, write_checkpoint
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
-from tinkex_server.wire.translate import encode
+from tinkex_server.wire.json import encode
 
 
 async def copy_weights(state: ServerState, call: Call[CopyWeightsRequest]) -> PollAnswer:
@@ -52,7 +52,7 @@ def _identify(state: ServerState, call: Call[CopyWeightsRequest]) -> RequestIden
     body, owner = call.body, call.access.new_owner
     if (body.destination_project_id is None) == (body.session_id is None):
         raise malformed(
-            "destination_project_id", message="or session_id is needed: one of them, not both"
+            "destination_project_id", message="or session_id must be given, but not both"
         )
     if body.session_id is None:
         return RequestIdentity(
@@ -63,7 +63,9 @@ def _identify(state: ServerState, call: Call[CopyWeightsRequest]) -> RequestIden
             owner,
         )
     if body.model_seq_id is None or body.model_seq_id < 0:
-        raise malformed("model_seq_id", message="must be 0 or more: session_id needs it")
+        raise malformed(
+            "model_seq_id", message="must be 0 or more, and is required together with session_id"
+        )
     call.access.open_session(body.session_id)
     return RequestIdentity(
         body.session_id, body.model_seq_id, "copy_weights", call.fingerprint, owner
@@ -94,8 +96,8 @@ def _copy(
     async def work() -> bytes:
         now = time.time()
         with (
-            state.folders.held(source.folder) as saved,
-            state.folders.new(*path.place) as (name, folder),
+            state.folders.hold(source.folder) as saved,
+            state.folders.new(*path.folder_parts) as (name, folder),
         ):
             copied_run = evolve(
                 run,

@@ -19,7 +19,7 @@ from tinkex_server.jobs.futures import RequestIdentity
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import CustomLossRow
-from tinkex_server.wire.translate import encode
+from tinkex_server.wire.json import encode
 
 _FORMAT = 1
 
@@ -33,7 +33,7 @@ async def create_custom_loss(
         raise malformed("custom_loss_seq_id", message="must be 0 or more")
     if body.graph.format != _FORMAT:
         raise bad_request(
-            f"the graph is of format {body.graph.format}, and this server reads format {_FORMAT}"
+            f"the graph has format {body.graph.format}, but this server reads format {_FORMAT}"
         )
     call.access.session(body.session_id)
     scope = f"{body.session_id}:loss"

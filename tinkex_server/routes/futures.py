@@ -20,8 +20,8 @@ from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import EndedFuture
 from tinkex_server.wire import protobuf
+from tinkex_server.wire.json import encode
 from tinkex_server.wire.protobuf import result_fields, write_result
-from tinkex_server.wire.translate import encode
 
 _NUMBERS_OF_A_COPY = 1_000_000_000
 

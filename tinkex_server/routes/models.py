@@ -26,7 +26,9 @@ from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.rules import lifecycle
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation
 from tinkex_server.state import ServerState
-from tinkex_server.wire.translate import encode, lora_shape, optimizer_config, optimizer_kind
+from tinkex_server.wire.json import encode
+from tinkex_server.wire.optimizers import optimizer_config, optimizer_kind
+from tinkex_server.wire.training_requests import lora_shape
 
 
 async def tokenizer(state: ServerState, call: Call[None]) -> Mapping[str, Any]:

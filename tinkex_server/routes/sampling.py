@@ -29,7 +29,8 @@ from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import SamplerRow, UsageKind
 from tinkex_server.wire.events import EventStream
-from tinkex_server.wire.translate import encode_sample, sample_spec
+from tinkex_server.wire.results import encode_sample
+from tinkex_server.wire.sampling_requests import sample_spec
 
 
 async def create_sampling_session(
@@ -66,9 +67,7 @@ def _new_sampler(
     """Returns a sampler of a base model, or of saved weights; their base model may be named too."""
     if not isinstance(model_path, str):
         if not isinstance(base_model, str):
-            raise malformed(
-                "model_path", message="is missing, and so is base_model: one of them is needed"
-            )
+            raise malformed("model_path", message="or base_model must be given")
         return SamplerRow(sampler_id, session_id, state.base_model(base_model).name, None, None)
     path = checkpoint_path.parse(model_path)
     trained = access.run_of(access.checkpoint(path)).base_model

@@ -57,7 +57,7 @@ def _query(body: SessionSearchRequest, access: Access) -> SessionQuery:
 
 def _states(statuses: Sequence[SessionStatusQuery]) -> list[str]:
     if not statuses:
-        raise malformed("statuses", message="is empty")
+        raise malformed("statuses", message="must not be empty")
     return list(
         {state for index, status in enumerate(statuses) for state in _states_of(status, index)}
     )
@@ -65,7 +65,7 @@ def _states(statuses: Sequence[SessionStatusQuery]) -> list[str]:
 
 def _states_of(status: SessionStatusQuery, index: int) -> Sequence[str]:
     """Returns the states in the store that a status stands for. No session ever has the state
-    "failed": failures are those of requests, and their futures tell them.
+    "failed": only requests fail, and their futures say so.
     """
     if status.type in ("active", "cancelled", "failed"):
         return [status.type]

@@ -66,7 +66,7 @@ async def finish(state: ServerState, call: Call[FinishSessionRequest]) -> Mappin
         state.store.audit.add(
             row.owner, "session.finished", {"session_id": row.session_id, "reason": reason}, now
         )
-        await state.folders.collect(state.store.folders)
+        await state.folders.remove_unused(state.store.folders)
     return {}
 
 

@@ -14,8 +14,8 @@ from tinkex_server.access.signed_urls import LIFETIME, signed_url
 from tinkex_server.routes.support.chrome_trace import chrome_trace
 from tinkex_server.routes.support.endpoint import Call, get
 from tinkex_server.state import ServerState
+from tinkex_server.wire.json import encode
 from tinkex_server.wire.scope import PREFIX
-from tinkex_server.wire.translate import encode
 
 _TRACE = "/sessions/{session_id}/trace"
 _MOST = 50_000

@@ -24,15 +24,11 @@ from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model
 from tinkex_server.rules.custom_losses import find_custom_loss
 from tinkex_server.state import ServerState
 from tinkex_server.store import ModelRow
+from tinkex_server.wire.json import encode
+from tinkex_server.wire.optimizers import optimizer_settings
 from tinkex_server.wire.protobuf import read_forward_backward, write_loss
-from tinkex_server.wire.translate import (
-    count_trained,
-    encode,
-    examples,
-    loss_config,
-    loss_fields,
-    optimizer_settings,
-)
+from tinkex_server.wire.results import loss_fields
+from tinkex_server.wire.training_requests import count_trained, examples, loss_config
 
 
 async def forward_backward(

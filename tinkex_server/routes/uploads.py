@@ -32,7 +32,7 @@ from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
 from tinkex_server.wire.raw_body import receive_file
 from tinkex_server.wire.scope import PREFIX
-from tinkex_server.wire.translate import lora_shape
+from tinkex_server.wire.training_requests import lora_shape
 
 _NAME = "uploaded"
 _FILE = "/external_weights_uploads/{upload_id}/{file}"
@@ -58,7 +58,7 @@ async def start(
         body.destination_project_id,
         expires,
     )
-    state.uploads.begin(upload)
+    state.uploads.create(upload)
     urls = UploadUrls()
     bare = call.headers.get("x-stainless-package-version", "").startswith(_BARE_URLS)
     for name in ADAPTER_FILES:
@@ -76,7 +76,7 @@ async def receive(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     name = call.path["file"]
     if name not in ADAPTER_FILES:
         raise not_found(f"an upload has no file {name!r}; it has {' and '.join(ADAPTER_FILES)}")
-    with state.uploads.receiving(upload.upload_id, name) as file:
+    with state.uploads.new_file(upload.upload_id, name) as file:
         await receive_file(call.headers, call.receive, file, state.limits.upload_bytes)
     return {}
 
@@ -87,7 +87,7 @@ async def finish(
     """Checks the files and makes a checkpoint of them. A repeat returns the same checkpoint."""
     upload_id = call.body.upload_id
     path = CheckpointPath(state.ids.model_of(upload_id, 0), EXTERNAL_WEIGHTS, _NAME)
-    async with state.uploads.finishing:
+    async with state.uploads.finish_lock:
         made = state.store.checkpoints.get(path)
         if made is None or not call.access.sees(made.owner):
             await _make(state, _whole(state, call.access, upload_id), path)
@@ -108,7 +108,7 @@ def _upload(state: ServerState, access: Access, upload_id: str) -> Upload:
 def _whole(state: ServerState, access: Access, upload_id: str) -> Upload:
     """Returns an upload whose files are complete. Raises `Refused`."""
     upload = _upload(state, access, upload_id)
-    if lacking := state.uploads.lacking(upload_id):
+    if lacking := state.uploads.missing_files(upload_id):
         raise bad_request(
             f"{' and '.join(lacking)} of upload {upload_id!r} is missing; PUT each file to its URL "
             "before you finish the upload"
@@ -143,7 +143,7 @@ async def _make(state: ServerState, upload: Upload, path: CheckpointPath) -> Non
         last_request_at=now,
         owner=upload.owner,
     )
-    with state.folders.new(*path.place) as (name, folder):
+    with state.folders.new(*path.folder_parts) as (name, folder):
         planned = CheckpointRow(path, name, 0, now, None)
         write = partial(_import, state, upload)
         try:

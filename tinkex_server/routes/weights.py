@@ -40,7 +40,8 @@ from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_c
 from tinkex_server.rules.saving import check_ttl, expiry, record_checkpoint, write_checkpoint
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow
-from tinkex_server.wire.translate import encode, optimizer_kind
+from tinkex_server.wire.json import encode
+from tinkex_server.wire.optimizers import optimizer_kind
 
 
 async def save(state: ServerState, call: Call[SaveWeightsRequest]) -> Mapping[str, Any]:
@@ -79,9 +80,9 @@ async def load(state: ServerState, call: Call[LoadWeightsRequest]) -> Mapping[st
             state, call, "load_weights", lambda row: _load(state, call.access, row, body)
         )
     if body.session_id is None:
-        raise malformed("model_id", message="or session_id is needed: one of them, not both")
+        raise malformed("model_id", message="or session_id must be given, but not both")
     if body.model_seq_id is None:
-        raise malformed("model_seq_id", message="is missing: session_id needs it")
+        raise malformed("model_seq_id", message="is required together with session_id")
     identity = RequestIdentity(
         body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner
     )
@@ -117,14 +118,12 @@ def _save_for_sampler(
     inflight = _is_inflight(body)
     if body.path is not None:
         if body.sampling_session_seq_id is not None:
-            raise malformed("sampling_session_seq_id", message="and path cannot both be given")
+            raise malformed("sampling_session_seq_id", message="cannot be given together with path")
         path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
         result = SaveWeightsForSamplerResponse(str(path), type="save_weights_for_sampler")
         return _save_named(state, row, path, body, lambda saved: result.to_dict())
     if body.sampling_session_seq_id is None:
-        raise malformed(
-            "path", message="is missing, and so is sampling_session_seq_id: one of them is needed"
-        )
+        raise malformed("path", message="or sampling_session_seq_id must be given")
     return _save_ephemeral(state, row, body.sampling_session_seq_id, inflight=inflight)
 
 
@@ -132,9 +131,7 @@ def _is_inflight(body: SaveWeightsForSamplerRequest) -> bool:
     if body.kind not in (None, "snapshot", "inflight"):
         raise malformed("kind", message="must be snapshot or inflight")
     if body.kind == "inflight" and (body.path is not None or body.ttl_seconds is not None):
-        raise malformed(
-            "kind", message="is inflight: such weights have neither a path nor a ttl_seconds"
-        )
+        raise malformed("kind", message="cannot be inflight together with path or ttl_seconds")
     return body.kind == "inflight"
 
 
@@ -169,7 +166,7 @@ def _save_named(
             raise InvalidRequest(
                 f"{path} already exists; save under another name, or delete it first"
             )
-        with state.folders.new(*path.place) as (name, folder):
+        with state.folders.new(*path.folder_parts) as (name, folder):
             now = time.time()
             planned = CheckpointRow(path, name, 0, now, expiry(now, ttl_seconds), metadata)
             write = _writer(state, path.run_id, optimizer=path.kind == WEIGHTS)
@@ -177,7 +174,7 @@ def _save_named(
             state.store.checkpoints.put(saved)
         record_checkpoint(state, row, saved, "saved")
         if overwrite:
-            await state.folders.collect(state.store.folders)
+            await state.folders.remove_unused(state.store.folders)
         return encode(result(saved))
 
     return work
@@ -213,7 +210,7 @@ def _save_ephemeral(state: ServerState, row: ModelRow, number: int, *, inflight:
             state.store.samplers.add(sampler, time.time())
         if inflight:
             await state.samplers.reload(sampler)
-            await state.folders.collect(state.store.folders)
+            await state.folders.remove_unused(state.store.folders)
         return encode(SaveWeightsForSamplerResponse(sampling_session_id=sampler_id).to_dict())
 
     return work
@@ -236,14 +233,14 @@ def _training_path(text: str) -> CheckpointPath:
 
 def _load(state: ServerState, access: Access, row: ModelRow, body: LoadWeightsRequest) -> Work:
     if body.session_id is not None:
-        raise malformed("model_id", message="or session_id is needed: one of them, not both")
+        raise malformed("model_id", message="or session_id must be given, but not both")
     path = _training_path(body.path)
 
     async def work() -> bytes:
-        # only now, since the request before may save it
+        # looked up only now, since the request before may save it
         saved = _find(access, path)
         _check_fit(path, access.run_of(saved), row, optimizer=body.optimizer)
-        with state.folders.held(saved.folder) as folder:
+        with state.folders.hold(saved.folder) as folder:
             await state.lanes.call(digests.check, folder)
             await state.lanes.call(
                 state.engine.load_model, row.model_id, folder, optimizer=body.optimizer
@@ -291,7 +288,7 @@ def _loaded_model(
 async def _create_loaded(
     state: ServerState, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool
 ) -> Sequence[str]:
-    with state.folders.held(_find(access, path).folder) as folder:
+    with state.folders.hold(_find(access, path).folder) as folder:
         return await state.lanes.call(
             _create_and_load, state.engine, row, folder, optimizer=optimizer
         )

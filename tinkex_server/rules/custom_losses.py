@@ -8,10 +8,9 @@ from typing import Any
 from tinkex_api.models import ForwardBackwardInput
 
 from tinkex_server.engine.interface import CustomLoss
-from tinkex_server.errors import bad_request, malformed
+from tinkex_server.errors import Location, bad_request, malformed
 from tinkex_server.state import ServerState
 from tinkex_server.store import ModelRow
-from tinkex_server.wire.translate import Location
 
 
 def find_custom_loss(

@@ -19,7 +19,7 @@ from tinkex_server.jobs.futures import RequestIdentity
 from tinkex_server.limits import check_at_most
 from tinkex_server.state import ServerState
 from tinkex_server.store import ModelRow
-from tinkex_server.wire.translate import encode
+from tinkex_server.wire.json import encode
 
 logger = logging.getLogger("tinkex.local")
 

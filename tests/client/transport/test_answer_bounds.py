@@ -144,7 +144,10 @@ def test_a_transport_of_the_users_own_that_cannot_read_an_answer() -> None:
 
     async def run() -> None:
         config = Config(
-            base_url="http://server", dialect=Dialect(), http_transport=httpx.MockTransport(answer)
+            base_url="http://server",
+            dialect=Dialect(),
+            retry=QUICK,
+            http_transport=httpx.MockTransport(answer),
         )
         async with AsyncRestClient(config) as rest:
             with pytest.raises(UnreadableAnswerError):

@@ -81,7 +81,7 @@ def test_many_results_go_in_one_sweep(
     promises = [api.ok("asample", **sample(sampler, number)) for number in range(30)]
     for promise in promises:
         api.result(promise)
-    monkeypatch.setattr(expiry, "_PIECE", 7)
+    monkeypatch.setattr(expiry, "_ROWS_AT_ONCE", 7)
     own.sweep(time.time() + 2 * DAY)
     assert {
         api.send("retrieve_future", request_id=promise["request_id"]).status_code
@@ -97,7 +97,7 @@ def test_of_more_results_than_may_be_kept_the_oldest_go(tmp_path: Path) -> None:
             FutureRow(f"r{number}", "s", number, "sample", "", owner=""), float(number)
         )
         store.futures.end(f"r{number}", Ending("done", b"x" * size), float(number), float(number))
-        await store.kept()
+        await store.flush()
 
     def expired(store: Store) -> list[int]:
         while expiry.expire(store, Limits(result_bytes=50), 10.0):
@@ -142,7 +142,7 @@ def records(server: Server) -> tuple[int, int]:
 def test_so_many_records_are_kept_whatever_their_age(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expiry, "_PIECE", 7)
+    monkeypatch.setattr(expiry, "_ROWS_AT_ONCE", 7)
     with closing(Store(tmp_path / "tinkex.db")) as store:
         store.sessions.add(SessionRow("s", [], {}, "1", None, None, 0.0))
         for number in range(50):
@@ -161,7 +161,7 @@ def test_an_hour_of_usage_goes_whole(tmp_path: Path) -> None:
         for hour in range(5):
             for model in ("a", "b"):
                 store.usage.add("", "s", model, {"training": 1}, hour * 3600.0)
-        await store.kept()
+        await store.flush()
         expiry.expire(store, Limits(records=5), 5 * 3600.0)
         return [row.hour / 3600 for row in store.usage.between(None, 0.0, 1e6)]
 
@@ -230,8 +230,8 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
     assert "heartbeat" in found[0]["status"]["detail"]
     assert api.send("forward_backward", **step(model_id, 2)).status_code == 404
     assert "unloaded" in api.result(never)["error"]
-    wait_until(lambda: (engine.models, engine.samplers) == (set(), {}))
-    own.sweep()
+    own.sweep()  # comes after the frees, in the same loop
+    assert (engine.models, engine.samplers) == (set(), {})
     assert folders(own) == set()
     assert (
         "deleted"
@@ -388,7 +388,7 @@ def test_a_checkpoint_that_is_written_anew_while_it_is_read_stays_until_then(
     model_id = api.model()
     api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))
     before = saved_folder(own.data_dir, model_id, "weights", "a")
-    with own._state.folders.held(before.relative_to(own.data_dir).as_posix()):
+    with own._state.folders.hold(before.relative_to(own.data_dir).as_posix()):
         api.result(api.ok("save_weights", model_id=model_id, seq_id=2, path="a", overwrite=True))
         assert before.is_dir()
     own.sweep()

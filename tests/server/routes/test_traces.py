@@ -1,4 +1,4 @@
-"""What a session did, as a trace."""
+"""The trace of a session."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ from tinkex_server.jobs.futures import PollAnswer
 from tinkex_server.state import ServerState
 from tinkex_server.store import StoreWriteError
 from tinkex_server.wire import bodies
+from tinkex_server.wire.body_copy import BodyCopy
 from tinkex_server.wire.events import EventStream
 from tinkex_server.wire.protobuf import MEDIA_TYPE
 from tinkex_server.wire.raw_body import read_body
-from tinkex_server.wire.refused_body import RefusedBody
 from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.scope import OWNER, PREFIX, STATE
 
@@ -209,7 +209,7 @@ class Endpoint:
         body, fingerprint = await self._read_body(state, access, headers, receive)
         call = Call(body, fingerprint, scope, headers, access, arrived_at, receive)
         result = await self._handler(state, call)
-        await state.store.kept()
+        await state.store.flush()
         return _response(result)
 
     async def _read_body(
@@ -221,7 +221,7 @@ class Endpoint:
         if not self._readers:
             return None, ""
         most = state.limits.body_bytes
-        watched = RefusedBody(receive, most)
+        watched = BodyCopy(receive, most)
         try:
             read = self._reader(headers)
             raw = await read_body(headers, watched.receive, most)
