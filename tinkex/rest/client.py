@@ -61,6 +61,7 @@ from tinkex.rest.identity import identity
 from tinkex.rest.paging import PAGE_SIZE, check_page, listing, search_results
 from tinkex.session.discovery import discover
 from tinkex.threads import in_thread
+from tinkex.transport.upload_settings import UploadSettings
 from tinkex.types import (
     AccessScope,
     ApiKeyInfoResponse,
@@ -340,7 +341,8 @@ class AsyncRestClient(AsyncConnection):
         """
         body = ExternalWeightsUploadStartRequest(base_model, lora_config, destination_project_id)
         # a repeat begins another upload, and the one that nobody finishes is dropped by the server
-        return started(await self._send(external_weights_upload_start.request(body=body)))
+        response = await self._send(external_weights_upload_start.request(body=body))
+        return started(response, UploadSettings.of(self._connected().config))
 
     async def external_weights_upload_finish(
         self, upload_id: str

@@ -20,6 +20,7 @@ from tinkex.config.secrets import without_queries
 from tinkex.errors import APIConnectionError, APIStatusError
 from tinkex.threads import in_thread
 from tinkex.transport.failures import connection_error, failure_point_of, status_error
+from tinkex.transport.upload_settings import UploadSettings
 
 _uploading: ContextVar[bool] = ContextVar("uploading", default=False)
 
@@ -61,6 +62,15 @@ class UploadURL:
     url: str = field(repr=lambda url: repr(url.partition("?")[0]))
     headers: Mapping[str, str] = field(factory=dict[str, str], repr=False)
     """Headers that the PUT must have, by name."""
+    _settings: UploadSettings | None = field(
+        default=None, repr=False, eq=False, alias="settings", kw_only=True
+    )
+    """The proxies and certificates of the client; by default those of the environment."""
+
+    @property
+    def settings(self) -> UploadSettings:
+        """The proxies and certificates for the upload."""
+        return self._settings or UploadSettings.of_environment()
 
     def upload(self, path: str | PathLike[str]) -> None:
         """Sends the file at `path`, piece by piece, and returns when the server has it; blocks.
@@ -93,14 +103,18 @@ class ExternalWeightsUploadFinishResult:
     """`tinker://<training run>/external_weights/<name>`."""
 
 
-def started(response: api.ExternalWeightsUploadStartResponse) -> ExternalWeightsUploadStartResult:
+def started(
+    response: api.ExternalWeightsUploadStartResponse, settings: UploadSettings
+) -> ExternalWeightsUploadStartResult:
     """Returns what a server answered, whose URLs are texts or objects by its release."""
-    urls = {name: _url(where) for name, where in response.urls.items()}
+    urls = {name: _url(where, settings) for name, where in response.urls.items()}
     return ExternalWeightsUploadStartResult(response.upload_id, urls, response.expires)
 
 
-def _url(where: str | api.ExternalWeightsUploadURL) -> UploadURL:
-    return UploadURL(where) if isinstance(where, str) else UploadURL(where.url, where.headers or {})
+def _url(where: str | api.ExternalWeightsUploadURL, settings: UploadSettings) -> UploadURL:
+    if isinstance(where, str):
+        return UploadURL(where, settings=settings)
+    return UploadURL(where.url, where.headers or {}, settings=settings)
 
 
 async def put(url: UploadURL, path: Path, came: Came) -> None:
@@ -142,15 +156,15 @@ def _may_pass(error: BaseException) -> bool:
 def _put_once(url: UploadURL, path: Path, came: Came, stop: threading.Event) -> None:
     # stores take no chunked bodies
     headers = {**url.headers, "Content-Length": str(path.stat().st_size)}
+    where, settings = httpx.URL(url.url), url.settings
     token = _uploading.set(True)
     try:
-        response = httpx.put(
-            url.url, content=_pieces(path, came, stop), headers=headers, timeout=_TIMEOUT
-        )
+        with settings.connect(where, _TIMEOUT) as client:
+            response = client.put(where, content=_pieces(path, came, stop), headers=headers)
     except httpx.TransportError as error:
-        where = httpx.URL(url.url)
         origin = f"{where.scheme}://{where.netloc.decode()}"
-        raise connection_error(error, failure_point_of(error), UPLOAD, origin) from error
+        proxy = settings.proxy_of(where)
+        raise connection_error(error, failure_point_of(error), UPLOAD, origin, proxy) from error
     finally:
         _uploading.reset(token)
     if not response.is_success:

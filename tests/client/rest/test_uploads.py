@@ -16,11 +16,13 @@ import pytest
 from tenacity import wait_none
 
 import tinkex
+from tests.support.tls import small_proxy
 from tinkex import (
     AdamParams,
     APIStatusError,
     BadRequestError,
     CheckpointSearchRequest,
+    Config,
     Datum,
     InvalidInputError,
     LoraConfig,
@@ -29,6 +31,7 @@ from tinkex import (
     UploadURL,
 )
 from tinkex.local import Server
+from tinkex.transport.upload_settings import UploadSettings
 
 MODEL = "tinkex/tiny"
 IDS = [72, 105, 33, 40, 41, 42]
@@ -199,3 +202,22 @@ def test_a_store_that_refuses_is_asked_once(tmp_path: Path) -> None:
     assert caught.value.status_code == 403
     assert len(came) == 1
     assert "signature" not in str(caught.value)
+
+
+def test_a_file_goes_through_the_proxy_of_the_client(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with small_proxy() as proxy:
+        proxy.refusal = b"403 Forbidden"
+        config = Config(
+            base_url="http://127.0.0.1:1",
+            api_key="tml-k",
+            proxy=proxy.url.replace("://", "://me:pass@"),
+        )
+        url = UploadURL(
+            "http://store.example.test/file?signature=s", settings=UploadSettings.of(config)
+        )
+        with pytest.raises(APIStatusError) as caught:
+            url.upload(tmp_path / "file")
+    assert caught.value.status_code == 403
+    assert proxy.asked == ["PUT http://store.example.test/file?signature=s HTTP/1.1"]
+    assert proxy.credentials == ["Proxy-Authorization: Basic bWU6cGFzcw=="]
