@@ -1,4 +1,4 @@
-"""`Child`: one process with an engine in it, from its start to its end, seen from the server."""
+"""`Child`: one process with an engine in it, from start to exit, as the server sees it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ _DUMP_TIME = 0.5  # seconds
 
 
 class EngineError(RuntimeError):
-    """An error in the engine's process. Its text begins with the class that it has there; its notes
-    hold the trace.
+    """An unexpected error in the engine's process. The text begins with the error's class there;
+    the notes hold its traceback.
     """
 
 
@@ -55,8 +55,8 @@ class _Pending:
 
 
 class Child:
-    """Starts the process. Calls may come from any thread, before it is ready, too; one thread must
-    `read`.
+    """A child process that runs an engine. Calls may come from any thread, also before it is ready;
+    one thread must run `read`.
     """
 
     def __init__(self, factory: EngineFactory) -> None:
@@ -88,7 +88,7 @@ class Child:
     def sample(
         self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None
     ) -> Future[SampleResult]:
-        """Cancelling the future ends the sample."""
+        """Starts a sample. Cancelling the future ends it."""
         number, future = self._send(
             lambda number: StartSample(number, sampler_id, spec, on_token is not None), on_token
         )
@@ -101,7 +101,7 @@ class Child:
         return future
 
     def read(self) -> int:
-        """Hands on the answers as they come, until the process has ended; returns its exit code."""
+        """Dispatches replies as they arrive until the process has exited; returns its exit code."""
         assert self._process.stdout
         with self._process.stdout as incoming, suppress(EOFError):
             while True:
@@ -111,17 +111,15 @@ class Child:
         return self._process.wait()
 
     def activity(self) -> Activity:
-        """What it has shown by now. A process that is not ready has no calls to send: loading a
-        model takes what it takes.
+        """Returns what the process has done so far. A process that is not ready counts as idle,
+        since loading a model may take any time.
         """
         return Activity(
             self.ready.done() and bool(self._pending), self._messages, self._answers, self._cpu
         )
 
     def kill(self) -> None:
-        """Ends the process, be it stopped, once it has had the time to say where its threads are;
-        `read` then returns.
-        """
+        """Kills the process after it had time to dump its threads' stacks; `read` then returns."""
         if DUMP_SIGNAL is not None:
             self._process.send_signal(DUMP_SIGNAL)
             with suppress(subprocess.TimeoutExpired):
@@ -129,7 +127,7 @@ class Child:
         self._process.kill()
 
     def fail(self, error: EngineDied) -> None:
-        """All calls under way, and all that come."""
+        """Fails all pending and all later calls with this error."""
         with self._lock:
             self._died = error
             pending, self._pending = self._pending, {}
@@ -218,7 +216,7 @@ def _startup_error(raised: CallFailure) -> EngineDied:
 
 
 def _spawn() -> subprocess.Popen[bytes]:
-    """Not by multiprocessing, which would run the user's script again."""
+    """Starts the process by subprocess: multiprocessing would run the user's script again."""
     # so that it finds what this process finds
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     command = [sys.executable, "-P", "-m", "tinkex_server.engine.process.worker"]

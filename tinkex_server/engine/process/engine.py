@@ -1,4 +1,4 @@
-"""`ProcessEngine`: an engine in a process of its own, which is started again when it dies."""
+"""`ProcessEngine`: an engine in a process of its own, which is restarted when it dies."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ logger = logging.getLogger("tinkex.local")
 
 
 class ProcessEngine:
-    """What `factory` makes, in another process, with all methods of `Engine`; those that are not below
-    block until it has answered.
+    """An engine that forwards each call to an engine in another process, and blocks until it has
+    replied.
 
-    Calls that are under way when the process dies, and those that come until that was dealt with,
-    then raise `EngineDied`.
+    When the process dies, pending calls, and calls made until the exit has been handled, raise
+    `EngineDied` once it has been handled.
 
     Args:
-        factory: pickled, so a function or class of a module, or a `functools.partial` of one.
-        base_models: those that it will have.
-        pauses: seconds before it is started again, for each time in a row that it lives but
-            seconds; after the last it is given up.
-        hang_timeouts: reason long the process may hang with calls to send; it is then killed, and so
-            dies.
+        factory: creates the engine. It is pickled, so it is a function or class of a module, or a
+            `functools.partial` of one.
+        base_models: the base models that the engine will have.
+        pauses: seconds before each restart in a row of a process that lives only for seconds;
+            after the last, the engine is given up.
+        hang_timeouts: how long the process may hang with pending calls before it is killed.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class ProcessEngine:
 
     @property
     def ready(self) -> Future[str]:
-        """The first process decides: one that takes its place later can start as well."""
+        """The future of the first process; a process that replaces it is expected to start as well."""
         return self._first.ready
 
     @property
     def pid(self) -> int:
-        """Of the process that answers now."""
+        """The id of the current process."""
         return self._child.pid
 
     def create_model(
@@ -156,8 +156,8 @@ class ProcessEngine:
             running = self._handle_exit(reason, failures)
 
     def _handle_exit(self, reason: str, failures: int) -> bool:
-        """Whether another child has taken the place of the dead one. If not, calls fail from now
-        on.
+        """Restarts the process if possible; returns whether a new process is running. If not, all
+        later calls fail.
         """
         if not self._closed.is_set() and not self._has_been_ready():
             error = self._startup_error(reason)
@@ -182,7 +182,7 @@ class ProcessEngine:
         return False
 
     def _has_been_ready(self) -> bool:
-        """At all: whether what is to be made can be made."""
+        """Returns whether the engine was ever ready, so that a restart can succeed."""
         return self.ready.done() and self.ready.exception() is None
 
     def _startup_error(self, reason: str) -> EngineDied:
@@ -206,8 +206,8 @@ class ProcessEngine:
         return True
 
     def _switch_to(self, child: Child, error: EngineDied) -> None:
-        """What was under way fails only now that the engine_exit has been dealt with: nobody asks again
-        before that.
+        """Puts a new child in place. Pending calls fail only now, after the exit was handled, so
+        that callers do not retry too early.
         """
         with self._lock:
             dead = self._child
