@@ -79,7 +79,7 @@ class ProcessEngine:
 
     @property
     def ready(self) -> Future[str]:
-        """The future of the first process; a process that replaces it is expected to start as well."""
+        """The future of the first process; its replacements are expected to start as well."""
         return self._first.ready
 
     @property

@@ -32,7 +32,7 @@ def write(file: IO[bytes], frame: Frame) -> None:
 
 
 def read(file: IO[bytes]) -> Any:
-    """Returns the next message. Raises `EOFError` at the end of the stream, also within a message."""
+    """Returns the next message. Raises `EOFError` at the end of the stream or within a message."""
     [count] = _COUNT.unpack(_read_exactly(file, _COUNT.size))
     lengths = struct.unpack(f"<{count}Q", _read_exactly(file, 8 * count))
     body, *buffers = [_read_exactly(file, length) for length in lengths]

@@ -24,12 +24,13 @@ _OPTIMIZER_FILE = "optimizer.safetensors"
 _TIED_FILE = "TIED_EMBEDDINGS.md"
 _TIED_NOTE = """# How to merge this adapter
 
-It is on the output layer `{head}` of a model whose input embeddings are the same matrix. Loaded by peft it is exact, but peft's
-`merge_and_unload` would change the input, too, and with it every logprob. This makes one model of both with an output matrix of its own:
+It is on the output layer `{head}` of a model whose input embeddings are the same matrix. Loaded by
+peft it is exact, but peft's `merge_and_unload` would change the input, too, and with it every
+logprob. This command makes one model of both, with an output matrix of its own:
 
     python -m tinkex.local.merge FOLDER OUTPUT
 
-An adapter that was trained with `train_unembed=False` is merged by peft as any other.
+An adapter that was trained with `train_unembed=False` can be merged by peft.
 """
 
 
