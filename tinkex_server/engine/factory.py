@@ -1,4 +1,4 @@
-"""The engines that `serve` knows by name. This module imports torch only when an engine is created."""
+"""The engines that `serve` knows by name. torch is imported only in the engine's process."""
 
 from __future__ import annotations
 

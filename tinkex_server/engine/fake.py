@@ -41,13 +41,13 @@ from tinkex_server.engine.model_info import local_folder, name_and_source, token
 
 _RUNS_ON = "the fake engine: figures made up by arithmetic, to test clients"
 _CONTEXT = 32_768  # tokens
-_VOCABULARY = 1 << 18  # any tokenizer's tokens are in it
-# only tokens below are sampled, those that fit in a byte: any tokenizer can decode them
+_VOCABULARY = 1 << 18  # large enough for any tokenizer
+# only tokens below this are sampled, which any tokenizer can decode
 _SAMPLED = 256
 _SPREAD = np.uint64(
     0x9E3779B97F4A7C15
-)  # 2**64 by the golden ratio: multiples of it, of whatever numbers, are spread over all 64 bits
-_LENGTH = 16  # tokens of a sample that asks for no number
+)  # 2**64 divided by the golden ratio; its multiples spread over all 64 bits
+_LENGTH = 16  # tokens of a sample without max_tokens
 _FILE = "fake_adapter.json"
 _OPTIMIZER_FILE = "fake_optimizer.json"
 

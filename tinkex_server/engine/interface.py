@@ -22,11 +22,11 @@ ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"
 
 
 class InvalidRequest(ValueError):
-    """An error in a request that its sender must correct. The text names the item and the field."""
+    """An error that the sender of a request must correct. The text names the item and the field."""
 
 
 class EngineDied(RuntimeError):
-    """The error of a call that was lost because the engine died. The text says how the engine died."""
+    """An error that the sender of a request must correct. The text names the field at fault."""
 
 
 @frozen
@@ -48,15 +48,15 @@ class ModelInfo:
     max_context_length: int  # tokens
     vocab_size: int
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
-    # what a client elsewhere can load the tokenizer by: a hub id, or a name that it gave itself
+    # the name by which a client can load the tokenizer: a hub id, or the name given to `serve`
     tokenizer_id: str
-    # the text of its tokenizer.json, where it has one
+    # the content of its tokenizer.json, if it has one
     tokenizer_json: str | None = field(default=None, repr=False)
-    # likewise of its tokenizer_config.json
+    # the content of its tokenizer_config.json, if it has one
     tokenizer_config_json: str | None = field(default=None, repr=False)
-    # why the context is shorter than the one that the model was made for, where it is
+    # why the context length is shorter than the model's own, if it is
     context_note: str = ""
-    # where its files are on this machine, unless transformers finds them by the name
+    # the local folder of its files, unless transformers finds them by the name
     folder: str | None = None
 
 
@@ -164,10 +164,10 @@ class SampleSpec:
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
     topk_sample_logprobs: int = 0
-    # (len(prompt) - 1, K): row i asks about position i + 1; -1 for none
+    # (len(prompt) - 1, K): row i holds targets of position i + 1; -1 for none
     target_prompt_tokens: NDArray[np.int64] | None = None
     prompt_alt_tokens_k: int = 0
-    prompt_logprobs_last_n: int | None = None  # None: of all tokens
+    prompt_logprobs_last_n: int | None = None  # None: all tokens
 
 
 TopTokens: TypeAlias = Sequence[tuple[int, float]]

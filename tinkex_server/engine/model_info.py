@@ -27,7 +27,7 @@ def describe(spec: str) -> ModelInfo:
     try:
         folder = _folder(source)
         config = _read(folder / _CONFIG)
-    # a ValueError: it is no such file, or the name is none that the hub could know
+    # a ValueError: the file is not valid JSON, or the name is not a valid hub id
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"cannot find the model {spec!r}: {error}") from error
     check_kind(name, config)
@@ -56,7 +56,7 @@ def name_and_source(spec: str) -> tuple[str, str]:
         return spec, spec
     name, _, source = spec.partition("=")
     if not name or not source:
-        raise InvalidRequest(f"{spec!r} is no model: write NAME=FOLDER, or the folder alone")
+        raise InvalidRequest(f"{spec!r} is not a model: write NAME=FOLDER, or the folder alone")
     return name, source
 
 
@@ -70,7 +70,7 @@ def check_names(specs: Sequence[str]) -> None:
     """Raises `InvalidRequest` if two models have the same name."""
     names = [name_and_source(spec)[0] for spec in specs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InvalidRequest(f"there are several models of the name {twice[0]!r}")
+        raise InvalidRequest(f"several models have the name {twice[0]!r}")
 
 
 def tokenizer_files(folder: Path) -> tuple[str | None, str | None]:
@@ -114,9 +114,9 @@ def _folder(name: str) -> Path:
         return folder
     if folder.is_absolute() or name.startswith("."):
         raise FileNotFoundError(f"there is no folder {folder}")
-    # here, since it takes a second to import
+    # imported here, since the import takes a second
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
     return Path(
         snapshot_download(name, allow_patterns=[_CONFIG, _TOKENIZER, _TOKENIZER_CONFIG])
-    )  # without the hub, what was fetched before
+    )  # falls back to the cache if the hub is unreachable

@@ -16,7 +16,7 @@ token.
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """The names that transformers' configurations use for the context length."""
-_LENGTH_DEPENDENT_ROPES = ("longrope", "su")  # the second is what Phi-3 called the first
+_LENGTH_DEPENDENT_ROPES = ("longrope", "su")  # "su" is Phi-3's older name
 
 
 def check_kind(name: str, config: Mapping[str, Any]) -> None:

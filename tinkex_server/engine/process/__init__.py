@@ -1,1 +1,1 @@
-"""An engine in a process of its own, so that a crash, or a lack of memory, does not end the server."""
+"""An engine in a process of its own, whose crash or lack of memory does not end the server."""

@@ -38,7 +38,7 @@ from tinkex_server.engine.process.messages import (
     TokenSampled,
 )
 
-_CLOSING = 5.0  # seconds that the process has to end by itself
+_CLOSING = 5.0  # seconds for the process to exit by itself
 _DUMP_TIME = 0.5  # seconds
 
 
@@ -61,10 +61,10 @@ class Child:
 
     def __init__(self, factory: EngineFactory) -> None:
         self.ready: Future[str] = Future()
-        # many wait for it, and none of them is to cancel it
+        # many callers wait for it, and none may cancel it
         self.ready.set_running_or_notify_cancel()
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()  # of the next two
+        self._lock = threading.Lock()  # guards the next two
         self._pending: dict[int, _Pending] = {0: _Pending(self.ready)}
         self._died: EngineDied | None = None
         self._messages = self._answers = 0
@@ -72,7 +72,7 @@ class Child:
         self._process = _spawn()
         self._outgoing: SimpleQueue[frames.Frame | None] = SimpleQueue()
         self._outgoing.put(frames.pack(factory))
-        # a thread of its own, since a write waits when the process is slow to read
+        # a thread of its own, since a write blocks while the process is slow to read
         self._writer = threading.Thread(
             target=self._write, name="tinkex-engine-writer", daemon=True
         )
@@ -137,7 +137,7 @@ class Child:
     def close(self) -> None:
         """Ends the process; `read` then returns."""
         self._outgoing.put(None)
-        if not self.ready.done():  # it would not look at what comes for it, and has nothing to lose
+        if not self.ready.done():  # it does not read yet, and holds no state
             self._process.kill()
         try:
             self._process.wait(_CLOSING)
@@ -190,14 +190,14 @@ class Child:
 
     def _write(self) -> None:
         assert self._process.stdin
-        # an OSError: the process has ended, which the reader finds out
+        # an OSError means that the process has exited, which the reader notices
         with suppress(OSError), self._process.stdin as outgoing:
             while (frame := self._outgoing.get()) is not None:
                 frames.write(outgoing, frame)
 
 
 def _settle(how: Callable[[Any], None], what: Any) -> None:
-    with suppress(InvalidStateError):  # it was cancelled just now
+    with suppress(InvalidStateError):  # cancelled in the meantime
         how(what)
 
 
@@ -217,11 +217,11 @@ def _startup_error(raised: CallFailure) -> EngineDied:
 
 def _spawn() -> subprocess.Popen[bytes]:
     """Starts the process by subprocess: multiprocessing would run the user's script again."""
-    # so that it finds what this process finds
+    # so that it imports from the same places as this process
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     command = [sys.executable, "-P", "-m", "tinkex_server.engine.process.worker"]
-    # OpenMP's threads else spin while they wait for each other, which takes the cores from those
-    # who have work: torch gets many times slower beside a busy server or client
+    # by default OpenMP's threads spin while they wait, which takes cores from threads that have
+    # work: torch becomes many times slower beside a busy server or client
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=1 << 16

@@ -68,7 +68,7 @@ class ProcessEngine:
         self._pauses = pauses
         self._patience = hang_timeouts or HangTimeouts()
         self._watcher: Callable[[EngineExit], None] | None = None
-        self._lock = threading.Lock()  # of the child, and of whether it is closed
+        self._lock = threading.Lock()  # guards the child and the closed flag
         self._closed = threading.Event()
         self._switched = threading.Event()
         self._first = self._child = Child(factory)
@@ -161,7 +161,7 @@ class ProcessEngine:
         """
         if not self._closed.is_set() and not self._has_been_ready():
             error = self._startup_error(reason)
-            logger.info("%s", error, exc_info=error)  # no more: it is told to all who ask
+            logger.info("%s", error, exc_info=error)  # not an error line: each call raises it
             self._child.fail(error)
             return False
         pause = pause_before_restart(failures, self._pauses)

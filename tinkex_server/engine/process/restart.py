@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
-# seconds; a process that lives longer has worked, and the count of failures in a row begins anew
+# seconds; a process that lives longer resets the count of failures in a row
 _AT_ONCE = 10.0
 _MEMORY = (
     " (as the system does when memory runs out: smaller batches, or fewer models at once, may help)"

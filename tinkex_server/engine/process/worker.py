@@ -101,7 +101,7 @@ def message_sender(file: IO[bytes]) -> Callable[[object], None]:
 
     def send(message: object) -> None:
         frame = frames.pack(message)
-        # then the server has died, and this process ends when it next reads
+        # the server has died; this process exits at its next read
         with lock, suppress(BrokenPipeError):
             frames.write(file, frame)
 
@@ -110,14 +110,14 @@ def message_sender(file: IO[bytes]) -> Callable[[object], None]:
 
 def main() -> None:
     """Runs the process; never returns."""
-    # a Ctrl-C is for the server, which then closes this process
+    # Ctrl-C is handled by the server, which then closes this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prefer_as_oom_victim()
     incoming, outgoing = _take_over_pipes()
     try:
         _work(incoming, message_sender(outgoing))
     except EOFError:
-        os._exit(0)  # at once, whatever is under way: nobody is there to be told
+        os._exit(0)  # at once, since nobody waits for a reply
     except BaseException:  # noqa: BLE001  ends the process, whatever threads it has
         traceback.print_exc()
         os._exit(1)

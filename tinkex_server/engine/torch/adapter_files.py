@@ -147,7 +147,7 @@ def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None
 
 def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
     """Returns the fields of peft's LoraConfig that differ from its defaults."""
-    # named by their weights, peft finds them
+    # peft finds these layers by the names of their weights
     hidden = {name for name in adapter.layers if _last(name) in model.expert_names}
     return {
         "peft_type": "LORA",

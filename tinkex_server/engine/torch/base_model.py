@@ -39,7 +39,7 @@ from tinkex_server.engine.torch.lora_targets import choose_layers
 
 logging.disable_progress_bar()
 
-_ALPHA = 32  # of all adapters, whatever their rank
+_ALPHA = 32  # lora_alpha of all adapters, for any rank
 _EXPERT = re.compile(r"\.experts\.\*\.(\w+)\.weight$")
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -58,7 +58,7 @@ class LoadedBaseModel:
     """The tokens that end a sample if no stop is given."""
     bytes_per_token: int
     """The size of the KV cache for one token, over all layers."""
-    _source: str  # what transformers loads it by
+    _source: str  # the name or folder that transformers loads it from
     _current: CurrentPlan
     _lock: FairLock = field(factory=FairLock)
 
@@ -76,7 +76,7 @@ class LoadedBaseModel:
         place = _device(device)
         precision = _dtype(dtype, place)
         try:
-            # never a pickle
+            # only safetensors: unpickling would run foreign code
             loaded = AutoModelForCausalLM.from_pretrained(
                 source, dtype=precision, use_safetensors=True
             )
@@ -104,7 +104,7 @@ class LoadedBaseModel:
             ValueError,
             RuntimeError,
             SafetensorError,
-        ) as error:  # a RuntimeError: torch is out of memory, or weights do not fit
+        ) as error:  # a RuntimeError: out of memory, or weights that do not fit
             raise InvalidRequest(f"cannot load the model {spec!r}: {error}") from error
 
     @property
@@ -161,7 +161,7 @@ class LoadedBaseModel:
             check_fit(saved.named_weights(), like.named_weights())
 
         def placed(weight: Tensor) -> Tensor:
-            # the file is mapped: it may go away
+            # a copy, since the mapped file may be deleted
             return weight.to(self.device, self.model.dtype, copy=True)
 
         return Adapter(

@@ -18,7 +18,7 @@ from tinkex_server.engine.torch.sample_request import GenerationState, SampleReq
 
 _CACHE_BYTES = 2 << 30
 _LOGITS_AT_ONCE = 1 << 28
-# so that samples under way are not kept waiting by an endless random_key of new ones
+# bounds the delay of running samples by a stream of new ones
 _PASSES_BEFORE_A_STEP = 8
 
 
@@ -27,10 +27,10 @@ class BatchBudget:
     """Bounds of the work that runs at once. A request that exceeds them by itself runs alone."""
 
     samples: int = 256
-    cached_tokens: int = 1 << 18  # of all samples, each counted as long as the longest may become
-    # of prompts in one pass, each counted as long as the longest; a longer one is read in several
+    cached_tokens: int = 1 << 18  # of all samples, padded to the longest possible
+    # of the prompts of one pass, padded to the longest; a longer prompt takes several passes
     prefill_tokens: int = 2048
-    scored_prefill_tokens: int = 2048  # the same where logits of all positions are kept
+    scored_prefill_tokens: int = 2048  # the same if the logits of all positions are kept
 
     @classmethod
     def of(cls, base: LoadedBaseModel) -> BatchBudget:
@@ -51,10 +51,10 @@ class RequestSize:
     """The share of the budget that requests take."""
 
     samples: int
-    longest: int  # tokens that one of the samples may come to, its prompt included
+    longest: int  # most tokens of one sample, its prompt included
     prompt: int = 0
     scored: bool = False
-    prompt_key: Hashable = field(factory=object)  # equal for prompts that are read once for all
+    prompt_key: Hashable = field(factory=object)  # equal for requests that can share one prefill
 
 
 def count_admissible(
@@ -94,9 +94,9 @@ class Batcher:
         self._waiting: deque[SampleRequest] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        # those that take several passes, in the order of their beginning
+        # prefills of several passes, in order of arrival
         self._prefills: list[Prefill] = []
-        # only while there are samples in it, so that its memory is freed
+        # None while it would be empty, so that its memory is freed
         self._batch: Batch | None = None
         self._thread = threading.Thread(
             target=self._run, name=f"tinkex-sampling {base.info.name}", daemon=True
@@ -107,7 +107,7 @@ class Batcher:
         """Queues a request. Raises `RuntimeError` after `close`."""
         with self._changed:
             if self._closed:
-                raise RuntimeError("the engine was closed, and samples no more")
+                raise RuntimeError("the engine is closed")
             self._waiting.append(request)
             self._changed.notify()
 
@@ -121,8 +121,8 @@ class Batcher:
     def _run(self) -> None:
         while self._wait_for_work():
             self._drop_ended()
-            # those who arrive while a pass runs are read before the next step, so that a burst of
-            # requests goes on in step
+            # requests that arrive during a pass are prefilled before the next step, so that a burst
+            # of requests is decoded together
             for _ in range(_PASSES_BEFORE_A_STEP):
                 if not (requests := self._admit()):
                     break

@@ -53,7 +53,9 @@ class LossProgram:
             if wanted not in example.loss_inputs:
                 raise InvalidRequest(f"{where} lacks {wanted!r}, which the custom loss needs")
             shape = example.loss_inputs[wanted].shape
-            if len(shape) != rank and not (rank == 0 and shape == (1,)):  # a scalar may come flat
+            if len(shape) != rank and not (
+                rank == 0 and shape == (1,)
+            ):  # a scalar may be sent as (1,)
                 raise InvalidRequest(
                     f"{where}[{wanted!r}] is of shape {list(shape)}, and the custom loss takes "
                     f"rank {rank}"
@@ -84,21 +86,21 @@ class LossProgram:
                 f"the custom loss of data[{index}] cannot be computed: {error}"
             ) from error
         if logprobs.requires_grad:
-            # so the graph is freed now
+            # frees the graph now
             loss = _LossWithGradient.apply(
                 logprobs, loss.detach(), *torch.autograd.grad(loss, logprobs)
             )
         return loss.reshape(1), {name: value.item() for name, value in metrics.items()}
 
     def _run(self, logprobs: Tensor, example: Example) -> tuple[Tensor, Mapping[str, Tensor]]:
-        # a copy: the graph may change it in place
+        # a copy, since the graph may change it in place
         values: dict[str, Any] = {
             LOGPROBS: logprobs.clone(),
             **_tensors(self.loss, example, logprobs.device),
         }
         kind = tuple((name, value.dtype, value.shape) for name, value in values.items())
         bounds = CustomLossLimits()
-        # where new tensors are made, and how much there may be
+        # new tensors are made on this device, within the limits
         with logprobs.device, nullcontext() if kind in self._known_to_fit else bounds:
             for node in self.loss.nodes[:-1]:
                 values[node["name"]] = _run_node(node, values, logprobs.device)
@@ -286,7 +288,7 @@ def read_argument(argument: Any, values: Values, device: torch.device) -> Any:
         case "ellipsis":
             return Ellipsis
         case "device":
-            return device  # the client's own means nothing here
+            return device  # the client's device does not exist here
         case _:
             return WORDS[kind][value]
 

@@ -28,13 +28,13 @@ MOST_WORK = 10**12
 on one core, and two for the backward pass.
 """
 
-_WIDEST = 8  # bytes of a value
-# of what goes in: an operation may make a few tensors of one size, such as values and indices
+_WIDEST = 8  # bytes of the largest dtype
+# an operation may return several tensors of one size, such as values and indices
 _SEVERAL = 4
-# multiplications that take as long as one value of another operation, or one product of integers or
-# short floats
+# the cost, in multiplications, of one value of another operation, or of one product of integers or
+# of half-precision floats
 _VALUE = 128
-_ORDERED = 1024  # the same of one value that is put in order
+_ORDERED = 1024  # the cost of sorting one value
 _aten = torch.ops.aten
 _PRODUCTS = {
     _aten.mm.default: 0,
@@ -112,7 +112,7 @@ class CustomLossLimits(TorchDispatchMode):
         try:
             meta_args, meta_kwargs = tree_map(_on_meta_device, (args, dict(kwargs)))
             return _bytes(tree_leaves(func(*meta_args, **meta_kwargs)))
-        # it depends on values, or indices fit by their values alone
+        # the size depends on values, or the validity of indices does
         except (NotImplementedError, IndexError):
             return _upper_bound_bytes(tree_leaves((args, kwargs)))
 

@@ -22,9 +22,9 @@ from torch.nn import functional
 MAX_ELEMENTS = 2**26
 """The most elements of any intermediate tensor."""
 
-_MAX_EXPONENT = 64  # of a power of two plain numbers
+_MAX_EXPONENT = 64  # the largest exponent of a plain number
 _TENSOR_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "T", "mT")
-_TUPLE_ATTRIBUTES = ("values", "indices")  # of what torch.max and others give
+_TUPLE_ATTRIBUTES = ("values", "indices")  # of the results of torch.max and others
 
 
 def check_count(count: float) -> None:

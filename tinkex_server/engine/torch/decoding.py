@@ -26,7 +26,7 @@ class Batch:
         self._base = base
         self._vocab_size = base.info.vocab_size
         self._cache = KVCache(attention_windows(base.model.config.get_text_config(decoder=True)))
-        # for as long as the samples are the same
+        # valid while the set of samples is unchanged
         self._settings: tuple[AdapterPlan, SamplingSettings] | None = None
 
     @torch.inference_mode()

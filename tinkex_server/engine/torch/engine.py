@@ -165,7 +165,7 @@ class TorchEngine:
         model = self._model(model_id)
         if settings.kind != model.optimizer_kind:
             raise InvalidRequest(
-                f"the model is trained by {model.optimizer_kind}, and the step is of "
+                f"the model is trained by {model.optimizer_kind}, but the step is one of "
                 f"{settings.kind}"
             )
         try:
@@ -204,7 +204,7 @@ class TorchEngine:
         model = self._model(model_id)
         weights, state = read_training_state(folder, optimizer=optimizer)
         check_fit(weights, model.parameters)
-        # may refuse, so before anything is changed
+        # it may raise, so it comes before any change
         create_optimizer = optimizers.create_optimizer(
             model.optimizer_kind, model.parameters, state
         )
@@ -223,7 +223,7 @@ class TorchEngine:
         adapter = (
             base.load_adapter(folder, like=known.adapter if known else None) if folder else None
         )
-        # the samples that began have the adapter before
+        # running samples keep the previous adapter
         self._samplers[sampler_id] = _Sampler(base, adapter)
 
     def unload_sampler(self, sampler_id: str) -> None:

@@ -40,6 +40,6 @@ class FairLock:
     ) -> None:
         with self._guard:
             if self._waiting:
-                self._waiting.popleft().set()  # still held, by the one that was woken
+                self._waiting.popleft().set()  # the lock passes to the woken thread
             else:
                 self._held = False

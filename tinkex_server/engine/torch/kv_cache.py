@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.engine.model_kinds import FULL, SLIDING, unsupported_layers
 
-_GROWTH = 2  # how much larger buffers are made that were too small
+_GROWTH = 2  # the growth factor of buffers
 _ALL_LAYERS = "all"
 
 
@@ -101,7 +101,7 @@ class KVCache(Cache):
         self._reserve(len(self.lengths), self._longest + 1, self._buffers)
         self._positions = torch.tensor(self.lengths, device=device)
         self._rows = torch.arange(len(self.lengths), device=device)
-        # the model knows what to do with rows of one length
+        # without a mask the model applies its own, which is right for rows of one length
         mask = None if self._same_length else self._mask()
         return {
             "position_ids": self._positions[:, None],
@@ -146,7 +146,7 @@ class KVCache(Cache):
             new[:had_rows, :, :had_tokens] = old
         self._buffers = larger
 
-    # what a model's forward pass calls, for one token of each row
+    # the methods below are called by a model's forward pass, for one token of each row
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any

@@ -27,7 +27,7 @@ from tinkex_server.engine.torch.padding import left_padded, padding_arguments
 from tinkex_server.engine.torch.scoring import target_logprobs
 
 _LENGTHS = (13, 5, 9)
-_CACHED = 4  # tokens of each row that are read one by one, as a sample's are
+_CACHED = 4  # tokens of each row that are decoded one by one
 _FLOAT32, _LESS_PRECISE = 1e-4, 0.25
 """The mean differences, in nats, that code paths may have. A wrong mask or position causes tenths
 of a nat and more in a trained model.
@@ -161,7 +161,7 @@ def _check(
     allowed: float,
 ) -> None:
     apart = _difference(read, alone)
-    if not apart <= allowed:  # NaN, too
+    if not apart <= allowed:  # also true for NaN
         raise _refusal(
             info,
             f"a text that is {way} has other logprobs than alone, by {apart:.2g} nats a token",
@@ -197,7 +197,7 @@ def _refusing(info: ModelInfo, why: str) -> Generator[None, None, None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever a model's own code raises for what it cannot do
+    except Exception as error:  # a model's own code may raise anything
         raise _refusal(
             info, f"{why}. transformers said: {type(error).__name__}: {error}"
         ) from error

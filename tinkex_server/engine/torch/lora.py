@@ -82,7 +82,7 @@ class LoraLinear(nn.Linear):
     """
 
     def __init__(self, linear: nn.Linear, name: str, current: CurrentPlan) -> None:
-        nn.Module.__init__(self)  # that of nn.Linear would make new weights
+        nn.Module.__init__(self)  # nn.Linear.__init__ would allocate new weights
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self._name, self._current = name, current
@@ -107,7 +107,7 @@ class LoraLinear(nn.Linear):
         if weights and torch.is_grad_enabled():
             return _LoraFunction.apply(input, self.weight, self.bias, *weights, adapter.scaling)
         output = functional.linear(input, self.weight, self.bias)
-        # the same, for much less where there are few rows: nothing is kept for a way back
+        # the same result, much cheaper for few rows, since no gradient is needed
         if weights:
             output.add_(_lora_output(input, weights).to(output.dtype), alpha=adapter.scaling)
         return output
@@ -203,7 +203,7 @@ def new_adapter(
 
     def weights(layer: nn.Linear) -> LayerWeights:
         shape_a, shape_b = (rank, layer.in_features), (layer.out_features, rank)
-        # peft draws both when it makes them, and A once more
+        # peft initializes both matrices, and A a second time
         _unused = drawn(*shape_a), drawn(*shape_b)
         return LayerWeights(
             *(

@@ -27,11 +27,11 @@ _PLACES: Mapping[str, re.Pattern[str]] = {
         _IN_LAYER
         # the last two are BERT's
         + r"((mlp|ffn|feed_?forward|\w*_mlp|\w*moe|intermediate|output)\."
-        + r"|(fc1|fc2)(\.|$))"  # OPT's and its kin's
+        + r"|(fc1|fc2)(\.|$))"  # OPT's
     ),
 }
 _UNEMBED = "train_unembed"
-_MATRIX = 2  # dimensions; the weights of all experts are one tensor of more
+_MATRIX = 2  # dimensions; merged experts have more
 
 
 def choose_layers(

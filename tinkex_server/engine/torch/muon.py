@@ -47,7 +47,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 
     Singular values far below the largest one are raised, but not as far.
     """
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T  # the products are smaller so
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T  # smaller products
     wide = wide / wide.norm().clamp(min=_SMALLEST_NORM)
     for _ in range(_ITERATIONS):
         gram = wide @ wide.T

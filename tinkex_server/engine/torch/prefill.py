@@ -45,7 +45,7 @@ class Prefill:
         self._plan = plan_adapters([request.adapter for request in distinct], base.device)
         self._tokens, self._mask = left_padded([request.spec.prompt for request in distinct])
         self._width = max(1, tokens // len(distinct))
-        self._columns = slice(0, 0)  # of the last pass
+        self._columns = slice(0, 0)  # the columns of the last pass
         self._scores: dict[int, list[PromptScores]] = {
             i: [] for i, request in enumerate(requests) if request.scores_prompt
         }

@@ -18,7 +18,7 @@ from torch import Tensor
 from tinkex_server.engine.interface import InvalidRequest, SampleSpec, TopTokens
 from tinkex_server.engine.torch.sampling import pick_tokens, random_key, top_tokens, uniforms
 
-_ALTERNATIVES_STREAM = -1  # the random random_key of these draws, which is none of a sample's
+_ALTERNATIVES_STREAM = -1  # the index of a random stream that no sample uses
 
 
 class PromptScores(NamedTuple):
@@ -36,7 +36,7 @@ class PromptScorer:
     """
 
     def __init__(self, logits: Tensor, spec: SampleSpec, first: int) -> None:
-        # what the last position is about is not in the prompt
+        # the last position predicts a token beyond the prompt
         self._logits = logits[: len(spec.prompt) - first]
         self._spec = spec
         self._first = first

@@ -31,8 +31,8 @@ from tinkex_server.engine.torch.finite_checks import rolled_back_unless_finite, 
 
 _MARGIN = 1024.0
 """The factor that the bounds keep below the largest float, far more than rounding can add."""
-_LEAST_EPS = 1e-37  # as a float32, a smaller one may be 0, by which nothing is to be divided
-# of a gradient in the running means; a smaller one may likewise be lost in a float32
+_LEAST_EPS = 1e-37  # a smaller eps may be 0 as a float32, and cause a division by 0
+# of a gradient in the running means; a smaller share may be lost in a float32
 _LEAST_SHARE = 1e-6
 
 
@@ -93,7 +93,7 @@ class SafeSteps:
         """Applies gradients of this norm. Raises `InvalidRequest`, with everything unchanged, for a
         step that would leave a number that is not finite.
         """
-        # the norm was rounded, and squares of small numbers are lost in it
+        # the norm is rounded, and squares of small numbers underflow in it
         after = self._predict(settings, 2 * norm + 1e-15)
         optimizers.set_options(self.optimizer, settings)
         if after is None:

@@ -71,7 +71,7 @@ class SampleRequest:
     stop_rule: StopRule
     on_token: OnToken | None = None
     future: Future[SampleResult] = field(factory=Future[SampleResult])
-    prompt_scores: PromptScores = PromptScores()  # about the prompt, once it is read
+    prompt_scores: PromptScores = PromptScores()  # set after the prefill
     samples: list[GenerationState] = field(init=False)
     prompt_key: Hashable = field(init=False)
     """A key that is equal for requests that can share one prefill."""

@@ -22,7 +22,7 @@ from tinkex_server.engine.interface import SampleSpec, TopTokens
 _GAMMA, _MIX_1, _MIX_2 = (
     np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )  # SplitMix64
-_BELOW_ONE = 1 - 2**-23  # times this, every float32 gets smaller
+_BELOW_ONE = 1 - 2**-23  # a factor that makes every float32 smaller
 
 
 def random_key(seed: int | None, index: int) -> NDArray[np.uint64]:
@@ -137,7 +137,7 @@ def pick_tokens(weights: Tensor, uniform: Tensor) -> Tensor:
     """
     sums = weights.cumsum(dim=-1)
     total = sums[:, -1:]
-    # rounded up to the whole, it would be beyond the last token
+    # a product rounded up to the total would be beyond the last token
     places = torch.minimum(uniform * total, total * _BELOW_ONE)
     return torch.searchsorted(sums, places, right=True).clamp_(max=weights.shape[-1] - 1)
 

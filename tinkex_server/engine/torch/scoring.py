@@ -18,7 +18,7 @@ from torch import Tensor
 from tinkex_server.engine.interface import Example
 
 _TOKENS_AT_ONCE = 16_384
-# more take no less time each there, and samples wait for the end of a pass
+# larger passes are no faster on a CPU, and samples wait for the end of a pass
 _TOKENS_AT_ONCE_ON_CPU = 4096
 _LOGITS_AT_ONCE = 1 << 28
 
@@ -49,7 +49,7 @@ def target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
     """
     targets = [np.asarray(example.loss_inputs["target_tokens"], np.int64) for example in data]
     columns = _padded([array.reshape(len(array), -1) for array in targets])
-    # padding comes last, and attention looks back only: no mask is needed
+    # padding comes last and attention is causal, so no mask is needed
     tokens = _padded([example.tokens for example in data])
     logits = network(input_ids=tokens.to(network.device), use_cache=False).logits.float()
     logprobs = cast("Tensor", _TargetLogprobs.apply(logits, columns.to(network.device)))

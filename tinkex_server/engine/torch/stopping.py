@@ -19,7 +19,7 @@ class StopRule:
         self._tokens = end_of_text if default else frozenset(spec.stop_tokens or ())
         self._strings = tuple(spec.stop_strings or ())
         self._decode = decode
-        # a character is at most four bytes, a token at least one
+        # a character has at most four bytes, a token at least one
         self._tail = 4 * max((len(text) for text in self._strings), default=0) + 4
         self._may_complete: dict[int, bool] = {}
 
