@@ -26,7 +26,7 @@ class InvalidRequest(ValueError):
 
 
 class EngineDied(RuntimeError):
-    """An error that the sender of a request must correct. The text names the field at fault."""
+    """The error of a call that was lost because the engine died. The text says why it died."""
 
 
 @frozen

@@ -66,7 +66,7 @@ class ProcessEngine:
         self.base_models = base_models
         self._factory = factory
         self._pauses = pauses
-        self._patience = hang_timeouts or HangTimeouts()
+        self._hang_timeouts = hang_timeouts or HangTimeouts()
         self._watcher: Callable[[EngineExit], None] | None = None
         self._lock = threading.Lock()  # guards the child and the closed flag
         self._closed = threading.Event()
@@ -149,7 +149,7 @@ class ProcessEngine:
         failures, running = 0, True
         while running:
             born = time.monotonic()
-            with Watchdog(self._child, self._patience) as watchdog:
+            with Watchdog(self._child, self._hang_timeouts) as watchdog:
                 exit_code = self._child.read()
             reason = watchdog.kill_reason or exit_reason(exit_code)
             failures = failures_in_a_row(failures, time.monotonic() - born)

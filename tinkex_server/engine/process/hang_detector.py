@@ -67,12 +67,12 @@ class HangDetector:
         self._idle = self._idle + self.period if waited_for and not works else 0.0
         if self._silent >= self.hang_timeouts.silent:
             return (
-                f"gave no sign of life for {self._silent:.0f} s with calls to send, and was "
+                f"gave no sign of life for {self._silent:.0f} s with calls to answer, and was "
                 "killed (it was stopped, or held up)"
             )
         if self._idle >= self.hang_timeouts.idle:
             return (
-                f"neither answered nor computed for {self._idle:.0f} s with calls to send, and "
+                f"neither answered nor computed for {self._idle:.0f} s with calls to answer, and "
                 "was killed (it waited for ever)"
             )
         return None
