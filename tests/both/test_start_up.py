@@ -18,13 +18,12 @@ import httpx
 import pytest
 
 import tinkex.local
+from tests.support.inner_pytest import run_pytest
 from tests.support.mortal_engine import BASES, cannot_be_made, starts_slowly
 from tests.support.server_calls import Api, new_model
 from tinkex import RequestFailedError
 from tinkex_server.engine.interface import EngineDied, InvalidRequest
 from tinkex_server.engine.process.engine import ProcessEngine
-
-pytest_plugins = ["pytester"]
 
 BASE = "fake/base"
 TINY = Path(__file__).parents[2] / "tinkex" / "tiny"
@@ -92,7 +91,7 @@ def test_who_waits_is_told_what_for(gate: Path) -> None:
             "waits for the engine to start",
         )
         page = http.get("/").text
-        assert "is starting; what is asked of it waits" in page
+        assert "is starting; requests wait for it" in page
         assert "waits for the engine to start" in page
         gate.touch()
         server.ready.result(NEVER_SAID)
@@ -250,14 +249,14 @@ except tinkex.RequestFailedError as error:
     assert re.match(could_not_load(broken_model), done.stdout), done.stderr
 
 
-def test_a_fixture_of_pytest_is_an_error(broken_model: str, pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(f"""
-        import pytest
+def test_a_fixture_of_pytest_is_an_error(broken_model: str, tmp_path: Path) -> None:
+    source = f"""
+import pytest
 
-        @pytest.mark.tinkex(engine="torch", model={broken_model!r})
-        def test_it(tinkex_service):
-            raise AssertionError("it has nothing to run on")
-    """)
-    result = pytester.runpytest_subprocess("-p", "tinkex.pytest_plugin", "--strict-markers")
-    result.assert_outcomes(errors=1)
-    result.stdout.re_match_lines([f".*EngineDied: {could_not_load(broken_model)}"])
+@pytest.mark.tinkex(engine="torch", model={broken_model!r})
+def test_it(tinkex_service):
+    raise AssertionError("it has nothing to run on")
+"""
+    outcomes = run_pytest(tmp_path, {"test_it": source})
+    assert outcomes.by_module == {"test_it": {"test_it": "error"}}
+    assert re.search(f"EngineDied: {could_not_load(broken_model)}", outcomes.output)

@@ -50,7 +50,7 @@ async def fetch(transport: Transport, open: Open, part: Part, came: Callable[[],
     limits = transport.config.http_limits
     bound = WaitBound(limits.max_download_seconds, "Config.http_limits.max_download_seconds")
     for _ in range(2):
-        with transport.waits.begin(RequestState(DOWNLOAD), part.path.name, bound) as wait:
+        with transport.waits.create(RequestState(DOWNLOAD), part.path.name, bound) as wait:
             await _fetch_whole(transport, open, part, came, wait)
         if await in_thread(_is_as_promised, part):
             return

@@ -25,7 +25,7 @@ from tinkex.errors import (
 from tinkex.transport.backoff import retry_hint
 from tinkex.transport.failures import status_error
 from tinkex.transport.messages import UNCOMPRESSED
-from tinkex.transport.redirects import MAX_REDIRECTS, absolute
+from tinkex.transport.redirects import MAX_REDIRECTS, absolute_url
 from tinkex.transport.transport import Transport
 from tinkex.types import CheckpointArchiveUrlResponse
 from tinkex.types.checkpoint_address import CheckpointAddress
@@ -180,7 +180,7 @@ async def _find(
 def _next(url: str, location: str) -> str:
     """Where a redirect leads. Raises `APIResponseValidationError` for what is no URL."""
     try:
-        return absolute(url, location)
+        return absolute_url(url, location)
     except httpx.InvalidURL as error:
         raise APIResponseValidationError(
             f"the download is redirected to what is no URL: {error}", operation=DOWNLOAD

@@ -1,6 +1,4 @@
-"""`UnretrievedErrors`: failed futures whose error nobody has asked for, which are told in the log
-instead of never.
-"""
+"""`UnretrievedErrors`: logs the errors of failed futures that nobody has retrieved."""
 
 from __future__ import annotations
 
@@ -14,19 +12,17 @@ from tinkex.errors import ClientClosedError, ClientPoisonedError, RequestSkipped
 logger = logging.getLogger("tinkex")
 
 _FOLLOW_FROM_ANOTHER = (RequestSkippedError, ClientPoisonedError, ClientClosedError)
-"""Errors that say nothing new: the one that they follow from has a future of its own, or the user
-closed the client.
-"""
+"""Errors that need no log line: another future has their cause, or the user closed the client."""
 
 
 class Failed(Protocol):
-    """A future that ended with an error."""
+    """A future that failed."""
 
     def log_if_unretrieved(self) -> None: ...
 
 
 class UnretrievedErrors:
-    """The failed futures of one session. They are told when it ends, and at the latest when the
+    """The failed futures of one session. They are logged when it ends, at the latest when the
     interpreter exits.
     """
 
@@ -38,16 +34,14 @@ class UnretrievedErrors:
         self._futures.add(future)
 
     def log_all(self) -> None:
-        """Logs each failure that nobody has seen, once."""
+        """Logs each error that was not retrieved, once."""
         for future in list(self._futures):
             future.log_if_unretrieved()
         self._futures.clear()
 
 
 def log_unretrieved(operation: str, error: BaseException) -> None:
-    """Logs the first line of an error that nobody has seen, unless it only follows from another
-    one.
-    """
+    """Logs the first line of an unretrieved error, unless it only follows from another one."""
     if isinstance(error, _FOLLOW_FROM_ANOTHER) or (
         isinstance(error, TinkexError) and error.delivered
     ):

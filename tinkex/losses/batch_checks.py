@@ -14,7 +14,7 @@ from tinkex.types.number_checks import is_number
 LossName: TypeAlias = (
     Literal["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"] | str
 )
-"""The names that editors complete; a server may have others."""
+"""The name of a loss. Editors complete the names listed here; a server may have others."""
 
 _RATIO_INPUTS = frozenset({"target_tokens", "logprobs", "advantages"})
 
@@ -26,63 +26,65 @@ _REQUIRED_INPUTS = {
     "dro": _RATIO_INPUTS,
     "gspo": _RATIO_INPUTS,  # and sequence_ratio_mask, which not all servers that have it take
 }
-"""Of the losses whose needs are public; others are the server's to check."""
+"""The loss inputs that known losses need. Other losses are checked by the server."""
 
-_OF_SINGLE_SERVERS = frozenset({"values", "returns", "ref_logps", "mask"})
+_SERVER_SPECIFIC_INPUTS = frozenset({"values", "returns", "ref_logps", "mask"})
 
 _KNOWN_INPUTS = frozenset(
     {
         *_RATIO_INPUTS,
         *("weights", "clip_low_threshold", "clip_high_threshold", "sequence_ratio_mask"),
-        *_OF_SINGLE_SERVERS,
+        *_SERVER_SPECIFIC_INPUTS,
     }
 )
 
-_ELSEWHERE = {
+_NAMES_ELSEWHERE = {
     **dict.fromkeys(("weight", "loss_weights"), "weights"),
     **dict.fromkeys(("label", "labels", "target", "targets", "target_ids"), "target_tokens"),
     **dict.fromkeys(("advantage", "adv"), "advantages"),
     **dict.fromkeys(("logprob", "old_logprobs", "sampling_logprobs", "logp"), "logprobs"),
 }
-"""The inputs by the names that they have in other libraries."""
+"""The names that other libraries give the inputs, and ours."""
 
 _MASKS = frozenset({"mask", "loss_mask", "attention_mask"})
 
 
 def as_batch(data: Sequence[Datum]) -> list[Datum]:
-    """Returns the data as a list of our own. Raises `InvalidInputError` for what is no sequence."""
+    """Returns a copy of the data as a list. Raises `ArgumentError` for what is not a sequence."""
     if hasattr(data, "__iter__") and not isinstance(data, (str, bytes, Mapping)):
         return list(data)
     raise ArgumentError(
         f"data must be a list of Datum, found {type(data).__name__}",
-        advice="Give a list, also of one: [datum].",
+        advice="Give a list, also for a single datum: [datum].",
     )
 
 
 def checked_settings(config: Mapping[str, float | str] | None) -> dict[str, float | str]:
-    """Returns a copy. Raises `InvalidInputError`, naming the setting, for what is neither a finite
-    number nor a text.
+    """Returns a copy of a loss's settings.
+
+    Raises `InvalidInputError`, naming the setting, for a value that is neither a finite number nor
+    a string.
     """
     settings = dict(config or {})
     for name, value in settings.items():
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidInputError(f"loss_fn_config must have texts for names, found {name!r}")
+            raise InvalidInputError(f"loss_fn_config must have strings for names, found {name!r}")
         if not isinstance(value, str) and not (is_number(value) and math.isfinite(value)):
             raise InvalidInputError(
-                f"loss_fn_config[{name!r}] must be a finite number or a text, found {value!r}"
+                f"loss_fn_config[{name!r}] must be a finite number or a string, found {value!r}"
             )
     return settings
 
 
 def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
-    """Raises `InvalidInputError`, naming the datum's index and the field, for what no server can
-    train on.
+    """Raises `InvalidInputError` for a batch that no server can train on, naming the datum's index
+    and the field.
 
-    That is an empty batch, a thing that is no `Datum`, a loss input that is missing or unknown, and
-    arrays that were changed for the worse since the datum was made.
+    Such a batch is empty, contains something other than a `Datum`, lacks a loss input or has an
+    unknown one, or has arrays that became invalid after the datum was made.
     """
     if not data:
-        raise InvalidInputError("the batch is empty: expected one datum at least")
+        raise InvalidInputError("the batch is empty: expected at least one datum")
     if not loss_fn:
         raise InvalidInputError(
             "loss_fn is empty", advice='Name a loss, for example "cross_entropy".'
@@ -100,7 +102,7 @@ def check_batch(data: Sequence[Datum], loss_fn: str) -> None:
 
 def _check_datum(datum: Datum, loss_fn: str) -> None:
     if datum.model_input.is_empty:
-        raise InvalidInputError("model_input is empty: expected one token at least, found none")
+        raise InvalidInputError("model_input is empty: expected at least one token")
     _check_names(datum, loss_fn)
     datum.check()
 
@@ -116,30 +118,28 @@ def _check_names(datum: Datum, loss_fn: str) -> None:
         meant = _likely_meant(unknown[0], loss_fn)
         raise InvalidInputError(
             f"loss_fn_inputs has the unknown input {unknown[0]!r}",
-            advice=f"Did you mean {meant!r}?" if meant else f"Known are {_listed(_KNOWN_INPUTS)}.",
+            advice=f"Did you mean {meant!r}?" if meant else f"Known: {_listed(_KNOWN_INPUTS)}.",
         )
 
 
 def _likely_meant(name: str, loss_fn: str) -> str | None:
-    """Returns the input that a name like `mask`, `labels` or `wieghts` stands for, None where there
-    is none like it.
-    """
+    """Returns the input that a name such as `mask`, `labels` or `wieghts` stands for, or None."""
     if name in _MASKS:
         return counting_input(loss_fn)
-    if name in _ELSEWHERE:
-        return _ELSEWHERE[name]
-    near = difflib.get_close_matches(name, _KNOWN_INPUTS - _OF_SINGLE_SERVERS, n=1)
+    if name in _NAMES_ELSEWHERE:
+        return _NAMES_ELSEWHERE[name]
+    near = difflib.get_close_matches(name, _KNOWN_INPUTS - _SERVER_SPECIFIC_INPUTS, n=1)
     return near[0] if near else None
 
 
 def counting_input(loss_fn: str) -> str:
-    """Returns the input of a known loss that says how much each token counts, 0 for not at all."""
+    """Returns the input of a known loss that weights its tokens; a 0 leaves a token out."""
     return "weights" if loss_fn == "cross_entropy" else "advantages"
 
 
-def mask_is_lost(datum: Datum, loss_fn: str) -> bool:
-    """Returns whether a `mask` leaves out tokens that a known loss, which has no such input, will
-    count.
+def mask_is_ignored(datum: Datum, loss_fn: str) -> bool:
+    """Returns whether a `mask` leaves out tokens that a known loss counts, since it ignores
+    masks.
     """
     mask, counts = (
         datum.loss_fn_inputs.get("mask"),

@@ -1,6 +1,4 @@
-"""`SessionLifecycle`: keeps a session alive on its server, by heartbeats from a task, and says goodbye
-when it ends.
-"""
+"""`SessionLifecycle`: sends the heartbeats of a session, and finishes it on the server."""
 
 from __future__ import annotations
 
@@ -28,15 +26,13 @@ logger = logging.getLogger("tinkex")
 
 Outcome = Literal["success", "errored", "interrupted"]
 _HEARTBEAT_TIMEOUT = 10.0  # seconds
-_WARN_AFTER = 120.0  # seconds without a heartbeat that came through
-_DROPPED = "the client was dropped without being closed"
+_WARN_AFTER = 120.0  # seconds without a successful heartbeat
+_NOT_CLOSED = "the client was dropped without being closed"
 _LOOP_ENDED = "the client's event loop ended before the client was closed"
 
 
 class SessionPart(Protocol):
-    """What a layer above keeps for a session: it is made with the transport, and closed before the
-    session ends.
-    """
+    """An object that a higher layer keeps in a session. It is closed before the session ends."""
 
     def __init__(self, transport: Transport, /) -> None: ...
 
@@ -45,9 +41,10 @@ class SessionPart(Protocol):
 
 @define(eq=False)
 class SessionLifecycle:
-    """The life of one session, for one event loop.
+    """The start, heartbeats and end of one session. For one event loop.
 
-    It refers to nothing that a user holds, so that the end of that can be its own.
+    It holds no reference to the user's objects, so that it can finish the session when they are
+    garbage-collected.
     """
 
     transport: Transport
@@ -55,13 +52,12 @@ class SessionLifecycle:
     parts: Mapping[type[SessionPart], SessionPart]
     failures: UnretrievedErrors
     lost: bool = False
-    """Whether the server has said that it does not know the session any more, or has finished it.
-    """
+    """Whether the server answered that it no longer knows the session, or has finished it."""
     _heartbeats: asyncio.Task[None] | None = field(init=False, default=None)
     _reporter: Reporter | None = field(init=False, default=None)
 
     def begin(self) -> None:
-        """Begins the heartbeats, and tells whoever listens, and the server where that is wanted."""
+        """Starts the heartbeats, and the telemetry if it is enabled."""
         self._heartbeats = asyncio.create_task(self._run_heartbeats(), name="tinkex heartbeats")
         events.emit(events.Session, session_id=self.session_id, state="begun")
         transport = self.transport
@@ -72,8 +68,14 @@ class SessionLifecycle:
             self._reporter.begin()
 
     async def finish(self, outcome: Outcome, detail: str | None = None) -> bool:
-        """Stops the heartbeats and tells the server; one that is gone is left alone. False where it
-        lacks the call.
+        """Stops the heartbeats, and finishes the session on the server, unless it is lost.
+
+        Args:
+            outcome: how the program ended.
+            detail: the name of the error that ended it.
+
+        Returns:
+            False if the server has no call for this.
         """
         self.failures.log_all()
         for part in self.parts.values():
@@ -87,14 +89,12 @@ class SessionLifecycle:
         return self.lost or await self._finish_on_server(outcome, detail)
 
     def finish_later(self) -> None:
-        """Finishes it, later: the last that could have done that is gone. May be called in any
-        thread.
-        """
-        self.transport.schedule_shut_down(partial(self.finish, "interrupted", _DROPPED))
+        """Schedules `finish` for a session that was not closed. Safe from any thread."""
+        self.transport.schedule_shut_down(partial(self.finish, "interrupted", _NOT_CLOSED))
 
     async def is_lost(self) -> bool:
-        """Asks the server, and returns whether it knows the session no more; False where it does
-        not say.
+        """Asks the server, and returns whether it has lost the session; False if it does not
+        tell.
         """
         if not self.lost:
             try:
@@ -106,13 +106,13 @@ class SessionLifecycle:
         return self.lost
 
     def _note_failure(self, error: TinkexError) -> None:
-        """Notes what the failure of a heartbeat says: only a 404 or 410 is word of the session."""
+        """Marks the session as lost after a heartbeat that was answered 404 or 410."""
         if isinstance(error, (GoneError, NotFoundError)):
             self.lost = True
             if self._reporter is not None:  # the session in its place has one of its own
                 self._reporter.stop_listening()
             events.emit(events.Session, session_id=self.session_id, state="lost")
-            logger.warning("session %s is gone: %s", self.session_id, error.message)
+            logger.warning("session %s is lost: %s", self.session_id, error.message)
             self.transport.server.forget_repeats()
 
     async def _stop_heartbeats(self) -> None:
@@ -132,9 +132,7 @@ class SessionLifecycle:
                 finish_session.request(self.session_id, body=body), timeout=_HEARTBEAT_TIMEOUT
             )
         except TinkexError as error:
-            logger.info(
-                "the server was not told that session %s is finished: %s", self.session_id, error
-            )
+            logger.info("could not finish session %s on the server: %s", self.session_id, error)
             return True
         logger.debug("session %s finished: %s %d", self.session_id, outcome, response.status_code)
         return response.status_code not in (404, 405)
@@ -143,7 +141,7 @@ class SessionLifecycle:
         try:
             await self._send_heartbeats()
         except asyncio.CancelledError:
-            if self._heartbeats is not None:  # not by `finish`
+            if self._heartbeats is not None:  # it was not `finish` that cancelled it
                 await self._finish_on_server("interrupted", _LOOP_ENDED)
                 await self.transport.aclose()
             raise
@@ -162,7 +160,7 @@ class SessionLifecycle:
                 self._note_failure(error)
                 if not self.lost and lines.due(clock.now() - last):
                     logger.warning(
-                        "no heartbeat came through for %.0f s: %s", clock.now() - last, error
+                        "no heartbeat has succeeded for %.0f s: %s", clock.now() - last, error
                     )
             else:
                 last, lines = clock.now(), LogSchedule(_WARN_AFTER)
@@ -172,4 +170,4 @@ class SessionLifecycle:
         response = await self.transport.send_once(request, timeout=_HEARTBEAT_TIMEOUT)
         if not response.is_success:
             raise status_error(response, request.operation)
-        parse(request, response)  # a web page with a good status is no heartbeat
+        parse(request, response)  # raises for a web page with status 200

@@ -1,6 +1,4 @@
-"""How far the exchange of the running task has got: begun by who sends, moved on by the
-connection.
-"""
+"""The stage of the running task's exchange, which the sender sets and the connection updates."""
 
 from __future__ import annotations
 
@@ -14,12 +12,13 @@ from tinkex.errors import FailurePoint
 
 @define
 class ExchangeStage:
-    """Where the exchange would die if it died now; None where the connection does not tell."""
+    """The stage of one exchange."""
 
     failure_point: FailurePoint | None = None
+    """The failure point of an error at this stage; None if the connection does not report it."""
     proxy: Proxy | None = None
-    """The one that the server is asked through."""
+    """The proxy between the client and the server."""
 
 
 current_stage: ContextVar[ExchangeStage] = ContextVar("exchange_stage")
-"""aiohttp runs all of an exchange in the task that asked for it."""
+"""The stage of this task's exchange; aiohttp runs an exchange within one task."""

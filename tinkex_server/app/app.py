@@ -16,7 +16,7 @@ from tinkex_server.app.api import Api
 from tinkex_server.pages.login import OwnerOf
 from tinkex_server.pages.site import make_site
 from tinkex_server.profiles import TINKEX, Profile
-from tinkex_server.profiles.middleware import Edge
+from tinkex_server.profiles.middleware import ProfileMiddleware
 from tinkex_server.routes import (
     archives,
     audit,
@@ -94,11 +94,11 @@ def make_app(
 
 
 def _imitation(state: ServerState, api_keys: Sequence[str], profile: Profile) -> ASGIApp:
-    """Returns the API as another kind of server has it. `Edge` checks the key."""
+    """Returns the API as another kind of server has it. `ProfileMiddleware` checks the key."""
     if len(api_keys) > 1:
         raise InvalidApiKeys("a server that imitates another one takes one API key")
     api = Authentication(Api(ROUTES, state), state.secret, None)
-    return Edge(api, ROUTES, state, profile, next(iter(api_keys), None))
+    return ProfileMiddleware(api, ROUTES, state, profile, next(iter(api_keys), None))
 
 
 def _any_owner(keys: ApiKeys) -> OwnerOf:

@@ -45,10 +45,10 @@ class Uploads:
 
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / _FOLDER
-        self.finishing = asyncio.Lock()
+        self.finish_lock = asyncio.Lock()
         """Held while a checkpoint is made of an upload, so that each is made once."""
 
-    def begin(self, upload: Upload) -> None:
+    def create(self, upload: Upload) -> None:
         """Makes room for the files of a new upload."""
         folder = self.folder(upload.upload_id)
         self._root.mkdir(mode=0o700, exist_ok=True)
@@ -75,7 +75,7 @@ class Uploads:
         return self._root / upload_id
 
     @contextmanager
-    def receiving(self, upload_id: str, name: str) -> Generator[Path, None, None]:
+    def new_file(self, upload_id: str, name: str) -> Generator[Path, None, None]:
         """Gives a new file to write to, which takes the place of the one of that name once it is
         whole.
         """
@@ -87,7 +87,7 @@ class Uploads:
         finally:
             part.unlink(missing_ok=True)
 
-    def lacking(self, upload_id: str) -> Sequence[str]:
+    def missing_files(self, upload_id: str) -> Sequence[str]:
         """Returns the names of the files that have not been sent."""
         folder = self.folder(upload_id)
         return [name for name in ADAPTER_FILES if not (folder / name).is_file()]

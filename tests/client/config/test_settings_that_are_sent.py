@@ -157,7 +157,7 @@ def test_how_long_a_checkpoint_is_kept(trainer: Any, save: str) -> None:
 
 def test_metadata_is_text(trainer: Any) -> None:
     with pytest.raises(
-        InvalidInputError, match=r"user_metadata\['epoch'\] must be a text by a text, found 3"
+        InvalidInputError, match=r"user_metadata\['epoch'\] must map a text to a text, found 3"
     ):
         trainer.save_state("name", user_metadata={"epoch": 3})
 

@@ -1,5 +1,5 @@
-"""The table of dialects, against the contract and the embedded server's profiles; and which dialect
-a server's first answers lead to.
+"""The table of dialects against the contract and the embedded server's profiles, and the
+recognition of a dialect by first answers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LOOK_ALIKES = {
     "arctic": "unknown",
     "mlx-tinker": "unknown",
 }
-"""What a server that cannot be told from others is taken for."""
+"""The dialects that servers without signs of their own are taken for."""
 
 
 SKYRL = {"pjwt_auth_enabled": False}
@@ -52,9 +52,7 @@ SPINDLE = {
 
 
 def flags(profile: Profile, operation: str, own: Any, kind: Any) -> Any:
-    """What a server of this profile answers to a question for its flags; None where it lacks the
-    call.
-    """
+    """Returns the flags that a server of this profile answers; None if it lacks the call."""
     if f"POST {operation}" in profile.missing:
         return None
     reply = profile.replies.get(operation)
@@ -62,9 +60,7 @@ def flags(profile: Profile, operation: str, own: Any, kind: Any) -> Any:
 
 
 def has_telling_route(profile: Profile, path: str | None) -> bool | None:
-    """What a GET of this path tells of a server of this profile; of those that answer it, all but
-    one do so with "no such thing".
-    """
+    """Returns what a GET of this path tells of a server of this profile."""
     if path is None:
         return None
     operation = path.removeprefix("/api/v1/")

@@ -1,5 +1,5 @@
-"""How each claim of the table of dialects is known: what is called measured names one run, and only
-that is trusted with a step.
+"""The evidence for each field of the dialects: a measured field names its run, and only measured
+fields are trusted with a step.
 """
 
 from __future__ import annotations

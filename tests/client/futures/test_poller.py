@@ -1,5 +1,6 @@
-"""Every shape of "not yet", "failed" and "lost" that a known server gives, and what becomes of a
-poll that fails. Time is virtual.
+"""Every form of "not yet", "failed" and "lost" that a known server uses, and polls that fail.
+
+Time is virtual.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""A failed call whose future nobody asks is told in the log, once; one that somebody asked is
-not.
-"""
+"""The error of a failed call is logged once if nobody retrieves it, and not otherwise."""
 
 from __future__ import annotations
 

@@ -297,7 +297,7 @@ def test_a_seed_without_effect_is_warned_of_once(
     ).create_sampling_client(base_model="fake/base")
     for _ in range(3):
         sampler.sample([5], 1, {"max_tokens": 1, "seed": 1}).result()
-    assert sum("deaf: a seed" in record.message for record in caplog.records) == 1
+    assert sum("deaf: seed is ignored" in record.message for record in caplog.records) == 1
 
 
 PROMISE = (200, b'{"request_id": "r"}')

@@ -1,5 +1,5 @@
-"""A training request whose answer does not come: what is sent again, and what the user is told.
-Nothing is lost or applied twice unsaid.
+"""A training request whose answer does not come is sent again where that is safe; otherwise the
+user gets an error. No step is silently lost or applied twice.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def train(
 
 
 def applied(engine: FakeEngine, trainer: Any, operation: str, at_least: int = 0) -> int:
-    """How often the server carried it out, which nobody may have waited for."""
+    """Counts how often the server executed an operation, whose result nobody may have awaited."""
     deadline = time.monotonic() + 5
     while engine.count(operation, trainer.model_id) < at_least and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -137,7 +137,9 @@ def test_elsewhere_it_is_not_sent_again_and_all_later_calls_say_why(
     trainer.forward_backward([datum(5)], "cross_entropy").result()
     with pytest.raises(StepOutcomeUnknown, match="last saved state"):
         trainer.optim_step(AdamParams()).result()
-    with pytest.raises(ClientPoisonedError, match="optim_step ended in doubt"):
+    with pytest.raises(
+        ClientPoisonedError, match="the outcome of an earlier optim_step is unknown"
+    ):
         trainer.forward_backward([datum(5)], "cross_entropy").result()
     assert applied(server_engine, trainer, "optim_step", at_least=arrived) == arrived
     assert proxied.count("optim_step") == 1

@@ -224,7 +224,7 @@ def test_without_a_token_to_be_had_the_error_says_so() -> None:
     error = run(server, send, retry=RetrySettings(max_attempts=3))
     assert isinstance(error, APIConnectionError)
     assert not error.sent
-    assert "no token could be had" in str(error)
+    assert "could not be exchanged for a token" in str(error)
     assert isinstance(error.__cause__, InternalServerError)
 
 

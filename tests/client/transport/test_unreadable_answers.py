@@ -112,7 +112,7 @@ def test_what_goes_on_for_ever_ends_in_an_error_by_name(body: bytes) -> None:
     async def work() -> None:
         server = Answering(lambda request: httpx.Response(200, content=body))
         with pytest.raises(
-            APIResponseValidationError, match="no answer about its result can be read"
+            APIResponseValidationError, match="all answers to polls for its result are malformed"
         ) as caught:
             await wait_for_result(
                 transport_to(server, retry=QUICK),

@@ -1,4 +1,4 @@
-"""Fetching the files of saved weights: by signed URLs, whole or in parts."""
+"""Downloads of checkpoints by signed URLs, as a whole or in parts."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ def test_a_head_says_what_a_get_would_send_and_reads_nothing(
         assert (head.status_code, head.content) == (200, b"")
         told = ("content-length", "content-type", "content-disposition", "accept-ranges")
         assert [head.headers[name] for name in told] == [whole.headers[name] for name in told]
-        assert after.headers["repr-digest"] == whole.headers["repr-digest"], "it is known by then"
+        assert after.headers["repr-digest"] == whole.headers["repr-digest"], (
+            "the ETag is known by then"
+        )
 
 
 def test_external_weights_are_fetched_file_by_file(api: Api) -> None:

@@ -1,5 +1,5 @@
-"""A key told of, exchanged and revoked; and what the holders of two keys see of each other's
-runs.
+"""The routes of keys: description, exchange and revocation; and what the owners of two keys see of
+each other's runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.server_calls import API, Api, started
 
 @frozen
 class Two:
-    """The holders of two keys of one server."""
+    """The clients of two keys of one server."""
 
     ada: Api
     bob: Api

@@ -60,13 +60,13 @@ def test_once_something_is_lost_that_others_were_told_of_nothing_is_acknowledged
 ) -> None:
     async def write() -> None:
         store.usage.add("", "s", "base", {"training": 1}, 0.0)
-        await store.kept()
+        await store.flush()
 
     async def lose() -> None:
         store.usage.add("", "s", "base", {"training": 1}, 0.0)
         # as SQLite itself does when the disk is full
         store._database._connection.execute("ROLLBACK")
-        await store.kept()
+        await store.flush()
 
     asyncio.run(write())
     for again in (lose, write):

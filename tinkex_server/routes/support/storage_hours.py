@@ -1,4 +1,6 @@
-"""What stored checkpoints come to, hour by hour. Plain values: no clock, no store."""
+"""`stored_hours`: the storage that checkpoints used, hour by hour. Plain values: no
+clock, no store.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,13 @@ from attrs import frozen
 
 from tinkex_server.store import StoredSpan
 
-HOUR = 3600
-"""Seconds."""
+HOUR = 3600  # seconds
 _GIGABYTE = 1e9
 
 
 @frozen
 class Keeper:
-    """Whose checkpoints: all of one session."""
+    """The session whose checkpoints are counted together."""
 
     owner: str
     session_id: str
@@ -26,7 +27,7 @@ class Keeper:
 
 @frozen
 class StoredHour:
-    """What a session's checkpoints took in the hour that begins at `hour`."""
+    """The storage that a session's checkpoints used in the hour that begins at `hour`."""
 
     hour: int
     keeper: Keeper
@@ -36,8 +37,8 @@ class StoredHour:
 def stored_hours(
     spans: Sequence[StoredSpan], first: float, last: float, now: float
 ) -> Iterator[StoredHour]:
-    """For the hours from `first` to before `last`, up to `now`; those in which nothing was stored
-    are left out.
+    """Yields the storage for the hours from `first` to before `last`, up to `now`. Hours in which
+    a session stored nothing are left out.
     """
     keepers = [
         Keeper(span.owner, span.session_id, span.base_model, span.project_id) for span in spans

@@ -1,5 +1,5 @@
-"""From a request to a handler's arguments, and from what it returns or raises to an answer: JSON,
-with its length, always.
+"""`Endpoint`: calls the handler of a route with what the request holds, and answers with what the
+handler returns or raises, as JSON with a Content-Length.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tinkex_server.access.ownership import Access
 from tinkex_server.data_dir.folders import DataDirReplaced
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused
-from tinkex_server.jobs.futures import Outcome
+from tinkex_server.jobs.futures import PollAnswer
 from tinkex_server.state import ServerState
 from tinkex_server.store import StoreWriteError
 from tinkex_server.wire import bodies
+from tinkex_server.wire.body_copy import BodyCopy
 from tinkex_server.wire.events import EventStream
 from tinkex_server.wire.protobuf import MEDIA_TYPE
 from tinkex_server.wire.raw_body import read_body
-from tinkex_server.wire.refused_body import RefusedBody
 from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.scope import OWNER, PREFIX, STATE
 
@@ -38,13 +38,13 @@ logger = logging.getLogger("tinkex.local")
 
 T = TypeVar("T")
 
-_LARGE = 64 * 1024  # bytes; a longer body is read in a thread, so that others need not wait for it
+_LARGE = 64 * 1024  # bytes; a longer body is parsed in a thread, not to hold up the event loop
 
 
 @frozen
 class Call(Generic[T]):
-    """What a handler gets: the body as the contract's type, what stands in the URL, and what its
-    sender may see.
+    """A request as its handler gets it: the body as the contract's type, the URL, and the access of
+    its sender.
     """
 
     body: T
@@ -52,10 +52,10 @@ class Call(Generic[T]):
     scope: Scope
     headers: Mapping[str, str]
     access: Access
-    came_at: float
-    """When its first bytes were there, on the monotonic clock: a large body takes its time."""
+    arrived_at: float
+    """The time at which the headers arrived, on the monotonic clock; a large body arrives later."""
     receive: Receive
-    """Gives the body, piece by piece, to a handler that reads it itself; elsewhere it is read."""
+    """The source of the body, for a handler that reads the body itself."""
 
     @property
     def method(self) -> str:
@@ -70,8 +70,8 @@ class Call(Generic[T]):
         return QueryParams(self.scope["query_string"])
 
     @property
-    def is_from_here(self) -> bool:
-        """Whether it was sent on this machine."""
+    def is_local(self) -> bool:
+        """Whether the request was sent from this machine."""
         client = self.scope.get("client")
         try:
             return client is not None and ip_address(client[0]).is_loopback
@@ -84,15 +84,15 @@ class Call(Generic[T]):
 
     @property
     def origin(self) -> str:
-        """What to put before a path to make a URL of this server, as the caller reached it."""
+        """The scheme and host by which the caller reached this server."""
         return f"{self.scope['scheme']}://{self.headers.get('host', '')}"
 
 
 Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
-"""From a body's bytes to its fields. Raises `Refused` for bytes of another form."""
+"""A function that returns the fields of a body. It raises `Refused` for malformed bytes."""
 Read: TypeAlias = Callable[[bytes], tuple[T, str]]
-"""From a body's bytes to the contract's type and the fingerprint."""
-Result: TypeAlias = Mapping[str, Any] | Outcome | EventStream | Response
+"""A function that returns a body as the contract's type, and its fingerprint."""
+Result: TypeAlias = Mapping[str, Any] | PollAnswer | EventStream | Response
 Handler: TypeAlias = Callable[[ServerState, Call[T]], Awaitable[Result]]
 
 
@@ -105,12 +105,12 @@ def post(
     protobuf: Parse | None = None,
     refused: str = "",
 ) -> Route:
-    """A POST whose body is of the generated type `kind`.
+    """Makes the route of a POST whose body is of the generated type `kind`.
 
     Args:
-        defaults: for fields that the contract requires.
-        protobuf: reads the protobuf form of the body, where it has one.
-        refused: what is added to the words for a body that is not of this type.
+        defaults: values for required fields that older clients leave out.
+        protobuf: parses the protobuf form of the body, if it has one.
+        refused: a text to add to the refusal of a body that is not of this type.
     """
     parsers = {
         "application/json": bodies.parse_object,
@@ -120,8 +120,8 @@ def post(
         media_type: partial(_read, kind, parse, defaults or {}, refused)
         for media_type, parse in parsers.items()
     }
-    numbered = attrs.has(kind) and {"model_id", "seq_id"} <= attrs.fields_dict(kind).keys()
-    return _route("POST", path, handler, readers, numbered=numbered)
+    has_seq_id = attrs.has(kind) and {"model_id", "seq_id"} <= attrs.fields_dict(kind).keys()
+    return _route("POST", path, handler, readers, has_seq_id=has_seq_id)
 
 
 def put(path: str, kind: type[T], handler: Handler[T]) -> Route:
@@ -134,17 +134,17 @@ def put(path: str, kind: type[T], handler: Handler[T]) -> Route:
 
 
 def put_bytes(path: str, handler: Handler[None]) -> Route:
-    """A PUT whose body, of any kind and size, the handler reads by `Call.receive`."""
+    """Makes the route of a PUT whose handler reads the body by `Call.receive`."""
     return _route("PUT", path, handler, {})
 
 
 def post_nothing(path: str, handler: Handler[None]) -> Route:
-    """A POST whose body, if any, is not read."""
+    """Makes the route of a POST without a body."""
     return _route("POST", path, handler, {})
 
 
 def get(path: str, handler: Handler[None]) -> Route:
-    """A GET, and a HEAD, whose answer's body uvicorn leaves out."""
+    """Makes the route of a GET, and of a HEAD, of whose answer uvicorn omits the body."""
     return _route("GET", path, handler, {})
 
 
@@ -158,9 +158,9 @@ def _route(
     handler: Handler[Any],
     readers: Mapping[str, Read[Any]],
     *,
-    numbered: bool = False,
+    has_seq_id: bool = False,
 ) -> Route:
-    return Route(PREFIX + path, Endpoint(handler, readers, numbered), methods=[method])
+    return Route(PREFIX + path, Endpoint(handler, readers, has_seq_id), methods=[method])
 
 
 def _read(
@@ -176,15 +176,13 @@ def _read(
 
 @frozen(eq=False)
 class Endpoint:
-    """The ASGI application of one route. It answers its own errors.
-
-    `readers`, by media type, are for the body; none where there is none. A `numbered` body has a
-    model and a seq_id.
-    """
+    """The ASGI application of one route. It answers its own errors."""
 
     _handler: Handler[Any]
     _readers: Mapping[str, Read[Any]]
-    _numbered: bool
+    """The readers of the body, by media type; none for a route without a body."""
+    _has_seq_id: bool
+    """Whether the body has a model_id and a seq_id."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -195,52 +193,57 @@ class Endpoint:
             response = json_response(400, {"detail": str(error)})
         except (StoreWriteError, DataDirReplaced) as error:
             response = json_response(507, {"detail": str(error)})
-        # one that reaches uvicorn closes the connection under the client's next request
+        # an error that reached uvicorn would close the connection, and fail the next request on it
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
-            response = json_response(500, {"detail": "the server failed; its log says how"})
+            response = json_response(500, {"detail": "internal error of the server; see its log"})
         await response(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
+        arrived_at = time.monotonic()
         state: ServerState = scope[STATE]
-        came_at = time.monotonic()
+        access = Access(state.store, scope.get(OWNER))
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        access = Access(state.store, scope.get(OWNER))
-        glimpse = RefusedBody(receive, state.limits.body_bytes)
-        try:
-            body, fingerprint = (
-                await self._body(headers, glimpse.receive, state.limits.body_bytes)
-                if self._readers
-                else (None, "")
-            )
-        except Refused as refusal:
-            if self._numbered:
-                state.note_unread(access, refusal, refusal.fields or await glimpse.fields(headers))
-            raise
-        glimpse.forget()
-        call = Call(body, fingerprint, scope, headers, access, came_at, receive)
+        body, fingerprint = await self._read_body(state, access, headers, receive)
+        call = Call(body, fingerprint, scope, headers, access, arrived_at, receive)
         result = await self._handler(state, call)
-        await state.store.kept()
+        await state.store.flush()
         return _response(result)
 
-    async def _body(
-        self, headers: Mapping[str, str], receive: Receive, most: int
+    async def _read_body(
+        self, state: ServerState, access: Access, headers: Mapping[str, str], receive: Receive
     ) -> tuple[Any, str]:
+        """Returns the body and its fingerprint. When the body is refused, the turn of its seq_id is
+        skipped.
+        """
+        if not self._readers:
+            return None, ""
+        most = state.limits.body_bytes
+        watched = BodyCopy(receive, most)
+        try:
+            read = self._reader(headers)
+            raw = await read_body(headers, watched.receive, most)
+            return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
+        except Refused as refusal:
+            if self._has_seq_id:
+                fields = refusal.fields or await watched.fields(headers)
+                state.refused_seq_ids.note_unread(access, refusal, fields)
+            raise
+
+    def _reader(self, headers: Mapping[str, str]) -> Read[Any]:
         content_type = headers.get("content-type", "application/json").partition(";")[0].strip()
         if content_type not in self._readers:
-            raise Refused(
-                415, f"this call reads {' and '.join(self._readers)}; this is {content_type}"
-            )
-        read, raw = self._readers[content_type], await read_body(headers, receive, most)
-        return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
+            known = " or ".join(self._readers)
+            raise Refused(415, f"the body must be {known}, not {content_type}")
+        return self._readers[content_type]
 
 
 def _response(result: Result) -> Response:
     if isinstance(result, Response):
         return result
-    if isinstance(result, Outcome):
+    if isinstance(result, PollAnswer):
         return Response(result.body, result.status, media_type=result.media_type)
     if isinstance(result, EventStream):
         return StreamingResponse(

@@ -1,4 +1,4 @@
-"""What the answers of several routes say in the same words: times, owners."""
+"""Times and owners in the form that answers have."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ ORGANIZATION = "local"
 
 
 def moment(seconds: float) -> datetime:
-    """A time, given in seconds since 1970."""
+    """Returns the time that is given in seconds since 1970."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
 def user_urn(owner: str) -> str:
-    """The name of a key's holder; where no key is asked for, of whoever uses the server."""
+    """Returns the name of a key's owner, or the common name of all on a server without keys."""
     return f"tml:user:{owner or ORGANIZATION}"

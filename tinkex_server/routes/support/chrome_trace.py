@@ -1,4 +1,4 @@
-"""A session's requests as a trace in Chrome's JSON format, which Perfetto reads."""
+"""`chrome_trace`: the requests of a session in Chrome's trace format, which Perfetto reads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ _PROCESS = 1
 def chrome_trace(
     session: SessionRow, requests: Sequence[TimedFuture], now: float
 ) -> Mapping[str, Any]:
-    """A track for each model and sampling session; on it each request, and within that how long it
-    waited and ran.
-
-    What has not ended reaches up to `now`.
+    """Returns a trace with a track for each model and sampling session. A track has a span for each
+    request, divided into its wait and its run; requests that have not ended reach up to `now`.
     """
     tracks = {
         scope: number
@@ -36,7 +34,7 @@ def _name(what: str, name: str, track: int) -> dict[str, Any]:
 
 
 def _spans(request: TimedFuture, track: int, now: float) -> list[dict[str, Any]]:
-    """Asynchronous ones, since the requests of a sampling session overlap."""
+    # asynchronous spans, since the requests of a sampling session overlap
     begin, end = request.created_at, request.finished_at or now
     begun = request.started_at or end
     facts = {"request_id": request.request_id, "seq_id": request.seq_id, "state": request.state}

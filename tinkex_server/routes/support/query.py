@@ -1,5 +1,5 @@
-"""What stands in the query of a URL. Each function raises `Refused` (422), naming the field, for
-what cannot be read.
+"""Readers of the parameters in a URL's query. Each function raises `Refused` (422) with the name of
+a parameter that cannot be read.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ _LONGEST = 1000
 
 
 def page(query: Mapping[str, str], *, limit: int) -> tuple[int, int]:
-    """Limit (this one by default) and offset of a page."""
+    """Returns limit, by default this one, and offset of a page."""
     return min(_number(query, "limit", limit), _LONGEST), _number(query, "offset", 0)
 
 
 def accessible(query: Mapping[str, str]) -> bool:
-    """Whether all that the caller may read is asked for, and not its own alone."""
+    """Returns whether the caller asks for all that it may read, and not only for its own."""
     return one_of(query, "access_scope", ("owned", "accessible")) == "accessible"
 
 
 def one_of(query: Mapping[str, str], name: str, values: tuple[str, ...]) -> str:
-    """One of these, the first by default."""
+    """Returns a parameter that must be one of these values, by default the first."""
     value = query.get(name, values[0])
     if value not in values:
         raise _wrong(name, f"must be one of {', '.join(values)}")
@@ -31,22 +31,22 @@ def one_of(query: Mapping[str, str], name: str, values: tuple[str, ...]) -> str:
 
 
 def day(query: Mapping[str, str], name: str, today: date) -> tuple[datetime, datetime]:
-    """The begin of a day in UTC, and of the next."""
+    """Returns the beginning of a day in UTC, and that of the next day."""
     try:
         value = date.fromisoformat(query.get(name, today.isoformat()))
         start = datetime(value.year, value.month, value.day, tzinfo=UTC)
         return start, start + timedelta(days=1)
     except (ValueError, OverflowError):
-        raise _wrong(name, "must be a day, as YYYY-MM-DD") from None
+        raise _wrong(name, "must be a day in the form YYYY-MM-DD") from None
 
 
 def hours(
     query: Mapping[str, str], start: str, end: str, *, most: timedelta
 ) -> tuple[datetime, datetime]:
-    """Two full hours in UTC, the second after the first and not too far from it."""
+    """Returns two full hours in UTC, the second later than the first, but by `most` at most."""
     first, last = _hour(query, start), _hour(query, end)
     if not timedelta() < last - first <= most:
-        raise _wrong(end, f"must be after {start}, by {most.days} days at most")
+        raise _wrong(end, f"must be later than {start}, by {most.days} days at most")
     return first, last
 
 
@@ -60,7 +60,7 @@ def _hour(query: Mapping[str, str], name: str) -> datetime:
         or value.utcoffset()
         or (value.minute, value.second, value.microsecond) != (0, 0, 0)
     ):
-        raise _wrong(name, "must be a full hour in UTC, as 2026-01-01T00:00:00Z")
+        raise _wrong(name, "must be a full hour in UTC, such as 2026-01-01T00:00:00Z")
     return value.astimezone(UTC)
 
 

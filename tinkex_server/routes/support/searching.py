@@ -1,5 +1,5 @@
-"""What the searches of sessions and of checkpoints have in common. Each function raises `Refused`
-(422), naming the field.
+"""The common parts of the searches for sessions and for checkpoints. Each function raises `Refused`
+(422) with the name of the field at fault.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from tinkex_api.models import SearchOwner
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.errors import malformed
-from tinkex_server.routes.formatting import user_urn
+from tinkex_server.routes.support.formatting import user_urn
 
 _LONGEST_PAGE = 200
 _DEFAULT_PAGE = 50
 _MOST_CONDITIONS = 100
-"""Of each kind in one search."""
+"""The number of values of each field that one search may name."""
 
 
 def page_length(limit: int | None) -> int:
-    """Returns how many items a page may have."""
+    """Returns the number of items that a page may have."""
     if limit is None:
         return _DEFAULT_PAGE
     if not 1 <= limit <= _LONGEST_PAGE:
@@ -29,15 +29,15 @@ def page_length(limit: int | None) -> int:
 
 
 def check_count(**conditions: Sized) -> None:
-    """Refuses more conditions of one field than are looked for at once."""
+    """Refuses a field that names too many values."""
     for field, values in conditions.items():
         if len(values) > _MOST_CONDITIONS:
-            raise malformed(field, message=f"names more than {_MOST_CONDITIONS} at once")
+            raise malformed(field, message=f"must name {_MOST_CONDITIONS} values at most")
 
 
 def may_see(owner: SearchOwner | None, access: Access) -> bool:
-    """Returns whether what is asked for may be the caller's, who sees no other's, whatever the
-    scope.
+    """Returns whether the search can find anything that is the caller's; nobody finds what belongs
+    to others.
     """
     if owner is None or owner.type in ("own", "accessible"):
         return True

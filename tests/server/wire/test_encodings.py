@@ -21,13 +21,15 @@ from tinkex.wire import json, protobuf
 from tinkex_server.engine.interface import LossResult, SampledTokens, SampleResult
 from tinkex_server.errors import Refused
 from tinkex_server.wire.bodies import read
+from tinkex_server.wire.json import encode
 from tinkex_server.wire.protobuf import (
     read_forward_backward,
     result_fields,
     write_loss,
     write_result,
 )
-from tinkex_server.wire.translate import encode, encode_sample, examples, loss_fields
+from tinkex_server.wire.results import encode_sample, loss_fields
+from tinkex_server.wire.training_requests import examples
 
 logprobs = st.floats(-100, 0, width=32)
 tokens = st.integers(0, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""`RefusedBody`: whose a request is, by what can be read of a body that was refused: not JSON, too
+"""`BodyCopy`: whose a request is, by what can be read of a body that was refused: not JSON, too
 long, of another form than was said.
 
 Its number would be missed otherwise, and what its client sends after would wait for it.
@@ -26,7 +26,7 @@ _NUMBER = re.compile(rb'(?<!\\)"seq_id"\s*:\s*(\d{1,18})\b')
 _VARINT, _BYTES = 0, 2  # wire types of protobuf
 
 
-class RefusedBody:
+class BodyCopy:
     """Looks on as a body is received, and keeps what came of it until it is known to be good."""
 
     def __init__(self, receive: Receive, most: int) -> None:

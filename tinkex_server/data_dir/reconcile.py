@@ -26,7 +26,7 @@ _Place: TypeAlias = CheckpointPath | str
 
 
 @frozen
-class Rebuilt:
+class Reconciliation:
     """How many folders got their rows again, were set aside, and are named by a checkpoint's row
     and not there.
     """
@@ -36,13 +36,13 @@ class Rebuilt:
     missing: int
 
 
-def rebuild(store: Store, folders: Folders) -> Rebuilt:
+def reconcile(store: Store, folders: Folders) -> Reconciliation:
     """To be called while nothing is saved or read. Logs a warning for whatever was not as it should
     be.
     """
-    named = store.folders_ever()
-    folders.know(named)
-    there = folders.listed()
+    named = store.folders_ever_used()
+    folders.remember(named)
+    there = folders.names_on_disk()
     _complete(store, folders)
     found, nameless = _read_all(folders, there - named)
     newest = _newest(store, folders, found)
@@ -55,13 +55,13 @@ def rebuild(store: Store, folders: Folders) -> Rebuilt:
             {place for place, winner in newest.items() if winner == name},
         )
     restored = set(newest.values())
-    folders.know(restored)
+    folders.remember(restored)
     aside = nameless | (found.keys() - restored)
     for name in aside:
         folders.set_aside(name)
     folders.drop_empty()
     missing = {name for name in store.checkpoints.folders() if not folders.path(name).is_dir()}
-    rebuilt = Rebuilt(len(restored), len(aside), len(missing))
+    rebuilt = Reconciliation(len(restored), len(aside), len(missing))
     _tell(rebuilt, folders)
     return rebuilt
 
@@ -139,7 +139,7 @@ def _restore(
         )
 
 
-def _tell(rebuilt: Rebuilt, folders: Folders) -> None:
+def _tell(rebuilt: Reconciliation, folders: Folders) -> None:
     if rebuilt.restored:
         logger.warning(
             "%d saves were in the data folder and not in its database, as after a loss of it; "
