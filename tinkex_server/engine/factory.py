@@ -1,4 +1,4 @@
-"""The engines that `serve` knows by name. Naming one imports nothing of it."""
+"""The engines that `serve` knows by name. torch is imported only in the engine's process."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tinkex_server.optional_dependencies import require
 logger = logging.getLogger("tinkex.local")
 
 EngineName: TypeAlias = Literal["torch", "fake"]
-"""`torch` really trains and samples, in a process of its own; `fake` answers at once by arithmetic,
-for tests of clients.
+"""The name of an engine: `torch` trains and samples, in a process of its own; `fake` answers at
+once by simple arithmetic, for tests of clients.
 """
 
 
 def create_engine(
     name: EngineName, models: Sequence[str], device: str | None = None, dtype: str | None = None
 ) -> Engine:
-    """An engine with these base models, which may have yet to start. `device` and `dtype` are for
-    torch.
+    """Creates an engine with these base models, which may still be starting. `device` and `dtype`
+    apply to torch.
 
-    Raises `ImportError`, saying what to install, or `InvalidRequest` for a model that is not to be
-    found, or not served.
+    Raises `ImportError`, with the packages to install, or `InvalidRequest` for a model that cannot
+    be found or is not supported.
     """
     check_names(models)
     if name == "fake":
@@ -47,7 +47,7 @@ def create_engine(
 
 
 def create_torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:
-    """Called in the engine's process, where torch is imported."""
+    """Creates the torch engine; called in the engine's process, where torch is imported."""
     from tinkex_server.engine.torch.engine import TorchEngine
 
     return TorchEngine(models, device, dtype)

@@ -1,9 +1,9 @@
-"""`FakeEngine`: answers at once, by a little arithmetic, for tests of clients and for load tests.
-Needs no torch.
+"""`FakeEngine`: an engine that answers at once by simple arithmetic, for tests of clients and for
+load tests. It needs no torch.
 
-All that it says follows from what it is asked: a token's logprob from the one before it and the
-number of steps that were taken, samples from the prompt, the seed and the sampler. Losses fall with
-every step, and what is saved, loaded and sampled fits together.
+All results are deterministic: a token's logprob depends on the token before it and on the number of
+steps, and samples depend on the prompt, the seed and the sampler. Losses fall with every step, and
+saving, loading and sampling are consistent with each other.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ from tinkex_server.engine.model_info import local_folder, name_and_source, token
 
 _RUNS_ON = "the fake engine: figures made up by arithmetic, to test clients"
 _CONTEXT = 32_768  # tokens
-_VOCABULARY = 1 << 18  # any tokenizer's tokens are in it
-# only tokens below are sampled, those that fit in a byte: any tokenizer can decode them
+_VOCABULARY = 1 << 18  # large enough for any tokenizer
+# only tokens below this are sampled, which any tokenizer can decode
 _SAMPLED = 256
 _SPREAD = np.uint64(
     0x9E3779B97F4A7C15
-)  # 2**64 by the golden ratio: multiples of it, of whatever numbers, are spread over all 64 bits
-_LENGTH = 16  # tokens of a sample that asks for no number
+)  # 2**64 divided by the golden ratio; its multiples spread over all 64 bits
+_LENGTH = 16  # tokens of a sample without max_tokens
 _FILE = "fake_adapter.json"
 _OPTIMIZER_FILE = "fake_optimizer.json"
 
 
 @frozen
 class _Weights:
-    """What stands for an adapter's weights: how many steps they took, and a digest of those."""
+    """A stand-in for an adapter's weights: the number of steps, and a digest of those steps."""
 
     base_model: str
     steps: int = 0
@@ -75,8 +75,8 @@ class _Model:
 
 
 class FakeEngine:
-    """See `tinkex_server.engine.interface.Engine`. `models` are the names of the base models, which
-    it need not find anywhere, or `NAME=FOLDER`.
+    """An engine without weights; see `tinkex_server.engine.interface.Engine`. `models` are names of
+    base models, which need not exist, or `NAME=FOLDER`.
     """
 
     def __init__(self, models: Sequence[str]) -> None:
@@ -100,7 +100,7 @@ class FakeEngine:
         del self._models[self._known(model_id)]
 
     def check_loss(self, loss: CustomLoss) -> None:
-        """Takes any: it counts as cross entropy."""
+        """Accepts any loss, since `forward_backward` treats all as cross entropy."""
 
     def forward_backward(
         self,
@@ -111,9 +111,7 @@ class FakeEngine:
         *,
         backward: bool,
     ) -> LossResult:
-        """Every loss counts as cross entropy, with the advantages for weights where there are
-        some.
-        """
+        """Computes every loss as cross entropy, with the advantages, if any, as weights."""
         model = self._models[self._known(model_id)]
         for index, example in enumerate(data):
             _check(index, example)
@@ -130,7 +128,7 @@ class FakeEngine:
         )
 
     def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
-        """One without a gradient changes nothing, as in torch."""
+        """Counts a step; as in torch, a step without a gradient changes nothing."""
         model = self._models[self._known(model_id)]
         if model.gradient:
             before = model.weights
@@ -158,7 +156,7 @@ class FakeEngine:
         model.weights, model.gradient = weights, ""
 
     def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
-        """Takes any files: their bytes stand for the weights."""
+        """Accepts any files; a digest of their bytes stands for the weights."""
         weights = self._bare(base_model)
         digest = _digest(*((source / name).read_bytes() for name in ADAPTER_FILES))
         folder.mkdir(parents=True)
@@ -176,10 +174,10 @@ class FakeEngine:
         return _ended(lambda: self._sample(sampler_id, spec, on_token))
 
     def watch(self, died: Callable[[EngineExit], None]) -> None:
-        """It lives in the process that asks."""
+        """Does nothing, since this engine lives in the server's process."""
 
     def close(self) -> None:
-        """There is nothing to give up."""
+        """Does nothing, since no work is left running."""
 
     def _sample(self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None) -> SampleResult:
         weights = self._samplers.get(sampler_id)
@@ -244,7 +242,7 @@ def _check(index: int, example: Example) -> None:
 
 
 def _target_logprobs(weights: _Weights, example: Example) -> NDArray[np.float32]:
-    """In the shape of the targets, of which there may be several a position."""
+    """Returns logprobs in the shape of the targets, `(N,)` or `(N, K)`."""
     targets = example.loss_inputs["target_tokens"]
     return _logprobs(weights, example.tokens.reshape(-1, *[1] * (targets.ndim - 1)), targets)
 
@@ -274,7 +272,7 @@ def _digest(*parts: str | bytes) -> str:
 
 
 def _drawn(count: int, *parts: str | bytes) -> NDArray[np.int64]:
-    """Tokens that look random, and follow from the parts."""
+    """Returns `count` pseudo-random tokens that depend on the parts alone."""
     return np.frombuffer(hashlib.shake_128(_joined(parts)).digest(count), np.uint8).astype(np.int64)
 
 
@@ -283,8 +281,8 @@ def _joined(parts: Sequence[str | bytes]) -> bytes:
 
 
 def _logprobs(weights: _Weights, before: NDArray[Any], tokens: NDArray[Any]) -> NDArray[np.float32]:
-    """Of each token after the one before it: in (-4, 0] at first, and nearer to 0 with every
-    step.
+    """Returns the logprob of each token after the one before it: in (-4, 0] at first, and closer to
+    0 with every step.
     """
     pairs = (before * _VOCABULARY + tokens).astype(np.uint64)
     return (pairs * _SPREAD * (-4 / (1 + 0.1 * weights.steps) / 2.0**64)).astype(np.float32)
@@ -293,7 +291,9 @@ def _logprobs(weights: _Weights, before: NDArray[Any], tokens: NDArray[Any]) -> 
 def _sampled(
     weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec, room: int, index: int
 ) -> SampledTokens:
-    """Greedy samples depend on no seed, and are all the same. Stop strings never come."""
+    """Returns one sample. Greedy samples ignore the seed and are all equal; stop strings are never
+    found.
+    """
     count = min(room, _LENGTH if spec.max_tokens is None else spec.max_tokens)
     chance = f"{spec.seed} {index}" if spec.temperature > 0 else "greedy"
     tokens = _drawn(count, weights.base_model, weights.digest, prompt.tobytes(), chance)
@@ -311,7 +311,7 @@ def _sampled(
 
 
 def _top(weights: _Weights, before: NDArray[np.int64], count: int) -> list[TopTokens]:
-    """The likeliest tokens after each of those."""
+    """Returns the most likely tokens after each of these tokens."""
     logprobs = _logprobs(weights, before[:, None], np.arange(_SAMPLED)[None])
     best = np.argsort(-logprobs, axis=-1)[:, :count]
     values = np.take_along_axis(logprobs, best, axis=-1)
@@ -323,8 +323,8 @@ def _top(weights: _Weights, before: NDArray[np.int64], count: int) -> list[TopTo
 def _about_prompt(
     weights: _Weights, prompt: NDArray[np.int64], spec: SampleSpec
 ) -> tuple[Any, Any, Any, Any]:
-    """Its logprobs, likeliest tokens, the logprobs of the targets, and drawn tokens: what of these
-    is asked.
+    """Returns the prompt's logprobs, top tokens, target logprobs and alternative tokens, each None
+    unless requested.
     """
     scored = len(prompt) - 1 if spec.prompt_logprobs_last_n is None else spec.prompt_logprobs_last_n
     first, targets = len(prompt) - scored, spec.target_prompt_tokens

@@ -1,8 +1,9 @@
-"""What the embedded server asks of an engine: plain values in, plain values out.
+"""The interface between the embedded server and its engines.
 
-The HTTP side knows nothing of torch and the engine nothing of HTTP, so an engine can move to other
-processes or machines without touching the wire. Every method but `sample` blocks; the server calls
-them from its worker threads, one call a model at a time.
+Engines take and return plain values. The HTTP side knows nothing of torch and the engine nothing of
+HTTP, so an engine can move to other processes or machines without touching the wire. All methods
+block, except `sample`, `watch` and those that say so; the server calls them from worker threads,
+one call at a time for each model.
 """
 
 from __future__ import annotations
@@ -21,25 +22,21 @@ ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"
 
 
 class InvalidRequest(ValueError):
-    """The request cannot be carried out as asked: its sender's fault. The text names the item and
-    the field.
-    """
+    """An error that the sender of a request must correct. The text names the item and the field."""
 
 
 class EngineDied(RuntimeError):
-    """The engine has died, and the call with it: whatever was done of it is lost. The text says how
-    it died.
-    """
+    """The error of a call that was lost because the engine died. The text says why it died."""
 
 
 @frozen
 class EngineExit:
-    """All that was in an engine's memory is lost. `reason` is for people."""
+    """The loss of an engine, with everything in its memory. `reason` is for people."""
 
     reason: str
     resume: Callable[[], None] | None
-    """Does not block: calls until then raise `EngineDied`, later ones go to a new, empty engine.
-    None: there will be no other.
+    """A callback that lets calls through to a new, empty engine; until then they raise
+    `EngineDied`. It does not block. None if no new engine is started.
     """
 
 
@@ -51,15 +48,15 @@ class ModelInfo:
     max_context_length: int  # tokens
     vocab_size: int
     arch: str  # the transformers class, for example "Qwen3ForCausalLM"
-    # what a client elsewhere can load the tokenizer by: a hub id, or a name that it gave itself
+    # the name by which a client can load the tokenizer: a hub id, or the name given to `serve`
     tokenizer_id: str
-    # the text of its tokenizer.json, where it has one
+    # the content of its tokenizer.json, if it has one
     tokenizer_json: str | None = field(default=None, repr=False)
-    # likewise of its tokenizer_config.json
+    # the content of its tokenizer_config.json, if it has one
     tokenizer_config_json: str | None = field(default=None, repr=False)
-    # why the context is shorter than the one that the model was made for, where it is
+    # why the context length is shorter than the model's own, if it is
     context_note: str = ""
-    # where its files are on this machine, unless transformers finds them by the name
+    # the local folder of its files, unless transformers finds them by the name
     folder: str | None = None
 
 
@@ -76,8 +73,8 @@ class LoraShape:
 
 @frozen
 class Example:
-    """One datum: token ids `(N,)` and the loss inputs by name, each `(N,)`, or `(N, K)` for several
-    targets a position.
+    """One datum: token ids `(N,)`, int64, and the loss inputs by name, each `(N,)`, or `(N, K)`
+    with K targets per position.
     """
 
     tokens: NDArray[np.int64]
@@ -86,11 +83,11 @@ class Example:
 
 @frozen
 class CustomLoss:
-    """A loss of one datum that a client sent: its inputs' names and ranks, and the nodes of its
-    graph as plain JSON values.
+    """A loss of one datum that a client sent: the names and ranks of its inputs, and the nodes of
+    its graph as plain JSON values.
 
-    The nodes are those of openapi/tinker.yaml, CustomLossGraph. The batch's loss is the sum of its
-    datums'.
+    The nodes are described in openapi/tinker.yaml, CustomLossGraph. The loss of a batch is the sum
+    over its data.
     """
 
     inputs: Sequence[tuple[str, int]]
@@ -99,8 +96,8 @@ class CustomLoss:
 
 @frozen
 class LossResult:
-    """One mapping of arrays a datum, in order, and the metrics as `name:reduction`, of which
-    `loss:sum` is always one.
+    """The result of `forward_backward`: one mapping of arrays for each datum, in order, and the
+    metrics, named `name:reduction`. `loss:sum` is always among them.
     """
 
     loss_fn_outputs: Sequence[Mapping[str, NDArray[np.float32]]]
@@ -112,7 +109,7 @@ OptimizerKind: TypeAlias = Literal["adamw", "dimuon", "sgd"]
 
 @frozen
 class AdamSettings:
-    """The parameters of one AdamW step; `grad_clip_norm` 0 clips nothing."""
+    """The parameters of one AdamW step. A `grad_clip_norm` of 0 means no clipping."""
 
     kind: ClassVar[OptimizerKind] = "adamw"
     learning_rate: float = 1e-4
@@ -125,7 +122,7 @@ class AdamSettings:
 
 @frozen
 class DimuonSettings:
-    """The parameters of one step of Muon, which goes by that name on the wire."""
+    """The parameters of one Muon step; `dimuon` is Muon's name on the wire."""
 
     kind: ClassVar[OptimizerKind] = "dimuon"
     learning_rate: float
@@ -149,8 +146,10 @@ OptimizerSettings: TypeAlias = AdamSettings | DimuonSettings | SgdSettings
 
 @frozen
 class SampleSpec:
-    """What to sample. `stop_strings` and `stop_tokens` both None keep the model's end-of-sequence
-    stop; empty ones turn it off.
+    """The parameters of one sampling request.
+
+    If `stop_strings` and `stop_tokens` are both None, the model's end-of-sequence tokens stop a
+    sample; empty sequences turn that off.
     """
 
     prompt: Sequence[int]
@@ -165,22 +164,24 @@ class SampleSpec:
     prompt_logprobs: bool = False
     topk_prompt_logprobs: int = 0
     topk_sample_logprobs: int = 0
-    # (len(prompt) - 1, K): row i asks about position i + 1; -1 for none
+    # (len(prompt) - 1, K): row i holds targets of position i + 1; -1 for none
     target_prompt_tokens: NDArray[np.int64] | None = None
     prompt_alt_tokens_k: int = 0
-    prompt_logprobs_last_n: int | None = None  # None: of all tokens
+    prompt_logprobs_last_n: int | None = None  # None: all tokens
 
 
 TopTokens: TypeAlias = Sequence[tuple[int, float]]
-"""Tokens with their logprobs, best first."""
+"""Tokens with their logprobs, the most likely first."""
 OnToken: TypeAlias = Callable[[int, float], None]
-"""Gets each token, with its logprob, as it is sampled. It must not block."""
+"""A callback that receives each token, with its logprob, as soon as it is sampled. It must not
+block.
+"""
 
 
 @frozen
 class SampledTokens:
-    """One sampled sequence: tokens and their log-probabilities `(M,)` under the model at
-    temperature 1, untruncated.
+    """One sampled sequence: tokens `(M,)` and their logprobs `(M,)` under the model at temperature
+    1, without truncation.
     """
 
     tokens: Sequence[int]
@@ -191,12 +192,13 @@ class SampledTokens:
 
 @frozen
 class SampleResult:
-    """What was sampled. `prompt_logprobs` is `(len(prompt),)`, None for the first token and all
-    before the last n.
+    """The sampled sequences, and the scores of the prompt that were requested.
 
-    `topk_prompt_logprobs` is likewise: `(token, logprob)` pairs, best first.
-    `target_prompt_logprobs` is of the shape of `target_prompt_tokens`, 0 where no token was asked
-    about. `prompt_alt_tokens` are the tokens drawn and their logprobs, each `(len(prompt) - 1, k)`.
+    `prompt_logprobs` has shape `(len(prompt),)`; it is None for the first token and for all tokens
+    before the last n. `topk_prompt_logprobs` has the same length and holds `(token, logprob)`
+    pairs, the most likely first. `target_prompt_logprobs` has the shape of `target_prompt_tokens`,
+    with 0 where no token was requested. `prompt_alt_tokens` are sampled tokens and their logprobs,
+    each of shape `(len(prompt) - 1, k)`.
     """
 
     sequences: Sequence[SampledTokens]
@@ -207,48 +209,48 @@ class SampleResult:
 
 
 def already_ready(runs_on: str) -> Future[str]:
-    """`Engine.ready` of one that can compute when it is made."""
+    """Returns a completed `ready` future, for engines that can compute as soon as they are
+    constructed.
+    """
     ready: Future[str] = Future()
     ready.set_result(runs_on)
     return ready
 
 
 class Engine(Protocol):
-    """Training and sampling of LoRA adapters over shared, frozen base models.
+    """An engine that trains and samples LoRA adapters over shared, frozen base models.
 
-    `model_id` names a model in training. `sampler_id` names loaded sampler weights.
-    Unknown ids, unknown losses and bad inputs raise `InvalidRequest`.
+    `model_id` identifies a model in training, `sampler_id` loaded sampler weights. Unknown ids,
+    unknown losses and invalid inputs raise `InvalidRequest`.
     """
 
     @property
     def base_models(self) -> Sequence[ModelInfo]:
-        """Known at once, before it is ready."""
+        """The base models; known before the engine is ready."""
         ...
 
     @property
     def ready(self) -> Future[str]:
-        """Done when it can compute; calls before that wait for it.
+        """The future that completes when the engine can compute; earlier calls wait for it.
 
-        The result is for people: what computes, where, and in which precision, for example "torch
-            on cpu, float32". `EngineDied` says what keeps it from being ready for good; calls then
-            raise it, too.
+        Its result tells people the library, the device and the precision, for example "torch on
+        cpu, float32". If the engine cannot start, the future, and every call, raises `EngineDied`
+        with the reason.
         """
         ...
 
     def create_model(
         self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
     ) -> Sequence[str]:
-        """Returns what its maker should know of such a model, in words that name the base model and
-        not the model.
+        """Creates a model; returns warnings for the user who creates it. Their texts name the base
+        model, not the model.
         """
         ...
 
     def unload_model(self, model_id: str) -> None: ...
 
     def check_loss(self, loss: CustomLoss) -> None:
-        """Raises `InvalidRequest` for a loss that `forward_backward` would not run, whatever the
-        data.
-        """
+        """Raises `InvalidRequest` for a loss that `forward_backward` would refuse for any data."""
         ...
 
     def forward_backward(
@@ -260,85 +262,85 @@ class Engine(Protocol):
         *,
         backward: bool,
     ) -> LossResult:
-        """Adds the gradients of the loss to those of the model, when `backward`; else computes the
-        same without a gradient.
+        """Computes the loss of the data and, if `backward`, adds its gradients to those of the
+        model.
 
-        When it raises, the model's gradients are as they were. It raises `InvalidRequest`, naming
-        the datum where that is known, for a loss or a gradient that is not finite.
+        If it raises, the model's gradients are unchanged. A loss or a gradient that is not finite
+        raises `InvalidRequest`, which names the datum if it is known.
         """
         ...
 
     def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
-        """Applies the gradients gathered since the last step and clears them; returns metrics.
+        """Applies the gradients accumulated since the last step and clears them; returns metrics.
 
-        Raises `InvalidRequest`, with all as it was, for settings of another kind than the model's
-        optimizer. Raises it, too, for gradients whose norm is not finite, and for a step that would
-        make a weight or the optimizer's state so: then weights and state are as they were, and the
-        gradients are dropped.
+        Raises `InvalidRequest` for settings of another optimizer than the model's; nothing is
+        changed. Raises it also for gradients whose norm is not finite, and for a step that would
+        make a weight or the optimizer's state not finite; weights and state are then unchanged, and
+        the gradients are cleared.
         """
         ...
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
-        """Writes a peft adapter (adapter_config.json, adapter_model.safetensors), and the
-        optimizer's state if `optimizer`.
+        """Writes a peft adapter (adapter_config.json, adapter_model.safetensors) and, if
+        `optimizer`, the state of the optimizer.
 
-        It makes the folder, which is not there before; nobody looks into it until this returns.
-        Gradients that wait for their optim_step are not part of it. Raises `InvalidRequest` for
-        weights that are not finite.
+        The folder must not exist; it is created, and nobody reads it until this method returns.
+        Gradients that were not yet applied are not saved. Raises `InvalidRequest` for weights that
+        are not finite.
         """
         ...
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
-        """Gives the model the weights in `folder`, and the optimizer's state if `optimizer`; else
-        its optimizer starts anew.
+        """Loads the weights in `folder` into the model and, if `optimizer`, the state of the
+        optimizer; otherwise resets the optimizer.
 
-        Gradients that wait for their optim_step are dropped. Raises `InvalidRequest`, with the
-        model as it was, when the weights do not fit it or are not finite, or the optimizer's state
-        was not saved or is of another kind.
+        Gradients that were not yet applied are cleared. Raises `InvalidRequest`, with the model
+        unchanged, if the weights do not fit the model or are not finite, or if the optimizer's
+        state was not saved or belongs to another kind of optimizer.
         """
         ...
 
     def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
-        """Writes the adapter whose `ADAPTER_FILES` are in `source` to `folder`, as `save_model`
-        does.
+        """Writes the adapter whose `ADAPTER_FILES` are in `source` to `folder`, in the format of
+        `save_model`.
 
-        The adapter may have been made elsewhere. Layers of the shape that it does not have change
-        nothing until they are trained. Raises `InvalidRequest` for files that hold no adapter of
-        this shape for that base model, and for what would be lost of one.
+        The adapter may come from another program. Layers of the shape that the adapter lacks have
+        no effect until they are trained. Raises `InvalidRequest` if the files hold no adapter of
+        this shape for this base model, or one with parts that cannot be kept.
         """
         ...
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
-        """Makes the adapter in `folder` (None: the base model alone) sampleable under `sampler_id`.
+        """Makes the adapter in `folder` (None: the base model alone) available for sampling as
+        `sampler_id`.
 
-        Under an id that is in use, the adapter, which must be of the same shape, takes the place of
-        the one before, for the samples that begin later.
+        If the id is in use, the adapter, which must have the same shape, replaces the previous one
+        for samples that start later.
         """
         ...
 
     def unload_sampler(self, sampler_id: str) -> None:
-        """Frees the weights' memory, once the samples that began have ended. An id that is not
-        loaded is ignored.
+        """Frees the memory of the weights once running samples have ended. Ignores an id that is
+        not loaded.
         """
         ...
 
     def sample(
         self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
     ) -> Future[SampleResult]:
-        """Begins to sample, beside what else is sampled, and returns at once. Cancelling the future
-        ends it.
+        """Starts sampling and returns at once. Cancelling the future ends the sample.
 
-        The samples are of the weights as they are now. `on_token` is called on a thread of the
-        engine; whoever gives it asks for one sample.
+        Samples use the weights at the time of the call. `on_token` is called on a thread of the
+        engine; it is allowed with one sample only.
         """
         ...
 
     def watch(self, died: Callable[[EngineExit], None]) -> None:
-        """Has `died` called, on a thread of the engine, each time that it dies. One that lives in
-        the server's process does not.
+        """Registers a callback that is called, on a thread of the engine, each time the engine
+        dies. An engine in the server's own process never calls it.
         """
         ...
 
     def close(self) -> None:
-        """Gives up all that is under way. Nothing may be called after."""
+        """Abandons all running work. No method may be called afterwards."""
         ...

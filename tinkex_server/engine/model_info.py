@@ -1,6 +1,4 @@
-"""`describe`: what a base model is, by the small files beside its weights: known at once, with no
-torch.
-"""
+"""Descriptions of base models, from the small files beside their weights; no torch is needed."""
 
 from __future__ import annotations
 
@@ -13,23 +11,23 @@ from tinkex_server.engine.interface import InvalidRequest, ModelInfo
 from tinkex_server.engine.model_kinds import check_kind, context_length, text_config
 
 SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tinkex" / "tiny"}
-"""The folders of the models inside this package, by name."""
+"""The folders of the models that come with tinkex, by name."""
 
 _CONFIG, _TOKENIZER, _TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 
 
 def describe(spec: str) -> ModelInfo:
-    """The model of a shipped name, a transformers folder or a hub id, or of `NAME=` and one of
-    these. Its weights are not looked at.
+    """Returns the description of a model, given by shipped name, transformers folder or hub id, or
+    as `NAME=` and one of these. The weights are not read.
 
-    Raises `InvalidRequest` when there is none, its config.json does not say what is needed, or it
-    is of a kind that is not served.
+    Raises `InvalidRequest` if the model is not found, is of an unsupported kind, or if its
+    config.json lacks a required field.
     """
     name, source = name_and_source(spec)
     try:
         folder = _folder(source)
         config = _read(folder / _CONFIG)
-    # a ValueError: it is no such file, or the name is none that the hub could know
+    # a ValueError: the file is not valid JSON, or the name is not a valid hub id
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"cannot find the model {spec!r}: {error}") from error
     check_kind(name, config)
@@ -49,35 +47,35 @@ def describe(spec: str) -> ModelInfo:
 
 
 def name_and_source(spec: str) -> tuple[str, str]:
-    """Returns what programs call a model, and what it is loaded by, of `NAME=SOURCE` or of one that
-    stands for both.
+    """Returns the name that programs use for a model and the source that it is loaded from, given
+    `NAME=SOURCE`, or one string that is both.
 
-    Raises `InvalidRequest` where one of the two is empty.
+    Raises `InvalidRequest` if one of the two is empty.
     """
     if "=" not in spec or Path(spec).is_dir():
         return spec, spec
     name, _, source = spec.partition("=")
     if not name or not source:
-        raise InvalidRequest(f"{spec!r} is no model: write NAME=FOLDER, or the folder alone")
+        raise InvalidRequest(f"{spec!r} is not a model: write NAME=FOLDER, or the folder alone")
     return name, source
 
 
 def local_folder(source: str) -> str | None:
-    """Returns the whole path of the folder of a shipped name or of a folder; None for a hub id."""
+    """Returns the absolute path of a shipped model or of a folder; None for a hub id."""
     folder = SHIPPED.get(source, Path(source))
     return str(folder.resolve()) if folder.is_dir() else None
 
 
 def check_names(specs: Sequence[str]) -> None:
-    """Raises `InvalidRequest` for two models of one name."""
+    """Raises `InvalidRequest` if two models have the same name."""
     names = [name_and_source(spec)[0] for spec in specs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InvalidRequest(f"there are several models of the name {twice[0]!r}")
+        raise InvalidRequest(f"several models have the name {twice[0]!r}")
 
 
 def tokenizer_files(folder: Path) -> tuple[str | None, str | None]:
-    """Returns the texts of a tokenizer and its configuration; some old models have but the files
-    that transformers makes one of.
+    """Returns the contents of tokenizer.json and tokenizer_config.json, None for a file that is
+    missing, as for some old models.
     """
     return _text(folder / _TOKENIZER), _text(folder / _TOKENIZER_CONFIG)
 
@@ -87,7 +85,7 @@ def _text(file: Path) -> str | None:
 
 
 def loadable_name(spec: str) -> str:
-    """Returns what transformers and peft load the model by, on this machine: the path of its
+    """Returns what transformers and peft can load the model by on this machine: the path of its
     folder, or its hub id.
     """
     _, source = name_and_source(spec)
@@ -108,17 +106,17 @@ def _field(name: str, config: Mapping[str, Any], key: str) -> Any:
 
 
 def _folder(name: str) -> Path:
-    """Where a model's small files are on this disk. Raises `OSError` or `ValueError` when there are
-    none.
+    """Returns the local folder of a model's small files. Raises `OSError` or `ValueError` if there
+    is none.
     """
     folder = SHIPPED.get(name, Path(name))
     if folder.is_dir():
         return folder
     if folder.is_absolute() or name.startswith("."):
         raise FileNotFoundError(f"there is no folder {folder}")
-    # here, since it takes a second to import
+    # imported here, since the import takes a second
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
     return Path(
         snapshot_download(name, allow_patterns=[_CONFIG, _TOKENIZER, _TOKENIZER_CONFIG])
-    )  # without the hub, what was fetched before
+    )  # falls back to the cache if the hub is unreachable

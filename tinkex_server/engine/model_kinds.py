@@ -1,5 +1,5 @@
-"""Kinds of models, by their config.json alone: those that cannot be served exactly, and how far the
-others can.
+"""Decides from config.json which kinds of models can be served exactly, and up to which context
+length.
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ from typing import Any, cast
 from tinkex_server.engine.interface import InvalidRequest
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-"""The kinds of layers, by transformers' names, of which keys and values of each token are all that
-need be kept.
+"""The kinds of layers, by transformers' names, whose only state is the keys and values of each
+token.
 """
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-"""What transformers' configurations call the context_length length."""
-_LENGTH_DEPENDENT_ROPES = ("longrope", "su")  # the second is what Phi-3 called the first
+"""The names that transformers' configurations use for the context length."""
+_LENGTH_DEPENDENT_ROPES = ("longrope", "su")  # "su" is Phi-3's older name
 
 
 def check_kind(name: str, config: Mapping[str, Any]) -> None:
-    """Raises `InvalidRequest` for a model of which config.json tells that it cannot be served
-    exactly.
-    """
+    """Raises `InvalidRequest` for a model that, by its config.json, cannot be served exactly."""
     if config.get("is_encoder_decoder"):
         raise InvalidRequest(
             f"the model {name!r} is an encoder-decoder (as for translation), which reads one text "
@@ -40,26 +38,26 @@ def check_kind(name: str, config: Mapping[str, Any]) -> None:
 
 
 def unsupported_layers(kinds: object) -> list[str]:
-    """Returns the kinds of layers that cannot be sampled, of a configuration's `layer_types`."""
+    """Returns the kinds of layers in a configuration's `layer_types` that cannot be sampled."""
     listed = cast("list[str]", kinds) if isinstance(kinds, list) else []
     return sorted(set(listed) - {FULL, SLIDING})
 
 
 def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the configuration of the part that reads text, of a model for images, too."""
+    """Returns the configuration of the text part of a model, which may also read images."""
     return {**config, **(config.get("text_config") or {})}
 
 
 def context_length(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
-    """Returns how many tokens a text may have, and why not as many as the model was made for (""
-    when it may).
+    """Returns the context length in tokens, and why it is shorter than the model's own ("" if it is
+    not).
 
-    Rotary positions that change with a text's length (longrope) change the logprobs of the whole
-    text when it grows past a bound: tokens sampled before it and scored after it would not be of
-    one model. Up to the bound they are as any others. Dynamic NTK changes past
-    `max_position_embeddings` only.
+    Rotary positions that depend on the length of the text (longrope) change the logprobs of the
+    whole text when it grows beyond a bound: tokens sampled below the bound and scored above it
+    would come from different models. The context length is therefore limited to the bound. Dynamic
+    NTK changes beyond `max_position_embeddings` only.
 
-    Raises `InvalidRequest` when the configuration does not say it.
+    Raises `InvalidRequest` if the configuration does not state the length.
     """
     text = text_config(config)
     longest = next((text[key] for key in _CONTEXT if text.get(key)), None)
@@ -94,8 +92,8 @@ def context_length(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def _length_dependent_ropes(text: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yields those whose frequencies change with the length; there may be one for each kind of
-    layer.
+    """Yields the rotary embeddings whose frequencies depend on the length of the text; there may be
+    one for each kind of layer.
     """
     ropes: dict[str, Any] = text.get("rope_parameters") or text.get("rope_scaling") or {}
     for rope in (ropes, *ropes.values()):

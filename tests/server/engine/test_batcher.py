@@ -36,8 +36,8 @@ SAMPLERS = ["base", "small", "large"]
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchEngine]:
-    """With a sampler of the base model, and two of adapters of different ranks on different layers
-    that were trained a little.
+    """Yields an engine with a sampler of the base model and two of slightly trained adapters, of
+    different ranks and layers.
     """
     engine, folder = TorchEngine(["tinkex/tiny"], "cpu"), tmp_path_factory.mktemp("samplers")
     engine.load_sampler("base", "tinkex/tiny", None)
@@ -71,14 +71,14 @@ def specs() -> list[tuple[str, SampleSpec]]:
 
 
 def together(engine: TorchEngine, requests: list[tuple[str, SampleSpec]]) -> list[SampleResult]:
-    """The results, in order, of requests that are all under way at once."""
+    """Returns the results, in order, of requests that run at the same time."""
     return [
         future.result(60) for future in [engine.sample(sampler, spec) for sampler, spec in requests]
     ]
 
 
 def assert_same(one: SampleResult, other: SampleResult) -> None:
-    """The same tokens; the same logprobs as far as floats allow."""
+    """Asserts the same tokens, and the same logprobs up to rounding."""
     for ours, theirs in zip(one.sequences, other.sequences, strict=True):
         assert (ours.tokens, ours.stop_reason) == (theirs.tokens, theirs.stop_reason)
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
@@ -106,8 +106,8 @@ def test_a_seed_gives_the_same_tokens_alone_in_a_crowd_and_in_another_order(
 
 
 def test_each_adapter_gives_its_own_model_logprobs(engine: TorchEngine) -> None:
-    """In a batch of all samplers, a sample's logprobs are those that training computes for the same
-    tokens.
+    """A sample's logprobs, in a batch of all samplers, are those that training computes for the
+    same tokens.
     """
     requests = [
         (name, SampleSpec(PROMPTS[row], max_tokens=6, seed=row))

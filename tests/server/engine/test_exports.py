@@ -1,6 +1,4 @@
-"""What was trained comes down as files that peft and transformers load by themselves, with the same
-logprobs.
-"""
+"""Exported adapters are loaded by peft and transformers alone, with the same logprobs."""
 
 from __future__ import annotations
 

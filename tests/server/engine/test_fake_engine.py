@@ -1,6 +1,4 @@
-"""The engine that answers at once: what it says follows from what it is asked, and fits
-together.
-"""
+"""The fake engine is deterministic, and its results are consistent with each other."""
 
 from __future__ import annotations
 

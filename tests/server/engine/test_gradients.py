@@ -1,5 +1,5 @@
-"""What is gathered until a step: the gradients of all batches, of the layers that are trained, and
-of nothing else.
+"""Gradients accumulate until a step: over all batches, in the layers that are trained, and whole or
+not at all.
 """
 
 from __future__ import annotations

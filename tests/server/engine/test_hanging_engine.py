@@ -20,7 +20,7 @@ QUIET = Activity(busy=True, messages=5, answers=2, cpu=1.0)
 
 
 def looks(*signs: Activity, silent: float = 3.0, idle: float = 5.0) -> list[str | None]:
-    """What is said at each look, after a first one."""
+    """Returns what the detector says at each observation after a first one."""
     detector = HangDetector(HangTimeouts(silent=silent, idle=idle), period=1.0)
     detector.observe(QUIET)
     return [detector.observe(now) for now in signs]
@@ -64,7 +64,7 @@ def test_a_process_with_nothing_to_do_may_be_silent() -> None:
 
 @contextmanager
 def impatient() -> Iterator[ProcessEngine]:
-    """An engine that may hang for three seconds."""
+    """Yields an engine that may hang for three seconds."""
     with closing(
         ProcessEngine(
             KillableEngine, BASES, pauses=(0, 0), hang_timeouts=HangTimeouts(silent=3.0, idle=3.0)

@@ -20,8 +20,8 @@ Array = NDArray[np.float64]
 Inputs = Mapping[str, Array]
 Config = Mapping[str, float]
 Reference = Callable[[Array, Inputs, Config], tuple[Array, Array]]
-"""From logprobs, inputs and settings to the losses, and to the derivative of each loss by its own
-logprob.
+"""A function of logprobs, inputs and settings that returns the losses, and the derivative of each
+loss with respect to its own logprob.
 """
 
 
@@ -57,8 +57,8 @@ def gspo(p: Array, inputs: Inputs, config: Config) -> tuple[Array, Array]:
 
 
 def clipped(ratio: Array, inputs: Inputs, config: Config) -> tuple[Array, Array]:
-    """Where the ratio is out of bounds on the side that its advantage favours, it has no
-    gradient.
+    """Computes the clipped loss, which has no gradient where the ratio is out of bounds on the side
+    that its advantage favours.
     """
     low, high = bounds(inputs, config)
     advantages = inputs["advantages"]
@@ -87,8 +87,8 @@ CLIPPED = ("ppo", "cispo", "gspo")
 def arrays(
     shape: tuple[int, ...], low: float, high: float
 ) -> st.SearchStrategy[NDArray[np.float32]]:
-    """On a grid of odd steps, so that no ratio falls on a bound, where the gradient may be either
-    side's.
+    """Returns arrays on a grid of odd steps, so that no ratio falls on a bound, where the gradient
+    is not unique.
     """
     steps = st.integers(0, 64).map(lambda step: low + (high - low) * (2 * step + 1) / 131)
     return hnp.arrays(np.float32, shape, elements=steps.map(lambda value: float(np.float32(value))))

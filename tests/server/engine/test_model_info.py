@@ -1,4 +1,4 @@
-"""What a base model is, by the files beside its weights: in a folder, or fetched from the hub."""
+"""Base models are described by the files beside their weights, local or fetched from the hub."""
 
 from __future__ import annotations
 

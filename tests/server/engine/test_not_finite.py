@@ -1,6 +1,4 @@
-"""NaN and infinity never get into a model: what made them fails by name, and training goes on from
-what was before.
-"""
+"""NaN and infinity never enter a model: their cause is refused by name, and training goes on."""
 
 from __future__ import annotations
 

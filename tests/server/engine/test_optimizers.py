@@ -172,7 +172,7 @@ def test_a_step_or_a_state_of_another_kind_is_refused_and_changes_nothing(
         train(engine, name, kind, 1)
     for other in cast("set[OptimizerKind]", REFERENCES.keys() - {kind}):
         with pytest.raises(
-            InvalidRequest, match=f"the model is trained by {kind}, and the step is of {other}"
+            InvalidRequest, match=f"the model is trained by {kind}, but the step is one of {other}"
         ):
             engine.optim_step(model_id, settings_of(other))
         engine.create_model("other", "tinkex/tiny", LoraShape(rank=4), other)

@@ -1,4 +1,4 @@
-"""How prompts are read, in how many passes and beside which others, shows in no answer."""
+"""Results do not depend on the number of prefill passes, nor on the other prompts in them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def request(adapter: Adapter | None, prompt: Sequence[int], **spec: Any) -> Samp
 def read(
     base: LoadedBaseModel, requests: Sequence[SampleRequest], tokens: int
 ) -> tuple[Prefill, int]:
-    """After the last pass, and how many there were."""
+    """Returns a completed prefill and its number of passes."""
     prefill, passes = Prefill(base, requests, tokens), 1
     while not prefill.advance():
         passes += 1
@@ -58,7 +58,7 @@ def read(
 
 
 def assert_same(ours: PromptScores, theirs: PromptScores) -> None:
-    """As far as floats allow."""
+    """Asserts equality up to rounding."""
     assert [part is None for part in ours] == [part is None for part in theirs]
     for one, other in ((ours.logprobs, theirs.logprobs), (ours.targets, theirs.targets)):
         if one is not None:

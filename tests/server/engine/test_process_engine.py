@@ -1,5 +1,5 @@
-"""An engine in a process of its own: the same answers, errors with their texts, cancelling, and an
-end that is noticed on either side.
+"""An engine in another process returns the same results and errors, can be cancelled, and its exit
+is noticed on either side.
 """
 
 from __future__ import annotations

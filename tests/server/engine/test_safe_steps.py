@@ -1,6 +1,4 @@
-"""A step is taken without a copy to go back to wherever it is known beforehand that all stays
-finite.
-"""
+"""A step is taken without a copy for rollback if its result is known to be finite."""
 
 from __future__ import annotations
 

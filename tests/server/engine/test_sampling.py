@@ -22,7 +22,7 @@ DRAWS = 20_000
 
 
 def frequencies(spec: SampleSpec, logits: Tensor = LOGITS) -> Tensor:
-    """How often each token comes, in many steps of one random_key."""
+    """Returns the frequency of each token over many steps of one stream."""
     tokens, _ = sample_tokens(logits.expand(DRAWS, -1), drawing(*[spec] * DRAWS), range(DRAWS))
     return torch.bincount(tokens, minlength=len(logits)) / DRAWS
 
@@ -88,7 +88,7 @@ def test_tokens_that_tie_with_the_last_stay() -> None:
 
 
 def test_the_ends_of_the_distribution_are_tokens_that_can_come() -> None:
-    """A chance of almost 1 must not fall on a token without one."""
+    """A random number of almost 1 must not select a token of weight 0."""
     weights = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]])
     assert pick_tokens(
         weights, torch.tensor([[0.0, float(np.nextafter(np.float32(1), np.float32(0)))]])
@@ -108,7 +108,7 @@ def test_streams_are_uniform_and_not_alike() -> None:
 
 
 def rule(calls: list[int], **stops: object) -> StopRule:
-    """Tokens are bytes."""
+    """Returns a stop rule whose tokens are bytes."""
 
     def decode(tokens: object) -> str:
         text = bytes(tokens)  # pyright: ignore
@@ -119,7 +119,9 @@ def rule(calls: list[int], **stops: object) -> StopRule:
 
 
 def end_of(text: str, **stops: object) -> tuple[int | None, list[int]]:
-    """How many bytes there are when it ends, and how many were decoded each time."""
+    """Returns the number of bytes at which the sample ends, and the number of bytes decoded each
+    time.
+    """
     calls: list[int] = []
     stop, tokens = rule(calls, **stops), list(text.encode())
     return next(

@@ -23,9 +23,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @define
 class Network:
-    """PromptScores with logits that were made before, as a model of transformers does, and keeps what it
-    was asked.
-    """
+    """A model that answers with prepared logits, and keeps the arguments of its calls."""
 
     logits: Tensor
     device: torch.device = CPU

@@ -1,6 +1,4 @@
-"""What ends a sample where no stop is given: whatever one of the model's files calls an end. And a
-sample that is cut is told of.
-"""
+"""Samples without stops end at any token that one of the model's files calls an end."""
 
 # transformers ships few types
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -46,8 +44,8 @@ def sampled(folder: Path) -> tuple[list[int], str]:
 
 
 def generated(folder: Path, *more: int) -> list[int]:
-    """What transformers generates; it ends by the generation config alone, so the other ends are to
-    be given.
+    """Returns what transformers generates. It stops by the generation config alone, so the other
+    ends must be passed in.
     """
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     known = model.generation_config.eos_token_id

@@ -1,3 +1,1 @@
-"""An engine in a process of its own: what crashes there, or runs out of memory, does not take the
-server along.
-"""
+"""An engine in a process of its own, whose crash or lack of memory does not end the server."""

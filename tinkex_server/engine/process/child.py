@@ -1,4 +1,4 @@
-"""`Child`: one process with an engine in it, from its start to its end, seen from the server."""
+"""`Child`: one process with an engine in it, from start to exit, as the server sees it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from tinkex_server.engine.process.messages import (
     TokenSampled,
 )
 
-_CLOSING = 5.0  # seconds that the process has to end by itself
+_CLOSING = 5.0  # seconds for the process to exit by itself
 _DUMP_TIME = 0.5  # seconds
 
 
 class EngineError(RuntimeError):
-    """An error in the engine's process. Its text begins with the class that it has there; its notes
-    hold the trace.
+    """An unexpected error in the engine's process. The text begins with the error's class there;
+    the notes hold its traceback.
     """
 
 
@@ -55,16 +55,16 @@ class _Pending:
 
 
 class Child:
-    """Starts the process. Calls may come from any thread, before it is ready, too; one thread must
-    `read`.
+    """A child process that runs an engine. Calls may come from any thread, also before it is ready;
+    one thread must run `read`.
     """
 
     def __init__(self, factory: EngineFactory) -> None:
         self.ready: Future[str] = Future()
-        # many wait for it, and none of them is to cancel it
+        # many callers wait for it, and none may cancel it
         self.ready.set_running_or_notify_cancel()
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()  # of the next two
+        self._lock = threading.Lock()  # guards the next two
         self._pending: dict[int, _Pending] = {0: _Pending(self.ready)}
         self._died: EngineDied | None = None
         self._messages = self._answers = 0
@@ -72,7 +72,7 @@ class Child:
         self._process = _spawn()
         self._outgoing: SimpleQueue[frames.Frame | None] = SimpleQueue()
         self._outgoing.put(frames.pack(factory))
-        # a thread of its own, since a write waits when the process is slow to read
+        # a thread of its own, since a write blocks while the process is slow to read
         self._writer = threading.Thread(
             target=self._write, name="tinkex-engine-writer", daemon=True
         )
@@ -88,7 +88,7 @@ class Child:
     def sample(
         self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None
     ) -> Future[SampleResult]:
-        """Cancelling the future ends the sample."""
+        """Starts a sample. Cancelling the future ends it."""
         number, future = self._send(
             lambda number: StartSample(number, sampler_id, spec, on_token is not None), on_token
         )
@@ -101,7 +101,7 @@ class Child:
         return future
 
     def read(self) -> int:
-        """Hands on the answers as they come, until the process has ended; returns its exit code."""
+        """Dispatches replies as they arrive until the process has exited; returns its exit code."""
         assert self._process.stdout
         with self._process.stdout as incoming, suppress(EOFError):
             while True:
@@ -111,17 +111,15 @@ class Child:
         return self._process.wait()
 
     def activity(self) -> Activity:
-        """What it has shown by now. A process that is not ready has no calls to send: loading a
-        model takes what it takes.
+        """Returns what the process has done so far. A process that is not ready counts as idle,
+        since loading a model may take any time.
         """
         return Activity(
             self.ready.done() and bool(self._pending), self._messages, self._answers, self._cpu
         )
 
     def kill(self) -> None:
-        """Ends the process, be it stopped, once it has had the time to say where its threads are;
-        `read` then returns.
-        """
+        """Kills the process after it had time to dump its threads' stacks; `read` then returns."""
         if DUMP_SIGNAL is not None:
             self._process.send_signal(DUMP_SIGNAL)
             with suppress(subprocess.TimeoutExpired):
@@ -129,7 +127,7 @@ class Child:
         self._process.kill()
 
     def fail(self, error: EngineDied) -> None:
-        """All calls under way, and all that come."""
+        """Fails all pending and all later calls with this error."""
         with self._lock:
             self._died = error
             pending, self._pending = self._pending, {}
@@ -139,7 +137,7 @@ class Child:
     def close(self) -> None:
         """Ends the process; `read` then returns."""
         self._outgoing.put(None)
-        if not self.ready.done():  # it would not look at what comes for it, and has nothing to lose
+        if not self.ready.done():  # it does not read yet, and holds no state
             self._process.kill()
         try:
             self._process.wait(_CLOSING)
@@ -192,14 +190,14 @@ class Child:
 
     def _write(self) -> None:
         assert self._process.stdin
-        # an OSError: the process has ended, which the reader finds out
+        # an OSError means that the process has exited, which the reader notices
         with suppress(OSError), self._process.stdin as outgoing:
             while (frame := self._outgoing.get()) is not None:
                 frames.write(outgoing, frame)
 
 
 def _settle(how: Callable[[Any], None], what: Any) -> None:
-    with suppress(InvalidStateError):  # it was cancelled just now
+    with suppress(InvalidStateError):  # cancelled in the meantime
         how(what)
 
 
@@ -218,12 +216,12 @@ def _startup_error(raised: CallFailure) -> EngineDied:
 
 
 def _spawn() -> subprocess.Popen[bytes]:
-    """Not by multiprocessing, which would run the user's script again."""
-    # so that it finds what this process finds
+    """Starts the process by subprocess: multiprocessing would run the user's script again."""
+    # so that it imports from the same places as this process
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     command = [sys.executable, "-P", "-m", "tinkex_server.engine.process.worker"]
-    # OpenMP's threads else spin while they wait for each other, which takes the cores from those
-    # who have work: torch gets many times slower beside a busy server or client
+    # by default OpenMP's threads spin while they wait, which takes cores from threads that have
+    # work: torch becomes many times slower beside a busy server or client
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=1 << 16

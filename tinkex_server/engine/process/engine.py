@@ -1,4 +1,4 @@
-"""`ProcessEngine`: an engine in a process of its own, which is started again when it dies."""
+"""`ProcessEngine`: an engine in a process of its own, which is restarted when it dies."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ logger = logging.getLogger("tinkex.local")
 
 
 class ProcessEngine:
-    """What `factory` makes, in another process, with all methods of `Engine`; those that are not below
-    block until it has answered.
+    """An engine that forwards each call to an engine in another process, and blocks until it has
+    replied.
 
-    Calls that are under way when the process dies, and those that come until that was dealt with,
-    then raise `EngineDied`.
+    When the process dies, pending calls, and calls made until the exit has been handled, raise
+    `EngineDied` once it has been handled.
 
     Args:
-        factory: pickled, so a function or class of a module, or a `functools.partial` of one.
-        base_models: those that it will have.
-        pauses: seconds before it is started again, for each time in a row that it lives but
-            seconds; after the last it is given up.
-        hang_timeouts: reason long the process may hang with calls to send; it is then killed, and so
-            dies.
+        factory: creates the engine. It is pickled, so it is a function or class of a module, or a
+            `functools.partial` of one.
+        base_models: the base models that the engine will have.
+        pauses: seconds before each restart in a row of a process that lives only for seconds;
+            after the last, the engine is given up.
+        hang_timeouts: how long the process may hang with pending calls before it is killed.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class ProcessEngine:
         self.base_models = base_models
         self._factory = factory
         self._pauses = pauses
-        self._patience = hang_timeouts or HangTimeouts()
+        self._hang_timeouts = hang_timeouts or HangTimeouts()
         self._watcher: Callable[[EngineExit], None] | None = None
-        self._lock = threading.Lock()  # of the child, and of whether it is closed
+        self._lock = threading.Lock()  # guards the child and the closed flag
         self._closed = threading.Event()
         self._switched = threading.Event()
         self._first = self._child = Child(factory)
@@ -79,12 +79,12 @@ class ProcessEngine:
 
     @property
     def ready(self) -> Future[str]:
-        """The first process decides: one that takes its place later can start as well."""
+        """The future of the first process; its replacements are expected to start as well."""
         return self._first.ready
 
     @property
     def pid(self) -> int:
-        """Of the process that answers now."""
+        """The id of the current process."""
         return self._child.pid
 
     def create_model(
@@ -149,19 +149,19 @@ class ProcessEngine:
         failures, running = 0, True
         while running:
             born = time.monotonic()
-            with Watchdog(self._child, self._patience) as watchdog:
+            with Watchdog(self._child, self._hang_timeouts) as watchdog:
                 exit_code = self._child.read()
             reason = watchdog.kill_reason or exit_reason(exit_code)
             failures = failures_in_a_row(failures, time.monotonic() - born)
             running = self._handle_exit(reason, failures)
 
     def _handle_exit(self, reason: str, failures: int) -> bool:
-        """Whether another child has taken the place of the dead one. If not, calls fail from now
-        on.
+        """Restarts the process if possible; returns whether a new process is running. If not, all
+        later calls fail.
         """
         if not self._closed.is_set() and not self._has_been_ready():
             error = self._startup_error(reason)
-            logger.info("%s", error, exc_info=error)  # no more: it is told to all who ask
+            logger.info("%s", error, exc_info=error)  # not an error line: each call raises it
             self._child.fail(error)
             return False
         pause = pause_before_restart(failures, self._pauses)
@@ -182,7 +182,7 @@ class ProcessEngine:
         return False
 
     def _has_been_ready(self) -> bool:
-        """At all: whether what is to be made can be made."""
+        """Returns whether the engine was ever ready, so that a restart can succeed."""
         return self.ready.done() and self.ready.exception() is None
 
     def _startup_error(self, reason: str) -> EngineDied:
@@ -206,8 +206,8 @@ class ProcessEngine:
         return True
 
     def _switch_to(self, child: Child, error: EngineDied) -> None:
-        """What was under way fails only now that the engine_exit has been dealt with: nobody asks again
-        before that.
+        """Puts a new child in place. Pending calls fail only now, after the exit was handled, so
+        that callers do not retry too early.
         """
         with self._lock:
             dead = self._child

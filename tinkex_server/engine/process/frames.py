@@ -1,7 +1,7 @@
-"""Messages over the private pipes between the server and its engine's process: pickles, with their
-arrays beside them, uncopied.
+"""The framing of messages on the private pipes between the server and its engine's process:
+pickles, with arrays beside them that are not copied.
 
-Only these two processes hold the pipes, so nothing is unpickled that somebody else wrote.
+Only these two processes hold the pipes, so no foreign data is unpickled.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import IO, Any, TypeAlias
 
 Frame: TypeAlias = Sequence[bytes | memoryview]
-"""One message: the number of its parts with their lengths; its pickle; the arrays that it holds."""
+"""One message: the number and lengths of its parts, its pickle, and the arrays in it."""
 
 _COUNT = struct.Struct("<I")
 
 
 def pack(message: object) -> Frame:
-    """The arrays of the message must stay as they are until it is written."""
+    """Returns the frame of a message. The message's arrays must not change until it is written."""
     buffers: list[pickle.PickleBuffer] = []
     body = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     parts = [body, *(buffer.raw() for buffer in buffers)]
@@ -32,7 +32,7 @@ def write(file: IO[bytes], frame: Frame) -> None:
 
 
 def read(file: IO[bytes]) -> Any:
-    """The next message. Raises `EOFError` when the other side has ended, be it within one."""
+    """Returns the next message. Raises `EOFError` at the end of the stream or within a message."""
     [count] = _COUNT.unpack(_read_exactly(file, _COUNT.size))
     lengths = struct.unpack(f"<{count}Q", _read_exactly(file, 8 * count))
     body, *buffers = [_read_exactly(file, length) for length in lengths]
@@ -40,8 +40,8 @@ def read(file: IO[bytes]) -> Any:
 
 
 def _read_exactly(file: IO[bytes], length: int) -> bytearray:
-    """So many bytes of a buffered file, which reads all that it can. Arrays made of them can be
-    written to.
+    """Returns `length` bytes of a buffered file, as a bytearray so that arrays over it are
+    writable.
     """
     data = bytearray(length)
     if file.readinto(data) != length:  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]

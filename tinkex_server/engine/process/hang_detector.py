@@ -1,9 +1,9 @@
-"""When an engine's process counts as hung. Plain values: no clock, no thread, no process.
+"""Decides when an engine's process counts as hung: plain values, without a clock, a thread or a
+process.
 
-A forward pass may be as long as it likes, so that a call which takes long says nothing. What can be
-told is a process that shows no life, and one that lives, has calls to send, and neither answers
-nor computes. One that computes for ever cannot be told from one that computes for long, and is left
-alone.
+A call may take any time, so a slow call alone proves nothing. A process is hung if it sends no
+heartbeat, or if it has pending calls and neither replies nor uses the processor. An endless
+computation cannot be told from a long one, and is left alone.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ from __future__ import annotations
 from attrs import define, frozen
 
 SILENT_TIMEOUT = 60.0
-"""Seconds without a sign of life: many times what a collection of garbage, a library that keeps the
-interpreter to itself, or a machine that swaps holds up a thread; and a client waits minutes for a
-step anyway.
+"""Seconds without a heartbeat. Garbage collection, a library that holds the interpreter lock, or
+swapping delay a thread for far less, and clients wait minutes for a step.
 """
 IDLE_TIMEOUT = 600.0
-"""Seconds without an send and without work: more than a slow disk, or a GPU that is shared with
-others, keeps a call waiting with nothing for the processor to do.
+"""Seconds without a reply and without work: longer than a slow disk or a shared GPU keeps the
+processor idle.
 """
 _WORK = 0.01
-"""Seconds of processor time a second that are work: the signs of life take a hundredth of it."""
+"""Seconds of processor time per second that count as work; heartbeats use a hundredth of it."""
 
 
 @frozen(kw_only=True)
 class HangTimeouts:
-    """How long a process may hang before it is killed, in seconds."""
+    """The times, in seconds, that a process may hang before it is killed."""
 
     silent: float = SILENT_TIMEOUT
     idle: float = IDLE_TIMEOUT
@@ -33,31 +32,33 @@ class HangTimeouts:
 
 @frozen
 class Activity:
-    """What a process has shown since it began, as counts, and whether it has calls to send."""
+    """The activity of a process since its start, as counts, and whether it has pending calls."""
 
     busy: bool
     messages: int
     answers: int
-    """Messages that send a call, in part or in whole."""
+    """The number of messages that reply to a call, in part or in whole."""
     cpu: float
-    """Seconds of processor time, as it last said."""
+    """The processor time in seconds, as last reported."""
 
 
 @define
 class HangDetector:
-    """Looks at a process again and again, always after as long; it counts the times, and so no time
-    in which it was itself stopped.
+    """A detector that observes a process at regular intervals. It counts observations rather than
+    time, so that its own pauses do not count.
     """
 
     hang_timeouts: HangTimeouts
     period: float
-    """Seconds from one look to the next."""
+    """The seconds between two observations."""
     _before: Activity = Activity(False, 0, 0, 0.0)
     _silent: float = 0.0
     _idle: float = 0.0
 
     def observe(self, now: Activity) -> str | None:
-        """How the process hangs, if it does, in words that go on after "the engine's process"."""
+        """Returns how the process hangs, as a phrase that follows "the engine's process"; None if
+        it does not hang.
+        """
         before, self._before = self._before, now
         waited_for = before.busy and now.busy
         lives = now.messages > before.messages
@@ -66,12 +67,12 @@ class HangDetector:
         self._idle = self._idle + self.period if waited_for and not works else 0.0
         if self._silent >= self.hang_timeouts.silent:
             return (
-                f"gave no sign of life for {self._silent:.0f} s with calls to send, and was "
+                f"gave no sign of life for {self._silent:.0f} s with calls to answer, and was "
                 "killed (it was stopped, or held up)"
             )
         if self._idle >= self.hang_timeouts.idle:
             return (
-                f"neither answered nor computed for {self._idle:.0f} s with calls to send, and "
+                f"neither answered nor computed for {self._idle:.0f} s with calls to answer, and "
                 "was killed (it waited for ever)"
             )
         return None

@@ -1,5 +1,5 @@
-"""Activity of life of the engine's process, from a thread of its own, whatever the engine does; and
-its last words, when it is to be killed.
+"""The heartbeat of the engine's process, sent by a thread of its own, and the stack dump before it
+is killed.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Callable
 from tinkex_server.engine.process.messages import Heartbeat
 
 PERIOD = 1.0
-"""Seconds from one sign to the next."""
+"""The seconds between two heartbeats."""
 DUMP_SIGNAL = getattr(signal, "SIGUSR1", None)
-"""The signal at which a process writes to its standard error where each thread is, even if the
-interpreter is held up. None on Windows.
+"""The signal that makes the process write the stacks of all threads to its standard error, even if
+the interpreter is blocked. None on Windows.
 """
 
 
 def start_heartbeat(send: Callable[[object], None]) -> None:
-    """Begins to. A process that is stopped, or whose interpreter one thread never lets go of, shows
-    none.
+    """Starts to send heartbeats. They cease while the process is stopped, or while one thread holds
+    the interpreter lock.
     """
     if DUMP_SIGNAL is not None:
         faulthandler.register(DUMP_SIGNAL)

@@ -1,6 +1,4 @@
-"""What the server and its engine's process say to each other. `number` says which call it is
-about.
-"""
+"""The messages between the server and its engine's process. `number` identifies the call."""
 
 from __future__ import annotations
 
@@ -12,14 +10,14 @@ from attrs import frozen
 from tinkex_server.engine.interface import Engine, SampleSpec
 
 EngineFactory: TypeAlias = Callable[[], Engine]
-"""Makes the engine, in its process. It is pickled, and so is of a module that the process can
-import.
+"""A function that creates the engine, in its process. It is pickled, so the process must be able to
+import it.
 """
 
 
 @frozen
 class Call:
-    """To the process: call a method of the engine, one that blocks."""
+    """A request to call a method of the engine that blocks."""
 
     number: int
     method: str
@@ -29,7 +27,7 @@ class Call:
 
 @frozen
 class StartSample:
-    """To the process: begin a sample. `streamed` asks for each token."""
+    """A request to start a sample; `streamed` asks for each token."""
 
     number: int
     sampler_id: str
@@ -39,30 +37,28 @@ class StartSample:
 
 @frozen
 class Cancel:
-    """To the process: give up a sample."""
+    """A request to cancel a sample."""
 
     number: int
 
 
 @frozen
 class Ready:
-    """From the process, first of all: the engine is ready, and what it runs on."""
+    """The first reply: the engine is ready; `runs_on` says what it runs on."""
 
     runs_on: str
 
 
 @frozen
 class Heartbeat:
-    """From the process, now and then: it lives. `cpu` is how many seconds of processor time it has
-    taken.
-    """
+    """A sign that the process is alive. `cpu` is its processor time in seconds."""
 
     cpu: float
 
 
 @frozen
 class TokenSampled:
-    """From the process: a sampled token."""
+    """A reply with one sampled token."""
 
     number: int
     token: int
@@ -71,7 +67,7 @@ class TokenSampled:
 
 @frozen
 class CallResult:
-    """From the process: what a call returned, or a sample's result."""
+    """A reply with the result of a call or of a sample."""
 
     number: int
     value: Any
@@ -79,8 +75,8 @@ class CallResult:
 
 @frozen
 class CallFailure:
-    """From the process: how a call failed, as text, since the class of an error may need modules
-    that the server must not import.
+    """A reply with the error of a call, as text, since its class may need modules that the server
+    must not import.
     """
 
     number: int

@@ -1,6 +1,4 @@
-"""`Watchdog`: kills an engine's process that hangs, so that it goes the way of one that dies by
-itself.
-"""
+"""`Watchdog`: kills an engine's process that hangs, so that it is handled like a crash."""
 
 from __future__ import annotations
 
@@ -14,12 +12,12 @@ from tinkex_server.engine.process.heartbeat import PERIOD
 
 
 class Watchdog:
-    """Watches a child for as long as its `with` block takes, in which the child is read to its
-    end.
-    """
+    """A context manager that watches a child while its `with` block reads from it."""
 
     kill_reason: str | None = None
-    """Why it killed the child, in words that go on after "the engine's process"."""
+    """The reason for killing the child, as a phrase that follows "the engine's process"; None if it
+    was not killed.
+    """
 
     def __init__(self, child: Child, hang_timeouts: HangTimeouts) -> None:
         self._child = child

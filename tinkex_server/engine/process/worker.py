@@ -1,7 +1,7 @@
-"""The engine's process: `python -m tinkex_server.engine.process.worker`, which speaks over its
-standard input and output.
+"""The main module of the engine's process, `python -m tinkex_server.engine.process.worker`, which
+talks to the server over standard input and output.
 
-It ends when the input does: the server has closed it, or has died.
+It exits when its input ends: the server has closed it, or has died.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tinkex_server.engine.process.messages import (
 
 
 class Worker:
-    """Carries out the calls that come in, many at once, and answers each."""
+    """A dispatcher that carries out many calls at once and replies to each."""
 
     def __init__(self, engine: Engine, send: Callable[[object], None]) -> None:
         self._engine = engine
@@ -43,7 +43,7 @@ class Worker:
         self._pool = ThreadPoolExecutor(thread_name_prefix="tinkex-engine")
 
     def handle(self, message: Call | StartSample | Cancel) -> None:
-        """Does not block."""
+        """Handles one message without blocking."""
         match message:
             case Call():
                 self._pool.submit(self._call, message)
@@ -96,12 +96,12 @@ def call_failure(number: int, error: Exception) -> CallFailure:
 
 
 def message_sender(file: IO[bytes]) -> Callable[[object], None]:
-    """Writes one message at a time, whatever thread it comes from."""
+    """Returns a function that sends one message at a time, from any thread."""
     lock = threading.Lock()
 
     def send(message: object) -> None:
         frame = frames.pack(message)
-        # then the server has died, and this process ends when it next reads
+        # the server has died; this process exits at its next read
         with lock, suppress(BrokenPipeError):
             frames.write(file, frame)
 
@@ -109,22 +109,22 @@ def message_sender(file: IO[bytes]) -> Callable[[object], None]:
 
 
 def main() -> None:
-    """Never returns."""
-    # a Ctrl-C is for the server, which then closes this process
+    """Runs the process; never returns."""
+    # Ctrl-C is handled by the server, which then closes this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prefer_as_oom_victim()
     incoming, outgoing = _take_over_pipes()
     try:
         _work(incoming, message_sender(outgoing))
     except EOFError:
-        os._exit(0)  # at once, whatever is under way: nobody is there to be told
+        os._exit(0)  # at once, since nobody waits for a reply
     except BaseException:  # noqa: BLE001  ends the process, whatever threads it has
         traceback.print_exc()
         os._exit(1)
 
 
 def _work(incoming: IO[bytes], send: Callable[[object], None]) -> None:
-    """Ends by an error alone."""
+    """Serves calls; ends by an exception only."""
     factory: EngineFactory = frames.read(incoming)
     try:
         engine, runs_on = _create_engine(factory)
@@ -139,10 +139,10 @@ def _work(incoming: IO[bytes], send: Callable[[object], None]) -> None:
 
 
 def _create_engine(factory: EngineFactory) -> tuple[Engine, str]:
-    """The engine, and what it runs on.
+    """Returns the engine and what it runs on.
 
-    Its modules stay for good: to look for garbage among them while they are imported takes a sixth
-    of that time, and finds none.
+    Garbage collection is off meanwhile: it would take a sixth of the import time, and find nothing,
+    since imported modules stay.
     """
     gc.disable()
     engine = factory()
@@ -153,8 +153,8 @@ def _create_engine(factory: EngineFactory) -> tuple[Engine, str]:
 
 
 def _take_over_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """The standard input and output, which from now on lead nowhere and to the standard error:
-    libraries print what they like.
+    """Returns the standard input and output as private pipes; afterwards standard input is empty
+    and standard output goes to standard error, so that libraries may print.
     """
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with Path(os.devnull).open("rb") as nothing:
@@ -164,8 +164,8 @@ def _take_over_pipes() -> tuple[IO[bytes], IO[bytes]]:
 
 
 def _prefer_as_oom_victim() -> None:
-    """Where the system ends a process for want of memory, it had better be this one than the
-    server, which starts it again.
+    """Makes Linux, when out of memory, kill this process rather than the server, which can restart
+    it.
     """
     if sys.platform == "linux":
         with suppress(OSError):

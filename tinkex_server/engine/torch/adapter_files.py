@@ -1,4 +1,4 @@
-"""Saved adapters: folders that peft reads, with the optimizer's state in a file of its own."""
+"""Saved adapters: folders that peft can read, with the optimizer's state in a separate file."""
 
 # safetensors types some of its functions only in part
 # pyright: reportUnknownVariableType=false
@@ -24,30 +24,28 @@ _OPTIMIZER_FILE = "optimizer.safetensors"
 _TIED_FILE = "TIED_EMBEDDINGS.md"
 _TIED_NOTE = """# How to merge this adapter
 
-It is on the output layer `{head}` of a model whose input embeddings are the same matrix. Loaded by peft it is exact, but peft's
-`merge_and_unload` would change the input, too, and with it every logprob. This makes one model of both with an output matrix of its own:
+It is on the output layer `{head}` of a model whose input embeddings are the same matrix. Loaded by
+peft it is exact, but peft's `merge_and_unload` would change the input, too, and with it every
+logprob. This command makes one model of both, with an output matrix of its own:
 
     python -m tinkex.local.merge FOLDER OUTPUT
 
-An adapter that was trained with `train_unembed=False` is merged by peft as any other.
+An adapter that was trained with `train_unembed=False` can be merged by peft.
 """
 
 
 @frozen
 class AdaptedModel:
-    """The model that an adapter is for, as its files name it."""
+    """The base model of an adapter, as the adapter's files describe it."""
 
     name: str | None
-    """What transformers loads it by, where the adapter was made: a hub id, or the path of a folder.
-    """
+    """The name that transformers loads it by on this machine: a hub id, or the path of a folder."""
     modules: Sequence[str]
     """The full names of all its modules."""
     expert_names: Set[str] = frozenset()
-    """The names, such as gate_proj, that peft takes for those of experts in models of this kind,
-    wherever it meets them.
-    """
+    """The names, such as gate_proj, that peft treats as experts in models of this kind."""
     tied_head: str | None = None
-    """The full name of the output layer, where its matrix is that of the input embeddings."""
+    """The full name of the output layer, if it shares its matrix with the input embeddings."""
 
 
 def save_adapter(
@@ -56,8 +54,8 @@ def save_adapter(
     model: AdaptedModel,
     optimizer_state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Makes the folder, which must not be there. Raises `InvalidRequest` for weights or a state
-    with NaN or infinity.
+    """Writes an adapter to a new folder. Raises `InvalidRequest` for weights or a state with NaN or
+    infinity.
     """
     for tensors in (adapter.named_weights(), optimizer_state or {}):
         check_finite(tensors, "the model cannot be saved, load an earlier checkpoint into it")
@@ -71,7 +69,9 @@ def save_adapter(
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Raises `InvalidRequest` when it is not there, or holds NaN or infinity, or zeros alone."""
+    """Returns a saved adapter. Raises `InvalidRequest` if it is missing, or holds NaN, infinity or
+    only zeros.
+    """
     _check_there(folder)
     config = json.loads((folder / _CONFIG_FILE).read_text())
     weights = _read(folder / _WEIGHTS_FILE)
@@ -87,9 +87,7 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def base_model_of(folder: Path) -> str | None:
-    """Returns the name of the model that the adapter in the folder is for; None where it was saved
-    without one.
-    """
+    """Returns the name of the adapter's base model; None if it was saved without one."""
     _check_there(folder)
     return json.loads((folder / _CONFIG_FILE).read_text())["base_model_name_or_path"]
 
@@ -97,10 +95,10 @@ def base_model_of(folder: Path) -> str | None:
 def read_training_state(
     folder: Path, *, optimizer: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The saved weights, and the optimizer's state (empty unless `optimizer`).
+    """Returns the saved weights and the optimizer's state (empty unless `optimizer`).
 
-    Raises `InvalidRequest` when they are no longer there or hold NaN or infinity, or zeros alone;
-    or the optimizer's state was not saved.
+    Raises `InvalidRequest` if the files are missing or hold NaN, infinity or only zeros, or if the
+    optimizer's state was not saved.
     """
     _check_there(folder)
     if not optimizer:
@@ -134,7 +132,7 @@ def _check_there(folder: Path) -> None:
 
 
 def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raises `InvalidRequest`, naming the first weight that is not as in the model."""
+    """Raises `InvalidRequest`, naming the first weight that does not fit the model."""
     for name in sorted(saved.keys() | wanted.keys()):
         if name not in saved:
             raise InvalidRequest(f"the saved weights lack {name}, which the model trains")
@@ -148,8 +146,8 @@ def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None
 
 
 def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
-    """Returns what peft's LoraConfig does not take as given."""
-    # named by their weights, peft finds them
+    """Returns the fields of peft's LoraConfig that differ from its defaults."""
+    # peft finds these layers by the names of their weights
     hidden = {name for name in adapter.layers if _last(name) in model.expert_names}
     return {
         "peft_type": "LORA",
@@ -165,8 +163,8 @@ def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
 
 
 def _targets(layers: Iterable[str], modules: Iterable[str]) -> list[str]:
-    """Returns last names, such as q_proj, once for all layers; full ones where those would name
-    other modules, too.
+    """Returns short module names, such as q_proj, or full names if the short ones would match other
+    modules.
     """
     adapted = set(layers)
     last = {_last(name) for name in adapted}

@@ -1,4 +1,4 @@
-"""Adapters that peft or another server made: read into the form of this engine's own, or
+"""The import of adapters made by peft or another server: converted to this engine's format, or
 refused.
 """
 
@@ -38,16 +38,14 @@ _UNSUPPORTED: Mapping[str, Sequence[Any]] = {
     "alora_invocation_tokens": (None, []),
     "use_qalora": (None, False),
 }
-"""Fields of peft's LoraConfig that change what an adapter computes, and the values with which they
-do not.
-"""
+"""Fields of peft's LoraConfig that change what an adapter computes, and the values that do not."""
 
 
 def import_adapter_files(folder: Path, empty: Adapter) -> Adapter:
-    """Returns the adapter in `folder`, in the form and the scale of `empty`, which has its shape.
+    """Returns the adapter in `folder`, converted to the shape and the scale of `empty`.
 
-    The layers that it does not have are those of `empty`, which change nothing. Raises
-    `InvalidRequest`, naming the file and the field or the weight, for what is no such adapter.
+    Layers that it lacks are taken from `empty`, and have no effect. Raises `InvalidRequest`, naming
+    the file and the field or weight, if it is no such adapter.
 
     The file format is peft's: https://huggingface.co/docs/peft/developer_guides/checkpoint
     """
@@ -77,7 +75,7 @@ def _config(file: Path) -> Mapping[str, Any]:
 
 
 def _scaling(config: Mapping[str, Any], rank: int) -> float:
-    """Returns what the product of an adapter's two matrices is multiplied by."""
+    """Returns the factor of the product of the two matrices."""
     if config.get("peft_type") != "LORA":
         raise InvalidRequest(
             f"{_CONFIG_FILE}: peft_type is {config.get('peft_type')!r}; only LORA adapters are "

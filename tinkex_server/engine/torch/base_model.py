@@ -1,5 +1,5 @@
-"""Base models, with layers that adapters can be put on: the one place that loads by transformers,
-which ships few types.
+"""Loaded base models, whose linear layers can take adapters: the only module that loads models by
+transformers, which has few types.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -39,15 +39,15 @@ from tinkex_server.engine.torch.lora_targets import choose_layers
 
 logging.disable_progress_bar()
 
-_ALPHA = 32  # of all adapters, whatever their rank
+_ALPHA = 32  # lora_alpha of all adapters, for any rank
 _EXPERT = re.compile(r"\.experts\.\*\.(\w+)\.weight$")
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @define(eq=False)
 class LoadedBaseModel:
-    """One frozen base model. Adapters are apart from it; a forward pass names those that it is to
-    use.
+    """One frozen base model. Adapters are kept apart from it; each forward pass names those that it
+    uses.
     """
 
     info: ModelInfo
@@ -55,10 +55,10 @@ class LoadedBaseModel:
     tokenizer: Any
     linears: Mapping[str, LoraLinear]
     end_of_text: frozenset[int]
-    """The tokens that end a sample where no stop is given."""
+    """The tokens that end a sample if no stop is given."""
     bytes_per_token: int
-    """How much is kept of each token that was read, in all layers."""
-    _source: str  # what transformers loads it by
+    """The size of the KV cache for one token, over all layers."""
+    _source: str  # the name or folder that transformers loads it from
     _current: CurrentPlan
     _lock: FairLock = field(factory=FairLock)
 
@@ -66,17 +66,17 @@ class LoadedBaseModel:
     def load(
         cls, spec: str, device: str | None = None, dtype: str | None = None
     ) -> LoadedBaseModel:
-        """By folder, shipped name or hub id, or `NAME=` and one of these. Raises `InvalidRequest`
-        when it cannot be loaded, or served exactly.
+        """Loads a model by folder, shipped name or hub id, or by `NAME=` and one of these.
 
-        `device` is "cpu", "cuda" or "mps", by default the best that is there; `dtype` is "float32"
-        or "bfloat16", by default what suits the device.
+        `device` is "cpu", "cuda" or "mps", by default the best available; `dtype` is "float32" or
+        "bfloat16", by default the one that suits the device. Raises `InvalidRequest` if the model
+        cannot be loaded, or not be served exactly.
         """
         info, source = describe(spec), loadable_name(spec)
         place = _device(device)
         precision = _dtype(dtype, place)
         try:
-            # never a pickle
+            # only safetensors: unpickling would run foreign code
             loaded = AutoModelForCausalLM.from_pretrained(
                 source, dtype=precision, use_safetensors=True
             )
@@ -104,7 +104,7 @@ class LoadedBaseModel:
             ValueError,
             RuntimeError,
             SafetensorError,
-        ) as error:  # a RuntimeError: torch is out of memory, or weights do not fit
+        ) as error:  # a RuntimeError: out of memory, or weights that do not fit
             raise InvalidRequest(f"cannot load the model {spec!r}: {error}") from error
 
     @property
@@ -113,7 +113,7 @@ class LoadedBaseModel:
 
     @property
     def adapted_model(self) -> AdaptedModel:
-        """What the files of its adapters say of it."""
+        """The description of this model that is saved with its adapters."""
         modules = [name for name, _ in self.model.named_modules()]
         head = self.model.get_output_embeddings() if self.ties_embeddings else None
         return AdaptedModel(
@@ -125,7 +125,7 @@ class LoadedBaseModel:
 
     @property
     def ties_embeddings(self) -> bool:
-        """Whether one matrix reads the tokens and makes the logits."""
+        """Whether input embeddings and output layer share one matrix."""
         head = self.model.get_output_embeddings()
         return head is not None and head.weight is self.model.get_input_embeddings().weight
 
@@ -135,8 +135,8 @@ class LoadedBaseModel:
 
     @contextmanager
     def acquire(self, plan: AdapterPlan) -> Generator[Any, None, None]:
-        """The model, for one short piece of work with these adapters: whoever wants it meanwhile
-        waits for its turn.
+        """Holds the model for one short computation with these adapters. Other threads wait for
+        their turn.
         """
         with self._lock:
             self._current.plan = plan
@@ -146,22 +146,22 @@ class LoadedBaseModel:
                 self._current.plan = ()
 
     def new_adapter(self, shape: LoraShape) -> Adapter:
-        """One to be trained, in float32. Raises `InvalidRequest` for a shape that the model cannot
-        be trained in.
+        """Returns a trainable adapter in float32. Raises `InvalidRequest` for a shape that this
+        model cannot be trained with.
         """
         layers = choose_layers(self.model, _text_modules(self.model), self.linears, shape)
         return new_adapter(layers, shape.rank, _ALPHA, shape.seed)
 
     def load_adapter(self, folder: Path, *, like: Adapter | None = None) -> Adapter:
-        """A saved one to sample with, in the model's own precision. Raises `InvalidRequest` when it
-        is not of the shape of `like`.
+        """Returns a saved adapter for sampling, in the model's own precision. Raises
+        `InvalidRequest` if its shape differs from that of `like`.
         """
         saved = read_adapter(folder)
         if like:
             check_fit(saved.named_weights(), like.named_weights())
 
         def placed(weight: Tensor) -> Tensor:
-            # the file is mapped: it may go away
+            # a copy, since the mapped file may be deleted
             return weight.to(self.device, self.model.dtype, copy=True)
 
         return Adapter(
@@ -172,10 +172,10 @@ class LoadedBaseModel:
 
 
 def ends(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Returns all tokens that one of the model's files calls the end of a text.
+    """Returns all tokens that any of the model's files calls the end of a text.
 
-    Files differ: of a chat model the tokenizer names the end of a turn, and config.json often that
-    of a document alone.
+    The files differ: for a chat model the tokenizer names the end of a turn, and config.json often
+    only the end of a document.
     """
     text = model.config.get_text_config(decoder=True)
     named = (model.generation_config, model.config, text, tokenizer)
@@ -185,17 +185,15 @@ def ends(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _text_modules(model: Any) -> set[nn.Module]:
-    """The modules that text goes through: of a model for images and sounds, too, not those that
-    they go through.
-    """
+    """Returns the modules that process text; a model may have others for images and sounds."""
     if model.config.get_text_config(decoder=True) is model.config:
         return set(model.modules())
     return {*model.get_decoder().modules(), model.get_output_embeddings()}
 
 
 def _expert_names(kind: str) -> frozenset[str]:
-    """Returns the names that each expert's layers had before transformers made one tensor of all of
-    a kind's experts.
+    """Returns the names that the experts' layers had before transformers merged them into one
+    tensor.
     """
     merged = [
         pattern

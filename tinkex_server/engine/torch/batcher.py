@@ -1,5 +1,5 @@
-"""`Batcher`: takes requests for samples from any thread, and samples them together on a thread of
-its own.
+"""`Batcher`: accepts sampling requests from any thread and samples them together on a thread of its
+own.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from tinkex_server.engine.torch.sample_request import GenerationState, SampleReq
 
 _CACHE_BYTES = 2 << 30
 _LOGITS_AT_ONCE = 1 << 28
-# so that samples under way are not kept waiting by an endless random_key of new ones
+# bounds the delay of running samples by a stream of new ones
 _PASSES_BEFORE_A_STEP = 8
 
 
 @frozen
 class BatchBudget:
-    """How much is under way at once. A request that is larger by itself runs alone."""
+    """Bounds of the work that runs at once. A request that exceeds them by itself runs alone."""
 
     samples: int = 256
-    cached_tokens: int = 1 << 18  # of all samples, each counted as long as the longest may become
-    # of prompts in one pass, each counted as long as the longest; a longer one is read in several
+    cached_tokens: int = 1 << 18  # of all samples, padded to the longest possible
+    # of the prompts of one pass, padded to the longest; a longer prompt takes several passes
     prefill_tokens: int = 2048
-    scored_prefill_tokens: int = 2048  # the same where logits of all positions are kept
+    scored_prefill_tokens: int = 2048  # the same if the logits of all positions are kept
 
     @classmethod
     def of(cls, base: LoadedBaseModel) -> BatchBudget:
-        """What bounds memory for this model."""
+        """Returns the budget that bounds memory for this model."""
         scored = _LOGITS_AT_ONCE // base.info.vocab_size
         return cls(
             cached_tokens=_CACHE_BYTES // base.bytes_per_token,
@@ -42,28 +42,28 @@ class BatchBudget:
         )
 
     def prefill_limit(self, *, scored: bool) -> int:
-        """For one pass."""
+        """Returns the most tokens of one prefill pass, padding included."""
         return self.scored_prefill_tokens if scored else self.prefill_tokens
 
 
 @frozen
 class RequestSize:
-    """What requests take up."""
+    """The share of the budget that requests take."""
 
     samples: int
-    longest: int  # tokens that one of the samples may come to, its prompt included
+    longest: int  # most tokens of one sample, its prompt included
     prompt: int = 0
     scored: bool = False
-    prompt_key: Hashable = field(factory=object)  # equal for prompts that are read once for all
+    prompt_key: Hashable = field(factory=object)  # equal for requests that can share one prefill
 
 
 def count_admissible(
     waiting: Iterable[RequestSize], running: RequestSize, limits: BatchBudget
 ) -> int:
-    """How many of those that wait, from the first, are to be read now, in one pass; or one prompt
-    alone, in as many as it takes.
+    """Returns how many waiting requests, from the first, may be prefilled now: several in one pass,
+    or one prompt alone in as many passes as it takes.
 
-    None overtakes another, so that a large one has its turn, too.
+    No request overtakes another, so a large one is not starved.
     """
     samples, longest, prompt, scored, count = running.samples, running.longest, 0, False, 0
     read: set[Hashable] = set()
@@ -84,8 +84,8 @@ def count_admissible(
 
 
 class Batcher:
-    """Requests for one base model join those under way at any step, and leave when they are
-    complete.
+    """A continuous batch of sampling requests for one base model: requests join between any two
+    decoding steps, and leave when they are complete.
     """
 
     def __init__(self, base: LoadedBaseModel) -> None:
@@ -94,9 +94,9 @@ class Batcher:
         self._waiting: deque[SampleRequest] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        # those that take several passes, in the order of their beginning
+        # prefills of several passes, in order of arrival
         self._prefills: list[Prefill] = []
-        # only while there are samples in it, so that its memory is freed
+        # None while it would be empty, so that its memory is freed
         self._batch: Batch | None = None
         self._thread = threading.Thread(
             target=self._run, name=f"tinkex-sampling {base.info.name}", daemon=True
@@ -104,15 +104,15 @@ class Batcher:
         self._thread.start()
 
     def submit(self, request: SampleRequest) -> None:
-        """Raises `RuntimeError` once it is closed."""
+        """Queues a request. Raises `RuntimeError` after `close`."""
         with self._changed:
             if self._closed:
-                raise RuntimeError("the engine was closed, and samples no more")
+                raise RuntimeError("the engine is closed")
             self._waiting.append(request)
             self._changed.notify()
 
     def close(self) -> None:
-        """Gives up all requests, once the step under way is done."""
+        """Cancels all requests once the current step is done."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -121,8 +121,8 @@ class Batcher:
     def _run(self) -> None:
         while self._wait_for_work():
             self._drop_ended()
-            # those who arrive while a pass runs are read before the next step, so that a burst of
-            # requests goes on in step
+            # requests that arrive during a pass are prefilled before the next step, so that a burst
+            # of requests is decoded together
             for _ in range(_PASSES_BEFORE_A_STEP):
                 if not (requests := self._admit()):
                     break
@@ -134,7 +134,7 @@ class Batcher:
             request.future.cancel()
 
     def _wait_for_work(self) -> bool:
-        """Returns when there is something to do; false once closed."""
+        """Waits for work; returns false once the batcher is closed."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or self._waiting or self._prefills or self._batch
@@ -143,7 +143,7 @@ class Batcher:
 
     @property
     def _running(self) -> Sequence[GenerationState]:
-        """The samples that grow, and those whose prompt is being read."""
+        """The samples that are being decoded, and those whose prompt is being prefilled."""
         read = [
             sample
             for prefill in self._prefills
@@ -153,7 +153,7 @@ class Batcher:
         return [*self._batch.samples, *read] if self._batch else read
 
     def _admit(self) -> list[SampleRequest]:
-        """The requests whose turn has come."""
+        """Takes the requests that may start from the queue."""
         if not self._waiting:
             return []
         under_way = self._running
@@ -175,8 +175,8 @@ class Batcher:
                 self._advance_prefill(prefill)
 
     def _advance_prefill(self, prefill: Prefill) -> None:
-        """One pass. Samples under way get a token before the next, so that a long prompt holds up
-        nobody.
+        """Runs one prefill pass. Running samples decode a token before the next one, so a long
+        prompt delays nobody.
         """
         goes_on = False
         with _failing_requests(prefill.requests):
@@ -211,7 +211,7 @@ class Batcher:
 
 @contextmanager
 def _failing_requests(requests: Iterable[SampleRequest]) -> Generator[None, None, None]:
-    """What goes wrong in the block is handed on to those who asked; the samples under way go on."""
+    """Fails these requests with an error of the block; running samples go on."""
     try:
         yield
     except Exception as error:  # noqa: BLE001  see above

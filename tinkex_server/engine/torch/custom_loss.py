@@ -1,9 +1,9 @@
 """Losses that a client sent as a graph (openapi/tinker.yaml, CustomLossGraph): checked node by
 node, then run by torch.
 
-A graph comes from anybody who can reach the server. So nothing in it is import_adapter_files, evaluated or
-looked up by a name of its choice: a node may only call what `custom_loss_operations` holds, and what it makes
-is bounded in size, tensor by tensor and as a whole.
+A graph may come from anybody who can reach the server, so nothing in it is imported, evaluated or
+looked up freely: a node may only call what `custom_loss_operations` lists, and the size of each
+tensor, and of all together, is bounded.
 """
 
 # torch types some of its methods only in part
@@ -32,19 +32,19 @@ _METRIC_NAME = re.compile(r"custom/[a-z0-9_./-]{1,64}:(sum|mean)")
 _LEAVES = ("ref", "device", "ellipsis", *WORDS)  # forms of arguments without parts
 
 Values = Mapping[str, Any]
-"""What the nodes so far came to, by their names."""
+"""The values of the nodes computed so far, by node name."""
 
 
 @frozen
 class LossProgram:
-    """A custom loss that was checked. It may still fail on what it is given."""
+    """A custom loss that passed the checks. It may still fail on particular data."""
 
     loss: CustomLoss
     _known_to_fit: set[object] = field(factory=set, init=False)
-    """Kinds of inputs, for which it is known to be within the bounds."""
+    """The names, dtypes and shapes of inputs that are known to stay within the limits."""
 
     def check(self, index: int, example: Example) -> None:
-        """Raises `InvalidRequest` for an input that is missing, or of another rank."""
+        """Raises `InvalidRequest` for an input that is missing or has another rank."""
         for name, rank in self.loss.inputs:
             wanted, where = (
                 "target_tokens" if name == LOGPROBS else name,
@@ -53,7 +53,9 @@ class LossProgram:
             if wanted not in example.loss_inputs:
                 raise InvalidRequest(f"{where} lacks {wanted!r}, which the custom loss needs")
             shape = example.loss_inputs[wanted].shape
-            if len(shape) != rank and not (rank == 0 and shape == (1,)):  # a scalar may come flat
+            if len(shape) != rank and not (
+                rank == 0 and shape == (1,)
+            ):  # a scalar may be sent as (1,)
                 raise InvalidRequest(
                     f"{where}[{wanted!r}] is of shape {list(shape)}, and the custom loss takes "
                     f"rank {rank}"
@@ -74,8 +76,8 @@ class LossProgram:
     def __call__(
         self, logprobs: Tensor, index: int, example: Example
     ) -> tuple[Tensor, Mapping[str, float]]:
-        """The loss `(1,)` of a datum, and its metrics. Raises `InvalidRequest` when it cannot be
-        computed.
+        """Returns the loss of a datum, of shape `(1,)`, and its metrics. Raises `InvalidRequest` if
+        it cannot be computed.
         """
         try:
             loss, metrics = self._run(logprobs, example)
@@ -84,21 +86,21 @@ class LossProgram:
                 f"the custom loss of data[{index}] cannot be computed: {error}"
             ) from error
         if logprobs.requires_grad:
-            # so the graph is freed now
+            # frees the graph now
             loss = _LossWithGradient.apply(
                 logprobs, loss.detach(), *torch.autograd.grad(loss, logprobs)
             )
         return loss.reshape(1), {name: value.item() for name, value in metrics.items()}
 
     def _run(self, logprobs: Tensor, example: Example) -> tuple[Tensor, Mapping[str, Tensor]]:
-        # a copy: the graph may change it in place
+        # a copy, since the graph may change it in place
         values: dict[str, Any] = {
             LOGPROBS: logprobs.clone(),
             **_tensors(self.loss, example, logprobs.device),
         }
         kind = tuple((name, value.dtype, value.shape) for name, value in values.items())
         bounds = CustomLossLimits()
-        # where new tensors are made, and how much there may be
+        # new tensors are made on this device, within the limits
         with logprobs.device, nullcontext() if kind in self._known_to_fit else bounds:
             for node in self.loss.nodes[:-1]:
                 values[node["name"]] = _run_node(node, values, logprobs.device)
@@ -111,7 +113,7 @@ class LossProgram:
 
 
 class _LossWithGradient(torch.autograd.Function):
-    """A loss whose gradient by the logprobs is known."""
+    """A loss whose gradient with respect to the logprobs is already known."""
 
     @staticmethod
     def forward(ctx: Any, logprobs: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
@@ -121,13 +123,15 @@ class _LossWithGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
-        """Returns the gradient by each argument, of which the logprobs alone have one."""
+        """Returns the gradient with respect to each argument; only the logprobs have one."""
         [gradient] = ctx.saved_tensors
         return outer[0] * gradient, None, None
 
 
 def compile_loss(loss: CustomLoss) -> LossProgram:
-    """Raises `InvalidRequest`, naming the node, for a graph that may not be run."""
+    """Returns a runnable loss. Raises `InvalidRequest`, naming the node, for a graph that may not
+    be run.
+    """
     _check_inputs(loss)
     ends = [index for index, node in enumerate(loss.nodes) if node["op"] == "output"]
     if len(loss.nodes) > _MAX_NODES or ends != [len(loss.nodes) - 1]:
@@ -142,7 +146,9 @@ def compile_loss(loss: CustomLoss) -> LossProgram:
 
 
 def reduce_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of the datums, as their names say. All have the same ones."""
+    """Returns the metrics of a batch, reduced over its data as their names say. All rows have the
+    same names.
+    """
     return {
         name: sum(row[name] for row in rows) / (len(rows) if name.endswith(":mean") else 1)
         for name in rows[0]
@@ -201,9 +207,7 @@ def _check_argument(argument: Any, known: set[str], where: str, depth: int) -> N
 
 
 def _parts(argument: Any, where: str) -> Sequence[Any]:
-    """The arguments that this one is made of. Raises `InvalidRequest` for a form that there is
-    not.
-    """
+    """Returns the arguments inside an argument. Raises `InvalidRequest` for an unknown form."""
     if isinstance(argument, list):
         return cast("list[Any]", argument)
     if not isinstance(argument, dict):
@@ -234,7 +238,7 @@ def _check_leaf(kind: str, value: Any, known: set[str], where: str) -> None:
 
 
 def _run_node(node: Mapping[str, Any], values: Values, device: torch.device) -> Any:
-    """What the node comes to. Whatever goes wrong is the graph's fault."""
+    """Returns the value of a node. Any error in it is reported as the graph's fault."""
     if node["op"] == "placeholder":
         return values[node["target"]]
     call = FUNCTIONS[node["target"]] if node["op"] == "call_function" else METHODS[node["target"]]
@@ -266,7 +270,7 @@ def _check_size(value: Any) -> Any:
 
 
 def read_argument(argument: Any, values: Values, device: torch.device) -> Any:
-    """The argument's value. Its form was checked."""
+    """Returns the value of an argument whose form was checked."""
     if isinstance(argument, list):
         return [read_argument(item, values, device) for item in cast("list[Any]", argument)]
     if not isinstance(argument, dict):
@@ -284,13 +288,13 @@ def read_argument(argument: Any, values: Values, device: torch.device) -> Any:
         case "ellipsis":
             return Ellipsis
         case "device":
-            return device  # the client's own means nothing here
+            return device  # the client's device does not exist here
         case _:
             return WORDS[kind][value]
 
 
 def _tensors(loss: CustomLoss, example: Example, device: torch.device) -> dict[str, Tensor]:
-    """The inputs but the logprobs, as tensors of their own dtypes."""
+    """Returns the inputs except the logprobs, as tensors of their own dtypes."""
     tensors: dict[str, Tensor] = {}
     for name, rank in loss.inputs[1:]:
         tensor = torch.as_tensor(np.array(example.loss_inputs[name]), device=device)
@@ -299,8 +303,8 @@ def _tensors(loss: CustomLoss, example: Example, device: torch.device) -> dict[s
 
 
 def _check_result(result: Any, *, needs_grad: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Raises `InvalidRequest` unless it is a scalar that can be trained by, and scalars of the
-    names that metrics have.
+    """Returns the loss and the metrics. Raises `InvalidRequest` unless the loss is a
+    differentiable, finite scalar and the metrics are scalars with valid names.
     """
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):  # pyright: ignore[reportUnknownArgumentType]
         raise InvalidRequest("the output is not a loss and a dict of metrics")

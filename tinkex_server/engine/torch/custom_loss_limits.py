@@ -1,8 +1,8 @@
-"""`CustomLossLimits`: what the graph of one datum's custom loss may take of memory and time, counted
-before each operation.
+"""`CustomLossLimits`: limits on the memory and the time of the graph of one datum's custom loss,
+checked before each operation.
 
-The sizes of what an operation makes are those that torch's meta device finds, which has no memory.
-It is asked only where the sizes of what goes in leave a doubt.
+The size of a result is found by torch's meta device, which allocates no memory. It is used only if
+the sizes of the inputs do not already show that the result is small enough.
 """
 
 # torch types some of its methods only in part
@@ -21,20 +21,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 MOST_BYTES = 1 << 30
-"""Of all tensors of one datum's loss together, and of their gradients."""
+"""The most bytes of all tensors of one datum's loss and their gradients."""
 
 MOST_WORK = 10**12
-"""Of all operations of one datum's loss together, as multiplications of floats in a product of
-matrices: about a minute of one core, and two for the backward pass.
+"""The most work of one datum's loss, in multiplications of a float matrix product: about a minute
+on one core, and two for the backward pass.
 """
 
-_WIDEST = 8  # bytes of a value
-# of what goes in: an operation may make a few tensors of one size, such as values and indices
+_WIDEST = 8  # bytes of the largest dtype
+# an operation may return several tensors of one size, such as values and indices
 _SEVERAL = 4
-# multiplications that take as long as one value of another operation, or one product of integers or
-# short floats
+# the cost, in multiplications, of one value of another operation, or of one product of integers or
+# of half-precision floats
 _VALUE = 128
-_ORDERED = 1024  # the same of one value that is put in order
+_ORDERED = 1024  # the cost of sorting one value
 _aten = torch.ops.aten
 _PRODUCTS = {
     _aten.mm.default: 0,
@@ -42,13 +42,13 @@ _PRODUCTS = {
     _aten.addmm.default: 1,
     _aten.baddbmm.default: 1,
 }
-"""Where the two factors are among the arguments."""
+"""The matrix products, with the index of the first of their two factors."""
 _ORDERING = frozenset({_aten.sort, _aten.topk, _aten.kthvalue, _aten.median, _aten.nanmedian})
 
 
 class CustomLossLimits(TorchDispatchMode):
-    """Within it, an operation that would be too much raises `ValueError` before memory or time is
-    taken.
+    """A context in which an operation beyond the limits raises `ValueError` before it takes memory
+    or time.
 
     Each tensor counts twice: it is kept for the backward pass, which makes a gradient of its size.
     """
@@ -58,8 +58,8 @@ class CustomLossLimits(TorchDispatchMode):
         self._left = MOST_BYTES // 2
         self._work_left = MOST_WORK
         self.depends_on_values = False
-        """Whether there was an operation whose result is of a size that its inputs' values say,
-        such as a choice by a mask.
+        """Whether the size of some result depended on the values of the inputs, as in a selection
+        by a mask.
         """
 
     def __torch_dispatch__(
@@ -104,7 +104,7 @@ class CustomLossLimits(TorchDispatchMode):
             )
 
     def _planned_bytes(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-        """Returns the bytes of what the operation would make, or more."""
+        """Returns an upper bound of the bytes that the operation would allocate."""
         if func is torch.ops.aten.masked_select.default:
             return math.prod(torch.broadcast_shapes(args[0].shape, args[1].shape)) * _WIDEST
         if func is torch.ops.aten.index.Tensor and any(_is_mask(index) for index in args[1]):
@@ -112,13 +112,13 @@ class CustomLossLimits(TorchDispatchMode):
         try:
             meta_args, meta_kwargs = tree_map(_on_meta_device, (args, dict(kwargs)))
             return _bytes(tree_leaves(func(*meta_args, **meta_kwargs)))
-        # it depends on values, or indices fit by their values alone
+        # the size depends on values, or the validity of indices does
         except (NotImplementedError, IndexError):
             return _upper_bound_bytes(tree_leaves((args, kwargs)))
 
 
 def _multiplications(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    """Returns about how many multiplications take as long as the operation."""
+    """Returns the approximate cost of the operation, in multiplications."""
     if _is_view(func):
         return 0
     if (first := _PRODUCTS.get(func)) is not None:
@@ -136,7 +136,7 @@ def _multiplications(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 @cache
 def _is_view(func: Any) -> bool:
-    """Returns whether it only looks at its input in another way."""
+    """Returns whether the operation returns only views of its inputs."""
     return all(
         result.alias_info is not None and not result.alias_info.is_write
         for result in func._schema.returns
@@ -145,16 +145,16 @@ def _is_view(func: Any) -> bool:
 
 @cache
 def _makes(func: Any) -> Sequence[bool]:
-    """Returns for each result of the operation whether it is a new tensor, not one of its inputs or
-    a view of it.
+    """Returns, for each result of the operation, whether it is a new tensor rather than an input or
+    a view.
     """
     returns = func._schema.returns
     return [result.alias_info is None and "Tensor" in str(result.type) for result in returns]
 
 
 def _upper_bound_bytes(leaves: Sequence[Any]) -> int:
-    """Returns bytes that the results cannot exceed, by what goes in. It is quick, and often far too
-    much.
+    """Returns an upper bound of the bytes of the results, from the inputs alone. It is cheap, and
+    often far too high.
     """
     tensors = [max(1, leaf.numel()) for leaf in leaves if isinstance(leaf, Tensor)]
     numbers = [1 + abs(leaf) for leaf in leaves if type(leaf) is int]
@@ -172,7 +172,7 @@ def _is_mask(index: Any) -> bool:
 
 
 def _mask_as_indices(index: Any) -> Sequence[Any]:
-    """Returns what a mask chooses when it is true everywhere: as many indices as it has
+    """Returns the indices that a mask selects if it is true everywhere, one tensor for each of its
     dimensions.
     """
     if not _is_mask(index):

@@ -1,9 +1,8 @@
-"""What the graph of a custom loss may call, by name. Nothing that is not here can be reached from a
-graph.
+"""The functions and methods that the graph of a custom loss may call, by name. A graph can reach
+nothing else.
 
-Whatever takes its size, or its time, from a number is wrapped, so that it is refused before the
-memory is taken. What works in place is
-harmless: a graph gets copies.
+Functions whose result size or running time depends on a number are wrapped, so that they are
+refused before memory is allocated. In-place operations are harmless, since a graph gets copies.
 """
 
 # torch types some of its methods only in part
@@ -21,21 +20,23 @@ from torch import Tensor
 from torch.nn import functional
 
 MAX_ELEMENTS = 2**26
-"""Of any tensor on the way."""
+"""The most elements of any intermediate tensor."""
 
-_MAX_EXPONENT = 64  # of a power of two plain numbers
+_MAX_EXPONENT = 64  # the largest exponent of a plain number
 _TENSOR_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "T", "mT")
-_TUPLE_ATTRIBUTES = ("values", "indices")  # of what torch.max and others give
+_TUPLE_ATTRIBUTES = ("values", "indices")  # of the results of torch.max and others
 
 
 def check_count(count: float) -> None:
-    """Raises `ValueError` for more values than a tensor may have."""
+    """Raises `ValueError` for more elements than a tensor may have."""
     if count > MAX_ELEMENTS:
         raise ValueError(f"makes more than {MAX_ELEMENTS} values")
 
 
 def _on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Of tensors and numbers alone: a list or a text times a number would grow without bound."""
+    """Restricts a function to tensors and numbers: a list or a string times a number could grow
+    without bound.
+    """
 
     def checked(*operands: Any) -> Any:
         if not all(isinstance(operand, (Tensor, int, float)) for operand in operands):
@@ -105,8 +106,8 @@ def _split(text: str) -> Sequence[str]:
 
 
 def _by_name(prefix: str, module: Any, names: Sequence[str]) -> dict[str, Callable[..., Any]]:
-    """By the name that users write, and by the one that the function has itself, such as
-    torch._C._nn.softplus: clients send either.
+    """Returns functions by their public names and by their own, such as torch._C._nn.softplus,
+    since clients send either.
     """
     functions = {
         f"{prefix}.{name}": getattr(module, name)
@@ -127,21 +128,25 @@ _OPERATORS = _split(
 )
 _MATH = _split("sqrt exp expm1 log log1p log2 log10 pow fabs floor ceil sin cos tan tanh erf")
 _TENSOR_OPS = _split("""
-    abs neg sign exp exp2 expm1 log log1p log2 log10 sqrt rsqrt square pow reciprocal sin cos tan asin acos atan sinh cosh tanh sigmoid
-    logit erf erfc relu floor ceil round trunc frac clamp clip clamp_min clamp_max add sub mul div true_divide divide multiply subtract
-    floor_divide remainder fmod lerp addcmul addcdiv maximum minimum fmax fmin where masked_fill nan_to_num xlogy hypot atan2
-    eq ne lt le gt ge isnan isinf isfinite isclose logical_and logical_or logical_not logical_xor
-    sum mean prod max min amax amin argmax argmin any all std var median norm logsumexp nansum nanmean count_nonzero quantile
-    cumsum cumprod cummax cummin logcumsumexp diff softmax log_softmax sort argsort topk kthvalue
-    cat concat stack chunk split unbind narrow select index_select gather take take_along_dim masked_select
-    reshape view flatten unsqueeze squeeze transpose permute t swapaxes movedim flip roll tril triu diagonal expand expand_as broadcast_to
-    view_as reshape_as matmul mm mv dot outer detach clone contiguous zeros_like ones_like full_like scatter scatter_add index_add
-    to float double half bfloat16 long int bool type_as size dim ndimension numel
+    abs neg sign exp exp2 expm1 log log1p log2 log10 sqrt rsqrt square pow reciprocal sin cos
+    tan asin acos atan sinh cosh tanh sigmoid logit erf erfc relu floor ceil round trunc frac
+    clamp clip clamp_min clamp_max add sub mul div true_divide divide multiply subtract
+    floor_divide remainder fmod lerp addcmul addcdiv maximum minimum fmax fmin where masked_fill
+    nan_to_num xlogy hypot atan2 eq ne lt le gt ge isnan isinf isfinite isclose logical_and
+    logical_or logical_not logical_xor sum mean prod max min amax amin argmax argmin any all std
+    var median norm logsumexp nansum nanmean count_nonzero quantile cumsum cumprod cummax cummin
+    logcumsumexp diff softmax log_softmax sort argsort topk kthvalue cat concat stack chunk
+    split unbind narrow select index_select gather take take_along_dim masked_select reshape
+    view flatten unsqueeze squeeze transpose permute t swapaxes movedim flip roll tril triu
+    diagonal expand expand_as broadcast_to view_as reshape_as matmul mm mv dot outer detach
+    clone contiguous zeros_like ones_like full_like scatter scatter_add index_add to float
+    double half bfloat16 long int bool type_as size dim ndimension numel
 """)
 _FUNCTIONAL = _split("""
-    softplus logsigmoid relu relu6 elu selu celu gelu silu mish leaky_relu sigmoid tanh hardtanh softmax log_softmax softmin threshold
-    mse_loss l1_loss smooth_l1_loss huber_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits poisson_nll_loss
-    gaussian_nll_loss hinge_embedding_loss margin_ranking_loss normalize cosine_similarity pairwise_distance
+    softplus logsigmoid relu relu6 elu selu celu gelu silu mish leaky_relu sigmoid tanh hardtanh
+    softmax log_softmax softmin threshold mse_loss l1_loss smooth_l1_loss huber_loss kl_div
+    binary_cross_entropy binary_cross_entropy_with_logits poisson_nll_loss gaussian_nll_loss
+    hinge_embedding_loss margin_ranking_loss normalize cosine_similarity pairwise_distance
 """)
 _SPECIAL = _split(
     "expit logit log1p expm1 exp2 xlogy xlog1py entr erf erfc erfcx log_ndtr ndtr digamma gammaln "
@@ -179,4 +184,4 @@ WORDS: Mapping[str, Mapping[str, Any]] = {
         "preserve_format": torch.preserve_format,
     },
 }
-"""What the words of an argument of each form stand for."""
+"""The values of symbolic arguments, by form and name."""

@@ -1,6 +1,4 @@
-"""`Batch`: samples that grow together, token after token, each with its own adapter, settings and
-end.
-"""
+"""`Batch`: samples that are decoded together, each with its own adapter, settings and end."""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -21,20 +19,20 @@ from tinkex_server.engine.torch.sampling import SamplingSettings, sample_tokens,
 
 
 class Batch:
-    """The samples under way on one base model. To be used on one thread."""
+    """The running samples of one base model. It must be used on one thread."""
 
     def __init__(self, base: LoadedBaseModel) -> None:
         self.samples: list[GenerationState] = []
         self._base = base
         self._vocab_size = base.info.vocab_size
         self._cache = KVCache(attention_windows(base.model.config.get_text_config(decoder=True)))
-        # for as long as the samples are the same
+        # valid while the set of samples is unchanged
         self._settings: tuple[AdapterPlan, SamplingSettings] | None = None
 
     @torch.inference_mode()
     def join(self, prefill: Prefill) -> None:
-        """Draws the first token of each sample of the requests that were read. When it raises, the
-        others can go on.
+        """Adds the prefilled requests and samples the first token of each sample. An error leaves
+        the other samples intact.
         """
         for request in prefill.requests:
             request.resolve_if_complete()
@@ -59,7 +57,7 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Draws one more token of each sample."""
+        """Samples one more token for each sample."""
         if self._settings is None:
             self._settings = self._plan(self.samples), self._sampling_settings(self.samples)
         plan, settings = self._settings
@@ -74,7 +72,7 @@ class Batch:
 
     @torch.inference_mode()
     def drop_ended(self) -> None:
-        """Takes out the samples that grow no more."""
+        """Removes the samples that have ended."""
         for row in reversed(range(len(self.samples))):
             if self.samples[row].ended:
                 self._cache.remove_row(row)
@@ -94,8 +92,8 @@ class Batch:
     def _append_tokens(
         self, samples: Sequence[GenerationState], logits: Tensor, settings: SamplingSettings
     ) -> None:
-        """Draws a token for each sample from its row of `logits`; prompt_scores the requests that are
-        complete by it.
+        """Samples a token for each sample from its row of `logits` `(B, V)`; resolves requests that
+        are then complete.
         """
         tokens, logprobs = sample_tokens(
             logits, settings, [len(sample.tokens) for sample in samples]
@@ -111,7 +109,7 @@ class Batch:
 
 
 def _add_top_tokens(samples: Sequence[GenerationState], logits: Tensor) -> None:
-    """The likeliest tokens of each row, for the samples that are asked for them."""
+    """Adds the most likely tokens of each row to the samples that requested them."""
     counts = {row: sample.request.spec.topk_sample_logprobs for row, sample in enumerate(samples)}
     rows = [row for row, count in counts.items() if count]
     if rows:

@@ -74,10 +74,9 @@ class _Sampler:
 
 
 class TorchEngine:
-    """The engine for one machine. Passes over one base model take turns; see
-    `tinkex_server.engine.interface.Engine` for what they do.
-
-    See `LoadedBaseModel.load` for `device` and `dtype`.
+    """The engine for one machine; computations on one base model take turns. See
+    `tinkex_server.engine.interface.Engine` for its methods and `LoadedBaseModel.load` for `device`
+    and `dtype`.
     """
 
     def __init__(
@@ -166,7 +165,7 @@ class TorchEngine:
         model = self._model(model_id)
         if settings.kind != model.optimizer_kind:
             raise InvalidRequest(
-                f"the model is trained by {model.optimizer_kind}, and the step is of "
+                f"the model is trained by {model.optimizer_kind}, but the step is one of "
                 f"{settings.kind}"
             )
         try:
@@ -205,7 +204,7 @@ class TorchEngine:
         model = self._model(model_id)
         weights, state = read_training_state(folder, optimizer=optimizer)
         check_fit(weights, model.parameters)
-        # may refuse, so before anything is changed
+        # it may raise, so it comes before any change
         create_optimizer = optimizers.create_optimizer(
             model.optimizer_kind, model.parameters, state
         )
@@ -224,7 +223,7 @@ class TorchEngine:
         adapter = (
             base.load_adapter(folder, like=known.adapter if known else None) if folder else None
         )
-        # the samples that began have the adapter before
+        # running samples keep the previous adapter
         self._samplers[sampler_id] = _Sampler(base, adapter)
 
     def unload_sampler(self, sampler_id: str) -> None:
@@ -246,7 +245,7 @@ class TorchEngine:
         return request.future
 
     def watch(self, died: Callable[[EngineExit], None]) -> None:
-        """It lives in the process that asks."""
+        """Does nothing, since this engine lives in the caller's process."""
 
     def close(self) -> None:
         for batcher in self._batchers.values():
@@ -271,8 +270,8 @@ class TorchEngine:
 
 @contextmanager
 def _atomic_gradients(parameters: Iterable[nn.Parameter]) -> Generator[None, None, None]:
-    """Adds the gradients that the block makes to those that are there; none of them when it fails
-    half way.
+    """Adds the gradients computed in the block to the existing ones, or none of them if the block
+    fails.
     """
     before = [(parameter, parameter.grad) for parameter in parameters]
     for parameter, _ in before:
@@ -289,8 +288,8 @@ def _atomic_gradients(parameters: Iterable[nn.Parameter]) -> Generator[None, Non
 
 
 def _check_prompt(spec: SampleSpec, base: ModelInfo) -> int:
-    """How many tokens may be sampled. Raises `InvalidRequest` for a prompt that the model cannot
-    read.
+    """Returns the number of tokens that may be sampled. Raises `InvalidRequest` for an invalid
+    prompt.
     """
     _check_tokens("prompt", np.asarray(spec.prompt), base.vocab_size)
     room = base.max_context_length - len(spec.prompt)

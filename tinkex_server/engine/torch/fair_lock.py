@@ -1,4 +1,4 @@
-"""`FairLock`: a lock that goes to whoever has waited longest."""
+"""`FairLock`: a lock that is granted in order of arrival."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from types import TracebackType
 
 
 class FairLock:
-    """A lock for `with`, given in the order in which it was asked for.
+    """A lock for `with`, granted in the order in which threads ask for it.
 
-    Threads that take one of Python's own locks again and again, as a loop of short steps does, keep
-    the others from it.
+    Ordinary Python locks let a thread that releases and reacquires in a loop starve the others.
     """
 
     def __init__(self) -> None:
@@ -21,7 +20,7 @@ class FairLock:
 
     @property
     def waiting(self) -> int:
-        """How many threads wait for it."""
+        """The number of threads that wait for the lock."""
         return len(self._waiting)
 
     def __enter__(self) -> None:
@@ -41,6 +40,6 @@ class FairLock:
     ) -> None:
         with self._guard:
             if self._waiting:
-                self._waiting.popleft().set()  # still held, by the one that was woken
+                self._waiting.popleft().set()  # the lock passes to the woken thread
             else:
                 self._held = False

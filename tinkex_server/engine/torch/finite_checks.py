@@ -1,4 +1,4 @@
-"""Keeps NaN and infinity out of a model: of its gradients, its weights and its optimizer's
+"""Checks that keep NaN and infinity out of a model's gradients, its weights and its optimizer's
 state.
 """
 
@@ -63,8 +63,8 @@ _NOTHING_ADDED = f": nothing of this batch was added to the model's gradients{_A
 
 
 def check_gradients(parameters: Iterable[nn.Parameter], indices: Sequence[int]) -> None:
-    """Raises `InvalidRequest` when the network made a gradient that is not finite of these data's
-    losses.
+    """Raises `InvalidRequest` if the backward pass through the network made a gradient that is not
+    finite from these data.
     """
     if not all_finite(weight.grad for weight in parameters if weight.grad is not None):
         data = ", ".join(f"data[{index}]" for index in sorted(indices))
@@ -72,16 +72,16 @@ def check_gradients(parameters: Iterable[nn.Parameter], indices: Sequence[int]) 
 
 
 def weights_of(optimizer: Optimizer) -> list[Tensor]:
-    """Returns what an optimizer trains."""
+    """Returns the weights that an optimizer trains."""
     return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 @contextmanager
 def rolled_back_unless_finite(optimizer: Optimizer) -> Generator[None, None, None]:
-    """Gives the weights and the optimizer's state back as they were, unless the block leaves all
-    finite.
+    """Restores the weights and the optimizer's state if the block fails or leaves a number that is
+    not finite.
 
-    Raises `InvalidRequest` then. It keeps a copy of both for as long as the block takes.
+    Raises `InvalidRequest` in the latter case. A copy of both is kept during the block.
     """
     weights = weights_of(optimizer)
     before = [weight.detach().clone() for weight in weights]

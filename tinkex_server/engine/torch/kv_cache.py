@@ -1,7 +1,7 @@
-"""`KVCache`: the keys and values of rows that come and go, each of its own length, for any
-transformers model with attention.
+"""`KVCache`: a KV cache whose rows come and go, each with its own length, for any transformers
+model with attention.
 
-`cache_arguments` hands it, or transformers' own, to a model's forward pass.
+`cache_arguments` passes it, or a cache of transformers, to a forward pass.
 """
 
 # transformers ships few types
@@ -23,49 +23,47 @@ from transformers.cache_utils import Cache
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.engine.model_kinds import FULL, SLIDING, unsupported_layers
 
-_GROWTH = 2  # how much larger buffers are made that were too small
+_GROWTH = 2  # the growth factor of buffers
 _ALL_LAYERS = "all"
 
 
 def cache_arguments(model: Any, cache: Cache) -> dict[str, Any]:
-    """Returns what tells a model's forward pass to go on from what `cache` keeps, and to add
-    to it.
-    """
+    """Returns the arguments that make a forward pass read from and append to `cache`."""
     return {_cache_argument_name(type(model)): cache, "use_cache": True}
 
 
 @functools.cache
 def _cache_argument_name(model: type) -> str:
-    """Returns the name of it, which transformers changed; one that a model does not know it takes
-    and ignores.
+    """Returns the argument's name, which changed between releases of transformers; models ignore an
+    unknown one.
     """
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 class KVCache(Cache):
-    """Padded buffers `(rows, heads, tokens, dim)`, two a layer, made larger when they are too small
-    and dropped with the last row.
+    """Padded buffers `(rows, heads, tokens, dim)`, one for keys and one for values of each layer.
+    They grow as needed and are freed with the last row.
 
-    What no row has written is zero, for attention reads it, with weight 0, and 0 times NaN is NaN.
+    Unused entries are zero: attention multiplies them by weight 0, and 0 times NaN is NaN.
     """
 
     def __init__(self, windows: Mapping[str, int | None]) -> None:
         super().__init__(layers=[])
         self._windows = windows
         self.lengths: list[int] = []
-        """Of the rows, in tokens."""
+        """The length of each row in tokens."""
         self._buffers: list[Tensor] = []  # keys and values of layer 0, of layer 1, ...
 
     @property
     def bytes_per_token(self) -> int:
-        """Of one row, in all layers, as long as there is a row."""
+        """The bytes of one token of one row, over all layers, while there is a row."""
         return sum(
             buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in self._buffers
         )
 
     def add_rows(self, read: Cache, rows: Sequence[tuple[int, int]]) -> None:
-        """Adds for each `(source, length)` a row: the last `length` positions of row `source` of
-        what was `read`.
+        """Adds a row for each `(source, length)`: the last `length` positions of row `source` of
+        the cache `read`.
         """
         layers: list[Any] = read.layers
         sources: list[Tensor] = [
@@ -84,7 +82,7 @@ class KVCache(Cache):
         self.lengths = lengths
 
     def remove_row(self, row: int) -> None:
-        """Takes a row out; the last one takes its place."""
+        """Removes a row; the last row takes its index."""
         last, longest = len(self.lengths) - 1, max(self.lengths)
         if row != last:
             for buffer in self._buffers:
@@ -95,15 +93,15 @@ class KVCache(Cache):
             self._buffers = []
 
     def prepare(self, model: Any) -> dict[str, Any]:
-        """Makes room for one more token of each row; returns what the model's forward pass over
-        these tokens is to be told.
+        """Reserves one more token for each row; returns the arguments of the forward pass over
+        these tokens.
         """
         device = self._buffers[0].device
         self._longest, self._same_length = max(self.lengths), len(set(self.lengths)) == 1
         self._reserve(len(self.lengths), self._longest + 1, self._buffers)
         self._positions = torch.tensor(self.lengths, device=device)
         self._rows = torch.arange(len(self.lengths), device=device)
-        # the model knows what to do with rows of one length
+        # without a mask the model applies its own, which is right for rows of one length
         mask = None if self._same_length else self._mask()
         return {
             "position_ids": self._positions[:, None],
@@ -112,8 +110,8 @@ class KVCache(Cache):
         }
 
     def _mask(self) -> Tensor | dict[str, Tensor]:
-        """What is added to the attention's scores `(rows, 1, 1, tokens)`; for each kind of layer,
-        where there are several.
+        """Returns the additive attention mask `(rows, 1, 1, tokens)`, or one for each kind of layer
+        if there are several.
         """
         columns, ends = (
             torch.arange(self._longest + 1, device=self._positions.device),
@@ -129,11 +127,11 @@ class KVCache(Cache):
         return masks.get(_ALL_LAYERS, masks)
 
     def advance(self) -> None:
-        """Each row is longer by one token, which a forward pass has written."""
+        """Lengthens each row by the token that a forward pass has written."""
         self.lengths = [length + 1 for length in self.lengths]
 
     def _reserve(self, rows: int, tokens: int, like: Sequence[Tensor]) -> None:
-        """Buffers for so much at least, with the heads of `like`."""
+        """Grows the buffers to at least this size, with the heads of `like`."""
         had_rows, had_tokens = (
             (self._buffers[0].shape[0], self._buffers[0].shape[2]) if self._buffers else (0, 0)
         )
@@ -148,12 +146,12 @@ class KVCache(Cache):
             new[:had_rows, :, :had_tokens] = old
         self._buffers = larger
 
-    # what a model's forward pass calls, for one token of each row
+    # the methods below are called by a model's forward pass, for one token of each row
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Writes the token's keys and values; gives those of all tokens so far."""
+        """Writes the token's keys and values; returns those of all tokens so far."""
         return self._write(self._buffers[2 * layer_idx], key_states), self._write(
             self._buffers[2 * layer_idx + 1], value_states
         )
@@ -177,10 +175,10 @@ class KVCache(Cache):
 
 
 def attention_windows(config: Any) -> dict[str, int | None]:
-    """How many tokens each kind of layer looks back on, itself included; None: on all.
+    """Returns the attention window of each kind of layer, in tokens including the current one; None
+    if unlimited.
 
-    Raises `InvalidRequest` for a model with layers that keep something else than keys and values of
-    each token.
+    Raises `InvalidRequest` for layers with another state than keys and values of each token.
     """
     window: int | None = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)

@@ -1,9 +1,9 @@
-"""A check of each model when it is loaded: training, scoring and sampling must find its texts as
-likely as its own forward pass does.
+"""A check of each model when it is loaded: training, scoring and sampling must compute the same
+logprobs as the model's own forward pass.
 
-It knows no kinds of models: a few tokens go through all ways that the engine has, alone and beside
-others, and a model whose logprobs differ is not served. That takes a dozen forward passes of some
-tokens.
+The check knows no kinds of models: a few tokens pass through all code paths of the engine, alone
+and in a batch, and a model whose logprobs differ is refused. This takes about a dozen short forward
+passes.
 """
 
 # torch types some of its methods only in part
@@ -27,35 +27,35 @@ from tinkex_server.engine.torch.padding import left_padded, padding_arguments
 from tinkex_server.engine.torch.scoring import target_logprobs
 
 _LENGTHS = (13, 5, 9)
-_CACHED = 4  # tokens of each row that are read one by one, as a sample's are
+_CACHED = 4  # tokens of each row that are decoded one by one
 _FLOAT32, _LESS_PRECISE = 1e-4, 0.25
-"""Nats, on average, that ways may be apart. A wrong mask or position makes tenths and more where
-weights are trained.
+"""The mean differences, in nats, that code paths may have. A wrong mask or position causes tenths
+of a nat and more in a trained model.
 
-Measured where all is right, at most: in float32 4e-6 over the kinds of docs/models.md, 7e-6 with 28
-random layers; in bfloat16 0.0022 and 0.068. Trained models were not among these, hence the margins:
-14, and 4 where all is rounded coarsely.
+The largest differences measured in correct models: in float32 4e-6 over the kinds of
+docs/models.md, 7e-6 with 28 random layers; in bfloat16 0.0022 and 0.068. Trained models were not
+measured, hence the margins of 14 and 4.
 """
 _FLOAT32_AT_LEAST, _TIMES_ROUNDING = 2e-5, 10
-"""In float32 a model whose rounding is small may be apart by less: ways were at most 4 times as far
-apart as it makes the first.
+"""A tighter tolerance in float32 for models with small rounding errors: code paths differed by at
+most 4 times the rounding error of the first.
 """
 
 
 @frozen(eq=False)
 class ReferenceLogprobs:
-    """The logprobs of a few texts' tokens, as a model by itself finds them, each text alone."""
+    """The logprobs of a few texts, each computed alone by the model itself."""
 
     rows: Sequence[Sequence[int]]
     logprobs: Sequence[Tensor]
-    """Of each row's tokens but the first, on the CPU."""
+    """The logprobs of each row's tokens except the first, `(N - 1,)`, on the CPU."""
 
 
 def reference_logprobs(model: Any, info: ModelInfo) -> ReferenceLogprobs:
-    """Reads some texts by a model that nothing has been done to.
+    """Computes the reference logprobs with the unmodified model.
 
-    Raises `InvalidRequest` when it does not read plain token ids from left to right, the same way
-    each time.
+    Raises `InvalidRequest` if the model does not read plain token ids from left to right, or is not
+    deterministic.
     """
     with _refusing(info, "it does not read plain token ids"), torch.inference_mode():
         rows = _rows(info)
@@ -77,10 +77,10 @@ def reference_logprobs(model: Any, info: ModelInfo) -> ReferenceLogprobs:
 
 @torch.inference_mode()
 def check_logprobs(model: Any, info: ModelInfo, found: ReferenceLogprobs) -> int:
-    """Returns how many bytes the model keeps of each token that it has read, in all layers.
+    """Returns the bytes of the KV cache for each token, over all layers.
 
-    Raises `InvalidRequest` when a way of the engine, with no adapter, does not find what the model
-    found by itself.
+    Raises `InvalidRequest` if a code path of the engine, without an adapter, differs from the
+    reference.
     """
     with _refusing(info, "several texts cannot be read at once"):
         examples = [
@@ -108,7 +108,7 @@ def check_logprobs(model: Any, info: ModelInfo, found: ReferenceLogprobs) -> int
 
 
 def _rows(info: ModelInfo) -> list[list[int]]:
-    """Of these lengths; the second is the beginning of the first."""
+    """Returns token rows of the lengths above; the second row is a prefix of the first."""
     longest = min(info.max_context_length, _LENGTHS[0])
     tokens = [(7919 * place + 104_729) % info.vocab_size for place in range(2 * longest)]
     first, second, third = (min(length, longest) for length in _LENGTHS)
@@ -121,14 +121,14 @@ def _alone(model: Any, row: Sequence[int]) -> Tensor:
 
 
 def _of_next(logits: Tensor, row: Sequence[int]) -> Tensor:
-    """How likely each token but the first is by the logits of the one before it."""
+    """Returns the logprob of each token but the first, from the logits of the token before."""
     logprobs = logits[: len(row) - 1].float().log_softmax(dim=-1)
     return logprobs.gather(-1, torch.tensor(row[1:], device=logits.device)[:, None])[:, 0].cpu()
 
 
 def _engine_logprobs(model: Any, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], int]:
-    """The rows' logprobs, read together as prompts are, in two passes, and then token by token as
-    samples; and bytes a token.
+    """Returns the rows' logprobs as the engine computes them, by prefill in two passes and then
+    token by token, and the bytes of a token in the KV cache.
     """
     prompts = [row[:-_CACHED] for row in rows]
     tokens, mask = left_padded(prompts)
@@ -161,7 +161,7 @@ def _check(
     allowed: float,
 ) -> None:
     apart = _difference(read, alone)
-    if not apart <= allowed:  # NaN, too
+    if not apart <= allowed:  # also true for NaN
         raise _refusal(
             info,
             f"a text that is {way} has other logprobs than alone, by {apart:.2g} nats a token",
@@ -169,13 +169,13 @@ def _check(
 
 
 def _difference(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """How far they are apart, on average; of the rows, where they are furthest."""
+    """Returns the largest mean difference of any row, in nats."""
     return max(float((one - other).abs().mean()) for one, other in zip(some, others, strict=True))
 
 
 def _tolerance(model: Any, rounding: float = _FLOAT32) -> float:
-    """Returns how far ways may be apart, of a model whose rounding alone was seen to make so
-    much.
+    """Returns the allowed difference, for a model in which rounding alone caused a difference of
+    `rounding`.
     """
     if model.dtype != torch.float32:
         return _LESS_PRECISE
@@ -190,14 +190,14 @@ def _refusal(info: ModelInfo, why: str) -> InvalidRequest:
 
 @contextmanager
 def _refusing(info: ModelInfo, why: str) -> Generator[None, None, None]:
-    """A library's error in the block is told as what it means; running out of memory means nothing
-    about the model.
+    """Turns any error of a library in the block into a refusal with this reason, except for a lack
+    of memory, which says nothing about the model.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever a model's own code raises for what it cannot do
+    except Exception as error:  # a model's own code may raise anything
         raise _refusal(
             info, f"{why}. transformers said: {type(error).__name__}: {error}"
         ) from error

@@ -1,5 +1,5 @@
-"""LoRA on the linear layers of a frozen model: many adapters at once, each on the rows of a batch
-that are its own.
+"""LoRA on the linear layers of a frozen model, with several adapters in one batch, each on its own
+rows.
 """
 
 # torch types some of its methods only in part
@@ -19,7 +19,9 @@ from torch.nn import functional
 
 
 class LayerWeights(NamedTuple):
-    """What an adapter adds to one layer: `input @ A.T @ B.T`, scaled."""
+    """The weights of an adapter on one layer, which adds `input @ A.T @ B.T`, scaled (Hu et al.
+    2021, arXiv:2106.09685).
+    """
 
     a: Tensor  # (rank, in)
     b: Tensor  # (out, rank)
@@ -27,7 +29,7 @@ class LayerWeights(NamedTuple):
 
 @frozen(eq=False)
 class Adapter:
-    """The weights of one adapter, by the full names of the layers that they are on."""
+    """The weights of one adapter, by the full names of its layers."""
 
     rank: int
     alpha: float
@@ -38,9 +40,7 @@ class Adapter:
         return self.alpha / self.rank
 
     def named_weights(self) -> dict[str, Tensor]:
-        """By the names that peft gives them in a file; the same ones, in the same order, for every
-        adapter of one shape.
-        """
+        """Returns the weights by peft's names, in the same order for all adapters of one shape."""
         return {
             f"base_model.model.{name}.lora_{letter}.weight": weight
             for name, weights in self.layers.items()
@@ -49,17 +49,17 @@ class Adapter:
 
     @torch.no_grad()
     def copy_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies weights of these names into the adapter's own, which stay the same objects."""
+        """Copies weights of these names into the adapter's tensors, which stay the same objects."""
         for name, own in self.named_weights().items():
             own.copy_(weights[name])
 
 
 AdapterPlan: TypeAlias = Adapter | Sequence[tuple[Tensor, Adapter]]
-"""One adapter for a whole batch, or which rows get which; those that are not named get none."""
+"""The adapters of a batch: one for all rows, or rows with an adapter each; other rows have none."""
 
 
 def plan_adapters(adapters: Sequence[Adapter | None], device: torch.device) -> AdapterPlan:
-    """The plan for a batch whose rows have these adapters."""
+    """Returns the plan of a batch whose rows have these adapters."""
     rows = defaultdict[Adapter, list[int]](list)
     for row, adapter in enumerate(adapters):
         if adapter is not None:
@@ -71,18 +71,18 @@ def plan_adapters(adapters: Sequence[Adapter | None], device: torch.device) -> A
 
 @define(eq=False)
 class CurrentPlan:
-    """The plan of the forward pass that runs; all layers of a model read the same one."""
+    """The plan of the current forward pass, shared by all layers of a model."""
 
     plan: AdapterPlan = ()
 
 
 class LoraLinear(nn.Linear):
-    """Takes the place of a linear layer, whose parameters it keeps, and adds what the current plan
-    says.
+    """A linear layer with adapters: it replaces an `nn.Linear`, keeps its parameters, and adds the
+    output of the adapters in the current plan.
     """
 
     def __init__(self, linear: nn.Linear, name: str, current: CurrentPlan) -> None:
-        nn.Module.__init__(self)  # that of nn.Linear would make new weights
+        nn.Module.__init__(self)  # nn.Linear.__init__ would allocate new weights
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self._name, self._current = name, current
@@ -107,7 +107,7 @@ class LoraLinear(nn.Linear):
         if weights and torch.is_grad_enabled():
             return _LoraFunction.apply(input, self.weight, self.bias, *weights, adapter.scaling)
         output = functional.linear(input, self.weight, self.bias)
-        # the same, for much less where there are few rows: nothing is kept for a way back
+        # the same result, much cheaper for few rows, since no gradient is needed
         if weights:
             output.add_(_lora_output(input, weights).to(output.dtype), alpha=adapter.scaling)
         return output
@@ -118,10 +118,10 @@ def _lora_output(input: Tensor, weights: LayerWeights) -> Tensor:
 
 
 class _LoraFunction(torch.autograd.Function):
-    """A linear layer with an adapter on all rows, as one node of the graph.
+    """A linear layer with one adapter on all rows, as a single node of the autograd graph.
 
-    What is small is scaled rather than what is large, and what the adapter adds, to the output and
-    to the gradient of the input, is added by the multiplication that makes it.
+    The scaling is applied to the smaller tensors, and the adapter's part of the output and of the
+    input's gradient is accumulated by the matrix product itself.
     """
 
     @staticmethod
@@ -155,7 +155,7 @@ class _LoraFunction(torch.autograd.Function):
 
 
 def _add_product(sum: Tensor, left: Tensor, right: Tensor, scaling: float = 1.0) -> Tensor:
-    """`sum`, in place and in its own precision, with `left @ right` scaled."""
+    """Adds `left @ right`, scaled, to `sum` in place, in the precision of `sum`."""
     if sum.dtype == left.dtype:
         return sum.addmm_(left, right, alpha=scaling)
     return sum.add_((left @ right).to(sum.dtype), alpha=scaling)
@@ -164,11 +164,11 @@ def _add_product(sum: Tensor, left: Tensor, right: Tensor, scaling: float = 1.0)
 def wrap_linears(
     model: nn.Module, within: set[nn.Module], current: CurrentPlan
 ) -> dict[str, LoraLinear]:
-    """Puts a `LoraLinear` in the place of every linear layer of the model that is `within`; returns
-    them by their full names.
+    """Replaces every linear layer of the model that is in `within` by a `LoraLinear`; returns them
+    by full name.
 
-    A layer that computes something of its own (a router of experts, a head that scales) stays as it
-    is.
+    Layers with a forward pass of their own (a router of experts, a head that scales) are left
+    alone.
     """
     modules = {
         name: module
@@ -189,8 +189,8 @@ def wrap_linears(
 def new_adapter(
     layers: Mapping[str, nn.Linear], rank: int, alpha: float, seed: int | None
 ) -> Adapter:
-    """One that can be trained, and changes nothing until it is. A seed gives it the weights that
-    peft would.
+    """Returns a trainable adapter that has no effect yet. With a seed, its initial weights are
+    those of peft.
     """
     random = torch.Generator()
     if seed is None:
@@ -203,7 +203,7 @@ def new_adapter(
 
     def weights(layer: nn.Linear) -> LayerWeights:
         shape_a, shape_b = (rank, layer.in_features), (layer.out_features, rank)
-        # peft draws both when it makes them, and A once more
+        # peft initializes both matrices, and A a second time
         _unused = drawn(*shape_a), drawn(*shape_b)
         return LayerWeights(
             *(

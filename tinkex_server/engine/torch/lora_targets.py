@@ -1,8 +1,8 @@
-"""Which layers the switches of a LoRA adapter stand for, in models of all kinds.
+"""The layers that the switches of a LoRA adapter stand for, in models of all kinds.
 
-The output layer is the one that the model says it is. The others go by where they are, for their
-own names tell less (`gate_proj` is a part of the attention in some kinds): the attention's are in a
-module whose name says so, the MLP's in one of a few names.
+The output layer is the one that the model names. The other layers are recognised by their position,
+since their own names say less (`gate_proj` is part of the attention in some kinds): attention
+layers are in a module whose name says so, MLP layers in one of a few names.
 """
 
 # torch types some of its methods only in part
@@ -27,21 +27,20 @@ _PLACES: Mapping[str, re.Pattern[str]] = {
         _IN_LAYER
         # the last two are BERT's
         + r"((mlp|ffn|feed_?forward|\w*_mlp|\w*moe|intermediate|output)\."
-        + r"|(fc1|fc2)(\.|$))"  # OPT's and its kin's
+        + r"|(fc1|fc2)(\.|$))"  # OPT's
     ),
 }
 _UNEMBED = "train_unembed"
-_MATRIX = 2  # dimensions; the weights of all experts are one tensor of more
+_MATRIX = 2  # dimensions; merged experts have more
 
 
 def choose_layers(
     model: Any, within: Set[nn.Module], linears: Mapping[str, L], shape: LoraShape
 ) -> dict[str, L]:
-    """Returns those of the linear layers that are to be trained, of a model whose text goes through
-    the modules `within`.
+    """Returns the linear layers to be trained. `within` holds the modules that text passes through.
 
-    Raises `InvalidRequest` when a switch that is on would train nothing, or a part alone of what it
-    stands for: nobody would notice.
+    Raises `InvalidRequest` if a switch that is on would train nothing, or only a part of its
+    layers.
     """
     head = model.get_output_embeddings()
     switches = {
@@ -68,15 +67,15 @@ def choose_layers(
 
 
 def _switch(name: str) -> str | None:
-    """Returns the switch that stands for what has this full name; None: no switch does."""
+    """Returns the switch for a layer of this full name, or None."""
     return next((switch for switch, place in _PLACES.items() if place.search(name)), None)
 
 
 def _fixed_matrices(
     model: nn.Module, within: Set[nn.Module], linears: Mapping[str, nn.Module]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yields the full names of the weights that no adapter can be put on: those of experts, and of
-    layers of a kind's own.
+    """Yields the full names of weight matrices that cannot take an adapter: those of experts and of
+    special layers.
     """
     for name, module in model.named_modules():
         if module in within and name not in linears and not isinstance(module, nn.Embedding):

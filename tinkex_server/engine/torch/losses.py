@@ -1,8 +1,9 @@
-"""The losses of the Tinker API, as sums over positions. Source of the formulas:
+"""The losses of the Tinker API, as sums over positions. The formulas are those of
 openapi/tinker.yaml, ForwardBackwardInput.
 
-Every function takes the model's logprobs of the targets, `(N,)` or with several targets a position
-`(N, K)`, and the datum's inputs, of the same shape, and gives the loss of each.
+Each loss function takes the model's logprobs of the targets, `(N,)`, or `(N, K)` with K targets per
+position, and the datum's inputs of the same shape; it returns the loss of each target in that
+shape, float32.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ def importance_sampling(logprobs: Tensor, inputs: Inputs, config: Config) -> Ten
 
 
 def ppo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """Schulman et al. 2017, arXiv:1707.06347."""
+    """Computes the PPO loss of Schulman et al. 2017, arXiv:1707.06347."""
     return _clipped_loss(logprobs - inputs["logprobs"], inputs, config)
 
 
 def cispo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """MiniMax 2025, arXiv:2506.13585."""
+    """Computes the CISPO loss of MiniMax 2025, arXiv:2506.13585."""
     clipped = _clip(torch.exp(logprobs - inputs["logprobs"]), inputs, config).detach()
     return -clipped * logprobs * inputs["advantages"]
 
 
 def dro(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """Richemond et al. 2024, arXiv:2405.19107."""
+    """Computes the DRO loss of Richemond et al. 2024, arXiv:2405.19107."""
     counted = torch.full_like(logprobs, config["beta"] != 0, dtype=torch.bool)
     if "weights" in inputs:
         counted &= inputs["weights"] != 0
@@ -50,9 +51,9 @@ def dro(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
 
 def gspo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """GSPO-token of Zheng et al. 2025, arXiv:2507.18071.
+    """Computes the GSPO-token loss of Zheng et al. 2025, arXiv:2507.18071.
 
-    Every position has the value of the sequence's ratio, and the gradient of its own logprob.
+    Each position has the value of the sequence's ratio and the gradient of its own logprob.
     """
     in_ratio = inputs["sequence_ratio_mask"] != 0
     sequence = (logprobs - inputs["logprobs"])[in_ratio].mean().detach()
@@ -60,10 +61,10 @@ def gspo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
 
 def _clipped_loss(log_ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """The greater of the losses with and without clipping.
+    """Returns the larger of the losses with and without clipping.
 
-    Where the clipped one is greater it is a constant, so that a ratio too large for a float has no
-    gradient there, rather than 0 times infinity.
+    The clipped loss is a constant where it is larger, so a ratio that overflows has no gradient
+    there, rather than 0 times infinity.
     """
     advantages = inputs["advantages"]
     ratio = torch.exp(log_ratio.detach())
@@ -75,15 +76,13 @@ def _clipped_loss(log_ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
 
 def _counted(inputs: Inputs) -> Tensor:
-    """Where neither the advantage nor the weight is 0; elsewhere the loss is 0, however large the
-    ratio.
-    """
+    """Returns where neither advantage nor weight is 0; elsewhere the loss is 0 for any ratio."""
     counted = inputs["advantages"] != 0
     return counted & (inputs["weights"] != 0) if "weights" in inputs else counted
 
 
 def _clip(ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
-    """Within the bounds of each position, or else those of the request."""
+    """Clips the ratio to the bounds of each position, or else to those of the request."""
     low, high = (
         inputs[name] if name in inputs else torch.tensor(config[name], device=ratio.device)
         for name in ("clip_low_threshold", "clip_high_threshold")
@@ -93,9 +92,7 @@ def _clip(ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
 @frozen
 class _LossFunction:
-    """A loss, what a datum must have for it, and its settings with what they are where the request
-    names none.
-    """
+    """A loss function, the inputs that it requires, and the default values of its settings."""
 
     compute: Callable[[Tensor, Inputs, Config], Tensor]
     required: tuple[str, ...] = ("target_tokens", "logprobs", "advantages")
@@ -117,13 +114,15 @@ LOSSES: dict[str, _LossFunction] = {
 
 @frozen
 class NamedLoss:
-    """One of the losses above, with all of its settings."""
+    """A loss of the Tinker API with all of its settings."""
 
     name: str
     config: Config
 
     def check(self, index: int, example: Example) -> None:
-        """Raises `InvalidRequest` for an input that is missing or has not one value a target."""
+        """Raises `InvalidRequest` for an input that is missing or differs in shape from the
+        targets.
+        """
         where, inputs = f"data[{index}].loss_fn_inputs", example.loss_inputs
         for name in LOSSES[self.name].required:
             if name not in inputs:
@@ -144,7 +143,7 @@ class NamedLoss:
     def __call__(
         self, logprobs: Tensor, index: int, example: Example
     ) -> tuple[Tensor, Mapping[str, float]]:
-        """The losses of a datum's targets, in their shape, and no metrics."""
+        """Returns the losses of a datum's targets, in their shape, and no metrics."""
         inputs = _tensors(example, logprobs)
         losses = LOSSES[self.name].compute(logprobs, inputs, self.config)
         if "weights" in inputs:
@@ -161,7 +160,7 @@ def _tensors(example: Example, like: Tensor) -> dict[str, Tensor]:
 
 
 def find_loss(name: str, config: Config) -> NamedLoss:
-    """Raises `InvalidRequest` for a loss, or a setting of one, that there is not."""
+    """Returns a loss by name. Raises `InvalidRequest` for an unknown loss or an unknown setting."""
     if name not in LOSSES:
         raise InvalidRequest(f"unknown loss_fn {name!r}; known are {', '.join(LOSSES)}")
     settings = LOSSES[name].settings

@@ -1,9 +1,9 @@
-"""`merge`: an adapter and its base model as one model of transformers. On a command line: `python
--m tinkex.local.merge --help`.
+"""`merge`: merges an adapter into its base model; on the command line, `python -m
+tinkex.local.merge --help`.
 
-peft's own merge is wrong where a model ties its embeddings and the adapter is on `lm_head`: the one
-matrix serves both, so that what was learnt for the output changes the input, too. This one gives
-the output a matrix of its own.
+peft's own merge is wrong for a model with tied embeddings and an adapter on `lm_head`: both layers
+share one matrix, so the change of the output layer would also change the input. This function gives
+the output layer a matrix of its own.
 """
 
 # torch and transformers type some of their functions only in part
@@ -26,11 +26,10 @@ from tinkex_server.engine.torch.adapter_files import base_model_of, read_adapter
 
 @torch.no_grad()
 def merge(adapter: Path, output: Path, base_model: str | None = None) -> None:
-    """Saves the model that the adapter makes of its base model, with its tokenizer, in the folder
-    `output`.
+    """Saves the merged model, with its tokenizer, in the folder `output`.
 
     `base_model` is a hub id or a folder, by default the one that the adapter names. The weights
-    keep the base model's precision. Raises `InvalidRequest` when there is no such adapter, or it
+    keep the base model's precision. Raises `InvalidRequest` if there is no such adapter, or it
     names no base model.
     """
     saved = read_adapter(adapter)
@@ -50,7 +49,9 @@ def merge(adapter: Path, output: Path, base_model: str | None = None) -> None:
 
 
 def _untie(model: Any) -> None:
-    """Gives the output a matrix of its own, equal to that of the input, where they share one."""
+    """Gives the output layer a copy of the matrix that it shares with the input embeddings, if it
+    does.
+    """
     head = model.get_output_embeddings()
     if head.weight is not model.get_input_embeddings().weight:
         return

@@ -1,6 +1,8 @@
-"""Muon, an optimizer of matrices: each step has about the same size in every direction of a matrix.
+"""Muon, an optimizer for matrices: each step has about the same size in every direction of a
+matrix.
 
-By Jordan et al. 2024, https://kellerjordan.github.io/posts/muon, whose coefficients are these.
+The algorithm and its coefficients are those of Jordan et al. 2024,
+https://kellerjordan.github.io/posts/muon.
 """
 
 # torch types some of its methods only in part
@@ -19,8 +21,8 @@ _SMALLEST_NORM = 1e-12
 
 
 class Muon(torch.optim.Optimizer):
-    """Over matrices alone, as all of a LoRA adapter's weights are. Its state is one running mean,
-    `momentum_buffer`, for each.
+    """An optimizer for matrices only, such as the weights of a LoRA adapter. Its state is one
+    running mean, `momentum_buffer`, for each.
     """
 
     def __init__(
@@ -40,12 +42,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values, which may be of any size, brought to between 0.6 and
-    1.3; zeros stay zeros.
+    """Returns the matrix `(M, N)` with its singular values moved to between 0.6 and 1.3; zeros stay
+    zeros.
 
-    Values far below the largest one are raised, but not as far.
+    Singular values far below the largest one are raised, but not as far.
     """
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T  # the products are smaller so
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T  # smaller products
     wide = wide / wide.norm().clamp(min=_SMALLEST_NORM)
     for _ in range(_ITERATIONS):
         gram = wide @ wide.T

@@ -1,6 +1,6 @@
-"""The optimizers, and their state between two steps as named tensors that a file can hold.
+"""The optimizers, and their state as named tensors that can be saved.
 
-Learning rate and the like are not part of it: every step brings its own.
+The learning rate and similar settings are not part of the state, since every step brings its own.
 """
 
 # torch types some of its methods only in part
@@ -34,7 +34,7 @@ _MOMENTUM = "momentum_buffer"
 class _Kind:
     make: Callable[..., Optimizer]
     fields: tuple[str, ...]
-    """Of a parameter's state; all but `step` are of the parameter's shape."""
+    """The fields of a parameter's state; all except `step` have the parameter's shape."""
 
 
 _KINDS: Mapping[OptimizerKind, _Kind] = {
@@ -45,13 +45,13 @@ _KINDS: Mapping[OptimizerKind, _Kind] = {
 
 
 def set_options(optimizer: Optimizer, settings: OptimizerSettings) -> None:
-    """What the next step goes by."""
+    """Sets the options of the next step."""
     for group in optimizer.param_groups:
         group.update(_options(settings))
 
 
 def _options(settings: OptimizerSettings) -> Mapping[str, Any]:
-    """By torch's names."""
+    """Returns the settings under torch's names."""
     if isinstance(settings, AdamSettings):
         betas = (settings.beta1, settings.beta2)
         return {
@@ -72,9 +72,7 @@ def _options(settings: OptimizerSettings) -> Mapping[str, Any]:
 def state_of(
     kind: OptimizerKind, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """By `<kind>/<parameter>/<field>`; what a parameter has not yet, or does without, is left
-    out.
-    """
+    """Returns the state by `<kind>/<parameter>/<field>`, without fields that do not exist yet."""
     state: Mapping[Tensor, Mapping[str, Tensor | None]] = optimizer.state
     return {
         f"{kind}/{name}/{field}": value
@@ -87,10 +85,10 @@ def state_of(
 def create_optimizer(
     kind: OptimizerKind, parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]
 ) -> Optimizer:
-    """An optimizer over `parameters` that goes on from what `state_of` gave; anew from an empty
-    one.
+    """Creates an optimizer over `parameters` with the state that `state_of` returned, or with none.
 
-    Raises `InvalidRequest` when the state is of another kind of optimizer, or of other parameters.
+    Raises `InvalidRequest` if the state belongs to another kind of optimizer or to other
+    parameters.
     """
     fields = _fields(kind, parameters, saved)
     optimizer = _KINDS[kind].make(parameters.values())
@@ -105,7 +103,7 @@ def create_optimizer(
 def _fields(
     kind: OptimizerKind, parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]
 ) -> Mapping[str, Mapping[str, Tensor]]:
-    """The fields of each parameter's state, after a check."""
+    """Returns the checked fields of each parameter's state."""
     fields: dict[str, dict[str, Tensor]] = {}
     for key, value in saved.items():
         saved_kind, _, rest = key.partition("/")

@@ -1,4 +1,4 @@
-"""Rows of tokens of many lengths as one tensor, and what a forward pass is to be told of them."""
+"""Padding of token rows of different lengths into one tensor, with the matching model arguments."""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false
@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
-    """Returns the prompts `(rows, tokens)`, padded on the left, and 1 where they are; None where
-    there is no padding.
+    """Returns the prompts as a tensor `(rows, tokens)`, int64, padded on the left, and a mask of
+    the same shape, 1 for tokens; None if there is no padding.
     """
     longest = max(map(len, prompts))
     tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -25,7 +25,7 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None
 
 
 def padding_arguments(mask: Tensor | None, columns: slice) -> dict[str, Tensor]:
-    """Returns what a pass over these columns of padded rows is to be told of the padding."""
+    """Returns the arguments that describe the padding to a forward pass over these columns."""
     if mask is None:
         return {}
     positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)

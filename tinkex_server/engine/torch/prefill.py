@@ -1,4 +1,4 @@
-"""`Prefill`: prompts on their way into a cache, in passes that are bounded."""
+"""`Prefill`: fills a KV cache with prompts, in passes of bounded size."""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -21,30 +21,31 @@ from tinkex_server.engine.torch.sample_request import SampleRequest
 
 
 class Prefill:
-    """The prompts of some requests, equal ones once. To be used on one thread.
+    """A prefill of the prompts of several requests; equal prompts are processed once. It must be
+    used on one thread.
 
-    After the last pass, the requests know what they asked about their prompts.
+    After the last pass, each request has the scores that it asked for.
     """
 
     def __init__(
         self, base: LoadedBaseModel, requests: Sequence[SampleRequest], tokens: int
     ) -> None:
-        """A pass prompt_key so many tokens, padding counted. Several different prompts must be few
-        enough for one pass.
+        """Prepares passes of at most `tokens` tokens, padding included. Several different prompts
+        must fit into one pass.
         """
         distinct = list({request.prompt_key: request for request in requests}.values())
         rows = {request.prompt_key: row for row, request in enumerate(distinct)}
         self.requests = requests
         self.rows = [rows[request.prompt_key] for request in requests]
-        """Where the prompt of each request is."""
+        """The row of each request's prompt."""
         self.cache = DynamicCache()
         self.logits = torch.empty(0)
-        """Of each row's last position, `(rows, V)`, after the last pass."""
+        """The logits of each row's last position, `(rows, V)`, after the last pass."""
         self._base = base
         self._plan = plan_adapters([request.adapter for request in distinct], base.device)
         self._tokens, self._mask = left_padded([request.spec.prompt for request in distinct])
         self._width = max(1, tokens // len(distinct))
-        self._columns = slice(0, 0)  # of the last pass
+        self._columns = slice(0, 0)  # the columns of the last pass
         self._scores: dict[int, list[PromptScores]] = {
             i: [] for i, request in enumerate(requests) if request.scores_prompt
         }
@@ -55,7 +56,7 @@ class Prefill:
 
     @torch.inference_mode()
     def advance(self) -> bool:
-        """Reads as much as one pass may; whether all is read."""
+        """Runs one pass; returns whether the prefill is complete."""
         columns = self._columns = slice(
             self._columns.stop, min(self._columns.stop + self._width, self._tokens.shape[1])
         )
@@ -77,7 +78,7 @@ class Prefill:
         return True
 
     def _score_prompt(self, index: int, logits: Tensor) -> None:
-        """What the last pass says about the prompt of a request."""
+        """Adds the scores of a request's prompt from the last pass."""
         request, parts = self.requests[index], self._scores[index]
         padding = self._tokens.shape[1] - len(request.spec.prompt)
         start = max(self._columns.start, padding)

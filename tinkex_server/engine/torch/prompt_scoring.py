@@ -1,4 +1,4 @@
-"""What can be asked about a prompt: how likely its tokens are, and others in their place."""
+"""Scores of a prompt: the logprobs of its tokens and of alternatives."""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -18,11 +18,11 @@ from torch import Tensor
 from tinkex_server.engine.interface import InvalidRequest, SampleSpec, TopTokens
 from tinkex_server.engine.torch.sampling import pick_tokens, random_key, top_tokens, uniforms
 
-_ALTERNATIVES_STREAM = -1  # the random random_key of these draws, which is none of a sample's
+_ALTERNATIVES_STREAM = -1  # the index of a random stream that no sample uses
 
 
 class PromptScores(NamedTuple):
-    """In the order of `SampleResult`. What is not asked for is None."""
+    """The scores of a prompt, in the order of `SampleResult`; None where not requested."""
 
     logprobs: list[float | None] | None = None
     topk: list[TopTokens | None] | None = None
@@ -31,12 +31,12 @@ class PromptScores(NamedTuple):
 
 
 class PromptScorer:
-    """From the logits `(N, V)` of some of the prompt's positions, the first of which is about the
-    prompt's token `first`.
+    """A scorer of a part of a prompt, from logits `(N, V)`; the first row predicts the prompt's
+    token `first`.
     """
 
     def __init__(self, logits: Tensor, spec: SampleSpec, first: int) -> None:
-        # what the last position is about is not in the prompt
+        # the last position predicts a token beyond the prompt
         self._logits = logits[: len(spec.prompt) - first]
         self._spec = spec
         self._first = first
@@ -53,11 +53,13 @@ class PromptScorer:
 
     @property
     def _tokens(self) -> slice:
-        """Where the tokens are in the prompt."""
+        """The range of the predicted tokens within the prompt."""
         return slice(self._first, self._first + len(self._logits))
 
     def all(self) -> PromptScores:
-        """Raises `InvalidRequest` when a token is asked about that there is not."""
+        """Returns all requested scores. Raises `InvalidRequest` for a target outside the
+        vocabulary.
+        """
         return PromptScores(self.logprobs(), self.topk(), self.targets(), self.alternatives())
 
     def logprobs(self) -> list[float | None] | None:
@@ -78,7 +80,7 @@ class PromptScorer:
         ]
 
     def targets(self) -> NDArray[np.float32] | None:
-        """0 where no token was asked about."""
+        """Returns the logprobs of the requested targets, 0 where none is requested."""
         asked = self._spec.target_prompt_tokens
         if asked is None:
             return None
@@ -98,7 +100,9 @@ class PromptScorer:
         )
 
     def alternatives(self) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-        """Drawn with replacement, at the request's temperature, from all of the distribution."""
+        """Samples tokens with replacement, at the request's temperature, from the whole
+        distribution.
+        """
         count, temperature = self._spec.prompt_alt_tokens_k, self._spec.temperature
         if not count:
             return None
@@ -119,7 +123,7 @@ class PromptScorer:
 
 
 def join_scores(parts: Sequence[PromptScores]) -> PromptScores:
-    """About the whole prompt, of whose first token nothing can be said."""
+    """Joins the scores of the parts of a prompt, whose first token has none."""
     logprobs, topk, targets, alternatives = zip(*parts, strict=True)
     return PromptScores(
         None if None in logprobs else [None, *chain.from_iterable(logprobs)],

@@ -1,8 +1,9 @@
-"""`SafeSteps`: the steps of an optimizer, none of which leaves a weight, or the optimizer's state,
-NaN or infinite.
+"""`SafeSteps`: optimizer steps that never leave a weight, or the optimizer's state, NaN or
+infinite.
 
-A copy of both to go back to takes several times as long as a step. So it is worked out beforehand
-how large they can become; the copy is taken only for a step that could come near the largest float.
+A copy for rollback takes several times as long as a step. Upper bounds of the magnitudes after a
+step are therefore computed beforehand, and a copy is made only for a step that could come near the
+largest float.
 """
 
 # torch types some of its methods only in part
@@ -29,30 +30,28 @@ from tinkex_server.engine.torch import optimizers
 from tinkex_server.engine.torch.finite_checks import rolled_back_unless_finite, weights_of
 
 _MARGIN = 1024.0
-"""How far below the largest float the numbers stay: far more than what rounding adds to them."""
-_LEAST_EPS = 1e-37  # as a float32, a smaller one may be 0, by which nothing is to be divided
-# of a gradient in the running means; a smaller one may likewise be lost in a float32
+"""The factor that the bounds keep below the largest float, far more than rounding can add."""
+_LEAST_EPS = 1e-37  # a smaller eps may be 0 as a float32, and cause a division by 0
+# of a gradient in the running means; a smaller share may be lost in a float32
 _LEAST_SHARE = 1e-6
 
 
 @frozen
 class Magnitudes:
-    """What the magnitudes of an optimizer's numbers do not exceed."""
+    """Upper bounds of the magnitudes of an optimizer's numbers."""
 
     weight: float
     mean: float = 0.0
     square: float = 0.0
     intermediate: float = 0.0
-    """Of what a step computes on the way."""
+    """The bound of intermediate results of a step."""
 
     @property
     def largest(self) -> float:
         return max(self.weight, self.mean, self.square, self.intermediate)
 
     def after(self, settings: OptimizerSettings, gradient: float) -> Magnitudes:
-        """Returns what holds after a step by a gradient whose largest value is no larger than
-        this.
-        """
+        """Returns the bounds after a step whose gradient has no value larger than `gradient`."""
         match settings:
             case AdamSettings():
                 return self._after_adam(settings, gradient)
@@ -83,18 +82,18 @@ class Magnitudes:
 
 
 class SafeSteps:
-    """An optimizer, and how far its numbers reach, as far as that is known."""
+    """An optimizer with bounds of its numbers, where known."""
 
     def __init__(self, optimizer: Optimizer) -> None:
-        """From then on nobody else changes the weights, or the state."""
+        """Takes over the optimizer; nobody else may change its weights or its state afterwards."""
         self.optimizer = optimizer
         self._magnitudes: Magnitudes | None = None
 
     def take(self, settings: OptimizerSettings, norm: float) -> None:
-        """Applies gradients of this norm. Raises `InvalidRequest`, with all as it was, for a step
-        that leaves something not finite.
+        """Applies gradients of this norm. Raises `InvalidRequest`, with everything unchanged, for a
+        step that would leave a number that is not finite.
         """
-        # the norm was rounded, and squares of small numbers are lost in it
+        # the norm is rounded, and squares of small numbers underflow in it
         after = self._predict(settings, 2 * norm + 1e-15)
         optimizers.set_options(self.optimizer, settings)
         if after is None:
@@ -105,8 +104,8 @@ class SafeSteps:
         self._magnitudes = after
 
     def _predict(self, settings: OptimizerSettings, gradient: float) -> Magnitudes | None:
-        """Returns None for a step that could come near the largest float. It looks at the numbers
-        only where what it knows says so.
+        """Returns the bounds after the step, or None if it could come near the largest float. The
+        numbers are measured only if the known bounds are not enough.
         """
         largest = (
             min(torch.finfo(weight.dtype).max for weight in weights_of(self.optimizer)) / _MARGIN
@@ -121,8 +120,8 @@ class SafeSteps:
 
 
 def measure(optimizer: Optimizer) -> Magnitudes:
-    """Returns how far the numbers reach now; infinity where the state is none that steps make, such
-    as one from a changed file.
+    """Returns the present bounds; infinity if no step can have made the state, as with a modified
+    file.
     """
     states: Sequence[Mapping[str, Any]] = list(optimizer.state.values())
 
@@ -138,7 +137,7 @@ def measure(optimizer: Optimizer) -> Magnitudes:
 
 
 def _largest(tensors: Sequence[Tensor]) -> float:
-    """Returns the largest magnitude; infinity where there is NaN."""
+    """Returns the largest magnitude; infinity if there is a NaN."""
     norm = float(nn.utils.get_total_norm(tensors, math.inf)) if tensors else 0.0
     return math.inf if math.isnan(norm) else norm
 

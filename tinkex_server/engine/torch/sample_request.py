@@ -1,4 +1,4 @@
-"""`SampleRequest`: samples that somebody waits for, from the prompt to the result."""
+"""`SampleRequest`: the samples of one request, from the prompt to the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from tinkex_server.engine.torch.stopping import StopRule
 
 @define(eq=False)
 class GenerationState:
-    """One sequence that grows, of those that a request asks for."""
+    """The state of one sequence of a request: its tokens so far, their logprobs and its stop
+    reason.
+    """
 
     request: SampleRequest
     key: NDArray[np.uint64]
@@ -36,11 +38,11 @@ class GenerationState:
 
     @property
     def ended(self) -> bool:
-        """Whether it grows no more: it is complete, or nobody waits for it."""
+        """Whether the sequence grows no further: it is complete, or nobody waits for it."""
         return self.stop_reason is not None or self.request.future.done()
 
     def add(self, token: int, logprob: float) -> None:
-        """Raises `InvalidRequest` when the model cannot say how likely its tokens are."""
+        """Appends a token. Raises `InvalidRequest` if its logprob is NaN."""
         if logprob != logprob:
             raise InvalidRequest("the model's logits are NaN: its weights have diverged")
         self.tokens.append(token)
@@ -59,8 +61,8 @@ class GenerationState:
 
 @define(eq=False)
 class SampleRequest:
-    """Samples of one prompt under one adapter (None: the base model alone), and the future that
-    gets them.
+    """A request for samples of one prompt under one adapter (None: the base model alone), with the
+    future of its result.
     """
 
     adapter: Adapter | None
@@ -69,10 +71,10 @@ class SampleRequest:
     stop_rule: StopRule
     on_token: OnToken | None = None
     future: Future[SampleResult] = field(factory=Future[SampleResult])
-    prompt_scores: PromptScores = PromptScores()  # about the prompt, once it is read
+    prompt_scores: PromptScores = PromptScores()  # set after the prefill
     samples: list[GenerationState] = field(init=False)
     prompt_key: Hashable = field(init=False)
-    """Equal for requests whose prompts need be read but once."""
+    """A key that is equal for requests that can share one prefill."""
 
     def __attrs_post_init__(self) -> None:
         self.prompt_key = self.adapter, tuple(self.spec.prompt)
@@ -87,7 +89,7 @@ class SampleRequest:
         return bool(asked) or spec.target_prompt_tokens is not None
 
     def resolve(self, result: SampleResult | Exception) -> None:
-        """Hands it over, unless nobody waits for it any more."""
+        """Completes the future with a result or an error, unless nobody waits for it."""
         if self.future.done() or not self.future.set_running_or_notify_cancel():
             return
         if isinstance(result, Exception):

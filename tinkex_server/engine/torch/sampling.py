@@ -1,8 +1,6 @@
-"""From logits to tokens: the distribution that is asked for, drawn with the request's own
-randomness, for many rows at once.
+"""Sampling of tokens from logits, for many rows at once, with random numbers of each request's own.
 
-All that is done to a row depends on that row alone, as far as floats allow: a seed gives the same
-tokens in any company.
+A row's result depends on that row alone, up to rounding: a seed gives the same tokens in any batch.
 """
 
 # torch types some of its methods only in part
@@ -24,26 +22,28 @@ from tinkex_server.engine.interface import SampleSpec, TopTokens
 _GAMMA, _MIX_1, _MIX_2 = (
     np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )  # SplitMix64
-_BELOW_ONE = 1 - 2**-23  # times this, every float32 gets smaller
+_BELOW_ONE = 1 - 2**-23  # a factor that makes every float32 smaller
 
 
 def random_key(seed: int | None, index: int) -> NDArray[np.uint64]:
-    """The key `(1,)` of a random_key of uniforms: the same for the same seed and index; a new one
-    without a seed.
+    """Returns the key `(1,)`, uint64, of a random stream: the same for the same seed and index, a
+    new one without a seed.
     """
     seed = secrets.randbits(64) if seed is None else seed % 2**64
     return _mix(_mix(np.array([seed], np.uint64)) + np.uint64(index % 2**64))
 
 
 def uniforms(keys: NDArray[np.uint64], steps: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """The numbers, uniform in [0, 1), that streams have at these steps."""
+    """Returns the random numbers in [0, 1) that streams `(B,)` have at these steps, float32."""
     return (_mix(keys + (steps + np.uint64(1)) * _GAMMA) >> np.uint64(40)).astype(
         np.float32
     ) * np.float32(2**-24)
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64: every bit of the result depends on every bit given."""
+    """Mixes bits by SplitMix64 (Steele et al. 2014), so that every output bit depends on every
+    input bit.
+    """
     bits = (bits ^ (bits >> np.uint64(30))) * _MIX_1
     bits = (bits ^ (bits >> np.uint64(27))) * _MIX_2
     return bits ^ (bits >> np.uint64(31))
@@ -51,7 +51,7 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @frozen
 class Truncation:
-    """The rows from which top_k or top_p takes tokens out."""
+    """The rows that top_k or top_p truncates."""
 
     rows: Tensor
     top_k: Tensor  # (C, 1)
@@ -61,7 +61,9 @@ class Truncation:
 
 @frozen
 class SamplingSettings:
-    """How each row of a batch is drawn: made once for as long as the rows are the same."""
+    """The sampling settings of each row of a batch, prepared once for as long as the rows are the
+    same.
+    """
 
     keys: NDArray[np.uint64]
     temperatures: Tensor | None  # (B, 1); None: all are 1
@@ -107,8 +109,8 @@ def _truncation_of(
 def sample_tokens(
     logits: Tensor, settings: SamplingSettings, steps: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """A token a row `(B,)` from logits `(B, V)`, each at its own step, and the tokens' logprobs
-    under the logits as they are.
+    """Returns a token for each row `(B,)`, int64, from logits `(B, V)`, each at its own step, and
+    its logprob under the unmodified logits, float32.
     """
     shifted = logits.float()
     shifted = shifted - shifted.amax(dim=-1, keepdim=True)
@@ -130,19 +132,19 @@ def sample_tokens(
 
 
 def pick_tokens(weights: Tensor, uniform: Tensor) -> Tensor:
-    """For each row of weights `(B, V)` and of uniforms `(B, K)` the tokens `(B, K)` at these places
-    of the distribution.
+    """Returns the tokens `(B, K)` at the quantiles `uniform` `(B, K)` of the distributions given by
+    weights `(B, V)`.
     """
     sums = weights.cumsum(dim=-1)
     total = sums[:, -1:]
-    # rounded up to the whole, it would be beyond the last token
+    # a product rounded up to the total would be beyond the last token
     places = torch.minimum(uniform * total, total * _BELOW_ONE)
     return torch.searchsorted(sums, places, right=True).clamp_(max=weights.shape[-1] - 1)
 
 
 def _truncate(weights: Tensor, truncation: Truncation) -> Tensor:
-    """Without what top_k and then top_p leave no uniform. The likeliest token stays, and so does one
-    that ties with the last.
+    """Zeroes the weights that top_k and then top_p exclude. The most likely token stays, and so do
+    ties with the last one.
     """
     ordered = weights.topk(truncation.max_top_k, dim=-1).values
     within = torch.arange(truncation.max_top_k, device=weights.device) < truncation.top_k
@@ -154,7 +156,7 @@ def _truncate(weights: Tensor, truncation: Truncation) -> Tensor:
 
 
 def top_tokens(logprobs: Tensor, count: int) -> list[TopTokens]:
-    """The likeliest of each row of logprobs `(B, V)`, best first."""
+    """Returns the most likely tokens of each row of logprobs `(B, V)`, the best first."""
     best = logprobs.topk(min(count, logprobs.shape[-1]), dim=-1)
     return [
         tuple(zip(*row, strict=True))

@@ -1,5 +1,5 @@
-"""How likely a model finds the targets of data of many lengths: what training starts from, in
-passes whose memory is bounded.
+"""Logprobs of the targets of data of many lengths, the starting point of training, in passes of
+bounded memory.
 """
 
 # torch types some of its methods only in part
@@ -18,20 +18,20 @@ from torch import Tensor
 from tinkex_server.engine.interface import Example
 
 _TOKENS_AT_ONCE = 16_384
-# more take no less time each there, and samples wait for the end of a pass
+# larger passes are no faster on a CPU, and samples wait for the end of a pass
 _TOKENS_AT_ONCE_ON_CPU = 4096
 _LOGITS_AT_ONCE = 1 << 28
 
 
 def tokens_at_once(vocab_size: int, device: torch.device) -> int:
-    """How many padded tokens one pass is to take, of which it keeps activations and logits."""
+    """Returns the most padded tokens of one pass, which keeps their activations and logits."""
     tokens = _TOKENS_AT_ONCE_ON_CPU if device.type == "cpu" else _TOKENS_AT_ONCE
     return min(tokens, _LOGITS_AT_ONCE // vocab_size)
 
 
 def micro_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices, of similar lengths together, so that little is padding. One that is longer than
-    `tokens` comes alone.
+    """Yields batches of indices, of similar lengths to save padding. An item longer than `tokens`
+    forms a batch of its own.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
@@ -44,10 +44,12 @@ def micro_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 
 
 def target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
-    """The model's logprobs of the targets, for each example in the shape of its targets."""
+    """Returns the model's logprobs of the targets, for each example in the shape of its targets,
+    `(N,)` or `(N, K)`.
+    """
     targets = [np.asarray(example.loss_inputs["target_tokens"], np.int64) for example in data]
     columns = _padded([array.reshape(len(array), -1) for array in targets])
-    # padding comes last, and attention looks back only: no mask is needed
+    # padding comes last and attention is causal, so no mask is needed
     tokens = _padded([example.tokens for example in data])
     logits = network(input_ids=tokens.to(network.device), use_cache=False).logits.float()
     logprobs = cast("Tensor", _TargetLogprobs.apply(logits, columns.to(network.device)))
@@ -56,10 +58,10 @@ def target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
 
 
 class _TargetLogprobs(torch.autograd.Function):
-    """Of the tokens in `columns` `(..., K)` under `logits` `(..., V)`.
+    """The logprobs of the tokens in `columns` `(..., K)` under `logits` `(..., V)`.
 
-    One array as large as the logits is kept, and becomes their gradient: torch's log_softmax and
-    gather would have three, the largest that there are. So there is one way back only.
+    Only one array of the size of the logits is kept, and it becomes their gradient; torch's
+    log_softmax and gather would keep three. The backward pass can therefore run only once.
     """
 
     @staticmethod
@@ -78,7 +80,7 @@ class _TargetLogprobs(torch.autograd.Function):
 
 
 def _padded(arrays: Sequence[NDArray[np.int64]]) -> Tensor:
-    """One tensor of all, the smaller ones filled up with 0."""
+    """Returns one tensor of all arrays, padded with 0."""
     largest = [max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True)]
     whole = np.zeros((len(arrays), *largest), np.int64)
     for row, array in enumerate(arrays):
