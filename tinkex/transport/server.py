@@ -13,7 +13,7 @@ from tinkex.config import Config
 from tinkex.dialects.detect import FirstAnswers, is_missing_route, recognise, with_flags
 from tinkex.dialects.dialect import Dialect, Evidence
 from tinkex.dialects.feature_gates import with_gates
-from tinkex.dialects.table import DIALECTS, UNEXPECTEDLY_MISSING, OPTIONAL, UNKNOWN
+from tinkex.dialects.table import DIALECTS, OPTIONAL, UNEXPECTEDLY_MISSING, UNKNOWN
 from tinkex.errors import APIStatusError, UnsupportedByServer
 
 logger = logging.getLogger("tinkex")
