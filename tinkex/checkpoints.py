@@ -1,4 +1,4 @@
-"""`CheckpointDownload`: fetching a checkpoint in one call, without a client of one's own."""
+"""`CheckpointDownload` and `AsyncCheckpointDownload`: checkpoint downloads without a client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tinkex.sync.rest import RestClient
 
 
 class CheckpointDownload:
-    """Fetches a checkpoint from a script."""
+    """A checkpoint download in one blocking call."""
 
     @staticmethod
     def download(
@@ -23,8 +23,9 @@ class CheckpointDownload:
         progress: Progress | None = None,
         config: Config | None = None,
     ) -> Path:
-        """Does, and raises, what `RestClient.download_checkpoint` does, with a client made of
-        `config`.
+        """Downloads a checkpoint with a client created from `config`.
+
+        Arguments and errors are those of `RestClient.download_checkpoint`.
         """
         with RestClient(config) as rest:
             return rest.download_checkpoint(
@@ -33,7 +34,7 @@ class CheckpointDownload:
 
 
 class AsyncCheckpointDownload:
-    """Fetches a checkpoint from an asyncio application."""
+    """A checkpoint download in one asyncio call."""
 
     @staticmethod
     async def download(
@@ -44,8 +45,9 @@ class AsyncCheckpointDownload:
         progress: Progress | None = None,
         config: Config | None = None,
     ) -> Path:
-        """Does, and raises, what `AsyncRestClient.download_checkpoint` does, with a client made of
-        `config`.
+        """Downloads a checkpoint with a client created from `config`.
+
+        Arguments and errors are those of `AsyncRestClient.download_checkpoint`.
         """
         async with AsyncRestClient(config) as rest:
             return await rest.download_checkpoint(
