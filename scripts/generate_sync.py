@@ -2,8 +2,8 @@
 generate`.
 
 Each `Async…Client` becomes a class without the prefix. Its instances hold the asyncio client and
-use the process's `Portal`. Signatures, types and docstrings are taken from the source. The form of a
-member decides what is generated for it:
+use the process's `Portal`. Signatures, types and docstrings are taken from the source. The form of
+a member decides what is generated for it:
 
     def … -> AsyncAPIFuture[T]           an `APIFuture[T]`, which has `.result()`
     async def … -> Async…Client          waits, and wraps the client
@@ -24,14 +24,14 @@ member decides what is generated for it:
     a parameter Async…Client             receives the blocking client, passes on the asyncio client
     any other public member              the script fails: a rule is missing
 
-A client that another client creates is an `OwnFuture`: it has a `.result()` like the future that the
-official SDK returns.
+A client that another client creates is an `OwnFuture`: it has a `.result()` like the future that
+the official SDK returns.
 
-The methods in `TWINS` also get a twin `…_async`, for programs written for the official SDK, which has
-these methods and deprecates them.
+The methods in `TWINS` also get a twin `…_async`, for programs written for the official SDK, which
+has these methods and deprecates them.
 
-The script fails if a docstring still contains `await` or `async` after the replacements below, other
-than in the name of a parameter.
+The script fails if a docstring still contains `await` or `async` after the replacements below,
+other than in the name of a parameter.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ BASES = {
     "AsyncConnection": "tinkex/rest/connection.py",
     "AsyncModelWeights": "tinkex/training/weights.py",
 }
-"""Classes whose members a client has, and so its twin."""
+"""Base classes of the clients, whose members are generated as well."""
 MADE_BY_USERS = ("AsyncServiceClient", "AsyncRestClient", "AsyncAdminClient")
 MADE_BY_BOTH = ("AsyncRestClient",)
-"""By users, and by other clients."""
+"""Clients that both users and other clients create."""
 SAMPLING_CALLS = ("sample", "compute_logprobs")
 TWINS = frozenset(
     {
@@ -170,7 +170,7 @@ class Source:
 
 
 def _class(path: Path, names: Collection[str]) -> tuple[ast.ClassDef, list[str]]:
-    """The one class of a module that has such a name, and the imports."""
+    """Returns the only class of a module with one of these names, and the imports of the module."""
     tree = ast.parse(path.read_text())
     [found] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in names]
     return found, [
@@ -253,9 +253,7 @@ def _is_public(node: ast.stmt) -> bool:
 
 
 def _constructor(client: ast.ClassDef) -> str:
-    """Some clients are made by users, and each may be made around an asyncio client that another
-    one made.
-    """
+    """Returns the constructor of a class: for users, for an existing asyncio client, or for both."""
     if client.name not in MADE_BY_USERS:
         return (
             f"def __init__(self, client: {client.name}, portal: Portal) -> None:\n    "
@@ -284,7 +282,7 @@ def _around(cls, client: {}, portal: Portal) -> Self:
 
 
 def _wrapped(client: str, made: str, portal: str) -> str:
-    """The blocking client around an asyncio one, as an expression."""
+    """Returns an expression that wraps an asyncio client."""
     make = f"{_plain(client)}._around" if client in MADE_BY_BOTH else _plain(client)
     return f"{make}({made}, {portal})"
 
@@ -351,8 +349,9 @@ def _has_twin(node: ast.stmt) -> TypeGuard[ast.FunctionDef | ast.AsyncFunctionDe
 
 
 def _twin(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """A training call's twin gives the future, any other one's what the call gives; neither blocks
-    the event loop.
+    """Returns the deprecated twin `…_async` of a method, which does not block the event loop.
+
+    The twin of a training call returns its future, any other twin the result of the call.
     """
     returned, name, arguments = (
         ast.unparse(node.returns) if node.returns else "",
@@ -442,7 +441,9 @@ def _representation(client: ast.ClassDef) -> str:
 
 
 def _pickling(client: ast.ClassDef) -> str:
-    """The asyncio client goes along, and the other process's portal takes this one's place."""
+    """Returns the pickling methods: the asyncio client is pickled, and the other process uses its own
+    portal.
+    """
     return (
         f"def __getstate__(self) -> {client.name}:\n    return self._client\n\n"
         f"def __setstate__(self, state: {client.name}) -> None:\n    self.__init__(state, "
@@ -480,7 +481,7 @@ def _takes_client(argument: ast.arg) -> bool:
 
 
 def _parameters(arguments: ast.arguments) -> str:
-    """As in the source, with the blocking clients for the asyncio ones."""
+    """Returns the parameters of the source, with the asyncio clients replaced by blocking ones."""
     return re.sub(
         rf"\b({'|'.join(CLIENTS)})\b", lambda found: _plain(found[0]), ast.unparse(arguments)
     )
