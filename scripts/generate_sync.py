@@ -253,7 +253,7 @@ def _is_public(node: ast.stmt) -> bool:
 
 
 def _constructor(client: ast.ClassDef) -> str:
-    """Returns the constructor of a class: for users, for an existing asyncio client, or for both."""
+    """Returns the constructor: for users, for an existing asyncio client, or for both."""
     if client.name not in MADE_BY_USERS:
         return (
             f"def __init__(self, client: {client.name}, portal: Portal) -> None:\n    "
@@ -441,8 +441,9 @@ def _representation(client: ast.ClassDef) -> str:
 
 
 def _pickling(client: ast.ClassDef) -> str:
-    """Returns the pickling methods: the asyncio client is pickled, and the other process uses its own
-    portal.
+    """Returns the pickling methods.
+
+    They pickle the asyncio client; the process that unpickles it uses its own portal.
     """
     return (
         f"def __getstate__(self) -> {client.name}:\n    return self._client\n\n"
@@ -495,8 +496,7 @@ def _docstring(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> s
         text = pattern.sub(replacement, text)
     if left := re.search(r"\b(await|async)(?!_)\w*\b", text, re.I):
         raise CannotConvert(
-            f"the docstring of {node.name} still says {left[0]!r}: write it otherwise, or add a "
-            "rule"
+            f"the docstring of {node.name} still contains {left[0]!r}: rephrase it, or add a rule"
         )
     return f'"""{text}\n"""' if "\n" in text else f'"""{text}"""'
 
