@@ -1,4 +1,4 @@
-"""Who a JWT says that its holder is."""
+"""Reads the identity of a JWT's holder."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from tinkex.wire import jwt
 
 
 def identity(credential: str | None) -> WhoamiResponse:
-    """From the claims of a JWT, whose signature is the server's to check. Raises
-    `InvalidInputError` for any other credential.
+    """Returns the identity in the claims of a JWT, whose signature only the server can check. Raises `InvalidInputError` for any other credential.
     """
     claims = _claims(credential or "")
     if claims is None or not {"sub", "org_id"} <= claims.keys():
         raise InvalidInputError(
             "the API key is not a JWT that names its holder",
             operation="whoami",
-            advice="get_api_key_info asks the server, where it has that call.",
+            advice="Call get_api_key_info, which asks the server.",
         )
     return WhoamiResponse(
         user_urn=claims["sub"],

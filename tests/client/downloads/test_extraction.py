@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from tests.support.answering import Answer, answering
 from tinkex import CheckpointDownloadError, Dialect
-from tinkex.downloads.extract import Limits, unpack
+from tinkex.downloads.extract import ArchiveLimits, unpack
 from tinkex.downloads.safe_names import safe_path
 
-GENEROUS = Limits()
+GENEROUS = ArchiveLimits()
 Member = tuple[tarfile.TarInfo, bytes]
 
 
@@ -45,7 +45,7 @@ def tar_of(*members: Member) -> bytes:
 def unpacked(
     folder: Path,
     archive: bytes,
-    limits: Limits = GENEROUS,
+    limits: ArchiveLimits = GENEROUS,
     is_off: Callable[[], bool] = lambda: False,
 ) -> dict[str, bytes]:
     content = folder / "content"
@@ -107,8 +107,8 @@ def test_what_means_harm_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_too_much_is_refused(tmp_path: Path) -> None:
     for limits, words in (
-        (Limits(max_files=2), "more than 2"),
-        (Limits(max_bytes=9), "more bytes than are allowed"),
+        (ArchiveLimits(max_files=2), "more than 2"),
+        (ArchiveLimits(max_bytes=9), "more than the allowed 9 bytes"),
     ):
         folder = tmp_path / words.replace(" ", "_")
         folder.mkdir()
@@ -120,7 +120,7 @@ def test_a_bomb_stops_at_the_limit_and_not_at_its_end(tmp_path: Path) -> None:
     bomb = gzip.compress(tar_of(member("zeros", bytes(64 * 2**20))))
     assert len(bomb) < 2**17
     with pytest.raises(CheckpointDownloadError, match="allowed"):
-        unpacked(tmp_path, bomb, Limits(max_bytes=2**20))
+        unpacked(tmp_path, bomb, ArchiveLimits(max_bytes=2**20))
     assert list((tmp_path / "content").iterdir()) == []
 
 
