@@ -137,7 +137,7 @@ def _put_with_retries(url: UploadURL, path: Path, on_sent: OnSent, stop: threadi
 
 
 def _may_succeed(error: BaseException) -> bool:
-    """Returns whether a retry may succeed. A retry is safe, since the file replaces the one before."""
+    """Returns whether a retry may succeed. It is safe, since it replaces the stored file."""
     if isinstance(error, APIStatusError):
         return error.status_code in _RETRYABLE or error.status_code >= 500
     return isinstance(error, APIConnectionError)

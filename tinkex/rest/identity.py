@@ -11,7 +11,8 @@ from tinkex.wire import jwt
 
 
 def identity(credential: str | None) -> WhoamiResponse:
-    """Returns the identity in the claims of a JWT, whose signature only the server can check. Raises `InvalidInputError` for any other credential.
+    """Returns the identity that a JWT claims; only the server can check its signature. Raises
+    `InvalidInputError` for any other credential.
     """
     claims = _claims(credential or "")
     if claims is None or not {"sub", "org_id"} <= claims.keys():

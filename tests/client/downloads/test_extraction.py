@@ -79,10 +79,13 @@ HOSTILE: dict[str, tuple[str, list[Member]]] = {
     "an escape": ("control a terminal", [member("a\x1b[2Jb", b"x")]),
     "a line": ("control a terminal", [member("a\nb", b"x")]),
     "a direction": ("direction of text", [member("a\u202egpj.exe", b"x")]),
-    "by case only": ("one on some disks", [member("Model.bin", b"1"), member("model.bin", b"2")]),
-    "folders by case only": ("one on some disks", [member("A/b", b"1"), member("a/c", b"2")]),
+    "by case only": (
+        "same file on some disks",
+        [member("Model.bin", b"1"), member("model.bin", b"2")],
+    ),
+    "folders by case only": ("same file on some disks", [member("A/b", b"1"), member("a/c", b"2")]),
     "accents by form only": (
-        "one on some disks",
+        "same file on some disks",
         [member("\u00e9", b"1"), member("e\u0301", b"2")],
     ),
     "a folder only": ("holds no file", [member("a", kind=tarfile.DIRTYPE)]),
