@@ -15,7 +15,7 @@ from tinkex.config.http_limits import HttpLimits
 from tinkex.config.poll_and_retry import PollSettings, RetrySettings
 from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.recovery import RecoveryPolicy
-from tinkex.config.secrets import kept_secret, public, without_password
+from tinkex.config.secrets import as_secret, public, without_password
 from tinkex.config.sources import Sources
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.errors import ConfigError, InvalidInputError
@@ -131,11 +131,11 @@ class Config:
     sources: Sources = field(default=Factory(_sources, takes_self=True), repr=False, eq=False)
     base_url: str = field(default=None, converter=defaults.base_url, validator=validators.base_url)
     credential_cmd: str | None = field(
-        default=found("credential_cmd"), converter=kept_secret, repr=False
+        default=found("credential_cmd"), converter=as_secret, repr=False
     )
     api_key: ApiKey | None = field(
         default=defaults.api_key,
-        converter=kept_secret,
+        converter=as_secret,
         validator=validators.header_value,
         repr=False,
     )
@@ -180,25 +180,25 @@ class Config:
     dump_headers: bool = field(default=found("dump_headers", parsers.switch, False))
     default_headers: Mapping[str, str] = field(
         default=found("default_headers", parsers.pairs, dict),
-        converter=kept_secret,
+        converter=as_secret,
         validator=validators.pairs,
         repr=False,
     )
     default_query: Mapping[str, str] = field(
         default=found("default_query", parsers.pairs, dict),
-        converter=kept_secret,
+        converter=as_secret,
         validator=validators.pairs,
         repr=False,
     )
     cf_access_client_id: str | None = field(
         default=found("cf_access_client_id"),
-        converter=kept_secret,
+        converter=as_secret,
         validator=validators.header_value,
         repr=False,
     )
     cf_access_client_secret: str | None = field(
         default=found("cf_access_client_secret"),
-        converter=kept_secret,
+        converter=as_secret,
         validator=validators.header_value,
         repr=False,
     )
@@ -209,7 +209,7 @@ class Config:
     )
     proxy_headers: Mapping[str, str] = field(
         default=found("proxy_headers", parsers.pairs, dict),
-        converter=kept_secret,
+        converter=as_secret,
         validator=validators.pairs,
         repr=False,
     )
@@ -300,7 +300,7 @@ def configured(
             f"base_url must be a text, found {type(base_url).__name__}",
             advice=f"Give it by its name: {meant}",
         )
-    named = {"base_url": base_url, "api_key": kept_secret(api_key), **(more or {})}
+    named = {"base_url": base_url, "api_key": as_secret(api_key), **(more or {})}
     given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     return evolve(config, **given) if config else Config(**given)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attrs import define, field
 
-from tinkex.claimed_folder import ClaimedFolder, left_behind
+from tinkex.claimed_folder import ClaimedFolder, claim_orphans
 from tinkex.downloads.adapter_targets import add_target_modules
 from tinkex.downloads.extract import ArchiveLimits, unpack
 from tinkex.downloads.fetch import fetch
@@ -157,7 +157,7 @@ def _make_work_folder(target: Path, force: bool) -> ClaimedFolder:
             advice="Give force=True to replace it, or another output_dir.",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in left_behind(target.parent, _PREFIX, target.name):
+    for left in claim_orphans(target.parent, _PREFIX, target.name):
         _restore(left.path / _REPLACED, target)
         logger.info("removing %s, left by a download to %s that was killed", left.path, target)
         left.remove()

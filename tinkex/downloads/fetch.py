@@ -18,9 +18,9 @@ from tinkex.downloads.partial_file import PartialFile
 from tinkex.downloads.sources import DOWNLOAD, Source
 from tinkex.errors import APIStatusError, APITimeoutError, CheckpointDownloadError, TinkexError
 from tinkex.threads import in_thread
-from tinkex.transport.backoff import Patience
+from tinkex.transport.backoff import RetryBudget
 from tinkex.transport.transport import Transport
-from tinkex.waiting.wait import Bound, RequestState, Wait
+from tinkex.waiting.wait import RequestState, Wait, WaitBound
 
 logger = logging.getLogger("tinkex")
 
@@ -44,9 +44,9 @@ async def fetch(
         OSError: the file cannot be written.
     """
     limits = transport.config.http_limits
-    bound = Bound(limits.max_download_seconds, "Config.http_limits.max_download_seconds")
+    bound = WaitBound(limits.max_download_seconds, "Config.http_limits.max_download_seconds")
     for _ in range(2):
-        with transport.waits.begin(RequestState(DOWNLOAD), part.path.name, bound) as wait:
+        with transport.waits.create(RequestState(DOWNLOAD), part.path.name, bound) as wait:
             await _fetch_whole(transport, source, part, on_progress, wait)
         if await in_thread(_matches_digest, part):
             return
@@ -64,7 +64,7 @@ async def _fetch_whole(
     on_progress: Callable[[], None],
     wait: Wait,
 ) -> None:
-    clock, patience, new_url = transport.clock, Patience(transport.config.retry), False
+    clock, retry_budget, new_url = transport.clock, RetryBudget(transport.config.retry), False
     while True:
         sent_at, before = clock.now(), part.size
         try:
@@ -74,14 +74,14 @@ async def _fetch_whole(
         except TinkexError as error:
             too_slow = isinstance(error, APITimeoutError) and part.size - before < _MIN_PROGRESS
             if part.size > before and not too_slow:
-                patience.forget()
+                retry_budget.reset()
                 new_url = False
             if not new_url and _new_url_may_help(error, part):
                 new_url = True
                 continue
-            if not patience.lasts(error, sent_at, clock.now()):
+            if not retry_budget.allows_retry(error, sent_at, clock.now()):
                 raise
-            pause = patience.pause(error, clock.random())
+            pause = retry_budget.pause(error, clock.random())
             logger.warning(
                 "%s: %s, at byte %d; retrying in %.1f s",
                 part.path.name,
@@ -92,7 +92,7 @@ async def _fetch_whole(
             events.emit(
                 events.Retry,
                 operation=DOWNLOAD,
-                attempt=patience.attempts,
+                attempt=retry_budget.attempts,
                 pause=pause,
                 reason=error.message,
             )
@@ -166,7 +166,7 @@ class _BodyWriter:
 
     def _note_progress(self) -> None:
         total = "" if self.part.total is None else f" of {self.part.total:,}"
-        self.wait.becomes("network", f"{self.part.size:,}{total} bytes have arrived")
+        self.wait.set_owner("network", f"{self.part.size:,}{total} bytes have arrived")
 
 
 async def _pieces(response: httpx.Response, transport: Transport) -> AsyncGenerator[bytes]:

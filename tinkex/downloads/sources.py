@@ -21,12 +21,10 @@ from tinkex.errors import (
     CheckpointDownloadError,
     UnsupportedByServer,
 )
-from tinkex.transport.answers import parse
 from tinkex.transport.backoff import retry_hint
 from tinkex.transport.failures import status_error
-from tinkex.transport.messages import AS_IT_IS
-from tinkex.transport.redirects import REDIRECTS, absolute
-from tinkex.transport.response_body import read_whole
+from tinkex.transport.messages import UNCOMPRESSED
+from tinkex.transport.redirects import MAX_REDIRECTS, absolute_url
 from tinkex.transport.transport import Transport
 from tinkex.types import CheckpointArchiveUrlResponse
 from tinkex.types.checkpoint_path import CheckpointAddress
@@ -132,7 +130,7 @@ async def open_url(
     The API key is sent only to a URL of the server without a query: a URL with a query is signed,
     and needs no key.
     """
-    for _ in range(REDIRECTS):
+    for _ in range(MAX_REDIRECTS):
         if not url.startswith(("http://", "https://")):
             if url.startswith("file:"):
                 raise UnsupportedByServer(
@@ -149,9 +147,9 @@ async def open_url(
                 f"the server gave a download URL with the scheme {url.partition(':')[0]!r}",
                 operation=DOWNLOAD,
             )
-        with_key = transport.carrier.is_own(url) and "?" not in url
-        async with transport.open(
-            url, DOWNLOAD, with_key=with_key, headers={**AS_IT_IS, **headers}
+        with_key = transport.is_own(url) and "?" not in url
+        async with transport.open_url(
+            url, DOWNLOAD, with_key=with_key, headers={**UNCOMPRESSED, **headers}
         ) as response:
             if response.is_redirect:
                 url = _redirect_target(url, response.headers["location"])
@@ -161,7 +159,7 @@ async def open_url(
             yield response
             return
     raise APIResponseValidationError(
-        f"the download was redirected {REDIRECTS} times", operation=DOWNLOAD
+        f"the download was redirected {MAX_REDIRECTS} times", operation=DOWNLOAD
     )
 
 
@@ -198,12 +196,12 @@ async def _find_archive(
         while True:
             try:
                 response = await stack.enter_async_context(
-                    transport.answer(request, timeout=timeout)
+                    transport.stream_answer(request, timeout=timeout)
                 )
             except APIStatusError as error:
                 if "location" in error.headers and 300 <= error.status_code < 400:
                     url = _redirect_target(
-                        transport.config.base_url + request.path, error.headers["location"]
+                        transport.base_url + request.path, error.headers["location"]
                     )
                     return CheckpointArchiveUrlResponse(
                         url, _http_date(error.headers.get("expires"))
@@ -211,20 +209,19 @@ async def _find_archive(
                 pauses += "retry-after" not in error.headers
                 if error.status_code not in _BEING_BUILT or pauses > _MAX_PAUSES:
                     raise
-                wait.becomes("computation", "the server is building the archive")
+                wait.set_owner("computation", "the server is building the archive")
                 await transport.clock.sleep(retry_hint(error.headers) or _PAUSE)
             else:
                 break
     if not response.headers.get("content-type", "").startswith("application/json"):
         return response
-    bound = transport.carrier.bound_of(request.operation)
-    return parse(request, await read_whole(response, bound))
+    return await transport.read(request, response)
 
 
 def _redirect_target(url: str, location: str) -> str:
     """Returns the URL of a redirect. Raises `APIResponseValidationError` for a malformed one."""
     try:
-        return absolute(url, location)
+        return absolute_url(url, location)
     except httpx.InvalidURL as error:
         raise APIResponseValidationError(
             f"the download is redirected to a malformed URL: {error}", operation=DOWNLOAD

@@ -59,7 +59,7 @@ from tinkex.rest.external_weights import (
 from tinkex.rest.hub import HubUpload, add_model_card
 from tinkex.rest.identity import identity
 from tinkex.rest.paging import PAGE_SIZE, check_page, listing, search_results
-from tinkex.session.discovery import meet
+from tinkex.session.discovery import discover
 from tinkex.threads import in_thread
 from tinkex.types import (
     AccessScope,
@@ -140,7 +140,7 @@ class AsyncRestClient(AsyncConnection):
         """Returns the user whom the credential names. Raises `InvalidInputError` where neither the
         credential nor the token it is exchanged for is a JWT.
         """
-        return identity(await self._connected().carrier.auth.key())
+        return identity(await self._connected().api_key())
 
     async def get_api_key_info(self) -> ApiKeyInfoResponse:
         """Returns what the server knows about the API key."""
@@ -209,7 +209,7 @@ class AsyncRestClient(AsyncConnection):
         transport, request = self._connected(), export_session_trace.request(session_id)
         with transport.wait(RequestState(request.operation), "the session's trace") as wait:
             while (trace := await self._send(request)).status == "pending":
-                wait.becomes("computation", "the server is writing the trace")
+                wait.set_owner("computation", "the server is writing the trace")
                 await transport.clock.sleep(_TRACE_INTERVAL)
         if not trace.url:
             reason = (
@@ -611,7 +611,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def _address(self, tinker_path: str) -> CheckpointAddress:
         """Returns the address of a checkpoint, once it is known which calls the server lacks."""
-        await meet(self._connected())
+        await discover(self._connected())
         return CheckpointAddress.from_path(tinker_path)
 
     async def _archive_address(self, tinker_path: str) -> CheckpointAddress:
@@ -620,7 +620,7 @@ class AsyncRestClient(AsyncConnection):
 
     async def _bare_archive_ids(self) -> bool:
         """Returns whether the archive route takes the bare names of checkpoints."""
-        await meet(self._connected())
+        await discover(self._connected())
         return self._connected().server.dialect.bare_archive_ids
 
     async def _send_change(self, request: Request[object]) -> None:

@@ -24,7 +24,7 @@ from tinkex.futures.answers import Pending, pause_after
 from tinkex.futures.poller import FAST, poll_timeout
 from tinkex.transport import failures
 from tinkex.transport.answers import parse
-from tinkex.transport.backoff import Patience
+from tinkex.transport.backoff import RetryBudget
 from tinkex.transport.transport import Transport
 from tinkex.waiting.wait import RequestState, Wait
 
@@ -108,7 +108,7 @@ class BulkPoller:
                 await self._acknowledge()
 
     async def _poll_while_waited_for(self) -> None:
-        patience, clock = Patience(self._transport.config.retry), self._transport.clock
+        retry_budget, clock = RetryBudget(self._transport.config.retry), self._transport.clock
         while self._waiters:
             began = clock.now()
             try:
@@ -118,13 +118,13 @@ class BulkPoller:
             except TinkexError as error:
                 if isinstance(error, APIStatusError) and error.status_code in (404, 405):
                     self._stop_using_bulk_polls()
-                elif patience.lasts(error, began, clock.now()):
+                elif retry_budget.allows_retry(error, began, clock.now()):
                     self._set_owner("network", error.message)
                     await clock.sleep(_PAUSE)
                 else:
                     self._fail_all(error)
                 continue
-            patience.forget()
+            retry_budget.reset()
             self._end_waits(completions)
             self._fast_polls = (
                 self._fast_polls + 1 if not completions and clock.now() - began < FAST else 0
@@ -169,11 +169,11 @@ class BulkPoller:
     def _set_owner(self, owner: Owner, activity: str) -> None:
         for waiter in self._waiters.values():
             if (waiter.wait.owner, waiter.wait.activity) != (owner, activity):
-                waiter.wait.becomes(owner, activity)
+                waiter.wait.set_owner(owner, activity)
 
     def _stop_using_bulk_polls(self) -> None:
         """Notes that the server lacks the call, and has each result polled for by itself."""
-        self._transport.server.learn(bulk_results=False)
+        self._transport.server.update_dialect(bulk_results=False)
         for waiter in self._waiters.values():
             _end(waiter.done)
         self._waiters.clear()

@@ -392,7 +392,7 @@ class AsyncSamplingClient:
         """
         transport = self._session.transport
         return handles.pack(
-            transport.config.base_url,
+            transport.base_url,
             self._session.session_id,
             self.sampling_session_id,
             self._base_model,
@@ -404,10 +404,10 @@ class AsyncSamplingClient:
         clients are closed with their service client.
         """
         if self._own_transport is not None:
-            await self._own_transport.end(self._end)
+            await self._own_transport.shut_down(self._end)
 
     async def _end(self) -> None:
-        await self._session.life.finish("success")
+        await self._session.lifecycle.finish("success")
         await self._session.transport.aclose()
 
     async def __aenter__(self) -> Self:
@@ -426,6 +426,7 @@ class AsyncSamplingClient:
         return {
             "config": {
                 **session.transport.config.without_secrets(),
+                "base_url": session.transport.base_url,
                 "dialect": session.transport.server.dialect,
             },
             "session_id": session.session_id,

@@ -13,7 +13,7 @@ import orjson
 from attrs import asdict, evolve, fields, frozen
 
 from tinkex.config import Config
-from tinkex.dialects.dialect import Dialect, SamplingWays
+from tinkex.dialects.dialect import Dialect, SamplingRules
 from tinkex.dialects.table import UNKNOWN
 from tinkex.errors import InvalidInputError
 
@@ -80,9 +80,9 @@ def _dialect_fields(dialect: Dialect) -> dict[str, Any]:
 
 def _read_dialect(given: Mapping[str, Any]) -> Dialect:
     known = {field.name for field in fields(Dialect)}
-    rules = {field.name for field in fields(SamplingWays)}
+    rules = {field.name for field in fields(SamplingRules)}
     plain = {name: value for name, value in given.items() if name in known}
-    sampling = SamplingWays(
+    sampling = SamplingRules(
         **{name: value for name, value in given["sampling"].items() if name in rules}
     )
     return evolve(UNKNOWN, **{**plain, "sampling": sampling})

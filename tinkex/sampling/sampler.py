@@ -90,7 +90,7 @@ class Sampler:
         failure: str | None,
     ) -> None:
         sequences = response.sequences if response and failure is None else ()
-        self.transport.tell(
+        self.transport.emit(
             events.SamplingDone,
             request_id=state.request_id,
             sequences=len(sequences),
@@ -124,7 +124,7 @@ class Sampler:
                 refused = True
         response = await self.sample(prompt, plan, state, timeout)
         if refused:  # the session exists, since it was just sampled from: the route does not
-            self.transport.server.learn(streams_samples=False)
+            self.transport.server.update_dialect(streams_samples=False)
         yield stream.as_one_piece(response.sequences[0])
 
     async def _send_parts(
@@ -136,7 +136,7 @@ class Sampler:
         await self._take_own_seq_ids()
         if len(plan.part_sizes) == 1:
             return await self._send_part(prompt, plan, 0, state, timeout)
-        states = [state, *(state.another() for _ in plan.part_sizes[1:])]
+        states = [state, *(state.for_next_request() for _ in plan.part_sizes[1:])]
         responses = await _gather(
             [self._send_part(prompt, plan, part, own, timeout) for part, own in enumerate(states)]
         )
@@ -171,7 +171,7 @@ class Sampler:
                 attempt += 1
             else:
                 if (state.queue_state or "").startswith("paused"):
-                    state.waits_as("active", None)
+                    state.note_queue_state("active", None)
                 return response
 
     async def _submit(
@@ -209,7 +209,7 @@ class Sampler:
     async def _copy_number(self) -> int:
         """Returns the number that the server assigns to this copy, or else a random one."""
         if not self.dialect.joins_samplers:
-            return 1 + self.transport.clock.below(_COPIES)
+            return 1 + self.transport.clock.random_below(_COPIES)
         body = JoinSamplingSessionRequest(self.sampling_session_id)
         answer = await self.transport.send(join_sampling_session.request(body=body))
         return answer.client_counter

@@ -12,7 +12,7 @@ from tinkex_api.models import SampleRequest, SampleStreamEvent
 
 from tinkex.errors import APIConnectionError, FailureCategory, RequestFailedError
 from tinkex.transport.answers import PARSE_ERRORS
-from tinkex.transport.response_body import unreadable
+from tinkex.transport.response_body import unreadable_answer
 from tinkex.transport.transport import Transport
 from tinkex.types import SampledSequence
 from tinkex.waiting.wait import RequestState
@@ -58,7 +58,7 @@ async def read_pieces(
         UnreadableAnswerError: an event does not have the contract's form, or a line is too long.
     """
     partial_sequence = _PartialSequence()
-    async with transport.stream(sample_stream.request(body=body), timeout=timeout) as lines:
+    async with transport.stream_lines(sample_stream.request(body=body), timeout=timeout) as lines:
         while (line := await _next_data(transport, lines)) is not None:
             piece = partial_sequence.add(_event(line))
             yield piece
@@ -74,7 +74,7 @@ async def _next_data(transport: Transport, lines: AsyncGenerator[str]) -> str | 
     lines up to the event.
     """
     with transport.wait(RequestState("sample_stream"), "the next tokens") as wait:
-        wait.becomes("computation", "the stream is open")
+        wait.set_owner("computation", "the stream is open")
         async for line in lines:
             if line.startswith(_DATA):
                 return line.removeprefix(_DATA)
@@ -85,7 +85,7 @@ def _event(text: str) -> SampleStreamEvent:
     try:
         return SampleStreamEvent.from_dict(orjson.loads(text))
     except PARSE_ERRORS as error:
-        raise unreadable(
+        raise unreadable_answer(
             f"an event of the stream does not have the contract's form: {error}", "sample_stream"
         ) from error
 

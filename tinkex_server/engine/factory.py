@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 from tinkex_server.engine.fake import FakeEngine
 from tinkex_server.engine.interface import Engine
@@ -21,7 +21,7 @@ for tests of clients.
 """
 
 
-def named_engine(
+def create_engine(
     name: EngineName, models: Sequence[str], device: str | None = None, dtype: str | None = None
 ) -> Engine:
     """An engine with these base models, which may have yet to start. `device` and `dtype` are for
@@ -43,11 +43,10 @@ def named_engine(
                 model.max_context_length,
                 model.context_note,
             )
-    engine = ProcessEngine(partial(torch_engine, models, device, dtype), described)
-    return cast("Engine", engine)  # it passes on all that it does not have itself
+    return ProcessEngine(partial(create_torch_engine, models, device, dtype), described)
 
 
-def torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:
+def create_torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:
     """Called in the engine's process, where torch is imported."""
     from tinkex_server.engine.torch.engine import TorchEngine
 

@@ -17,7 +17,7 @@ from tinkex import (
     TensorData,
     UnsupportedByServer,
 )
-from tinkex.dialects.dialect import Dialect, SamplingWays
+from tinkex.dialects.dialect import Dialect, SamplingRules
 from tinkex.dialects.table import DIALECTS, UNKNOWN
 from tinkex.sampling import handle
 from tinkex.sampling.params import read_params
@@ -254,7 +254,7 @@ def test_a_handle_holds_the_ways_of_the_server_and_no_key(monkeypatch: pytest.Mo
         name="mine",
         joins_samplers=True,
         missing={"get_sampler": "ask"},
-        sampling=SamplingWays(max_samples=2),
+        sampling=SamplingRules(max_samples=2),
     )
     text = handle.pack("http://there", "S1", "S1:sample:0", "base", dialect)
     known = handle.unpack(text)

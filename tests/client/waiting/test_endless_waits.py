@@ -198,7 +198,7 @@ def test_a_heartbeat_that_is_never_answered(caplog: pytest.LogCaptureFixture) ->
         session = await Session.begin(transport_to(Answering(half_open)))
         await asyncio.sleep(1000)
         assert await session.transport.send(health.request()), "all else goes on"
-        await session.life.finish("success")
+        await session.lifecycle.finish("success")
 
     run(work())
     assert re.findall(r"no heartbeat came through for (\d+) s", caplog.text) == [
@@ -324,11 +324,11 @@ def test_a_loop_that_stands_still_for_long_is_told_by_another_thread(
         watch = stalls.running_loop_watch()
         watch.hold()
         watch._last_beat -= 12  # as if it had stood still for so long
-        await asyncio.to_thread(watch.listen)
+        await asyncio.to_thread(watch.check)
         watch.release()
 
     asyncio.run(work())
-    assert "the event loop has stood still for 12 s, held up by" in first_line(caplog)
+    assert "the event loop has been blocked for 12 s by" in first_line(caplog)
 
 
 def test_virtual_time_is_what_a_wait_goes_by() -> None:

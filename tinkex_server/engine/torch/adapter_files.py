@@ -1,0 +1,182 @@
+"""Saved adapters: folders that peft reads, with the optimizer's state in a file of its own."""
+
+# safetensors types some of its functions only in part
+# pyright: reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tinkex_server.engine.interface import InvalidRequest
+from tinkex_server.engine.torch.finite_checks import check_finite
+from tinkex_server.engine.torch.lora import Adapter, LayerWeights
+
+_CONFIG_FILE = "adapter_config.json"  # these two are peft's names
+_WEIGHTS_FILE = "adapter_model.safetensors"
+_OPTIMIZER_FILE = "optimizer.safetensors"
+_TIED_FILE = "TIED_EMBEDDINGS.md"
+_TIED_NOTE = """# How to merge this adapter
+
+It is on the output layer `{head}` of a model whose input embeddings are the same matrix. Loaded by peft it is exact, but peft's
+`merge_and_unload` would change the input, too, and with it every logprob. This makes one model of both with an output matrix of its own:
+
+    python -m tinkex.local.merge FOLDER OUTPUT
+
+An adapter that was trained with `train_unembed=False` is merged by peft as any other.
+"""
+
+
+@frozen
+class AdaptedModel:
+    """The model that an adapter is for, as its files name it."""
+
+    name: str | None
+    """What transformers loads it by, where the adapter was made: a hub id, or the path of a folder.
+    """
+    modules: Sequence[str]
+    """The full names of all its modules."""
+    expert_names: Set[str] = frozenset()
+    """The names, such as gate_proj, that peft takes for those of experts in models of this kind,
+    wherever it meets them.
+    """
+    tied_head: str | None = None
+    """The full name of the output layer, where its matrix is that of the input embeddings."""
+
+
+def save_adapter(
+    adapter: Adapter,
+    folder: Path,
+    model: AdaptedModel,
+    optimizer_state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Makes the folder, which must not be there. Raises `InvalidRequest` for weights or a state
+    with NaN or infinity.
+    """
+    for tensors in (adapter.named_weights(), optimizer_state or {}):
+        check_finite(tensors, "the model cannot be saved, load an earlier checkpoint into it")
+    folder.mkdir(parents=True)
+    (folder / _CONFIG_FILE).write_text(json.dumps(_config(adapter, model), indent=2))
+    if model.tied_head in adapter.layers:
+        (folder / _TIED_FILE).write_text(_TIED_NOTE.format(head=model.tied_head), encoding="utf-8")
+    _write(adapter.named_weights(), folder / _WEIGHTS_FILE)
+    if optimizer_state is not None:
+        _write(optimizer_state, folder / _OPTIMIZER_FILE)
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Raises `InvalidRequest` when it is not there, or holds NaN or infinity, or zeros alone."""
+    _check_there(folder)
+    config = json.loads((folder / _CONFIG_FILE).read_text())
+    weights = _read(folder / _WEIGHTS_FILE)
+    names = sorted(
+        {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in weights}
+    )
+    key = "base_model.model.{}.lora_{}.weight"
+    layers = {
+        name: LayerWeights(weights[key.format(name, "A")], weights[key.format(name, "B")])
+        for name in names
+    }
+    return Adapter(config["r"], config["lora_alpha"], layers)
+
+
+def base_model_of(folder: Path) -> str | None:
+    """Returns the name of the model that the adapter in the folder is for; None where it was saved
+    without one.
+    """
+    _check_there(folder)
+    return json.loads((folder / _CONFIG_FILE).read_text())["base_model_name_or_path"]
+
+
+def read_training_state(
+    folder: Path, *, optimizer: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The saved weights, and the optimizer's state (empty unless `optimizer`).
+
+    Raises `InvalidRequest` when they are no longer there or hold NaN or infinity, or zeros alone;
+    or the optimizer's state was not saved.
+    """
+    _check_there(folder)
+    if not optimizer:
+        return _read(folder / _WEIGHTS_FILE), {}
+    if not (folder / _OPTIMIZER_FILE).is_file():
+        raise InvalidRequest(
+            "the weights were saved without the optimizer's state; load them without it"
+        )
+    return _read(folder / _WEIGHTS_FILE), _read(folder / _OPTIMIZER_FILE)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    tensors = load_file(file)
+    check_finite(tensors, f"{file.name} cannot be loaded")
+    if (
+        file.name == _WEIGHTS_FILE
+        and tensors
+        and not any(value.any() for value in tensors.values())
+    ):
+        raise InvalidRequest(
+            f"{file.name} holds nothing but zeros, so that it could not even be trained: the file "
+            "was damaged. Put it back from a "
+            "copy, or use another checkpoint"
+        )
+    return tensors
+
+
+def _check_there(folder: Path) -> None:
+    if not (folder / _WEIGHTS_FILE).is_file():
+        raise InvalidRequest("the saved weights were deleted, or saved by another engine")
+
+
+def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises `InvalidRequest`, naming the first weight that is not as in the model."""
+    for name in sorted(saved.keys() | wanted.keys()):
+        if name not in saved:
+            raise InvalidRequest(f"the saved weights lack {name}, which the model trains")
+        if name not in wanted:
+            raise InvalidRequest(f"the saved weights have {name}, which the model does not train")
+        if saved[name].shape != wanted[name].shape:
+            raise InvalidRequest(
+                f"{name} was saved as {list(saved[name].shape)}, and is "
+                f"{list(wanted[name].shape)} in the model"
+            )
+
+
+def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
+    """Returns what peft's LoraConfig does not take as given."""
+    # named by their weights, peft finds them
+    hidden = {name for name in adapter.layers if _last(name) in model.expert_names}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model.name,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": _targets(adapter.layers.keys() - hidden, model.modules),
+        **({"target_parameters": [f"{name}.weight" for name in sorted(hidden)]} if hidden else {}),
+    }
+
+
+def _targets(layers: Iterable[str], modules: Iterable[str]) -> list[str]:
+    """Returns last names, such as q_proj, once for all layers; full ones where those would name
+    other modules, too.
+    """
+    adapted = set(layers)
+    last = {_last(name) for name in adapted}
+    named = {name for name in modules if _last(name) in last}
+    return sorted(last) if named == adapted else sorted(adapted)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _write(tensors: Mapping[str, Tensor], file: Path) -> None:
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, file)
