@@ -280,15 +280,18 @@ def test_a_wrong_variable_is_named_with_its_value_and_what_is_allowed(
         ({"max_retries": 1.5}, "Config.max_retries must be a whole number"),
         ({"log_level": "loud"}, "Config.log_level is 'loud', not one of"),
         ({"feature_gates": ["bulk"]}, "Config.feature_gates: 'bulk' is not a feature gate"),
-        ({"dialect": "skyrll"}, "dialect 'skyrll' is not known, only "),
+        ({"dialect": "skyrll"}, "dialect must be one of "),
         (
             {"user_metadata": {"a": 1}},
-            "Config.user_metadata must be texts by their names; 'a' is not",
+            "Config.user_metadata must map strings to strings; the entry 'a' does not",
         ),
-        ({"base_url": "http://me:pw@here"}, "'http://(hidden)@here' holds a password"),
+        ({"base_url": "http://me:pw@here"}, "'http://(hidden)@here' contains a password"),
         ({"cf_access_client_id": "x"}, "go together"),
         ({"proxy_headers": {"a": "b"}}, "without a proxy"),
-        ({"api_key": "tml-\n"}, "Config.api_key holds characters that no header can carry"),
+        (
+            {"api_key": "tml-\n"},
+            "Config.api_key contains characters that are not allowed in a header",
+        ),
     ],
 )
 def test_a_wrong_argument_is_named_with_its_value_and_what_is_allowed(
