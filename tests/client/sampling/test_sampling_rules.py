@@ -1,4 +1,4 @@
-"""What each kind of server is sent for what a user asks: pure functions, no server."""
+"""A user's sampling request becomes the body that each kind of server reads: pure functions."""
 
 from __future__ import annotations
 
