@@ -68,7 +68,7 @@ BASES = {
 """Classes whose members a client has, and so its twin."""
 MADE_BY_USERS = ("AsyncServiceClient", "AsyncRestClient", "AsyncAdminClient")
 MADE_BY_BOTH = ("AsyncRestClient",)
-"""By users, and by other clients."""
+"""Classes whose instances are made by users and by other clients."""
 SAMPLING_CALLS = ("sample", "compute_logprobs")
 TWINS = frozenset(
     {
@@ -170,7 +170,7 @@ class Source:
 
 
 def _class(path: Path, names: Collection[str]) -> tuple[ast.ClassDef, list[str]]:
-    """The one class of a module that has such a name, and the imports."""
+    """Returns the only class of a module that has one of the names, and the module's imports."""
     tree = ast.parse(path.read_text())
     [found] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in names]
     return found, [
@@ -253,8 +253,8 @@ def _is_public(node: ast.stmt) -> bool:
 
 
 def _constructor(client: ast.ClassDef) -> str:
-    """Some clients are made by users, and each may be made around an asyncio client that another
-    one made.
+    """Returns the constructor: for a client that users make, with the arguments of the asyncio
+    one; for the others, around an asyncio client.
     """
     if client.name not in MADE_BY_USERS:
         return (
@@ -284,7 +284,7 @@ def _around(cls, client: {}, portal: Portal) -> Self:
 
 
 def _wrapped(client: str, made: str, portal: str) -> str:
-    """The blocking client around an asyncio one, as an expression."""
+    """Returns the expression that wraps an asyncio client in its blocking one."""
     make = f"{_plain(client)}._around" if client in MADE_BY_BOTH else _plain(client)
     return f"{make}({made}, {portal})"
 
@@ -351,8 +351,9 @@ def _has_twin(node: ast.stmt) -> TypeGuard[ast.FunctionDef | ast.AsyncFunctionDe
 
 
 def _twin(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """A training call's twin gives the future, any other one's what the call gives; neither blocks
-    the event loop.
+    """Returns the twin of a call, which does not block the event loop.
+
+    A training call's twin returns the future, any other twin what the call itself returns.
     """
     returned, name, arguments = (
         ast.unparse(node.returns) if node.returns else "",
@@ -442,7 +443,9 @@ def _representation(client: ast.ClassDef) -> str:
 
 
 def _pickling(client: ast.ClassDef) -> str:
-    """The asyncio client goes along, and the other process's portal takes this one's place."""
+    """Returns the methods that pickle the asyncio client and, where it is unpickled, wrap it with
+    that process's portal.
+    """
     return (
         f"def __getstate__(self) -> {client.name}:\n    return self._client\n\n"
         f"def __setstate__(self, state: {client.name}) -> None:\n    self.__init__(state, "
@@ -480,7 +483,7 @@ def _takes_client(argument: ast.arg) -> bool:
 
 
 def _parameters(arguments: ast.arguments) -> str:
-    """As in the source, with the blocking clients for the asyncio ones."""
+    """Returns the parameters with the blocking clients in place of the asyncio ones."""
     return re.sub(
         rf"\b({'|'.join(CLIENTS)})\b", lambda found: _plain(found[0]), ast.unparse(arguments)
     )

@@ -78,7 +78,7 @@ def test_weights_that_cannot_be_read_change_nothing(tmp_path: Path, weights: byt
 
 
 def test_peft_loads_all_of_such_an_adapter(torch_server: Server, tmp_path: Path) -> None:
-    """As SkyRL 0.3 gives one out: the same weights, and no target_modules."""
+    """The adapter is one as SkyRL 0.3 serves it: the same weights, and no target_modules."""
     with ServiceClient(base_url=torch_server.base_url, api_key="tml-x") as service:
         trainer = service.create_lora_training_client(
             "tinkex/tiny", rank=8, seed=1, train_unembed=False
