@@ -28,7 +28,7 @@ kind lacks.
 
 
 def render_api(out: Path) -> None:
-    """The transport package, by openapi-python-client with our templates."""
+    """Renders the transport package with openapi-python-client and the project's templates."""
     _run(
         "openapi-python-client",
         "generate",
@@ -47,9 +47,10 @@ def render_api(out: Path) -> None:
 
 
 def render_proto(out: Path) -> None:
-    """The protobuf messages with their type stubs, by protoc.
+    """Renders the protobuf messages and their type stubs with protoc.
 
-    The file goes by its package's folder, since a process has one file of a name, too.
+    The file is registered under its package's folder, because a process can hold only one
+    protobuf file of a name.
     """
     out.mkdir(parents=True)
     places = (
@@ -64,7 +65,7 @@ def render_proto(out: Path) -> None:
 
 
 def render_sync(out: Path) -> None:
-    """The blocking facade. It is of the project's own style, so that it is linted and type-checked
+    """Renders the blocking facade in the project's own style, so that it is linted and type-checked
     like the rest.
     """
     generate_sync.render(out)
@@ -108,7 +109,7 @@ def _finish(out: Path, tool: str, source: Path) -> None:
 
 
 def differences(expected: Path, actual: Path) -> list[str]:
-    """What keeps two folders from being equal, both ways, in words."""
+    """Lists the files that only one of the folders has, and those that differ."""
 
     def files(folder: Path) -> set[Path]:
         return {

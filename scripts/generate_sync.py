@@ -68,7 +68,7 @@ BASES = {
 """Base classes of the clients, whose members are generated as well."""
 MADE_BY_USERS = ("AsyncServiceClient", "AsyncRestClient", "AsyncAdminClient")
 MADE_BY_BOTH = ("AsyncRestClient",)
-"""Clients that both users and other clients create."""
+"""Classes whose instances are made by users and by other clients."""
 SAMPLING_CALLS = ("sample", "compute_logprobs")
 TWINS = frozenset(
     {
@@ -170,7 +170,7 @@ class Source:
 
 
 def _class(path: Path, names: Collection[str]) -> tuple[ast.ClassDef, list[str]]:
-    """Returns the only class of a module with one of these names, and the imports of the module."""
+    """Returns the only class of a module that has one of the names, and the module's imports."""
     tree = ast.parse(path.read_text())
     [found] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in names]
     return found, [
@@ -205,7 +205,7 @@ def module(source: Source) -> str:
         "from tinkex.portal import portal as portals",
         "from tinkex.futures.api_future import AsyncAPIFuture",
         "from tinkex.portal.future import APIFuture",
-        "from tinkex.futures.poller import RequestState",
+        "from tinkex.waiting.wait import RequestState",
         "from tinkex.threads import in_thread",
         "from tinkex.portal.portal import Portal",
         "from tinkex.portal.iteration import iterate",
@@ -253,7 +253,9 @@ def _is_public(node: ast.stmt) -> bool:
 
 
 def _constructor(client: ast.ClassDef) -> str:
-    """Returns the constructor: for users, for an existing asyncio client, or for both."""
+    """Returns the constructor: for a client that users make, with the arguments of the asyncio
+    one; for the others, around an asyncio client.
+    """
     if client.name not in MADE_BY_USERS:
         return (
             f"def __init__(self, client: {client.name}, portal: Portal) -> None:\n    "
@@ -282,7 +284,7 @@ def _around(cls, client: {}, portal: Portal) -> Self:
 
 
 def _wrapped(client: str, made: str, portal: str) -> str:
-    """Returns an expression that wraps an asyncio client."""
+    """Returns the expression that wraps an asyncio client in its blocking one."""
     make = f"{_plain(client)}._around" if client in MADE_BY_BOTH else _plain(client)
     return f"{make}({made}, {portal})"
 
@@ -349,9 +351,9 @@ def _has_twin(node: ast.stmt) -> TypeGuard[ast.FunctionDef | ast.AsyncFunctionDe
 
 
 def _twin(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """Returns the deprecated twin `…_async` of a method, which does not block the event loop.
+    """Returns the twin of a call, which does not block the event loop.
 
-    The twin of a training call returns its future, any other twin the result of the call.
+    A training call's twin returns the future, any other twin what the call itself returns.
     """
     returned, name, arguments = (
         ast.unparse(node.returns) if node.returns else "",
@@ -441,9 +443,8 @@ def _representation(client: ast.ClassDef) -> str:
 
 
 def _pickling(client: ast.ClassDef) -> str:
-    """Returns the pickling methods.
-
-    They pickle the asyncio client; the process that unpickles it uses its own portal.
+    """Returns the methods that pickle the asyncio client and, where it is unpickled, wrap it with
+    that process's portal.
     """
     return (
         f"def __getstate__(self) -> {client.name}:\n    return self._client\n\n"
@@ -482,7 +483,7 @@ def _takes_client(argument: ast.arg) -> bool:
 
 
 def _parameters(arguments: ast.arguments) -> str:
-    """Returns the parameters of the source, with the asyncio clients replaced by blocking ones."""
+    """Returns the parameters with the blocking clients in place of the asyncio ones."""
     return re.sub(
         rf"\b({'|'.join(CLIENTS)})\b", lambda found: _plain(found[0]), ast.unparse(arguments)
     )

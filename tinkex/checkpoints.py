@@ -1,4 +1,4 @@
-"""`CheckpointDownload` and `AsyncCheckpointDownload`: checkpoint downloads without a client."""
+"""`CheckpointDownload`: downloads a checkpoint with one call, without a client."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from os import PathLike
 from pathlib import Path
 
 from tinkex.config import Config
-from tinkex.downloads.download import Progress
+from tinkex.downloads.download import ProgressCallback
 from tinkex.rest.client import AsyncRestClient
 from tinkex.sync.rest import RestClient
 
 
 class CheckpointDownload:
-    """A checkpoint download in one blocking call."""
+    """A download of a checkpoint with one call, for scripts.
+
+    Example:
+        from tinkex import CheckpointDownload
+
+        downloaded = CheckpointDownload.download(sampler_path, output_dir=folder)
+        print(sorted(file.name for file in downloaded.iterdir()))
+    """
 
     @staticmethod
     def download(
@@ -20,12 +27,11 @@ class CheckpointDownload:
         *,
         output_dir: str | PathLike[str] = ".",
         force: bool = False,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         config: Config | None = None,
     ) -> Path:
-        """Downloads a checkpoint with a client created from `config`.
-
-        Arguments and errors are those of `RestClient.download_checkpoint`.
+        """Calls `RestClient.download_checkpoint` on a client with the settings `config`, by default
+        those of the environment, and returns the folder of the files.
         """
         with RestClient(config) as rest:
             return rest.download_checkpoint(
@@ -34,7 +40,14 @@ class CheckpointDownload:
 
 
 class AsyncCheckpointDownload:
-    """A checkpoint download in one asyncio call."""
+    """A download of a checkpoint with one call, for asyncio programs.
+
+    Example:
+        from tinkex import AsyncCheckpointDownload
+
+        downloaded = await AsyncCheckpointDownload.download(sampler_path, output_dir=folder)
+        print(sorted(file.name for file in downloaded.iterdir()))
+    """
 
     @staticmethod
     async def download(
@@ -42,12 +55,11 @@ class AsyncCheckpointDownload:
         *,
         output_dir: str | PathLike[str] = ".",
         force: bool = False,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         config: Config | None = None,
     ) -> Path:
-        """Downloads a checkpoint with a client created from `config`.
-
-        Arguments and errors are those of `AsyncRestClient.download_checkpoint`.
+        """Calls `AsyncRestClient.download_checkpoint` on a client with the settings `config`, by
+        default those of the environment, and returns the folder of the files.
         """
         async with AsyncRestClient(config) as rest:
             return await rest.download_checkpoint(

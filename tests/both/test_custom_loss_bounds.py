@@ -1,5 +1,5 @@
-"""What a client's loss graph may take of the server's memory is bounded as a whole, and before it
-is taken.
+"""The memory that a client's loss graph may use on the server is bounded as a whole, and checked
+before it is allocated.
 """
 
 from __future__ import annotations

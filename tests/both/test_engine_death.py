@@ -1,5 +1,5 @@
-"""What clients of both facades see when the engine's process is killed: what was lost, and models
-that go on from their last saved state.
+"""Clients of both facades are told what was lost when the engine's process is killed, and their
+models continue from the last saved state.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def failure(future: Any) -> str:
 
 
 def killed_midway(mortal: Mortal, trainer: Any) -> list[str]:
-    """What a batch under way and an update that is queued behind it are told."""
+    """Returns the errors of a batch under way and of an update that is queued behind it."""
     under_way = trainer.forward_backward([datum(WAITS, 6, 7)], "cross_entropy")
     queued = trainer.optim_step(ADAM)
     time.sleep(0.3)  # for the batch to be in the engine
@@ -99,7 +99,8 @@ def test_killed_while_training_a_model_goes_back_to_its_last_saved_state(
     told = killed_midway(mortal, trainer)
     for text in told:
         assert re.search(
-            rf"killed by SIGKILL .*; it is started again; .* is restored from {saved}, saved at seq_id 5; the steps since",
+            r"killed by SIGKILL .*; it is started again; "
+            rf".* is restored from {saved}, saved at seq_id 5; the steps since",
             text,
         )
     assert loss(trainer) == known

@@ -35,7 +35,7 @@ STEPS = (
     *(steps.resume_with_optimizer, steps.close),
 )
 LOSSES = (53.2331, 46.4051, 39.1877, 32.1046, 25.9052)
-"""Of the five steps on `tinkex/tiny` with this seed: of all servers that take one."""
+"""The losses of the five steps on `tinkex/tiny`, on every server that takes this seed."""
 
 OTHERWISE: Mapping[str, Mapping[str, str]] = {
     "skyrl-0.3": {"forward": "differs"},
@@ -64,8 +64,8 @@ OTHERWISE: Mapping[str, Mapping[str, str]] = {
     },
     "hatchery": {"capabilities": "differs", "forward": "differs"},
 }
-"""By profile, the steps that go otherwise than on most: a metric that is named otherwise, or what
-the server cannot do.
+"""The steps of each profile whose outcome differs from that on most servers: a metric has another
+name, or the server does not support the step.
 """
 
 

@@ -268,7 +268,7 @@ def test_a_base_model_of_tinker_cloud_is_not_sampled(
 def test_the_older_tinker_cloud_samples_the_trained_model_for_the_base(
     begin: Callable[..., Any],
 ) -> None:
-    """So does its profile; nobody who knows the server is given such a sample."""
+    """The profile imitates this, and a client that knows the server refuses such a sample."""
     service, _ = begin("tinker-cloud-old", dialect=Dialect(encodings=("json",)))
     prompt = BATCH[0].model_input.to_ints()
     sampler = service.create_sampling_client(base_model=TINY)

@@ -1,4 +1,4 @@
-"""What docs/parity.md says is ours is there, and so are the tests that it names."""
+"""The names of tinkex in docs/parity.md exist, and so do the tests that it names."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ NAMED = sorted({test for row in ROWS for test in row.tests})
 
 
 def found(path: str) -> object:
-    """What a dotted path leads to: a package, then attributes or modules of it."""
+    """Returns the object at a dotted path: a package, then attributes or modules of it."""
     here: object = import_module("tinkex")
     walked = "tinkex"
     for part in path.split(".")[1:]:

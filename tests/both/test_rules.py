@@ -1,5 +1,5 @@
-"""The rules of tests/support/server_rules.py on servers of every kind, over real sockets: the embedded
-server looks like each in turn.
+"""The rules of tests/support/server_rules.py hold on servers of every kind, over real sockets: the
+embedded server imitates each in turn.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ BASE = "tinkex/tiny"  # a name by which there is a tokenizer
 STEP = AdamParams(learning_rate=0.5)
 QUICK = RetrySettings(base_delay=0.01, max_delay=0.01)
 ALL_BUT_HOSTED = [name for name in PROFILES if not name.startswith("hosted")]
-"""Those that can be found at any address."""
+"""The profiles that can be found at any address."""
 JSON_ALONE = ("skyrl-0.3", "tinker-cloud-old", "twinkle", "xorl", "verl", "hatchery", "mlx-tinker")
 
 
@@ -79,7 +79,7 @@ class Exchange:
 
 @define
 class Wire:
-    """What all clients of a test sent, in order, and what is answered in the server's place."""
+    """The requests of all clients of a test, in order, and answers given in the server's place."""
 
     exchanges: list[Exchange] = field(factory=list)
     instead: dict[str, httpx.Response] = field(factory=dict)
@@ -177,7 +177,7 @@ def service_of(connect: Callable[..., Any], serve: Callable[..., str]) -> Callab
 
 
 def calls_of(engine: RecordingEngine, model_id: str) -> list[str]:
-    """What the engine did with a model, in order."""
+    """Returns the names of the engine's calls for a model, in order."""
     return [call[0] for call in engine.calls if call[1:2] == (model_id,)]
 
 
@@ -189,8 +189,8 @@ def calls_of(engine: RecordingEngine, model_id: str) -> list[str]:
 def test_a_model_is_trained_and_saved_on_every_kind_of_server(
     service_of: Callable[..., Any], engine: RecordingEngine, wire: Wire, name: str
 ) -> None:
-    """With nothing said of the server: a route that it lacks, and an encoding that it does not
-    read, is no error.
+    """The client is told nothing about the server: a route that the server lacks and an encoding
+    that it does not read cause no error.
     """
     with service_of(name) as service:
         trainer = service.create_lora_training_client(BASE, rank=4)
@@ -970,7 +970,7 @@ def test_a_loss_that_is_not_what_it_is_elsewhere_is_told_of_once(
 def test_a_custom_loss_works_everywhere(
     service_of: Callable[..., Any], engine: RecordingEngine, name: str
 ) -> None:
-    """Where there is no forward, a forward_backward whose weights are 0 stands for it."""
+    """A forward_backward whose weights are 0 replaces the forward that a server lacks."""
 
     def summed(data: Any, logprobs: Any) -> Any:
         return (

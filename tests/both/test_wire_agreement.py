@@ -1,4 +1,4 @@
-"""What a server writes, and what a client writes, reads the same in JSON and in protobuf."""
+"""Answers of a server, and requests of a client, read the same in JSON and in protobuf."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DTYPES = {"float32": (pb.DTYPE_FLOAT32, "<f4"), "int64": (pb.DTYPE_INT64, "<i8"
 
 
 def over_json(value: object) -> Any:
-    """As the other side reads it. JSON has no NaN: it becomes null."""
+    """Returns a value as the other side reads it. JSON has no NaN: it becomes null."""
     return orjson.loads(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
@@ -135,7 +135,7 @@ def batch_from_protobuf(message: pb.ForwardBackwardRequest) -> list[Datum]:
 
 
 def layouts(data: Sequence[Datum]) -> Any:
-    """Which tensors are sparse."""
+    """Returns, for each tensor of each datum, whether it is sparse."""
     return [
         {name: tensor.csr is not None for name, tensor in datum.loss_fn_inputs.items()}
         for datum in data
@@ -397,7 +397,7 @@ def tensor_message(tensor: TensorData) -> pb.Tensor:
 
 
 def plain(sample: SampleResponse) -> Any:
-    """To compare by: arrays have no one equality."""
+    """Returns the parts of a sample that tests compare, since `==` on arrays gives an array."""
     drawn = sample.prompt_alt_tokens
     return (
         [

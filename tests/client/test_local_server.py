@@ -19,7 +19,8 @@ tinkex.local.serve = functools.partial(tinkex.local.serve, "fake/base", engine="
 import tinkex
 
 def url(service):
-    return service.create_lora_training_client("fake/base", rank=4).get_info() and service._client._transport.base_url
+    service.create_lora_training_client("fake/base", rank=4).get_info()
+    return service._client._transport.base_url
 """
 
 
@@ -50,7 +51,8 @@ def test_clients_of_both_facades_share_one_server_which_ends_with_the_process(
 
         config = tinkex.Config()
         first, second = tinkex.ServiceClient(), tinkex.ServiceClient("local")
-        print(config.base_url, first.config.base_url, threading.active_count() - 1)  # the one is the portal's
+        # the portal's thread is the only other one
+        print(config.base_url, first.config.base_url, threading.active_count() - 1)
         assert url(first) == url(second)
 
         async def other():
@@ -59,7 +61,8 @@ def test_clients_of_both_facades_share_one_server_which_ends_with_the_process(
                 return service._transport.base_url
 
         assert asyncio.run(other()) == url(first)
-        print(threading.active_count() > 2, len([t for t in threading.enumerate() if t.name == "tinkex-server"]))
+        names = [thread.name for thread in threading.enumerate()]
+        print(threading.active_count() > 2, names.count("tinkex-server"))
     """
     assert check(run(script, tmp_path, TINKER_BASE_URL="local"), tmp_path) == [
         "local local 1",
@@ -99,14 +102,20 @@ def test_a_copy_of_a_sampler_finds_the_server_wherever_it_is_unpacked(tmp_path: 
 
         with tinkex.ServiceClient("local") as service:
             sampler = service.create_sampling_client(base_model="fake/base")
-            tokens = sampler.sample([1, 2], 1, {"max_tokens": 3, "seed": 1}).result().sequences[0].tokens
+            sample = sampler.sample([1, 2], 1, {"max_tokens": 3, "seed": 1}).result()
+            tokens = sample.sequences[0].tokens
             elsewhere = '''
         import pickle, sys
 
         with pickle.load(sys.stdin.buffer) as sampler:
-            print(sampler.sample([1, 2], 1, {"max_tokens": 3, "seed": 1}).result().sequences[0].tokens)
+            sample = sampler.sample([1, 2], 1, {"max_tokens": 3, "seed": 1}).result()
+            print(sample.sequences[0].tokens)
             '''
-            copied = subprocess.run([sys.executable, "-c", textwrap.dedent(elsewhere)], input=pickle.dumps(sampler), capture_output=True)
+            copied = subprocess.run(
+                [sys.executable, "-c", textwrap.dedent(elsewhere)],
+                input=pickle.dumps(sampler),
+                capture_output=True,
+            )
         print(copied.stdout.decode().strip() == str(tokens) or copied)
     """
     assert check(run(script, tmp_path), tmp_path) == ["True"]

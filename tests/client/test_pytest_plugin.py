@@ -121,7 +121,7 @@ MODULES = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What became of all modules, in one run."""
+    """The outcomes of all modules, in one run."""
     imports = "import pytest\nfrom loop import train\n"
     tests = {name: imports + source for name, source in MODULES.items()}
     return run_pytest(tmp_path_factory.mktemp("plugin"), {"loop": LOOP, **tests})

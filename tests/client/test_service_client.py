@@ -1,5 +1,5 @@
-"""What a user meets who gets something wrong: an error of its own class, at the first call at the
-latest, that says what to do.
+"""Mistakes of a user raise an error of their own class, at the first call at the latest, that says
+what to do.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def test_a_server_that_is_not_there(connect: Callable[..., Any]) -> None:
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """What Python's own web server makes of a POST, and what others make of it."""
+    """A web server's handler that refuses every POST with a status and an HTML page."""
 
     status: int
 

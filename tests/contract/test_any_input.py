@@ -29,7 +29,7 @@ from tinkex.local import Limits, serve
 
 CONTRACT = Path(__file__).resolve().parents[2] / "openapi" / "tinker.yaml"
 EXAMPLES = int(os.environ.get("TINKEX_TEST_EXAMPLES", "10"))
-"""For each operation."""
+"""The number of examples for each operation."""
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -40,7 +40,7 @@ CHECKS = [
 
 @schemathesis.serializer("application/x-protobuf")
 def as_it_is(context: schemathesis.SerializationContext, value: Any) -> bytes:
-    """What the contract knows of protobuf is that it is bytes."""
+    """Returns the value as bytes, which is all that the contract says of protobuf."""
     return value if isinstance(value, bytes) else str(value).encode(errors="replace")
 
 
@@ -60,7 +60,7 @@ class Patient(Api):
 
 @pytest.fixture(scope="module")
 def there() -> Iterator[Mapping[str, str]]:
-    """Where the server is, and what there is, by the names of the fields that ask for it."""
+    """The server's address and the ids of what exists, by the names of the fields for them."""
     engine = RecordingEngine()
     engine.gate.set()
     with (
@@ -88,8 +88,8 @@ def there() -> Iterator[Mapping[str, str]]:
 
 
 def fill_in(fields: Any, there: Mapping[str, str]) -> Any:
-    """With what there is in the place of every other text that asks for it, so that more than the
-    lookup is tried.
+    """Returns fields with an existing id in place of every other text, so that more than the lookup
+    is tried.
     """
     if isinstance(fields, list):
         return [fill_in(entry, there) for entry in fields]

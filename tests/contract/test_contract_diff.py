@@ -24,7 +24,9 @@ paths:
         - {name: trace, in: header, schema: {type: [string, "null"]}}
       requestBody: {content: {application/json: {schema: {$ref: "#/components/schemas/Ask"}}}}
       responses:
-        "200": {description: ok, content: {application/json: {schema: {$ref: "#/components/schemas/Answer"}}}}
+        "200":
+          description: ok
+          content: {application/json: {schema: {$ref: "#/components/schemas/Answer"}}}
         "404": {$ref: "#/components/responses/NotFound"}
   /b:
     get:

@@ -163,8 +163,8 @@ def test_a_saturated_server_is_429_to_all_that_promise_something() -> None:
 
 @each(OPERATIONS)
 def test_a_server_that_starts_or_stops_is_503(operation: Operation) -> None:
-    """As it says to all that ask then; see tests/server/routes/test_server.py and
-    test_profiles.py.
+    """Every operation lists this status; that the server answers it is tested in
+    tests/server/routes/test_server.py and tests/server/profiles/test_profiles.py.
     """
     assert "503" in operation.statuses
 

@@ -67,24 +67,28 @@ _PAGE = """# Models
 
 <!-- Made by `make docs` from the run of tests/support/model_matrix.py: do not edit. -->
 
-A model is served exactly or not at all. When it is loaded, a few texts are read by its own forward pass, alone, and then by
-every way of the embedded server: in a batch with others, as a prompt in parts, and token by token. A model that finds other
-logprobs by any of them is refused with the reason; where config.json tells it, before torch is loaded.
+A model is served exactly or not at all. When it is loaded, its own forward pass reads a few texts,
+each alone. Then the embedded server reads them in each of its ways: in a batch with others, as a
+prompt in parts, and token by token. A model whose logprobs differ in any of them is refused with
+the reason; where config.json shows it, before torch is loaded.
 
-This table is of tiny random models of every kind that transformers {release} has a causal language model for: {served} of
-{tried} are served. Of each of these, the logprobs of training, scoring and sampling, alone and beside others, are those of transformers'
-own forward pass in float32, to 0.00001 nats and 0.000002 of the logprob itself; an adapter that was trained is read by the sampler
-and by peft with the same logprobs, and has learnt in all of its layers. The test suite makes the run again, row by row, and fails
-where a row is no longer what this page says, with the release of transformers that the page names; with others, where a kind
-is neither exact nor refused.
+The table lists tiny random models of every kind for which transformers {release} has a causal
+language model: {served} of {tried} are served. For each of these, the logprobs of training, scoring
+and sampling, alone and beside others, are those of transformers' own forward pass in float32, to
+0.00001 nats and 0.000002 of the logprob itself. A trained adapter gives the same logprobs in the
+sampler and in peft, and has learnt in all of its layers. The test suite repeats the run row by row.
+With the release of transformers that the page names, it fails where a row no longer agrees with
+this page; with other releases, where a kind is neither exact nor refused.
 
-Positions that change with a text's length (longrope, as in Phi-3.5 and Phi-4-mini) are served up to the length where they
-change, `original_max_position_embeddings`: a text that grew past it would be one of another model than the one that was sampled.
+Positions that change with a text's length (longrope, as in Phi-3.5 and Phi-4-mini) are served up to
+the length where they change, `original_max_position_embeddings`: a text that grew past it would
+belong to another model than the one that was sampled.
 
 ## Served exactly
 
-`train_attn` stands for all linear layers of the attention, `train_mlp` for all of the MLP. A switch that is `-` must be false: the
-kind has no such linear layers, or has some of a kind of their own beside them, or experts, which cannot be trained here.
+`train_attn` stands for all linear layers of the attention, `train_mlp` for all of the MLP. A switch
+that is `-` must be false: the kind has no such linear layers, or has some of a kind of their own
+beside them, or experts, which cannot be trained here.
 
 | kind | class | train_attn | train_mlp | train_unembed |
 |---|---|---|---|---|

@@ -86,14 +86,14 @@ class Store:
     """Gives out bytes as a store of files does: by ranges, for signatures that are still good."""
 
     files: dict[str, Data]
-    """By path."""
+    """The bytes of each path."""
     ranges: bool = True
     etags: bool = True
     digests: bool = False
     cuts: list[int] = field(factory=list)
     """The next answers break off after so many bytes."""
     arrived: threading.Event = field(factory=at_once)
-    """To be set before an answer breaks off."""
+    """An event that must be set before an answer breaks off."""
     good: str = "signature=1"
     calls: list[Call] = field(factory=list)
 
@@ -328,7 +328,7 @@ def test_a_server_that_is_only_ever_away_is_given_up(
 
 
 def large_tar(file: Path, mib: int) -> memoryview:
-    """Of one file, no two MiB of which are alike; mapped, and not held."""
+    """Writes a tar of one file, no two MiB of which are alike; returns it mapped, not in memory."""
     block = random.Random(7).randbytes(MIB - 8)
     info = tarfile.TarInfo("model.bin")
     info.size = mib * MIB
@@ -357,7 +357,7 @@ def large_tar(file: Path, mib: int) -> memoryview:
 def test_a_large_download_that_is_killed_three_times_is_resumed(
     download: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory, mib: int
 ) -> None:
-    """What a connection had not delivered when it died is all that comes twice."""
+    """Only what a connection had not delivered when it died is sent twice."""
     data = large_tar(tmp_path_factory.mktemp("served") / "0001.tar", mib)
     cuts = [mib // 6 * MIB + 1, mib // 3 * MIB, mib // 12 * MIB]
     sizes: list[int] = []

@@ -1,4 +1,4 @@
-"""What a process that was killed leaves on the disk is removed, and nothing else."""
+"""Files that a killed process leaves on the disk are removed, and nothing else is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ _DOWNLOAD = """
 import sys, tinkex
 def came(size, _):
     if size: print("came", flush=True)
-rest = tinkex.RestClient(tinkex.Config(base_url=sys.argv[1], api_key="tml-test", dialect=tinkex.Dialect()))
+rest = tinkex.RestClient(
+    tinkex.Config(base_url=sys.argv[1], api_key="tml-test", dialect=tinkex.Dialect())
+)
 rest.download_checkpoint(sys.argv[2], output_dir=sys.argv[3], progress=came)
 """
 _LOCAL = """

@@ -30,7 +30,7 @@ REFUSED = "http://127.0.0.1:9"
 
 
 def frames(error: BaseException | None) -> Iterator[FrameType]:
-    """Those of the error and its causes, but for this module's own, which know the key."""
+    """Yields the frames of an error and its causes, except this module's, which know the key."""
     while error is not None:
         trace = error.__traceback__
         while trace is not None:

@@ -1,5 +1,5 @@
-"""What programs written for the official SDK do with our names: errors that they make and catch,
-clients as futures.
+"""Programs written for the official SDK run with the names of tinkex: they make and catch errors,
+and use clients as futures.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def test_another_thing_for_the_settings_of_retries(wrong: Any, server: Server) -
 
 @frozen
 class RetryConfig:
-    """As the official SDK has it."""
+    """A class with the fields of the official SDK's RetryConfig."""
 
     max_connections: int = 1000
     progress_timeout: float = 7200

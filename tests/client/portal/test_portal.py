@@ -104,7 +104,8 @@ def test_a_fork_refuses_old_clients_and_makes_new_ones(server: Server) -> None:
             except tinkex.ClientClosedError as error:
                 print("refused:", error.message)
             with tinkex.ServiceClient(base_url=sys.argv[1], api_key="x") as new:
-                print("new:", new.get_server_capabilities().supported_models[0].model_name, flush=True)
+                [model] = new.get_server_capabilities().supported_models[:1]
+                print("new:", model.model_name, flush=True)
             os._exit(0)
         os.waitpid(child, 0)
         print("old:", old.get_server_capabilities().supported_models[0].model_name)

@@ -186,7 +186,7 @@ def test_downloads_of_every_kind(
 def test_what_comes_down_is_what_the_server_samples(
     connect_rest: Callable[..., Any], torch_server: Server, tmp_path: Path
 ) -> None:
-    """In peft, on the base model, it gives the server's own logprobs."""
+    """The adapter, loaded with peft on the base model, gives the server's own logprobs."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -65,7 +65,7 @@ def archive() -> dict[str, bytes]:
 
 @pytest.fixture
 def rest(connect_rest: Callable[..., Any], archive: dict[str, bytes]) -> Iterator[Any]:
-    """Of a server whose archive is the answer itself."""
+    """A client of a server that answers with the archive itself."""
     with answering(lambda call: Answer(200, tar_of(archive))) as server:
         yield connect_rest(server.base_url, dialect=Dialect())
 
@@ -84,8 +84,8 @@ def test_a_checkpoint_goes_there_with_a_card(rest: Any, hub: Hub) -> None:
     assert set(card.data.tags) >= {"tinker", "lora"}
     assert f"of rank 16, trained with the Tinker API and saved as `{PATH}`" in card.text
     assert (
-        "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('meta-llama/Llama-3.1-8B'), "
-        "'ada/poems')" in card.text
+        "PeftModel.from_pretrained("
+        "AutoModelForCausalLM.from_pretrained('meta-llama/Llama-3.1-8B'), 'ada/poems')" in card.text
     )
 
 

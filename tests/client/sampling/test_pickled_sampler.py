@@ -28,13 +28,15 @@ SCRIPTS = {
     "blocking": """
         import pickle, sys
         sampler = pickle.load(sys.stdin.buffer)
-        print([sampler.sample([token], 1, {"max_tokens": 1}).result().sequences[0].tokens[0] for token in (5, 6)])
+        samples = [sampler.sample([token], 1, {"max_tokens": 1}).result() for token in (5, 6)]
+        print([sample.sequences[0].tokens[0] for sample in samples])
     """,
     "asyncio": """
         import asyncio, pickle, sys
         async def main():
             sampler = pickle.load(sys.stdin.buffer)
-            print([(await sampler.sample([token], 1, {"max_tokens": 1})).sequences[0].tokens[0] for token in (5, 6)])
+            samples = [await sampler.sample([token], 1, {"max_tokens": 1}) for token in (5, 6)]
+            print([sample.sequences[0].tokens[0] for sample in samples])
         asyncio.run(main())
     """,
 }

@@ -311,7 +311,7 @@ def test_a_seed_without_effect_is_warned_of_once(
 def scripted(
     answers: dict[str, Any], dialect: Dialect = UNKNOWN, **asked: Any
 ) -> tuple[Any, Routes]:
-    """What a sample gave or raised, and what was sent for it."""
+    """Returns a sample or its error, and the routes that were asked for it."""
 
     async def run() -> tuple[Any, Routes]:
         sampler, routes = scripted_sampler(answers, dialect)
@@ -386,7 +386,7 @@ def test_logprobs_that_do_not_come_are_an_error() -> None:
 
 @pytest.mark.rule(15)
 def test_a_sampling_session_that_is_promised_is_waited_for() -> None:
-    """As hatchery answers; openapi/tinker.yaml, CreateSamplingSessionResponse."""
+    """The answer is hatchery's: CreateSamplingSessionResponse in openapi/tinker.yaml."""
 
     async def run() -> None:
         session, routes = scripted_session(

@@ -1,4 +1,4 @@
-"""What each kind of server is sent for what a user asks: pure functions, no server."""
+"""Plans of samples: the requests that each kind of server is sent. Pure functions, no server."""
 
 from __future__ import annotations
 

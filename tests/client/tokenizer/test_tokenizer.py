@@ -143,7 +143,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 def again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in another process: nothing is loaded."""
+    """Forgets what is loaded, so that the next lookup is as in another process."""
     monkeypatch.setattr("tinkex.tokenizer.lookup._loads", Loads())
 
 
@@ -206,11 +206,8 @@ def test_the_error_says_what_was_tried_in_order(hub: Hub) -> None:
 
 
 def test_models_whose_repository_wants_an_agreement_have_an_open_tokenizer(hub: Hub) -> None:
-    hub.files = {
-        "/thinkingmachineslabinc/meta-llama-3-tokenizer/resolve/main/tokenizer.json": words_tokenizer(
-            "a"
-        ).encode()
-    }
+    path = "/thinkingmachineslabinc/meta-llama-3-tokenizer/resolve/main/tokenizer.json"
+    hub.files = {path: words_tokenizer("a").encode()}
     assert get_tokenizer("meta-llama/Llama-3.1-8B").encode("a") == [0]
 
 

@@ -194,7 +194,7 @@ def test_a_loss_of_the_users_that_raises_is_a_refusal_too(service: Any, server_e
     assert server_engine.count("optim_step", trainer.model_id) == 1
 
 
-def test_a_train_step_on_a_silent_server_ends_in_doubt_not_in_a_wait_for_its_turn() -> None:
+def test_a_train_step_on_a_silent_server_has_an_unknown_outcome_and_waits_for_no_turn() -> None:
 
     async def never(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(1e6)

@@ -66,10 +66,10 @@ class TokenServer(httpx.AsyncBaseTransport):
     life: float = 1000.0
     given: list[str] = field(factory=list)
     keys: list[str] = field(factory=list)
-    """Those of all requests but for a token."""
+    """The keys of all requests except those for a token."""
     taken: str = ""
     trouble: list[int | Exception] = field(factory=list)
-    """What the next exchanges get instead."""
+    """Statuses or errors that the next exchanges for a token get instead."""
     inner: httpx.AsyncBaseTransport | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -116,7 +116,7 @@ def run(
     work: Callable[[Transport, HandClock], Coroutine[Any, Any, Any]],
     **settings: Any,
 ) -> Any:
-    """What `work` returns, or the error."""
+    """Returns what `work` returns, given a transport to the server and its clock."""
     defaults = {"api_key": "tml-good", "dialect": EXCHANGES, "http_transport": server}
     config, clock = Config(base_url="http://tokens", **{**defaults, **settings}), HandClock()
 

@@ -38,8 +38,8 @@ def ask(base_url: str, **settings: Any) -> Any:
 
 
 def asked_over_tls(context: Any, host: str = "localhost") -> tuple[Any, int]:
-    """What came of asking a server with these TLS settings, as an answer or an error, and how many
-    requests it saw.
+    """Asks a server with these TLS settings; returns the answer or the error, and how many requests
+    the server saw.
     """
 
     async def main() -> tuple[Any, int]:

@@ -1,4 +1,4 @@
-"""Which connections are used again, over real sockets."""
+"""Connections are used again only where that is safe, over real sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which encoding a server reads is learned by the first batch that it takes, over a real socket."""
+"""The client learns a server's encoding from the first batch that it takes, over a real socket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tinkex.local import Server
 from tinkex_server.wire.protobuf import MEDIA_TYPE
 
 UNKNOWN = Config(base_url="http://127.0.0.1", dialect=Dialect())
-"""For a server that is not known; the fixture fills in the address."""
+"""Settings for a server that is not known; the fixture fills in the address."""
 
 
 class Watch(httpx.AsyncBaseTransport):

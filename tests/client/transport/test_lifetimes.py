@@ -102,7 +102,7 @@ def own_server() -> Any:
 
 
 def endings(server: Server) -> list[str]:
-    """How the sessions of the server were finished."""
+    """Returns the reasons for which sessions of the server were finished."""
     with AdminClient(base_url=server.base_url) as admin:
         return [
             entry.event_details["reason"]
@@ -195,9 +195,10 @@ def run(program: str, base_url: str) -> subprocess.CompletedProcess[str]:
 
 
 _SCRIPTS = {
-    "a "
-    "blocking "
-    "script": "import tinkex\ntinkex.ServiceClient().create_lora_training_client('fake/base', 8)",
+    "a blocking script": """
+import tinkex
+tinkex.ServiceClient().create_lora_training_client("fake/base", 8)
+""",
     "an asyncio script": """
 import asyncio, tinkex
 async def main():
@@ -215,17 +216,19 @@ with tinkex.ServiceClient() as service:
 import asyncio, gc, pickle, tinkex
 async def main():
     async with tinkex.AsyncServiceClient() as service:
-        copy = pickle.loads(pickle.dumps(await service.create_sampling_client(base_model="fake/base")))
+        sampler = await service.create_sampling_client(base_model="fake/base")
+        copy = pickle.loads(pickle.dumps(sampler))
+        del sampler
         await copy.sample([1], 1, {"max_tokens": 1})
         del copy
         gc.collect()
 asyncio.run(main())
 """,
     "a REST client": "import tinkex\ntinkex.RestClient().get_server_capabilities()",
-    "an "
-    "asyncio "
-    "REST "
-    "client": "import asyncio, tinkex\nasyncio.run(tinkex.AsyncRestClient().get_server_capabilities())",
+    "an asyncio REST client": """
+import asyncio, tinkex
+asyncio.run(tinkex.AsyncRestClient().get_server_capabilities())
+""",
 }
 
 

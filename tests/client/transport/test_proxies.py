@@ -127,9 +127,7 @@ def test_no_proxy(entries: str, excepted: list[str], others: list[str]) -> None:
     ] == excepted
 
 
-def test_what_is_in_lower_case_goes_first_and_a_script_of_a_web_server_takes_no_proxy_of_its_visitors() -> (
-    None
-):
+def test_lower_case_names_go_first_and_a_cgi_script_takes_no_proxy_of_its_visitors() -> None:
     both = Proxies.of_environment({"HTTP_PROXY": "http://upper:1", "http_proxy": "http://lower:1"})
     assert str(both.of("http://a.test")) == "http://lower:1 (http_proxy)"
     assert (

@@ -233,7 +233,7 @@ def test_a_refusal_after_a_try_whose_answer_was_lost_leaves_doubt(
     assert applied(server_engine, trainer, 1) == 1
 
 
-def test_a_forward_in_doubt_does_not_say_that_it_may_have_been_applied(
+def test_a_forward_of_unknown_outcome_does_not_say_that_it_may_have_been_applied(
     train: Callable[[str], Any], proxied: Faulty
 ) -> None:
     trainer = train("unknown")
