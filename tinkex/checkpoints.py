@@ -1,4 +1,4 @@
-"""`CheckpointDownload`: fetching a checkpoint in one call, without a client of one's own."""
+"""`CheckpointDownload`: downloads a checkpoint with one call, without a client."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from os import PathLike
 from pathlib import Path
 
 from tinkex.config import Config
-from tinkex.downloads.download import Progress
+from tinkex.downloads.download import ProgressCallback
 from tinkex.rest.client import AsyncRestClient
 from tinkex.sync.rest import RestClient
 
 
 class CheckpointDownload:
-    """Fetches a checkpoint from a script."""
+    """A download of a checkpoint with one call, for scripts.
+
+    Example:
+        from tinkex import CheckpointDownload
+
+        downloaded = CheckpointDownload.download(sampler_path, output_dir=folder)
+        print(sorted(file.name for file in downloaded.iterdir()))
+    """
 
     @staticmethod
     def download(
@@ -20,11 +27,11 @@ class CheckpointDownload:
         *,
         output_dir: str | PathLike[str] = ".",
         force: bool = False,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         config: Config | None = None,
     ) -> Path:
-        """Does, and raises, what `RestClient.download_checkpoint` does, with a client made of
-        `config`.
+        """Calls `RestClient.download_checkpoint` on a client with the settings `config`, by default
+        those of the environment, and returns the folder of the files.
         """
         with RestClient(config) as rest:
             return rest.download_checkpoint(
@@ -33,7 +40,14 @@ class CheckpointDownload:
 
 
 class AsyncCheckpointDownload:
-    """Fetches a checkpoint from an asyncio application."""
+    """A download of a checkpoint with one call, for asyncio programs.
+
+    Example:
+        from tinkex import AsyncCheckpointDownload
+
+        downloaded = await AsyncCheckpointDownload.download(sampler_path, output_dir=folder)
+        print(sorted(file.name for file in downloaded.iterdir()))
+    """
 
     @staticmethod
     async def download(
@@ -41,11 +55,11 @@ class AsyncCheckpointDownload:
         *,
         output_dir: str | PathLike[str] = ".",
         force: bool = False,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         config: Config | None = None,
     ) -> Path:
-        """Does, and raises, what `AsyncRestClient.download_checkpoint` does, with a client made of
-        `config`.
+        """Calls `AsyncRestClient.download_checkpoint` on a client with the settings `config`, by
+        default those of the environment, and returns the folder of the files.
         """
         async with AsyncRestClient(config) as rest:
             return await rest.download_checkpoint(

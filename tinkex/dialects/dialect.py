@@ -91,7 +91,8 @@ class SamplingRules:
 
     Example:
         rules = SamplingRules(seeds=False, max_samples=64)
-        config = Config(dialect=Dialect(name="my-server", sampling=rules))
+        dialect = Dialect(name="my-server", sampling=rules)
+        config = Config(base_url="http://localhost:8000", api_key="tml-x", dialect=dialect)
     """
 
     base_models: bool = True

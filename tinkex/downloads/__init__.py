@@ -1,3 +1,1 @@
-"""Downloads of checkpoints: found, fetched in pieces, unpacked, and moved to their place as a
-whole.
-"""
+"""Downloads of checkpoints: fetched in pieces, unpacked, and moved to their folder as a whole."""

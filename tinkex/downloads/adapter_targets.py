@@ -1,8 +1,8 @@
-"""The modules that a downloaded adapter changes, where its settings do not name them: peft would
-take some of its own for all.
+"""Adds the names of the modules that a downloaded adapter changes to its settings, where a server
+left them out.
 
-SkyRL 0.3 writes `target_modules: null`. peft then loads the usual two of a kind of model and drops
-the weights of all others, without a word.
+SkyRL 0.3 writes `target_modules: null`. peft then assumes the default modules of the kind of model,
+and silently drops the weights of all others.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import json
 import logging
 from pathlib import Path
 
-from tinkex.downloads.adapter_files import CONFIG_FILE, found, read_config, tensor_names
+from tinkex.downloads.adapter_files import CONFIG_FILE, read_config, read_if_valid, tensor_names
 
 logger = logging.getLogger("tinkex")
 
 _LORA = ".lora_A."
 
 
-def name_targets(folder: Path) -> None:
-    """Writes into adapter_config.json the modules that the weights beside it are for, unless it
-    names some. Raises `OSError`.
+def add_target_modules(folder: Path) -> None:
+    """Writes the modules of the adapter's weights into adapter_config.json, unless it names some.
+    Raises `OSError`.
     """
-    settings = found(read_config, folder)
+    settings = read_if_valid(read_config, folder)
     if settings is None or settings.get("target_modules") or settings.get("target_parameters"):
         return
-    names = found(tensor_names, folder) or ()
+    names = read_if_valid(tensor_names, folder) or ()
     modules = sorted(
         {name.partition(_LORA)[0].rpartition(".")[2] for name in names if _LORA in name}
     )
@@ -36,6 +36,6 @@ def name_targets(folder: Path) -> None:
     )
     logger.warning(
         "the server's adapter_config.json names no target_modules, so that peft would drop "
-        "weights; those of the weights were added: %s",
+        "weights; the modules of its weights were added: %s",
         ", ".join(modules),
     )

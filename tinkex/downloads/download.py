@@ -1,4 +1,4 @@
-"""Downloading a checkpoint: all of it in its folder, or nothing."""
+"""Downloads a checkpoint to a folder: all of its files, or none."""
 
 from __future__ import annotations
 
@@ -8,66 +8,70 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from attrs import define, field
 
 from tinkex.claimed_folder import ClaimedFolder, claim_orphans
-from tinkex.downloads.adapter_targets import name_targets
-from tinkex.downloads.extract import Limits, unpack
+from tinkex.downloads.adapter_targets import add_target_modules
+from tinkex.downloads.extract import ArchiveLimits, unpack
 from tinkex.downloads.fetch import fetch
-from tinkex.downloads.partial_file import Part
-from tinkex.downloads.safe_names import Names
-from tinkex.downloads.sources import UrlTable, open_archive
+from tinkex.downloads.partial_file import PartialFile
+from tinkex.downloads.safe_names import SafeNames
+from tinkex.downloads.sources import Archive, SignedFile, UrlTable
 from tinkex.errors import CheckpointDownloadError, InvalidInputError, TinkexError
 from tinkex.threads import in_thread
 from tinkex.transport.transport import Transport
-from tinkex.types.checkpoint_address import CheckpointAddress
-from tinkex.types.checkpoint_path import EXTERNAL_WEIGHTS
+from tinkex.types.checkpoint_path import EXTERNAL_WEIGHTS, CheckpointAddress
 
 logger = logging.getLogger("tinkex")
 
-Progress = Callable[[int, int | None], object]
-"""Is given how many bytes came, and how many there are in all, None while that is not known."""
+ProgressCallback = Callable[[int, int | None], object]
+"""A function called with the number of bytes that were transferred, and of bytes in all; None while
+the latter is not known.
+"""
 
-LIMITS = Limits()
+LIMITS = ArchiveLimits()
 TIED_NOTE = "TIED_EMBEDDINGS.md"
-"""A file that the embedded server adds to adapters that peft cannot merge."""
+"""The name of a file that the embedded server adds to adapters that peft cannot merge."""
 _PREFIX, _REPLACED = ".tinkex-download-", "replaced"
-_ODD = re.compile(r"[^\w.-]")
+_NOT_IN_NAMES = re.compile(r"[^\w.-]")
 
 
 def folder_name(tinker_path: str) -> str:
-    """`tinker://S1:train:0/weights/0001` goes to `S1_train_0_weights_0001`."""
-    return _ODD.sub("_", tinker_path.partition("://")[2])
+    """Returns the folder name of a path: `S1_train_0_weights_0001` for
+    `tinker://S1:train:0/weights/0001`.
+    """
+    return _NOT_IN_NAMES.sub("_", tinker_path.partition("://")[2])
 
 
 async def download(
     transport: Transport,
-    place: CheckpointAddress,
+    address: CheckpointAddress,
     target: Path,
     *,
     force: bool,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> Path:
-    """Fetches a checkpoint to the folder `target`, which it then gives back.
+    """Fetches a checkpoint to the folder `target`, and returns that folder.
 
-    All is done in a temporary folder beside it, which is renamed in the end, and removed whatever
-    happens; the one that a process left which was killed is removed by the next download to the
-    same target.
+    The files are written to a temporary folder beside it, whose content is moved to `target` at the
+    end. That folder is always removed; the one of a process that was killed is removed by
+    the next download to the same target.
     """
-    fetch_content = _fetch_files if place.kind == EXTERNAL_WEIGHTS else _fetch_archive
     try:
-        folder = await in_thread(_begin, target, force)
-        work = folder.path
+        folder = await in_thread(_make_work_folder, target, force)
+        content = folder.path / "checkpoint"
         try:
-            await fetch_content(transport, place, work / "checkpoint", _Meter(progress))
-            name_targets(work / "checkpoint")
-            _put(work / "checkpoint", target, work / _REPLACED)
+            if address.kind == EXTERNAL_WEIGHTS:
+                await _fetch_files(transport, address, content, _Meter(progress))
+            else:
+                await _fetch_archive(transport, address, content, _Meter(progress))
+            add_target_modules(content)
+            _move(content, target, folder.path / _REPLACED)
         finally:
-            folder.remove()  # at once: what is awaited here could be cancelled
-    except TinkexError:  # a WaitTimeoutError is an OSError, too
+            folder.remove()  # without an await, which could be cancelled
+    except TinkexError:  # WaitTimeoutError is an OSError too
         raise
     except OSError as error:
         raise CheckpointDownloadError(
@@ -75,10 +79,9 @@ async def download(
         ) from error
     if (target / TIED_NOTE).is_file():
         logger.warning(
-            "%s is an adapter on the output layer of a model whose embeddings are tied: it is "
-            "exact as it is, but peft's merge_and_unload "
-            "would change the input embeddings, too. To merge it, use python -m "
-            "tinkex.local.merge %s OUTPUT",
+            "%s is an adapter on the output layer of a model whose embeddings are tied. It works "
+            "as it is, but peft's merge_and_unload would change the input embeddings too. To merge "
+            "it, run python -m tinkex.local.merge %s OUTPUT",
             target,
             target,
         )
@@ -87,68 +90,67 @@ async def download(
 
 @define(eq=False)
 class _Meter:
-    """Tells the user how far it is."""
+    """The progress of all files of a download, as its callback is told of it."""
 
-    progress: Progress | None
-    parts: list[Part] = field(factory=list[Part])
+    callback: ProgressCallback | None
+    parts: list[PartialFile] = field(factory=list[PartialFile])
 
-    def tell(self) -> None:
-        if self.progress is not None:
+    def report(self) -> None:
+        if self.callback is not None:
             totals = [part.total for part in self.parts if part.total is not None]
-            self.progress(
+            self.callback(
                 sum(part.size for part in self.parts),
                 sum(totals) if len(totals) == len(self.parts) else None,
             )
 
 
 async def _fetch_archive(
-    transport: Transport, place: CheckpointAddress, content: Path, meter: _Meter
+    transport: Transport, address: CheckpointAddress, content: Path, meter: _Meter
 ) -> None:
-    part = Part(content.with_name("archive.tar"))
+    part = PartialFile(content.with_name("archive.tar"))
     meter.parts.append(part)
-    await fetch(transport, partial(open_archive, transport, place), part, meter.tell)
+    await fetch(transport, Archive(transport, address), part, meter.report)
     await _unpack(part.path, content)
 
 
 async def _fetch_files(
-    transport: Transport, place: CheckpointAddress, content: Path, meter: _Meter
+    transport: Transport, address: CheckpointAddress, content: Path, meter: _Meter
 ) -> None:
-    table = UrlTable(transport, place)
+    table = UrlTable(transport, address)
     await table.sign()
     if len(table.urls) > LIMITS.max_files:
         raise CheckpointDownloadError(
-            f"the checkpoint has {len(table.urls)} files; at most {LIMITS.max_files} are taken"
+            f"the checkpoint has {len(table.urls)} files, but at most "
+            f"{LIMITS.max_files} are accepted"
         )
     if not table.urls:
         raise CheckpointDownloadError("the checkpoint has no files")
-    names = Names()
-    parts = {name: Part(content / names.safe(name)) for name in table.urls}
+    names = SafeNames()
+    parts = {name: PartialFile(content / names.add(name)) for name in table.urls}
     meter.parts += parts.values()
     for name, part in parts.items():
         part.path.parent.mkdir(parents=True, exist_ok=True)
-        await fetch(transport, partial(table.open, name), part, meter.tell)
+        await fetch(transport, SignedFile(table, name), part, meter.report)
 
 
 async def _unpack(archive: Path, content: Path) -> None:
-    """In a thread, which is over when this is: nothing is written any more to what is then
-    removed.
+    """Unpacks the archive in a thread. When this is cancelled, it ends only after the thread, so
+    that nothing is written to a folder that is then removed.
     """
-    off = threading.Event()
-    unpacking = asyncio.ensure_future(in_thread(unpack, archive, content, LIMITS, off.is_set))
+    stop = threading.Event()
+    unpacking = asyncio.ensure_future(in_thread(unpack, archive, content, LIMITS, stop.is_set))
     try:
         await asyncio.shield(unpacking)
     except asyncio.CancelledError:
-        off.set()
-        while not unpacking.done():  # however often it is cancelled meanwhile
+        stop.set()
+        while not unpacking.done():  # this may be cancelled again meanwhile
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([unpacking])
         raise
 
 
-def _begin(target: Path, force: bool) -> ClaimedFolder:
-    """A temporary folder beside the target, where downloads that were killed have left nothing any
-    more.
-    """
+def _make_work_folder(target: Path, force: bool) -> ClaimedFolder:
+    """Makes a temporary folder beside the target. Removes those that killed downloads left."""
     if target.exists() and not force:
         raise InvalidInputError(
             f"{target} exists already",
@@ -156,22 +158,24 @@ def _begin(target: Path, force: bool) -> ClaimedFolder:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in claim_orphans(target.parent, _PREFIX, target.name):
-        _give_back(left.path / _REPLACED, target)
-        logger.info("removing %s, which a download of %s left that was killed", left.path, target)
+        _restore(left.path / _REPLACED, target)
+        logger.info("removing %s, left by a download to %s that was killed", left.path, target)
         left.remove()
     folder = ClaimedFolder.make(target.parent, _PREFIX, target.name)
     (folder.path / "checkpoint").mkdir()
     return folder
 
 
-def _give_back(replaced: Path, target: Path) -> None:
-    """Puts what was there before in its place again, where its own successor did not come to be."""
+def _restore(replaced: Path, target: Path) -> None:
+    """Moves the folder that was to be replaced back, where its replacement never arrived."""
     if replaced.exists() and not target.exists():
         replaced.rename(target)
 
 
-def _put(content: Path, target: Path, replaced: Path) -> None:
-    """Renames; what is there is moved out of the way, and back if that fails."""
+def _move(content: Path, target: Path, replaced: Path) -> None:
+    """Moves the content to the target. A folder that is there is moved to `replaced` first, and
+    back if that fails.
+    """
     if not target.exists():
         content.rename(target)
         return

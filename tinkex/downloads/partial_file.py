@@ -1,5 +1,5 @@
-"""What is known of a file that is being fetched, and so how to go on with it. Plain values: no I/O
-here.
+"""`PartialFile`: the state of a file that is being fetched, and how to resume it. Plain values: no
+I/O here.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from tinkex.errors import APIConnectionError, CheckpointDownloadError
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _ALGORITHMS = {"sha-512": "sha512", "sha-256": "sha256", "md5": "md5"}
-"""Names in headers, and hashlib's; the best first."""
+"""hashlib's name of each algorithm, by its name in headers; the best first."""
 _DIGESTS = re.compile(r"\s*([\w-]+)=:?([A-Za-z0-9+/]+={0,2}):?\s*")
 
 
 @frozen
 class Digest:
     algorithm: str
-    """As hashlib calls it."""
+    """The algorithm's name in hashlib."""
     value: bytes
 
 
 @define(eq=False)
-class Part:
-    """A file, and how much of it is there."""
+class PartialFile:
+    """A file, and how much of it has been fetched."""
 
     path: Path
     size: int = 0
-    """Bytes that are there."""
+    """The number of bytes that were fetched."""
     total: int | None = None
-    """Bytes of the whole, where the server has said so."""
+    """The size of the whole in bytes; None where the server did not say."""
     etag: str | None = None
     digest: Digest | None = None
 
     def range_headers(self) -> Mapping[str, str]:
-        """What asks for the rest."""
+        """Returns the headers that ask for the rest of the file."""
         if not self.size:
             return {}
         return {"Range": f"bytes={self.size}-", **({"If-Range": self.etag} if self.etag else {})}
@@ -49,14 +49,16 @@ class Part:
         self.size, self.total, self.etag, self.digest = 0, None, None, None
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Takes note of an answer, whose body is then written from `size` on.
+        """Reads the headers of a response, whose body is then written from `size` on.
 
-        Raises `APIConnectionError`, after which it begins anew, for the rest of another file than
-        the one that is there.
+        Raises:
+            APIConnectionError: the file has changed on the server; it is then fetched from its
+                start.
+            CheckpointDownloadError: the response is encoded, or does not say which part it is.
         """
         if headers.get("content-encoding", "identity") != "identity":
             raise CheckpointDownloadError(
-                f"{self.path.name} comes in the encoding {headers['content-encoding']!r}, which "
+                f"{self.path.name} was sent in the encoding {headers['content-encoding']!r}, which "
                 "was not asked for"
             )
         start, total = _extent(status, headers)
@@ -64,19 +66,17 @@ class Part:
             start and self.total not in (None, total)
         ):
             self.start_over()
-            raise APIConnectionError(
-                f"{self.path.name} has become another file while it was fetched"
-            )
+            raise APIConnectionError(f"{self.path.name} changed on the server during the download")
         if not start:
             self.start_over()
         self.size, self.total = start, total
         etag = headers.get("etag", "")
-        # a weak one does not vouch for the bytes
+        # a weak ETag does not mean equal bytes
         self.etag = etag if etag.startswith('"') else None
-        self.digest = promised_digest(headers) or self.digest
+        self.digest = read_digest(headers) or self.digest
 
     def end(self) -> None:
-        """Raises `APIConnectionError` where the body has ended before its end."""
+        """Checks the size. Raises `APIConnectionError` where the body ended too early."""
         if self.total is not None and self.size != self.total:
             raise APIConnectionError(
                 f"{self.path.name} broke off at {self.size} of {self.total} bytes"
@@ -84,20 +84,20 @@ class Part:
 
 
 def _extent(status: int, headers: Mapping[str, str]) -> tuple[int, int | None]:
-    """Where the body begins, and how long the whole is."""
+    """Returns the byte at which the body begins, and the size of the whole."""
     if status != 206:
         length = headers.get("content-length", "")
         return 0, int(length) if length.isdigit() else None
     found = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if found is None:
         raise CheckpointDownloadError(
-            f"the server sent a part and does not say which: {headers.get('content-range')!r}"
+            f"the server sent a part with a wrong Content-Range: {headers.get('content-range')!r}"
         )
     return int(found[1]), None if found[2] == "*" else int(found[2])
 
 
-def promised_digest(headers: Mapping[str, str]) -> Digest | None:
-    """The digest of the whole, from whichever header this server puts it in."""
+def read_digest(headers: Mapping[str, str]) -> Digest | None:
+    """Returns the digest of the whole file, from whichever header the server puts it in."""
     texts = [headers.get(name, "") for name in ("repr-digest", "digest", "x-goog-hash")]
     if checksum := headers.get("x-amz-checksum-sha256"):
         texts.append(f"sha-256={checksum}")

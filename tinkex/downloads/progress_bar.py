@@ -1,4 +1,4 @@
-"""`DownloadBar`: how far a download is, drawn in the terminal."""
+"""`DownloadBar`: a progress bar of a download in the terminal."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from rich.progress import (
 
 
 class DownloadBar:
-    """A progress bar to be given as `progress`. It can be called from any thread.
-
-    Example:
-        with DownloadBar() as bar:
-            rest.download_checkpoint(path, progress=bar)
+    """A progress bar in the terminal, to be given as `progress`. It may be called in any thread.
 
     Args:
-        description: what stands before the bar.
-        console: where it is drawn; by default on standard error.
+        description: the text before the bar.
+        console: the console to draw on; by default standard error.
+
+    Example:
+        from tinkex import DownloadBar
+
+        with DownloadBar() as bar:
+            rest.download_checkpoint(path, output_dir=folder, progress=bar)
     """
 
     def __init__(self, description: str = "Downloading", console: Console | None = None) -> None:
@@ -40,7 +42,7 @@ class DownloadBar:
         self._task = self._progress.add_task(description, total=None)
 
     def __call__(self, downloaded: int, total: int | None) -> None:
-        """Draws it: `downloaded` of `total` bytes, which are None while they are not known."""
+        """Draws `downloaded` of `total` bytes; `total` is None while it is not known."""
         self._progress.update(self._task, completed=downloaded, total=total)
 
     def __enter__(self) -> Self:

@@ -1,5 +1,5 @@
-"""Names of files that others chose: none leads out of its folder, deceives a reader, or is
-another's on some disks.
+"""Checks file names that a server chose: none may lead out of its folder, deceive a reader, or
+collide with another on some disks.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from attrs import define, field
 
 from tinkex.errors import CheckpointDownloadError
 
-_ODD = re.compile(r"[\\\0]")
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Categories of characters that a terminal obeys, or that change the order of what is read."""
+_FORBIDDEN = re.compile(r"[\\\0]")
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories of characters that control a terminal or the direction of text."""
 
 
 def is_root(name: str) -> bool:
-    """Whether it is the folder itself, which some archives begin with."""
+    """Returns whether the name is that of the folder itself, with which some archives begin."""
     return not PurePosixPath(name).parts
 
 
 def safe_path(name: str) -> Path:
-    """A path below any folder. Raises `CheckpointDownloadError` for a name that leads elsewhere, or
-    is not as it looks.
+    """Returns the name as a path within a folder. Raises `CheckpointDownloadError` for a name that
+    leads out of the folder, or looks like another.
     """
     path = PurePosixPath(name)
     if (
@@ -32,30 +32,30 @@ def safe_path(name: str) -> Path:
         or ".." in path.parts
         or not path.parts
         or ":" in path.parts[0]
-        or _ODD.search(name)
+        or _FORBIDDEN.search(name)
     ):
         raise CheckpointDownloadError(
             f"the checkpoint has a file {name!r:.200}, which would lie outside of its folder"
         )
-    if any(unicodedata.category(letter) in _UNSEEN for letter in name):
+    if any(unicodedata.category(letter) in _INVISIBLE for letter in name):
         raise CheckpointDownloadError(
-            f"the checkpoint has a file {name!a:.200}, whose name has signs that control a "
+            f"the checkpoint has a file {name!a:.200}, whose name has characters that control a "
             "terminal or the direction of text"
         )
     return Path(*path.parts)
 
 
 @define(eq=False)
-class Names:
-    """The names of one checkpoint: none differs from another by nothing but case, or by how an
-    accent is written.
+class SafeNames:
+    """The names of one checkpoint's files. No two may differ only in case, or in how an accent is
+    encoded.
     """
 
     _seen: dict[str, str] = field(factory=dict[str, str])
 
-    def safe(self, name: str) -> Path:
-        """The path of one more file or folder. Raises as `safe_path`, and for a name that is
-        another's on some disks.
+    def add(self, name: str) -> Path:
+        """Returns the path of one more file or folder. Raises what `safe_path` does, and does so
+        for a name that collides with an earlier one on some disks.
         """
         path = safe_path(name)
         for part in (path, *path.parents[:-1]):
@@ -64,6 +64,6 @@ class Names:
             if self._seen.setdefault(folded, text) != text:
                 raise CheckpointDownloadError(
                     f"the checkpoint has files {self._seen[folded]!r:.200} and {text!r:.200}, "
-                    "which are one on some disks"
+                    "which are the same file on some disks"
                 )
         return path

@@ -1,4 +1,4 @@
-"""An adapter's folder: what its files say of it, and how they are sent."""
+"""Reads an adapter's folder for an upload, and sends its files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TypeVar
 from attrs import frozen
 
 from tinkex.downloads.adapter_files import CONFIG_FILE, WEIGHTS_FILE, read_config, tensor_names
-from tinkex.downloads.download import Progress
+from tinkex.downloads.download import ProgressCallback
 from tinkex.errors import InvalidInputError
-from tinkex.rest.external_weights import UploadURL, put
+from tinkex.rest.external_weights import UploadURL, upload_file
 from tinkex.types import LoraConfig
 
 T = TypeVar("T")
@@ -23,22 +23,22 @@ _UNEMBEDDING = re.compile(r"\.(lm_head|embed_out|output)\.lora_")
 
 @frozen
 class AdapterFolder:
-    """A LoRA adapter on the disk, as peft writes it."""
+    """A LoRA adapter in a folder, as peft writes it."""
 
     folder: Path
     base: str | None
-    """The base model that its files name."""
+    """The base model that its files name; None where they name none."""
     lora_config: LoraConfig
 
     @classmethod
     def read(cls, folder: Path) -> AdapterFolder:
-        """Reads what the files say, without the weights. Raises `InvalidInputError` for a folder
-        that holds no adapter.
+        """Reads the adapter's settings and shape, without its weights. Raises `InvalidInputError`
+        for a folder that holds no adapter.
         """
         config = _read(read_config, folder, CONFIG_FILE)
         rank = config.get("r")
         if not isinstance(rank, int):
-            raise InvalidInputError(f"{folder / CONFIG_FILE} does not say the adapter's rank, r")
+            raise InvalidInputError(f"{folder / CONFIG_FILE} does not give the adapter's rank, r")
         names = _read(tensor_names, folder, WEIGHTS_FILE)
         trains_unembedding = any(map(_UNEMBEDDING.search, names))
         shape = LoraConfig(
@@ -52,17 +52,17 @@ class AdapterFolder:
         if not self.base:
             raise InvalidInputError(
                 f"{self.folder / CONFIG_FILE} names no base model",
-                advice="Give base_model, by the name that the server has for it.",
+                advice="Give base_model, with the name that the server uses.",
             )
         return self.base
 
 
 async def send_files(
-    urls: Mapping[str, UploadURL], folder: Path, progress: Progress | None
+    urls: Mapping[str, UploadURL], folder: Path, progress: ProgressCallback | None
 ) -> None:
-    """Sends each file that a server asks for, one after another.
+    """Sends each file that the server asks for, one after another.
 
-    Raises `InvalidInputError`, before anything is sent, for one that the folder lacks.
+    Raises `InvalidInputError`, before anything is sent, for a file that the folder lacks.
     """
     if lacking := [name for name in urls if not (folder / name).is_file()]:
         raise InvalidInputError(
@@ -71,11 +71,11 @@ async def send_files(
     sizes = {name: (folder / name).stat().st_size for name in urls}
     done = 0
     for name, url in urls.items():
-        await put(url, folder / name, partial(_tell, progress, done, sum(sizes.values())))
+        await upload_file(url, folder / name, partial(_report, progress, done, sum(sizes.values())))
         done += sizes[name]
 
 
-def _tell(progress: Progress | None, before: int, total: int, sent: int) -> None:
+def _report(progress: ProgressCallback | None, before: int, total: int, sent: int) -> None:
     if progress is not None:
         progress(before + sent, total)
 

@@ -1,8 +1,8 @@
-"""`AsyncRestClient`: sessions, training runs and checkpoints, without a session of one's own."""
+"""`AsyncRestClient`: lists and manages sessions, training runs and checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +45,7 @@ from tinkex_api.models import (
 )
 from tinkex_api.types import UNSET, Request
 
-from tinkex.downloads.download import Progress, download, folder_name
+from tinkex.downloads.download import ProgressCallback, download, folder_name
 from tinkex.downloads.sources import archive_url
 from tinkex.errors import ConflictError, InvalidInputError, RequestFailedError
 from tinkex.errors.hints import hinted
@@ -54,7 +54,7 @@ from tinkex.rest.connection import AsyncConnection
 from tinkex.rest.external_weights import (
     ExternalWeightsUploadFinishResult,
     ExternalWeightsUploadStartResult,
-    started,
+    read_start_response,
 )
 from tinkex.rest.hub import HubUpload, add_model_card
 from tinkex.rest.identity import identity
@@ -88,7 +88,7 @@ from tinkex.types import (
     WeightsInfoResponse,
     WhoamiResponse,
 )
-from tinkex.types.checkpoint_address import CheckpointAddress
+from tinkex.types.checkpoint_path import CheckpointAddress
 from tinkex.types.number_checks import check_optional_int
 from tinkex.waiting.wait import RequestState
 from tinkex.wire.json import encode_checkpoint_search, encode_session_search
@@ -100,62 +100,61 @@ _TRACE_INTERVAL = 5.0  # seconds
 
 @hinted
 class AsyncRestClient(AsyncConnection):
-    """Looks at and manages what is on a server: its models, sessions, training runs and
-    checkpoints. Begins no session.
+    """A client that lists and manages what a server holds: models, sessions, training runs and
+    checkpoints. It begins no session.
 
-    Made by `AsyncServiceClient.create_rest_client`, or by itself. Each call may raise
-    `UnsupportedByServer` where the server has no such call, `AuthenticationError` or
-    `PermissionDeniedError` where the key does not allow it, `NotFoundError` where there is no such
-    thing, and `APIConnectionError` where the server cannot be reached.
+    Created by `AsyncServiceClient.create_rest_client`, or directly. Each call may raise
+    `UnsupportedByServer` where the server lacks the call, `AuthenticationError` or
+    `PermissionDeniedError` where the API key does not allow it, `NotFoundError` where there is no
+    such thing, and `APIConnectionError` where the server cannot be reached.
 
-    What is said of a checkpoint takes its path, `tinker://<training run>/<kind>/<name>`, in the
-    `…_from_tinker_path` and `…_by_tinker_path` calls, and in the others the training run and
-    `Checkpoint.checkpoint_id`. `access_scope` is "owned" for one's own things, "accessible" for all
-    that one may read.
-
-    Example:
-        async with AsyncRestClient(base_url="http://127.0.0.1:8765") as rest:
-            async for checkpoint in rest.iter_user_checkpoints():
-                print(checkpoint.tinker_path, checkpoint.time)
+    A checkpoint is named by its path, `tinker://<training run>/<kind>/<name>`, in the calls
+    `…_from_tinker_path` and `…_by_tinker_path`; in the others by its training run and
+    `Checkpoint.checkpoint_id`. `access_scope` is "owned" for your own things, "accessible" for all
+    that you may read.
 
     Args:
         config: all settings.
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes
-            before the one of `config`.
-        api_key: by default `TINKER_API_KEY`. Goes before the one of `config`.
+        base_url: the server's URL; by default `TINKER_BASE_URL`, else the hosted service. Takes
+            precedence over `config`.
+        api_key: the API key; by default `TINKER_API_KEY`. Takes precedence over `config`.
 
     Raises:
         ConfigError: a setting is missing or wrong.
+
+    Example:
+        async for checkpoint in rest.iter_user_checkpoints():
+            print(checkpoint.tinker_path, checkpoint.time)
+        await rest.set_checkpoint_ttl_from_tinker_path(path, 7 * 24 * 3600)  # seconds
+        await rest.download_checkpoint(sampler_path, output_dir=folder)
     """
 
     async def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
-        """The base models that the server can train and sample."""
+        """Returns the base models that the server can train and sample."""
         capabilities = await self._send(get_server_capabilities.request())
         for model in capabilities.supported_models:
-            # one server calls it so
+            # the name of the field on one server
             model.model_name = model.model_name or model.additional_properties.get("model_id")
         return capabilities
 
     async def whoami(self) -> WhoamiResponse:
-        """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it
-        nor what it is exchanged for is a JWT.
+        """Returns the user whom the credential names. Raises `InvalidInputError` where neither the
+        credential nor the token it is exchanged for is a JWT.
         """
         return identity(await self._connected().api_key())
 
     async def get_api_key_info(self) -> ApiKeyInfoResponse:
-        """What the server knows of the API key."""
+        """Returns what the server knows about the API key."""
         return await self._send(get_api_key_info.request())
 
     async def revoke_api_key(self) -> None:
-        """Makes the API key void, for good and for everybody who has it."""
+        """Revokes the API key permanently, for everybody who uses it."""
         await self._send(revoke_api_key.request())
 
     async def list_sessions(
         self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
     ) -> ListSessionsResponse:
-        """A page of the sessions' ids, newest first: at most `limit`, after leaving out
-        `offset`.
-        """
+        """Returns a page of session ids, newest first: at most `limit`, after skipping `offset`."""
         check_page(limit, offset)
         return await self._send(
             list_sessions.request(limit=limit, offset=offset, access_scope=access_scope)
@@ -164,7 +163,7 @@ class AsyncRestClient(AsyncConnection):
     def iter_sessions(
         self, access_scope: AccessScope = "owned", *, page_size: int = PAGE_SIZE
     ) -> AsyncIterator[str]:
-        """The ids of all sessions, newest first, fetched page by page as they are asked for."""
+        """Yields the ids of all sessions, newest first, and fetches each page when it is needed."""
 
         async def page(limit: int, offset: int) -> tuple[Sequence[str], None]:
             return (await self.list_sessions(limit, offset, access_scope)).sessions, None
@@ -174,17 +173,17 @@ class AsyncRestClient(AsyncConnection):
     async def get_session(
         self, session_id: str, access_scope: AccessScope = "owned"
     ) -> GetSessionResponse:
-        """The training runs and samplers of a session."""
+        """Returns the training runs and samplers of a session."""
         return await self._send(get_session.request(session_id, access_scope=access_scope))
 
     async def search_sessions(self, request: SessionSearchRequest) -> SessionSearchResponse:
-        """A page of the sessions that fit, newest first; `next_cursor` is for the next request, and
-        None on the last page.
+        """Returns a page of the sessions that match, newest first. Its `next_cursor` is the cursor
+        of the next request; None on the last page.
         """
         return await self._send(search_sessions.request(body=encode_session_search(request)))
 
     def iter_search_sessions(self, request: SessionSearchRequest) -> AsyncIterator[SessionSummary]:
-        """All sessions that fit, newest first, fetched page by page as they are asked for."""
+        """Yields all sessions that match, newest first, and fetches each page when it is needed."""
 
         async def page(
             cursor: SessionSearchCursor | None,
@@ -195,25 +194,23 @@ class AsyncRestClient(AsyncConnection):
         return search_results(page, request.cursor)
 
     async def assign_session_project(self, session_id: str, project_id: str) -> None:
-        """Moves a session, with all that is in it, to a project."""
+        """Moves a session, with everything in it, to a project."""
         await self._send(
             assign_session_project.request(session_id, body=AssignSessionProjectRequest(project_id))
         )
 
     async def export_session_trace(self, session_id: str) -> str:
-        """The URL of a trace of what a session did, a Perfetto file that can be fetched without a
-        key for about an hour.
-
-        Waits until the server has made it.
+        """Has the server write a trace of a session, a Perfetto file, and returns its URL. The file
+        can be fetched without an API key for about an hour.
 
         Raises:
-            RequestFailedError: the server could not make it.
-            WaitTimeoutError: it was not made within `PollSettings.max_wait`.
+            RequestFailedError: the server could not write the trace.
+            WaitTimeoutError: it was not written within `PollSettings.max_wait`.
         """
         transport, request = self._connected(), export_session_trace.request(session_id)
         with transport.wait(RequestState(request.operation), "the session's trace") as wait:
             while (trace := await self._send(request)).status == "pending":
-                wait.set_owner("computation", "which the server is at")
+                wait.set_owner("computation", "the server is writing the trace")
                 await transport.clock.sleep(_TRACE_INTERVAL)
         if not trace.url:
             reason = (
@@ -224,7 +221,7 @@ class AsyncRestClient(AsyncConnection):
         return trace.url
 
     async def get_sampler(self, sampler_id: str) -> GetSamplerResponse:
-        """What a sampler samples from."""
+        """Returns the weights and the base model that a sampler samples from."""
         return await self._send(get_sampler.request(sampler_id))
 
     async def list_training_runs(
@@ -234,8 +231,8 @@ class AsyncRestClient(AsyncConnection):
         access_scope: AccessScope = "owned",
         project_id: str | None = None,
     ) -> TrainingRunsResponse:
-        """A page of the training runs, maybe of one project, newest first: at most `limit`, after
-        leaving out `offset`.
+        """Returns a page of the training runs, or of those of one project, newest first: at most
+        `limit`, after skipping `offset`.
         """
         check_page(limit, offset)
         project = UNSET if project_id is None else project_id
@@ -252,8 +249,8 @@ class AsyncRestClient(AsyncConnection):
         *,
         page_size: int = PAGE_SIZE,
     ) -> AsyncIterator[TrainingRun]:
-        """All training runs, maybe of one project, newest first, fetched page by page as they are
-        asked for.
+        """Yields all training runs, or those of one project, newest first, and fetches each page
+        when it is needed.
         """
 
         async def page(limit: int, offset: int) -> tuple[Sequence[TrainingRun], Cursor | None]:
@@ -265,7 +262,7 @@ class AsyncRestClient(AsyncConnection):
     async def get_training_run(
         self, training_run_id: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
-        """A training run, with its newest checkpoints."""
+        """Returns a training run, with its newest checkpoints."""
         return await self._send(
             get_training_run.request(training_run_id, access_scope=access_scope)
         )
@@ -273,30 +270,28 @@ class AsyncRestClient(AsyncConnection):
     async def get_training_run_by_tinker_path(
         self, tinker_path: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
-        """The training run that a checkpoint is of."""
-        run_id = CheckpointAddress.of_path(
-            tinker_path, bare=await self._bare_archive_ids()
-        ).training_run_id
-        return await self.get_training_run(run_id, access_scope)
+        """Returns the training run that saved a checkpoint."""
+        address = await self._archive_address(tinker_path)
+        return await self.get_training_run(address.training_run_id, access_scope)
 
     async def list_checkpoints(self, training_run_id: str) -> CheckpointsListResponse:
-        """All checkpoints of a training run."""
+        """Returns all checkpoints of a training run."""
         return await self._send(list_checkpoints.request(training_run_id))
 
     async def list_user_checkpoints(
         self, limit: int = 100, offset: int = 0
     ) -> CheckpointsListResponse:
-        """A page of the checkpoints of all training runs, newest first: at most `limit`, after
-        leaving out `offset`.
+        """Returns a page of the checkpoints of all training runs, newest first: at most `limit`,
+        after skipping `offset`.
         """
         check_page(limit, offset)
         return await self._send(list_user_checkpoints.request(limit=limit, offset=offset))
 
     def iter_user_checkpoints(self, *, page_size: int = PAGE_SIZE) -> AsyncIterator[Checkpoint]:
-        """The checkpoints of all training runs, newest first, fetched page by page as they are
-        asked for.
+        """Yields the checkpoints of all training runs, newest first, and fetches each page when it
+        is needed.
 
-        Collect what is to be deleted before it is: a list that shrinks while it is read has gaps.
+        Collect the checkpoints before you delete any: pages of a list that shrinks leave gaps.
         """
 
         async def page(limit: int, offset: int) -> tuple[Sequence[Checkpoint], Cursor | None]:
@@ -308,15 +303,17 @@ class AsyncRestClient(AsyncConnection):
     async def search_checkpoints(
         self, request: CheckpointSearchRequest
     ) -> CheckpointSearchResponse:
-        """A page of the checkpoints that fit, newest first; `next_cursor` is for the next request,
-        and None on the last page.
+        """Returns a page of the checkpoints that match, newest first. Its `next_cursor` is the
+        cursor of the next request; None on the last page.
         """
         return await self._send(search_checkpoints.request(body=encode_checkpoint_search(request)))
 
     def iter_search_checkpoints(
         self, request: CheckpointSearchRequest
     ) -> AsyncIterator[Checkpoint]:
-        """All checkpoints that fit, newest first, fetched page by page as they are asked for."""
+        """Yields all checkpoints that match, newest first, and fetches each page when it is
+        needed.
+        """
 
         async def page(
             cursor: CheckpointSearchCursor | None,
@@ -329,28 +326,29 @@ class AsyncRestClient(AsyncConnection):
     async def external_weights_upload_start(
         self, base_model: str, lora_config: LoraConfig, destination_project_id: str | None = None
     ) -> ExternalWeightsUploadStartResult:
-        """Begins to upload an adapter that was made elsewhere: says where each of its files goes.
+        """Begins the upload of an adapter that was trained elsewhere, and returns the URL to which
+        each of its files is to be sent.
 
-        Send each file by `UploadURL.upload`, then call `external_weights_upload_finish`; or let
-        `upload_adapter` do it all. Experimental on the hosted service.
+        Send each file with `UploadURL.upload`, then call `external_weights_upload_finish`; or let
+        `upload_adapter` do all of this. Experimental on the hosted service.
 
         Args:
-            base_model: the base model that the adapter is for.
-            lora_config: its shape.
-            destination_project_id: the project that the checkpoint is to be in.
+            base_model: the base model of the adapter.
+            lora_config: the adapter's shape.
+            destination_project_id: the project of the new checkpoint.
         """
         body = ExternalWeightsUploadStartRequest(base_model, lora_config, destination_project_id)
-        # a repeat begins another upload, and the one that nobody finishes is dropped by the server
+        # a retry begins another upload; the server drops one that is not finished
         response = await self._send(external_weights_upload_start.request(body=body))
-        return started(response, UploadSettings.of(self._connected().config))
+        return read_start_response(response, UploadSettings.of(self._connected().config))
 
     async def external_weights_upload_finish(
         self, upload_id: str
     ) -> ExternalWeightsUploadFinishResult:
-        """Makes a checkpoint of an upload, all of whose files were sent. The server checks them.
+        """Makes a checkpoint of an upload, once all of its files were sent. The server checks them.
 
         Raises:
-            BadRequestError: a file is missing, or is no adapter of the shape that was said.
+            BadRequestError: a file is missing, or the adapter does not have the given shape.
         """
         body = ExternalWeightsUploadFinishRequest(upload_id)
         response = await self._send(external_weights_upload_finish.request(body=body))
@@ -363,28 +361,28 @@ class AsyncRestClient(AsyncConnection):
         base_model: str | None = None,
         lora_config: LoraConfig | None = None,
         destination_project_id: str | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> str:
-        """Uploads a LoRA adapter from a folder as peft writes it; returns the path of the
+        """Uploads a LoRA adapter from a folder, as peft writes it, and returns the path of the new
         checkpoint.
 
-        The path can be sampled from and trained on where the server lets it: the embedded server
-        does both.
+        Where the server allows it, the path can be sampled from and trained further; the embedded
+        server allows both.
 
         Args:
-            folder: where `adapter_config.json` and `adapter_model.safetensors` are.
-            base_model: by default the one that `adapter_config.json` names.
-            lora_config: by default the rank of `adapter_config.json`, and all layers that an
-                adapter
-                can have; `train_unembed` where the adapter has weights for the unembedding.
-            destination_project_id: the project that the checkpoint is to be in.
-            progress: called with the bytes that were sent and those in all. It must not block.
+            folder: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+            base_model: the base model; by default the one that `adapter_config.json` names.
+            lora_config: the adapter's shape; by default the rank of `adapter_config.json`, all
+                layers that an adapter can have, and `train_unembed` where the adapter has weights
+                for the unembedding.
+            destination_project_id: the project of the new checkpoint.
+            progress: a function called with the bytes that were sent, and the bytes in all. It
+                must not block.
 
         Raises:
-            InvalidInputError: the folder has no such files, or they do not say what is asked for.
-            BadRequestError: the server refuses the adapter; the text says why.
-            APIConnectionError, APIStatusError: a file could not be sent, and trying again did not
-                help.
+            InvalidInputError: the folder lacks such a file, or a file lacks a value that is needed.
+            BadRequestError: the server refuses the adapter; the message says why.
+            APIConnectionError, APIStatusError: a file could not be sent, and retries did not help.
 
         Example:
             path = await rest.upload_adapter("my-adapter", base_model="Qwen/Qwen3-8B")
@@ -399,64 +397,56 @@ class AsyncRestClient(AsyncConnection):
         return (await self.external_weights_upload_finish(start.upload_id)).tinker_path
 
     async def get_weights_info_by_tinker_path(self, tinker_path: str) -> WeightsInfoResponse:
-        """What saved weights are of: the base model, and the adapter's shape."""
+        """Returns the base model and the LoRA shape of saved weights."""
         return await self._send(get_weights_info.request(body=WeightsInfoRequest(tinker_path)))
 
     async def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
-        """Deletes a checkpoint for good."""
-        await self._send(
-            CheckpointAddress.of_id(training_run_id, checkpoint_id).request(
-                delete_checkpoint.request
-            )
-        )
+        """Deletes a checkpoint permanently."""
+        await self._send(delete_checkpoint.request(*_ids(training_run_id, checkpoint_id)))
 
     async def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
-        """Deletes a checkpoint for good."""
-        await self._send((await self._place(tinker_path)).request(delete_checkpoint.request))
+        """Deletes a checkpoint permanently."""
+        await self._send(delete_checkpoint.request(*(await self._address(tinker_path)).ids))
 
     async def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
-        """Lets everybody read a checkpoint. Does nothing where they may already."""
-        await self._unless_so(
-            CheckpointAddress.of_id(training_run_id, checkpoint_id).request(
-                publish_checkpoint.request
-            )
-        )
+        """Makes a checkpoint readable for everybody. Does nothing where it already is."""
+        await self._send_change(publish_checkpoint.request(*_ids(training_run_id, checkpoint_id)))
 
     async def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
-        """Lets everybody read a checkpoint. Does nothing where they may already."""
-        await self._unless_so((await self._place(tinker_path)).request(publish_checkpoint.request))
+        """Makes a checkpoint readable for everybody. Does nothing where it already is."""
+        await self._send_change(publish_checkpoint.request(*(await self._address(tinker_path)).ids))
 
     async def unpublish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
-        """Lets nobody else read a checkpoint. Does nothing where nobody may."""
-        await self._unless_so(
-            CheckpointAddress.of_id(training_run_id, checkpoint_id).request(
-                unpublish_checkpoint.request
-            )
-        )
+        """Makes a checkpoint readable only for its owner. Does nothing where it already is."""
+        await self._send_change(unpublish_checkpoint.request(*_ids(training_run_id, checkpoint_id)))
 
     async def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
-        """Lets nobody else read a checkpoint. Does nothing where nobody may."""
-        await self._unless_so(
-            (await self._place(tinker_path)).request(unpublish_checkpoint.request)
+        """Makes a checkpoint readable only for its owner. Does nothing where it already is."""
+        await self._send_change(
+            unpublish_checkpoint.request(*(await self._address(tinker_path)).ids)
         )
 
     async def set_checkpoint_ttl(
         self, training_run_id: str, checkpoint_id: str, ttl_seconds: int | None
     ) -> None:
-        """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
+        """Sets the time after which a checkpoint is deleted, in seconds from now; None keeps it for
+        ever.
+        """
         await self._send(
-            CheckpointAddress.of_id(training_run_id, checkpoint_id).request(_ttl(ttl_seconds))
+            _ttl_request(CheckpointAddress.from_id(training_run_id, checkpoint_id), ttl_seconds)
         )
 
     async def set_checkpoint_ttl_from_tinker_path(
         self, tinker_path: str, ttl_seconds: int | None
     ) -> None:
-        """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
-        await self._send((await self._place(tinker_path)).request(_ttl(ttl_seconds)))
+        """Sets the time after which a checkpoint is deleted, in seconds from now; None keeps it for
+        ever.
+        """
+        await self._send(_ttl_request(await self._address(tinker_path), ttl_seconds))
 
     async def get_external_weights_urls(self, tinker_path: str) -> ExternalWeightsUrlsResponse:
-        """Where the files that `save_weights_external` made can be fetched, by name. The URLs want
-        no key.
+        """Returns the signed URLs of the files that `save_weights_external` wrote, by file name.
+        They need no API key.
 
         Raises:
             InvalidInputError: the path is not of the kind `external_weights`.
@@ -467,32 +457,30 @@ class AsyncRestClient(AsyncConnection):
                 advice="download_checkpoint fetches checkpoints of all kinds.",
             )
         return await self._send(
-            (await self._place(tinker_path)).request(get_external_weights_urls.request)
+            get_external_weights_urls.request(*(await self._address(tinker_path)).ids)
         )
 
     async def get_checkpoint_archive_url(
         self, training_run_id: str, checkpoint_id: str
     ) -> CheckpointArchiveUrlResponse:
-        """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call
-        no more.
+        """Returns the URL of a tar archive of a checkpoint's files, and waits while the server
+        builds the archive. The hosted service no longer has this call.
 
-        The URL wants no key; of a server that sends the file itself it is the call's own, which
-        does. Waits while the file is built.
+        The URL needs no API key, except for a server that sends the archive itself: then it is the
+        URL of this call, which needs the key.
 
         Raises:
-            WaitTimeoutError: it was not built within `PollSettings.max_wait`.
+            WaitTimeoutError: the archive was not built within `PollSettings.max_wait`.
         """
-        place = CheckpointAddress.of_id(
-            training_run_id, checkpoint_id, bare=await self._bare_archive_ids()
-        )
-        return await archive_url(self._connected(), place)
+        bare = await self._bare_archive_ids()
+        address = CheckpointAddress.from_id(training_run_id, checkpoint_id, bare=bare)
+        return await archive_url(self._connected(), address)
 
     async def get_checkpoint_archive_url_from_tinker_path(
         self, tinker_path: str
     ) -> CheckpointArchiveUrlResponse:
-        """Does, and raises, what `get_checkpoint_archive_url` does."""
-        place = CheckpointAddress.of_path(tinker_path, bare=await self._bare_archive_ids())
-        return await archive_url(self._connected(), place)
+        """Returns what `get_checkpoint_archive_url` returns, for the checkpoint of a path."""
+        return await archive_url(self._connected(), await self._archive_address(tinker_path))
 
     async def download_checkpoint(
         self,
@@ -500,34 +488,41 @@ class AsyncRestClient(AsyncConnection):
         *,
         output_dir: str | PathLike[str] = ".",
         force: bool = False,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Path:
-        """The folder that the files of a checkpoint were fetched to: all of them, or none where
-            this raises.
+        """Downloads the files of a checkpoint to a new folder, and returns that folder. Writes all
+        files, or none where it raises.
 
-        What breaks off goes on where it was; URLs whose time is over are asked for anew; sizes and
-        digests are checked.
+        A download that breaks off is resumed, URLs that expired are renewed, and sizes and digests
+        are checked.
 
         Args:
-            tinker_path: of a kind that the server gives out: the hosted service those of
-                `save_weights_external`, others what they saved.
-            output_dir: where the folder is to be, named after the path: `S1_train_0_weights_0001`.
-            force: whether a folder of that name is replaced.
-            progress: called with the bytes that came and those in all, which are None while they
-                are not known; `DownloadBar` shows
-                them. It must not block. What it raises ends the download.
+            tinker_path: the checkpoint's path. The hosted service serves only checkpoints of
+                `save_weights_external`, other servers all that they saved.
+            output_dir: the parent of the new folder, which is named after the path, such as
+                `S1_train_0_weights_0001`.
+            force: whether to replace a folder of that name.
+            progress: a function called with the bytes that arrived, and the bytes in all, None
+                while those are not known; `DownloadBar` shows them. It must not block. An
+                exception that it raises ends the download.
 
         Raises:
-            InvalidInputError: the folder is there already.
-            CheckpointDownloadError: what came is not what was promised, or not safe to unpack, or
-                cannot be written.
-            APIConnectionError, APIStatusError: it cannot be fetched, and
-                trying again did not help.
+            InvalidInputError: the folder exists already.
+            CheckpointDownloadError: the files are damaged, not safe to unpack, or cannot be
+                written.
+            APIConnectionError, APIStatusError: the files cannot be fetched, and retries did not
+                help.
             WaitTimeoutError: the server did not build the archive within `PollSettings.max_wait`.
+
+        Example:
+            from tinkex import DownloadBar
+
+            with DownloadBar() as bar:
+                await rest.download_checkpoint(sampler_path, output_dir=folder, progress=bar)
         """
-        place = CheckpointAddress.of_path(tinker_path, bare=await self._bare_archive_ids())
+        address = await self._archive_address(tinker_path)
         target = Path(output_dir) / folder_name(tinker_path)
-        return await download(self._connected(), place, target, force=force, progress=progress)
+        return await download(self._connected(), address, target, force=force, progress=progress)
 
     async def push_to_hub(
         self,
@@ -542,26 +537,27 @@ class AsyncRestClient(AsyncConnection):
         ignore_patterns: Sequence[str] | None = None,
         model_card: bool = True,
         token: str | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> str:
-        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit
-        there.
+        """Downloads a checkpoint and uploads it to the Hugging Face hub. Returns the URL of the
+        commit there.
 
         Args:
-            tinker_path: of a kind that the server gives out, as for `download_checkpoint`.
-            repo_id: `<owner>/<name>`; made where there is none yet.
-            private: whether one that is made is for its owner's eyes alone.
-            revision: the branch; made where there is none yet.
-            commit_message: by default names the path.
-            create_pr: whether to open a pull request instead; the URL is then its own.
-            allow_patterns, ignore_patterns: which files to put there, as `*.safetensors`.
-            model_card: whether a README.md is written where the checkpoint has none.
-            token: of the hub; by default the one that huggingface_hub finds, in HF_TOKEN or its
-                files.
+            tinker_path: the checkpoint's path, as for `download_checkpoint`.
+            repo_id: the repository, `<owner>/<name>`; created where it does not exist.
+            private: whether a repository that is created is private.
+            revision: the branch; created where it does not exist.
+            commit_message: the message of the commit; by default it names the path.
+            create_pr: whether to open a pull request, and return its URL.
+            allow_patterns, ignore_patterns: the files to upload, or to leave out, such as
+                `*.safetensors`.
+            model_card: whether to write a README.md where the checkpoint has none.
+            token: the hub's token; by default the one that huggingface_hub finds, in HF_TOKEN or
+                its files.
             progress: as for `download_checkpoint`.
 
         Raises:
-            huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses the upload.
         """
         upload = HubUpload(
             repo_id=repo_id,
@@ -579,7 +575,7 @@ class AsyncRestClient(AsyncConnection):
             )
             if model_card:
                 add_model_card(content, tinker_path, repo_id)
-            return await in_thread(upload.put, content, tinker_path)
+            return await in_thread(upload.upload, content, tinker_path)
 
     async def copy_weights(
         self,
@@ -589,21 +585,21 @@ class AsyncRestClient(AsyncConnection):
         ttl_seconds: int | None = None,
         weights_access_token: str | None = None,
     ) -> str:
-        """The path of a copy of saved weights in a project.
+        """Copies saved weights to a project, and returns the path of the copy.
 
         Args:
-            path: `tinker://…`, of any kind of saved weights.
-            destination_project_id: by default `Config.project_id`.
-            ttl_seconds: how long the copy is kept; for ever by default.
-            weights_access_token: a right to read weights of others.
+            path: the path of saved weights of any kind, `tinker://…`.
+            destination_project_id: the project; by default `Config.project_id`.
+            ttl_seconds: seconds after which the copy is deleted; by default it is kept.
+            weights_access_token: a token that allows reading the weights of others.
 
         Raises:
-            InvalidInputError: no project is given, and none configured.
+            InvalidInputError: no project is given or configured.
         """
         project_id = destination_project_id or self._connected().config.project_id
         if not project_id:
             raise InvalidInputError(
-                "copy_weights copies into a project, and none is given or configured",
+                "copy_weights needs a destination project, and none is given or configured",
                 advice="Set TINKER_PROJECT_ID, or give Config(project_id=…).",
             )
         check_optional_int("ttl_seconds", ttl_seconds, 0)
@@ -613,19 +609,23 @@ class AsyncRestClient(AsyncConnection):
             await self._send(copy_weights.request(body=body, x_tinker_weights_access_token=token))
         ).tinker_path
 
-    async def _place(self, tinker_path: str) -> CheckpointAddress:
-        """Returns the place that a path names, once it is known what the server lacks."""
+    async def _address(self, tinker_path: str) -> CheckpointAddress:
+        """Returns the address of a checkpoint, once it is known which calls the server lacks."""
         await discover(self._connected())
-        return CheckpointAddress.of_path(tinker_path)
+        return CheckpointAddress.from_path(tinker_path)
+
+    async def _archive_address(self, tinker_path: str) -> CheckpointAddress:
+        """Returns the address that the server's archive route takes."""
+        return CheckpointAddress.from_path(tinker_path, bare=await self._bare_archive_ids())
 
     async def _bare_archive_ids(self) -> bool:
-        """Returns whether the server's archives are found by the bare names of checkpoints."""
+        """Returns whether the archive route takes the bare names of checkpoints."""
         await discover(self._connected())
         return self._connected().server.dialect.bare_archive_ids
 
-    async def _unless_so(self, request: Request[object]) -> None:
-        """Sends a change that a server refuses as a conflict where there is nothing to change, so
-        that no conflict is worth another try.
+    async def _send_change(self, request: Request[object]) -> None:
+        """Sends a change of access. A server answers 409 where there is nothing to change, so a
+        conflict is neither retried nor raised.
         """
         try:
             await self._send(request, repeatable=False)
@@ -633,8 +633,10 @@ class AsyncRestClient(AsyncConnection):
             return
 
 
-def _ttl(seconds: int | None) -> Callable[[str, str, str], Request[None]]:
+def _ids(training_run_id: str, checkpoint_id: str) -> tuple[str, str, str]:
+    return CheckpointAddress.from_id(training_run_id, checkpoint_id).ids
+
+
+def _ttl_request(address: CheckpointAddress, seconds: int | None) -> Request[None]:
     check_optional_int("ttl_seconds", seconds, 0)
-    return lambda run_id, kind, name: set_checkpoint_ttl.request(
-        run_id, kind, name, body=SetCheckpointTtlRequest(seconds)
-    )
+    return set_checkpoint_ttl.request(*address.ids, body=SetCheckpointTtlRequest(seconds))

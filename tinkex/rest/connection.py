@@ -1,4 +1,4 @@
-"""`AsyncConnection`: what the clients without a session have in common."""
+"""`AsyncConnection`: the base of the clients that have no session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AsyncConnection:
 
     Args:
         config: all settings.
-        base_url, api_key: go before those of `config`.
+        base_url, api_key: settings that take precedence over `config`.
 
     Raises:
         ConfigError: a setting is missing or wrong.
@@ -38,13 +38,13 @@ class AsyncConnection:
 
     @classmethod
     def over(cls, transport: Transport) -> Self:
-        """One over the connections of another client, which closes them."""
+        """Returns a client that uses the connections of another client, which closes them."""
         client = cls.__new__(cls)
         client._transport, client._shared, client._closed = transport, True, False
         return client
 
     async def close(self) -> None:
-        """Closes the connections, unless they are a service client's. Later calls raise
+        """Closes the connections, unless they belong to a service client. Later calls raise
         `ClientClosedError`.
         """
         self._closed = True
@@ -70,8 +70,8 @@ class AsyncConnection:
     def _connected(self) -> Transport:
         if self._closed or self._transport.closed:
             raise ClientClosedError(
-                "the client was closed, or the service client that made it",
-                advice="Make a new one.",
+                "the client, or the service client that made it, was closed before the call",
+                advice="Make a new client.",
             )
         return self._transport
 

@@ -1,4 +1,4 @@
-"""Uploads: an adapter's files sent to where a server says, each as one PUT."""
+"""Uploads an adapter's files to the URLs that a server gives, each with one PUT."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _uploading: ContextVar[bool] = ContextVar("uploading", default=False)
 
 
 def _hide_signature(record: logging.LogRecord) -> bool:
-    """Takes the query out of the URLs in httpx's own lines about an upload."""
+    """Removes the queries of URLs from httpx's own log lines about an upload."""
     if _uploading.get() and isinstance(record.args, tuple):
         record.args = tuple(
             without_queries(str(given)) if isinstance(given, httpx.URL) else given
@@ -38,30 +38,34 @@ def _hide_signature(record: logging.LogRecord) -> bool:
 logging.getLogger("httpx").addFilter(_hide_signature)
 
 UPLOAD = "upload"
-"""The operation, in errors, of what no route of the contract is asked for."""
+"""The operation, in errors, of a PUT that is not one of the contract's."""
 _PIECE = 1 << 20  # bytes
-_TRIES = 4
+_ATTEMPTS = 4
 _PAUSES = wait_exponential_jitter(1, 20)  # seconds
 _TIMEOUT = httpx.Timeout(60.0)  # seconds for each piece, and for the answer
-_PASSING = frozenset({408, 429})
+_RETRYABLE = frozenset({408, 429})
 
-Came = Callable[[int], object]
-"""Is given how many bytes of the file were sent: from the start again where it is tried again."""
+OnSent = Callable[[int], object]
+"""A function called with the bytes of the file that were sent; they start again at a retry."""
 
 
 @frozen
 class UploadURL:
-    """Where one file of an upload goes: a signed URL, which wants no key.
+    """The signed URL to which one file of an upload is sent. It needs no API key.
 
     Example:
-        start = rest.external_weights_upload_start(base_model=model, lora_config=LoraConfig(rank=8))
+        from tinkex import LoraConfig
+
+        model = service.get_server_capabilities().supported_models[0].model_name
+        start = rest.external_weights_upload_start(model, LoraConfig(rank=8))
         for name, url in start.urls.items():
-            url.upload(folder / name)
+            print(name, url)  # url.upload(folder / name) sends the file
     """
 
     url: str = field(repr=lambda url: repr(url.partition("?")[0]))
+    """The URL, with its signature."""
     headers: Mapping[str, str] = field(factory=dict[str, str], repr=False)
-    """Headers that the PUT must have, by name."""
+    """The headers that the PUT must have, by name."""
     _settings: UploadSettings | None = field(
         default=None, repr=False, eq=False, alias="settings", kw_only=True
     )
@@ -73,40 +77,40 @@ class UploadURL:
         return self._settings or UploadSettings.of_environment()
 
     def upload(self, path: str | PathLike[str]) -> None:
-        """Sends the file at `path`, piece by piece, and returns when the server has it; blocks.
+        """Sends the file at `path` in pieces, and returns when the server has stored it. Blocks.
 
         Raises:
-            APIConnectionError: the server cannot be reached, and trying again did not help.
-            APIStatusError: the server refuses the file; 403 where the URL's time is over.
+            APIConnectionError: the server cannot be reached, and retries did not help.
+            APIStatusError: the server refuses the file; 403 where the URL has expired.
             OSError: the file cannot be read.
         """
-        _put(self, Path(path), lambda sent: None, threading.Event())
+        _put_with_retries(self, Path(path), lambda sent: None, threading.Event())
 
 
 @frozen
 class ExternalWeightsUploadStartResult:
-    """An upload that has begun."""
+    """An upload that has begun, as `external_weights_upload_start` returns it."""
 
     upload_id: str
-    """Names the upload when it is finished."""
+    """The id with which the upload is finished."""
     urls: Mapping[str, UploadURL]
-    """Where each file goes, by its name."""
+    """The URL of each file, by file name."""
     expires: datetime
-    """Until when the URLs hold."""
+    """The time at which the URLs expire."""
 
 
 @frozen
 class ExternalWeightsUploadFinishResult:
-    """The checkpoint that was made of an upload."""
+    """The checkpoint of a finished upload, as `external_weights_upload_finish` returns it."""
 
     tinker_path: str
-    """`tinker://<training run>/external_weights/<name>`."""
+    """The checkpoint's path, `tinker://<training run>/external_weights/<name>`."""
 
 
-def started(
+def read_start_response(
     response: api.ExternalWeightsUploadStartResponse, settings: UploadSettings
 ) -> ExternalWeightsUploadStartResult:
-    """Returns what a server answered, whose URLs are texts or objects by its release."""
+    """Reads a server's response. Its URLs are strings or objects, depending on its release."""
     urls = {name: _url(where, settings) for name, where in response.urls.items()}
     return ExternalWeightsUploadStartResult(response.upload_id, urls, response.expires)
 
@@ -117,50 +121,48 @@ def _url(where: str | api.ExternalWeightsUploadURL, settings: UploadSettings) ->
     return UploadURL(where.url, where.headers or {}, settings=settings)
 
 
-async def put(url: UploadURL, path: Path, came: Came) -> None:
+async def upload_file(url: UploadURL, path: Path, on_sent: OnSent) -> None:
     """Sends a file in a thread, which ends when this is cancelled. Raises what `UploadURL.upload`
     does.
 
-    `came` is called on the event loop's thread.
+    Calls `on_sent` on the event loop's thread.
     """
     loop, stop = asyncio.get_running_loop(), threading.Event()
 
-    def tell(sent: int) -> None:
-        loop.call_soon_threadsafe(came, sent)
+    def report(sent: int) -> None:
+        loop.call_soon_threadsafe(on_sent, sent)
 
     try:
-        await in_thread(_put, url, path, tell, stop)
+        await in_thread(_put_with_retries, url, path, report, stop)
     finally:
         stop.set()
 
 
-def _put(url: UploadURL, path: Path, came: Came, stop: threading.Event) -> None:
-    tries = Retrying(
-        stop=stop_after_attempt(_TRIES),
+def _put_with_retries(url: UploadURL, path: Path, on_sent: OnSent, stop: threading.Event) -> None:
+    retrying = Retrying(
+        stop=stop_after_attempt(_ATTEMPTS),
         wait=_PAUSES,
-        retry=retry_if_exception(lambda error: not stop.is_set() and _may_pass(error)),
+        retry=retry_if_exception(lambda error: not stop.is_set() and _may_succeed(error)),
         reraise=True,
     )
-    tries(_put_once, url, path, came, stop)
+    retrying(_put_once, url, path, on_sent, stop)
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Returns whether it may go well the next time: a file that is sent again takes the place of
-    the one before.
-    """
+def _may_succeed(error: BaseException) -> bool:
+    """Returns whether a retry may succeed. It is safe, since it replaces the stored file."""
     if isinstance(error, APIStatusError):
-        return error.status_code in _PASSING or error.status_code >= 500
+        return error.status_code in _RETRYABLE or error.status_code >= 500
     return isinstance(error, APIConnectionError)
 
 
-def _put_once(url: UploadURL, path: Path, came: Came, stop: threading.Event) -> None:
-    # stores take no chunked bodies
+def _put_once(url: UploadURL, path: Path, on_sent: OnSent, stop: threading.Event) -> None:
+    # object stores accept no chunked bodies
     headers = {**url.headers, "Content-Length": str(path.stat().st_size)}
     where, settings = httpx.URL(url.url), url.settings
     token = _uploading.set(True)
     try:
         with settings.connect(where, _TIMEOUT) as client:
-            response = client.put(where, content=_pieces(path, came, stop), headers=headers)
+            response = client.put(where, content=_pieces(path, on_sent, stop), headers=headers)
     except httpx.TransportError as error:
         origin = f"{where.scheme}://{where.netloc.decode()}"
         proxy = settings.proxy_of(where)
@@ -171,10 +173,10 @@ def _put_once(url: UploadURL, path: Path, came: Came, stop: threading.Event) -> 
         raise status_error(response, UPLOAD)
 
 
-def _pieces(path: Path, came: Came, stop: threading.Event) -> Generator[bytes]:
+def _pieces(path: Path, on_sent: OnSent, stop: threading.Event) -> Generator[bytes]:
     sent = 0
     with path.open("rb") as file:
         while (piece := file.read(_PIECE)) and not stop.is_set():
             yield piece
             sent += len(piece)
-            came(sent)
+            on_sent(sent)

@@ -1,4 +1,4 @@
-"""Putting a checkpoint's folder on the Hugging Face hub."""
+"""Uploads a checkpoint's folder to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import frozen
 
-from tinkex.downloads.adapter_files import found, read_config
+from tinkex.downloads.adapter_files import read_config, read_if_valid
 
 _CARD = """\
 ---
@@ -37,7 +37,7 @@ model = AutoModelForCausalLM.from_pretrained({repo!r})"""
 
 @frozen(kw_only=True)
 class HubUpload:
-    """Where on the hub a folder goes to, and how."""
+    """The repository on the hub to which a folder is uploaded, and the settings of the upload."""
 
     repo_id: str
     private: bool
@@ -48,9 +48,11 @@ class HubUpload:
     ignore_patterns: Sequence[str] | None
     token: str | None
 
-    def put(self, folder: Path, tinker_path: str) -> str:
-        """The URL of the commit, or of the pull request. Raises what huggingface_hub raises."""
-        from huggingface_hub import HfApi  # here, since it takes long
+    def upload(self, folder: Path, tinker_path: str) -> str:
+        """Uploads the folder, and returns the URL of the commit or of the pull request. Raises what
+        huggingface_hub raises.
+        """
+        from huggingface_hub import HfApi  # imported here, since the import is slow
 
         api = HfApi(token=self.token)
         api.create_repo(self.repo_id, private=self.private, exist_ok=True)
@@ -69,22 +71,20 @@ class HubUpload:
 
 
 def add_model_card(folder: Path, tinker_path: str, repo_id: str) -> None:
-    """Writes README.md, by what the adapter's own configuration says. One that is there already is
-    kept.
-    """
+    """Writes a README.md from the adapter's configuration. Keeps one that exists already."""
     card = folder / "README.md"
     if not card.exists():
         card.write_text(
-            model_card(found(read_config, folder), tinker_path, repo_id), encoding="utf-8"
+            model_card(read_if_valid(read_config, folder), tinker_path, repo_id), encoding="utf-8"
         )
 
 
 def model_card(adapter: Mapping[str, Any] | None, tinker_path: str, repo_id: str) -> str:
-    """The text of a card. `adapter` is what adapter_config.json holds; None for a checkpoint that
-    is no adapter.
+    """Returns the text of a model card. `adapter` is the content of adapter_config.json; None for a
+    checkpoint that is not an adapter.
     """
     named = (adapter or {}).get("base_model_name_or_path")
-    # a folder of the server is nothing for others
+    # a folder on the server means nothing to others
     on_hub = named is not None and not Path(named).is_absolute()
     base = named if on_hub else "the base model"
     front = {

@@ -1,4 +1,4 @@
-"""Who a JWT says that its holder is."""
+"""Reads the identity of a JWT's holder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinkex.wire import jwt
 
 
 def identity(credential: str | None) -> WhoamiResponse:
-    """From the claims of a JWT, whose signature is the server's to check. Raises
+    """Returns the identity that a JWT claims; only the server can check its signature. Raises
     `InvalidInputError` for any other credential.
     """
     claims = _claims(credential or "")
@@ -19,7 +19,7 @@ def identity(credential: str | None) -> WhoamiResponse:
         raise InvalidInputError(
             "the API key is not a JWT that names its holder",
             operation="whoami",
-            advice="get_api_key_info asks the server, where it has that call.",
+            advice="Call get_api_key_info, which asks the server.",
         )
     return WhoamiResponse(
         user_urn=claims["sub"],

@@ -1,4 +1,4 @@
-"""Lists that page by themselves."""
+"""Iterators over lists that the server sends page by page."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ C = TypeVar("C")
 PAGE_SIZE = 100
 
 FetchPage = Callable[[int, int], Awaitable[tuple[Sequence[T], Cursor | None]]]
-"""Takes limit and offset; gives a page, and where it stands in the whole, if the server says so."""
+"""A function of limit and offset; returns a page, and its cursor if the server sends one."""
 FetchAfter = Callable[[C | None], Awaitable[tuple[Sequence[T], C | None]]]
-"""Takes where a page begins; gives it, and where the next one does, None after the last."""
+"""A function of the cursor of a page; returns the page, and the cursor of the next one, or None
+after the last.
+"""
 
 
 @define(eq=False)
 class Listing(Generic[T]):
-    """The items of pages, which are fetched as they are asked for."""
+    """An iterator over the items of pages, each fetched when it is needed."""
 
     _pages: AsyncGenerator[Sequence[T]]
     _ready: deque[T] = field(factory=deque[T], init=False)
@@ -38,7 +40,7 @@ class Listing(Generic[T]):
         return self._ready.popleft()
 
     def at_hand(self) -> list[T]:
-        """The rest of the page, which is then taken."""
+        """Takes the remaining items of the current page, and returns them."""
         taken = list(self._ready)
         self._ready.clear()
         return taken
@@ -54,8 +56,8 @@ def check_page(limit: int, offset: int) -> None:
 
 
 def listing(fetch: FetchPage[T], id_of: Callable[[T], str], page_size: int) -> Listing[T]:
-    """All items of a list, newest first. What comes into being meanwhile, and moves the others to
-    later pages, makes none come twice.
+    """Returns all items of a list, newest first. No item comes twice when new ones are added
+    meanwhile, which moves the others to later pages.
 
     Raises `InvalidInputError` for a page size below 1.
     """
@@ -72,21 +74,19 @@ async def _pages(
         fresh = [item for item in items if id_of(item) not in before]
         yield fresh
         offset += len(items)
-        # a server that tells no total shows the end by a page with nothing new: an empty one, or
-        # the same again where it ignores offset
+        # a server that sends no total marks the end by a page with nothing new: an empty one, or
+        # the same page again where it ignores the offset
         if not fresh or (cursor is not None and offset >= cursor.total_count):
             return
         before = frozenset(map(id_of, items))
 
 
 def search_results(fetch: FetchAfter[C, T], first: C | None) -> Listing[T]:
-    """Returns all that a search finds, from where its first page begins, fetched as it is asked
-    for.
-    """
-    return Listing(_searched(fetch, first))
+    """Returns all items that a search finds, from the page of the cursor `first` on."""
+    return Listing(_search_pages(fetch, first))
 
 
-async def _searched(fetch: FetchAfter[C, T], cursor: C | None) -> AsyncGenerator[Sequence[T]]:
+async def _search_pages(fetch: FetchAfter[C, T], cursor: C | None) -> AsyncGenerator[Sequence[T]]:
     while True:
         items, after = await fetch(cursor)
         yield items

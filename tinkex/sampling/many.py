@@ -1,4 +1,4 @@
-"""`sample_many`: samples for any number of prompts, and holds a bounded number of them in memory."""
+"""`sample_many`: samples for any number of prompts, with a bounded number of them in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SampleManyItem:
     """The outcome for one prompt: either `response` or `error` is set.
 
     Example:
-        async for item in sampler.sample_many([[1, 2], [3, 4]], 1, {"max_tokens": 8}):
+        for item in sampler.sample_many([[1, 2], [3, 4]], 1, {"max_tokens": 8}):
             if item.error is not None:
                 print(f"prompt {item.index} failed: {item.error}")
             else:

@@ -25,7 +25,7 @@ class SamplePiece:
     """The next tokens of a sample that is streamed.
 
     Example:
-        async for piece in sampler.sample_stream([1, 2, 3], {"max_tokens": 8}):
+        for piece in sampler.sample_stream([1, 2, 3], {"max_tokens": 8}):
             print(piece.tokens)
             if piece.sequence is not None:
                 print(piece.sequence.stop_reason)

@@ -22,20 +22,26 @@ from tinkex.types import (
 
 @hinted
 class AdminClient:
-    """Audit log, billing and storage of an organization. Begins no session. Servers of one's own
-    have few of these calls.
+    """A client for the audit log, the billing and the storage of an organization. It begins no
+    session. Self-hosted servers have few of these calls.
 
     Each call may raise `UnsupportedByServer`, `AuthenticationError`, `PermissionDeniedError` and
     `APIConnectionError`.
 
     Args:
         config: all settings.
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes
-            before the one of `config`.
-        api_key: by default `TINKER_API_KEY`. Goes before the one of `config`.
+        base_url: the server's URL; by default `TINKER_BASE_URL`, else the hosted service. Takes
+            precedence over `config`.
+        api_key: the API key; by default `TINKER_API_KEY`. Takes precedence over `config`.
 
     Raises:
         ConfigError: a setting is missing or wrong.
+
+    Example:
+        from tinkex import AdminClient
+
+        with AdminClient() as admin:
+            usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
     """
 
     def __init__(
@@ -49,7 +55,7 @@ class AdminClient:
         self._portal = portals.shared()
 
     def close(self) -> Done:
-        """Closes the connections, unless they are a service client's. Later calls raise
+        """Closes the connections, unless they belong to a service client. Later calls raise
         `ClientClosedError`.
         """
         self._portal.run(self._client.close)
@@ -69,27 +75,28 @@ class AdminClient:
     def get_audit_log(
         self, event_type: AuditEventType = "all", day: date | None = None
     ) -> AuditLogResponse:
-        """What was done on a day, by default today."""
+        """Returns the audit log of one day, by default today."""
         return self._portal.run(self._client.get_audit_log, event_type, day)
 
     def get_billing_usage(
         self, starting_on: datetime | str, ending_before: datetime | str
     ) -> BillingUsageResponse:
-        """What was used, hour by hour.
+        """Returns the billed usage for each hour.
 
         Args:
-            starting_on: a full hour, as a datetime, which is UTC if it has no zone, or in ISO 8601.
-            ending_before: the same, not included; 14 days later at most.
+            starting_on: the first hour, a full one: a datetime, in UTC if it has no time zone, or a
+                string in ISO 8601.
+            ending_before: the hour after the last, given likewise; at most 14 days later.
 
         Raises:
-            InvalidInputError: a text is no time.
+            InvalidInputError: a string is not a time in ISO 8601.
         """
         return self._portal.run(self._client.get_billing_usage, starting_on, ending_before)
 
     def get_current_checkpoint_storage_usage(
         self, project_id: str | None = None
     ) -> CurrentCheckpointStorageUsageResponse:
-        """What the checkpoints take at present, maybe those of one project."""
+        """Returns the storage that all checkpoints, or those of one project, use now."""
         return self._portal.run(self._client.get_current_checkpoint_storage_usage, project_id)
 
     async def get_audit_log_async(

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from tinkex.config import Config
-from tinkex.downloads.download import Progress
+from tinkex.downloads.download import ProgressCallback
 from tinkex.errors.hints import hinted
 from tinkex.portal import portal as portals
 from tinkex.portal.iteration import iterate
@@ -48,32 +48,33 @@ from tinkex.types import (
 
 @hinted
 class RestClient:
-    """Looks at and manages what is on a server: its models, sessions, training runs and
-    checkpoints. Begins no session.
+    """A client that lists and manages what a server holds: models, sessions, training runs and
+    checkpoints. It begins no session.
 
-    Made by `ServiceClient.create_rest_client`, or by itself. Each call may raise
-    `UnsupportedByServer` where the server has no such call, `AuthenticationError` or
-    `PermissionDeniedError` where the key does not allow it, `NotFoundError` where there is no such
-    thing, and `APIConnectionError` where the server cannot be reached.
+    Created by `ServiceClient.create_rest_client`, or directly. Each call may raise
+    `UnsupportedByServer` where the server lacks the call, `AuthenticationError` or
+    `PermissionDeniedError` where the API key does not allow it, `NotFoundError` where there is no
+    such thing, and `APIConnectionError` where the server cannot be reached.
 
-    What is said of a checkpoint takes its path, `tinker://<training run>/<kind>/<name>`, in the
-    `…_from_tinker_path` and `…_by_tinker_path` calls, and in the others the training run and
-    `Checkpoint.checkpoint_id`. `access_scope` is "owned" for one's own things, "accessible" for all
-    that one may read.
-
-    Example:
-        with RestClient(base_url="http://127.0.0.1:8765") as rest:
-            for checkpoint in rest.iter_user_checkpoints():
-                print(checkpoint.tinker_path, checkpoint.time)
+    A checkpoint is named by its path, `tinker://<training run>/<kind>/<name>`, in the calls
+    `…_from_tinker_path` and `…_by_tinker_path`; in the others by its training run and
+    `Checkpoint.checkpoint_id`. `access_scope` is "owned" for your own things, "accessible" for all
+    that you may read.
 
     Args:
         config: all settings.
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service. Goes
-            before the one of `config`.
-        api_key: by default `TINKER_API_KEY`. Goes before the one of `config`.
+        base_url: the server's URL; by default `TINKER_BASE_URL`, else the hosted service. Takes
+            precedence over `config`.
+        api_key: the API key; by default `TINKER_API_KEY`. Takes precedence over `config`.
 
     Raises:
         ConfigError: a setting is missing or wrong.
+
+    Example:
+        for checkpoint in rest.iter_user_checkpoints():
+            print(checkpoint.tinker_path, checkpoint.time)
+        rest.set_checkpoint_ttl_from_tinker_path(path, 7 * 24 * 3600)  # seconds
+        rest.download_checkpoint(sampler_path, output_dir=folder)
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class RestClient:
         return made
 
     def close(self) -> Done:
-        """Closes the connections, unless they are a service client's. Later calls raise
+        """Closes the connections, unless they belong to a service client. Later calls raise
         `ClientClosedError`.
         """
         self._portal.run(self._client.close)
@@ -111,36 +112,34 @@ class RestClient:
         self._portal.run(self._client.__aexit__, kind, error, trace)
 
     def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
-        """The base models that the server can train and sample."""
+        """Returns the base models that the server can train and sample."""
         return self._portal.run(self._client.get_server_capabilities)
 
     def whoami(self) -> WhoamiResponse:
-        """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it
-        nor what it is exchanged for is a JWT.
+        """Returns the user whom the credential names. Raises `InvalidInputError` where neither the
+        credential nor the token it is exchanged for is a JWT.
         """
         return self._portal.run(self._client.whoami)
 
     def get_api_key_info(self) -> ApiKeyInfoResponse:
-        """What the server knows of the API key."""
+        """Returns what the server knows about the API key."""
         return self._portal.run(self._client.get_api_key_info)
 
     def revoke_api_key(self) -> Done:
-        """Makes the API key void, for good and for everybody who has it."""
+        """Revokes the API key permanently, for everybody who uses it."""
         self._portal.run(self._client.revoke_api_key)
         return DONE
 
     def list_sessions(
         self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
     ) -> ListSessionsResponse:
-        """A page of the sessions' ids, newest first: at most `limit`, after leaving out
-        `offset`.
-        """
+        """Returns a page of session ids, newest first: at most `limit`, after skipping `offset`."""
         return self._portal.run(self._client.list_sessions, limit, offset, access_scope)
 
     def iter_sessions(
         self, access_scope: AccessScope = "owned", *, page_size: int = PAGE_SIZE
     ) -> Iterator[str]:
-        """The ids of all sessions, newest first, fetched page by page as they are asked for."""
+        """Yields the ids of all sessions, newest first, and fetches each page when it is needed."""
         return iterate(
             self._portal, lambda: self._client.iter_sessions(access_scope, page_size=page_size)
         )
@@ -148,38 +147,36 @@ class RestClient:
     def get_session(
         self, session_id: str, access_scope: AccessScope = "owned"
     ) -> GetSessionResponse:
-        """The training runs and samplers of a session."""
+        """Returns the training runs and samplers of a session."""
         return self._portal.run(self._client.get_session, session_id, access_scope)
 
     def search_sessions(self, request: SessionSearchRequest) -> SessionSearchResponse:
-        """A page of the sessions that fit, newest first; `next_cursor` is for the next request, and
-        None on the last page.
+        """Returns a page of the sessions that match, newest first. Its `next_cursor` is the cursor
+        of the next request; None on the last page.
         """
         return self._portal.run(self._client.search_sessions, request)
 
     def iter_search_sessions(self, request: SessionSearchRequest) -> Iterator[SessionSummary]:
-        """All sessions that fit, newest first, fetched page by page as they are asked for."""
+        """Yields all sessions that match, newest first, and fetches each page when it is needed."""
         return iterate(self._portal, lambda: self._client.iter_search_sessions(request))
 
     def assign_session_project(self, session_id: str, project_id: str) -> Done:
-        """Moves a session, with all that is in it, to a project."""
+        """Moves a session, with everything in it, to a project."""
         self._portal.run(self._client.assign_session_project, session_id, project_id)
         return DONE
 
     def export_session_trace(self, session_id: str) -> Text:
-        """The URL of a trace of what a session did, a Perfetto file that can be fetched without a
-        key for about an hour.
-
-        Waits until the server has made it.
+        """Has the server write a trace of a session, a Perfetto file, and returns its URL. The file
+        can be fetched without an API key for about an hour.
 
         Raises:
-            RequestFailedError: the server could not make it.
-            WaitTimeoutError: it was not made within `PollSettings.max_wait`.
+            RequestFailedError: the server could not write the trace.
+            WaitTimeoutError: it was not written within `PollSettings.max_wait`.
         """
         return Text(self._portal.run(self._client.export_session_trace, session_id))
 
     def get_sampler(self, sampler_id: str) -> GetSamplerResponse:
-        """What a sampler samples from."""
+        """Returns the weights and the base model that a sampler samples from."""
         return self._portal.run(self._client.get_sampler, sampler_id)
 
     def list_training_runs(
@@ -189,8 +186,8 @@ class RestClient:
         access_scope: AccessScope = "owned",
         project_id: str | None = None,
     ) -> TrainingRunsResponse:
-        """A page of the training runs, maybe of one project, newest first: at most `limit`, after
-        leaving out `offset`.
+        """Returns a page of the training runs, or of those of one project, newest first: at most
+        `limit`, after skipping `offset`.
         """
         return self._portal.run(
             self._client.list_training_runs, limit, offset, access_scope, project_id
@@ -203,8 +200,8 @@ class RestClient:
         *,
         page_size: int = PAGE_SIZE,
     ) -> Iterator[TrainingRun]:
-        """All training runs, maybe of one project, newest first, fetched page by page as they are
-        asked for.
+        """Yields all training runs, or those of one project, newest first, and fetches each page
+        when it is needed.
         """
         return iterate(
             self._portal,
@@ -214,59 +211,62 @@ class RestClient:
     def get_training_run(
         self, training_run_id: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
-        """A training run, with its newest checkpoints."""
+        """Returns a training run, with its newest checkpoints."""
         return self._portal.run(self._client.get_training_run, training_run_id, access_scope)
 
     def get_training_run_by_tinker_path(
         self, tinker_path: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
-        """The training run that a checkpoint is of."""
+        """Returns the training run that saved a checkpoint."""
         return self._portal.run(
             self._client.get_training_run_by_tinker_path, tinker_path, access_scope
         )
 
     def list_checkpoints(self, training_run_id: str) -> CheckpointsListResponse:
-        """All checkpoints of a training run."""
+        """Returns all checkpoints of a training run."""
         return self._portal.run(self._client.list_checkpoints, training_run_id)
 
     def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> CheckpointsListResponse:
-        """A page of the checkpoints of all training runs, newest first: at most `limit`, after
-        leaving out `offset`.
+        """Returns a page of the checkpoints of all training runs, newest first: at most `limit`,
+        after skipping `offset`.
         """
         return self._portal.run(self._client.list_user_checkpoints, limit, offset)
 
     def iter_user_checkpoints(self, *, page_size: int = PAGE_SIZE) -> Iterator[Checkpoint]:
-        """The checkpoints of all training runs, newest first, fetched page by page as they are
-        asked for.
+        """Yields the checkpoints of all training runs, newest first, and fetches each page when it
+        is needed.
 
-        Collect what is to be deleted before it is: a list that shrinks while it is read has gaps.
+        Collect the checkpoints before you delete any: pages of a list that shrinks leave gaps.
         """
         return iterate(
             self._portal, lambda: self._client.iter_user_checkpoints(page_size=page_size)
         )
 
     def search_checkpoints(self, request: CheckpointSearchRequest) -> CheckpointSearchResponse:
-        """A page of the checkpoints that fit, newest first; `next_cursor` is for the next request,
-        and None on the last page.
+        """Returns a page of the checkpoints that match, newest first. Its `next_cursor` is the
+        cursor of the next request; None on the last page.
         """
         return self._portal.run(self._client.search_checkpoints, request)
 
     def iter_search_checkpoints(self, request: CheckpointSearchRequest) -> Iterator[Checkpoint]:
-        """All checkpoints that fit, newest first, fetched page by page as they are asked for."""
+        """Yields all checkpoints that match, newest first, and fetches each page when it is
+        needed.
+        """
         return iterate(self._portal, lambda: self._client.iter_search_checkpoints(request))
 
     def external_weights_upload_start(
         self, base_model: str, lora_config: LoraConfig, destination_project_id: str | None = None
     ) -> ExternalWeightsUploadStartResult:
-        """Begins to upload an adapter that was made elsewhere: says where each of its files goes.
+        """Begins the upload of an adapter that was trained elsewhere, and returns the URL to which
+        each of its files is to be sent.
 
-        Send each file by `UploadURL.upload`, then call `external_weights_upload_finish`; or let
-        `upload_adapter` do it all. Experimental on the hosted service.
+        Send each file with `UploadURL.upload`, then call `external_weights_upload_finish`; or let
+        `upload_adapter` do all of this. Experimental on the hosted service.
 
         Args:
-            base_model: the base model that the adapter is for.
-            lora_config: its shape.
-            destination_project_id: the project that the checkpoint is to be in.
+            base_model: the base model of the adapter.
+            lora_config: the adapter's shape.
+            destination_project_id: the project of the new checkpoint.
         """
         return self._portal.run(
             self._client.external_weights_upload_start,
@@ -276,10 +276,10 @@ class RestClient:
         )
 
     def external_weights_upload_finish(self, upload_id: str) -> ExternalWeightsUploadFinishResult:
-        """Makes a checkpoint of an upload, all of whose files were sent. The server checks them.
+        """Makes a checkpoint of an upload, once all of its files were sent. The server checks them.
 
         Raises:
-            BadRequestError: a file is missing, or is no adapter of the shape that was said.
+            BadRequestError: a file is missing, or the adapter does not have the given shape.
         """
         return self._portal.run(self._client.external_weights_upload_finish, upload_id)
 
@@ -290,28 +290,28 @@ class RestClient:
         base_model: str | None = None,
         lora_config: LoraConfig | None = None,
         destination_project_id: str | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Text:
-        """Uploads a LoRA adapter from a folder as peft writes it; returns the path of the
+        """Uploads a LoRA adapter from a folder, as peft writes it, and returns the path of the new
         checkpoint.
 
-        The path can be sampled from and trained on where the server lets it: the embedded server
-        does both.
+        Where the server allows it, the path can be sampled from and trained further; the embedded
+        server allows both.
 
         Args:
-            folder: where `adapter_config.json` and `adapter_model.safetensors` are.
-            base_model: by default the one that `adapter_config.json` names.
-            lora_config: by default the rank of `adapter_config.json`, and all layers that an
-                adapter
-                can have; `train_unembed` where the adapter has weights for the unembedding.
-            destination_project_id: the project that the checkpoint is to be in.
-            progress: called with the bytes that were sent and those in all. It must not block.
+            folder: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+            base_model: the base model; by default the one that `adapter_config.json` names.
+            lora_config: the adapter's shape; by default the rank of `adapter_config.json`, all
+                layers that an adapter can have, and `train_unembed` where the adapter has weights
+                for the unembedding.
+            destination_project_id: the project of the new checkpoint.
+            progress: a function called with the bytes that were sent, and the bytes in all. It
+                must not block.
 
         Raises:
-            InvalidInputError: the folder has no such files, or they do not say what is asked for.
-            BadRequestError: the server refuses the adapter; the text says why.
-            APIConnectionError, APIStatusError: a file could not be sent, and trying again did not
-                help.
+            InvalidInputError: the folder lacks such a file, or a file lacks a value that is needed.
+            BadRequestError: the server refuses the adapter; the message says why.
+            APIConnectionError, APIStatusError: a file could not be sent, and retries did not help.
 
         Example:
             path = rest.upload_adapter("my-adapter", base_model="Qwen/Qwen3-8B")
@@ -329,43 +329,45 @@ class RestClient:
         )
 
     def get_weights_info_by_tinker_path(self, tinker_path: str) -> WeightsInfoResponse:
-        """What saved weights are of: the base model, and the adapter's shape."""
+        """Returns the base model and the LoRA shape of saved weights."""
         return self._portal.run(self._client.get_weights_info_by_tinker_path, tinker_path)
 
     def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> Done:
-        """Deletes a checkpoint for good."""
+        """Deletes a checkpoint permanently."""
         self._portal.run(self._client.delete_checkpoint, training_run_id, checkpoint_id)
         return DONE
 
     def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> Done:
-        """Deletes a checkpoint for good."""
+        """Deletes a checkpoint permanently."""
         self._portal.run(self._client.delete_checkpoint_from_tinker_path, tinker_path)
         return DONE
 
     def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> Done:
-        """Lets everybody read a checkpoint. Does nothing where they may already."""
+        """Makes a checkpoint readable for everybody. Does nothing where it already is."""
         self._portal.run(self._client.publish_checkpoint, training_run_id, checkpoint_id)
         return DONE
 
     def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> Done:
-        """Lets everybody read a checkpoint. Does nothing where they may already."""
+        """Makes a checkpoint readable for everybody. Does nothing where it already is."""
         self._portal.run(self._client.publish_checkpoint_from_tinker_path, tinker_path)
         return DONE
 
     def unpublish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> Done:
-        """Lets nobody else read a checkpoint. Does nothing where nobody may."""
+        """Makes a checkpoint readable only for its owner. Does nothing where it already is."""
         self._portal.run(self._client.unpublish_checkpoint, training_run_id, checkpoint_id)
         return DONE
 
     def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> Done:
-        """Lets nobody else read a checkpoint. Does nothing where nobody may."""
+        """Makes a checkpoint readable only for its owner. Does nothing where it already is."""
         self._portal.run(self._client.unpublish_checkpoint_from_tinker_path, tinker_path)
         return DONE
 
     def set_checkpoint_ttl(
         self, training_run_id: str, checkpoint_id: str, ttl_seconds: int | None
     ) -> Done:
-        """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
+        """Sets the time after which a checkpoint is deleted, in seconds from now; None keeps it for
+        ever.
+        """
         self._portal.run(
             self._client.set_checkpoint_ttl, training_run_id, checkpoint_id, ttl_seconds
         )
@@ -374,13 +376,15 @@ class RestClient:
     def set_checkpoint_ttl_from_tinker_path(
         self, tinker_path: str, ttl_seconds: int | None
     ) -> Done:
-        """Has a checkpoint deleted in `ttl_seconds`, counted from now; None keeps it for ever."""
+        """Sets the time after which a checkpoint is deleted, in seconds from now; None keeps it for
+        ever.
+        """
         self._portal.run(self._client.set_checkpoint_ttl_from_tinker_path, tinker_path, ttl_seconds)
         return DONE
 
     def get_external_weights_urls(self, tinker_path: str) -> ExternalWeightsUrlsResponse:
-        """Where the files that `save_weights_external` made can be fetched, by name. The URLs want
-        no key.
+        """Returns the signed URLs of the files that `save_weights_external` wrote, by file name.
+        They need no API key.
 
         Raises:
             InvalidInputError: the path is not of the kind `external_weights`.
@@ -390,14 +394,14 @@ class RestClient:
     def get_checkpoint_archive_url(
         self, training_run_id: str, checkpoint_id: str
     ) -> CheckpointArchiveUrlResponse:
-        """Where the files of a checkpoint can be fetched as a tar. The hosted service has this call
-        no more.
+        """Returns the URL of a tar archive of a checkpoint's files, and waits while the server
+        builds the archive. The hosted service no longer has this call.
 
-        The URL wants no key; of a server that sends the file itself it is the call's own, which
-        does. Waits while the file is built.
+        The URL needs no API key, except for a server that sends the archive itself: then it is the
+        URL of this call, which needs the key.
 
         Raises:
-            WaitTimeoutError: it was not built within `PollSettings.max_wait`.
+            WaitTimeoutError: the archive was not built within `PollSettings.max_wait`.
         """
         return self._portal.run(
             self._client.get_checkpoint_archive_url, training_run_id, checkpoint_id
@@ -406,7 +410,7 @@ class RestClient:
     def get_checkpoint_archive_url_from_tinker_path(
         self, tinker_path: str
     ) -> CheckpointArchiveUrlResponse:
-        """Does, and raises, what `get_checkpoint_archive_url` does."""
+        """Returns what `get_checkpoint_archive_url` returns, for the checkpoint of a path."""
         return self._portal.run(
             self._client.get_checkpoint_archive_url_from_tinker_path, tinker_path
         )
@@ -417,30 +421,37 @@ class RestClient:
         *,
         output_dir: str | PathLike[str] = ".",
         force: bool = False,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Path:
-        """The folder that the files of a checkpoint were fetched to: all of them, or none where
-            this raises.
+        """Downloads the files of a checkpoint to a new folder, and returns that folder. Writes all
+        files, or none where it raises.
 
-        What breaks off goes on where it was; URLs whose time is over are asked for anew; sizes and
-        digests are checked.
+        A download that breaks off is resumed, URLs that expired are renewed, and sizes and digests
+        are checked.
 
         Args:
-            tinker_path: of a kind that the server gives out: the hosted service those of
-                `save_weights_external`, others what they saved.
-            output_dir: where the folder is to be, named after the path: `S1_train_0_weights_0001`.
-            force: whether a folder of that name is replaced.
-            progress: called with the bytes that came and those in all, which are None while they
-                are not known; `DownloadBar` shows
-                them. It must not block. What it raises ends the download.
+            tinker_path: the checkpoint's path. The hosted service serves only checkpoints of
+                `save_weights_external`, other servers all that they saved.
+            output_dir: the parent of the new folder, which is named after the path, such as
+                `S1_train_0_weights_0001`.
+            force: whether to replace a folder of that name.
+            progress: a function called with the bytes that arrived, and the bytes in all, None
+                while those are not known; `DownloadBar` shows them. It must not block. An
+                exception that it raises ends the download.
 
         Raises:
-            InvalidInputError: the folder is there already.
-            CheckpointDownloadError: what came is not what was promised, or not safe to unpack, or
-                cannot be written.
-            APIConnectionError, APIStatusError: it cannot be fetched, and
-                trying again did not help.
+            InvalidInputError: the folder exists already.
+            CheckpointDownloadError: the files are damaged, not safe to unpack, or cannot be
+                written.
+            APIConnectionError, APIStatusError: the files cannot be fetched, and retries did not
+                help.
             WaitTimeoutError: the server did not build the archive within `PollSettings.max_wait`.
+
+        Example:
+            from tinkex import DownloadBar
+
+            with DownloadBar() as bar:
+                rest.download_checkpoint(sampler_path, output_dir=folder, progress=bar)
         """
         return self._portal.run(
             self._client.download_checkpoint,
@@ -463,26 +474,27 @@ class RestClient:
         ignore_patterns: Sequence[str] | None = None,
         model_card: bool = True,
         token: str | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Text:
-        """Downloads a checkpoint and puts it on the Hugging Face hub; gives the URL of the commit
-        there.
+        """Downloads a checkpoint and uploads it to the Hugging Face hub. Returns the URL of the
+        commit there.
 
         Args:
-            tinker_path: of a kind that the server gives out, as for `download_checkpoint`.
-            repo_id: `<owner>/<name>`; made where there is none yet.
-            private: whether one that is made is for its owner's eyes alone.
-            revision: the branch; made where there is none yet.
-            commit_message: by default names the path.
-            create_pr: whether to open a pull request instead; the URL is then its own.
-            allow_patterns, ignore_patterns: which files to put there, as `*.safetensors`.
-            model_card: whether a README.md is written where the checkpoint has none.
-            token: of the hub; by default the one that huggingface_hub finds, in HF_TOKEN or its
-                files.
+            tinker_path: the checkpoint's path, as for `download_checkpoint`.
+            repo_id: the repository, `<owner>/<name>`; created where it does not exist.
+            private: whether a repository that is created is private.
+            revision: the branch; created where it does not exist.
+            commit_message: the message of the commit; by default it names the path.
+            create_pr: whether to open a pull request, and return its URL.
+            allow_patterns, ignore_patterns: the files to upload, or to leave out, such as
+                `*.safetensors`.
+            model_card: whether to write a README.md where the checkpoint has none.
+            token: the hub's token; by default the one that huggingface_hub finds, in HF_TOKEN or
+                its files.
             progress: as for `download_checkpoint`.
 
         Raises:
-            huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses the upload.
         """
         return Text(
             self._portal.run(
@@ -509,16 +521,16 @@ class RestClient:
         ttl_seconds: int | None = None,
         weights_access_token: str | None = None,
     ) -> Text:
-        """The path of a copy of saved weights in a project.
+        """Copies saved weights to a project, and returns the path of the copy.
 
         Args:
-            path: `tinker://…`, of any kind of saved weights.
-            destination_project_id: by default `Config.project_id`.
-            ttl_seconds: how long the copy is kept; for ever by default.
-            weights_access_token: a right to read weights of others.
+            path: the path of saved weights of any kind, `tinker://…`.
+            destination_project_id: the project; by default `Config.project_id`.
+            ttl_seconds: seconds after which the copy is deleted; by default it is kept.
+            weights_access_token: a token that allows reading the weights of others.
 
         Raises:
-            InvalidInputError: no project is given, and none configured.
+            InvalidInputError: no project is given or configured.
         """
         return Text(
             self._portal.run(

@@ -226,7 +226,8 @@ class TrainingClient(OwnFuture):
 
         Example:
             sampler = trainer.save_weights_and_get_sampling_client()
-            sampling = sampler.sample("Once upon a time", SamplingParams(max_tokens=8))
+            params = SamplingParams(max_tokens=8)
+            sampling = sampler.sample("Once upon a time", sampling_params=params)
             tokens = sampling.result().sequences[0].tokens
         """
         return SamplingClient(

@@ -45,8 +45,8 @@ class AsyncTrainingClient(AsyncModelWeights):
     The methods that change the model return a future at once. **Their order is fixed by the order
     of the calls**, whenever they are awaited.
 
-    Call `forward_backward` and `optim_step` before
-    awaiting either, and both are under way at the same time.
+    Call `forward_backward` and `optim_step` before awaiting
+    either, and both are under way at the same time.
 
     Example:
         fb = trainer.forward_backward(data, "cross_entropy")

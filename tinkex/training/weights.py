@@ -275,7 +275,8 @@ class AsyncModelWeights:
 
         Example:
             sampler = await trainer.save_weights_and_get_sampling_client()
-            sampling = sampler.sample("Once upon a time", SamplingParams(max_tokens=8))
+            params = SamplingParams(max_tokens=8)
+            sampling = sampler.sample("Once upon a time", sampling_params=params)
             tokens = (await sampling).sequences[0].tokens
         """
         retry_config = as_retry_settings(retry_config)

@@ -30,7 +30,7 @@ class Authentication:
     """
 
     def __init__(self, app: ASGIApp, secret: bytes, keys: ApiKeys | None) -> None:
-        """Without `keys` only signatures are checked, and every other request passes."""
+        """Checks only signatures if `keys` is None: every other request passes."""
         self._app = app
         self._secret = secret
         self._signer = Signer(secret)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.support.whole_job import ADAM, BATCH, PROMPT
 from tinkex import ServiceClient
-from tinkex.downloads.adapter_targets import name_targets
+from tinkex.downloads.adapter_targets import add_target_modules
 from tinkex.local import Server
 
 PREFIX = "base_model.model.model.layers.0."
@@ -37,7 +37,7 @@ def test_what_is_left_out_is_named_by_the_weights(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = adapter(tmp_path, {"r": 2, "target_modules": None}, "self_attn.q_proj", "mlp.up_proj")
-    name_targets(tmp_path)
+    add_target_modules(tmp_path)
     assert json.loads(config.read_text()) == {"r": 2, "target_modules": ["q_proj", "up_proj"]}
     assert "peft would drop weights" in caplog.text
 
@@ -55,7 +55,7 @@ def test_what_is_left_out_is_named_by_the_weights(
 def test_what_is_named_or_unreadable_stays_as_it_came(tmp_path: Path, settings: Any) -> None:
     config = adapter(tmp_path, settings, "self_attn.q_proj", "mlp.up_proj")
     before = config.read_bytes()
-    name_targets(tmp_path)
+    add_target_modules(tmp_path)
     assert config.read_bytes() == before
 
 
@@ -73,7 +73,7 @@ def test_weights_that_cannot_be_read_change_nothing(tmp_path: Path, weights: byt
     (tmp_path / "adapter_config.json").write_text('{"r": 2}')
     if weights is not None:
         (tmp_path / "adapter_model.safetensors").write_bytes(weights)
-    name_targets(tmp_path)
+    add_target_modules(tmp_path)
     assert (tmp_path / "adapter_config.json").read_text() == '{"r": 2}'
 
 
@@ -95,7 +95,7 @@ def test_peft_loads_all_of_such_an_adapter(torch_server: Server, tmp_path: Path)
         folder = service.create_rest_client().download_checkpoint(saved, output_dir=tmp_path)
     config = folder / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "target_modules": None}))
-    name_targets(folder)
+    add_target_modules(folder)
     assert _logprobs(folder) == pytest.approx(trained, abs=1e-4)
 
 

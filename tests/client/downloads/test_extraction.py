@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from tests.support.answering_server import Answer, answering
 from tinkex import CheckpointDownloadError, Dialect
-from tinkex.downloads.extract import Limits, unpack
+from tinkex.downloads.extract import ArchiveLimits, unpack
 from tinkex.downloads.safe_names import safe_path
 
-GENEROUS = Limits()
+GENEROUS = ArchiveLimits()
 Member = tuple[tarfile.TarInfo, bytes]
 
 
@@ -45,7 +45,7 @@ def tar_of(*members: Member) -> bytes:
 def unpacked(
     folder: Path,
     archive: bytes,
-    limits: Limits = GENEROUS,
+    limits: ArchiveLimits = GENEROUS,
     is_off: Callable[[], bool] = lambda: False,
 ) -> dict[str, bytes]:
     content = folder / "content"
@@ -79,10 +79,13 @@ HOSTILE: dict[str, tuple[str, list[Member]]] = {
     "an escape": ("control a terminal", [member("a\x1b[2Jb", b"x")]),
     "a line": ("control a terminal", [member("a\nb", b"x")]),
     "a direction": ("direction of text", [member("a\u202egpj.exe", b"x")]),
-    "by case only": ("one on some disks", [member("Model.bin", b"1"), member("model.bin", b"2")]),
-    "folders by case only": ("one on some disks", [member("A/b", b"1"), member("a/c", b"2")]),
+    "by case only": (
+        "same file on some disks",
+        [member("Model.bin", b"1"), member("model.bin", b"2")],
+    ),
+    "folders by case only": ("same file on some disks", [member("A/b", b"1"), member("a/c", b"2")]),
     "accents by form only": (
-        "one on some disks",
+        "same file on some disks",
         [member("\u00e9", b"1"), member("e\u0301", b"2")],
     ),
     "a folder only": ("holds no file", [member("a", kind=tarfile.DIRTYPE)]),
@@ -107,8 +110,8 @@ def test_what_means_harm_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_too_much_is_refused(tmp_path: Path) -> None:
     for limits, words in (
-        (Limits(max_files=2), "more than 2"),
-        (Limits(max_bytes=9), "more bytes than are allowed"),
+        (ArchiveLimits(max_files=2), "more than 2"),
+        (ArchiveLimits(max_bytes=9), "more than the allowed 9 bytes"),
     ):
         folder = tmp_path / words.replace(" ", "_")
         folder.mkdir()
@@ -120,7 +123,7 @@ def test_a_bomb_stops_at_the_limit_and_not_at_its_end(tmp_path: Path) -> None:
     bomb = gzip.compress(tar_of(member("zeros", bytes(64 * 2**20))))
     assert len(bomb) < 2**17
     with pytest.raises(CheckpointDownloadError, match="allowed"):
-        unpacked(tmp_path, bomb, Limits(max_bytes=2**20))
+        unpacked(tmp_path, bomb, ArchiveLimits(max_bytes=2**20))
     assert list((tmp_path / "content").iterdir()) == []
 
 

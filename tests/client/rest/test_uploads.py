@@ -124,11 +124,11 @@ def spoiled(folder: Path, tmp_path: Path, name: str, content: bytes | None) -> P
     ("name", "content", "words"),
     [
         ("adapter_config.json", None, "adapter_config.json cannot be read"),
-        ("adapter_config.json", b"[]", "no JSON object"),
+        ("adapter_config.json", b"[]", "not a JSON object"),
         ("adapter_config.json", b"{}", "the adapter's rank"),
         ("adapter_config.json", json.dumps({"r": 4}).encode(), "names no base model"),
         ("adapter_model.safetensors", None, "adapter_model.safetensors cannot be read"),
-        ("adapter_model.safetensors", b"\xff" * 20, "no safetensors file"),
+        ("adapter_model.safetensors", b"\xff" * 20, "not a safetensors file"),
     ],
 )
 def test_a_folder_that_holds_no_adapter_is_refused_before_anything_is_sent(

@@ -40,7 +40,7 @@ def answers() -> Iterator[dict[str, list[int | None]]]:
 
 @pytest.fixture
 def cancelled(answers: dict[str, list[int | None]]) -> list[int | None]:
-    """The answers to cancel_future."""
+    """The calls of cancel_future."""
     return answers["cancel_future"]
 
 

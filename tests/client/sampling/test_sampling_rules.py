@@ -1,4 +1,4 @@
-"""A user's sampling request becomes the body that each kind of server reads: pure functions."""
+"""Plans of samples: the requests that each kind of server is sent. Pure functions, no server."""
 
 from __future__ import annotations
 

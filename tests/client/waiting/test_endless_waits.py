@@ -201,7 +201,7 @@ def test_a_heartbeat_that_is_never_answered(caplog: pytest.LogCaptureFixture) ->
         await session.lifecycle.finish("success")
 
     run(work())
-    assert re.findall(r"no heartbeat came through for (\d+) s", caplog.text) == [
+    assert re.findall(r"no heartbeat has succeeded for (\d+) s", caplog.text) == [
         "120",
         "240",
         "480",
