@@ -2,8 +2,8 @@
 generate`.
 
 Each `Async…Client` becomes a class without the prefix. Its instances hold the asyncio client and
-use the process's `Portal`. Signatures, types and docstrings are taken from the source. The form of a
-member decides what is generated for it:
+use the process's `Portal`. Signatures, types and docstrings are taken from the source. The form of
+a member decides what is generated for it:
 
     def … -> AsyncAPIFuture[T]           an `APIFuture[T]`, which has `.result()`
     async def … -> Async…Client          waits, and wraps the client
@@ -24,14 +24,14 @@ member decides what is generated for it:
     a parameter Async…Client             receives the blocking client, passes on the asyncio client
     any other public member              the script fails: a rule is missing
 
-A client that another client creates is an `OwnFuture`: it has a `.result()` like the future that the
-official SDK returns.
+A client that another client creates is an `OwnFuture`: it has a `.result()` like the future that
+the official SDK returns.
 
-The methods in `TWINS` also get a twin `…_async`, for programs written for the official SDK, which has
-these methods and deprecates them.
+The methods in `TWINS` also get a twin `…_async`, for programs written for the official SDK, which
+has these methods and deprecates them.
 
-The script fails if a docstring still contains `await` or `async` after the replacements below, other
-than in the name of a parameter.
+The script fails if a docstring still contains `await` or `async` after the replacements below,
+other than in the name of a parameter.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ BASES = {
     "AsyncConnection": "tinkex/rest/connection.py",
     "AsyncModelWeights": "tinkex/training/weights.py",
 }
-"""Classes whose members a client has, and so its twin."""
+"""Base classes of the clients, whose members are generated as well."""
 MADE_BY_USERS = ("AsyncServiceClient", "AsyncRestClient", "AsyncAdminClient")
 MADE_BY_BOTH = ("AsyncRestClient",)
 """Classes whose instances are made by users and by other clients."""
@@ -497,8 +497,7 @@ def _docstring(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> s
         text = pattern.sub(replacement, text)
     if left := re.search(r"\b(await|async)(?!_)\w*\b", text, re.I):
         raise CannotConvert(
-            f"the docstring of {node.name} still says {left[0]!r}: write it otherwise, or add a "
-            "rule"
+            f"the docstring of {node.name} still contains {left[0]!r}: rephrase it, or add a rule"
         )
     return f'"""{text}\n"""' if "\n" in text else f'"""{text}"""'
 

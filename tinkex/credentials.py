@@ -78,7 +78,7 @@ def load(path: Path | None = None) -> Credentials:
         raise ConfigError(
             # The message of the original error is left out, because it may contain a key.
             f"{path} is not a file of stored keys: {type(error).__name__}",
-            advice="Repair or remove the file, or set TINKER_API_KEY, which takes precedence over it.",
+            advice="Repair or remove the file, or set TINKER_API_KEY, which takes precedence.",
         ) from None
 
 

@@ -100,7 +100,7 @@ class WaitFacts:
             for owner, spent in self.seconds.items()
             if spent >= _WORTH_SAYING
         ]
-        stall = f", held up by {self.stalled_by}" if self.stalled_by else ""
+        stall = f" by {self.stalled_by}" if self.stalled_by else ""
         reason = f" ({self.queue_state_reason})" if self.queue_state_reason else ""
         program = self.seconds.get("program", 0.0)
         return [
@@ -108,7 +108,7 @@ class WaitFacts:
             *([f"queue_state {self.queue_state}{reason}"] if self.queue_state else []),
             f"last HTTP status {self.last_status or 'none'}, try {self.tries}",
             *(
-                [f"the event loop of this program stood still for {program:.0f} s{stall}"]
+                [f"the event loop of this program was blocked for {program:.0f} s{stall}"]
                 if program >= _WORTH_SAYING
                 else []
             ),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _SERVER = {"engine": "fake", "model": "tinkex/tiny", "profile": "tinkex"}
 _FAULTS = ("delay", "rate_limit", "server_errors", "lost_answers", "operations")
 _MARKER = (
-    "tinkex(*, engine, model, profile, delay, rate_limit, server_errors, lost_answers, operations): "
-    "the server of the fixtures tinkex_server, tinkex_service and tinkex_async_service; see "
+    "tinkex(*, engine, model, profile, delay, rate_limit, server_errors, lost_answers, operations)"
+    ": the server of the fixtures tinkex_server, tinkex_service and tinkex_async_service; see "
     "docs/testing.md of tinkex"
 )
 

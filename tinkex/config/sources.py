@@ -176,7 +176,7 @@ class Sources:
         }
         if unknown := sorted(entries - known):
             raise ConfigError(
-                f"unknown settings in {self.profile_name}: {', '.join(unknown)}",
+                f"{', '.join(unknown)} in {self.profile_name}: unknown setting",
                 advice=f"Known settings are {', '.join(sorted(known))}.",
             )
 

@@ -96,7 +96,7 @@ class TinkexError(Exception):
 
 
 def _restore(cls: type[TinkexError], args: tuple[Any, ...], state: dict[str, Any]) -> TinkexError:
-    """Unpickles without calling `__init__`, whose keywords differ from class to class."""
+    """Restores a pickled error without `__init__`, whose keywords differ between the classes."""
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)

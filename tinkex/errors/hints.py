@@ -154,7 +154,7 @@ def _hint(wrong: str, known: Collection[str]) -> str:
             else next((name for name in _MEANT.get(wrong, ()) if name in names), None)
         )
         if holder in known and near:
-            return f": give it as {holder}={kind}({near}=…)"
+            return f": pass it as {holder}={kind}({near}=…)"
     meant = [
         *(name for name in _MEANT.get(wrong, ()) if name in known),
         *difflib.get_close_matches(wrong, known, n=1),

@@ -143,8 +143,8 @@ def test_a_misspelt_keyword_of_a_call(
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ({"max_tokens": 3}, "give it as sampling_params=SamplingParams(max_tokens=…)"),
-        ({"max_new_tokens": 3}, "give it as sampling_params=SamplingParams(max_tokens=…)"),
+        ({"max_tokens": 3}, "pass it as sampling_params=SamplingParams(max_tokens=…)"),
+        ({"max_new_tokens": 3}, "pass it as sampling_params=SamplingParams(max_tokens=…)"),
         ({"n": 3}, "did you mean num_samples?"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Web pages of other sites, cannot use a server without an API key."""
+"""Web pages of other sites cannot use a server without an API key."""
 
 from __future__ import annotations
 
