@@ -247,7 +247,7 @@ def test_a_server_of_which_nothing_is_known_is_told_what_to_do_where_it_has_no_f
     trainer = new(service)
     step(trainer)
     for _ in range(2):  # found out, and known
-        with pytest.raises(UnsupportedByServer, match="give Config\\(dialect='open-rl-old'\\)"):
+        with pytest.raises(UnsupportedByServer, match="use Config\\(dialect='open-rl-old'\\)"):
             trainer.forward(BATCH, "cross_entropy").result()
     step(trainer)
 
@@ -260,7 +260,7 @@ def test_a_base_model_of_tinker_cloud_is_not_sampled(
     begin: Callable[..., Any], dialect: str
 ) -> None:
     service, proxy = begin(dialect)
-    with pytest.raises(UnsupportedByServer, match="no base model"):
+    with pytest.raises(UnsupportedByServer, match="does not sample from a base model"):
         service.create_sampling_client(base_model=TINY)
     assert proxy.count("create_sampling_session") == 0
 
@@ -279,7 +279,7 @@ def test_the_older_tinker_cloud_samples_the_trained_model_for_the_base(
     assert np.abs(np.subtract(before[1:], after[1:])).max() > 1e-3
     own = trainer.save_weights_and_get_sampling_client().compute_logprobs(prompt).result()
     assert after[1:] == pytest.approx(own[1:], abs=1e-5)
-    with pytest.raises(UnsupportedByServer, match="no base model"):
+    with pytest.raises(UnsupportedByServer, match="does not sample from a base model"):
         begin("tinker-cloud-old", dialect=None)[0].create_sampling_client(base_model=TINY)
 
 
@@ -410,7 +410,7 @@ def test_an_archive_of_tuft_is_a_file_of_its_own_disk(
 ) -> None:
     service, _ = begin("tuft", dialect=dialect)
     saved = new(service).save_weights_for_sampler("kept").result().path
-    with pytest.raises(UnsupportedByServer, match="a file of its own disk"):
+    with pytest.raises(UnsupportedByServer, match="a path on its own disk"):
         service.create_rest_client().download_checkpoint(saved, output_dir=tmp_path)
 
 

@@ -141,7 +141,7 @@ def test_the_shape_of_a_model(service: Any, arguments: dict[str, Any]) -> None:
 def test_settings_of_a_loss(trainer: Any, value: Any) -> None:
     with pytest.raises(
         InvalidInputError,
-        match=r"loss_fn_config\['clip_low_threshold'\] must be a finite number or a text",
+        match=r"loss_fn_config\['clip_low_threshold'\] must be a finite number or a string",
     ):
         trainer.forward([DATUM], "ppo_of_a_server", {"clip_low_threshold": value})
 

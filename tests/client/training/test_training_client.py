@@ -519,7 +519,7 @@ def test_weights_are_copied_into_the_clients_project(
 def test_without_a_project_weights_are_not_copied(
     service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InvalidInputError, match="copies into a project"):
+    with pytest.raises(InvalidInputError, match="needs a destination project"):
         service.copy_weights("tinker://a/weights/b")
 
 

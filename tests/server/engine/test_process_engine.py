@@ -152,7 +152,7 @@ def test_errors_keep_their_texts(engine: ProcessEngine, deaths: SimpleQueue[Engi
         engine.sample("none", SPEC).result(10)
     with pytest.raises(EngineError, match=r"^ZeroDivisionError: the fake broke") as caught:
         step(engine, BREAKS)
-    assert "mortal_engine.py" in caught.value.__notes__[0], "the log has the trace of the process"
+    assert "killable_engine.py" in caught.value.__notes__[0], "the log has the trace of the process"
 
 
 def test_calls_that_come_before_it_is_ready_are_answered_when_it_is(tmp_path: Path) -> None:
@@ -200,10 +200,10 @@ def test_what_the_engine_did_wrong_when_it_was_made_is_kept_with_its_trace(
     ) as caught:
         engine.ready.result(10)
     assert caught.value.__cause__
-    assert "mortal_engine.py" in caught.value.__cause__.__notes__[0]
+    assert "killable_engine.py" in caught.value.__cause__.__notes__[0]
     with pytest.raises(EngineDied):  # which comes after the line in the log
         engine.create_model("x", "fake/base", LoraShape(4))
-    assert "mortal_engine.py" in caplog.text
+    assert "killable_engine.py" in caplog.text
     engine.close()
 
 
