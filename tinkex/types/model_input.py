@@ -118,6 +118,11 @@ class ImageChunk(Model):
     The server decides how many tokens an image takes. If `expected_tokens` is set and differs, the
     request fails before anything is computed.
 
+    Example:
+        >>> image = ImageChunk(data=b"...", format="png", expected_tokens=64)
+        >>> ModelInput([EncodedTextChunk([1, 2]), image]).length
+        66
+
     Raises:
         InvalidInputError: the data is neither bytes nor base64 text.
     """

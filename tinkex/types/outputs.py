@@ -31,6 +31,11 @@ class ForwardBackwardOutput:
     `loss_fn_outputs` has one mapping per datum, in the order of the data. The names of `metrics`
     have the form `name:reduction`; `loss:sum` is the loss. They are already reduced over the
     requests that a large batch was split into.
+
+    Example:
+        output = trainer.forward_backward(data, "cross_entropy").result()
+        loss = output.metrics["loss:sum"]
+        logprobs = output.loss_fn_outputs[0]["logprobs"].to_numpy()  # float32 (N,)
     """
 
     loss_fn_output_type: str
