@@ -1,4 +1,4 @@
-"""Web pages of other sites cannot use a server without an API key."""
+"""Web pages of other sites, in a browser on this machine, cannot use a server that has no key."""
 
 from __future__ import annotations
 

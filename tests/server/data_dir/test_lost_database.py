@@ -267,7 +267,7 @@ def test_saves_of_a_release_before_get_what_their_rows_need(tmp_path: Path) -> N
 
 
 def test_a_folder_named_as_by_a_release_before_is_found(tmp_path: Path) -> None:
-    """Its names had colons, which Windows does not allow."""
+    """The older names had colons, which Windows does not allow."""
     with started(RecordingEngine(), data_dir=tmp_path) as api:
         path = save_one(api, "a")
     [folder] = tmp_path.glob("checkpoints/*/*/*")
