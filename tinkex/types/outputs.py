@@ -109,6 +109,11 @@ class PromptAltTokens:
 class SampleResponse:
     """The result of `sample`: `num_samples` sequences, and the requested logprobs of the prompt of
     N tokens.
+
+    Example:
+        response = sampler.sample([1, 2, 3], sampling_params={"max_tokens": 8}).result()
+        for sequence in response.sequences:
+            print(sequence.tokens, sequence.logprobs, sequence.stop_reason)
     """
 
     sequences: Sequence[SampledSequence]
