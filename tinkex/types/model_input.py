@@ -251,8 +251,8 @@ class TextEncoder(Protocol):
 @hinted
 @frozen
 class ModelInput(Model):
-    """A prompt or a training text: a sequence of chunks, which is never changed; `append` returns a
-    new one.
+    """A prompt or a training text: a sequence of chunks. `append` returns a new
+    `ModelInput`.
 
     Example:
         >>> ModelInput.from_ints([1, 2, 3]).append_int(4).to_ints()
