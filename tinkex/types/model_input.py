@@ -118,6 +118,11 @@ class ImageChunk(Model):
     The server decides how many tokens an image takes. If `expected_tokens` is set and differs, the
     request fails before anything is computed.
 
+    Example:
+        >>> image = ImageChunk(data=b"...", format="png", expected_tokens=64)
+        >>> ModelInput([EncodedTextChunk([1, 2]), image]).length
+        66
+
     Raises:
         InvalidInputError: the data is neither bytes nor base64 text.
     """
@@ -246,8 +251,8 @@ class TextEncoder(Protocol):
 @hinted
 @frozen
 class ModelInput(Model):
-    """A prompt or a training text: a sequence of chunks, which is never changed; `append` returns a
-    new one.
+    """A prompt or a training text: a sequence of chunks. `append` returns a new
+    `ModelInput`.
 
     Example:
         >>> ModelInput.from_ints([1, 2, 3]).append_int(4).to_ints()

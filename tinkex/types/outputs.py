@@ -31,6 +31,11 @@ class ForwardBackwardOutput:
     `loss_fn_outputs` has one mapping per datum, in the order of the data. The names of `metrics`
     have the form `name:reduction`; `loss:sum` is the loss. They are already reduced over the
     requests that a large batch was split into.
+
+    Example:
+        output = trainer.forward_backward(data, "cross_entropy").result()
+        loss = output.metrics["loss:sum"]
+        logprobs = output.loss_fn_outputs[0]["logprobs"].to_numpy()  # float32 (N,)
     """
 
     loss_fn_output_type: str
@@ -104,6 +109,11 @@ class PromptAltTokens:
 class SampleResponse:
     """The result of `sample`: `num_samples` sequences, and the requested logprobs of the prompt of
     N tokens.
+
+    Example:
+        response = sampler.sample([1, 2, 3], sampling_params={"max_tokens": 8}).result()
+        for sequence in response.sequences:
+            print(sequence.tokens, sequence.logprobs, sequence.stop_reason)
     """
 
     sequences: Sequence[SampledSequence]

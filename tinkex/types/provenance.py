@@ -33,6 +33,12 @@ def _check_count(span: Any, attribute: Attribute[int], value: int) -> None:
 class PromptProvenanceSpan:
     """A span of the prompt that a sequence was sampled from: `length` tokens, from index `offset`.
 
+    Example:
+        >>> datum = datum.with_provenance(
+        ...     model_input=[PromptProvenanceSpan(sequence_id="s-1", length=3)],
+        ...     loss_fn_inputs=[SampledProvenanceSpan(sequence_id="s-1", length=3)],
+        ... )
+
     Raises:
         InvalidInputError: the id is empty, or a number is not an int of 0 or more.
     """

@@ -1,0 +1,139 @@
+"""Every public class and function has a docstring, and the examples in docstrings work."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import doctest
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+import tinkex
+from tests.support.batches import datum
+from tinkex.local import Server
+
+TINKEX = Path(inspect.getfile(tinkex)).parent
+URL = "http://127.0.0.1:8765"
+NOT_RUN = {
+    "tinkex.sync.rest.RestClient.upload_adapter": "the embedded server takes no uploads",
+    "tinkex.rest.client.AsyncRestClient.upload_adapter": "the embedded server takes no uploads",
+    "tinkex.rest.external_weights.UploadURL": "the embedded server takes no uploads",
+}
+"""The examples that need another server."""
+
+
+def _documented() -> Iterator[doctest.DocTest]:
+    finder = doctest.DocTestFinder()
+    for file in sorted(TINKEX.rglob("*.py")):
+        if re.search(r"^ *(Example:|>>> )", file.read_text(), re.MULTILINE):
+            parts = file.relative_to(TINKEX.parent).with_suffix("").parts
+            name = ".".join(parts).removesuffix(".__init__")
+            yield from finder.find(import_module(name), name)
+
+
+def _indented_example(docstring: str) -> str:
+    """Returns the code below the line `Example:`; empty where there is none."""
+    found = re.search(r"^Example:\n((?:[ \t]+\S.*\n?|\n)+)", docstring, re.MULTILINE)
+    return dedent(found[1]) if found and ">>>" not in found[1] else ""
+
+
+DOCUMENTED = list(_documented())
+DOCTESTS = {found.name: found for found in DOCUMENTED if found.examples}
+EXAMPLES = {
+    found.name: code
+    for found in DOCUMENTED
+    if (code := _indented_example(inspect.cleandoc(found.docstring or "")))
+}
+
+
+PUBLIC = {
+    name: value
+    for name in tinkex.__dir__()
+    if inspect.isclass(value := getattr(tinkex, name)) or inspect.isfunction(value)
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_class_or_function_has_a_docstring(name: str) -> None:
+    # not `getdoc`, which takes the one of a base class
+    assert PUBLIC[name].__doc__
+
+
+@pytest.fixture(scope="module")
+def _shared_names(torch_server: Server) -> Iterator[dict[str, Any]]:
+    data = [datum(1, 2, 3), datum(4, 5, 6)]
+    config = tinkex.Config(base_url=torch_server.base_url, api_key="tml-test")
+    with tinkex.ServiceClient(config=config) as service:
+        trainer = service.create_lora_training_client("tinkex/tiny", rank=4)
+        clients = {
+            "service": service,
+            "trainer": trainer,
+            "sampler": trainer.save_weights_and_get_sampling_client(),
+            "rest": service.create_rest_client(),
+        }
+        values: dict[str, Any] = {
+            "datum": data[0],
+            "data": data,
+            "batches": [data] * 200,
+            "losses": {},
+            "path": trainer.save_state("example").result().path,
+            "sampler_path": trainer.save_weights_for_sampler("example").result().path,
+            "config": config,
+        }
+        public = {name: getattr(tinkex, name) for name in tinkex.__dir__()}
+        yield {**public, "torch": pytest.importorskip("torch"), **clients, **values}
+
+
+@pytest.fixture
+def names(
+    _shared_names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, Any]]:
+    """The names that examples may use: all of `tinkex`, blocking clients, data and paths."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINKER_BASE_URL", _shared_names["config"].base_url)
+    monkeypatch.setenv("TINKER_API_KEY", "tml-test")
+    names: dict[str, Any] = {**_shared_names, "folder": tmp_path}
+    yield names
+    if "show" in names:  # the listener of an example
+        tinkex.events.detach(names["show"])
+
+
+@pytest.mark.parametrize("name", DOCTESTS)
+def test_a_doctest_passes(name: str, names: dict[str, Any]) -> None:
+    test = DOCTESTS[name]
+    test.globs = {**names, **test.globs}
+    said: list[str] = []
+    failed = doctest.DocTestRunner().run(test, out=said.append).failed
+    assert not failed, "".join(said)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name: str, names: dict[str, Any], torch_server: Server) -> None:
+    if name in NOT_RUN:
+        pytest.skip(NOT_RUN[name])
+    source = EXAMPLES[name].replace(URL, torch_server.base_url)
+    source = source.replace("run.steps(200)", "run.steps(2)")  # 200 steps take ten seconds
+    code = compile(source, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if code.co_flags & inspect.CO_COROUTINE:
+        asyncio.run(_run_with_asyncio_clients(code, names))
+    else:
+        exec(code, names)
+
+
+async def _run_with_asyncio_clients(code: Any, names: dict[str, Any]) -> None:
+    async with tinkex.AsyncServiceClient(config=names["config"]) as service:
+        trainer = await service.create_lora_training_client("tinkex/tiny", rank=4)
+        clients = {
+            "service": service,
+            "trainer": trainer,
+            "sampler": await trainer.save_weights_and_get_sampling_client(),
+            "rest": service.create_rest_client(),
+        }
+        await eval(code, {**names, **clients})
