@@ -1,31 +1,37 @@
 """Writes the blocking facade, tinkex/sync/, from the source of the asyncio clients. Part of `make
 generate`.
 
-Each `Async…Client` becomes a class without the prefix that holds the asyncio client and the
-process's `Portal`. Signatures, types and docstrings are taken from the source; what a method
-returns tells what becomes of it:
+Each `Async…Client` becomes a class without the prefix. Its instances hold the asyncio client and
+use the process's `Portal`. Signatures, types and docstrings are taken from the source. The form of
+a member decides what is generated for it:
 
-    def … -> AsyncAPIFuture[T]          an APIFuture[T], which has `.result()`
-    async def … -> Async…Client         waits, and wraps the client
-    async def … -> T                    waits, and returns T, which is the future of itself if the
-    official SDK gives one async def … -> str                  a `Text`, likewise async def … ->
-    None                 waits, and returns `DONE`, likewise (async) def … -> AsyncIterator[T]   an
-    Iterator[T] def … -> Async…Client               wraps the client @staticmethod def … ->
-    Async…Client makes one, and wraps it @staticmethod async def …           the same body, without
-    `await` @staticmethod def …_async           the one without `_async`, in a thread: an APIFuture
-    of what it gives def … -> str                        returns it public annotation in the class
-    a property, read-only unless it is SETTABLE; a client wrapped @property
-    the same a parameter Async…Client            the asyncio client in the one that is given
-    anything else that is public        ends the script: it would need a rule of its own
+    def … -> AsyncAPIFuture[T]           an `APIFuture[T]`, which has `.result()`
+    async def … -> Async…Client          waits, and wraps the client
+    async def … -> T                     waits, and returns T; an `OwnFuture` if the official SDK
+                                         returns a future
+    async def … -> str                   waits, and returns a `Text`
+    async def … -> None                  waits, and returns `DONE`
+    (async) def … -> AsyncIterator[T]    returns an `Iterator[T]`
+    def … -> Async…Client                wraps the client
+    @staticmethod def … -> Async…Client  creates a client, and wraps it
+    @staticmethod async def …            the same body, without `await`
+    @staticmethod def …_async            calls the method without `_async` in a thread, and returns
+                                         an `APIFuture`
+    def … -> str                         returns the string
+    a public annotation in the class     a property, read-only unless it is in SETTABLE; a client is
+                                         wrapped
+    @property                            the same
+    a parameter Async…Client             receives the blocking client, passes on the asyncio client
+    any other public member              the script fails: a rule is missing
 
-Clients that other clients make are an `OwnFuture`: they have the `.result()` of what is a future in
-the official SDK.
+A client that another client creates is an `OwnFuture`: it has a `.result()` like the future that
+the official SDK returns.
 
-The methods of `TWINS` get a twin `…_async` besides, as the official SDK has it and calls it
-deprecated: for programs that come from it.
+The methods in `TWINS` also get a twin `…_async`, for programs written for the official SDK, which
+has these methods and deprecates them.
 
-A docstring that still speaks of `await` or `async`, but for a parameter's name, after the
-replacements below ends the script, too.
+The script fails if a docstring still contains `await` or `async` after the replacements below,
+other than in the name of a parameter.
 """
 
 from __future__ import annotations
@@ -59,7 +65,7 @@ BASES = {
     "AsyncConnection": "tinkex/rest/connection.py",
     "AsyncModelWeights": "tinkex/training/weights.py",
 }
-"""Classes whose members a client has, and so its twin."""
+"""Base classes of the clients, whose members are generated as well."""
 MADE_BY_USERS = ("AsyncServiceClient", "AsyncRestClient", "AsyncAdminClient")
 MADE_BY_BOTH = ("AsyncRestClient",)
 """Classes whose instances are made by users and by other clients."""
@@ -491,8 +497,7 @@ def _docstring(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> s
         text = pattern.sub(replacement, text)
     if left := re.search(r"\b(await|async)(?!_)\w*\b", text, re.I):
         raise CannotConvert(
-            f"the docstring of {node.name} still says {left[0]!r}: write it otherwise, or add a "
-            "rule"
+            f"the docstring of {node.name} still contains {left[0]!r}: rephrase it, or add a rule"
         )
     return f'"""{text}\n"""' if "\n" in text else f'"""{text}"""'
 

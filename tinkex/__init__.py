@@ -1,11 +1,10 @@
 """The open Python SDK for the Tinker fine-tuning API.
 
-Begin with `ServiceClient` in a blocking script, with `AsyncServiceClient` in an asyncio
-application. Names are imported when they are first used, so that `import tinkex` costs next to
-nothing.
+Start with `ServiceClient` in a blocking script, or with `AsyncServiceClient` in an asyncio
+application. Names are imported when they are first used, so that `import tinkex` is fast.
 """
 
-import concurrent.futures.thread  # noqa: F401 # pyright: ignore[reportUnusedImport] - it cannot be imported any more once the main thread has ended
+import concurrent.futures.thread  # noqa: F401 # pyright: ignore[reportUnusedImport] - this import fails once the main thread has ended
 import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -105,7 +104,7 @@ _HOMES = {
     "tinkex.training.client": ("AsyncTrainingClient",),
 }
 _RENAMED = {"SamplingWays": "SamplingRules"}
-"""Old public names and their new ones. The old ones work for one more release."""
+"""Old public names and their new ones. The old names will work for one more release."""
 _MODULES = ("auth", "credentials", "events", "telemetry")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -117,7 +116,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'tinkex' has no attribute {name!r}")
     if name in _RENAMED:
         warnings.warn(
-            f"tinkex.{name} is now tinkex.{_RENAMED[name]}; the old name goes with the next release",
+            f"tinkex.{name} is now tinkex.{_RENAMED[name]}; the next release removes the old name",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -134,9 +133,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All public names, for completion, though most of them are imported only when they are
-    used.
-    """
+    """Returns all public names for completion, including those that are not imported yet."""
     from tinkex import errors, types
 
     own_errors = {

@@ -1,6 +1,4 @@
-"""Whether there is a key, and whether it opens the server: for programs that look before they
-begin.
-"""
+"""Checks of the API key that a program can make before it starts its work."""
 
 from __future__ import annotations
 
@@ -13,26 +11,27 @@ from tinkex.transport.transport import Transport
 
 
 def get_tinker_token() -> str | None:
-    """The key that a client would send, as far as it is written down somewhere: no command is run
-    for it.
+    """Returns the API key that a client would send, or None.
+
+    It does not run `credential_cmd`, so it returns None if the key comes from there.
     """
     key = _config().api_key
     return key if isinstance(key, str) else None
 
 
 def tinker_has_credentials() -> bool:
-    """Whether there is a key, or a command for one, which is not run."""
+    """Returns whether an API key, or a command for one, is configured. Runs no command."""
     config = _config()
     return bool(config.api_key or config.credential_cmd)
 
 
 def raise_if_tinker_not_accessible() -> None:
-    """Asks the server once what it has, by the settings of the environment.
+    """Sends one request to the server, with the settings of the environment.
 
     Raises:
         ConfigError: a setting is missing or wrong.
-        AuthenticationError, PermissionDeniedError: the server does not take the key.
-        APIConnectionError: it cannot be reached.
+        AuthenticationError, PermissionDeniedError: the server rejects the key.
+        APIConnectionError: the server cannot be reached.
     """
     portal.shared().run(_ask)
 
@@ -46,7 +45,10 @@ async def _ask() -> None:
 
 
 def _config() -> Config:
-    """The settings of the environment; those for a server that wants no key where there is none."""
+    """Returns the settings of the environment.
+
+    If there is no API key, the settings are for a server that requires none.
+    """
     try:
         return Config()
     except ConfigError:

@@ -1,6 +1,4 @@
-"""`~/.tinker/credentials.json`: the stored keys, in the official file's format, and which of them
-is used by default.
-"""
+"""The stored API keys of `~/.tinker/credentials.json`, in the format of the official SDK."""
 
 from __future__ import annotations
 
@@ -20,15 +18,17 @@ _VERSION = 1
 
 @frozen
 class Credentials:
-    """The keys by their ids, each as the file has it: `key`, `name`, `type`, and maybe `note` and
+    """The contents of the file: the stored keys, and the id of the default key.
+
+    Each entry of `keys` has the fields `key`, `name` and `type`, and optionally `note` and
     `details`.
     """
 
     default: str | None = None
-    """The id of the key that is used where none is given."""
+    """The id of the key that a client uses if no other key is configured."""
     keys: Mapping[str, Mapping[str, Any]] = field(factory=dict[str, Mapping[str, Any]], repr=False)
     _others: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
-    """Fields that other programs keep in the file."""
+    """Other fields of the file, which are kept when it is written."""
 
     @property
     def default_key(self) -> str | None:
@@ -44,19 +44,19 @@ class Credentials:
         note: str | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> Credentials:
-        """With one key more, or another under this id, which is the default from now on."""
+        """Returns a copy with a key added or replaced, which becomes the default."""
         entry = {"type": "manual", "key": key, "name": name, "note": note, "details": details}
         kept = {field: value for field, value in entry.items() if value is not None}
         return evolve(self, default=key_id, keys={**self.keys, key_id: kept})
 
     def without_key(self, key_id: str) -> Credentials:
-        """Without a key; there is no default then if it was that."""
+        """Returns a copy without a key. If the key was the default, the copy has no default."""
         keys = {other: entry for other, entry in self.keys.items() if other != key_id}
         return evolve(self, default=None if self.default == key_id else self.default, keys=keys)
 
 
 def default_path() -> Path | None:
-    """Where the file is; None for a user without a home."""
+    """Returns the path of the file, or None if the user has no home directory."""
     try:
         return Path.home() / ".tinker" / "credentials.json"
     except RuntimeError:
@@ -64,10 +64,10 @@ def default_path() -> Path | None:
 
 
 def load(path: Path | None = None) -> Credentials:
-    """What is stored; nothing where there is no file.
+    """Reads the file. The result is empty if the file does not exist.
 
     Raises:
-        ConfigError: the file is of another format, or cannot be read.
+        ConfigError: the file cannot be read, or has another format.
     """
     path = path or default_path()
     if path is None or not path.exists():
@@ -76,18 +76,22 @@ def load(path: Path | None = None) -> Credentials:
         return _parse(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            # whose own words may hold a key
+            # The message of the original error is left out, because it may contain a key.
             f"{path} is not a file of stored keys: {type(error).__name__}",
-            advice="Repair or remove it, or set TINKER_API_KEY and it is not read.",
+            advice="Repair or remove the file, or set TINKER_API_KEY, which takes precedence.",
         ) from None
 
 
 def save(credentials: Credentials, path: Path | None = None) -> Path:
-    """Writes the file at once, whole, for its owner's eyes only."""
+    """Writes the file atomically, readable by its owner only, and returns its path.
+
+    Raises:
+        ConfigError: the user has no home directory, and no path is given.
+    """
     path = path or default_path()
     if path is None:
         raise ConfigError(
-            "there is no home folder to store keys in", advice="Set HOME, or use TINKER_API_KEY."
+            "there is no home directory to store keys in", advice="Set HOME or TINKER_API_KEY."
         )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     content = {
@@ -96,7 +100,7 @@ def save(credentials: Credentials, path: Path | None = None) -> Path:
         "default": credentials.default,
         "keys": credentials.keys,
     }
-    # readable by its owner alone
+    # mkstemp creates a file that only its owner can read.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -110,12 +114,12 @@ def save(credentials: Credentials, path: Path | None = None) -> Path:
 
 def _parse(content: Any) -> Credentials:
     if content["version"] != _VERSION:
-        raise ValueError("another version")
+        raise ValueError("unknown version")
     keys: dict[str, dict[str, Any]] = {
         key_id: dict(entry) for key_id, entry in content["keys"].items()
     }
     if not all(isinstance(entry["key"], str) for entry in keys.values()):
-        raise TypeError("a key that is no text")
+        raise TypeError("a key is not a string")
     others = {
         name: value for name, value in content.items() if name not in ("version", "default", "keys")
     }

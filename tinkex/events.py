@@ -1,8 +1,8 @@
-"""What happens between a client and its server, as values, for whoever listens: a log, a dashboard,
-a test.
+"""Events: values that describe what happens between a client and its server.
 
-They are listed in docs/telemetry.md; names and fields stay as they are. `tinkex.telemetry` has
-listeners that are ready to use.
+A program attaches handlers to them, for example for a log, a dashboard or a test.
+docs/telemetry.md lists all events; their names and fields are stable. `tinkex.telemetry` has
+handlers that are ready to use.
 
 Example:
     def show(event: events.Event) -> None:
@@ -25,8 +25,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Owner = Literal["program", "turn", "network", "queue", "computation"]
-"""Who owns a wait: this program, whose event loop did not run; an earlier call of the same client;
-the network, or a server that fails or says nothing; the server's queue; the computation.
+"""The cause of a wait.
+
+`program`: the event loop of this program did not run. `turn`: an earlier call of the same client
+has not ended. `network`: the network, or a server that fails or does not answer. `queue`: the queue
+of the server. `computation`: the computation itself.
 """
 
 _NAMES: Mapping[Owner, str] = {
@@ -41,31 +44,31 @@ _WORTH_SAYING = 1.0  # seconds
 
 @frozen(kw_only=True)
 class WaitFacts:
-    """The facts of a wait, as it stands; `str()` is the sentence that logs and errors show."""
+    """The state of a wait. `str()` is the sentence that logs and errors show."""
 
     operation: str
     request_id: str | None = None
     awaited: str = "its result"
     age: float = 0.0
-    """Seconds."""
+    """The duration of the wait so far, in seconds."""
     owner: Owner = "computation"
-    """The owner of the wait now."""
+    """The present cause of the wait."""
     activity: str = ""
-    """What happens now, in words."""
+    """A description of what happens now."""
     seconds: Mapping[Owner, float] = field(factory=dict[Owner, float])
-    """How long each owner had it, in seconds."""
+    """The seconds that each cause has taken."""
     queue_state: str | None = None
     queue_state_reason: str | None = None
     last_status: int | None = None
-    """The HTTP status of the server's last answer; None while there is none."""
+    """The HTTP status of the server's last answer; None before the first answer."""
     tries: int = 0
-    """HTTP requests that were sent for it."""
+    """The number of HTTP requests sent for the call."""
     stalled_by: str | None = None
-    """The line of this program that held up the event loop longest, while this waited."""
+    """The line of this program that blocked the event loop longest during the wait."""
 
     @property
     def main_owner(self) -> Owner:
-        """The owner of the longest share of the wait."""
+        """The cause that has taken the most seconds."""
         split: dict[Owner, float] = {self.owner: 0.0, **self.seconds}
         return max(split, key=lambda owner: split[owner])
 
@@ -97,7 +100,7 @@ class WaitFacts:
             for owner, spent in self.seconds.items()
             if spent >= _WORTH_SAYING
         ]
-        stall = f", held up by {self.stalled_by}" if self.stalled_by else ""
+        stall = f" by {self.stalled_by}" if self.stalled_by else ""
         reason = f" ({self.queue_state_reason})" if self.queue_state_reason else ""
         program = self.seconds.get("program", 0.0)
         return [
@@ -105,7 +108,7 @@ class WaitFacts:
             *([f"queue_state {self.queue_state}{reason}"] if self.queue_state else []),
             f"last HTTP status {self.last_status or 'none'}, try {self.tries}",
             *(
-                [f"the event loop of this program stood still for {program:.0f} s{stall}"]
+                [f"the event loop of this program was blocked for {program:.0f} s{stall}"]
                 if program >= _WORTH_SAYING
                 else []
             ),
@@ -114,9 +117,9 @@ class WaitFacts:
 
 
 def _renamed(old: str, new: str, value: T) -> T:
-    """Returns the value of a field that is asked for by its old name, and warns of that."""
+    """Returns the value of a renamed field and warns that its old name is deprecated."""
     warnings.warn(
-        f"WaitFacts.{old} is now {new}; the old name goes with the next release",
+        f"WaitFacts.{old} is now {new}; the next release removes the old name",
         DeprecationWarning,
         stacklevel=3,
     )
@@ -125,7 +128,7 @@ def _renamed(old: str, new: str, value: T) -> T:
 
 @frozen(kw_only=True)
 class HttpRequestStart:
-    """One HTTP request is about to be sent."""
+    """An HTTP request that is about to be sent."""
 
     name: ClassVar[str] = "http.request.start"
     operation: str
@@ -133,7 +136,7 @@ class HttpRequestStart:
 
 @frozen(kw_only=True)
 class HttpRequestStop:
-    """It was answered."""
+    """An HTTP request that was answered."""
 
     name: ClassVar[str] = "http.request.stop"
     operation: str
@@ -143,8 +146,9 @@ class HttpRequestStop:
 
 @frozen(kw_only=True)
 class HttpRequestException:
-    """It was not answered: the connection failed, or the task was cancelled. `error` is the class
-    of what was raised.
+    """An HTTP request without an answer: the connection failed, or the task was cancelled.
+
+    `error` is the name of the exception's class.
     """
 
     name: ClassVar[str] = "http.request.exception"
@@ -155,7 +159,7 @@ class HttpRequestException:
 
 @frozen(kw_only=True)
 class Retry:
-    """A request has failed and is to be sent again in `pause` seconds."""
+    """A failed request that will be sent again in `pause` seconds."""
 
     name: ClassVar[str] = "retry"
     operation: str
@@ -166,7 +170,7 @@ class Retry:
 
 @frozen(kw_only=True)
 class QueueStateChange:
-    """The server says that a request waits in another way than before."""
+    """A change of the queue state of a request, as the server reports it."""
 
     name: ClassVar[str] = "queue.state_change"
     operation: str
@@ -177,8 +181,10 @@ class QueueStateChange:
 
 @frozen(kw_only=True)
 class Wait:
-    """Something waits for long, or has done so and is `over`. `alike` others wait in the same way,
-    and get no event of their own.
+    """A call that waits long, or a long wait that is `over`.
+
+    `alike` is the number of other calls that wait for the same reason and get no event of their
+    own.
     """
 
     name: ClassVar[str] = "wait"
@@ -189,8 +195,9 @@ class Wait:
 
 @frozen(kw_only=True)
 class TrainingStep:
-    """A call of a training client is done: `forward_backward`, `optim_step`, `save_state`, …
-    `error` is the class of what it raised.
+    """A call of a training client that has ended: `forward_backward`, `optim_step`, `save_state`, …
+
+    `error` is the name of the class of the exception it raised, or None.
     """
 
     name: ClassVar[str] = "training.step"
@@ -202,7 +209,7 @@ class TrainingStep:
 
 @frozen(kw_only=True)
 class SamplingDone:
-    """A sample is there, of `sequences` with `tokens` in all, or has failed."""
+    """A sampling call that has ended, with the number of its sequences and of all their tokens."""
 
     name: ClassVar[str] = "sampling.done"
     request_id: str | None
@@ -217,7 +224,7 @@ SessionState = Literal["begun", "lost", "success", "errored", "interrupted"]
 
 @frozen(kw_only=True)
 class Session:
-    """A session has begun, was lost by the server, or has ended in this way."""
+    """A session that has begun, was lost by the server, or has ended."""
 
     name: ClassVar[str] = "session"
     session_id: str
@@ -240,39 +247,39 @@ Handler: TypeAlias = Callable[[Event], object]
 _listeners: tuple[tuple[Handler, tuple[str, ...] | None], ...] = ()
 
 trace_headers: Callable[[], Mapping[str, str]] | None = None
-"""Gives the headers by which the server's trace of a request joins ours; `tinkex.telemetry.otel`
-sets it.
+"""A function that returns the trace headers of a request, which join the spans of the server to
+those of the client; `tinkex.telemetry.otel` sets it.
 """
 
 
 def attach(handler: Handler, events: Iterable[str] | None = None) -> None:
-    """Calls `handler(event)` for every event from now on, on the thread where it happens. It must
-    not block.
+    """Registers a handler, which is called for every event in the thread where the event happens.
 
-    One that raises is detached, with a warning.
+    The handler must not block. A handler that raises is detached, with a warning in the log.
 
     Args:
-        events: only those of these names, or whose names begin so: `http.request` stands for all
-            three of its kind.
+        handler: a function of the event.
+        events: names of the events to handle, or prefixes of names: `http.request` stands for all
+            three events of HTTP requests. By default all events.
     """
     global _listeners
     _listeners = (*_listeners, (handler, None if events is None else tuple(events)))
 
 
 def detach(handler: Handler) -> None:
-    """Calls it no more; one that is not attached is ignored."""
+    """Unregisters a handler. Does nothing for a handler that is not attached."""
     global _listeners
     _listeners = tuple(listener for listener in _listeners if listener[0] != handler)
 
 
 def emit(kind: Callable[P, Event], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Makes an event and hands it to all who listen; makes none when nobody does."""
+    """Creates an event and publishes it. Creates nothing if no handler is attached."""
     if _listeners:
         publish(kind(*args, **kwargs))
 
 
 def publish(event: Event) -> None:
-    """Hands an event to all who listen."""
+    """Calls every handler that is attached for the event."""
     for handler, names in _listeners:
         if names is not None and not any(
             event.name == name or event.name.startswith(f"{name}.") for name in names
@@ -282,6 +289,8 @@ def publish(event: Event) -> None:
             handler(event)
         except Exception:
             logger.warning(
-                "a handler of events raised, and is detached: %r", handler, exc_info=True
+                "an event handler raised an exception and is now detached: %r",
+                handler,
+                exc_info=True,
             )
             detach(handler)

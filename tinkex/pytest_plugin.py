@@ -1,8 +1,7 @@
-"""The pytest plugin: servers and clients as fixtures, chosen by the marker `tinkex`.
-docs/testing.md shows how to use it.
+"""The pytest plugin: fixtures for servers and clients, configured by the marker `tinkex`.
 
-It is loaded in every run of pytest where tinkex is installed, so it imports what it needs only when
-a fixture is asked for.
+docs/testing.md shows how to use it. pytest loads it in every run if tinkex is installed, so that
+the imports are inside the fixtures.
 """
 
 from __future__ import annotations
@@ -19,8 +18,11 @@ if TYPE_CHECKING:
 
 _SERVER = {"engine": "fake", "model": "tinkex/tiny", "profile": "tinkex"}
 _FAULTS = ("delay", "rate_limit", "server_errors", "lost_answers", "operations")
-_MARKER = """tinkex(*, engine, model, profile, delay, rate_limit, server_errors, lost_answers, operations): \
-the server of the fixtures tinkex_server, tinkex_service and tinkex_async_service; see docs/testing.md of tinkex"""
+_MARKER = (
+    "tinkex(*, engine, model, profile, delay, rate_limit, server_errors, lost_answers, operations)"
+    ": the server of the fixtures tinkex_server, tinkex_service and tinkex_async_service; see "
+    "docs/testing.md of tinkex"
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,11 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def tinkex_server(
     request: pytest.FixtureRequest, _tinkex_torch_servers: _TorchServers
 ) -> Iterator[Server]:
-    """An embedded server, as the marker `tinkex` asks for it: by default with the fake engine, and
-    the test's own.
+    """An embedded server with the settings of the marker `tinkex`, by default with the fake engine.
 
-    A server with the torch engine takes seconds to start, so that it is shared by the tests of a
-    run that ask for the same one. With faults it is the test's own, too.
+    Each test has a server of its own, with one exception: a server with the torch engine takes
+    seconds to start, so that tests with the same settings and no faults share one.
     """
     import tinkex.local
 
@@ -54,8 +55,9 @@ def tinkex_server(
 
 @pytest.fixture
 def tinkex_service(tinkex_server: Server) -> Iterator[ServiceClient]:
-    """A blocking client of `tinkex_server`, whose session ends with the test. It tries again after
-    a hundredth of the usual time.
+    """A blocking client of `tinkex_server`, whose session ends with the test.
+
+    Its retry delays are a hundredth of the usual ones.
     """
     from tinkex import ServiceClient
 
@@ -65,16 +67,14 @@ def tinkex_service(tinkex_server: Server) -> Iterator[ServiceClient]:
 
 @pytest.fixture
 def tinkex_async_service(tinkex_server: Server) -> AsyncServiceClient:
-    """An asyncio client of `tinkex_server`, for `async with` in the test, on whatever event loop
-    that has.
-    """
+    """An asyncio client of `tinkex_server`, to be used with `async with` in the test."""
     from tinkex import AsyncServiceClient
 
     return AsyncServiceClient(config=_config(tinkex_server))
 
 
 class _TorchServers:
-    """The servers that tests share, by their settings."""
+    """The servers with the torch engine that tests share, one for each combination of settings."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -86,7 +86,7 @@ class _TorchServers:
         key = str(settings)
         if key not in self._servers:
             self._servers[key] = self._stack.enter_context(tinkex.local.serve(**settings))
-        # what keeps the engine from starting is an error of the fixture
+        # A failure of the engine to start is raised here, as an error of the fixture.
         self._servers[key].ready.result()
         return self._servers[key]
 
@@ -98,15 +98,15 @@ def _tinkex_torch_servers() -> Iterator[_TorchServers]:
 
 
 def _asked(node: pytest.Item) -> dict[str, Any]:
-    """What the markers of a test, its class and its module say; the nearest goes first."""
+    """Returns the settings in the markers of a test, its class and its module; the nearest wins."""
     asked: dict[str, Any] = {}
     for marker in reversed(list(node.iter_markers("tinkex"))):
         unknown = marker.kwargs.keys() - _SERVER.keys() - set(_FAULTS)
         if marker.args or unknown:
             wrong = ", ".join(map(repr, [*marker.args, *sorted(unknown)]))
             raise pytest.UsageError(
-                f"the marker tinkex takes {', '.join([*_SERVER, *_FAULTS])}, each by name, and "
-                f"not {wrong}"
+                f"the marker tinkex takes only the keywords "
+                f"{', '.join([*_SERVER, *_FAULTS])}, not {wrong}"
             )
         asked.update(marker.kwargs)
     return asked

@@ -1,4 +1,4 @@
-"""`AsyncServiceClient`: the way in; makes the other clients."""
+"""`AsyncServiceClient`: the entry point, which creates the other clients."""
 
 from __future__ import annotations
 
@@ -46,23 +46,30 @@ C = TypeVar("C")
 class AsyncServiceClient:
     """A connection to a server, and the session in which its models and samplers live.
 
-    Nothing is sent until it is needed. Leave it as a context manager, or call `close`, to end the
-    session.
+    The client connects when a call needs it to. To end the session, use the client as a context
+    manager, or call `close`.
 
     Example:
         async with AsyncServiceClient(base_url="http://127.0.0.1:8765") as service:
             trainer = await service.create_lora_training_client("tinkex/tiny", rank=16)
+            losses = trainer.forward_backward(data, "cross_entropy")
+            update = trainer.optim_step(AdamParams(learning_rate=1e-4))
+            print((await losses).metrics["loss:sum"])
+            sampler = await trainer.save_weights_and_get_sampling_client()
 
     Args:
-        base_url: where the server is; by default `TINKER_BASE_URL`, else the hosted service.
-            "local" is an embedded server in this
-            process, which the first call starts, and which ends with the process.
-        api_key: by default `TINKER_API_KEY`.
-        user_metadata: facts of your own, kept with the session, besides those of the settings.
-        display_name: a name of the session for people, by which `RestClient.search_sessions` finds
-            it. project_id, default_headers, timeout, max_retries: as in `Config`.
-        default_headers_overrides: the same as `default_headers`.
-        config: all settings; those that are given beside it go before its own.
+        base_url: the URL of the server; by default `TINKER_BASE_URL`, else the hosted service.
+            "local" is an embedded server in this process, which the first call starts and which
+            ends with the process.
+        api_key: an API key, or a function that returns one; by default `TINKER_API_KEY`.
+        user_metadata: metadata of your own, kept with the session in addition to that of `Config`.
+        project_id: as in `Config`.
+        display_name: a name for people, by which `RestClient.search_sessions` finds the session.
+        default_headers: as in `Config`.
+        default_headers_overrides: headers that take precedence over `default_headers`.
+        timeout: as in `Config`, in seconds.
+        max_retries: as in `Config`.
+        config: all settings; the other arguments take precedence over it.
 
     Raises:
         ConfigError: a setting is missing or wrong.
@@ -107,7 +114,13 @@ class AsyncServiceClient:
 
     @property
     def server(self) -> Dialect:
-        """What is known of the server's ways; all of it only once a session has begun."""
+        """The dialect of the server, as far as it is known.
+
+        It is complete only after the first call that needs a session.
+
+        Raises:
+            ClientClosedError: the client was closed.
+        """
         return self._connected().server.dialect
 
     async def create_lora_training_client(
@@ -121,29 +134,30 @@ class AsyncServiceClient:
         user_metadata: Mapping[str, str] | None = None,
         optimizer: OptimizerConfig | None = None,
     ) -> AsyncTrainingClient:
-        """A new LoRA adapter over `base_model`, ready to be trained.
+        """Creates a LoRA adapter on `base_model` and returns a client that trains it.
 
         Args:
-            base_model: one of `get_server_capabilities`.
-            rank: the adapter's rank; 0 trains all weights, on servers that can.
-            seed: fixes the adapter's initial weights.
-            train_mlp, train_attn, train_unembed: which layers to train; at least one.
-            user_metadata: facts of your own, kept with the training run.
-            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default
-                AdamW.
+            base_model: the name of a model that `get_server_capabilities` lists.
+            rank: the rank of the adapter, 0 or more; 0 trains all weights, if the server supports
+                it.
+            seed: a seed for the initial weights of the adapter; by default the server chooses one.
+            train_mlp, train_attn, train_unembed: the layers to train; at least one is required.
+            user_metadata: metadata of your own, kept with the training run.
+            optimizer: the kind of optimizer, for example `OptimizerConfig("dimuon", version=1)`; by
+                default AdamW.
 
         Raises:
-            InvalidInputError: rank below 0, or nothing to train.
-            BadRequestError, RequestFailedError: the server does not have the model, or not this
-                shape.
+            InvalidInputError: the rank is below 0, or there are no layers to train.
+            BadRequestError, RequestFailedError: the server does not have the model, or does not
+                support this adapter.
             APIConnectionError: the server cannot be reached.
         """
         check_int("rank", rank, 0, 2**31 - 1)
         check_optional_int("seed", seed)
         if not (train_mlp or train_attn or train_unembed):
             raise InvalidInputError(
-                "there is nothing to train: expected at least one of train_mlp, train_attn, "
-                "train_unembed"
+                "there is nothing to train: at least one of train_mlp, train_attn and "
+                "train_unembed must be true"
             )
         shape = LoraConfig(
             rank=rank,
@@ -166,25 +180,26 @@ class AsyncServiceClient:
         *,
         rank: int | None = None,
     ) -> AsyncTrainingClient:
-        """A new model with saved weights and a new optimizer.
+        """Creates a model with saved weights and a new optimizer.
 
         Args:
-            path: `tinker://…/weights/…`, as `save_state` gave it.
-            base_model: by default the one that the weights were trained on.
-            rank: the adapter's, as it was created, for a server that does not tell; a session knows
-                it of what it saved itself.
-            user_metadata: facts of your own, kept with the training run.
-            weights_access_token: a right to read weights of others.
-            optimizer: its kind, for example `OptimizerConfig("dimuon", version=1)`; by default
-                AdamW.
+            path: a path `tinker://…/weights/…`, as `save_state` returns it.
+            base_model: the name of the base model; by default the one that the weights were trained
+                on.
+            user_metadata: metadata of your own, kept with the training run.
+            weights_access_token: a token that permits reading the weights of another account.
+            optimizer: the kind of optimizer, for example `OptimizerConfig("dimuon", version=1)`; by
+                default AdamW.
+            rank: the rank of the saved adapter. It is needed only if the server does not report it
+                and this session did not save the weights itself.
 
         Raises:
-            NotFoundError, BadRequestError, RequestFailedError: there are no such weights, or they
-                do not fit.
-            UnsupportedByServer: it has no way to make a model from a checkpoint, or none without
+            NotFoundError, BadRequestError, RequestFailedError: the weights do not exist, or do not
+                fit the model.
+            UnsupportedByServer: the server cannot create a model from a checkpoint, or only with
                 the optimizer's state.
-            CheckpointMismatchError: the server holds other weights than those that were saved
-                (`Config.verify_checkpoints`).
+            CheckpointMismatchError: the model has other weights than those that were saved (see
+                `Config.verify_checkpoints`).
             APIConnectionError: the server cannot be reached.
         """
         saved = SavedState(
@@ -207,10 +222,10 @@ class AsyncServiceClient:
         *,
         rank: int | None = None,
     ) -> AsyncTrainingClient:
-        """A new model with saved weights and the state of their optimizer, to go on where
-        `save_state` was called.
+        """Creates a model with saved weights and the saved state of their optimizer.
 
-        Takes and raises what `create_training_client_from_state` does.
+        Training continues from the point at which `save_state` was called. Arguments and errors are
+        those of `create_training_client_from_state`.
         """
         saved = SavedState(
             path=path,
@@ -230,21 +245,21 @@ class AsyncServiceClient:
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> AsyncSamplingClient:
-        """A client that samples from saved weights, or from a base model.
+        """Creates a client that samples from saved weights or from a base model.
 
         Args:
-            model_path: where the weights are, in the server's own form: `tinker://…`, on some
-                servers another scheme, or a folder.
-            base_model: the model to sample; with `model_path` the one below it, whose tokenizer is
-                wanted.
-            retry_config: when its samples are asked for again, by default `Config.retry`.
-            record_stability_info: whether the server is to keep what the loss stable_reinforce
-                needs.
+            model_path: the path of saved weights: `tinker://…`, or on some servers another scheme
+                or a folder.
+            base_model: the name of the model to sample from. Together with `model_path`, the base
+                model of these weights, whose tokenizer the client uses.
+            retry_config: when failed sampling requests are retried; by default `Config.retry`.
+            record_stability_info: whether the server keeps the data that the loss function
+                stable_reinforce needs.
 
         Raises:
-            UnsupportedByServer: the server cannot sample these.
-            InvalidInputError: neither is given.
-            NotFoundError, BadRequestError: the server does not have it.
+            InvalidInputError: neither `model_path` nor `base_model` is given.
+            UnsupportedByServer: the server cannot sample from these weights.
+            NotFoundError, BadRequestError: the server does not have the weights or the model.
             APIConnectionError: the server cannot be reached.
         """
         if not (model_path or base_model):
@@ -260,22 +275,23 @@ class AsyncServiceClient:
         )
 
     async def probe_server(self, base_model: str) -> Dialect:
-        """Finds out what the server does with a repeated training request, which decides whether
-        one whose answer was lost is sent again, and what a load brings back.
+        """Measures how the server treats repeated training requests, and what a load restores.
 
-        Makes small models for it, takes steps, sends one once more under its numbers, saves twice
-        and loads, with the optimizer and without; frees the models and deletes what was saved,
-        where the server can. What was found, by its effect on the models, counts for all clients of
-        this server in the process: a load that would not be what it says raises
-        `UnsupportedByServer`. A server on which this was measured (docs/servers.md), or that says
-        it itself, needs no probe; of any other no repeat is believed without one.
+        The probe creates small models, trains them, repeats a request with the same sequence
+        numbers, saves twice, and loads with and without the optimizer's state. It then unloads the
+        models and deletes the checkpoints, if the server allows it.
+
+        The findings apply to all clients of this server in the process. A client repeats a training
+        request whose answer was lost only if the server is known to apply it once. A load that
+        would not restore what it promises raises `UnsupportedByServer`. A server in
+        docs/servers.md, or one that describes its behaviour itself, needs no probe.
 
         Args:
-            base_model: one of `get_server_capabilities`.
+            base_model: the name of a model that `get_server_capabilities` lists.
 
         Raises:
-            RequestFailedError, APIStatusError: a model could not be made, or not be trained.
-            UnsupportedByServer: it lacks a call that the probe needs.
+            RequestFailedError, APIStatusError: a model could not be created or trained.
+            UnsupportedByServer: the server lacks a call that the probe needs.
             APIConnectionError: the server cannot be reached.
         """
         session = await self._begun()
@@ -290,38 +306,41 @@ class AsyncServiceClient:
                 f"this server cannot be probed: it has no {error.operation}",
                 server=server.dialect.name,
                 operation="probe_server",
-                advice="What cannot be trained and saved there needs no probe.",
+                advice="Only servers that can train and save models need a probe.",
             ) from error
         return self.server
 
     async def create_custom_loss(
         self, fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]
     ) -> LossHandle:
-        """A loss of your own for `forward_backward_custom`, which the server runs where it can, and
-        the training client elsewhere.
+        """Returns a loss function of your own for `forward_backward_custom`.
 
-        `fn` is called once, without data, and what it does is written down. A function that comes
-        to a graph that this client has already gets the handle that was made then, so that a cell
-        of a notebook can be run again.
+        The server runs the function if it can; otherwise the training client does. `fn` is called
+        once, without data, to trace its operations. A function whose graph is already known to this
+        client gets the existing handle, so that a notebook cell can be run again.
 
         Example:
             >>> def clipped(logprobs, old_logprobs, advantages):
             ...     ratio = torch.exp(logprobs - old_logprobs)
-            ...     loss = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages).sum()
-            ...     return loss, {"custom/ratio:mean": ratio.mean()}
-            >>> loss_fn = service.create_custom_loss(clipped, {"logprobs": 1, "old_logprobs": 1, "advantages": 1})
+            ...     gain = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+            ...     return -gain.sum(), {"custom/ratio:mean": ratio.mean()}
+            >>> ranks = {"logprobs": 1, "old_logprobs": 1, "advantages": 1}
+            >>> loss_fn = service.create_custom_loss(clipped, ranks)
 
         Args:
-            fn: `fn(logprobs, *inputs) -> (loss, metrics)` for one datum: `logprobs` are its
-                targets', the others its loss inputs of
-                those names, 16 in all at most. A scalar, and a dict of scalars named
-                `custom/<name>:sum` or `custom/<name>:mean`, which are summed or averaged over the
-                datums. Only functions of torch, math and operator; no branch on a tensor.
-            input_ranks: the rank of each parameter: 1 or 2 for `logprobs`, 0 to 2 for the others.
+            fn: a function `fn(logprobs, *inputs) -> (loss, metrics)` of one datum. `logprobs` are
+                those of the datum's targets; the other parameters, at most 16 in all, are its loss
+                inputs of the same names. The loss is a scalar. The metrics are a dict of scalars
+                named `custom/<name>:sum` or `custom/<name>:mean`, which are summed or averaged over
+                the datums. The function may use only torch, math and operator, and must not branch
+                on a tensor.
+            input_ranks: the rank of each parameter's tensor: 1 or 2 for `logprobs`, 0 to 2 for the
+                others.
 
         Raises:
-            InvalidInputError: `fn` breaks a rule; it says which, and in which line.
-            RequestFailedError, BadRequestError: the server does not take it.
+            InvalidInputError: `fn` breaks one of these rules; the message names the rule and the
+                line.
+            RequestFailedError, BadRequestError: the server rejects the function.
             APIConnectionError: the server cannot be reached.
         """
         loss = await in_thread(traced, fn, input_ranks)
@@ -330,17 +349,19 @@ class AsyncServiceClient:
     async def copy_weights(
         self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
     ) -> str:
-        """The path of a copy of saved weights in this client's project (`Config.project_id`).
-        Begins no session.
+        """Copies saved weights to this client's project and returns the path of the copy.
+
+        The project is `Config.project_id`. This call does not begin a session.
 
         Args:
-            path: `tinker://…`, of any kind of saved weights.
-            ttl_seconds: how long the copy is kept; for ever by default.
-            weights_access_token: a right to read weights of others.
+            path: a path `tinker://…` of saved weights of any kind.
+            ttl_seconds: the lifetime of the copy in seconds; by default it does not expire.
+            weights_access_token: a token that permits reading the weights of another account.
 
         Raises:
             InvalidInputError: no project is configured.
-            NotFoundError: there are no such weights, or the server has no such call.
+            NotFoundError: the weights do not exist, or the server does not offer this call.
+            APIConnectionError: the server cannot be reached.
         """
         rest = self.create_rest_client()
         return await rest.copy_weights(
@@ -350,18 +371,20 @@ class AsyncServiceClient:
     async def create_recoverable_run(
         self, trainer: AsyncTrainingClient, policy: RecoveryPolicy | None = None
     ) -> AsyncRecoverableRun:
-        """A training run that goes on from its last saved state when the server loses the model.
+        """Returns a training run that continues from its last saved state if the server loses the
+        model.
 
-        Saves the model as it is now, so that there is a state to go back to from the beginning.
+        The call saves the model first, so that the run can recover from the beginning.
 
         Args:
-            trainer: the model, made by this service client; from now on used as `run.trainer`.
+            trainer: a training client that this service client created. Afterwards, use
+                `run.trainer` in its place.
             policy: when to save, what to recover from, and when to give up; by default
                 `Config.recovery`.
 
         Raises:
-            UnsupportedByServer: it has no way to make a model from a checkpoint.
-            TinkexError: whatever `save_state` raises.
+            UnsupportedByServer: the server cannot create a model from a checkpoint.
+            TinkexError: `save_state` failed.
         """
         transport = self._connected()
         require_recovery(transport.server)
@@ -371,19 +394,31 @@ class AsyncServiceClient:
         )
 
     def create_rest_client(self) -> AsyncRestClient:
-        """A client for training runs and checkpoints. Begins no session."""
+        """Returns a client for sessions, training runs and checkpoints. This begins no session.
+
+        Raises:
+            ClientClosedError: the client was closed.
+        """
         return AsyncRestClient.over(self._connected())
 
     async def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
-        """The base models that the server can train and sample. Begins no session."""
+        """Returns the base models that the server can train and sample. This begins no session.
+
+        Raises:
+            AuthenticationError: the server rejects the API key.
+            APIConnectionError: the server cannot be reached.
+        """
         return await self.create_rest_client().get_server_capabilities()
 
     async def close(self, status: Outcome = "success", detail: str | None = None) -> None:
-        """Ends the session, telling the server how it went, and the connections. Later calls raise
-        `ClientClosedError`.
+        """Ends the session and closes the connections. Later calls raise `ClientClosedError`.
 
-        Works from any event loop. Where the one that the client was used on has ended, the session
-        has ended with it.
+        The call works from any event loop. If the loop on which the client was used has ended, the
+        session has ended with it.
+
+        Args:
+            status: the outcome that is reported to the server.
+            detail: a reason for the outcome, such as the name of an error.
         """
         self._closed = True
         if self._transport is not None:
@@ -416,7 +451,9 @@ class AsyncServiceClient:
 
     def _connected(self) -> Transport:
         if self._closed:
-            raise ClientClosedError("the service client was closed", advice="Make a new one.")
+            raise ClientClosedError(
+                "the service client was closed", advice="Create a new service client."
+            )
         if self._transport is None:
             self._transport = Transport(self.config)
         return self._transport
@@ -431,8 +468,8 @@ class AsyncServiceClient:
             return self._session
 
     async def _in_session(self, create: Callable[[Session], Awaitable[C]]) -> C:
-        """What `create` makes in the session; in a new one when it fails since the server does not
-        know the session any more.
+        """Calls `create` in the session, and once more in a new session if the server has lost the
+        first.
         """
         session = await self._begun()
         try:
@@ -441,11 +478,13 @@ class AsyncServiceClient:
             if not await session.lifecycle.is_lost():
                 raise
             logger.warning(
-                "session %s was lost, a new one is begun: %s", session.session_id, error.message
+                "the server lost session %s; beginning a new session: %s",
+                session.session_id,
+                error.message,
             )
         return await create(await self._begun())
 
     async def _replace(self, trainer: AsyncTrainingClient, path: str) -> AsyncTrainingClient:
-        """A model with the state of `path`, in place of one that is given up."""
+        """Returns a model with the state at `path`, and unloads the model that it replaces."""
         await unload_left_behind(await self._begun(), [trainer.model_id])
         return await self.create_training_client_from_state_with_optimizer(path, trainer.base_model)

@@ -151,8 +151,8 @@ def test_a_marker_that_makes_no_sense_is_refused(outcomes: Outcomes) -> None:
     assert list(outcomes.by_module["test_wrong_markers"].values()) == ["error"] * len(WRONG_MARKERS)
     for _, wrong in WRONG_MARKERS.values():
         assert re.search(
-            "the marker tinkex takes engine, model, profile, delay,.* each by name, "
-            f"and not {wrong}\n",
+            "the marker tinkex takes only the keywords engine, model, profile, delay,.*, "
+            f"not {wrong}\n",
             outcomes.output,
         )
 

@@ -1,4 +1,4 @@
-"""The command `tinkex`. Each subcommand is a module of its own, imported when it is run."""
+"""The command `tinkex`. Each subcommand is a module, which is imported when the command runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """Shows the commands' first lines without importing them, so that `tinkex --help` is quick and
-    needs no extras.
+    """A group that lists its commands without importing them.
+
+    `tinkex --help` is therefore fast and does not need the optional dependencies.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -30,6 +31,8 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(cls=_LazyGroup)
+@click.group(
+    cls=_LazyGroup, help="Tinkex: the Tinker fine-tuning API, as a client and as a server."
+)
 def main() -> None:
-    """Tinkex: the Tinker fine-tuning API, as a client and as a server."""
+    """Runs the command `tinkex`."""

@@ -1,4 +1,4 @@
-"""`python -m tinkex.cli`: the command `tinkex`, where it is not on the PATH."""
+"""`python -m tinkex.cli`: the command `tinkex`, for an environment where it is not on the PATH."""
 
 from __future__ import annotations
 

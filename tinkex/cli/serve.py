@@ -1,4 +1,4 @@
-"""`tinkex serve`."""
+"""The command `tinkex serve`, which runs the embedded server."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from tinkex_server.engine.factory import EngineName
 
 _INTERRUPTED = 130
-_GARBAGE = 50_000  # objects; more than those of some hundred requests under way
+_GARBAGE = 50_000  # objects; more than a few hundred concurrent requests allocate
 
 
-@click.command("serve")
+@click.command("serve", help="Run the embedded server until Ctrl-C.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
     default=8765,
     show_default=True,
     type=click.IntRange(0, 65535),
-    help="Port; 0 takes a free one.",
+    help="Port to listen on; 0 chooses a free one.",
 )
 @click.option(
     "--model",
@@ -42,65 +42,63 @@ _GARBAGE = 50_000  # objects; more than those of some hundred requests under way
     default=["tinkex/tiny"],
     show_default=True,
     help=(
-        "Transformers folder or hub id, or NAME=FOLDER for the name that programs ask for; "
+        "Folder or hub id of a transformers model, or NAME=FOLDER to serve it under another name; "
         "repeatable."
     ),
 )
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Database and checkpoints.  [default: in the user's data folder]",
+    help="Folder for the database and checkpoints.  [default: in the user's data folder]",
 )
 @click.option(
     "--api-key",
     "api_keys",
     multiple=True,
     help=(
-        "Key that clients must send; repeatable: each sees its own. By default any is accepted.  "
-        "[env: TINKEX_SERVER_API_KEYS, by commas]"
+        "Key that clients must send; repeatable: each key sees only its own data. By default any "
+        "key is accepted.  [env: TINKEX_SERVER_API_KEYS, comma-separated]"
     ),
 )
 @click.option(
     "--allow-host",
     "allow_hosts",
     multiple=True,
-    help="Name that clients may call it by where no key is asked for, beside localhost; repeatable.",
+    help="Host name, besides localhost, that is accepted if no --api-key is set; repeatable.",
 )
 @click.option(
     "--engine",
     default="torch",
     show_default=True,
     type=click.Choice(["torch", "fake"]),
-    help="What trains and samples; fake answers at once, by arithmetic, to test clients.",
+    help="Engine that trains and samples; fake answers immediately, for tests of clients.",
 )
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda", "mps"]),
-    help="Where torch computes.  [default: the best that is there]",
+    help="Device of the torch engine.  [default: the best available]",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Precision of the base models.  [default: what suits the device]",
+    help="Data type of the base models.  [default: depends on the device]",
 )
 @click.option(
     "--profile",
     default="tinkex",
     show_default=True,
-    help="Kind of Tinker server to look like on the wire, to test clients.",
+    help="Tinker server to imitate on the wire, for tests of clients.",
 )
 @click.option(
     "--gc",
     "collect",
     is_flag=True,
     help=(
-        "Remove what has expired from the data folder and, once it was listed and you agree, what "
-        "belongs to nothing; serve nothing."
+        "Remove expired data from the data folder and, after confirmation, weights that belong to "
+        "no checkpoint; then exit."
     ),
 )
-@click.option(
-    "--yes", is_flag=True, help="With --gc: remove what belongs to no checkpoint without asking."
-)
+@click.option("--yes", is_flag=True, help="With --gc: remove weights without confirmation.")
 @click.option("--verbose", is_flag=True, help="Log every request.")
 def command(
     host: str,
@@ -117,7 +115,7 @@ def command(
     yes: bool,
     verbose: bool,
 ) -> None:
-    """Run the embedded server until Ctrl-C."""
+    """Runs the embedded server until it is interrupted."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -152,7 +150,7 @@ def command(
 
 
 def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Server:
-    """Raises `click.ClickException`, one line, for what the user can put right."""
+    """Starts the server. Raises `click.ClickException` with one line for an error of the user."""
     try:
         from tinkex.local import serve
         from tinkex_server.access.api_keys import ApiKeyRequired, InvalidApiKeys
@@ -166,7 +164,7 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise click.ClickException(
-                f"port {port} of {host} is in use; choose another by --port, or 0 for a free one"
+                f"port {port} of {host} is in use; choose another with --port, or 0 for a free one"
             ) from error
         raise click.ClickException(f"cannot start: {error}") from error
     except (
@@ -181,10 +179,11 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
 
 
 def _collect_rarely() -> None:
-    """The garbage collector took a tenth of the time. It found next to nothing: requests leave no
-    cycles behind.
+    """Makes the garbage collector run rarely.
+
+    It took a tenth of the time and found almost nothing, because requests leave no cycles behind.
     """
-    gc.freeze()  # what was imported, which stays
+    gc.freeze()  # The imported modules are never collected.
     gc.set_threshold(_GARBAGE)
 
 
@@ -193,7 +192,7 @@ def _collect(data_dir: Path, *, ask: bool) -> None:
     from tinkex_server.store import StoreError
 
     if not (data_dir / "tinkex.db").is_file():
-        raise click.ClickException(f"{data_dir} is no data folder of a server")
+        raise click.ClickException(f"{data_dir} is not the data folder of a server")
     try:
         collected = gc(data_dir, remove=partial(_may_remove, data_dir, ask=ask))
     except StoreError as error:
@@ -211,8 +210,10 @@ def _collect(data_dir: Path, *, ask: bool) -> None:
 
 
 def _may_remove(data_dir: Path, aside: Sequence[str], *, ask: bool) -> bool:
-    """Lists what belongs to no checkpoint. Whether the user will have it removed; nobody there to
-    be asked means no.
+    """Lists the weights that belong to no checkpoint and returns whether the user agrees to remove
+    them.
+
+    Without a terminal to ask on, the answer is no.
     """
     from tinkex_server.data_dir.sizes import folder_size
     from tinkex_server.formatting import size
@@ -223,18 +224,20 @@ def _may_remove(data_dir: Path, aside: Sequence[str], *, ask: bool) -> bool:
     if not ask:
         return True
     try:
-        return click.confirm("Remove them for good?")
+        return click.confirm("Remove them permanently?")
     except click.Abort:
         click.echo()
         return False
 
 
 def _await_engine(server: Server, began: float) -> None:
-    """Says when it has started. Raises `click.ClickException` when it cannot."""
+    """Waits until the engine is ready. Raises `click.ClickException` if it fails to start."""
     if not server.ready.done():
-        click.echo("\nThe engine is starting; what is asked of it meanwhile waits.")
+        click.echo("\nThe engine is starting; requests wait until it is ready.")
     while not server.ready.done():
-        wait([server.ready], timeout=0.5)  # short, so that a signal is seen on every platform
+        wait(
+            [server.ready], timeout=0.5
+        )  # a short timeout, so that signals are handled on every platform
     if error := server.ready.exception():
         raise click.ClickException(_one_line(error)) from error
     click.echo(f"\nReady after {time.monotonic() - began:.1f} s: {server.ready.result()}")
@@ -245,7 +248,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _announce(server: Server, profile: str, *, with_key: bool) -> None:
-    # here, as elsewhere in this module, so that what starts the engine's process comes first
+    # Imported here, so that the process of the engine starts first.
     from rich.console import Console
 
     from tinkex_server.data_dir.sizes import sizes_of
@@ -259,7 +262,7 @@ def _announce(server: Server, profile: str, *, with_key: bool) -> None:
         )
     console.print(f"  data     {server.data_dir}: {sizes_of(server.data_dir)}", markup=False)
     console.print(f"  profile  {profile}", markup=False)
-    console.print("  status   at that address, in a browser; the API reference at /docs")
+    console.print("  status   at this address in a browser; the API reference is at /docs")
     console.print("\nTo point a client at it:")
     console.print(f"  export TINKER_BASE_URL={server.base_url}", markup=False)
     console.print(
@@ -278,5 +281,5 @@ def _default_data_dir() -> Path:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """A polite end is one, whoever asks for it."""
+    """Handles SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""`tinkex version`."""
+"""The command `tinkex version`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import click
 from tinkex._version import __version__
 
 
-@click.command("version")
+@click.command("version", help="Print the version.")
 def command() -> None:
-    """Print the version."""
+    """Prints the version."""
     click.echo(__version__)

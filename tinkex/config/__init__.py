@@ -1,6 +1,4 @@
-"""Every setting of a client: where it comes from, what is allowed, and the value that holds them
-all, `Config`.
-"""
+"""The settings of a client: their sources, their allowed values, and `Config`, which holds them."""
 
 from tinkex.config.defaults import HOSTED_BASE_URL
 from tinkex.config.http_limits import HttpLimits

@@ -26,13 +26,16 @@ GROUPS: Mapping[str, tuple[Callable[..., Any], Mapping[str, Callable[[object], A
     "http_limits": (HttpLimits, sources.readers_of(HttpLimits)),
     "recovery": (RecoveryPolicy, sources.readers_of(RecoveryPolicy)),
 }
-"""Settings that belong together: their class, and how each that a variable or a file may hold is
-read.
+"""Groups of settings: the class of each group, and the parsers of its settings that an environment
+variable or a profile may contain.
 """
 
 
 def found(name: str, read: Callable[[object], Any] = parsers.text, default: Any = None) -> Any:
-    """Returns a default that looks a setting up in the sources, else takes `default` or its result."""
+    """Returns a default that looks a setting up in the sources.
+
+    A setting in no source gets `default`, or its result if it is a function.
+    """
 
     def look_up(config: Any) -> Any:
         return config.sources.value(name, read, default() if callable(default) else default)
@@ -41,7 +44,7 @@ def found(name: str, read: Callable[[object], Any] = parsers.text, default: Any 
 
 
 def group(name: str) -> Any:
-    """Returns a default that looks up settings that belong together in the sources."""
+    """Returns a default that looks up a group of settings in the sources."""
 
     def look_up(config: Any) -> Any:
         return config.sources.group(name, *GROUPS[name])
@@ -50,16 +53,17 @@ def group(name: str) -> Any:
 
 
 def takes_config(convert: Callable[[Given, Any], Kept]) -> Callable[[Given], Kept]:
-    """Makes a converter that also gets the settings before its own.
+    """Returns a converter that also receives the `Config`, with the settings before its own.
 
-    Type checkers take the parameter's type for the constructor's; they do not know `Converter`.
+    The cast is for type checkers: they infer the constructor's parameter from a plain function, but
+    not from attrs' `Converter`.
     """
     return cast("Callable[[Given], Kept]", Converter(convert, takes_self=True))
 
 
 @takes_config
 def given_or_found_url(given: str | None, config: Any) -> str:
-    """Returns the base URL that was given, else that of the sources, else the hosted service's."""
+    """Returns the given base URL, else that of the sources, else that of the hosted service."""
     return given.rstrip("/") if given else config.sources.value("base_url", _url, HOSTED_BASE_URL)
 
 
@@ -68,9 +72,9 @@ def _url(value: object) -> str:
 
 
 def found_api_key() -> Any:
-    """Returns the default of `api_key`: the key of the first source that has a key or a command.
+    """Returns the default of `api_key`: the key of the first source with a key or a command.
 
-    A source that has both gives its key.
+    A source with both gives its key.
     """
     return Factory(_api_key, takes_self=True)
 
@@ -94,7 +98,7 @@ def _api_key(config: Any) -> str | None:
 def with_retry_limits(given: RetrySettings, config: Any) -> RetrySettings:
     """Returns the settings with the limits of `max_retries` and `progress_timeout`, if any."""
     retries = config.max_retries
-    if isinstance(retries, int) and retries >= 0:  # others its validator refuses
+    if isinstance(retries, int) and retries >= 0:  # its validator refuses other values
         origin = config.sources.origin("max_retries", retries)
         given = evolve(
             given, max_attempts=config.sources.note("retry.max_attempts", retries + 1, origin)
@@ -110,19 +114,24 @@ def with_poll_limits(given: PollSettings, config: Any) -> PollSettings:
 
 def _with_progress_timeout(group: str, settings: S, config: Any) -> S:
     seconds = config.progress_timeout
-    if not (isinstance(seconds, (int, float)) and seconds > 0):  # others its validator refuses
+    if not (
+        isinstance(seconds, (int, float)) and seconds > 0
+    ):  # its validator refuses other values
         return settings
     origin = config.sources.origin("progress_timeout", seconds)
     return evolve(settings, max_wait=config.sources.note(f"{group}.max_wait", seconds, origin))
 
 
 def named_dialect(given: str | Dialect | None) -> Dialect | None:
-    """Raises `ConfigError` for a name that is not known."""
+    """Returns the dialect of a name, and a `Dialect` as it is.
+
+    Raises `ConfigError` for an unknown name.
+    """
     if given is None or isinstance(given, Dialect):
         return given
     try:
         return parsers.dialect(given)
     except ValueError as error:
         raise ConfigError(
-            f"dialect {given!r} is not known, only {error}", advice="A Dialect is taken, too."
+            f"dialect must be {error}, not {given!r}", advice="Or pass a Dialect."
         ) from None

@@ -1,6 +1,4 @@
-"""What `Config.describe` shows: each setting, its value with secrets hidden, and where it comes
-from.
-"""
+"""The table of `Config.describe`: each setting with its value and its source, secrets hidden."""
 
 from __future__ import annotations
 
@@ -22,17 +20,17 @@ _PAIRS = frozenset({"default_headers", "default_query"})
 
 @frozen
 class Described:
-    """One setting."""
+    """A setting with its value, as it is shown, and its source."""
 
     name: str
     value: str
     source: str
-    """A variable, a profile, a file, "argument" or "default"."""
+    """An environment variable, a profile, a file, "argument" or "default"."""
 
 
 @frozen
 class Description:
-    """All settings of a `Config`."""
+    """The settings of a `Config`, in the order of its fields. `str()` is a table."""
 
     settings: tuple[Described, ...]
 

@@ -1,4 +1,4 @@
-"""Limits of the connections to a server, and of what comes over them."""
+"""`HttpLimits`: limits on connections, answers and downloads."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from tinkex.errors.hints import hinted
 @hinted
 @frozen(kw_only=True)
 class HttpLimits:
-    """How many connections a client opens, how long an idle one is kept, and how large an answer
-    may be.
-    """
+    """Limits on the connections that a client opens, and on the size of answers and downloads."""
 
     max_connections: int | None = field(default=None, validator=optional(positive))
-    """None: as many as there are requests under way."""
+    """The highest number of open connections; None for no limit."""
     keepalive: float = field(default=4.0, validator=not_negative)
-    """Seconds. Below the 5 after which common servers close an idle connection: a request sent on
-    one that is just being closed dies unanswered, and for a training step that would mean an
-    unknown outcome.
+    """Seconds for which an idle connection is kept.
+
+    Common servers close an idle connection after 5 seconds. The default is lower, because a request
+    on a connection that the server is just closing gets no answer, and a training step without an
+    answer has an unknown outcome.
     """
     max_download_seconds: float = field(default=86_400.0, validator=positive)
-    """Seconds that a file of a checkpoint may take in all, over all tries; then `WaitTimeoutError`.
+    """Seconds that the download of one checkpoint file may take, all attempts together.
+
+    A longer download raises `WaitTimeoutError`.
     """
     max_download_bytes: int = field(default=256 << 30, validator=positive)
-    """Bytes of one file of a checkpoint."""
+    """The largest size of one checkpoint file, in bytes."""
     max_answer_bytes: int = field(default=512 << 20, validator=positive)
-    """Bytes of one answer, before and after it is expanded; then `AnswerTooLargeError`. It counts
-    for results; what else is asked for is bounded by 64 MiB, or by this where it is lower.
-    Checkpoints are downloads, and not bounded by it.
+    """The largest size of one answer in bytes, before and after decompression.
+
+    A larger answer raises `AnswerTooLargeError`. The limit applies to results. Other answers are
+    limited to 64 MiB, or to this if it is lower. Checkpoint downloads have limits of their own.
     """

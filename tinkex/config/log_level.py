@@ -1,4 +1,4 @@
-"""The log, shown where a setting asks for it: `Config.log_level`."""
+"""The effect of `Config.log_level` on the log."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def show(level: str) -> None:
-    """Lets tinkex's records pass from `level` on; to stderr, where the program has set up no
-    logging of its own.
+    """Sets the level of tinkex's logger.
+
+    The records go to stderr if the program has not configured logging.
     """
     logger = logging.getLogger("tinkex")
     logger.setLevel(level.upper())

@@ -1,5 +1,7 @@
-"""From the text of a variable, or a value of a TOML file, to a setting. Each raises `ValueError`
-with what is allowed.
+"""Parsers of settings.
+
+Each converts the text of an environment variable, or a value of a TOML file, to the value of a
+setting. It raises a `ValueError` whose message describes the allowed values.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 def text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("a text")
+        raise ValueError("a string")
     return value
 
 
@@ -46,20 +48,20 @@ def switch(value: object) -> bool:
 
 
 def names(value: object) -> tuple[str, ...]:
-    """A list, or a text with commas."""
+    """Parses a list of strings, or one string with commas."""
     if isinstance(value, str):
         value = value.split(",")
     if not (isinstance(value, list) and all(isinstance(name, str) for name in value)):  # pyright: ignore[reportUnknownVariableType]
-        raise ValueError("names with commas between them, or a list of them")
+        raise ValueError("comma-separated names, or a list of them")
     return tuple(name.strip() for name in value if name.strip())  # pyright: ignore
 
 
 def pairs(value: object) -> dict[str, str]:
-    """A table, or a text: a JSON object, or `name=value` with commas between them."""
+    """Parses a table, a JSON object, or comma-separated `name=value` pairs."""
     if isinstance(value, str):
         value = _pairs_of_text(value)
     if not (isinstance(value, Mapping) and all(isinstance(item, str) for item in value.values())):  # pyright: ignore
-        raise ValueError("name=value with commas between them, or a JSON object of texts")
+        raise ValueError("comma-separated name=value pairs, or a JSON object of strings")
     return dict(value)  # pyright: ignore[reportUnknownArgumentType]
 
 

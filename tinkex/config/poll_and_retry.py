@@ -1,4 +1,4 @@
-"""How long is waited, and how often something is tried."""
+"""`RetrySettings` and `PollSettings`: retries of HTTP calls, and polling for results."""
 
 from __future__ import annotations
 
@@ -14,33 +14,39 @@ from tinkex.errors.hints import hinted
 @hinted
 @frozen(kw_only=True)
 class RetrySettings:
-    """How often, and for how long in all, a failed HTTP call is tried again.
+    """Limits on the number, delay and total duration of retries of a failed HTTP call.
 
-    The delay before try n + 1 is `min(base_delay * 2**(n - 1), max_delay)`, less a random part of
-    up to a quarter; a `Retry-After` of the server goes before it.
+    The delay after attempt n is `min(base_delay * 2**(n - 1), max_delay)`, less a random share of
+    up to a quarter. A `Retry-After` header of the server takes precedence over it.
     """
 
     max_attempts: int = field(default=10, validator=positive)
+    """The highest number of attempts, including the first."""
     max_seconds: float = field(default=300.0, validator=positive)
+    """Seconds for which a failed call is retried."""
     base_delay: float = field(default=0.5, validator=not_negative)
-    """Seconds."""
+    """The delay after the first attempt, in seconds."""
     max_delay: float = field(default=10.0, validator=not_negative)
-    """Seconds."""
+    """The longest delay, in seconds."""
     max_rate_limited: float = field(default=3600.0, validator=positive)
-    """Seconds for which a request that is refused as one too many (429) is sent again; such tries
-    do not count in `max_attempts`.
+    """Seconds for which a rate-limited request (429) is retried.
+
+    These attempts do not count towards `max_attempts`.
     """
     max_billing_pause: float = field(default=3600.0, validator=positive)
-    """Seconds for which a request that cannot be paid (402) is sent again, every 5 s."""
+    """Seconds for which a request that the account cannot pay (402) is retried, every 5 seconds."""
     max_wait: float = field(default=7200.0, validator=positive)
-    """Seconds that a call may last in all, over all tries and pauses; then `WaitTimeoutError`."""
+    """Seconds that a call may last, including all attempts and delays.
+
+    A longer call raises `WaitTimeoutError`.
+    """
 
 
 def as_retry_settings(given: object) -> RetrySettings | None:
-    """Returns the settings for one client's calls; the official SDK's `RetryConfig` is taken, too.
+    """Returns `RetrySettings` as they are, and converts a `RetryConfig` of the official SDK.
 
     Raises:
-        InvalidInputError: it is neither.
+        InvalidInputError: the argument is neither.
     """
     if given is None or isinstance(given, RetrySettings):
         return given
@@ -68,21 +74,25 @@ _OF_A_RETRY_CONFIG = (
 @hinted
 @frozen(kw_only=True)
 class PollSettings:
-    """How a result is waited for. Polling is not retrying: a poll that fails is tried again by
-    `RetrySettings`.
+    """Intervals and limits of polling for a result.
+
+    Polling is independent of retries: `RetrySettings` applies to a poll that fails.
     """
 
     min_interval: float = field(default=0.05, validator=not_negative)
-    """Seconds between polls that the server answered at once with "not yet"; grows to
-    `max_interval`.
+    """Seconds before the next poll if the server answers at once that the result is not ready.
+
+    The interval grows with each poll, up to `max_interval`.
     """
     max_interval: float = field(default=2.0, validator=not_negative)
-    """Seconds."""
+    """The longest interval between polls, in seconds."""
     request_timeout: float = field(default=45.0, validator=positive)
-    """Seconds that one long poll may take, more where the server is known to hold it longer; one
-    that takes longer counts as "not yet".
+    """Seconds that one long poll may take; more if the server is known to hold a poll longer.
+
+    A poll that takes longer counts as one without a result.
     """
     max_wait: float = field(default=7200.0, validator=positive)
-    """Seconds in all that a result is waited for, or the turn to be sent behind earlier calls; then
-    `WaitTimeoutError`.
+    """Seconds that a call waits for its result, or behind earlier calls before it is sent.
+
+    A longer wait raises `WaitTimeoutError`.
     """

@@ -1,5 +1,6 @@
-"""Through which proxy a URL is asked for: the one given, or that of the environment. Plain values:
-no I/O here.
+"""The choice of a proxy for a URL: the one of `Config.proxy`, or one of the environment.
+
+This module does no I/O.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ _PORTS = {"http": 80, "https": 443}
 
 @frozen
 class Proxy:
-    """A proxy, and what its user knows it by."""
+    """A proxy, and the setting that named it."""
 
     url: str = field(converter=Secret, repr=lambda url: str(without_password(url)))
     setting: str
-    """The variable, or `Config.proxy`."""
+    """An environment variable, or `Config.proxy`."""
 
     @property
     def address(self) -> str:
-        """The URL without its user and password."""
+        """The URL without user and password."""
         parts = urlsplit(self.url)
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
     @property
     def authorization(self) -> Mapping[str, str]:
-        """The header that its user and password make."""
+        """The header with user and password; empty if the URL has none."""
         login, at, _ = urlsplit(self.url).netloc.rpartition("@")
         return (
             {"Proxy-Authorization": Secret(f"Basic {b64encode(unquote(login).encode()).decode()}")}
@@ -48,19 +49,20 @@ class Proxy:
 
 @frozen
 class Proxies:
-    """All that the settings say of proxies."""
+    """The proxies of the settings and of the environment."""
 
     given: Proxy | None = None
-    """The one of `Config.proxy`, which goes for every URL."""
+    """The proxy of `Config.proxy`, which applies to every URL."""
     by_scheme: Mapping[str, Proxy] = field(factory=dict[str, Proxy])
-    """Those of the environment, for http and https."""
+    """The proxies of the environment for the schemes http and https."""
     exceptions: tuple[str, ...] = ()
     """The entries of NO_PROXY."""
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Reads HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY; in lower case they go first, as in
-        other programs.
+        """Reads HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.
+
+        The lower-case form of a variable takes precedence, as in other programs.
         """
         found = {scheme: _of_scheme(environment, scheme) for scheme in _PORTS}
         _, exceptions = _variable(environment, "NO_PROXY")
@@ -75,10 +77,10 @@ class Proxies:
         return self.given is not None or bool(self.by_scheme)
 
     def of(self, url: str) -> Proxy | None:
-        """Returns the proxy for a URL; None where the server is asked directly, as one on this
-        machine is unless a proxy was given.
+        """Returns the proxy for a URL, or None for a direct connection.
 
-        Raises `ConfigError` for a proxy of the environment that is of another kind than HTTP.
+        A server on this machine is reached directly, unless `Config.proxy` is set. Raises
+        `ConfigError` for a proxy of the environment that is not an HTTP proxy.
         """
         if self.given is not None:
             return self.given
@@ -95,7 +97,7 @@ class Proxies:
 
 def _of_scheme(environment: Mapping[str, str], scheme: str) -> Proxy | None:
     name, url = _variable(environment, f"{scheme.upper()}_PROXY")
-    # in a CGI script it is a header of the visitor's
+    # In a CGI script the header "Proxy" of the visitor sets this variable.
     if name == "HTTP_PROXY" and "REQUEST_METHOD" in environment:
         url = ""
     if not url:
@@ -104,7 +106,7 @@ def _of_scheme(environment: Mapping[str, str], scheme: str) -> Proxy | None:
 
 
 def _variable(environment: Mapping[str, str], name: str) -> tuple[str, str]:
-    """Returns the name as it is set, and the value."""
+    """Returns the name of a variable in the case in which it is set, and its value."""
     lower = name.lower()
     return (
         (lower, environment[lower]) if lower in environment else (name, environment.get(name, ""))
@@ -115,9 +117,9 @@ def _check(proxy: Proxy, host: str) -> None:
     kind = urlsplit(proxy.url).scheme
     if kind not in _PORTS:
         raise ConfigError(
-            f"{proxy.setting} {without_password(proxy.url)!r} is a proxy of the kind {kind}, "
-            "which is not spoken to",
-            advice=f"Give an http:// proxy, or add {host} to NO_PROXY to ask the server directly.",
+            f"{proxy.setting} {without_password(proxy.url)!r} is a {kind} proxy; only HTTP proxies "
+            "are supported",
+            advice=f"Use an http:// proxy, or add {host} to NO_PROXY to connect directly.",
         )
 
 
@@ -131,10 +133,10 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _excepts(entry: str, host: str, port: int) -> bool:
-    """Returns whether an entry of NO_PROXY means this server.
+    """Returns whether an entry of NO_PROXY covers this server.
 
-    It is a name, which stands for all below it, too, an address or a network, with a port or
-    without.
+    An entry is a host name, which also covers its subdomains, an address or a network. It may end
+    with a port.
     """
     if entry == "*":
         return True

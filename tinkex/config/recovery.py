@@ -1,5 +1,6 @@
-"""`RecoveryPolicy`: when a run is saved, and from which errors it recovers. Plain values: no I/O
-here.
+"""`RecoveryPolicy`: when a run is saved, and from which errors it recovers.
+
+This module does no I/O.
 """
 
 from __future__ import annotations
@@ -49,17 +50,17 @@ _OF_A_MODEL = frozenset(
         *("get_info", "unload_model", "create_sampling_session", "sample"),
     }
 )
-"""Operations of a model, or of a sampler of it, that were possible before: a 404 to one means that
-the server has forgotten it.
+"""Operations of an existing model or of its sampler: a 404 to one of them means that the server has
+lost the model.
 """
 
 
 def is_recoverable(error: BaseException | None) -> bool:
-    """Whether going back to the last saved state helps: the server, or the way to it, lost the
-    model, a step, or its result.
+    """Returns whether a run can recover from an error by going back to its last saved state.
 
-    What the user got wrong is not, nor a wait that took too long. What was not sent because of an
-    earlier error is as that error.
+    It can if the server or the network lost the model, a step, or the result of a step. It cannot
+    after a wrong argument or a wait that took too long. For a request that was not sent, the
+    earlier error that prevented it decides.
     """
     if isinstance(error, (ClientPoisonedError, RequestSkippedError)):
         return is_recoverable(error.__cause__)
@@ -87,7 +88,7 @@ def _positive(policy: object, attribute: Any, value: float) -> None:
 @hinted
 @frozen(kw_only=True)
 class RecoveryPolicy:
-    """When a run is saved, what it recovers from, and when it gives up.
+    """A policy for a recoverable run: when it saves, when it recovers, and when it gives up.
 
     Example:
         >>> RecoveryPolicy(save_every_steps=20, keep=3).save_due(steps=20, seconds=1.0)
@@ -98,26 +99,30 @@ class RecoveryPolicy:
     """
 
     save_every_steps: int | None = field(default=None, validator=optional(_at_least_1))
+    """The number of steps after which the run is saved; None for no limit."""
     save_every_minutes: float | None = field(default=10.0, validator=optional(_positive))
-    """Whichever of the two is due first; None: not by this."""
+    """The minutes after which the run is saved; None for no limit.
+
+    The run is saved as soon as either limit is reached.
+    """
     keep: int = field(default=2, validator=_at_least_1)
-    """So many of its newest checkpoints are kept; older ones are deleted where the server can."""
+    """The number of newest checkpoints to keep. Older ones are deleted if the server allows it."""
     reload_on: Callable[[TinkexError], bool] = is_recoverable
-    """Which errors to recover from; others pass through."""
+    """A function that returns whether to recover from an error. Other errors are raised."""
     give_up_after: int = field(default=5, validator=_at_least_1)
-    """So many recoveries with no checkpoint between them that was new."""
+    """The number of recoveries without a new checkpoint in between after which the run gives up."""
     wait_minutes: float = field(default=10.0, validator=_positive)
-    """How long one recovery may wait for a server that does not answer."""
+    """The minutes for which one recovery waits for a server that does not answer."""
 
     def __attrs_post_init__(self) -> None:
         if self.save_every_steps is None and self.save_every_minutes is None:
             raise ConfigError(
-                "RecoveryPolicy needs save_every_steps or save_every_minutes, or there is nothing "
-                "to go back to"
+                "RecoveryPolicy needs save_every_steps or save_every_minutes; without either, the "
+                "run would never be saved"
             )
 
     def save_due(self, steps: int, seconds: float) -> bool:
-        """Whether to save, so many steps and seconds after the last time."""
+        """Returns whether to save, given the steps and seconds since the last save."""
         by_steps = self.save_every_steps is not None and steps >= self.save_every_steps
         by_time = self.save_every_minutes is not None and seconds >= 60 * self.save_every_minutes
         return steps > 0 and (by_steps or by_time)

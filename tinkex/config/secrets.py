@@ -1,4 +1,4 @@
-"""What must not be seen, and how settings look without it."""
+"""The masking of secrets in settings, URLs and texts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ __all__ = [
 
 _QUERY = re.compile(r"""((?:https?:)?//[^\s?'"<>]+)\?[^\s'"<>]*""")
 _LEAST = 8
-"""Characters of a value of a query that is worth hiding where it stands alone."""
+"""The least length of a query value that is masked also outside its URL."""
 
 
 def without_queries(text: str, url: str = "") -> str:
-    """A text in which no URL has its query, which may be a right to read; nor do the values of the
-    query of `url` stand in it alone.
+    """Returns a text without the queries of its URLs, which may be credentials.
+
+    The query values of `url` are masked wherever they occur in the text.
     """
     text = _QUERY.sub(r"\1?…", text)
     for _, value in parse_qsl(urlsplit(url).query):
@@ -37,17 +38,17 @@ def without_queries(text: str, url: str = "") -> str:
 
 
 def masked(pairs: Mapping[str, str]) -> dict[str, str]:
-    """Headers or query parameters as they may be shown."""
+    """Returns headers or query parameters with the secret ones masked."""
     return {name: HIDDEN if is_secret(name) else value for name, value in pairs.items()}
 
 
 def public(pairs: Mapping[str, str]) -> dict[str, str]:
-    """Those that are no secret."""
+    """Returns the headers or query parameters that are not secret."""
     return {name: value for name, value in pairs.items() if not is_secret(name)}
 
 
 def without_password(url: str | None) -> str | None:
-    """A URL as it may be shown, its user and password hidden."""
+    """Returns a URL with user and password masked."""
     if url is None:
         return None
     parts = urlsplit(url)

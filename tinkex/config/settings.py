@@ -1,4 +1,4 @@
-"""`Config`: every setting of a client, checked once, and frozen."""
+"""`Config`: all settings of a client, immutable and checked once."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import httpx
 
 SEED_CHUNK_LIMITS = ChunkLimits(max_items=128, max_size=500_000, unit="tokens")
-"""The limits of the Elixir SDK of the same name, and of servers of that time."""
+"""The limits of the Elixir SDK named tinkex, and of the servers of its time."""
 
 ApiKey: TypeAlias = str | Callable[[], str | Awaitable[str]]
-"""The key itself, or a function that gives one; it may block, or be asyncio's."""
+"""An API key, or a function that returns one. The function may block or be asynchronous."""
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _NOT_IN_FILES = frozenset({"profile", "sources", "chunk_limits", "http_transport"})
@@ -45,7 +45,7 @@ _STAYS_HERE = frozenset(
         "http_transport",
     }
 )
-"""What does not go to another process: what is secret, and the ways out of this machine."""
+"""Settings that are not sent to another process: secrets, proxies and transports."""
 
 
 def _sources(config: Config) -> Sources:
@@ -56,7 +56,7 @@ def _sources(config: Config) -> Sources:
     return read
 
 
-# Type checkers take a converter's parameter for the constructor's, so that none is generic.
+# Type checkers infer the constructor's parameter from the converter's, so no converter is generic.
 def _secret_text(value: str | None) -> str | None:
     return as_secret(value)
 
@@ -76,72 +76,68 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
 @hinted
 @frozen(kw_only=True)
 class Config:
-    """The settings of a client. All are read and checked here, and nowhere else.
+    """The settings of a client.
 
-    What is not given comes from the environment, a profile in `~/.config/tinkex/config.toml`, or
-    the stored keys, in this order (`tinkex.config.sources`); `print(config.describe())` shows each
-    with where it comes from.
+    A setting that is not given comes from the environment, a profile in
+    `~/.config/tinkex/config.toml`, or the stored keys, in this order (see `tinkex.config.sources`).
+    `print(config.describe())` shows each setting with its source.
 
     Example:
         >>> Config(base_url="http://127.0.0.1:8765", api_key="tml-local").timeout
         60.0
 
     Args:
-        profile: a table of settings by name; `TINKEX_PROFILE`, else the one that the file names.
-        base_url: where the server is; `TINKER_BASE_URL`, else the hosted service. "local" is an
-            embedded server in this process,
-            which the first call starts.
-        credential_cmd: a shell command that prints a key; `TINKER_CREDENTIAL_CMD`. Run when a key
-            is first needed, and again when
-            the server refuses what it printed.
-        api_key: the key, or a function that gives one; `TINKER_API_KEY`, else `credential_cmd`,
-            else the default of
-            `~/.tinker/credentials.json`. The hosted service wants one; other servers may not. Never
-            shown in a repr.
-        project_id: the project that sessions belong to; `TINKER_PROJECT_ID`.
-        tags: tags of the session; `TINKER_TAGS`, comma-separated.
-        user_metadata: facts of your own, kept with each session.
+        profile: the name of a table of settings in the file; by default `TINKEX_PROFILE`, else the
+            profile that the file names.
+        base_url: the URL of the server; by default `TINKER_BASE_URL`, else the hosted service.
+            "local" is an embedded server in this process, which the first call starts.
+        credential_cmd: a shell command that prints an API key; by default `TINKER_CREDENTIAL_CMD`.
+            It runs when a key is first needed, and again if the server rejects the key.
+        api_key: an API key, or a function that returns one; by default `TINKER_API_KEY`, else
+            `credential_cmd`, else the default key of `~/.tinker/credentials.json`. The hosted
+            service requires one; other servers may not. It never appears in a repr.
+        project_id: the project that sessions belong to; by default `TINKER_PROJECT_ID`.
+        tags: tags of the session; by default `TINKER_TAGS`, comma-separated.
+        user_metadata: metadata of your own, kept with each session.
         timeout: seconds for an ordinary HTTP call.
         connect_timeout: seconds to connect.
-        max_retries: how often a failed call is sent again: `retry.max_attempts` less one, and goes
-            before it.
-        progress_timeout: seconds after which what waits for the server gives up: both
-            `retry.max_wait` and `poll.max_wait`.
-        retry: when a failed call is tried again.
-        poll: how results are waited for.
-        recovery: when `create_recoverable_run` saves, and what it recovers from, by default.
-        dialect: what the server speaks, by name or as a `Dialect`; by default it is found out. The
-            server's own flags go before it.
-        feature_gates: single ways of the server's that are known better than it says
-            (`tinkex.dialects.feature_gates`): `bulk_results` turns
-            one on, `-bulk_results` off; `TINKER_FEATURE_GATES`, comma-separated.
-        chunk_limits: how a batch is split into requests; by default what the server says, else
-            `ChunkLimits()`.
-        heartbeat_interval: seconds between heartbeats of a session.
-        verify_checkpoints: whether a save is followed by a forward of one small datum, which a load
-            is compared with; by default on
-            servers whose loads were not measured to be true, and whose forward is known to change
-            nothing.
-        telemetry: whether the server is told how sessions went (`tinkex.telemetry`);
-            `TINKER_TELEMETRY`. By default only the hosted one.
-        log_level: "debug", "info", "warning" or "error": shows tinkex's log from this level on;
-            `TINKER_LOG`.
-        dump_headers: whether the headers of each request are logged, keys hidden.
+        max_retries: the number of times that a failed call is retried; replaces
+            `retry.max_attempts`, which also counts the first attempt.
+        progress_timeout: seconds that a call may last; replaces both `retry.max_wait` and
+            `poll.max_wait`.
+        retry: when a failed call is retried.
+        poll: how often and how long a client polls for a result.
+        recovery: the default policy of `create_recoverable_run`.
+        dialect: the dialect of the server, as a name or a `Dialect`; by default it is detected.
+            The server's own flags take precedence.
+        feature_gates: features of the server to turn on or off, whatever it says itself (see
+            `tinkex.dialects.feature_gates`): `bulk_results` turns one on, `-bulk_results` turns it
+            off; by default `TINKER_FEATURE_GATES`, comma-separated.
+        chunk_limits: the limits by which a batch is split into requests; by default those of the
+            server, else `ChunkLimits()`.
+        heartbeat_interval: seconds between the heartbeats of a session.
+        verify_checkpoints: whether each save is followed by a forward pass over one small datum, so
+            that a later load can be verified. By default only on servers whose loads have not been
+            measured to be correct, and whose forward pass is known to change nothing.
+        telemetry: whether the server is told how sessions ended; by default `TINKER_TELEMETRY`,
+            else only the hosted service is.
+        log_level: "debug", "info", "warning" or "error": the level from which tinkex's log is
+            shown; by default `TINKER_LOG`.
+        dump_headers: whether the headers of each request are logged, with secrets masked.
         default_headers: headers to add to every request.
         default_query: query parameters to add to every request.
-        cf_access_client_id, cf_access_client_secret: for a server behind Cloudflare Access;
-            `CLOUDFLARE_ACCESS_CLIENT_ID`, `…_SECRET`.
-        proxy: the URL of an HTTP proxy; `TINKEX_PROXY`, else, for servers off this machine,
-            `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`
-            with the exceptions of `NO_PROXY`.
-        proxy_headers: headers for the proxy alone.
-        http_limits: how many connections there may be.
-        http_transport: what carries the requests instead of a connection of our own, for tests.
+        cf_access_client_id, cf_access_client_secret: credentials for a server behind Cloudflare
+            Access; by default `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`.
+        proxy: the URL of an HTTP proxy; by default `TINKEX_PROXY`, else, for servers on other
+            machines, `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`, with the exceptions of `NO_PROXY`.
+        proxy_headers: headers that are sent to the proxy only.
+        http_limits: limits on connections, answers and downloads.
+        http_transport: a transport that replaces the client's own connections, for tests.
         sources: the environment and the files, for tests.
 
     Raises:
-        ConfigError: a value is missing or not allowed; it names the setting or the variable, the
-            value and what is allowed.
+        ConfigError: a value is missing or not allowed. The message names the setting or the
+            variable, the value and what is allowed.
     """
 
     profile: str | None = None
@@ -241,25 +237,27 @@ class Config:
 
     @property
     def sends_telemetry(self) -> bool:
-        """Whether the server is told how sessions went."""
+        """Whether the server is told how sessions ended."""
         return self.is_hosted if self.telemetry is None else self.telemetry
 
     @property
     def proxies(self) -> Proxies:
-        """Through which proxy each URL is asked for."""
+        """The proxies, from which `Proxies.of` chooses one for a URL."""
         if self.proxy is not None:
             return Proxies(Proxy(self.proxy, validators.name_of(self, "proxy")))
         return Proxies.of_environment(self.sources.environment)
 
     def describe(self) -> Description:
-        """Every setting with its value and where it comes from; what is secret is hidden. Its text
-        is a table.
+        """Returns every setting with its value and its source, with secrets masked.
+
+        `str()` of the result is a table.
         """
         return describe(self, self.sources, GROUPS)
 
     def without_secrets(self) -> dict[str, Any]:
-        """The settings that may be sent to another process, which takes the key from its own
-        environment: `Config(**settings)`.
+        """Returns the settings that may be sent to another process, as arguments of `Config`.
+
+        The other process takes the API key from its own environment.
         """
         settings = {
             a.name: getattr(self, a.name) for a in fields(Config) if a.name not in _STAYS_HERE
@@ -274,19 +272,23 @@ class Config:
         if not (self.api_key or self.credential_cmd) and self.is_hosted:
             raise ConfigError(
                 "no API key for the hosted service",
-                advice="Set TINKER_API_KEY or pass api_key=…. To use a server of your own, which may need none, set "
-                "TINKER_BASE_URL or pass base_url=…; `tinkex serve` starts one.",
+                advice=(
+                    "Set TINKER_API_KEY or pass api_key=…. To use a server of your own, which may "
+                    "not need a key, set TINKER_BASE_URL or pass base_url=…; `tinkex serve` starts "
+                    "one."
+                ),
             )
         if (self.cf_access_client_id is None) != (self.cf_access_client_secret is None):
             raise ConfigError(
-                "cf_access_client_id and cf_access_client_secret go together, and one of them is missing"
+                "cf_access_client_id and cf_access_client_secret must be set together, and one of "
+                "them is missing"
             )
         if self.proxy_headers and not self.proxies:
             raise ConfigError(
-                "proxy_headers without a proxy go nowhere",
-                advice="Give proxy=…, or set TINKEX_PROXY.",
+                "proxy_headers are set, but no proxy is",
+                advice="Pass proxy=…, or set TINKEX_PROXY.",
             )
-        self.proxies.of(self.base_url)  # one that is not spoken to shows here
+        self.proxies.of(self.base_url)  # raises for a proxy of an unsupported kind
 
     def __copy__(self) -> Self:
         return self
@@ -304,20 +306,19 @@ def configured(
     api_key: ApiKey | None,
     more: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Returns the settings given, with `base_url`, `api_key` and `more` in place of their own where
-    these are not None.
+    """Returns `config`, or a new `Config`, with those of the other arguments that are not None.
 
     Raises:
-        InvalidInputError: the base URL is no text: a `Config`, or what another client takes in its
-            place.
+        InvalidInputError: the base URL is not a string, for example because a `Config` was passed
+            in its place.
     """
     if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         meant = {Config: "config=…", dict: "user_metadata=…"}.get(
             type(base_url), "base_url='http://…'"
         )
         raise InvalidInputError(
-            f"base_url must be a text, found {type(base_url).__name__}",
-            advice=f"Give it by its name: {meant}",
+            f"base_url must be a string, found {type(base_url).__name__}",
+            advice=f"Pass the argument by name: {meant}.",
         )
     named = {"base_url": base_url, "api_key": as_secret(api_key), **(more or {})}
     given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
@@ -329,7 +330,7 @@ def _restore(settings: Mapping[str, Any]) -> Config:
 
 
 def known_names() -> frozenset[str]:
-    """Those that a profile may have."""
+    """Returns the names of the settings that a profile may contain."""
     single = {a.name for a in fields(Config)} - GROUPS.keys() - _NOT_IN_FILES
     return frozenset(
         single | {f"{group}.{item}" for group, (_, items) in GROUPS.items() for item in items}

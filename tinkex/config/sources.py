@@ -1,10 +1,11 @@
-"""`Sources`: where settings that are not given come from, read once: the environment, a profile,
-the stored keys.
+"""`Sources`: the environment, a profile and the stored keys, from which settings that are not given
+as arguments come. They are read once.
 
 TINKER_*, CLOUDFLARE_*    variables that other Tinker clients know, too
-TINKEX_*                  the others: TINKEX_TIMEOUT, TINKEX_RETRY_MAX_ATTEMPTS, …
-a profile                 a table [profiles.NAME] of ~/.config/tinkex/config.toml, with the names of
-`Config` the stored keys           ~/.tinker/credentials.json, for the key alone
+TINKEX_*                  variables of tinkex: TINKEX_TIMEOUT, TINKEX_RETRY_MAX_ATTEMPTS, …
+a profile                 a table [profiles.NAME] of ~/.config/tinkex/config.toml, whose entries
+                          have the names of the fields of `Config`
+the stored keys           ~/.tinker/credentials.json, for the API key only
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _SHARED_VARIABLES = {
     "cf_access_client_secret": "CLOUDFLARE_ACCESS_CLIENT_SECRET",
 }
 _OTHER_VARIABLES = frozenset({"TINKEX_PROFILE", "TINKEX_SERVER_API_KEYS"})
-"""Variables of this project that are no settings of a client."""
+"""Variables of this project that are not settings of a client."""
 _MAY_HOLD_PASSWORD = re.compile("proxy|header|query|_cmd|client_id", re.IGNORECASE)
 SECRET = frozenset(
     {
@@ -54,42 +55,45 @@ SECRET = frozenset(
         "default_query",
     }
 )
-"""Settings whose wrong values are not shown."""
+"""Settings whose values do not appear in error messages."""
 
 
 def variable(name: str) -> str:
-    """The variable of the environment for a setting: `retry.max_wait` is TINKEX_RETRY_MAX_WAIT."""
+    """Returns the variable of a setting, such as TINKEX_RETRY_MAX_WAIT for `retry.max_wait`."""
     return _SHARED_VARIABLES.get(name) or f"TINKEX_{name.upper().replace('.', '_')}"
 
 
 @frozen
 class Found:
-    """A value and where it was found; `name` is what its user knows the setting by."""
+    """A value with its source. `name` is the name by which the source calls the setting."""
 
     value: Any
     origin: str
     name: str
     rank: int
-    """Lower ones go first."""
+    """The precedence of the source; a lower rank comes first."""
 
 
 @define(eq=False)
 class Sources:
-    """The environment and a profile. Remembers what was taken from where, for `Config.describe`."""
+    """The environment and a profile. Each setting's source is recorded for `Config.describe`."""
 
     environment: Mapping[str, str] = field(factory=dict[str, str], repr=False)
-    """Only the variables that are set to something: an empty one counts as unset."""
+    """The variables that are not empty: an empty variable counts as unset."""
     profile: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
     profile_name: str = ""
     found: dict[str, Found] = field(init=False, factory=dict[str, Found], repr=False)
 
     @classmethod
     def read(cls, profile: str | None) -> Sources:
-        """Those of this process.
+        """Reads the environment of this process and a profile.
 
         Args:
-            profile: its name; by default TINKEX_PROFILE, else the one that the file names as its
-                `profile`, if any.
+            profile: the name of the profile; by default TINKEX_PROFILE, else the entry `profile` of
+                the file, if any.
+
+        Raises:
+            ConfigError: the profile does not exist, or the file cannot be read.
         """
         environment = {
             name: _kept(name, value.strip()) for name, value in os.environ.items() if value.strip()
@@ -102,16 +106,17 @@ class Sources:
             return cls(environment)
         profiles = file.get("profiles", {})
         if name not in profiles:
-            known = f"it has {', '.join(profiles)}" if profiles else "it has none"
+            known = f"it has {', '.join(profiles)}" if profiles else "it has no profiles"
             raise ConfigError(
                 f"there is no profile {name!r} in {path}: {known}",
-                advice=f"Write a table [profiles.{name}] there.",
+                advice=f"Add a table [profiles.{name}] to the file.",
             )
         return cls(environment, profiles[name], f"profile {name} of {path}")
 
     def find(self, name: str, read: Callable[[object], T]) -> Found | None:
-        """The first that there is, remembered. Raises `ConfigError` for one that `read` does not
-        take.
+        """Returns the value of a setting from the first source that has it, or None; records it.
+
+        Raises `ConfigError` for a value that `read` does not accept.
         """
         text, value = self.environment.get(variable(name)), self._in_profile(name)
         if text is not None:
@@ -125,12 +130,12 @@ class Sources:
         return self.found[name]
 
     def value(self, name: str, read: Callable[[object], Any], default: Any = None) -> Any:
-        """The first that there is, else the default."""
+        """Returns the value of a setting from the first source that has it, else the default."""
         found = self.find(name, read)
         return self.note(name, default, "default") if found is None else found.value
 
     def note(self, name: str, value: Any, origin: str) -> Any:
-        """Remembers a value that comes from elsewhere, and returns it."""
+        """Records a value that comes from elsewhere, and returns it."""
         self.found[name] = Found(value, origin, name, 2)
         return value
 
@@ -140,8 +145,10 @@ class Sources:
         kind: Callable[..., T],
         readers_by_field: Mapping[str, Callable[[object], Any]],
     ) -> T:
-        """Settings that belong together, each with a variable and an entry in the profile's table
-        of this name.
+        """Returns a group of settings.
+
+        Each setting has an environment variable of its own, and an entry in the profile's table
+        `name`.
         """
         given = {item: self.find(f"{name}.{item}", read) for item, read in readers_by_field.items()}
         taken = {item: found for item, found in given.items() if found is not None}
@@ -156,12 +163,12 @@ class Sources:
         return made
 
     def origin(self, name: str, value: object) -> str:
-        """Where the value of a setting comes from."""
+        """Returns the source of the value of a setting."""
         found = self.found.get(name)
         return found.origin if found is not None and found.value == value else "argument"
 
     def check_names(self, known: frozenset[str]) -> None:
-        """Raises `ConfigError` for an entry of the profile that is no setting."""
+        """Raises `ConfigError` for an entry of the profile that is not a setting."""
         entries = {
             f"{name}.{inner}" if isinstance(value, Mapping) and name not in known else name
             for name, value in self.profile.items()
@@ -169,14 +176,12 @@ class Sources:
         }
         if unknown := sorted(entries - known):
             raise ConfigError(
-                f"{', '.join(unknown)} in {self.profile_name}: no such setting",
-                advice=f"There are {', '.join(sorted(known))}.",
+                f"{', '.join(unknown)} in {self.profile_name}: unknown setting",
+                advice=f"Known settings are {', '.join(sorted(known))}.",
             )
 
     def warn_of_misspelt(self, known: frozenset[str]) -> None:
-        """Logs each variable that is set and looks like one of ours, but is none: it has no
-        effect.
-        """
+        """Logs a warning for each environment variable that looks like a misspelt one of tinkex."""
         ours = {*map(variable, known), *_SHARED_VARIABLES.values(), *_OTHER_VARIABLES}
         for name in sorted(self.environment.keys() - ours):
             if name.startswith("TINK") and (near := _nearest(name, ours)):
@@ -189,12 +194,15 @@ class Sources:
 
 
 def _nearest(name: str, known: Collection[str]) -> str | None:
-    """Returns the known name that a slip of the pen makes of `name`, if there is one."""
+    """Returns the known name of which `name` is a likely misspelling, or None."""
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.9)), None)
 
 
 def readers_of(kind: type, **others: Callable[[object], Any]) -> dict[str, Callable[[object], Any]]:
-    """How the numbers of a class of settings are read, by their types; `others` are no numbers."""
+    """Returns the parser of each numeric field of a settings class, chosen by its type.
+
+    `others` are the parsers of the fields that are not numbers.
+    """
     by_type = {
         "int": parsers.whole_number,
         "int | None": parsers.whole_number,
@@ -214,7 +222,7 @@ def _taken(
     except ValueError as error:
         shown = "" if name in SECRET else f"{value!r}, "
         raise ConfigError(
-            f"{known_as} is {shown}not {error}", advice="Set it right, or remove it."
+            f"{known_as} is {shown}not {error}", advice="Correct or remove it."
         ) from None
 
 
@@ -223,7 +231,7 @@ def _config_file(environment: Mapping[str, str]) -> Path | None:
         return Path(folder) / "tinkex" / "config.toml"
     try:
         return Path.home() / ".config" / "tinkex" / "config.toml"
-    except RuntimeError:  # a user without a home
+    except RuntimeError:  # the user has no home directory
         return None
 
 
@@ -237,12 +245,12 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _kept(name: str, value: str) -> str:
-    """The value of a variable, which tracebacks do not show where it may be a secret."""
+    """Returns the value of a variable, as a `Secret` if it may contain one."""
     return Secret(value) if is_secret(name) or _MAY_HOLD_PASSWORD.search(name) else value
 
 
 def stored_key() -> Found | None:
-    """The default one of the stored keys."""
+    """Returns the default key of the stored keys, or None."""
     stored = credentials.load()
     if stored.default_key is None:
         return None

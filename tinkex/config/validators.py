@@ -1,5 +1,7 @@
-"""Validators of settings. Each raises `ConfigError` with the setting's name, or that of the
-variable it came from, and what is allowed.
+"""Validators of settings.
+
+Each raises a `ConfigError` that names the setting, or the variable that it came from, and the
+allowed values.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from tinkex.errors import ConfigError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOCAL = "local"
-"""The base URL of a server in this process, which the first call starts."""
+"""The base URL of an embedded server in this process, which the first call starts."""
 
 
 def positive(settings: object, attribute: Any, value: float) -> None:
@@ -32,8 +34,8 @@ def not_negative(settings: object, attribute: Any, value: float) -> None:
 
 
 def name_of(settings: object, attribute: str) -> str:
-    """What its user knows a setting by: the variable, or the profile, that its value came from,
-    else `Config.timeout`.
+    """Returns the name of a setting for messages: the variable or profile entry that its value came
+    from, else a name like `Config.timeout`.
     """
     sources = getattr(settings, "sources", None)
     found = sources.found.get(attribute) if sources is not None else None
@@ -63,13 +65,16 @@ def base_url(_config: object, attribute: Any, url: str) -> None:
     if not _is_http(url):
         raise ConfigError(
             f"{attribute.name} {without_password(url)!r} is not an http(s) URL",
-            advice="Give it as http://host:port, in TINKER_BASE_URL or as base_url=…; `tinkex serve` prints the one to use. 'local' "
-            "starts a server in this process.",
+            advice=(
+                "Set TINKER_BASE_URL or pass base_url=… in the form http://host:port; `tinkex "
+                "serve` prints the URL to use. 'local' starts a server in this process."
+            ),
         )
     if "@" in urlsplit(url).netloc:
         raise ConfigError(
-            f"{attribute.name} {without_password(url)!r} holds a password, which would be seen in logs",
-            advice="Give it as default_headers={'Authorization': 'Basic …'}.",
+            f"{attribute.name} {without_password(url)!r} contains a password, which would appear "
+            "in logs",
+            advice="Pass default_headers={'Authorization': 'Basic …'} instead.",
         )
 
 
@@ -78,7 +83,7 @@ def proxy(config: object, attribute: Any, url: str | None) -> None:
         name = name_of(config, attribute.name)
         raise ConfigError(
             f"{name} {without_password(url)!r} is not an http(s) URL",
-            advice="Other proxies are not spoken to.",
+            advice="Only HTTP proxies are supported.",
         )
 
 
@@ -100,16 +105,18 @@ def pairs(config: object, attribute: Any, given: Mapping[str, str]) -> None:
     for name, value in cast("Mapping[object, object]", given).items():
         if not (isinstance(name, str) and isinstance(value, str)):
             raise ConfigError(
-                f"{name_of(config, attribute.name)} must be texts by their names; {name!r} is not"
+                f"{name_of(config, attribute.name)} must map strings to strings; the entry "
+                f"{name!r} does not"
             )
 
 
 def header_value(config: object, attribute: Any, value: object) -> None:
-    """Of a secret, which is not shown."""
+    """Checks the value of a header without showing it, because it may be secret."""
     if isinstance(value, str) and not (value.isascii() and value.isprintable()):
         raise ConfigError(
-            f"{name_of(config, attribute.name)} holds characters that no header can carry",
-            advice="Was it copied whole?",
+            f"{name_of(config, attribute.name)} contains characters that are not "
+            "allowed in a header",
+            advice="Check that it was copied correctly.",
         )
 
 

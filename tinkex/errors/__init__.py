@@ -1,38 +1,39 @@
-"""Everything that tinkex raises on its own account.
+"""The exceptions of tinkex.
 
     TinkexError
-    ├── ConfigError                    a setting is missing or wrong; nothing was sent       (also a
-    ValueError) ├── CredentialError                the function or the command for the key gave
-    none; nothing was sent ├── InvalidInputError              an argument is wrong; nothing was sent
-    (also a ValueError) │   └── ArgumentError                  it is of another kind, or has no such
-    name        (also a TypeError) ├── ClientClosedError              the client was closed before
-    the call             (also a RuntimeError) ├── UnsupportedByServer            this server cannot
-    do it; nothing was sent        (also a RuntimeError) ├── APIError                       one
-    exchange with the server failed │   ├── APIConnectionError             no answer came │   │
-    └── APITimeoutError            no answer came in time │   ├── APIStatusError                 the
-    server refused: `status_code`, `body` │   │   ├── BadRequestError 400        ├── ConflictError
-    409 │   │   ├── AuthenticationError 401    ├── GoneError 410 │   │   ├── BillingError 402
-    ├── UnprocessableEntityError 422 │   │   ├── PermissionDeniedError 403  ├── RateLimitError 429 │
-    │   └── NotFoundError 404          └── InternalServerError 5xx │   └──
-    APIResponseValidationError     the server's answer is not of the contract's form │       └──
-    UnreadableAnswerError      not even its bytes could be read: it is not in the encoding that it
-    names │           └── AnswerTooLargeError    it is larger than the bound of its call, as sent or
-    when expanded ├── NotATinkerServerError          the base URL leads to something else ├──
-    RequestFailedError             the server took the request, and the work failed ├──
-    WaitTimeoutError               the work did not end in the time allowed             (also a
-    TimeoutError) ├── StepOutcomeUnknown             a training request was sent and nobody knows
-    whether it was applied ├── ResultLostError                the server did the work, and the
-    result was lost on the way ├── ServerStateLostError           the server has forgotten what the
-    model learned since it was last saved ├── RequestSkippedError            not sent, since an
-    earlier one that it was queued behind was refused ├── ClientPoisonedError            an earlier
-    training request ended in doubt, so no later one is sent (a RuntimeError) ├──
-    CheckpointMismatchError        a load was answered with success, and the model does not hold
-    what was saved ├── RecoveryFailedError            a run could not go back to a saved state └──
-    CheckpointDownloadError        what came of a checkpoint is not whole, or not safe to unpack;
-    nothing of it was kept
+    ├── ConfigError                  a setting is missing or wrong             (also a ValueError)
+    ├── CredentialError              the function or command for the API key gave no key
+    ├── InvalidInputError            an argument is wrong                      (also a ValueError)
+    │   └── ArgumentError            an argument has a wrong type or name       (also a TypeError)
+    ├── ClientClosedError            the client was closed before the call   (also a RuntimeError)
+    ├── UnsupportedByServer          the server does not offer the operation (also a RuntimeError)
+    ├── APIError                     one exchange with the server failed
+    │   ├── APIConnectionError       no answer came
+    │   │   └── APITimeoutError      no answer came in time
+    │   ├── APIStatusError           the server answered with an error status
+    │   │   ├── BadRequestError 400        ├── ConflictError 409
+    │   │   ├── AuthenticationError 401    ├── GoneError 410
+    │   │   ├── BillingError 402           ├── UnprocessableEntityError 422
+    │   │   ├── PermissionDeniedError 403  ├── RateLimitError 429
+    │   │   └── NotFoundError 404          └── InternalServerError 5xx
+    │   └── APIResponseValidationError     the answer does not have the form of the contract
+    │       └── UnreadableAnswerError      the answer cannot be decoded
+    │           └── AnswerTooLargeError    the answer exceeds the size limit of its call
+    ├── NotATinkerServerError        the base URL leads to something else
+    ├── RequestFailedError           the server accepted the request, and its work failed
+    ├── WaitTimeoutError             the work did not end in the time allowed (also a TimeoutError)
+    ├── StepOutcomeUnknown           a training request was sent; whether it was applied is unknown
+    ├── ResultLostError              the server did the work, and its result was lost on the way
+    ├── ServerStateLostError         the server lost what the model learned since its last save
+    ├── RequestSkippedError          a request was not sent, because an earlier one failed
+    ├── ClientPoisonedError          an earlier training request has an unknown outcome, so that
+    │                                the client sends no more of them         (also a RuntimeError)
+    ├── CheckpointMismatchError      a load succeeded, but the model has other weights
+    ├── RecoveryFailedError          a run could not go back to a saved state
+    └── CheckpointDownloadError      a downloaded checkpoint is incomplete or not safe to unpack
 
-Each says in `fault` whose it is and in `retryable` whether the same call may work later. All of
-them can be pickled.
+Every error has an attribute `fault`, which says who caused it, and an attribute `retryable`, which
+says whether the same call may succeed later. All of them can be pickled.
 """
 
 from __future__ import annotations
@@ -50,18 +51,18 @@ Fault = Literal["user", "server", "network", "unknown"]
 
 
 class TinkexError(Exception):
-    """The root: catch it to catch all. `operation` and `request_id` name the call where there was
-    one.
+    """The base class of all errors of tinkex.
 
-    `message` says what failed, `advice` what to do next; `str()` gives both.
+    `message` says what failed and `advice` what to do next; `str()` contains both. `operation` and
+    `request_id` identify the failed call, or are None.
     """
 
     fault: Fault = "unknown"
     retryable: bool = False
     wait: WaitFacts | None = None
-    """What was waited for, and whose the wait was, where that took long before this was raised."""
+    """The facts of the wait before the error, if the call waited long; otherwise None."""
     delivered: bool = False
-    """Whether the future of a call has given it to the user, who may know of it from then on."""
+    """Whether the future of a call has raised or returned the error to the user."""
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class TinkexError(Exception):
 
 
 def _restore(cls: type[TinkexError], args: tuple[Any, ...], state: dict[str, Any]) -> TinkexError:
-    """Unpickles without calling `__init__`, whose keywords differ from class to class."""
+    """Restores a pickled error without `__init__`, whose keywords differ between the classes."""
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -103,40 +104,40 @@ def _restore(cls: type[TinkexError], args: tuple[Any, ...], state: dict[str, Any
 
 
 class ConfigError(TinkexError, ValueError):
-    """A setting is missing or wrong; the message names it, its value and what is allowed."""
+    """A missing or wrong setting. The message names the setting, its value and what is allowed."""
 
     fault = "user"
 
 
 class CredentialError(TinkexError):
-    """The function or the command that is to give the key failed, or gave none. Nothing was
-    sent.
+    """A failure of the function or command that supplies the API key, or an empty key from it.
+
+    Nothing was sent.
     """
 
     fault = "user"
 
 
 class InvalidInputError(TinkexError, ValueError):
-    """An argument is wrong; the message names the datum's index and the field. Nothing was sent."""
+    """A wrong argument. The message names the datum's index and the field. Nothing was sent."""
 
     fault = "user"
 
 
 class ArgumentError(InvalidInputError, TypeError):
-    """An argument of another kind than the call takes, or of a name that it does not have. Nothing
-    was sent.
-    """
+    """An argument of a wrong type, or a keyword that the call does not have. Nothing was sent."""
 
 
 class ClientClosedError(TinkexError, RuntimeError):
-    """The client, or the service client that made it, was closed before this call."""
+    """A call of a client that was closed, or whose service client was closed."""
 
     fault = "user"
 
 
 class UnsupportedByServer(TinkexError, RuntimeError):
-    """This server cannot do it: `server` names its dialect, `operation` the call, and `advice` says
-    what to do instead.
+    """An operation that this server does not offer.
+
+    `server` names the server's dialect, `operation` the call, and `advice` says what to do instead.
     """
 
     fault = "server"
@@ -147,14 +148,15 @@ class UnsupportedByServer(TinkexError, RuntimeError):
 
 
 FailurePoint = Literal["connecting", "unsent", "unanswered", "answered"]
-"""Where an exchange died: before there was a connection, before a byte was sent, before a byte came
-back, within the answer.
+"""The point at which an exchange failed: before a connection existed, before a byte was sent,
+before a byte of the answer arrived, or within the answer.
 """
 
 
 class APIError(TinkexError):
-    """One exchange with the server failed. `request` and `body` are there where a program made the
-    error of them.
+    """A failed exchange with the server.
+
+    `request` is set only on an error that a program created with a request.
     """
 
     request: httpx.Request | None = None
@@ -171,10 +173,10 @@ class APIError(TinkexError):
 
 
 class APIConnectionError(APIError):
-    """No answer came: the server is not there, or the connection broke. `failure_point` tells how far the
-    exchange got.
+    """A request without an answer: the server is unreachable, or the connection broke.
 
-    A program that raises one itself may give a request of httpx, before the message or after it.
+    `failure_point` tells how far the exchange got. A program that raises this error itself may pass
+    an httpx request, before the message or after it.
     """
 
     fault = "network"
@@ -210,15 +212,15 @@ class APIConnectionError(APIError):
 
 
 class APITimeoutError(APIConnectionError):
-    """No answer came in the time allowed by `Config.timeout`."""
+    """A request without an answer in the time that `Config.timeout` allows."""
 
 
 class APIStatusError(APIError):
-    """The server answered with an error status. `body` is the parsed answer, or its text; `headers`
-    are the answer's.
+    """An answer with an error status.
 
-    A program that raises one itself, as a proxy or a test does, may give an answer of httpx instead
-    of status and headers, by position too: `BadRequestError("no such loss", response, None)`.
+    `body` is the parsed body of the answer, or its text; `headers` are the headers of the answer. A
+    program that raises this error itself, such as a proxy or a test, may pass an httpx response in
+    place of status and headers: `BadRequestError("no such loss", response, None)`.
 
     Raises:
         TypeError: neither `status_code` nor `response` is given.
@@ -242,19 +244,18 @@ class APIStatusError(APIError):
             status_code = response.status_code if status_code is None else status_code
             headers = dict(response.headers) if headers is None else headers
         if status_code is None:
-            raise TypeError(
-                f"{type(self).__name__} needs status_code=…, or response=… which has it"
-            )
+            raise TypeError(f"{type(self).__name__} needs status_code=… or response=…")
         self.status_code = status_code
         self.headers = headers or {}
 
     @property
     def response(self) -> httpx.Response:
-        """The answer, as httpx has it: made of status, headers and body, but for one that a program
-        gave itself.
+        """The answer as an httpx response.
+
+        It is built from status, headers and body, unless a program passed its own.
         """
         if self._response is None:
-            import httpx  # here, since it takes its time to import
+            import httpx  # here, because the import is slow
 
             headers = {
                 name: value
@@ -269,73 +270,73 @@ class APIStatusError(APIError):
 
 
 _OF_THE_BYTES = ("content-encoding", "content-length", "transfer-encoding")
-"""Headers that are not of the answer's content."""
+"""Headers that describe the encoded bytes, and not the decoded body."""
 
 
 class BadRequestError(APIStatusError):
-    """400: the server understood the request and refuses it."""
+    """An answer with status 400: the server understood the request and refuses it."""
 
     fault = "user"
 
 
 class AuthenticationError(APIStatusError):
-    """401: no key, or one that the server does not know."""
+    """An answer with status 401: the API key is missing or unknown to the server."""
 
     fault = "user"
 
 
 class BillingError(APIStatusError):
-    """402: the account cannot pay."""
+    """An answer with status 402: the account cannot pay."""
 
     fault = "user"
     retryable = True
 
 
 class PermissionDeniedError(APIStatusError):
-    """403: the key is known and may not do this."""
+    """An answer with status 403: the API key does not permit the operation."""
 
     fault = "user"
 
 
 class NotFoundError(APIStatusError):
-    """404: no such thing, or no such route on this server."""
+    """An answer with status 404: the object, or the route, does not exist on this server."""
 
     fault = "user"
 
 
 class ConflictError(APIStatusError):
-    """409: the request does not fit the server's state."""
+    """An answer with status 409: the request conflicts with the state of the server."""
 
 
 class GoneError(APIStatusError):
-    """410: it was there and is no more: a finished session, a result past its time."""
+    """An answer with status 410: the object existed, such as a session or a result, and is gone."""
 
 
 class UnprocessableEntityError(APIStatusError):
-    """422: the request's body is not of the form that this server wants."""
+    """An answer with status 422: the body of the request does not have the required form."""
 
     fault = "user"
 
 
 class RateLimitError(APIStatusError):
-    """429: too many requests, and waiting for as long as `Config.retry` allows did not help."""
+    """An answer with status 429: too many requests, also after all retries of `Config.retry`."""
 
     fault = "server"
     retryable = True
 
 
 class InternalServerError(APIStatusError):
-    """5xx: the server failed."""
+    """An answer with a status of 500 or above: the server failed."""
 
     fault = "server"
     retryable = True
 
 
 class APIResponseValidationError(APIError):
-    """The server's answer is not of the contract's form.
+    """An answer that does not have the form of the contract.
 
-    A program that raises one itself may give an answer of httpx in place of the message, or beside
-    it.
+    A program that raises this error itself may pass an httpx response in place of the message, or
+    in addition to it.
     """
 
     fault = "server"
@@ -351,27 +352,31 @@ class APIResponseValidationError(APIError):
     ) -> None:
         if message is not None and not isinstance(message, str):
             message, response = None, message
-        super().__init__(message or "the answer is not of the contract's form", body=body, **facts)
+        super().__init__(
+            message or "the answer does not have the form of the contract", body=body, **facts
+        )
         if response is not None:
             self.response = response
 
     @property
     def status_code(self) -> int | None:
-        """The answer's, where the error was made of one."""
+        """The status of the answer; None unless a program passed the response."""
         return None if self.response is None else self.response.status_code
 
 
 class UnreadableAnswerError(APIResponseValidationError):
-    """An answer came, and its bytes cannot be read: it is not in the encoding that it names. It may
-    be damaged on the way.
+    """An answer that does not have the encoding that its headers name.
+
+    It may have been damaged on the way.
     """
 
     retryable = True
 
 
 class AnswerTooLargeError(UnreadableAnswerError):
-    """An answer is larger than the bound of its call, as sent or when it is expanded. The rest of
-    it was not read.
+    """An answer that is larger than its call allows, before or after decompression.
+
+    The rest of the answer was not read.
     """
 
     retryable = False
@@ -379,11 +384,11 @@ class AnswerTooLargeError(UnreadableAnswerError):
     def __init__(self, message: str, *, bound: int, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.bound = bound
-        """Bytes."""
+        """The limit, in bytes."""
 
 
 class NotATinkerServerError(TinkexError):
-    """Something answers at the base URL, but it does not speak the Tinker API."""
+    """A base URL at which something answers that does not speak the Tinker API."""
 
     fault = "user"
 
@@ -392,8 +397,9 @@ FailureCategory = Literal["user", "server", "unknown"]
 
 
 class RequestFailedError(TinkexError):
-    """The server took the request, and the work failed. `category` is the server's own word on
-    whose fault it is.
+    """A request that the server accepted, and whose work failed.
+
+    `category` says whose fault it is, according to the server.
     """
 
     def __init__(
@@ -408,18 +414,19 @@ class RequestFailedError(TinkexError):
         super().__init__(message, request_id=request_id, **facts)
         self.category: FailureCategory = category
         self.state_loss = state_loss
-        """Where the server has lost steps of the model, as the message says, which loss of its it
-        was.
+        """A number that identifies the event in which the server lost steps of the model.
+
+        It is None if the server lost none.
         """
         self.fault = category
         self.retryable = category == "server"
 
 
 class WaitTimeoutError(TinkexError, TimeoutError):
-    """The work did not end in the time allowed. It may still end: the request is not cancelled by
-    this.
+    """A wait that exceeded the time allowed.
 
-    `wait` says what was waited for, and how many seconds of it were whose.
+    The request is not cancelled, so that its work may still end. `wait` says what the call waited
+    for, and how many seconds each cause took.
     """
 
     fault = "server"
@@ -430,7 +437,7 @@ class WaitTimeoutError(TinkexError, TimeoutError):
     ) -> None:
         super().__init__(message, **facts)
         self.waited = waited
-        """Seconds."""
+        """The duration of the wait, in seconds."""
         self.wait = wait
         if wait is not None:
             self.fault = _FAULT_OF[wait.main_owner]
@@ -446,45 +453,52 @@ _FAULT_OF: Mapping[Owner, Fault] = {
 
 
 class StepOutcomeUnknown(TinkexError):
-    """A training request was sent, and no answer says whether it was applied. It must not be
-    repeated blindly.
+    """A training request that was sent, and of which no answer says whether it was applied.
+
+    Repeating it could apply it twice.
     """
 
 
 class ResultLostError(TinkexError):
-    """The server did the work, and the result was lost on the way. A training step is applied: go
-    on. A sample can be asked for again.
+    """A result that was lost on the way after the server had done the work.
+
+    A training step has been applied, so that training can continue. A sample can be requested
+    again.
     """
 
     fault = "network"
 
 
 class ServerStateLostError(TinkexError):
-    """The server has forgotten what the model learned since it was last saved: make a new training
-    client from there.
+    """The loss of everything that a model learned on the server since it was last saved.
+
+    To continue, create a new training client from the last saved state.
     """
 
     fault = "server"
 
 
 class RequestSkippedError(TinkexError):
-    """Not sent: a request called before it, and not awaited in between, was refused, or failed with
-    others since the server lost steps of the model (the cause). The model is as it was then.
+    """A request that was not sent because an earlier one failed.
+
+    The earlier request had not been awaited yet. The server refused it, or lost steps of the model;
+    its error is the cause of this one. The skipped request has not changed the model.
     """
 
 
 class ClientPoisonedError(TinkexError, RuntimeError):
-    """An earlier training request of this client ended in doubt (the cause), so no later one is
-    sent.
+    """A training request that was not sent because the outcome of an earlier one is unknown.
+
+    The error of the earlier request is the cause of this one.
     """
 
 
 class CheckpointMismatchError(TinkexError):
-    """The server says that it has loaded a checkpoint, and the model holds other weights than those
-    that were saved as `path`.
+    """A load that the server reports as successful, although the model has other weights than those
+    saved as `path`.
 
-    Loading it again does not help. `expected` and `seen` are logprobs of the same tokens: of the
-    model when it was saved, and as it was loaded.
+    Loading the checkpoint again does not help. `expected` and `seen` are logprobs of the same
+    tokens, by the model when it was saved and after it was loaded.
     """
 
     fault = "server"
@@ -505,15 +519,14 @@ class CheckpointMismatchError(TinkexError):
 
 
 class RecoveryFailedError(TinkexError):
-    """A run could not go back to a saved state, or did so again and again in vain. The cause is the
-    error that ended it.
+    """A run that could not go back to a saved state, or that failed again after each recovery.
+
+    The error that ended the run is the cause of this one.
     """
 
 
 class CheckpointDownloadError(TinkexError):
-    """A checkpoint was not fetched: what came is not what was promised, or not safe to unpack.
-    Nothing of it was kept.
-    """
+    """A downloaded checkpoint that is incomplete or not safe to unpack. Nothing of it was kept."""
 
     fault = "server"
 
@@ -532,8 +545,8 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
 
 
 def status_error_class(status_code: int) -> type[APIStatusError]:
-    """The class for an error status: the one of its own, `InternalServerError` for any 5xx, else
-    the base.
+    """Returns the error class for a status: the class of that status, `InternalServerError` for
+    500 and above, otherwise `APIStatusError`.
     """
     if status_code >= 500:
         return InternalServerError

@@ -1,4 +1,4 @@
-"""`hinted`: a call with a misspelt keyword says what was meant, and what there is."""
+"""A decorator, `hinted`, with which a call with a misspelt keyword suggests the right one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MEANT: Mapping[str, tuple[str, ...]] = {
     "labels": ("loss_fn_inputs",),
     "ttl": ("ttl_seconds",),
 }
-"""What other libraries call a parameter, and what it may be here."""
+"""Names that other libraries give a parameter, and the names that it may have here."""
 
 _SECRETS = frozenset(
     {
@@ -56,7 +56,7 @@ _SECRETS = frozenset(
         ),
     }
 )
-"""Parameters whose values are not to be seen."""
+"""Parameters whose values must not appear in tracebacks."""
 
 _INSIDE: Mapping[str, tuple[str, Collection[str]]] = {
     "sampling_params": (
@@ -68,12 +68,12 @@ _INSIDE: Mapping[str, tuple[str, Collection[str]]] = {
         ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "grad_clip_norm"),
     ),
 }
-"""Parameters that hold others."""
+"""Parameters that are objects, with the class and the names of its fields."""
 
 
 def hinted(cls: type[C]) -> type[C]:
-    """Has the constructor and the public methods of a class raise `ArgumentError` for a keyword
-    that they do not have.
+    """Makes the constructor and the public methods of a class raise `ArgumentError` for an unknown
+    keyword.
     """
     for name, function in list(vars(cls).items()):
         if (
@@ -120,16 +120,14 @@ def _hinting(function: Callable[..., Any], shown: str) -> Callable[..., Any]:
 
 
 def _hidden(kwargs: Mapping[str, Any], secrets: Collection[str]) -> dict[str, Any]:
-    """Returns the arguments of a constructor, hidden from those who look at the variables of its
-    frames.
-    """
+    """Returns the arguments of a constructor, with secrets hidden from dumps of local variables."""
     return {name: as_secret(value) if name in secrets else value for name, value in kwargs.items()}
 
 
 def _better(
     error: TypeError, function: Callable[..., Any], shown: str, given: Collection[str]
 ) -> ArgumentError | None:
-    """Returns an error that has the hint; None where the error is none of the call."""
+    """Returns an error with the hint; None if the arguments of the call are not the cause."""
     known = [
         p.name
         for p in signature(function).parameters.values()
@@ -141,7 +139,7 @@ def _better(
         return None
     return ArgumentError(
         f"{shown}() has no parameter {wrong!r}{_hint(wrong, known)}",
-        advice=f"Known are {', '.join(known)}.",
+        advice=f"Its parameters are {', '.join(known)}.",
     )
 
 
@@ -156,7 +154,7 @@ def _hint(wrong: str, known: Collection[str]) -> str:
             else next((name for name in _MEANT.get(wrong, ()) if name in names), None)
         )
         if holder in known and near:
-            return f": give it as {holder}={kind}({near}=…)"
+            return f": pass it as {holder}={kind}({near}=…)"
     meant = [
         *(name for name in _MEANT.get(wrong, ()) if name in known),
         *difflib.get_close_matches(wrong, known, n=1),

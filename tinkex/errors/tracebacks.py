@@ -1,6 +1,4 @@
-"""Tracebacks of errors that reach the user: without the frames of this package and its
-libraries.
-"""
+"""The shortening of tracebacks: errors reach the user without the frames of this package."""
 
 from __future__ import annotations
 
@@ -25,16 +23,15 @@ _OURS = frozenset(
         *("anyio", "asyncio", "concurrent", "contextlib", "ssl", "socket", "threading"),
     }
 )
-"""Packages in which a user has nothing to look for."""
+"""Packages whose frames do not help a user."""
 
 
 def shorten(error: BaseException) -> None:
-    """Takes the frames of this package out of an error of its own that is raised where the user
-    called.
+    """Removes the frames of this package from a `TinkexError` and its causes.
 
-    They, and those of its causes, go to the log at level DEBUG instead, so that the lines that
-    remain are the user's and the message. A frame of the user's own code, as of a function that was
-    passed in, keeps the whole traceback of its error.
+    The traceback then shows only the user's code and the message. The full traceback goes to the
+    log at level DEBUG. A traceback that contains a frame of the user's own code, such as a function
+    passed as an argument, is kept whole.
     """
     if isinstance(error, TinkexError):
         if logger.isEnabledFor(logging.DEBUG):

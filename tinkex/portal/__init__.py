@@ -1,3 +1,1 @@
-"""What lets any thread use the asyncio clients: the event loop in the background, and futures for
-threads.
-"""
+"""The portal: the background event loop and the futures of the blocking clients."""

@@ -1,4 +1,4 @@
-"""`APIFuture`: the result to come of a call of a blocking client, for any thread."""
+"""`APIFuture`: a thread-safe future of a call of a blocking client."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class APIFuture(Generic[T]):
-    """The result to come of one call of a blocking client. `result()` waits for it, in any thread,
-    now or later, once or often.
+    """A future of one call of a blocking client.
 
-    In an event loop it can be awaited, as an `AsyncAPIFuture` can.
+    `result()` waits for the result; it can be called from any thread and any number of times. In an
+    event loop, the future can also be awaited, like an `AsyncAPIFuture`.
     """
 
     def __init__(self, portal: Portal, begin: Callable[[], AsyncAPIFuture[T]]) -> None:
@@ -30,9 +30,9 @@ class APIFuture(Generic[T]):
         return self._delivered(asyncio.shield(asyncio.wrap_future(self._outcome))).__await__()
 
     async def result_async(self, timeout: float | None = None) -> T:
-        """As `result`, for a running event loop, which it does not hold up."""
+        """Returns what `result` returns, without blocking the event loop."""
         waiting = asyncio.wrap_future(self._outcome)
-        # seen, also where nobody waits any more
+        # Retrieves the error even if nobody waits any more, so that asyncio does not log it.
         waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         done, _ = await asyncio.wait([waiting], timeout=timeout)
         if not done:
@@ -40,12 +40,13 @@ class APIFuture(Generic[T]):
         return await self._delivered(waiting)
 
     async def coroutine(self) -> T:
-        """As an await of the future itself, for what takes coroutines alone."""
+        """Awaits the future, for functions that accept only coroutines."""
         return await self
 
     def future(self) -> Future[T]:
-        """For what works with futures of the standard library: `concurrent.futures.wait`,
-        executors. Cancelling it is `cancel()`.
+        """Returns a `concurrent.futures.Future`, for functions such as `concurrent.futures.wait`.
+
+        Its `cancel` does what `cancel` of this future does.
         """
         self._future.error_retrieved = True
         self._outcome.add_done_callback(
@@ -54,20 +55,20 @@ class APIFuture(Generic[T]):
         return self._outcome
 
     def result(self, timeout: float | None = None) -> T:
-        """The result, or raises the error.
+        """Waits for the result and returns it, or raises the error of the call.
 
         Args:
-            timeout: seconds to wait for it; by default as long as `Config.poll.max_wait` allows.
-                The request goes on when it is over.
+            timeout: seconds to wait; by default as long as `Config.poll.max_wait` allows. The
+                request continues after a timeout.
 
         Raises:
-            WaitTimeoutError: it is not there in time.
+            WaitTimeoutError: the result did not arrive in time.
             CancelledError: `cancel` was called.
         """
         try:
             return self._outcome.result(timeout)
         except TimeoutError as error:
-            if self._outcome.done():  # the work's own
+            if self._outcome.done():  # the error of the call itself
                 self._seen(error)
                 raise
             raise not_in_time(self._future.state, timeout or 0.0) from error
@@ -77,8 +78,9 @@ class APIFuture(Generic[T]):
             raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The error that `result` would raise, or None. Raises `WaitTimeoutError` and
-        `CancelledError` as it does.
+        """Waits for the outcome and returns the error of the call, or None.
+
+        Raises `WaitTimeoutError` and `CancelledError` like `result`.
         """
         try:
             return self._seen(self._outcome.exception(timeout))
@@ -89,12 +91,13 @@ class APIFuture(Generic[T]):
         return self._outcome.done()
 
     def cancel(self) -> bool:
-        """Stops waiting for the result; False when it is there already."""
+        """Stops waiting for the result. Returns False if the call has already ended."""
         return self._portal.call(self._future.cancel)
 
     def add_done_callback(self, callback: Callable[[APIFuture[T]], object]) -> None:
-        """Calls `callback(future)` in a worker thread once the result, or the error, is there; it
-        may make blocking calls.
+        """Calls `callback(future)` in a worker thread when the call has ended.
+
+        The callback may make blocking calls.
         """
         self._future.error_retrieved = True
 
@@ -107,17 +110,17 @@ class APIFuture(Generic[T]):
 
     @property
     def request_id(self) -> str | None:
-        """The server's name for the request; None until it took the request on."""
+        """The id of the request on the server; None until the server has accepted it."""
         return self._future.request_id
 
     @property
     def queue_state(self) -> str | None:
-        """How the request waits, in the server's words: `active`, `paused_capacity`,
+        """The queue state that the server reports: `active`, `paused_capacity` or
         `paused_rate_limit`.
         """
         return self._future.queue_state
 
-    if not TYPE_CHECKING:  # mypy would take it for any attribute, and lose the result's type
+    if not TYPE_CHECKING:  # hidden from mypy, which would type every attribute by it
 
         def __getattr__(self, name: str) -> NoReturn:
             raise AttributeError(no_result_yet(self, name, "call .result()"), name=name, obj=self)
@@ -139,7 +142,7 @@ class APIFuture(Generic[T]):
             self._outcome.cancel()
             self._outcome.set_running_or_notify_cancel()
         elif not self._outcome.set_running_or_notify_cancel():
-            task.exception()  # nobody is left to see it
+            task.exception()  # marks the error as retrieved: nobody waits for it
         elif error := task.exception():
             self._outcome.set_exception(error)
         else:
@@ -154,7 +157,7 @@ class APIFuture(Generic[T]):
             raise
 
     def _seen(self, error: BaseException | None) -> BaseException | None:
-        """Notes that the user gets the error of the call, or learns that there is none."""
+        """Records that the user has received the outcome of the call."""
         self._future.error_retrieved = True
         return deliver(error, self._future.state)
 

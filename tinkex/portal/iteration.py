@@ -1,6 +1,4 @@
-"""`iterate`: an asynchronous generator of the portal's loop, as an iterator for any other
-thread.
-"""
+"""`iterate`: an iterator, for any thread, over an asynchronous generator on the portal's loop."""
 
 from __future__ import annotations
 
@@ -18,13 +16,12 @@ T = TypeVar("T")
 
 
 def iterate(portal: Portal, begin: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-    """The items of the asynchronous generator that `begin` makes on the portal's loop, pulled one
-    at a time, or more where it has more `AtHand`.
+    """Returns an iterator over the async generator that `begin` creates on the portal's loop.
 
-    What `begin` raises is raised here, at the call. Leaving a `for` loop early closes the generator
-    and waits until it has ended, as soon as nothing refers to the iterator any more;
-    `contextlib.closing` does it without fail. An interrupt (Ctrl-C) while an item is waited for
-    ends the generator.
+    It pulls one item at a time, or several if the generator is an `AtHand`. An error of `begin` is
+    raised at the call. When the iterator is garbage-collected, for example after an early exit from
+    a `for` loop, it closes the generator and waits until it has ended; `contextlib.closing`
+    guarantees this. An interrupt (Ctrl-C) while waiting for an item ends the generator.
     """
     return _pull_all(portal, _Source(portal.call(begin)))
 
@@ -36,28 +33,31 @@ def _pull_all(portal: Portal, source: _Source[T]) -> Iterator[T]:
         if pulled.error is not None:
             raise pulled.error
     finally:
-        # Where the portal refuses there is nothing to close here: it was closed itself and has
-        # cancelled all, or this is the child of a fork, or the iterator is collected as garbage on
-        # the loop's thread, and asyncio then closes the generator.
+        # If the portal refuses the call, there is nothing to close: the portal was closed and has
+        # cancelled everything, or this process is a fork, or the iterator is garbage-collected in
+        # the loop's thread, where asyncio closes the generator.
         with suppress(TinkexError):
             portal.run(source.close)
 
 
 @runtime_checkable
 class AtHand(Protocol[T]):
-    """An iterator that often has several items: a visit to the loop takes longer than the items of
-    a page are worth.
+    """An iterator that often has several items ready.
+
+    Taking them together is faster, because each call to the loop costs more than an item.
     """
 
     def at_hand(self) -> list[T]:
-        """The items that need not be waited for, which are then taken."""
+        """Takes and returns the items that are ready."""
         ...
 
 
 @define
 class _End:
-    """No more items. `error` is an exit that would stop the loop for all its users if it were
-    raised there.
+    """The end of the items.
+
+    `error` is a `KeyboardInterrupt` or `SystemExit`, which would stop the loop if it were raised
+    there, and is raised in the caller's thread instead.
     """
 
     error: BaseException | None = None
@@ -65,8 +65,9 @@ class _End:
 
 @define(eq=False)
 class _Source(Generic[T]):
-    """A generator that one coroutine uses at a time: a pull that was interrupted has to end before
-    the generator can be closed.
+    """A generator that only one coroutine uses at a time.
+
+    The lock makes `close` wait until an interrupted `pull` has ended.
     """
 
     items: AsyncIterator[T]

@@ -1,8 +1,7 @@
-"""What programs written for the official SDK may do with the blocking clients: call `…_async`, and
-ask a value for its `.result()`.
+"""Compatibility with programs for the official SDK: `…_async` methods, and values with `.result()`.
 
-There most calls give a future, and here the value itself, which therefore answers as a future that
-is done.
+Most calls of the official SDK return a future. Blocking clients return the value itself, which also
+behaves like a future that is done.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from tinkex_api.types import OwnFuture
 
 
 def deprecated_twin(method: str) -> None:
-    """Warns the caller of a twin. The call itself stands in the generated clients."""
+    """Warns that a method `…_async` is deprecated. The generated clients call it."""
     warnings.warn(
         f"{method}_async is deprecated: call {method}, whose future can be awaited, or use the "
         "asyncio clients",
@@ -26,28 +25,24 @@ def deprecated_twin(method: str) -> None:
 
 
 class Text(str, OwnFuture):
-    """A text that a call gives. Where the official SDK gives a future of it, this is that future,
-    too.
-    """
+    """A string that a call returns, which also behaves like a future of itself."""
 
     __slots__ = ()
 
 
 class Done:
-    """What a call gives that has nothing to give: it is done. Where the official SDK gives a future
-    of None, this is that future.
-    """
+    """The return value of a call without a result, which behaves like a future of None."""
 
     __slots__ = ()
 
     def result(self, timeout: float | None = None) -> None:
-        """Returns None, at once."""
+        """Returns None immediately."""
 
     async def result_async(self, timeout: float | None = None) -> None:
-        """Returns None, at once."""
+        """Returns None immediately."""
 
     async def coroutine(self) -> None:
-        """Returns None, at once."""
+        """Returns None immediately."""
 
     def future(self) -> Future[None]:
         """Returns a future of the standard library that is done."""

@@ -1,6 +1,4 @@
-"""`Portal`: the event loop that the blocking clients share, in a background thread of the
-process.
-"""
+"""`Portal`: the event loop in a background thread that all blocking clients of a process share."""
 
 from __future__ import annotations
 
@@ -20,15 +18,15 @@ from tinkex.threads import LastingExecutor
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LAST_WORDS = 3.0  # seconds that open sessions get to say goodbye when the interpreter exits
+_LAST_WORDS = 3.0  # seconds for open sessions to end when the interpreter exits
 
 
 class Portal:
-    """Runs work on its event loop for any thread but the loop's own. `shared()` gives the process's
-    one.
+    """An event loop in a thread of its own, on which other threads run functions and coroutines.
 
-    A fork copies neither the thread nor the loop: the child gets a new portal for new clients, and
-    old ones refuse.
+    `shared()` returns the portal of the process. A fork copies neither the thread nor the loop: in
+    the child process, new clients get a new portal, and calls of older clients raise
+    `ClientClosedError`.
     """
 
     def __init__(self) -> None:
@@ -41,8 +39,9 @@ class Portal:
         self._thread.start()
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What a function returns or raises that must run on the loop's thread, and does not wait
-        there.
+        """Calls a function in the loop's thread and returns its result.
+
+        The function must not block.
         """
         self._check()
         outcome: Future[T] = Future()
@@ -63,8 +62,9 @@ class Portal:
     def run(
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """What an async function returns or raises. An interrupt of the waiting thread (Ctrl-C)
-        cancels it.
+        """Runs an async function on the loop and returns its result.
+
+        An interrupt (Ctrl-C) of the calling thread cancels it.
         """
         self._check()
         outcome = asyncio.run_coroutine_threadsafe(function(*args, **kwargs), self._loop)
@@ -78,7 +78,7 @@ class Portal:
             raise
 
     def close(self) -> None:
-        """Cancels what runs, lets it end, and stops the thread."""
+        """Cancels all tasks, waits for them to end, and stops the thread."""
         if not self._thread.is_alive() or self._pid != os.getpid():
             return
         asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
@@ -89,14 +89,14 @@ class Portal:
     def _check(self) -> None:
         if self._pid != os.getpid():
             raise ClientClosedError(
-                "this client was made before the process was forked, and its connections stayed "
-                "with the parent",
-                advice="Make the client in the process that uses it.",
+                "this client was created before the process was forked, and its connections belong "
+                "to the parent process",
+                advice="Create the client in the process that uses it.",
             )
         if threading.current_thread() is self._thread:
             raise TinkexError(
-                "a blocking call on the thread that would have to answer it",
-                advice="Call from another thread, or use the asyncio clients.",
+                "a blocking call in the thread of the event loop would never return",
+                advice="Make the call in another thread, or use the asyncio clients.",
             )
         if self._loop.is_closed():
             raise ClientClosedError("the interpreter is exiting")
@@ -118,8 +118,9 @@ _shared: Portal | None = None
 
 
 def shared() -> Portal:
-    """The process's portal, started when it is first needed and stopped when the interpreter
-    exits.
+    """Returns the portal of the process.
+
+    The first call starts it; it stops when the interpreter exits.
     """
     global _shared
     with _lock:
@@ -130,8 +131,8 @@ def shared() -> Portal:
 
 
 def _forget() -> None:
-    """In the child of a fork, where the portal's thread does not run and the lock may be held for
-    ever.
+    """Resets the module in a forked child, where the portal's thread does not run and the lock may
+    never be released.
     """
     global _shared, _lock
     _shared, _lock = None, threading.Lock()

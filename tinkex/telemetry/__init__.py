@@ -1,5 +1,6 @@
-"""Listeners to what happens between clients and servers (docs/telemetry.md): a log, counters and
-latencies, OpenTelemetry.
+"""Handlers of events (see `tinkex.events`): a log, counters and latencies, and OpenTelemetry.
+
+docs/telemetry.md describes them.
 
 Example:
     >>> from tinkex import telemetry

@@ -1,4 +1,4 @@
-"""Events as lines of a log."""
+"""`attach_logger`: a handler that logs each event as one line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ logger = logging.getLogger("tinkex.telemetry")
 
 
 def attach_logger(level: int = logging.INFO, events: Iterable[str] | None = None) -> Handler:
-    """Logs a line for every event, to the logger `tinkex.telemetry`; returns the handler, for
-    `detach`.
+    """Attaches a handler that logs one line for every event to the logger `tinkex.telemetry`.
+
+    It returns the handler, which `detach` accepts.
 
     Args:
-        level: of the lines.
-        events: only those of these names.
+        level: the level of the log records.
+        events: names of the events to log; by default all events.
     """
 
     def log(event: Event) -> None:

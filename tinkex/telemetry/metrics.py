@@ -1,4 +1,4 @@
-"""Counters and latency histograms, to be read in the process."""
+"""`Metrics`: counters and latency histograms that the program itself reads."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from attrs import define, field
 from tinkex import events
 
 _BOUNDS = tuple(0.001 * 2.0**n for n in range(20))
-"""Upper bounds of the buckets, in seconds: from a millisecond to nine minutes, each twice the last;
-beyond there is one more.
+"""The upper bounds of the buckets in seconds, from a millisecond to nine minutes.
+
+Each is twice the one before. One more bucket counts longer durations.
 """
 
 
 @define
 class Histogram:
-    """How long something took."""
+    """A histogram of durations, with buckets of exponentially growing width."""
 
     count: int = 0
     total: float = 0.0
-    """Seconds, of all together."""
+    """The sum of all durations, in seconds."""
     longest: float = 0.0
+    """The longest duration, in seconds."""
     buckets: list[int] = field(factory=lambda: [0] * (len(_BOUNDS) + 1), repr=False)
 
     def add(self, seconds: float) -> None:
@@ -38,8 +40,10 @@ class Histogram:
         return self.total / self.count if self.count else 0.0
 
     def quantile(self, share: float) -> float:
-        """Seconds within which this share of all was done: the upper bound of a bucket, which may
-        be twice as much as it was.
+        """Returns an upper bound, in seconds, on this share of the durations.
+
+        The result is the upper bound of a bucket, and at most twice the true quantile for durations
+        above a millisecond.
         """
         wanted, so_far = share * self.count, 0
         for bound, bucket in zip((*_BOUNDS, self.longest), self.buckets, strict=True):
@@ -54,12 +58,15 @@ class Histogram:
 
 @define(eq=False)
 class Metrics:
-    """A listener that counts. Safe from any thread.
+    """A handler that counts events and collects their latencies. It is thread-safe.
 
     Example:
         >>> metrics = Metrics()
         >>> metrics(events.HttpRequestStop(operation="sample", status=200, seconds=0.2))
-        >>> metrics.counters["http.request.stop sample 200"], metrics.latencies["http.request sample"].mean (1, 0.2)
+        >>> metrics.counters["http.request.stop sample 200"]
+        1
+        >>> metrics.latencies["http.request sample"].mean
+        0.2
     """
 
     _lock: threading.Lock = field(init=False, factory=threading.Lock)
@@ -93,13 +100,13 @@ class Metrics:
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """How often what happened, by name and kind, as they are now."""
+        """A copy of the counters, by event name, operation and outcome."""
         with self._lock:
             return dict(self._counters)
 
     @property
     def latencies(self) -> Mapping[str, Histogram]:
-        """How long what took, by name and operation, as they are now."""
+        """A copy of the latency histograms, by event name and operation."""
         with self._lock:
             return {name: histogram.copy() for name, histogram in self._latencies.items()}
 

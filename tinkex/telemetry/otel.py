@@ -1,9 +1,9 @@
-"""Spans, metrics and the header traceparent, by OpenTelemetry: the extra `otel`.
+"""OpenTelemetry spans, metrics and trace headers for clients. Requires the extra `otel`.
 
 Example:
     from tinkex.telemetry import otel
 
-    instrumentation = otel.instrument()  # with the tracer and the meter that the program has set up
+    instrumentation = otel.instrument()  # uses the program's tracer and meter providers
     ...
     instrumentation.stop()
 """
@@ -24,7 +24,7 @@ from tinkex._version import __version__
 
 _SCOPE = "tinkex"
 _request: ContextVar[Span | None] = ContextVar("_request", default=None)
-"""The span of the HTTP request that the running task is about to send, or waits for."""
+"""The span of the HTTP request that the current task is sending or waiting for."""
 
 
 def instrument(
@@ -33,16 +33,20 @@ def instrument(
     *,
     propagates: bool = True,
 ) -> Instrumentation:
-    """Begins to make spans and metrics of what all clients of the process do.
+    """Starts to record spans and metrics of all clients in the process.
 
-    Spans are `http.request <operation>`, `training.step <operation>` and `sampling.done`, below the
-    span that is current where the call was made. Metrics are the durations of these, in seconds,
-    and the counts of retries and of sampled tokens.
+    The spans are `http.request <operation>`, `training.step <operation>` and `sampling sample`.
+    They are children of the span that is current at the call. The metrics are the durations of
+    these spans in seconds, and the numbers of retries and of sampled tokens.
 
     Args:
-        tracer_provider, meter_provider: by default the program's.
-        propagates: whether requests carry the header traceparent, so that the server's spans join
-            these.
+        tracer_provider: by default the global provider of the program.
+        meter_provider: by default the global provider of the program.
+        propagates: whether requests carry the trace context (by default the header `traceparent`),
+            so that the server's spans join the same trace.
+
+    Returns:
+        The instrumentation, whose `stop` ends the recording.
     """
     tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
     meter = metrics.get_meter(_SCOPE, __version__, meter_provider)
@@ -50,7 +54,7 @@ def instrument(
         tracer,
         {
             kind: meter.create_histogram(
-                f"tinkex.{kind}.duration", unit="s", description=f"How long {words} took."
+                f"tinkex.{kind}.duration", unit="s", description=f"The duration of {words}."
             )
             for kind, words in (
                 ("http.request", "an HTTP request"),
@@ -58,8 +62,8 @@ def instrument(
                 ("sampling", "a sample"),
             )
         },
-        meter.create_counter("tinkex.retries", description="Requests that were to be sent again."),
-        meter.create_counter("tinkex.sampling.tokens", description="Tokens that were sampled."),
+        meter.create_counter("tinkex.retries", description="The number of retried requests."),
+        meter.create_counter("tinkex.sampling.tokens", description="The number of sampled tokens."),
     )
     events.attach(instrumentation)
     if propagates:
@@ -69,7 +73,7 @@ def instrument(
 
 @define(eq=False)
 class Instrumentation:
-    """A listener to events. `stop` ends it."""
+    """A handler of events that records spans and metrics until `stop` is called."""
 
     _tracer: trace.Tracer
     _durations: Mapping[str, Histogram]
@@ -77,7 +81,7 @@ class Instrumentation:
     _tokens: Counter
 
     def stop(self) -> None:
-        """Makes no more spans and metrics, and sends no more traceparent."""
+        """Stops recording spans and metrics and sending trace headers."""
         events.detach(self)
         if events.trace_headers is _headers:
             events.trace_headers = None
@@ -114,7 +118,7 @@ class Instrumentation:
     ) -> None:
         self._durations["http.request"].record(seconds, {"tinkex.operation": operation, **facts})
         span = _request.get()
-        if span is not None:  # it began after the listener was attached
+        if span is not None:  # None if the request began before the handler was attached
             _request.set(None)
             _finish(span, operation, facts, error)
             span.end()
@@ -122,7 +126,7 @@ class Instrumentation:
     def _past_span(
         self, kind: str, operation: str, request_id: str | None, seconds: float, error: str | None
     ) -> None:
-        """Of what is over when it is heard of."""
+        """Records a span that ends now and began `seconds` ago."""
         self._durations[kind].record(seconds, {"tinkex.operation": operation})
         now = time.time_ns()
         span = self._tracer.start_span(f"{kind} {operation}", start_time=now - int(seconds * 1e9))

@@ -1,5 +1,5 @@
-"""Tokenizers by name: the shipped one, a folder or file on disk, what a server gives, or one of the
-Hugging Face hub.
+"""Tokenizers by name: shipped with tinkex, in a folder or file, from a server, or on the Hugging
+Face hub.
 """
 
 from tinkex.tokenizer.encoding import Encoding

@@ -12,13 +12,14 @@ Ids = TypeVar("Ids")
 
 @frozen(eq=False)
 class Encoding(Mapping[str, Ids], Generic[Ids]):
-    """The token ids of a text, or of several, by attribute or by key: `encoding.input_ids`,
-    `encoding["input_ids"]`.
+    """The token ids of one text, or of several.
+
+    Attributes are also keys: `encoding.input_ids` and `encoding["input_ids"]` are the same.
     """
 
     input_ids: Ids
     attention_mask: Ids
-    """1 for each token, since nothing is padded."""
+    """A 1 for each token, because texts are not padded."""
 
     def __getitem__(self, key: str) -> Ids:
         if key not in fields_dict(Encoding):

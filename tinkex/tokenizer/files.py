@@ -1,4 +1,4 @@
-"""`TokenizerFiles`: the files that make a tokenizer, and what they say of its special tokens."""
+"""`TokenizerFiles`: the files of a tokenizer, and the special tokens that they name."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS, _MODEL_CONFIG = "special_tokens_map.json", "config.json"
 
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
-"""The parts that a special token may play. tokenizer.json says which tokens are special, and of
-none which part.
+"""The roles of special tokens. tokenizer.json marks tokens as special, but does not say in which
+role.
 """
 
 
 @frozen
 class TokenizerFiles:
-    """A tokenizer.json, and what lies beside it: `read` gives the text of a file by its name, None
-    where there is none.
-    """
+    """The contents of a tokenizer.json, and access to the files beside it."""
 
     tokenizer_json: str
     read: Callable[[str], str | None]
+    """A function that returns the text of a file by its name, or None if there is no such file."""
 
     def roles(self) -> Mapping[str, str | None]:
-        """Returns the special token of each part, None where a file says that there is none; the
-        rest is unknown.
+        """Returns the special token of each role, or None for a role that a file leaves empty.
 
-        Raises `ValueError` for a broken file.
+        Roles that no file mentions are missing from the result. Raises `ValueError` for a malformed
+        file.
         """
         found: dict[str, str | None] = {}
         for name in (CONFIG, _SPECIAL_TOKENS):
@@ -40,8 +39,8 @@ class TokenizerFiles:
         return found
 
     def end_id(self) -> int | None:
-        """Returns the id that ends a text by the model's configuration, None where that names none
-        or several.
+        """Returns the end-of-text id of the model's configuration, or None if it does not name
+        exactly one.
         """
         end = self._fields(_MODEL_CONFIG).get("eos_token_id")
         return end if type(end) is int else None
@@ -52,7 +51,7 @@ class TokenizerFiles:
             return {}
         fields = json.loads(text)
         if not isinstance(fields, dict):
-            raise ValueError(f"{name} holds no JSON object")
+            raise ValueError(f"{name} is not a JSON object")
         return cast("dict[str, Any]", fields)
 
 
@@ -61,7 +60,7 @@ def _roles(fields: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _content(token: Any) -> str | None:
-    """Returns the text of a token that is written as text, or with its properties."""
+    """Returns the text of a token, which is a string or an object with the token's properties."""
     if isinstance(token, dict):
         token = cast("dict[str, Any]", token).get("content")
     return token if isinstance(token, str) else None

@@ -1,4 +1,4 @@
-"""From the name of a model to its tokenizer, each loaded once in a process."""
+"""The lookup of tokenizers by the name of a model. Each is loaded once in a process."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ _loads: Loads[Tokenizer] = Loads()
 
 
 def get_tokenizer(name: str, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
-    """The tokenizer of `name`: `tinkex/tiny`, a folder with a tokenizer.json, such a file itself,
-    or a hub id.
+    """Returns the tokenizer of a model.
 
-    It is kept for the process, and a failure for a minute. Of a hub that does not answer within 3 s
-    what was fetched before is taken.
+    The tokenizer is cached in the process, and a failure for a minute. If the hub does not answer
+    within 3 seconds, the files in its local cache are used.
 
     Args:
+        name: `tinkex/tiny`, the path of a folder with a tokenizer.json, the path of such a file, or
+            a hub id.
         revision: a branch, a tag or a commit on the hub.
-        token: the hub's, by default HF_TOKEN, or what its own command has stored.
+        token: an access token of the hub; by default HF_TOKEN, else the token of a hub login.
 
     Raises:
-        TokenizerError: it is in none of these places.
+        TokenizerError: the tokenizer is in none of these places, or its files are malformed.
 
     Example:
         >>> get_tokenizer("tinkex/tiny").decode([104, 105])
@@ -37,14 +38,15 @@ def get_tokenizer(name: str, *, revision: str | None = None, token: str | None =
 def find_tokenizer(
     names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None = None
 ) -> Tokenizer:
-    """The tokenizer of a model that goes by these names, the best first: from here, from its
-    server, or from the hub.
+    """Returns the tokenizer of a model from this machine, from its server, or from the hub.
 
     Args:
-        served: where its server is, and what asks it for a tokenizer's files. May raise `NotThere`.
+        names: the names of the model, the most specific first.
+        served: the URL of the server, and a function that fetches the tokenizer's files from it;
+            the function may raise `NotThere`.
 
     Raises:
-        TokenizerError: it is in none of these places.
+        TokenizerError: the tokenizer is in none of these places, or its files are malformed.
     """
     return _loads.get(
         _key(names, served), lambda: first(names[0], _places(names, served, None, None))
@@ -54,8 +56,9 @@ def find_tokenizer(
 def names_of_tokenizer(
     tokenizer_id: str | None, model_names: Sequence[str | None]
 ) -> Sequence[str]:
-    """The names that a model's tokenizer may go by, the best first. What follows a `:` is a variant
-    of the model.
+    """Returns the names under which a model's tokenizer may be found, the most specific first.
+
+    A suffix after `:` names a variant of the model and is removed.
     """
     names = [name.partition(":")[0] for name in (tokenizer_id, *model_names) if name]
     return list(dict.fromkeys(names))
@@ -64,7 +67,7 @@ def names_of_tokenizer(
 def loaded_tokenizer(
     names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None
 ) -> Tokenizer | None:
-    """What `find_tokenizer` has given before; does not wait."""
+    """Returns the tokenizer if `find_tokenizer` has already loaded it, or None."""
     return _loads.ready(_key(names, served))
 
 

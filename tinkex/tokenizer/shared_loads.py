@@ -1,6 +1,4 @@
-"""`Loads`: one load for all who ask for the same thing together; what it gave is kept, and a
-failure for a while.
-"""
+"""`Loads`: a cache in which concurrent requests for the same key share one load."""
 
 from __future__ import annotations
 
@@ -21,7 +19,11 @@ _FAILURE_KEPT = 60.0  # seconds
 
 @define(eq=False)
 class Loads(Generic[T]):
-    """Safe from any thread. Whoever asks first loads; the others wait for it."""
+    """A thread-safe cache of loaded values.
+
+    The first caller for a key loads the value; concurrent callers wait for it. Failures are cached
+    for a minute.
+    """
 
     now: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(init=False, factory=threading.Lock)
@@ -29,7 +31,10 @@ class Loads(Generic[T]):
     _failed_at: dict[Hashable, float] = field(init=False, factory=dict[Hashable, float])
 
     def get(self, key: Hashable, load: Callable[[], T]) -> T:
-        """What was loaded. Raises what `load` does, for a minute without calling it again."""
+        """Returns the value of a key, loading it if necessary.
+
+        An error of `load` is raised, and raised again for a minute without calling `load`.
+        """
         with self._lock:
             if self.now() - self._failed_at.get(key, self.now()) >= _FAILURE_KEPT:
                 self._forget(key)
@@ -42,7 +47,7 @@ class Loads(Generic[T]):
         return self._load(key, load, ours)
 
     def ready(self, key: Hashable) -> T | None:
-        """What was loaded, without waiting; None when it was not."""
+        """Returns the value of a key if it is loaded, or None. It does not wait."""
         done = self._loads.get(key)
         return (
             done.result() if done is not None and done.done() and done.exception() is None else None
@@ -54,7 +59,7 @@ class Loads(Generic[T]):
         except BaseException as error:
             with self._lock:
                 self._failed_at[key] = self.now()
-                # an interrupt says nothing of what was asked for
+                # An interrupt is not a failure of the load, so it is not cached.
                 if not isinstance(error, Exception):
                     self._forget(key)
             ours.set_exception(error)
@@ -71,8 +76,9 @@ class Loads(Generic[T]):
 
 
 def _result(load: Future[T]) -> T:
-    """A failure is raised as an error of one's own, since many may raise it at once, each with its
-    own traceback.
+    """Waits for a load and returns its value, or raises a copy of its error.
+
+    Several threads may raise the error at the same time, and each needs a traceback of its own.
     """
     error = load.exception()
     if error is None:

@@ -1,6 +1,4 @@
-"""Where a tokenizer may be: places that are looked at in order, each of which has it or says why
-not.
-"""
+"""The places in which a tokenizer may be found, and the search through them in order."""
 
 from __future__ import annotations
 
@@ -22,15 +20,16 @@ SHIPPED = {"tinkex/tiny": Path(__file__).parents[1] / "tiny" / "tokenizer.json"}
 
 _log = logging.getLogger(__name__)
 _HUB = "https://huggingface.co"
-# seconds in which the hub must answer at all: without a network its own library would try for 25
+# seconds in which the hub must answer; without a network, its library would retry for 25 seconds
 _QUICK = 3.0
 _LLAMA_3, _OPEN_LLAMA_3 = "meta-llama/Llama-3", "thinkingmachineslabinc/meta-llama-3-tokenizer"
-"""Models whose repositories want an agreement, and one that has their tokenizer for all."""
+"""Models whose repositories are gated, and an open repository with the same tokenizer."""
 
 
 class TokenizerError(TinkexError):
-    """A tokenizer cannot be had. `tried` says where it was looked for, in order, and what came of
-    it.
+    """A tokenizer that was not found or cannot be read.
+
+    `tried` lists the places of the search in order, each with its outcome.
     """
 
     fault = "user"
@@ -44,13 +43,15 @@ class TokenizerError(TinkexError):
 
 
 class NotThere(Exception):
-    """A place does not have it; the text says why."""
+    """The absence of a tokenizer in one place; the message says why."""
 
 
 @frozen
 class Place:
-    """`look` gives the tokenizer's files, or raises `NotThere`; another error means that it is
-    there and broken.
+    """A place in which a tokenizer may be found.
+
+    `look` returns the tokenizer's files or raises `NotThere`. Any other error means that the files
+    exist and are malformed.
     """
 
     where: str
@@ -58,10 +59,10 @@ class Place:
 
 
 def first(name: str, places: Iterator[Place]) -> Tokenizer:
-    """The tokenizer of the first place that has one.
+    """Returns the tokenizer of the first place that has one.
 
     Raises:
-        TokenizerError: none has, or the first one that has it is broken.
+        TokenizerError: no place has one, or the first one found is malformed.
     """
     tried: list[str] = []
     for place in places:
@@ -74,18 +75,20 @@ def first(name: str, places: Iterator[Place]) -> Tokenizer:
             raise TokenizerError(
                 f"the tokenizer for {name!r} cannot be read:",
                 tried=tuple(tried),
-                advice="Repair it.",
+                advice="Repair or replace these files.",
             ) from error
     raise TokenizerError(
-        f"no tokenizer for {name!r}; it was looked for in these places:",
+        f"no tokenizer for {name!r} was found; the places searched were:",
         tried=tuple(tried),
-        advice="Give a folder that holds a tokenizer.json (transformers writes it by save_pretrained), or the model's id on the hub: "
-        "HF_TOKEN for one that wants an agreement, HF_ENDPOINT for a mirror.",
+        advice=(
+            "Pass a folder with a tokenizer.json (save_pretrained of transformers writes one), or "
+            "the model's id on the hub. Set HF_TOKEN for a gated model, HF_ENDPOINT for a mirror."
+        ),
     )
 
 
 def here(name: str) -> Iterator[Place]:
-    """Those that need no network."""
+    """Yields the places that need no network."""
     if name in SHIPPED:
         yield Place("with tinkex", lambda: _from_disk(SHIPPED[name]))
     yield Place(f"the folder or file {name}", lambda: _from_disk(Path(name)))
@@ -108,7 +111,7 @@ def _from_disk(path: Path) -> TokenizerFiles:
 
 
 def _files(tokenizer: Path, beside: Callable[[str], Path | None]) -> TokenizerFiles:
-    """Returns a tokenizer.json with the files that `beside` finds by their names."""
+    """Returns a tokenizer.json, with access to the other files through `beside`."""
 
     def read(name: str) -> str | None:
         path = beside(name)
@@ -118,8 +121,8 @@ def _files(tokenizer: Path, beside: Callable[[str], Path | None]) -> TokenizerFi
 
 
 def _from_hub(endpoint: str, repository: str, revision: str, token: str | None) -> TokenizerFiles:
-    """By its library, which keeps what it has fetched; without a network from what it keeps."""
-    # here, since it takes a second to import
+    """Returns files of the hub, fetched by its library, or from its cache without a network."""
+    # Imported here, because the import takes a second.
     from huggingface_hub import constants, hf_hub_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import validate_repo_id
@@ -147,9 +150,7 @@ def _from_hub(endpoint: str, repository: str, revision: str, token: str | None) 
             return None
         except (HfHubHTTPError, OSError) as error:
             reason = error
-        _log.warning(
-            "what %s says of the special tokens of %s is unknown: %s", name, repository, reason
-        )
+        _log.warning("cannot read the special tokens in %s of %s: %s", name, repository, reason)
         return None
 
     try:
@@ -162,22 +163,22 @@ def _from_hub(endpoint: str, repository: str, revision: str, token: str | None) 
         return _files(fetch(TOKENIZER), beside)
     except LocalEntryNotFoundError as error:
         raise NotThere(
-            f"{trouble or error}, and it is not among the files fetched before"
+            f"{trouble or error}, and the tokenizer is not in the local cache"
         ) from error
     except EntryNotFoundError as error:
         raise NotThere(f"the repository has no {TOKENIZER}") from error
-    except Exception as error:  # of whichever library speaks HTTP there
+    except Exception as error:  # The HTTP library that the hub uses may raise errors of its own.
         raise NotThere(
             str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         ) from error
 
 
 def _unreachable(url: str) -> str | None:
-    """Why the hub gives no answer at all; None where it does."""
+    """Returns why the hub is unreachable, or None if it answers."""
     try:
         httpx.head(url, timeout=_QUICK)
     except httpx.HTTPError as error:
-        return f"no answer from there ({error})"
+        return f"no answer ({error})"
     except httpx.InvalidURL as error:
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""`StreamDecoder`: the text of tokens that come one after another, never half a character."""
+"""`StreamDecoder`: incremental decoding of tokens to text, in whole characters."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 @define(eq=False)
 class StreamDecoder:
-    """Text as its tokens come. All that `push` and `end` give, joined, is the text of all tokens
-    together.
+    """An incremental decoder of the tokens of one text, created by `Tokenizer.stream_decoder`.
 
-    (But for bytes that are no text: some decoders show those otherwise alone than together.) A
-    character whose bytes are spread over several tokens is held back until it is whole. Made by
-    `Tokenizer.stream_decoder`; one for each text.
+    A character whose bytes are spread over several tokens is held back until it is complete. The
+    results of `push` and `end` together are the text of all tokens, except for bytes that are not
+    valid text, which some decoders represent differently in parts.
 
     Example:
         >>> decoder = get_tokenizer("tinkex/tiny").stream_decoder()
@@ -26,15 +25,17 @@ class StreamDecoder:
 
     _decode: Callable[[Sequence[int]], str]
     _shown: list[int] = field(init=False, factory=list[int])
-    """Tokens whose text was given already, which what follows may lean on: of the first token some
-    decoders drop a blank.
+    """Tokens whose text was already returned.
+
+    They are decoded again as context, because some decoders drop the space of the first token.
     """
     _held: list[int] = field(init=False, factory=list[int])
+    """Tokens whose text was not returned yet, or only in part."""
     _given: int = field(init=False, default=0)
-    """Characters given of the text of both."""
+    """The number of characters returned of the text of both lists."""
 
     def push(self, tokens: int | Sequence[int]) -> str:
-        """Takes the next token or tokens, and returns the text that is now whole, often none."""
+        """Adds one or more tokens and returns the new complete text, which is often empty."""
         self._held += [tokens] if isinstance(tokens, int) else [int(token) for token in tokens]
         text = self._decode([*self._shown, *self._held])
         whole = text.rstrip(_BROKEN)
@@ -44,13 +45,11 @@ class StreamDecoder:
             self._shown, self._held = self._held, []
             self._given = len(self._decode(self._shown))
         elif self._shown and len(text) == self._given:
-            self._held = []  # without a text, as skipped special tokens are: nothing leans on them
+            self._held = []  # They have no text, like skipped special tokens, and are not context.
         return new
 
     def end(self) -> str:
-        """Returns what was held back: of a character that was never finished a replacement
-        character.
-        """
+        """Returns the text held back, with a replacement character for an incomplete one."""
         text = self._decode([*self._shown, *self._held])[self._given :]
         self._shown, self._held, self._given = [], [], 0
         return text

@@ -1,4 +1,4 @@
-"""`Tokenizer`: text to token ids and back."""
+"""`Tokenizer`: the conversion of text to token ids and back."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from tinkex.tokenizer.stream import StreamDecoder
 
 @frozen(repr=False)
 class Tokenizer:
-    """Text to token ids and back. Shared by all who ask for the same name, and safe from any
-    thread.
+    """A tokenizer, which converts text to token ids and back. It is thread-safe.
 
-    Members have the names of transformers' tokenizers. `encode` gives a list, `encode_np` the same
-    as an array.
+    Its members have the names of those of a transformers tokenizer. `encode` returns a list, and
+    `encode_np` returns the same ids as an array.
 
     Example:
         >>> tokenizer = get_tokenizer("tinkex/tiny")
@@ -35,8 +34,9 @@ class Tokenizer:
 
     @classmethod
     def over(cls, name: str, files: TokenizerFiles) -> Self:
-        """Makes one that cuts and pads nothing, whatever its file says of that: each text becomes
-        all of its tokens and no others.
+        """Creates a tokenizer from its files.
+
+        It never truncates or pads, even if the files say so.
         """
         backend = Backend.from_str(files.tokenizer_json)
         backend.no_truncation()
@@ -56,24 +56,25 @@ class Tokenizer:
     # ---- text to ids ----
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Returns the token ids of a text, as a list that may be added to others.
+        """Returns the token ids of a text as a list.
 
         Args:
-            add_special_tokens: with those that the tokenizer puts before and after a text, such as
-                `bos_token`.
+            text: the text to encode.
+            add_special_tokens: whether to add the special tokens that the tokenizer puts before and
+                after a text, such as `bos_token`.
         """
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
-    encode_text = encode  # as it is called elsewhere
+    encode_text = encode  # the name in other Tinker clients
 
     def encode_np(self, text: str, *, add_special_tokens: bool = False) -> NDArray[np.int64]:
-        """Returns what `encode` does, as an array `(N,)`."""
+        """Returns the token ids of a text as an array of shape `(N,)`."""
         return np.asarray(self.encode(text, add_special_tokens=add_special_tokens), np.int64)
 
     def encode_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = False
     ) -> list[list[int]]:
-        """Returns what `encode` makes of each, on all processors."""
+        """Returns the token ids of each text, computed in parallel on all processors."""
         encodings = self._backend.encode_batch_fast(
             list(texts), add_special_tokens=add_special_tokens
         )
@@ -88,13 +89,13 @@ class Tokenizer:
     def __call__(
         self, text: str | list[str] | tuple[str, ...], *, add_special_tokens: bool = True
     ) -> Encoding[list[int]] | Encoding[list[list[int]]]:
-        """Returns `input_ids` and `attention_mask` of a text, or of each of several, as
-        transformers' tokenizers do when called.
+        """Returns `input_ids` and `attention_mask` of one text or of several, like a transformers
+        tokenizer.
 
         Args:
-            add_special_tokens: with those that the tokenizer puts before and after a text. By
-                default it does, as there;
-                `encode` by default does not.
+            text: one text, or a list or tuple of texts.
+            add_special_tokens: whether to add the special tokens that the tokenizer puts before and
+                after a text. The default is that of transformers, and differs from `encode`.
         """
         if isinstance(text, str):
             ids = self.encode(text, add_special_tokens=add_special_tokens)
@@ -107,15 +108,13 @@ class Tokenizer:
     def decode(
         self, tokens: int | Sequence[int] | NDArray[np.integer], *, skip_special_tokens: bool = True
     ) -> str:
-        """Returns the text of token ids; `skip_special_tokens` leaves out the `special_tokens`."""
+        """Returns the text of token ids, by default without the `special_tokens`."""
         return self._backend.decode(
             np.atleast_1d(tokens).tolist(), skip_special_tokens=skip_special_tokens
         )
 
     def stream_decoder(self, *, skip_special_tokens: bool = True) -> StreamDecoder:
-        """Returns what makes text of the tokens of one sample as they come, and holds back half a
-        character.
-        """
+        """Returns a decoder that converts the tokens of one sample to text as they arrive."""
         return StreamDecoder(
             lambda tokens: self._backend.decode(tokens, skip_special_tokens=skip_special_tokens)
         )
@@ -124,13 +123,14 @@ class Tokenizer:
 
     @property
     def name_or_path(self) -> str:
-        """The name that it was asked for by."""
+        """The name by which the tokenizer was loaded."""
         return self.name
 
     @property
     def vocab_size(self) -> int:
-        """Tokens without those added to the vocabulary, special ones above all. `len(tokenizer)`
-        counts all.
+        """The number of tokens without added ones, which are mostly special tokens.
+
+        `len(tokenizer)` counts all tokens.
         """
         return self._backend.get_vocab_size(with_added_tokens=False)
 
@@ -138,7 +138,7 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def get_vocab(self) -> dict[str, int]:
-        """Returns all ids by token."""
+        """Returns the id of each token."""
         return self._backend.get_vocab()
 
     @overload
@@ -148,9 +148,9 @@ class Tokenizer:
     def convert_tokens_to_ids(
         self, tokens: str | list[str] | tuple[str, ...]
     ) -> int | list[int | None] | None:
-        """Returns the id of a token, such as `"<|im_end|>"`, or those of several.
+        """Returns the id of a token, such as `"<|im_end|>"`, or the ids of several.
 
-        For what is no token it is `unk_token_id`, or None where the tokenizer has no such token.
+        A string that is not a token has the id `unk_token_id`, which may be None.
         """
         if isinstance(tokens, str):
             found = self._backend.token_to_id(tokens)
@@ -162,8 +162,9 @@ class Tokenizer:
     @overload
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]: ...
     def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> str | list[str | None] | None:
-        """Returns the token of an id, or those of several, as the vocabulary writes them; None for
-        an id that there is not.
+        """Returns the token of an id, or the tokens of several, as they are in the vocabulary.
+
+        The token of an unknown id is None.
         """
         if isinstance(ids, int):
             return self._backend.id_to_token(ids)
@@ -173,91 +174,83 @@ class Tokenizer:
 
     @property
     def special_tokens(self) -> dict[str, int]:
-        """The ids of all special tokens by token: those that `decode` leaves out."""
+        """The id of each special token. `decode` leaves these tokens out by default."""
         added = self._backend.get_added_tokens_decoder()
         return {token.content: id_ for id_, token in sorted(added.items()) if token.special}
 
     @property
     def special_tokens_map(self) -> dict[str, str]:
-        """The special tokens by the part they play, such as `"eos_token"`, as far as the
-        tokenizer's files name any.
-        """
+        """The special token of each role, such as `"eos_token"`, that the files name."""
         return {role: token for role, token in self._roles.items() if token is not None}
 
     @property
     def bos_token(self) -> str | None:
-        """The token that begins a text; None where no file of the tokenizer names one."""
+        """The token that begins a text; None if the tokenizer's files name none."""
         return self._roles.get("bos_token")
 
     @property
     def bos_token_id(self) -> int | None:
-        """The id of `bos_token`; None where there is none."""
+        """The id of `bos_token`; None if there is no such token."""
         return self._id("bos_token")
 
     @property
     def eos_token(self) -> str | None:
-        """The token that ends a text; None where no file of the tokenizer names one."""
+        """The token that ends a text; None if the tokenizer's files name none."""
         return self._roles.get("eos_token")
 
     @property
     def eos_token_id(self) -> int | None:
-        """The id of `eos_token`; None where there is none."""
+        """The id of `eos_token`; None if there is no such token."""
         return self._id("eos_token")
 
     @property
     def pad_token(self) -> str | None:
-        """The token that fills up shorter texts; None where no file of the tokenizer names one."""
+        """The token that fills up shorter texts; None if the tokenizer's files name none."""
         return self._roles.get("pad_token")
 
     @property
     def pad_token_id(self) -> int | None:
-        """The id of `pad_token`; None where there is none."""
+        """The id of `pad_token`; None if there is no such token."""
         return self._id("pad_token")
 
     @property
     def unk_token(self) -> str | None:
-        """The token that stands for what is no token; None where no file of the tokenizer names
-        one.
-        """
+        """The token for unknown text; None if the tokenizer's files name none."""
         return self._roles.get("unk_token")
 
     @property
     def unk_token_id(self) -> int | None:
-        """The id of `unk_token`; None where there is none."""
+        """The id of `unk_token`; None if there is no such token."""
         return self._id("unk_token")
 
     @property
     def sep_token(self) -> str | None:
-        """The token that stands between texts; None where no file of the tokenizer names one."""
+        """The token between texts; None if the tokenizer's files name none."""
         return self._roles.get("sep_token")
 
     @property
     def sep_token_id(self) -> int | None:
-        """The id of `sep_token`; None where there is none."""
+        """The id of `sep_token`; None if there is no such token."""
         return self._id("sep_token")
 
     @property
     def cls_token(self) -> str | None:
-        """The token that stands for the whole text; None where no file of the tokenizer names
-        one.
-        """
+        """The token for the whole text; None if the tokenizer's files name none."""
         return self._roles.get("cls_token")
 
     @property
     def cls_token_id(self) -> int | None:
-        """The id of `cls_token`; None where there is none."""
+        """The id of `cls_token`; None if there is no such token."""
         return self._id("cls_token")
 
     @property
     def mask_token(self) -> str | None:
-        """The token that stands for a token that is hidden; None where no file of the tokenizer
-        names one.
-        """
+        """The token for a masked token; None if the tokenizer's files name none."""
         return self._roles.get("mask_token")
 
     @property
     def mask_token_id(self) -> int | None:
-        """The id of `mask_token`; None where there is none."""
+        """The id of `mask_token`; None if there is no such token."""
         return self._id("mask_token")
 
     def _id(self, role: str) -> int | None:

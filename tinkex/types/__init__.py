@@ -1,7 +1,7 @@
-"""What users construct and what comes back to them.
+"""The types that users construct, and those of the results.
 
-Hand-written where a user wants something else than the wire has (arrays, prompts); elsewhere the
-generated types themselves.
+Arrays, prompts and what holds them have classes of their own here; all other types are the
+generated ones.
 """
 
 from tinkex_api.models import (

@@ -13,7 +13,7 @@ from tinkex.errors import ArgumentError, InvalidInputError
 
 
 class SupportsDetach(Protocol):
-    """A torch tensor, of any dtype and on any device."""
+    """A torch tensor of any dtype, on any device."""
 
     def detach(self) -> Any:
         """Returns the tensor without its gradient."""
@@ -21,7 +21,7 @@ class SupportsDetach(Protocol):
 
 
 class SupportsArray(Protocol):
-    """An array that numpy can read, such as one of jax or a column of pandas."""
+    """An array that numpy can read, such as a jax array or a pandas column."""
 
     def __array__(self) -> NDArray[Any]: ...
 
@@ -61,7 +61,7 @@ def to_numpy(value: ArrayLike | Number, name: str) -> Array:
     if array.size and array.dtype.kind not in "iufb":
         what = "text" if isinstance(plain, str) else f"{type(plain).__name__} of {array.dtype}"
         advice = (
-            "A tokenizer makes numbers of text: client.get_tokenizer().encode(text)."
+            "Encode text with a tokenizer first: client.get_tokenizer().encode(text)."
             if array.dtype.kind in "US"
             else None
         )
@@ -74,7 +74,7 @@ def _to_array(plain: Any) -> Array:
 
 
 def _from_list(values: list[Any]) -> Array:
-    """Does what `np.asarray` does, for a flat list of numbers in a third of the time."""
+    """Converts like `np.asarray`, in a third of the time for a flat list of numbers."""
     for code, dtype in _PACKED if values else ():
         array = np.empty(len(values), dtype)
         try:
@@ -106,7 +106,7 @@ def _from_torch(tensor: Any) -> Array:
 
 
 def _ragged(value: Any) -> str | None:
-    """Describes the first row whose length differs from that of the first one."""
+    """Describes the first row whose length differs from the length of row 0."""
     rows = cast("list[Any]", value) if isinstance(value, list) else []
     lengths = [len(row) if hasattr(row, "__len__") else None for row in rows]
     index = next((index for index, length in enumerate(lengths) if length != lengths[0]), None)
@@ -158,5 +158,5 @@ def _word(number: Any) -> str:
 
 
 def natural_dtype(array: Array) -> TensorDtype:
-    """Returns the wire dtype of an array without a given one: float32 for floats, else int64."""
+    """Returns the default wire dtype of an array: float32 for floats, else int64."""
     return "float32" if array.dtype.kind == "f" else "int64"

@@ -1,5 +1,5 @@
-"""`as_dataclass`: lets the functions of `dataclasses`, and models of pydantic, take a class of
-attrs.
+"""`as_dataclass`: makes an attrs class usable with the functions of `dataclasses` and in pydantic
+models.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ C = TypeVar("C")
 
 
 def as_dataclass(cls: type[C]) -> type[C]:
-    """Gives a class what `dataclasses.replace`, `fields` and `asdict` go by: the parameters of its
-    constructor.
+    """Lets `dataclasses.replace`, `fields` and `asdict` take a class, with the parameters of its
+    constructor as its fields.
 
-    Each must have an attribute of its name. A model of pydantic that has such a field takes
-    instances, as they are.
+    Each parameter must have an attribute of the same name. A pydantic model may have a field of
+    this class: it takes instances, and leaves them as they are.
     """
     given = [
         (parameter.name, parameter.annotation) for parameter in signature(cls).parameters.values()
@@ -29,6 +29,6 @@ def as_dataclass(cls: type[C]) -> type[C]:
 
 
 def _pydantic_schema(cls: type[Any], source: Any, handler: Any) -> Any:
-    from pydantic_core import core_schema  # pyright: ignore  # there where pydantic calls this
+    from pydantic_core import core_schema  # pyright: ignore  # pydantic calls this, so it is installed
 
     return core_schema.is_instance_schema(cls)  # pyright: ignore

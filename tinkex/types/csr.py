@@ -1,6 +1,4 @@
-"""Matrices in compressed sparse rows: the cells that are not padding, and where they stand. Plain
-functions on arrays.
-"""
+"""Functions on matrices in compressed sparse row (CSR) form."""
 
 from __future__ import annotations
 
@@ -10,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Csr: TypeAlias = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]
-"""The values `(nnz,)`, where each row begins in them `(rows + 1,)`, and the column of each
-`(nnz,)`.
+"""The values `(nnz,)`, the index of each row's first value `(rows + 1,)`, and the column of each
+value `(nnz,)`.
 """
 
 
 def compress(matrix: NDArray[Any], pad_value: int, index_size: float) -> Csr | None:
-    """The cells that are not `pad_value`; None where they take as much room as the matrix, an index
-    being `index_size` values long.
+    """Returns the cells that are not `pad_value`, or None if they would take at least as much space
+    as the dense matrix. One index takes the space of `index_size` values.
     """
     kept = matrix != pad_value
     count = int(np.count_nonzero(kept))
@@ -29,7 +27,7 @@ def compress(matrix: NDArray[Any], pad_value: int, index_size: float) -> Csr | N
 
 
 def expand(csr: Csr, shape: tuple[int, ...], pad_value: int) -> NDArray[Any]:
-    """The whole matrix, with `pad_value` where no cell stands."""
+    """Returns the dense matrix, with `pad_value` in the cells that are not stored."""
     values, crow, col = csr
     matrix = np.full(shape, pad_value, values.dtype)
     matrix[np.repeat(np.arange(shape[0]), np.diff(crow)), col] = values
@@ -37,9 +35,7 @@ def expand(csr: Csr, shape: tuple[int, ...], pad_value: int) -> NDArray[Any]:
 
 
 def problem(csr: Csr, shape: tuple[int, ...]) -> str | None:
-    """What is wrong with them, with what was expected and what was found; None where they are a
-    matrix of this shape.
-    """
+    """Describes why the arrays are not a matrix of this shape; None if they are one."""
     values, crow, col = csr
     if len(shape) != 2:
         return f"a sparse tensor needs a shape of two dimensions, found {list(shape)}"
@@ -55,11 +51,11 @@ def problem(csr: Csr, shape: tuple[int, ...]) -> str | None:
             f"{np.array2string(crow, threshold=6)}"
         )
     if (np.diff(crow) < 0).any():
-        return f"sparse_crow_indices must not fall, found {np.array2string(crow, threshold=6)}"
+        return f"sparse_crow_indices must not decrease, found {np.array2string(crow, threshold=6)}"
     if col.shape != values.shape:
         return (
-            f"sparse_col_indices must be as many as the values, {values.size}, found "
-            f"{list(col.shape)}"
+            f"sparse_col_indices must have one index for each of the {values.size} values, found "
+            f"shape {list(col.shape)}"
         )
     if col.size and not (int(col.min()) >= 0 and int(col.max()) < shape[1]):
         return (

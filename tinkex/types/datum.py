@@ -24,10 +24,10 @@ _DTYPE_BY_INPUT: dict[str, TensorDtype] = {
     "clip_high_threshold": "float32",
     "sequence_ratio_mask": "float32",
 }
-"""The inputs that the protocol names, all of them one value a token."""
+"""The dtypes of the inputs that the protocol names; each has one value per token."""
 
 _MOSTLY_ZERO = frozenset({"target_tokens", "weights"})
-"""The inputs that are zero almost everywhere where there are several targets a position."""
+"""The inputs that are mostly zero when a position has several targets."""
 
 LossInput: TypeAlias = TensorData | ArrayLike | Number
 """One loss input: an array, or one number."""
@@ -76,28 +76,30 @@ def _check_tokens(targets: TensorData) -> None:
 @as_dataclass
 @frozen
 class Datum:
-    """One training example: what the model reads, and what the loss needs.
+    """One training example: the tokens that the model reads, and the inputs of the loss function.
 
-    Example, learning to say `b c d` after `a`:
+    Example:
         >>> datum = Datum(
         ...     model_input=ModelInput.from_ints([1, 2, 3]),
         ...     loss_fn_inputs={"target_tokens": [2, 3, 4], "weights": [1.0, 1.0, 1.0]},
         ... )
+        >>> datum.loss_fn_inputs["weights"].dtype, datum.loss_fn_inputs["weights"].shape
+        ('float32', [3])
 
     Args:
         model_input: N tokens, as a `ModelInput` or token ids.
-        loss_fn_inputs: arrays by name, as lists, numpy arrays or torch tensors. `target_tokens`
-            int64; `weights`, `advantages`,
-            `logprobs`, `clip_low_threshold`, `clip_high_threshold`, `sequence_ratio_mask` float32;
-            each `(N,)`, for several targets a position `(N, K)`, where `target_tokens` and
-            `weights` become sparse if that is smaller.
-        model_input_spans: which sampled sequences the input's tokens come from, in order; not sent
-            to servers that read JSON.
-        loss_fn_input_spans: likewise for the target tokens. Both or neither.
+        loss_fn_inputs: arrays by name, as lists, numpy arrays or torch tensors. `target_tokens` is
+            int64; `weights`, `advantages`, `logprobs`, `clip_low_threshold`, `clip_high_threshold`
+            and `sequence_ratio_mask` are float32. Each has the shape `(N,)`, or `(N, K)` for K
+            targets per position; then `target_tokens` and `weights` become sparse where that is
+            smaller.
+        model_input_spans: the sampled sequences that the input's tokens come from, in order. They
+            are not sent to servers that read JSON.
+        loss_fn_input_spans: the same for the target tokens. Give both or neither.
 
     Raises:
-        InvalidInputError: naming the field: ragged, not numbers, NaN, floats for tokens, or not N
-            long; spans of another length.
+        InvalidInputError: an array is ragged, not numeric, not finite, of floats for tokens, or not
+            of length N; or the spans have another length. The message names the field.
     """
 
     model_input: ModelInput = field(converter=as_model_input)
@@ -115,26 +117,26 @@ class Datum:
     def with_provenance(
         self, model_input: ProvenanceSpans, loss_fn_inputs: ProvenanceSpans
     ) -> Datum:
-        """The same with the spans of sampled sequences that its tokens and its targets come from.
+        """Returns a copy that says which sampled sequences its tokens and targets come from.
 
         Args:
-            model_input: in order, together as long as the model input.
-            loss_fn_inputs: in order, together as long as `target_tokens`.
+            model_input: spans in order, together as long as the model input.
+            loss_fn_inputs: spans in order, together as long as `target_tokens`.
 
         Raises:
-            InvalidInputError: they are longer or shorter.
+            InvalidInputError: the spans are longer or shorter than the tokens.
         """
         return evolve(self, model_input_spans=model_input, loss_fn_input_spans=loss_fn_inputs)
 
     def check(self) -> None:
-        """Raises `InvalidInputError`, naming the field, where its arrays were changed to what
-        cannot be sent.
+        """Raises `InvalidInputError`, naming the field, if an array was changed after construction
+        and cannot be sent.
         """
         for name, tensor in self.loss_fn_inputs.items():
             if not isinstance(tensor, TensorData):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidInputError(
                     f"{_field(name)} must be a TensorData, found {type(tensor).__name__}",
-                    advice="Give it to Datum(...) instead.",
+                    advice="Pass the array to Datum(...), which converts it.",
                 )
             if _checked(name, tensor).dtype != tensor.dtype:
                 raise InvalidInputError(
@@ -147,9 +149,9 @@ class Datum:
         for name, tensor in self.loss_fn_inputs.items():
             if length is not None and name in _DTYPE_BY_INPUT and len(tensor) != length:
                 raise InvalidInputError(
-                    f"{_field(name)} must have one value a token: expected {length}, found "
+                    f"{_field(name)} must have one value per token: expected {length}, found "
                     f"{len(tensor)} values for {length} tokens",
-                    advice="For next-token targets give the tokens without the last as model_input.",
+                    advice="For next-token targets, pass model_input=tokens[:-1].",
                 )
         self._check_spans(length)
 

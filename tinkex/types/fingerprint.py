@@ -1,4 +1,4 @@
-"""`Fingerprint`: what a model made of a datum when it was saved."""
+"""`Fingerprint`: the logprobs that a model gave to a datum when it was saved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinkex.types.datum import Datum
 
 @frozen(eq=False)
 class Fingerprint:
-    """The logprobs of a datum's targets."""
+    """A datum, and the logprobs `(N,)` that the model gave to its targets."""
 
     datum: Datum
     logprobs: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""`WhoamiResponse`: who the credential belongs to."""
+"""`WhoamiResponse`: the owner of a credential."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from tinkex_api.types import Model, OwnFuture
 
 @frozen(kw_only=True)
 class WhoamiResponse(Model, OwnFuture):
-    """A user and their organization, by the names that the service has for them."""
+    """The user and the organization that a credential belongs to, by the names that the service has
+    for them.
+    """
 
     user_urn: str
     org_urn: str

@@ -1,4 +1,4 @@
-"""`ModelInput`: what a model reads, as a sequence of chunks of text tokens, images or audio."""
+"""`ModelInput`: the input of a model, a sequence of chunks of text tokens, images or audio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tinkex.errors.hints import hinted
 from tinkex.types.arrays import ArrayLike, to_dtype, to_numpy
 
 MAX_TOKEN = 2**31 - 1  # tokens travel as int32 in protobuf
-_SHOWN = 7  # tokens; reprlib shows fewer, and that there are more
+_SHOWN = 7  # tokens: one more than reprlib shows, so that it adds an ellipsis
 
 
 def _tokens(value: ArrayLike) -> NDArray[np.int64]:
@@ -35,7 +35,7 @@ def _tokens(value: ArrayLike) -> NDArray[np.int64]:
 
 
 def _bytes(value: bytes | str) -> bytes:
-    """From bytes, or from their base64 text."""
+    """Returns bytes as they are, and base64 text decoded."""
     if isinstance(value, str):
         try:
             return base64.b64decode(value, validate=True)
@@ -49,9 +49,7 @@ def _bytes(value: bytes | str) -> bytes:
 
 
 def _kind(name: str) -> Any:
-    """Returns the field that says a chunk's kind, which may be given as it is elsewhere, and is
-    always the same.
-    """
+    """Returns an attrs field for a chunk's `type`: only `name` is allowed, the default."""
 
     def check(_chunk: object, _field: object, value: object) -> None:
         if value != name:
@@ -65,11 +63,15 @@ def _kind(name: str) -> Any:
 class EncodedTextChunk(Model):
     """Text as N token ids: `tokens` is a list, `tokens_np` an int64 array `(N,)`.
 
+    Example:
+        >>> EncodedTextChunk([1, 2, 3]).length
+        3
+
     Args:
         tokens: a list, numpy array or torch tensor of integers from 0 to 2^31 - 1.
 
     Raises:
-        InvalidInputError: they are no such integers, or have more than one dimension.
+        InvalidInputError: a token is not such an integer, or the array does not have one dimension.
     """
 
     _array: NDArray[np.int64] = field(alias="tokens", converter=_tokens)
@@ -78,23 +80,21 @@ class EncodedTextChunk(Model):
 
     @property
     def tokens(self) -> list[int]:
-        """The token ids. Made when it is first asked for; from then on it is what counts, so that
-        it may be changed in place.
-        """
+        """The token ids as a list, which may be changed in place. It is made on first access."""
         if self._list is None:
             object.__setattr__(self, "_list", self._array.tolist())
         return cast("list[int]", self._list)
 
     @property
     def tokens_np(self) -> NDArray[np.int64]:
-        """The token ids `(N,)`. Raises `InvalidInputError` where `tokens` was changed to what is
-        none.
+        """The token ids, int64 `(N,)`. Raises `InvalidInputError` if `tokens` was changed and holds
+        something else.
         """
         return self._array if self._list is None else _tokens(self._list)
 
     @property
     def length(self) -> int:
-        """Tokens."""
+        """The number of tokens."""
         return len(self._array if self._list is None else self._list)
 
     def __repr__(self) -> str:
@@ -113,8 +113,13 @@ class EncodedTextChunk(Model):
 @hinted
 @frozen
 class ImageChunk(Model):
-    """An image's file, in bytes or as base64. The server says how many tokens it makes;
-    `expected_tokens` lets a mismatch fail early.
+    """The file of an image, as bytes or base64 text.
+
+    The server decides how many tokens an image takes. If `expected_tokens` is set and differs, the
+    request fails before anything is computed.
+
+    Raises:
+        InvalidInputError: the data is neither bytes nor base64 text.
     """
 
     data: bytes = field(converter=_bytes)
@@ -124,14 +129,14 @@ class ImageChunk(Model):
 
     @property
     def length(self) -> int:
-        """Tokens, as expected. Raises `InvalidInputError` when `expected_tokens` is not set."""
+        """The expected number of tokens. Raises `InvalidInputError` if it is not set."""
         return _expected_tokens(self.expected_tokens)
 
 
 @hinted
 @frozen
 class ImageAssetPointerChunk(Model):
-    """An image that the server already has, by its location there."""
+    """A reference to an image that the server already has, by its location there."""
 
     location: str
     format: Literal["png", "jpeg"]
@@ -140,14 +145,14 @@ class ImageAssetPointerChunk(Model):
 
     @property
     def length(self) -> int:
-        """Tokens, as expected. Raises `InvalidInputError` when `expected_tokens` is not set."""
+        """The expected number of tokens. Raises `InvalidInputError` if it is not set."""
         return _expected_tokens(self.expected_tokens)
 
 
 def _expected_tokens(count: int | None) -> int:
     if count is None:
         raise InvalidInputError(
-            "an image's length in tokens is the server's to say",
+            "the length of an image in tokens is not known: the server decides it",
             advice="Set expected_tokens on the chunk.",
         )
     return count
@@ -156,9 +161,9 @@ def _expected_tokens(count: int | None) -> int:
 @hinted
 @frozen
 class DmelChunk(Model):
-    """Audio as a serialized mel-spectrogram tensor, in bytes or as base64.
+    """Audio as a serialized mel-spectrogram tensor, as bytes or base64 text.
 
-    Its header (dtype, number of dimensions, sizes) gives its length.
+    The tensor's header (dtype, number of dimensions, sizes) gives the number of tokens.
     """
 
     dmel: bytes = field(converter=_bytes)
@@ -166,7 +171,9 @@ class DmelChunk(Model):
 
     @property
     def length(self) -> int:
-        """Tokens: the tensor's first dimension."""
+        """The number of tokens: the tensor's first dimension. Raises `InvalidInputError` if the
+        header cannot be read.
+        """
         header = iter(self.dmel)
         try:
             first = next(header)
@@ -183,7 +190,7 @@ class DmelChunk(Model):
 
 
 def _varint(data: Iterable[int]) -> int:
-    """An unsigned LEB128 number, least significant seven bits first."""
+    """Reads an unsigned LEB128 number, least significant seven bits first."""
     value = shift = 0
     for byte in data:
         value |= (byte & 0x7F) << shift
@@ -205,7 +212,7 @@ _CHUNKS: Mapping[str, type[ModelInputChunk]] = {
 
 
 def _chunk_of(value: Any) -> ModelInputChunk:
-    """Returns the chunk of these fields, of which `type` says the kind."""
+    """Makes the chunk that a mapping describes; its `type` says which class."""
     if not isinstance(value, Mapping):
         return value
     given = cast("Mapping[str, Any]", value)
@@ -229,19 +236,18 @@ def _chunks(value: Iterable[ModelInputChunk]) -> list[ModelInputChunk]:
 
 
 class TextEncoder(Protocol):
-    """What `ModelInput.from_text` needs of a tokenizer: `tinkex.Tokenizer` has it, and so have
-    those of transformers.
-    """
+    """A tokenizer for `ModelInput.from_text`, such as `tinkex.Tokenizer` or one of transformers."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> ArrayLike:
-        """Token ids `(N,)`."""
+        """Returns the token ids `(N,)` of a text."""
         ...
 
 
 @hinted
 @frozen
 class ModelInput(Model):
-    """A prompt or a training text: chunks in order. `append` gives a new one.
+    """A prompt or a training text: a sequence of chunks, which is never changed; `append` returns a
+    new one.
 
     Example:
         >>> ModelInput.from_ints([1, 2, 3]).append_int(4).to_ints()
@@ -252,14 +258,14 @@ class ModelInput(Model):
 
     @classmethod
     def from_ints(cls, tokens: ArrayLike) -> ModelInput:
-        """From token ids `(N,)`: a list, numpy array or torch tensor of integers. Raises
-        `InvalidInputError` for others.
+        """Makes one from token ids `(N,)`: a list, numpy array or torch tensor of integers from 0
+        to 2^31 - 1. Raises `InvalidInputError` for anything else.
         """
         return cls([EncodedTextChunk(tokens)])
 
     def with_texts_joined(self) -> ModelInput:
-        """The same with texts that stand side by side as one chunk, as it is sent: some servers
-        read the first one alone.
+        """Returns a copy in which adjacent text chunks are one chunk. It is sent in this form,
+        since some servers read only the first text chunk.
         """
         return self if len(self.chunks) == 1 else ModelInput(list(_joined(self.chunks)))
 
@@ -267,15 +273,15 @@ class ModelInput(Model):
     def from_text(
         cls, text: str, *, model_name: str | None = None, tokenizer: TextEncoder | None = None
     ) -> ModelInput:
-        """From text, without special tokens and chat templates.
+        """Makes one from text, without special tokens or a chat template.
 
         Args:
-            model_name: whose tokenizer to use: a hub id, a folder, or `tinkex/tiny`.
-            tokenizer: in place of `model_name`: a `Tokenizer`, or one of transformers.
+            model_name: the model whose tokenizer to use: a hub id, a folder, or `tinkex/tiny`.
+            tokenizer: a tokenizer to use instead: a `Tokenizer`, or one of transformers.
 
         Raises:
-            InvalidInputError: both are given, or neither, or `text` is none.
-            TokenizerError: the tokenizer cannot be had; the message says where it was looked for.
+            InvalidInputError: both or neither are given, or `text` is not a str.
+            TokenizerError: the tokenizer was not found; the message says where it was searched.
         """
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(
@@ -284,7 +290,7 @@ class ModelInput(Model):
             )
         if (model_name is None) == (tokenizer is None):
             raise InvalidInputError("from_text needs either model_name or tokenizer")
-        from tinkex.tokenizer import get_tokenizer  # here, since it takes its time to import
+        from tinkex.tokenizer import get_tokenizer  # here, because the import is slow
 
         encoder = tokenizer if tokenizer is not None else get_tokenizer(model_name or "")
         return cls.from_ints(encoder.encode(text, add_special_tokens=False))
@@ -297,7 +303,7 @@ class ModelInput(Model):
         return ModelInput([*self.chunks, chunk])
 
     def append_int(self, token: int) -> ModelInput:
-        """With one token more, in the last chunk where that is text."""
+        """Returns a copy with one more token, in the last chunk if that is text."""
         if self.chunks and isinstance(last := self.chunks[-1], EncodedTextChunk):
             return ModelInput(
                 [*self.chunks[:-1], EncodedTextChunk(np.append(last.tokens_np, token))]
@@ -310,12 +316,12 @@ class ModelInput(Model):
 
     @property
     def length(self) -> int:
-        """Tokens. Raises `InvalidInputError` when an image does not say its own."""
+        """The number of tokens. Raises `InvalidInputError` if an image has no `expected_tokens`."""
         return sum(chunk.length for chunk in self.chunks)
 
     @property
     def known_length(self) -> int | None:
-        """Tokens; None when an image leaves it to the server."""
+        """The number of tokens, or None if an image has no `expected_tokens`."""
         return (
             None
             if any(getattr(chunk, "expected_tokens", 0) is None for chunk in self.chunks)
@@ -324,29 +330,27 @@ class ModelInput(Model):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to read: no chunk, or text without a token alone."""
+        """Whether there is nothing to read: no chunks, or only text chunks without tokens."""
         return all(
             isinstance(chunk, EncodedTextChunk) and not chunk.length for chunk in self.chunks
         )
 
     @property
     def tokens_np(self) -> NDArray[np.int64]:
-        """All token ids `(N,)`, of which `to_ints` gives a list. Raises `InvalidInputError` unless
-        every chunk is text.
-        """
+        """All token ids, int64 `(N,)`. Raises `InvalidInputError` unless all chunks are text."""
         parts = [chunk.tokens_np for chunk in self.chunks if isinstance(chunk, EncodedTextChunk)]
         if len(parts) != len(self.chunks):
-            raise InvalidInputError("not all chunks are text, so there are no token ids for all")
+            raise InvalidInputError("some chunks are not text, so they have no token ids")
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
 
     def to_ints(self) -> list[int]:
-        """All token ids. Raises `InvalidInputError` unless every chunk is text."""
+        """Returns all token ids as a list; raises `InvalidInputError` unless all are text."""
         return self.tokens_np.tolist()
 
 
 def as_model_input(prompt: ModelInput | ArrayLike | str) -> ModelInput:
-    """A `ModelInput` from itself or from token ids. Raises `InvalidInputError` for text, which
-    needs a tokenizer.
+    """Returns a `ModelInput` as it is, and makes one from token ids. Raises `InvalidInputError` for
+    text, which needs a tokenizer.
     """
     if isinstance(prompt, ModelInput):
         return prompt

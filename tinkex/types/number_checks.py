@@ -1,5 +1,5 @@
-"""Checks of numbers that are to be sent: of the type, finite, in range. Each raises
-`InvalidInputError`, naming the field.
+"""Checks of the type and the range of numbers that are sent. Each raises `InvalidInputError`,
+naming the field.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ _INT64 = (-(2**63), 2**63 - 1)
 
 
 def is_int(value: object) -> bool:
-    """Returns whether it is an integer, numpy's too; true and false are none."""
+    """Returns whether `value` is an integer of Python or numpy. A bool is not."""
     return not isinstance(value, bool) and isinstance(value, Integral)
 
 
 def is_number(value: object) -> bool:
-    """Returns whether it is a real number, numpy's too; true and false are none."""
+    """Returns whether `value` is a real number of Python or numpy. A bool is not."""
     return not isinstance(value, bool) and isinstance(value, Real)
 
 
 def check_int(name: str, value: object, least: int = _INT64[0], most: int = _INT64[1]) -> None:
-    """Refuses what is no integer from `least` to `most`, by default of those that fit in 64
+    """Raises unless `value` is an integer from `least` to `most`; by default, one that fits in 64
     bits.
     """
     if not is_int(value) or not least <= value <= most:  # type: ignore[operator] # of unknown type to the checker alone
@@ -31,13 +31,13 @@ def check_int(name: str, value: object, least: int = _INT64[0], most: int = _INT
 
 
 def check_optional_int(name: str, value: object, least: int = _INT64[0]) -> None:
-    """Refuses what is neither None nor such an integer."""
+    """Raises unless `value` is None or an integer of at least `least` that fits in 64 bits."""
     if value is not None:
         check_int(name, value, least)
 
 
 def check_number(name: str, value: object, least: float = 0.0, below: float = math.inf) -> None:
-    """Refuses what is no finite number from `least` on, and below `below`."""
+    """Raises unless `value` is a finite number of at least `least` and less than `below`."""
     if not is_number(value) or not least <= value < below:  # type: ignore[operator]
         bound = "" if below == math.inf else f" and below {below:g}"
         raise InvalidInputError(

@@ -1,5 +1,5 @@
-"""What training and sampling give back: arrays as numpy, with plain-list views, made when they are
-first asked for.
+"""The results of training and sampling, with numpy arrays; their plain lists are made on first
+access.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from tinkex.types.tensor import TensorData
 from tinkex.types.topk import TopkLogprobs, TopkRows
 
 LossFnOutput = Mapping[str, TensorData]
-"""Arrays by name for one datum: usually `logprobs` `(N,)`, maybe `elementwise_loss` `(N,)`."""
+"""The arrays of one datum by name: usually `logprobs` `(N,)`, and with some loss functions
+`elementwise_loss` `(N,)`.
+"""
 
 
 @as_dataclass
@@ -26,16 +28,16 @@ LossFnOutput = Mapping[str, TensorData]
 class ForwardBackwardOutput:
     """The result of `forward` and `forward_backward`.
 
-    `loss_fn_outputs` holds one mapping a datum, in the order given. `metrics` are named
-    `name:reduction`, and are already reduced over the requests that a large batch was split into;
-    `loss:sum` is the loss.
+    `loss_fn_outputs` has one mapping per datum, in the order of the data. The names of `metrics`
+    have the form `name:reduction`; `loss:sum` is the loss. They are already reduced over the
+    requests that a large batch was split into.
     """
 
     loss_fn_output_type: str
     loss_fn_outputs: Sequence[LossFnOutput]
     metrics: Mapping[str, float] = field(factory=dict[str, float])
     additional_properties: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
-    """Fields of the server's own."""
+    """Fields that only this server sends."""
 
 
 @as_dataclass
@@ -50,44 +52,45 @@ class TrainStepOutput:
 @as_dataclass
 @frozen(eq=False)
 class SampledSequence:
-    """One sampled sequence of M tokens. `stop_reason` is `"stop"` or `"length"`, or another word of
-    the server's.
+    """One sampled sequence of M tokens.
+
+    `stop_reason` is `"stop"`, `"length"`, or another word that the server uses.
     """
 
     stop_reason: str
     sequence_id: str
     tokens_np: NDArray[np.int64]
-    """`(M,)`"""
+    """The token ids, int64 `(M,)`."""
     logprobs_np: NDArray[np.float32] | None = None
-    """`(M,)`, or None where the server gives none."""
+    """The logprob of each token, float32 `(M,)`; None if the server sends none."""
     topk_logprobs_np: TopkLogprobs | None = None
-    """`(M, K)`, where `topk_sample_logprobs` was asked for."""
+    """The K likeliest tokens at each position `(M, K)`, if `topk_sample_logprobs` was requested."""
     additional_properties: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
-    """Fields of the server's own."""
+    """Fields that only this server sends."""
 
     @cached_property
     def tokens(self) -> list[int]:
-        """`(M,)`"""
+        """The token ids as a list."""
         return self.tokens_np.tolist()
 
     @cached_property
     def logprobs(self) -> list[float] | None:
-        """`(M,)`"""
+        """The logprob of each token as a list; None if the server sends none."""
         return None if self.logprobs_np is None else self.logprobs_np.tolist()
 
     @cached_property
     def topk_logprobs(self) -> TopkRows | None:
-        """For each token the `(token, logprob)` pairs of the likeliest ones, best first."""
+        """The likeliest `(token, logprob)` pairs at each position, likeliest first."""
         return None if self.topk_logprobs_np is None else self.topk_logprobs_np.to_rows()
 
 
 @as_dataclass
 @frozen(eq=False)
 class PromptAltTokens:
-    """Tokens drawn at the prompt's positions but the first, with replacement and at the request's
-    temperature.
+    """Tokens that the model drew in place of the prompt's tokens, k for each position.
 
-    Row i stands for position i + 1 of the prompt's N.
+    They are drawn with replacement, at the request's temperature. Row i belongs to position i + 1
+    of the prompt's N; the first position has none.
     """
 
     tokens: TensorData
@@ -99,34 +102,37 @@ class PromptAltTokens:
 @as_dataclass
 @frozen(eq=False)
 class SampleResponse:
-    """The result of `sample`: `[num_samples]` sequences, and what was asked about the prompt of N
-    tokens.
+    """The result of `sample`: `num_samples` sequences, and the requested logprobs of the prompt of
+    N tokens.
     """
 
     sequences: Sequence[SampledSequence]
     prompt_logprobs_np: NDArray[np.float32] | None = None
-    """`(N,)`: NaN where there is no logprob, as for the first token."""
+    """The logprob of each prompt token, float32 `(N,)`; NaN where there is none, as for the first
+    token.
+    """
     topk_prompt_logprobs_np: TopkLogprobs | None = None
-    """`(N, K)`"""
+    """The K likeliest tokens at each position of the prompt `(N, K)`."""
     target_prompt_logprobs: TensorData | None = None
-    """The logprobs of the target tokens asked about, float32 `(N - 1, K)`, sparse where those were;
-    0 where there was none.
+    """The logprobs of the requested target tokens, float32 `(N - 1, K)`; sparse if the targets
+    were, and 0 where there was no target.
     """
     prompt_cache_hit_tokens: int = 0
-    """Tokens of the prompt that were not computed anew."""
+    """The number of prompt tokens that the server took from its cache."""
     prompt_alt_tokens: PromptAltTokens | None = None
+    """Alternatives to the prompt's tokens, if they were requested."""
     additional_properties: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
-    """Fields of the server's own."""
+    """Fields that only this server sends."""
 
     @cached_property
     def prompt_logprobs(self) -> list[float | None] | None:
-        """`(N,)`: None where there is no logprob, as for the first token."""
+        """The logprob of each prompt token; None where there is none, as for the first token."""
         return None if self.prompt_logprobs_np is None else _none_for_nan(self.prompt_logprobs_np)
 
     @cached_property
     def topk_prompt_logprobs(self) -> TopkRows | None:
-        """`(N,)`: for each token the `(token, logprob)` pairs of the likeliest ones, best first;
-        None for the first token.
+        """The `(token, logprob)` pairs of the likeliest tokens at each position of the prompt,
+        likeliest first; None for the first position.
         """
         return (
             None if self.topk_prompt_logprobs_np is None else self.topk_prompt_logprobs_np.to_rows()

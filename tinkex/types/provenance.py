@@ -1,6 +1,4 @@
-"""Where a datum's tokens come from: which of a sampled sequence's prompt or of its sampled
-tokens.
-"""
+"""Spans that say which sampled sequences, or their prompts, the tokens of a datum come from."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from tinkex.types.as_dataclass import as_dataclass
 def _check_id(span: Any, attribute: Attribute[str], value: str) -> None:
     if not isinstance(value, str) or not value:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidInputError(
-            f"{type(span).__name__}.{attribute.name} must be a text that is not empty, found "
+            f"{type(span).__name__}.{attribute.name} must be a str that is not empty, found "
             f"{value!r}"
         )
 
@@ -33,8 +31,10 @@ def _check_count(span: Any, attribute: Attribute[int], value: int) -> None:
 @as_dataclass
 @frozen(kw_only=True)
 class PromptProvenanceSpan:
-    """Tokens of the prompt that a sequence was sampled from: `length` of them, from its token
-    `offset` on.
+    """A span of the prompt that a sequence was sampled from: `length` tokens, from index `offset`.
+
+    Raises:
+        InvalidInputError: the id is empty, or a number is not an int of 0 or more.
     """
 
     sequence_id: str = field(validator=_check_id)
@@ -46,7 +46,11 @@ class PromptProvenanceSpan:
 @as_dataclass
 @frozen(kw_only=True)
 class SampledProvenanceSpan:
-    """Tokens of a sampled sequence: `length` of them, from its token `offset` on."""
+    """A span of a sampled sequence: `length` tokens, from index `offset`.
+
+    Raises:
+        InvalidInputError: the id is empty, or a number is not an int of 0 or more.
+    """
 
     sequence_id: str = field(validator=_check_id)
     offset: int = field(validator=_check_count, default=0)
@@ -55,11 +59,11 @@ class SampledProvenanceSpan:
 
 ProvenanceSpan: TypeAlias = PromptProvenanceSpan | SampledProvenanceSpan
 ProvenanceSpans: TypeAlias = Iterable[ProvenanceSpan]
-"""In order, without a gap: the first one's tokens, then the next one's."""
+"""Spans in the order of the tokens, without gaps."""
 
 
 def as_spans(spans: ProvenanceSpans | None, name: str) -> tuple[ProvenanceSpan, ...] | None:
-    """Raises `InvalidInputError`, naming `name`, for what is no span."""
+    """Returns the spans as a tuple. Raises `InvalidInputError`, naming `name`, for other values."""
     if spans is None:
         return None
     spans = tuple(spans)
@@ -73,11 +77,11 @@ def as_spans(spans: ProvenanceSpans | None, name: str) -> tuple[ProvenanceSpan, 
 
 
 def check_tiling(spans: tuple[ProvenanceSpan, ...], tokens: int | None, name: str) -> None:
-    """Raises `InvalidInputError`, naming `name`, unless the spans are as long as the tokens, where
-    those are known.
+    """Raises `InvalidInputError`, naming `name`, unless the spans have as many tokens in all as
+    `tokens` says. None means that the number is not known, and nothing is checked.
     """
     total = sum(span.length for span in spans)
     if tokens is not None and total != tokens:
         raise InvalidInputError(
-            f"{name} must tile the {tokens} tokens exactly, found spans of {total} tokens in all"
+            f"{name} must cover the {tokens} tokens exactly, found spans of {total} tokens in all"
         )

@@ -1,4 +1,4 @@
-"""What the management calls ask for."""
+"""The requests of searches for checkpoints and sessions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tinkex.types.checkpoint_path import CheckpointType
 from tinkex.types.number_checks import check_int
 
 AccessScope = Literal["owned", "accessible"]
-"""One's own, or all that one may read."""
+"""The user's own items, or all that the user may read."""
 AuditEventType = Literal["all", "checkpoints", "projects", "teams", "organizations"]
 
 _LONGEST_PAGE = 200
@@ -33,7 +33,7 @@ def _check_limit(_request: object, _attribute: object, limit: int) -> None:
 
 def _check_statuses(_request: object, _attribute: object, statuses: Sequence[Any] | None) -> None:
     if statuses is not None and not statuses:
-        raise InvalidInputError("statuses must name one state or more; leave it out for all")
+        raise InvalidInputError("statuses must name at least one state; leave it out to search all")
 
 
 def _check_owner(_request: object, _attribute: object, owner: SearchOwner) -> None:
@@ -44,55 +44,71 @@ def _check_owner(_request: object, _attribute: object, owner: SearchOwner) -> No
 @hinted
 @frozen(kw_only=True)
 class CheckpointSearchRequest(Model):
-    """Conditions that must all hold for a checkpoint to be found.
+    """A search for checkpoints: those that meet all of its conditions are found.
 
     Example:
-        >>> CheckpointSearchRequest(user_metadata={"experiment": "7"}, checkpoint_type="sampler").limit 50
+        >>> request = CheckpointSearchRequest(
+        ...     user_metadata={"experiment": "7"}, checkpoint_type="sampler"
+        ... )
+        >>> request.limit
+        50
 
     Raises:
-        InvalidInputError: a value is outside of what the service takes.
+        InvalidInputError: `limit` is not from 1 to 200, or an owner of type user does not have 1 to
+            10 `owner_urns`.
     """
 
     project_ids: Sequence[str] | None = None
-    """Of any of these projects."""
+    """The projects to search; None for all."""
     user_metadata: Mapping[str, str] = field(factory=dict[str, str])
-    """Pairs that the checkpoint must all have."""
+    """Key-value pairs that the checkpoint must all have."""
     checkpoint_type: CheckpointType | None = None
     owner: SearchOwner = field(factory=SearchOwner, validator=_check_owner)
-    """One's own by default; `SearchOwner("accessible")`, `SearchOwner("user", owner_urns=[…])`."""
+    """The owner: by default the user; `SearchOwner("accessible")` for all that the user may read,
+    or `SearchOwner("user", owner_urns=[...])` for others.
+    """
     base_models: Sequence[str] | None = None
-    """Of any of these base models; of an empty list nothing is found."""
+    """The base models to search; None for all, and with an empty list nothing is found."""
     limit: int = field(default=50, validator=_check_limit)
-    """Longest page."""
+    """The largest number of items per page, from 1 to 200."""
     cursor: CheckpointSearchCursor | None = None
-    """Where the page before ended: its `next_cursor`."""
+    """The `next_cursor` of the page before; None for the first page."""
 
 
 @hinted
 @frozen(kw_only=True)
 class SessionSearchRequest(Model):
-    """Conditions that must all hold; only of `session_id` and `display_name` either is enough.
+    """A search for sessions: those that meet all of its conditions are found, except that of
+    `session_id` and `display_name` one is enough.
 
     Example:
-        >>> SessionSearchRequest(user_metadata={"experiment": "7"}, statuses=[SessionStatusQuery("active")]).limit 50
+        >>> request = SessionSearchRequest(
+        ...     user_metadata={"experiment": "7"}, statuses=[SessionStatusQuery("active")]
+        ... )
+        >>> request.limit
+        50
 
     Raises:
-        InvalidInputError: a value is outside of what the service takes.
+        InvalidInputError: `limit` is not from 1 to 200, `statuses` is empty, or an owner of type
+            user does not have 1 to 10 `owner_urns`.
     """
 
     session_id: str | None = None
     project_ids: Sequence[str] | None = None
-    """Of any of these projects."""
+    """The projects to search; None for all."""
     user_metadata: Mapping[str, str] = field(factory=dict[str, str])
-    """Pairs that the session must all have."""
+    """Key-value pairs that the session must all have."""
     display_name: str | None = None
-    """Words of its name, in any case."""
+    """Words of the session's name; upper and lower case are the same."""
     owner: SearchOwner = field(factory=SearchOwner, validator=_check_owner)
-    """One's own by default; `SearchOwner("accessible")`, `SearchOwner("user", owner_urns=[…])`."""
+    """The owner: by default the user; `SearchOwner("accessible")` for all that the user may read,
+    or `SearchOwner("user", owner_urns=[...])` for others.
+    """
     statuses: Sequence[SessionStatusQuery] | None = field(default=None, validator=_check_statuses)
-    """In any of these states: active, cancelled, failed, or client_finished, maybe for `reasons`.
+    """The states to search, active, cancelled, failed or client_finished, each optionally with
+    `reasons`; None for all.
     """
     limit: int = field(default=50, validator=_check_limit)
-    """Longest page."""
+    """The largest number of items per page, from 1 to 200."""
     cursor: SessionSearchCursor | None = None
-    """Where the page before ended: its `next_cursor`."""
+    """The `next_cursor` of the page before; None for the first page."""

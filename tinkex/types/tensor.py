@@ -1,5 +1,5 @@
-"""`TensorData`: one array on its way to or from the server, and the taking of lists, numpy arrays
-and torch tensors.
+"""`TensorData`: an array that is sent or was received, made from a list, numpy array or torch
+tensor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tinkex.types.arrays import (
 from tinkex.types.as_dataclass import as_dataclass
 
 _INDEX_SIZE = 8
-"""Bytes of one index of a sparse matrix."""
+"""The number of bytes of one index of a sparse matrix."""
 
 
 @hinted
@@ -36,30 +36,30 @@ _INDEX_SIZE = 8
 class TensorData:
     """An array with its wire dtype. Read it with `to_numpy()`, `to_torch()` or `tolist()`.
 
-    A matrix that is mostly padding can be sparse, which makes it smaller on the wire: then `data`
-    holds the cells that are not padding, and `sparse_crow_indices` and `sparse_col_indices` say
-    where they stand, in compressed sparse rows.
+    A matrix that is mostly padding can be sparse, which makes it smaller on the wire: `data` then
+    holds only the cells that are not padding, and `sparse_crow_indices` and `sparse_col_indices`
+    give their places, in compressed sparse row (CSR) form.
 
     Example:
         >>> TensorData([[1, 2], [3, 4]]).shape
         [2, 2]
 
     Args:
-        data: the values, as a nested list, numpy array or torch tensor; flat, when `shape` is
+        data: the values, as a nested list, numpy array or torch tensor; flat if `shape` is
             given.
         dtype: `"float32"` or `"int64"`; by default float32 for floats, int64 for integers.
         shape: the shape that flat `data` stands for.
-        sparse_crow_indices: of a sparse matrix `(rows, columns)`: where each row begins in `data`,
-            `(rows + 1,)`.
-        sparse_col_indices: the column of each value.
+        sparse_crow_indices: for a sparse matrix `(rows, columns)`, the index in `data` of each
+            row's first value, `(rows + 1,)`.
+        sparse_col_indices: for a sparse matrix, the column of each value, `(nnz,)`.
 
     Raises:
-        InvalidInputError: ragged or non-numeric data, NaN or infinity, floats for int64, a shape or
-            indices that do not fit.
+        InvalidInputError: the data is ragged, not numeric, not finite, or of floats for int64; or
+            the shape or the indices do not fit the data.
     """
 
     values: Array = field()
-    """Of the tensor's shape; flat where it is sparse."""
+    """The values in the tensor's shape; flat if the tensor is sparse."""
     dtype: TensorDtype = field()
     shape: list[int] = field(converter=list[int])
     _crow: NDArray[np.int64] | None = field()
@@ -75,7 +75,7 @@ class TensorData:
     ) -> None:
         if isinstance(data, TensorData):
             raise InvalidInputError(
-                "data must be an array, found a TensorData", advice="It can be used as it is."
+                "data must be an array, found a TensorData", advice="Use the TensorData as it is."
             )
         values = to_numpy(data, "data")
         dtype = dtype or natural_dtype(values)
@@ -90,20 +90,20 @@ class TensorData:
         else:
             values = values if shape is None else _reshaped(values, tuple(shape))
             shape = values.shape
-        self.__attrs_init__(values, dtype, shape, crow, col)  # type: ignore[attr-defined] # made by attrs, which pyright does not see
+        self.__attrs_init__(values, dtype, shape, crow, col)  # type: ignore[attr-defined] # attrs adds this method, which pyright does not know
 
     @classmethod
     def received(cls, array: Array, dtype: TensorDtype) -> TensorData:
-        """One that a server sent, as it is: it may hold NaN, which one that is to be sent may
-        not.
-        """
+        """Makes one from a received array, unchecked: unlike one to be sent, it may hold NaN."""
         return cls._made(array, dtype, array.shape, None, None)
 
     @classmethod
     def received_sparse(
         cls, matrix: csr.Csr, dtype: TensorDtype, shape: tuple[int, ...]
     ) -> TensorData:
-        """A sparse one that a server sent. Raises `ValueError` when it is no matrix."""
+        """Makes a sparse one from received arrays. Raises `ValueError` if they are not a matrix of
+        this shape.
+        """
         if wrong := csr.problem(matrix, shape):
             raise ValueError(wrong)
         values, crow, col = matrix
@@ -112,47 +112,45 @@ class TensorData:
     @classmethod
     def _made(cls, *fields: Any) -> TensorData:
         tensor = cls.__new__(cls)
-        tensor.__attrs_init__(*fields)  # type: ignore[attr-defined] # made by attrs, which pyright does not see
+        tensor.__attrs_init__(*fields)  # type: ignore[attr-defined] # attrs adds this method, which pyright does not know
         return tensor
 
     @property
     def csr(self) -> csr.Csr | None:
-        """The values, row borders and columns; None where it is dense."""
+        """The values, row starts and columns; None if the tensor is dense."""
         if self._crow is None or self._col is None:
             return None
         return self.values, self._crow, self._col
 
     @property
     def sparse_crow_indices(self) -> list[int] | None:
-        """Where each row begins in the values; None where it is dense. `csr` has the array."""
+        """The index of each row's first value; None if the tensor is dense. `csr` has the array."""
         return None if self._crow is None else self._crow.tolist()
 
     @property
     def sparse_col_indices(self) -> list[int] | None:
-        """The column of each value; None where it is dense. `csr` has the array."""
+        """The column of each value; None if the tensor is dense. `csr` has the array."""
         return None if self._col is None else self._col.tolist()
 
     @property
     def data(self) -> list[Any]:
-        """The values, flat, as Python numbers; where it is sparse those of the cells that are not
-        padding.
-        """
+        """The values as a flat list of Python numbers; those of a sparse tensor without padding."""
         return self.values.ravel().tolist()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values and indices."""
+        """The number of bytes of the values and the indices."""
         return self.values.nbytes + sum(array.nbytes for array in (self.csr or ())[1:])
 
     def tolist(self, pad_value: int = 0) -> list[Any]:
-        """The values as a list nested like `shape`; `pad_value` stands in a sparse one's other
-        cells.
+        """Returns the values as a list nested like `shape`. The padding of a sparse tensor has the
+        value `pad_value`.
         """
         return self.to_numpy(pad_value).tolist()
 
     def to_numpy(self, pad_value: int = 0) -> Array:
-        """The values as an array of `shape`; `pad_value` stands in a sparse one's other cells. A
-        dense one is not copied.
+        """Returns the values as an array of `shape`, without a copy if the tensor is dense. The
+        padding of a sparse tensor has the value `pad_value`.
         """
         if type(pad_value) is not int:
             raise InvalidInputError(f"pad_value must be an int, found {pad_value!r}")
@@ -161,8 +159,8 @@ class TensorData:
         )
 
     def to_torch(self, pad_value: int = 0) -> Any:
-        """A torch tensor that shares no memory with this one. Needs torch."""
-        import torch  # pyright: ignore[reportMissingImports]  # only where the user has it
+        """Returns a torch tensor that shares no memory with this one. Needs torch."""
+        import torch  # pyright: ignore[reportMissingImports]  # torch is optional
 
         return torch.tensor(self.to_numpy(pad_value))  # pyright: ignore
 
@@ -176,11 +174,11 @@ class TensorData:
 
     @classmethod
     def from_torch_sparse(cls, tensor: Any, pad_value: int = 0) -> TensorData:
-        """A matrix `(rows, columns)` without the cells that are `pad_value`; dense where that would
-        take no fewer numbers.
+        """Makes one from a matrix `(rows, columns)`, without the cells that are `pad_value`; it is
+        dense if the sparse form would not have fewer numbers.
 
         Raises:
-            InvalidInputError: it is of another number of dimensions, or `pad_value` is no int.
+            InvalidInputError: the tensor is not a matrix, or `pad_value` is not an int.
         """
         dense = cls(tensor)
         if len(dense.shape) != 2:
@@ -193,8 +191,8 @@ class TensorData:
         return dense._compressed(pad_value, 1)
 
     def smallest(self) -> TensorData:
-        """The same values, sparse where it is a dense matrix whose zeros take more bytes than their
-        places would.
+        """Returns the form with the fewest bytes: a sparse one for a dense matrix that is mostly
+        zeros, else this tensor itself.
         """
         if len(self.shape) != 2 or self.csr is not None:
             return self
@@ -211,9 +209,7 @@ class TensorData:
         return self.shape[0]
 
     def __eq__(self, other: object) -> bool:
-        """Whether the values are the same; a sparse one equals the dense one that has zeros in its
-        other cells.
-        """
+        """Returns whether dtype and values are equal; the padding of a sparse one counts as 0."""
         return (
             isinstance(other, TensorData)
             and self.dtype == other.dtype
@@ -226,8 +222,8 @@ class TensorData:
 def as_tensor(
     value: TensorData | ArrayLike | Number, dtype: TensorDtype | None, name: str
 ) -> TensorData:
-    """`value` with this dtype, or its own. Raises `InvalidInputError`, naming `name`, for what
-    cannot be sent.
+    """Converts `value` to a `TensorData` of this dtype, by default its own. Raises
+    `InvalidInputError`, naming `name`, for a value that cannot be sent.
     """
     if isinstance(value, TensorData):
         dtype = dtype or value.dtype
@@ -246,7 +242,8 @@ def _indices(
     if crow is None or col is None:
         here, missing = ("col", "crow") if crow is None else ("crow", "col")
         raise InvalidInputError(
-            f"sparse_{here}_indices came without sparse_{missing}_indices: expected both or neither"
+            f"sparse_{here}_indices is given without sparse_{missing}_indices: expected both or "
+            "neither"
         )
     names = ("sparse_crow_indices", "sparse_col_indices")
     row_starts, columns = (

@@ -1,4 +1,4 @@
-"""`TopkLogprobs`: the likeliest tokens at each of some positions, as two arrays."""
+"""`TopkLogprobs`: the likeliest tokens at each position, as two arrays."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from numpy.typing import NDArray
 from tinkex.types.as_dataclass import as_dataclass
 
 EMPTY_LOGPROB = -99999.0
-"""The logprob of a cell that holds nothing; its token is 0."""
+"""The logprob of an empty cell; its token is 0."""
 
 TopkRows: TypeAlias = "Sequence[Sequence[tuple[int, float]] | None]"
-"""For each position the `(token, logprob)` pairs, the likeliest first; None where there is none."""
+"""The `(token, logprob)` pairs of each position, likeliest first; None where there are none."""
 
 
 @as_dataclass
 @frozen(eq=False)
 class TopkLogprobs:
-    """The K likeliest tokens at each of N positions, the likeliest first; an empty cell is token 0
-    with logprob -99999.
+    """The K likeliest tokens at each of N positions, likeliest first.
+
+    An empty cell has token 0 and logprob -99999.
     """
 
     token_ids: NDArray[np.int64]
-    """`(N, K)`"""
+    """The token ids, int64 `(N, K)`."""
     logprobs: NDArray[np.float32]
-    """`(N, K)`"""
+    """The logprobs, float32 `(N, K)`."""
 
     def to_rows(self) -> list[list[tuple[int, float]] | None]:
-        """A row whose first cell is empty is None; empty cells at a row's end are left out."""
+        """Returns the pairs of each position, without the empty cells at the end of a row; None for
+        a row whose first cell is empty.
+        """
         rows = zip(
             self.token_ids.tolist(), self.logprobs.tolist(), self._row_lengths(), strict=True
         )
@@ -41,7 +44,9 @@ class TopkLogprobs:
         ]
 
     def _row_lengths(self) -> list[int]:
-        """Cells up to each row's last one that is not empty; 0 where the first one is empty."""
+        """Returns the number of cells up to the last filled one of each row; 0 if the first cell is
+        empty.
+        """
         if not self.token_ids.size:
             return [0] * len(self.token_ids)
         filled = (self.token_ids != 0) | (self.logprobs != EMPTY_LOGPROB)
@@ -50,7 +55,7 @@ class TopkLogprobs:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[Sequence[float]] | None]) -> TopkLogprobs:
-        """The table of rows that may differ in length, or be None."""
+        """Makes one from rows of pairs, which may differ in length or be None."""
         lengths = np.array([len(row or ()) for row in rows], np.int64)
         token_ids = np.zeros((len(rows), int(lengths.max(initial=1))), np.int64)
         logprobs = np.full(token_ids.shape, EMPTY_LOGPROB, np.float32)

@@ -47,8 +47,8 @@ def test_it_says_all_that_a_client_needs(tmp_path: Path) -> None:
     assert said[2].endswith(" kB of database, 0 B of checkpoints, 0 B of samplers")
     assert said[3:5] == [
         "profile  skyrl",
-        "status   at that address, in a browser; the API reference at /docs",
+        "status   at this address in a browser; the API reference is at /docs",
     ]
     assert said[7:] == [f"export TINKER_BASE_URL={url}", "export TINKER_API_KEY=tml-local"]
-    assert later[:3] == ["", "The engine is starting; what is asked of it meanwhile waits.", ""]
+    assert later[:3] == ["", "The engine is starting; requests wait until it is ready.", ""]
     assert re.fullmatch(r"Ready after \d+\.\d s: torch on \w+, (float32|bfloat16)", later[3])

@@ -247,7 +247,11 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
             "asks_to_save_optimizer, bare_archive_ids, bearer, bulk_results",
         ),
         ("TINKEX_DIALECT", "skyrll", "TINKEX_DIALECT is 'skyrll', not one of "),
-        ("TINKEX_USER_METADATA", "run", "TINKEX_USER_METADATA is 'run', not name=value"),
+        (
+            "TINKEX_USER_METADATA",
+            "run",
+            "TINKEX_USER_METADATA is 'run', not comma-separated name=value pairs",
+        ),
         ("TINKEX_USER_METADATA", '{"a": 1}', "TINKEX_USER_METADATA is "),
         ("TINKEX_PROXY", "socks5://127.0.0.1", "TINKEX_PROXY 'socks5://127.0.0.1' is not an http"),
         (
@@ -280,15 +284,18 @@ def test_a_wrong_variable_is_named_with_its_value_and_what_is_allowed(
         ({"max_retries": 1.5}, "Config.max_retries must be a whole number"),
         ({"log_level": "loud"}, "Config.log_level is 'loud', not one of"),
         ({"feature_gates": ["bulk"]}, "Config.feature_gates: 'bulk' is not a feature gate"),
-        ({"dialect": "skyrll"}, "dialect 'skyrll' is not known, only "),
+        ({"dialect": "skyrll"}, "dialect must be one of "),
         (
             {"user_metadata": {"a": 1}},
-            "Config.user_metadata must be texts by their names; 'a' is not",
+            "Config.user_metadata must map strings to strings; the entry 'a' does not",
         ),
-        ({"base_url": "http://me:pw@here"}, "'http://(hidden)@here' holds a password"),
-        ({"cf_access_client_id": "x"}, "go together"),
-        ({"proxy_headers": {"a": "b"}}, "without a proxy"),
-        ({"api_key": "tml-\n"}, "Config.api_key holds characters that no header can carry"),
+        ({"base_url": "http://me:pw@here"}, "'http://(hidden)@here' contains a password"),
+        ({"cf_access_client_id": "x"}, "must be set together"),
+        ({"proxy_headers": {"a": "b"}}, "proxy_headers are set, but no proxy is"),
+        (
+            {"api_key": "tml-\n"},
+            "Config.api_key contains characters that are not allowed in a header",
+        ),
     ],
 )
 def test_a_wrong_argument_is_named_with_its_value_and_what_is_allowed(

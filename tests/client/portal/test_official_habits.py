@@ -107,7 +107,7 @@ def test_a_client_that_was_made_is_its_own_future(server: Server) -> None:
     [({"team": "a"}, "user_metadata="), (Config(base_url="http://a", api_key="tml-x"), "config=")],
 )
 def test_another_thing_in_the_place_of_the_base_url(given: object, meant: str) -> None:
-    with pytest.raises(InvalidInputError, match="base_url must be a text") as caught:
+    with pytest.raises(InvalidInputError, match="base_url must be a string") as caught:
         ServiceClient(given)  # type: ignore[arg-type]
     assert meant in str(caught.value)
 

@@ -114,7 +114,7 @@ def test_a_fork_refuses_old_clients_and_makes_new_ones(server: Server) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith(
-        "refused: this client was made before the process was forked"
+        "refused: this client was created before the process was forked"
     )
     assert done.stdout.splitlines()[1:] == ["new: fake/base", "old: fake/base"]
 

@@ -178,7 +178,7 @@ def test_without_the_hub_what_was_fetched_before_is_taken(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert get_tokenizer("org/model").encode("a") == [0]
     assert len(hub.asked) == asked
-    with pytest.raises(TokenizerError, match="HF_HUB_OFFLINE is set, and it is not among"):
+    with pytest.raises(TokenizerError, match="HF_HUB_OFFLINE is set, and the tokenizer is not in the local"):
         get_tokenizer("org/other")
 
 
@@ -188,7 +188,7 @@ def test_a_machine_without_a_network_is_told_so_quickly_and_not_twice(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     began = time.monotonic()
     for _ in range(2):
-        with pytest.raises(TokenizerError, match="no answer from there") as caught:
+        with pytest.raises(TokenizerError, match=r"no answer \(") as caught:
             get_tokenizer("org/model")
     assert time.monotonic() - began < 5
     assert [line.partition(":")[0] for line in caught.value.tried] == [

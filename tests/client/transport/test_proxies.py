@@ -242,7 +242,7 @@ def test_a_proxy_of_another_kind_is_refused_before_anything_is_sent(
     monkeypatch.setenv("ALL_PROXY", "socks5://me:pass-word@127.0.0.1:9")
     with pytest.raises(
         ConfigError,
-        match=r"ALL_PROXY 'socks5://.hidden.@127.0.0.1:9' is a proxy of the kind socks5",
+        match=r"ALL_PROXY 'socks5://.hidden.@127.0.0.1:9' is a socks5 proxy",
     ) as caught:
         Config(base_url=f"https://{AWAY}")
     assert f"add {AWAY} to NO_PROXY" in str(caught.value.advice)

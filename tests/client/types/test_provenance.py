@@ -55,14 +55,14 @@ def test_spans_are_sent_with_their_datum() -> None:
         (
             [PROMPT],
             [ALL_SAMPLED],
-            "model_input_spans must tile the 4 tokens exactly, found spans of 3 tokens",
+            "model_input_spans must cover the 4 tokens exactly, found spans of 3 tokens",
         ),
         (
             [PROMPT, SAMPLED],
             [SAMPLED],
-            "loss_fn_input_spans must tile the 4 tokens exactly, found spans of 1 tokens",
+            "loss_fn_input_spans must cover the 4 tokens exactly, found spans of 1 tokens",
         ),
-        ([], [], "model_input_spans must tile the 4 tokens exactly, found spans of 0 tokens"),
+        ([], [], "model_input_spans must cover the 4 tokens exactly, found spans of 0 tokens"),
         (
             [PROMPT, SAMPLED],
             None,
@@ -94,9 +94,9 @@ def test_an_image_of_unknown_length_leaves_the_covering_to_the_server() -> None:
     [
         (
             {"sequence_id": "", "length": 1},
-            "sequence_id must be a text that is not empty, found ''",
+            "sequence_id must be a str that is not empty, found ''",
         ),
-        ({"sequence_id": 7, "length": 1}, "sequence_id must be a text that is not empty, found 7"),
+        ({"sequence_id": 7, "length": 1}, "sequence_id must be a str that is not empty, found 7"),
         ({"sequence_id": "s", "length": -1}, "length must be an int of 0 or more, found -1"),
         ({"sequence_id": "s", "length": 1.0}, r"length must be an int of 0 or more, found 1\.0"),
         (

@@ -110,12 +110,12 @@ def test_a_misspelt_keyword_of_what_is_made(call: Callable[[], Any], hint: str) 
     with pytest.raises(TypeError) as caught:
         call()
     assert isinstance(caught.value, tinkex.ArgumentError)
-    assert str(caught.value).startswith(f"{hint}\n  Known are ")
+    assert str(caught.value).startswith(f"{hint}\n  Its parameters are ")
 
 
 def test_the_known_parameters_are_listed() -> None:
     with pytest.raises(
-        ValueError, match=r"Known are temperature, top_k, top_p, max_tokens, seed, stop\."
+        ValueError, match=r"Its parameters are temperature, top_k, top_p, max_tokens, seed, stop\."
     ) as caught:
         tinkex.SamplingParams(zzz=3)  # type: ignore[call-arg]
     assert caught.value.message == "SamplingParams() has no parameter 'zzz'"  # type: ignore[attr-defined]
@@ -143,8 +143,8 @@ def test_a_misspelt_keyword_of_a_call(
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ({"max_tokens": 3}, "give it as sampling_params=SamplingParams(max_tokens=…)"),
-        ({"max_new_tokens": 3}, "give it as sampling_params=SamplingParams(max_tokens=…)"),
+        ({"max_tokens": 3}, "pass it as sampling_params=SamplingParams(max_tokens=…)"),
+        ({"max_new_tokens": 3}, "pass it as sampling_params=SamplingParams(max_tokens=…)"),
         ({"n": 3}, "did you mean num_samples?"),
     ],
 )

@@ -166,8 +166,8 @@ def test_a_torch_copy_shares_no_memory() -> None:
             lambda: TensorData.from_torch_sparse(torch.zeros(3, 3), 0.5),
             r"pad_value must be an int, found 0\.5",
         ),  # type: ignore[arg-type]
-        (lambda: sparse(crow=None), r"sparse_col_indices came without sparse_crow_indices"),
-        (lambda: sparse(col=None), r"sparse_crow_indices came without sparse_col_indices"),
+        (lambda: sparse(crow=None), r"sparse_col_indices is given without sparse_crow_indices"),
+        (lambda: sparse(col=None), r"sparse_crow_indices is given without sparse_col_indices"),
         (lambda: sparse(shape=None), r"two dimensions, found \[\]"),
         (lambda: sparse(shape=[6]), r"two dimensions, found \[6\]"),
         (
@@ -177,11 +177,11 @@ def test_a_torch_copy_shares_no_memory() -> None:
         (lambda: sparse(crow=[0, 1, 3]), r"from 0 to 2, found \[0 1 3\]"),
         (
             lambda: sparse(data=[1, 2, 3], shape=[3, 3], crow=[0, 3, 1, 3], col=[0, 1, 2]),
-            r"must not fall, found \[0 3 1 3\]",
+            r"must not decrease, found \[0 3 1 3\]",
         ),
         (
             lambda: sparse(col=[0]),
-            r"sparse_col_indices must be as many as the values, 2, found \[1\]",
+            r"sparse_col_indices must have one index for each of the 2 values, found shape \[1\]",
         ),
         (lambda: sparse(col=[0, 3]), r"sparse_col_indices must be 0 to 2, found 0 to 3"),
         (lambda: sparse(col=[-1, 1]), r"sparse_col_indices must be 0 to 2, found -1 to 1"),

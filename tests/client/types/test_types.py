@@ -167,7 +167,7 @@ def test_a_chunks_length_is_in_tokens() -> None:
         assert ModelInput([image]).known_length is None
         with pytest.raises(InvalidInputError, match="expected_tokens"):
             ModelInput([image]).length  # noqa: B018
-        with pytest.raises(InvalidInputError, match="not all chunks are text"):
+        with pytest.raises(InvalidInputError, match="some chunks are not text"):
             ModelInput([image]).to_ints()
     for dmel, words in (
         (b"", "ends within"),

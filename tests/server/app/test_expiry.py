@@ -372,7 +372,7 @@ def test_the_command_collects_and_serves_nothing(tmp_path: Path) -> None:
     assert "of database, 0 B of checkpoints, 0 B of samplers" in result.output
     assert "with 2 entries of the audit log, 0 of usage" in result.output
     nowhere = CliRunner().invoke(main, ["serve", "--gc", "--data-dir", str(tmp_path / "none")])
-    assert (nowhere.exit_code, "no data folder" in nowhere.output) == (1, True)
+    assert (nowhere.exit_code, "is not the data folder" in nowhere.output) == (1, True)
 
 
 def test_two_servers_do_not_share_a_data_folder(tmp_path: Path) -> None:
