@@ -178,7 +178,9 @@ def test_without_the_hub_what_was_fetched_before_is_taken(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert get_tokenizer("org/model").encode("a") == [0]
     assert len(hub.asked) == asked
-    with pytest.raises(TokenizerError, match="HF_HUB_OFFLINE is set, and the tokenizer is not in the local"):
+    with pytest.raises(
+        TokenizerError, match="HF_HUB_OFFLINE is set, and the tokenizer is not in the local"
+    ):
         get_tokenizer("org/other")
 
 
