@@ -155,7 +155,7 @@ def test_what_changes_nothing_is_sent_again_where_repeats_are_ignored(
     assert applied(server_engine, trainer, "forward_backward") == 0
 
 
-def test_a_server_that_is_not_there_leaves_no_doubt(
+def test_a_request_to_a_server_that_is_not_there_was_certainly_not_sent(
     train: Callable[[str], Any], server_engine: RecordingEngine
 ) -> None:
     from tinkex import APIConnectionError

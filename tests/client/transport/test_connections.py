@@ -46,7 +46,7 @@ async def _connections_for_two_requests(status: int, *, body_apart: bool) -> int
 def test_a_connection_is_not_used_after_a_fault_of_the_server(
     status: int, opened: int, body_apart: bool
 ) -> None:
-    """Common servers close it then without saying so, and a training step sent on it would end in
-    doubt.
+    """Common servers close it then without saying so, and the outcome of a training step sent on it
+    would be unknown.
     """
     assert asyncio.run(_connections_for_two_requests(status, body_apart=body_apart)) == opened

@@ -233,7 +233,7 @@ asyncio.run(tinkex.AsyncRestClient().get_server_capabilities())
 
 
 @pytest.mark.parametrize("name", _SCRIPTS)
-def test_a_script_that_ends_without_closing_its_client_ends_without_a_word(
+def test_a_script_that_ends_without_closing_its_client_prints_nothing_to_stderr(
     name: str, server: Server
 ) -> None:
     done = run(_SCRIPTS[name], server.base_url)
@@ -244,7 +244,7 @@ def test_a_script_that_ends_without_closing_its_client_ends_without_a_word(
     "name", ["a blocking script", "an asyncio script", "a REST client", "an asyncio REST client"]
 )
 @pytest.mark.parametrize("trouble", ["nobody there", "a wrong key"])
-def test_the_last_word_of_a_script_that_fails_is_ours(name: str, trouble: str) -> None:
+def test_a_script_that_fails_ends_with_the_advice_of_our_error(name: str, trouble: str) -> None:
     if trouble == "nobody there":
         done = run(_SCRIPTS[name], "http://127.0.0.1:1")
     else:

@@ -36,7 +36,7 @@ from tinkex.transport.answers import required_text
 from tinkex.waiting.wait import RequestState
 
 QUICK = RetrySettings(base_delay=0.001, max_delay=0.002, max_attempts=4)
-DOUBTFUL_STATUSES = {
+UNKNOWN_OUTCOMES = {
     *range(100, 200),
     *(300, 302, 303, 304, 305, 306, *range(309, 400)),
     *(408, 419, 420, 427, 430, *range(432, 451), *range(452, 500)),
@@ -204,7 +204,7 @@ def test_every_status_has_its_meaning() -> None:
     )
     assert {
         status for status, meaning in meanings.items() if meaning == "unknown"
-    } == DOUBTFUL_STATUSES
+    } == UNKNOWN_OUTCOMES
     for status, meaning in meanings.items():
         if meaning != "taken":
             error = APIStatusError("x", status_code=status, body=None, headers={})
@@ -216,7 +216,7 @@ def test_every_status_has_its_meaning() -> None:
     "refusal",
     [Instead(401), Instead(403, b"<html>"), Instead(404, b"<html>"), Instead(400, b"<html>")],
 )
-def test_a_refusal_after_a_try_whose_answer_was_lost_leaves_doubt(
+def test_a_refusal_after_a_try_whose_answer_was_lost_leaves_the_outcome_unknown(
     train: Callable[[str], Any], proxied: Faulty, server_engine: RecordingEngine, refusal: Instead
 ) -> None:
     trainer = train("repeats")
