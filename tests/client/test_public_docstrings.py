@@ -21,12 +21,8 @@ from tinkex.local import Server
 
 TINKEX = Path(inspect.getfile(tinkex)).parent
 URL = "http://127.0.0.1:8765"
-NOT_RUN = {
-    "tinkex.sync.rest.RestClient.upload_adapter": "the embedded server takes no uploads",
-    "tinkex.rest.client.AsyncRestClient.upload_adapter": "the embedded server takes no uploads",
-    "tinkex.rest.external_weights.UploadURL": "the embedded server takes no uploads",
-}
-"""The examples that need another server."""
+BASE_MODEL = "Qwen/Qwen3-8B"
+"""The base model that examples name; they run with tinkex/tiny."""
 
 
 def _documented() -> Iterator[doctest.DocTest]:
@@ -116,9 +112,9 @@ def test_a_doctest_passes(name: str, names: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(name: str, names: dict[str, Any], torch_server: Server) -> None:
-    if name in NOT_RUN:
-        pytest.skip(NOT_RUN[name])
-    source = EXAMPLES[name].replace(URL, torch_server.base_url)
+    if "my-adapter" in EXAMPLES[name]:
+        names["rest"].download_checkpoint(names["sampler_path"]).rename("my-adapter")
+    source = EXAMPLES[name].replace(URL, torch_server.base_url).replace(BASE_MODEL, "tinkex/tiny")
     source = source.replace("run.steps(200)", "run.steps(2)")  # 200 steps take ten seconds
     code = compile(source, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if code.co_flags & inspect.CO_COROUTINE:
