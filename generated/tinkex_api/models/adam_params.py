@@ -12,18 +12,20 @@ from ..types import Model
 
 @_attrs_define
 class AdamParams(Model):
-    """One step of AdamW.
+    """The settings of one AdamW step.
 
     Example:
         {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0, 'grad_clip_norm': 0.0}
 
     Attributes:
-        learning_rate (float): Size of the step. Default: 0.0001.
-        beta1 (float): Decay of the gradient's running mean. Default: 0.9.
-        beta2 (float): Decay of the squared gradient's running mean. Default: 0.95.
-        eps (float): Added to the denominator. Default: 1e-12.
-        weight_decay (float): Share of the weights, times the learning rate, that is taken away. Default: 0.0.
-        grad_clip_norm (float): Longest gradient, by the norm over all weights; 0 for no limit. Default: 0.0.
+        learning_rate (float): The learning rate. Default: 0.0001.
+        beta1 (float): The decay rate of the running mean of the gradient. Default: 0.9.
+        beta2 (float): The decay rate of the running mean of the squared gradient. Default: 0.95.
+        eps (float): The number added to the denominator, for numerical stability. Default: 1e-12.
+        weight_decay (float): The decoupled weight decay: each step subtracts learning_rate * weight_decay * weight.
+            Default: 0.0.
+        grad_clip_norm (float): The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping
+            off. Default: 0.0.
     """
 
     learning_rate: float = 0.0001

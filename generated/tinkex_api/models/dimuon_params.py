@@ -23,9 +23,10 @@ class DimuonParams(Model):
 
         Attributes:
             type (str): The optimizer's name. Default: 'dimuon'.
-            learning_rate (float): Size of the step, 0 or more.
-            grad_clip_norm (float): Longest gradient, by the norm over all weights; 0 for no limit. Default: 0.0.
-            beta1 (float): Decay of the gradient's running mean. Default: 0.9.
+            learning_rate (float): The learning rate, 0 or more.
+            grad_clip_norm (float): The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping
+                off. Default: 0.0.
+            beta1 (float): The decay rate of the running mean of the gradient. Default: 0.9.
     """
 
     learning_rate: float

@@ -18,7 +18,7 @@ class LoraConfig(Model):
         {'rank': 32, 'seed': 7, 'train_unembed': True, 'train_mlp': True, 'train_attn': True}
 
     Attributes:
-        rank (int): The adapter's rank. A few servers take 0 for the full weights. Default: 32.
+        rank (int): The rank of the adapter. A few servers train the full weights when it is 0. Default: 32.
         train_unembed (bool): Train the output layer. Default: True.
         train_mlp (bool): Train the MLP layers. Default: True.
         train_attn (bool): Train the attention layers. Default: True.

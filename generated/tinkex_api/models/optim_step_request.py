@@ -27,7 +27,7 @@ class OptimStepRequest(Model):
         model_id (str): The model.
         seq_id (int): Counts the model's requests from 1.
         type (str): The request's name. Default: 'optim_step'.
-        adam_params (AdamParams | None): One step of AdamW.
+        adam_params (AdamParams | None): The settings of one AdamW step.
         optimizer_params (DimuonParams | None): One step of Dimuon, a Muon for LoRA. The service tells no more of it
             than that the step of a matrix has about the Frobenius norm
             `learning_rate`·√rank. The embedded server takes Muon (https://kellerjordan.github.io/posts/muon): m ← beta1·m +

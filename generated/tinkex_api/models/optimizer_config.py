@@ -20,7 +20,7 @@ class OptimizerConfig(Model):
             {'type': 'adamw'}
 
         Attributes:
-            type (str): The kind. Default: 'adamw'.
+            type (str): The name of the optimizer. Default: 'adamw'.
             version (int | None): dimuon: 1.
     """
 

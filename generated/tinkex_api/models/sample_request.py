@@ -28,7 +28,7 @@ class SampleRequest(Model):
 
         Attributes:
             prompt (ModelInput): What a model reads.
-            sampling_params (SamplingParams): How to sample.
+            sampling_params (SamplingParams): The settings of sampling.
             num_samples (int): How many. Default: 1.
             prompt_logprobs (bool): Give the logprobs of the prompt's tokens. Default: False.
             topk_prompt_logprobs (int): Give so many likeliest tokens at each of the prompt's positions. Default: 0.

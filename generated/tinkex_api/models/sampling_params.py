@@ -12,20 +12,22 @@ from ..types import Model
 
 @_attrs_define
 class SamplingParams(Model):
-    """How to sample.
+    """The settings of sampling.
 
     Example:
         {'max_tokens': 16, 'seed': 7, 'stop': ['\\n'], 'temperature': 1.0, 'top_k': -1, 'top_p': 1.0}
 
     Attributes:
-        temperature (float): Divides the logits; 0 for the likeliest token. Default: 1.0.
-        top_k (int): Sample from so many likeliest tokens; -1 for all. Default: -1.
-        top_p (float): Sample from the fewest likeliest tokens that have this probability together. Default: 1.0.
-        max_tokens (int | None): Most tokens to sample; without it up to the model's context, or a server's own number.
-            Omitted when null.
-        seed (int | None): The same seed gives the same tokens, on servers that heed it. Omitted when null.
-        stop (Any): Where to stop: a text, texts, or token ids. Without it at the end-of-sequence token; an empty list
-            turns every stop off. Some servers refuse a bare text. Omitted when null.
+        temperature (float): The number that divides the logits; 0 selects the likeliest token. Default: 1.0.
+        top_k (int): The number of likeliest tokens to sample from; -1 for all. Default: -1.
+        top_p (float): The probability of the nucleus: tokens are drawn from the smallest set of likeliest tokens that
+            together reach it. Default: 1.0.
+        max_tokens (int | None): The maximum number of tokens to sample. Without it, sampling goes on to the end of the
+            model's context, or to a limit of the server. Omitted when null.
+        seed (int | None): The random seed: on servers that support it, the same seed gives the same tokens. Omitted
+            when null.
+        stop (Any): The stop sequences: a string, strings, or token ids. Without it, sampling stops at the end-of-
+            sequence token; an empty list turns all stops off. Some servers refuse a bare string. Omitted when null.
     """
 
     temperature: float = 1.0

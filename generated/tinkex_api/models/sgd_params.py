@@ -19,10 +19,11 @@ class SgdParams(Model):
             {'learning_rate': 0.1, 'momentum': 0.9, 'weight_decay': 0.0, 'grad_clip_norm': 0.0}
 
         Attributes:
-            learning_rate (float): Size of the step.
-            momentum (float): What is kept of the steps before, 0 or more and less than 1. Default: 0.0.
-            weight_decay (float): Share of the weights that is added to the gradient. Default: 0.0.
-            grad_clip_norm (float): Longest gradient, by the norm over all weights; 0 for no limit. Default: 0.0.
+            learning_rate (float): The learning rate.
+            momentum (float): The momentum, 0 or more and less than 1. Default: 0.0.
+            weight_decay (float): The weight decay: weight_decay * weight is added to the gradient. Default: 0.0.
+            grad_clip_norm (float): The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping
+                off. Default: 0.0.
     """
 
     learning_rate: float
